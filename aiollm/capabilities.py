@@ -1,0 +1,115 @@
+"""Capabilities: what a target accepts, as ordered rows of facts and one lookup.
+
+Numbers are the providers' published or measured limits as of November 2026; every one can be
+overridden per target in code and per provider by DSN options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+MiB = 1024 * 1024
+
+COMMON_MIME = ("image/jpeg", "image/png", "image/gif", "image/webp")
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a target accepts; None is no known limit, 0 is none at all.
+
+    `max_image_bytes` counts base64 characters where `image_bytes_in_base64` is set, else bytes.
+    `max_body_bytes` counts the whole encoded request. `many_images` is the count of images
+    above which `many_images_dimension` replaces `max_image_dimension`.
+    """
+
+    images: bool = True
+    max_images_per_request: int | None = None
+    max_image_dimension: int | None = None
+    max_image_bytes: int | None = None
+    image_bytes_in_base64: bool = False
+    max_body_bytes: int | None = None
+    many_images: int | None = None
+    many_images_dimension: int | None = None
+    allowed_image_mime: tuple[str, ...] = ("image/jpeg", "image/png")
+    image_urls: bool = False
+    tool_result_images: bool = False
+    documents: bool = False
+    audio: bool = False
+    tools: bool = True
+    output_schema: bool = True
+    reasoning: bool = True
+    prefill: bool = False
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Facts about the targets whose family, host and model match; `*` is a wildcard."""
+
+    family: str
+    facts: dict[str, Any]
+    host: str = "*"
+    model: str = "*"
+
+
+ROWS: tuple[Row, ...] = (
+    Row("openai", {
+        "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
+        "max_image_dimension": 5000,
+        "allowed_image_mime": COMMON_MIME, "image_urls": True, "documents": True, "audio": True,
+    }),
+    Row("openai", {"max_image_bytes": 20 * MiB, "allowed_image_mime": ("image/jpeg", "image/png"),
+                   "documents": False}, host="api.x.ai"),
+    Row("openai", {
+        "max_images_per_request": 5, "max_image_bytes": 4_000_000, "image_bytes_in_base64": True,
+        "allowed_image_mime": ("image/jpeg", "image/png", "image/webp"), "documents": False,
+    }, host="api.groq.com"),
+    Row("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
+                   "max_image_dimension": 1540}, host="api.mistral.ai"),
+    Row("openai", {"images": False, "documents": False, "audio": False}, host="api.deepseek.com"),
+    Row("openai-responses", {
+        "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
+        "max_image_dimension": 5000,
+        "allowed_image_mime": COMMON_MIME, "image_urls": True, "documents": True,
+        "tool_result_images": True,
+    }),
+    Row("anthropic", {
+        "max_images_per_request": 600, "max_image_bytes": 5_000_000, "image_bytes_in_base64": True,
+        "max_image_dimension": 8000, "many_images": 20, "many_images_dimension": 2000,
+        "max_body_bytes": 32_000_000, "allowed_image_mime": COMMON_MIME, "image_urls": True,
+        "documents": True, "tool_result_images": True,
+    }),
+    Row("anthropic", {"max_images_per_request": 100}, model="*haiku-4-5*"),
+    Row("anthropic", {"max_images_per_request": 100, "prefill": True}, model="claude-*-4-5*"),
+    Row("google", {
+        "max_images_per_request": 3000, "max_body_bytes": 20_000_000,
+        "allowed_image_mime": (
+            "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",
+        ),
+        "documents": True, "audio": True, "tool_result_images": True,
+    }),
+    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*-image*"),
+    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*banana*"),
+    Row("google", {"max_images_per_request": 3}, model="*2.5-flash-image*"),
+    Row("ollama", {"prefill": True}),
+    Row("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com"),
+    Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud"),
+    Row("llama-swap", {"prefill": True, "audio": True}),
+)
+"""Later rows add to and override earlier ones."""
+
+
+def lookup(
+    family: str, host: str = "", model: str = "", rows: Iterable[Row] = ROWS, **overrides: Any
+) -> Capabilities:
+    """Return the facts of all matching rows, later ones winning, then `overrides`."""
+    facts: dict[str, Any] = {}
+    for row in rows:
+        if (
+            row.family == family
+            and fnmatchcase(host, row.host)
+            and fnmatchcase(model, row.model)
+        ):
+            facts |= row.facts
+    return Capabilities(**(facts | overrides))

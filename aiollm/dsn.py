@@ -1,0 +1,174 @@
+"""DSN: `scheme://[token@]host[:port][/path][?option=value]` to checked settings; the Secret."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from aiollm.errors import ConfigError
+
+ALIAS = "alias:"
+
+
+class Secret:
+    """A credential that shows itself only to `reveal()`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        """Raises: ConfigError for a control byte, which could smuggle a header."""
+        if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value) or not value.isascii():
+            raise ConfigError("the token holds a control byte or a character outside ASCII")
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the credential itself, for the wire only."""
+        return self._value
+
+    def redact(self, text: str) -> str:
+        """Replace the credential wherever `text` holds it."""
+        return text.replace(self._value, "***") if len(self._value) > 3 else text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not pickled")
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options a DSN may set; times in seconds, sizes in bytes and pixels."""
+
+    max_concurrency: int | None = None
+    connect_timeout: float | None = None
+    first_output_timeout: float | None = None
+    idle_timeout: float | None = None
+    max_images: int | None = None
+    max_image_bytes: int | None = None
+    max_image_dimension: int | None = None
+    api: str | None = None
+
+
+class Dsn(msgspec.Struct, frozen=True):
+    """A parsed DSN; `secure` is None where the scheme's own default holds."""
+
+    scheme: str
+    host: str
+    port: int | None = None
+    path: str = ""
+    token: Secret | None = None
+    secure: bool | None = None
+    options: Options = Options()
+
+    def base_url(self, *, plain: bool = False) -> str:
+        """Return the URL without a trailing slash; `plain` is the scheme's default of http."""
+        secure = self.secure if self.secure is not None else not plain
+        port = f":{self.port}" if self.port is not None else ""
+        return f"{'https' if secure else 'http'}://{self.host}{port}{self.path}"
+
+
+def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
+    """Parse a DSN. Raises: ConfigError that names `variable` and never holds the token."""
+    reason = ""
+    try:
+        return _parse(text)
+    except ConfigError as error:
+        reason = error.message
+    raise ConfigError(f"{variable}: {reason}")
+
+
+def _parse(text: str) -> Dsn:
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator:
+        raise ConfigError(
+            "not a DSN: expected scheme://[token@]host[:port][/path][?option=value] "
+            "or alias:spec"
+        )
+    kind, plus, transport = scheme.lower().partition("+")
+    if not kind.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError("the scheme is not a name")
+    if plus and transport not in ("http", "https"):
+        raise ConfigError(f"after the scheme only +http or +https can stand, not +{transport}")
+    if "#" in rest or "\\" in rest or any(char.isspace() for char in rest):
+        raise ConfigError("raw '#', '\\' and white space must be percent-encoded")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    if "@" in path or "@" in query:
+        raise ConfigError("an '@' stands after the host: percent-encode '/' and '?' in the token")
+    token, _, place = authority.rpartition("@")
+    host, port = _place(place)
+    return Dsn(
+        scheme=kind,
+        host=host,
+        port=port,
+        path=(slash + path).rstrip("/"),
+        token=Secret(unquote(token)) if token else None,
+        secure=(transport == "https") if plus else None,
+        options=_options(query),
+    )
+
+
+def _place(place: str) -> tuple[str, int | None]:
+    if place.startswith("["):
+        host, bracket, tail = place.partition("]")
+        host += bracket
+        colon, _, port = tail.rpartition(":")
+        valid = bool(bracket) and not colon and (not tail or tail.startswith(":"))
+    else:
+        host, colon, port = place.partition(":")
+        valid = not (colon and not port)
+    if not valid or not host or not host.strip("[]").replace("%", "").isascii():
+        raise ConfigError("no valid host")
+    if not host.startswith("[") and not all(char.isalnum() or char in "-._" for char in host):
+        raise ConfigError("no valid host")
+    if not port:
+        return host.lower(), None
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65536:
+        raise ConfigError("the port is not a number from 1 to 65535")
+    return host.lower(), int(port)
+
+
+def _options(query: str) -> Options:
+    values: dict[str, Any] = {}
+    for item in filter(None, query.split("&")):
+        name, _, value = item.partition("=")
+        name = unquote(name)
+        if name not in Options.__struct_fields__:
+            close = get_close_matches(name, Options.__struct_fields__, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(Options.__struct_fields__)
+            raise ConfigError(f"unknown option {name!r}{hint} (known: {known})")
+        if name in values:
+            raise ConfigError(f"option {name!r} is given twice")
+        values[name] = unquote(value)
+    reason = ""
+    try:
+        options = msgspec.convert(values, Options, strict=False)
+    except msgspec.ValidationError as error:
+        reason = str(error)
+    if reason:
+        raise ConfigError(f"bad option: {reason}")
+    for name in Options.__struct_fields__:
+        number = getattr(options, name)
+        if isinstance(number, int | float) and not _in_range(name, number):
+            raise ConfigError(f"option {name!r} is out of range: {number}")
+    if options.api not in (None, "chat", "responses"):
+        raise ConfigError("option 'api' is 'chat' or 'responses'")
+    return options
+
+
+def _in_range(name: str, number: float) -> bool:
+    lowest = 0 if name == "max_images" else 1e-3
+    return lowest <= number < 1e9

@@ -1,0 +1,281 @@
+"""The error tree: what went wrong, whether a chain moves on, whether health suffers.
+
+LLMError                          .target
++- ConfigError(ValueError)        bad spec, DSN, key or request: before any byte
+|  +- SpecError
++- UnsupportedError               a capability says no: before any byte                moves on
+|  +- UnsupportedFeatureError     (a ProviderError too) the target said so              moves on
++- TransportError                 no HTTP answer                                       moves on, harms
+|  +- ConnectError
+|  +- DeadlineError(TimeoutError) .which
+|  +- StreamInterrupted           .partial
++- ProviderError                  .status .code .request_id .retry_after .body
+|  +- AuthenticationError         401/403                                              moves on, harms long
+|  +- QuotaError                  402, billing                                         moves on, harms long
+|  +- RateLimitError              429                                                  moves on, harms
+|  +- OverloadedError             503/529                                              moves on, harms
+|  +- ServerError                 5xx                                                  moves on, harms
+|  +- ModelNotFoundError          404                                                  moves on, harms long
+|  +- InvalidRequestError         400/422                                              stays
+|     +- ContextLengthError                                                            moves on
+|     +- RequestTooLargeError    413                                                   moves on
+|     +- ContentFilterError                                                            stays
++- ProtocolError                  bytes that do not decode: .frame                     moves on, harms
++- OutputError                    the reply does not fit the requested type: .response
++- ClosedError                    a stream or registry that was closed is used again
++- FailoverError(ExceptionGroup)  every target failed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from aiollm.types import Attempt, LLMError, OutputError, Response, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "AuthenticationError",
+    "ClosedError",
+    "ConfigError",
+    "ConnectError",
+    "ContentFilterError",
+    "ContextLengthError",
+    "DeadlineError",
+    "FailoverError",
+    "InvalidRequestError",
+    "LLMError",
+    "ModelNotFoundError",
+    "OutputError",
+    "OverloadedError",
+    "ProtocolError",
+    "ProviderError",
+    "QuotaError",
+    "RateLimitError",
+    "RequestTooLargeError",
+    "ServerError",
+    "SpecError",
+    "StreamInterrupted",
+    "TransportError",
+    "UnsupportedError",
+    "UnsupportedFeatureError",
+    "Verdict",
+    "classify",
+]
+
+MAX_BODY = 64 * 1024
+"""Bytes of an error body that are kept (design: an error body is read up to 64 KiB)."""
+
+Deadline = Literal["connect", "first_output", "idle", "stall", "total"]
+
+
+class ConfigError(LLMError, ValueError):
+    """Something the caller set is wrong; nothing was sent."""
+
+
+class SpecError(ConfigError):
+    """A spec does not parse; the message shows it with a caret under the column."""
+
+    def __init__(self, message: str, *, spec: str = "", column: int = 0) -> None:
+        shown = f"{message}\n  {spec}\n  {' ' * column}^" if spec else message
+        super().__init__(shown)
+        self.spec = spec
+        self.column = column
+
+
+class UnsupportedError(LLMError):
+    """The target cannot take this request; nothing was sent, or it said so itself."""
+
+    moves_on = True
+
+
+class TransportError(LLMError):
+    """No HTTP answer, or one that broke off."""
+
+    moves_on = True
+    harms = "target"
+    partial: Response | None = None
+    """What had arrived, when any of it had reached the caller."""
+
+
+class ConnectError(TransportError):
+    """No connection: refused, unknown host, TLS failure."""
+
+
+class DeadlineError(TransportError, TimeoutError):
+    """A deadline passed; `.which` names it."""
+
+    def __init__(
+        self, message: str, *, which: Deadline, after: float = 0.0, target: Target | None = None
+    ) -> None:
+        super().__init__(message, target=target)
+        self.which: Deadline = which
+        self.after = after
+
+
+class StreamInterrupted(TransportError):
+    """The stream ended before its terminal event; `.partial` is what had arrived."""
+
+
+class ProviderError(LLMError):
+    """The provider answered with an error."""
+
+    moves_on = True
+    harms = "target"
+    partial: Response | None = None
+    """What had arrived, when the error came in mid-stream."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: Target | None = None,
+        status: int = 0,
+        code: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+        may_retry: bool = True,
+        body: bytes = b"",
+    ) -> None:
+        super().__init__(message, target=target)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.may_retry = may_retry
+        self.body = body[:MAX_BODY]
+
+    def __str__(self) -> str:
+        facts = [
+            f"HTTP {self.status}" if self.status else "",
+            self.code,
+            f"request {self.request_id}" if self.request_id else "",
+        ]
+        shown = ", ".join(fact for fact in facts if fact)
+        return f"{super().__str__()} ({shown})" if shown else super().__str__()
+
+
+class UnsupportedFeatureError(ProviderError, UnsupportedError):
+    """The target itself said that it cannot do what the request asks."""
+
+    harms = "no"
+
+
+class AuthenticationError(ProviderError):
+    """The key is missing, wrong, or not allowed: check the provider's token."""
+
+    harms = "long"
+
+
+class QuotaError(ProviderError):
+    """The account has no credit or reached its spend limit; waiting will not help."""
+
+    harms = "long"
+
+
+class RateLimitError(ProviderError):
+    """Too many requests; `.retry_after` says how long to wait, where the provider told."""
+
+
+class OverloadedError(ProviderError):
+    """The provider has no capacity at the moment."""
+
+
+class ServerError(ProviderError):
+    """The provider failed."""
+
+
+class ModelNotFoundError(ProviderError):
+    """The target has no such model or route."""
+
+    harms = "long"
+
+
+class InvalidRequestError(ProviderError):
+    """The request is wrong for every target."""
+
+    moves_on = False
+    harms = "no"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt is longer than this target's context."""
+
+    moves_on = True
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The body has more bytes than this target takes."""
+
+    moves_on = True
+
+
+class ContentFilterError(InvalidRequestError):
+    """The provider's policy refuses the request."""
+
+
+class ProtocolError(LLMError):
+    """Bytes that do not decode; `.frame` holds the beginning of what came."""
+
+    moves_on = True
+    harms = "target"
+    partial: Response | None = None
+
+    def __init__(self, message: str, *, frame: bytes = b"", target: Target | None = None) -> None:
+        super().__init__(message, target=target)
+        self.frame = frame[:1024]
+
+
+class ClosedError(LLMError):
+    """A stream or a registry is used after it was closed."""
+
+
+class FailoverError(ExceptionGroup[Exception], LLMError):
+    """Every target of the plan failed; `.attempts` and `.exceptions` are in order."""
+
+    def __new__(
+        cls, message: str, errors: Sequence[Exception], attempts: Sequence[Attempt] = ()
+    ) -> FailoverError:
+        made = super().__new__(cls, message, errors)
+        made.attempts = tuple(attempts)
+        return made
+
+    def __init__(
+        self, message: str, errors: Sequence[Exception], attempts: Sequence[Attempt] = ()
+    ) -> None:
+        ExceptionGroup.__init__(self, message, errors)
+        self.target = None
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
+
+    def derive(self, excs: Sequence[Exception]) -> FailoverError:
+        """Return a group of `excs` with the same message and attempts."""
+        return FailoverError(self.message, excs, self.attempts)
+
+    def __str__(self) -> str:
+        causes = "; ".join(
+            f"{type(error).__name__}: {error}".splitlines()[0] for error in self.exceptions
+        )
+        return f"{self.message}: {causes}"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Answers about an error: does a chain move on, and how is the target's health harmed."""
+
+    moves_on: bool
+    harms: Literal["no", "target", "long"]
+
+
+
+def classify(error: BaseException) -> Verdict:
+    """Say whether `error` moves a chain on and whether it harms the target's health.
+
+    Errors that are not aiollm's own (bugs, cancellation) do neither.
+    """
+    match error:
+        case LLMError():
+            return Verdict(error.moves_on, error.harms)
+        case _:
+            return Verdict(moves_on=False, harms="no")

@@ -1,0 +1,271 @@
+"""The contract: what a codec, an adapter and a transport are, and the row that joins them.
+
+A codec is pure: it turns a canonical request into an `HttpRequest` and frames into chunks, and
+imports no IO. `engine.stream` is the adapter that runs any codec over HTTP.
+"""
+
+from __future__ import annotations
+
+import binascii
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from aiollm.capabilities import Capabilities, lookup
+from aiollm.dsn import Options, Secret
+from aiollm.errors import LLMError
+from aiollm.tolerant import mend
+from aiollm.types import Item, Request, Target, Timeouts
+
+Frame_contra = TypeVar("Frame_contra", contravariant=True)
+Frame = TypeVar("Frame")
+
+_SLICE = 3 * 16 * 1024
+"""Bytes encoded to base64 at a time: a multiple of 3, about 0.1 ms of work."""
+
+
+class Blob:
+    """Bytes that stand in a JSON body as a base64 string, behind an optional prefix.
+
+    They are encoded in slices while the body is sent, so that no image stalls the loop.
+    """
+
+    __slots__ = ("data", "prefix")
+
+    def __init__(self, data: bytes, prefix: str = "") -> None:
+        self.data = data
+        self.prefix = prefix
+
+    def __len__(self) -> int:
+        return 4 * ((len(self.data) + 2) // 3)
+
+    def slices(self) -> Iterator[bytes]:
+        """Yield the base64 text piece by piece."""
+        view = memoryview(self.data)
+        for start in range(0, len(view), _SLICE):
+            yield binascii.b2a_base64(view[start : start + _SLICE], newline=False)
+
+
+class Body:
+    """A request body in segments: JSON text, and blobs still to be encoded."""
+
+    __slots__ = ("segments",)
+
+    def __init__(self, segments: Sequence[bytes | Blob]) -> None:
+        self.segments = tuple(segments)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.segments))
+
+    @property
+    def simple(self) -> bytes | None:
+        """The whole body where it holds no blob, else None."""
+        match self.segments:
+            case (bytes() as only,):
+                return only
+            case _:
+                return None
+
+    def slices(self) -> Iterator[bytes]:
+        """Yield the body piece by piece, a piece at most some 64 KiB of encoding work."""
+        for segment in self.segments:
+            if isinstance(segment, Blob):
+                yield from segment.slices()
+            else:
+                yield segment
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.slices())
+
+
+def json_body(value: Any) -> Body:
+    """Encode `value` as JSON; a `Blob` anywhere in it becomes a base64 string.
+
+    Lone surrogates in strings are mended, for they cannot be encoded.
+    """
+    blobs: list[Blob] = []
+    mark = ""
+
+    def hook(item: object) -> str:
+        nonlocal mark
+        if not isinstance(item, Blob):
+            raise TypeError(f"{type(item).__name__} cannot stand in a JSON body")
+        mark = mark or f"@{secrets.token_hex(16)}@"
+        blobs.append(item)
+        return item.prefix + mark
+
+    try:
+        text = msgspec.json.encode(value, enc_hook=hook)
+    except UnicodeEncodeError:
+        blobs.clear()
+        text = msgspec.json.encode(_mended(value), enc_hook=hook)
+    if not blobs:
+        return Body((text,))
+    first, *rest = text.split(mark.encode())
+    segments: list[bytes | Blob] = [first]
+    for blob, tail in zip(blobs, rest, strict=True):
+        segments += (blob, tail)
+    return Body(segments)
+
+
+def _mended(value: Any) -> Any:
+    match value:
+        case str():
+            return mend(value)
+        case Mapping():
+            return {mend(str(key)): _mended(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_mended(item) for item in value]
+        case _:
+            return value
+
+
+class HttpRequest(msgspec.Struct, frozen=True):
+    """What goes over the wire, and what the codec had to leave out."""
+
+    url: str
+    headers: dict[str, str]
+    body: Body | None = None
+    method: str = "POST"
+    warnings: tuple[str, ...] = ()
+
+
+class HttpReply(msgspec.Struct, frozen=True):
+    """A whole reply that is not a stream; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str = ""
+
+
+class Framer(Protocol[Frame]):
+    """Bytes to frames; the classes of `framing.py` are framers."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that `data` completes. Raises: ProtocolError."""
+
+    def close(self) -> list[Frame]:
+        """Return the frames that only the end of the body completes."""
+
+
+class Decoder(Protocol[Frame_contra]):
+    """Frames to items, one instance a reply; `finished` once the terminal event was seen.
+
+    What a frame gives is appended to `out`, so that an error in a later frame of the same read
+    loses nothing.
+    """
+
+    finished: bool
+
+    def feed(self, frames: Sequence[Frame_contra], out: list[Item]) -> None:
+        """Decode frames. Raises: LLMError for an error event, ProtocolError."""
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole, not as a stream. Raises: LLMError."""
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply; append Finish unless `feed` did. Raises: StreamInterrupted."""
+
+
+class Codec(Protocol):
+    """A wire translator, pure and stateless. `family` names whose opaque state it replays."""
+
+    @property
+    def family(self) -> str:
+        """The name under which provider data and capability rows are kept."""
+
+    def framing(self) -> Framer[Any]:
+        """Return a new framer for one reply."""
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+
+    def decoder(self) -> Decoder[Any]:
+        """Return a new decoder for one reply."""
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the provider's models."""
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`. Raises: ProtocolError."""
+
+
+class Reply(Protocol):
+    """An HTTP answer whose body is read piece by piece; `close` is idempotent and immediate."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header names in lower case."""
+
+    async def read(self) -> bytes:
+        """Return what has arrived, b"" at the end of the body. Raises: TransportError."""
+
+    async def read_whole(self, limit: int, seconds: float | None) -> bytes:
+        """Return the rest of the body, at most `limit` bytes or as far as it got in time."""
+
+    async def drain(self) -> None:
+        """Read an answered body to its end for a moment, so that its connection is reused."""
+
+    def close(self) -> None:
+        """Release the connection, closing it unless the body was read to its end."""
+
+
+class Transport(Protocol):
+    """Sends requests; owns the connections."""
+
+    async def send(self, request: HttpRequest, connect: float | None) -> Reply:
+        """Send and return once the headers are in. Raises: TransportError, DeadlineError."""
+
+
+Adapter: TypeAlias = Callable[
+    ["Provider", Transport, Target, Request], AsyncGenerator[Sequence[Item], None]
+]
+"""Streams one target. Each batch is what one read brought; an empty one is a sign of life."""
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """A row that describes a service: who speaks, where, with what key and limits."""
+
+    name: str
+    scheme: str
+    base_url: str
+    codec: Codec
+    token: Secret | None = None
+    headers: dict[str, str] = {}
+    options: Options = Options()
+    timeouts: Timeouts = Timeouts()
+    adapter: Adapter | None = None
+    facts: dict[str, Any] = {}
+    """Capabilities that override the rows for all models of this provider."""
+
+    @property
+    def host(self) -> str:
+        """The `host[:port]` of the base URL."""
+        return self.base_url.partition("://")[2].partition("/")[0]
+
+    @property
+    def max_concurrency(self) -> int | None:
+        """How many streams may run at once; None is any number."""
+        return self.options.max_concurrency
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Return what `model` accepts here: rows, then facts, then DSN options."""
+        limits = {
+            "max_images_per_request": self.options.max_images,
+            "max_image_bytes": self.options.max_image_bytes,
+            "max_image_dimension": self.options.max_image_dimension,
+        }
+        given = {name: value for name, value in limits.items() if value is not None}
+        host = self.host.rpartition(":")[0] or self.host
+        return lookup(self.codec.family, host, model, **(self.facts | given))
+
+

@@ -1,0 +1,527 @@
+"""Canonical types: what a caller sends, what a stream yields, what it adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec.structs import force_setattr
+
+T = TypeVar("T")
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+FinishReason: TypeAlias = Literal[
+    "stop", "length", "tool_calls", "content_filter", "error", "other"
+]
+Certainty: TypeAlias = Literal["exact", "partial", "missing"]
+Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
+
+
+class LLMError(Exception):
+    """Root of every error that aiollm raises; `errors.py` draws the tree.
+
+    It stands here, below the tree, because `Response.parse` raises one of its branches.
+    """
+
+    moves_on: ClassVar[bool] = False
+    """Whether a chain tries its next target after this error."""
+    harms: ClassVar[Literal["no", "target", "long"]] = "no"
+    """Whether the target's health suffers: not at all, for a cooldown, or as misconfigured."""
+
+    def __init__(self, message: str, *, target: Target | None = None) -> None:
+        super().__init__(message)
+        self.target = target
+
+    @property
+    def message(self) -> str:
+        """What happened, without the target."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.message}" if self.target is not None else self.message
+
+
+class OutputError(LLMError):
+    """A reply does not fit the requested type; `.response` is the whole reply."""
+
+    def __init__(
+        self, message: str, *, response: Response | None = None, target: Target | None = None
+    ) -> None:
+        super().__init__(message, target=target)
+        self.response = response
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A provider's name and one of its models; prints as `provider/model`."""
+
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+class ProviderData(msgspec.Struct, frozen=True):
+    """Opaque state of one provider family (signatures, encrypted reasoning, item ids).
+
+    It is replayed unchanged to the same family and dropped, with a warning, for another.
+    """
+
+    family: str
+    data: dict[str, Any]
+
+
+class Citation(msgspec.Struct, frozen=True):
+    """A source that the model named for the text before it."""
+
+    url: str = ""
+    title: str = ""
+    text: str = ""
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """Plain text."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+    provider_data: ProviderData | None = None
+
+
+class _FilePart(msgspec.Struct, frozen=True):
+    data: bytes = b""
+    url: str = ""
+    mime: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.data) == bool(self.url):
+            raise ValueError(f"{type(self).__name__} takes either data (bytes) or url")
+
+    def __repr__(self) -> str:
+        source = f"{len(self.data)} bytes" if self.data else f"url={self.url!r:.200}"
+        return f"{type(self).__name__}({source}, mime={self.mime!r})"
+
+    def save(self, path: str | Path) -> None:
+        """Write the bytes to `path`. Raises: ValueError when the part is a URL."""
+        if not self.data:
+            raise ValueError(f"this {type(self).__name__} is a URL: {self.url}")
+        Path(path).write_bytes(self.data)
+
+
+class ImagePart(_FilePart, frozen=True, tag="image"):
+    """An image as bytes or URL; `mime` may stay empty, the bytes tell."""
+
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    provider_data: ProviderData | None = None
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> ImagePart:
+        """Read a file. Raises: OSError, ValueError for an empty file."""
+        return cls(Path(path).read_bytes())
+
+
+class DocumentPart(_FilePart, frozen=True, tag="document"):
+    """A document as bytes or URL, a PDF unless `mime` says otherwise."""
+
+    mime: str = "application/pdf"
+    name: str = "document.pdf"
+    provider_data: ProviderData | None = None
+
+    @classmethod
+    def from_path(cls, path: str | Path, mime: str = "application/pdf") -> DocumentPart:
+        """Read a file. Raises: OSError, ValueError for an empty file."""
+        return cls(Path(path).read_bytes(), mime=mime, name=Path(path).name)
+
+
+class AudioPart(_FilePart, frozen=True, tag="audio"):
+    """Audio as bytes or URL, WAV unless `mime` says otherwise."""
+
+    mime: str = "audio/wav"
+    provider_data: ProviderData | None = None
+
+
+class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
+    """A call the model wants; `arguments` is its raw JSON text.
+
+    `valid` is False when the arguments are not a whole JSON object, for example cut at the
+    output limit: such a call must not be run.
+    """
+
+    id: str
+    name: str
+    arguments: str = "{}"
+    valid: bool = True
+    provider_data: ProviderData | None = None
+
+    def parsed(self) -> dict[str, Any]:
+        """Return the arguments decoded. Raises: OutputError when they are not valid."""
+        try:
+            value = msgspec.json.decode(self.arguments or "{}")
+        except (ValueError, RecursionError):
+            value = None
+        if not self.valid or not isinstance(value, dict):
+            raise OutputError(f"the arguments of tool call {self.name!r} are not a JSON object")
+        return value
+
+
+class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
+    """What a tool call gave: text (a plain string will do) and images."""
+
+    id: str
+    content: tuple[TextPart | ImagePart, ...]
+    name: str = ""
+    is_error: bool = False
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "content", _parts(self.content))
+
+    @property
+    def text(self) -> str:
+        """The text of the result, images left out."""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+
+class ReasoningPart(msgspec.Struct, frozen=True, tag="reasoning"):
+    """What the model thought; the text is empty where the provider hides it."""
+
+    text: str = ""
+    provider_data: ProviderData | None = None
+
+
+class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
+    """The model's own words for declining."""
+
+    text: str
+
+
+class OpaquePart(msgspec.Struct, frozen=True, tag="opaque"):
+    """A provider's part that has no canonical form, kept for replay to the same family."""
+
+    provider_data: ProviderData
+
+
+Part: TypeAlias = (
+    TextPart
+    | ImagePart
+    | DocumentPart
+    | AudioPart
+    | ToolCallPart
+    | ToolResultPart
+    | ReasoningPart
+    | RefusalPart
+    | OpaquePart
+)
+
+
+def _parts(content: object) -> tuple[Any, ...]:
+    match content:
+        case str():
+            return (TextPart(content),)
+        case list() | tuple():
+            return tuple(TextPart(item) if isinstance(item, str) else item for item in content)
+        case _:
+            return (content,)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation; strings among the parts become text parts."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "parts", _parts(self.parts))
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+def user(*parts: str | Part) -> Message:
+    """Return a user message of these parts."""
+    return Message("user", _parts(parts))
+
+
+def assistant(*parts: str | Part) -> Message:
+    """Return an assistant message of these parts."""
+    return Message("assistant", _parts(parts))
+
+
+def system(*parts: str | Part) -> Message:
+    """Return a system message of these parts."""
+    return Message("system", _parts(parts))
+
+
+def tool_results(*parts: ToolResultPart) -> Message:
+    """Return the message that answers the tool calls of one assistant turn."""
+    return Message("tool", parts)
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call; `parameters` is the JSON schema of its arguments.
+
+    `function` is what the agent loop runs; a plain request does not need it.
+    """
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {"type": "object", "properties": {}}
+    )
+    strict: bool = False
+    function: Callable[..., Any] | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A canonical request; a plain string as `messages` is one user message.
+
+    `tool_choice` is `auto`, `none`, `required` or a tool's name; `output` a type or a JSON
+    schema that the reply must fit; `reasoning` an effort word or a budget in tokens (0 = off);
+    `extra` is merged into the wire body for what the canonical fields do not cover.
+    """
+
+    messages: tuple[Message, ...]
+    system: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
+    output: Any = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning: Effort | int | None = None
+    extra: Mapping[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "messages", _messages(self.messages))
+        if not isinstance(self.tools, tuple):
+            force_setattr(self, "tools", tuple(self.tools))
+        if not isinstance(self.stop, tuple):
+            stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            force_setattr(self, "stop", stop)
+
+
+def _messages(value: object) -> tuple[Message, ...]:
+    match value:
+        case str():
+            return (user(value),)
+        case Message():
+            return (value,)
+        case tuple():
+            return value
+        case Sequence():
+            return tuple(value)
+        case _:
+            raise TypeError(f"messages: a str, a Message or a sequence of them, not {value!r:.80}")
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts; cached is part of input, reasoning part of output.
+
+    `certainty` is `exact` at a proper end, `partial` when a cut left only early figures, and
+    `missing` when the provider gave none.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    certainty: Certainty = "missing"
+
+
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the answer."""
+
+    text: str
+    provider_data: ProviderData | None = None
+
+
+class _Silent(msgspec.Struct, frozen=True):
+    text: ClassVar[str] = ""
+
+
+class ReasoningDelta(_Silent, frozen=True, gc=False):
+    """A piece of the model's reasoning; `provider_data` seals the latest reasoning part."""
+
+    reasoning: str
+    provider_data: ProviderData | None = None
+
+
+class RefusalDelta(_Silent, frozen=True, gc=False):
+    """A piece of the model's refusal."""
+
+    refusal: str
+
+
+class ToolCallDelta(_Silent, frozen=True, gc=False):
+    """A piece of the call number `index`; id and name come with the first piece.
+
+    `arguments` is a fragment of JSON text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    provider_data: ProviderData | None = None
+
+
+class ImageChunk(_Silent, frozen=True):
+    """A whole image."""
+
+    image: ImagePart
+
+
+class CitationChunk(_Silent, frozen=True):
+    """A source for the text before it."""
+
+    citation: Citation
+
+
+class PartChunk(_Silent, frozen=True):
+    """A whole part that has no pieces, such as redacted reasoning."""
+
+    part: Part
+
+
+class Status(_Silent, frozen=True):
+    """What the server says of its own progress, such as a model being loaded; not output."""
+
+    message: str
+
+
+class Restart(_Silent, frozen=True):
+    """All chunks before this one are void: `target` answers from the start."""
+
+    target: Target
+    reason: str
+
+
+class Finish(_Silent, frozen=True):
+    """The end of the answer; `raw_reason` is the provider's own word."""
+
+    reason: FinishReason
+    raw_reason: str = ""
+    usage: Usage = Usage()
+
+
+class UsageUpdate(_Silent, frozen=True):
+    """Counts so far, replacing earlier ones; kept for a cut stream, not shown to the caller."""
+
+    usage: Usage
+
+
+class Notice(_Silent, frozen=True):
+    """A warning for `response.warnings`, not shown to the caller as a chunk."""
+
+    message: str
+
+
+Chunk: TypeAlias = (
+    TextDelta
+    | ReasoningDelta
+    | RefusalDelta
+    | ToolCallDelta
+    | ImageChunk
+    | CitationChunk
+    | PartChunk
+    | Status
+    | Restart
+    | Finish
+)
+Item: TypeAlias = Chunk | UsageUpdate | Notice
+"""What an adapter yields: chunks, and the two kinds that only the response keeps."""
+
+
+class Attempt(msgspec.Struct):
+    """One try at one target; times are seconds since the stream began."""
+
+    target: Target
+    started: float
+    outcome: Outcome = "running"
+    error: Exception | None = None
+    first_output: float | None = None
+    ended: float | None = None
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds since the stream began: its first output (None if there was none), its end."""
+
+    first_output: float | None = None
+    total: float = 0.0
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A stream added up; `finish_reason` is None while it is partial."""
+
+    message: Message
+    finish_reason: FinishReason | None = None
+    raw_finish_reason: str = ""
+    usage: Usage = Usage()
+    target: Target | None = None
+    attempts: tuple[Attempt, ...] = ()
+    warnings: tuple[str, ...] = ()
+    timings: Timings = Timings()
+
+    @property
+    def text(self) -> str:
+        """The answer's text."""
+        return self.message.text
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning's text."""
+        return "".join(part.text for part in self._of(ReasoningPart))
+
+    @property
+    def refusal(self) -> str:
+        """The model's words for declining, "" when it did not."""
+        return "".join(part.text for part in self._of(RefusalPart))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The calls the model wants, in order."""
+        return tuple(self._of(ToolCallPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images in the answer, in order."""
+        return tuple(self._of(ImagePart))
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """The sources the model named, in order."""
+        return tuple(source for part in self._of(TextPart) for source in part.citations)
+
+    def parse(self, output: type[T]) -> T:
+        """Decode the text as JSON of type `output`. Raises: OutputError."""
+        try:
+            return msgspec.json.decode(self.text, type=output)
+        except (ValueError, RecursionError) as error:
+            reason = f"the reply does not fit {getattr(output, '__name__', output)}: {error}"
+        raise OutputError(reason, response=self, target=self.target)
+
+    def _of(self, kind: type[T]) -> Iterator[T]:
+        return (part for part in self.message.parts if isinstance(part, kind))
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Deadlines in seconds; None is no limit.
+
+    `connect`: to a connection, the wait for a pool slot included. `first_output`: to the first
+    text, reasoning, tool call or image. `idle`: without a byte. `stall`: without output.
+    `total`: the whole call over all its targets.
+    """
+
+    connect: float | None = 5.0
+    first_output: float | None = 60.0
+    idle: float | None = 60.0
+    stall: float | None = 300.0
+    total: float | None = None
+
+
