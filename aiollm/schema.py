@@ -1,0 +1,330 @@
+"""Schemas: a type or a JSON schema to one without references, fit for a provider's strict mode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from aiollm.errors import ConfigError, UnsupportedError
+
+MAX_NODES = 10_000
+"""Subschemas after inlining at most: references can double at every level."""
+
+Schema: TypeAlias = dict[str, Any]
+
+_ONE = frozenset({
+    "items", "additionalProperties", "additionalItems", "contains", "propertyNames",
+    "unevaluatedItems", "unevaluatedProperties", "not", "if", "then", "else", "contentSchema",
+})
+_LIST = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"})
+_SILENT = frozenset({
+    "$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "discriminator",
+    "deprecated", "readOnly", "writeOnly",
+})
+_TYPES = {
+    str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null",
+}
+
+
+class _Dialect(msgspec.Struct, frozen=True):
+    """What a provider's strict mode understands; other keywords end up in the description."""
+
+    name: str
+    keywords: frozenset[str]
+    formats: frozenset[str]
+    all_required: bool
+    """Whether every property must be required, so that null stands for an absent one."""
+    most_min_items: int | None = None
+
+
+_FORMATS = frozenset({
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
+})
+_COMMON = frozenset({"title", "description", "enum", "const"})
+_OPENAI = _Dialect(
+    "OpenAI's strict mode",
+    _COMMON | {"pattern", "multipleOf", "minimum", "maximum", "exclusiveMinimum",
+               "exclusiveMaximum", "minItems", "maxItems"},
+    _FORMATS,
+    all_required=True,
+)
+_ANTHROPIC = _Dialect(
+    "Anthropic's structured output",
+    _COMMON | {"minItems"},
+    _FORMATS | {"uri"},
+    all_required=False,
+    most_min_items=1,
+)
+
+
+def schema_name(kind: Any) -> str:
+    """Return a name for a type's schema: at most 64 of A-Z, a-z, 0-9, `_` and `-`."""
+    match kind:
+        case Mapping():
+            name = str(kind.get("title", ""))
+        case type() if not get_args(kind):
+            name = kind.__name__
+        case _:
+            name = re.sub(r"[A-Za-z0-9_<>]+\.", "", str(kind))
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "output"
+
+
+def json_schema(kind: Any) -> Schema:
+    """Return the inlined schema of a type, or of a schema, whose root must be an object.
+
+    Providers agree on objects alone. Raises: ConfigError.
+    """
+    schema = type_schema(kind)
+    if "properties" in schema:
+        schema.setdefault("type", "object")
+    if schema.get("type") != "object":
+        raise ConfigError(
+            f"{_shown(kind)} does not describe an object, as providers want it: "
+            "make it a field of a Struct"
+        )
+    return schema
+
+
+def type_schema(kind: Any) -> Schema:
+    """Return the schema of a type, or a schema itself, references inlined. Raises: ConfigError."""
+    if isinstance(kind, Mapping):
+        return _inline(dict(kind), _shown(kind))
+    reason = ""
+    try:
+        schema = msgspec.json.schema(kind)
+    except (TypeError, ValueError, NameError, RecursionError) as error:
+        reason = f"no JSON schema can be made of {_shown(kind)}: {error}"
+    if reason:
+        raise ConfigError(reason)
+    return _inline(schema, _shown(kind))
+
+
+def strict(schema: Schema) -> Schema:
+    """Return the schema as OpenAI's strict mode wants it.
+
+    Every object is closed and requires all its properties; one that was optional and has no
+    default may be null. Raises: UnsupportedError for what strict mode cannot say, such as an
+    object with free keys.
+    """
+    return _fitted(schema, _OPENAI)
+
+
+def bounded(schema: Schema) -> Schema:
+    """Return the schema as Anthropic's structured output wants it.
+
+    Every object is closed; bounds on numbers, strings and lists move to the description.
+    Raises: UnsupportedError for what it cannot say, such as an object with free keys.
+    """
+    return _fitted(schema, _ANTHROPIC)
+
+
+def _shown(kind: Any) -> str:
+    match kind:
+        case Mapping():
+            return f"the JSON schema {kind.get('title', '')!s:.60}".rstrip()
+        case type() if not get_args(kind):
+            return kind.__qualname__
+        case _:
+            return f"{kind!s:.120}"
+
+
+def _map(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> Schema:
+    """Return a copy with `change` applied to every direct subschema and its place."""
+    made: Schema = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            made[key] = {name: change(item, str(name)) for name, item in value.items()}
+        elif key in _LIST and isinstance(value, list):
+            made[key] = [change(item, key) for item in value]
+        elif key in _ONE:
+            made[key] = change(value, key)
+        else:
+            made[key] = value
+    return made
+
+
+def _inline(root: Schema, name: str) -> Schema:
+    count = 0
+
+    def expand(schema: Any, path: tuple[str, ...]) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_NODES:
+            raise ConfigError(f"{name} has more than {MAX_NODES} subschemas")
+        if not isinstance(schema, Mapping):
+            return schema
+        kept = {key: value for key, value in schema.items() if key not in _SILENT}
+        reference = kept.pop("$ref", None)
+        if not isinstance(reference, str):
+            return _map(kept, lambda item, _: expand(item, path))
+        if reference in path:
+            raise ConfigError(f"{name} is recursive at {reference}, which no provider takes")
+        found = expand(_resolve(root, reference, name), (*path, reference))
+        return found | _map(kept, lambda item, _: expand(item, path))
+
+    reason = ""
+    try:
+        return dict(expand(root, ("#",)))
+    except RecursionError:
+        reason = f"{name} is nested too deeply"
+    raise ConfigError(reason)
+
+
+def _resolve(root: Schema, reference: str, name: str) -> Any:
+    head, *steps = reference.split("/")
+    found: Any = root if head == "#" else None
+    for step in steps:
+        key = step.replace("~1", "/").replace("~0", "~")
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name} refers to {reference}, which it does not define")
+    return found
+
+
+def _fitted(schema: Schema, dialect: _Dialect) -> Schema:
+    reason = ""
+    try:
+        return _fit(schema, dialect, "the root")
+    except (TypeError, AttributeError, KeyError) as error:
+        reason = f"{_shown(schema)} is malformed: {error}"
+    raise ConfigError(reason)
+
+
+def _fit(schema: Any, dialect: _Dialect, place: str) -> Schema:
+    if not isinstance(schema, Mapping):
+        raise _cannot(dialect, place, "a schema without a type")
+    schema = _plain(schema)
+    made: Schema = {}
+    notes: list[str] = []
+    for key, value in schema.items():
+        if key == "anyOf":
+            made[key] = [_fit(item, dialect, place) for item in value]
+        elif key == "items":
+            made[key] = _fit(value, dialect, f"the items of {place}")
+        elif _keeps(dialect, key, value):
+            made[key] = value
+        elif _tells(key, value):
+            notes.append(f"{key}: {_compact(value)}")
+    if made.get("type") == "object":
+        _close(schema, made, dialect, place)
+    elif "type" not in made and "anyOf" not in made:
+        raise _cannot(dialect, place, "a schema without a type")
+    if notes:
+        noted = "{" + ", ".join(notes) + "}"
+        made["description"] = f"{made.get('description', '')}\n\n{noted}".strip()
+    return made
+
+
+def _keeps(dialect: _Dialect, key: str, value: Any) -> bool:
+    if key == "format":
+        return value in dialect.formats
+    if key == "minItems" and dialect.most_min_items is not None:
+        return isinstance(value, int) and value <= dialect.most_min_items
+    return key == "type" or key in dialect.keywords
+
+
+def _tells(key: str, value: Any) -> bool:
+    structure = ("properties", "required", "additionalProperties", "patternProperties")
+    return key not in structure and not (key == "default" and value is None)
+
+
+def _compact(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _close(schema: Schema, made: Schema, dialect: _Dialect, place: str) -> None:
+    """Give an object its properties and nothing besides."""
+    given = schema.get("properties")
+    open_ended = schema.get("patternProperties") or schema.get("additionalProperties")
+    if given is None or (open_ended and not given):
+        raise _cannot(dialect, place, "an object with free keys")
+    required = schema.get("required", ())
+    made["properties"] = {
+        name: _property(item, dialect, name, optional=name not in required)
+        for name, item in given.items()
+    }
+    made["required"] = list(given) if dialect.all_required else [*required]
+    made["additionalProperties"] = False
+
+
+def _property(schema: Any, dialect: _Dialect, name: str, *, optional: bool) -> Schema:
+    fitted = _fit(schema, dialect, f"the property {name!r}")
+    # A default speaks for the absent value, and its type may well refuse null.
+    if not (dialect.all_required and optional) or schema.get("default") is not None:
+        return fitted
+    if _nullable(fitted):
+        return fitted
+    return {"anyOf": [*fitted.get("anyOf", [fitted]), {"type": "null"}]} | {
+        key: fitted[key] for key in ("title", "description") if "anyOf" in fitted and key in fitted
+    }
+
+
+def _nullable(schema: Schema) -> bool:
+    choices: list[Schema] = schema.get("anyOf", [])
+    return schema.get("type") == "null" or any(map(_nullable, choices))
+
+
+def _plain(schema: Mapping[str, Any]) -> Schema:
+    """Rewrite what no dialect has in terms of what all have: types, items and anyOf."""
+    made = dict(schema)
+    for part in made.pop("allOf", ()):
+        made = _both(made, part) if isinstance(part, Mapping) else made
+    if "oneOf" in made:
+        made.setdefault("anyOf", made.pop("oneOf"))
+    if "prefixItems" in made:
+        kinds = made.pop("prefixItems")
+        unique = [kind for at, kind in enumerate(kinds) if kind not in kinds[:at]]
+        made["items"] = unique[0] if len(unique) == 1 else {"anyOf": unique}
+    if isinstance(made.get("items"), bool):
+        del made["items"]
+    if isinstance(made.get("type"), list):
+        return _split(made)
+    if "type" not in made:
+        _infer_type(made)
+    return made
+
+
+def _both(left: Schema, right: Mapping[str, Any]) -> Schema:
+    made = left | dict(right)
+    for key in ("properties", "required"):
+        first, second = left.get(key), right.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            made[key] = first | second
+        elif isinstance(first, list) and isinstance(second, list):
+            made[key] = [*first, *(item for item in second if item not in first)]
+    return made
+
+
+def _split(schema: Schema) -> Schema:
+    """Turn a list of types into a choice of schemas with one type each."""
+    shared = {key: schema.pop(key) for key in ("title", "description", "default") if key in schema}
+    kinds = schema.pop("type")
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    choices = [schema | {"type": kind} if kind != "null" else {"type": kind} for kind in kinds]
+    if len(choices) == 1:
+        return choices[0] | shared
+    return {"anyOf": choices} | shared
+
+
+def _infer_type(schema: Schema) -> None:
+    values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else []
+    kinds = list(dict.fromkeys(_TYPES.get(type(value), "object") for value in values))
+    if len(kinds) == 1:
+        schema["type"] = kinds[0]
+    elif kinds:
+        by_kind = {kind: [v for v in values if _TYPES.get(type(v)) == kind] for kind in kinds}
+        schema.pop("enum", None)
+        schema["anyOf"] = [{"type": kind, "enum": some} for kind, some in by_kind.items()]
+    elif "properties" in schema:
+        schema["type"] = "object"
+    elif "items" in schema:
+        schema["type"] = "array"
+
+
+def _cannot(dialect: _Dialect, place: str, what: str) -> UnsupportedError:
+    return UnsupportedError(f"{dialect.name} cannot describe {what}: {place}")

@@ -1,0 +1,217 @@
+"""Schemas: inlining, the root rule, and the two strict dialects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from aiollm.errors import ConfigError, UnsupportedError
+from aiollm.schema import bounded, json_schema, schema_name, strict, type_schema
+
+
+class Point(msgspec.Struct):
+    x: Annotated[int, msgspec.Meta(ge=0, le=9)]
+    y: float = 1.5
+
+
+class Circle(msgspec.Struct, tag=True):
+    center: Point
+
+
+class Path(msgspec.Struct, tag=True):
+    points: list[Point] | None = None
+
+
+class Drawing(msgspec.Struct):
+    """What is drawn."""
+
+    shape: Circle | Path
+    pair: tuple[int, str]
+    kind: Literal["a", "b", 3]
+    label: Annotated[str, msgspec.Meta(min_length=2, pattern="^a", description="a label")]
+    layer: int | msgspec.UnsetType = msgspec.UNSET
+    note: str | None = None
+
+
+class Node(msgspec.Struct):
+    children: list[Node]
+
+
+class Table(msgspec.Struct):
+    cells: dict[str, int]
+
+
+def _subschemas(schema: Any) -> list[dict[str, Any]]:
+    found = [schema]
+    for item in (*schema.get("properties", {}).values(), *schema.get("anyOf", ())):
+        found += _subschemas(item)
+    return found + (_subschemas(schema["items"]) if "items" in schema else [])
+
+
+def test_a_type_is_inlined_so_that_no_reference_remains() -> None:
+    assert b"$ref" not in msgspec.json.encode(json_schema(Drawing))
+    assert b"$defs" not in msgspec.json.encode(json_schema(Drawing))
+
+
+def test_a_given_schema_is_inlined_and_not_changed() -> None:
+    given = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/A~1B", "description": "here"}, "$ref": {"type": "string"}},
+        "$defs": {"A/B": {"type": "integer", "description": "there"}},
+    }
+    before = msgspec.json.encode(given)
+    assert json_schema(given) == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "integer", "description": "here"},
+            "$ref": {"type": "string"},
+        },
+    }
+    assert msgspec.json.encode(given) == before
+
+
+def test_properties_alone_make_an_object() -> None:
+    assert json_schema({"properties": {}}) == {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Node, "Node is recursive at #/$defs/Node"),
+        (list[Point], r"list\[.*Point\] does not describe an object"),
+        (int, "int does not describe an object"),
+        (object(), "no JSON schema can be made of <object"),
+        ({"title": "T", "type": "array"}, "the JSON schema T does not describe"),
+        ({"$ref": "#/$defs/X"}, "refers to #/\\$defs/X, which it does not define"),
+        ({"$ref": "https://elsewhere"}, "refers to https://elsewhere"),
+        ({"properties": {"a": {"$ref": "#"}}}, "recursive at #"),
+    ],
+)
+def test_what_no_provider_takes_is_a_config_error_that_names_it(kind: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words.replace("$defs/Node", r"\$defs/Node")):
+        json_schema(kind)
+
+
+def test_a_reference_bomb_is_refused_at_once() -> None:
+    names = [f"L{level}" for level in range(40)]
+    definitions: dict[str, Any] = {
+        name: {"anyOf": [{"$ref": f"#/$defs/{after}"}] * 2}
+        for name, after in zip(names, names[1:], strict=False)
+    }
+    definitions[names[-1]] = {"type": "string"}
+    with pytest.raises(ConfigError, match="more than 10000 subschemas"):
+        json_schema({"$ref": "#/$defs/L0", "$defs": definitions})
+
+
+def test_a_schema_nested_too_deeply_is_refused() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(5000):
+        deep = {"type": "array", "items": deep}
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        type_schema(deep)
+
+
+def test_strict_closes_every_object_and_requires_all_its_properties() -> None:
+    for schema in _subschemas(strict(json_schema(Drawing))):
+        assert "type" in schema or "anyOf" in schema
+        if schema.get("type") == "object":
+            assert schema["additionalProperties"] is False
+            assert schema["required"] == list(schema["properties"])
+
+
+def test_strict_makes_an_optional_property_nullable_unless_it_has_a_default() -> None:
+    shape = strict(json_schema(Drawing))["properties"]
+    assert shape["layer"] == {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+    assert shape["note"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    point = strict(json_schema(Point))["properties"]
+    assert point["y"] == {"type": "number", "description": "{default: 1.5}"}
+
+
+def test_strict_keeps_bounds_on_numbers_and_notes_what_it_cannot_say() -> None:
+    assert strict(json_schema(Point))["properties"]["x"] == {
+        "type": "integer", "minimum": 0, "maximum": 9,
+    }
+    assert strict(json_schema(Drawing))["properties"]["label"] == {
+        "type": "string", "pattern": "^a", "description": "a label\n\n{minLength: 2}",
+    }
+
+
+def test_bounded_moves_all_bounds_to_the_description_and_keeps_optional_ones_optional() -> None:
+    schema = bounded(json_schema(Drawing))
+    assert schema["required"] == ["shape", "pair", "kind", "label"]
+    assert schema["description"] == "What is drawn."
+    assert bounded(json_schema(Point))["properties"]["x"] == {
+        "type": "integer", "description": "{minimum: 0, maximum: 9}",
+    }
+    assert schema["properties"]["pair"] == {
+        "type": "array",
+        "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "description": "{minItems: 2, maxItems: 2}",
+    }
+
+
+@pytest.mark.parametrize("fit", [strict, bounded])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "object"},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {"type": "object", "properties": {}, "additionalProperties": True},
+        {"type": "object", "properties": {}, "patternProperties": {"^a": {"type": "string"}}},
+        {},
+        True,
+    ],
+)
+def test_what_strict_modes_cannot_say_moves_on_to_another_target(fit: Any, part: Any) -> None:
+    with pytest.raises(UnsupportedError, match="the property 'part'"):
+        fit({"type": "object", "properties": {"part": part}})
+
+
+@pytest.mark.parametrize("fit", [strict, bounded])
+def test_older_ways_to_say_the_same_are_rewritten(fit: Any) -> None:
+    fitted = fit({
+        "type": "object",
+        "required": ["a", "b", "c"],
+        "properties": {
+            "a": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+            "b": {"type": ["string", "null"], "enum": ["x", None], "description": "d"},
+            "c": {"allOf": [
+                {"properties": {"x": {"const": 1}}, "required": ["x"]},
+                {"properties": {"y": {"enum": [None, "z"]}}, "required": ["y"]},
+            ]},
+        },
+    })["properties"]
+    assert fitted["a"] == {"anyOf": [{"type": "string"}, {"type": "integer"}]}
+    assert fitted["b"] == {
+        "anyOf": [{"type": "string", "enum": ["x"]}, {"type": "null"}], "description": "d",
+    }
+    assert fitted["c"] == {
+        "type": "object",
+        "properties": {
+            "x": {"const": 1, "type": "integer"},
+            "y": {"anyOf": [{"type": "null", "enum": [None]}, {"type": "string", "enum": ["z"]}]},
+        },
+        "required": ["x", "y"],
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize("bad", [{"anyOf": 3}, {"allOf": 1}, {"required": 1}])
+def test_a_malformed_schema_is_a_config_error(bad: Any) -> None:
+    with pytest.raises(ConfigError, match="malformed"):
+        strict({"type": "object", "properties": {"a": {"type": "string"}}} | bad)
+
+
+def test_a_tool_without_arguments_is_a_closed_empty_object() -> None:
+    assert strict({"type": "object", "properties": {}}) == {
+        "type": "object", "properties": {}, "required": [], "additionalProperties": False,
+    }
+
+
+def test_names_fit_every_provider() -> None:
+    assert schema_name(Drawing) == "Drawing"
+    assert schema_name(list[Point]) == "list_Point"
+    assert schema_name({"title": "Ein Titel!" * 20}) == ("Ein_Titel_" * 20)[:64]
+    assert schema_name({}) == "output"
