@@ -1,0 +1,1 @@
+"""Images made fit for their target: sniffed here, decoded in worker processes."""

@@ -1,0 +1,236 @@
+"""What a header tells about an image: format, size, animation, completeness; nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import error as ShortError
+from struct import unpack_from
+
+import msgspec
+
+from aiollm.types import ImagePart
+
+_STEPS = 4096
+"""Segments, chunks or blocks walked before a header counts as unreadable: under 2 ms."""
+_TAIL = 64 * 1024
+"""Bytes at the end of a file that are searched for its end marker."""
+_BRANDS = {
+    b"heic": "image/heic", b"heix": "image/heic", b"heim": "image/heic", b"heis": "image/heic",
+    b"hevc": "image/heic", b"hevx": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif",
+    b"avif": "image/avif", b"avis": "image/avif",
+}  # fmt: skip
+
+
+class ImageInfo(msgspec.Struct, frozen=True):
+    """Facts from the header; pixels as stored, before any EXIF rotation.
+
+    `whole` is False when the end of the file is missing, so that only decoding can tell.
+    """
+
+    mime: str
+    width: int
+    height: int
+    animated: bool = False
+    whole: bool = True
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+
+def mime_of(data: bytes) -> str:
+    """Return the MIME type that the first bytes show, "" when they show none we know."""
+    match data[:4]:
+        case b"\x89PNG":
+            return "image/png" if data[4:8] == b"\r\n\x1a\n" else ""
+        case b"GIF8":
+            return "image/gif" if data[4:6] in {b"7a", b"9a"} else ""
+        case b"RIFF":
+            return "image/webp" if data[8:12] == b"WEBP" else ""
+        case b"II*\0" | b"MM\0*" | b"II+\0" | b"MM\0+":
+            return "image/tiff"
+    if data[:3] == b"\xff\xd8\xff":
+        return "image/jpeg"
+    if data[:2] == b"BM" and data[6:10] == bytes(4):
+        return "image/bmp"
+    return _iso_mime(data) if data[4:8] == b"ftyp" else ""
+
+
+def info(data: bytes | ImagePart) -> ImageInfo | None:
+    """Return format and pixel size from the header alone.
+
+    None for a URL, for bytes that are no known image, and for a header that does not add up.
+    """
+    match data:
+        case ImagePart(data=content):
+            return info(content) if content else None
+        case _:
+            mime = mime_of(data)
+    reader = _READERS.get(mime)
+    if reader is None:
+        return None
+    try:
+        found = reader(data)
+    except (ShortError, IndexError, ValueError):
+        return None
+    return found if found is not None and found.width > 0 < found.height else None
+
+
+def _jpeg(data: bytes) -> ImageInfo | None:
+    position, size = 2, (0, 0)
+    for _ in range(_STEPS):
+        while data[position + 1] == 0xFF:
+            position += 1
+        marker = data[position + 1]
+        if data[position] != 0xFF:
+            return None
+        (length,) = unpack_from(">H", data, position + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            height, width = unpack_from(">HH", data, position + 5)
+            size = (width, height)
+        if marker == 0xDA:
+            start = max(position, len(data) - _TAIL)
+            # Entropy-coded data never holds FF D9, so after the scan header it is the end.
+            return ImageInfo("image/jpeg", *size, whole=data.rfind(b"\xff\xd9", start) >= 0)
+        position += 2 + length
+    return None
+
+
+def _png(data: bytes) -> ImageInfo | None:
+    if data[12:16] != b"IHDR":
+        return None
+    width, height = unpack_from(">II", data, 16)
+    whole = data.rfind(b"IEND\xaeB`\x82", max(0, len(data) - _TAIL)) >= 0
+    return ImageInfo("image/png", width, height, _png_animated(data), whole)
+
+
+def _png_animated(data: bytes) -> bool:
+    position = 8
+    for _ in range(_STEPS):
+        (length,) = unpack_from(">I", data, position)
+        match data[position + 4 : position + 8]:
+            case b"acTL":
+                return True
+            case b"IDAT" | b"IEND":
+                return False
+        position += 12 + length
+    return False
+
+
+def _gif(data: bytes) -> ImageInfo | None:
+    width, height, flags = unpack_from("<HHB", data, 6)
+    try:
+        frames, whole = _gif_frames(data, 13 + _gif_table(flags))
+    except IndexError:
+        frames, whole = 1, False
+    return ImageInfo("image/gif", width, height, frames > 1, whole)
+
+
+def _gif_table(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_frames(data: bytes, position: int) -> tuple[int, bool]:
+    """Count frames, to two at most, and say whether the trailer was reached."""
+    frames = 0
+    for _ in range(_STEPS):
+        match data[position]:
+            case 0x2C:
+                frames += 1
+                if frames == 2:
+                    return 2, True
+                position = _gif_blocks(data, position + 11 + _gif_table(data[position + 9]))
+            case 0x21:
+                position = _gif_blocks(data, position + 2)
+            case kind:
+                return max(frames, 1), kind == 0x3B
+    return max(frames, 1), False
+
+
+def _gif_blocks(data: bytes, position: int) -> int:
+    """Skip a chain of sub-blocks; runs of full ones, the bulk of a large file, in one step."""
+    window = 16
+    for _ in range(_STEPS):
+        size = data[position]
+        if size == 0:
+            return position + 1
+        if size < 255:
+            position += size + 1
+            continue
+        run = data[position : position + window * 256 : 256]
+        full = len(run) - len(run.lstrip(b"\xff"))
+        position += full * 256
+        window = window * 2 if full == window else 16
+    raise IndexError(position)
+
+
+def _webp(data: bytes) -> ImageInfo | None:
+    (size,) = unpack_from("<I", data, 4)
+    whole = len(data) >= size + 8
+    match data[12:16]:
+        case b"VP8X":
+            wide = unpack_from("<I", data, 24)[0] & 0xFFFFFF
+            high = unpack_from("<I", data, 26)[0] >> 8
+            return ImageInfo("image/webp", wide + 1, high + 1, bool(data[20] & 2), whole)
+        case b"VP8L" if data[20] == 0x2F:
+            (bits,) = unpack_from("<I", data, 21)
+            return ImageInfo(
+                "image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, whole=whole
+            )
+        case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
+            width, height = unpack_from("<HH", data, 26)
+            return ImageInfo("image/webp", width & 0x3FFF, height & 0x3FFF, whole=whole)
+    return None
+
+
+def _bmp(data: bytes) -> ImageInfo | None:
+    size, header = unpack_from("<I8xI", data, 2)
+    width, height = unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return ImageInfo("image/bmp", width, abs(height), whole=len(data) >= size)
+
+
+def _iso_mime(data: bytes) -> str:
+    """Return the type of the first brand we know, the major one first."""
+    size = int.from_bytes(data[:4], "big")
+    for position in (8, *range(16, min(size, 256), 4)):
+        if mime := _BRANDS.get(data[position : position + 4]):
+            return mime
+    return ""
+
+
+def _iso(data: bytes) -> ImageInfo | None:
+    """Return the largest spatial extent: a grid's own, not that of its tiles."""
+    sizes = [(0, 0)]
+    _iso_boxes(data, 0, len(data), sizes)
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    return ImageInfo(_iso_mime(data), width, height)
+
+
+def _iso_boxes(data: bytes, position: int, end: int, sizes: list[tuple[int, int]]) -> None:
+    for _ in range(256):
+        if position + 8 > end:
+            return
+        size, kind = unpack_from(">I4s", data, position)
+        match kind:
+            case b"meta":
+                _iso_boxes(data, position + 12, position + size, sizes)
+            case b"iprp" | b"ipco":
+                _iso_boxes(data, position + 8, position + size, sizes)
+            case b"ispe":
+                sizes.append(unpack_from(">II", data, position + 12))
+        if size < 8:
+            return
+        position += size
+
+
+_READERS: dict[str, Callable[[bytes], ImageInfo | None]] = {
+    "image/jpeg": _jpeg,
+    "image/png": _png,
+    "image/gif": _gif,
+    "image/webp": _webp,
+    "image/bmp": _bmp,
+    "image/heic": _iso,
+    "image/heif": _iso,
+    "image/avif": _iso,
+}
