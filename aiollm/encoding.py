@@ -6,7 +6,16 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from aiollm.types import Message, ProviderData, Request, TextPart
+from aiollm.provider import Provider
+from aiollm.types import ImagePart, Message, ProviderData, Request, TextPart
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+_HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif"}
 
 
 class Warnings:
@@ -69,6 +78,30 @@ def only_text(message: Message) -> str | None:
     return None
 
 
+def image_mime(part: ImagePart) -> str:
+    """Return the MIME type that the bytes tell, else the declared one, else "".
+
+    Providers refuse an image whose declared type is not its true one.
+    """
+    data = part.data
+    for magic, mime in _MAGIC:
+        if data.startswith(magic):
+            return mime
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data[4:8] == b"ftyp":
+        return _HEIF_BRANDS.get(data[8:12], part.mime)
+    return part.mime
+
+
 def new_call_id() -> str:
     """Return an id for a tool call that came without one."""
     return f"call_{secrets.token_hex(8)}"
+
+
+def bearer_headers(provider: Provider) -> dict[str, str]:
+    """Return the headers of a JSON request that carries the provider's token as Bearer."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if provider.token is not None:
+        headers["Authorization"] = f"Bearer {provider.token.reveal()}"
+    return headers | provider.headers

@@ -16,6 +16,7 @@ LLMError                          .target
 |  +- OverloadedError             503/529                                              moves on, harms
 |  +- ServerError                 5xx                                                  moves on, harms
 |  +- ModelNotFoundError          404                                                  moves on, harms long
+|  +- GenerationError             the model's output came to nothing                   moves on
 |  +- InvalidRequestError         400/422                                              stays
 |     +- ContextLengthError                                                            moves on
 |     +- RequestTooLargeError    413                                                   moves on
@@ -28,7 +29,7 @@ LLMError                          .target
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -46,6 +47,7 @@ __all__ = [
     "ContextLengthError",
     "DeadlineError",
     "FailoverError",
+    "GenerationError",
     "InvalidRequestError",
     "LLMError",
     "ModelNotFoundError",
@@ -69,7 +71,7 @@ __all__ = [
 MAX_BODY = 64 * 1024
 """Bytes of an error body that are kept (design: an error body is read up to 64 KiB)."""
 
-Deadline = Literal["connect", "first_output", "idle", "stall", "total"]
+Deadline: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
 
 
 class ConfigError(LLMError, ValueError):
@@ -192,6 +194,12 @@ class ModelNotFoundError(ProviderError):
     """The target has no such model or route."""
 
     harms = "long"
+
+
+class GenerationError(ProviderError):
+    """The model's output came to nothing, as a malformed call does; another try may do better."""
+
+    harms = "no"
 
 
 class InvalidRequestError(ProviderError):
