@@ -206,6 +206,10 @@ class Reply(Protocol):
     def headers(self) -> Mapping[str, str]:
         """Header names in lower case."""
 
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case, "" where the server names none."""
+
     async def read(self) -> bytes:
         """Return what has arrived, b"" at the end of the body. Raises: TransportError."""
 
@@ -246,6 +250,8 @@ class Provider(msgspec.Struct, frozen=True):
     adapter: Adapter | None = None
     facts: dict[str, Any] = {}
     """Capabilities that override the rows for all models of this provider."""
+    rows: str = ""
+    """The family of its capability rows where that is not the codec's."""
 
     @property
     def host(self) -> str:
@@ -266,6 +272,6 @@ class Provider(msgspec.Struct, frozen=True):
         }
         given = {name: value for name, value in limits.items() if value is not None}
         host = self.host.rpartition(":")[0] or self.host
-        return lookup(self.codec.family, host, model, **(self.facts | given))
+        return lookup(self.rows or self.codec.family, host, model, **(self.facts | given))
 
 

@@ -1,0 +1,324 @@
+"""Ollama's native API: /api/chat as lines of JSON; foreman and Ollama's cloud speak it, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm.encoding import (
+    Warnings,
+    bearer_headers,
+    merge,
+    new_call_id,
+)
+from aiollm.errors import (
+    InvalidRequestError,
+    LLMError,
+    OverloadedError,
+    ProtocolError,
+    QuotaError,
+    StreamInterrupted,
+    UnsupportedError,
+    UnsupportedFeatureError,
+)
+from aiollm.framing import NDJSON
+from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.providers.ollama_messages import FAMILY, messages
+from aiollm.replies import Rule, build, error_from, fault_of
+from aiollm.schema import json_schema
+from aiollm.tolerant import SurrogateJoiner, decode, decode_leniently, mend
+from aiollm.types import (
+    Certainty,
+    Effort,
+    Finish,
+    FinishReason,
+    Item,
+    ReasoningDelta,
+    Request,
+    Target,
+    TextDelta,
+    Tool,
+    ToolCallDelta,
+    Usage,
+)
+
+MAX_CALLS = 4096
+"""Tool calls in one answer at most (design: bounds)."""
+
+RULES = (
+    Rule(UnsupportedFeatureError, texts=("does not support",)),
+    Rule(UnsupportedFeatureError, texts=("missing data required for image input",)),
+    Rule(InvalidRequestError, status=500, texts=("must be of type",)),
+    Rule(OverloadedError, texts=("server busy",), retry_after=2.0),
+    Rule(OverloadedError, texts=("requires more system memory",), retry_after=60.0),
+    Rule(QuotaError, status=429, texts=("usage limit",)),
+)
+"""Ollama's errors are bare texts; it names no delay, so two rows bring their own (seconds)."""
+
+_THINK: dict[Effort, bool | str] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "max",
+}
+
+_REASONS: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
+"""Ollama's words for an end; `load` and `unload` answer requests without messages."""
+
+
+class OllamaCodec:
+    """Chat over Ollama's native API; the token, if any, goes as Bearer."""
+
+    family = FAMILY
+
+    def framing(self) -> NDJSON:
+        """Return a new framer for one reply."""
+        return NDJSON()
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        warnings = Warnings()
+        body: dict[str, Any] = {
+            "model": target.model,
+            "messages": messages(request, warnings),
+            "stream": True,
+        }
+        if tools := _tools(request, warnings):
+            body["tools"] = tools
+        if request.output is not None:
+            body["format"] = json_schema(request.output)
+        if options := _options(request):
+            body["options"] = options
+        if request.reasoning is not None:
+            body["think"] = _think(request.reasoning, warnings)
+        return HttpRequest(
+            f"{provider.base_url}/api/chat",
+            bearer_headers(provider),
+            json_body(merge(body, request.extra)),
+            warnings=tuple(warnings),
+        )
+
+    def decoder(self) -> OllamaDecoder:
+        """Return a new decoder for one reply."""
+        return OllamaDecoder()
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+        return error_from(reply, RULES)
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the models."""
+        return HttpRequest(
+            f"{provider.base_url}/api/tags", bearer_headers(provider), method="GET"
+        )
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`. Raises: ProtocolError."""
+        return tuple(model.name for model in decode(reply.body, _TAGS).models if model.name)
+
+
+def _tools(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
+    if request.tool_choice == "none":
+        return []
+    if request.tool_choice not in (None, "auto"):
+        raise UnsupportedError(
+            f"Ollama cannot force a tool call (tool_choice={request.tool_choice!r}): use 'auto'"
+        )
+    if request.tools and request.parallel_tool_calls is False:
+        warnings.add("Ollama cannot forbid parallel tool calls: parallel_tool_calls is dropped")
+    return [_tool(tool, warnings) for tool in request.tools]
+
+
+def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
+    if tool.strict:
+        warnings.add("Ollama does not hold tool calls to their schema: strict is dropped")
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+    }
+    return {"type": "function", "function": function}
+
+
+def _options(request: Request) -> dict[str, Any]:
+    options = {
+        "num_predict": request.max_output_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _think(reasoning: Effort | int, warnings: Warnings) -> bool | str:
+    if isinstance(reasoning, int):
+        if reasoning > 0:
+            warnings.add("Ollama takes no thinking budget: thinking is switched on without one")
+        return reasoning > 0
+    think = _THINK[reasoning]
+    if think not in (False, reasoning):
+        warnings.add(f"Ollama has no reasoning effort {reasoning!r}: {think!r} is sent")
+    return think
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Line(msgspec.Struct, gc=False):
+    message: _Message | None = None
+    done: bool | None = None
+    done_reason: str | None = None
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    error: Any = None
+    status_code: int | None = None
+
+
+class _Model(msgspec.Struct):
+    name: str = ""
+
+
+class _Tags(msgspec.Struct):
+    models: list[_Model] = []
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_TAGS = msgspec.json.Decoder(_Tags)
+
+
+class OllamaDecoder:
+    """Lines of one reply to items; the line with `done` is the end."""
+
+    __slots__ = ("_calls", "_joiner", "finished")
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._calls = 0
+        self._joiner: SurrogateJoiner | None = None
+
+    def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        """Decode lines. Raises: ProviderError for an error line, ProtocolError."""
+        for frame in frames:
+            if self.finished:
+                return
+            try:
+                line = _LINE.decode(frame)
+            except (ValueError, RecursionError):
+                line = decode_leniently(frame, _Line)
+                self._joiner = self._joiner or SurrogateJoiner()
+            message = line.message
+            if (
+                message is not None
+                and message.content
+                and not (message.thinking or message.tool_calls or line.done or line.error)
+                and self._joiner is None
+            ):
+                out.append(TextDelta(message.content))
+            else:
+                self._line(line, frame, out)
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole. Raises: LLMError."""
+        try:
+            self.feed((body,), out)
+        except ProtocolError:
+            # Lines under the wrong content type.
+            self.feed([line for line in body.split(b"\n") if line.strip()], out)
+        self.close(out)
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply. Raises: StreamInterrupted unless its last line was seen."""
+        if not self.finished:
+            self._flush(out)
+            raise StreamInterrupted("the stream ended without its last line (done: true)")
+
+    def _line(self, line: _Line, frame: bytes, out: list[Item]) -> None:
+        if line.error:
+            fault = fault_of({"error": line.error})
+            raise build(fault, RULES, status=line.status_code or 0, body=frame)
+        if line.message is not None:
+            self._message(line.message, out)
+        if line.done:
+            self._end(line, out)
+
+    def _message(self, message: _Message, out: list[Item]) -> None:
+        if thinking := self._joined("thinking", message.thinking):
+            out.append(ReasoningDelta(thinking))
+        if text := self._joined("content", message.content):
+            out.append(TextDelta(text))
+        out += [self._call(call) for call in message.tool_calls or ()]
+
+    def _joined(self, field: str, text: str | None) -> str:
+        if not text or self._joiner is None:
+            return text or ""
+        return self._joiner.feed(field, text)
+
+    def _call(self, call: _Call) -> ToolCallDelta:
+        if self._calls >= MAX_CALLS:
+            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        function = call.function or _Function()
+        index = self._calls
+        self._calls += 1
+        return ToolCallDelta(
+            index,
+            mend(call.id or new_call_id()),
+            mend(function.name or ""),
+            _arguments(function.arguments),
+        )
+
+    def _end(self, line: _Line, out: list[Item]) -> None:
+        self._flush(out)
+        raw = line.done_reason or ""
+        reason = _REASONS.get(raw, "other")
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        self.finished = True
+        out.append(Finish(reason, raw, _usage(line)))
+
+    def _flush(self, out: list[Item]) -> None:
+        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        if self._joiner is None:
+            return
+        if thinking := self._joiner.flush("thinking"):
+            out.append(ReasoningDelta(thinking))
+        if text := self._joiner.flush("content"):
+            out.append(TextDelta(text))
+
+
+def _arguments(value: Any) -> str:
+    """Return the arguments as JSON text; some hosted models send text already."""
+    match value:
+        case None:
+            return "{}"
+        case str():
+            return mend(value) or "{}"
+        case _:
+            return bytes(json_body(value)).decode()
+
+
+def _usage(line: _Line) -> Usage:
+    counts = (line.prompt_eval_count, line.eval_count)
+    if counts == (None, None):
+        return Usage()
+    # A zero count is left out of the line, and older servers leave out a cached prompt's.
+    certainty: Certainty = "partial" if None in counts else "exact"
+    return Usage(counts[0] or 0, counts[1] or 0, certainty=certainty)

@@ -1,0 +1,90 @@
+"""URL rules: what each wire adds to a base path, and how the vendors' base-URL variables read.
+
+People paste bases with and without the version, with a trailing slash, or a whole endpoint;
+every rule takes the path of what they gave and returns the path of the base.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from aiollm.dsn import Dsn, parse_dsn
+from aiollm.errors import ConfigError
+
+OLLAMA_PORT = 11434
+
+_OPENAI_ENDPOINT = re.compile(r"/(chat/completions|responses|images/(generations|edits)|models)$")
+_ANTHROPIC_ENDPOINT = re.compile(r"/(messages(/count_tokens)?|models)$")
+_GOOGLE_ENDPOINT = re.compile(r"/models(/[^/]*)?$")
+_GOOGLE_VERSION = re.compile(r"/v\d+[a-z0-9]*$")
+_OLLAMA_ENDPOINT = re.compile(r"(/api(/\w+)?|/v1(/chat/completions)?)$")
+_LLAMA_SWAP_ENDPOINT = re.compile(r"/v1(/(chat/completions|models))?$")
+
+
+def openai_path(path: str) -> str:
+    """Give no path `/v1`; any other stays, less a pasted endpoint."""
+    path = path.rstrip("/")
+    return _OPENAI_ENDPOINT.sub("", path) if path else "/v1"
+
+
+def anthropic_path(path: str) -> str:
+    """Add `/v1` unless the path ends in it."""
+    path = _ANTHROPIC_ENDPOINT.sub("", path.rstrip("/"))
+    return path if path.endswith("/v1") else f"{path}/v1"
+
+
+def google_path(path: str) -> str:
+    """Add `/v1beta` unless the path ends in a version."""
+    path = _GOOGLE_ENDPOINT.sub("", path.rstrip("/"))
+    return path if _GOOGLE_VERSION.search(path) else f"{path}/v1beta"
+
+
+def ollama_path(path: str) -> str:
+    """Keep the path, less a pasted `/api/...` or `/v1`: the native API stands beside both."""
+    return _OLLAMA_ENDPOINT.sub("", path.rstrip("/"))
+
+
+def llama_swap_path(path: str) -> str:
+    """Keep the path, less a pasted `/v1`: management stands beside it."""
+    return _LLAMA_SWAP_ENDPOINT.sub("", path.rstrip("/"))
+
+
+def ollama_url(host: str) -> str:
+    """Read OLLAMA_HOST as Ollama's own programs do.
+
+    Without a scheme it is http and port 11434, with one the scheme's own port; an address to
+    listen on everywhere means this machine to a caller; bare `ollama.com` is the hosted service.
+    """
+    host = host.strip("\"'")
+    if host == "ollama.com":
+        return "https://ollama.com"
+    scheme, separator, rest = host.rpartition("://")
+    place, slash, path = rest.partition("/")
+    name, port = _split_port(place)
+    if name in ("", "0.0.0.0", "[::]"):  # noqa: S104  an address to call, not to listen on
+        name = "127.0.0.1"
+    if not port and not separator:
+        port = str(OLLAMA_PORT)
+    return f"{scheme or 'http'}://{name}{port and f':{port}'}{slash}{path}"
+
+
+def _split_port(place: str) -> tuple[str, str]:
+    if place.count(":") > 1 and not place.startswith("["):
+        return f"[{place}]", ""
+    name, colon, port = place.rpartition(":")
+    return (name, port) if colon and "]" not in port else (place, "")
+
+
+def parse_url(text: str, variable: str) -> Dsn:
+    """Parse a base URL given in `variable`. Raises: ConfigError that never holds the URL."""
+    kind = text.partition("://")[0].lower()
+    if kind not in ("http", "https"):
+        raise ConfigError(f"{variable}: expected a URL that begins with https:// or http://")
+    if "?" in text:
+        raise ConfigError(f"{variable}: a base URL takes no query")
+    dsn = parse_dsn(text, variable)
+    if dsn.token is not None:
+        raise ConfigError(f"{variable}: a base URL takes no credentials before the host")
+    return msgspec.structs.replace(dsn, secure=kind == "https")
