@@ -1,0 +1,126 @@
+"""Guards for every test: no leaked task, socket or process, no blocking call on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+GRACE = 1.0
+"""Seconds that what is already closing gets until it is gone."""
+
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blocking_calls_fail() -> Iterator[None]:
+    """A blocking call that aiollm makes on a running event loop raises BlockingError."""
+    with blockbuster_ctx("aiollm"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def guards(request: pytest.FixtureRequest) -> None:
+    """Let no test leave a process behind, and no async test a task or a socket."""
+    request.getfixturevalue("no_leaked_process")
+    if _is_async(request.node):
+        request.getfixturevalue("no_leaked_task")
+        request.getfixturevalue("no_leaked_socket")
+
+
+def _is_async(item: pytest.Item) -> bool:
+    test = getattr(item, "obj", None)
+    hypothesis = getattr(test, "hypothesis", None)
+    return inspect.iscoroutinefunction(hypothesis.inner_test if hypothesis else test)
+
+
+@pytest.fixture
+async def no_leaked_task() -> AsyncIterator[None]:
+    """Fail when the test leaves tasks running."""
+    yield
+    me = asyncio.current_task()
+    if tasks := await _lasting(lambda: asyncio.all_tasks() - {me}):
+        pytest.fail("leaked tasks:\n" + "\n".join(map(repr, tasks)))
+
+
+@pytest.fixture
+async def no_leaked_socket() -> AsyncIterator[None]:
+    """Fail when the test leaves sockets open."""
+    before = open_sockets()
+    yield
+    if sockets := await _lasting(lambda: open_sockets() - before):
+        pytest.fail(f"leaked sockets: {sockets}")
+
+
+@pytest.fixture
+def no_leaked_process() -> Iterator[None]:
+    """Fail when the test leaves child processes running."""
+    before = child_processes()
+    yield
+    end = time.monotonic() + GRACE
+    while (leaked := child_processes() - before) and time.monotonic() < end:
+        time.sleep(0.01)
+    if leaked:
+        pytest.fail("leaked processes: " + ", ".join(map(_command, leaked)))
+
+
+async def _lasting(find: Callable[[], set]) -> set:
+    """Return what `find` still finds after the grace period; an empty find waits for nothing."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + GRACE
+    while (found := find()) and loop.time() < end:
+        await asyncio.sleep(0.01)
+    return found
+
+
+def open_sockets() -> set[str]:
+    """Return the names of this process's open sockets; empty where /proc does not tell."""
+    found = set()
+    for entry in Path("/proc/self/fd").glob("*"):
+        try:
+            name = os.readlink(entry)
+        except OSError:
+            continue
+        if name.startswith("socket:"):
+            found.add(name)
+    return found
+
+
+def child_processes() -> set[int]:
+    """Return the ids of live children, without those that multiprocessing keeps on purpose."""
+    kept = {
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+        getattr(forkserver._forkserver, "_forkserver_pid", None),
+    }
+    found = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        try:
+            found.update(map(int, children.read_text().split()))
+        except OSError:
+            continue
+    return {pid for pid in found - kept if _alive(pid)}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") or str(pid)
+    except OSError:
+        return str(pid)

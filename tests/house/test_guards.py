@@ -1,0 +1,94 @@
+"""The guards of conftest.py catch what they are there for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LEAKS = {
+    "leaked tasks": """
+async def test_leak():
+    global task
+    task = asyncio.create_task(asyncio.Event().wait())
+""",
+    "leaked sockets": """
+async def test_leak():
+    global pair
+    pair = socket.socketpair()
+""",
+    "leaked processes": """
+def test_leak():
+    global child
+    child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+
+def teardown_module():
+    child.kill()
+    child.wait()
+""",
+    "Blocking call to time.sleep": """
+async def test_leak():
+    code = compile("import time; time.sleep(0)", os.path.join(aiollm.__path__[0], "made_up.py"), "exec")
+    exec(code)
+""",
+    "ResourceWarning": """
+def test_leak():
+    socket.socket()
+""",
+    "was never awaited": """
+def test_leak():
+    asyncio.sleep(0)
+""",
+}
+CLEAN = """
+async def test_clean():
+    reader, writer = await asyncio.open_connection(sock=socket.create_connection(LISTENER.getsockname()))
+    writer.close()
+    await writer.wait_closed()
+    await asyncio.create_task(asyncio.sleep(0))
+    subprocess.run(["true"], check=True)
+
+LISTENER = socket.create_server(("127.0.0.1", 0))
+
+def teardown_module():
+    LISTENER.close()
+"""
+IMPORTS = "import asyncio, os, socket, subprocess\nimport aiollm\n"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the report on all of them, run under the project's own settings and conftest."""
+    folder = tmp_path_factory.mktemp("made_up")
+    (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    for number, test in enumerate([*LEAKS.values(), CLEAN]):
+        (folder / f"test_made_up_{number}.py").write_text(IMPORTS + test)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
+    settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)]
+    run = subprocess.run(
+        command + settings,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("complaint", LEAKS)
+def test_a_leak_fails_the_run(complaint: str, report: str) -> None:
+    assert complaint in report
+
+
+def test_every_leak_fails_once_and_a_clean_test_passes(report: str) -> None:
+    bad = [line for line in report.splitlines() if line.startswith(("ERROR ", "FAILED "))]
+    assert len(bad) == len(LEAKS), report
+    assert not any(f"test_made_up_{len(LEAKS)}" in line for line in bad)
