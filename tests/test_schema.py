@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -58,7 +59,10 @@ def test_a_type_is_inlined_so_that_no_reference_remains() -> None:
 def test_a_given_schema_is_inlined_and_not_changed() -> None:
     given = {
         "type": "object",
-        "properties": {"a": {"$ref": "#/$defs/A~1B", "description": "here"}, "$ref": {"type": "string"}},
+        "properties": {
+            "a": {"$ref": "#/$defs/A~1B", "description": "here"},
+            "$ref": {"type": "string"},
+        },
         "$defs": {"A/B": {"type": "integer", "description": "there"}},
     }
     before = msgspec.json.encode(given)
@@ -98,7 +102,7 @@ def test_a_reference_bomb_is_refused_at_once() -> None:
     names = [f"L{level}" for level in range(40)]
     definitions: dict[str, Any] = {
         name: {"anyOf": [{"$ref": f"#/$defs/{after}"}] * 2}
-        for name, after in zip(names, names[1:], strict=False)
+        for name, after in pairwise(names)
     }
     definitions[names[-1]] = {"type": "string"}
     with pytest.raises(ConfigError, match="more than 10000 subschemas"):

@@ -1,0 +1,349 @@
+"""The contract's cases: every recorded answer, its expectations, and the codec that reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiollm.dsn import Secret
+from aiollm.errors import LLMError
+from aiollm.provider import Codec, HttpReply, Provider
+from aiollm.types import (
+    Finish,
+    ImageChunk,
+    ImagePart,
+    Item,
+    Message,
+    Part,
+    PartChunk,
+    ProviderData,
+    ReasoningDelta,
+    ReasoningPart,
+    RefusalDelta,
+    RefusalPart,
+    Request,
+    Target,
+    TextDelta,
+    TextPart,
+    ToolCallDelta,
+    ToolCallPart,
+    ToolResultPart,
+    tool_results,
+    user,
+)
+
+HERE = Path(__file__).parent
+WIRE = HERE.parent / "fixtures"
+
+
+class Service(msgspec.Struct, frozen=True):
+    """Which codec reads a folder of fixtures, and where its provider would live."""
+
+    module: str
+    codec: str
+    base_url: str
+    model: str
+
+
+OPENAI = Service("openai", "ChatCodec", "https://api.openai.com/v1", "gpt-5.4-mini")
+ANTHROPIC = Service(
+    "anthropic", "AnthropicCodec", "https://api.anthropic.com/v1", "claude-sonnet-5-5"
+)
+GOOGLE = Service(
+    "google", "GoogleCodec", "https://generativelanguage.googleapis.com/v1", "gemini-3.8-flash"
+)
+OLLAMA = Service("ollama", "OllamaCodec", "http://127.0.0.1:11434", "qwen3:8b")
+LLAMA_SWAP = Service("llama_swap", "LlamaSwapCodec", "http://127.0.0.1:8080/v1", "qwen")
+LLAMA_CPP = Service("openai", "ChatCodec", "http://127.0.0.1:9931/v1", "qwen")
+
+SERVICES = {
+    "openai_chat": OPENAI,
+    "openai_errors": OPENAI,
+    "openai_responses": Service(
+        "openai_responses", "ResponsesCodec", "https://api.openai.com/v1", "gpt-6-sol"
+    ),
+    "anthropic": ANTHROPIC,
+    "anthropic_errors": ANTHROPIC,
+    "gemini": GOOGLE,
+    "gemini_errors": GOOGLE,
+    "ollama": OLLAMA,
+    "ollama_errors": OLLAMA,
+    "llamaswap": LLAMA_SWAP,
+    "llamaswap_errors": LLAMA_SWAP,
+    "llamacpp": LLAMA_CPP,
+    "llamacpp_errors": LLAMA_CPP,
+}
+
+ELSEWHERE = {
+    "openai_images/generate.json": "an image, not a chat",
+    "openai_images/stream_partial.sse": "an image, not a chat",
+    "llamaswap/events.sse": "management",
+    "llamaswap/running.json": "management",
+    "ollama/show.json": "management",
+    "ollama/ps.json": "management",
+}
+"""Fixtures that no codec reads as a chat; their own tests do."""
+
+
+@cache
+def codec_of(service: Service) -> Codec:
+    """Return the codec, skipping the test while its module does not exist."""
+    module = pytest.importorskip(f"aiollm.providers.{service.module}")
+    return getattr(module, service.codec)()  # type: ignore[no-any-return]
+
+
+class Reply(msgspec.Struct):
+    """What a decoder made of an answer: its items in order and how it ended."""
+
+    items: list[Item]
+    error: LLMError | None = None
+
+    @property
+    def comparable(self) -> str:
+        """The items with the ids that are made up at random masked."""
+        return re.sub(r"call_[0-9a-f]{16}", "call_random", repr(self.items))
+
+    @property
+    def message(self) -> Message:
+        """The items added up, as the next request would replay them."""
+        return Message("assistant", tuple(_fold(self.items)))
+
+    def parts(self, kind: type[Any]) -> list[Any]:
+        return [part for part in self.message.parts if isinstance(part, kind)]
+
+    @property
+    def text(self) -> str:
+        return self.message.text
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(part.text for part in self.parts(ReasoningPart))
+
+    @property
+    def refusal(self) -> str:
+        return "".join(part.text for part in self.parts(RefusalPart))
+
+    @property
+    def calls(self) -> list[tuple[str, str, Any]]:
+        return [(call.id, call.name, call.parsed()) for call in self.parts(ToolCallPart)]
+
+    @property
+    def finish(self) -> Finish | None:
+        return next((item for item in self.items if isinstance(item, Finish)), None)
+
+    @property
+    def essence(self) -> tuple[Any, ...]:
+        """What an answer says, usage aside."""
+        ids = re.compile(r"call_[0-9a-f]{16}")
+        calls = [(ids.sub("", id_), name, value) for id_, name, value in self.calls]
+        reason = self.finish.reason if self.finish else None
+        return (self.text, self.reasoning, self.refusal, calls, reason)
+
+
+class _Draft(msgspec.Struct):
+    """A part that is still growing."""
+
+    kind: str
+    text: str = ""
+    id: str = ""
+    name: str = ""
+    data: ProviderData | None = None
+    whole: Part | None = None
+
+    def part(self) -> Part:
+        match self.kind:
+            case "text":
+                return TextPart(self.text, provider_data=self.data)
+            case "reasoning":
+                return ReasoningPart(self.text, self.data)
+            case "refusal":
+                return RefusalPart(self.text)
+            case "call":
+                return ToolCallPart(
+                    self.id, self.name, self.text or "{}", provider_data=self.data
+                )
+            case _:
+                assert self.whole is not None
+                return self.whole
+
+
+class _Folder:
+    """Adds items up by the rules of the contract."""
+
+    def __init__(self) -> None:
+        self.drafts: list[_Draft] = []
+        self.calls: dict[int, _Draft] = {}
+
+    def grow(self, kind: str, text: str) -> None:
+        last = self.drafts[-1] if self.drafts else None
+        if last is None or last.kind != kind or last.data is not None:
+            last = self.new(_Draft(kind))
+        last.text += text
+
+    def new(self, draft: _Draft) -> _Draft:
+        self.drafts.append(draft)
+        return draft
+
+    def seal(self, data: ProviderData) -> None:
+        for draft in reversed(self.drafts):
+            if draft.kind == "reasoning" and draft.data is None:
+                draft.data = data
+                return
+        self.new(_Draft("reasoning", data=data))
+
+    def call(self, delta: ToolCallDelta) -> None:
+        draft = self.calls.get(delta.index)
+        if draft is None:
+            draft = self.calls[delta.index] = self.new(_Draft("call"))
+        draft.id = draft.id or delta.id
+        draft.name = draft.name or delta.name
+        draft.text += delta.arguments
+        draft.data = draft.data or delta.provider_data
+
+    def add(self, item: Item) -> None:
+        match item:
+            case TextDelta(provider_data=ProviderData() as data):
+                self.new(_Draft("text", item.text, data=data))
+            case TextDelta(text=text) if text:
+                self.grow("text", text)
+            case ReasoningDelta(reasoning=text, provider_data=data):
+                if text:
+                    self.grow("reasoning", text)
+                if data is not None:
+                    self.seal(data)
+            case RefusalDelta(refusal=text) if text:
+                self.grow("refusal", text)
+            case ToolCallDelta():
+                self.call(item)
+            case ImageChunk(image=ImagePart() as whole) | PartChunk(part=whole):
+                kind = "reasoning" if isinstance(whole, ReasoningPart) else "whole"
+                data = getattr(whole, "provider_data", None)
+                text = whole.text if isinstance(whole, ReasoningPart) else ""
+                self.new(_Draft(kind, text, data=data, whole=whole))
+
+
+def _fold(items: Iterable[Item]) -> list[Part]:
+    folder = _Folder()
+    for item in items:
+        folder.add(item)
+    return [draft.part() for draft in folder.drafts]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One recorded answer and what it must give."""
+
+    path: str
+    record: dict[str, Any]
+    expected: dict[str, Any]
+    service: Service
+
+    @property
+    def body(self) -> bytes:
+        return (WIRE / self.path).read_bytes()
+
+    @property
+    def codec(self) -> Codec:
+        return codec_of(self.service)
+
+    @property
+    def provider(self) -> Provider:
+        return Provider(
+            self.service.module, "x", self.service.base_url, self.codec, token=Secret("sk-test")
+        )
+
+    @property
+    def target(self) -> Target:
+        return Target(self.service.module, self.service.model)
+
+    def target_of(self, recorded: dict[str, Any]) -> Target:
+        """Return the target of a recorded request, whose model stands in its body or its path."""
+        model = recorded["body"].get("model", self.service.model)
+        return Target(self.service.module, model)
+
+    def reply(self, body: bytes | None = None) -> HttpReply:
+        headers = {"content-type": self.record["content_type"]} | self.record["headers"]
+        return HttpReply(
+            self.record["status"], headers, self.body if body is None else body, "https://x/"
+        )
+
+    def read(self, pieces: Iterable[bytes]) -> Reply:
+        """Decode the pieces as the engine does, to the end or to the first error."""
+        framer, decoder = self.codec.framing(), self.codec.decoder()
+        reply = Reply([])
+        try:
+            for piece in pieces:
+                if not decoder.finished:
+                    decoder.feed(framer.feed(piece), reply.items)
+            if not decoder.finished:
+                decoder.feed(framer.close(), reply.items)
+            if not decoder.finished:
+                decoder.close(reply.items)
+        except LLMError as error:
+            reply.error = error
+        return reply
+
+    def replayed(self, message: Message) -> Any:
+        """Return the wire body of a conversation in which `message` was the second turn."""
+        calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
+        answers = [ToolResultPart(call.id, ("ok",), call.name) for call in calls]  # type: ignore[arg-type]
+        last = tool_results(*answers) if answers else user("go on")
+        request = Request((user("start"), message, last))
+        http = self.codec.encode(self.provider, self.target, request)
+        return json.loads(bytes(http.body)) if http.body else None
+
+
+@cache
+def cases() -> tuple[Case, ...]:
+    index = json.loads((WIRE / "index.json").read_text())
+    expected = tomllib.loads((HERE / "expected.toml").read_text())
+    return tuple(
+        Case(
+            record["path"],
+            record,
+            expected[record["path"]],
+            SERVICES[record["path"].partition("/")[0]],
+        )
+        for record in index
+        if record["path"] not in ELSEWHERE
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for `stream`, `failure` or `listing` every case of that kind."""
+    kinds = {
+        "stream": ("stream", "stream_error"),
+        "failure": ("http_error",),
+        "listing": ("json",),
+    }
+    for name, wanted in kinds.items():
+        if name in metafunc.fixturenames:
+            found = [case for case in cases() if case.record["kind"] in wanted]
+            metafunc.parametrize(name, found, ids=[case.path for case in found])
+
+
+@pytest.fixture(autouse=True)
+def _codec_exists(request: pytest.FixtureRequest) -> None:
+    """Skip before the test body: a skip inside a property would count as an example."""
+    for name in ("stream", "failure", "listing"):
+        if name in request.fixturenames:
+            assert request.getfixturevalue(name).codec
+
+
+@pytest.fixture
+def service_case() -> Callable[[str], Case]:
+    """Return a way to get any case of a folder, skipping while its codec does not exist."""
+
+    def find(folder: str) -> Case:
+        case = next(case for case in cases() if case.path.startswith(f"{folder}/"))
+        assert case.codec
+        return case
+
+    return find
