@@ -84,7 +84,8 @@ class NDJSON:
     def close(self) -> list[bytes]:
         """Return the last line if it lacks only its newline; half a line is no frame."""
         rest = self._lines.rest().strip()
-        return [rest] if rest.endswith(b"}") else []
+        whole = rest.endswith(b"}") and _RawJSON().add(rest) is not None
+        return [rest] if whole else []
 
 
 class _EventStream(Generic[F]):

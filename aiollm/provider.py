@@ -131,6 +131,10 @@ class HttpRequest(msgspec.Struct, frozen=True):
     method: str = "POST"
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        # The values of the headers hold the key.
+        return f"HttpRequest({self.method} {self.url}, headers={sorted(self.headers)})"
+
 
 class HttpReply(msgspec.Struct, frozen=True):
     """A whole reply that is not a stream; header names are in lower case."""

@@ -63,7 +63,7 @@ _THINK: dict[Effort, bool | str] = {
     "low": "low",
     "medium": "medium",
     "high": "high",
-    "xhigh": "high",
+    "xhigh": "max",
     "max": "max",
 }
 
