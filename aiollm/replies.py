@@ -14,12 +14,15 @@ from typing import Any
 
 import msgspec
 
+from aiollm.dsn import Secret
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
     InvalidRequestError,
+    LLMError,
     ModelNotFoundError,
     OverloadedError,
+    ProtocolError,
     ProviderError,
     QuotaError,
     RateLimitError,
@@ -258,3 +261,24 @@ def duration(text: str) -> float | None:
     if not found or "".join(number + unit for number, unit in found) != text:
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in found)
+
+
+def redacted(error: LLMError, secret: Secret | None) -> LLMError:
+    """Take `secret` out of an error's texts and body, in place, and return the error."""
+    if secret is None:
+        return error
+    error.args = tuple(
+        secret.redact(each) if isinstance(each, str) else each for each in error.args
+    )
+    match error:
+        case ProviderError():
+            error.code = secret.redact(error.code)
+            error.request_id = secret.redact(error.request_id)
+            error.body = secret.redact(error.body.decode("utf-8", "surrogateescape")).encode(
+                "utf-8", "surrogateescape"
+            )
+        case ProtocolError():
+            error.frame = secret.redact(error.frame.decode("utf-8", "surrogateescape")).encode(
+                "utf-8", "surrogateescape"
+            )
+    return error

@@ -1,0 +1,290 @@
+"""Health: a pure state machine of circuit breakers per target and per host.
+
+No IO, no tasks; clock and random source are injected. Outcomes are booked synchronously through
+the `Permit` that every attempt holds. A breaker is closed (healthy), open (cooling) or, once its
+cooldown is over, half-open: it then lets exactly one probe through.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from aiollm.errors import ConnectError, DeadlineError, LLMError, ProviderError, classify
+from aiollm.types import Target
+
+MAX_COOLDOWN = 300.0
+"""Seconds a cooldown lasts at most (design: failover and health)."""
+
+MISCONFIGURED = 300.0
+"""Seconds a target is set aside after 401, 402, 403 or 404 (design)."""
+
+MAX_RETRY_AFTER = 3600.0
+"""Seconds of a provider's own wait that are honoured (design)."""
+
+MAX_TARGETS = 4096
+"""Breakers remembered; beyond it the one used longest ago is forgotten."""
+
+LATENCIES = 64
+"""First-output latencies remembered per target."""
+
+MIN_LATENCIES = 20
+"""Latencies below which their 95th percentile is not trusted (design: race)."""
+
+State: TypeAlias = Literal["healthy", "cooling", "probing"]
+
+
+class TargetHealth(msgspec.Struct, frozen=True):
+    """A snapshot: `failures` in a row, `reopens_in` seconds until a probe (0 = at once).
+
+    `succeeded` and `failed` count genuine outcomes; `first_output` is the median latency and
+    `first_output_p95` its 95th percentile in seconds, None while too little is known.
+    """
+
+    target: Target
+    state: State = "healthy"
+    failures: int = 0
+    reopens_in: float = 0.0
+    succeeded: int = 0
+    failed: int = 0
+    first_output: float | None = None
+    first_output_p95: float | None = None
+    last_error: str = ""
+
+
+class _Breaker:
+    __slots__ = (
+        "failed",
+        "failures",
+        "generation",
+        "last_error",
+        "latencies",
+        "openings",
+        "probe",
+        "succeeded",
+        "until",
+    )
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.openings = 0
+        self.until = 0.0
+        self.probe: Permit | None = None
+        self.succeeded = 0
+        self.failed = 0
+        self.last_error = ""
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+
+        self.generation = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.openings > 0
+
+    def close(self) -> None:
+        self.failures = 0
+        self.openings = 0
+        self.until = 0.0
+        self.last_error = ""
+
+
+class Permit:
+    """The right to one attempt; exactly one of its verdicts counts, later ones do nothing."""
+
+    __slots__ = ("_breaker", "_generations", "_health", "_host", "_settled", "started")
+
+    def __init__(self, health: Health, breaker: _Breaker, host: _Breaker) -> None:
+        self._health = health
+        self._breaker = breaker
+        self._host = host
+        self._generations = (breaker.generation, host.generation)
+        self._settled = False
+        self.started = health.clock()
+        for each in (breaker, host):
+            if each.is_open and each.probe is None:
+                each.probe = self
+
+    def first_output(self) -> None:
+        """Note the latency of the first output."""
+        self._breaker.latencies.append(self._health.clock() - self.started)
+
+    def success(self) -> bool:
+        """Book a success; return whether it closed the target's breaker."""
+        if not self._settle():
+            return False
+        self._breaker.succeeded += 1
+        closed = self._recover(self._breaker)
+        self._recover(self._host)
+        return closed
+
+    def failure(self, error: BaseException) -> bool:
+        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
+        if not self._settle():
+            return False
+        verdict = classify(error)
+        if verdict.harms == "no":
+            return False
+        self._breaker.failed += 1
+        if _is_connection_failure(error):
+            self._open(self._host, error)
+        else:
+            self._recover(self._host)
+        return self._open(self._breaker, error)
+
+    def abandoned(self) -> None:
+        """Give the permit back without a verdict: the caller or a race ended the attempt."""
+        self._settle()
+
+    def _settle(self) -> bool:
+        if self._settled:
+            return False
+        self._settled = True
+        for each in (self._breaker, self._host):
+            if each.probe is self:
+                each.probe = None
+        return True
+
+    def _is_current(self, breaker: _Breaker) -> bool:
+        """Say whether the attempt began after the breaker's latest opening."""
+        known = self._generations[0 if breaker is self._breaker else 1]
+        return known == breaker.generation
+
+    def _recover(self, breaker: _Breaker) -> bool:
+        # An answer to an attempt older than the opening says nothing of the time after it.
+        was_open = breaker.is_open
+        if self._is_current(breaker):
+            breaker.close()
+        return was_open and not breaker.is_open
+
+    def _open(self, breaker: _Breaker, error: BaseException) -> bool:
+        health = self._health
+        now = health.clock()
+        breaker.failures += 1
+        breaker.last_error = type(error).__name__
+        wait = _wait(error)
+        if not health.base and not wait:
+            return False
+        # Attempts that ran beside the one that opened it tell of the same outage.
+        opens = self._is_current(breaker)
+        if opens:
+            breaker.openings += 1
+            breaker.generation += 1
+            wait = max(wait, health.cooldown(breaker.openings), now - self.started)
+        breaker.until = max(breaker.until, now + wait)
+        return opens
+
+
+class Health:
+    """All breakers of a registry."""
+
+    def __init__(
+        self,
+        *,
+        base: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """`base` is the first cooldown in seconds, 0 turns cooldowns off."""
+        self.base = base
+        self.clock = clock
+        self._uniform = uniform
+        self._targets: OrderedDict[Target, _Breaker] = OrderedDict()
+        self._hosts: OrderedDict[str, _Breaker] = OrderedDict()
+
+    def ready_in(self, target: Target, host: str) -> float:
+        """Return the seconds until `target` may be tried, 0 for now, inf while it is probed."""
+        breakers = (self._targets.get(target), self._hosts.get(host))
+        if any(each and each.is_open and each.probe is not None for each in breakers):
+            return float("inf")
+        return self.recovers_in(target, host)
+
+    def recovers_in(self, target: Target, host: str) -> float:
+        """Return the seconds until the cooldowns of `target` and its host are over."""
+        now = self.clock()
+        breakers = (self._targets.get(target), self._hosts.get(host))
+        return max([0.0, *(each.until - now for each in breakers if each and each.is_open)])
+
+    def admit(self, target: Target, host: str) -> Permit:
+        """Return a permit for one attempt, the probe where a breaker is open without one."""
+        return Permit(self, _get(self._targets, target), _get(self._hosts, host))
+
+    def cooldown(self, opening: int) -> float:
+        """Return the length of the n-th cooldown in a row: doubled each time, equal jitter."""
+        full = min(MAX_COOLDOWN, self.base * 2.0 ** min(opening - 1, 40))
+        return full / 2 + self._uniform(0.0, full / 2)
+
+    def stagger(self, target: Target) -> float | None:
+        """Return the 95th percentile of first-output latency, None while too few are known."""
+        breaker = self._targets.get(target)
+        if breaker is None or len(breaker.latencies) < MIN_LATENCIES:
+            return None
+        return _quantile(breaker, 0.95)
+
+    def snapshot(self) -> tuple[TargetHealth, ...]:
+        """Return the health of all targets used so far."""
+        return tuple(self._snap(target, breaker) for target, breaker in self._targets.items())
+
+    def reset(self, target: Target | None = None) -> None:
+        """Forget the failures of one target and all hosts, or of everything."""
+        if target is None:
+            self._targets.clear()
+        else:
+            self._targets.pop(target, None)
+        self._hosts.clear()
+
+    def _snap(self, target: Target, breaker: _Breaker) -> TargetHealth:
+        left = max(0.0, breaker.until - self.clock()) if breaker.is_open else 0.0
+        state: State = "healthy"
+        if breaker.is_open:
+            state = "probing" if breaker.probe is not None else "cooling"
+        return TargetHealth(
+            target=target,
+            state=state,
+            failures=breaker.failures,
+            reopens_in=left,
+            succeeded=breaker.succeeded,
+            failed=breaker.failed,
+            first_output=_quantile(breaker, 0.5) if breaker.latencies else None,
+            first_output_p95=self.stagger(target),
+            last_error=breaker.last_error,
+        )
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+def _get(breakers: OrderedDict[K, _Breaker], key: K) -> _Breaker:
+    breaker = breakers.get(key)
+    if breaker is None:
+        if len(breakers) >= MAX_TARGETS:
+            breakers.popitem(last=False)
+        breaker = breakers[key] = _Breaker()
+    else:
+        breakers.move_to_end(key)
+    return breaker
+
+
+def _quantile(breaker: _Breaker, share: float) -> float:
+    ordered = sorted(breaker.latencies)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _is_connection_failure(error: BaseException) -> bool:
+    return isinstance(error, ConnectError) or (
+        isinstance(error, DeadlineError) and error.which == "connect"
+    )
+
+
+def _wait(error: BaseException) -> float:
+    """Return the least cooldown that the error itself asks for."""
+    wait = 0.0
+    if isinstance(error, LLMError) and error.harms == "long":
+        wait = MISCONFIGURED
+    if isinstance(error, ProviderError) and error.retry_after is not None:
+        wait = max(wait, min(error.retry_after, MAX_RETRY_AFTER))
+    return wait

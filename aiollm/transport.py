@@ -1,0 +1,295 @@
+"""Transport: the one place where aiohttp is used; its errors become ours here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+from weakref import WeakSet
+
+import aiohttp
+from aiohttp import http_exceptions
+
+from aiollm.errors import (
+    ClosedError,
+    ConfigError,
+    ConnectError,
+    DeadlineError,
+    LLMError,
+    ProtocolError,
+    StreamInterrupted,
+    TransportError,
+)
+from aiollm.provider import Body, HttpRequest
+
+READ_BUFFER = 32 * 1024
+"""Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
+
+RECEIVE_SIZE = 64 * 1024
+"""Bytes a plain socket reads at once: asyncio's 256 KiB go through mmap on every wake-up."""
+
+DRAIN_SECONDS = 0.1
+"""How long an answered body is read on so that its connection is reused (design)."""
+
+INLINE_BODY = 64 * 1024
+"""Bytes up to which a body goes out in one piece."""
+
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
+
+_reused: ContextVar[list[bool]] = ContextVar("aiollm_connection_reused")
+
+_FOREIGN = (
+    aiohttp.ClientError,
+    http_exceptions.HttpProcessingError,
+    OSError,
+    asyncio.IncompleteReadError,
+    ValueError,
+    RuntimeError,
+)
+"""What aiohttp raises, the errors of its parser that are no ClientError included."""
+
+Data: TypeAlias = bytes | AsyncIterator[bytes] | None
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes whether a connection served before, and hands out none that holds unread bytes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(limit=0, **options)
+        self._served: WeakSet[Any] = WeakSet()
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol not in self._served:
+                break
+            if not protocol.should_close:
+                _reused.get([False])[0] = True
+                return connection
+            connection.close()
+        self._served.add(protocol)
+        transport = connection.transport
+        if isinstance(getattr(transport, "max_size", None), int):
+            transport.max_size = RECEIVE_SIZE
+        return connection
+
+
+class HttpReply:
+    """An aiohttp response as a `provider.Reply`."""
+
+    __slots__ = ("_content", "_response")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._content = response.content
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {name.lower(): value for name, value in self._response.headers.items()}
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case, "" where the server names none."""
+        header = self._response.headers.get("Content-Type", "")
+        return header.partition(";")[0].strip().lower()
+
+    async def read(self) -> bytes:
+        try:
+            return await self._content.readany()
+        except _FOREIGN as error:
+            ours = translate(error, in_body=True)
+        raise ours
+
+    async def read_whole(self, limit: int, seconds: float | None) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
+            async with asyncio.timeout(seconds):
+                while size < limit and (piece := await self.read()):
+                    pieces.append(piece)
+                    size += len(piece)
+        return b"".join(pieces)[:limit]
+
+    async def drain(self) -> None:
+        if self._content.at_eof():
+            return
+        with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while await self.read():
+                    pass
+
+    def close(self) -> None:
+        if self._content.is_eof() and self._content.exception() is None:
+            self._response.release()
+            return
+        # abort, not close: a close waits for unsent bytes and, under TLS, for the other side.
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        self._response.close()
+
+
+class HttpTransport:
+    """Sends requests over one aiohttp session that it owns, opened at the first of them."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def send(self, request: HttpRequest, connect: float | None) -> HttpReply:
+        """Send and return once the headers are in.
+
+        A reused connection that the server had closed is replaced once, by a fresh one.
+        Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
+        """
+        session = self._open()
+        reused = [False]
+        token = _reused.set(reused)
+        try:
+            return HttpReply(await self._request(session, request, connect))
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            ours = translate(error, connect=connect)
+            stale = reused[0] and not isinstance(error, aiohttp.ClientConnectorError)
+        except _FOREIGN as error:
+            ours = translate(error, connect=connect)
+            stale = False
+        finally:
+            _reused.reset(token)
+        if not stale:
+            raise ours
+        return await self._send_fresh(request, connect)
+
+    async def _send_fresh(self, request: HttpRequest, connect: float | None) -> HttpReply:
+        if self._fresh is None:
+            self._fresh = self._new_session(force_close=True)
+        try:
+            return HttpReply(await self._request(self._fresh, request, connect))
+        except _FOREIGN as error:
+            ours = translate(error, connect=connect)
+        raise ours
+
+    @staticmethod
+    async def _request(
+        session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
+    ) -> aiohttp.ClientResponse:
+        body = request.body
+        headers = request.headers
+        data: Data = None
+        if body is not None:
+            data = body.simple
+            if data is None or len(data) > INLINE_BODY:
+                data = _pieces(body)
+                headers = {**headers, "Content-Length": str(len(body))}
+        return await session.request(
+            request.method,
+            request.url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect),
+        )
+
+    def _open(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClosedError("the registry is closed")
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed() and self._loop.is_running():
+                raise ConfigError(
+                    "this Registry is in use on another event loop: make one Registry per loop"
+                )
+            self.kill()
+            self._closed = False
+            self._loop = loop
+        if self._session is None:
+            self._session = self._new_session()
+        return self._session
+
+    @staticmethod
+    def _new_session(*, force_close: bool = False) -> aiohttp.ClientSession:
+        # A cookie jar would carry state between unrelated calls; trust_env stays off.
+        return aiohttp.ClientSession(
+            connector=_Connector(force_close=force_close),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            read_bufsize=READ_BUFFER,
+        )
+
+    async def close(self) -> None:
+        """Close all connections; idempotent."""
+        self._closed = True
+        sessions = [self._session, self._fresh]
+        self._session = self._fresh = None
+        for session in filter(None, sessions):
+            await session.close()
+
+    def kill(self) -> None:
+        """Close all connections at once, without a running loop."""
+        self._closed = True
+        for session in filter(None, (self._session, self._fresh)):
+            connector = session.connector
+            session.detach()
+            if connector is not None and not (self._loop is None or self._loop.is_closed()):
+                connector.close()
+        self._session = self._fresh = None
+
+
+async def _pieces(body: Body) -> AsyncIterator[bytes]:
+    for piece in body.slices():
+        for start in range(0, len(piece), INLINE_BODY):
+            yield piece[start : start + INLINE_BODY]
+            await asyncio.sleep(0)
+
+
+def translate(
+    error: BaseException, *, in_body: bool = False, connect: float | None = None
+) -> LLMError:
+    """Map an error of aiohttp or the socket to the tree; no header or URL gets into it."""
+    name = type(error).__name__
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return DeadlineError(
+                f"no connection within {connect} s", which="connect", after=connect or 0.0
+            )
+        case aiohttp.ServerTimeoutError():
+            return DeadlineError("the socket fell silent", which="idle")
+        case aiohttp.InvalidURL():
+            return ConfigError("the base URL is not valid")
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return ConnectError(f"TLS failed: {name}")
+        case aiohttp.ClientConnectorDNSError():
+            return ConnectError("the host name is unknown")
+        case aiohttp.ClientConnectorError():
+            return ConnectError(f"no connection: {_os_reason(error.os_error)}")
+        case aiohttp.ClientPayloadError():
+            return StreamInterrupted("the connection broke off inside the body")
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionError() if in_body:
+            return StreamInterrupted("the connection broke off inside the body")
+        case aiohttp.ServerDisconnectedError():
+            return TransportError("the server closed the connection without an answer")
+        case aiohttp.ClientResponseError() | http_exceptions.HttpProcessingError():
+            return ProtocolError(f"the answer is not valid HTTP: {name}")
+        case OSError():
+            kind = StreamInterrupted if in_body else TransportError
+            return kind(f"the connection failed: {_os_reason(error)}")
+        case aiohttp.ClientConnectionError() | asyncio.IncompleteReadError():
+            return TransportError(f"the connection failed: {name}")
+        case aiohttp.ClientError():
+            return TransportError(f"the request failed: {name}")
+        case ValueError():
+            return ConfigError(f"the request cannot be sent: {name}")
+        case _:
+            return TransportError(f"the connection failed: {name}")
+
+
+def _os_reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
