@@ -1,0 +1,232 @@
+"""Requests: what callers pass becomes a Request, and a wrong one fails before any byte."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from aiollm.errors import ConfigError
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    Effort,
+    ImagePart,
+    Message,
+    OpaquePart,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
+"""What stands for a request: a prompt, a conversation, or the whole request."""
+
+_PARTS: dict[Any, tuple[type, ...]] = {
+    "system": (TextPart,),
+    "user": (TextPart, ImagePart, DocumentPart, AudioPart, OpaquePart),
+    "assistant": (
+        TextPart, ToolCallPart, ReasoningPart, RefusalPart, ImagePart, AudioPart, OpaquePart,
+    ),
+    "tool": (ToolResultPart,),
+}
+_TEXTS: dict[type, tuple[str, ...]] = {
+    TextPart: ("text",),
+    ReasoningPart: ("text",),
+    RefusalPart: ("text",),
+    ToolCallPart: ("id", "name", "arguments"),
+    ToolResultPart: ("id", "name"),
+}
+"""Fields that must be texts; a dict of arguments or a number as text is an easy mistake."""
+
+_RESULT = (TextPart, ImagePart)
+_CHOICES = ("auto", "none", "required")
+_EFFORTS: tuple[str, ...] = get_args(Effort)
+_TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+"""What all providers accept (wire facts: JSON-schema differences)."""
+
+
+class _Range(msgspec.Struct, frozen=True):
+    """A number field: its types, the ends of what it may be, and that in words."""
+
+    name: str
+    types: tuple[type, ...]
+    low: float
+    high: float
+    words: str
+
+
+_RANGES = (
+    _Range("temperature", (int, float), 0, sys.float_info.max, "a finite number from 0 up"),
+    _Range("top_p", (int, float), 0, 1, "a number from 0 to 1"),
+    _Range("max_output_tokens", (int,), 1, 2**63 - 1, "an integer from 1 up"),
+    _Range("seed", (int,), -(2**63), 2**63 - 1, "an integer of 64 bits"),
+)
+
+
+def as_request(value: RequestLike) -> Request:
+    """Return `value` as a Request, itself where it is one. Raises: ConfigError."""
+    match value:
+        case Request():
+            return value
+        case str() | Message() | Sequence():
+            return Request(value)  # type: ignore[arg-type]
+        case _:
+            raise ConfigError(
+                f"a request is a str, a Request, a Message or a list of them, not {_kind(value)}"
+            )
+
+
+def check(request: Request) -> None:
+    """Refuse what no provider accepts. Raises: ConfigError that names the field."""
+    _check_messages(request.messages)
+    _check_tools(request)
+    _check_settings(request)
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise ConfigError("messages is empty: a request needs at least one")
+    unanswered: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        _check_message(message, where)
+        if message.role == "tool":
+            _take_answers(message.parts, where, unanswered)
+            continue
+        _check_answered(unanswered, f"before {where}")
+        if message.role == "assistant":
+            for part in message.parts:
+                if isinstance(part, ToolCallPart):
+                    unanswered[part.id] = unanswered.get(part.id, 0) + 1
+    _check_answered(unanswered, "at the end of messages")
+
+
+def _check_message(message: object, where: str) -> None:
+    if not isinstance(message, Message):
+        raise ConfigError(
+            f"{where} is {_kind(message)}, not a Message: "
+            "make it with user(), assistant(), system() or tool_results()"
+        )
+    if message.role not in _PARTS:
+        raise ConfigError(f"{where}.role is {message.role!r:.80}, not one of {', '.join(_PARTS)}")
+    if not message.parts:
+        raise ConfigError(f"{where} has no parts: leave it out, or give it some text")
+    kinds = _PARTS[message.role]
+    _check_parts(message.parts, kinds, f"{where}.parts", f"a message of role {message.role!r}")
+
+
+def _check_parts(parts: Iterable[Any], kinds: tuple[type, ...], where: str, owner: str) -> None:
+    for index, part in enumerate(parts):
+        if not isinstance(part, kinds):
+            names = ", ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"{where}[{index}] is {_kind(part)}: {owner} holds {names}")
+        for name in _TEXTS.get(type(part), ()):
+            value = getattr(part, name)
+            if not isinstance(value, str):
+                raise ConfigError(f"{where}[{index}].{name} is {_kind(value)}, not a str")
+
+
+def _take_answers(parts: Iterable[Any], where: str, unanswered: dict[str, int]) -> None:
+    for index, part in enumerate(parts):
+        place = f"{where}.parts[{index}]"
+        left = unanswered.pop(part.id, 0)
+        if not left:
+            raise ConfigError(
+                f"{place} answers the tool call {part.id!r:.80}, which is answered already "
+                "or not in the assistant message before it"
+            )
+        if left > 1:
+            unanswered[part.id] = left - 1
+        _check_parts(part.content, _RESULT, f"{place}.content", "a tool result")
+
+
+def _check_answered(unanswered: Mapping[str, int], where: str) -> None:
+    if unanswered:
+        ids = ", ".join(map(repr, unanswered))
+        raise ConfigError(f"no tool result {where} for the tool call {ids:.200}")
+
+
+def _check_tools(request: Request) -> None:
+    names: set[str] = set()
+    for index, tool in enumerate(request.tools):
+        _check_tool(tool, f"tools[{index}]")
+        if tool.name in names:
+            raise ConfigError(f"two tools have the name {tool.name!r}")
+        names.add(tool.name)
+    match request.tool_choice:
+        case None | "auto" | "none":
+            return
+        case "required" if names:
+            return
+        case str() as name if name in names:
+            return
+        case choice:
+            known = ", ".join((*_CHOICES, *names)) if names else "auto or none: there are no tools"
+            raise ConfigError(f"tool_choice is {choice!r:.80}: expected {known:.300}")
+
+
+def _check_tool(tool: object, where: str) -> None:
+    if not isinstance(tool, Tool):
+        raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
+    if not _is(tool.name, str) or not _TOOL_NAME.fullmatch(tool.name):
+        raise ConfigError(f"{where}.name is {tool.name!r:.80}: expected {_TOOL_NAME.pattern}")
+    schema = tool.parameters
+    if not _is(schema, Mapping) or schema.get("type", "object") != "object":
+        raise ConfigError(f"the parameters of tool {tool.name!r} are no JSON schema of an object")
+
+
+def _check_settings(request: Request) -> None:
+    for row in _RANGES:
+        number = getattr(request, row.name)
+        if number is not None and not _within(number, row):
+            raise ConfigError(f"{row.name} is {_short(number)}: expected {row.words}")
+    if not _is(request.system, str):
+        raise ConfigError(f"system is {_kind(request.system)}, not a str")
+    for text in request.stop:
+        if not _is(text, str) or not text:
+            raise ConfigError(f"stop holds {_short(text)}: expected texts that are not empty")
+    _check_reasoning(request.reasoning)
+    if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
+        raise ConfigError("extra is not a mapping of field names to values for the wire body")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Doubt what the annotations promise: callers need not check their types."""
+    return isinstance(value, kind)
+
+
+def _within(number: Any, row: _Range) -> bool:
+    return type(number) in row.types and row.low <= number <= row.high
+
+
+def _check_reasoning(reasoning: object) -> None:
+    match reasoning:
+        case None:
+            return
+        case str() if reasoning in _EFFORTS:
+            return
+        case int() if 0 <= reasoning < 2**63 and not isinstance(reasoning, bool):
+            return
+        case _:
+            raise ConfigError(
+                f"reasoning is {_short(reasoning)}: expected a budget in tokens (0 = off) "
+                f"or one of {', '.join(_EFFORTS)}"
+            )
+
+
+def _kind(value: object) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "an integer of more than 64 bits"
+    return f"{value!r:.80}"
