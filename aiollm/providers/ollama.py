@@ -198,7 +198,7 @@ class _Model(msgspec.Struct):
 
 
 class _Tags(msgspec.Struct):
-    models: list[_Model] = []
+    models: list[_Model]
 
 
 _LINE = msgspec.json.Decoder(_Line)
