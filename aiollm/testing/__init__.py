@@ -1,0 +1,93 @@
+"""The testing kit: servers that fail on purpose, recorded exchanges, a provider in process."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiollm.testing.faults import (
+        Answer,
+        Cut,
+        End,
+        EndlessHeaders,
+        Fault,
+        Flood,
+        Hang,
+        Pause,
+        Raw,
+        Reset,
+        Serve,
+        Stale,
+        Trickle,
+        Truncate,
+        Unsolicited,
+        html,
+        redirect,
+    )
+    from aiollm.testing.faultserver import FaultServer
+    from aiollm.testing.gate import Gate
+    from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
+    from aiollm.testing.wires import chat, ndjson, sse
+
+_HOMES = {
+    "faults": (
+        "Answer",
+        "Cut",
+        "End",
+        "EndlessHeaders",
+        "Fault",
+        "Flood",
+        "Hang",
+        "Pause",
+        "Raw",
+        "Reset",
+        "Serve",
+        "Stale",
+        "Trickle",
+        "Truncate",
+        "Unsolicited",
+        "html",
+        "redirect",
+    ),
+    "faultserver": ("FaultServer",),
+    "gate": ("Gate",),
+    "tally": ("Counts", "SeenConnection", "SeenRequest"),
+    "wires": ("chat", "ndjson", "sse"),
+}
+_WHERE = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Answer",
+    "Counts",
+    "Cut",
+    "End",
+    "EndlessHeaders",
+    "Fault",
+    "FaultServer",
+    "Flood",
+    "Gate",
+    "Hang",
+    "Pause",
+    "Raw",
+    "Reset",
+    "SeenConnection",
+    "SeenRequest",
+    "Serve",
+    "Stale",
+    "Trickle",
+    "Truncate",
+    "Unsolicited",
+    "chat",
+    "html",
+    "ndjson",
+    "redirect",
+    "sse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # pytest imports this package for its plugin in every run: nothing is loaded before use.
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,196 @@
+"""HTTP/1.1 as bytes: messages parsed and written without IO, for servers that misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+
+import msgspec
+
+HEAD_END = b"\r\n\r\n"
+_NO_BODY = (204, 304)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A request or response: its first line, headers as sent, decoded body, raw head."""
+
+    start: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    head: bytes
+
+    @property
+    def status(self) -> int:
+        """The status of a response."""
+        return int(self.start.split(None, 2)[1])
+
+    def header(self, name: str) -> str:
+        """Return the values of a header joined by commas, "" when there is none."""
+        return header(self.headers, name)
+
+
+def header(headers: Iterable[tuple[str, str]], name: str) -> str:
+    """Return the values of a header joined by commas, "" when there is none."""
+    return ", ".join(value for key, value in headers if key.lower() == name)
+
+
+class Parser:
+    """Bytes to messages of one connection; `bodies=False` gives a message at its headers.
+
+    Afterwards such a parser swallows all else. `reply_to` is the method that a response
+    answers; "" parses requests.
+    """
+
+    def __init__(self, *, bodies: bool = True, reply_to: str = "") -> None:
+        self.expects_continue = False
+        self._bodies = bodies
+        self._reply_to = reply_to
+        self._buffer = bytearray()
+        self._head = b""
+        self._body: _Length | _Chunked | _Rest | None = None
+        self._swallows = False
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that `data` completes. Raises: ValueError for a broken one."""
+        if self._swallows:
+            return []
+        self._buffer += data
+        done = []
+        while (message := self._next()) is not None:
+            done.append(message)
+        return done
+
+    def close(self) -> Message | None:
+        """Return the message that only the end of the connection completes."""
+        if isinstance(self._body, _Rest):
+            return self._message(bytes(self._body.data))
+        return None
+
+    def _next(self) -> Message | None:
+        if self._body is None and not self._begin():
+            return None
+        if not self._bodies:
+            self._swallows = True
+            return self._message(b"")
+        assert self._body is not None
+        return self._message(bytes(self._body.data)) if self._body.take(self._buffer) else None
+
+    def _begin(self) -> bool:
+        end = self._buffer.find(HEAD_END)
+        if end < 0:
+            return False
+        self._head = bytes(self._buffer[: end + 4])
+        del self._buffer[: end + 4]
+        start, headers = _head(self._head)
+        self.expects_continue = header(headers, "expect").lower() == "100-continue"
+        if self._reply_to and start.split(None, 2)[1].startswith("1"):
+            return self._begin()
+        self._body = self._kind(start, headers)
+        return True
+
+    def _kind(
+        self, start: str, headers: tuple[tuple[str, str], ...]
+    ) -> _Length | _Chunked | _Rest:
+        if self._reply_to == "HEAD" or (
+            self._reply_to and int(start.split(None, 2)[1]) in _NO_BODY
+        ):
+            return _Length(0)
+        if "chunked" in header(headers, "transfer-encoding").lower():
+            return _Chunked()
+        length = header(headers, "content-length")
+        if length or not self._reply_to:
+            return _Length(int(length or 0))
+        return _Rest()
+
+    def _message(self, body: bytes) -> Message:
+        start, headers = _head(self._head)
+        self._body = None
+        return Message(start, headers, body, self._head)
+
+
+def _head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
+    start, *lines = head[:-4].decode("latin-1").split("\r\n")
+    if len(start.split()) < 2 or "HTTP/" not in start:
+        raise ValueError(f"not HTTP: {start[:80]!r}")
+    pairs = (line.partition(":") for line in lines)
+    return start, tuple((name.strip(), value.strip()) for name, _, value in pairs)
+
+
+class _Length:
+    """A body of known length."""
+
+    def __init__(self, length: int) -> None:
+        self.data = bytearray()
+        self._left = length
+
+    def take(self, buffer: bytearray) -> bool:
+        part = buffer[: self._left]
+        self.data += part
+        self._left -= len(part)
+        del buffer[: len(part)]
+        return self._left == 0
+
+
+class _Chunked:
+    """A chunked body; trailers are dropped."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._chunk: _Length | None = None
+        self._last = False
+
+    def take(self, buffer: bytearray) -> bool:
+        while True:
+            if self._chunk is None:
+                line, found, _ = bytes(buffer).partition(b"\r\n")
+                if not found:
+                    return False
+                del buffer[: len(line) + 2]
+                if self._last:
+                    if not line:
+                        return True
+                    continue
+                size = int(line.partition(b";")[0], 16)
+                self._last = size == 0
+                self._chunk = None if self._last else _Length(size + 2)
+            elif not self._chunk.take(buffer):
+                return False
+            else:
+                self.data += self._chunk.data[:-2]
+                self._chunk = None
+
+
+class _Rest:
+    """A body that the end of the connection ends."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def take(self, buffer: bytearray) -> bool:
+        self.data += buffer
+        buffer.clear()
+        return False
+
+
+def pairs_of(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    """Return headers given either way as pairs."""
+    return tuple(headers.items() if isinstance(headers, Mapping) else headers)
+
+
+def head_bytes(status: int, headers: Iterable[tuple[str, str]], reason: str = "") -> bytes:
+    """Write a response's status line and headers."""
+    if not reason:
+        known = status in {item.value for item in HTTPStatus}
+        reason = HTTPStatus(status).phrase if known else "Unknown"
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def chunk_bytes(data: bytes) -> bytes:
+    """Write one chunk of a chunked body; an empty one would end it, so it gives nothing."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+LAST_CHUNK = b"0\r\n\r\n"

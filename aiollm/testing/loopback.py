@@ -1,0 +1,195 @@
+"""A loopback server that owns its sockets down to FIN and RST; what it says is steps."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from contextlib import suppress
+from functools import partial
+from ssl import SSLContext, SSLError
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+from urllib.parse import quote, urlencode
+
+from aiollm.testing.connection import NO_LINGER, Connection, Host, Sleep
+from aiollm.testing.marks import override
+
+OnConnect: TypeAlias = Literal["serve", "close", "reset", "deaf"]
+
+
+class Loopback(Host):
+    """Accepts connections and plays, for each request, the steps that `answer` gives.
+
+    `ssl` makes it speak TLS. `read_bodies=False` answers at the headers, before the body.
+    `on_connect`: `serve`; `close` or `reset` at once; `deaf` never reads (an upload stalls, and
+    the peer's leaving is not seen). An exception in `answer` gives a 500 and is raised when
+    the block ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl: SSLContext | None = None,
+        host: str = "127.0.0.1",
+        on_connect: OnConnect = "serve",
+        read_bodies: bool = True,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        super().__init__()
+        self.host = host
+        self.read_bodies = read_bodies
+        self.sleep = sleep
+        self._ssl = ssl
+        self._on_connect = on_connect
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alive: set[Connection] = set()
+        self._errors: list[Exception] = []
+        self._port = 0
+
+    async def __aenter__(self) -> Self:
+        listener = self._bind()
+        listener.listen(1024)
+        self._port = listener.getsockname()[1]
+        self._spawn(self._accept(listener))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # All is closed before the first await, so that a cancel here loses nothing.
+        if tasks := self._shut():
+            await asyncio.wait(tasks)
+        if self._errors and error is None:
+            raise self._errors[0]
+
+    def _shut(self) -> set[asyncio.Task[None]]:
+        for task in self._tasks:
+            task.cancel()
+        for connection in tuple(self._alive):
+            connection.abort()
+        for each in self._sockets:
+            each.close()
+        self._sockets.clear()
+        return set(self._tasks)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on. Raises: RuntimeError before its `async with`."""
+        if not self._port:
+            raise RuntimeError("the server is not running: enter its `async with` first")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Its origin, without a trailing slash."""
+        return f"{'https' if self._ssl else 'http'}://{self.host}:{self.port}"
+
+    def dsn(
+        self,
+        scheme: str = "openai",
+        token: str = "test-key",  # noqa: S107 - made up
+        path: str = "",
+        **options: float | str,
+    ) -> str:
+        """Return a DSN of this server for a registry's environment."""
+        transport = "https" if self._ssl else "http"
+        query = f"?{urlencode(options)}" if options else ""
+        key = f"{quote(token, safe='')}@" if token else ""
+        return f"{scheme}+{transport}://{key}{self.host}:{self.port}{path}{query}"
+
+    def refused_url(self) -> str:
+        """Return a new origin that refuses connections for as long as the server runs."""
+        return f"http://{self.host}:{self._bind().getsockname()[1]}"
+
+    def unanswered_url(self) -> str:
+        """Return a new origin where connecting hangs: its backlog is full (Linux)."""
+        listener = self._bind()
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(3):
+            filler = socket.socket(listener.family)
+            filler.setblocking(False)
+            self._sockets.append(filler)
+            with suppress(BlockingIOError):
+                filler.connect(address)
+        return f"http://{self.host}:{address[1]}"
+
+    def drop(self, how: Literal["closed", "reset"] = "closed") -> None:
+        """End all open connections now, by FIN or RST."""
+        for connection in tuple(self._alive):
+            connection.end(how)
+
+    @override
+    def failed(self, error: Exception) -> None:
+        """Keep an error of the script; the first is raised at the end of the block."""
+        self._errors.append(error)
+
+    def _bind(self) -> socket.socket:
+        host = self.host.strip("[]")
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._sockets.append(bound)
+        bound.setblocking(False)
+        bound.bind((host, 0))
+        return bound
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._errors.append(error)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            connection = Connection(self, self.opened(loop.time()))
+            match self._on_connect:
+                case "close" | "reset" as how:
+                    self._refuse(sock, connection, how)
+                case _:
+                    task = self._spawn(self._attend(sock, connection))
+                    task.add_done_callback(partial(self._release, sock, connection))
+
+    def _refuse(
+        self, sock: socket.socket, connection: Connection, how: Literal["close", "reset"]
+    ) -> None:
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        sock.close()
+        connection.end("reset" if how == "reset" else "closed")
+
+    async def _attend(self, sock: socket.socket, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=self._ssl,
+                ssl_shutdown_timeout=1.0 if self._ssl else None,
+            )
+        except (OSError, SSLError):
+            self.gone(connection.number, "handshake", "peer", loop.time())
+            return
+        self._alive.add(connection)
+        if self._on_connect == "deaf":
+            transport.pause_reading()
+        await connection.serve()
+
+    def _release(
+        self, sock: socket.socket, connection: Connection, _: asyncio.Task[None]
+    ) -> None:
+        """Close what a task left that was cancelled at any point, even before it began."""
+        self._alive.discard(connection)
+        connection.abort()
+        if connection.transport is None:
+            sock.close()
