@@ -1,0 +1,77 @@
+"""Arguments of a function call that Vertex streams piece by piece, each at its JSON path."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from aiollm.errors import ProtocolError
+
+MAX_DEPTH = 64
+
+_STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
+_ESCAPE = re.compile(r"\\(.)")
+_VALUES = ("numberValue", "boolValue", "nullValue", "structValue", "listValue")
+
+
+class PartialArguments:
+    """Collects pieces such as `{"jsonPath": "$.city", "stringValue": "Par"}`."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self) -> None:
+        self._root: dict[str, Any] = {}
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Put a piece in its place; strings at one place are joined. Raises: ProtocolError."""
+        path = piece.get("jsonPath")
+        steps = _steps(path if isinstance(path, str) else "")
+        place: Any = self._root
+        for step, following in pairwise(steps):
+            empty: Any = [] if isinstance(following, int) else {}
+            place = _enter(place, step, empty)
+        last = steps[-1]
+        if isinstance(piece.get("stringValue"), str):
+            old = _enter(place, last, "")
+            place[last] = (old if isinstance(old, str) else "") + piece["stringValue"]
+        elif key := next((key for key in _VALUES if key in piece), None):
+            _enter(place, last, None)
+            place[last] = None if key == "nullValue" else piece[key]
+
+    def json(self) -> str:
+        """Return the arguments so far as JSON text."""
+        return msgspec.json.encode(self._root).decode()
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    end = 1
+    for found in _STEP.finditer(path, 1):
+        if found.start() != end:
+            break
+        end = found.end()
+        name, index, *quoted = found.groups()
+        if index is not None:
+            steps.append(int(index[:9]))
+        else:
+            steps.append(name or _ESCAPE.sub(r"\1", quoted[0] or quoted[1] or ""))
+    if not steps or end != len(path) or len(steps) > MAX_DEPTH:
+        raise ProtocolError(f"an argument's path cannot be read: {path:.100}")
+    return steps
+
+
+def _enter(place: Any, step: str | int, empty: Any) -> Any:
+    """Return what stands at `step`, `empty` put there if nothing does."""
+    match place, step:
+        case dict(), str():
+            return place.setdefault(step, empty)
+        # An index names the next element or an earlier one: no server makes us grow a list.
+        case list(), int() if step <= len(place):
+            if step == len(place):
+                place.append(empty)
+            return place[step]
+        case _:
+            raise ProtocolError(f"an argument's path leads nowhere at {step!r:.100}")

@@ -1,0 +1,198 @@
+"""Gemini, the wire: chunks as small structs, and the readings of their odder parts."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from typing import Any
+
+import msgspec
+
+from aiollm.errors import ProtocolError
+from aiollm.tolerant import load, mend
+from aiollm.types import Certainty, Citation, Usage
+
+
+class _Wire(msgspec.Struct, gc=False, rename="camel"):
+    """A piece of the wire; every field may be absent or null."""
+
+
+class Call(_Wire):
+    """A function call, whole or (on Vertex) in pieces."""
+
+    name: str | None = None
+    id: str | None = None
+    args: Any = None
+    partial_args: list[dict[str, Any]] | None = None
+    will_continue: bool | None = None
+
+
+class Part(_Wire):
+    """A part; what it holds besides these is found in the frame."""
+
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    function_call: Call | None = None
+    inline_data: msgspec.Raw = msgspec.Raw()
+
+
+class Content(_Wire):
+    """The parts of one chunk."""
+
+    parts: list[Part] | None = None
+
+
+class Source(_Wire):
+    """Where something is from."""
+
+    uri: str | None = None
+    source_uri: str | None = None
+    title: str | None = None
+    text: str | None = None
+
+
+class Citations(_Wire):
+    """Sources that the answer recites."""
+
+    citations: list[Source] | None = None
+    citation_sources: list[Source] | None = None
+
+
+class Ground(_Wire):
+    """A source the model searched for, by its kind."""
+
+    web: Source | None = None
+    retrieved_context: Source | None = None
+    maps: Source | None = None
+    image: Source | None = None
+
+
+class Grounding(_Wire):
+    """Sources the model searched for."""
+
+    grounding_chunks: list[Ground] | None = None
+
+
+class Candidate(_Wire):
+    """One of the answers; only the first is read."""
+
+    content: Content | None = None
+    finish_reason: str | None = None
+    index: int | None = None
+    citation_metadata: Citations | None = None
+    grounding_metadata: Grounding | None = None
+    finish_message: str | None = None
+    continuation_token: str | None = None
+
+
+class Counts(_Wire):
+    """Token counts, cumulative."""
+
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+
+
+class Feedback(_Wire):
+    """What the filters say of the prompt."""
+
+    block_reason: str | None = None
+    block_reason_message: str | None = None
+
+
+class Chunk(_Wire):
+    """A piece of the reply."""
+
+    candidates: list[Candidate] | None = None
+    usage_metadata: Counts | None = None
+    prompt_feedback: Feedback | None = None
+    error: Any = None
+
+
+class Blob(_Wire):
+    """Inline data."""
+
+    mime_type: str | None = None
+    data: bytes | None = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+
+_BLOB = msgspec.json.Decoder(Blob | None)
+
+
+def usage_of(usage: Counts, certainty: Certainty) -> Usage:
+    """Return the counts; thoughts stand outside the candidates' tokens."""
+    thoughts = usage.thoughts_token_count or 0
+    return Usage(
+        (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
+        (usage.candidates_token_count or 0) + thoughts,
+        usage.cached_content_token_count or 0,
+        thoughts,
+        certainty,
+    )
+
+
+def elements_of(frame: bytes) -> list[bytes]:
+    """Cut a JSON array (a stream asked for without alt=sse) into its elements."""
+    try:
+        return [bytes(item) for item in msgspec.json.decode(frame, type=list[msgspec.Raw])]
+    except (ValueError, RecursionError):
+        value = load(frame)
+    if not isinstance(value, list):
+        raise ProtocolError("a frame is not the JSON it should be", frame=frame)
+    return [json.dumps(item).encode() for item in value]
+
+
+def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
+    """Return a part as it came, {} when it holds nothing but what the decoder knows."""
+    try:
+        raw = load(frame)["candidates"][candidate]["content"]["parts"][part]
+    except (KeyError, IndexError, TypeError):
+        return {}
+    known = {"text", "thought", "thoughtSignature"}
+    return raw if isinstance(raw, dict) and set(raw) - known else {}
+
+
+def read_blob(raw: msgspec.Raw) -> Blob | None:
+    """Decode inline data, whatever its alphabet of base64. Raises: ProtocolError."""
+    try:
+        return _BLOB.decode(raw)
+    except ValueError:
+        return lax_blob(load(bytes(raw)))
+
+
+def lax_blob(value: Any) -> Blob | None:
+    """Read inline data whose base64 is of the URL's alphabet or lacks its padding."""
+    if not isinstance(value, dict) or not isinstance(value.get("data"), str):
+        return None
+    text = value["data"].replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        data = binascii.a2b_base64(text + "=" * (-len(text) % 4))
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return Blob(str(value.get("mimeType") or ""), data)
+    raise ProtocolError(f"inline data is not base64: {reason}")
+
+
+def citations_of(candidate: Candidate) -> list[Citation]:
+    """Return the sources that a chunk names."""
+    sources: list[Source | None] = []
+    if cited := candidate.citation_metadata:
+        sources += cited.citations or cited.citation_sources or ()
+    if candidate.grounding_metadata is not None:
+        for ground in candidate.grounding_metadata.grounding_chunks or ():
+            sources.append(ground.web or ground.retrieved_context or ground.maps or ground.image)
+    return [
+        Citation(
+            mend(source.uri or source.source_uri or ""),
+            mend(source.title or ""),
+            mend(source.text or ""),
+        )
+        for source in sources
+        if source is not None and (source.uri or source.source_uri or source.title)
+    ]
