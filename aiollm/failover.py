@@ -51,7 +51,7 @@ from aiollm.types import (
     Timeouts,
     ToolCallDelta,
 )
-from aiollm.watch import Watch
+from aiollm.watch import Clock, Watch
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
@@ -148,7 +148,17 @@ class Policy(msgspec.Struct, frozen=True):
 class _Run:
     """One attempt: owns a generator, a slot, a permit and the record of what became of it."""
 
-    __slots__ = ("_batches", "_call", "_permit", "_queued", "_slots", "_watch", "record", "target")
+    __slots__ = (
+        "_batches",
+        "_call",
+        "_permit",
+        "_queued",
+        "_released",
+        "_slots",
+        "_watch",
+        "record",
+        "target",
+    )
 
     def __init__(self, call: Failover, target: Target, permit: Permit) -> None:
         self._call = call
@@ -156,20 +166,29 @@ class _Run:
         self._batches: Batches | None = None
         self._slots: Slots | None = None
         self._queued = False
+        self._released = False
         self.target = target
         self.record = Attempt(target, call.elapsed())
-        self._watch = Watch(call.route.timeouts(target), call.total_at)
+        self._watch = Watch(call.clock, call.route.timeouts(target), call.total_at)
         call.attempts.append(self.record)
-        call.emit(AttemptStarted(call.number, target))
+        if call.hooked:
+            call.emit(AttemptStarted(call.number, target))
 
     async def next(self) -> Sequence[Item] | None:
-        """Return the next batch, None at the end. Raises: Exception after closing itself."""
+        """Return the next batch that is not empty, None at the end.
+
+        Raises: Exception, after closing itself.
+        """
+        watch = self._watch
         try:
-            if self._batches is None:
-                self._batches, notes = await self._watch.wait(self._open())
+            batches = self._batches
+            if batches is None:
+                batches, notes = await self._open()
+                self._batches = batches
                 if notes:
                     return notes
-            batch = await self._watch.next(self._batches)
+            while not (batch := await watch.wait(batches.__anext__())):
+                watch.alive()
         except StopAsyncIteration:
             return self._end()
         except Exception as error:
@@ -198,24 +217,29 @@ class _Run:
         slots = self._call.route.slots(self.target)
         if slots is not None:
             self._queued = True
-            await slots.acquire()
+            await self._watch.wait(slots.acquire())
             self._slots = slots
             self._queued = False
-        return await self._call.route.open(self.target, self._call.prefix)
+        return await self._watch.wait(self._call.route.open(self.target, self._call.prefix))
 
     def _note(self, batch: Sequence[Item]) -> None:
-        self._watch.alive()
-        if not batch or (type(batch[-1]) not in OUTPUT and not has_output(batch)):
+        if type(batch[-1]) not in OUTPUT and not has_output(batch):
+            self._watch.alive()
             return
         self._watch.output()
         if self.record.first_output is None:
-            self.record.first_output = self._call.elapsed()
-            self._permit.first_output()
-            seconds = self.record.first_output - self.record.started
-            self._call.emit(FirstOutput(self._call.number, self.target, seconds))
+            self._note_first_output()
         last = type(batch[-1])
         if last is Finish or (last is not TextDelta and any(type(i) is Finish for i in batch)):
             self._book("success")
+
+    def _note_first_output(self) -> None:
+        record, call = self.record, self._call
+        record.first_output = call.elapsed()
+        seconds = record.first_output - record.started
+        self._permit.first_output(seconds)
+        if call.hooked:
+            call.emit(FirstOutput(call.number, self.target, seconds))
 
     def _end(self) -> None:
         if self.record.outcome == "running":
@@ -224,6 +248,9 @@ class _Run:
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Release everything and book the outcome unless one stands already; idempotent."""
+        if self._released:
+            return
+        self._released = True
         self._watch.stop()
         batches, self._batches = self._batches, None
         if batches is not None:
@@ -248,6 +275,8 @@ class _Run:
                 changed = self._permit.failure(error)
             case _:
                 self._permit.abandoned()
+        if not call.hooked:
+            return
         seconds = record.ended - record.started
         call.emit(AttemptEnded(call.number, self.target, outcome, seconds, error))
         if changed and outcome == "success":
@@ -285,6 +314,7 @@ class Failover:
         health: Health,
         policy: Policy,
         *,
+        clock: Clock,
         partial: Callable[[Failover], Response],
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
@@ -293,6 +323,7 @@ class Failover:
         """`partial` returns what the caller has so far, `emit` tells the hooks."""
         self.route = route
         self.health = health
+        self.clock = clock
         self._emit = emit
         self.number = number
         self.attempts: list[Attempt] = []
@@ -309,14 +340,16 @@ class Failover:
         self._held: list[Item] = []
         self._committed = False
         self._interruption: Exception | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = clock.loop
         self._started = self._loop.time()
         if policy.total is not None:
             self.total_at = self._started + policy.total
         self._target: Target | None = None
         self._closed = False
         self._error: BaseException | None = None
-        self.emit(CallStarted(number, str(plan)) if emit else None)
+        self.hooked = emit is not None
+        if self.hooked:
+            self.emit(CallStarted(number, str(plan)))
 
     @property
     def target(self) -> Target | None:
@@ -331,20 +364,13 @@ class Failover:
         """Return what the caller has so far."""
         return self._partial(self)
 
-    def emit(self, event: Event | None) -> None:
+    def emit(self, event: Event) -> None:
         """Tell the hooks, if there are any."""
-        if self._emit is not None and event is not None:
+        if self._emit is not None:
             self._emit(event)
 
     async def next(self) -> Sequence[Item] | None:
         """Return the next batch, None at the end. Raises: LLMError, FailoverError."""
-        try:
-            return await self._next()
-        except Exception as error:
-            self._error = error
-            raise
-
-    async def _next(self) -> Sequence[Item] | None:
         while True:
             run = self._run
             if run is None:
@@ -372,9 +398,9 @@ class Failover:
         run, self._run = self._run, None
         if run is not None:
             run.close("abandoned")
-        if self._emit is not None and not self._closed:
+        if self.hooked and not self._closed:
             self._closed = True
-            self._emit(self._ended())
+            self.emit(self._ended())
 
     def _ended(self) -> CallEnded:
         response = self.partial()
@@ -393,6 +419,7 @@ class Failover:
         items = [*self._held, *batch]
         self._held = []
         self._committed = True
+        self._error = None
         self._target = run.target
         interruption, self._interruption = self._interruption, None
         if interruption is not None and not self.prefix:
@@ -401,6 +428,7 @@ class Failover:
 
     def _failed(self, error: Exception) -> None:
         """Decide whether the call goes on after an attempt failed. Raises: the final error."""
+        self._error = error
         committed, self._committed = self._committed, False
         self._run = None
         self._held = []

@@ -109,9 +109,9 @@ class Permit:
             if each.is_open and each.probe is None:
                 each.probe = self
 
-    def first_output(self) -> None:
+    def first_output(self, seconds: float) -> None:
         """Note the latency of the first output."""
-        self._breaker.latencies.append(self._health.clock() - self.started)
+        self._breaker.latencies.append(seconds)
 
     def success(self) -> bool:
         """Book a success; return whether it closed the target's breaker."""

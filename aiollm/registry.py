@@ -26,6 +26,7 @@ from aiollm.replies import redacted
 from aiollm.request import as_request, check
 from aiollm.spec import Names, Plan, parse_spec
 from aiollm.stream import Accumulator, Stream
+from aiollm.watch import Clock
 from aiollm.types import (
     ImagePart,
     Item,
@@ -33,6 +34,7 @@ from aiollm.types import (
     Request,
     Response,
     Target,
+    TextPart,
     Timeouts,
     ToolResultPart,
     assistant,
@@ -49,6 +51,9 @@ SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
 
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes of a reply that is no stream, such as a model list."""
+
+MAX_PLANS = 1024
+"""Parsed specs remembered."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _log = logging.getLogger("aiollm")
@@ -96,7 +101,7 @@ class Registry:
         self._live = env is None
         self._env = dict(os.environ if env is None else env)
         self._timeouts = timeouts or Timeouts()
-        self._policy = Policy(on_interrupt, retries, max_wait, stagger)
+        self._policy = Policy(on_interrupt, retries, max_wait, stagger, self._timeouts.total)
         self._uniform = uniform
         self._health = Health(base=cooldown, uniform=uniform)
         self._image_workers = image_workers
@@ -106,6 +111,7 @@ class Registry:
         self._schemes: dict[str, SchemeFactory] = {}
         self._resolved: dict[str, Provider] = {}
         self._plans: dict[str, Plan] = {}
+        self._routes: dict[Plan, dict[Target, Provider]] = {}
         self._slots: dict[str, Slots] = {}
         self._hooks: list[Hook] = []
         self._owned: list[Closeable] = []
@@ -113,7 +119,7 @@ class Registry:
         self._pool: MediaPool | None = None
         self._calls = 0
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: Clock | None = None
 
     # Names
 
@@ -170,7 +176,7 @@ class Registry:
         if plan is None:
             names = Names(self._alias, self._is_provider, self._all_names)
             plan = parse_spec(spec, names)
-            if len(self._plans) < 1024:
+            if len(self._plans) < MAX_PLANS:
                 self._plans[spec] = plan
         return plan
 
@@ -205,16 +211,18 @@ class Registry:
         while iterating LLMError, FailoverError.
         """
         plan = self.parse(spec)
-        checked = as_request(request)
-        check(checked)
-        given = timeouts or self._timeouts
-        policy = Policy(
-            on_interrupt or self._policy.on_interrupt,
-            self._policy.retries if retries is None else retries,
-            self._policy.max_wait,
-            self._policy.stagger if stagger is None else stagger,
-            given.total,
-        )
+        if isinstance(request, str) and request:
+            checked = Request((Message("user", (TextPart(request),)),))
+        else:
+            checked = as_request(request)
+            check(checked)
+        policy = self._policy
+        if timeouts is not None:
+            policy = msgspec.structs.replace(policy, total=timeouts.total)
+        given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if changes:
+            policy = msgspec.structs.replace(policy, **changes)
         providers = self._providers_of(plan, timeouts)
         return Stream(lambda total: self._start(plan, providers, checked, policy, total))
 
@@ -288,6 +296,8 @@ class Registry:
         self._closed = True
         owned, self._owned = self._owned, []
         pool, self._pool = self._pool, None
+        if self._clock is not None:
+            self._clock.close()
         try:
             if self._transport is not None:
                 await self._transport.close()
@@ -325,7 +335,7 @@ class Registry:
         policy: Policy,
         total: Accumulator,
     ) -> Failover:
-        self._bind_loop()
+        clock = self._bind_loop()
         self._calls += 1
         route = _Route(self, providers, request)
         return Failover(
@@ -333,27 +343,31 @@ class Registry:
             route,
             self._health,
             policy,
+            clock=clock,
             partial=total.response,
             emit=self._emit if self._hooks else None,
             number=self._calls,
             uniform=self._uniform,
         )
 
-    def _bind_loop(self) -> None:
+    def _bind_loop(self) -> Clock:
         if self._closed:
             raise ClosedError("the registry is closed")
+        clock = self._clock
         loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            return
-        if self._loop is not None and not self._loop.is_closed() and self._loop.is_running():
-            raise ConfigError(
-                "this Registry is in use on another event loop: make one Registry per loop"
-            )
-        self._loop = loop
+        if clock is not None:
+            if clock.loop is loop:
+                return clock
+            if clock.loop.is_running():
+                raise ConfigError(
+                    "this Registry is in use on another event loop: make one Registry per loop"
+                )
         self._slots.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill()
+        self._clock = Clock()
+        return self._clock
 
     async def _open_transport(self) -> HttpTransport:
         self._bind_loop()
@@ -371,10 +385,15 @@ class Registry:
                 _log.exception("an event hook failed")
 
     def _providers_of(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Provider]:
-        return {
+        if timeouts is None and (known := self._routes.get(plan)) is not None:
+            return known
+        found = {
             target: self._with_timeouts(self._resolve(target.provider), timeouts)
             for target in plan.targets
         }
+        if timeouts is None and len(self._routes) < MAX_PLANS:
+            self._routes[plan] = found
+        return found
 
     def _with_timeouts(self, provider: Provider, timeouts: Timeouts | None = None) -> Provider:
         options = provider.options
@@ -446,6 +465,7 @@ class Registry:
 
     def _forget_plans(self) -> None:
         self._plans.clear()
+        self._routes.clear()
         self._resolved.clear()
 
     @staticmethod

@@ -30,6 +30,7 @@ from aiollm.types import (
     RefusalPart,
     Response,
     Restart,
+    Status,
     Target,
     TextDelta,
     TextPart,
@@ -130,11 +131,15 @@ class Accumulator:
         """Add the items of one batch."""
         text = self._text
         for item in items:
-            if type(item) is TextDelta and text is not None and item.provider_data is None:
+            if type(item) is TextDelta and item.provider_data is None:
+                if text is None:
+                    text = self._open(_Text).pieces
                 text.append(item.text)
             else:
-                self._add(item)
-                text = self._text
+                _ADDERS[type(item)](self, item)
+                last = self._builders[-1] if self._builders else None
+                text = last.pieces if type(last) is _Text else None
+        self._text = text
 
     def message(self) -> Message:
         """Return the assistant message so far."""
@@ -157,43 +162,6 @@ class Accumulator:
             timings=Timings(min(firsts, default=None), ended_at),
         )
 
-    def _add(self, item: Item) -> None:
-        match item:
-            case TextDelta(text, None):
-                self._open(_Text).pieces.append(text)
-            case TextDelta(text, data):
-                self._whole(TextPart(text, provider_data=data))
-            case ReasoningDelta():
-                self._reason(item)
-            case ToolCallDelta():
-                self._call(item)
-            case RefusalDelta(refusal):
-                self._open(_Refusal).pieces.append(refusal)
-            case ImageChunk(image):
-                self._whole(image)
-            case PartChunk(part):
-                self._whole(part)
-            case CitationChunk(citation):
-                self._open(_Text).citations.append(citation)
-            case UsageUpdate(usage):
-                self.usage = usage
-            case Notice(message):
-                self.warnings[message] = None
-            case Finish(reason, raw_reason, usage):
-                self.finish_reason = reason
-                self.raw_finish_reason = raw_reason
-                if usage.certainty != "missing":
-                    self.usage = usage
-            case Restart():
-                self._begin()
-            case _:
-                pass
-        self._text = self._open_text()
-
-    def _open_text(self) -> list[str] | None:
-        last = self._builders[-1] if self._builders else None
-        return last.pieces if isinstance(last, _Text) else None
-
     def _open(self, kind: Callable[[], Any]) -> Any:
         if not self._builders or type(self._builders[-1]) is not kind:
             self._builders.append(kind())
@@ -201,6 +169,18 @@ class Accumulator:
 
     def _whole(self, part: Part) -> None:
         self._builders.append(_Whole(part))
+
+    def _finish(self, finish: Finish) -> None:
+        self.finish_reason = finish.reason
+        self.raw_finish_reason = finish.raw_reason
+        if finish.usage.certainty != "missing":
+            self.usage = finish.usage
+
+    def _update_usage(self, update: UsageUpdate) -> None:
+        self.usage = update.usage
+
+    def _warn(self, notice: Notice) -> None:
+        self.warnings[notice.message] = None
 
     def _reason(self, delta: ReasoningDelta) -> None:
         last = self._builders[-1] if self._builders else None
@@ -233,6 +213,24 @@ class Accumulator:
         call.data = delta.provider_data or call.data
         if delta.arguments:
             call.pieces.append(delta.arguments)
+
+
+_ADDERS: dict[type[Item], Callable[[Accumulator, Any], None]] = {
+    TextDelta: lambda total, item: total._whole(
+        TextPart(item.text, provider_data=item.provider_data)
+    ),
+    ReasoningDelta: Accumulator._reason,
+    RefusalDelta: lambda total, item: total._open(_Refusal).pieces.append(item.refusal),
+    ToolCallDelta: Accumulator._call,
+    ImageChunk: lambda total, item: total._whole(item.image),
+    PartChunk: lambda total, item: total._whole(item.part),
+    CitationChunk: lambda total, item: total._open(_Text).citations.append(item.citation),
+    Status: lambda total, item: None,
+    Restart: lambda total, item: total._begin(),
+    Finish: Accumulator._finish,
+    UsageUpdate: Accumulator._update_usage,
+    Notice: Accumulator._warn,
+}
 
 
 class Source(Protocol):
@@ -301,30 +299,27 @@ class Stream:
             raise StopAsyncIteration
         if self._reader is not None:
             raise ClosedError("this stream is already being read by another task")
+        self._reader = task = asyncio.current_task()
         try:
             if self._source is None:
                 self._source = self._start(self._total)
-            batch = await self._read(self._source)
+            batch = await self._source.next()
+        except asyncio.CancelledError:
+            # Our own aclose() from another task, and not the reader's cancellation?
+            if not self._closed or task is None or task.uncancel() > 0:
+                self._end()
+                raise
+            batch = None
         except BaseException:
             self._end()
             raise
+        finally:
+            self._reader = None
         if batch is None:
             self._end()
             raise StopAsyncIteration
         self._total.add(batch)
         return batch
-
-    async def _read(self, source: Source) -> Sequence[Item] | None:
-        self._reader = task = asyncio.current_task()
-        try:
-            return await source.next()
-        except asyncio.CancelledError:
-            # Our own aclose() from another task, and not the reader's cancellation?
-            if not self._closed or task is None or task.uncancel() > 0:
-                raise
-        finally:
-            self._reader = None
-        return None
 
     def _end(self) -> None:
         """Release everything; synchronous, so that no second cancellation can break it."""

@@ -126,8 +126,8 @@ class HttpReply:
                     pass
 
     def close(self) -> None:
-        if self._content.is_eof() and self._content.exception() is None:
-            self._response.release()
+        if self._response.closed and self._response.connection is None:
+            # Read to its end: aiohttp has given the connection back.
             return
         # abort, not close: a close waits for unsent bytes and, under TLS, for the other side.
         connection = self._response.connection

@@ -1,4 +1,4 @@
-"""Deadlines of one attempt: a single lazily rearmed timer that interrupts one wait.
+"""Deadlines: one timer for all attempts of a loop, which interrupts the wait that is overdue.
 
 No scope spans a `yield`: whoever waits for the next batch registers its task for that wait
 alone, so a generator may move from one task to another between two waits.
@@ -7,7 +7,7 @@ alone, so a generator may move from one task to another between two waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 from aiollm.errors import Deadline, DeadlineError
@@ -20,60 +20,112 @@ _TEXT = {
     "idle": "no byte for {} s",
     "stall": "bytes, but no output for {} s",
     "total": "the call took longer than {} s",
-    "connect": "no connection within {} s",
 }
+
+
+class Clock:
+    """The timer of a loop, set for the earliest deadline of all watches.
+
+    A timer per stream, rearmed at every read, would cost more than the parsing. Deadlines only
+    move later while bytes arrive, so it is enough to look again when the timer fires.
+    """
+
+    __slots__ = ("_timer", "_watches", "_when", "loop")
+
+    def __init__(self) -> None:
+        """Belong to the running loop."""
+        self.loop = asyncio.get_running_loop()
+        self._watches: set[Watch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._when = float("inf")
+
+    def add(self, watch: Watch) -> None:
+        """Take up a watch."""
+        self._watches.add(watch)
+        self.expect(watch.due(self.loop.time())[0])
+
+    def discard(self, watch: Watch) -> None:
+        """Drop a watch; the timer of an idle loop goes with the last one."""
+        self._watches.discard(watch)
+
+    def expect(self, when: float) -> None:
+        """Look again at loop time `when` at the latest."""
+        if when >= self._when:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._when = when
+        self._timer = self.loop.call_at(when, self._look)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._when = float("inf")
+
+    def _look(self) -> None:
+        self._timer = None
+        self._when = float("inf")
+        now = self.loop.time()
+        nearest = float("inf")
+        for watch in tuple(self._watches):
+            when, which, seconds = watch.due(now)
+            if when <= now:
+                watch.interrupt(which, seconds)
+            else:
+                nearest = min(nearest, when)
+        self.expect(nearest)
 
 
 class Watch:
     """Guards the waits of one attempt; holds no reference to what is awaited."""
 
     __slots__ = (
+        "_alive_at",
         "_cancelling",
+        "_clock",
         "_fired",
-        "_loop",
+        "_limits",
+        "_output_at",
+        "_started",
         "_task",
-        "_timeouts",
-        "_timer",
         "_total_at",
-        "alive_at",
-        "output_at",
-        "started",
     )
 
-    def __init__(self, timeouts: Timeouts, total_at: float | None) -> None:
+    def __init__(self, clock: Clock, limits: Timeouts, total_at: float | None) -> None:
         """`total_at` is the loop time at which the whole call ends."""
-        self._loop = asyncio.get_running_loop()
-        self._timeouts = timeouts
+        self._clock = clock
+        self._limits = limits
         self._total_at = total_at
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._fired: tuple[Deadline, float] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.started = self._loop.time()
-        self.alive_at: float | None = None
-        self.output_at: float | None = None
+        self._alive_at: float | None = None
+        self._output_at: float | None = None
+        self._started = clock.loop.time()
+        clock.add(self)
 
     def alive(self) -> None:
         """Note that bytes arrived."""
-        if self.alive_at is None:
-            # The idle deadline begins, and may be due before the one the timer is set for.
-            self.stop()
-        self.alive_at = self._loop.time()
+        now = self._clock.loop.time()
+        if self._alive_at is None and self._limits.idle is not None:
+            self._clock.expect(now + self._limits.idle)
+        self._alive_at = now
 
     def output(self) -> None:
         """Note that output arrived."""
-        self.output_at = self._loop.time()
+        self.alive()
+        self._output_at = self._alive_at
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await under the deadlines. Raises: DeadlineError, and whatever the awaitable raises."""
         task = asyncio.current_task()
         assert task is not None
         self._cancelling = task.cancelling()
-        if self.alive_at is not None:
-            self._resume(self.alive_at)
+        if self._alive_at is not None:
+            self._resume(self._alive_at)
         self._task = task
-        if self._timer is None:
-            self._check()
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -86,46 +138,43 @@ class Watch:
         which, seconds = self._fired
         raise DeadlineError(_TEXT[which].format(f"{seconds:g}"), which=which, after=seconds)
 
-    def _resume(self, left_at: float) -> None:
-        """Leave out the caller's own pause since the last wait: it is not the server's."""
-        self.alive_at = self._loop.time()
-        if self.output_at is not None:
-            self.output_at += self.alive_at - left_at
+    def due(self, now: float) -> tuple[float, Deadline, float]:
+        """Return the loop time of the next deadline, which one it is, and its seconds.
 
-    async def next(self, generator: AsyncGenerator[T, None]) -> T:
-        """Await the next batch. Raises: as `wait`, StopAsyncIteration at the end."""
-        return await self.wait(generator.__anext__())
+        While the caller pauses between two waits, the deadlines count from `now`.
+        """
+        limits = self._limits
+        paused = self._task is None and self._alive_at is not None
+        nearest: tuple[float, Deadline, float] = (float("inf"), "total", 0.0)
+        if self._total_at is not None and not paused:
+            nearest = (self._total_at, "total", limits.total or 0.0)
+        if self._output_at is None and limits.first_output is not None:
+            when = self._started + limits.first_output
+            nearest = min(nearest, (when, "first_output", limits.first_output))
+        if self._alive_at is not None and limits.idle is not None:
+            when = (now if paused else self._alive_at) + limits.idle
+            nearest = min(nearest, (when, "idle", limits.idle))
+        if limits.stall is not None:
+            since = self._started if self._output_at is None else self._output_at
+            when = (now if paused else since) + limits.stall
+            nearest = min(nearest, (when, "stall", limits.stall))
+        return nearest
 
-    def stop(self) -> None:
-        """Forget the timer; idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        if self._task is None:
-            return
-        due = self._next_due()
-        if due is None:
-            return
-        at, which, seconds = due
-        if at > self._loop.time():
-            self._timer = self._loop.call_at(at, self._check)
-        else:
+    def interrupt(self, which: Deadline, seconds: float) -> None:
+        """End the current wait with a DeadlineError, if there is one."""
+        if self._task is not None and self._fired is None:
             self._fired = (which, seconds)
             self._task.cancel()
 
-    def _next_due(self) -> tuple[float, Deadline, float] | None:
-        limits = self._timeouts
-        dues: list[tuple[float, Deadline, float]] = []
+    def stop(self) -> None:
+        """Stop watching; idempotent."""
+        self._clock.discard(self)
+
+    def _resume(self, left_at: float) -> None:
+        """Leave out the caller's own pause since the last wait: it is not the server's."""
+        now = self._clock.loop.time()
+        self._alive_at = now
+        if self._output_at is not None:
+            self._output_at += now - left_at
         if self._total_at is not None:
-            dues.append((self._total_at, "total", limits.total or 0.0))
-        if self.output_at is None and limits.first_output is not None:
-            dues.append((self.started + limits.first_output, "first_output", limits.first_output))
-        if self.alive_at is not None and limits.idle is not None:
-            dues.append((self.alive_at + limits.idle, "idle", limits.idle))
-        if limits.stall is not None:
-            since = self.started if self.output_at is None else self.output_at
-            dues.append((since + limits.stall, "stall", limits.stall))
-        return min(dues, default=None)
+            self._clock.expect(self._total_at)
