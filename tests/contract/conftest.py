@@ -61,7 +61,7 @@ GOOGLE = Service(
     "google", "GoogleCodec", "https://generativelanguage.googleapis.com/v1", "gemini-3.8-flash"
 )
 OLLAMA = Service("ollama", "OllamaCodec", "http://127.0.0.1:11434", "qwen3:8b")
-LLAMA_SWAP = Service("llama_swap", "LlamaSwapCodec", "http://127.0.0.1:8080/v1", "qwen")
+LLAMA_SWAP = Service("llama_swap", "LlamaSwapCodec", "http://127.0.0.1:8080", "qwen")
 LLAMA_CPP = Service("openai", "ChatCodec", "http://127.0.0.1:9931/v1", "qwen")
 
 SERVICES = {

@@ -8,6 +8,7 @@ from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from aiollm.types import (
@@ -144,7 +145,7 @@ REQUESTS = {
             assistant(ReasoningPart("hm"), _call("call_1")),
             tool_results(_result("call_1")),
         ),
-        **COMMON,
+        **COMMON | {"tools": (msgspec.structs.replace(WEATHER, strict=False),)},
         max_output_tokens=100,
         temperature=0.1,
         seed=7,
