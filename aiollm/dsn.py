@@ -29,8 +29,9 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """Replace the credential wherever `text` holds it."""
-        return text.replace(self._value, "***") if len(self._value) > 3 else text
+        """Replace the credential wherever `text` holds it, with or without its `Bearer`."""
+        value = self._value.removeprefix("Bearer ")
+        return text.replace(value, "***") if len(value) > 3 else text
 
     def __repr__(self) -> str:
         return "Secret(***)"

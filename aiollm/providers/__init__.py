@@ -20,7 +20,8 @@ class Scheme(msgspec.Struct, frozen=True):
 
     `home` is the built-in's base URL, empty where there is none; `example` is the DSN to show
     then. `hosts` are the vendor's own hosts: only they, and what `base_variable` names, may be
-    sent a key from `keys` (the first that is set wins). `apis` are the values of the option
+    sent a key from the variables in `keys` (the first that is set wins), each with what stands
+    before it on the wire, where the codec must be told. `apis` are the values of the option
     `api`, of which `own_api` is the default on the vendor's own hosts. `rows` is the family of
     capability rows where it is not the codec's.
     """
@@ -32,7 +33,7 @@ class Scheme(msgspec.Struct, frozen=True):
     home: str = ""
     example: str = ""
     hosts: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    keys: dict[str, str] = {}
     base_variable: str = ""
     read_base: Callable[[str], str] = str
     header_variables: tuple[tuple[str, str], ...] = ()
@@ -95,7 +96,7 @@ _OPENAI = Scheme(
     urls.openai_path,
     home="https://api.openai.com",
     hosts=("api.openai.com", "*.api.openai.com"),
-    keys=("OPENAI_API_KEY",),
+    keys={"OPENAI_API_KEY": ""},
     base_variable="OPENAI_BASE_URL",
     header_variables=(
         ("OpenAI-Organization", "OPENAI_ORG_ID"),
@@ -110,7 +111,7 @@ _ANTHROPIC = Scheme(
     urls.anthropic_path,
     home="https://api.anthropic.com",
     hosts=("api.anthropic.com",),
-    keys=("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    keys={"ANTHROPIC_API_KEY": "", "ANTHROPIC_AUTH_TOKEN": "Bearer "},
     base_variable="ANTHROPIC_BASE_URL",
 )
 _GOOGLE = Scheme(
@@ -119,7 +120,7 @@ _GOOGLE = Scheme(
     urls.google_path,
     home="https://generativelanguage.googleapis.com",
     hosts=("generativelanguage.googleapis.com",),
-    keys=("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    keys={"GOOGLE_API_KEY": "", "GEMINI_API_KEY": ""},
     base_variable="GOOGLE_GEMINI_BASE_URL",
 )
 _OLLAMA = Scheme(
@@ -128,7 +129,7 @@ _OLLAMA = Scheme(
     urls.ollama_path,
     home=f"http://127.0.0.1:{urls.OLLAMA_PORT}",
     hosts=("ollama.com",),
-    keys=("OLLAMA_API_KEY",),
+    keys={"OLLAMA_API_KEY": ""},
     base_variable="OLLAMA_HOST",
     read_base=urls.ollama_url,
 )
@@ -138,7 +139,7 @@ _OLLAMA_CLOUD = Scheme(
     urls.ollama_path,
     home="https://ollama.com",
     hosts=("ollama.com",),
-    keys=("OLLAMA_API_KEY",),
+    keys={"OLLAMA_API_KEY": ""},
     base_variable="OLLAMA_CLOUD_BASE_URL",
 )
 _FOREMAN = Scheme("foreman", _ollama, urls.ollama_path, example="foreman://TOKEN@host")
@@ -234,25 +235,23 @@ def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:
 
 
 def _vendor_key(scheme: Scheme, env: Mapping[str, str]) -> Secret | None:
-    for variable in scheme.keys:
-        value = env.get(variable, "").strip()
-        if value:
-            return _secret(value, variable)
+    for variable, prefix in scheme.keys.items():
+        if value := _value(variable, env):
+            return Secret(prefix + value)
     return None
 
 
-def _secret(value: str, variable: str) -> Secret:
+def _value(variable: str, env: Mapping[str, str]) -> str:
+    """Return a variable fit for a header, "" where it is not set. Raises: ConfigError."""
+    value = env.get(variable, "").strip()
     if not (value.isascii() and value.isprintable()):
         raise ConfigError(f"{variable} holds a control byte or a character outside ASCII")
-    return Secret(value)
+    return value
 
 
 def _vendor_headers(scheme: Scheme, env: Mapping[str, str]) -> dict[str, str]:
-    return {
-        header: _secret(value, variable).reveal()
-        for header, variable in scheme.header_variables
-        if (value := env.get(variable, "").strip())
-    }
+    given = {header: _value(variable, env) for header, variable in scheme.header_variables}
+    return {header: value for header, value in given.items() if value}
 
 
 def _variable(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_stream_gives_the_same_items_however_it_is_cut(path: Path) -> None:
     @given(st.lists(st.integers(0, len(body)), max_size=8))
     def cut(places: list[int]) -> None:
         edges = [0, *sorted(places), len(body)]
-        pieces = (body[a:b] for a, b in zip(edges, edges[1:], strict=False))
+        pieces = (body[a:b] for a, b in pairwise(edges))
         assert read(*pieces) == (whole, None)
 
     cut()

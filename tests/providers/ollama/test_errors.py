@@ -67,7 +67,7 @@ def test_a_recorded_error_has_its_class(name: str, kind: type[LLMError]) -> None
         (400, '"x" does not support chat', UnsupportedFeatureError),
         (400, "registry.ollama.ai/library/x does not support vision", UnsupportedFeatureError),
         (500, "this model is missing data required for image input", UnsupportedFeatureError),
-        (400, "the prompt is longer than the context length currently available", ContextLengthError),
+        (400, "the prompt is longer than the context length currently", ContextLengthError),
         (400, "the input length exceeds the context length", ContextLengthError),
         (400, 'invalid think value: "max"', InvalidRequestError),
         (401, "unauthorized", AuthenticationError),
