@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from aiollm.encoding import Warnings, bearer_headers, merge
-from aiollm.errors import LLMError, ProtocolError
+from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.framing import SSE
 from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
 from aiollm.providers.openai_decoder import ChatDecoder
-from aiollm.providers.openai_dialects import Dialect, dialect_of
+from aiollm.providers.openai_dialects import Dialect, Model, dialect_of, model_of, thinking
 from aiollm.providers.openai_errors import reply_error
 from aiollm.providers.openai_messages import messages
+from aiollm.schema import json_schema, schema_name, strict
 from aiollm.tolerant import load
-from aiollm.types import Request, Target
+from aiollm.types import AudioPart, DocumentPart, Request, Target, Tool
 
 
 class ChatCodec:
@@ -31,14 +32,20 @@ class ChatCodec:
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         dialect = self._dialect or dialect_of(provider.host)
+        model = model_of(target.model, dialect)
         warnings = Warnings()
+        check_media(provider, target, request)
+        form, note = _response_format(request, dialect, warnings)
         body: dict[str, Any] = {
             "model": target.model,
-            "messages": messages(request, dialect, self.family, warnings),
+            "messages": messages(request, dialect, self.family, warnings, note),
             "stream": True,
+            **_stream_options(dialect),
+            **_limits(request, dialect, sampling(request, model, warnings)),
+            **_tools(request),
+            **form,
+            **thinking(request, dialect, model, warnings),
         }
-        body["stream_options"] = _stream_options(dialect)
-        body |= _limits(request, dialect)
         return HttpRequest(
             f"{provider.base_url}/chat/completions",
             bearer_headers(provider),
@@ -81,18 +88,96 @@ def model_names(reply: HttpReply) -> tuple[str, ...]:
             raise ProtocolError("the reply is not a list of models", frame=reply.body)
 
 
-def _stream_options(dialect: Dialect) -> dict[str, bool]:
+def check_media(provider: Provider, target: Target, request: Request) -> None:
+    """Refuse documents and audio that a target does not take. Raises: UnsupportedError."""
+    kinds = {type(part) for message in request.messages for part in message.parts}
+    if not kinds & {DocumentPart, AudioPart}:
+        return
+    facts = provider.capabilities(target.model)
+    if DocumentPart in kinds and not facts.documents:
+        raise UnsupportedError(f"{target} takes no documents: send their text or images")
+    if AudioPart in kinds and not facts.audio:
+        raise UnsupportedError(f"{target} takes no audio")
+
+
+def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, float]:
+    """Return temperature and top_p, as far as the model takes other values than its own."""
+    wanted = {"temperature": request.temperature, "top_p": request.top_p}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if model.sampling or request.reasoning in ("none", 0):
+        return given
+    for name, value in given.items():
+        if value != 1:
+            warnings.add(f"a reasoning model takes no {name} but its own: {value} is dropped")
+    return {}
+
+
+def output_schema(output: Any, warnings: Warnings) -> dict[str, Any]:
+    """Return name, schema and `strict` of an output type. Raises: ConfigError."""
+    name, schema = schema_name(output), json_schema(output)
+    try:
+        return {"name": name, "schema": strict(schema), "strict": True}
+    except UnsupportedError as error:
+        warnings.add(f"the answer is not held to its schema strictly: {error.message}")
+    return {"name": name, "schema": schema, "strict": False}
+
+
+def function(tool: Tool) -> dict[str, Any]:
+    """Return a tool's function. Raises: UnsupportedError for what strict mode cannot say."""
+    wire: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        wire["description"] = tool.description
+    if tool.strict:
+        return wire | {"parameters": strict(json_schema(tool.parameters)), "strict": True}
+    return wire | {"parameters": tool.parameters or {"type": "object", "properties": {}}}
+
+
+def _stream_options(dialect: Dialect) -> dict[str, Any]:
+    if not dialect.usage_option:
+        return {}
     options = {"include_usage": True}
-    # The padding against traffic analysis costs bytes in every chunk.
-    return options if dialect.pads is None else options | {"include_obfuscation": dialect.pads}
+    if dialect.padding is not None:
+        options["include_obfuscation"] = dialect.padding
+    return {"stream_options": options}
 
 
-def _limits(request: Request, dialect: Dialect) -> dict[str, Any]:
+def _limits(request: Request, dialect: Dialect, sampled: dict[str, float]) -> dict[str, Any]:
     fields = {
         dialect.max_tokens: request.max_output_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
         "stop": list(request.stop) or None,
         dialect.seed: request.seed,
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None} | sampled
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if request.tools:
+        fields["tools"] = [
+            {"type": "function", "function": function(tool)} for tool in request.tools
+        ]
+        match request.tool_choice:
+            case None:
+                pass
+            case "auto" | "none" | "required" as word:
+                fields["tool_choice"] = word
+            case name:
+                fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+    if request.parallel_tool_calls is not None and (request.tools or "tools" in request.extra):
+        fields["parallel_tool_calls"] = request.parallel_tool_calls
+    return fields
+
+
+def _response_format(
+    request: Request, dialect: Dialect, warnings: Warnings
+) -> tuple[dict[str, Any], str]:
+    """Return the field for a structured answer, and what the system prompt has to say of it."""
+    if request.output is None:
+        return {}, ""
+    if dialect.json_schema:
+        schema = output_schema(request.output, warnings)
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}, ""
+    warnings.add(f"{dialect.name} holds answers to JSON, not to a schema: it is only told of it")
+    text = bytes(json_body(json_schema(request.output))).decode()
+    note = f"Answer with one JSON object and nothing else; it must fit this JSON schema:\n{text}"
+    return {"response_format": {"type": "json_object"}}, note

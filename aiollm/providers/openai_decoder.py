@@ -107,6 +107,7 @@ class _Call(msgspec.Struct, gc=False):
     id: str | None = None
     function: _Function | None = None
     custom: _Custom | None = None
+    extra_content: dict[str, Any] | None = None
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -344,13 +345,16 @@ class ChatDecoder:
             self._notice("the answer holds audio, which is left out", out)
 
     def _call(self, call: _Call) -> ToolCallDelta:
+        state: dict[str, Any] = {}
         if call.custom is not None:
-            data = ProviderData(self._family, {"type": "custom"})
+            state["type"] = "custom"
             name, text = call.custom.name, call.custom.input or ""
         else:
             function = call.function or _Function()
-            data = None
             name, text = function.name, arguments_text(function.arguments)
+        if call.extra_content:
+            state["extra_content"] = call.extra_content
+        data = ProviderData(self._family, state) if state else None
         delta = self._calls.add(call.index, call.id or "", name or "", text, data)
         if self._joiner is None:
             return delta

@@ -64,8 +64,7 @@ RULES = (
     Rule(AuthenticationError, codes=("authentication_error", "permission_error")),
     Rule(AuthenticationError, codes=("permission_denied", "unsupported_country_region_territory")),
     Rule(AuthenticationError, texts=("ip not authorized",)),
-    Rule(ModelNotFoundError, codes=("model_not_found", "not_found_error", "deploymentnotfound")),
-    Rule(ModelNotFoundError, codes=("DeploymentNotFound",)),
+    Rule(ModelNotFoundError, codes=("model_not_found", "not_found_error", "DeploymentNotFound")),
     Rule(ModelNotFoundError, texts=("does not have access to model",)),
     Rule(
         UnsupportedFeatureError,
@@ -177,7 +176,7 @@ def _error(
     status: int = 0,
     headers: Mapping[str, str] | None = None,
 ) -> ProviderError:
-    rules = RULES
+    rules: tuple[Rule, ...] = RULES
     if status == 402 and retry_after(headers or {}) is not None:
         rules = (Rule(RateLimitError), *RULES)
     elif _never_fits(fault.message):
