@@ -16,24 +16,14 @@ import pytest
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpReply, Provider
+from aiollm.stream import Accumulator
 from aiollm.types import (
     Finish,
-    ImageChunk,
-    ImagePart,
     Item,
     Message,
-    Part,
-    PartChunk,
-    ProviderData,
-    ReasoningDelta,
-    ReasoningPart,
-    RefusalDelta,
-    RefusalPart,
     Request,
+    Response,
     Target,
-    TextDelta,
-    TextPart,
-    ToolCallDelta,
     ToolCallPart,
     ToolResultPart,
     tool_results,
@@ -42,6 +32,7 @@ from aiollm.types import (
 
 HERE = Path(__file__).parent
 WIRE = HERE.parent / "fixtures"
+RANDOM_ID = re.compile(r"call_[0-9a-f]{16}")
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -109,31 +100,18 @@ class Reply(msgspec.Struct):
     @property
     def comparable(self) -> str:
         """The items with the ids that are made up at random masked."""
-        return re.sub(r"call_[0-9a-f]{16}", "call_random", repr(self.items))
+        return RANDOM_ID.sub("call_random", repr(self.items))
 
     @property
-    def message(self) -> Message:
-        """The items added up, as the next request would replay them."""
-        return Message("assistant", tuple(_fold(self.items)))
-
-    def parts(self, kind: type[Any]) -> list[Any]:
-        return [part for part in self.message.parts if isinstance(part, kind)]
-
-    @property
-    def text(self) -> str:
-        return self.message.text
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(part.text for part in self.parts(ReasoningPart))
-
-    @property
-    def refusal(self) -> str:
-        return "".join(part.text for part in self.parts(RefusalPart))
+    def response(self) -> Response:
+        """The items added up, as the caller gets them and the next request replays them."""
+        total = Accumulator()
+        total.add(self.items)
+        return total.response()
 
     @property
     def calls(self) -> list[tuple[str, str, Any]]:
-        return [(call.id, call.name, call.parsed()) for call in self.parts(ToolCallPart)]
+        return [(call.id, call.name, call.parsed()) for call in self.response.tool_calls]
 
     @property
     def finish(self) -> Finish | None:
@@ -142,99 +120,9 @@ class Reply(msgspec.Struct):
     @property
     def essence(self) -> tuple[Any, ...]:
         """What an answer says, usage aside."""
-        ids = re.compile(r"call_[0-9a-f]{16}")
-        calls = [(ids.sub("", id_), name, value) for id_, name, value in self.calls]
-        reason = self.finish.reason if self.finish else None
-        return (self.text, self.reasoning, self.refusal, calls, reason)
-
-
-class _Draft(msgspec.Struct):
-    """A part that is still growing."""
-
-    kind: str
-    text: str = ""
-    id: str = ""
-    name: str = ""
-    data: ProviderData | None = None
-    whole: Part | None = None
-
-    def part(self) -> Part:
-        match self.kind:
-            case "text":
-                return TextPart(self.text, provider_data=self.data)
-            case "reasoning":
-                return ReasoningPart(self.text, self.data)
-            case "refusal":
-                return RefusalPart(self.text)
-            case "call":
-                return ToolCallPart(
-                    self.id, self.name, self.text or "{}", provider_data=self.data
-                )
-            case _:
-                assert self.whole is not None
-                return self.whole
-
-
-class _Folder:
-    """Adds items up by the rules of the contract."""
-
-    def __init__(self) -> None:
-        self.drafts: list[_Draft] = []
-        self.calls: dict[int, _Draft] = {}
-
-    def grow(self, kind: str, text: str) -> None:
-        last = self.drafts[-1] if self.drafts else None
-        if last is None or last.kind != kind or last.data is not None:
-            last = self.new(_Draft(kind))
-        last.text += text
-
-    def new(self, draft: _Draft) -> _Draft:
-        self.drafts.append(draft)
-        return draft
-
-    def seal(self, data: ProviderData) -> None:
-        for draft in reversed(self.drafts):
-            if draft.kind == "reasoning" and draft.data is None:
-                draft.data = data
-                return
-        self.new(_Draft("reasoning", data=data))
-
-    def call(self, delta: ToolCallDelta) -> None:
-        draft = self.calls.get(delta.index)
-        if draft is None:
-            draft = self.calls[delta.index] = self.new(_Draft("call"))
-        draft.id = draft.id or delta.id
-        draft.name = draft.name or delta.name
-        draft.text += delta.arguments
-        draft.data = draft.data or delta.provider_data
-
-    def add(self, item: Item) -> None:
-        match item:
-            case TextDelta(provider_data=ProviderData() as data):
-                self.new(_Draft("text", item.text, data=data))
-            case TextDelta(text=text) if text:
-                self.grow("text", text)
-            case ReasoningDelta(reasoning=text, provider_data=data):
-                if text:
-                    self.grow("reasoning", text)
-                if data is not None:
-                    self.seal(data)
-            case RefusalDelta(refusal=text) if text:
-                self.grow("refusal", text)
-            case ToolCallDelta():
-                self.call(item)
-            case ImageChunk(image=ImagePart() as whole) | PartChunk(part=whole):
-                kind = "reasoning" if isinstance(whole, ReasoningPart) else "whole"
-                data = getattr(whole, "provider_data", None)
-                text = whole.text if isinstance(whole, ReasoningPart) else ""
-                self.new(_Draft(kind, text, data=data, whole=whole))
-
-
-def _fold(items: Iterable[Item]) -> list[Part]:
-    folder = _Folder()
-    for item in items:
-        folder.add(item)
-    return [draft.part() for draft in folder.drafts]
+        said = self.response
+        calls = [(RANDOM_ID.sub("", id_), name, value) for id_, name, value in self.calls]
+        return (said.text, said.reasoning, said.refusal, calls, said.finish_reason)
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -152,6 +152,13 @@ def test_deep_nesting_is_an_error_of_ours(stream: Case) -> None:
         assert stream.read([frame]).error is not None
 
 
+@pytest.mark.parametrize("depth", [50, 400, 800, 950, 990, 100_000])
+def test_deep_nesting_in_an_error_reply_is_an_error_of_ours(failure: Case, depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    for body in (nested, b'{"error":' * depth + b"1" + b"}" * depth, b'{"error":' + nested + b"}"):
+        assert isinstance(failure.codec.error(failure.reply(body)), LLMError)
+
+
 def test_a_stream_of_nothing_is_an_interruption(stream: Case) -> None:
     for pieces in ([], [b"\n"], [b"\n\n"]):
         assert type(stream.read(pieces).error) is StreamInterrupted

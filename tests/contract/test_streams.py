@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiollm import errors
 from aiollm.errors import StreamInterrupted
-from aiollm.types import Finish, ImagePart, Status
+from aiollm.types import Finish, Status
 
 if TYPE_CHECKING:
     from conftest import Case, Reply
@@ -42,23 +42,24 @@ def _check_end(reply: Reply, expected: dict[str, Any]) -> None:
 
 def test_a_stream_gives_what_its_expectations_say(stream: Case) -> None:
     reply, expected = stream.read([stream.body]), stream.expected
-    assert reply.text == expected.get("text", "")
-    assert reply.reasoning == expected.get("reasoning", "")
-    assert reply.refusal == expected.get("refusal", "")
+    said = reply.response
+    assert said.text == expected.get("text", "")
+    assert said.reasoning == expected.get("reasoning", "")
+    assert said.refusal == expected.get("refusal", "")
     calls = [(id_ or None, name, args) for id_, name, args in expected.get("calls", [])]
     assert [name for _, name, _ in reply.calls] == [name for _, name, _ in calls]
     for (id_, name, args), (want_id, want_name, want_args) in zip(reply.calls, calls, strict=True):
         assert (name, args) == (want_name, want_args)
         assert id_ == want_id if want_id else id_
-    assert [part.mime for part in reply.parts(ImagePart)] == expected.get("images", [])
-    said = "".join(item.message for item in reply.items if isinstance(item, Status))
-    assert expected.get("status", "") in said
-    assert bool(said) == ("status" in expected)
+    assert [image.mime for image in said.images] == expected.get("images", [])
+    status = "".join(item.message for item in reply.items if isinstance(item, Status))
+    assert expected.get("status", "") in status
+    assert bool(status) == ("status" in expected)
     _check_end(reply, expected)
 
 
 def test_the_next_request_replays_opaque_state_unchanged_and_in_order(stream: Case) -> None:
-    message = stream.read([stream.body]).message
+    message = stream.read([stream.body]).response.message
     if not message.parts or "error" in stream.expected:
         return
     sent = list(_objects(stream.replayed(message)))
