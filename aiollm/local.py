@@ -80,14 +80,10 @@ class LocalServer:
         port: int = 0,
         start_timeout: float = 60.0,
     ) -> None:
-        path = Path(model) if model is not None else find_model()
-        if path is None:
-            raise ConfigError(f"no model: name a GGUF file, or {INSTALL_MODEL}")
-        self.path = path
-        self.model = alias or ("smollm2" if model is None else path.stem)
+        self.path = Path(model) if model is not None else None
+        self.model = alias or (self.path.stem if self.path else "smollm2")
         self.url = ""
         self._options = {
-            "--model": path,
             "--alias": self.model,
             "--threads": threads,
             "--ctx": context,
@@ -132,11 +128,12 @@ class LocalServer:
         """
         if self._child is not None:
             raise ConfigError("the local server was started already")
-        await asyncio.to_thread(self._check)
+        self.path = await asyncio.to_thread(_checked, self.path)
         self._child = _Child()
         try:
             async with asyncio.timeout(self._start_timeout):
-                line = await self._child.spawn(self._command(), os.environ | {_KEY: self._key})
+                command = self._command(self.path)
+                line = await self._child.spawn(command, os.environ | {_KEY: self._key})
         except TimeoutError:
             line = None
         finally:
@@ -145,16 +142,10 @@ class LocalServer:
         self.url = self._ready(line)
         return self
 
-    def _check(self) -> None:
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise ConfigError(f"no llama.cpp server is installed: {INSTALL_SERVER}")
-        if not self.path.is_file():
-            raise ConfigError(f"the model {str(self.path)!r} is no file")
-
-    def _command(self) -> list[str]:
+    def _command(self, path: Path) -> list[str]:
         root = str(Path(__file__).parents[1])
         options = [str(word) for pair in self._options.items() for word in pair]
-        return [sys.executable, "-P", "-c", _BOOT, root, *options]
+        return [sys.executable, "-P", "-c", _BOOT, root, "--model", str(path), *options]
 
     def _ready(self, line: bytes | None) -> str:
         match line:
@@ -212,6 +203,17 @@ async def start(
     return server
 
 
+def _checked(path: Path | None) -> Path:
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(f"no llama.cpp server is installed: {INSTALL_SERVER}")
+    path = path or find_model()
+    if path is None:
+        raise ConfigError(f"no model: name a GGUF file, or {INSTALL_MODEL}")
+    if not path.is_file():
+        raise ConfigError(f"the model {str(path)!r} is no file")
+    return path
+
+
 class _Child(asyncio.SubprocessProtocol):
     """The child process: its first line of output, the end of its log, its life."""
 
@@ -252,7 +254,7 @@ class _Child(asyncio.SubprocessProtocol):
             self.ready = True
             self._line.set_result(self._output)
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self._line.done():
             self._line.set_result(b"")
         if not self.gone.done():
@@ -315,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> Any:
     try:
-        import xllamacpp  # noqa: PLC0415
+        import xllamacpp
     except ImportError as error:
         sys.exit(f"{error}: {INSTALL_SERVER}")
     options.alias = options.alias or Path(options.model).stem
@@ -333,7 +335,7 @@ def _serve(options: argparse.Namespace) -> Any:
         _assign(params, "api_keys", options.api_key)
     try:
         return xllamacpp.Server(params)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reads it
         sys.exit(f"llama.cpp: {error}")
 
 

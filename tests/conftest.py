@@ -88,7 +88,7 @@ def open_sockets() -> set[str]:
     found = set()
     for entry in Path("/proc/self/fd").glob("*"):
         try:
-            name = os.readlink(entry)
+            name = str(entry.readlink())
         except OSError:
             continue
         if name.startswith("socket:"):

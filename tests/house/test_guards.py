@@ -33,8 +33,8 @@ def teardown_module():
 """,
     "Blocking call to time.sleep": """
 async def test_leak():
-    code = compile("import time; time.sleep(0)", os.path.join(aiollm.__path__[0], "made_up.py"), "exec")
-    exec(code)
+    file = os.path.join(aiollm.__path__[0], "made_up.py")
+    exec(compile("import time; time.sleep(0)", file, "exec"))
 """,
     "ResourceWarning": """
 def test_leak():
@@ -47,7 +47,8 @@ def test_leak():
 }
 CLEAN = """
 async def test_clean():
-    reader, writer = await asyncio.open_connection(sock=socket.create_connection(LISTENER.getsockname()))
+    host, port = LISTENER.getsockname()
+    reader, writer = await asyncio.open_connection(host, port)
     writer.close()
     await writer.wait_closed()
     await asyncio.create_task(asyncio.sleep(0))

@@ -1,0 +1,157 @@
+"""LocalServer: a child process that is ready when it says so and never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aiollm import (
+    AuthenticationError,
+    ConfigError,
+    ConnectError,
+    DeadlineError,
+    FailoverError,
+    Registry,
+    local,
+)
+from aiollm.local import LocalServer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("local_model")]
+
+PARENT = """
+import asyncio
+from aiollm.local import LocalServer
+
+async def main():
+    server = await LocalServer().start()
+    print(server.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_it_answers_while_the_registry_lives_and_ends_with_it() -> None:
+    async with Registry(env={}) as reg:
+        server = await local.start(reg)
+        response = await reg.generate("local/smollm2", "Say hello.")
+        assert response.text
+        assert server.returncode is None
+        assert server.pid is not None
+        os.kill(server.pid, 0)
+    assert server.returncode == -signal.SIGKILL
+
+
+async def test_its_key_is_random_and_shown_nowhere() -> None:
+    async with LocalServer() as first, Registry(env={}) as reg:
+        key = first.dsn.partition("://")[2].partition("@")[0]
+        assert len(key) >= 32
+        reg.register("local", first.dsn)
+        told = repr(first) + repr(reg.provider("local")) + reg.describe() + first.log
+        assert key not in told
+        assert key not in Path(f"/proc/{first.pid}/cmdline").read_text()
+
+
+async def test_a_page_in_a_browser_cannot_use_it() -> None:
+    async with LocalServer() as server, Registry(env={}) as reg:
+        reg.register("anyone", f"openai+http://{server.url.partition('://')[2]}")
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("anyone/smollm2", "Say hello.")
+        assert isinstance(caught.value.exceptions[0], AuthenticationError)
+
+
+async def test_a_file_that_is_no_model_fails_with_what_the_server_said(tmp_path: Path) -> None:
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"no model at all")
+    server = LocalServer(file)
+    with pytest.raises(ConnectError, match=r"did not start \(exit code 1\)") as caught:
+        await server.start()
+    assert "failed to load model" in str(caught.value)
+    await server.close()
+
+
+async def test_a_missing_file_fails_before_anything_is_started() -> None:
+    server = LocalServer("/nowhere/model.gguf")
+    with pytest.raises(ConfigError, match=r"'/nowhere/model\.gguf' is no file"):
+        await server.start()
+    assert server.pid is None
+
+
+async def test_a_child_that_is_late_is_ended() -> None:
+    server = LocalServer(start_timeout=0.05)
+    with pytest.raises(DeadlineError, match=r"not ready within 0\.05 s") as caught:
+        await server.start()
+    assert caught.value.which == "connect"
+    await server.close()
+
+
+async def test_a_cancelled_start_leaves_no_process() -> None:
+    server = LocalServer()
+    starting = asyncio.create_task(server.start())
+    while server.pid is None:
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await server.close()
+    assert server.returncode == -signal.SIGKILL
+
+
+async def test_a_crash_is_told_apart_and_closing_still_works() -> None:
+    async with LocalServer() as server:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSEGV)
+        while server.returncode is None:
+            await asyncio.sleep(0.01)
+        assert server.returncode == -signal.SIGSEGV
+
+
+async def test_killing_needs_no_loop_and_may_be_repeated() -> None:
+    server = await LocalServer().start()
+    server.kill()
+    server.kill()
+    await server.close()
+    await server.close()
+    server.kill()
+
+
+async def test_a_server_is_started_once() -> None:
+    async with LocalServer() as server:
+        with pytest.raises(ConfigError, match="started already"):
+            await server.start()
+
+
+def test_before_its_start_it_has_no_address() -> None:
+    server = LocalServer()
+    assert (server.url, server.pid, server.returncode, server.log) == ("", None, None, "")
+    with pytest.raises(ConfigError, match="has not been started"):
+        _ = server.dsn
+
+
+def test_no_orphan_survives_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert gone(child, within=5)
+
+
+def gone(pid: int, within: float) -> bool:
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,120 @@
+"""The layers hold, and the contracts that say so catch what they are there for."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "aiollm"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 450
+LONGER = {"types.py": 550}
+"""Layer 0 is declarations that refer to each other, with nothing between them to cut."""
+MEDIAN, P95 = 9, 50
+"""Lines of a function, as measured on the libraries that this one takes as its models."""
+
+FORBIDDEN = {
+    ("types", "aiollm.errors"): "upward",
+    ("framing", "aiollm.registry"): "upward",
+    ("provider", "aiollm.replies"): "upward, by one layer",
+    ("health", "aiollm.transport"): "sideways",
+    ("stream", "aiollm.engine"): "sideways",
+    ("registry", "aiollm.cli"): "upward, to the top",
+    ("providers.openai", "asyncio"): "a codec that waits",
+    ("providers.anthropic", "aiohttp"): "a codec that does IO",
+    ("providers.google", "aiollm.transport"): "a codec that reaches the transport",
+    ("dsn", "socket"): "a parser that does IO",
+    ("engine", "aiohttp"): "aiohttp outside its rooms",
+    ("registry", "anyio"): "anyio outside its rooms",
+    ("engine", "PIL"): "PIL outside its room",
+    ("transport", "openai"): "a vendor's SDK",
+}
+"""Imports that must never be, one for each rule."""
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the package in `folder` against the project's contracts."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def plant(folder: Path, module: str, imported: str, *, for_typing: bool = False) -> None:
+    """Add an import to a copy of a module."""
+    file = folder / "aiollm" / f"{module.replace('.', '/')}.py"
+    line = f"import {imported}"
+    if for_typing:
+        line = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {line}"
+    file.write_text(f"{file.read_text()}\n{line}\n")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the package."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "aiollm", ignore=ignored)
+    return tmp_path
+
+
+def test_the_contracts_hold(copy: Path) -> None:
+    run = lint_imports(copy)
+    assert run.returncode == 0, run.stdout
+    assert "0 broken" in run.stdout
+
+
+def test_every_kind_of_forbidden_import_is_caught(copy: Path) -> None:
+    for module, imported in FORBIDDEN:
+        plant(copy, module, imported)
+    run = lint_imports(copy)
+    assert run.returncode == 1, run.stdout + run.stderr
+    missed = [pair for pair in FORBIDDEN if f"aiollm.{pair[0]} -> {pair[1]}" not in run.stdout]
+    assert not missed, run.stdout
+
+
+def test_an_upward_import_for_typing_alone_is_caught(copy: Path) -> None:
+    plant(copy, "errors", "aiollm.stream", for_typing=True)
+    run = lint_imports(copy)
+    assert run.returncode == 1
+    assert "aiollm.errors -> aiollm.stream" in run.stdout
+
+
+def test_a_module_without_a_layer_is_caught(copy: Path) -> None:
+    (copy / "aiollm" / "utils.py").write_text('"""No role."""\n')
+    run = lint_imports(copy)
+    assert run.returncode == 1
+    assert "aiollm.utils" in run.stdout
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_states_its_role_and_stays_short(file: Path) -> None:
+    text = file.read_text()
+    role = ast.get_docstring(ast.parse(text))
+    assert role, "its first line says what the module is for"
+    limit = LONGER.get(str(file.relative_to(PACKAGE)), MAX_LINES)
+    assert len(text.splitlines()) <= limit, "one role per file: cut it"
+
+
+def test_functions_are_as_short_as_those_of_the_models() -> None:
+    lengths = sorted(
+        node.end_lineno - node.lineno + 1
+        for file in MODULES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    )
+    assert statistics.median(lengths) <= MEDIAN
+    assert lengths[int(len(lengths) * 0.95)] <= P95

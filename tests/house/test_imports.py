@@ -1,0 +1,97 @@
+"""Importing aiollm is cheap and has no effects; each module can be imported first."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aiollm
+
+ROOT = Path(__file__).parents[2]
+
+HEAVY = {
+    "PIL",
+    "aiohttp",
+    "anyio",
+    "concurrent.futures.process",
+    "email.message",
+    "importlib.metadata",
+    "multidict",
+    "multiprocessing.context",
+    "opentelemetry",
+    "pytest",
+    "rich",
+    "uvloop",
+    "xllamacpp",
+    "yarl",
+}
+"""What nobody pays for who only imports aiollm."""
+
+OBSERVED = """
+import json, sys
+effects = []
+def hook(event, arguments):
+    if event == "open":
+        path = str(arguments[0])
+        if not path.endswith((".py", ".pyc", ".so", ".pyd", ".zip")):
+            effects.append([event, path])
+    elif event.startswith(("socket.", "subprocess.", "_thread.", "os.putenv", "signal.")):
+        effects.append([event, str(arguments)])
+sys.addaudithook(hook)
+import aiollm
+print(json.dumps({"effects": effects, "modules": sorted(sys.modules)}))
+"""
+
+ALONE = """
+import importlib, sys, warnings
+warnings.simplefilter("error")
+for name in sys.argv[1:]:
+    for loaded in [each for each in sys.modules if each.partition(".")[0] == "aiollm"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def observed() -> dict[str, list]:
+    """Return what a bare import does and loads."""
+    return json.loads(run(OBSERVED))
+
+
+def test_nothing_heavy_is_loaded(observed: dict[str, list]) -> None:
+    assert not HEAVY.intersection(observed["modules"])
+
+
+def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> None:
+    loaded = {name for name in observed["modules"] if name.startswith("aiollm.providers.")}
+    assert loaded <= {"aiollm.providers.urls"}
+
+
+def test_no_file_thread_process_or_socket_is_opened(observed: dict[str, list]) -> None:
+    assert observed["effects"] == []
+
+
+def test_every_module_can_be_the_first_to_be_imported() -> None:
+    names = [module.name for module in pkgutil.walk_packages(aiollm.__path__, "aiollm.")]
+    assert len(names) > 20
+    run(ALONE, *names)
