@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from aiollm.types import Attempt, LLMError, OutputError, Response, Target
+from aiollm.types import Attempt, Harm, LLMError, OutputError, Response, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class TransportError(LLMError):
     """No HTTP answer, or one that broke off."""
 
     moves_on = True
-    harms = "target"
+    harms: Harm = "target"
     partial: Response | None = None
     """What had arrived, when any of it had reached the caller."""
 
@@ -126,7 +126,7 @@ class ProviderError(LLMError):
     """The provider answered with an error."""
 
     moves_on = True
-    harms = "target"
+    harms: Harm = "target"
     partial: Response | None = None
     """What had arrived, when the error came in mid-stream."""
 
@@ -163,19 +163,19 @@ class ProviderError(LLMError):
 class UnsupportedFeatureError(ProviderError, UnsupportedError):
     """The target itself said that it cannot do what the request asks."""
 
-    harms = "no"
+    harms: Harm = "no"
 
 
 class AuthenticationError(ProviderError):
     """The key is missing, wrong, or not allowed: check the provider's token."""
 
-    harms = "long"
+    harms: Harm = "long"
 
 
 class QuotaError(ProviderError):
     """The account has no credit or reached its spend limit; waiting will not help."""
 
-    harms = "long"
+    harms: Harm = "long"
 
 
 class RateLimitError(ProviderError):
@@ -193,20 +193,20 @@ class ServerError(ProviderError):
 class ModelNotFoundError(ProviderError):
     """The target has no such model or route."""
 
-    harms = "long"
+    harms: Harm = "long"
 
 
 class GenerationError(ProviderError):
     """The model's output came to nothing, as a malformed call does; another try may do better."""
 
-    harms = "no"
+    harms: Harm = "no"
 
 
 class InvalidRequestError(ProviderError):
     """The request is wrong for every target."""
 
     moves_on = False
-    harms = "no"
+    harms: Harm = "no"
 
 
 class ContextLengthError(InvalidRequestError):
@@ -229,7 +229,7 @@ class ProtocolError(LLMError):
     """Bytes that do not decode; `.frame` holds the beginning of what came."""
 
     moves_on = True
-    harms = "target"
+    harms: Harm = "target"
     partial: Response | None = None
 
     def __init__(self, message: str, *, frame: bytes = b"", target: Target | None = None) -> None:
@@ -258,7 +258,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         self.target = None
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
 
-    def derive(self, excs: Sequence[Exception]) -> FailoverError:
+    def derive(self, excs: Sequence[Exception]) -> FailoverError:  # type: ignore[override]
         """Return a group of `excs` with the same message and attempts."""
         return FailoverError(self.message, excs, self.attempts)
 
@@ -273,7 +273,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """Answers about an error: does a chain move on, and how is the target's health harmed."""
 
     moves_on: bool
-    harms: Literal["no", "target", "long"]
+    harms: Harm
 
 
 

@@ -189,7 +189,7 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`base` is the first cooldown in seconds, 0 turns cooldowns off."""
+        """Take `base`, the first cooldown in seconds; 0 turns cooldowns off."""
         self.base = base
         self.clock = clock
         self._uniform = uniform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -38,6 +38,9 @@ INLINE_BODY = 64 * 1024
 
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
 
+_BROKEN = "the connection broke off inside the body"
+_NO_ANSWER = "the server closed the connection without an answer"
+
 _reused: ContextVar[list[bool]] = ContextVar("aiollm_connection_reused")
 
 _FOREIGN = (
@@ -60,10 +63,11 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(limit=0, **options)
         self._served: WeakSet[Any] = WeakSet()
 
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        """Return a connection that is fresh, or idle and clean."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
+            protocol: Any = connection.protocol
             if protocol not in self._served:
                 break
             if not protocol.should_close:
@@ -71,7 +75,7 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         self._served.add(protocol)
-        transport = connection.transport
+        transport: Any = connection.transport
         if isinstance(getattr(transport, "max_size", None), int):
             transport.max_size = RECEIVE_SIZE
         return connection
@@ -88,10 +92,12 @@ class HttpReply:
 
     @property
     def status(self) -> int:
+        """The HTTP status."""
         return self._response.status
 
     @property
     def headers(self) -> Mapping[str, str]:
+        """Header names in lower case."""
         return {name.lower(): value for name, value in self._response.headers.items()}
 
     @property
@@ -101,6 +107,7 @@ class HttpReply:
         return header.partition(";")[0].strip().lower()
 
     async def read(self) -> bytes:
+        """Return what has arrived, b"" at the end. Raises: TransportError, ProtocolError."""
         try:
             return await self._content.readany()
         except _FOREIGN as error:
@@ -108,6 +115,7 @@ class HttpReply:
         raise ours
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
+        """Return the rest of the body, at most `limit` bytes or as far as it got in time."""
         pieces: list[bytes] = []
         size = 0
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
@@ -118,6 +126,7 @@ class HttpReply:
         return b"".join(pieces)[:limit]
 
     async def drain(self) -> None:
+        """Read an answered body to its end for a moment, so that its connection is reused."""
         if self._content.at_eof():
             return
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
@@ -126,6 +135,7 @@ class HttpReply:
                     pass
 
     def close(self) -> None:
+        """Release the connection, closing it unless the body was read to its end."""
         if self._response.closed and self._response.connection is None:
             # Read to its end: aiohttp has given the connection back.
             return
@@ -254,42 +264,51 @@ def translate(
     error: BaseException, *, in_body: bool = False, connect: float | None = None
 ) -> LLMError:
     """Map an error of aiohttp or the socket to the tree; no header or URL gets into it."""
-    name = type(error).__name__
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            return DeadlineError(
-                f"no connection within {connect} s", which="connect", after=connect or 0.0
-            )
-        case aiohttp.ServerTimeoutError():
-            return DeadlineError("the socket fell silent", which="idle")
-        case aiohttp.InvalidURL():
-            return ConfigError("the base URL is not valid")
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            return ConnectError(f"TLS failed: {name}")
-        case aiohttp.ClientConnectorDNSError():
-            return ConnectError("the host name is unknown")
-        case aiohttp.ClientConnectorError():
-            return ConnectError(f"no connection: {_os_reason(error.os_error)}")
-        case aiohttp.ClientPayloadError():
-            return StreamInterrupted("the connection broke off inside the body")
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionError() if in_body:
-            return StreamInterrupted("the connection broke off inside the body")
-        case aiohttp.ServerDisconnectedError():
-            return TransportError("the server closed the connection without an answer")
-        case aiohttp.ClientResponseError() | http_exceptions.HttpProcessingError():
-            return ProtocolError(f"the answer is not valid HTTP: {name}")
-        case OSError():
-            kind = StreamInterrupted if in_body else TransportError
-            return kind(f"the connection failed: {_os_reason(error)}")
-        case aiohttp.ClientConnectionError() | asyncio.IncompleteReadError():
-            return TransportError(f"the connection failed: {name}")
-        case aiohttp.ClientError():
-            return TransportError(f"the request failed: {name}")
-        case ValueError():
-            return ConfigError(f"the request cannot be sent: {name}")
-        case _:
-            return TransportError(f"the connection failed: {name}")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        message = f"no connection within {connect} s"
+        return DeadlineError(message, which="connect", after=connect or 0.0)
+    for kinds, make in _IN_BODY if in_body else ():
+        if isinstance(error, kinds):
+            return make(error)
+    for kinds, make in _TABLE:
+        if isinstance(error, kinds):
+            return make(error)
+    return TransportError(f"the connection failed: {type(error).__name__}")
 
 
 def _os_reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+_Rows: TypeAlias = tuple[
+    tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[[Any], LLMError]], ...
+]
+
+_IN_BODY: _Rows = (
+    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
+    (aiohttp.ClientConnectionError, lambda _: StreamInterrupted(_BROKEN)),
+    (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {_os_reason(error)}")),
+)
+_TABLE: _Rows = (
+    (aiohttp.ServerTimeoutError, lambda _: DeadlineError("the socket fell silent", which="idle")),
+    (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
+    (aiohttp.ClientSSLError, lambda error: ConnectError(f"TLS failed: {type(error).__name__}")),
+    (aiohttp.ClientConnectorDNSError, lambda _: ConnectError("the host name is unknown")),
+    (
+        aiohttp.ClientConnectorError,
+        lambda error: ConnectError(f"no connection: {_os_reason(error.os_error)}"),
+    ),
+    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
+    (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
+    (
+        (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
+        lambda error: ProtocolError(f"the answer is not valid HTTP: {type(error).__name__}"),
+    ),
+    (OSError, lambda error: TransportError(f"the connection failed: {_os_reason(error)}")),
+    (
+        aiohttp.ClientError,
+        lambda error: TransportError(f"the request failed: {type(error).__name__}"),
+    ),
+    (ValueError, lambda error: ConfigError(f"the request cannot be sent: {type(error).__name__}")),
+)
+"""First match wins: a subclass stands above its base."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from aiollm.errors import Deadline, DeadlineError
+from aiollm.errors import ClosedError, Deadline, DeadlineError
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
@@ -121,7 +121,8 @@ class Watch:
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await under the deadlines. Raises: DeadlineError, and whatever the awaitable raises."""
         task = asyncio.current_task()
-        assert task is not None
+        if task is None:
+            raise ClosedError("a stream is read outside of any task")
         self._cancelling = task.cancelling()
         if self._alive_at is not None:
             self._resume(self._alive_at)

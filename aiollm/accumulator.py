@@ -1,0 +1,253 @@
+"""The one accumulator: the items of a stream added up to a Response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+
+from aiollm.types import (
+    Attempt,
+    Citation,
+    CitationChunk,
+    Finish,
+    FinishReason,
+    ImageChunk,
+    Item,
+    Message,
+    Notice,
+    Part,
+    PartChunk,
+    ProviderData,
+    ReasoningDelta,
+    ReasoningPart,
+    RefusalDelta,
+    RefusalPart,
+    Response,
+    Restart,
+    Status,
+    Target,
+    TextDelta,
+    TextPart,
+    Timings,
+    ToolCallDelta,
+    ToolCallPart,
+    Usage,
+    UsageUpdate,
+)
+
+
+class Told(Protocol):
+    """What a source knows of its attempts."""
+
+    attempts: list[Attempt]
+
+    @property
+    def target(self) -> Target | None:
+        """The target the stream is committed to."""
+
+    def elapsed(self) -> float:
+        """Return the seconds since the call began."""
+
+
+class _Text:
+    __slots__ = ("citations", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.citations: list[Citation] = []
+
+    def part(self) -> TextPart:
+        return TextPart("".join(self.pieces), tuple(self.citations))
+
+
+class _Reasoning:
+    __slots__ = ("data", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.data: ProviderData | None = None
+
+    def part(self) -> ReasoningPart:
+        return ReasoningPart("".join(self.pieces), self.data)
+
+
+class _Refusal:
+    __slots__ = ("pieces",)
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def part(self) -> RefusalPart:
+        return RefusalPart("".join(self.pieces))
+
+
+class _Call:
+    __slots__ = ("data", "id", "name", "pieces")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.pieces: list[str] = []
+        self.data: ProviderData | None = None
+
+    def part(self) -> ToolCallPart:
+        arguments = "".join(self.pieces).strip() or "{}"
+        valid = bool(self.name) and _is_object(arguments)
+        return ToolCallPart(self.id, self.name, arguments, valid, self.data)
+
+
+class _Whole:
+    __slots__ = ("_part",)
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def part(self) -> Part:
+        return self._part
+
+
+_Builder: TypeAlias = _Text | _Reasoning | _Refusal | _Call | _Whole
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+class Accumulator:
+    """Adds items up to a message; `Restart` makes it begin anew."""
+
+    def __init__(self) -> None:
+        self.warnings: dict[str, None] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._builders: list[_Builder] = []
+        self._calls: dict[int, _Call] = {}
+        self._text: list[str] | None = None
+        self.finish_reason: FinishReason | None = None
+        self.raw_finish_reason = ""
+        self.usage = Usage()
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Add the items of one batch."""
+        text = self._text
+        for item in items:
+            if type(item) is TextDelta and item.provider_data is None:
+                if text is None:
+                    text = self._open(_Text).pieces
+                text.append(item.text)
+            else:
+                self._ADDERS[type(item)](self, item)
+                last = self._builders[-1] if self._builders else None
+                text = last.pieces if type(last) is _Text else None
+        self._text = text
+
+    def message(self) -> Message:
+        """Return the assistant message so far."""
+        return Message("assistant", tuple(builder.part() for builder in self._builders))
+
+    def response(self, source: Told | None = None, ended_at: float | None = None) -> Response:
+        """Return what has been added up, with what `source` knows of its attempts."""
+        attempts = tuple(source.attempts) if source is not None else ()
+        if ended_at is None:
+            ended_at = source.elapsed() if source is not None else 0.0
+        firsts = [each.first_output for each in attempts if each.first_output is not None]
+        return Response(
+            message=self.message(),
+            finish_reason=self.finish_reason,
+            raw_finish_reason=self.raw_finish_reason,
+            usage=self.usage,
+            target=source.target if source is not None else None,
+            attempts=attempts,
+            warnings=tuple(self.warnings),
+            timings=Timings(min(firsts, default=None), ended_at),
+        )
+
+    def _open(self, kind: Callable[[], Any]) -> Any:
+        if not self._builders or type(self._builders[-1]) is not kind:
+            self._builders.append(kind())
+        return self._builders[-1]
+
+    def _signed_text(self, delta: TextDelta) -> None:
+        self._builders.append(_Whole(TextPart(delta.text, provider_data=delta.provider_data)))
+
+    def _refusal(self, delta: RefusalDelta) -> None:
+        self._open(_Refusal).pieces.append(delta.refusal)
+
+    def _citation(self, chunk: CitationChunk) -> None:
+        self._open(_Text).citations.append(chunk.citation)
+
+    def _image(self, chunk: ImageChunk) -> None:
+        self._builders.append(_Whole(chunk.image))
+
+    def _part(self, chunk: PartChunk) -> None:
+        self._builders.append(_Whole(chunk.part))
+
+    def _status(self, _: Status) -> None:
+        """Leave out what is no output."""
+
+    def _restart(self, _: Restart) -> None:
+        self._begin()
+
+    def _finish(self, finish: Finish) -> None:
+        self.finish_reason = finish.reason
+        self.raw_finish_reason = finish.raw_reason
+        if finish.usage.certainty != "missing":
+            self.usage = finish.usage
+
+    def _usage(self, update: UsageUpdate) -> None:
+        self.usage = update.usage
+
+    def _notice(self, notice: Notice) -> None:
+        self.warnings[notice.message] = None
+
+    def _reasoning(self, delta: ReasoningDelta) -> None:
+        last = self._builders[-1] if self._builders else None
+        if delta.provider_data is None or delta.reasoning:
+            if not isinstance(last, _Reasoning) or last.data is not None:
+                last = _Reasoning()
+                self._builders.append(last)
+            last.pieces.append(delta.reasoning)
+            last.data = delta.provider_data
+            return
+        # Some servers send a block's signature after the next block has begun.
+        sealed = next(filter(_is_unsealed, reversed(self._builders)), None)
+        if not isinstance(sealed, _Reasoning):
+            sealed = _Reasoning()
+            self._builders.append(sealed)
+        sealed.data = delta.provider_data
+
+    def _tool_call(self, delta: ToolCallDelta) -> None:
+        call = self._calls.get(delta.index)
+        if call is None:
+            call = self._calls[delta.index] = _Call()
+            self._builders.append(call)
+        call.id = call.id or delta.id
+        call.name = call.name or delta.name
+        call.data = delta.provider_data or call.data
+        if delta.arguments:
+            call.pieces.append(delta.arguments)
+
+    _ADDERS: ClassVar[dict[type[Item], Callable[[Accumulator, Any], None]]] = {
+        TextDelta: _signed_text,
+        ReasoningDelta: _reasoning,
+        RefusalDelta: _refusal,
+        ToolCallDelta: _tool_call,
+        ImageChunk: _image,
+        PartChunk: _part,
+        CitationChunk: _citation,
+        Status: _status,
+        Restart: _restart,
+        Finish: _finish,
+        UsageUpdate: _usage,
+        Notice: _notice,
+    }
+
+
+def _is_unsealed(builder: _Builder) -> bool:
+    return isinstance(builder, _Reasoning) and builder.data is None

@@ -1,0 +1,269 @@
+"""One attempt at one target: owns its generator, slot and permit, and books what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from aiollm.errors import (
+    DeadlineError,
+    LLMError,
+    ProtocolError,
+    ProviderError,
+    StreamInterrupted,
+    TransportError,
+)
+from aiollm.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    FirstOutput,
+    TargetClosed,
+    TargetOpened,
+)
+from aiollm.health import Health, Permit
+from aiollm.slots import Slots
+from aiollm.types import (
+    Attempt,
+    Finish,
+    ImageChunk,
+    Item,
+    Outcome,
+    PartChunk,
+    ReasoningDelta,
+    RefusalDelta,
+    Response,
+    Target,
+    TextDelta,
+    Timeouts,
+    ToolCallDelta,
+)
+from aiollm.watch import Clock, Watch
+
+Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
+
+OUTPUT = frozenset(
+    {TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, ImageChunk, PartChunk, Finish}
+)
+"""What commits a stream to its target (design: commit gate)."""
+
+
+class Route(Protocol):
+    """What failover asks about a target."""
+
+    def host(self, target: Target) -> str:
+        """Return the host that its connection failures count against."""
+
+    def timeouts(self, target: Target) -> Timeouts:
+        """Return the deadlines of one attempt."""
+
+    def slots(self, target: Target) -> Slots | None:
+        """Return the slots of its provider, None where their number is not limited."""
+
+    def takes_prefill(self, target: Target) -> bool:
+        """Say whether it continues an assistant message that ends the request."""
+
+    async def open(self, target: Target, prefix: str) -> tuple[Batches, Sequence[Item]]:
+        """Prepare the request; return its unstarted stream and what there is to note.
+
+        `prefix` is the answer so far that the target has to go on from. Raises: LLMError.
+        """
+
+    def clean(self, target: Target, error: LLMError) -> None:
+        """Put the target on the error and take its secret out."""
+
+
+class Call(Protocol):
+    """What an attempt needs of the call it belongs to."""
+
+    route: Route
+    health: Health
+    clock: Clock
+    attempts: list[Attempt]
+    number: int
+    prefix: str
+    total_at: float | None
+    hooked: bool
+
+    def elapsed(self) -> float:
+        """Return the seconds since the call began."""
+
+    def partial(self) -> Response:
+        """Return what the caller has so far."""
+
+    def emit(self, event: Event) -> None:
+        """Tell the hooks."""
+
+
+class Run:
+    """One attempt: owns a generator, a slot, a permit and the record of what became of it."""
+
+    __slots__ = (
+        "_batches",
+        "_call",
+        "_permit",
+        "_queued",
+        "_released",
+        "_slots",
+        "_watch",
+        "record",
+        "target",
+    )
+
+    def __init__(self, call: Call, target: Target, permit: Permit) -> None:
+        self._call = call
+        self._permit = permit
+        self._batches: Batches | None = None
+        self._slots: Slots | None = None
+        self._queued = False
+        self._released = False
+        self.target = target
+        self.record = Attempt(target, call.elapsed())
+        self._watch = Watch(call.clock, call.route.timeouts(target), call.total_at)
+        call.attempts.append(self.record)
+        if call.hooked:
+            call.emit(AttemptStarted(call.number, target))
+
+    async def next(self) -> Sequence[Item] | None:
+        """Return the next batch that is not empty, None at the end.
+
+        Raises: Exception, after closing itself.
+        """
+        watch = self._watch
+        try:
+            batches = self._batches
+            if batches is None:
+                batches, notes = await self._open()
+                self._batches = batches
+                if notes:
+                    return notes
+            while not (batch := await watch.wait(batches.__anext__())):
+                watch.alive()
+        except StopAsyncIteration:
+            self._end()
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises is booked
+            failure = error
+        except BaseException:
+            self.close("abandoned")
+            raise
+        else:
+            self._note(batch)
+            return batch
+        raise self.fail(failure)
+
+    def fail(self, error: Exception) -> Exception:
+        """Book the failure and return the error, cleaned."""
+        attach_partial(error, self._call.partial())
+        if isinstance(error, LLMError):
+            self._call.route.clean(self.target, error)
+            if self._queued:
+                # The wait for one of our own slots says nothing of the target.
+                error.harms = "no"
+        by_caller = isinstance(error, DeadlineError) and error.which == "total"
+        self.close("abandoned" if by_caller else "failed", error)
+        return error
+
+    async def _open(self) -> tuple[Batches, Sequence[Item]]:
+        slots = self._call.route.slots(self.target)
+        if slots is not None:
+            self._queued = True
+            await self._watch.wait(slots.acquire())
+            self._slots = slots
+            self._queued = False
+        return await self._watch.wait(self._call.route.open(self.target, self._call.prefix))
+
+    def _note(self, batch: Sequence[Item]) -> None:
+        if type(batch[-1]) not in OUTPUT and not has_output(batch):
+            self._watch.alive()
+            return
+        self._watch.output()
+        if self.record.first_output is None:
+            self._note_first_output()
+        last = type(batch[-1])
+        if last is Finish or (last is not TextDelta and any(type(i) is Finish for i in batch)):
+            self._book("success")
+
+    def _note_first_output(self) -> None:
+        record, call = self.record, self._call
+        record.first_output = call.elapsed()
+        seconds = record.first_output - record.started
+        self._permit.first_output(seconds)
+        if call.hooked:
+            call.emit(FirstOutput(call.number, self.target, seconds))
+
+    def _end(self) -> None:
+        if self.record.outcome == "running":
+            raise self.fail(StreamInterrupted("the stream ended before its terminal event"))
+        self.close("success")
+
+    def close(self, outcome: Outcome, error: Exception | None = None) -> None:
+        """Release everything and book the outcome unless one stands already; idempotent."""
+        if self._released:
+            return
+        self._released = True
+        self._watch.stop()
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            close_now(batches)
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
+        self._book(outcome, error)
+
+    def _book(self, outcome: Outcome, error: Exception | None = None) -> None:
+        record, call = self.record, self._call
+        if record.outcome != "running":
+            return
+        record.outcome = outcome
+        record.ended = call.elapsed()
+        record.error = error
+        changed = False
+        match outcome:
+            case "success":
+                changed = self._permit.success()
+            case "failed" if error is not None:
+                changed = self._permit.failure(error)
+            case _:
+                self._permit.abandoned()
+        if not call.hooked:
+            return
+        seconds = record.ended - record.started
+        call.emit(AttemptEnded(call.number, self.target, outcome, seconds, error))
+        if changed and outcome == "success":
+            call.emit(TargetClosed(call.number, self.target))
+        elif changed:
+            wait = call.health.recovers_in(self.target, call.route.host(self.target))
+            call.emit(TargetOpened(call.number, self.target, wait, error))
+
+
+def has_output(batch: Sequence[Item]) -> bool:
+    """Say whether a batch holds anything that commits a stream."""
+    return any(type(item) in OUTPUT for item in batch)
+
+
+def close_now(batches: Batches) -> None:
+    """Close a generator without a loop: an adapter's teardown does not await."""
+    closing: Any = batches.aclose()
+    try:
+        closing.send(None)
+    except (StopIteration, StopAsyncIteration):
+        return
+    except RuntimeError:
+        # It awaits in its teardown or ignores GeneratorExit: a fault of that adapter.
+        return
+    closing.close()
+
+
+def attach_partial(error: Exception, partial: Response) -> None:
+    """Put what had arrived on an error that can hold it and does not yet."""
+    match error:
+        case TransportError() | ProviderError() | ProtocolError() if error.partial is None:
+            error.partial = partial
+        case _:
+            pass
+
+
+def is_total(error: Exception) -> bool:
+    """Say whether the deadline of the whole call ended the attempt."""
+    return isinstance(error, DeadlineError) and error.which == "total"
