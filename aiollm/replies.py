@@ -96,19 +96,22 @@ _CONTEXT_PAIRS = (
 _NO_CONTEXT_STATUS = (401, 402, 403, 404, 429)
 
 
-def fault_of(value: Any) -> Fault:
-    """Find message, code and type in a decoded error body of any known shape."""
+def fault_of(value: Any, depth: int = 4) -> Fault:
+    """Find message, code and type in a decoded error body of any known shape.
+
+    They are looked for `depth` levels deep: a decoder may let through more than can be walked.
+    """
     match value:
-        case [first, *_]:
-            return fault_of(first)
-        case {"error": dict() as inner}:
-            return msgspec.structs.replace(fault_of(inner), raw=value)
+        case [first, *_] if depth:
+            return fault_of(first, depth - 1)
+        case {"error": dict() as inner} if depth:
+            return msgspec.structs.replace(fault_of(inner, depth - 1), raw=value)
         case {"error": str() as message}:
             return Fault(mend(message), code=_word(value.get("code")), raw=value)
         case dict():
             text = value.get("message") or value.get("detail") or value.get("error_description")
             return Fault(
-                mend(text if isinstance(text, str) else "" if text is None else str(text)),
+                mend(_text(text)),
                 _word(value.get("code")),
                 _word(value.get("type") or value.get("status")),
                 value,
@@ -117,6 +120,13 @@ def fault_of(value: Any) -> Fault:
             return Fault(mend(value), raw=value)
         case _:
             return Fault(raw=value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return "" if value is None else str(value)
+    except RecursionError:
+        return ""
 
 
 def _word(value: Any) -> str:
