@@ -194,16 +194,17 @@ class GoogleDecoder:
                 raise body_error(value, body=frame)
 
     def _part(self, part: Part, place: tuple[bytes, int, int], out: list[Item]) -> None:
+        signature = part.thought_signature or None
         if part.function_call is not None:
-            self._call(part.function_call, part.thought_signature, out)
+            self._call(part.function_call, signature, out)
         elif part.inline_data:
             self._file(read_blob(part.inline_data), part, out)
         elif part.text is None and (raw := raw_part(*place)):
             self._unknown(raw, part, out)
         elif part.thought:
-            self._thought(part.text or "", part.thought_signature, out)
+            self._thought(part.text or "", signature, out)
         else:
-            self._text(part.text or "", part.thought_signature, out)
+            self._text(part.text or "", signature, out)
 
     def _text(self, text: str, signature: str | None, out: list[Item]) -> None:
         text = self._joined("text", text)
@@ -228,7 +229,7 @@ class GoogleDecoder:
             return
         self._answered = True
         mime = mend(blob.mime_type or "")
-        data = _signed(part.thought_signature)
+        data = _signed(part.thought_signature or None)
         if mime.startswith("audio/"):
             out.append(PartChunk(AudioPart(blob.data, mime=mime, provider_data=data)))
         else:

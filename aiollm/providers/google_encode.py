@@ -188,14 +188,14 @@ class _Turns:
     def _part(self, part: Part) -> dict[str, Any] | None:
         match part:
             case TextPart(text=text):
-                wire = self._signed({"text": text}, part.provider_data, "a text's signature")
+                wire = self._signed({"text": text}, part.provider_data)
                 return wire if text or SIGNATURE in wire else None
             case RefusalPart(text=text):
                 return {"text": text}
             case ImagePart():
-                return self._signed(self._image(part), part.provider_data, "an image's signature")
+                return self._signed(self._image(part), part.provider_data)
             case DocumentPart() | AudioPart():
-                return _media(part, part.mime)
+                return self._signed(_media(part, part.mime), part.provider_data)
             case ToolCallPart():
                 return self._call(part)
             case ReasoningPart():
@@ -206,10 +206,8 @@ class _Turns:
             case ToolResultPart():
                 return None
 
-    def _signed(
-        self, wire: dict[str, Any], data: ProviderData | None, what: str
-    ) -> dict[str, Any]:
-        own = self._warnings.own(data, FAMILY, what)
+    def _signed(self, wire: dict[str, Any], data: ProviderData | None) -> dict[str, Any]:
+        own = self._warnings.own(data, FAMILY, "the state of a part")
         if own and SIGNATURE in own:
             wire[SIGNATURE] = own[SIGNATURE]
         return wire
@@ -230,7 +228,7 @@ class _Turns:
         wire = {"name": part.name, "args": self._arguments(part)}
         if call.id:
             wire["id"] = call.id
-        return self._signed({"functionCall": wire}, data, "a tool call's signature")
+        return self._signed({"functionCall": wire}, data)
 
     def _arguments(self, part: ToolCallPart) -> dict[str, Any]:
         try:
