@@ -12,6 +12,8 @@ from aiollm.types import ImagePart
 
 _STEPS = 4096
 """Segments, chunks or blocks walked before a header counts as unreadable: under 2 ms."""
+_BOXES = 512
+"""Boxes of an ISO file walked for its size; a grid of tiles has one extent for them all."""
 _TAIL = 64 * 1024
 """Bytes at the end of a file that are searched for its end marker."""
 _BRANDS = {
@@ -201,27 +203,26 @@ def _iso_mime(data: bytes) -> str:
 
 def _iso(data: bytes) -> ImageInfo | None:
     """Return the largest spatial extent: a grid's own, not that of its tiles."""
-    sizes = [(0, 0)]
-    _iso_boxes(data, 0, len(data), sizes)
-    width, height = max(sizes, key=lambda size: size[0] * size[1])
-    return ImageInfo(_iso_mime(data), width, height)
-
-
-def _iso_boxes(data: bytes, position: int, end: int, sizes: list[tuple[int, int]]) -> None:
-    for _ in range(256):
-        if position + 8 > end:
-            return
+    width = height = position = 0
+    for _ in range(_BOXES):
+        if position + 8 > len(data):
+            break
         size, kind = unpack_from(">I4s", data, position)
         match kind:
             case b"meta":
-                _iso_boxes(data, position + 12, position + size, sizes)
+                position += 12
+                continue
             case b"iprp" | b"ipco":
-                _iso_boxes(data, position + 8, position + size, sizes)
+                position += 8
+                continue
             case b"ispe":
-                sizes.append(unpack_from(">II", data, position + 12))
+                wide, high = unpack_from(">II", data, position + 12)
+                width, height = max((width, height), (wide, high), key=lambda it: it[0] * it[1])
         if size < 8:
-            return
+            break
         position += size
+    animated = data[8:12] in {b"avis", b"msf1", b"hevc", b"hevx"}
+    return ImageInfo(_iso_mime(data), width, height, animated)
 
 
 _READERS: dict[str, Callable[[bytes], ImageInfo | None]] = {

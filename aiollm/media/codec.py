@@ -1,0 +1,132 @@
+"""One image made to fit: opened from an allow-list of formats, rendered, encoded anew."""
+
+from __future__ import annotations
+
+import io
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aiollm.errors import UnsupportedError
+from aiollm.media.encoders import encode
+from aiollm.media.limits import MAX_PIXELS, Limits, Output, area, too_many_pixels
+from aiollm.media.pixels import render
+from aiollm.media.sniff import mime_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOSSLESS_PIXELS = 2_000_000
+"""Pixels up to which a lossless source stays lossless: above, PNG is too large and too slow."""
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """A package that adds a format to PIL: its module, its name on PyPI, what registers it."""
+
+    module: str
+    package: str
+    register: str = ""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A format that is read: its PIL name, and the build feature or plugin it takes."""
+
+    name: str
+    format: str
+    feature: str = ""
+    plugin: Plugin | None = None
+    lossless: bool = False
+
+
+_HEIF = Plugin("pillow_heif", "pillow-heif", "register_heif_opener")
+_AVIF = Plugin("pillow_avif", "pillow-avif-plugin")
+
+SOURCES = {
+    "image/jpeg": Source("JPEG", "JPEG", "jpg"),
+    "image/png": Source("PNG", "PNG", "zlib", lossless=True),
+    "image/gif": Source("GIF", "GIF", lossless=True),
+    "image/webp": Source("WebP", "WEBP", "webp"),
+    "image/bmp": Source("BMP", "BMP", lossless=True),
+    "image/tiff": Source("TIFF", "TIFF", lossless=True),
+    "image/avif": Source("AVIF", "AVIF", "avif", _AVIF),
+    "image/heic": Source("HEIC", "HEIF", plugin=_HEIF),
+    "image/heif": Source("HEIF", "HEIF", plugin=_HEIF),
+}
+"""The allow-list: nothing else is ever opened, EPS and SVG least of all."""
+
+UNKNOWN = f"it is in none of the formats that are read: {', '.join(s.name for s in SOURCES.values())}"
+INSTALL = (
+    "no image library is installed: install aiollm[images] (Pillow) or aiollm[simd] (pillow-simd)"
+)
+
+
+def available() -> bool:
+    """Say whether Pillow or pillow-simd is installed, without importing it."""
+    return find_spec("PIL") is not None
+
+
+def transform(data: bytes, limits: Limits) -> Output:
+    """Return the image within `limits`. Raises: UnsupportedError with the reason."""
+    source = SOURCES.get(mime_of(data))
+    if source is None:
+        raise UnsupportedError(UNKNOWN)
+    _require(source)
+    try:
+        return _transform(data, source, limits)
+    except UnsupportedError:
+        raise
+    except MemoryError:
+        reason = f"the {source.name} image takes more memory than the limit"
+    # Broken files raise nearly everything: OSError, SyntaxError, struct.error, KeyError.
+    except Exception as error:
+        reason = f"the {source.name} image is damaged: {type(error).__name__}: {error}"
+    raise UnsupportedError(reason[:500])
+
+
+def _transform(data: bytes, source: Source, limits: Limits) -> Output:
+    image = _open(data, source)
+    original = image.size
+    image = render(image, limits)
+    same = source.lossless and max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
+    return encode(image, limits, lossless=same, sharp=source.lossless)
+
+
+def _open(data: bytes, source: Source) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=(source.format,))
+    except UnidentifiedImageError:
+        raise UnsupportedError(f"the {source.name} image has a damaged header") from None
+    if area(image.size) > MAX_PIXELS:
+        raise UnsupportedError(too_many_pixels(image.size))
+    return image
+
+
+def _require(source: Source) -> None:
+    """Check that the installed PIL reads the format. Raises: UnsupportedError that names it."""
+    if not available():
+        raise UnsupportedError(INSTALL)
+    if not _readable(source):
+        extra = f", or install {source.plugin.package}" if source.plugin else ""
+        raise UnsupportedError(
+            f"the installed PIL was built without {source.name}: take the Pillow wheels "
+            f"(aiollm[images]), or build pillow-simd with that library's headers{extra}"
+        )
+
+
+def _readable(source: Source) -> bool:
+    from PIL import features
+
+    if source.feature and features.check(source.feature):
+        return True
+    if source.plugin is None:
+        return not source.feature
+    if find_spec(source.plugin.module) is None:
+        return False
+    plugin = import_module(source.plugin.module)
+    if source.plugin.register:
+        getattr(plugin, source.plugin.register)()
+    return True

@@ -1,0 +1,125 @@
+"""Pixels to bytes: which format, and the best quality and size that keep the budget."""
+
+from __future__ import annotations
+
+import io
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aiollm.errors import UnsupportedError
+from aiollm.media.limits import Limits, Output, scaled
+from aiollm.media.pixels import has_alpha, on_white
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_QUALITIES = (85, 80, 75, 70, 65, 60, 55, 50, 45)
+_EDGE = 32
+"""Longest edge in pixels below which a shrunk image says nothing any more."""
+_STEP = 0.9
+"""Each smaller size is at most this part of the one before."""
+
+
+class Encoder(msgspec.Struct, frozen=True):
+    """A format that is written: its PIL name, and the build feature it takes.
+
+    `qualities` stand from best to worst, empty where the format has none; `longest` is the
+    longest edge it can hold.
+    """
+
+    mime: str
+    format: str
+    feature: str = ""
+    qualities: tuple[int, ...] = ()
+    alpha: bool = True
+    longest: int = 65_535
+
+
+JPEG = Encoder("image/jpeg", "JPEG", "jpg", _QUALITIES, alpha=False)
+PNG = Encoder("image/png", "PNG", "zlib", longest=2**31 - 1)
+WEBP = Encoder("image/webp", "WEBP", "webp", _QUALITIES, longest=16_383)
+GIF = Encoder("image/gif", "GIF")
+
+
+def encode(image: Image.Image, limits: Limits, *, lossless: bool, sharp: bool) -> Output:
+    """Encode within the limits. Raises: UnsupportedError when nothing can be made to fit.
+
+    PNG keeps a lossless source as it is, and transparency; what does not fit so goes to a lossy
+    format, at the best quality and then the largest size that fit. `sharp` keeps the full colour
+    resolution, for text and drawings.
+    """
+    encoders = _choose(image, limits, lossless=lossless)
+    if not encoders:
+        raise UnsupportedError(f"none of its formats can be written: {', '.join(limits.mime)}")
+    for encoder in encoders:
+        data = _best(image, encoder, limits.size, sharp=sharp)
+        if limits.size is None or len(data) <= limits.size:
+            return Output(data, encoder.mime, *image.size)
+    return _shrunk(image, encoders[-1], limits.size or 0, len(data), sharp=sharp)
+
+
+def _choose(image: Image.Image, limits: Limits, *, lossless: bool) -> list[Encoder]:
+    """Return the formats to try, best first, up to the first that can give up quality."""
+    from PIL import features
+
+    order = (JPEG, WEBP, PNG, GIF)
+    if has_alpha(image):
+        order = (PNG, WEBP, JPEG, GIF)
+    elif lossless:
+        order = (PNG, JPEG, WEBP, GIF)
+    found: list[Encoder] = []
+    for encoder in order:
+        written = not encoder.feature or features.check(encoder.feature)
+        if written and encoder.mime in limits.mime and max(image.size) <= encoder.longest:
+            found.append(encoder)
+            if encoder.qualities:
+                break
+    return found
+
+
+def _shrunk(
+    image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool
+) -> Output:
+    from PIL import Image as pil
+
+    edges, factor = image.size, 1.0
+    while True:
+        factor *= min(_STEP, sqrt(size / spent))
+        smaller = scaled(image.size, factor)
+        if max(smaller) < _EDGE or smaller == edges:
+            raise UnsupportedError(f"it cannot be made to fit in {size:,} bytes and stay readable")
+        edges = smaller
+        shrunk = image.resize(edges, pil.Resampling.BICUBIC, reducing_gap=2.0)
+        data = _best(shrunk, encoder, size, sharp=sharp)
+        spent = len(data)
+        if spent <= size:
+            return Output(data, encoder.mime, *edges)
+
+
+def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool) -> bytes:
+    """Return the best quality of at most `size` bytes, or the worst where none is."""
+    image = image if encoder.alpha else on_white(image)
+    first, *others = encoder.qualities or (None,)
+    best = _save(image, encoder, first, sharp=sharp)
+    if size is None or len(best) <= size or not others:
+        return best
+    found = _save(image, encoder, others.pop(), sharp=sharp)
+    while others and len(found) <= size:
+        middle = len(others) // 2
+        data = _save(image, encoder, others[middle], sharp=sharp)
+        if len(data) <= size:
+            found, others = data, others[:middle]
+        else:
+            others = others[middle + 1 :]
+    return found
+
+
+def _save(image: Image.Image, encoder: Encoder, quality: int | None, *, sharp: bool) -> bytes:
+    options: dict[str, Any] = {} if quality is None else {"quality": quality}
+    if sharp and encoder is JPEG:
+        options["subsampling"] = 0
+    out = io.BytesIO()
+    image.save(out, encoder.format, **options)
+    return out.getvalue()

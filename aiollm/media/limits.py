@@ -1,0 +1,50 @@
+"""What an image must keep and what a worker gives back: the words of policy, pool and codec."""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_PIXELS = 80_000_000
+"""Pixels of an image that is decoded at all: 320 MB in memory. Larger ones are refused."""
+
+Size = tuple[int, int]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Allowed MIME types, longest edge in pixels, and bytes; None is no limit."""
+
+    mime: tuple[str, ...]
+    edge: int | None = None
+    size: int | None = None
+
+    def target(self, size: Size) -> Size:
+        """Return `size`, shrunk so that its longest edge keeps the limit."""
+        longest = max(size)
+        if self.edge is None or longest <= self.edge:
+            return size
+        return scaled(size, self.edge / longest)
+
+
+class Output(msgspec.Struct, frozen=True):
+    """An image made to fit."""
+
+    data: bytes
+    mime: str
+    width: int
+    height: int
+
+
+def area(size: Size) -> int:
+    """Return the number of pixels."""
+    return size[0] * size[1]
+
+
+def scaled(size: Size, factor: float) -> Size:
+    """Return the size times `factor`, each edge at least 1 and never longer than it was."""
+    wide, high = size
+    return max(1, min(wide, round(wide * factor))), max(1, min(high, round(high * factor)))
+
+
+def too_many_pixels(size: Size) -> str:
+    """Return why an image of this size is not decoded."""
+    return f"it has {size[0]} x {size[1]} pixels, and at most {MAX_PIXELS:,} are decoded"

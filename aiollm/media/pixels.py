@@ -1,0 +1,132 @@
+"""From a file to plain pixels: decoded, shrunk, in sRGB, upright, eight bits, no metadata."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from aiollm.media.limits import Limits
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ORIENTATION = 0x0112
+_GAP = 2.0
+"""How far the cheap box filter may go before the fine one: 2 is as good as none to the eye."""
+_SCALES = {"I": 65535.0, "F": 1.0}
+"""Brightest value of the deep modes, where the pixels themselves show no brighter one."""
+
+
+def render(image: Image.Image, limits: Limits) -> Image.Image:
+    """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata."""
+    from PIL import Image as pil
+
+    profile = image.info.get("icc_profile")
+    image.draft(None, limits.target(image.size))
+    image.load()
+    turn = _turn(image)
+    image = _opaque(_plain(_eight_bits(image)))
+    size = limits.target(image.size)
+    if size != image.size:
+        image = image.resize(size, pil.Resampling.BICUBIC, reducing_gap=_GAP)
+    image = _srgb(image, profile)
+    if turn is not None:
+        image = image.transpose(turn)
+    # Writers carry over what they find here: comment, XMP, profile, transparency.
+    image.info = {}
+    return image
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Say whether the image has an alpha channel."""
+    return image.mode in {"LA", "RGBA"}
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return the image without alpha, on white."""
+    from PIL import Image as pil
+
+    if not has_alpha(image):
+        return image
+    plain = image.mode.removesuffix("A")
+    flat = pil.new(plain, image.size, 255 if plain == "L" else (255, 255, 255))
+    flat.paste(image.convert(plain), mask=image.getchannel("A"))
+    return flat
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes the image upright, by its EXIF or XMP orientation."""
+    from PIL import Image as pil
+
+    turns = {
+        2: pil.Transpose.FLIP_LEFT_RIGHT,
+        3: pil.Transpose.ROTATE_180,
+        4: pil.Transpose.FLIP_TOP_BOTTOM,
+        5: pil.Transpose.TRANSPOSE,
+        6: pil.Transpose.ROTATE_270,
+        7: pil.Transpose.TRANSVERSE,
+        8: pil.Transpose.ROTATE_90,
+    }
+    try:
+        return turns.get(image.getexif().get(_ORIENTATION, 1))
+    # Metadata that is broken in any of many ways must not cost the picture.
+    except Exception:
+        return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 and 32 bits and floats to 8 bits; PIL's own conversion clips them to white."""
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    if image.mode not in _SCALES:
+        return image
+    low, high = image.getextrema()
+    top = max(_SCALES[image.mode], float(high))  # type: ignore[arg-type]
+    base = min(0.0, float(low))  # type: ignore[arg-type]
+    factor = 255 / (top - base)
+    return image.point(lambda value: value * factor - base * factor).convert("L")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return L, LA, RGB, RGBA or CMYK."""
+    if "transparency" in image.info or image.mode in {"PA", "RGBa", "La"}:
+        return image.convert("RGBA")
+    match image.mode:
+        case "L" | "LA" | "RGB" | "RGBA" | "CMYK":
+            return image
+        case "1":
+            return image.convert("L")
+        case _:
+            return image.convert("RGB")
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Drop an alpha channel that hides nothing: it doubles the cost of all that follows."""
+    if has_alpha(image) and image.getchannel("A").getextrema() == (255, 255):
+        return image.convert(image.mode.removesuffix("A"))
+    return image
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert from the file's colour profile to sRGB; without one, or a bad one, take it as is."""
+    if profile:
+        try:
+            image = _converted(image, profile)
+        # littlecms may be missing, and profiles are as broken as any metadata.
+        except Exception:
+            profile = None
+    return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+def _converted(image: Image.Image, profile: bytes) -> Image.Image:
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return image
+    mode = "RGBA" if has_alpha(image) else "RGB"
+    colours = image.convert(mode) if image.mode == "LA" else image
+    made = ImageCms.profileToProfile(
+        colours, source, ImageCms.createProfile("sRGB"), outputMode=mode
+    )
+    return made if made is not None else image
