@@ -31,7 +31,7 @@ async def stream(
         yield [Notice(message) for message in http.warnings]
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
-        decoder = codec.decoder()
+        decoder = (http.decoder or codec.decoder)()
         framer = codec.framing()
         if _comes_whole(reply, framer):
             framer = _Whole(decoder, reply.status)

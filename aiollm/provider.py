@@ -130,6 +130,8 @@ class HttpRequest(msgspec.Struct, frozen=True):
     body: Body | None = None
     method: str = "POST"
     warnings: tuple[str, ...] = ()
+    decoder: Callable[[], Decoder[Any]] | None = None
+    """Makes a decoder that knows this request, where the codec's own would know too little."""
 
     def __repr__(self) -> str:
         # The values of the headers hold the key.

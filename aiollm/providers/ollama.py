@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from aiollm.types import (
     Finish,
     FinishReason,
     Item,
+    Notice,
     ReasoningDelta,
     Request,
     Target,
@@ -46,6 +48,9 @@ from aiollm.types import (
 
 MAX_CALLS = 4096
 """Tool calls in one answer at most (design: bounds)."""
+
+FULL = 0.95
+"""The part of its context from which a prompt counts as cut: Ollama drops whole messages."""
 
 RULES = (
     Rule(UnsupportedFeatureError, texts=("does not support",)),
@@ -96,11 +101,13 @@ class OllamaCodec:
             body["options"] = options
         if request.reasoning is not None:
             body["think"] = _think(request.reasoning, warnings)
+        merge(body, request.extra)
         return HttpRequest(
             f"{provider.base_url}/api/chat",
             bearer_headers(provider),
-            json_body(merge(body, request.extra)),
+            json_body(body),
             warnings=tuple(warnings),
+            decoder=partial(OllamaDecoder, _context(body)),
         )
 
     def decoder(self) -> OllamaDecoder:
@@ -156,6 +163,15 @@ def _options(request: Request) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _context(body: dict[str, Any]) -> int:
+    """Return the context that the request sets, in tokens, 0 where it sets none."""
+    match body.get("options"):
+        case {"num_ctx": int() as tokens}:
+            return tokens
+        case _:
+            return 0
+
+
 def _think(reasoning: Effort | int, warnings: Warnings) -> bool | str:
     if isinstance(reasoning, int):
         if reasoning > 0:
@@ -206,12 +222,16 @@ _TAGS = msgspec.json.Decoder(_Tags)
 
 
 class OllamaDecoder:
-    """Lines of one reply to items; the line with `done` is the end."""
+    """Lines of one reply to items; the line with `done` is the end.
 
-    __slots__ = ("_calls", "_joiner", "finished")
+    `context` is what the request set, in tokens: a prompt that fills it was probably cut.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_calls", "_context", "_joiner", "finished")
+
+    def __init__(self, context: int = 0) -> None:
         self.finished = False
+        self._context = context
         self._calls = 0
         self._joiner: SurrogateJoiner | None = None
 
@@ -287,6 +307,14 @@ class OllamaDecoder:
 
     def _end(self, line: _Line, out: list[Item]) -> None:
         self._flush(out)
+        tokens = line.prompt_eval_count or 0
+        if self._context and tokens >= FULL * self._context:
+            out.append(
+                Notice(
+                    f"the prompt fills {tokens} of num_ctx {self._context} tokens: Ollama may have "
+                    "dropped the oldest messages; raise num_ctx, or set extra truncate to False"
+                )
+            )
         raw = line.done_reason or ""
         reason = _REASONS.get(raw, "other")
         if self._calls and reason == "stop":

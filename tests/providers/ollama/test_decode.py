@@ -20,8 +20,19 @@ from aiollm.errors import (
     StreamInterrupted,
     UnsupportedFeatureError,
 )
+from aiollm.provider import Provider
 from aiollm.providers.ollama import MAX_CALLS, OllamaCodec
-from aiollm.types import Finish, Item, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from aiollm.types import (
+    Finish,
+    Item,
+    Notice,
+    ReasoningDelta,
+    Request,
+    Target,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 
 TESTS = Path(__file__).parents[2]
 FIXTURES = TESTS / "fixtures/ollama"
@@ -306,3 +317,21 @@ def test_lines_under_the_wrong_content_type_are_decoded_as_lines() -> None:
 def test_a_whole_reply_without_an_answer_is_an_error(body: bytes, kind: type[LLMError]) -> None:
     with pytest.raises(kind):
         OllamaCodec().decoder().whole(body, [])
+
+
+@pytest.mark.parametrize(("tokens", "noted"), [(4096, 1), (3900, 1), (3000, 0), (None, 0)])
+def test_a_prompt_that_fills_the_context_that_was_set_is_noted(
+    tokens: int | None, noted: int
+) -> None:
+    """Ollama drops the oldest messages without a word."""
+    request = Request("x", extra={"options": {"num_ctx": 4096}})
+    codec = OllamaCodec()
+    provider = Provider("box", "ollama", "http://gpu1:11434", codec)
+    http = codec.encode(provider, Target("box", "m"), request)
+    assert http.decoder is not None
+    items: list[Item] = []
+    http.decoder().feed([lines({**END, "prompt_eval_count": tokens})], items)
+    notices = [item for item in items if isinstance(item, Notice)]
+    assert len(notices) == noted
+    assert all("num_ctx 4096" in notice.message for notice in notices)
+    assert isinstance(items[-1], Finish)
