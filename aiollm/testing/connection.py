@@ -60,7 +60,8 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         # A drained step is in the kernel's hands: what comes after it cannot overtake it.
-        transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS transport then pauses for an empty buffer, and for ever.
+        transport.set_write_buffer_limits(high=1, low=0)
 
     @override
     def data_received(self, data: bytes) -> None:

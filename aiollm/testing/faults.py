@@ -258,7 +258,8 @@ class _Wire:
     def __init__(self, answer: Well, request: SeenRequest) -> None:
         plain = _plain(answer)
         body, content_type = _content(plain.body)
-        framing = plain.framing or ("length" if len(body) <= 1 else "chunked")
+        whole = isinstance(plain.body, bytes | str | Mapping)
+        framing = plain.framing or ("length" if whole else "chunked")
         bare = request.method == "HEAD" or plain.status in {204, 304}
         headers = pairs_of(plain.headers)
         names = {name.lower() for name, _ in headers}

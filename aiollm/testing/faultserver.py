@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias, Unpack
 
 from aiollm.testing.connection import Steps
 from aiollm.testing.faults import Answer, Fault, steps
-from aiollm.testing.loopback import Loopback
+from aiollm.testing.loopback import Loopback, Options
 from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest
 from aiollm.testing.wires import chat
@@ -28,7 +28,9 @@ class FaultServer(Loopback):
     """
 
     def __init__(
-        self, script: Behaviour | Mapping[str, Behaviour] | None = None, **options: Any
+        self,
+        script: Behaviour | Mapping[str, Behaviour] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self.unscripted = 0

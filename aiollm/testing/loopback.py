@@ -5,43 +5,46 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext, SSLError
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from aiollm.testing.connection import NO_LINGER, Connection, Host, Sleep
 from aiollm.testing.marks import override
+from aiollm.testing.thread import in_thread
 
 OnConnect: TypeAlias = Literal["serve", "close", "reset", "deaf"]
+
+
+class Options(TypedDict, total=False):
+    """The keywords of every loopback server; `Loopback` says what they do."""
+
+    ssl: SSLContext | None
+    host: str
+    on_connect: OnConnect
+    read_bodies: bool
+    sleep: Sleep
 
 
 class Loopback(Host):
     """Accepts connections and plays, for each request, the steps that `answer` gives.
 
-    `ssl` makes it speak TLS. `read_bodies=False` answers at the headers, before the body.
-    `on_connect`: `serve`; `close` or `reset` at once; `deaf` never reads (an upload stalls, and
-    the peer's leaving is not seen). An exception in `answer` gives a 500 and is raised when
-    the block ends.
+    `ssl` makes it speak TLS; `host` is 127.0.0.1 or [::1]. `read_bodies=False` answers at the
+    headers, before the body. `on_connect`: `serve`; `close` or `reset` at once; `deaf` never
+    reads (an upload stalls, and the peer's leaving is not seen). `sleep` stands in for
+    `asyncio.sleep`. An exception in `answer` gives a 500 and is raised when the block ends.
     """
 
-    def __init__(
-        self,
-        *,
-        ssl: SSLContext | None = None,
-        host: str = "127.0.0.1",
-        on_connect: OnConnect = "serve",
-        read_bodies: bool = True,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
+    def __init__(self, **options: Unpack[Options]) -> None:
         super().__init__()
-        self.host = host
-        self.read_bodies = read_bodies
-        self.sleep = sleep
-        self._ssl = ssl
-        self._on_connect = on_connect
+        self.host = options.get("host", "127.0.0.1")
+        self.read_bodies = options.get("read_bodies", True)
+        self.sleep = options.get("sleep", asyncio.sleep)
+        self._ssl = options.get("ssl")
+        self._on_connect: OnConnect = options.get("on_connect", "serve")
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._alive: set[Connection] = set()
@@ -49,8 +52,12 @@ class Loopback(Host):
         self._port = 0
 
     async def __aenter__(self) -> Self:
-        listener = self._bind()
-        listener.listen(1024)
+        try:
+            listener = self._bind()
+            listener.listen(1024)
+        except OSError:
+            self._shut()
+            raise
         self._port = listener.getsockname()[1]
         self._spawn(self._accept(listener))
         return self
@@ -118,6 +125,13 @@ class Loopback(Host):
             with suppress(BlockingIOError):
                 filler.connect(address)
         return f"http://{self.host}:{address[1]}"
+
+    def in_thread(self) -> AbstractContextManager[Self]:
+        """Run in a thread, with a loop of its own, for the length of a `with` block.
+
+        Counts, waits and gates work from outside; `drop`, `behave` and `push` do not.
+        """
+        return in_thread(self)
 
     def drop(self, how: Literal["closed", "reset"] = "closed") -> None:
         """End all open connections now, by FIN or RST."""
