@@ -103,6 +103,7 @@ def _configure_ask(parser: argparse.ArgumentParser) -> None:
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
     add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to look at")
+    add("-n", "--max-tokens", type=int, metavar="N", help="at most so many tokens of answer")
     add("-v", "--verbose", action="store_true", help="say who answered, and what it took")
 
 
@@ -110,7 +111,9 @@ async def _ask(options: argparse.Namespace, registry: Registry) -> int:
     text = await asyncio.to_thread(_prompt, options.prompt)
     images = [await asyncio.to_thread(ImagePart.from_path, path) for path in options.image]
     spec = await _spec(options.model, registry)
-    request = Request((user(text, *images),), system=options.system)
+    request = Request(
+        (user(text, *images),), system=options.system, max_output_tokens=options.max_tokens
+    )
     async with registry.stream(spec, request) as stream:
         try:
             await _show(stream)
@@ -205,12 +208,10 @@ def _account(stream: Stream) -> str:
         f"{attempt.target}: {attempt.outcome}" + (f" ({attempt.error})" if attempt.error else "")
         for attempt in stream.attempts
     ]
-    response = stream.response
-    if response is not None:
-        usage, total = response.usage, response.timings.total
+    usage, total = stream.partial.usage, stream.partial.timings.total
+    if usage.certainty != "missing":
         lines.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out, {total:.1f} s")
-        lines += response.warnings
-    return "\n".join(lines) or "nothing was tried"
+    return "\n".join([*lines, *stream.partial.warnings]) or "nothing was tried"
 
 
 def _told(error: LLMError) -> str:

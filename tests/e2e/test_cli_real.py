@@ -1,0 +1,137 @@
+"""The command line against a real server, in a real process and a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from aiollm import cli
+
+pytestmark = pytest.mark.e2e
+
+COMMAND = [sys.executable, "-m", "aiollm", "ask"]
+LONG = "Write the word tree again and again."
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with nothing configured but `variables`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LLM_") and name not in cli.VENDOR_VARIABLES
+    }
+    return kept | variables
+
+
+@pytest.fixture
+def ask(server: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `aiollm ask` with the server as the provider `box`."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environment(LLM_BOX=server.dsn(), LLM_DOWN="openai+http://127.0.0.1:9/v1"),
+            stdin=None if "input" in options else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def long_answer(server: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Return a command that is in the middle of a long answer."""
+    process = subprocess.Popen(
+        [*COMMAND, "-m", "box/smollm2", LONG],
+        env=environment(LLM_BOX=server.dsn()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        yield process
+        process.kill()
+
+
+def test_an_answer_goes_to_standard_output_alone(ask: Any) -> None:
+    run = ask("-n", "16", "-m", "box/smollm2", "Say", "hello.")
+    assert (run.returncode, run.stderr) == (cli.OK, "")
+    assert run.stdout.strip()
+    assert run.stdout.endswith("\n")
+
+
+def test_a_chain_tells_who_failed_and_who_answered(ask: Any) -> None:
+    run = ask("-v", "-n", "16", "-m", "down/none,box/smollm2", "-", input="Say hello.")
+    assert run.returncode == cli.OK
+    assert "down/none: failed" in run.stderr
+    assert "box/smollm2: success" in run.stderr
+    assert "tokens in" in run.stderr
+
+
+@pytest.mark.usefixtures("local_model")
+def test_with_nothing_configured_the_local_model_answers_and_says_so() -> None:
+    run = subprocess.run(
+        [*COMMAND, "-n", "16", "Say hello."],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == cli.OK
+    assert run.stdout.strip()
+    (line,) = run.stderr.splitlines()
+    assert "a small local model answers" in line
+
+
+def test_ctrl_c_ends_quietly_with_130(long_answer: subprocess.Popen[bytes]) -> None:
+    long_answer.send_signal(signal.SIGINT)
+    _, told = long_answer.communicate(timeout=10)
+    assert long_answer.returncode == cli.INTERRUPTED
+    assert told == b""
+
+
+def test_a_reader_that_leaves_ends_it_quietly(long_answer: subprocess.Popen[bytes]) -> None:
+    assert long_answer.stdout is not None
+    assert long_answer.stderr is not None
+    long_answer.stdout.close()
+    told = long_answer.stderr.read()
+    assert long_answer.wait(10) == cli.BROKEN_PIPE
+    assert told == b""
+
+
+def test_on_a_terminal_the_answer_comes_piece_by_piece(server: Any) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "-n", "48", "-m", "box/smollm2", "Count from one to twenty."],
+        env=environment(LLM_BOX=server.dsn()),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    pieces = []
+    try:
+        while piece := os.read(ours, 4096):
+            pieces.append(piece)
+    except OSError:  # what Linux says when the other end of a terminal is closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(10) == cli.OK
+    assert len(pieces) > 5
+    assert b"\x1b" not in b"".join(pieces)

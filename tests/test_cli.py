@@ -1,0 +1,202 @@
+"""The command line without any server: what it says and how it exits."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from aiollm import cli, local
+
+DOWN = "openai+http://127.0.0.1:9/v1"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is configured, and nothing is piped in."""
+    for name in os.environ:
+        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+
+
+@pytest.fixture
+def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `local` is not installed."""
+    find = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name in {"xllamacpp", local.MODEL_PACKAGE} else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
+    """Pipe bytes into standard input, as a shell does."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as stream, os.fdopen(writing, "wb") as pipe:
+        monkeypatch.setattr(sys, "stdin", stream)
+
+        def write(data: bytes) -> None:
+            pipe.write(data)
+            pipe.close()
+
+        yield write
+
+
+def test_without_any_configuration_it_names_the_two_ways_forward(
+    without_extra: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ask", "Why?"]) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "LLM_BOX=ollama+http://127.0.0.1:11434" in told
+    assert local.INSTALL_SERVER in told
+    assert local.INSTALL_MODEL in told
+
+
+@pytest.mark.parametrize(
+    "variable", ["LLM_BOX", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_HOST"]
+)
+def test_a_configured_user_who_names_no_model_is_asked_for_one(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, DOWN)
+    assert cli.main(["ask", "Why?"]) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "-m PROVIDER/MODEL" in told
+    assert "LLM_DEFAULT=alias:" in told
+
+
+def test_the_alias_default_is_used_when_no_model_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_DOWN", DOWN)
+    monkeypatch.setenv("LLM_DEFAULT", "alias:down/none")
+    assert cli.main(["ask", "Why?"]) == cli.FAILED
+    assert "down/none" in capsys.readouterr().err
+
+
+def test_a_failed_chain_lists_every_cause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_DOWN", DOWN)
+    monkeypatch.setenv("LLM_GONE", DOWN)
+    assert cli.main(["ask", "-m", "down/a,gone/b", "Why?"]) == cli.FAILED
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert "ConnectError: down/a" in told
+    assert "ConnectError: gone/b" in told
+
+
+def test_verbose_shows_the_attempts_of_a_failure_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_DOWN", DOWN)
+    assert cli.main(["ask", "-v", "-m", "down/a", "Why?"]) == cli.FAILED
+    told = capsys.readouterr().err
+    assert "down/a: failed" in told
+    assert "every target of down/a failed" in told
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("nosuch/model", "unknown provider 'nosuch'"),
+        ("openai", "a target is provider/model"),
+        ("openai/a,,openai/b", "an element is empty"),
+        ("", "the spec is empty"),
+    ],
+)
+def test_a_bad_spec_is_a_usage_error(
+    spec: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ask", "-m", spec, "Why?"]) == cli.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_a_bad_dsn_is_a_usage_error_that_never_shows_the_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_BOX", "openai://sk-made-up@host?nonsense=1")
+    assert cli.main(["ask", "-m", "box/model", "Why?"]) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "LLM_BOX" in told
+    assert "sk-made-up" not in told
+
+
+def test_a_missing_key_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "-m", "openai/gpt-6", "Why?"]) == cli.USAGE
+    assert "OPENAI_API_KEY" in capsys.readouterr().err
+
+
+def test_a_missing_image_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "-i", "/nowhere/duck.png", "What?"]) == cli.USAGE
+    assert "/nowhere/duck.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["-"], [""]])
+def test_no_prompt_at_all_is_a_usage_error(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ask", *words]) == cli.USAGE
+    assert "there is no prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "prompt"),
+    [
+        (["Why", "is", "it?"], b"", "Why is it?"),
+        ([], b"from a pipe\n", "from a pipe"),
+        (["-"], b"from a pipe\n", "from a pipe"),
+        (["Explain:"], b"x = 1\n", "Explain:\n\nx = 1"),
+        ([], b"caf\xc3\xa9 \xff", "caf\u00e9 \ufffd"),
+    ],
+)
+def test_the_prompt_is_words_then_what_is_piped_in(
+    words: list[str], data: bytes, prompt: str, piped: Callable[[bytes], None]
+) -> None:
+    piped(data)
+    assert cli._prompt(words) == prompt
+
+
+@pytest.mark.parametrize("arguments", [[], ["nosuch"], ["ask", "--nosuch"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == cli.USAGE
+    assert "usage: aiollm" in capsys.readouterr().err
+
+
+def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == cli.OK
+    assert "Exit codes: 0 answered" in capsys.readouterr().out
+
+
+def test_what_it_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.complain("\x1b]0;title\x07red \x9b31m\tand\nnext")
+    assert capsys.readouterr().err == "aiollm: ]0;titlered 31m\tand\nnext\n"
+
+
+def test_python_m_aiollm_is_the_command(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "aiollm", "ask", "-m", "nosuch/x", "Why?"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == cli.USAGE
+    assert run.stderr.startswith("aiollm: unknown provider 'nosuch'")
+    assert "Traceback" not in run.stderr
