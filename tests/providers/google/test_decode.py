@@ -50,6 +50,9 @@ PNG = base64.b64decode(
 )
 
 
+OVERLOADED = {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}
+
+
 def chunk(*parts: object, **candidate: Any) -> dict[str, Any]:
     return {"candidates": [{"content": {"parts": list(parts), "role": "model"}, **candidate}]}
 
@@ -324,6 +327,22 @@ def test_only_the_first_candidate_is_the_answer() -> None:
     assert isinstance(error, StreamInterrupted)
 
 
+def test_a_chunk_of_another_candidate_alone_is_not_the_answer() -> None:
+    items = finished(chunk({"text": "B"}, index=1), chunk({"text": "A"}, index=0), end())
+    assert items[0] == TextDelta("A")
+
+
+def test_sources_come_where_they_are_named() -> None:
+    web = {"web": {"uri": "https://a/", "title": "A"}}
+    items = finished(
+        chunk({"text": "y"}, groundingMetadata={"groundingChunks": [web]}), chunk({"text": "z"}),
+        end(),
+    )  # fmt: skip
+    assert items[:3] == [
+        TextDelta("y"), CitationChunk(Citation("https://a/", "A")), TextDelta("z"),
+    ]  # fmt: skip
+
+
 def counts(number: int) -> dict[str, Any]:
     return {
         "usageMetadata": {
@@ -355,6 +374,12 @@ def test_a_cut_stream_keeps_the_counts_so_far() -> None:
     updates = [item.usage for item in items if isinstance(item, UsageUpdate)]
     assert [usage.output_tokens for usage in updates] == [8, 8 + USAGE_EVERY, 9 + USAGE_EVERY]
     assert {usage.certainty for usage in updates} == {"partial"}
+
+
+def test_an_error_amid_the_stream_keeps_the_counts_so_far() -> None:
+    items, error = read(events(*(chunk({"text": "a"}) | counts(at) for at in (1, 2)), OVERLOADED))
+    assert isinstance(error, OverloadedError)
+    assert items[-1] == UsageUpdate(Usage(15, 9, 4, 7, "partial"))
 
 
 @pytest.mark.parametrize(("raw", "reason"), [
@@ -421,9 +446,6 @@ def test_a_blocked_prompt_is_a_content_filter_error() -> None:
 def test_feedback_that_does_not_block_is_no_end() -> None:
     feedback: dict[str, Any] = {"promptFeedback": {"safetyRatings": []}}
     assert finished(feedback, chunk({"text": "a"}), end())[0] == TextDelta("a")
-
-
-OVERLOADED = {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}
 
 
 def test_an_error_amid_the_stream_comes_after_the_words_before_it() -> None:
