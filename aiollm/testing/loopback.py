@@ -166,6 +166,8 @@ class Loopback(Host):
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(listener)
+            # Else a piece waits some 40 ms for the peer's delayed ACK of the one before.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(self, self.opened(loop.time()))
             match self._on_connect:
                 case "close" | "reset" as how:

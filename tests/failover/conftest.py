@@ -1,0 +1,40 @@
+"""Servers and registries for the tests of streams, failover and health."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from aiollm import Registry
+from aiollm.testing import FaultServer
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Any]]:
+    """Start a FaultServer of the given script; it ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*script: Any, **options: Any) -> FaultServer:
+            return await stack.enter_async_context(FaultServer(script[0] if len(script) == 1 else list(script), **options))
+
+        yield start
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Callable[..., Registry]]:
+    """Make a registry whose providers are the given servers; it ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        def make(servers: dict[str, Any], **options: Any) -> Registry:
+            env = {
+                f"LLM_{name.upper()}": f"openai+{getattr(server, 'url', server)}/v1"
+                for name, server in servers.items()
+            }
+            made = Registry(env=env, **({"retries": 0} | options))
+            stack.push_async_callback(made.aclose)
+            return made
+
+        yield make
