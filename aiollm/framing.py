@@ -1,13 +1,15 @@
 """Framing: response bytes to frames (SSE events, NDJSON lines), incremental and bounded.
 
 Rules: WHATWG server-sent events, on bytes. Only CRLF, LF and CR end a line. A frame is the
-event's data; `NamedSSE` gives pairs of event name and data. Raw JSON lines in an event stream
-(some servers append a JSON error to it) come out as frames of their own.
+event's data; `NamedSSE` gives pairs of event name and data. An event with empty data says
+nothing and is no frame. Raw JSON lines in an event stream (some servers append a JSON error to
+it) come out as frames of their own.
 """
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from aiollm.errors import ProtocolError
@@ -17,7 +19,10 @@ MAX_FRAME = 64 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _SEPARATOR = b"\n\ndata: "
+_OPENING = (b"{", b"[")
 _LONE_CR = re.compile(rb"\r(?!\n)")
+_QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+"""A JSON string; its group is empty where the string lacks its end."""
 
 F = TypeVar("F")
 
@@ -90,7 +95,7 @@ class NDJSON:
         return [rest] if whole else []
 
 
-class _EventStream(Generic[F]):
+class _EventStream(ABC, Generic[F]):
     """What both kinds of SSE share: the line rules, the slow path, raw JSON between events."""
 
     __slots__ = ("_carriage", "_data", "_lines", "_name", "_raw", "_started")
@@ -107,7 +112,7 @@ class _EventStream(Generic[F]):
         """Return the frames that `data` completes. Raises: ProtocolError."""
         if not self._started:
             data = self._skip_bom(data)
-        if self._carriage or b"\r" in data:
+        if b"\r" in data or self._carriage:
             data = self._normal_newlines(data)
         end = data.rfind(b"\n\n") + 2
         if end == 1 and data[:1] == b"\n" and self._lines.ends_with_newline():
@@ -121,16 +126,22 @@ class _EventStream(Generic[F]):
     def close(self) -> list[F]:
         """Return the frames that only the end completes: raw JSON, never half an event."""
         frames: list[F] = []
-        self._slow(self._lines.rest() + (b"\n" if self._carriage else b""), frames, at_end=True)
+        *lines, last = self._lines.rest().split(b"\n")
+        self._slow(lines, frames)
+        if self._raw is not None or last[:1] in _OPENING:
+            self._collect(last, frames)
         return frames
 
     def _events(self, block: bytes) -> list[F]:
         frames: list[F] = []
-        self._slow(block, frames)
+        lines = block.split(b"\n")
+        lines.pop()
+        self._slow(lines, frames)
         return frames
 
-    def _make(self, name: bytes, data: bytes) -> F:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, name: bytes, data: bytes, /) -> F:
+        """Return the frame of an event."""
 
     def _skip_bom(self, data: bytes) -> bytes:
         head = self._lines.rest() + data
@@ -141,51 +152,48 @@ class _EventStream(Generic[F]):
         return head.removeprefix(_BOM)
 
     def _normal_newlines(self, data: bytes) -> bytes:
-        if self._carriage:
-            data = b"\r" + data
+        """Make every line end in LF; a CR ends its line at once, and a LF after it is skipped."""
+        if self._carriage and data:
+            data = data.removeprefix(b"\n")
+            self._carriage = False
+        if not data:
+            return data
         self._carriage = data.endswith(b"\r")
-        if self._carriage:
-            data = data[:-1]
         # Where every CR has its LF, dropping the CRs costs half as much as replacing pairs.
         if _LONE_CR.search(data) is None:
             return data.translate(None, b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _slow(self, block: bytes, frames: list[F], *, at_end: bool = False) -> None:
+    def _slow(self, lines: list[bytes], frames: list[F]) -> None:
         """Parse line by line, as the standard has it."""
-        lines = block.split(b"\n")
-        unfinished = lines.pop()
         for line in lines:
-            if self._raw is not None:
-                self._feed_raw(line, frames)
-            elif not line:
-                if self._data:
-                    frames.append(self._make(self._name, b"\n".join(self._data)))
-                self._data = []
-                self._name = b""
-            elif line[:1] in (b"{", b"["):
-                self._raw = _RawJSON()
-                self._feed_raw(line, frames)
-            else:
-                self._field(line)
-        if at_end and unfinished:
-            if self._raw is None and unfinished[:1] in (b"{", b"["):
-                self._raw = _RawJSON()
-            if self._raw is not None:
-                self._feed_raw(unfinished, frames)
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                self._data.append(value[1:] if value[:1] == b" " else value)
+                self._raw = None
+            elif self._raw is None and not line:
+                self._dispatch(frames)
+            elif name == b"event":
+                self._name = value[1:] if value[:1] == b" " else value
+                self._raw = None
+            elif self._raw is not None or line[:1] in _OPENING:
+                self._collect(line, frames)
 
-    def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value[1:] if value[:1] == b" " else value)
-        elif name == b"event":
-            self._name = value[1:] if value[:1] == b" " else value
+    def _dispatch(self, frames: list[F]) -> None:
+        data = b"\n".join(self._data)
+        if data:
+            frames.append(self._make(self._name, data))
+        self._data.clear()
+        self._name = b""
 
-    def _feed_raw(self, line: bytes, frames: list[F]) -> None:
-        assert self._raw is not None
+    def _collect(self, line: bytes, frames: list[F]) -> None:
+        """Add a line to the raw JSON value that it begins or continues."""
+        self._raw = self._raw or _RawJSON()
         whole = self._raw.add(line)
-        if whole is not None:
-            self._raw = None
+        if whole is None:
+            return
+        self._raw = None
+        if whole.endswith((b"}", b"]")):
             frames.append(self._make(b"", whole))
 
 
@@ -194,7 +202,7 @@ class SSE(_EventStream[bytes]):
 
     __slots__ = ()
 
-    def _make(self, name: bytes, data: bytes) -> bytes:
+    def _make(self, _name: bytes, data: bytes, /) -> bytes:
         return data
 
     def _events(self, block: bytes) -> list[bytes]:
@@ -202,7 +210,7 @@ class SSE(_EventStream[bytes]):
         # newlines proves it; a long separator is the cheapest way to cut.
         if not self._data and self._raw is None and block.startswith(b"data: "):
             frames = block[6:-2].split(_SEPARATOR)
-            if block.count(b"\n") == 2 * len(frames) and block.endswith(b"\n\n"):
+            if block.count(b"\n") == 2 * len(frames) and block.endswith(b"\n\n") and all(frames):
                 return frames
         return super()._events(block)
 
@@ -212,7 +220,7 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
 
     __slots__ = ()
 
-    def _make(self, name: bytes, data: bytes) -> tuple[bytes, bytes]:
+    def _make(self, name: bytes, data: bytes, /) -> tuple[bytes, bytes]:
         return (name, data)
 
     def _events(self, block: bytes) -> list[tuple[bytes, bytes]]:
@@ -220,22 +228,26 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         if not self._data and self._raw is None and block.startswith(b"event: "):
             events = block[7:-2].split(b"\n\nevent: ")
             if block.count(b"\n") == 3 * len(events) and block.endswith(b"\n\n"):
-                pairs = [event.partition(b"\ndata: ") for event in events]
-                if all(cut for _, cut, _ in pairs):
-                    return [(name, data) for name, _, data in pairs]
+                frames = [
+                    (name, data)
+                    for event in events
+                    for name, _, data in (event.partition(b"\ndata: "),)
+                    if data
+                ]
+                if len(frames) == len(events):
+                    return frames
         return super()._events(block)
 
 
 class _RawJSON:
     """Collects lines of a bare JSON value until its brackets balance."""
 
-    __slots__ = ("_depth", "_escaped", "_lines", "_quoted", "_size")
+    __slots__ = ("_depth", "_lines", "_quoted", "_size")
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._depth = 0
         self._quoted = False
-        self._escaped = False
         self._size = 0
 
     def add(self, line: bytes) -> bytes | None:
@@ -244,16 +256,7 @@ class _RawJSON:
         self._size += len(line)
         if self._size > MAX_FRAME:
             raise ProtocolError(f"raw JSON is larger than {MAX_FRAME} bytes", frame=line)
-        for byte in line:
-            if self._escaped:
-                self._escaped = False
-            elif self._quoted:
-                self._escaped = byte == 0x5C
-                self._quoted = byte != 0x22
-            elif byte == 0x22:
-                self._quoted = True
-            elif byte in b"{[":
-                self._depth += 1
-            elif byte in b"}]":
-                self._depth -= 1
-        return None if self._depth > 0 else b"\n".join(self._lines)
+        bare, strings = _QUOTED.subn(rb"\1", b'"' + line if self._quoted else line)
+        self._quoted = bare.count(b'"') < strings
+        self._depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+        return None if self._depth > 0 or self._quoted else b"\n".join(self._lines)

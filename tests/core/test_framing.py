@@ -1,0 +1,344 @@
+"""Framing: the standard's rules, however the bytes are cut, at a cost that stays linear."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiollm import framing
+from aiollm.errors import ProtocolError
+from aiollm.framing import NDJSON, SSE, NamedSSE
+
+BOM = b"\xef\xbb\xbf"
+
+
+def read(framer, pieces):
+    return [frame for piece in pieces for frame in framer.feed(piece)] + framer.close()
+
+
+def cut(body: bytes, places) -> list[bytes]:
+    edges = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
+    return [body[start:end] for start, end in pairwise(edges)]
+
+
+def dribble(body: bytes) -> list[bytes]:
+    return [body[at : at + 1] for at in range(len(body))]
+
+
+# The oracle: the standard's algorithm, line by line over the whole body, and our raw JSON rule.
+
+
+def expected(body: bytes) -> list[tuple[bytes, bytes]]:
+    *lines, unfinished = re.split(b"\r\n|\n|\r", body.removeprefix(BOM))
+    events: list[tuple[bytes, bytes]] = []
+    data: list[bytes] = []
+    name = b""
+    raw: list[bytes] = []
+    for line in lines:
+        field, value = field_of(line)
+        if field in (b"data", b"event"):
+            raw = []
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value
+        elif raw or line[:1] in (b"{", b"["):
+            raw = collect([*raw, line], events)
+        elif not line:
+            if any(data) or len(data) > 1:
+                events.append((name, b"\n".join(data)))
+            data, name = [], b""
+    if raw or unfinished[:1] in (b"{", b"["):
+        collect([*raw, unfinished], events)
+    return events
+
+
+def field_of(line: bytes) -> tuple[bytes, bytes]:
+    field, _, value = line.partition(b":")
+    return field, value.removeprefix(b" ")
+
+
+def collect(raw: list[bytes], events: list[tuple[bytes, bytes]]) -> list[bytes]:
+    whole = b"\n".join(raw)
+    if not balanced(whole):
+        return raw
+    if whole[-1:] in (b"}", b"]"):
+        events.append((b"", whole))
+    return []
+
+
+def balanced(text: bytes) -> bool:
+    depth, quoted, escaped = 0, False, False
+    for char in text.decode("latin-1"):
+        if escaped:
+            escaped = False
+        elif quoted:
+            escaped, quoted = char == "\\", char != '"'
+        elif char == '"':
+            quoted = True
+        else:
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(char, 0)
+    return depth <= 0 and not quoted
+
+
+# Generated streams: plausible ones, and ones made of the tokens that the rules are about.
+
+TEXT = st.text(
+    st.one_of(
+        st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]),
+        st.sampled_from('\u2028\u2029\u0085\x0b\x0c\ufeff\U0001f9ea:{}[]"\\ '),
+    ),
+    max_size=12,
+).map(str.encode)
+JSON = st.recursive(
+    st.one_of(st.none(), st.integers(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELD = st.builds(
+    lambda name, colon, value: name + colon + value if colon else name,
+    st.sampled_from([b"data", b"data", b"data", b"event", b"id", b"retry", b"", b"datas", b"Data"]),
+    st.sampled_from([b":", b": ", b":  ", b""]),
+    TEXT,
+)
+RAW = st.builds(
+    lambda value, indent: json.dumps({"error": value}, indent=indent).encode().split(b"\n"),
+    JSON,
+    st.sampled_from([None, 0, 2]),
+)
+PLAIN = JSON.map(lambda value: [b"data: " + json.dumps(value, ensure_ascii=False).encode(), b""])
+NAMED = st.tuples(TEXT, TEXT).map(lambda pair: [b"event: " + pair[0], b"data: " + pair[1], b""])
+EVENT = st.one_of(
+    PLAIN, NAMED, RAW, st.lists(FIELD, max_size=4).map(lambda lines: [*lines, b""])
+)
+TOKENS = [
+    b"data", b"event", b":", b" ", b"{", b"}", b"[", b"]", b'"', b"\\", b"x", b"\xe2\x80\xa8",
+    b"\xc2\x85", BOM, b"data: ", b"event: ", b"\n", b"\r", b"\r\n", b"\n\n", b"\ndata: ",
+]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> bytes:
+    """Return a stream of events whose lines end in one way, or in all ways."""
+    lines = [line for event in draw(st.lists(EVENT, max_size=6)) for line in event]
+    endings = draw(st.sampled_from([[b"\n"], [b"\r\n"], [b"\r"], [b"\n", b"\r\n", b"\r"]]))
+    body = b"".join(line + draw(st.sampled_from(endings)) for line in lines)
+    body = draw(st.sampled_from([b"", BOM])) + body
+    return body[: len(body) - draw(st.sampled_from([0, 0, 0, 1, 2, 5]))]
+
+
+BODY = st.one_of(streams(), st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join))
+CUTS = st.lists(st.integers(0, 10_000), max_size=12)
+
+
+@given(body=BODY, places=CUTS)
+def test_any_cut_of_any_stream_gives_what_the_standard_says(body, places) -> None:
+    events = expected(body)
+    datas = [data for _, data in events]
+    for pieces in ([body], dribble(body), cut(body, places)):
+        assert read(NamedSSE(), pieces) == events
+        assert read(SSE(), pieces) == datas
+
+
+@given(values=st.lists(JSON, min_size=1), places=CUTS)
+def test_raw_values_are_whole_json(values, places) -> None:
+    bodies = [json.dumps({"error": value}, indent=1) for value in values]
+    frames = read(SSE(), cut("\n".join(bodies).encode(), places))
+    assert [json.loads(frame) for frame in frames] == [{"error": value} for value in values]
+
+
+@given(values=st.lists(JSON, min_size=1), places=CUTS)
+def test_plain_events_never_take_the_slow_path(values, places) -> None:
+    """Wherever a read ends, the tail it leaves does not spoil the next one."""
+
+    class Fast(SSE):
+        def _slow(self, lines, frames):
+            raise AssertionError(lines)
+
+    class FastNamed(NamedSSE):
+        def _slow(self, lines, frames):
+            raise AssertionError(lines)
+
+    datas = [json.dumps(value).encode() for value in values]
+    plain = b"".join(b"data: %s\n\n" % data for data in datas)
+    named = b"".join(b"event: delta\ndata: %s\n\n" % data for data in datas)
+    for pieces in (lambda body: cut(body, places), dribble):
+        framer = Fast()
+        assert [frame for piece in pieces(plain) for frame in framer.feed(piece)] == datas
+        framer = FastNamed()
+        pairs = [frame for piece in pieces(named) for frame in framer.feed(piece)]
+        assert pairs == [(b"delta", data) for data in datas]
+
+
+@pytest.mark.parametrize(
+    ("body", "frames"),
+    [
+        pytest.param(b"data: x\n\n", [b"x"], id="one event"),
+        pytest.param(b"data:x\n\n", [b"x"], id="no space"),
+        pytest.param(b"data:  x\n\n", [b" x"], id="only one space is stripped"),
+        pytest.param(b"data:\tx\n\n", [b"\tx"], id="a tab is no space"),
+        pytest.param(b"data: a\ndata: b\n\n", [b"a\nb"], id="data lines are joined"),
+        pytest.param(b"data: a\ndata\ndata: b\n\n", [b"a\n\nb"], id="a field without a colon"),
+        pytest.param(b"data: x\n\n\n\ndata: y\n\n", [b"x", b"y"], id="more blank lines"),
+        pytest.param(b"\n\ndata: x\n\n", [b"x"], id="blank lines at the start"),
+        pytest.param(b": ping\n\ndata: x\n\n: ping\n\n", [b"x"], id="comments"),
+        pytest.param(b"data: x\n: ping\ndata: y\n\n", [b"x\ny"], id="a comment inside an event"),
+        pytest.param(b"id: 1\nretry: 2\nfoo: 3\n\n", [], id="fields that carry nothing"),
+        pytest.param(b" data: x\n\n", [], id="an indented field is another field"),
+        pytest.param(b"data: x", [], id="half an event at the end is dropped"),
+        pytest.param(b"data: x\n", [], id="an event without its blank line is dropped"),
+        pytest.param(b"data: \n\ndata: x\n\n", [b"x"], id="an event with empty data"),
+        pytest.param(b"data:\n\n", [], id="an event with no data at all"),
+        pytest.param(BOM + b"data: x\n\n", [b"x"], id="a byte order mark"),
+        pytest.param(BOM + BOM + b"data: x\n\n", [], id="only one mark is stripped"),
+        pytest.param(BOM[:2], [], id="half a mark"),
+        pytest.param(b"data: x\n\n" + BOM + b"data: y\n\n", [b"x"], id="a mark later is a field"),
+        pytest.param(b"data: x\r\n\r\ndata: y\r\n\r\n", [b"x", b"y"], id="CRLF"),
+        pytest.param(b"data: x\r\rdata: y\r\r", [b"x", b"y"], id="CR"),
+        pytest.param(b"data: x\r\n\rdata: y\n\r\n", [b"x", b"y"], id="mixed"),
+        pytest.param("data: a\u2028b\u0085c\x0b\x0cd\n\n".encode(),
+                     ["a\u2028b\u0085c\x0b\x0cd".encode()], id="what is no line end"),
+        pytest.param(b'data: x\n\n{"error": {"a": "}"}}', [b"x", b'{"error": {"a": "}"}}'],
+                     id="a raw JSON tail"),
+        pytest.param(b'{\n "error": {\n\n  "a": "{"\n }\n}\n\ndata: x\n\n',
+                     [b'{\n "error": {\n\n  "a": "{"\n }\n}', b"x"], id="pretty raw JSON"),
+        pytest.param(b'{"error": "\\"}"}\n', [b'{"error": "\\"}"}'], id="an escaped quote"),
+        pytest.param(b'{"error": "a\n}"}\n', [b'{"error": "a\n}"}'], id="a raw line end in a text"),
+        pytest.param(b'[{"error": 1},\n{"error": 2}]', [b'[{"error": 1},\n{"error": 2}]'],
+                     id="a raw array"),
+        pytest.param(b'{"error": {"message": "cut', [], id="raw JSON cut at the end is dropped"),
+        pytest.param(b"[info] loading\n\ndata: x\n\n", [b"x"], id="a log line is no JSON"),
+        pytest.param(b'{"open": 1,\ndata: x\n\n', [b"x"], id="a field ends broken raw JSON"),
+        pytest.param(b'{"open": 1,\nevent: e\ndata: x\n\n', [b"x"], id="a name ends it, too"),
+        pytest.param(b"", [], id="nothing"),
+    ],
+)  # fmt: skip
+def test_the_rules_one_by_one(body, frames) -> None:
+    assert read(SSE(), [body]) == frames
+    assert read(SSE(), dribble(body)) == frames
+    assert [data for _, data in read(NamedSSE(), [body])] == frames
+
+
+@pytest.mark.parametrize(
+    ("body", "pairs"),
+    [
+        pytest.param(b"event: a\ndata: x\n\n", [(b"a", b"x")], id="name first"),
+        pytest.param(b"data: x\nevent: a\n\n", [(b"a", b"x")], id="name last"),
+        pytest.param(b"event: a\nevent: b\ndata: x\n\n", [(b"b", b"x")], id="the last name wins"),
+        pytest.param(b"event: a\n\ndata: x\n\n", [(b"", b"x")], id="a name without data is void"),
+        pytest.param(b"event:a\ndata:x\n\n", [(b"a", b"x")], id="no spaces"),
+        pytest.param(b"event: a\ndata: x\n\ndata: y\n\n", [(b"a", b"x"), (b"", b"y")],
+                     id="a name holds for one event"),
+        pytest.param(b"event: a\nid: 1\n\nevent: b\ndata: x\n\n", [(b"b", b"x")],
+                     id="three lines that are not name and data"),
+        pytest.param(b"event: a\ndata: \n\nevent: b\ndata: x\n\n", [(b"b", b"x")],
+                     id="empty data"),
+        pytest.param(b'event: a\ndata: x\n\n{"error": 1}', [(b"a", b"x"), (b"", b'{"error": 1}')],
+                     id="raw JSON has no name"),
+    ],
+)  # fmt: skip
+def test_names(body, pairs) -> None:
+    assert read(NamedSSE(), [body]) == pairs
+    assert read(NamedSSE(), dribble(body)) == pairs
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_an_event_comes_as_soon_as_its_blank_line_begins(ending) -> None:
+    """A CR at the end of a read ends its line; the LF that may follow is skipped."""
+    framer = SSE()
+    body = b"data: [DONE]" + ending + ending
+    assert framer.feed(body) == [b"[DONE]"]
+    assert framer.feed(b"") == []
+    assert framer.feed(b"data: x" + ending + ending[:1]) == [b"x"]
+
+
+def test_a_crlf_cut_in_two_is_one_line_end() -> None:
+    framer = SSE()
+    pieces = [b"data: a\r", b"\ndata: b\r", b"\n\r", b"", b"\n", b"data: c\r\n\r\n"]
+    assert [framer.feed(piece) for piece in pieces] == [[], [], [b"a\nb"], [], [], [b"c"]]
+
+
+@pytest.mark.parametrize("kind", [SSE, NamedSSE, NDJSON])
+@pytest.mark.parametrize("line", [b"x" * 4096, b"data: x\n" * 512], ids=["one line", "many lines"])
+def test_a_large_frame_is_not_copied_while_it_arrives(kind, line) -> None:
+    """8 MiB in pieces of 4 KiB: each waits as it came, and is joined once."""
+    framer = kind()
+    if kind is NDJSON:
+        line = line.replace(b"\n", b" ")
+    pieces = [bytes(bytearray(line)) for _ in range(2048)]
+    assert framer.feed(b"data: ") == []
+    for piece in pieces:
+        assert framer.feed(piece) == []
+    waiting = framer._lines._pending
+    assert all(held is piece for held, piece in zip(waiting[1:], pieces, strict=True))
+    (frame,) = framer.feed(b"\n\n")
+    assert not framer._lines._pending
+    assert len(frame if isinstance(frame, bytes) else frame[1]) > 2048 * 1024
+
+
+@pytest.mark.parametrize("kind", [SSE, NamedSSE, NDJSON])
+def test_a_frame_beyond_the_bound_is_an_error(kind) -> None:
+    framer = kind()
+    piece = b"x" * (1024 * 1024)
+    framer.feed(b"data: ")
+    with pytest.raises(ProtocolError, match="larger than 67108864 bytes") as caught:
+        for _ in range(64):
+            framer.feed(piece)
+    assert caught.value.frame == b"data: "
+    assert framer.feed(b'data: {"ok": 1}\n\n') != [], "the framer holds nothing of it"
+
+
+def test_raw_json_beyond_the_bound_is_an_error(monkeypatch) -> None:
+    monkeypatch.setattr(framing, "MAX_FRAME", 1000)
+    framer = SSE()
+    framer.feed(b"{\n\n")
+    with pytest.raises(ProtocolError, match="raw JSON is larger than 1000 bytes"):
+        for _ in range(20):
+            framer.feed(b"[" * 100 + b"\n\n")
+
+
+@pytest.mark.parametrize("hostile", [b'{"a":"' + b'\\"' * 200_000, b"{" + b'"' * 400_001])
+def test_hostile_raw_json_costs_one_pass(hostile) -> None:
+    """A quadratic scan would exceed the time limit of a test by far."""
+    assert read(SSE(), [hostile]) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "frames"),
+    [
+        (b'{"a":1}\n{"b":2}\n', [b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}\r\n{"b":2}\r\n', [b'{"a":1}\r', b'{"b":2}\r']),
+        (b'\n \n\r\n{"a":1}\n\n', [b'{"a":1}']),
+        (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}\n{"b":2} \r', [b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}\n{"b":', [b'{"a":1}']),
+        (b'{"a":{"b":1}', []),
+        (b'{"a":"}', []),
+        (b"", []),
+        ('{"a":"\u2028\u0085"}\n'.encode(), ['{"a":"\u2028\u0085"}'.encode()]),
+    ],
+)
+def test_json_lines(body, frames) -> None:
+    """Half a line at the end is no frame: the stream is cut, not malformed."""
+    assert read(NDJSON(), [body]) == frames
+    assert read(NDJSON(), dribble(body)) == frames
+
+
+@given(values=st.lists(st.dictionaries(st.text(), JSON)), places=CUTS, last=st.booleans())
+def test_json_lines_however_they_are_cut(values, places, last) -> None:
+    lines = [json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
+    body = b"\n".join(lines) + (b"\n" if last else b"")
+    assert read(NDJSON(), cut(body, places)) == lines
+
+
+@given(value=st.dictionaries(st.text(), JSON, min_size=1), length=st.integers(1))
+def test_a_cut_json_line_is_no_frame(value, length) -> None:
+    line = json.dumps(value).encode()
+    assert read(NDJSON(), [line[: length % len(line)]]) == []
