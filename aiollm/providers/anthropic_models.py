@@ -162,6 +162,8 @@ def _effort_of(budget: int, known: Sequence[str], warnings: Warnings) -> str:
 def _budgeted(facts: Model, wish: int, limit: int | None, warnings: Warnings) -> Thinking:
     """Fit a budget between the least that is taken and the output limit, which includes it."""
     budget = max(wish, facts.least_budget)
+    if budget > wish:
+        warnings.add(f"the least reasoning budget of this model, {budget}, is sent")
     if limit is None:
         config = {"type": "enabled", "budget_tokens": budget}
         return Thinking(config, max_tokens=max(facts.max_tokens, budget + ANSWER))

@@ -1,0 +1,439 @@
+"""Anthropic's requests: turns, blocks, ids, media, tools, replayed state, headers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiollm.dsn import Secret
+from aiollm.errors import ConfigError, UnsupportedError
+from aiollm.provider import HttpRequest, Provider
+from aiollm.providers.anthropic import AnthropicCodec
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    Target,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+    assistant,
+    system,
+    tool_results,
+    user,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n-not-really"
+JPEG = b"\xff\xd8\xff-not-really"
+NEWEST = "claude-sonnet-5-5"
+OLDER = "claude-haiku-4-5"
+CODEC = AnthropicCodec()
+
+
+def provider(token: str | None = "sk-ant-api03-k", **others: Any) -> Provider:
+    base = others.pop("base_url", "https://api.anthropic.com/v1")
+    key = Secret(token) if token else None
+    return Provider("anthropic", "anthropic", base, CODEC, token=key, **others)
+
+
+def send(*messages: Message, model: str = NEWEST, **fields: Any) -> HttpRequest:
+    request = Request(messages or (user("hi"),), **fields)
+    return CODEC.encode(provider(), Target("anthropic", model), request)
+
+
+def body(*messages: Message, **fields: Any) -> dict[str, Any]:
+    return json.loads(bytes(send(*messages, **fields).body))
+
+
+def turns(*messages: Message, **fields: Any) -> list[Any]:
+    return body(*messages, **fields)["messages"]
+
+
+def test_a_plain_question_is_a_body_of_four_fields() -> None:
+    assert body() == {
+        "model": NEWEST,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "max_tokens": 64_000,
+        "stream": True,
+    }
+
+
+def test_the_request_goes_to_messages_with_version_and_key() -> None:
+    http = send()
+    assert http.url == "https://api.anthropic.com/v1/messages"
+    assert http.headers == {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "anthropic-version": "2026-10-21",
+        "x-api-key": "sk-ant-api03-k",
+    }
+
+
+@pytest.mark.parametrize(
+    ("token", "header", "value"),
+    [
+        ("sk-ant-api03-k", "x-api-key", "sk-ant-api03-k"),
+        ("local-key", "x-api-key", "local-key"),
+        ("sk-ant-oat01-k", "Authorization", "Bearer sk-ant-oat01-k"),
+        ("Bearer tok", "Authorization", "Bearer tok"),
+    ],
+)
+def test_oauth_tokens_and_what_says_bearer_go_as_bearer(
+    token: str, header: str, value: str
+) -> None:
+    http = CODEC.encode(provider(token), Target("anthropic", NEWEST), Request("hi"))
+    assert {"x-api-key", "Authorization"} & http.headers.keys() == {header}
+    assert http.headers[header] == value
+
+
+def test_headers_of_the_provider_win_over_the_key() -> None:
+    row = provider(headers={"authorization": "Bearer other", "anthropic-beta": "b"})
+    headers = CODEC.encode(row, Target("anthropic", NEWEST), Request("hi")).headers
+    assert "x-api-key" not in headers
+    assert headers["authorization"] == "Bearer other"
+    assert headers["anthropic-beta"] == "b"
+
+
+def test_without_a_key_none_is_sent() -> None:
+    headers = CODEC.encode(provider(None), Target("a", "m"), Request("hi")).headers
+    assert not {"x-api-key", "Authorization"} & headers.keys()
+
+
+def test_the_list_of_models_comes_on_one_page() -> None:
+    http = CODEC.models(provider())
+    assert (http.method, http.url) == ("GET", "https://api.anthropic.com/v1/models?limit=1000")
+    assert http.headers["x-api-key"] == "sk-ant-api03-k"
+    assert http.body is None
+
+
+def test_a_version_with_a_dot_is_spelled_as_anthropic_does() -> None:
+    assert body(model="claude-sonnet-5.5")["model"] == "claude-sonnet-5-5"
+    gateway = provider(base_url="https://gateway.example/v1")
+    http = CODEC.encode(gateway, Target("gw", "anthropic/claude-opus-4.5"), Request("hi"))
+    assert json.loads(bytes(http.body))["model"] == "anthropic/claude-opus-4.5"
+
+
+def test_system_texts_at_the_head_become_the_system_prompt() -> None:
+    sent = body(system("Two."), user("hi"), system="One.")
+    assert sent["system"] == "One.\n\nTwo."
+    assert [turn["role"] for turn in sent["messages"]] == ["user"]
+
+
+def test_a_system_message_inside_stays_one_where_the_model_takes_it() -> None:
+    conversation = (user("a"), assistant("b"), user("c"), system("now shout"), user("d"))
+    assert [turn["role"] for turn in turns(*conversation)] == [
+        "user", "assistant", "user", "system", "user",
+    ]
+    older = send(*conversation, model=OLDER)
+    assert [turn["role"] for turn in json.loads(bytes(older.body))["messages"]] == [
+        "user", "assistant", "user",
+    ]
+    assert "system message inside" in older.warnings[0]
+
+
+def test_turns_of_the_same_side_are_merged() -> None:
+    sent = turns(user("a"), user("b"), assistant("c"), assistant("d"), user("e"))
+    assert [(turn["role"], len(turn["content"])) for turn in sent] == [
+        ("user", 2), ("assistant", 2), ("user", 1),
+    ]
+
+
+def test_empty_texts_and_empty_messages_are_left_out() -> None:
+    assert turns(user("", "a", " \n"), assistant(""), user("b")) == [
+        {"role": "user", "content": [{"type": "text", "text": t} for t in ("a", "b")]},
+    ]
+
+
+def test_all_results_of_a_turn_stand_in_one_message_before_anything_else() -> None:
+    sent = turns(
+        user("go"),
+        assistant("calling", ToolCallPart("a", "f", "{}"), ToolCallPart("b", "g", '{"x": 1.0}')),
+        tool_results(ToolResultPart("a", ("1", ImagePart(PNG)))),
+        user("hurry"),
+        tool_results(ToolResultPart("b", "2", is_error=True)),
+    )
+    assert sent[1]["content"] == [
+        {"type": "text", "text": "calling"},
+        {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+        {"type": "tool_use", "id": "b", "name": "g", "input": {"x": 1.0}},
+    ]
+    first, second, text = sent[2]["content"]
+    assert first["tool_use_id"] == "a"
+    assert [block["type"] for block in first["content"]] == ["text", "image"]
+    assert second == {
+        "type": "tool_result",
+        "tool_use_id": "b",
+        "content": [{"type": "text", "text": "2"}],
+        "is_error": True,
+    }
+    assert text == {"type": "text", "text": "hurry"}
+
+
+def test_an_empty_result_has_no_content() -> None:
+    call = assistant(ToolCallPart("a", "f"))
+    sent = turns(user("go"), call, tool_results(ToolResultPart("a", "")))
+    assert sent[2]["content"] == [{"type": "tool_result", "tool_use_id": "a"}]
+
+
+def test_arguments_go_out_as_they_came() -> None:
+    text = '{ "b":1.50, "a" :"é"}'
+    http = send(user("go"), assistant(ToolCallPart("a", "f", text)), user("no"))
+    assert text.encode() in bytes(http.body)
+
+
+@pytest.mark.parametrize("text", ['{"cut": "of', "[1]", "3", "null"])
+def test_arguments_that_are_no_object_are_sent_as_none_with_a_warning(text: str) -> None:
+    http = send(user("go"), assistant(ToolCallPart("a", "f", text, valid=False)), user("no"))
+    assert json.loads(bytes(http.body))["messages"][1]["content"][0]["input"] == {}
+    assert "arguments of call 'a'" in http.warnings[0]
+
+
+def test_ids_are_made_of_the_letters_that_anthropic_allows_and_stay_distinct() -> None:
+    ids = ["call.1", "call:1", "call_1", "", "ok-1"]
+    sent = turns(
+        user("go"),
+        assistant(*(ToolCallPart(id_, "f") for id_ in ids)),
+        tool_results(*(ToolResultPart(id_, "x") for id_ in ids)),
+    )
+    calls = [block["id"] for block in sent[1]["content"]]
+    assert calls == ["call_1", "call_1_2", "call_1_3", "call", "ok-1"]
+    assert [block["tool_use_id"] for block in sent[2]["content"]] == calls
+
+
+def test_images_go_as_base64_of_their_true_type_or_as_url() -> None:
+    data = ImagePart(url="data:image/gif;base64,R0lG")
+    sent = turns(user(ImagePart(JPEG, mime="image/png"), ImagePart(url="https://x/y.png"), data))
+    assert [block["source"] for block in sent[0]["content"]] == [
+        {"type": "base64", "media_type": "image/jpeg", "data": "/9j/LW5vdC1yZWFsbHk="},
+        {"type": "url", "url": "https://x/y.png"},
+        {"type": "base64", "media_type": "image/gif", "data": "R0lG"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        AudioPart(b"RIFF"),
+        ImagePart(b"????"),
+        ImagePart(url="data:image/svg+xml,<svg/>"),
+        DocumentPart(b"PK", mime="application/zip"),
+    ],
+)
+def test_what_anthropic_cannot_take_is_unsupported(part: Any) -> None:
+    with pytest.raises(UnsupportedError):
+        send(user(part))
+
+
+def test_documents_go_as_pdf_text_or_url() -> None:
+    sent = turns(
+        user(
+            DocumentPart(b"%PDF", name="a.pdf"),
+            DocumentPart("zażółć".encode(), mime="text/markdown", name="b.md"),
+            DocumentPart(url="https://x/c.pdf", name="c.pdf"),
+        )
+    )
+    assert [(block["title"], block["source"]) for block in sent[0]["content"]] == [
+        ("a.pdf", {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="}),
+        ("b.md", {"type": "text", "media_type": "text/plain", "data": "zażółć"}),
+        ("c.pdf", {"type": "url", "url": "https://x/c.pdf"}),
+    ]
+
+
+def test_own_reasoning_is_replayed_in_position_and_byte_identically() -> None:
+    blocks = turns(
+        user("go"),
+        assistant(
+            ReasoningPart("", ProviderData("anthropic", {"signature": "Eo=="})),
+            ReasoningPart("hm ", ProviderData("anthropic", {"signature": "S+/="})),
+            ReasoningPart("", ProviderData("anthropic", {"redacted_thinking": "R=="})),
+            "answer",
+        ),
+        user("more"),
+    )[1]["content"]
+    assert blocks == [
+        {"type": "thinking", "thinking": "", "signature": "Eo=="},
+        {"type": "thinking", "thinking": "hm ", "signature": "S+/="},
+        {"type": "redacted_thinking", "data": "R=="},
+        {"type": "text", "text": "answer"},
+    ]
+
+
+def test_foreign_and_unsigned_state_is_dropped_with_one_warning_each() -> None:
+    foreign = ProviderData("google", {"thoughtSignature": "x"})
+    http = send(
+        user("go"),
+        assistant(
+            ReasoningPart("a", foreign),
+            ReasoningPart("b", foreign),
+            ReasoningPart("c"),
+            TextPart("kept", provider_data=foreign),
+            ToolCallPart("i", "f", provider_data=foreign),
+            OpaquePart(foreign),
+            ImagePart(PNG),
+        ),
+        tool_results(ToolResultPart("i", "r")),
+    )
+    assert json.loads(bytes(http.body))["messages"][1]["content"] == [
+        {"type": "text", "text": "kept"},
+        {"type": "tool_use", "id": "i", "name": "f", "input": {}},
+    ]
+    assert http.warnings == (
+        "reasoning of google cannot be replayed to anthropic: dropped",
+        "reasoning without a signature cannot be replayed: dropped",
+        "the state of a part of google cannot be replayed to anthropic: dropped",
+        "a part of google cannot be replayed to anthropic: dropped",
+        "Anthropic takes no image part in the assistant's turn: dropped",
+    )
+
+
+def test_opaque_blocks_and_refusals_are_replayed() -> None:
+    block = {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {"q": 1}}
+    sent = turns(
+        user("go"),
+        assistant(OpaquePart(ProviderData("anthropic", {"block": block})), RefusalPart("no")),
+        user("why"),
+    )
+    assert sent[1]["content"] == [block, {"type": "text", "text": "no"}]
+
+
+def test_a_part_may_carry_keys_of_its_block() -> None:
+    cache = ProviderData("anthropic", {"cache_control": {"type": "ephemeral"}})
+    sent = turns(user(TextPart("long", provider_data=cache)))
+    assert sent[0]["content"][0]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_continued_where_models_can() -> None:
+    sent = turns(user("go"), assistant("Sure: \n"), model=OLDER)
+    assert sent[1]["content"][0]["text"] == "Sure:"
+    with pytest.raises(UnsupportedError, match="end with a user message"):
+        send(user("go"), assistant("Sure: "), model=NEWEST)
+
+
+def test_a_turn_that_the_server_paused_is_sent_back_to_any_model() -> None:
+    paused = OpaquePart(ProviderData("anthropic", {"block": {"type": "web_search_tool_result"}}))
+    assert turns(user("go"), assistant("x", paused))[-1]["role"] == "assistant"
+
+
+def test_tools_carry_their_schema_and_strict_ones_a_closed_one() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 1}},
+        "required": ["n"],
+    }
+    sent = body(tools=(Tool("a", "does a", schema), Tool("b", "", schema, strict=True), Tool("c")))
+    assert sent["tools"] == [
+        {"name": "a", "description": "does a", "input_schema": schema},
+        {
+            "name": "b",
+            "strict": True,
+            "input_schema": {
+                "type": "object",
+                "properties": {"n": {"type": "integer", "description": "{minimum: 1}"}},
+                "required": ["n"],
+                "additionalProperties": False,
+            },
+        },
+        {"name": "c", "input_schema": {"type": "object", "properties": {}}},
+    ]
+
+
+def test_a_tool_that_cannot_be_strict_is_sent_loose_with_a_warning() -> None:
+    http = send(tools=(Tool("a", parameters={"type": "object"}, strict=True),))
+    (tool,) = json.loads(bytes(http.body))["tools"]
+    assert tool == {"name": "a", "input_schema": {"type": "object"}}
+    assert "tool 'a' is not strict" in http.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "sent"),
+    [
+        (None, None, None),
+        (None, True, None),
+        ("auto", None, {"type": "auto"}),
+        (None, False, {"type": "auto", "disable_parallel_tool_use": True}),
+        ("none", False, {"type": "none"}),
+        ("required", None, {"type": "any"}),
+        ("f", False, {"type": "tool", "name": "f", "disable_parallel_tool_use": True}),
+    ],
+)
+def test_tool_choice(choice: str | None, parallel: bool | None, sent: Any) -> None:
+    made = body(
+        model=OLDER, tools=(Tool("f"),), tool_choice=choice, parallel_tool_calls=parallel
+    )
+    assert made.get("tool_choice") == sent
+
+
+def test_tool_choice_without_tools_is_not_sent() -> None:
+    assert "tool_choice" not in body(tool_choice="required")
+
+
+@pytest.mark.parametrize("model", ["claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-1"])
+def test_models_that_cannot_be_forced_to_call_a_tool_refuse_before_any_byte(model: str) -> None:
+    for choice in ("required", "f"):
+        with pytest.raises(UnsupportedError, match="cannot be forced"):
+            send(model=model, tools=(Tool("f"),), tool_choice=choice)
+
+
+def test_a_forced_call_excludes_reasoning() -> None:
+    http = send(model="claude-opus-5", tools=(Tool("f"),), tool_choice="f", reasoning="high")
+    sent = json.loads(bytes(http.body))
+    assert sent["thinking"] == {"type": "disabled"}
+    assert "output_config" not in sent
+    assert http.warnings == ("a forced tool call excludes reasoning: reasoning is dropped",)
+    assert "thinking" not in body(model=OLDER, tools=(Tool("f"),), tool_choice="f")
+
+
+class City(msgspec.Struct):
+    name: str
+    size: int = 0
+
+
+def test_a_type_becomes_the_output_format() -> None:
+    assert body(output=City)["output_config"]["format"] == {
+        "type": "json_schema",
+        "schema": {
+            "title": "City",
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "size": {"type": "integer", "description": "{default: 0}"},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    }
+
+
+def test_an_output_that_is_no_object_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"list\[.*City\]"):
+        send(output=list[City])
+
+
+def test_what_anthropic_does_not_know_is_dropped_with_a_warning() -> None:
+    http = send(seed=7, stop=("X", " \n"))
+    sent = json.loads(bytes(http.body))
+    assert sent["stop_sequences"] == ["X"]
+    assert "seed" not in sent
+    assert len(http.warnings) == 2
+
+
+def test_extra_is_merged_into_the_body() -> None:
+    sent = body(reasoning="low", extra={"output_config": {"effort": "max"}, "speed": "fast"})
+    assert sent["output_config"] == {"effort": "max"}
+    assert sent["speed"] == "fast"
+
+
+def test_lone_surrogates_can_be_sent() -> None:
+    assert turns(user("a\ud83eb"))[0]["content"][0]["text"] == "a\ufffdb"
+    sent = turns(user("x"), assistant(ToolCallPart("i", "f", '{"a":"\\ud83e"}')), user("y"))
+    assert sent[1]["content"][0]["input"] == {"a": "\ufffd"}
