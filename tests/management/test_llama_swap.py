@@ -30,6 +30,7 @@ from aiollm.inventory import (
     SwapModel,
 )
 from aiollm.management import LlamaSwap
+from aiollm.provider import HttpRequest
 
 if TYPE_CHECKING:
     from conftest import Replay
@@ -214,9 +215,7 @@ async def test_events_are_typed_and_their_data_is_decoded_twice(
 async def test_logs_come_as_text_and_leaving_closes_the_connection(
     swap: LlamaSwap, replay: Replay
 ) -> None:
-    """A character that is split over two reads comes whole."""
-    text = "[INFO] <proxy> gęś\n".encode()
-    replay.feeds["GET /logs/stream"] = [text[:16], text[16:]]
+    replay.feeds["GET /logs/stream"] = ["[INFO] <proxy> gęś\n".encode()]
     got = ""
     async with aclosing(swap.logs()) as logs:
         async for piece in logs:
@@ -225,6 +224,29 @@ async def test_logs_come_as_text_and_leaving_closes_the_connection(
                 break
     assert got == "[INFO] <proxy> gęś\n"
     await asyncio.wait_for(replay.left.wait(), 5)
+
+
+async def test_a_character_split_over_two_reads_comes_whole(swap: LlamaSwap) -> None:
+    text = "gęś\n".encode()
+    reads = [text[:2], text[2:], b""]
+
+    class Reply:
+        closed = False
+
+        async def read(self) -> bytes:
+            return reads.pop(0)
+
+        def close(self) -> None:
+            self.closed = True
+
+    reply = Reply()
+
+    async def stream(request: HttpRequest) -> Any:
+        return reply
+
+    split = LlamaSwap(swap._provider, swap._call, stream)
+    assert [piece async for piece in split.logs()] == ["g", "ęś\n"]
+    assert reply.closed
 
 
 async def test_breaking_out_of_a_plain_loop_closes_the_connection(

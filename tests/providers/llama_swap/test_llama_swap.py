@@ -163,6 +163,11 @@ def test_its_concurrency_limit_asks_for_a_second_even_without_the_header() -> No
     assert CODEC.error(recorded("limit-c-429-anthropic")).retry_after == 1.0
 
 
+def test_its_own_code_counts_more_than_the_words_it_quotes() -> None:
+    quoted = "unspecific error: prompt is too long, said the upstream command"
+    assert type(CODEC.error(own(500, quoted, "internal_error"))) is ServerError
+
+
 def test_an_upstreams_error_keeps_its_own_meaning() -> None:
     """llama-swap passes statuses and bodies on unchanged; `src` tells the two apart."""
     body = {
