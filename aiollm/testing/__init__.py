@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, tool_call
     from aiollm.testing.faults import (
         Answer,
         Cut,
@@ -50,6 +51,7 @@ _HOMES = {
         "html",
         "redirect",
     ),
+    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "tool_call"),
     "faultserver": ("FaultServer",),
     "gate": ("Gate",),
     "tally": ("Counts", "SeenConnection", "SeenRequest"),
@@ -58,11 +60,14 @@ _HOMES = {
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "NEVER",
     "Answer",
     "Counts",
     "Cut",
     "End",
     "EndlessHeaders",
+    "FakeCall",
+    "FakeProvider",
     "Fault",
     "FaultServer",
     "Flood",
@@ -71,6 +76,7 @@ __all__ = [
     "Pause",
     "Raw",
     "Reset",
+    "Script",
     "SeenConnection",
     "SeenRequest",
     "Serve",
@@ -83,6 +89,7 @@ __all__ = [
     "ndjson",
     "redirect",
     "sse",
+    "tool_call",
 ]
 
 

@@ -44,10 +44,13 @@ def chunk(body: bytes) -> bytes:
 
 class TestAnswersWell:
     async def test_a_chat_stream_is_whole_and_ends_with_done(self):
-        async with FaultServer(chat("Hel", "lo")) as server, aiohttp.ClientSession() as session:
-            async with session.post(f"{server.url}/v1/chat/completions", json={}) as reply:
-                body = await reply.text()
-                assert reply.content_type == "text/event-stream"
+        async with (
+            FaultServer(chat("Hel", "lo")) as server,
+            aiohttp.ClientSession() as session,
+            session.post(f"{server.url}/v1/chat/completions", json={}) as reply,
+        ):
+            body = await reply.text()
+            assert reply.content_type == "text/event-stream"
         events = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
         *frames, done = events
         assert done == "[DONE]"
@@ -728,9 +731,11 @@ class TestTls:
     async def test_it_speaks_tls(self, server_tls, client_tls):
         async with FaultServer(chat("hi"), ssl=server_tls) as server:
             assert server.url.startswith("https://127.0.0.1:")
-            async with aiohttp.ClientSession() as session:
-                async with session.post(server.url, ssl=client_tls) as reply:
-                    assert b"hi" in await reply.read()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(server.url, ssl=client_tls) as reply,
+            ):
+                assert b"hi" in await reply.read()
             await server.wait_closed()
             assert server.counts.closed_by_peer == 1
 
@@ -800,11 +805,11 @@ class TestInThread:
             async with aiohttp.ClientSession() as session, session.get(server.url) as reply:
                 return reply.status
 
-        with pytest.raises(LookupError, match="a bug"):
-            with FaultServer(choose).in_thread() as server:
-                assert asyncio.run(visit(server)) == 500
+        served = FaultServer(choose).in_thread()
+        with pytest.raises(LookupError, match="a bug"), served as server:
+            assert asyncio.run(visit(server)) == 500
 
     def test_an_error_at_the_start_is_raised(self):
-        with pytest.raises(OSError):
-            with FaultServer(host="192.0.2.1").in_thread():
-                pass
+        served = FaultServer(host="192.0.2.1").in_thread()
+        with pytest.raises(OSError, match="assign requested address"), served:
+            pytest.fail("it must not start")
