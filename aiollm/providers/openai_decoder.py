@@ -389,7 +389,8 @@ class ChatDecoder:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
         out += self._calls.end()
         if broken := _BROKEN.get(self._reason):
-            out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
+            if self._usage.certainty != "missing":
+                out.append(UsageUpdate(self._usage))
             raise broken(f"the provider broke off the answer: {self._reason}", code=self._reason)
         self.finished = True
         out.append(Finish(self._finish_reason(), self._reason, self._usage))

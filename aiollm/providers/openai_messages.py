@@ -186,7 +186,7 @@ class _Turns:
     def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
         if self._dialect.short_call_ids:
             return id if _SHORT_ID.fullmatch(id) else _hash(id)[:9]
-        return id if len(id) <= MAX_CALL_ID else f"call_{_hash(id)}"
+        return call_id(id, MAX_CALL_ID)
 
     def _replay(self, message: Message, wire: dict[str, Any]) -> None:
         """Send reasoning back as the host wants it, where it wants it."""
@@ -255,6 +255,11 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
         what = "a URL" if part.url else part.mime
         raise UnsupportedError(f"audio goes as the bytes of a WAV or MP3 file, not as {what}")
     return {"type": "input_audio", "input_audio": {"data": Blob(part.data), "format": form}}
+
+
+def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
+    """Return the id of a tool call, a digest of it where it is longer than `limit`."""
+    return id if len(id) <= limit else f"call_{_hash(id)}"
 
 
 def _hash(text: str) -> str:

@@ -1,0 +1,87 @@
+"""The JSON of OpenAI's Responses, as far as it is read; every field may be missing or null."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from aiollm.types import Usage
+
+
+class Delta(msgspec.Struct, gc=False):
+    """The hot event: text of the item that spoke last."""
+
+    delta: str
+    type: Literal["response.output_text.delta"] = "response.output_text.delta"
+    output_index: int = -1
+
+
+class Details(msgspec.Struct, gc=False):
+    """What token counts are made of."""
+
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Counts(msgspec.Struct, gc=False):
+    """The tokens of a response."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+
+
+class Reason(msgspec.Struct, gc=False):
+    """Why a response is incomplete."""
+
+    reason: str | None = None
+
+
+class Response(msgspec.Struct, gc=False):
+    """A response, whole or at its end."""
+
+    status: str | None = None
+    error: Any = None
+    incomplete_details: Reason | None = None
+    output: list[dict[str, Any]] | None = None
+    usage: Counts | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """Any event; `type` says which fields matter."""
+
+    type: str = ""
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    summary_index: int | None = None
+    delta: str | dict[str, Any] | None = None
+    text: str | None = None
+    refusal: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    input: str | None = None
+    item: dict[str, Any] | None = None
+    annotation: dict[str, Any] | None = None
+    response: Response | None = None
+    error: Any = None
+
+
+DELTA = msgspec.json.Decoder(Delta)
+EVENT = msgspec.json.Decoder(Event)
+RESPONSE = msgspec.json.Decoder(Response)
+
+
+def usage_of(counts: Counts | None) -> Usage:
+    """Return the counts of a response."""
+    if counts is None or counts == Counts():
+        return Usage()
+    given = (counts.input_tokens, counts.output_tokens)
+    return Usage(
+        given[0] or 0,
+        given[1] or 0,
+        (counts.input_tokens_details or Details()).cached_tokens or 0,
+        (counts.output_tokens_details or Details()).reasoning_tokens or 0,
+        "partial" if None in given else "exact",
+    )
