@@ -84,7 +84,7 @@ class _Connector(aiohttp.TCPConnector):
 class HttpReply:
     """An aiohttp response as a `provider.Reply`."""
 
-    __slots__ = ("_content", "_response")
+    __slots__ = ("__weakref__", "_content", "_response")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -152,6 +152,7 @@ class HttpTransport:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        self._replies: WeakSet[HttpReply] = WeakSet()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -165,7 +166,7 @@ class HttpTransport:
         reused = [False]
         token = _reused.set(reused)
         try:
-            return HttpReply(await self._request(session, request, connect))
+            return self._reply(await self._request(session, request, connect))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
             stale = reused[0] and not isinstance(error, aiohttp.ClientConnectorError)
@@ -182,10 +183,15 @@ class HttpTransport:
         if self._fresh is None:
             self._fresh = self._new_session(force_close=True)
         try:
-            return HttpReply(await self._request(self._fresh, request, connect))
+            return self._reply(await self._request(self._fresh, request, connect))
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
         raise ours
+
+    def _reply(self, response: aiohttp.ClientResponse) -> HttpReply:
+        reply = HttpReply(response)
+        self._replies.add(reply)
+        return reply
 
     @staticmethod
     async def _request(
@@ -235,22 +241,39 @@ class HttpTransport:
         )
 
     async def close(self) -> None:
-        """Close all connections; idempotent."""
+        """Close all connections, those in use included; idempotent."""
         self._closed = True
+        self._close_replies()
         sessions = [self._session, self._fresh]
         self._session = self._fresh = None
         for session in filter(None, sessions):
             await session.close()
 
+    def _close_replies(self) -> None:
+        # Closing its connection does not wake a reader; closing the response does.
+        for reply in tuple(self._replies):
+            reply.close()
+
     def kill(self) -> None:
         """Close all connections at once, without a running loop."""
         self._closed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._close_replies()
         for session in filter(None, (self._session, self._fresh)):
             connector = session.connector
             session.detach()
-            if connector is not None and not (self._loop is None or self._loop.is_closed()):
-                connector.close()
+            if connector is not None:
+                _first_step(connector.close())
         self._session = self._fresh = None
+
+
+def _first_step(closing: Any) -> None:
+    """Run a connector's close() as far as it gets at once: connections are closed by then."""
+    try:
+        closing.send(None)
+    except StopIteration:
+        return
+    closing.close()
 
 
 async def _pieces(body: Body) -> AsyncIterator[bytes]:
