@@ -91,15 +91,7 @@ def json_schema(kind: Any) -> Schema:
 
 def type_schema(kind: Any) -> Schema:
     """Return the schema of a type, or a schema itself, references inlined. Raises: ConfigError."""
-    if isinstance(kind, Mapping):
-        return _inline(dict(kind), _shown(kind))
-    reason = ""
-    try:
-        schema = msgspec.json.schema(kind)
-    except (TypeError, ValueError, NameError, RecursionError) as error:
-        reason = f"no JSON schema can be made of {_shown(kind)}: {error}"
-    if reason:
-        raise ConfigError(reason)
+    schema = dict(kind) if isinstance(kind, Mapping) else _generated(kind)
     return _inline(schema, _shown(kind))
 
 
@@ -120,6 +112,15 @@ def bounded(schema: Schema) -> Schema:
     Raises: UnsupportedError for what it cannot say, such as an object with free keys.
     """
     return _fitted(schema, _ANTHROPIC)
+
+
+def _generated(kind: Any) -> Schema:
+    reason = ""
+    try:
+        return msgspec.json.schema(kind)
+    except (TypeError, ValueError, NameError, RecursionError) as error:
+        reason = f"no JSON schema can be made of {_shown(kind)}: {error}"
+    raise ConfigError(reason)
 
 
 def _shown(kind: Any) -> str:

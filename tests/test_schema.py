@@ -202,6 +202,27 @@ def test_older_ways_to_say_the_same_are_rewritten(fit: Any) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("part", "fitted"),
+    [
+        ({"type": "string", "format": "date"}, {"type": "string", "format": "date"}),
+        ({"type": "string", "format": "x"}, {"type": "string", "description": '{format: "x"}'}),
+        ({"type": ["string"], "title": "t"}, {"type": "string", "title": "t"}),
+        ({"type": "array", "items": False}, {"type": "array"}),
+        ({"items": {"type": "null"}}, {"type": "array", "items": {"type": "null"}}),
+        ({"enum": [1, 2]}, {"type": "integer", "enum": [1, 2]}),
+        (
+            {"prefixItems": [{"type": "null"}] * 2},
+            {"type": "array", "items": {"type": "null"}},
+        ),
+    ],
+)
+@pytest.mark.parametrize("fit", [strict, bounded])
+def test_a_schema_is_told_by_what_it_holds(fit: Any, part: Any, fitted: Any) -> None:
+    whole = {"type": "object", "properties": {"a": part}, "required": ["a"]}
+    assert fit(whole)["properties"]["a"] == fitted
+
+
 @pytest.mark.parametrize("bad", [{"anyOf": 3}, {"allOf": 1}, {"required": 1}])
 def test_a_malformed_schema_is_a_config_error(bad: Any) -> None:
     with pytest.raises(ConfigError, match="malformed"):

@@ -14,6 +14,7 @@ from aiollm.errors import (
     LLMError,
     OverloadedError,
     ProtocolError,
+    QuotaError,
     ServerError,
     StreamInterrupted,
 )
@@ -337,11 +338,50 @@ def test_surrogates_split_over_deltas_are_joined_and_lone_ones_replaced() -> Non
     assert response.tool_calls[0].parsed() == {"x": "🧪"}
 
 
+def test_half_a_pair_at_the_end_of_a_block_comes_out_as_a_replacement() -> None:
+    items = decode(
+        opened({"type": "thinking"}), delta("thinking", thinking="a\ud83e"), shut(),
+        opened({"type": "tool_use", "id": "i", "name": "f"}, 1),
+        delta("input_json", 1, partial_json='"\ud83e'), end(),
+    )
+    assert items == [
+        ReasoningDelta("a"), ReasoningDelta("\ufffd"), ToolCallDelta(0, "i", "f"),
+        ToolCallDelta(0, arguments='"'), ToolCallDelta(0, arguments="\ufffd"),
+        Finish("tool_calls", "end_turn"),
+    ]
+
+
+def test_a_server_call_with_broken_input_is_kept_without_it() -> None:
+    items = decode(
+        opened({"type": "server_tool_use", "id": "s"}), delta("input_json", partial_json='{"q'),
+        end(),
+    )
+    block = {"type": "server_tool_use", "id": "s", "input": {}}
+    assert items[0] == PartChunk(OpaquePart(ProviderData("anthropic", {"block": block})))
+
+
+def test_an_index_may_be_written_as_a_float() -> None:
+    block = {"type": "tool_use", "id": "i", "name": "f"}
+    items = decode(opened(block, 1.0), delta("input_json", 1, partial_json="{}"), end())  # type: ignore[arg-type]
+    assert items[1] == ToolCallDelta(0, arguments="{}")
+
+
 @pytest.mark.parametrize(
     ("event", "kind", "words"),
     [
         ({"error": {"type": "overloaded_error", "message": "M"}}, OverloadedError, "M"),
         ({"error": {"type": "api_error", "message": "M"}}, ServerError, "M"),
+        (
+            {
+                "error": {
+                    "type": "rate_limit_error",
+                    "message": "M",
+                    "details": {"error_code": "contract_spend_limit_reached"},
+                }
+            },
+            QuotaError,
+            "M",
+        ),
         ({"error": {"type": "invalid_request_error", "message": "M"}}, InvalidRequestError, "M"),
         (
             {"error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"}},
@@ -424,6 +464,18 @@ def test_a_whole_reply_gives_the_same_as_its_stream() -> None:
 def test_a_whole_reply_that_is_none_is_an_error(body: bytes, kind: type) -> None:
     with pytest.raises(kind):
         CODEC.decoder().whole(body, [])
+
+
+def test_a_whole_reply_may_hold_plain_text() -> None:
+    out: list[Item] = []
+    CODEC.decoder().whole(b'{"content":"a","stop_reason":null}', out)
+    assert out == [TextDelta("a"), Finish("other")]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"", b'{"models":[]}', b"<html>"])
+def test_a_list_of_models_that_is_none_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        CODEC.model_names(HttpReply(200, {}, body))
 
 
 def test_models_are_named_by_their_ids() -> None:

@@ -53,6 +53,12 @@ def test_an_effort_becomes_what_the_model_takes(
     assert http.warnings == ()
 
 
+def test_a_model_that_never_reasons_needs_no_word_to_turn_it_off() -> None:
+    made, http = send("claude-3-haiku-20240307", reasoning="none")
+    assert "thinking" not in made
+    assert http.warnings == ()
+
+
 @pytest.mark.parametrize(
     ("model", "effort", "sent"),
     [

@@ -296,6 +296,12 @@ def test_foreign_and_unsigned_state_is_dropped_with_one_warning_each() -> None:
     )
 
 
+def test_parts_on_the_wrong_side_are_dropped_with_a_warning() -> None:
+    http = send(user("go", ToolCallPart("i", "f")))
+    assert len(json.loads(bytes(http.body))["messages"][0]["content"]) == 1
+    assert http.warnings == ("Anthropic takes no toolcall part in the user's turn: dropped",)
+
+
 def test_opaque_blocks_and_refusals_are_replayed() -> None:
     block = {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {"q": 1}}
     sent = turns(
