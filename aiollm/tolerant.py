@@ -16,11 +16,12 @@ from aiollm.errors import ProtocolError
 
 T = TypeVar("T")
 
-_MAX_DROPS = 16
-"""Odd fields dropped from one frame before it counts as undecodable."""
+_MAX_REPAIRS = 32
+"""Odd fields repaired in one frame before it counts as undecodable."""
 
-_PATH = re.compile(r"at `\$([^`]*)`$")
+_PATH = re.compile(r"`\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
+"""The steps of a msgspec path: a field, an index, any key of a mapping."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -30,7 +31,8 @@ def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(frame)
     except (ValueError, RecursionError):
         pass
-    return decode_leniently(frame, decoder.type)
+    value: T = decode_leniently(frame, decoder.type)
+    return value
 
 
 def decode_leniently(frame: bytes, kind: Any) -> Any:
@@ -39,8 +41,10 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
     try:
         value = json.loads(frame.decode("utf-8-sig", "replace"), strict=False)
         return _fit(value, kind)
-    except (ValueError, MemoryError) as error:
+    except ValueError as error:
         cause = str(error)
+    except MemoryError:
+        cause = "it is too large"
     except RecursionError:
         pass
     raise ProtocolError(f"a frame is not the JSON it should be: {cause:.200}", frame=frame)
@@ -55,34 +59,45 @@ def load(data: bytes) -> Any:
 
 
 def _fit(value: Any, kind: Any) -> Any:
-    for _ in range(_MAX_DROPS):
+    for _ in range(_MAX_REPAIRS):
         try:
             return msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:
-            found = _PATH.search(str(error))
-            if found is None or not _drop(value, found[1]):
+            reason = str(error)
+            if not _repair(value, reason):
                 raise
     return msgspec.convert(value, kind, strict=False)
 
 
-def _drop(value: Any, path: str) -> bool:
-    """Set the value at `path` to null, or remove it where it is null already."""
-    steps = [
-        int(index) if index else (name or None) for name, index in _STEP.findall(path)
-    ]
-    if not steps or None in steps:
+def _repair(value: Any, reason: str) -> bool:
+    """Make right what does not fit: raw JSON is encoded again, anything else goes."""
+    found = _PATH.search(reason)
+    steps = _steps(found[1]) if found else []
+    if not steps:
         return False
+    *way, last = steps
     try:
-        for step in steps[:-1]:
+        for step in way:
             value = value[step]
-        last = steps[-1]
-        if value[last] is None or isinstance(value, list):
+        if reason.startswith("Expected `raw`"):
+            value[last] = msgspec.Raw(json.dumps(value[last]).encode())
+        elif value[last] is None or isinstance(value, list):
             del value[last]
         else:
             value[last] = None
     except (KeyError, IndexError, TypeError):
         return False
     return True
+
+
+def _steps(path: str) -> list[int | str]:
+    """Cut a msgspec path; where it runs through any key of a mapping, the mapping is its end."""
+    steps: list[int | str] = []
+    for name, index in _STEP.findall(path):
+        if not name and not index:
+            break
+        steps.append(name or int(index))
+    return steps
 
 
 def mend(text: str) -> str:
