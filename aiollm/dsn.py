@@ -19,7 +19,7 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        """Raises: ConfigError for a control byte, which could smuggle a header."""
+        """Check the value. Raises: ConfigError for a control byte, which smuggles headers."""
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value) or not value.isascii():
             raise ConfigError("the token holds a control byte or a character outside ASCII")
         self._value = value
@@ -94,8 +94,7 @@ def _parse(text: str) -> Dsn:
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise ConfigError(
-            "not a DSN: expected scheme://[token@]host[:port][/path][?option=value] "
-            "or alias:spec"
+            "not a DSN: expected scheme://[token@]host[:port][/path][?option=value] or alias:spec"
         )
     kind, plus, transport = scheme.lower().partition("+")
     if not kind.replace("-", "").replace("_", "").isalnum():
@@ -155,6 +154,7 @@ def _options(query: str) -> Options:
             raise ConfigError(f"option {name!r} is given twice")
         values[name] = unquote(value)
     reason = ""
+    options = Options()
     try:
         options = msgspec.convert(values, Options, strict=False)
     except msgspec.ValidationError as error:

@@ -3,25 +3,25 @@
 LLMError                          .target
 +- ConfigError(ValueError)        bad spec, DSN, key or request: before any byte
 |  +- SpecError
-+- UnsupportedError               a capability says no: before any byte                moves on
-|  +- UnsupportedFeatureError     (a ProviderError too) the target said so              moves on
-+- TransportError                 no HTTP answer                                       moves on, harms
++- UnsupportedError               a capability says no: before any byte        moves on
+|  +- UnsupportedFeatureError     (a ProviderError too) the target said so     moves on
++- TransportError                 no HTTP answer                               moves on, harms
 |  +- ConnectError
 |  +- DeadlineError(TimeoutError) .which
 |  +- StreamInterrupted           .partial
 +- ProviderError                  .status .code .request_id .retry_after .body
-|  +- AuthenticationError         401/403                                              moves on, harms long
-|  +- QuotaError                  402, billing                                         moves on, harms long
-|  +- RateLimitError              429                                                  moves on, harms
-|  +- OverloadedError             503/529                                              moves on, harms
-|  +- ServerError                 5xx                                                  moves on, harms
-|  +- ModelNotFoundError          404                                                  moves on, harms long
-|  +- GenerationError             the model's output came to nothing                   moves on
-|  +- InvalidRequestError         400/422                                              stays
-|     +- ContextLengthError                                                            moves on
-|     +- RequestTooLargeError    413                                                   moves on
-|     +- ContentFilterError                                                            stays
-+- ProtocolError                  bytes that do not decode: .frame                     moves on, harms
+|  +- AuthenticationError         401/403                                      moves on, harms long
+|  +- QuotaError                  402, billing                                 moves on, harms long
+|  +- RateLimitError              429                                          moves on, harms
+|  +- OverloadedError             503/529                                      moves on, harms
+|  +- ServerError                 5xx                                          moves on, harms
+|  +- ModelNotFoundError          404                                          moves on, harms long
+|  +- GenerationError             the model's output came to nothing           moves on
+|  +- InvalidRequestError         400/422                                      stays
+|     +- ContextLengthError                                                    moves on
+|     +- RequestTooLargeError    413                                           moves on
+|     +- ContentFilterError                                                    stays
++- ProtocolError                  bytes that do not decode: .frame             moves on, harms
 +- OutputError                    the reply does not fit the requested type: .response
 +- ClosedError                    a stream or registry that was closed is used again
 +- FailoverError(ExceptionGroup)  every target failed
@@ -29,7 +29,7 @@ LLMError                          .target
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -148,7 +148,7 @@ class ProviderError(LLMError):
         self.request_id = request_id
         self.retry_after = retry_after
         self.may_retry = may_retry
-        self.body = body[:MAX_BODY]
+        self.body: bytes = body[:MAX_BODY]
 
     def __str__(self) -> str:
         facts = [
@@ -234,7 +234,7 @@ class ProtocolError(LLMError):
 
     def __init__(self, message: str, *, frame: bytes = b"", target: Target | None = None) -> None:
         super().__init__(message, target=target)
-        self.frame = frame[:1024]
+        self.frame: bytes = frame[:1024]
 
 
 class ClosedError(LLMError):
@@ -246,7 +246,8 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
     def __new__(
         cls, message: str, errors: Sequence[Exception], attempts: Sequence[Attempt] = ()
-    ) -> FailoverError:
+    ) -> Self:
+        """Make the group; the errors must be known here already."""
         made = super().__new__(cls, message, errors)
         made.attempts = tuple(attempts)
         return made
@@ -255,7 +256,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         self, message: str, errors: Sequence[Exception], attempts: Sequence[Attempt] = ()
     ) -> None:
         ExceptionGroup.__init__(self, message, errors)
-        self.target = None
+        self.target: Target | None = None
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
 
     def derive(self, excs: Sequence[Exception]) -> FailoverError:  # type: ignore[override]
@@ -274,7 +275,6 @@ class Verdict(msgspec.Struct, frozen=True):
 
     moves_on: bool
     harms: Harm
-
 
 
 def classify(error: BaseException) -> Verdict:

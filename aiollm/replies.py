@@ -291,4 +291,6 @@ def redacted(error: LLMError, secret: Secret | None) -> LLMError:
             error.frame = secret.redact(error.frame.decode("utf-8", "surrogateescape")).encode(
                 "utf-8", "surrogateescape"
             )
+        case _:
+            pass
     return error

@@ -17,6 +17,7 @@ FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]
 Certainty: TypeAlias = Literal["exact", "partial", "missing"]
+Harm: TypeAlias = Literal["no", "target", "long"]
 Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
 
 
@@ -26,9 +27,9 @@ class LLMError(Exception):
     It stands here, below the tree, because `Response.parse` raises one of its branches.
     """
 
-    moves_on: ClassVar[bool] = False
+    moves_on: bool = False
     """Whether a chain tries its next target after this error."""
-    harms: ClassVar[Literal["no", "target", "long"]] = "no"
+    harms: Harm = "no"
     """Whether the target's health suffers: not at all, for a cooldown, or as misconfigured."""
 
     def __init__(self, message: str, *, target: Target | None = None) -> None:
@@ -110,7 +111,7 @@ class _FilePart(msgspec.Struct, frozen=True):
         Path(path).write_bytes(self.data)
 
 
-class ImagePart(_FilePart, frozen=True, tag="image"):
+class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
     """An image as bytes or URL; `mime` may stay empty, the bytes tell."""
 
     detail: Literal["auto", "low", "high", "original"] | None = None
@@ -299,11 +300,12 @@ class Request(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         force_setattr(self, "messages", _messages(self.messages))
-        if not isinstance(self.tools, tuple):
-            force_setattr(self, "tools", tuple(self.tools))
-        if not isinstance(self.stop, tuple):
-            stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-            force_setattr(self, "stop", stop)
+        force_setattr(self, "tools", tuple(self.tools))
+        force_setattr(self, "stop", _words(self.stop))
+
+
+def _words(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _messages(value: object) -> tuple[Message, ...]:
@@ -523,5 +525,3 @@ class Timeouts(msgspec.Struct, frozen=True):
     idle: float | None = 60.0
     stall: float | None = 300.0
     total: float | None = None
-
-
