@@ -2,43 +2,43 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench coverage clean
 
-BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: ## watch a failover: a dead target, then a real local model
 	@scripts/setup demo
-	@$(BIN)/python examples/demo.py
+	@python examples/demo.py
 
 test: ## run the whole test suite, the real llama.cpp server included
 	@scripts/setup dev
-	$(BIN)/python -m pytest $(ARGS)
+	python -m pytest $(ARGS)
 
 lint: ## check style, types, the public surface and the layers
 	@scripts/setup dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes aiollm --ignoreexternal
-	$(BIN)/lint-imports
+	ruff check
+	ruff format --check
+	mypy
+	pyright
+	pyright --verifytypes aiollm --ignoreexternal
+	lint-imports
 
 format: ## apply the formatter and the safe fixes
 	@scripts/setup dev
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+	ruff check --fix
+	ruff format
 
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report
+	coverage erase
+	coverage run -m pytest $(ARGS)
+	coverage combine -q
+	coverage report
 
 bench: ## run the benchmarks; each prints one line
 	@scripts/setup dev
-	@set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	@set -e; for file in benchmarks/bench_*.py; do python $$file; done
 
 clean: ## remove .venv and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -1,0 +1,104 @@
+"""How callers use the library, for mypy and pyright to agree on; nothing here is run."""
+
+from __future__ import annotations
+
+from typing import assert_never, assert_type
+
+import msgspec
+
+from aiollm import (
+    Attempt,
+    Chunk,
+    CitationChunk,
+    ConfigError,
+    FailoverError,
+    Finish,
+    ImageChunk,
+    ImagePart,
+    LLMError,
+    PartChunk,
+    Plan,
+    ReasoningDelta,
+    RefusalDelta,
+    Registry,
+    Request,
+    Response,
+    Restart,
+    Status,
+    StreamInterrupted,
+    Target,
+    TextDelta,
+    Timeouts,
+    ToolCallDelta,
+    ToolCallPart,
+    Usage,
+    Verdict,
+    classify,
+    user,
+)
+
+
+class City(msgspec.Struct):
+    """A type to ask for."""
+
+    name: str
+
+
+async def calls(reg: Registry) -> None:
+    """A spec is a string or a plan; a prompt is a string, messages or a request."""
+    plan = assert_type(reg.parse("a/x,b/y|c/z"), Plan)
+    assert_type(plan.targets, tuple[Target, ...])
+    request = Request((user("What is it?", ImagePart(b"...")),), max_output_tokens=10)
+    assert_type(await reg.generate(plan, request), Response)
+    assert_type(await reg.generate("a/x", "Where?", output=City), City)
+    assert_type(await reg.generate("a/x", [user("Where?")], output=list[int]), list[int])
+    assert_type(await reg.models("a"), tuple[str, ...])
+
+
+async def streams(reg: Registry) -> None:
+    """A stream yields chunks; each has text."""
+    async for chunk in reg.stream("a/x", "Why?", timeouts=Timeouts(idle=5)):
+        assert_type(chunk, Chunk)
+        assert_type(chunk.text, str)
+    async with reg.stream("a/x", "Why?", on_interrupt="restart") as stream:
+        assert_type([told(chunk) async for chunk in stream], list[str])
+        assert_type(stream.response, Response)
+        assert_type(stream.partial.usage, Usage)
+        assert_type(stream.attempts, tuple[Attempt, ...])
+        assert_type(stream.target, Target | None)
+        assert_type(stream.response.tool_calls, tuple[ToolCallPart, ...])
+
+
+def told(chunk: Chunk) -> str:
+    """A match over all chunks is exhaustive."""
+    match chunk:
+        case TextDelta(text=text):
+            return text
+        case ReasoningDelta(reasoning=text) | RefusalDelta(refusal=text):
+            return text
+        case ToolCallDelta(name=name, arguments=arguments):
+            return name + arguments
+        case ImageChunk() | CitationChunk() | PartChunk():
+            return "[...]"
+        case Status(message=text) | Restart(reason=text):
+            return text
+        case Finish(reason=reason, usage=usage):
+            return f"{reason} {usage.output_tokens}"
+        case _:
+            assert_never(chunk)
+
+
+async def errors(reg: Registry) -> None:
+    """Errors are told apart by class; a bad spec is a ValueError, too."""
+    try:
+        await reg.generate("a/x", "Why?")
+    except StreamInterrupted as error:
+        assert_type(error.partial, Response | None)
+    except ConfigError as error:
+        assert_type(error.message, str)
+    except FailoverError as error:
+        assert_type(error.exceptions, "tuple[Exception | ExceptionGroup[Exception], ...]")
+        assert_type(error.attempts, tuple[Attempt, ...])
+    except LLMError as error:
+        assert_type(error.target, Target | None)
+        assert_type(classify(error), Verdict)
