@@ -21,7 +21,6 @@ lint: ## check style, types, the public surface and the layers
 	ruff format --check
 	mypy
 	pyright
-	pyright --verifytypes aiollm --ignoreexternal
 	lint-imports
 
 format: ## apply the formatter and the safe fixes

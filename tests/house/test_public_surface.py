@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import aiollm
 
+ROOT = Path(__file__).parents[2]
 KINDS = (type, types.FunctionType)
 
 
@@ -50,3 +56,38 @@ def test_public_methods_are_documented(name: str) -> None:
 
 def test_the_version_is_that_of_the_distribution() -> None:
     assert aiollm.__version__ == importlib.metadata.version("aiollm")
+
+
+def test_the_types_of_all_public_names_are_complete() -> None:
+    tools = Path(sys.executable).parent
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pyright",
+            "--verifytypes",
+            "aiollm",
+            "--ignoreexternal",
+            "--outputjson",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    symbols = json.loads(run.stdout)["typeCompleteness"]["symbols"]
+    public = {
+        f"{value.__module__}.{name}"
+        for name in aiollm.__all__
+        if isinstance(value := getattr(aiollm, name), KINDS)
+    }
+    known = {symbol["name"]: symbol["isTypeKnown"] for symbol in symbols}
+    assert public <= known.keys()
+    unknown = [
+        name
+        for name, is_known in known.items()
+        if not is_known and (name in public or name.rpartition(".")[0] in public)
+    ]
+    assert not unknown
