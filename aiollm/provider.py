@@ -16,6 +16,7 @@ import msgspec
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.dsn import Options, Secret
 from aiollm.errors import LLMError
+from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.tolerant import mend
 from aiollm.types import Item, Request, Target, Timeouts
 
@@ -54,7 +55,7 @@ class Body:
     __slots__ = ("segments",)
 
     def __init__(self, segments: Sequence[bytes | Blob]) -> None:
-        self.segments = tuple(segments)
+        self.segments: tuple[bytes | Blob, ...] = tuple(segments)
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
@@ -202,11 +203,42 @@ class Codec(Protocol):
         """Read the reply to `models`. Raises: ProtocolError."""
 
 
+class ImageDecoder(Protocol):
+    """Bytes of a streamed reply to drafts of images; `finished` once the images are complete."""
+
+    finished: bool
+
+    def feed(self, data: bytes, out: list[PartialImage]) -> None:
+        """Decode what a read brought, b"" at the end. Raises: LLMError for an error event."""
+
+    def close(self) -> ImageResult:
+        """Return the images. Raises: StreamInterrupted unless they are complete."""
+
+
+class ImageCodec(Protocol):
+    """A wire translator for making images, pure and stateless."""
+
+    def encode_images(
+        self, provider: Provider, target: Target, request: ImageRequest
+    ) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+
+    def decode_images(self, reply: HttpReply) -> ImageResult:
+        """Read a reply that came whole. Raises: LLMError."""
+
+    def image_decoder(self) -> ImageDecoder | None:
+        """Return a decoder for a reply of type text/event-stream, None if it never streams."""
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+
+
 class Reply(Protocol):
     """An HTTP answer whose body is read piece by piece; `close` is idempotent and immediate."""
 
     @property
-    def status(self) -> int: ...
+    def status(self) -> int:
+        """The HTTP status."""
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -14,7 +14,6 @@ from aiollm.providers.google_encode import FAMILY, SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google_errors import BLOCKED, block_error, body_error, ending_error
 from aiollm.providers.google_wire import (
     CHUNK,
-    Blob,
     Call,
     Candidate,
     Chunk,
@@ -22,9 +21,9 @@ from aiollm.providers.google_wire import (
     Part,
     citations_of,
     elements_of,
-    lax_blob,
+    file_of,
     raw_part,
-    read_blob,
+    read_file,
     usage_of,
 )
 from aiollm.tolerant import SurrogateJoiner, decode_leniently, load, mend
@@ -198,7 +197,7 @@ class GoogleDecoder:
         if part.function_call is not None:
             self._call(part.function_call, signature, out)
         elif part.inline_data:
-            self._file(read_blob(part.inline_data), part, out)
+            self._file(read_file(part.inline_data), part, out)
         elif part.text is None and (raw := raw_part(*place)):
             self._unknown(raw, part, out)
         elif part.thought:
@@ -223,22 +222,22 @@ class GoogleDecoder:
     def _joined(self, field: str, text: str) -> str:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
-    def _file(self, blob: Blob | None, part: Part, out: list[Item]) -> None:
+    def _file(self, file: tuple[str, bytes], part: Part, out: list[Item]) -> None:
         """Give out a file, unless it is a draft that the model made while thinking."""
-        if blob is None or not blob.data or part.thought:
+        mime, data = file
+        if not data or part.thought:
             return
         self._answered = True
-        mime = mend(blob.mime_type or "")
-        data = _signed(part.thought_signature or None)
+        state = _signed(part.thought_signature or None)
         if mime.startswith("audio/"):
-            out.append(PartChunk(AudioPart(blob.data, mime=mime, provider_data=data)))
+            out.append(PartChunk(AudioPart(data, mime=mime, provider_data=state)))
         else:
-            out.append(ImageChunk(ImagePart(blob.data, mime=mime, provider_data=data)))
+            out.append(ImageChunk(ImagePart(data, mime=mime, provider_data=state)))
 
     def _unknown(self, raw: dict[str, Any], part: Part, out: list[Item]) -> None:
-        # Lax decoding drops inline data, which is then found here.
-        if blob := lax_blob(raw.get("inlineData")):
-            self._file(blob, part, out)
+        if "inlineData" in raw:
+            # Lax decoding drops inline data: here it is found.
+            self._file(file_of(raw["inlineData"]), part, out)
         else:
             self._answered = True
             out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))

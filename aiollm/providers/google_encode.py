@@ -260,7 +260,7 @@ class _Turns:
             wire["id"] = call.id
         wire["response"] = {"error" if part.is_error else "output": text}
         if held := [image for image in images if self._holds(image)]:
-            wire["parts"] = [_media(image, _mime(image)) for image in held]
+            wire["parts"] = [image_part(image) for image in held]
         return {"functionResponse": wire}
 
     def _images_beside(self, call: _Call, part: ToolResultPart) -> list[dict[str, Any]]:
@@ -273,7 +273,7 @@ class _Turns:
         return self._newer and bool(image.data)
 
     def _image(self, part: ImagePart) -> dict[str, Any]:
-        wire = _media(part, _mime(part))
+        wire = image_part(part)
         if part.detail in _RESOLUTIONS:
             if self._newer:
                 wire["mediaResolution"] = {"level": _RESOLUTIONS[part.detail]}
@@ -287,6 +287,11 @@ def _sign_first_call(wires: list[dict[str, Any] | None]) -> None:
     first = next((wire for wire in wires if wire and "functionCall" in wire), None)
     if first is not None:
         first.setdefault(SIGNATURE, SKIP_SIGNATURE)
+
+
+def image_part(part: ImagePart) -> dict[str, Any]:
+    """Return an image as a part: its bytes inline, or its URL. Raises: UnsupportedError."""
+    return _media(part, _mime(part))
 
 
 def _mime(part: ImagePart) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 from typing import Any
 
 import msgspec
 
 from aiollm.errors import ProtocolError
+from aiollm.providers.inline import from_json, from_text
 from aiollm.tolerant import load, mend
 from aiollm.types import Certainty, Citation, Usage
 
@@ -113,10 +113,10 @@ class Chunk(_Wire):
 
 
 class Blob(_Wire):
-    """Inline data."""
+    """Inline data; `data` is a JSON string of base64."""
 
     mime_type: str | None = None
-    data: bytes | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
@@ -157,26 +157,26 @@ def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
     return raw if isinstance(raw, dict) and set(raw) - known else {}
 
 
-def read_blob(raw: msgspec.Raw) -> Blob | None:
-    """Decode inline data, whatever its alphabet of base64. Raises: ProtocolError."""
+def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
+    """Return the MIME type and the bytes of inline data, b"" where there are none.
+
+    Raises: ProtocolError.
+    """
     try:
-        return _BLOB.decode(raw)
-    except ValueError:
-        return lax_blob(load(bytes(raw)))
+        blob = _BLOB.decode(raw) or Blob()
+    except (ValueError, RecursionError):
+        return file_of(load(bytes(raw)))
+    return blob.mime_type or "", from_json(blob.data)
 
 
-def lax_blob(value: Any) -> Blob | None:
-    """Read inline data whose base64 is of the URL's alphabet or lacks its padding."""
-    if not isinstance(value, dict) or not isinstance(value.get("data"), str):
-        return None
-    text = value["data"].replace("-", "+").replace("_", "/").rstrip("=")
-    try:
-        data = binascii.a2b_base64(text + "=" * (-len(text) % 4))
-    except ValueError as error:
-        reason = str(error)
-    else:
-        return Blob(str(value.get("mimeType") or ""), data)
-    raise ProtocolError(f"inline data is not base64: {reason}")
+def file_of(value: Any) -> tuple[str, bytes]:
+    """Return the same of inline data that is decoded already. Raises: ProtocolError."""
+    match value:
+        case {"data": str() as data, **rest}:
+            mime = rest.get("mimeType")
+            return mend(mime) if isinstance(mime, str) else "", from_text(data)
+        case _:
+            return "", b""
 
 
 def citations_of(candidate: Candidate) -> list[Citation]:

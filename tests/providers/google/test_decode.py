@@ -272,10 +272,15 @@ def test_a_draft_image_among_the_thoughts_is_left_out() -> None:
     assert [type(item) for item in items] == [ImageChunk, Finish]
 
 
-@pytest.mark.parametrize("blob", [None, {}, {"mimeType": "image/png", "data": ""}])
+@pytest.mark.parametrize("blob", [None, {}, 5, {"mimeType": "image/png", "data": ""}, {"data": 5}])
 def test_inline_data_without_data_is_nothing(blob: object) -> None:
     items = finished(chunk({"text": "a"}), chunk({"inlineData": blob}), end())
     assert [type(item) for item in items] == [TextDelta, Finish]
+
+
+def test_an_image_of_an_odd_type_keeps_its_bytes() -> None:
+    blob = {"mimeType": 5, "data": base64.b64encode(PNG).decode()}
+    assert finished(chunk({"inlineData": blob}), end())[0] == ImageChunk(ImagePart(PNG))
 
 
 def test_spoken_answers_are_audio_parts() -> None:

@@ -1,0 +1,161 @@
+"""Images to be made: what a caller asks for, what comes back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from aiollm.errors import ConfigError
+from aiollm.types import Attempt, ImagePart, Target, Timings, Usage
+
+Size: TypeAlias = tuple[int, int] | str
+Quality: TypeAlias = Literal["auto", "low", "medium", "high", "xhigh", "max"]
+Format: TypeAlias = Literal["png", "jpeg", "webp", "gif", "svg"]
+Background: TypeAlias = Literal["auto", "opaque", "transparent"]
+
+MAX_SIDE = 16_384
+"""Pixels of a side at most: no model comes near it."""
+
+MAX_PARTIAL_IMAGES = 3
+"""Partial images a request at most (wire facts: OpenAI images)."""
+
+_PIXELS = re.compile(r"(\d{1,6})x(\d{1,6})")
+_RATIO = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
+
+
+class ImageRequest(msgspec.Struct, frozen=True):
+    """Images to make from a prompt, or from `images` and a prompt; `mask` says where to edit.
+
+    `size` is pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
+    `partial_images` asks for drafts while the image is being made. `extra` is merged into the
+    wire body for what these fields do not cover. Raises: ConfigError.
+    """
+
+    prompt: str
+    count: int = 1
+    size: Size | None = None
+    quality: Quality | None = None
+    format: Format | None = None
+    background: Background | None = None
+    seed: int | None = None
+    images: tuple[ImagePart, ...] = ()
+    mask: ImagePart | None = None
+    partial_images: int = 0
+    extra: Mapping[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "images", _images(self.images))
+        force_setattr(self, "size", _size(self.size))
+        _check_text(self.prompt)
+        _check_number("count", self.count, 1, 2**31)
+        _check_number("partial_images", self.partial_images, 0, MAX_PARTIAL_IMAGES)
+        if self.seed is not None:
+            _check_number("seed", self.seed, -1, 2**63 - 1)
+        _check_word("quality", self.quality, get_args(Quality))
+        _check_word("format", self.format, get_args(Format))
+        _check_word("background", self.background, get_args(Background))
+        _check_mask(self.mask, self.images)
+        if not _is(self.extra, Mapping) or not all(_is(name, str) for name in self.extra):
+            raise ConfigError("extra is not a mapping of field names to values for the wire body")
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Width and height, None where the size is a ratio or left to the model."""
+        return None if isinstance(self.size, str) else self.size
+
+    @property
+    def ratio(self) -> float | None:
+        """Width by height, None where the size is left to the model."""
+        match self.size:
+            case None | "auto":
+                return None
+            case (width, height):
+                return width / height
+            case str() as word:
+                across, _, down = word.partition(":")
+                return int(across) / int(down)
+
+
+class ImageResult(msgspec.Struct, frozen=True):
+    """The images made, in order; `revised_prompt` is what the provider made of the prompt."""
+
+    images: tuple[ImagePart, ...]
+    usage: Usage = Usage()
+    revised_prompt: str = ""
+    target: Target | None = None
+    warnings: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    timings: Timings = Timings()
+
+
+class PartialImage(msgspec.Struct, frozen=True):
+    """A draft of an image that is still being made; later ones are better."""
+
+    image: ImagePart
+    index: int = 0
+
+
+def _images(value: object) -> tuple[ImagePart, ...]:
+    match value:
+        case ImagePart():
+            return (value,)
+        case list() | tuple() if all(isinstance(item, ImagePart) for item in value):
+            return tuple(value)
+        case _:
+            raise ConfigError(f"images holds ImageParts, not {value!r:.80}")
+
+
+def _size(value: object) -> Size | None:
+    match value:
+        case None | "auto":
+            return value
+        case str() if found := _PIXELS.fullmatch(value):
+            return _checked_pixels(int(found[1]), int(found[2]))
+        case str() if _RATIO.fullmatch(value):
+            return value
+        case [int() as width, int() as height] if not isinstance(value, list):
+            return _checked_pixels(width, height)
+        case _:
+            raise ConfigError(
+                f"size is {value!r:.80}: expected (width, height), "
+                "'1024x768', a ratio such as '16:9', or 'auto'"
+            )
+
+
+def _checked_pixels(width: int, height: int) -> tuple[int, int]:
+    for side in (width, height):
+        _check_number("a side of size", side, 1, MAX_SIDE)
+    return width, height
+
+
+def _check_text(prompt: object) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigError("prompt is empty or not a str: say what to draw")
+
+
+def _check_number(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r:.40}: expected an integer from {low} to {high}")
+
+
+def _check_word(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise ConfigError(f"{name} is {value!r:.40}: expected one of {', '.join(known)}")
+
+
+def _check_mask(mask: object, images: tuple[ImagePart, ...]) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, ImagePart):
+        raise ConfigError(f"mask is an ImagePart, not {mask!r:.80}")
+    if not images:
+        raise ConfigError("mask says where to edit an image, but images is empty")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Doubt what the annotations promise: callers need not check their types."""
+    return isinstance(value, kind)
