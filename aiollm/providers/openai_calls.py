@@ -65,6 +65,14 @@ class Calls:
         call.name = call.name or name
         return ToolCallDelta(place, name=late, arguments=arguments)
 
+    def extend(self, index: int, arguments: str) -> ToolCallDelta | None:
+        """Take a fragment that has nothing but arguments; None where no call has that index."""
+        place = self._by_index.get(index)
+        if place is None:
+            return None
+        self._calls[place].arguments.append(arguments)
+        return ToolCallDelta(place, arguments=arguments)
+
     def end(self) -> list[ToolCallDelta]:
         """Return what calls without arguments lack: an empty object."""
         return [

@@ -7,7 +7,7 @@ must hold for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mistral and others al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -20,9 +20,23 @@ from aiollm.errors import (
 )
 from aiollm.framing import SSE
 from aiollm.providers.openai_calls import Calls, arguments_text
+from aiollm.providers.openai_chat_wire import (
+    CHUNK,
+    FRAGMENT,
+    LANES,
+    NO_LANE,
+    Call,
+    Choice,
+    Chunk,
+    Counts,
+    Delta,
+    Function,
+    Lane,
+    usage_of,
+)
 from aiollm.providers.openai_errors import is_error, no_answer, stream_error
 from aiollm.providers.openai_extras import Reasoning, citations, content_items, images
-from aiollm.tolerant import SurrogateJoiner, decode_leniently, load
+from aiollm.tolerant import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.types import (
     Finish,
     FinishReason,
@@ -60,106 +74,6 @@ _BROKEN: dict[str, type[ProviderError]] = {
 }
 """Words for an answer that the server broke off, which must not pass for a whole one."""
 
-_EmptyText: TypeAlias = Literal[""] | None
-_EmptyList: TypeAlias = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
-_Zero: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0)] | None
-
-
-class _PlainDelta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning_content: _EmptyText = None
-    reasoning: _EmptyText = None
-    reasoning_details: _EmptyList = None
-    refusal: _EmptyText = None
-    tool_calls: _EmptyList = None
-    function_call: None = None
-    annotations: _EmptyList = None
-    images: _EmptyList = None
-    audio: None = None
-
-
-class _PlainChoice(msgspec.Struct, gc=False):
-    delta: _PlainDelta
-    index: _Zero = None
-    finish_reason: _EmptyText = None
-
-
-class _PlainChunk(msgspec.Struct, gc=False):
-    """A chunk with text and nothing else that matters: the types themselves refuse the rest."""
-
-    choices: tuple[_PlainChoice]
-    usage: None = None
-    error: None = None
-
-
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-
-
-class _Custom(msgspec.Struct, gc=False):
-    name: str | None = None
-    input: str | None = None
-
-
-class _Call(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: _Custom | None = None
-    extra_content: dict[str, Any] | None = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | list[Any] | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    reasoning_details: list[Any] | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
-    annotations: list[Any] | None = None
-    images: list[Any] | None = None
-    audio: Any = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int | None = None
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    prompt_cache_hit_tokens: int | None = None
-
-
-class _Groq(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    x_groq: _Groq | None = None
-    error: Any = None
-
-
-_PLAIN = msgspec.json.Decoder(_PlainChunk)
-_CHUNK = msgspec.json.Decoder(_Chunk)
-
 
 class ChatDecoder:
     """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end."""
@@ -169,10 +83,10 @@ class ChatDecoder:
         "_family",
         "_identified",
         "_joiner",
+        "_lane",
         "_loading",
         "_noticed",
         "_opened",
-        "_plain",
         "_reason",
         "_reasoning",
         "_usage",
@@ -182,7 +96,7 @@ class ChatDecoder:
     def __init__(self, family: str) -> None:
         self.finished = False
         self._family = family
-        self._plain = True
+        self._lane = NO_LANE
         self._identified = False
         self._opened = False
         self._reason = ""
@@ -195,21 +109,20 @@ class ChatDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
-        plain = self._plain
-        decode = _PLAIN.decode
         append = out.append
+        decode, kind = self._lane
         for frame in frames:
-            if plain:
+            if decode is not None:
                 try:
                     (choice,) = decode(frame).choices
                 except (ValueError, RecursionError):
                     pass
                 else:
-                    self._opened = True
-                    if text := choice.delta.content:
-                        append(TextDelta(text))
+                    if text := choice.delta.text:
+                        append(kind(text))
                     continue
-            plain = self._plain = self._frame(frame, out)
+            self._lane = self._frame(frame, out)
+            decode, kind = self._lane
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that came whole. Raises: LLMError."""
@@ -233,13 +146,15 @@ class ChatDecoder:
             raise StreamInterrupted("the stream ended without a finish_reason")
         self._end(out)
 
-    def _frame(self, frame: bytes, out: list[Item]) -> bool:
-        """Decode any frame; say whether it was a plain one, so that the next may be."""
+    def _frame(self, frame: bytes, out: list[Item]) -> Lane:
+        """Decode any frame; return the lane that the next may take."""
         if self.finished or not frame.strip():
-            return False
+            return NO_LANE
         if frame.startswith(b"[DONE]"):
             self._done(out)
-            return False
+            return NO_LANE
+        if self._calls and not self._joiner and self._fragment(frame, out):
+            return NO_LANE
         before = len(out)
         chunk = self._decode(frame)
         if chunk.error:
@@ -248,21 +163,37 @@ class ChatDecoder:
             self._take(chunk, out)
         else:
             self._bare(chunk, frame, out)
-        return (
-            len(out) == before + 1
-            and type(out[-1]) is TextDelta
-            and chunk.usage is None
-            and not self._joiner
-        )
+        if len(out) != before + 1 or chunk.usage is not None or self._joiner:
+            return NO_LANE
+        match out[-1]:
+            case TextDelta():
+                return LANES["content"]
+            case ReasoningDelta():
+                return LANES.get(self._reasoning.field, NO_LANE)
+            case _:
+                return NO_LANE
 
-    def _decode(self, frame: bytes) -> _Chunk:
+    def _fragment(self, frame: bytes, out: list[Item]) -> bool:
+        """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
         try:
-            return _CHUNK.decode(frame)
+            (choice,) = FRAGMENT.decode(frame).choices
+        except (ValueError, RecursionError):
+            return False
+        (piece,) = choice.delta.tool_calls
+        delta = self._calls.extend(piece.index, piece.function.arguments)
+        if delta is None:
+            return False
+        out.append(delta)
+        return True
+
+    def _decode(self, frame: bytes) -> Chunk:
+        try:
+            return CHUNK.decode(frame)
         except (ValueError, RecursionError):
             self._joiner = self._joiner or SurrogateJoiner()
         error: ProtocolError
         try:
-            chunk: _Chunk = decode_leniently(frame, _Chunk)
+            chunk: Chunk = decode_leniently(frame, Chunk)
         except ProtocolError as caught:
             error = caught
         else:
@@ -272,7 +203,7 @@ class ChatDecoder:
             raise stream_error(value, frame)
         raise error
 
-    def _bare(self, chunk: _Chunk, frame: bytes, out: list[Item]) -> None:
+    def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Take a chunk without choices: usage, an error, or what does not matter."""
         value = None if chunk.usage else load(frame)
         if is_error(value):
@@ -281,7 +212,7 @@ class ChatDecoder:
         if chunk.usage and self._reason:
             self._end(out)
 
-    def _take(self, chunk: _Chunk, out: list[Item]) -> None:
+    def _take(self, chunk: Chunk, out: list[Item]) -> None:
         self._identified = self._identified or bool(chunk.id or chunk.model)
         for choice in chunk.choices or ():
             if choice.index:
@@ -292,7 +223,7 @@ class ChatDecoder:
                 self._choice(choice, out)
         self._count(chunk, out)
 
-    def _choice(self, choice: _Choice, out: list[Item]) -> None:
+    def _choice(self, choice: Choice, out: list[Item]) -> None:
         self._opened = True
         if self._loading:
             self._load(None, out)
@@ -302,7 +233,7 @@ class ChatDecoder:
         if choice.finish_reason:
             self._reason = choice.finish_reason
 
-    def _is_loading(self, choice: _Choice) -> bool:
+    def _is_loading(self, choice: Choice) -> bool:
         """Say whether llama-swap, not a model, speaks: it names neither id, model nor index."""
         return (
             not self._identified
@@ -312,7 +243,7 @@ class ChatDecoder:
             and not choice.delta.content
         )
 
-    def _load(self, choice: _Choice | None, out: list[Item]) -> None:
+    def _load(self, choice: Choice | None, out: list[Item]) -> None:
         """Report the loading text line by line, less its ornaments."""
         if choice is not None and choice.delta is not None:
             self._loading += choice.delta.reasoning_content or ""
@@ -321,7 +252,7 @@ class ChatDecoder:
             lines, self._loading = [self._loading], ""
         out += [Status(line.strip()) for line in lines if any(map(str.isalnum, line))]
 
-    def _delta(self, delta: _Delta, out: list[Item]) -> None:
+    def _delta(self, delta: Delta, out: list[Item]) -> None:
         thought = self._reasoning.read(
             delta.reasoning_content, delta.reasoning, delta.reasoning_details
         )
@@ -336,7 +267,7 @@ class ChatDecoder:
         for call in delta.tool_calls or ():
             out.append(self._call(call))
         if delta.function_call is not None:
-            out.append(self._call(_Call(-1, function=delta.function_call)))
+            out.append(self._call(Call(-1, function=delta.function_call)))
         if delta.annotations:
             out += citations(delta.annotations)
         if delta.images:
@@ -344,18 +275,18 @@ class ChatDecoder:
         if delta.audio is not None:
             self._notice("the answer holds audio, which is left out", out)
 
-    def _call(self, call: _Call) -> ToolCallDelta:
+    def _call(self, call: Call) -> ToolCallDelta:
         state: dict[str, Any] = {}
         if call.custom is not None:
             state["type"] = "custom"
             name, text = call.custom.name, call.custom.input or ""
         else:
-            function = call.function or _Function()
+            function = call.function or Function()
             name, text = function.name, arguments_text(function.arguments)
         if call.extra_content:
             state["extra_content"] = call.extra_content
         data = ProviderData(self._family, state) if state else None
-        delta = self._calls.add(call.index, call.id or "", name or "", text, data)
+        delta = self._calls.add(call.index, mend(call.id or ""), mend(name or ""), text, data)
         if self._joiner is None:
             return delta
         return msgspec.structs.replace(
@@ -365,11 +296,11 @@ class ChatDecoder:
     def _joined(self, field: str, text: str) -> str:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
-    def _count(self, chunk: _Chunk, out: list[Item]) -> None:
+    def _count(self, chunk: Chunk, out: list[Item]) -> None:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        if not counts or counts == _Usage():
+        if not counts or counts == Counts():
             return
-        self._usage = _usage(counts)
+        self._usage = usage_of(counts)
         if not self._reason:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
 
@@ -413,20 +344,3 @@ class ChatDecoder:
             out.append(TextDelta(text))
         if refusal := self._joiner.flush("refusal"):
             out.append(RefusalDelta(refusal))
-
-
-def _usage(counts: _Usage) -> Usage:
-    given = (counts.prompt_tokens, counts.completion_tokens)
-    prompt, completion = (count or 0 for count in given)
-    details = counts.prompt_tokens_details or _Details()
-    reasoning = (counts.completion_tokens_details or _Details()).reasoning_tokens or 0
-    # xAI counts reasoning beside the completion, and only the total tells.
-    if reasoning and counts.total_tokens == prompt + completion + reasoning:
-        completion += reasoning
-    return Usage(
-        prompt,
-        completion,
-        details.cached_tokens or counts.prompt_cache_hit_tokens or 0,
-        reasoning,
-        "partial" if None in given else "exact",
-    )

@@ -24,28 +24,28 @@ _PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
 class Reasoning:
     """Reads the names that servers have for reasoning, and remembers what replay needs."""
 
-    __slots__ = ("_details", "_field")
+    __slots__ = ("_details", "field")
 
     def __init__(self) -> None:
-        self._field = ""
+        self.field = ""
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
     def read(self, content: str | None, other: Any, details: Sequence[Any] | None) -> str:
         """Return a delta's reasoning, once, though it may come under several names."""
         told = "".join(map(self._detail, details)) if details else ""
         if content:
-            self._field = "reasoning_content"
+            self.field = "reasoning_content"
             return content
         if isinstance(other, str) and other:
-            self._field = "reasoning"
+            self.field = "reasoning"
             return other
         return told
 
     def data(self) -> dict[str, Any] | None:
         """Return what the server may want back, None where there was no reasoning."""
         data: dict[str, Any] = {}
-        if self._field:
-            data["field"] = self._field
+        if self.field:
+            data["field"] = self.field
         if self._details:
             data["details"] = [_joined(*detail) for detail in self._details]
         return data or None

@@ -1,0 +1,213 @@
+"""The JSON of chat completions, as far as it is read; every field may be missing or null."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from aiollm.types import ReasoningDelta, TextDelta, Usage
+
+_EmptyText: TypeAlias = Literal[""] | None
+_EmptyList: TypeAlias = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
+_Zero: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0)] | None
+
+
+class _Rest(msgspec.Struct, gc=False):
+    refusal: _EmptyText = None
+    reasoning_details: _EmptyList = None
+    function_call: None = None
+    annotations: _EmptyList = None
+    images: _EmptyList = None
+    audio: None = None
+
+
+class OneText(_Rest, gc=False):
+    """A delta with one text; a subclass says by what name."""
+
+    text: str | None = None
+    tool_calls: _EmptyList = None
+
+
+class _Content(OneText, gc=False):
+    text: str | None = msgspec.field(name="content", default=None)
+    reasoning_content: _EmptyText = None
+    reasoning: _EmptyText = None
+
+
+class _ReasoningContent(OneText, gc=False):
+    text: str | None = msgspec.field(name="reasoning_content", default=None)
+    content: _EmptyText = None
+    reasoning: _EmptyText = None
+
+
+class _Reasoning(OneText, gc=False):
+    text: str | None = msgspec.field(name="reasoning", default=None)
+    content: _EmptyText = None
+    reasoning_content: _EmptyText = None
+
+
+class _Arguments(msgspec.Struct, gc=False):
+    arguments: str
+    name: _EmptyText = None
+
+
+class Fragment(msgspec.Struct, gc=False):
+    """A piece of the arguments of a call that has begun."""
+
+    index: int
+    function: _Arguments
+    id: _EmptyText = None
+    custom: None = None
+
+
+class OneFragment(_Rest, gc=False, kw_only=True):
+    """A delta with one piece of arguments."""
+
+    tool_calls: tuple[Fragment]
+    content: _EmptyText = None
+    reasoning_content: _EmptyText = None
+    reasoning: _EmptyText = None
+
+
+D_co = TypeVar("D_co", covariant=True)
+
+
+class _PlainChoice(msgspec.Struct, Generic[D_co], gc=False):
+    delta: D_co
+    index: _Zero = None
+    finish_reason: _EmptyText = None
+
+
+class Plain(msgspec.Struct, Generic[D_co], gc=False):
+    """A chunk that brings one thing and nothing else: the types themselves refuse the rest.
+
+    So that reading the chunks that make up a stream costs no test in Python.
+    """
+
+    choices: tuple[_PlainChoice[D_co]]
+    usage: None = None
+    error: None = None
+
+
+class Lane(NamedTuple):
+    """How to read chunks that only continue what the last one brought; no `decode`, no lane."""
+
+    decode: Callable[[bytes], Plain[OneText]] | None
+    kind: Callable[[str], TextDelta | ReasoningDelta]
+
+
+class Function(msgspec.Struct, gc=False):
+    """What a call names, and its arguments or a piece of them."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class Custom(msgspec.Struct, gc=False):
+    """A call of a custom tool, whose input is free text."""
+
+    name: str | None = None
+    input: str | None = None
+
+
+class Call(msgspec.Struct, gc=False):
+    """A call or a piece of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+    custom: Custom | None = None
+    extra_content: dict[str, Any] | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What a chunk brings; a whole message has the same fields."""
+
+    content: str | list[Any] | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    reasoning_details: list[Any] | None = None
+    refusal: str | None = None
+    tool_calls: list[Call] | None = None
+    function_call: Function | None = None
+    annotations: list[Any] | None = None
+    images: list[Any] | None = None
+    audio: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One answer, or a piece of it."""
+
+    index: int | None = None
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Details(msgspec.Struct, gc=False):
+    """What token counts are made of."""
+
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Counts(msgspec.Struct, gc=False):
+    """Tokens so far; later counts replace earlier ones."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    prompt_cache_hit_tokens: int | None = None
+
+
+class Groq(msgspec.Struct, gc=False):
+    """Where Groq puts its counts."""
+
+    usage: Counts | None = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """A chunk of a stream, or a whole completion."""
+
+    id: str | None = None
+    model: str | None = None
+    choices: list[Choice] | None = None
+    usage: Counts | None = None
+    x_groq: Groq | None = None
+    error: Any = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+FRAGMENT = msgspec.json.Decoder(Plain[OneFragment])
+
+NO_LANE = Lane(None, TextDelta)
+LANES: dict[str, Lane] = {
+    "content": Lane(msgspec.json.Decoder(Plain[_Content]).decode, TextDelta),
+    "reasoning_content": Lane(
+        msgspec.json.Decoder(Plain[_ReasoningContent]).decode, ReasoningDelta
+    ),
+    "reasoning": Lane(msgspec.json.Decoder(Plain[_Reasoning]).decode, ReasoningDelta),
+}
+"""Lanes by the field whose text they read."""
+
+
+def usage_of(counts: Counts) -> Usage:
+    """Return what a chunk's counts say."""
+    given = (counts.prompt_tokens, counts.completion_tokens)
+    prompt, completion = (count or 0 for count in given)
+    details = counts.prompt_tokens_details or Details()
+    reasoning = (counts.completion_tokens_details or Details()).reasoning_tokens or 0
+    # xAI counts reasoning beside the completion, and only the total tells.
+    if reasoning and counts.total_tokens == prompt + completion + reasoning:
+        completion += reasoning
+    return Usage(
+        prompt,
+        completion,
+        details.cached_tokens or counts.prompt_cache_hit_tokens or 0,
+        reasoning,
+        "partial" if None in given else "exact",
+    )
