@@ -44,6 +44,14 @@ class LLMError(Exception):
     def __str__(self) -> str:
         return f"{self.target}: {self.message}" if self.target is not None else self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args` alone; the tree has keywords that must be given.
+        return (_remake, (type(self), self.args), self.__dict__)
+
+
+def _remake(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    return kind.__new__(kind, *args)
+
 
 class OutputError(LLMError):
     """A reply does not fit the requested type; `.response` is the whole reply."""
@@ -97,6 +105,8 @@ class _FilePart(msgspec.Struct, frozen=True):
     mime: str = ""
 
     def __post_init__(self) -> None:
+        if type(self.data) is not bytes:
+            force_setattr(self, "data", _bytes(self.data, type(self).__name__))
         if bool(self.data) == bool(self.url):
             raise ValueError(f"{type(self).__name__} takes either data (bytes) or url")
 
@@ -107,8 +117,19 @@ class _FilePart(msgspec.Struct, frozen=True):
     def save(self, path: str | Path) -> None:
         """Write the bytes to `path`. Raises: ValueError when the part is a URL."""
         if not self.data:
-            raise ValueError(f"this {type(self).__name__} is a URL: {self.url}")
+            raise ValueError(f"this {type(self).__name__} is a URL: {self.url:.200}")
         Path(path).write_bytes(self.data)
+
+
+def _bytes(data: object, owner: str) -> bytes:
+    match data:
+        case bytes() | bytearray() | memoryview():
+            return bytes(data)
+        case _:
+            raise TypeError(
+                f"{owner}: data is bytes, not {type(data).__name__}; a file is read by "
+                f"{owner}.from_path(), an address goes in url="
+            )
 
 
 class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
@@ -300,26 +321,27 @@ class Request(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         force_setattr(self, "messages", _messages(self.messages))
-        force_setattr(self, "tools", tuple(self.tools))
-        force_setattr(self, "stop", _words(self.stop))
-
-
-def _words(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+        force_setattr(self, "tools", _several(self.tools, Tool, "tools"))
+        force_setattr(self, "stop", _several(self.stop, str, "stop"))
 
 
 def _messages(value: object) -> tuple[Message, ...]:
+    return (user(value),) if isinstance(value, str) else _several(value, Message, "messages")
+
+
+def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
+    """Return a sequence as a tuple, and a single one as a tuple of one."""
     match value:
-        case str():
-            return (user(value),)
-        case Message():
-            return (value,)
         case tuple():
             return value
-        case Sequence():
+        case kind():
+            return (value,)
+        case Sequence() if not isinstance(value, str | bytes):
             return tuple(value)
         case _:
-            raise TypeError(f"messages: a str, a Message or a sequence of them, not {value!r:.80}")
+            raise TypeError(
+                f"{name}: a {kind.__name__} or a sequence of them, not {type(value).__name__}"
+            )
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

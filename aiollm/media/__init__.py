@@ -1,1 +1,39 @@
-"""Images made fit for their target: sniffed here, decoded in worker processes."""
+"""Images made fit for their target: sniffed here, decoded in worker processes.
+
+Cheap to import: neither PIL nor processes are touched before an image has to change.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiollm.media.pool import MediaPool, PoolStatistics
+    from aiollm.media.prepare import normalize, normalize_with_notes
+    from aiollm.media.sniff import ImageInfo, info
+
+__all__ = [
+    "ImageInfo",
+    "MediaPool",
+    "PoolStatistics",
+    "info",
+    "normalize",
+    "normalize_with_notes",
+]
+
+_HOMES = {
+    "ImageInfo": "sniff",
+    "MediaPool": "pool",
+    "PoolStatistics": "pool",
+    "info": "sniff",
+    "normalize": "prepare",
+    "normalize_with_notes": "prepare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -56,7 +56,8 @@ SOURCES = {
 }
 """The allow-list: nothing else is ever opened, EPS and SVG least of all."""
 
-UNKNOWN = f"it is in none of the formats that are read: {', '.join(s.name for s in SOURCES.values())}"
+_NAMES = ", ".join(source.name for source in SOURCES.values())
+UNKNOWN = f"it is in none of the formats that are read: {_NAMES}"
 INSTALL = (
     "no image library is installed: install aiollm[images] (Pillow) or aiollm[simd] (pillow-simd)"
 )
@@ -80,7 +81,7 @@ def transform(data: bytes, limits: Limits) -> Output:
     except MemoryError:
         reason = f"the {source.name} image takes more memory than the limit"
     # Broken files raise nearly everything: OSError, SyntaxError, struct.error, KeyError.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         reason = f"the {source.name} image is damaged: {type(error).__name__}: {error}"
     raise UnsupportedError(reason[:500])
 
@@ -89,8 +90,8 @@ def _transform(data: bytes, source: Source, limits: Limits) -> Output:
     image = _open(data, source)
     original = image.size
     image = render(image, limits)
-    same = source.lossless and max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
-    return encode(image, limits, lossless=same, sharp=source.lossless)
+    kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
+    return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 
 
 def _open(data: bytes, source: Source) -> Image.Image:

@@ -53,11 +53,13 @@ def encode(image: Image.Image, limits: Limits, *, lossless: bool, sharp: bool) -
     encoders = _choose(image, limits, lossless=lossless)
     if not encoders:
         raise UnsupportedError(f"none of its formats can be written: {', '.join(limits.mime)}")
+    spent = 0
     for encoder in encoders:
         data = _best(image, encoder, limits.size, sharp=sharp)
-        if limits.size is None or len(data) <= limits.size:
+        spent = len(data)
+        if limits.size is None or spent <= limits.size:
             return Output(data, encoder.mime, *image.size)
-    return _shrunk(image, encoders[-1], limits.size or 0, len(data), sharp=sharp)
+    return _shrunk(image, encoders[-1], limits.size or 0, spent, sharp=sharp)
 
 
 def _choose(image: Image.Image, limits: Limits, *, lossless: bool) -> list[Encoder]:
@@ -82,7 +84,7 @@ def _choose(image: Image.Image, limits: Limits, *, lossless: bool) -> list[Encod
 def _shrunk(
     image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool
 ) -> Output:
-    from PIL import Image as pil
+    import PIL.Image
 
     edges, factor = image.size, 1.0
     while True:
@@ -91,7 +93,7 @@ def _shrunk(
         if max(smaller) < _EDGE or smaller == edges:
             raise UnsupportedError(f"it cannot be made to fit in {size:,} bytes and stay readable")
         edges = smaller
-        shrunk = image.resize(edges, pil.Resampling.BICUBIC, reducing_gap=2.0)
+        shrunk = image.resize(edges, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0)
         data = _best(shrunk, encoder, size, sharp=sharp)
         spent = len(data)
         if spent <= size:

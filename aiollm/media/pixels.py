@@ -19,7 +19,7 @@ _SCALES = {"I": 65535.0, "F": 1.0}
 
 def render(image: Image.Image, limits: Limits) -> Image.Image:
     """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata."""
-    from PIL import Image as pil
+    import PIL.Image
 
     profile = image.info.get("icc_profile")
     image.draft(None, limits.target(image.size))
@@ -28,7 +28,7 @@ def render(image: Image.Image, limits: Limits) -> Image.Image:
     image = _opaque(_plain(_eight_bits(image)))
     size = limits.target(image.size)
     if size != image.size:
-        image = image.resize(size, pil.Resampling.BICUBIC, reducing_gap=_GAP)
+        image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=_GAP)
     image = _srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)
@@ -44,33 +44,33 @@ def has_alpha(image: Image.Image) -> bool:
 
 def on_white(image: Image.Image) -> Image.Image:
     """Return the image without alpha, on white."""
-    from PIL import Image as pil
+    import PIL.Image
 
     if not has_alpha(image):
         return image
     plain = image.mode.removesuffix("A")
-    flat = pil.new(plain, image.size, 255 if plain == "L" else (255, 255, 255))
+    flat = PIL.Image.new(plain, image.size, 255 if plain == "L" else (255, 255, 255))
     flat.paste(image.convert(plain), mask=image.getchannel("A"))
     return flat
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return what makes the image upright, by its EXIF or XMP orientation."""
-    from PIL import Image as pil
+    import PIL.Image
 
     turns = {
-        2: pil.Transpose.FLIP_LEFT_RIGHT,
-        3: pil.Transpose.ROTATE_180,
-        4: pil.Transpose.FLIP_TOP_BOTTOM,
-        5: pil.Transpose.TRANSPOSE,
-        6: pil.Transpose.ROTATE_270,
-        7: pil.Transpose.TRANSVERSE,
-        8: pil.Transpose.ROTATE_90,
+        2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+        3: PIL.Image.Transpose.ROTATE_180,
+        4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+        5: PIL.Image.Transpose.TRANSPOSE,
+        6: PIL.Image.Transpose.ROTATE_270,
+        7: PIL.Image.Transpose.TRANSVERSE,
+        8: PIL.Image.Transpose.ROTATE_90,
     }
     try:
         return turns.get(image.getexif().get(_ORIENTATION, 1))
     # Metadata that is broken in any of many ways must not cost the picture.
-    except Exception:
+    except Exception:  # noqa: BLE001
         return None
 
 
@@ -113,7 +113,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             image = _converted(image, profile)
         # littlecms may be missing, and profiles are as broken as any metadata.
-        except Exception:
+        except Exception:  # noqa: BLE001
             profile = None
     return image.convert("RGB") if image.mode == "CMYK" else image
 

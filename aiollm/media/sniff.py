@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from struct import error as ShortError
 from struct import unpack_from
 
 import msgspec
@@ -52,6 +52,8 @@ def mime_of(data: bytes) -> str:
             return "image/webp" if data[8:12] == b"WEBP" else ""
         case b"II*\0" | b"MM\0*" | b"II+\0" | b"MM\0+":
             return "image/tiff"
+        case _:
+            pass
     if data[:3] == b"\xff\xd8\xff":
         return "image/jpeg"
     if data[:2] == b"BM" and data[6:10] == bytes(4):
@@ -74,7 +76,7 @@ def info(data: bytes | ImagePart) -> ImageInfo | None:
         return None
     try:
         found = reader(data)
-    except (ShortError, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError):
         return None
     return found if found is not None and found.width > 0 < found.height else None
 
@@ -116,7 +118,8 @@ def _png_animated(data: bytes) -> bool:
                 return True
             case b"IDAT" | b"IEND":
                 return False
-        position += 12 + length
+            case _:
+                position += 12 + length
     return False
 
 
@@ -218,6 +221,8 @@ def _iso(data: bytes) -> ImageInfo | None:
             case b"ispe":
                 wide, high = unpack_from(">II", data, position + 12)
                 width, height = max((width, height), (wide, high), key=lambda it: it[0] * it[1])
+            case _:
+                pass
         if size < 8:
             break
         position += size

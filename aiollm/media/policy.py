@@ -1,0 +1,168 @@
+"""What must change so that a request's images keep a target's limits: decisions, no pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm.capabilities import Capabilities
+from aiollm.errors import UnsupportedError
+from aiollm.media.limits import Limits
+from aiollm.media.sniff import info, mime_of
+from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, ToolResultPart
+
+
+class Margins(msgspec.Struct, frozen=True):
+    """Room that is left free, in bytes, because what surrounds an image is known only later.
+
+    `body`: options, schemas and what a codec adds to a request. `image`: the JSON around one
+    image. `share`: what an image of a crowded message gets at least, or the oldest give way.
+    """
+
+    body: int = 64 * 1024
+    image: int = 512
+    share: int = 128 * 1024
+
+
+MARGINS = Margins()
+
+
+def require_images(caps: Capabilities) -> None:
+    """Raise UnsupportedError where the target takes no images at all."""
+    if not caps.images or caps.max_images_per_request == 0:
+        raise UnsupportedError("the target takes no images, and the request holds some")
+
+
+def base64_size(size: int) -> int:
+    """Return how many characters `size` bytes take in base64."""
+    return 4 * ((size + 2) // 3)
+
+
+def room(request: Request, images: Sequence[ImagePart], caps: Capabilities) -> int | None:
+    """Return the base64 characters left for images, None where there is no need to count.
+
+    The rest of the request is counted only when images fill a quarter of what is allowed:
+    15 MB of text is beyond any context. Raises: UnsupportedError when nothing is left.
+    """
+    whole = caps.max_body_bytes
+    if whole is None or 4 * sum(map(weight, images)) <= whole:
+        return None
+    left = whole - MARGINS.body - _rest(request)
+    if left <= 0:
+        raise UnsupportedError(f"no room for images: the target takes {whole:,} bytes a request")
+    return left
+
+
+def weight(image: ImagePart) -> int:
+    """Return the bytes an image adds to a request body."""
+    return MARGINS.image + (base64_size(len(image.data)) if image.data else len(image.url))
+
+
+def limits(
+    images: Sequence[tuple[int, ImagePart]], caps: Capabilities, left: int | None
+) -> list[Limits]:
+    """Return what each image must keep; an image stands with the number of its message.
+
+    The images of one message are meant together: where they alone exceed the room, each gets an
+    equal share, a power of two so that it stays the same while the text grows.
+    """
+    edge, size = _edge(len(images), caps), _size(caps)
+    plain = Limits(caps.allowed_image_mime, edge, size)
+    if left is None:
+        return [plain] * len(images)
+    spent: Counter[int] = Counter()
+    for number, image in images:
+        spent[number] += weight(image)
+    count = Counter(number for number, _ in images)
+    crowded = {
+        number: Limits(plain.mime, edge, _smaller(size, _share(left, count[number])))
+        for number, total in spent.items()
+        if total > left
+    }
+    return [crowded.get(number, plain) for number, _ in images]
+
+
+def misfit(data: bytes, wanted: Limits) -> str:
+    """Return why the image must change, "" when it can go as it is."""
+    found = info(data)
+    if found is None:
+        return "its header does not tell its size" if mime_of(data) else "it is of unknown format"
+    if found.mime not in wanted.mime:
+        return f"{found.mime} is not accepted"
+    if wanted.edge is not None and max(found.width, found.height) > wanted.edge:
+        return f"it has {found.width} x {found.height} pixels, {wanted.edge} are accepted"
+    if wanted.size is not None and len(data) > wanted.size:
+        return f"it has {len(data):,} bytes, {wanted.size:,} are accepted"
+    if found.animated:
+        return "it is animated"
+    return "" if found.whole else CUT
+
+
+CUT = "its end is missing"
+"""The one misfit that may be none: files with something behind their end look like it."""
+
+
+def too_many(caps: Capabilities) -> str:
+    """Say that the count is exceeded."""
+    return f"the target takes at most {caps.max_images_per_request} images a request"
+
+
+def too_large(caps: Capabilities) -> str:
+    """Say that the body is exceeded."""
+    return f"the target takes at most {caps.max_body_bytes:,} bytes a request"
+
+
+def _edge(count: int, caps: Capabilities) -> int | None:
+    if caps.many_images is not None and count > caps.many_images:
+        return _smaller(caps.max_image_dimension, caps.many_images_dimension)
+    return caps.max_image_dimension
+
+
+def _size(caps: Capabilities) -> int | None:
+    if caps.max_image_bytes is None or not caps.image_bytes_in_base64:
+        return caps.max_image_bytes
+    return caps.max_image_bytes // 4 * 3
+
+
+def _smaller(first: int | None, second: int | None) -> int | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
+
+
+def _share(left: int, count: int) -> int:
+    """Return the bytes for one of `count` images: a power of two, or the least that makes sense."""
+    fair = max(1, left // count - MARGINS.image) // 4 * 3
+    power = 1 << max(fair.bit_length() - 1, 0)
+    alone = max(1, left - MARGINS.image) // 4 * 3
+    return min(max(power, MARGINS.share), alone)
+
+
+def _rest(request: Request) -> int:
+    """Return about how many bytes of JSON everything but the images takes."""
+    plain = [request.system, request.tools, request.extra, *_texts(request)]
+    files = sum(
+        base64_size(len(part.data)) + len(part.url)
+        for message in request.messages
+        for part in message.parts
+        if isinstance(part, DocumentPart | AudioPart)
+    )
+    try:
+        return files + len(msgspec.json.encode(plain, enc_hook=lambda _: None))
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        return files + len(str(plain).encode("utf-8", "backslashreplace"))
+
+
+def _texts(request: Request) -> Iterator[Any]:
+    for message in request.messages:
+        for part in message.parts:
+            match part:
+                case ImagePart() | DocumentPart() | AudioPart():
+                    pass
+                case ToolResultPart():
+                    yield (part.id, part.name, part.text)
+                case _:
+                    yield part

@@ -1,0 +1,233 @@
+"""A request made fit for one target: what each image must keep, and what is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from aiollm.capabilities import Capabilities
+from aiollm.errors import UnsupportedError
+from aiollm.media import policy
+from aiollm.media.codec import INSTALL, available
+from aiollm.media.limits import MAX_PIXELS, Limits, Output, too_many_pixels
+from aiollm.media.places import Key, Place, find, rebuild
+from aiollm.media.pool import MediaPool
+from aiollm.media.sniff import info
+from aiollm.types import ImagePart, Request, TextPart
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""Loads a URL; what it raises passes through."""
+
+_SLICE = 256 * 1024
+"""Characters of a data URL decoded at a time, a multiple of 4: under 1 ms."""
+_HEAD = 256
+"""Characters within which the data of a data URL begins."""
+
+
+async def normalize(
+    request: Request,
+    caps: Capabilities,
+    *,
+    pool: MediaPool | None = None,
+    fetch: Fetch | None = None,
+) -> Request:
+    """Return the request with images the target accepts, the same object if it does already.
+
+    Images beyond the target's count or request size become a short text, the oldest first.
+    `pool`: who does the work, None for one of its own. `fetch`: loads the URLs of a target that
+    does not. Raises: UnsupportedError for an image that cannot be made to fit.
+    """
+    return (await normalize_with_notes(request, caps, pool=pool, fetch=fetch))[0]
+
+
+async def normalize_with_notes(
+    request: Request,
+    caps: Capabilities,
+    *,
+    pool: MediaPool | None = None,
+    fetch: Fetch | None = None,
+) -> tuple[Request, tuple[str, ...]]:
+    """Do as `normalize`, and tell in words what was left out."""
+    places = find(request)
+    if not places:
+        return request, ()
+    policy.require_images(caps)
+    if pool is not None:
+        return await _Preparation(request, caps, pool, fetch, places).run()
+    async with MediaPool() as own:
+        return await _Preparation(request, caps, own, fetch, places).run()
+
+
+class _Item(msgspec.Struct):
+    """An image that may stay: what it is by now, what it must keep, and why it does not yet."""
+
+    place: Place
+    number: int
+    image: ImagePart
+    limits: Limits
+    misfit: str = ""
+
+
+class _Preparation:
+    """One request on its way to one target."""
+
+    def __init__(
+        self,
+        request: Request,
+        caps: Capabilities,
+        pool: MediaPool,
+        fetch: Fetch | None,
+        places: Sequence[Place],
+    ) -> None:
+        self._request = request
+        self._caps = caps
+        self._pool = pool
+        self._fetch = fetch
+        self._places = places
+        self._changes: dict[Key, ImagePart | TextPart] = {}
+        self._notes: list[str] = []
+
+    async def run(self) -> tuple[Request, tuple[str, ...]]:
+        """Leave out, load, fit, leave out what is too much still; await only what must change."""
+        numbered = [
+            _Item(place, number, place.image, Limits(()))
+            for number, place in enumerate(self._places, start=1)
+        ]
+        most = self._caps.max_images_per_request
+        items = self._keep(numbered, most, policy.too_many(self._caps))
+        await _together([self._load(item) for item in items if self._is_foreign(item)])
+        self._decide(items)
+        items = self._keep(items, self._count_that_fits(items), policy.too_large(self._caps))
+        await _together([self._fit(item) for item in reversed(items) if item.misfit])
+        items = self._keep(items, self._count_that_fits(items), policy.too_large(self._caps))
+        for item in items:
+            if item.image is not item.place.image:
+                self._changes[item.place.key] = item.image
+        return rebuild(self._request, self._changes), tuple(self._notes)
+
+    def _keep(self, items: list[_Item], most: int | None, reason: str) -> list[_Item]:
+        """Return the newest `most` items; the others become a text."""
+        if most is None or len(items) <= most:
+            return items
+        out = items[: len(items) - most]
+        for item in out:
+            self._changes[item.place.key] = TextPart(f"[image left out: {reason}]")
+        self._notes.append(f"{len(out)} older image{'s' * (len(out) > 1)} left out: {reason}")
+        return items[len(out) :]
+
+    def _is_foreign(self, item: _Item) -> bool:
+        """Say whether the image is a URL that the target does not load itself."""
+        url = item.image.url
+        return bool(url) and (not self._caps.image_urls or url.startswith("data:"))
+
+    async def _load(self, item: _Item) -> None:
+        link = item.image
+        found = self._pool.source(link)
+        if found is None:
+            found = replace(link, data=await self._bytes(item), url="", mime="")
+            await self._pool.keep_source(link, found)
+        item.image = found
+
+    async def _bytes(self, item: _Item) -> bytes:
+        url = item.image.url
+        if url.startswith("data:"):
+            data = await _inline(url)
+        elif self._fetch is not None:
+            data = await self._fetch(url)
+        else:
+            raise UnsupportedError(
+                f"{self._name(item)} is a URL, which the target does not load: pass its bytes, "
+                "or allow fetching with Registry(fetch_images=True)"
+            )
+        if not data:
+            raise UnsupportedError(f"{self._name(item)} is empty: {url:.100}")
+        return data
+
+    def _decide(self, items: Sequence[_Item]) -> None:
+        """Set what each image must keep, and take what was prepared before."""
+        images = [(item.place.key[0], item.image) for item in items]
+        room = policy.room(self._request, [image for _, image in images], self._caps)
+        for item, limits in zip(items, policy.limits(images, self._caps, room), strict=True):
+            item.limits = limits
+            item.misfit = policy.misfit(item.image.data, limits) if item.image.data else ""
+            if item.misfit and (made := self._pool.peek(item.image, limits)) is not None:
+                self._take(item, made)
+
+    def _count_that_fits(self, items: Sequence[_Item]) -> int | None:
+        """Return how many of the newest go in; what is not prepared yet counts nothing."""
+        images = [item.image for item in items if not item.misfit]
+        room = policy.room(self._request, images, self._caps)
+        if room is None:
+            return None
+        for count, item in enumerate(reversed(items)):
+            room -= 0 if item.misfit else policy.weight(item.image)
+            if room < 0:
+                return count
+        return None
+
+    async def _fit(self, item: _Item) -> None:
+        if item.misfit == policy.CUT and not available():
+            item.misfit = ""
+            return
+        refusal = _hopeless(item.image)
+        if not refusal:
+            try:
+                self._take(item, await self._pool.fit(item.image, item.limits))
+            except UnsupportedError as error:
+                refusal = error.message
+            else:
+                return
+        raise UnsupportedError(f"{self._name(item)} must change ({item.misfit}), but {refusal}")
+
+    def _take(self, item: _Item, made: Output) -> None:
+        item.image = replace(item.image, data=made.data, url="", mime=made.mime)
+        item.misfit = ""
+
+    def _name(self, item: _Item) -> str:
+        return f"image {item.number} of {len(self._places)}"
+
+
+def _hopeless(image: ImagePart) -> str:
+    """Return why no worker need try, "" when one should."""
+    found = info(image)
+    if found is not None and found.pixels > MAX_PIXELS:
+        return too_many_pixels((found.width, found.height))
+    return "" if available() else INSTALL
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all at once; the first error stops the others and is raised as it is."""
+    if not work:
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except* Exception as failed:  # noqa: BLE001
+        first = failed.exceptions[0]
+    else:
+        return
+    raise first
+
+
+async def _inline(url: str) -> bytes:
+    """Decode a data URL in slices, for binascii holds the interpreter. Raises: UnsupportedError."""
+    head, comma, _ = url[:_HEAD].partition(",")
+    start = len(head) + 1
+    if not comma or not head.endswith(";base64"):
+        raise UnsupportedError(f"not a base64 data URL: {url[:40]!r}")
+    pieces = []
+    try:
+        for position in range(start, len(url), _SLICE):
+            pieces.append(binascii.a2b_base64(url[position : position + _SLICE]))
+            await asyncio.sleep(0)
+    except ValueError as error:
+        reason = f"a data URL does not decode: {error}"
+    else:
+        return b"".join(pieces)
+    raise UnsupportedError(reason)

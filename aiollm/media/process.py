@@ -1,0 +1,111 @@
+"""The parent's end of one worker process: started, asked, stopped; blocking, one thread a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from aiollm.errors import UnsupportedError
+from aiollm.media.limits import Limits, Output
+from aiollm.media.wire import Answer, Wire
+
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[3:]; from aiollm.media.worker import main; main()"
+)
+_KEPT = ("PATH", "LD_", "DYLD_", "LC_", "LANG", "PYTHON", "COVERAGE_", "MALLOC_")
+"""Beginnings of the environment variables a worker gets: no keys for what reads pictures."""
+_START = 30.0
+"""Seconds within which a worker must be ready, on however busy a machine."""
+
+
+class WorkerDied(Exception):
+    """The process ended or was stopped before it answered."""
+
+
+class WorkerProcess:
+    """One child process that makes images fit, one after the other."""
+
+    def __init__(self, memory: int) -> None:
+        """Start the process, in some 2 ms. Raises: OSError."""
+        mine, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), str(memory), *_path()],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name.startswith(_KEPT)},
+                start_new_session=True,
+            )
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+        self._wire = Wire(mine)
+        self._ready = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def transform(self, data: bytes, limits: Limits, seconds: float) -> Output:
+        """Return the image within `limits`.
+
+        Raises: UnsupportedError when it cannot be done, TimeoutError, WorkerDied; after the last
+        two the process has ended.
+        """
+        try:
+            return self._ask(data, limits, seconds)
+        except UnsupportedError:
+            raise
+        except TimeoutError:
+            self.stop()
+            raise
+        except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
+            reason = error
+        self.stop()
+        raise WorkerDied(self._fate(reason))
+
+    def _ask(self, data: bytes, limits: Limits, seconds: float) -> Output:
+        if not self._ready:
+            self._wire.until = monotonic() + _START
+            self._wire.receive()
+            self._ready = True
+        self._wire.until = monotonic() + seconds
+        self._wire.send(msgspec.json.encode(limits), data)
+        head, made = self._wire.receive()
+        answer = msgspec.json.decode(head, type=Answer)
+        if answer.refusal:
+            raise UnsupportedError(answer.refusal)
+        return Output(made, answer.mime, answer.width, answer.height)
+
+    def kill(self) -> None:
+        """End the process at once, from any thread; who waits for its answer sees the end."""
+        self._process.kill()
+
+    def stop(self) -> None:
+        """End the process, reap it and close the socket."""
+        self._process.kill()
+        self._process.wait()
+        self._wire.close()
+
+    def _fate(self, reason: Exception) -> str:
+        code = self._process.returncode
+        if code < 0 and code != -signal.SIGKILL:
+            return f"ended by {signal.Signals(-code).name}"
+        return f"ended ({str(reason) or type(reason).__name__})"
+
+
+def _path() -> list[str]:
+    """Return where the parent finds modules, aiollm itself first of all."""
+    places = (*sys.path, str(Path(__file__).parents[2]))
+    return list(dict.fromkeys(str(Path(place).absolute()) for place in places))

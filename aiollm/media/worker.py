@@ -1,0 +1,69 @@
+"""A worker process: reads images from the socket that is its standard input, until it closes."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import warnings
+
+import msgspec
+
+from aiollm.errors import UnsupportedError
+from aiollm.media.limits import Limits
+from aiollm.media.wire import Answer, Wire
+
+_NICENESS = 5
+"""Below the service it works for, so that a busy machine delays images and not the loop."""
+_PULSE = 1000
+"""Milliseconds between two looks at whether the parent still lives."""
+
+
+def main() -> None:
+    """Serve until the socket closes; arguments: the parent's process id, bytes of memory."""
+    parent, memory = int(sys.argv[1]), int(sys.argv[2])
+    wire = Wire(socket.socket(fileno=0))
+    threading.Thread(target=_watch, args=(wire.socket.fileno(), parent), daemon=True).start()
+    warnings.simplefilter("ignore")
+    _confine(memory)
+    serve(wire)
+
+
+def serve(wire: Wire) -> None:
+    """Answer frame after frame. An image that cannot be read costs its answer, nothing else."""
+    from aiollm.media.codec import transform
+
+    wire.send(b"ready")
+    while True:
+        try:
+            head, data = wire.receive()
+        except EOFError:
+            return
+        try:
+            made = transform(data, msgspec.json.decode(head, type=Limits))
+        except UnsupportedError as refusal:
+            answer, data = Answer(refusal=refusal.message), b""
+        else:
+            answer, data = Answer(made.mime, made.width, made.height), made.data
+        wire.send(msgspec.json.encode(answer), data)
+        del data
+
+
+def _confine(memory: int) -> None:
+    """Limit address space, and leave no core file of a picture that crashed the decoder."""
+    import resource
+
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _watch(descriptor: int, parent: int) -> None:
+    """End this process at once when the other end is gone, even in the middle of an image."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLHUP)
+    while os.getppid() == parent and not poll.poll(_PULSE):
+        pass
+    os._exit(0)
