@@ -110,6 +110,7 @@ class _Turns:
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         self._names[part.id] = part.name
+        self._warnings.own(part.provider_data, FAMILY, "the state of a tool call")
         try:
             arguments = part.parsed()
         except OutputError:
@@ -124,7 +125,10 @@ class _Turns:
         texts = []
         for part in message.parts:
             match part:
-                case TextPart(text=text) | RefusalPart(text=text):
+                case TextPart(text=text):
+                    self._warnings.own(part.provider_data, FAMILY, "the state of a text")
+                    texts.append(text)
+                case RefusalPart(text=text):
                     texts.append(text)
                 case DocumentPart():
                     raise UnsupportedError("Ollama takes no documents: send their text or images")

@@ -226,11 +226,11 @@ def _codec_exists(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def service_case() -> Callable[[str], Case]:
-    """Return a way to get any case of a folder, skipping while its codec does not exist."""
+def find_case() -> Callable[[str], Case]:
+    """Return a way to get the first case whose path begins so, skipping without its codec."""
 
-    def find(folder: str) -> Case:
-        case = next(case for case in cases() if case.path.startswith(f"{folder}/"))
+    def find(beginning: str) -> Case:
+        case = next(case for case in cases() if case.path.startswith(beginning))
         assert case.codec
         return case
 

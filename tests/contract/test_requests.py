@@ -82,10 +82,12 @@ REQUESTS = {
                     ProviderData(
                         "openai-responses",
                         {
-                            "type": "reasoning",
-                            "id": "rs_1",
-                            "summary": [],
-                            "encrypted_content": "gAAA",
+                            "item": {
+                                "type": "reasoning",
+                                "id": "rs_1",
+                                "summary": [],
+                                "encrypted_content": "gAAA",
+                            }
                         },
                     ),
                 ),
@@ -156,8 +158,8 @@ REQUESTS = {
 
 
 @pytest.fixture(params=TABLE)
-def recorded(request: pytest.FixtureRequest, service_case: Any) -> tuple[str, Case]:
-    return request.param, service_case(TABLE[request.param]["service"])
+def recorded(request: pytest.FixtureRequest, find_case: Any) -> tuple[str, Case]:
+    return request.param, find_case(f"{TABLE[request.param]['service']}/")
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
