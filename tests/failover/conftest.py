@@ -18,7 +18,8 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
         async def start(*script: Any, **options: Any) -> FaultServer:
-            return await stack.enter_async_context(FaultServer(script[0] if len(script) == 1 else list(script), **options))
+            behaviour = script[0] if len(script) == 1 else list(script)
+            return await stack.enter_async_context(FaultServer(behaviour, **options))
 
         yield start
 

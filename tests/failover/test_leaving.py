@@ -261,4 +261,5 @@ async def test_the_callers_pause_is_not_the_servers_silence(serve, registry):
     stream = reg.stream("a/m", "hi")
     await anext(stream)
     await asyncio.sleep(0.15)
-    assert [chunk.text async for chunk in stream][0] == "lo"
+    assert (await anext(stream)).text == "lo"
+    await stream.aclose()

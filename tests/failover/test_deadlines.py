@@ -1,0 +1,183 @@
+"""Deadlines: each kind of slow server hits the right one, and the error says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiollm import DeadlineError, FailoverError, Registry, Timeouts
+from aiollm.slots import Slots
+from aiollm.testing import EndlessHeaders, Flood, Gate, Hang, Trickle, chat
+
+OK = chat("Hel", "lo")
+NONE = Timeouts(connect=None, first_output=None, idle=None, stall=None, total=None)
+
+
+def only(**limits: float) -> Timeouts:
+    return Timeouts(**{name: limits.get(name) for name in NONE.__struct_fields__})
+
+
+async def failed(reg: Registry, spec: str = "a/m", **options) -> DeadlineError:
+    with pytest.raises((FailoverError, DeadlineError)) as caught:
+        await reg.stream(spec, "hi", **options).collect()
+    error = caught.value
+    if isinstance(error, FailoverError):
+        (error,) = error.exceptions
+    assert isinstance(error, DeadlineError)
+    assert isinstance(error, TimeoutError)
+    return error
+
+
+def test_the_defaults_are_the_documented_ones():
+    assert Timeouts() == Timeouts(connect=5, first_output=60, idle=60, stall=300, total=None)
+
+
+async def test_connect(serve, registry):
+    server = await serve(OK)
+    reg = registry({"a": server.unanswered_url()})
+    error = await failed(reg, timeouts=only(connect=0.1))
+    assert error.which == "connect"
+    assert error.after == 0.1
+
+
+@pytest.mark.parametrize("fault", [Hang(), Hang(after=0), Trickle(0.01), EndlessHeaders(0.001)])
+async def test_first_output(serve, registry, fault):
+    server = await serve(fault)
+    error = await failed(registry({"a": server}), timeouts=only(first_output=0.1))
+    assert error.which == "first_output"
+    assert str(error.target) == "a/m"
+    await server.wait_closed()
+
+
+async def test_headers_and_then_nothing_is_idle(serve, registry):
+    server = await serve(Hang(after=0))
+    error = await failed(registry({"a": server}), timeouts=only(idle=0.1, first_output=30))
+    assert error.which == "idle"
+
+
+async def test_silence_after_output_is_idle_and_keeps_the_partial(serve, registry):
+    server = await serve(chat("Half", Gate()))
+    error = await failed(registry({"a": server}), timeouts=only(idle=0.1))
+    assert error.which == "idle"
+    assert error.partial.text == "Half"
+
+
+async def test_comments_are_life(serve, registry):
+    server = await serve(Flood(every=0.01))
+    error = await failed(registry({"a": server}), timeouts=only(idle=5, first_output=0.2))
+    assert error.which == "first_output"
+
+
+async def test_comments_after_output_are_no_output(serve, registry):
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"Half"}}]}\n\n'
+    pulse = b": ping\n\n"
+    server = await serve(Flood(pulse, every=0.01))
+    error = await failed(registry({"a": server}), timeouts=only(idle=5, stall=0.2))
+    assert error.which == "stall"
+    server.behave(Flood(first, every=0.01))
+    error = await failed(registry({"a": server}), timeouts=only(stall=5, total=0.2))
+    assert error.which == "total"
+    assert error.partial.text.startswith("Half")
+
+
+async def test_a_byte_at_a_time_is_life_but_no_output(serve, registry):
+    server = await serve(Trickle(0.01))
+    error = await failed(registry({"a": server}), timeouts=only(idle=5, stall=0.2))
+    assert error.which == "stall"
+
+
+async def test_one_total_covers_the_whole_chain_and_harms_no_target(serve, registry):
+    one, two = await serve(Hang()), await serve(Hang())
+    reg = registry({"a": one, "b": two})
+    limits = only(first_output=0.15, total=0.2)
+    error = await failed(reg, "a/m,b/m", timeouts=limits)
+    assert error.which == "total"
+    assert [(str(h.target), h.failed) for h in reg.health()] == [("a/m", 1), ("b/m", 0)]
+
+
+async def test_a_retry_never_waits_past_the_total(serve, registry):
+    server = await serve(Hang())
+    reg = registry({"a": server}, retries=2, cooldown=60)
+    error = await failed(reg, timeouts=only(first_output=0.05, total=10))
+    assert error.which == "first_output"
+    assert server.counts.requests == 1
+
+
+async def test_deadlines_of_the_dsn_win_over_the_registrys_and_the_calls_over_both(serve):
+    server = await serve(Hang())
+    dsn = f"openai+{server.url}/v1?first_output_timeout=0.05"
+    async with Registry(env={"LLM_A": dsn}, retries=0, timeouts=Timeouts(idle=30)) as reg:
+        assert reg.provider("a").timeouts == Timeouts(first_output=0.05, idle=30)
+        assert (await failed(reg)).after == 0.05
+        reg.reset_health()
+        assert (await failed(reg, timeouts=only(first_output=0.07))).after == 0.07
+
+
+async def test_a_deadline_leaves_the_callers_own_timeout_alone(serve, registry):
+    server = await serve(Hang())
+    reg = registry({"a": server})
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.1):
+            await reg.stream("a/m", "hi").collect()
+    assert not isinstance(caught.value, DeadlineError)
+    assert reg.health()[0].failed == 0
+
+
+async def test_at_most_max_concurrency_streams_run_and_waiters_are_first_come_first_served(serve):
+    gate = Gate()
+    server = await serve(chat("x", gate))
+    dsn = f"openai+{server.url}/v1?max_concurrency=2"
+    async with Registry(env={"LLM_A": dsn}) as reg:
+        tasks = [
+            asyncio.create_task(reg.stream(f"a/m{number}", "hi").collect()) for number in range(5)
+        ]
+        await gate.reached(2)
+        assert server.counts.requests == 2
+        gate.open()
+        await asyncio.gather(*tasks)
+        order = [request.json()["model"] for request in server.requests]
+        assert set(order[:2]) == {"m0", "m1"}
+        assert order[2:] == ["m2", "m3", "m4"]
+        assert reg._slots["a"].free == 2
+
+
+async def test_a_waiter_gives_up_at_first_output_without_harm(serve):
+    gate = Gate()
+    server = await serve(chat("x", gate))
+    dsn = f"openai+{server.url}/v1?max_concurrency=1"
+    async with Registry(env={"LLM_A": dsn}, retries=0) as reg:
+        running = asyncio.create_task(reg.stream("a/m", "hi").collect())
+        await gate.reached()
+        error = await failed(reg, timeouts=only(first_output=0.05))
+        assert error.which == "first_output"
+        assert reg.health()[0].failed == 0
+        gate.open()
+        await running
+        assert reg._slots["a"].free == 1
+
+
+async def test_a_slot_granted_to_a_cancelled_waiter_goes_to_the_next():
+    slots = Slots(1)
+    await slots.acquire()
+    first, second = [asyncio.create_task(slots.acquire()) for _ in range(2)]
+    await asyncio.sleep(0)
+    slots.release()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    slots.release()
+    assert slots.free == 1
+
+
+async def test_a_cancelled_waiter_takes_no_slot():
+    slots = Slots(1)
+    await slots.acquire()
+    waiter = asyncio.create_task(slots.acquire())
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    slots.release()
+    assert slots.free == 1

@@ -1,0 +1,159 @@
+"""Races: the first output wins, the others are gone before the caller sees it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiollm import ConfigError, FailoverError, InvalidRequestError, Target, Timeouts
+from aiollm.attempt import Run
+from aiollm.testing import Answer, Cut, Gate, Hang, chat
+
+OK = chat("Hel", "lo")
+HANG = 1000.0
+"""A stagger that no test waits for."""
+
+
+async def test_output_decides_not_headers(serve, registry):
+    """A rival whose headers come at once loses to one whose output comes first."""
+    never = Gate()
+    early_headers = await serve(Hang(after=0, gate=never))
+    output = await serve(OK)
+    reg = registry({"a": early_headers, "b": output})
+    stream = reg.stream("a/m|b/m", "hi", stagger=0.01)
+    first = await anext(stream)
+    assert first.text == "Hel"
+    assert str(stream.target) == "b/m"
+    assert [attempt.outcome for attempt in stream.attempts] == ["abandoned", "running"]
+    await early_headers.wait_closed()
+    assert (await stream.collect()).text == "Hello"
+
+
+async def test_the_loser_is_closed_before_the_winners_first_chunk(serve, registry, monkeypatch):
+    order: list[str] = []
+    close = Run.close
+
+    def noted(self, outcome, error=None):
+        if outcome == "abandoned":
+            order.append(f"closed {self.target}")
+        close(self, outcome, error)
+
+    monkeypatch.setattr(Run, "close", noted)
+    loser, winner = await serve(Hang(after=0, gate=Gate())), await serve(OK)
+    stream = registry({"a": loser, "b": winner}).stream("a/m|b/m", "hi", stagger=0.01)
+    order.append((await anext(stream)).text)
+    assert order[0] == "closed a/m"
+    assert order[-1] == "Hel"
+    await stream.aclose()
+
+
+async def test_a_failure_starts_the_next_without_waiting_for_the_stagger(serve, registry):
+    server = await serve(OK)
+    reg = registry({"a": server.refused_url(), "b": server}, timeouts=Timeouts(total=30))
+    response = await reg.stream("a/m|b/m", "hi", stagger=HANG).collect()
+    assert response.text == "Hello"
+    assert [attempt.outcome for attempt in response.attempts] == ["failed", "success"]
+
+
+async def test_the_first_alone_is_asked_while_it_answers_in_time(serve, registry):
+    one, two = await serve(OK), await serve(OK)
+    response = await registry({"a": one, "b": two}).stream("a/m|b/m", "hi", stagger=HANG).collect()
+    assert str(response.target) == "a/m"
+    assert two.counts.opened == 0
+
+
+async def test_cancelling_the_caller_closes_every_racer(serve, registry):
+    gates = Gate(), Gate()
+    one, two = [await serve(Hang(after=0, gate=gate)) for gate in gates]
+    reg = registry({"a": one, "b": two})
+    task = asyncio.create_task(reg.stream("a/m|b/m", "hi", stagger=0.0).collect())
+    for gate in gates:
+        await gate.reached()
+    before = asyncio.all_tasks()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await one.wait_closed()
+    await two.wait_closed()
+    assert asyncio.all_tasks() <= before - {task}
+    assert [(h.succeeded, h.failed, h.state) for h in reg.health()] == [(0, 0, "healthy")] * 2
+
+
+async def test_two_cancellations_leave_nothing_either(serve, registry):
+    gates = Gate(), Gate()
+    one, two = [await serve(Hang(after=0, gate=gate)) for gate in gates]
+    reg = registry({"a": one, "b": two})
+    task = asyncio.create_task(reg.stream("a/m|b/m", "hi", stagger=0.0).collect())
+    for gate in gates:
+        await gate.reached()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await one.wait_closed()
+    await two.wait_closed()
+
+
+async def test_when_all_racers_fail_the_chain_goes_on(serve, registry):
+    bad, worse, good = await serve(Cut()), await serve(Cut(after=0)), await serve(OK)
+    reg = registry({"a": bad, "b": worse, "c": good})
+    response = await reg.stream("a/m|b/m,c/m", "hi", stagger=0.0).collect()
+    assert str(response.target) == "c/m"
+    assert [attempt.outcome for attempt in response.attempts] == ["failed", "failed", "success"]
+
+
+async def test_all_failed_has_an_error_of_each(serve, registry):
+    bad, worse = await serve(Cut()), await serve(Cut(after=0))
+    with pytest.raises(FailoverError) as caught:
+        await registry({"a": bad, "b": worse}).stream("a/m|b/m", "hi", stagger=0.0).collect()
+    assert len(caught.value.exceptions) == 2
+
+
+async def test_an_error_that_stays_ends_the_race(serve, registry):
+    bad = await serve(Answer(400, {}, {"error": {"message": "bad", "code": "x"}}))
+    slow = await serve(Hang(after=0, gate=Gate()))
+    with pytest.raises(InvalidRequestError):
+        await registry({"a": slow, "b": bad}).stream("a/m|b/m", "hi", stagger=0.0).collect()
+    await slow.wait_closed()
+
+
+async def test_a_cooling_target_takes_no_part(serve, registry):
+    bad, good = await serve([Cut()]), await serve(OK)
+    reg = registry({"a": bad, "b": good}, cooldown=1000)
+    for _ in range(3):
+        await reg.stream("a/m|b/m", "hi", stagger=0.0).collect()
+    assert bad.counts.requests == 1
+    assert bad.unscripted == 0
+
+
+async def test_the_stagger_is_learned_from_first_output_latencies(serve, registry):
+    server = await serve(OK)
+    reg = registry({"a": server})
+    target = Target("a", "m")
+    for _ in range(19):
+        await reg.stream("a/m", "hi").collect()
+    assert reg._health.stagger(target) is None
+    await reg.stream("a/m", "hi").collect()
+    learned = reg._health.stagger(target)
+    assert learned is not None
+    assert learned == reg.health()[0].first_output_p95
+
+
+async def test_a_winner_can_be_interrupted_and_restarted(serve, registry):
+    winner = await serve(chat("Half", finish=None, done=False))
+    good = await serve(OK)
+    reg = registry({"a": winner, "b": good, "c": good})
+    stream = reg.stream("a/m|b/m,c/m", "hi", stagger=HANG, on_interrupt="restart")
+    response = await stream.collect()
+    assert response.text == "Hello"
+    assert str(response.target) == "c/m"
+
+
+async def test_bad_configuration_of_one_racer_fails_before_any_byte(serve, registry):
+    server = await serve(OK)
+    reg = registry({"a": server, "b": "//nonsense"})
+    with pytest.raises(ConfigError):
+        reg.stream("a/m|b/m", "hi")
+    assert server.counts.opened == 0
