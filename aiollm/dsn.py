@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import unquote
 
@@ -146,6 +145,8 @@ def _options(query: str) -> Options:
         name, _, value = item.partition("=")
         name = unquote(name)
         if name not in Options.__struct_fields__:
+            from difflib import get_close_matches  # most programs never need it
+
             close = get_close_matches(name, Options.__struct_fields__, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             known = ", ".join(Options.__struct_fields__)

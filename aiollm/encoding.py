@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +96,7 @@ def image_mime(part: ImagePart) -> str:
 
 def new_call_id() -> str:
     """Return an id for a tool call that came without one."""
-    return f"call_{secrets.token_hex(8)}"
+    return f"call_{os.urandom(8).hex()}"
 
 
 def bearer_headers(provider: Provider) -> dict[str, str]:

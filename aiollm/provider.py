@@ -7,7 +7,7 @@ imports no IO. `engine.stream` is the adapter that runs any codec over HTTP.
 from __future__ import annotations
 
 import binascii
-import secrets
+import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -93,7 +93,7 @@ def json_body(value: Any) -> Body:
         nonlocal mark
         if not isinstance(item, Blob):
             raise TypeError(f"{type(item).__name__} cannot stand in a JSON body")
-        mark = mark or f"@{secrets.token_hex(16)}@"
+        mark = mark or f"@{os.urandom(16).hex()}@"
         blobs.append(item)
         return item.prefix + mark
 

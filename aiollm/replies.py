@@ -9,7 +9,6 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -246,6 +245,8 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     seconds = _number(text)
     if seconds is not None or not text or text[:1] in "+-.0123456789":
         return seconds
+    from email.utils import parsedate_to_datetime  # dates are rare here, and this is slow
+
     try:
         moment = parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 
 import msgspec
 
@@ -75,9 +74,7 @@ class _Parser:
             found.append([target for (step,) in expanded for target in step])
         return found
 
-    def _item(
-        self, spec: str, raw: str, column: int, path: tuple[str, ...]
-    ) -> list[list[Target]]:
+    def _item(self, spec: str, raw: str, column: int, path: tuple[str, ...]) -> list[list[Target]]:
         column += _indent(raw)
         name = raw.strip()
         if not name:
@@ -127,5 +124,7 @@ def _indent(text: str) -> int:
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # most programs never need it
+
     close = get_close_matches(name, list(known), 3)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
