@@ -9,7 +9,7 @@ LLMError                          .target
 |  +- ConnectError
 |  +- DeadlineError(TimeoutError) .which
 |  +- StreamInterrupted           .partial
-+- ProviderError                  .status .code .request_id .retry_after .body
++- ProviderError                  .status .code .request_id .retry_after .body moves on, harms
 |  +- AuthenticationError         401/403                                      moves on, harms long
 |  +- QuotaError                  402, billing                                 moves on, harms long
 |  +- RateLimitError              429                                          moves on, harms
@@ -71,6 +71,9 @@ __all__ = [
 MAX_BODY = 64 * 1024
 """Bytes of an error body that are kept (design: an error body is read up to 64 KiB)."""
 
+_SHOWN = 100
+"""Characters of a spec that a message shows."""
+
 Deadline: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
 
 
@@ -82,10 +85,16 @@ class SpecError(ConfigError):
     """A spec does not parse; the message shows it with a caret under the column."""
 
     def __init__(self, message: str, *, spec: str = "", column: int = 0) -> None:
-        shown = f"{message}\n  {spec}\n  {' ' * column}^" if spec else message
-        super().__init__(shown)
+        super().__init__(message + _pointed(spec, column) if spec else message)
         self.spec = spec
         self.column = column
+
+
+def _pointed(spec: str, column: int) -> str:
+    """Show `spec`, or what of a long one is near `column`, with a caret under the column."""
+    start = max(0, column - _SHOWN // 2) if len(spec) > _SHOWN else 0
+    line = "".join(char if char.isprintable() else " " for char in spec[start : start + _SHOWN])
+    return f"\n  {line}\n  {' ' * (column - start)}^"
 
 
 class UnsupportedError(LLMError):

@@ -50,7 +50,9 @@ class LLMError(Exception):
 
 
 def _remake(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class OutputError(LLMError):
