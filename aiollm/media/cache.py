@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 from aiollm.types import ImagePart
@@ -15,8 +15,8 @@ _ENTRY = 512
 
 
 def digest(data: bytes) -> bytes:
-    """Return a hash of the content: 1 ms a MB or less; other threads run meanwhile."""
-    return blake2b(data, digest_size=20).digest()
+    """Return a hash of the content: 0.6 to 2 ms a MB, while other threads run."""
+    return sha256(data).digest()
 
 
 class Cache:

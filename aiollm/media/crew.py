@@ -70,12 +70,16 @@ class Crew:
             if not job.future.cancel() and job.process is not None:
                 job.process.kill()
 
-    def kill(self) -> None:
-        """End all processes; what is under way or in the queue fails with ClosedError."""
+    def kill(self) -> bool:
+        """End all processes, and say whether there is anything to reap.
+
+        What is under way or in the queue fails with ClosedError.
+        """
         with self._lock:
             self.closed = True
             for process in self.processes:
                 process.kill()
+        return self._threads is not None
 
     def reap(self) -> None:
         """Wait for the threads and processes that `kill` ended: some milliseconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +55,7 @@ class MediaPool:
         self._crew = Crew(workers, time_limit, memory_limit)
         self._cache = Cache(cache_limit)
         self._jobs: dict[Key, Job] = {}
+        self._hasher: ThreadPoolExecutor | None = None
         self._prepared = self._refused = self._reused = 0
 
     async def __aenter__(self) -> Self:
@@ -118,23 +119,32 @@ class MediaPool:
 
     async def close(self) -> None:
         """End the workers; idempotent. Images under way fail with ClosedError."""
-        self._crew.kill()
-        await asyncio.to_thread(self._crew.reap)
+        if self._crew.kill() or self._hasher is not None:
+            await asyncio.to_thread(self._reap)
 
     def kill(self) -> None:
         """End the workers where there is no event loop, within milliseconds."""
         self._crew.kill()
+        self._reap()
+
+    def _reap(self) -> None:
         self._crew.reap()
+        if self._hasher is not None:
+            self._hasher.shutdown()
 
     async def _content(self, image: ImagePart) -> bytes:
         content = self._cache.known(image)
         if content is None:
             data = image.data
-            content = (
-                digest(data) if len(data) <= _AT_ONCE else await asyncio.to_thread(digest, data)
-            )
+            content = digest(data) if len(data) <= _AT_ONCE else await self._hashed(data)
             self._cache.know(image, content)
         return content
+
+    async def _hashed(self, data: bytes) -> bytes:
+        # One thread alone: several would leave the loop no processor on a small machine.
+        if self._hasher is None:
+            self._hasher = ThreadPoolExecutor(1, thread_name_prefix="aiollm-hash")
+        return await asyncio.get_running_loop().run_in_executor(self._hasher, digest, data)
 
     async def _done(self, key: Key, job: Job) -> None:
         """Wait for the end of a job; give it up when nobody waits for it any more."""

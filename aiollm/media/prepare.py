@@ -99,22 +99,24 @@ class _Preparation:
             for number, place in enumerate(self._places, start=1)
         ]
         most = self._caps.max_images_per_request
-        items = self._keep(numbered, most, policy.too_many(self._caps))
+        items = self._keep(numbered, most, policy.too_many)
         await _together([self._load(item) for item in items if self._is_foreign(item)])
         self._decide(items)
-        items = self._keep(items, self._count_that_fits(items), policy.too_large(self._caps))
+        items = self._keep(items, self._count_that_fits(items), policy.too_large)
         await _together([self._fit(item) for item in reversed(items) if item.misfit])
-        items = self._keep(items, self._count_that_fits(items), policy.too_large(self._caps))
+        items = self._keep(items, self._count_that_fits(items), policy.too_large)
         for item in items:
             if item.image is not item.place.image:
                 self._changes[item.place.key] = item.image
         return rebuild(self._request, self._changes), tuple(self._notes)
 
-    def _keep(self, items: list[_Item], most: int | None, reason: str) -> list[_Item]:
+    def _keep(
+        self, items: list[_Item], most: int | None, why: Callable[[Capabilities], str]
+    ) -> list[_Item]:
         """Return the newest `most` items; the others become a text."""
         if most is None or len(items) <= most:
             return items
-        out = items[: len(items) - most]
+        out, reason = items[: len(items) - most], why(self._caps)
         for item in out:
             self._changes[item.place.key] = TextPart(f"[image left out: {reason}]")
         self._notes.append(f"{len(out)} older image{'s' * (len(out) > 1)} left out: {reason}")
