@@ -324,7 +324,8 @@ def test_what_was_stored_stays_readable() -> None:
         RefusalPart: "refusal",
         OpaquePart: "opaque",
     }
-    stored = b'{"role":"user","parts":[{"type":"text","text":"a"},{"type":"image","data":"iVBORw=="}]}'
+    parts = b'[{"type":"text","text":"a"},{"type":"image","data":"iVBORw=="}]'
+    stored = b'{"role":"user","parts":%s}' % parts
     assert from_json(stored, Message) == user("a", IMAGE)
 
 
