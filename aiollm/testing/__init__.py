@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiollm.testing.cassette import Exchange, exchange, load
     from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, tool_call
     from aiollm.testing.faults import (
         Answer,
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     )
     from aiollm.testing.faultserver import FaultServer
     from aiollm.testing.gate import Gate
+    from aiollm.testing.recorder import Recorder
+    from aiollm.testing.replay import ReplayServer
     from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
     from aiollm.testing.wires import chat, ndjson, sse
 
 _HOMES = {
+    "cassette": ("Exchange", "exchange", "load"),
     "faults": (
         "Answer",
         "Cut",
@@ -54,6 +58,8 @@ _HOMES = {
     "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "tool_call"),
     "faultserver": ("FaultServer",),
     "gate": ("Gate",),
+    "recorder": ("Recorder",),
+    "replay": ("ReplayServer",),
     "tally": ("Counts", "SeenConnection", "SeenRequest"),
     "wires": ("chat", "ndjson", "sse"),
 }
@@ -66,6 +72,7 @@ __all__ = [
     "Cut",
     "End",
     "EndlessHeaders",
+    "Exchange",
     "FakeCall",
     "FakeProvider",
     "Fault",
@@ -75,6 +82,8 @@ __all__ = [
     "Hang",
     "Pause",
     "Raw",
+    "Recorder",
+    "ReplayServer",
     "Reset",
     "Script",
     "SeenConnection",
@@ -85,7 +94,9 @@ __all__ = [
     "Truncate",
     "Unsolicited",
     "chat",
+    "exchange",
     "html",
+    "load",
     "ndjson",
     "redirect",
     "sse",

@@ -142,10 +142,11 @@ class _Chunked:
     def take(self, buffer: bytearray) -> bool:
         while True:
             if self._chunk is None:
-                line, found, _ = bytes(buffer).partition(b"\r\n")
-                if not found:
+                end = buffer.find(b"\r\n")
+                if end < 0:
                     return False
-                del buffer[: len(line) + 2]
+                line = bytes(buffer[:end])
+                del buffer[: end + 2]
                 if self._last:
                     if not line:
                         return True
@@ -194,3 +195,21 @@ def chunk_bytes(data: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
+
+
+def payload_spans(data: bytes) -> list[tuple[int, int]]:
+    """Return where the payload stands in a chunked body, the last chunk maybe cut short."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    while (end := data.find(b"\r\n", at)) >= 0:
+        digits = data[at:end].partition(b";")[0].strip()
+        size = int(digits, 16) if digits and not digits.strip(_HEX) else 0
+        if not size:
+            break
+        start = end + 2
+        spans.append((start, min(start + size, len(data))))
+        at = start + size + 2
+    return spans
+
+
+_HEX = b"0123456789abcdefABCDEF"

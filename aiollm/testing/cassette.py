@@ -1,0 +1,215 @@
+"""Recorded exchanges: the struct, and the files it is read from and written to.
+
+Files: a cassette (JSON, written by `Recorder`), a raw capture (`<case>.raw` holds the response
+as it came, with its headers; `<case>.req`, if there is one, the request), a folder of captures,
+and an index of fixture bodies (a JSON list of records with `path`, `method`, `endpoint`,
+`status`, `content_type` and `headers`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from aiollm.testing.http1 import HEAD_END, LAST_CHUNK, Message, Parser, chunk_bytes, head_bytes
+
+FORMAT = "aiollm cassette 1"
+
+Ending: TypeAlias = Literal["keep", "close", "reset"]
+"""The connection after the response: kept alive, closed by FIN, or broken by RST."""
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """A request and its response, byte by byte; `pieces` are the response as it arrived.
+
+    An empty `method` answers any.
+    """
+
+    method: str
+    path: str
+    """The request target, the query included."""
+    pieces: tuple[bytes, ...]
+    end: Ending = "keep"
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of the request."""
+    body: bytes = b""
+    """Of the request."""
+    name: str = ""
+
+    @property
+    def response(self) -> bytes:
+        """The whole response, headers included."""
+        return b"".join(self.pieces)
+
+    def parsed(self) -> Message:
+        """Parse the response, however it ended. Raises: ValueError."""
+        response = self.response
+        return parse_response(response, self.method) or _cut_short(response)
+
+
+def parse_response(data: bytes, method: str, *, at_end: bool = True) -> Message | None:
+    """Return the response once it is whole; `at_end` if no more bytes will come."""
+    parser = Parser(reply_to=method or "POST")
+    done = parser.feed(data)
+    return done[0] if done else parser.close() if at_end else None
+
+
+def _cut_short(data: bytes) -> Message:
+    head, _, body = data.partition(HEAD_END)
+    whole = Parser(reply_to="HEAD").feed(head + HEAD_END)
+    if not whole:
+        raise ValueError(f"no HTTP response: {data[:80]!r}")
+    return msgspec.structs.replace(whole[0], body=body)
+
+
+def load(path: str | Path, *names: str) -> tuple[Exchange, ...]:
+    """Read the exchanges of a cassette, capture, folder or index; `names` picks some of them.
+
+    Raises: OSError, ValueError for a file of another kind, LookupError for an unknown name.
+    """
+    found = tuple(_load(Path(path)))
+    return pick(found, names) if names else found
+
+
+def pick(exchanges: Iterable[Exchange], names: Iterable[str]) -> tuple[Exchange, ...]:
+    """Return the exchanges of these names, in this order. Raises: LookupError."""
+    by_name = {exchange.name: exchange for exchange in exchanges}
+    if missing := [name for name in names if name not in by_name]:
+        raise LookupError(f"no exchange is named {', '.join(missing)}")
+    return tuple(by_name[name] for name in names)
+
+
+def _load(path: Path) -> Iterator[Exchange]:
+    if path.is_dir():
+        for raw in sorted(path.glob("*.raw")):
+            yield _capture(raw)
+    elif path.suffix == ".raw":
+        yield _capture(path)
+    else:
+        match msgspec.json.decode(path.read_bytes()):
+            case {"format": str() as kind, "exchanges": list() as items} if kind == FORMAT:
+                yield from (_from_json(item) for item in items)
+            case list() as records:
+                yield from (_fixture(path.parent, record) for record in records)
+            case _:
+                raise ValueError(f"{path} is neither a cassette nor an index of fixtures")
+
+
+def _capture(path: Path) -> Exchange:
+    response = path.read_bytes()
+    asked = path.with_suffix(".req")
+    (request, *_) = Parser().feed(asked.read_bytes()) if asked.exists() else (None,)
+    method, target = request.start.split()[:2] if request else ("", "")
+    return Exchange(
+        method=method,
+        path=target,
+        pieces=_cut(response, _sizes(path.with_suffix(".timing.json"))),
+        end=ending_of(response, method),
+        headers=request.headers if request else (),
+        body=request.body if request else b"",
+        name=path.stem,
+    )
+
+
+def _sizes(path: Path) -> Sequence[int]:
+    """Return the sizes of the pieces that a capture's timing file lists, if there is one."""
+    if not path.exists():
+        return ()
+    timing = msgspec.json.decode(path.read_bytes())
+    return [size for _, size in timing.get("recv", ())]
+
+
+def _cut(data: bytes, sizes: Iterable[int]) -> tuple[bytes, ...]:
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    return tuple(piece for piece in (*pieces, data) if piece)
+
+
+def ending_of(response: bytes, method: str) -> Literal["keep", "close"]:
+    """Say whether the connection lives on after a whole response; a cut one closes it."""
+    whole = parse_response(response, method, at_end=False)
+    closing = whole is None or whole.header("connection").lower() == "close"
+    return "close" if closing else "keep"
+
+
+def _fixture(folder: Path, record: dict[str, Any]) -> Exchange:
+    path = folder / record["path"]
+    return exchange(
+        record.get("method", "POST"),
+        record["endpoint"],
+        path.read_bytes(),
+        status=record.get("status", 200),
+        content_type=record.get("content_type", ""),
+        headers=record.get("headers", {}).items(),
+        name=record["path"],
+    )
+
+
+def exchange(
+    method: str,
+    path: str,
+    body: bytes,
+    *,
+    status: int = 200,
+    content_type: str = "text/event-stream",
+    headers: Iterable[tuple[str, str]] = (),
+    name: str = "",
+) -> Exchange:
+    """Make an exchange from a response body alone: JSON with its length, streams chunked."""
+    lines = [("content-type", content_type), *headers]
+    if content_type.partition(";")[0] == "application/json":
+        head = head_bytes(status, [*lines, ("content-length", str(len(body)))])
+        pieces = (head, body)
+    else:
+        head = head_bytes(status, [*lines, ("transfer-encoding", "chunked")])
+        pieces = (head, chunk_bytes(body) + LAST_CHUNK)
+    return Exchange(method, path, tuple(filter(None, pieces)), name=name)
+
+
+def dump(exchanges: Iterable[Exchange]) -> bytes:
+    """Write a cassette: indented JSON, text as text and other bytes in base64."""
+    value = {"format": FORMAT, "exchanges": [_to_json(one) for one in exchanges]}
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def _to_json(one: Exchange) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "request": {
+            "method": one.method,
+            "path": one.path,
+            "headers": one.headers,
+            "body": _text(one.body),
+        },
+        "response": {"end": one.end, "pieces": [_text(piece) for piece in one.pieces]},
+    }
+
+
+def _from_json(item: dict[str, Any]) -> Exchange:
+    request, response = item["request"], item["response"]
+    return Exchange(
+        method=request["method"],
+        path=request["path"],
+        pieces=tuple(_bytes(piece) for piece in response["pieces"]),
+        end=response["end"],
+        headers=tuple((name, value) for name, value in request["headers"]),
+        body=_bytes(request["body"]),
+        name=item["name"],
+    )
+
+
+def _text(data: bytes) -> str | dict[str, str]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _bytes(value: str | dict[str, str]) -> bytes:
+    return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])

@@ -1,0 +1,165 @@
+"""Recorder: a loopback proxy that writes the exchanges with a real server to a cassette."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Unpack
+from urllib.parse import urlsplit
+
+from aiollm.testing.cassette import Ending, Exchange, dump, ending_of
+from aiollm.testing.connection import Steps
+from aiollm.testing.faults import End, Step
+from aiollm.testing.http1 import HEAD_END, Parser
+from aiollm.testing.loopback import Loopback, Options
+from aiollm.testing.marks import override
+from aiollm.testing.masking import (
+    PRIVATE_HEADERS,
+    SECRET_HEADERS,
+    mask,
+    mask_body,
+    mask_head,
+    mask_query,
+    secrets_of,
+)
+from aiollm.testing.tally import SeenRequest
+
+_NOT_FORWARDED = frozenset(
+    {"accept-encoding", "connection", "content-length", "expect", "host", "transfer-encoding"}
+)
+READ_SIZE = 65536
+
+
+class Recorder(Loopback):
+    """Forwards each request to `upstream` and writes what was said to `path` when it ends.
+
+    Keys, cookies and identities are masked before anything is kept, and so is each of
+    `secrets`. Responses are asked for uncompressed and passed on as they arrive. An exchange
+    that the peer leaves before its end is not recorded. `upstream_ssl` is for servers with a
+    certificate of their own. The other keywords are those of `Loopback`.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        path: str | Path,
+        *,
+        secrets: Sequence[str] = (),
+        upstream_ssl: ssl.SSLContext | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        """Read `upstream`, a base URL. Raises: ValueError when it is not http or https."""
+        super().__init__(**options)
+        self.path = Path(path)
+        self.exchanges: list[Exchange] = []
+        self._secrets = tuple(secrets)
+        self._upstream = urlsplit(upstream.rstrip("/"))
+        if self._upstream.scheme not in {"http", "https"} or not self._upstream.hostname:
+            raise ValueError(f"upstream is not an http or https URL: {mask_query(upstream)}")
+        secure = self._upstream.scheme == "https"
+        self._context = (upstream_ssl or ssl.create_default_context()) if secure else None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(dump(self.exchanges))
+
+    @override
+    def answer(self, request: SeenRequest) -> Steps:
+        """Return the upstream's response as it arrives."""
+        return self._forward(request)
+
+    async def _forward(self, request: SeenRequest) -> AsyncIterator[Step]:
+        host = self._upstream.hostname
+        port = self._upstream.port or (443 if self._context else 80)
+        reader, writer = await asyncio.open_connection(host, port, ssl=self._context)
+        try:
+            writer.write(self._request(request))
+            pieces: list[bytes] = []
+            parser = Parser(reply_to=request.method)
+            end: Ending | None = None
+            while end is None:
+                piece, end = await _read(reader)
+                pieces += (piece,) if piece else ()
+                if parser.feed(piece):
+                    end = ending_of(b"".join(pieces), request.method)
+                if end is not None:
+                    # Before the last piece: the peer leaves as soon as it has it.
+                    self.exchanges.append(self._exchange(request, pieces, end))
+                if piece:
+                    yield piece
+        finally:
+            writer.transport.abort()
+        if end != "keep":
+            yield End(end)
+
+    def _request(self, request: SeenRequest) -> bytes:
+        target = self._upstream.path + request.raw_path
+        first = f"{request.method} {target} HTTP/1.1\r\nhost: {self._upstream.netloc}\r\n"
+        lines = [
+            line
+            for line in request.head.split(b"\r\n")[1:-2]
+            if line.partition(b":")[0].strip().lower().decode("latin-1") not in _NOT_FORWARDED
+        ]
+        lines.append(b"accept-encoding: identity")
+        if request.body or request.method not in {"GET", "HEAD", "DELETE"}:
+            lines.append(b"content-length: %d" % len(request.body))
+        return first.encode("latin-1") + b"\r\n".join(lines) + HEAD_END + request.body
+
+    def _exchange(self, request: SeenRequest, pieces: Sequence[bytes], end: Ending) -> Exchange:
+        secrets = secrets_of(request, self._secrets)
+        head, found, body = b"".join(pieces).partition(HEAD_END)
+        chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
+        masked = mask_head(head, secrets) + found + mask_body(body, secrets, chunked=chunked)
+        return Exchange(
+            method=request.method,
+            path=_text(mask_query(request.raw_path), secrets),
+            pieces=_cut_like(masked, pieces),
+            end=end,
+            headers=_headers(request, secrets),
+            body=mask(request.body, secrets),
+            name=f"{len(self.exchanges) + 1:03}",
+        )
+
+
+async def _read(reader: asyncio.StreamReader) -> tuple[bytes, Ending | None]:
+    """Return what has arrived, and how the connection ended if it did."""
+    try:
+        piece = await reader.read(READ_SIZE)
+    except ConnectionError:
+        return b"", "reset"
+    return piece, None if piece else "close"
+
+
+def _cut_like(data: bytes, pieces: Sequence[bytes]) -> tuple[bytes, ...]:
+    cut, start = [], 0
+    for piece in pieces:
+        cut.append(data[start : start + len(piece)])
+        start += len(piece)
+    return tuple(cut)
+
+
+def _headers(request: SeenRequest, secrets: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    masked = SECRET_HEADERS | PRIVATE_HEADERS
+    return tuple(
+        (name, "***" if name in masked else _text(value, secrets))
+        for name, value in request.headers.items()
+        if name != "host"
+    )
+
+
+def _text(text: str, secrets: Sequence[str]) -> str:
+    return mask(text.encode(), secrets).decode()

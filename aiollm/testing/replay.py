@@ -1,0 +1,126 @@
+"""ReplayServer: serves recorded exchanges byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Self, TypeAlias, Unpack
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from aiollm.testing.cassette import Exchange, load, pick
+from aiollm.testing.connection import Steps
+from aiollm.testing.faults import Answer, End, Pause, Step, steps
+from aiollm.testing.gate import Gate
+from aiollm.testing.loopback import Loopback, Options
+from aiollm.testing.marks import override
+from aiollm.testing.tally import SeenRequest
+
+Pieces: TypeAlias = Literal["recorded", "whole"] | int
+"""How a response is cut: as it arrived, not at all, or into so many bytes each."""
+Match: TypeAlias = Literal["path", "body"] | Callable[[SeenRequest, Exchange], bool]
+"""What makes a request the recorded one, besides its method and path: nothing, or its body."""
+
+
+class ReplayServer(Loopback):
+    """Answers requests with the exchanges recorded for them, the bytes exactly as they were.
+
+    Sources are exchanges, or paths that `load` reads; `names` picks some of them. Exchanges that
+    match the same request are used in order, and the last one again and again. A request that
+    nothing matches gets a 404 and is counted in `unmatched`. `between` is waited for before each
+    piece. `pieces` and `between` may be changed while the server runs. The other keywords are
+    those of `Loopback`.
+    """
+
+    def __init__(
+        self,
+        *sources: Exchange | str | Path,
+        names: Sequence[str] = (),
+        pieces: Pieces = "recorded",
+        match: Match = "path",
+        between: Gate | Pause | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(**options)
+        self.pieces = pieces
+        self.between = between
+        self.unmatched = 0
+        self.exchanges: tuple[Exchange, ...] = ()
+        self._sources = sources
+        self._names = tuple(names)
+        self._match = match
+        self._used: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        self.exchanges = await asyncio.to_thread(_read, self._sources, self._names)
+        return await super().__aenter__()
+
+    @override
+    def answer(self, request: SeenRequest) -> Steps:
+        """Return the recorded response of the first exchange that is not used yet."""
+        found = [
+            index for index, one in enumerate(self.exchanges) if self._matches(request, one)
+        ]
+        if not found:
+            self.unmatched += 1
+            return steps(self._unknown(request), request)
+        index = next((index for index in found if index not in self._used), found[-1])
+        self._used.add(index)
+        return self._play(self.exchanges[index])
+
+    def _matches(self, request: SeenRequest, one: Exchange) -> bool:
+        path = unquote(urlsplit(one.path).path)
+        if one.method not in {"", request.method} or path not in {"", request.path}:
+            return False
+        match self._match:
+            case "path":
+                return True
+            case "body":
+                return same_body(request.body, one.body)
+            case matches:
+                return matches(request, one)
+
+    def _unknown(self, request: SeenRequest) -> Answer:
+        known = sorted({f"{one.method} {one.path}" for one in self.exchanges})
+        message = f"nothing recorded for {request.method} {request.path}"
+        return Answer(404, {}, {"error": {"message": message, "recorded": known}})
+
+    def _play(self, one: Exchange) -> Iterator[Step]:
+        for piece in cut(one.pieces, self.pieces):
+            if self.between is not None:
+                yield self.between
+            yield piece
+        if one.end != "keep":
+            yield End(one.end)
+
+
+def _read(
+    sources: Sequence[Exchange | str | Path], names: Sequence[str]
+) -> tuple[Exchange, ...]:
+    exchanges: list[Exchange] = []
+    for source in sources:
+        exchanges += (source,) if isinstance(source, Exchange) else load(source)
+    return pick(exchanges, names) if names else tuple(exchanges)
+
+
+def cut(pieces: Sequence[bytes], how: Pieces) -> Iterator[bytes]:
+    """Cut a response anew: `recorded`, `whole`, or so many bytes each."""
+    match how:
+        case "recorded":
+            yield from pieces
+        case "whole":
+            yield b"".join(pieces)
+        case size:
+            whole = b"".join(pieces)
+            for start in range(0, len(whole), size):
+                yield whole[start : start + size]
+
+
+def same_body(one: bytes, other: bytes) -> bool:
+    """Say whether two bodies are the same JSON, or else the same bytes."""
+    try:
+        return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
+    except msgspec.DecodeError:
+        return one == other
