@@ -23,15 +23,15 @@ def from_json(raw: msgspec.Raw) -> bytes:
 
 
 def from_text(text: str) -> bytes:
-    """Decode base64 of either alphabet, with or without padding or a data URL's head.
+    """Decode base64 of either alphabet, padded or not, in lines or not, or of a data URL.
 
     Raises: ProtocolError.
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
-    text = text.replace("-", "+").replace("_", "/").rstrip("=")
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return binascii.a2b_base64(text + "=" * (-len(text) % 4))
+        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
     except ValueError as error:
         reason = str(error)
     raise ProtocolError(f"a file in the reply is not base64: {reason}")
