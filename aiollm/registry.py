@@ -313,7 +313,7 @@ class Registry:
 
     async def _fetch(self, url: str) -> bytes:
         transport = await self._open_transport()
-        return await transport.fetch(url, self._timeouts)
+        return await transport.fetch(url)
 
     def _bind_loop(self) -> Clock:
         if self._closed:
@@ -339,7 +339,8 @@ class Registry:
         if self._transport is None:
             # aiohttp takes some 150 ms to import: not on the loop.
             made = await asyncio.to_thread(_new_transport)
-            self._transport = self._transport or made
+            if self._transport is None:
+                self._transport = made
         return self._transport
 
     def _emit(self, event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -11,6 +12,8 @@ from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
+from aiohttp.abc import ResolveResult
+from yarl import URL
 
 from aiollm.errors import (
     ClosedError,
@@ -21,6 +24,7 @@ from aiollm.errors import (
     ProtocolError,
     StreamInterrupted,
     TransportError,
+    UnsupportedError,
 )
 from aiollm.provider import Body, HttpRequest
 
@@ -32,6 +36,11 @@ RECEIVE_SIZE = 64 * 1024
 
 DRAIN_SECONDS = 0.1
 """How long an answered body is read on so that its connection is reused (design)."""
+
+FETCH_BYTES = 50 * 1024 * 1024
+FETCH_SECONDS = 30.0
+FETCH_REDIRECTS = 3
+"""What fetching an image URL may cost at most."""
 
 INLINE_BODY = 64 * 1024
 """Bytes up to which a body goes out in one piece."""
@@ -152,6 +161,7 @@ class HttpTransport:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        self._public: aiohttp.ClientSession | None = None
         self._replies: WeakSet[HttpReply] = WeakSet()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -240,12 +250,41 @@ class HttpTransport:
             read_bufsize=READ_BUFFER,
         )
 
+    async def fetch(self, url: str) -> bytes:
+        """Fetch a public URL, at most `FETCH_BYTES` in `FETCH_SECONDS`.
+
+        No address inside the own network is asked, redirects included.
+        Raises: UnsupportedError.
+        """
+        self._open()
+        if self._public is None:
+            self._public = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=_PublicResolver(), limit=8),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=_HEADERS,
+                timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
+            )
+        reason = ""
+        place = URL(url)
+        for _ in range(FETCH_REDIRECTS + 1):
+            try:
+                _check_public(place)
+                body, location = await _get(self._public, place)
+            except _FOREIGN as error:
+                reason = str(error) if isinstance(error, _NotPublicError) else type(error).__name__
+                break
+            if location is None:
+                return body
+            place = place.join(URL(location))
+            reason = "too many redirects"
+        raise UnsupportedError(f"the image at {place.host} cannot be fetched: {reason}")
+
     async def close(self) -> None:
         """Close all connections, those in use included; idempotent."""
         self._closed = True
         self._close_replies()
-        sessions = [self._session, self._fresh]
-        self._session = self._fresh = None
+        sessions = [self._session, self._fresh, self._public]
+        self._session = self._fresh = self._public = None
         for session in filter(None, sessions):
             await session.close()
 
@@ -259,12 +298,12 @@ class HttpTransport:
         self._closed = True
         if self._loop is not None and not self._loop.is_closed():
             self._close_replies()
-        for session in filter(None, (self._session, self._fresh)):
+        for session in filter(None, (self._session, self._fresh, self._public)):
             connector = session.connector
             session.detach()
             if connector is not None:
                 _first_step(connector.close())
-        self._session = self._fresh = None
+        self._session = self._fresh = self._public = None
 
 
 def _first_step(closing: Any) -> None:
@@ -274,6 +313,52 @@ def _first_step(closing: Any) -> None:
     except StopIteration:
         return
     closing.close()
+
+
+class _NotPublicError(ValueError):
+    """An address inside the own network, or no web address at all."""
+
+
+class _PublicResolver(aiohttp.ThreadedResolver):
+    """Resolves names, and refuses them when any of their addresses is not public."""
+
+    async def resolve(self, *args: Any, **options: Any) -> list[ResolveResult]:
+        found = await super().resolve(*args, **options)
+        for each in found:
+            _check_address(each["host"])
+        return found
+
+
+def _check_address(address: str) -> None:
+    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+        raise _NotPublicError("its address is not public")
+
+
+def _check_public(url: URL) -> None:
+    if url.scheme not in ("http", "https") or not url.host:
+        raise _NotPublicError("it is no web address")
+    try:
+        ipaddress.ip_address(url.host)
+    except ValueError:
+        return  # a name, which the resolver checks
+    _check_address(url.host)
+
+
+async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | None]:
+    """Return the body of a GET, or where it redirects to. Raises: ValueError, aiohttp's errors."""
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status in (301, 302, 303, 307, 308):
+            return b"", response.headers.get("Location", "")
+        if response.status != 200:
+            raise _NotPublicError(f"HTTP {response.status}")
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > FETCH_BYTES:
+                raise _NotPublicError(f"it is larger than {FETCH_BYTES} bytes")
+    return b"".join(pieces), None
 
 
 async def _pieces(body: Body) -> AsyncIterator[bytes]:

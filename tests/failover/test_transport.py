@@ -1,0 +1,97 @@
+"""The transport: foreign errors become ours, nothing secret or private gets through."""
+
+from __future__ import annotations
+
+import inspect
+
+import aiohttp
+import pytest
+from aiohttp import http_exceptions
+
+from aiollm import LLMError, UnsupportedError
+from aiollm.testing import Answer, chat, redirect
+from aiollm.transport import HttpTransport, translate
+
+
+def aiohttp_errors():
+    found = set()
+    for module in (aiohttp, aiohttp.client_exceptions, http_exceptions):
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, Exception) and kind.__module__.startswith("aiohttp"):
+                found.add(kind)
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", aiohttp_errors(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("in_body", [False, True])
+def test_every_error_of_aiohttp_maps_to_the_tree_without_its_text(kind, in_body):
+    error = kind.__new__(kind)
+    error.args = ("Authorization: Bearer sk-secret",)
+    error._os_error = OSError(1, "refused")
+    ours = translate(error, in_body=in_body)
+    assert isinstance(ours, LLMError)
+    assert "sk-secret" not in str(ours)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x",
+        "http://[::1]/x",
+        "http://10.0.0.1/x",
+        "http://169.254.169.254/latest",
+        "http://localhost/x",
+        "http://127.1/x",
+        "http://0x7f000001/x",
+        "file:///etc/passwd",
+        "ftp://example.com/x",
+    ],
+)
+async def test_only_public_web_addresses_are_fetched(url):
+    transport = HttpTransport()
+    try:
+        with pytest.raises(UnsupportedError, match="cannot be fetched"):
+            await transport.fetch(url)
+    finally:
+        await transport.close()
+
+
+async def test_a_redirect_to_a_private_address_is_not_followed(serve, monkeypatch):
+    private = await serve(Answer(200, {}, b"secret"))
+    public = await serve(redirect(f"{private.url.replace('127.0.0.1', 'localhost')}/x", 302))
+    asked = []
+
+    def allow_first(url):
+        asked.append(url.host)
+        if len(asked) > 1:
+            raise ValueError("not public")
+
+    monkeypatch.setattr("aiollm.transport._check_public", allow_first)
+    transport = HttpTransport()
+    try:
+        with pytest.raises(UnsupportedError):
+            await transport.fetch(f"{public.url}/x")
+    finally:
+        await transport.close()
+    assert asked == ["127.0.0.1", "localhost"]
+    assert private.counts.opened == 0
+
+
+async def test_requests_ask_for_no_compression_and_carry_no_cookies(serve, registry):
+    answer = chat("x")
+    server = await serve(Answer(200, {"set-cookie": "a=b"}, answer.body, "chunked"))
+    reg = registry({"a": server})
+    for _ in range(2):
+        await reg.stream("a/m", "hi").collect()
+    for request in server.requests:
+        assert request.headers["accept-encoding"] == "identity"
+        assert "cookie" not in request.headers
+
+
+async def test_a_large_body_arrives_whole_and_with_its_length(serve, registry):
+    server = await serve(chat("x"))
+    text = "ü" * 3_000_000
+    await registry({"a": server}).stream("a/m", text).collect()
+    (request,) = server.requests
+    assert request.json()["messages"][0]["content"] == text
+    assert int(request.headers["content-length"]) == len(request.body)
