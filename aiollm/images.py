@@ -70,14 +70,13 @@ class ImageRequest(msgspec.Struct, frozen=True):
     @property
     def ratio(self) -> float | None:
         """Width by height, None where the size is left to the model."""
-        match self.size:
-            case None | "auto":
-                return None
-            case (width, height):
-                return width / height
-            case str() as word:
-                across, _, down = word.partition(":")
-                return int(across) / int(down)
+        if self.size is None or self.size == "auto":
+            return None
+        if isinstance(self.size, str):
+            across, _, down = self.size.partition(":")
+            return int(across) / int(down)
+        width, height = self.size
+        return width / height
 
 
 class ImageResult(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ from aiollm.providers.google_wire import (
     Part,
     citations_of,
     elements_of,
-    file_of,
     raw_part,
     read_file,
     usage_of,
@@ -199,7 +198,8 @@ class GoogleDecoder:
         elif part.inline_data:
             self._file(read_file(part.inline_data), part, out)
         elif part.text is None and (raw := raw_part(*place)):
-            self._unknown(raw, part, out)
+            self._answered = True
+            out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))
         elif part.thought:
             self._thought(part.text or "", signature, out)
         else:
@@ -233,14 +233,6 @@ class GoogleDecoder:
             out.append(PartChunk(AudioPart(data, mime=mime, provider_data=state)))
         else:
             out.append(ImageChunk(ImagePart(data, mime=mime, provider_data=state)))
-
-    def _unknown(self, raw: dict[str, Any], part: Part, out: list[Item]) -> None:
-        if "inlineData" in raw:
-            # Lax decoding drops inline data: here it is found.
-            self._file(file_of(raw["inlineData"]), part, out)
-        else:
-            self._answered = True
-            out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))
 
     def _call(self, call: Call, signature: str | None, out: list[Item]) -> None:
         if call.name:

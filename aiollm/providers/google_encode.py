@@ -203,7 +203,7 @@ class _Turns:
             case OpaquePart(provider_data=data):
                 own = self._warnings.own(data, FAMILY, "a part")
                 return own.get("part") if own else None
-            case ToolResultPart():
+            case _:  # Tool results have a turn of their own.
                 return None
 
     def _signed(self, wire: dict[str, Any], data: ProviderData | None) -> dict[str, Any]:

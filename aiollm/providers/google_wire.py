@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from aiollm.errors import ProtocolError
-from aiollm.providers.inline import from_json, from_text
-from aiollm.tolerant import load, mend
+from aiollm.providers.inline import from_json
+from aiollm.tolerant import decode_leniently, load, mend
 from aiollm.types import Certainty, Citation, Usage
 
 
@@ -165,18 +165,8 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
     try:
         blob = _BLOB.decode(raw) or Blob()
     except (ValueError, RecursionError):
-        return file_of(load(bytes(raw)))
-    return blob.mime_type or "", from_json(blob.data)
-
-
-def file_of(value: Any) -> tuple[str, bytes]:
-    """Return the same of inline data that is decoded already. Raises: ProtocolError."""
-    match value:
-        case {"data": str() as data, **rest}:
-            mime = rest.get("mimeType")
-            return mend(mime) if isinstance(mime, str) else "", from_text(data)
-        case _:
-            return "", b""
+        blob = decode_leniently(bytes(raw), Blob)
+    return mend(blob.mime_type or ""), from_json(blob.data)
 
 
 def citations_of(candidate: Candidate) -> list[Citation]:

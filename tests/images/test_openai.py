@@ -130,7 +130,7 @@ def test_extra_fields_of_a_form_are_flat() -> None:
 
 def test_data_urls_are_files_and_other_urls_cannot_be_edited() -> None:
     image = ImagePart(url=f"data:image/png;base64,{PNG64}")
-    assert form(http(images=(image,), mask=image))[-2:] == [
+    assert form(http(images=(image,), mask=ImagePart(PNG)))[-2:] == [
         ("image[]", "image-0.png", "image/png", PNG), ("mask", "mask.png", "image/png", PNG),
     ]  # fmt: skip
     with pytest.raises(UnsupportedError, match="bytes"):

@@ -54,7 +54,7 @@ def test_lists_grow_in_order_and_elements_may_be_revisited() -> None:
 
 
 @pytest.mark.parametrize("path", [
-    "$", "", "a", "$.", "$.a[1]", "$.a[999999999999]", "$.a[-1]", "$.a[0", "$[0]", "$.a]b",
+    "$", "", "a", "$.", "$.a[1]", "$.a[999999999999]", "$.a[-1]", "$.a[0", "$[0]", "$.a]b", "$x.a",
     "$" + ".a" * (MAX_DEPTH + 1), 5, None,
 ])  # fmt: skip
 def test_a_path_that_leads_nowhere_is_a_protocol_error(path: Any) -> None:

@@ -272,7 +272,7 @@ def test_a_draft_image_among_the_thoughts_is_left_out() -> None:
     assert [type(item) for item in items] == [ImageChunk, Finish]
 
 
-@pytest.mark.parametrize("blob", [None, {}, 5, {"mimeType": "image/png", "data": ""}, {"data": 5}])
+@pytest.mark.parametrize("blob", [None, {}, {"mimeType": "image/png", "data": ""}, {"data": 5}])
 def test_inline_data_without_data_is_nothing(blob: object) -> None:
     items = finished(chunk({"text": "a"}), chunk({"inlineData": blob}), end())
     assert [type(item) for item in items] == [TextDelta, Finish]
@@ -535,6 +535,12 @@ def test_half_a_pair_at_the_end_is_a_replacement_character(more: dict[str, objec
     items, error = read(lax(HIGH, **more), events(end()))
     assert error is None
     assert items[0] == (ReasoningDelta("\ufffd") if more else TextDelta("\ufffd"))
+
+
+def test_an_unknown_part_behind_nothing_is_no_obstacle() -> None:
+    odd = chunk({"executableCode": {}})
+    odd["candidates"].insert(0, None)
+    assert isinstance(finished(odd, chunk({"text": "a"}), end())[-1], Finish)
 
 
 def test_one_odd_value_does_not_kill_the_stream() -> None:

@@ -230,6 +230,12 @@ def test_more_stop_sequences_than_the_api_takes_are_unsupported() -> None:
         body(asked(user("hi"), stop=tuple("abcdef")))
 
 
+def test_reasoning_is_a_thinking_config_where_the_model_takes_one() -> None:
+    config = body(asked(user("hi"), reasoning="low"))["generationConfig"]
+    assert config == {"thinkingConfig": {"thinkingLevel": "LOW", "includeThoughts": True}}
+    assert "generationConfig" not in body(asked(user("hi"), reasoning="none"), "gemini-2.0-flash")
+
+
 class City(msgspec.Struct):
     city: str
 
@@ -278,6 +284,11 @@ def test_an_id_of_ours_is_not_sent_back() -> None:
     assert turns[2]["parts"][0]["functionResponse"] == {
         "name": "now", "response": {"output": "12:00"},
     }  # fmt: skip
+
+
+def test_a_result_beside_words_of_the_user_goes_before_them() -> None:
+    turns = contents(assistant(CALL), Message("user", (result("fc-1", "1"), TextPart("go"))))
+    assert [next(iter(turn["parts"][0])) for turn in turns[1:]] == ["functionResponse", "text"]
 
 
 def test_a_failed_result_is_an_error() -> None:
