@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from aiollm.errors import ConfigError
 
 ALIAS = "alias:"
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\.?")
+"""A host name within DNS's limits: a key that stands where the host belongs exceeds them."""
+_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
+_OPTION = re.compile(r"[a-z_]{1,40}")
 
 
 class Secret:
@@ -28,9 +35,23 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """Replace the credential wherever `text` holds it, with or without its `Bearer`."""
+        """Replace the credential wherever `text` holds it, with or without its `Bearer`.
+
+        It is found as it is, escaped for a URL or for JSON, and cut off at the end of the text.
+        """
         value = self._value.removeprefix("Bearer ")
-        return text.replace(value, "***") if len(value) > 3 else text
+        if len(value) <= 3:
+            return text
+        for form in (value, quote(value, safe=""), quote(value), value.replace("/", "\\/")):
+            text = text.replace(form, "***")
+        for size in range(len(value) - 1, 7, -1):
+            if text.endswith(value[:size]):
+                return f"{text[:-size]}***"
+        return text
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        """Replace the credential wherever `data` holds it."""
+        return self.redact(data.decode("latin-1")).encode("latin-1")
 
     def __repr__(self) -> str:
         return "Secret(***)"
@@ -46,6 +67,12 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret is not pickled")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Secret:
+        return self
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,9 +126,11 @@ def _parse(text: str) -> Dsn:
     if not kind.replace("-", "").replace("_", "").isalnum():
         raise ConfigError("the scheme is not a name")
     if plus and transport not in ("http", "https"):
-        raise ConfigError(f"after the scheme only +http or +https can stand, not +{transport}")
-    if "#" in rest or "\\" in rest or any(char.isspace() for char in rest):
-        raise ConfigError("raw '#', '\\' and white space must be percent-encoded")
+        raise ConfigError("after the scheme only +http or +https can stand")
+    if any(char in " #\\" or not char.isprintable() for char in rest) or not rest.isascii():
+        raise ConfigError(
+            "'#', '\\', white space, control and non-ASCII characters must be percent-encoded"
+        )
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     if "@" in path or "@" in query:
@@ -120,37 +149,34 @@ def _parse(text: str) -> Dsn:
 
 
 def _place(place: str) -> tuple[str, int | None]:
-    if place.startswith("["):
-        host, bracket, tail = place.partition("]")
-        host += bracket
-        colon, _, port = tail.rpartition(":")
-        valid = bool(bracket) and not colon and (not tail or tail.startswith(":"))
-    else:
-        host, colon, port = place.partition(":")
-        valid = not (colon and not port)
-    if not valid or not host or not host.strip("[]").replace("%", "").isascii():
+    found = _PLACE.fullmatch(place.lower())
+    host, port = found.groups() if found else ("", None)
+    if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _HOST.fullmatch(host)):
         raise ConfigError("no valid host")
-    if not host.startswith("[") and not all(char.isalnum() or char in "-._" for char in host):
-        raise ConfigError("no valid host")
-    if not port:
-        return host.lower(), None
-    if not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65536:
+    if port is None:
+        return host, None
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ConfigError("the port is not a number from 1 to 65535")
-    return host.lower(), int(port)
+    return host, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
+
+    try:
+        IPv6Address(unquote(text))
+    except AddressValueError:
+        return False
+    return True
 
 
 def _options(query: str) -> Options:
     values: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
-        name, _, value = item.partition("=")
+        name, equals, value = item.partition("=")
         name = unquote(name)
         if name not in Options.__struct_fields__:
-            from difflib import get_close_matches  # most programs never need it
-
-            close = get_close_matches(name, Options.__struct_fields__, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            known = ", ".join(Options.__struct_fields__)
-            raise ConfigError(f"unknown option {name!r}{hint} (known: {known})")
+            raise ConfigError(_unknown(name if equals else ""))
         if name in values:
             raise ConfigError(f"option {name!r} is given twice")
         values[name] = unquote(value)
@@ -169,6 +195,16 @@ def _options(query: str) -> Options:
     if options.api not in (None, "chat", "responses"):
         raise ConfigError("option 'api' is 'chat' or 'responses'")
     return options
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches  # most programs never need it
+
+    close = get_close_matches(name, Options.__struct_fields__, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    # A misplaced key, too, ends up here: only what looks like an option is shown.
+    shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
+    return f"unknown option{shown}{hint} (known: {', '.join(Options.__struct_fields__)})"
 
 
 def _in_range(name: str, number: float) -> bool:
