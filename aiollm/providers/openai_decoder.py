@@ -34,7 +34,7 @@ from aiollm.providers.openai_chat_wire import (
     Lane,
     usage_of,
 )
-from aiollm.providers.openai_errors import is_error, no_answer, stream_error
+from aiollm.providers.openai_errors import is_error, is_object, no_answer, stream_error
 from aiollm.providers.openai_extras import Reasoning, citations, content_items, images
 from aiollm.tolerant import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.types import (
@@ -132,7 +132,7 @@ class ChatDecoder:
             self.feed(framer.close(), out)
             self.close(out)
             return
-        chunk = self._decode(body)
+        chunk = self._decode(body) if is_object(body) else Chunk()
         if chunk.error or not chunk.choices:
             raise no_answer(body)
         self._take(chunk, out)

@@ -187,7 +187,12 @@ def effort_for(
     else:
         wanted = asked
     rank = EFFORTS.index(wanted)
-    near = min(efforts, key=lambda word: (abs(EFFORTS.index(word) - rank), word == "none"))
+    near = min(efforts, key=lambda word: _distance(EFFORTS.index(word), rank))
     if near != wanted:
         warnings.add(f"{name} has no reasoning effort {wanted!r}: {near!r} is sent")
     return near
+
+
+def _distance(rank: int, wanted: int) -> tuple[int, bool, int]:
+    """Order efforts by nearness, none last and the higher first among equals."""
+    return (abs(rank - wanted), rank == 0, -rank)

@@ -120,9 +120,12 @@ RULES = (
 )
 """What a code or text means wherever it stands; the last row is for errors inside a stream."""
 
-_TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|[hms]))+)")
-_RETRY_SECONDS = re.compile(r"(?:try again|retry) (?:in|after) (\d+(?:\.\d+)?) sec")
-_TOKENS_ASKED = re.compile(r"Limit:? (\d+),.* Requested:? (\d+)")
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
+_RETRY_SECONDS = re.compile(
+    rf"(?:try again|retry) (?:in|after) ({_NUMBER}) sec", re.IGNORECASE
+)
+_TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),.* Requested:? (\d{1,18})\b")
 _WINDOWS = ("requests", "tokens")
 
 
@@ -144,6 +147,8 @@ def stream_error(value: Any, frame: bytes = b"") -> ProviderError:
 def is_error(value: Any) -> bool:
     """Say whether a decoded frame without choices is an error, whatever its shape."""
     match value:
+        case [first, *_]:
+            return is_error(first)
         case {"error": error} if error:
             return True
         case {"object": "error"} | {"type": "error"}:
@@ -156,6 +161,11 @@ def is_error(value: Any) -> bool:
             return False
 
 
+def is_object(body: bytes) -> bool:
+    """Say whether a whole body may be the JSON object that an answer is."""
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
 def no_answer(body: bytes) -> ProviderError | ProtocolError:
     """Say what is wrong with a whole body that is not the answer it should be."""
     value = load(body)
@@ -165,7 +175,7 @@ def no_answer(body: bytes) -> ProviderError | ProtocolError:
     if not head or head[:1] == b"<":
         page = "an HTML page: a proxy answers, or the base URL is wrong"
         return ServerError(f"the answer is {page if head else 'empty'}", status=200, body=body)
-    return ProtocolError("the answer holds no choices", frame=body)
+    return ProtocolError("the body holds no answer", frame=body)
 
 
 def _error(

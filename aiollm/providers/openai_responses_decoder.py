@@ -16,7 +16,7 @@ from aiollm.encoding import new_call_id
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.framing import NamedSSE
 from aiollm.providers.openai_calls import MAX_CALLS, arguments_text
-from aiollm.providers.openai_errors import is_error, no_answer, stream_error
+from aiollm.providers.openai_errors import is_error, is_object, no_answer, stream_error
 from aiollm.providers.openai_extras import citations, image_of_base64
 from aiollm.providers.openai_responses_wire import (
     DELTA,
@@ -123,14 +123,18 @@ class ResponsesDecoder:
             self.feed(framer.close(), out)
             self.close(out)
             return
-        try:
-            response = RESPONSE.decode(body)
-        except (ValueError, RecursionError):
-            self._joiner = SurrogateJoiner()
-            response = decode_leniently(body, Response)
+        response = self._whole(body) if is_object(body) else Response()
         if response.output is None or response.error:
             raise no_answer(body)
         self._end(response, response.status or "completed", out)
+
+    def _whole(self, body: bytes) -> Response:
+        try:
+            return RESPONSE.decode(body)
+        except (ValueError, RecursionError):
+            self._joiner = SurrogateJoiner()
+        response: Response = decode_leniently(body, Response)
+        return response
 
     def close(self, out: list[Item]) -> None:  # noqa: ARG002  the contract's
         """End the reply. Raises: StreamInterrupted when no terminal event has come."""

@@ -1,0 +1,290 @@
+"""Tool calls and reasoning in chat: assembled from what servers label in many ways, and replayed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aiollm.errors import ProtocolError
+from aiollm.types import (
+    ProviderData,
+    ReasoningDelta,
+    ReasoningPart,
+    ToolResultPart,
+    assistant,
+    tool_results,
+    user,
+)
+
+COMPATIBLE = "http://127.0.0.1:8080/v1"
+
+
+def fragment(
+    arguments: Any = None, name: Any = None, id: Any = None, index: Any = None, **more: Any
+) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    known = {"index": index, "id": id, "function": function} | more
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def chunk(*fragments: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": list(fragments)}}]}
+
+
+STOP = {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+ASSEMBLY: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
+    "fragments by index": (
+        [fragment('{"a"', "f", "c1", 0), fragment(":1}", index=0)], [("c1", "f", '{"a":1}')],
+    ),
+    "fragments interleave": (
+        [fragment("[", "f", "c1", 0), fragment("", "g", "c2", 1), fragment("{}", index=1),
+         fragment("]", index=0)],
+        [("c1", "f", "[]"), ("c2", "g", "{}")],
+    ),
+    "indexes with gaps, out of order": (
+        [fragment("{}", "g", "c2", 7), fragment("{}", "f", "c1", 3)],
+        [("c2", "g", "{}"), ("c1", "f", "{}")],
+    ),
+    "another id on the same index": (
+        [fragment("{}", "f", "c1", 0), fragment("{}", "f", "c2", 0)],
+        [("c1", "f", "{}"), ("c2", "f", "{}")],
+    ),
+    "id and name repeated": (
+        [fragment('{"a"', "f", "c1", 0), fragment(":1}", "f", "c1", 0)], [("c1", "f", '{"a":1}')],
+    ),
+    "an id made up for each fragment": (
+        [fragment('{"a"', "f", "c1", 0), fragment(":1}", id="c9", index=0)],
+        [("c1", "f", '{"a":1}')],
+    ),
+    "no index, by id": (
+        [fragment('{"a"', "f", "c1"), fragment("{}", "g", "c2"), fragment(":1}", id="c1")],
+        [("c1", "f", '{"a":1}'), ("c2", "g", "{}")],
+    ),
+    "no index, no id": (
+        [fragment('{"a"', "f", "c1"), fragment(":1}")], [("c1", "f", '{"a":1}')],
+    ),
+    "no index, no id, whole calls": (
+        [fragment('{"a":1}', "f"), fragment('{"b":2}', "g"), fragment('{"c":3}', "g")],
+        [("", "f", '{"a":1}'), ("", "g", '{"b":2}'), ("", "g", '{"c":3}')],
+    ),
+    "one index, no id, names that differ": (
+        [fragment("", "f", index=0), fragment('{"b":2}', "g", index=0)],
+        [("", "f", "{}"), ("", "g", '{"b":2}')],
+    ),
+    "one index, no id, name repeated": (
+        [fragment('{"a"', "f", index=0), fragment(":1}", "f", index=0), fragment("", "f", index=0)],
+        [("", "f", '{"a":1}')],
+    ),
+    "another id once the call is whole": (
+        [fragment("{}", "f", "c1", 0), fragment('{"a":1}', id="c2", index=0)],
+        [("c1", "f", "{}"), ("c2", "", '{"a":1}')],
+    ),
+    "the name comes late": (
+        [fragment("", id="c1", index=0), fragment("{}", "f", index=0)], [("c1", "f", "{}")],
+    ),
+    "the id comes late": (
+        [fragment("{", "f", index=0), fragment("}", id="c1", index=0)], [("", "f", "{}")],
+    ),
+    "no arguments": ([fragment("", "f", "c1", 0)], [("c1", "f", "{}")]),
+    "arguments null": ([fragment(None, "f", "c1", 0)], [("c1", "f", "{}")]),
+    "arguments decoded": ([fragment({"a": "ł"}, "f", "c1", 0)], [("c1", "f", '{"a":"ł"}')]),
+    "an odd index": ([fragment("{}", "f", "c1", -5)], [("c1", "f", "{}")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["a chunk each", "one chunk"])
+@pytest.mark.parametrize(("pieces", "calls"), ASSEMBLY.values(), ids=ASSEMBLY)
+def test_calls_are_assembled_however_they_are_labelled(chat, pieces, calls, apart) -> None:
+    events = [chunk(piece) for piece in pieces] if apart else [chunk(*pieces)]
+    read = chat.read(*events, STOP, "[DONE]")
+    known = [
+        (got if want else "", *rest)
+        for (got, *rest), (want, *_) in zip(read.calls, calls, strict=True)
+    ]
+    assert known == calls
+    ids = [got for got, *_ in read.calls]
+    assert all(ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_stop_after_whole_calls_is_tool_calls(chat) -> None:
+    assert chat.read(chunk(fragment("{}", "f", "c1", 0)), STOP).finish.reason == "tool_calls"
+    assert chat.read(chunk(fragment("{}", "f", "c1", 0)), "[DONE]").finish.reason == "tool_calls"
+
+
+def test_stop_after_half_a_call_is_not(chat) -> None:
+    read = chat.read(chunk(fragment('{"a', "f", "c1", 0)), STOP)
+    assert read.finish.reason == "stop"
+    assert not read.response.tool_calls[0].valid
+
+
+def test_a_legacy_function_call_is_a_tool_call(chat) -> None:
+    def piece(**fields: str) -> dict[str, Any]:
+        return {"id": "c", "choices": [{"index": 0, "delta": {"function_call": fields}}]}
+
+    end = {"id": "c", "choices": [{"delta": {}, "finish_reason": "function_call"}]}
+    read = chat.read(piece(name="f", arguments=""), piece(arguments='{"a":1}'), end)
+    ((id_, *rest),) = read.calls
+    assert (rest, read.finish.reason) == (["f", '{"a":1}'], "tool_calls")
+    assert id_.startswith("call_")
+
+
+def test_calls_are_bounded(chat) -> None:
+    many = [fragment("{}", "f", f"c{number}", number) for number in range(4097)]
+    assert type(chat.read(chunk(*many)).error) is ProtocolError
+
+
+def test_a_custom_call_keeps_its_kind(chat) -> None:
+    custom = {"index": 0, "id": "c1", "type": "custom", "custom": {"name": "f", "input": "x y"}}
+    (call,) = chat.read(chunk(custom), STOP).response.tool_calls
+    assert (call.name, call.arguments) == ("f", "x y")
+    answer = tool_results(ToolResultPart("c1", "ok"))
+    sent = chat.send(messages=(user("q"), assistant(call), answer)).body["messages"]
+    assert sent[1]["tool_calls"] == [
+        {"id": "c1", "type": "custom", "custom": {"name": "f", "input": "x y"}}
+    ]
+
+
+def test_a_calls_signature_goes_back_where_it_was(chat) -> None:
+    """Gemini's compatible endpoint refuses a call that comes back without it."""
+    signed = {"extra_content": {"google": {"thought_signature": "sig"}}}
+    (call,) = chat.read(chunk(fragment("{}", "f", "c1", 0, **signed)), STOP).response.tool_calls
+    answer = tool_results(ToolResultPart("c1", "ok"))
+    sent = chat.send(messages=(user("q"), assistant(call), answer)).body["messages"]
+    assert sent[1]["tool_calls"][0]["extra_content"] == signed["extra_content"]
+
+
+def thought(**delta: Any) -> dict[str, Any]:
+    return {"id": "c", "choices": [{"index": 0, "delta": delta}]}
+
+
+def replayed(chat, message, base_url: str = COMPATIBLE) -> dict[str, Any]:
+    call = fragment("{}", "f", "c1", 0)
+    assert call
+    return chat.send(base_url, messages=(user("q"), message, user("go on"))).body["messages"][1]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_goes_back_in_the_field_it_came_in(chat, field) -> None:
+    events = [thought(**{field: "h"}), thought(**{field: "m"}), thought(content="x"), STOP]
+    message = chat.read(*events).response.message
+    assert message.parts[0] == ReasoningPart("hm", ProviderData("openai", {"field": field}))
+    assert replayed(chat, message) == {"role": "assistant", "content": "x", field: "hm"}
+
+
+def test_reasoning_under_two_names_counts_once(chat) -> None:
+    read = chat.read(*[thought(reasoning_content="a", reasoning="a")] * 3, STOP)
+    assert read.response.reasoning == "aaa"
+
+
+def test_reasoning_that_is_no_text_is_ignored(chat) -> None:
+    assert chat.read(thought(reasoning={"x": 1}, content="y"), STOP).response.reasoning == ""
+
+
+def test_reasoning_details_are_kept_whole_and_go_back_unmodified(chat) -> None:
+    def piece(words: str, **more: Any) -> dict[str, Any]:
+        detail = {"type": "reasoning.text", "text": words, "format": "f", "index": 0} | more
+        return thought(reasoning=words, reasoning_details=[detail])
+
+    sealed = {"type": "reasoning.encrypted", "data": "gAAA", "id": "rs_1", "index": 1}
+    read = chat.read(
+        piece("Let "), piece("me"), piece("", signature="sig"),
+        thought(content="", reasoning_details=[sealed]), thought(content="x"), STOP,
+    )  # fmt: skip
+    assert read.response.reasoning == "Let me"
+    details = [
+        {"type": "reasoning.text", "text": "Let me", "format": "f", "index": 0, "signature": "sig"},
+        sealed,
+    ]
+    message = read.response.message
+    assert replayed(chat, message, "https://openrouter.ai/api/v1")["reasoning_details"] == details
+    assert replayed(chat, message)["reasoning"] == "Let me"
+
+
+def test_details_without_any_text_are_a_sealed_part(chat) -> None:
+    sealed = {"type": "reasoning.encrypted", "data": "gAAA"}
+    read = chat.read(thought(reasoning_details=[sealed, 3]), thought(content="x"), STOP)
+    data = ProviderData("openai", {"details": [sealed]})
+    assert read.of(ReasoningDelta) == [ReasoningDelta("", data)]
+
+
+def test_details_alone_tell_the_reasoning(chat) -> None:
+    details = [{"type": "reasoning.summary", "summary": "So "}, {"type": "reasoning.text"}]
+    read = chat.read(thought(reasoning_details=details), STOP)
+    assert read.response.reasoning == "So "
+
+
+@pytest.mark.parametrize(
+    ("host", "fields"),
+    [
+        ("https://api.deepseek.com/v1", {"content": "x", "reasoning_content": "hm"}),
+        ("https://api.openai.com/v1", {"content": "x"}),
+        ("https://api.groq.com/openai/v1", {"content": "x"}),
+        ("https://openrouter.ai/api/v1", {"content": "x", "reasoning": "hm"}),
+        (
+            "https://api.mistral.ai/v1",
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                    {"type": "text", "text": "x"},
+                ]
+            },
+        ),
+        (COMPATIBLE, {"content": "x", "reasoning": "hm"}),
+    ],
+)
+def test_each_host_gets_reasoning_back_as_it_takes_it(chat, host, fields) -> None:
+    part = ReasoningPart("hm", ProviderData("openai", {"field": "reasoning"}))
+    assert replayed(chat, assistant(part, "x"), host) == {"role": "assistant"} | fields
+
+
+def test_reasoning_that_a_host_takes_not_back_is_dropped_with_a_warning(chat) -> None:
+    part = ReasoningPart("hm", ProviderData("openai", {"field": "reasoning"}))
+    (warning,) = chat.send(messages=(user("q"), assistant(part, "x"), user("r"))).warnings
+    assert "no reasoning back" in warning
+
+
+def test_another_familys_reasoning_is_dropped_with_a_warning(chat) -> None:
+    part = ReasoningPart("hm", ProviderData("anthropic", {"signature": "s"}))
+    sent = chat.send(COMPATIBLE, messages=(user("q"), assistant(part, "x"), user("r")))
+    assert sent.body["messages"][1] == {"role": "assistant", "content": "x"}
+    assert "anthropic" in sent.warnings[0]
+
+
+def test_deepseek_gets_the_field_with_every_call(chat) -> None:
+    """It refuses a call without, even where another model made it."""
+    read = chat.read(chunk(fragment("{}", "f", "c1", 0)), STOP)
+    answer = tool_results(ToolResultPart("c1", "ok"))
+    history = (user("q"), read.response.message, answer)
+    sent = chat.send("https://api.deepseek.com/v1", messages=history).body["messages"]
+    assert sent[1]["reasoning_content"] == ""
+
+
+def test_a_turn_of_reasoning_alone_is_left_out(chat) -> None:
+    sent = chat.send(COMPATIBLE, messages=(user("q"), assistant(ReasoningPart("hm")), user("r")))
+    assert [message["role"] for message in sent.body["messages"]] == ["user", "user"]
+
+
+def test_a_whole_tool_round_trip_keeps_ids_and_order(chat) -> None:
+    read = chat.read(
+        thought(content="Looking."),
+        chunk(fragment('{"a":1}', "f", "c1", 0), fragment("{}", "g", "c2", 1)),
+        STOP,
+    )
+    answers = tool_results(ToolResultPart("c2", "two"), ToolResultPart("c1", "one"))
+    sent = chat.send(messages=(user("q"), read.response.message, answers)).body["messages"]
+    assert sent[1] == {
+        "role": "assistant",
+        "content": "Looking.",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
+            {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+    assert json.dumps(sent[2:]) == json.dumps([
+        {"role": "tool", "tool_call_id": "c2", "content": "two"},
+        {"role": "tool", "tool_call_id": "c1", "content": "one"},
+    ])

@@ -1,0 +1,424 @@
+"""Chat requests: what goes over the wire, to OpenAI and in the dialects of other hosts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiollm.errors import ConfigError, ProtocolError, UnsupportedError
+from aiollm.provider import HttpReply, Provider
+from aiollm.providers.openai import ChatCodec
+from aiollm.providers.openai_dialects import DIALECTS, Dialect, dialect_of
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    OpaquePart,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+    assistant,
+    system,
+    tool_results,
+    user,
+)
+
+TESTS = Path(__file__).parents[2]
+OPENAI = "https://api.openai.com/v1"
+LOCAL = "http://127.0.0.1:8080/v1"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+PNG_URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+WEATHER = Tool(
+    "get_weather",
+    "d",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    strict=True,
+)
+
+
+class City(msgspec.Struct):
+    city: str
+
+
+def test_a_request_is_what_the_official_library_sends(chat) -> None:
+    recorded = json.loads((TESTS / "fixtures" / "requests" / "openai_chat.json").read_text())
+    wanted = recorded["body"]
+    wanted["stream_options"]["include_obfuscation"] = False
+    extra = {key: wanted[key] for key in ("prompt_cache_key", "safety_identifier", "verbosity")}
+    schema = wanted["response_format"]["json_schema"]["schema"]
+    sent = chat.send(
+        model=wanted["model"],
+        system="Be brief",
+        messages=(
+            user("Co to?", ImagePart(PNG, detail="high")),
+            assistant(ToolCallPart("call_1", "get_weather", '{"city":"Łódź"}')),
+            tool_results(ToolResultPart("call_1", "12°C")),
+        ),
+        tools=(WEATHER,),
+        tool_choice="get_weather",
+        parallel_tool_calls=True,
+        output=schema | {"title": "out"},
+        max_output_tokens=500,
+        seed=7,
+        stop="X",
+        extra=extra | {"service_tier": "auto"},
+    )
+    schema["title"] = "out"
+    assert sent.body == wanted
+    assert sent.http.url == "https://api.openai.com/v1/chat/completions"
+    assert sent.http.headers["Authorization"] == "Bearer sk-test"
+    assert sent.http.headers["Content-Type"] == "application/json"
+    assert not sent.warnings
+
+
+def test_organization_and_project_go_as_headers() -> None:
+    codec = ChatCodec()
+    provider = Provider("x", "openai", OPENAI, codec, headers={"OpenAI-Project": "p"})
+    headers = codec.models(provider).headers
+    assert headers["OpenAI-Project"] == "p"
+    assert "Authorization" not in headers
+
+
+def test_a_plain_request_has_no_more_than_it_needs(chat) -> None:
+    assert chat.send(LOCAL, model="m").body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_extra_is_merged_into_the_body_object_by_object(chat) -> None:
+    extra = {"stream_options": {"include_usage": False}, "top_k": 5, "model": "other"}
+    body = chat.send(extra=extra).body
+    assert body["stream_options"] == {"include_usage": False, "include_obfuscation": False}
+    assert (body["top_k"], body["model"]) == (5, "other")
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "fields"),
+    [
+        ("api.openai.com", "OpenAI", {"max_completion_tokens": 9, "seed": 3}),
+        ("eu.api.openai.com", "OpenAI", {"max_completion_tokens": 9, "seed": 3}),
+        ("x.openai.azure.com", "Azure", {"max_completion_tokens": 9, "seed": 3}),
+        ("openrouter.ai", "OpenRouter", {"max_tokens": 9, "seed": 3}),
+        ("api.deepseek.com", "DeepSeek", {"max_tokens": 9, "seed": 3}),
+        ("api.groq.com", "Groq", {"max_completion_tokens": 9, "seed": 3}),
+        ("api.mistral.ai", "Mistral", {"max_tokens": 9, "random_seed": 3}),
+        ("api.x.ai", "this host", {"max_tokens": 9, "seed": 3}),
+        ("127.0.0.1:9931", "this server", {"max_tokens": 9, "seed": 3}),
+        ("evil-api.openai.com.example", "this server", {"max_tokens": 9, "seed": 3}),
+    ],
+)
+def test_the_host_decides_the_dialect(chat, host, name, fields) -> None:
+    assert dialect_of(host).name == name
+    body = chat.send(f"https://{host}/v1", system="s", max_output_tokens=9, seed=3).body
+    tokens = ("max_tokens", "max_completion_tokens", "seed", "random_seed")
+    assert {key: value for key, value in body.items() if key in tokens} == fields
+    role = "developer" if name in ("OpenAI", "Azure") else "system"
+    assert body["messages"][0] == {"role": role, "content": "s"}
+
+
+def test_a_dialect_may_be_given(chat) -> None:
+    codec = ChatCodec(Dialect("mine", max_tokens="limit"))
+    here = type(chat)(codec, str)
+    assert here.send(OPENAI, max_output_tokens=9).body["limit"] == 9
+
+
+def test_the_last_dialect_is_for_every_other_host() -> None:
+    assert DIALECTS[-1].hosts == ("*",)
+
+
+def test_mistral_is_not_asked_for_usage_which_it_refuses(chat) -> None:
+    assert "stream_options" not in chat.send("https://api.mistral.ai/v1").body
+
+
+REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
+    (OPENAI, "high", {"reasoning_effort": "high"}, ""),
+    (OPENAI, 0, {"reasoning_effort": "none"}, ""),
+    (OPENAI, 2000, {"reasoning_effort": "low"}, "no reasoning budget"),
+    (OPENAI, 9000, {"reasoning_effort": "medium"}, "no reasoning budget"),
+    (OPENAI, 90000, {"reasoning_effort": "high"}, "no reasoning budget"),
+    ("https://openrouter.ai/api/v1", "low", {"reasoning": {"effort": "low"}}, ""),
+    ("https://openrouter.ai/api/v1", 2000, {"reasoning": {"max_tokens": 2000}}, ""),
+    ("https://openrouter.ai/api/v1", 0, {"reasoning": {"effort": "none"}}, ""),
+    ("https://openrouter.ai/api/v1", "max", {"reasoning": {"effort": "xhigh"}}, "'max'"),
+    ("https://api.deepseek.com", "none", {"thinking": {"type": "disabled"}}, ""),
+    ("https://api.deepseek.com", "medium",
+     {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, "'medium'"),
+    ("https://api.deepseek.com", 2000,
+     {"thinking": {"type": "enabled"}, "reasoning_effort": "low"}, "budget"),
+    ("https://api.groq.com/openai/v1", "minimal", {"reasoning_effort": "low"}, "'minimal'"),
+    ("https://api.groq.com/openai/v1", "max", {"reasoning_effort": "high"}, "'max'"),
+    (LOCAL, "minimal", {"reasoning_effort": "minimal"}, ""),
+    (LOCAL, 0, {"reasoning_effort": "none"}, ""),
+    (LOCAL, 2000, {"thinking_budget_tokens": 2000}, "llama.cpp"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "asked", "fields", "warning"), REASONING)
+def test_reasoning_is_asked_for_in_each_hosts_words(chat, url, asked, fields, warning) -> None:
+    sent = chat.send(url, reasoning=asked)
+    keys = ("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens")
+    assert {key: value for key, value in sent.body.items() if key in keys} == fields
+    assert warning in " ".join(sent.warnings)
+    assert bool(sent.warnings) == bool(warning)
+
+
+def test_reasoning_models_keep_their_own_sampling(chat) -> None:
+    sent = chat.send(model="gpt-5.4", temperature=0.2, top_p=1.0)
+    assert not sent.body.keys() & {"temperature", "top_p"}
+    assert len(sent.warnings) == 1
+    assert "temperature" in sent.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "reasoning"),
+    [
+        (OPENAI, "gpt-4.1", None),
+        (OPENAI, "gpt-5.2-chat-latest", None),
+        (OPENAI, "gpt-5.4", "none"),
+        (LOCAL, "gpt-5.4", None),
+        ("https://openrouter.ai/api/v1", "openai/gpt-5.4", None),
+    ],
+)
+def test_other_models_take_any_temperature(chat, url, model, reasoning) -> None:
+    sent = chat.send(url, model=model, temperature=0.2, reasoning=reasoning)
+    assert sent.body["temperature"] == 0.2
+    assert not sent.warnings
+
+
+def test_the_newest_models_have_no_minimal_effort(chat) -> None:
+    assert chat.send(model="gpt-6-sol", reasoning="minimal").body["reasoning_effort"] == "low"
+    assert chat.send(model="gpt-5.4", reasoning="minimal").body["reasoning_effort"] == "minimal"
+
+
+def test_tools_on_the_newest_models_switch_reasoning_off_in_so_many_words(chat) -> None:
+    """They refuse tools in chat otherwise, even where nothing is said of reasoning."""
+    sent = chat.send(model="gpt-6-sol", tools=(WEATHER,))
+    assert sent.body["reasoning_effort"] == "none"
+    assert "api=responses" in sent.warnings[0]
+    assert "reasoning_effort" not in chat.send(model="gpt-5.4", tools=(WEATHER,)).body
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_a_tool_choice_is_a_word_or_a_function(chat, choice) -> None:
+    assert chat.send(tools=(WEATHER,), tool_choice=choice).body["tool_choice"] == choice
+    assert "tool_choice" not in chat.send(tools=(WEATHER,)).body
+
+
+def test_nothing_is_said_of_tools_without_tools(chat) -> None:
+    body = chat.send(tool_choice="none", parallel_tool_calls=False).body
+    assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls"}
+    with_own = chat.send(parallel_tool_calls=False, extra={"tools": [{"type": "web"}]}).body
+    assert with_own["parallel_tool_calls"] is False
+
+
+def test_a_loose_tool_goes_as_it_is(chat) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {}}}
+    (tool,) = chat.send(tools=(Tool("f", "", schema),)).body["tools"]
+    assert tool == {"type": "function", "function": {"name": "f", "parameters": schema}}
+
+
+def test_a_strict_tool_that_strict_mode_cannot_say_is_refused(chat) -> None:
+    free = {"type": "object", "additionalProperties": {"type": "string"}}
+    with pytest.raises(UnsupportedError):
+        chat.send(tools=(Tool("f", "", free, strict=True),))
+
+
+def test_an_output_that_strict_mode_cannot_say_is_asked_for_loosely(chat) -> None:
+    class Free(msgspec.Struct):
+        counts: dict[str, int]
+
+    sent = chat.send(output=Free)
+    form = sent.body["response_format"]["json_schema"]
+    assert (form["name"], form["strict"]) == ("Free", False)
+    assert "strictly" in sent.warnings[0]
+    with pytest.raises(ConfigError):
+        chat.send(output=int)
+
+
+def test_a_host_without_schemas_is_told_of_it(chat) -> None:
+    sent = chat.send("https://api.deepseek.com", output=City, system="Be brief")
+    assert sent.body["response_format"] == {"type": "json_object"}
+    note = sent.body["messages"][0]["content"]
+    assert note.startswith("Be brief\n\n")
+    assert "JSON" in note
+    assert '"city"' in note
+    assert "DeepSeek" in sent.warnings[0]
+
+
+def messages(chat, *history: Any, url: str = OPENAI, **fields: Any) -> list[dict[str, Any]]:
+    return chat.send(url, messages=history, **fields).body["messages"]
+
+
+def test_system_messages_at_the_head_join_the_system_prompt(chat) -> None:
+    sent = messages(chat, system("b"), user("q"), assistant("a"), system("c"), system="a")
+    assert sent[0] == {"role": "developer", "content": "a\n\nb"}
+    assert sent[3] == {"role": "developer", "content": "c"}
+
+
+def test_images_go_as_data_of_their_true_type_or_as_url(chat) -> None:
+    (sent,) = messages(
+        chat, user(ImagePart(PNG, mime="image/jpeg"), ImagePart(url="https://x/a.png"), "what?")
+    )
+    assert sent["content"] == [
+        {"type": "image_url", "image_url": {"url": PNG_URI}},
+        {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+        {"type": "text", "text": "what?"},
+    ]
+
+
+def test_a_big_image_is_not_encoded_before_it_is_sent(chat) -> None:
+    sent = chat.send(messages=user(ImagePart(PNG * 1000)))
+    assert sent.http.body.simple is None
+
+
+def test_documents_and_audio_have_parts_of_their_own(chat) -> None:
+    (sent,) = messages(
+        chat, user(DocumentPart(b"%PDF", name="a.pdf"), AudioPart(b"RIFF"), AudioPart(b"ID3", mime="audio/mpeg"))
+    )  # fmt: skip
+    assert sent["content"] == [
+        {"type": "file",
+         "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}},
+    ]  # fmt: skip
+
+
+def test_only_openrouter_fetches_documents(chat) -> None:
+    part = DocumentPart(url="https://x/a.pdf")
+    (sent,) = messages(chat, user(part), url="https://openrouter.ai/api/v1")
+    assert sent["content"][0]["file"]["file_data"] == "https://x/a.pdf"
+    with pytest.raises(UnsupportedError, match="URL"):
+        messages(chat, user(part))
+
+
+@pytest.mark.parametrize(
+    ("part", "url"),
+    [
+        (AudioPart(b"x", mime="audio/ogg"), OPENAI),
+        (AudioPart(url="https://x/a.wav"), OPENAI),
+        (AudioPart(b"x"), "https://api.deepseek.com"),
+        (DocumentPart(b"x"), "https://api.deepseek.com"),
+    ],
+)
+def test_what_a_target_does_not_take_is_refused_before_any_byte(chat, part, url) -> None:
+    with pytest.raises(UnsupportedError):
+        messages(chat, user(part), url=url)
+
+
+def test_images_of_results_follow_all_results_of_the_turn_in_one_message(chat) -> None:
+    call = assistant(ToolCallPart("a", "f"), ToolCallPart("b", "f"), ToolCallPart("c", "f"))
+    sent = messages(
+        chat, user("q"), call,
+        tool_results(ToolResultPart("a", ("one", ImagePart(PNG))), ToolResultPart("b", ImagePart(PNG))),
+        tool_results(ToolResultPart("c", "three")),
+        user("and?"),
+    )  # fmt: skip
+    assert [each["role"] for each in sent[2:]] == ["tool", "tool", "tool", "user", "user"]
+    assert [each["content"] for each in sent[2:5]] == [
+        "one", "The result is the image in the next message.", "three",
+    ]  # fmt: skip
+    image = {"type": "image_url", "image_url": {"url": PNG_URI}}
+    assert sent[5]["content"] == [
+        {"type": "text", "text": "The image result of tool call a:"}, image,
+        {"type": "text", "text": "The image result of tool call b:"}, image,
+    ]  # fmt: skip
+    assert sent[6]["content"] == "and?"
+
+
+def test_images_of_results_at_the_end_are_not_forgotten(chat) -> None:
+    answer = tool_results(ToolResultPart("a", ImagePart(PNG)))
+    sent = messages(chat, user("q"), assistant(ToolCallPart("a", "f")), answer)
+    assert [each["role"] for each in sent] == ["user", "assistant", "tool", "user"]
+
+
+def test_images_of_an_answer_follow_it(chat) -> None:
+    sent = messages(chat, user("q"), assistant("look", ImagePart(PNG)), user("bigger"))
+    assert [each["role"] for each in sent] == ["user", "assistant", "user", "user"]
+
+
+def test_long_call_ids_are_shortened_alike_in_call_and_result(chat) -> None:
+    long = "toolu_" + "x" * 60
+    history = (user("q"), assistant(ToolCallPart(long, "f")), tool_results(ToolResultPart(long, "r")))
+    for url, most in ((OPENAI, 40), ("https://api.mistral.ai/v1", 9)):
+        sent = messages(chat, *history, url=url)
+        id_ = sent[1]["tool_calls"][0]["id"]
+        assert sent[2]["tool_call_id"] == id_
+        assert len(id_) <= most
+    kept = messages(chat, user("q"), assistant(ToolCallPart("abcdefGH1", "f")),
+                    tool_results(ToolResultPart("abcdefGH1", "r")),
+                    url="https://api.mistral.ai/v1")  # fmt: skip
+    assert kept[1]["tool_calls"][0]["id"] == "abcdefGH1"
+
+
+def test_arguments_that_are_no_object_are_not_sent(chat) -> None:
+    call = ToolCallPart("a", "f", '{"x": ', valid=False)
+    sent = chat.send(messages=(user("q"), assistant(call), tool_results(ToolResultPart("a", "bad"))))
+    assert sent.body["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert "'f'" in sent.warnings[0]
+
+
+def test_refusals_go_back_as_such_where_the_wire_has_them(chat) -> None:
+    history = (user("q"), assistant(RefusalPart("no")), user("please"))
+    assert messages(chat, *history)[1] == {"role": "assistant", "content": None, "refusal": "no"}
+    assert messages(chat, *history, url=LOCAL)[1] == {"role": "assistant", "content": "no"}
+
+
+def test_foreign_state_is_dropped_with_a_warning_each(chat) -> None:
+    foreign = ProviderData("google", {"thoughtSignature": "s"})
+    turn = assistant(
+        ReasoningPart("hm", foreign), TextPart("x", provider_data=foreign),
+        ToolCallPart("a", "f", provider_data=foreign), OpaquePart(foreign),
+    )  # fmt: skip
+    sent = chat.send(messages=(user("q"), turn, tool_results(ToolResultPart("a", "r"))))
+    assert len(sent.warnings) == 4
+    assert "thoughtSignature" not in bytes(sent.http.body).decode()
+
+
+def test_own_opaque_parts_are_replayed(chat) -> None:
+    own = OpaquePart(ProviderData("openai", {"audio": {"id": "a1"}}))
+    assert messages(chat, user("q"), assistant(own), user("r"))[1]["audio"] == {"id": "a1"}
+
+
+def test_earlier_audio_is_dropped_with_a_warning(chat) -> None:
+    sent = chat.send(messages=(user("q"), assistant("x", AudioPart(b"x")), user("r")))
+    assert "audio" in sent.warnings[0]
+
+
+def test_lone_surrogates_are_mended(chat) -> None:
+    assert messages(chat, user("a\ud83e"))[0]["content"] == "a\ufffd"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "list", "data": [{"id": "b"}, {"id": "a"}, {"name": "x"}, 3]},
+        {"models": [{"id": "b"}, {"id": "a"}]},
+        [{"id": "b"}, {"id": "a"}],
+    ],
+)
+def test_models_are_listed_by_id(chat, responses, body) -> None:
+    for codec in (chat.codec, responses.codec):
+        reply = HttpReply(200, {}, json.dumps(body).encode())
+        assert codec.model_names(reply) == ("b", "a")
+        http = codec.models(Provider("x", "openai", LOCAL, codec))
+        assert (http.method, http.url, http.body) == ("GET", f"{LOCAL}/models", None)
+
+
+@pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}'])
+def test_what_lists_no_models_is_a_protocol_error(chat, body) -> None:
+    with pytest.raises(ProtocolError):
+        chat.codec.model_names(HttpReply(200, {}, body))
