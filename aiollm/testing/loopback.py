@@ -50,17 +50,34 @@ class Loopback(Host):
         self._alive: set[Connection] = set()
         self._errors: list[Exception] = []
         self._port = 0
+        self._listener: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def __aenter__(self) -> Self:
+    def bind(self) -> None:
+        """Take the port now; connections queue until the block is entered. Raises: OSError."""
         try:
-            listener = self._bind()
-            listener.listen(1024)
+            self._listener = self._bind()
+            self._listener.listen(1024)
         except OSError:
             self._shut()
             raise
-        self._port = listener.getsockname()[1]
-        self._spawn(self._accept(listener))
+        self._port = self._listener.getsockname()[1]
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        if self._listener is None:
+            self.bind()
+        assert self._listener is not None
+        try:
+            await self.prepare()
+        except BaseException:
+            self._shut()
+            raise
+        self._spawn(self._accept(self._listener))
         return self
+
+    async def prepare(self) -> None:
+        """Do what comes before the first request."""
 
     async def __aexit__(
         self,
@@ -82,6 +99,7 @@ class Loopback(Host):
         for each in self._sockets:
             each.close()
         self._sockets.clear()
+        self._listener = None
         return set(self._tasks)
 
     @property
@@ -129,12 +147,18 @@ class Loopback(Host):
     def in_thread(self) -> AbstractContextManager[Self]:
         """Run in a thread, with a loop of its own, for the length of a `with` block.
 
-        Counts, waits and gates work from outside; `drop`, `behave` and `push` do not.
+        Counts, waits, gates and what changes its behaviour may be used from outside.
         """
         return in_thread(self)
 
     def drop(self, how: Literal["closed", "reset"] = "closed") -> None:
-        """End all open connections now, by FIN or RST."""
+        """End all open connections, by FIN or RST: at once, or soon when it is in a thread."""
+        if self._loop is not None and self._loop is not _running_loop():
+            self._loop.call_soon_threadsafe(self._drop, how)
+        else:
+            self._drop(how)
+
+    def _drop(self, how: Literal["closed", "reset"]) -> None:
         for connection in tuple(self._alive):
             connection.end(how)
 
@@ -209,3 +233,10 @@ class Loopback(Host):
         connection.abort()
         if connection.transport is None:
             sock.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self, TypeAlias, Unpack
+from typing import Literal, TypeAlias, Unpack
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -53,9 +53,10 @@ class ReplayServer(Loopback):
         self._match = match
         self._used: set[int] = set()
 
-    async def __aenter__(self) -> Self:
+    @override
+    async def prepare(self) -> None:
+        """Read the files."""
         self.exchanges = await asyncio.to_thread(_read, self._sources, self._names)
-        return await super().__aenter__()
 
     @override
     def answer(self, request: SeenRequest) -> Steps:

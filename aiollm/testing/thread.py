@@ -1,17 +1,20 @@
-"""A server in a thread with a loop of its own: for benchmarks and for code that is not async."""
+"""Servers in a thread with a loop of its own: for fixtures, benchmarks and code without a loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 
 class Server(Protocol):
-    """An async context manager; what entering it gives is not used."""
+    """An async context manager that takes its port before it is entered."""
+
+    def bind(self) -> None:
+        """Take the port and let connections queue."""
 
     async def __aenter__(self) -> Any: ...
 
@@ -25,31 +28,54 @@ class Server(Protocol):
 
 
 S = TypeVar("S", bound=Server)
-_Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+
+
+class LoopThread:
+    """Runs servers in a thread; an error of theirs is raised when the block ends."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "aiollm-testing")
+        self._entering: list[asyncio.Task[Any]] = []
+
+    def __enter__(self) -> Self:
+        ready: Future[None] = Future()
+        self._running = self._executor.submit(lambda: asyncio.run(self._run(ready)))
+        ready.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._executor.shutdown()
+        if error is None:
+            self._running.result()
+
+    def serve(self, server: S) -> S:
+        """Start a server without waiting for it: it has its port, and connections queue."""
+        server.bind()
+        self._loop.call_soon_threadsafe(self._enter, server)
+        return server
+
+    def _enter(self, server: Server) -> None:
+        self._entering.append(self._loop.create_task(self._stack.enter_async_context(server)))
+
+    async def _run(self, ready: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        async with AsyncExitStack() as self._stack:
+            ready.set_result(None)
+            await self._stop.wait()
+            for failure in await asyncio.gather(*self._entering, return_exceptions=True):
+                if isinstance(failure, BaseException):
+                    raise failure
 
 
 @contextmanager
 def in_thread(server: S) -> Iterator[S]:
-    """Run `server` in a thread; an error that its end raises is raised here."""
-    started: _Started = Future()
-    with ThreadPoolExecutor(1, "aiollm-testing") as executor:
-        running = executor.submit(lambda: asyncio.run(_hold(server, started)))
-        running.add_done_callback(lambda ended: _never_started(ended, started))
-        loop, stop = started.result()
-        try:
-            yield server
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-        running.result()
-
-
-async def _hold(server: Server, started: _Started) -> None:
-    stop = asyncio.Event()
-    async with server:
-        started.set_result((asyncio.get_running_loop(), stop))
-        await stop.wait()
-
-
-def _never_started(ended: Future[None], started: _Started) -> None:
-    if not started.done() and (error := ended.exception()) is not None:
-        started.set_exception(error)
+    """Run one server in a thread; an error of its own is raised when the block ends."""
+    with LoopThread() as thread:
+        yield thread.serve(server)

@@ -1,0 +1,128 @@
+"""The pytest plugin: fixtures that start servers and make registries; nothing loads before use.
+
+The servers run in a thread, so the fixtures work with any async plugin, or without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiollm.provider import Provider
+    from aiollm.registry import Registry
+    from aiollm.testing.cassette import Exchange
+    from aiollm.testing.fake import FakeProvider
+    from aiollm.testing.faultserver import Behaviour, FaultServer
+    from aiollm.testing.loopback import Loopback, Options
+    from aiollm.testing.replay import ReplayServer
+    from aiollm.testing.thread import LoopThread
+
+
+class StartFaultServer(Protocol):
+    """Starts a FaultServer that runs until the test ends."""
+
+    def __call__(
+        self,
+        script: Behaviour | Mapping[str, Behaviour] | None = None,
+        **options: Unpack[Options],
+    ) -> FaultServer:
+        """Return the server; it has its port, and its first connection may be made."""
+
+
+class StartReplayServer(Protocol):
+    """Starts a ReplayServer that runs until the test ends; `options` are those of the class."""
+
+    def __call__(self, *sources: Exchange | str | Path, **options: Any) -> ReplayServer:
+        """Return the server; a file that cannot be read fails the test at its end."""
+
+
+class MakeRegistry(Protocol):
+    """Makes a Registry of the providers given, for an `async with`.
+
+    It reads no environment and does not retry, and its jitter is the mean, unless `settings`,
+    which are those of `Registry`, say otherwise.
+    """
+
+    def __call__(
+        self,
+        providers: Mapping[str, FakeProvider | Loopback | Provider | str] | None = None,
+        **settings: Any,
+    ) -> Registry:
+        """Return the registry, not entered yet."""
+
+
+@pytest.fixture
+def aiollm_servers() -> Iterator[LoopThread]:
+    """Run servers in a thread until the test ends; an error of their scripts fails the test."""
+    from aiollm.testing.thread import LoopThread
+
+    with LoopThread() as thread:
+        yield thread
+
+
+@pytest.fixture
+def fault_server(aiollm_servers: LoopThread) -> StartFaultServer:
+    """Return a function that starts a FaultServer, given a script."""
+    from aiollm.testing.faultserver import FaultServer
+
+    def start(
+        script: Behaviour | Mapping[str, Behaviour] | None = None,
+        **options: Unpack[Options],
+    ) -> FaultServer:
+        return aiollm_servers.serve(FaultServer(script, **options))
+
+    return start
+
+
+@pytest.fixture
+def replay_server(aiollm_servers: LoopThread) -> StartReplayServer:
+    """Return a function that starts a ReplayServer, given exchanges or paths."""
+    from aiollm.testing.replay import ReplayServer
+
+    def start(*sources: Exchange | str | Path, **options: Any) -> ReplayServer:
+        return aiollm_servers.serve(ReplayServer(*sources, **options))
+
+    return start
+
+
+@pytest.fixture
+def fake_provider() -> type[FakeProvider]:
+    """Return the class FakeProvider, which makes a provider from scripts."""
+    from aiollm.testing.fake import FakeProvider
+
+    return FakeProvider
+
+
+@pytest.fixture
+def registry() -> MakeRegistry:
+    """Return a function that makes a Registry, given providers by name."""
+    from aiollm.registry import Registry
+    from aiollm.testing.fake import FakeProvider
+    from aiollm.testing.loopback import Loopback
+
+    def make(
+        providers: Mapping[str, FakeProvider | Loopback | Provider | str] | None = None,
+        **settings: Any,
+    ) -> Registry:
+        defaults: dict[str, Any] = {"env": {}, "retries": 0, "uniform": _mean}
+        made = Registry(**(defaults | settings))
+        for name, provider in (providers or {}).items():
+            match provider:
+                case FakeProvider():
+                    made.register(name, provider.provider(name=name, base_url=f"fake://{name}"))
+                case Loopback():
+                    made.register(name, provider.dsn())
+                case _:
+                    made.register(name, provider)
+        return made
+
+    return make
+
+
+def _mean(low: float, high: float) -> float:
+    return (low + high) / 2
