@@ -272,7 +272,7 @@ def test_a_draft_image_among_the_thoughts_is_left_out() -> None:
     assert [type(item) for item in items] == [ImageChunk, Finish]
 
 
-@pytest.mark.parametrize("blob", [None, {}, {"mimeType": "image/png", "data": ""}, {"data": 5}])
+@pytest.mark.parametrize("blob", [None, {}, 5, {"mimeType": "image/png", "data": ""}, {"data": 5}])
 def test_inline_data_without_data_is_nothing(blob: object) -> None:
     items = finished(chunk({"text": "a"}), chunk({"inlineData": blob}), end())
     assert [type(item) for item in items] == [TextDelta, Finish]
@@ -388,7 +388,7 @@ def test_an_error_amid_the_stream_keeps_the_counts_so_far() -> None:
 
 
 @pytest.mark.parametrize(("raw", "reason"), [
-    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"),
+    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("FUNCTION_CALL", "tool_calls"), ("SAFETY", "content_filter"),
     ("RECITATION", "content_filter"), ("LANGUAGE", "content_filter"),
     ("BLOCKLIST", "content_filter"), ("PROHIBITED_CONTENT", "content_filter"),
     ("SPII", "content_filter"), ("MODEL_ARMOR", "content_filter"),
