@@ -388,7 +388,8 @@ def test_an_error_amid_the_stream_keeps_the_counts_so_far() -> None:
 
 
 @pytest.mark.parametrize(("raw", "reason"), [
-    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("FUNCTION_CALL", "tool_calls"), ("SAFETY", "content_filter"),
+    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("FUNCTION_CALL", "tool_calls"),
+    ("SAFETY", "content_filter"),
     ("RECITATION", "content_filter"), ("LANGUAGE", "content_filter"),
     ("BLOCKLIST", "content_filter"), ("PROHIBITED_CONTENT", "content_filter"),
     ("SPII", "content_filter"), ("MODEL_ARMOR", "content_filter"),
