@@ -1,0 +1,33 @@
+"""What docs/testing.md shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import aiollm.testing
+
+pytest_plugins = ["pytester"]
+
+PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_every_block_of_the_page_passes(pytester):
+    pytester.makepyfile(**{f"test_{number}": block for number, block in enumerate(BLOCKS)})
+    result = pytester.runpytest_subprocess(
+        *("-p", "aiollm.testing.plugin", "-W", "error", "-p", "no:cacheprovider"),
+        *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+    )
+    result.assert_outcomes(passed=sum(block.count("def test_") for block in BLOCKS))
+
+
+def test_the_page_names_every_fault_and_server_of_the_kit():
+    helpers = {"Counts", "Exchange", "FakeCall", "Fault", "Script", "SeenConnection"}
+    helpers |= {"SeenRequest", "load"}
+    missing = {name for name in aiollm.testing.__all__ if name not in PAGE} - helpers
+    assert not missing
+
+
+def test_every_public_name_of_the_kit_is_there():
+    assert all(getattr(aiollm.testing, name) is not None for name in aiollm.testing.__all__)
