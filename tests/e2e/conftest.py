@@ -76,5 +76,5 @@ async def reg(server: Server) -> AsyncIterator[Registry]:
         "LLM_WRONG_PATH": server.dsn(tail="/nowhere"),
         "LLM_DOWN": "openai+http://127.0.0.1:9/v1",
     }
-    async with Registry(env=env, retries=0) as registry:
+    async with Registry(env=env, retries=0, cooldown=60) as registry:
         yield registry

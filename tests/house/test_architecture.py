@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "aiollm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
-LONGER = {"types.py": 550}
+LONGER = {"types.py": 600}
 """Layer 0 is declarations that refer to each other, with nothing between them to cut."""
 MEDIAN, P95 = 9, 50
 """Lines of a function, as measured on the libraries that this one takes as its models."""
