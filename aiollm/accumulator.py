@@ -142,7 +142,7 @@ class Accumulator:
                     text = self._open(_Text).pieces
                 text.append(item.text)
             else:
-                self._ADDERS[type(item)](self, item)
+                self.adders[type(item)](self, item)
                 last = self._builders[-1] if self._builders else None
                 text = last.pieces if type(last) is _Text else None
         self._text = text
@@ -233,7 +233,7 @@ class Accumulator:
         if delta.arguments:
             call.pieces.append(delta.arguments)
 
-    _ADDERS: ClassVar[dict[type[Item], Callable[[Accumulator, Any], None]]] = {
+    adders: ClassVar[dict[type[Item], Callable[[Accumulator, Any], None]]] = {
         TextDelta: _signed_text,
         ReasoningDelta: _reasoning,
         RefusalDelta: _refusal,

@@ -22,6 +22,7 @@ from aiollm.events import (
     TargetOpened,
 )
 from aiollm.health import Health, Permit
+from aiollm.images import ImageResult, PartialImage
 from aiollm.slots import Slots
 from aiollm.types import (
     Attempt,
@@ -43,7 +44,17 @@ from aiollm.watch import Clock, Watch
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 
 OUTPUT = frozenset(
-    {TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, ImageChunk, PartChunk, Finish}
+    {
+        TextDelta,
+        ReasoningDelta,
+        RefusalDelta,
+        ToolCallDelta,
+        ImageChunk,
+        PartChunk,
+        Finish,
+        PartialImage,
+        ImageResult,
+    }
 )
 """What commits a stream to its target (design: commit gate)."""
 

@@ -290,6 +290,8 @@ class Provider(msgspec.Struct, frozen=True):
     """Capabilities that override the rows for all models of this provider."""
     rows: str = ""
     """The family of its capability rows where that is not the codec's."""
+    image_codecs: Callable[[], tuple[ImageCodec, ...]] | None = None
+    """Makes its dialects for making images, the preferred one first; None if it makes none."""
 
     @property
     def host(self) -> str:
@@ -311,5 +313,3 @@ class Provider(msgspec.Struct, frozen=True):
         given = {name: value for name, value in limits.items() if value is not None}
         host = self.host.rpartition(":")[0] or self.host
         return lookup(self.rows or self.codec.family, host, model, **(self.facts | given))
-
-

@@ -7,22 +7,27 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, overload
 
 import msgspec
 
 from aiollm.accumulator import Accumulator
+from aiollm.attempt import Route
+from aiollm.calls import Caller
 from aiollm.capabilities import Capabilities
 from aiollm.catalog import Catalog, SchemeFactory
-from aiollm.errors import ClosedError, ConfigError, DeadlineError, LLMError, SpecError
+from aiollm.errors import ClosedError, ConfigError, SpecError
 from aiollm.events import Event, Hook
 from aiollm.failover import Failover, OnInterrupt, Policy
 from aiollm.health import Health, TargetHealth
-from aiollm.provider import HttpReply, HttpRequest, Provider, Reply
-from aiollm.replies import redacted
+from aiollm.image_stream import ImageStream
+from aiollm.images import ImageRequest, ImageResult
+from aiollm.management import Call, LlamaSwap, Ollama, Open
+from aiollm.provider import Provider
 from aiollm.request import as_request, check
-from aiollm.route import CallRoute
+from aiollm.route import CallRoute, ImageRoute
 from aiollm.slots import Slots
 from aiollm.spec import Plan
 from aiollm.stream import Stream
@@ -44,8 +49,8 @@ T = TypeVar("T")
 
 Prompt: TypeAlias = "str | Message | Sequence[Message] | Request"
 
-MAX_REPLY = 64 * 1024 * 1024
-"""Bytes of a reply that is no stream, such as a model list."""
+IMAGE_SECONDS = 300.0
+"""Seconds to the first byte of an image by default: two minutes are common (wire facts)."""
 
 _log = logging.getLogger("aiollm")
 
@@ -104,6 +109,7 @@ class Registry:
         self._calls = 0
         self._closed = False
         self._clock: Clock | None = None
+        self._caller = Caller(self._open_transport)
 
     # Names
 
@@ -165,15 +171,17 @@ class Registry:
         else:
             checked = as_request(request)
             check(checked)
-        policy = self._policy
-        if timeouts is not None:
-            policy = msgspec.structs.replace(policy, total=timeouts.total)
+        policy = self._policy_for(timeouts)
         given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
         changes = {name: value for name, value in given.items() if value is not None}
         if changes:
             policy = msgspec.structs.replace(policy, **changes)
         providers = self._catalog.providers_of(plan, timeouts)
-        return Stream(lambda total: self._start(plan, providers, checked, policy, total))
+        return Stream(
+            lambda total: self._start(
+                plan, CallRoute(checked, *self._shared(providers)), policy, total
+            )
+        )
 
     @overload
     async def generate(
@@ -198,11 +206,60 @@ class Registry:
         response = await self.stream(spec, checked, **options).collect()
         return response if output is None else response.parse(output)
 
+    def stream_images(
+        self, spec: str | Plan, request: str | ImageRequest, *, timeouts: Timeouts | None = None
+    ) -> ImageStream:
+        """Return the lazy stream of drafts and, last, the result.
+
+        Without `timeouts` an image may take `IMAGE_SECONDS` to its first byte.
+        Raises: SpecError, ConfigError here; while iterating LLMError, FailoverError.
+        """
+        plan = self.parse(spec)
+        asked = ImageRequest(request) if isinstance(request, str) else request
+        providers = self._catalog.providers_of(plan, timeouts)
+        if timeouts is None:
+            providers = {target: _patient(each) for target, each in providers.items()}
+        policy = self._policy_for(timeouts)
+        return ImageStream(
+            lambda total: self._start(
+                plan, ImageRoute(asked, *self._shared(providers)), policy, total
+            )
+        )
+
+    async def generate_images(
+        self, spec: str | Plan, request: str | ImageRequest, *, timeouts: Timeouts | None = None
+    ) -> ImageResult:
+        """Make images, along a chain like any call. Raises: as `stream_images`."""
+        return await self.stream_images(spec, request, timeouts=timeouts).collect()
+
+    # Servers
+
+    def llama_swap(self, name: str) -> LlamaSwap:
+        """Return the management of a llama-swap server. Raises: ConfigError."""
+        provider = self._managed(name, "llama-swap", "llama-swaps")
+        return LlamaSwap(provider, *self._callers(provider))
+
+    def ollama(self, name: str = "ollama") -> Ollama:
+        """Return the management of a server that speaks Ollama's API. Raises: ConfigError."""
+        provider = self._managed(name, "ollama", "ollama-cloud", "foreman")
+        return Ollama(provider, *self._callers(provider))
+
+    def _callers(self, provider: Provider) -> tuple[Call, Open]:
+        return partial(self._caller.call, provider), partial(self._caller.open, provider)
+
+    def _managed(self, name: str, *schemes: str) -> Provider:
+        provider = self.provider(name)
+        if provider.scheme not in schemes:
+            raise ConfigError(
+                f"{name!r} is a provider of scheme {provider.scheme!r}, not {' or '.join(schemes)}"
+            )
+        return provider
+
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
         provider = self.provider(name)
         codec = provider.codec
-        return codec.model_names(await self._call(provider, codec.models(provider)))
+        return codec.model_names(await self._caller.call(provider, codec.models(provider)))
 
     # Health and events
 
@@ -278,17 +335,17 @@ class Registry:
 
     # Inside
 
-    def _start(
-        self,
-        plan: Plan,
-        providers: Mapping[Target, Provider],
-        request: Request,
-        policy: Policy,
-        total: Accumulator,
-    ) -> Failover:
+    def _policy_for(self, timeouts: Timeouts | None) -> Policy:
+        if timeouts is None:
+            return self._policy
+        return msgspec.structs.replace(self._policy, total=timeouts.total)
+
+    def _shared(self, providers: Mapping[Target, Provider]) -> tuple[Any, ...]:
+        return providers, self._slots, self._open_transport, self._fit
+
+    def _start(self, plan: Plan, route: Route, policy: Policy, total: Accumulator) -> Failover:
         clock = self._bind_loop()
         self._calls += 1
-        route = CallRoute(providers, request, self._slots, self._open_transport, self._fit)
         return Failover(
             plan,
             route,
@@ -350,42 +407,17 @@ class Registry:
             except Exception:  # noqa: BLE001 - a hook is the caller's code, the call is not its
                 _log.exception("an event hook failed")
 
-    async def _call(self, provider: Provider, request: HttpRequest) -> HttpReply:
-        """Send a request that is no stream and return its whole reply. Raises: LLMError."""
-        reply = await self._open(provider, request)
-        seconds = provider.timeouts.first_output
-        try:
-            body = await reply.read_whole(MAX_REPLY, seconds)
-            return HttpReply(reply.status, reply.headers, body, request.url)
-        finally:
-            reply.close()
-
-    async def _open(self, provider: Provider, request: HttpRequest) -> Reply:
-        """Send a request and return its reply with the body unread. Raises: LLMError."""
-        transport = await self._open_transport()
-        seconds = provider.timeouts.first_output
-        failure: LLMError
-        try:
-            async with asyncio.timeout(seconds):
-                reply = await transport.send(request, provider.timeouts.connect)
-            if 200 <= reply.status < 300:
-                return reply
-            try:
-                body = await reply.read_whole(MAX_REPLY, 1.0)
-                whole = HttpReply(reply.status, reply.headers, body, request.url)
-            finally:
-                reply.close()
-            failure = provider.codec.error(whole)
-        except LLMError as error:
-            failure = error
-        except TimeoutError:
-            failure = DeadlineError(
-                f"no answer within {seconds:g} s", which="first_output", after=seconds or 0.0
-            )
-        raise redacted(failure, provider.token)
-
 
 def _new_transport() -> HttpTransport:
     from aiollm.transport import HttpTransport
 
     return HttpTransport()
+
+
+def _patient(provider: Provider) -> Provider:
+    """Return the provider with the time that making an image takes."""
+    limits = provider.timeouts
+    if limits.first_output is None or limits.first_output >= IMAGE_SECONDS:
+        return provider
+    patient = msgspec.structs.replace(limits, first_output=IMAGE_SECONDS)
+    return msgspec.structs.replace(provider, timeouts=patient)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 
 from aiollm import engine
 from aiollm.attempt import Batches
 from aiollm.capabilities import Capabilities
-from aiollm.errors import LLMError
+from aiollm.errors import LLMError, UnsupportedError
+from aiollm.image_engine import draw
+from aiollm.images import ImageRequest
 from aiollm.provider import Provider, Transport
 from aiollm.replies import redacted
 from aiollm.slots import Slots
@@ -22,32 +25,30 @@ from aiollm.types import (
     Timeouts,
     ToolResultPart,
     assistant,
+    user,
 )
 
 Fit = Callable[[Request, Capabilities], Awaitable[tuple[Request, tuple[str, ...]]]]
 """Makes the images of a request fit; returns the request and what was left out."""
 
 
-class CallRoute:
-    """Opens the targets of one call."""
+class TargetRoute:
+    """What chat and images share: resolved providers, deadlines, slots, clean errors."""
 
-    __slots__ = ("_fit", "_has_images", "_open_transport", "_providers", "_request", "_slots")
+    __slots__ = ("_fit", "_open_transport", "_providers", "_slots")
 
     def __init__(
         self,
         providers: Mapping[Target, Provider],
-        request: Request,
         slots: dict[str, Slots],
         open_transport: Callable[[], Awaitable[Transport]],
         fit: Fit,
     ) -> None:
         """Take the resolved providers of the plan, and the registry's slots by provider name."""
         self._providers = providers
-        self._request = request
         self._slots = slots
         self._open_transport = open_transport
         self._fit = fit
-        self._has_images = _has_images(request)
 
     def host(self, target: Target) -> str:
         """Return the host that the target's connection failures count against."""
@@ -72,6 +73,23 @@ class CallRoute:
         """Say whether the target goes on from an assistant message at the end."""
         return self._providers[target].capabilities(target.model).prefill
 
+    def clean(self, target: Target, error: LLMError) -> None:
+        """Put the target on the error and take its secret out."""
+        error.target = target
+        redacted(error, self._providers[target].token)
+
+
+class CallRoute(TargetRoute):
+    """Opens the targets of one chat call."""
+
+    __slots__ = ("_has_images", "_request")
+
+    def __init__(self, request: Request, *shared: Any) -> None:
+        """Take a checked request, and what `TargetRoute` takes."""
+        super().__init__(*shared)
+        self._request = request
+        self._has_images = _has_images(request)
+
     async def open(self, target: Target, prefix: str) -> tuple[Batches, Sequence[Item]]:
         """Fit the request to the target; return its unstarted stream and what there is to note.
 
@@ -89,10 +107,46 @@ class CallRoute:
         run = provider.adapter or engine.stream
         return run(provider, await self._open_transport(), target, request), notes
 
-    def clean(self, target: Target, error: LLMError) -> None:
-        """Put the target on the error and take its secret out."""
-        error.target = target
-        redacted(error, self._providers[target].token)
+
+class ImageRoute(TargetRoute):
+    """Opens the targets of one call that makes images."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: ImageRequest, *shared: Any) -> None:
+        """Take a request, and what `TargetRoute` takes."""
+        super().__init__(*shared)
+        self._request = request
+
+    async def open(
+        self,
+        target: Target,
+        prefix: str,  # noqa: ARG002 - images are not gone on with
+    ) -> tuple[Batches, Sequence[Item]]:
+        """Fit the input images; return the unstarted stream of drafts and result.
+
+        Raises: LLMError.
+        """
+        provider = self._providers[target]
+        if provider.image_codecs is None:
+            raise UnsupportedError(f"{provider.name} makes no images")
+        request, notes = await self._fitted(provider, target)
+        transport = await self._open_transport()
+        batches = draw(provider.image_codecs(), provider, transport, target, request)
+        return cast("Batches", batches), notes
+
+    async def _fitted(
+        self, provider: Provider, target: Target
+    ) -> tuple[ImageRequest, Sequence[Item]]:
+        request = self._request
+        if not request.images or request.mask is not None:
+            # A mask must keep the size of its image: both go as they are.
+            return request, ()
+        inputs = Request((user(*request.images),))
+        fitted, left_out = await self._fit(inputs, provider.capabilities(target.model))
+        images = tuple(part for part in fitted.messages[0].parts if isinstance(part, ImagePart))
+        notes = [Notice(message) for message in left_out]
+        return msgspec.structs.replace(request, images=images), notes
 
 
 def _has_images(request: Request) -> bool:

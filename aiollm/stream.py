@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from aiollm.accumulator import Accumulator, Told
 from aiollm.errors import ClosedError
 from aiollm.types import Attempt, Chunk, Item, Notice, Response, Target, UsageUpdate
-
-_HIDDEN = frozenset({UsageUpdate, Notice})
-"""Items that only the response keeps."""
 
 
 class Source(Told, Protocol):
@@ -25,48 +22,48 @@ class Source(Told, Protocol):
         """End the call now."""
 
 
-class Stream:
-    """An answer as it arrives: iterate it, or `collect()` it.
+Y = TypeVar("Y")
 
-    Nothing is sent until the first chunk is asked for. Leaving an `async with`, `aclose()`,
-    cancellation, an error, or dropping the last reference closes the connection at once.
-    """
 
-    def __init__(self, start: Callable[[Accumulator], Source]) -> None:
-        """`start` makes the source at the first chunk; it may ask the accumulator, not the stream.
+class BaseStream(Generic[Y]):
+    """What every stream is: lazy, read by one task at a time, closed without awaiting."""
 
-        A reference back to the stream would keep it from closing when it is dropped.
+    _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice})
+    """Items that only the result keeps."""
+
+    def __init__(self, start: Callable[[Accumulator], Source], total: Accumulator) -> None:
+        """Make the source with `start` at the first chunk.
+
+        It may ask the accumulator, not the stream: a reference back would keep the stream from
+        closing when it is dropped.
         """
         self._start = start
         self._source: Source | None = None
-        self._total = Accumulator()
-        self._ready: Iterator[Item] = iter(())
+        self._total = total
+        self._ready: Iterator[Any] = iter(())
         self._reader: asyncio.Task[Any] | None = None
         self._left: asyncio.Event | None = None
         self._closed = False
         self._ended_at: float | None = None
 
-    def __aiter__(self) -> Stream:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Chunk:
+    async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
-        for item in self._ready:
-            if type(item) not in _HIDDEN:
-                return item  # type: ignore[return-value]
+        hidden = self._hidden
         while True:
-            self._ready = iter(await self._next_batch())
             for item in self._ready:
-                if type(item) not in _HIDDEN:
-                    return item  # type: ignore[return-value]
+                if type(item) not in hidden:
+                    return cast("Y", item)
+            self._ready = iter(await self._next_batch())
 
-    async def collect(self) -> Response:
-        """Exhaust the stream and return the whole response. Raises: LLMError, FailoverError."""
+    async def _exhaust(self) -> None:
         try:
             while True:
                 await self._next_batch()
         except StopAsyncIteration:
-            return self.response
+            return
 
     async def _next_batch(self) -> Sequence[Item]:
         if self._closed:
@@ -134,6 +131,32 @@ class Stream:
             self._end()
 
     @property
+    def target(self) -> Target | None:
+        """The target that answers, None before its first output."""
+        return self._source.target if self._source is not None else None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All attempts so far, in order, with their timings."""
+        return tuple(self._source.attempts) if self._source is not None else ()
+
+
+class Stream(BaseStream[Chunk]):
+    """An answer as it arrives: iterate it, or `collect()` it.
+
+    Nothing is sent until the first chunk is asked for. Leaving an `async with`, `aclose()`,
+    cancellation, an error, or dropping the last reference closes the connection at once.
+    """
+
+    def __init__(self, start: Callable[[Accumulator], Source]) -> None:
+        super().__init__(start, Accumulator())
+
+    async def collect(self) -> Response:
+        """Exhaust the stream and return the whole response. Raises: LLMError, FailoverError."""
+        await self._exhaust()
+        return self.response
+
+    @property
     def response(self) -> Response:
         """The whole response. Raises: ClosedError before the stream has come to its end."""
         if self._total.finish_reason is None:
@@ -144,16 +167,6 @@ class Stream:
     def partial(self) -> Response:
         """What has arrived so far; after the end, the whole response."""
         return self._snapshot()
-
-    @property
-    def target(self) -> Target | None:
-        """The target that answers, None before its first output."""
-        return self._source.target if self._source is not None else None
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        """All attempts so far, in order, with their timings."""
-        return tuple(self._source.attempts) if self._source is not None else ()
 
     def _snapshot(self) -> Response:
         return self._total.response(self._source, self._ended_at)

@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm.dsn import Dsn, Secret
 from aiollm.errors import ConfigError
-from aiollm.provider import Codec, Provider
+from aiollm.provider import Codec, ImageCodec, Provider
 from aiollm.providers import urls
 
 __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "from_dsn"]
@@ -23,7 +23,7 @@ class Scheme(msgspec.Struct, frozen=True):
     sent a key from the variables in `keys` (the first that is set wins), each with what stands
     before it on the wire, where the codec must be told. `apis` are the values of the option
     `api`, of which `own_api` is the default on the vendor's own hosts. `rows` is the family of
-    capability rows where it is not the codec's.
+    capability rows where it is not the codec's; `images` makes the codecs for making images.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Scheme(msgspec.Struct, frozen=True):
     apis: dict[str, Callable[[], Codec]] = {}
     own_api: str = ""
     rows: str = ""
+    images: Callable[[], tuple[ImageCodec, ...]] | None = None
 
     def owns_host(self, host: str) -> bool:
         """Say whether `host` is one of the vendor's own."""
@@ -64,6 +65,24 @@ def _responses() -> Codec:
     from aiollm.providers.openai_responses import ResponsesCodec
 
     return ResponsesCodec()
+
+
+def _openai_images() -> tuple[ImageCodec, ...]:
+    from aiollm.providers.openai_images import OpenAIImages
+
+    return (OpenAIImages(),)
+
+
+def _google_images() -> tuple[ImageCodec, ...]:
+    from aiollm.providers.google_images import GoogleImages
+
+    return (GoogleImages(),)
+
+
+def _llama_swap_images() -> tuple[ImageCodec, ...]:
+    from aiollm.providers.llama_swap_images import LlamaSwapImages, SdapiImages
+
+    return (LlamaSwapImages(), SdapiImages())
 
 
 def _anthropic() -> Codec:
@@ -104,6 +123,7 @@ _OPENAI = Scheme(
     ),
     apis={"chat": _chat, "responses": _responses},
     own_api="responses",
+    images=_openai_images,
 )
 _ANTHROPIC = Scheme(
     "anthropic",
@@ -122,6 +142,7 @@ _GOOGLE = Scheme(
     hosts=("generativelanguage.googleapis.com",),
     keys={"GOOGLE_API_KEY": "", "GEMINI_API_KEY": ""},
     base_variable="GOOGLE_GEMINI_BASE_URL",
+    images=_google_images,
 )
 _OLLAMA = Scheme(
     "ollama",
@@ -150,6 +171,7 @@ _LLAMA_SWAP = Scheme(
     plain=True,
     example="llama-swap://[TOKEN@]host:8080",
     rows="llama-swap",
+    images=_llama_swap_images,
 )
 
 SCHEMES: dict[str, Scheme] = {
@@ -222,6 +244,7 @@ def _provider(
         headers=headers,
         options=dsn.options,
         rows=scheme.rows,
+        image_codecs=scheme.images,
     )
 
 

@@ -1,0 +1,54 @@
+"""Calls that are no stream: model lists, management; one request, one reply, one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiollm.errors import MAX_BODY, DeadlineError, LLMError
+from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
+from aiollm.replies import redacted
+
+MAX_REPLY = 64 * 1024 * 1024
+"""Bytes of a reply that is no stream, such as a model list."""
+
+
+class Caller:
+    """Sends single requests over the registry's transport."""
+
+    def __init__(self, open_transport: Callable[[], Awaitable[Transport]]) -> None:
+        self._open_transport = open_transport
+
+    async def call(self, provider: Provider, request: HttpRequest) -> HttpReply:
+        """Send a request that is no stream and return its whole reply. Raises: LLMError."""
+        reply = await self.open(provider, request)
+        seconds = provider.timeouts.first_output
+        try:
+            body = await reply.read_whole(MAX_REPLY, seconds)
+            return HttpReply(reply.status, reply.headers, body, request.url)
+        finally:
+            reply.close()
+
+    async def open(self, provider: Provider, request: HttpRequest) -> Reply:
+        """Send a request and return its reply with the body unread. Raises: LLMError."""
+        transport = await self._open_transport()
+        seconds = provider.timeouts.first_output
+        failure: LLMError
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await transport.send(request, provider.timeouts.connect)
+            if 200 <= reply.status < 300:
+                return reply
+            try:
+                body = await reply.read_whole(MAX_BODY, 1.0)
+                whole = HttpReply(reply.status, reply.headers, body, request.url)
+            finally:
+                reply.close()
+            failure = provider.codec.error(whole)
+        except LLMError as error:
+            failure = error
+        except TimeoutError:
+            failure = DeadlineError(
+                f"no answer within {seconds:g} s", which="first_output", after=seconds or 0.0
+            )
+        raise redacted(failure, provider.token)
