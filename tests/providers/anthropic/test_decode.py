@@ -240,6 +240,14 @@ def test_thinking_is_sealed_by_its_signature() -> None:
     ]
 
 
+def test_a_signature_that_comes_twice_replaces_the_first() -> None:
+    items = decode(
+        opened({"type": "thinking"}), delta("thinking", thinking="a"),
+        delta("signature", signature="S"), delta("signature", signature="T"), shut(), end(),
+    )
+    assert items[1] == ReasoningDelta("", ProviderData("anthropic", {"signature": "T"}))
+
+
 def test_hidden_thoughts_are_a_part_with_a_signature_alone() -> None:
     items = decode(
         opened({"type": "thinking", "thinking": "", "signature": ""}),
@@ -317,6 +325,11 @@ def test_usage_adds_the_cache_to_the_input_and_later_counts_replace_earlier() ->
         UsageUpdate(Usage(175, 1, 50, certainty="partial")),
         Finish("stop", "end_turn", Usage(175, 43, 50, 31, "exact")),
     ]
+
+
+def test_counts_that_are_none_are_ignored() -> None:
+    usage: dict[str, Any] = {"input_tokens": -1, "output_tokens": 1e300, "x": 3}
+    assert decode(end(**usage))[-1] == Finish("stop", "end_turn")
 
 
 def test_half_a_usage_is_partial() -> None:
