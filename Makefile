@@ -21,7 +21,7 @@ lint: ## check style, types, the public surface and the layers
 	ruff format --check
 	mypy
 	pyright
-	lint-imports
+	lint-imports --no-cache
 
 format: ## apply the formatter and the safe fixes
 	@scripts/setup dev
@@ -40,4 +40,4 @@ bench: ## run the benchmarks; each prints one line
 	@set -e; for file in benchmarks/bench_*.py; do python $$file; done
 
 clean: ## remove .venv and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
