@@ -37,6 +37,7 @@ class Names(msgspec.Struct, frozen=True):
 
 def parse_spec(spec: str, names: Names) -> Plan:
     """Parse a spec and expand its aliases. Raises: SpecError."""
+    _check_type(spec)
     parser = _Parser(names)
     steps: list[tuple[Target, ...]] = []
     seen: set[Target] = set()
@@ -48,69 +49,77 @@ def parse_spec(spec: str, names: Names) -> Plan:
     return Plan(tuple(steps))
 
 
+def _check_type(spec: object) -> None:
+    if not isinstance(spec, str):
+        raise SpecError(f"a spec is a str or a Plan, not of type {type(spec).__name__}")
+
+
 class _Parser:
+    """Expands aliases depth first, counting targets as it goes."""
+
     def __init__(self, names: Names) -> None:
         self._names = names
         self._count = 0
 
     def steps(self, spec: str, path: tuple[str, ...]) -> list[list[Target]]:
+        """Return the steps of `spec`, to which the aliases of `path` have led."""
         if not spec.strip():
-            where = f"alias {path[-1]!r} is" if path else "the spec is"
-            raise SpecError(f"{where} empty", spec=spec or " ")
+            raise _error("the spec is empty", spec or " ", 0, path)
         found: list[list[Target]] = []
         for text, column in _split(spec, ",", 0):
-            items = list(_split(text, "|", column))
-            expanded = [self._item(spec, *item, path) for item in items]
+            items = [_trimmed(*piece) for piece in _split(text, "|", column)]
+            expanded = [self._item(spec, name, at, path) for name, at in items]
             if len(items) == 1:
                 found += expanded[0]
                 continue
             for (name, at), several in zip(items, expanded, strict=True):
                 if len(several) > 1:
-                    raise SpecError(
-                        f"alias {name.strip()!r} has several steps and cannot be raced",
-                        spec=spec,
-                        column=at + _indent(name),
-                    )
+                    reason = f"alias {name!r} has several steps and cannot be raced"
+                    raise _error(reason, spec, at, path)
             found.append([target for (step,) in expanded for target in step])
         return found
 
-    def _item(self, spec: str, raw: str, column: int, path: tuple[str, ...]) -> list[list[Target]]:
-        column += _indent(raw)
-        name = raw.strip()
+    def _item(self, spec: str, name: str, at: int, path: tuple[str, ...]) -> list[list[Target]]:
         if not name:
-            raise SpecError("an element is empty", spec=spec, column=column)
-        if any(char.isspace() or not char.isprintable() for char in name):
-            raise SpecError("white space inside an element", spec=spec, column=column)
+            raise _error("an element is empty", spec, at, path)
+        for offset, char in enumerate(name):
+            if char.isspace() or not char.isprintable():
+                reason = "white space or a control character inside an element"
+                raise _error(reason, spec, at + offset, path)
         if "/" in name:
-            return [[self._target(spec, name, column)]]
+            return [[self._target(spec, name, at, path)]]
         text = self._names.alias(name)
         if text is None:
-            known = self._names.all()
-            hint = _closest(name, known)
-            if self._names.is_provider(name):
-                hint = f": a target is provider/model, for example {name}/some-model"
-            raise SpecError(f"unknown alias {name!r}{hint}", spec=spec, column=column)
+            raise _error(f"unknown alias {name!r}{self._hint(name)}", spec, at, path)
         if name in path:
             cycle = " -> ".join((*path[path.index(name) :], name))
-            raise SpecError(f"alias cycle: {cycle}", spec=spec, column=column)
+            raise _error(f"alias cycle: {cycle}", spec, at, path)
         if len(path) >= MAX_TARGETS:
-            raise SpecError(f"more than {MAX_TARGETS} nested aliases", spec=spec, column=column)
+            raise _error(f"more than {MAX_TARGETS} nested aliases", spec, at, path)
         return self.steps(text, (*path, name))
 
-    def _target(self, spec: str, name: str, column: int) -> Target:
+    def _target(self, spec: str, name: str, at: int, path: tuple[str, ...]) -> Target:
         provider, _, model = name.partition("/")
         if not provider or not model:
-            what = "model" if provider else "provider"
-            raise SpecError(f"{name!r} lacks its {what}", spec=spec, column=column)
+            reason = f"{name!r} lacks its {'model' if provider else 'provider'}"
+            raise _error(reason, spec, at, path)
         if not self._names.is_provider(provider):
             hint = _closest(provider, self._names.all())
-            raise SpecError(f"unknown provider {provider!r}{hint}", spec=spec, column=column)
+            raise _error(f"unknown provider {provider!r}{hint}", spec, at, path)
         self._count += 1
         if self._count > MAX_TARGETS:
-            raise SpecError(
-                f"more than {MAX_TARGETS} targets after expansion", spec=spec, column=column
-            )
+            raise _error(f"more than {MAX_TARGETS} targets after expansion", spec, at, path)
         return Target(provider, model)
+
+    def _hint(self, name: str) -> str:
+        if self._names.is_provider(name):
+            return f": a target is provider/model, for example {name}/some-model"
+        return _closest(name, self._names.all())
+
+
+def _error(reason: str, spec: str, column: int, path: tuple[str, ...]) -> SpecError:
+    where = f" (in alias {path[-1]!r})" if path else ""
+    return SpecError(f"{reason}{where}", spec=spec, column=column)
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
@@ -119,12 +128,13 @@ def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
         column += len(piece) + 1
 
 
-def _indent(text: str) -> int:
-    return len(text) - len(text.lstrip())
+def _trimmed(text: str, column: int) -> tuple[str, int]:
+    return text.strip(), column + len(text) - len(text.lstrip())
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches  # most programs never need it
 
-    close = get_close_matches(name, list(known), 3)
+    names = {each.lower(): each for each in known}
+    close = [names[each] for each in get_close_matches(name.lower(), names, 3)]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
