@@ -13,6 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TextIO
 
 import msgspec
@@ -48,12 +49,12 @@ _NO_MODEL = """no model is named: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), o
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A subcommand: what it takes, and what it does with a registry."""
+    """A subcommand: what it takes, and what it does; it returns the exit code."""
 
     name: str
     help: str
     configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Registry], Awaitable[int]]
+    run: Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,18 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _never_fail_on_encoding(stream)
     options = _parser().parse_args(arguments)
+    command: Command = options.command
     try:
-        return asyncio.run(_run(options))
+        return command.run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         complain(str(error))
         return USAGE
-    except LLMError as error:
+    except (LLMError, OSError) as error:
         complain(_told(error))
         return FAILED
 
@@ -91,10 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(options: argparse.Namespace) -> int:
-    command: Command = options.command
-    async with Registry() as registry:
-        return await command.run(options, registry)
+def run(work: Callable[[Registry], Awaitable[int]]) -> int:
+    """Run `work` with a registry of the environment."""
+
+    async def session() -> int:
+        async with Registry() as registry:
+            return await work(registry)
+
+    return asyncio.run(session())
 
 
 def _configure_ask(parser: argparse.ArgumentParser) -> None:
@@ -107,13 +113,17 @@ def _configure_ask(parser: argparse.ArgumentParser) -> None:
     add("-v", "--verbose", action="store_true", help="say who answered, and what it took")
 
 
-async def _ask(options: argparse.Namespace, registry: Registry) -> int:
-    text = await asyncio.to_thread(_prompt, options.prompt)
-    images = [await asyncio.to_thread(ImagePart.from_path, path) for path in options.image]
-    spec = await _spec(options.model, registry)
+def _ask(options: argparse.Namespace) -> int:
+    # Standard input is read before there is a loop: a thread that reads it would outlive Ctrl-C.
+    text, images = _prompt(options.prompt), map(_image, options.image)
     request = Request(
         (user(text, *images),), system=options.system, max_output_tokens=options.max_tokens
     )
+    return run(partial(_answer, options, request))
+
+
+async def _answer(options: argparse.Namespace, request: Request, registry: Registry) -> int:
+    spec = await _spec(options.model, registry)
     async with registry.stream(spec, request) as stream:
         try:
             await _show(stream)
@@ -136,6 +146,13 @@ def _prompt(words: Sequence[str]) -> str:
     if not text:
         raise ConfigError("there is no prompt: aiollm ask 'Why is the sky blue?'")
     return text
+
+
+def _image(path: str) -> ImagePart:
+    try:
+        return ImagePart.from_path(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the image {path!r} cannot be used: {error}") from None
 
 
 def _is_piped(stream: TextIO) -> bool:
@@ -214,7 +231,7 @@ def _account(stream: Stream) -> str:
     return "\n".join([*lines, *stream.partial.warnings]) or "nothing was tried"
 
 
-def _told(error: LLMError) -> str:
+def _told(error: Exception) -> str:
     if not isinstance(error, FailoverError):
         return f"{type(error).__name__}: {error}"
     causes = [f"  {type(each).__name__}: {each}" for each in error.exceptions]

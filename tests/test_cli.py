@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -137,9 +139,14 @@ def test_a_missing_key_names_the_variable(capsys: pytest.CaptureFixture[str]) ->
     assert "OPENAI_API_KEY" in capsys.readouterr().err
 
 
-def test_a_missing_image_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ask", "-i", "/nowhere/duck.png", "What?"]) == cli.USAGE
-    assert "/nowhere/duck.png" in capsys.readouterr().err
+def test_an_image_that_cannot_be_read_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    for path in ("/nowhere/duck.png", str(empty), str(tmp_path)):
+        assert cli.main(["ask", "-i", path, "What?"]) == cli.USAGE
+        assert f"the image {path!r} cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["-"], [""]])
@@ -200,3 +207,25 @@ def test_python_m_aiollm_is_the_command(tmp_path: Path) -> None:
     assert run.returncode == cli.USAGE
     assert run.stderr.startswith("aiollm: unknown provider 'nosuch'")
     assert "Traceback" not in run.stderr
+
+
+def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
+    command = [sys.executable, "-m", "aiollm", "ask", "-m", "down/none"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        wait_until_it_reads(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == cli.INTERRUPTED
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def wait_until_it_reads(pid: int) -> None:
+    """Wait until the process is blocked in a read of its standard input, where /proc tells."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        if Path(f"/proc/{pid}/wchan").read_text().startswith(("pipe", "anon_pipe")):
+            return
+        time.sleep(0.02)
