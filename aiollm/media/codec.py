@@ -13,7 +13,8 @@ from aiollm.errors import UnsupportedError
 from aiollm.media.encoders import encode
 from aiollm.media.limits import MAX_PIXELS, Limits, Output, area, too_many_pixels
 from aiollm.media.pixels import render
-from aiollm.media.sniff import mime_of
+from aiollm.media.png import lacks_rows, too_many_chunks
+from aiollm.media.sniff import info, mime_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,9 +88,11 @@ def transform(data: bytes, limits: Limits) -> Output:
 
 
 def _transform(data: bytes, source: Source, limits: Limits) -> Output:
-    image = _open(data, source)
-    original = image.size
-    image = render(image, limits)
+    opened = _open(data, source)
+    original = opened.size
+    image = render(opened, limits)
+    if source.format == "PNG" and _is_short(data, opened):
+        raise UnsupportedError("the PNG image is damaged: it holds fewer rows than it says")
     kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 
@@ -97,13 +100,26 @@ def _transform(data: bytes, source: Source, limits: Limits) -> Output:
 def _open(data: bytes, source: Source) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
+    found = info(data)
+    if found is not None and found.pixels > MAX_PIXELS:
+        raise UnsupportedError(too_many_pixels((found.width, found.height)))
+    if source.format == "PNG" and too_many_chunks(data):
+        raise UnsupportedError("the PNG image holds thousands of chunks beside its pixels")
     try:
         image = Image.open(io.BytesIO(data), formats=(source.format,))
     except UnidentifiedImageError:
         raise UnsupportedError(f"the {source.name} image has a damaged header") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnsupportedError(f"it has too many pixels: {error}") from None
     if area(image.size) > MAX_PIXELS:
         raise UnsupportedError(too_many_pixels(image.size))
     return image
+
+
+def _is_short(data: bytes, image: Image.Image) -> bool:
+    """Say whether a PNG ends before its last row, which PIL leaves at zero without a word."""
+    last = image.crop((0, image.height - 1, *image.size))
+    return not any(last.tobytes()) and lacks_rows(data)
 
 
 def _require(source: Source) -> None:

@@ -16,9 +16,17 @@ from aiollm.errors import UnsupportedError
 from aiollm.media.limits import Limits, Output
 from aiollm.media.wire import Answer, Wire
 
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv[3:]; from aiollm.media.worker import main; main()"
-)
+_ROOT = Path(__file__).parents[1]
+_BOOT = """
+import sys, types
+sys.path[:] = sys.argv[4:]
+root = types.ModuleType("aiollm")
+root.__path__ = [sys.argv[3]]
+sys.modules["aiollm"] = root
+from aiollm.media.worker import main
+main()
+"""
+"""A bare package stands for aiollm's own, whose imports would double a worker's start and size."""
 _KEPT = ("PATH", "LD_", "DYLD_", "LC_", "LANG", "PYTHON", "COVERAGE_", "MALLOC_")
 """Beginnings of the environment variables a worker gets: no keys for what reads pictures."""
 _START = 30.0
@@ -37,7 +45,7 @@ class WorkerProcess:
         mine, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), str(memory), *_path()],
+                [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), str(memory), *_places()],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -105,7 +113,6 @@ class WorkerProcess:
         return f"ended ({str(reason) or type(reason).__name__})"
 
 
-def _path() -> list[str]:
-    """Return where the parent finds modules, aiollm itself first of all."""
-    places = (*sys.path, str(Path(__file__).parents[2]))
-    return list(dict.fromkeys(str(Path(place).absolute()) for place in places))
+def _places() -> list[str]:
+    """Return where aiollm is, and then where this process finds modules."""
+    return [str(_ROOT), *dict.fromkeys(str(Path(place).absolute()) for place in sys.path)]

@@ -84,11 +84,12 @@ def info(data: bytes | ImagePart) -> ImageInfo | None:
 def _jpeg(data: bytes) -> ImageInfo | None:
     position, size = 2, (0, 0)
     for _ in range(_STEPS):
-        while data[position + 1] == 0xFF:
-            position += 1
-        marker = data[position + 1]
         if data[position] != 0xFF:
             return None
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
         (length,) = unpack_from(">H", data, position + 2)
         if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
             height, width = unpack_from(">HH", data, position + 5)
@@ -120,7 +121,7 @@ def _png_animated(data: bytes) -> bool:
                 return False
             case _:
                 position += 12 + length
-    return False
+    raise ValueError("chunks without end")
 
 
 def _gif(data: bytes) -> ImageInfo | None:

@@ -1,0 +1,48 @@
+"""What PIL lets pass in a PNG: chunks without end, rows that are not there."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from struct import unpack_from
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples a pixel, by colour type."""
+_PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
+_CHUNKS = 4096
+_BLOCK = 1 << 20
+
+
+def too_many_chunks(data: bytes) -> bool:
+    """Say whether there are more chunks beside the pixels than in any honest file."""
+    others = 0
+    for kind, _, _ in _walk(data):
+        others += kind not in _PIXELS
+        if others > _CHUNKS:
+            return True
+    return False
+
+
+def lacks_rows(data: bytes) -> bool:
+    """Say whether the pixels end before the last row; an interlaced file is believed."""
+    width, height, depth, colour, _, _, interlaced = unpack_from(">IIBBBBB", data, 16)
+    if interlaced:
+        return False
+    left: int = height * (1 + (width * depth * _CHANNELS[colour] + 7) // 8)
+    inflate = zlib.decompressobj()
+    for kind, start, end in _walk(data):
+        if kind == b"IDAT":
+            rest = data[start:end]
+            while rest and left > 0:
+                left -= len(inflate.decompress(rest, _BLOCK))
+                rest = inflate.unconsumed_tail
+    return left > 0
+
+
+def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk and where its data begins and ends."""
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = unpack_from(">I4s", data, position)
+        yield kind, position + 8, position + 8 + length
+        position += 12 + length
