@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -82,6 +83,7 @@ MODELS: tuple[Model, ...] = (
 State of November 2026: 5.x thinks adaptively and takes no sampling parameters since 4.7."""
 
 
+@lru_cache(maxsize=256)
 def model_facts(model: str) -> Model:
     """Return the facts of a model; dots in its version pass for dashes."""
     name = model.lower().replace(".", "-")

@@ -7,6 +7,7 @@ a row is taken for one of the many servers that ignore what they do not know.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -128,12 +129,14 @@ _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, 
 """Effort words for budgets up to so many tokens, where a host knows only words."""
 
 
+@lru_cache(maxsize=256)
 def dialect_of(host: str) -> Dialect:
     """Return the dialect of a `host[:port]`."""
     name = host.rpartition(":")[0] or host
     return next(row for row in DIALECTS if any(fnmatchcase(name, own) for own in row.hosts))
 
 
+@lru_cache(maxsize=256)
 def model_of(name: str, dialect: Dialect) -> Model:
     """Return what is known of a model, which is something only at OpenAI and Azure."""
     if dialect not in (OPENAI, AZURE):
@@ -162,7 +165,7 @@ def thinking(
             return {"thinking": {"type": "disabled"}}
         case "deepseek":
             return {"thinking": {"type": "enabled"}, "reasoning_effort": effort}
-        case "reasoning_effort":
+        case _:
             return {"reasoning_effort": effort}
 
 
