@@ -90,7 +90,8 @@ def model_names(reply: HttpReply) -> tuple[str, ...]:
 
 def check_media(provider: Provider, target: Target, request: Request) -> None:
     """Refuse documents and audio that a target does not take. Raises: UnsupportedError."""
-    kinds = {type(part) for message in request.messages for part in message.parts}
+    asked = (message.parts for message in request.messages if message.role == "user")
+    kinds = {type(part) for parts in asked for part in parts}
     if not kinds & {DocumentPart, AudioPart}:
         return
     facts = provider.capabilities(target.model)

@@ -23,6 +23,9 @@ class _Call:
         self.name = name
         self.arguments: list[str] = []
 
+    def blank(self) -> bool:
+        return not "".join(self.arguments).strip()
+
     def whole(self) -> bool:
         return isinstance(load("".join(self.arguments).encode("utf-8", "replace")), dict)
 
@@ -78,13 +81,13 @@ class Calls:
         return [
             ToolCallDelta(place, arguments="{}")
             for place, call in enumerate(self._calls)
-            if not any(call.arguments)
+            if call.blank()
         ]
 
     def whole(self) -> bool:
         """Say whether there are calls, and all have a JSON object or nothing for arguments."""
         return bool(self._calls) and all(
-            not any(call.arguments) or call.whole() for call in self._calls
+            call.blank() or call.whole() for call in self._calls
         )
 
     def _begin(self, index: int | None, id: str, name: str) -> int:  # noqa: A002

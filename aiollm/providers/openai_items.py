@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aiollm.encoding import Warnings, conversation
-from aiollm.errors import UnsupportedError
 from aiollm.provider import Blob
-from aiollm.providers.openai_messages import call_id, document_data, image_url
+from aiollm.providers.openai_messages import audio_part, call_id, document_data, image_url
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -69,7 +68,7 @@ class _Turns:
             case "system":
                 self.flush()
                 self.out.append({"role": self._system_role, "content": message.text})
-            case "user":
+            case _:
                 self.flush()
                 self._user(message)
 
@@ -98,7 +97,7 @@ class _Turns:
                 data = document_data(part)
                 return {"type": "input_file", "filename": part.name, "file_data": data}
             case AudioPart():
-                raise UnsupportedError("Responses take no audio: use api=chat")
+                return audio_part(part)
             case OpaquePart(provider_data=data):
                 return self._own(data, "a part")
             case _:

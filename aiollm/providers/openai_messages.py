@@ -74,16 +74,16 @@ class _Turns:
     def add(self, message: Message) -> None:
         match message.role:
             case "tool":
-                for part in message.parts:
-                    if isinstance(part, ToolResultPart):
-                        self._result(part)
+                results = (part for part in message.parts if isinstance(part, ToolResultPart))
+                for part in results:
+                    self._result(part)
             case "assistant":
                 self.flush()
                 self._assistant(message)
             case "system":
                 self.flush()
                 self.out.append({"role": self._dialect.system, "content": message.text})
-            case "user":
+            case _:
                 self.flush()
                 self.out.append({"role": "user", "content": self._content(message)})
 

@@ -1,4 +1,4 @@
-"""Tool calls and reasoning in chat: assembled from what servers label in many ways, and replayed."""
+"""Tool calls and reasoning in chat: assembled however servers label them, and replayed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiollm.types import (
     ProviderData,
     ReasoningDelta,
     ReasoningPart,
+    ToolCallPart,
     ToolResultPart,
     assistant,
     tool_results,
@@ -22,10 +23,10 @@ COMPATIBLE = "http://127.0.0.1:8080/v1"
 
 
 def fragment(
-    arguments: Any = None, name: Any = None, id: Any = None, index: Any = None, **more: Any
+    arguments: Any = None, name: Any = None, id_: Any = None, index: Any = None, **more: Any
 ) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
-    known = {"index": index, "id": id, "function": function} | more
+    known = {"index": index, "id": id_, "function": function} | more
     return {key: value for key, value in known.items() if value is not None}
 
 
@@ -56,11 +57,11 @@ ASSEMBLY: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
         [fragment('{"a"', "f", "c1", 0), fragment(":1}", "f", "c1", 0)], [("c1", "f", '{"a":1}')],
     ),
     "an id made up for each fragment": (
-        [fragment('{"a"', "f", "c1", 0), fragment(":1}", id="c9", index=0)],
+        [fragment('{"a"', "f", "c1", 0), fragment(":1}", id_="c9", index=0)],
         [("c1", "f", '{"a":1}')],
     ),
     "no index, by id": (
-        [fragment('{"a"', "f", "c1"), fragment("{}", "g", "c2"), fragment(":1}", id="c1")],
+        [fragment('{"a"', "f", "c1"), fragment("{}", "g", "c2"), fragment(":1}", id_="c1")],
         [("c1", "f", '{"a":1}'), ("c2", "g", "{}")],
     ),
     "no index, no id": (
@@ -79,16 +80,21 @@ ASSEMBLY: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
         [("", "f", '{"a":1}')],
     ),
     "another id once the call is whole": (
-        [fragment("{}", "f", "c1", 0), fragment('{"a":1}', id="c2", index=0)],
+        [fragment("{}", "f", "c1", 0), fragment('{"a":1}', id_="c2", index=0)],
         [("c1", "f", "{}"), ("c2", "", '{"a":1}')],
     ),
     "the name comes late": (
-        [fragment("", id="c1", index=0), fragment("{}", "f", index=0)], [("c1", "f", "{}")],
+        [fragment("", id_="c1", index=0), fragment("{}", "f", index=0)], [("c1", "f", "{}")],
     ),
     "the id comes late": (
-        [fragment("{", "f", index=0), fragment("}", id="c1", index=0)], [("", "f", "{}")],
+        [fragment("{", "f", index=0), fragment("}", id_="c1", index=0)], [("", "f", "{}")],
+    ),
+    "arguments before a name": (
+        [fragment("{}", "f", "c1", 0), fragment("[]", index=1), fragment("", "g", index=1)],
+        [("c1", "f", "{}"), ("", "g", "[]")],
     ),
     "no arguments": ([fragment("", "f", "c1", 0)], [("c1", "f", "{}")]),
+    "arguments blank": ([fragment(" ", "f", "c1", 0)], [("c1", "f", "{}")]),
     "arguments null": ([fragment(None, "f", "c1", 0)], [("c1", "f", "{}")]),
     "arguments decoded": ([fragment({"a": "ł"}, "f", "c1", 0)], [("c1", "f", '{"a":"ł"}')]),
     "an odd index": ([fragment("{}", "f", "c1", -5)], [("c1", "f", "{}")]),
@@ -162,8 +168,6 @@ def thought(**delta: Any) -> dict[str, Any]:
 
 
 def replayed(chat, message, base_url: str = COMPATIBLE) -> dict[str, Any]:
-    call = fragment("{}", "f", "c1", 0)
-    assert call
     return chat.send(base_url, messages=(user("q"), message, user("go on"))).body["messages"][1]
 
 
@@ -261,6 +265,21 @@ def test_deepseek_gets_the_field_with_every_call(chat) -> None:
     history = (user("q"), read.response.message, answer)
     sent = chat.send("https://api.deepseek.com/v1", messages=history).body["messages"]
     assert sent[1]["reasoning_content"] == ""
+
+
+def test_a_call_after_mistrals_thinking_has_no_text(chat) -> None:
+    turn = assistant(ReasoningPart("hm"), ToolCallPart("abcdefGH1", "f"))
+    answer = tool_results(ToolResultPart("abcdefGH1", "ok"))
+    sent = chat.send("https://api.mistral.ai/v1", messages=(user("q"), turn, answer)).body
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    assert sent["messages"][1]["content"] == [thought]
+
+
+@pytest.mark.parametrize("host", ["openrouter.ai", "api.mistral.ai", "localhost:8080"])
+def test_an_answer_without_reasoning_has_no_field_for_it(chat, host) -> None:
+    assert replayed(chat, assistant("x"), f"https://{host}/v1") == {
+        "role": "assistant", "content": "x",
+    }  # fmt: skip
 
 
 def test_a_turn_of_reasoning_alone_is_left_out(chat) -> None:

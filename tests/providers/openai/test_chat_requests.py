@@ -286,9 +286,8 @@ def test_a_big_image_is_not_encoded_before_it_is_sent(chat) -> None:
 
 
 def test_documents_and_audio_have_parts_of_their_own(chat) -> None:
-    (sent,) = messages(
-        chat, user(DocumentPart(b"%PDF", name="a.pdf"), AudioPart(b"RIFF"), AudioPart(b"ID3", mime="audio/mpeg"))
-    )  # fmt: skip
+    mp3 = AudioPart(b"ID3", mime="audio/mpeg")
+    (sent,) = messages(chat, user(DocumentPart(b"%PDF", name="a.pdf"), AudioPart(b"RIFF"), mp3))
     assert sent["content"] == [
         {"type": "file",
          "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}},
@@ -323,7 +322,9 @@ def test_images_of_results_follow_all_results_of_the_turn_in_one_message(chat) -
     call = assistant(ToolCallPart("a", "f"), ToolCallPart("b", "f"), ToolCallPart("c", "f"))
     sent = messages(
         chat, user("q"), call,
-        tool_results(ToolResultPart("a", ("one", ImagePart(PNG))), ToolResultPart("b", ImagePart(PNG))),
+        tool_results(
+            ToolResultPart("a", ("one", ImagePart(PNG))), ToolResultPart("b", ImagePart(PNG))
+        ),
         tool_results(ToolResultPart("c", "three")),
         user("and?"),
     )  # fmt: skip
@@ -352,7 +353,8 @@ def test_images_of_an_answer_follow_it(chat) -> None:
 
 def test_long_call_ids_are_shortened_alike_in_call_and_result(chat) -> None:
     long = "toolu_" + "x" * 60
-    history = (user("q"), assistant(ToolCallPart(long, "f")), tool_results(ToolResultPart(long, "r")))
+    answer = tool_results(ToolResultPart(long, "r"))
+    history = (user("q"), assistant(ToolCallPart(long, "f")), answer)
     for url, most in ((OPENAI, 40), ("https://api.mistral.ai/v1", 9)):
         sent = messages(chat, *history, url=url)
         id_ = sent[1]["tool_calls"][0]["id"]
@@ -366,7 +368,8 @@ def test_long_call_ids_are_shortened_alike_in_call_and_result(chat) -> None:
 
 def test_arguments_that_are_no_object_are_not_sent(chat) -> None:
     call = ToolCallPart("a", "f", '{"x": ', valid=False)
-    sent = chat.send(messages=(user("q"), assistant(call), tool_results(ToolResultPart("a", "bad"))))
+    answer = tool_results(ToolResultPart("a", "bad"))
+    sent = chat.send(messages=(user("q"), assistant(call), answer))
     assert sent.body["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
     assert "'f'" in sent.warnings[0]
 
@@ -389,6 +392,8 @@ def test_foreign_state_is_dropped_with_a_warning_each(chat) -> None:
 
 
 def test_own_opaque_parts_are_replayed(chat) -> None:
+    (sent,) = messages(chat, user("q", OpaquePart(ProviderData("openai", {"type": "x"}))))
+    assert sent["content"][1] == {"type": "x"}
     own = OpaquePart(ProviderData("openai", {"audio": {"id": "a1"}}))
     assert messages(chat, user("q"), assistant(own), user("r"))[1]["audio"] == {"id": "a1"}
 
@@ -396,6 +401,18 @@ def test_own_opaque_parts_are_replayed(chat) -> None:
 def test_earlier_audio_is_dropped_with_a_warning(chat) -> None:
     sent = chat.send(messages=(user("q"), assistant("x", AudioPart(b"x")), user("r")))
     assert "audio" in sent.warnings[0]
+
+
+def test_parts_that_a_turn_cannot_hold_are_left_out(chat, responses) -> None:
+    """They are refused before; a codec on its own must not send half of them."""
+    turn = user("q", RefusalPart("no"))
+    assert messages(chat, turn)[0]["content"] == [{"type": "text", "text": "q"}]
+    (sent,) = responses.send(messages=turn).body["input"]
+    assert sent["content"] == [{"type": "input_text", "text": "q"}]
+    odd = assistant("a", ToolResultPart("c", "r"))
+    assert messages(chat, user("q"), odd)[1] == {"role": "assistant", "content": "a"}
+    sent = responses.send(messages=(user("q"), odd)).body["input"]
+    assert sent[1] == {"role": "assistant", "content": "a"}
 
 
 def test_lone_surrogates_are_mended(chat) -> None:

@@ -16,7 +16,6 @@ from aiollm.types import (
     CitationChunk,
     Finish,
     Notice,
-    ReasoningDelta,
     RefusalDelta,
     Status,
     TextDelta,
@@ -117,8 +116,8 @@ def _steps() -> st.SearchStrategy[list[tuple[str, str]]]:
 @given(steps=_steps(), together=st.booleans())
 def test_any_order_of_deltas_gives_every_word_once(chat, steps, together) -> None:
     events: list[Any] = [chunk({"role": "assistant", "content": ""})]
-    expected = {"text": "", "reasoning": "", "refusal": "", "arguments": ""}
-    events.append(call(index=0, id="call_1", function={"name": "f", "arguments": ""}))
+    expected = {"text": "", "reasoning": "", "refusal": "", "arguments": "{"}
+    events.append(call(index=0, id="call_1", function={"name": "f", "arguments": "{"}))
     for field, words in steps:
         match field:
             case "content":
@@ -146,7 +145,7 @@ def test_any_order_of_deltas_gives_every_word_once(chat, steps, together) -> Non
     assert (said.text, said.reasoning, said.refusal) == (
         expected["text"], expected["reasoning"], expected["refusal"],
     )
-    assert said.tool_calls[0].arguments == (expected["arguments"] or "{}")
+    assert said.tool_calls[0].arguments == expected["arguments"]
 
 
 def test_a_plain_stream_gives_one_delta_a_chunk(chat) -> None:
@@ -180,6 +179,19 @@ def test_an_answer_that_the_server_broke_off_is_an_error(chat, raw, error) -> No
     assert type(read.error) is error
     assert raw in str(read.error)
     assert read.response.usage == Usage(3, 4, certainty="exact")
+
+
+def test_a_broken_answer_without_usage_has_none(chat) -> None:
+    assert chat.read(text("x"), chunk(finish="abort")).items == [TextDelta("x")]
+
+
+def test_a_choice_may_hold_nothing_but_its_end(chat) -> None:
+    end = {"id": "c", "choices": [{"index": 0, "finish_reason": "stop"}]}
+    assert chat.read(text("x"), end).finish == Finish("stop", "stop")
+
+
+def test_blank_events_are_skipped(chat) -> None:
+    assert chat.read(" ", text("x"), "", STOP).response.text == "x"
 
 
 def test_a_finish_reason_without_done_is_complete_at_the_end(chat) -> None:
@@ -398,14 +410,16 @@ def test_citations_images_and_lists_of_parts_are_read(chat) -> None:
         chunk({"content": "see", "annotations": [cited, {"type": "file"}, None]}),
         chunk({"content": "", "images": [picture, {"image_url": {"url": "https://i"}}, 3]}),
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                           {"type": "thinking", "thinking": "?"}, {"type": "thinking"},
+                           {"type": "thinking", "thinking": []}, " ",
                            {"type": "text", "text": "yes"}, {"type": "reference"}]}),
         STOP,
     )  # fmt: skip
     assert read.of(CitationChunk)[0].citation.url == "https://x"
     first, second = read.response.images
     assert (first.data, first.mime, second.url) == (b"hi", "image/png", "https://i")
-    assert read.of(ReasoningDelta)[0].reasoning == "hm"
-    assert read.response.text == "seeyes"
+    assert read.response.reasoning == "hm?"
+    assert read.response.text == "see yes"
 
 
 def test_an_image_that_is_no_base64_is_a_protocol_error(chat) -> None:
@@ -451,6 +465,8 @@ def test_a_whole_answer_may_hold_calls_and_reasoning(chat) -> None:
     [
         (b'{"error": {"message": "no", "code": "model_not_found"}}', "ModelNotFoundError", "no"),
         (b'{"detail": "no"}', "ServerError", "no"),
+        (b'[{"error": {"message": "no", "code": 503}}]', "OverloadedError", "no"),
+        (b"[]", "ProtocolError", "no answer"),
         (b'"no"', "ServerError", "no"),
         (b"", "ServerError", "empty"),
         (b" <html>", "ServerError", "HTML"),

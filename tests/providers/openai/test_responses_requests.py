@@ -1,0 +1,317 @@
+"""Responses requests: items in order and verbatim, flat tools and formats, no stored state."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Provider
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    OpaquePart,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    Target,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+    assistant,
+    system,
+    tool_results,
+    user,
+)
+
+TESTS = Path(__file__).parents[2]
+LOCAL = "http://127.0.0.1:8080/v1"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+PNG_URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+WEATHER = Tool(
+    "get_weather",
+    "d",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    strict=True,
+)
+
+
+def own(**data: Any) -> ProviderData:
+    return ProviderData("openai-responses", data)
+
+
+def items(responses, *history: Any, url: str = LOCAL, **fields: Any) -> list[dict[str, Any]]:
+    return responses.send(url, messages=history, **fields).body["input"]
+
+
+def test_a_request_is_what_the_official_library_sends(responses) -> None:
+    recorded = json.loads((TESTS / "fixtures" / "requests" / "openai_responses.json").read_text())
+    wanted = recorded["body"]
+    schema = wanted["text"]["format"]["schema"]
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
+    sent = responses.send(
+        model="gpt-6-sol",
+        system="Be brief",
+        messages=(
+            user("Co to?", ImagePart(PNG, detail="high")),
+            assistant(
+                ReasoningPart("", own(item=thought)),
+                ToolCallPart("call_A", "get_weather", "{}", provider_data=own(id="fc_1")),
+            ),
+            tool_results(ToolResultPart("call_A", ("12°C", ImagePart(PNG)))),
+        ),
+        tools=(WEATHER,),
+        tool_choice="get_weather",
+        parallel_tool_calls=True,
+        output=schema | {"title": "out"},
+        max_output_tokens=500,
+        reasoning="low",
+        extra={"text": {"verbosity": "low"}},
+    )
+    schema["title"] = "out"
+    wanted["stream_options"] = {"include_obfuscation": False}
+    assert sent.body == wanted
+    assert sent.http.url == "https://api.openai.com/v1/responses"
+    assert not sent.warnings
+
+
+def test_a_plain_request_keeps_nothing_on_the_server(responses) -> None:
+    assert responses.send(LOCAL, model="m").body == {
+        "model": "m",
+        "input": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "store": False,
+    }
+
+
+def test_a_reasoning_model_is_asked_for_what_can_be_read_and_replayed(responses) -> None:
+    body = responses.send(model="gpt-6-sol").body
+    assert body["reasoning"] == {"summary": "auto"}
+    assert body["include"] == ["reasoning.encrypted_content"]
+    off = responses.send(model="gpt-6-sol", reasoning=0).body
+    assert (off["reasoning"], "include" in off) == ({"effort": "none"}, False)
+    budget = responses.send(model="gpt-6-sol", reasoning=2000)
+    assert budget.body["reasoning"] == {"effort": "low", "summary": "auto"}
+    assert "budget" in budget.warnings[0]
+
+
+def test_another_model_is_asked_for_no_reasoning(responses) -> None:
+    """It would refuse both fields."""
+    assert not responses.send(model="gpt-4.1").body.keys() & {"reasoning", "include"}
+
+
+def test_stop_would_change_the_meaning_and_seed_would_not(responses) -> None:
+    with pytest.raises(UnsupportedError, match="stop"):
+        responses.send(stop="X")
+    sent = responses.send(seed=7)
+    assert "seed" not in sent.body
+    assert "seed" in sent.warnings[0]
+
+
+def test_a_reasoning_model_keeps_its_own_sampling(responses) -> None:
+    sent = responses.send(model="gpt-6-sol", temperature=0.5)
+    assert "temperature" not in sent.body
+    assert sent.warnings
+    assert responses.send(LOCAL, model="m", temperature=0.5).body["temperature"] == 0.5
+
+
+def test_openai_takes_no_limit_below_sixteen(responses) -> None:
+    sent = responses.send(max_output_tokens=5)
+    assert (sent.body["max_output_tokens"], len(sent.warnings)) == (16, 1)
+    assert responses.send(LOCAL, max_output_tokens=5).body["max_output_tokens"] == 5
+
+
+def test_tools_are_flat_and_always_say_whether_they_are_strict(responses) -> None:
+    loose = Tool("f", "", {"type": "object", "properties": {}})
+    tools = responses.send(tools=(WEATHER, loose), tool_choice="required").body["tools"]
+    assert [(tool["type"], tool["name"], tool["strict"]) for tool in tools] == [
+        ("function", "get_weather", True), ("function", "f", False),
+    ]  # fmt: skip
+    assert tools[0]["parameters"]["additionalProperties"] is False
+    assert "tools" not in responses.send(tool_choice="none", parallel_tool_calls=True).body
+
+
+@pytest.mark.parametrize(
+    ("choice", "wire"),
+    [("auto", "auto"), ("none", "none"), ("f", {"type": "function", "name": "f"})],
+)
+def test_a_tool_choice_is_a_word_or_a_flat_function(responses, choice, wire) -> None:
+    sent = responses.send(tools=(Tool("f"),), tool_choice=choice)
+    assert sent.body["tool_choice"] == wire
+
+
+def test_an_output_type_is_a_flat_format(responses) -> None:
+    class City(msgspec.Struct):
+        city: str
+
+    form = responses.send(output=City).body["text"]["format"]
+    assert (form["type"], form["name"], form["strict"]) == ("json_schema", "City", True)
+
+
+def test_system_messages_later_on_keep_their_place(responses) -> None:
+    history = (system("b"), user("q"), assistant("a"), system("c"))
+    sent = responses.send(messages=history, system="a").body
+    assert sent["instructions"] == "a\n\nb"
+    assert sent["input"][2] == {"role": "developer", "content": "c"}
+    assert items(responses, *history)[2]["role"] == "system"
+
+
+def test_user_parts_have_their_own_names(responses) -> None:
+    (sent,) = items(
+        responses,
+        user("q", ImagePart(PNG), ImagePart(url="https://x/a.png", detail="low"),
+             DocumentPart(b"%PDF", name="a.pdf"), DocumentPart(url="https://x/b.pdf")),
+    )  # fmt: skip
+    assert sent["content"] == [
+        {"type": "input_text", "text": "q"},
+        {"type": "input_image", "image_url": PNG_URI},
+        {"type": "input_image", "image_url": "https://x/a.png", "detail": "low"},
+        {"type": "input_file", "filename": "a.pdf",
+         "file_data": "data:application/pdf;base64,JVBERg=="},
+        {"type": "input_file", "file_url": "https://x/b.pdf"},
+    ]  # fmt: skip
+
+
+def test_audio_is_refused_before_any_byte_unless_the_provider_is_said_to_take_it(responses) -> None:
+    with pytest.raises(UnsupportedError, match="audio"):
+        items(responses, user(AudioPart(b"x")))
+    provider = Provider("x", "openai", LOCAL, responses.codec, facts={"audio": True})
+    http = responses.codec.encode(provider, Target("x", "m"), Request(user(AudioPart(b"x"))))
+    (sent,) = json.loads(bytes(http.body))["input"]
+    assert sent["content"][0]["input_audio"] == {"data": "eA==", "format": "wav"}
+
+
+def test_results_with_images_go_as_they_are(responses) -> None:
+    call = assistant(ToolCallPart("a", "f"), ToolCallPart("b", "f"))
+    answers = tool_results(ToolResultPart("a", "one"), ToolResultPart("b", ("two", ImagePart(PNG))))
+    assert items(responses, user("q"), call, answers)[3:] == [
+        {"type": "function_call_output", "call_id": "a", "output": "one"},
+        {"type": "function_call_output", "call_id": "b", "output": [
+            {"type": "input_text", "text": "two"}, {"type": "input_image", "image_url": PNG_URI},
+        ]},
+    ]  # fmt: skip
+
+
+def test_an_answer_of_another_provider_goes_in_the_short_form(responses) -> None:
+    assert items(responses, user("q"), assistant("a", "b"), user("r"))[1] == {
+        "role": "assistant", "content": "ab",
+    }  # fmt: skip
+
+
+def test_a_message_keeps_id_and_phase(responses) -> None:
+    turn = assistant(
+        TextPart("Let me", provider_data=own(id="m1", phase="commentary")), " look.",
+        TextPart("Done", provider_data=own(id="m2")),
+        TextPart("", provider_data=own(id="m2", phase="final_answer")),
+    )  # fmt: skip
+
+    def message(words: str, **state: str) -> dict[str, Any]:
+        content = [{"type": "output_text", "text": words, "annotations": []}]
+        base = {"type": "message", "role": "assistant", "status": "completed"}
+        return base | {"content": content} | state
+
+    assert items(responses, user("q"), turn, user("r"))[1:3] == [
+        message("Let me look.", id="m1", phase="commentary"),
+        message("Done", id="m2", phase="final_answer"),
+    ]
+
+
+def test_own_parts_of_other_kinds_go_where_they_stand(responses) -> None:
+    search = {"type": "web_search_call", "id": "ws"}
+    turn = assistant("a", OpaquePart(own(**search)), TextPart("", provider_data=own(id="m")), "b")
+    sent = items(responses, user("q", OpaquePart(own(type="x"))), turn)
+    assert sent[0]["content"][1] == {"type": "x"}
+    assert sent[1:3] == [{"role": "assistant", "content": "a"}, search]
+    assert (sent[3]["id"], sent[3]["content"][0]["text"]) == ("m", "b")
+
+
+def test_a_refusal_goes_back_as_such(responses) -> None:
+    sent = items(responses, user("q"), assistant("Hm. ", RefusalPart("no")), user("r"))[1]
+    assert [part["type"] for part in sent["content"]] == ["output_text", "refusal"]
+
+
+def test_what_was_read_is_sent_back_verbatim_and_in_order(responses) -> None:
+    thought = {"id": "rs", "type": "reasoning", "summary": [], "encrypted_content": "gA=", "x": 1}
+    search = {"id": "ws", "type": "web_search_call", "status": "completed", "action": {"q": "x"}}
+    said = {"id": "m", "type": "message", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "hi", "annotations": []}]}  # fmt: skip
+    call = {"id": "fc", "type": "function_call", "status": "completed", "call_id": "c1",
+            "name": "f", "arguments": "{}", "namespace": "n"}  # fmt: skip
+    custom = {"id": "ct", "type": "custom_tool_call", "call_id": "c2", "name": "sh", "input": "ls"}
+    image = {"id": "ig", "type": "image_generation_call", "status": "completed", "result": "aGk="}
+    output = [thought, search, said, image, call, custom]
+    read = responses.whole({"status": "completed", "output": output})
+    answers = tool_results(ToolResultPart("c1", "one"), ToolResultPart("c2", "two"))
+    sent = items(responses, user("q"), read.response.message, answers)
+    assert sent[1:7] == output
+    assert [item["type"] for item in sent[7:]] == [
+        "function_call_output", "custom_tool_call_output",
+    ]  # fmt: skip
+
+
+def test_reasoning_without_content_is_left_out_with_the_ids_that_hang_on_it(responses) -> None:
+    bare = {"id": "rs", "type": "reasoning", "summary": []}
+    turn = assistant(
+        ReasoningPart("", own(item=bare)),
+        TextPart("a", provider_data=own(id="m", phase="commentary")),
+        ToolCallPart("c1", "f", provider_data=own(id="fc", status="completed")),
+    )
+    history = (user("q"), turn, tool_results(ToolResultPart("c1", "r")))
+    sent = responses.send(messages=history)
+    assert sent.body["input"][1:3] == [
+        {"role": "assistant", "content": "a", "phase": "commentary"},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}",
+         "status": "completed"},
+    ]  # fmt: skip
+    assert "encrypted" in sent.warnings[0]
+    stored = items(responses, *history, extra={"store": True})
+    assert (stored[1], stored[3]["id"]) == (bare, "fc")
+
+
+def test_foreign_state_is_dropped_with_a_warning_each(responses) -> None:
+    foreign = ProviderData("anthropic", {"signature": "s"})
+    turn = assistant(
+        ReasoningPart("hm", foreign), TextPart("x", provider_data=foreign),
+        ToolCallPart("a", "f", provider_data=foreign), OpaquePart(foreign),
+    )  # fmt: skip
+    sent = responses.send(messages=(user("q"), turn, tool_results(ToolResultPart("a", "r"))))
+    assert len(sent.warnings) == 4
+    assert [item.get("type", item.get("role")) for item in sent.body["input"]] == [
+        "user", "assistant", "function_call", "function_call_output",
+    ]  # fmt: skip
+
+
+def test_images_of_another_providers_answer_follow_it(responses) -> None:
+    sent = items(responses, user("q"), assistant("look", ImagePart(PNG)), user("bigger"))
+    assert [item["role"] for item in sent] == ["user", "assistant", "user", "user"]
+    assert sent[2]["content"][1] == {"type": "input_image", "image_url": PNG_URI}
+
+
+def test_audio_and_broken_arguments_of_earlier_turns_are_dropped_with_a_warning(responses) -> None:
+    call = ToolCallPart("a", "f", '{"x', valid=False)
+    turn = assistant(AudioPart(b"x"), call)
+    sent = responses.send(messages=(user("q"), turn, tool_results(ToolResultPart("a", "r"))))
+    assert len(sent.warnings) == 2
+    assert sent.body["input"][1]["arguments"] == "{}"
+
+
+def test_long_call_ids_are_shortened_alike_in_call_and_result(responses) -> None:
+    long = "x" * 80
+    answer = tool_results(ToolResultPart(long, "r"))
+    sent = items(responses, user("q"), assistant(ToolCallPart(long, "f")), answer)
+    assert sent[1]["call_id"] == sent[2]["call_id"]
+    assert len(sent[1]["call_id"]) <= 64
+
+
+def test_a_big_image_is_not_encoded_before_it_is_sent(responses) -> None:
+    assert responses.send(messages=user(ImagePart(PNG * 1000))).http.body.simple is None
