@@ -160,7 +160,7 @@ def test_a_size_is_the_nearest_that_the_model_makes(
     assert bool(sent.warnings) == warned
 
 
-@pytest.mark.parametrize("size", [(3840, 3840), (4096, 1024), (1024, 256), "4:1"])
+@pytest.mark.parametrize("size", [(3840, 3840), (4096, 2048), (4096, 1024), (1024, 256), "4:1"])
 def test_a_size_beyond_the_model_is_unsupported(size: Any) -> None:
     with pytest.raises(UnsupportedError, match="size"):
         http(size=size)
