@@ -28,7 +28,9 @@ async def stream(
     http = codec.encode(provider, target, request)
     reply = await transport.send(http, provider.timeouts.connect)
     try:
-        yield [Notice(message) for message in http.warnings]
+        if http.warnings or not reply.has_body:
+            # Headers are a sign of life; so is the body, where it has come with them.
+            yield [Notice(message) for message in http.warnings]
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         decoder = (http.decoder or codec.decoder)()

@@ -198,8 +198,10 @@ class Health:
 
     def ready_in(self, target: Target, host: str) -> float:
         """Return the seconds until `target` may be tried, 0 for now, inf while it is probed."""
-        breakers = (self._targets.get(target), self._hosts.get(host))
-        if any(each and each.is_open and each.probe is not None for each in breakers):
+        mine, hosts = self._targets.get(target), self._hosts.get(host)
+        if not (mine is not None and mine.openings) and not (hosts is not None and hosts.openings):
+            return 0.0
+        if any(each and each.is_open and each.probe is not None for each in (mine, hosts)):
             return float("inf")
         return self.recovers_in(target, host)
 

@@ -248,6 +248,10 @@ class Reply(Protocol):
     def content_type(self) -> str:
         """The media type in lower case, "" where the server names none."""
 
+    @property
+    def has_body(self) -> bool:
+        """Whether bytes of the body have arrived already."""
+
     async def read(self) -> bytes:
         """Return what has arrived, b"" at the end of the body. Raises: TransportError."""
 

@@ -115,6 +115,11 @@ class HttpReply:
         header = self._response.headers.get("Content-Type", "")
         return header.partition(";")[0].strip().lower()
 
+    @property
+    def has_body(self) -> bool:
+        """Whether bytes of the body have arrived already."""
+        return self._content.total_bytes > 0
+
     async def read(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises: TransportError, ProtocolError."""
         try:

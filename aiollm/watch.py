@@ -39,10 +39,11 @@ class Clock:
         self._timer: asyncio.TimerHandle | None = None
         self._when = float("inf")
 
-    def add(self, watch: Watch) -> None:
-        """Take up a watch."""
+    def add(self, watch: Watch, when: float) -> None:
+        """Take up a watch whose first deadline is due at loop time `when`."""
         self._watches.add(watch)
-        self.expect(watch.due(self.loop.time())[0])
+        if when < self._when:
+            self.expect(when)
 
     def discard(self, watch: Watch) -> None:
         """Drop a watch; the timer of an idle loop goes with the last one."""
@@ -103,8 +104,10 @@ class Watch:
         self._fired: tuple[Deadline, float] | None = None
         self._alive_at: float | None = None
         self._output_at: float | None = None
-        self._started = clock.loop.time()
-        clock.add(self)
+        self._started = now = clock.loop.time()
+        clock.add(self, now if limits.first_output is None else now + limits.first_output)
+        if total_at is not None:
+            clock.expect(total_at)
 
     def alive(self) -> None:
         """Note that bytes arrived."""

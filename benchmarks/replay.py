@@ -60,7 +60,8 @@ def _google(count: int) -> list[bytes]:
         b'"index": 0}],"usageMetadata": {"promptTokenCount": 11,"candidatesTokenCount": 14,'
         b'"totalTokenCount": 25},"modelVersion": "gemini-3.8-flash","responseId": "r-1"}\r\n\r\n'
     )
-    return [chunk] * count + [chunk.replace(b'"index": 0', b'"finishReason": "STOP","index": 0')]
+    end = chunk.replace(b'"index": 0', b'"finishReason": "STOP","index": 0')
+    return [chunk] * (count - 1) + [end]
 
 
 def _ollama(count: int) -> list[bytes]:
