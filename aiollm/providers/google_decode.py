@@ -61,7 +61,8 @@ _REASONS: dict[str, FinishReason] = {
     "TOO_MANY_TOOL_CALLS": "error",
     "MISSING_THOUGHT_SIGNATURE": "error",
     "PUP_LIMITED_DISABLED": "error",
-} | dict.fromkeys(BLOCKED, "content_filter")
+    **dict.fromkeys(BLOCKED, "content_filter"),
+}
 
 _UNFINISHED = (None, "", "FINISH_REASON_UNSPECIFIED")
 
@@ -70,7 +71,14 @@ class GoogleDecoder:
     """Chunks of one reply to items; the chunk with a finishReason is the end."""
 
     __slots__ = (
-        "_answered", "_calls", "_cited", "_counted", "_joiner", "_last", "_open", "_usage",
+        "_answered",
+        "_calls",
+        "_cited",
+        "_counted",
+        "_joiner",
+        "_last",
+        "_open",
+        "_usage",
         "finished",
     )
 
@@ -312,5 +320,3 @@ def _signed(signature: str | None, **more: Any) -> ProviderData | None:
     if signature is None:
         return ProviderData(FAMILY, more) if SYNTHETIC_ID in more else None
     return ProviderData(FAMILY, {SIGNATURE: signature, **more})
-
-

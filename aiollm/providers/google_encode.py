@@ -176,7 +176,7 @@ class _Turns:
         known = [(self._known(part), part) for part in self._results]
         known.sort(key=lambda pair: pair[0].order)
         self._results = []
-        wires = [self._response(call, part) for call, part in known]
+        wires: list[dict[str, Any] | None] = [self._response(*pair) for pair in known]
         for call, part in known:
             wires += self._images_beside(call, part)
         self._append("user", wires)

@@ -77,10 +77,19 @@ ENDINGS: dict[str, type[ProviderError]] = {
 }
 """Finish reasons that are errors when nothing was answered."""
 
-BLOCKED = frozenset({
-    "SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR",
-    "ESCALATION", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION",
-})
+BLOCKED: tuple[str, ...] = (
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "ESCALATION",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
+)
 """Finish reasons of Google's filters."""
 
 _RETRY_TEXT = re.compile(r"retry in (\d[\d.hms]*[hms])")

@@ -66,9 +66,7 @@ def generation(model: str) -> int:
     return int(found[1]) if found else _NEWEST
 
 
-def thinking_config(
-    model: str, wish: Effort | int, warnings: Warnings
-) -> dict[str, Any] | None:
+def thinking_config(model: str, wish: Effort | int, warnings: Warnings) -> dict[str, Any] | None:
     """Translate a reasoning effort or budget to what `model` takes; None sends nothing."""
     model = model.removeprefix("models/")
     row = next(row for row in _ROWS if fnmatchcase(model, row.model))
@@ -90,7 +88,7 @@ def thinking_config(
     return setting
 
 
-def _exact(wish: Effort | int, setting: dict[str, Any]) -> bool:
+def _exact(wish: Effort | int, setting: dict[str, object]) -> bool:
     match wish:
         case "none":
             return setting.get("thinkingBudget") == 0

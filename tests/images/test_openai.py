@@ -88,9 +88,7 @@ def test_a_generation_is_what_the_vendors_library_sends() -> None:
 
 def test_an_edit_is_the_form_that_the_vendors_library_sends() -> None:
     recorded = json.loads((FIXTURES / "requests/openai_images_edit.json").read_text())
-    sent = http(
-        size=(1024, 1024), images=(ImagePart(PNG), ImagePart(JPEG)), mask=ImagePart(PNG)
-    )
+    sent = http(size=(1024, 1024), images=(ImagePart(PNG), ImagePart(JPEG)), mask=ImagePart(PNG))
     assert sent.url.endswith(recorded["path"])
     parts = form(sent)
     assert {part[:1] + part[3:] for part in parts[:3]} == {
