@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from aiollm.errors import (
     DeadlineError,
@@ -61,6 +61,13 @@ OUTPUT = frozenset(
 
 class Route(Protocol):
     """What failover asks about a target."""
+
+    operation: ClassVar[str]
+    """What kind of call it is, for events."""
+
+    @property
+    def request(self) -> Any:
+        """What is asked of all targets."""
 
     def host(self, target: Target) -> str:
         """Return the host that its connection failures count against."""

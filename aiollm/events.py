@@ -1,21 +1,43 @@
-"""Events for `reg.on_event`: what happened to the attempts of a call, typed."""
+"""Events for `reg.on_event`: what happened to calls, their attempts and agent runs, typed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm.types import FinishReason, Outcome, Target, Usage
+from aiollm.types import (
+    FinishReason,
+    Outcome,
+    Response,
+    Target,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
+
+_SAID = frozenset({"request", "response", "tool_call", "result"})
+"""Fields that hold what people and models said: a log of events must not tell."""
 
 
-class CallStarted(msgspec.Struct, frozen=True):
-    """A call begins; `call` numbers the calls of a registry, `spec` is its plan."""
+class _Told(msgspec.Struct, frozen=True):
+    def __repr__(self) -> str:
+        names = [name for name in self.__struct_fields__ if name not in _SAID]
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({shown})"
+
+
+class CallStarted(_Told, frozen=True):
+    """A call begins; `call` numbers the calls of a registry, `spec` is its plan.
+
+    `operation` is `chat` or, for images, `generate_content`; `request` what was asked.
+    """
 
     call: int
     spec: str
     operation: str = "chat"
+    request: Any = None
 
 
 class AttemptStarted(msgspec.Struct, frozen=True):
@@ -67,14 +89,61 @@ class ImageElided(msgspec.Struct, frozen=True):
     message: str
 
 
-class CallEnded(msgspec.Struct, frozen=True):
-    """A call ended: `target` is the one that answered, if any did."""
+class CallEnded(_Told, frozen=True):
+    """A call ended: `target` is the one that answered, if any did; `response` what came."""
 
     call: int
     outcome: Outcome
     seconds: float
     target: Target | None = None
     finish_reason: FinishReason | None = None
+    usage: Usage = Usage()
+    error: BaseException | None = None
+    response: Response | None = None
+
+
+class RunStarted(msgspec.Struct, frozen=True):
+    """An agent run begins; `run` numbers the runs of a registry, `spec` is their plan."""
+
+    run: int
+    spec: str
+
+
+class TurnStarted(msgspec.Struct, frozen=True):
+    """A run asks the model: the call that starts next, at once, is this turn's."""
+
+    run: int
+    turn: int
+
+
+class ToolCallStarted(_Told, frozen=True):
+    """A run starts a tool; told in the tool's own task, as is its end."""
+
+    run: int
+    name: str
+    tool_call: ToolCallPart
+    description: str = ""
+
+
+class ToolCallEnded(_Told, frozen=True):
+    """A tool ended, `seconds` after it began; `error` is what it raised."""
+
+    run: int
+    name: str
+    tool_call: ToolCallPart
+    seconds: float
+    outcome: Outcome
+    error: BaseException | None = None
+    result: ToolResultPart | None = None
+
+
+class RunEnded(msgspec.Struct, frozen=True):
+    """A run ended after so many turns; `usage` is that of all of them."""
+
+    run: int
+    outcome: Outcome
+    seconds: float
+    turns: int
     usage: Usage = Usage()
     error: BaseException | None = None
 
@@ -88,5 +157,10 @@ Event: TypeAlias = (
     | TargetClosed
     | ImageElided
     | CallEnded
+    | RunStarted
+    | TurnStarted
+    | ToolCallStarted
+    | ToolCallEnded
+    | RunEnded
 )
 Hook: TypeAlias = Callable[[Event], None]

@@ -86,7 +86,7 @@ class Failover:
         self._error: BaseException | None = None
         self.hooked = emit is not None
         if self.hooked:
-            self.emit(CallStarted(number, str(plan)))
+            self.emit(CallStarted(number, str(plan), route.operation, route.request))
 
     @property
     def target(self) -> Target | None:
@@ -150,6 +150,7 @@ class Failover:
             response.finish_reason,
             response.usage,
             self._error,
+            response,
         )
 
     def _commit(self, run: Run, batch: Sequence[Item]) -> Sequence[Item]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -82,12 +82,14 @@ class TargetRoute:
 class CallRoute(TargetRoute):
     """Opens the targets of one chat call."""
 
-    __slots__ = ("_has_images", "_request")
+    __slots__ = ("_has_images", "request")
+
+    operation: ClassVar[str] = "chat"
 
     def __init__(self, request: Request, *shared: Any) -> None:
         """Take a checked request, and what `TargetRoute` takes."""
         super().__init__(*shared)
-        self._request = request
+        self.request = request
         self._has_images = _has_images(request)
 
     async def open(self, target: Target, prefix: str) -> tuple[Batches, Sequence[Item]]:
@@ -96,7 +98,7 @@ class CallRoute(TargetRoute):
         Raises: LLMError.
         """
         provider = self._providers[target]
-        request = self._request
+        request = self.request
         if prefix:
             messages = (*request.messages, assistant(prefix))
             request = msgspec.structs.replace(request, messages=messages)
@@ -111,12 +113,14 @@ class CallRoute(TargetRoute):
 class ImageRoute(TargetRoute):
     """Opens the targets of one call that makes images."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("request",)
+
+    operation: ClassVar[str] = "generate_content"
 
     def __init__(self, request: ImageRequest, *shared: Any) -> None:
         """Take a request, and what `TargetRoute` takes."""
         super().__init__(*shared)
-        self._request = request
+        self.request = request
 
     async def open(
         self,
@@ -138,7 +142,7 @@ class ImageRoute(TargetRoute):
     async def _fitted(
         self, provider: Provider, target: Target
     ) -> tuple[ImageRequest, Sequence[Item]]:
-        request = self._request
+        request = self.request
         if not request.images or request.mask is not None:
             # A mask must keep the size of its image: both go as they are.
             return request, ()
