@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -29,11 +30,15 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
+from aiollm.framing import SSE
 from aiollm.provider import HttpReply
 from aiollm.tolerant import load, mend
 
 MAX_MESSAGE = 1000
 """Characters of a provider's message that an error shows."""
+
+MAX_WORD = 200
+"""Characters of a provider's code or request id that an error shows."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -95,6 +100,9 @@ _CONTEXT_PAIRS = (
 _NO_CONTEXT_STATUS = (401, 402, 403, 404, 429)
 
 
+_STATUS = re.compile("[45][0-9][0-9]")
+
+
 def fault_of(value: Any, depth: int = 4) -> Fault:
     """Find message, code and type in a decoded error body of any known shape.
 
@@ -105,6 +113,8 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
             return fault_of(first, depth - 1)
         case {"error": dict() as inner} if depth:
             return msgspec.structs.replace(fault_of(inner, depth - 1), raw=value)
+        case {"errors": [_, *_] as errors} if depth:
+            return msgspec.structs.replace(fault_of(errors, depth - 1), raw=value)
         case {"error": str() as message}:
             return Fault(mend(message), code=_word(value.get("code")), raw=value)
         case dict():
@@ -129,7 +139,13 @@ def _text(value: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    match value:
+        case bool():
+            return ""
+        case str() | int():
+            return mend(str(value))[:MAX_WORD]
+        case _:
+            return ""
 
 
 def error_from(
@@ -143,8 +159,7 @@ def error_from(
 
     `hint` is a retry delay in seconds found in the body, used where no header gives one.
     """
-    value = load(reply.body) if reply.body else None
-    fault = fault_of(value) if value is not None else Fault()
+    fault = fault_of(_value(reply.body))
     message = fault.message or _unstructured(reply)
     return build(
         fault,
@@ -156,6 +171,15 @@ def error_from(
         request_id=request_id,
         body=reply.body,
     )
+
+
+def _value(body: bytes) -> Any:
+    """Decode a body of JSON, or of events: some servers answer so whatever the status."""
+    if not body.startswith((b"data:", b"event:")):
+        return load(body) if body else None
+    framer = SSE()
+    frames = framer.feed(body + b"\n\n")
+    return next((value for frame in frames if (value := load(frame)) is not None), None)
 
 
 def build(
@@ -174,14 +198,19 @@ def build(
     message = (message or fault.message or "the provider gave no message")[:MAX_MESSAGE]
     rule = next((rule for rule in rules if _matches(rule, fault, status, message)), None)
     kind = rule.error if rule else _by_fault(fault, status, message)
+    if kind is InvalidRequestError and is_context_length(fault, status, message):
+        kind = ContextLengthError
     delay = retry_after(headers)
-    if delay is None:
-        delay = hint if hint is not None else rule.retry_after if rule else None
+    if delay is None and hint is not None and 0 <= hint < math.inf:
+        delay = hint
+    if delay is None and rule is not None:
+        delay = rule.retry_after
+    named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")
     return kind(
         message,
         status=status,
         code=fault.code or fault.type,
-        request_id=request_id or headers.get("x-request-id", "") or headers.get("request-id", ""),
+        request_id=_word(named),
         retry_after=delay,
         may_retry=headers.get("x-should-retry", "").lower() != "false",
         body=body,
@@ -200,7 +229,7 @@ def _matches(rule: Rule, fault: Fault, status: int, message: str) -> bool:
 def _by_fault(fault: Fault, status: int, message: str) -> type[ProviderError]:
     if is_context_length(fault, status, message):
         return ContextLengthError
-    if not status and fault.code.isdigit() and 400 <= int(fault.code[:4]) < 600:
+    if not status and _STATUS.fullmatch(fault.code):
         status = int(fault.code)
     if status in BY_STATUS:
         return BY_STATUS[status]
@@ -209,10 +238,10 @@ def _by_fault(fault: Fault, status: int, message: str) -> type[ProviderError]:
 
 def is_context_length(fault: Fault, status: int, message: str) -> bool:
     """Say whether an error means that the prompt exceeds the target's context."""
-    if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:
-        return True
     if status in _NO_CONTEXT_STATUS:
         return False
+    if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:
+        return True
     text = message.lower()
     if "too many tokens" in text:
         return status in (400, 413)
@@ -248,21 +277,23 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     from email.utils import parsedate_to_datetime  # dates are rare here, and this is slow
 
     try:
-        moment = parsedate_to_datetime(text).timestamp()
+        moment = parsedate_to_datetime(text)
+        # A date without a zone is GMT, not the time of this machine.
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    return max(0.0, moment - (time.time() if now is None else now))
+    return max(0.0, seconds - (time.time() if now is None else now))
 
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value < math.inf else None
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -271,7 +302,8 @@ def duration(text: str) -> float | None:
     found = _DURATION.findall(text)
     if not found or "".join(number + unit for number, unit in found) != text:
         return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in found)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
+    return seconds if seconds < math.inf else None
 
 
 def redacted(error: LLMError, secret: Secret | None) -> LLMError:
@@ -285,13 +317,9 @@ def redacted(error: LLMError, secret: Secret | None) -> LLMError:
         case ProviderError():
             error.code = secret.redact(error.code)
             error.request_id = secret.redact(error.request_id)
-            error.body = secret.redact(error.body.decode("utf-8", "surrogateescape")).encode(
-                "utf-8", "surrogateescape"
-            )
+            error.body = secret.redact_bytes(error.body)
         case ProtocolError():
-            error.frame = secret.redact(error.frame.decode("utf-8", "surrogateescape")).encode(
-                "utf-8", "surrogateescape"
-            )
+            error.frame = secret.redact_bytes(error.frame)
         case _:
             pass
     return error
