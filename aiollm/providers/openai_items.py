@@ -90,7 +90,7 @@ class _Turns:
             case TextPart(text=text):
                 return {"type": "input_text", "text": text}
             case ImagePart():
-                return _image(part)
+                return _image(part, default="auto")
             case DocumentPart(url=url) if url:
                 return {"type": "input_file", "file_url": url}
             case DocumentPart():
@@ -104,11 +104,16 @@ class _Turns:
                 return None
 
     def _result(self, part: ToolResultPart) -> dict[str, Any]:
-        kind = "custom_tool_call_output" if part.id in self._custom else "function_call_output"
+        custom = part.id in self._custom
+        kind = "custom_tool_call_output" if custom else "function_call_output"
         output: str | list[dict[str, Any]] = part.text
         if any(isinstance(item, ImagePart) for item in part.content):
-            contents = (self._content(item) for item in part.content)
-            output = [content for content in contents if content is not None]
+            output = [
+                _image(item, default="auto" if custom else None)
+                if isinstance(item, ImagePart)
+                else {"type": "input_text", "text": item.text}
+                for item in part.content
+            ]
         return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
 
     def _assistant(self, message: Message) -> None:
@@ -165,7 +170,7 @@ class _Turns:
             turn.append(state | {"result": Blob(part.data)})
         else:
             label = {"type": "input_text", "text": "The image of the answer above:"}
-            self._waiting += [label, _image(part)]
+            self._waiting += [label, _image(part, default="auto")]
 
     def _own(self, data: ProviderData | None, what: str) -> dict[str, Any] | None:
         return self._warnings.own(data, self._family, what)
@@ -210,14 +215,16 @@ class _Turn:
             return
         if self.unpaired:
             state.pop("id", None)
-        wire: dict[str, Any] = {"role": "assistant", "content": content, **state}
-        if "id" in state or content[-1]["type"] != "output_text" or len(content) > 1:
-            wire |= {"type": "message", "status": "completed"}
+        wire: dict[str, Any] = {"role": "assistant", **state}
+        if "id" in state:
+            wire |= {"type": "message", "status": "completed", "content": content}
         else:
-            wire["content"] = content[0]["text"]
+            words = (part.get("text") or part.get("refusal", "") for part in content)
+            wire["content"] = "".join(words)
         self._out.append(wire)
 
 
-def _image(part: ImagePart) -> dict[str, Any]:
+def _image(part: ImagePart, *, default: str | None) -> dict[str, Any]:
     wire = {"type": "input_image", "image_url": image_url(part)}
-    return wire | ({"detail": part.detail} if part.detail is not None else {})
+    detail = part.detail or default
+    return wire | {"detail": detail} if detail else wire

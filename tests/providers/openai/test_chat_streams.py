@@ -145,11 +145,12 @@ def test_any_order_of_deltas_gives_every_word_once(chat, steps, together) -> Non
     assert (said.text, said.reasoning, said.refusal) == (
         expected["text"], expected["reasoning"], expected["refusal"],
     )
-    assert said.tool_calls[0].arguments == expected["arguments"]
+    assert said.tool_calls[0].arguments.strip() == expected["arguments"].strip()
 
 
 def test_a_plain_stream_gives_one_delta_a_chunk(chat) -> None:
-    read = chat.read(chunk({"role": "assistant", "content": ""}), text("a"), text("b"), STOP, DONE)
+    first = chunk({"role": "assistant", "content": ""})
+    read = chat.read(first, text("a"), text("b"), text(""), STOP, DONE)
     assert read.items == [TextDelta("a"), TextDelta("b"), Finish("stop", "stop")]
 
 

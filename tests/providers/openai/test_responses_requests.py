@@ -148,6 +148,7 @@ def test_tools_are_flat_and_always_say_whether_they_are_strict(responses) -> Non
 def test_a_tool_choice_is_a_word_or_a_flat_function(responses, choice, wire) -> None:
     sent = responses.send(tools=(Tool("f"),), tool_choice=choice)
     assert sent.body["tool_choice"] == wire
+    assert "tool_choice" not in responses.send(tools=(Tool("f"),)).body
 
 
 def test_an_output_type_is_a_flat_format(responses) -> None:
@@ -174,7 +175,7 @@ def test_user_parts_have_their_own_names(responses) -> None:
     )  # fmt: skip
     assert sent["content"] == [
         {"type": "input_text", "text": "q"},
-        {"type": "input_image", "image_url": PNG_URI},
+        {"type": "input_image", "image_url": PNG_URI, "detail": "auto"},
         {"type": "input_image", "image_url": "https://x/a.png", "detail": "low"},
         {"type": "input_file", "filename": "a.pdf",
          "file_data": "data:application/pdf;base64,JVBERg=="},
@@ -235,9 +236,12 @@ def test_own_parts_of_other_kinds_go_where_they_stand(responses) -> None:
     assert (sent[3]["id"], sent[3]["content"][0]["text"]) == ("m", "b")
 
 
-def test_a_refusal_goes_back_as_such(responses) -> None:
-    sent = items(responses, user("q"), assistant("Hm. ", RefusalPart("no")), user("r"))[1]
+def test_a_refusal_goes_back_as_such_in_a_message_of_the_servers_own(responses) -> None:
+    said = TextPart("Hm. ", provider_data=own(id="m"))
+    sent = items(responses, user("q"), assistant(said, RefusalPart("no")), user("r"))[1]
     assert [part["type"] for part in sent["content"]] == ["output_text", "refusal"]
+    sent = items(responses, user("q"), assistant("Hm. ", RefusalPart("no")), user("r"))[1]
+    assert sent == {"role": "assistant", "content": "Hm. no"}
 
 
 def test_what_was_read_is_sent_back_verbatim_and_in_order(responses) -> None:
@@ -294,7 +298,8 @@ def test_foreign_state_is_dropped_with_a_warning_each(responses) -> None:
 def test_images_of_another_providers_answer_follow_it(responses) -> None:
     sent = items(responses, user("q"), assistant("look", ImagePart(PNG)), user("bigger"))
     assert [item["role"] for item in sent] == ["user", "assistant", "user", "user"]
-    assert sent[2]["content"][1] == {"type": "input_image", "image_url": PNG_URI}
+    image = {"type": "input_image", "image_url": PNG_URI, "detail": "auto"}
+    assert sent[2]["content"][1] == image
 
 
 def test_audio_and_broken_arguments_of_earlier_turns_are_dropped_with_a_warning(responses) -> None:

@@ -108,6 +108,16 @@ def test_two_messages_are_told_apart(responses) -> None:
     assert read.response.text == "abcd"
 
 
+def test_messages_may_interleave(responses) -> None:
+    """No server is known to, but nothing forbids it."""
+    second = MESSAGE | {"id": "msg_2"}
+    read = responses.read(
+        added(MESSAGE), added(second, 1), text("a"), text("b"), text("c", 1), text("d"), ended(),
+    )  # fmt: skip
+    assert read.response.text == "abcd"
+    assert read.of(TextDelta)[2] == TextDelta("c", marked(id="msg_2"))
+
+
 def test_events_may_have_neither_index_nor_names(responses) -> None:
     second = MESSAGE | {"id": "msg_2"}
     events = [
