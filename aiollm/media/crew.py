@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aiollm.errors import ClosedError, UnsupportedError
@@ -40,6 +41,7 @@ class Crew:
     """Up to `workers` processes, each started when there is no idle one for a job."""
 
     def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
+        self.processes: set[WorkerProcess] = set()
         if workers is not None and workers < 0:
             raise ValueError(f"workers: 0 or more, not {workers}")
         self._isolated = workers != 0 and _can_isolate()
@@ -49,8 +51,13 @@ class Crew:
         self._threads: ThreadPoolExecutor | None = None
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
-        self.processes: set[WorkerProcess] = set()
         self.closed = False
+
+    def __del__(self) -> None:
+        if self.processes:
+            warnings.warn("a MediaPool was not closed", ResourceWarning, stacklevel=1, source=self)
+            self.kill()
+            self.reap()
 
     def start(self, data: bytes, limits: Limits) -> Job:
         """Put an image in the queue; the job's future tells its end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -68,11 +67,6 @@ class MediaPool:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-    def __del__(self) -> None:
-        if self._crew.processes:
-            warnings.warn("a MediaPool was not closed", ResourceWarning, stacklevel=1, source=self)
-            self.kill()
 
     def statistics(self) -> PoolStatistics:
         """Return what was done so far."""

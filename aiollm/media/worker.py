@@ -22,7 +22,7 @@ _PULSE = 1000
 
 
 def main() -> None:
-    """Serve until the socket closes; arguments: the parent's process id, bytes of memory, modules."""
+    """Serve until the socket closes. Arguments: the parent's process id, bytes of memory."""
     parent, memory = int(sys.argv[1]), int(sys.argv[2])
     wire = Wire(socket.socket(fileno=0))
     threading.Thread(target=_watch, args=(wire.socket.fileno(), parent), daemon=True).start()

@@ -251,7 +251,7 @@ def test_a_bomb_is_refused_by_its_header(make, kind):
     tiny = {
         "PNG": make.png((60_000, 60_000), b""),
         "GIF": b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + bytes(40),
-        "BMP": b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 60_000, 60_000, 1, 24, *[0] * 6),
+        "BMP": b"BM" + struct.pack("<4I2i2H6I", 99, 0, 54, 40, 60_000, 60_000, 1, 24, *[0] * 6),
         "WEBP": b"RIFF\x40\0\0\0WEBPVP8L\x30\0\0\0\x2f" + b"\xff" * 4 + bytes(60),
         "JPEG": b"",
     }[kind]
