@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from aiollm.attempt import Route, Run, has_output, is_total
-from aiollm.errors import ConfigError, FailoverError, ProviderError, classify
+from aiollm.errors import FailoverError, GenerationError, ProviderError, classify
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.health import Health
 from aiollm.spec import Plan
@@ -271,8 +271,7 @@ class Failover:
 
 def _may_pass(error: Exception) -> bool:
     """Say whether the same target may succeed a little later."""
-    verdict = classify(error)
-    if isinstance(error, ConfigError) or verdict.harms != "target":
+    if classify(error).harms != "target" and not isinstance(error, GenerationError):
         return False
     return not isinstance(error, ProviderError) or error.may_retry
 

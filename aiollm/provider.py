@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import binascii
 import os
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.dsn import Options, Secret
-from aiollm.errors import LLMError
+from aiollm.errors import ConfigError, LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.tolerant import mend
 from aiollm.types import Item, Request, Target, Timeouts
@@ -84,24 +86,37 @@ class Body:
 def json_body(value: Any) -> Body:
     """Encode `value` as JSON; a `Blob` anywhere in it becomes a base64 string.
 
-    Lone surrogates in strings are mended, for they cannot be encoded.
+    Lone surrogates in strings are mended, for they cannot be encoded. Raises: ConfigError for
+    what JSON cannot hold.
     """
+    reason = ""
+    try:
+        try:
+            return _written(value)
+        except UnicodeEncodeError:
+            return _written(_mended(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = str(error)
+    raise ConfigError(f"the request cannot be written as JSON: {reason:.200}")
+
+
+def _written(value: Any) -> Body:
     blobs: list[Blob] = []
     mark = ""
 
-    def hook(item: object) -> str:
+    def hook(item: object) -> Any:
         nonlocal mark
-        if not isinstance(item, Blob):
-            raise TypeError(f"{type(item).__name__} cannot stand in a JSON body")
-        mark = mark or f"@{os.urandom(16).hex()}@"
-        blobs.append(item)
-        return item.prefix + mark
+        match item:
+            case Blob():
+                mark = mark or f"@{os.urandom(16).hex()}@"
+                blobs.append(item)
+                return item.prefix + mark
+            case Mapping():
+                return dict(item)
+            case _:
+                raise TypeError(f"{type(item).__name__} is no JSON value")
 
-    try:
-        text = msgspec.json.encode(value, enc_hook=hook)
-    except UnicodeEncodeError:
-        blobs.clear()
-        text = msgspec.json.encode(_mended(value), enc_hook=hook)
+    text = msgspec.json.encode(value, enc_hook=hook)
     if not blobs:
         return Body((text,))
     first, *rest = text.split(mark.encode())
@@ -297,10 +312,18 @@ class Provider(msgspec.Struct, frozen=True):
     image_codecs: Callable[[], tuple[ImageCodec, ...]] | None = None
     """Makes its dialects for making images, the preferred one first; None if it makes none."""
 
-    @property
-    def host(self) -> str:
-        """The `host[:port]` of the base URL."""
-        return self.base_url.partition("://")[2].partition("/")[0]
+    host: str = ""
+    """The `host[:port]` of the base URL, filled in."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "host", self.base_url.partition("://")[2].partition("/")[0])
+
+    def __repr__(self) -> str:
+        # The values of the headers may hold keys.
+        return (
+            f"Provider({self.name!r}, {self.scheme!r}, {self.base_url!r}, token={self.token}, "
+            f"headers={sorted(self.headers)})"
+        )
 
     @property
     def max_concurrency(self) -> int | None:
@@ -315,5 +338,5 @@ class Provider(msgspec.Struct, frozen=True):
             "max_image_dimension": self.options.max_image_dimension,
         }
         given = {name: value for name, value in limits.items() if value is not None}
-        host = self.host.rpartition(":")[0] or self.host
+        host = re.sub(r":[0-9]+$", "", self.host)
         return lookup(self.rows or self.codec.family, host, model, **(self.facts | given))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from aiollm.accumulator import Accumulator, Told
 from aiollm.errors import ClosedError
@@ -55,7 +55,7 @@ class BaseStream(Generic[Y]):
         while True:
             for item in self._ready:
                 if type(item) not in hidden:
-                    return cast("Y", item)
+                    return item  # type: ignore[no-any-return]
             self._ready = iter(await self._next_batch())
 
     async def _exhaust(self) -> None:

@@ -256,7 +256,8 @@ class Message(msgspec.Struct, frozen=True):
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
-        force_setattr(self, "parts", _parts(self.parts))
+        if type(self.parts) is not tuple or str in map(type, self.parts):
+            force_setattr(self, "parts", _parts(self.parts))
 
     @property
     def text(self) -> str:
@@ -322,9 +323,12 @@ class Request(msgspec.Struct, frozen=True):
     extra: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        force_setattr(self, "messages", _messages(self.messages))
-        force_setattr(self, "tools", _several(self.tools, Tool, "tools"))
-        force_setattr(self, "stop", _several(self.stop, str, "stop"))
+        if type(self.messages) is not tuple:
+            force_setattr(self, "messages", _messages(self.messages))
+        if type(self.tools) is not tuple:
+            force_setattr(self, "tools", _several(self.tools, Tool, "tools"))
+        if type(self.stop) is not tuple:
+            force_setattr(self, "stop", _several(self.stop, str, "stop"))
 
 
 def _messages(value: object) -> tuple[Message, ...]:
