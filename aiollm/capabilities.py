@@ -56,24 +56,28 @@ class Row(msgspec.Struct, frozen=True):
 ROWS: tuple[Row, ...] = (
     Row("openai", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
-        "max_image_dimension": 5000,
-        "allowed_image_mime": COMMON_MIME, "image_urls": True, "documents": True, "audio": True,
+        "max_image_dimension": 5000, "image_urls": True, "documents": True, "audio": True,
     }),
-    Row("openai", {"max_image_bytes": 20 * MiB, "allowed_image_mime": ("image/jpeg", "image/png"),
-                   "documents": False}, host="api.x.ai"),
+    Row("openai", {"max_image_bytes": 20 * MiB, "documents": False}, host="api.x.ai"),
     Row("openai", {
         "max_images_per_request": 5, "max_image_bytes": 4_000_000, "image_bytes_in_base64": True,
         "allowed_image_mime": ("image/jpeg", "image/png", "image/webp"), "documents": False,
     }, host="api.groq.com"),
     Row("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
-                   "max_image_dimension": 1540}, host="api.mistral.ai"),
+                   "max_image_dimension": 1540, "allowed_image_mime": COMMON_MIME},
+        host="api.mistral.ai"),
     Row("openai", {"images": False, "documents": False, "audio": False}, host="api.deepseek.com"),
     Row("openai-responses", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
-        "max_image_dimension": 5000,
-        "allowed_image_mime": COMMON_MIME, "image_urls": True, "documents": True,
+        "max_image_dimension": 5000, "image_urls": True, "documents": True,
         "tool_result_images": True,
     }),
+    *(
+        # Elsewhere JPEG and PNG alone are safe: llama.cpp, for one, drops a WebP silently.
+        Row(family, {"allowed_image_mime": COMMON_MIME}, host=host)
+        for family in ("openai", "openai-responses")
+        for host in ("*.openai.com", "*.openai.azure.com", "openrouter.ai")
+    ),
     Row("anthropic", {
         "max_images_per_request": 600, "max_image_bytes": 5_000_000, "image_bytes_in_base64": True,
         "max_image_dimension": 8000, "many_images": 20, "many_images_dimension": 2000,

@@ -1,0 +1,129 @@
+"""Capabilities: the published limits, and how rows, facts and options add up."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, Row, lookup
+from aiollm.dsn import Options
+from aiollm.provider import Provider
+from aiollm.providers.ollama import OllamaCodec
+
+PLAIN = ("image/jpeg", "image/png")
+GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "model", "facts"),
+    [
+        ("openai", "api.openai.com", "gpt-6-sol",
+         {"max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
+          "allowed_image_mime": COMMON_MIME, "image_urls": True, "tool_result_images": False}),
+        ("openai", "eu.api.openai.com", "gpt-6-sol", {"allowed_image_mime": COMMON_MIME}),
+        ("openai", "x.openai.azure.com", "gpt-6-sol", {"allowed_image_mime": COMMON_MIME}),
+        ("openai", "openrouter.ai", "x/y", {"allowed_image_mime": COMMON_MIME}),
+        ("openai", "127.0.0.1", "any", {"allowed_image_mime": PLAIN}),
+        ("openai", "evil-openai.com", "any", {"allowed_image_mime": PLAIN}),
+        ("openai", "api.x.ai", "grok-5",
+         {"max_image_bytes": 20 * MiB, "allowed_image_mime": PLAIN, "documents": False}),
+        ("openai", "api.groq.com", "llama",
+         {"max_images_per_request": 5, "max_image_bytes": 4_000_000,
+          "image_bytes_in_base64": True}),
+        ("openai", "api.mistral.ai", "pixtral",
+         {"max_images_per_request": 8, "max_image_bytes": 10_000_000, "max_image_dimension": 1540,
+          "allowed_image_mime": COMMON_MIME}),
+        ("openai", "api.deepseek.com", "v4", {"images": False}),
+        ("openai-responses", "api.openai.com", "gpt-6-sol",
+         {"tool_result_images": True, "allowed_image_mime": COMMON_MIME}),
+        ("openai-responses", "gpu1", "any", {"allowed_image_mime": PLAIN}),
+        ("anthropic", "api.anthropic.com", "claude-sonnet-5-5",
+         {"max_images_per_request": 600, "max_image_bytes": 5_000_000,
+          "image_bytes_in_base64": True, "max_image_dimension": 8000, "many_images": 20,
+          "many_images_dimension": 2000, "max_body_bytes": 32_000_000,
+          "allowed_image_mime": COMMON_MIME, "tool_result_images": True, "prefill": False}),
+        ("anthropic", "api.anthropic.com", "claude-haiku-4-5",
+         {"max_images_per_request": 100, "prefill": True}),
+        ("anthropic", "h", "claude-opus-4-5-20251101", {"max_images_per_request": 100}),
+        ("anthropic", "h", "claude-haiku-5-5", {"max_images_per_request": 600}),
+        ("google", "h", "gemini-3.8-pro",
+         {"max_images_per_request": 3000, "max_body_bytes": 20_000_000, "image_urls": False,
+          "documents": True, "audio": True}),
+        ("google", "h", "gemini-3-pro-image",
+         {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}),
+        ("google", "h", "gemini-2.5-flash-image",
+         {"max_images_per_request": 3, "max_image_bytes": 7 * MiB}),
+        ("ollama", "127.0.0.1", "qwen3:30b",
+         {"max_images_per_request": None, "max_body_bytes": None, "allowed_image_mime": PLAIN,
+          "image_urls": False, "prefill": True}),
+        ("ollama", "ollama.com", "gpt-oss:120b", {"max_body_bytes": 20 * MiB}),
+        ("ollama", "127.0.0.1", "gpt-oss:120b-cloud", {"max_body_bytes": 20 * MiB}),
+        ("llama-swap", "box", "any", {"allowed_image_mime": PLAIN, "prefill": True}),
+        ("nothing", "h", "m", {"images": True, "max_images_per_request": None}),
+    ],
+)  # fmt: skip
+def test_published_limits(family, host, model, facts) -> None:
+    found = lookup(family, host, model)
+    assert {name: getattr(found, name) for name in facts} == facts
+
+
+def test_google_takes_no_gif() -> None:
+    assert set(lookup("google", "h", "gemini-3.8-pro").allowed_image_mime) == GOOGLE
+
+
+def test_every_target_takes_jpeg_or_png_so_that_any_image_can_be_made_to_fit() -> None:
+    for row in ROWS:
+        host, model = row.host.replace("*", "x"), row.model.replace("*", "x")
+        assert fnmatchcase(host, row.host)
+        assert {*lookup(row.family, host, model).allowed_image_mime} & {*PLAIN}
+
+
+def test_later_rows_win_and_overrides_win_over_all() -> None:
+    rows = (
+        Row("a", {"audio": True, "max_images_per_request": 1}),
+        Row("b", {"audio": False}),
+        Row("a", {"max_images_per_request": 2}, host="h*", model="m?"),
+        Row("a", {"max_images_per_request": 3}, host="h*", model="zz"),
+    )
+    assert lookup("a", rows=rows) == Capabilities(audio=True, max_images_per_request=1)
+    assert lookup("a", "h1", "m1", rows).max_images_per_request == 2
+    assert lookup("a", "h1", "m1", rows, max_images_per_request=0).max_images_per_request == 0
+    assert lookup("a", "x1", "m1", rows).max_images_per_request == 1
+    assert lookup("c", rows=rows) == Capabilities()
+
+
+def test_every_fact_is_a_known_one() -> None:
+    for row in ROWS:
+        assert set(row.facts) <= set(Capabilities.__struct_fields__)
+
+
+class TestProvider:
+    @pytest.mark.parametrize(
+        ("url", "host", "cloud"),
+        [
+            ("https://ollama.com", "ollama.com", True),
+            ("https://ollama.com:443/x", "ollama.com:443", True),
+            ("http://[::1]:11434", "[::1]:11434", False),
+            ("http://[::1]", "[::1]", False),
+        ],
+    )
+    def test_looks_its_host_up_without_the_port(self, url, host, cloud) -> None:
+        provider = Provider("x", "ollama", url, OllamaCodec())
+        assert provider.host == host
+        assert provider.capabilities("m").max_body_bytes == (20 * MiB if cloud else None)
+
+    def test_takes_the_bracketed_address_whole(self) -> None:
+        rows = (Row("ollama", {"audio": True}, host="[[]::1]"),)
+        assert lookup("ollama", "[::1]", "m", rows).audio
+
+    def test_options_win_over_facts_and_facts_over_rows(self) -> None:
+        provider = Provider(
+            "x", "openai", "https://api.x.ai", OllamaCodec(), rows="openai",
+            options=Options(max_images=0, max_image_bytes=10, max_image_dimension=20),
+            facts={"max_images_per_request": 5, "documents": True},
+        )  # fmt: skip
+        found = provider.capabilities("grok-5")
+        assert (found.max_images_per_request, found.max_image_bytes) == (0, 10)
+        assert (found.max_image_dimension, found.documents, found.audio) == (20, True, True)
+        assert provider.max_concurrency is None
