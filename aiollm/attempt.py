@@ -18,6 +18,7 @@ from aiollm.events import (
     AttemptStarted,
     Event,
     FirstOutput,
+    ImageElided,
     TargetClosed,
     TargetOpened,
 )
@@ -29,6 +30,7 @@ from aiollm.types import (
     Finish,
     ImageChunk,
     Item,
+    Notice,
     Outcome,
     PartChunk,
     ReasoningDelta,
@@ -154,6 +156,7 @@ class Run:
                 batches, notes = await self._open()
                 self._batches = batches
                 if notes:
+                    self._tell(notes)
                     return notes
             while not (batch := await watch.wait(batches.__anext__())):
                 watch.alive()
@@ -190,6 +193,13 @@ class Run:
             self._slots = slots
             self._queued = False
         return await self._watch.wait(self._call.route.open(self.target, self._call.prefix))
+
+    def _tell(self, notes: Sequence[Item]) -> None:
+        call = self._call
+        if call.hooked:
+            for note in notes:
+                if isinstance(note, Notice):
+                    call.emit(ImageElided(call.number, self.target, note.message))
 
     def _note(self, batch: Sequence[Item]) -> None:
         if type(batch[-1]) not in OUTPUT and not has_output(batch):

@@ -111,7 +111,11 @@ class Failover:
         while True:
             run = self._run
             if run is None:
-                run = self._run = await self._start()
+                try:
+                    run = self._run = await self._start()
+                except Exception as error:
+                    self._error = error
+                    raise
                 if self._committed:
                     return self._commit(run, ())
             try:

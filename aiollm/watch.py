@@ -131,7 +131,9 @@ class Watch:
             self._resume(self._alive_at)
         self._task = task
         try:
-            return await awaitable
+            result = await awaitable
+            if self._fired is None:
+                return result
         except asyncio.CancelledError:
             if self._fired is None or task.cancelling() - 1 > self._cancelling:
                 raise

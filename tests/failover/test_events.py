@@ -1,0 +1,106 @@
+"""Hooks: one typed event per thing that happens, in order, and never a harm to the call."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiollm import FailoverError, Finish, StreamInterrupted
+from aiollm.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    FirstOutput,
+    TargetClosed,
+    TargetOpened,
+)
+from aiollm.testing import Cut, chat
+
+OK = chat("Hel", "lo", usage=(3, 2))
+
+
+def kinds(events):
+    return [type(event) for event in events]
+
+
+async def test_the_events_of_a_chain(serve, registry):
+    bad, good = await serve(Cut()), await serve(OK)
+    reg = registry({"a": bad, "b": good})
+    events = []
+    reg.on_event(events.append)
+    await reg.stream("a/m,b/m", "hi").collect()
+    assert kinds(events) == [
+        CallStarted,
+        AttemptStarted,
+        AttemptEnded,
+        TargetOpened,
+        AttemptStarted,
+        FirstOutput,
+        AttemptEnded,
+        CallEnded,
+    ]
+    started, ended = events[0], events[-1]
+    assert started.spec == "a/m,b/m"
+    assert {event.call for event in events} == {started.call}
+    assert (ended.outcome, str(ended.target), ended.finish_reason) == ("success", "b/m", "stop")
+    assert (ended.usage.input_tokens, ended.usage.output_tokens) == (3, 2)
+
+
+async def test_the_outcome_is_booked_before_the_caller_sees_the_finish(serve, registry):
+    reg = registry({"a": await serve(OK)})
+    events = []
+    reg.on_event(events.append)
+    async for chunk in reg.stream("a/m", "hi"):
+        if isinstance(chunk, Finish):
+            assert AttemptEnded in kinds(events)
+            assert reg.health()[0].succeeded == 1
+
+
+async def test_an_early_leave_ends_the_call_as_abandoned(serve, registry):
+    reg = registry({"a": await serve(OK)})
+    events = []
+    reg.on_event(events.append)
+    async with reg.stream("a/m", "hi") as stream:
+        await anext(stream)
+    assert [event.outcome for event in events[-2:]] == ["abandoned", "abandoned"]
+    assert kinds(events).count(CallEnded) == 1
+
+
+async def test_a_failed_call_ends_with_its_error(serve, registry):
+    reg = registry({"a": await serve(Cut()), "b": await serve(chat("x", finish=None, done=False))})
+    events = []
+    reg.on_event(events.append)
+    with pytest.raises(FailoverError):
+        await reg.stream("a/m", "hi").collect()
+    assert isinstance(events[-1].error, FailoverError)
+    with pytest.raises(StreamInterrupted):
+        await reg.stream("b/m", "hi").collect()
+    assert isinstance(events[-1].error, StreamInterrupted)
+    assert events[-1].outcome == "failed"
+
+
+async def test_recovery_is_told(serve, registry):
+    reg = registry({"a": await serve([Cut(), OK])}, retries=1, cooldown=0.01)
+    events = []
+    reg.on_event(events.append)
+    await reg.stream("a/m", "hi").collect()
+    assert [kind for kind in kinds(events) if kind in (TargetOpened, TargetClosed)] == [
+        TargetOpened,
+        TargetClosed,
+    ]
+
+
+async def test_a_failing_hook_is_logged_and_changes_nothing(serve, registry, caplog):
+    reg = registry({"a": await serve(OK)})
+
+    def broken(event):
+        raise ZeroDivisionError
+
+    remove = reg.on_event(broken)
+    assert (await reg.stream("a/m", "hi").collect()).text == "Hello"
+    assert "event hook failed" in caplog.text
+    caplog.clear()
+    remove()
+    remove()
+    await reg.stream("a/m", "hi").collect()
+    assert caplog.text == ""
