@@ -30,10 +30,7 @@ format: ## apply the formatter and the safe fixes
 
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
-	coverage erase
-	coverage run -m pytest $(ARGS)
-	coverage combine -q
-	coverage report
+	python -m pytest --cov $(ARGS)
 
 bench: ## run the benchmarks; each prints one line
 	@scripts/setup dev

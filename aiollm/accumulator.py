@@ -130,8 +130,8 @@ class Accumulator:
         self._calls: dict[int, _Call] = {}
         self._text: list[str] | None = None
         self.finish_reason: FinishReason | None = None
-        self.raw_finish_reason = ""
-        self.usage = Usage()
+        self.raw_finish_reason: str = ""
+        self.usage: Usage = Usage()
 
     def add(self, items: Sequence[Item]) -> None:
         """Add the items of one batch."""

@@ -70,11 +70,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     for number, test in enumerate([*LEAKS.values(), CLEAN]):
         (folder / f"test_made_up_{number}.py").write_text(IMPORTS + test)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
+    # Without what would have a coverage run follow into made-up modules.
+    kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+    environment = kept | {"PYTHONPATH": str(ROOT)}
     settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)]
     run = subprocess.run(
         command + settings,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=60,

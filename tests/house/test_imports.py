@@ -44,8 +44,9 @@ def hook(event, arguments):
     elif event.startswith(("socket.", "subprocess.", "_thread.", "os.putenv", "signal.")):
         effects.append([event, str(arguments)])
 sys.addaudithook(hook)
+before = set(sys.modules)
 import aiollm
-print(json.dumps({"effects": effects, "modules": sorted(sys.modules)}))
+print(json.dumps({"effects": effects, "modules": sorted(sys.modules.keys() - before)}))
 """
 
 ALONE = """
@@ -59,10 +60,11 @@ for name in sys.argv[1:]:
 
 
 def run(code: str, *arguments: str) -> str:
-    """Run code in a fresh interpreter; return what it printed."""
+    """Run code in a fresh interpreter, without coverage; return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
