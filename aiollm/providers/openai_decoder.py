@@ -310,7 +310,7 @@ class ChatDecoder:
             out.append(Notice(message))
 
     def _done(self, out: list[Item]) -> None:
-        if not self._opened and not self._reason:
+        if not self._opened:
             raise StreamInterrupted("the stream ended without an answer")
         self._end(out)
 

@@ -196,6 +196,6 @@ def effort_for(
     return near
 
 
-def _distance(rank: int, wanted: int) -> tuple[int, bool, int]:
-    """Order efforts by nearness, none last and the higher first among equals."""
-    return (abs(rank - wanted), rank == 0, -rank)
+def _distance(rank: int, wanted: int) -> tuple[int, int]:
+    """Order efforts by nearness, the higher first among equals."""
+    return (abs(rank - wanted), -rank)

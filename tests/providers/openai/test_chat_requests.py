@@ -346,6 +346,14 @@ def test_images_of_results_at_the_end_are_not_forgotten(chat) -> None:
     assert [each["role"] for each in sent] == ["user", "assistant", "tool", "user"]
 
 
+def test_images_of_results_come_before_the_next_answer(chat) -> None:
+    answer = tool_results(ToolResultPart("a", ImagePart(PNG)))
+    history = (user("q"), assistant(ToolCallPart("a", "f")), answer)
+    for last in (assistant("a duck"), system("s"), user("and?")):
+        roles = [each["role"] for each in messages(chat, *history, last, url=LOCAL)]
+        assert roles == ["user", "assistant", "tool", "user", last.role]
+
+
 def test_images_of_an_answer_follow_it(chat) -> None:
     sent = messages(chat, user("q"), assistant("look", ImagePart(PNG)), user("bigger"))
     assert [each["role"] for each in sent] == ["user", "assistant", "user", "user"]

@@ -236,11 +236,12 @@ def test_the_usage_after_the_finish_ends_the_stream(chat) -> None:
         (text("x"), chunk(finish="stop", usage=usage(5, 7)), DONE),
         (text("x"), chunk(finish="stop", x_groq={"usage": usage(5, 7)}), DONE),
         (text("x", usage=usage(5, 1)), text("y", usage=usage(5, 7)), STOP, DONE),
+        (text("x"), text("y"), text("z", usage=usage(5, 7)), STOP, DONE),
         (chunk(usage=usage(5, 7)), text("x"), STOP, DONE),
         (text("x"), {"choices": [], "usage": usage(5.0, "7")}, STOP, DONE),
         (text("x"), {"choices": [], "usage": usage(5, 7)}, chunk(finish="stop", usage=None), DONE),
     ],
-    ids=["finish", "groq", "cumulative", "first", "odd types", "later null"],
+    ids=["finish", "groq", "cumulative", "late", "first", "odd types", "later null"],
 )
 def test_usage_counts_wherever_it_stands(chat, events) -> None:
     assert chat.read(*events).finish.usage == Usage(5, 7, certainty="exact")
@@ -315,6 +316,14 @@ def test_llama_swaps_loading_text_is_status_not_reasoning(chat) -> None:
     )
     assert read.of(Status) == [Status("llama-swap loading: q"), Status("Done!")]
     assert (read.response.reasoning, read.response.text) == ("hm", "x")
+
+
+def test_reasoning_is_no_loading_text_once_a_model_is_known(chat) -> None:
+    choice = {"delta": {"reasoning_content": "hm"}}
+    bare = {"choices": [choice]}
+    for event in (bare | {"id": "c"}, bare | {"model": "m"}, {"choices": [choice | {"index": 0}]}):
+        assert chat.read(event, STOP).response.reasoning == "hm"
+    assert chat.read(text("x"), bare, STOP).response.reasoning == "hm"
 
 
 def test_a_failure_to_load_comes_as_raw_json_after_the_events(chat) -> None:
@@ -397,6 +406,12 @@ def test_a_split_pair_in_arguments_is_joined(chat) -> None:
     begin = call(index=0, id="c1", function={"name": "f", "arguments": '{"a":"\ud83e'})
     read = chat.read(begin, call(index=0, function={"arguments": '\uddea"}'}), STOP, DONE)
     assert read.calls == [("c1", "f", '{"a":"🧪"}')]
+
+
+def test_half_a_pair_in_arguments_or_a_name_becomes_a_replacement(chat) -> None:
+    begin = call(index=0, id="c\udd2f", function={"name": "f\udd2f", "arguments": '{"a":"\ud83e'})
+    read = chat.read(begin, call(index=0, function={"arguments": 'x"}'}), STOP, DONE)
+    assert read.calls == [("c\ufffd", "f\ufffd", '{"a":"\ufffdx"}')]
 
 
 def test_a_refusal_is_told_apart_and_ends_with_stop(chat) -> None:

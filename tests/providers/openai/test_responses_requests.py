@@ -282,6 +282,20 @@ def test_reasoning_without_content_is_left_out_with_the_ids_that_hang_on_it(resp
     assert (stored[1], stored[3]["id"]) == (bare, "fc")
 
 
+def test_reasoning_in_the_clear_is_replayed_to_servers_that_do_not_encrypt(responses) -> None:
+    said = [{"type": "reasoning_text", "text": "hm"}]
+    item = {"id": "rs", "type": "reasoning", "summary": [], "content": said}
+    turn = assistant(ReasoningPart("hm", own(item=item)), "a")
+    assert items(responses, user("q"), turn, user("r"))[1] == item
+
+
+def test_images_of_an_answer_come_before_what_follows(responses) -> None:
+    history = (user("q"), assistant(ImagePart(PNG)))
+    for last in (assistant("a duck"), system("s"), user("and?")):
+        roles = [item["role"] for item in items(responses, *history, last)]
+        assert roles == ["user", "user", last.role]
+
+
 def test_foreign_state_is_dropped_with_a_warning_each(responses) -> None:
     foreign = ProviderData("anthropic", {"signature": "s"})
     turn = assistant(

@@ -402,6 +402,11 @@ def test_a_stream_without_its_terminal_event_is_an_interruption(responses) -> No
     assert type(responses.read("[DONE]").error) is StreamInterrupted
 
 
+def test_the_error_of_a_hosted_tool_is_not_the_streams(responses) -> None:
+    failed = event("mcp_call.failed", item_id="mcp_1", error="tool broke")
+    assert responses.read(failed, text("a"), ended()).response.text == "a"
+
+
 def test_a_terminal_event_needs_no_response(responses) -> None:
     assert responses.read(text("a"), event("completed", None)).finish == Finish("stop", "completed")
 
