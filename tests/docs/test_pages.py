@@ -1,0 +1,80 @@
+"""Every Python block of the README and the docs runs, against loopback servers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import aiollm
+from aiollm import Registry
+from aiollm.testing import FaultServer, chat
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {"testing.md"}
+"""Pages whose blocks are tests themselves, run with the testing kit's own."""
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    if page.name not in ELSEWHERE
+    for number, block in enumerate(BLOCK.findall(page.read_text()))
+]
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+    "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+class City(msgspec.Struct):
+    name: str
+    country: str
+
+
+def answer(request: object) -> object:
+    """Answer as a model would: JSON where a schema is asked for, else a story."""
+    body = json.loads(request.body) if request.body else {}
+    if request.path.endswith("/models"):
+        return aiollm.testing.Answer(200, {}, {"data": [{"id": "qwen3:30b"}]})
+    if "response_format" in body:
+        return chat('{"name": "Granada", ', '"country": "Spain"}')
+    return chat("One, two, ", "seven.", usage=(3, 4))
+
+
+@pytest.fixture
+async def world(monkeypatch, tmp_path):
+    """An environment in which every name that the pages use is a loopback server."""
+    async with FaultServer(answer) as server:
+        for name in ("M5", "M1", "OPENAI", "ANTHROPIC", "GOOGLE", "BOX"):
+            dsn = f"openai+http://key@127.0.0.1:{server.port}/v1?api=chat"
+            monkeypatch.setenv(f"LLM_{name}", dsn)
+        monkeypatch.setenv("LLM_LS", f"llama-swap://127.0.0.1:{server.port}")
+        monkeypatch.setenv("LLM_THINKING", "alias:m5/qwen3:30b,m1/qwen3:30b")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "duck.png").write_bytes(PNG)
+        yield server
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+async def test_the_block_runs(block, world):
+    async with Registry() as reg:
+        names = {
+            "__name__": "page",
+            "reg": reg,
+            "request": "Why is the sky blue?",
+            "City": City,
+            "show": lambda text: None,
+            "clear": lambda: None,
+            "count": lambda usage: None,
+        }
+        code = compile(block, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        value = eval(code, names)
+        if inspect.isawaitable(value):
+            await value
