@@ -103,5 +103,5 @@ def bearer_headers(provider: Provider) -> dict[str, str]:
     """Return the headers of a JSON request that carries the provider's token as Bearer."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if provider.token is not None:
-        headers["Authorization"] = f"Bearer {provider.token.reveal()}"
+        headers["Authorization"] = f"Bearer {provider.token.reveal().removeprefix('Bearer ')}"
     return headers | provider.headers

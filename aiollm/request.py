@@ -49,7 +49,7 @@ _TEXTS: dict[type, tuple[str, ...]] = {
 _RESULT = (TextPart, ImagePart)
 _CHOICES = ("auto", "none", "required")
 _EFFORTS: tuple[str, ...] = get_args(Effort)
-_TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 """What all providers accept (wire facts: JSON-schema differences)."""
 
 
@@ -176,8 +176,8 @@ def _check_tools(request: Request) -> None:
 def _check_tool(tool: object, where: str) -> None:
     if not isinstance(tool, Tool):
         raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
-    if not _is(tool.name, str) or not _TOOL_NAME.fullmatch(tool.name):
-        raise ConfigError(f"{where}.name is {tool.name!r:.80}: expected {_TOOL_NAME.pattern}")
+    if not _is(tool.name, str) or not TOOL_NAME.fullmatch(tool.name):
+        raise ConfigError(f"{where}.name is {tool.name!r:.80}: expected {TOOL_NAME.pattern}")
     schema = tool.parameters
     if not _is(schema, Mapping) or schema.get("type", "object") != "object":
         raise ConfigError(f"the parameters of tool {tool.name!r} are no JSON schema of an object")
@@ -193,6 +193,9 @@ def _check_settings(request: Request) -> None:
     for text in request.stop:
         if not _is(text, str) or not text:
             raise ConfigError(f"stop holds {_short(text)}: expected texts that are not empty")
+    parallel = request.parallel_tool_calls
+    if parallel is not None and not _is(parallel, bool):
+        raise ConfigError(f"parallel_tool_calls is {_short(parallel)}: expected a bool")
     _check_reasoning(request.reasoning)
     if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
         raise ConfigError("extra is not a mapping of field names to values for the wire body")
