@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +99,12 @@ async def replay() -> AsyncIterator[Replay]:
 
 @pytest.fixture
 async def service(replay: Replay) -> AsyncIterator[Callable[..., Any]]:
-    """Return a way to make a service for the loopback server, wired as a registry wires it."""
+    """Return a way to get a service for the loopback server from a registry."""
     async with AsyncExitStack() as stack:
 
         async def make(kind: type[LlamaSwap | Ollama], dsn: str) -> Any:
             reg = await stack.enter_async_context(Registry(env={"LLM_BOX": dsn}))
-            provider = reg.provider("box")
-            return kind(provider, partial(reg._call, provider), partial(reg._open, provider))
+            return reg.llama_swap("box") if kind is LlamaSwap else reg.ollama("box")
 
         yield make
 
