@@ -24,10 +24,11 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 class Dialect(msgspec.Struct, frozen=True):
     """How one kind of host reads a request; the defaults suit most servers.
 
-    `replay` says how it takes reasoning back: in the field it came in, always as
-    `reasoning_content`, as OpenRouter's details, as Mistral's content part, or not at all.
-    `padding` is what to say of OpenAI's padding of chunks. `budget` names the field for a
-    reasoning budget in tokens. `call_id` is a pattern length: ids of other shapes are replaced.
+    `max_tokens`, `seed` and `budget` (of reasoning, in tokens) name fields, `system` a role.
+    `usage_option` says that usage must be asked for, `padding` whether to ask for OpenAI's
+    padding of chunks. `replay` is how the host takes reasoning back: in the field it came in,
+    always as `reasoning_content`, as OpenRouter's details, as Mistral's content part, or not at
+    all. `short_call_ids` are Mistral's nine letters and digits.
     """
 
     name: str

@@ -26,7 +26,16 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpReply
-from aiollm.replies import Fault, Rule, build, duration, error_from, fault_of, retry_after
+from aiollm.replies import (
+    Fault,
+    Rule,
+    build,
+    duration,
+    error_from,
+    fault_of,
+    is_context_length,
+    retry_after,
+)
 from aiollm.tolerant import load
 
 RULES = (
@@ -99,33 +108,32 @@ RULES = (
             "NoCapacity",
         ),
     ),
-    Rule(
-        InvalidRequestError,
-        status=0,
-        codes=(
-            "invalid_request_error",
-            "BadRequestError",
-            "invalid_image",
-            "invalid_image_format",
-            "invalid_base64_image",
-            "invalid_image_url",
-            "invalid_image_mode",
-            "image_too_small",
-            "image_parse_error",
-            "unsupported_image_media_type",
-            "empty_image_file",
-            "image_file_not_found",
-        ),
+)
+"""What a code or text means wherever it stands."""
+
+_IN_STREAM = Rule(
+    InvalidRequestError,
+    codes=(
+        "invalid_request_error",
+        "BadRequestError",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_base64_image",
+        "invalid_image_url",
+        "invalid_image_mode",
+        "image_too_small",
+        "image_parse_error",
+        "unsupported_image_media_type",
+        "empty_image_file",
+        "image_file_not_found",
     ),
 )
-"""What a code or text means wherever it stands; the last row is for errors inside a stream."""
+"""What would be told by a status if the error had not come inside a stream."""
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
-_RETRY_SECONDS = re.compile(
-    rf"(?:try again|retry) (?:in|after) ({_NUMBER}) sec", re.IGNORECASE
-)
-_TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),.* Requested:? (\d{1,18})\b")
+_RETRY_SECONDS = re.compile(rf"(?:try again|retry) (?:in|after) ({_NUMBER}) sec", re.IGNORECASE)
+_TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18})\b")
 _WINDOWS = ("requests", "tokens")
 
 
@@ -191,6 +199,8 @@ def _error(
         rules = (Rule(RateLimitError), *RULES)
     elif _never_fits(fault.message):
         rules = (Rule(RequestTooLargeError), *RULES)
+    elif not status and not is_context_length(fault, status, fault.message):
+        rules = (*RULES, _IN_STREAM)
     return build(fault, rules, status=status, headers=headers, hint=hint, body=body)
 
 

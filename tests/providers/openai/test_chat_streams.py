@@ -346,6 +346,8 @@ def test_a_failure_to_load_comes_as_raw_json_after_the_events(chat) -> None:
         ({"error": {"message": "m", "code": 502}}, "ServerError"),
         ({"error": {"message": "m", "code": "insufficient_quota"}}, "QuotaError"),
         ({"error": {"message": "m", "type": "invalid_request_error"}}, "InvalidRequestError"),
+        ({"error": {"message": "m", "type": "invalid_request_error",
+                    "code": "context_length_exceeded"}}, "ContextLengthError"),
         ({"error": "m"}, "ServerError"),
         ({"message": "m", "code": 503}, "OverloadedError"),
         ({"object": "error", "message": "m", "type": "BadRequestError", "code": 400},
@@ -367,6 +369,13 @@ def test_an_error_in_the_stream_is_raised_whatever_its_shape(chat, event, error)
     assert read.error.message == "m"
     assert read.error.status == 0
     assert read.response.text == "half"
+
+
+def test_a_context_overflow_in_the_stream_is_told_by_its_text(chat) -> None:
+    event = {"error": {"message": "Context size has been exceeded.", "type": "server_error"}}
+    invalid = {"error": event["error"] | {"type": "invalid_request_error"}}
+    for each in (event, invalid):
+        assert type(chat.read(text("half"), each).error) is errors.ContextLengthError
 
 
 def test_an_error_does_not_lose_what_came_in_the_same_read(chat) -> None:
