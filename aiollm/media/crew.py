@@ -57,7 +57,7 @@ class Crew:
         if self.processes:
             warnings.warn("a MediaPool was not closed", ResourceWarning, stacklevel=1, source=self)
             self.kill()
-            self.reap()
+            self.reap(join=False)
 
     def start(self, data: bytes, limits: Limits) -> Job:
         """Put an image in the queue; the job's future tells its end."""
@@ -88,13 +88,14 @@ class Crew:
                 process.kill()
         return self._threads is not None
 
-    def reap(self) -> None:
-        """Wait for the threads and processes that `kill` ended: some milliseconds."""
-        if self._threads is not None:
-            self._threads.shutdown()
+    def reap(self, *, join: bool) -> None:
+        """Wait some milliseconds for the idle processes that `kill` ended; `join`: for threads."""
         with self._lock:
-            while self._idle:
-                self._dismiss(self._idle.pop())
+            idle, self._idle = self._idle, []
+        for process in idle:
+            self._dismiss(process)
+        if self._threads is not None:
+            self._threads.shutdown(wait=join)
 
     def _run(self, job: Job) -> Output:
         if not self._isolated:
@@ -123,13 +124,14 @@ class Crew:
         raise ClosedError("the image workers were closed")
 
     def _rested(self) -> WorkerProcess | None:
-        with self._lock:
-            while self._idle:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
                 process = self._idle.pop()
-                if process.alive:
-                    return process
-                self._dismiss(process)
-        return None
+            if process.alive:
+                return process
+            self._dismiss(process)
 
     def _hired(self) -> WorkerProcess:
         try:
@@ -143,12 +145,14 @@ class Crew:
             job.process = None
             if process.alive and not job.given_up and not self.closed:
                 self._idle.append(process)
-            else:
-                self._dismiss(process)
+                return
+        self._dismiss(process)
 
     def _dismiss(self, process: WorkerProcess) -> None:
-        self.processes.discard(process)
+        # Outside the lock, for it waits: the event loop takes that lock, too.
         process.stop()
+        with self._lock:
+            self.processes.discard(process)
 
 
 def _cores() -> int:

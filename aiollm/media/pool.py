@@ -114,17 +114,17 @@ class MediaPool:
     async def close(self) -> None:
         """End the workers; idempotent. Images under way fail with ClosedError."""
         if self._crew.kill() or self._hasher is not None:
-            await asyncio.to_thread(self._reap)
+            await asyncio.to_thread(self._reap, join=True)
 
     def kill(self) -> None:
         """End the workers where there is no event loop, within milliseconds."""
         self._crew.kill()
-        self._reap()
+        self._reap(join=False)
 
-    def _reap(self) -> None:
-        self._crew.reap()
+    def _reap(self, *, join: bool) -> None:
+        self._crew.reap(join=join)
         if self._hasher is not None:
-            self._hasher.shutdown()
+            self._hasher.shutdown(wait=join)
 
     async def _content(self, image: ImagePart) -> bytes:
         content = self._cache.known(image)

@@ -186,7 +186,7 @@ async def test_closing_ends_the_workers_and_fails_what_is_under_way(shots, make)
     assert pool.statistics().processes == 0
 
 
-async def test_a_cancelled_close_has_ended_the_workers(shots):
+async def test_a_cancelled_close_has_ended_the_workers(shots, make):
     pool = MediaPool(1)
     await pool.fit(shots(1)[0], SMALL)
     (process,) = pool._crew.processes
@@ -196,7 +196,7 @@ async def test_a_cancelled_close_has_ended_the_workers(shots):
     with pytest.raises(asyncio.CancelledError):
         await closing
     pool.kill()
-    assert not alive(process._process.pid)
+    await make.until(lambda: not alive(process._process.pid))
 
 
 def test_a_pool_is_killed_without_a_loop(shots):
