@@ -1,5 +1,6 @@
 """Asyncio-native streaming for every LLM provider through one canonical API."""
 
+from aiollm.agent import AgentRun, Done, RunEvent, TurnFinished
 from aiollm.capabilities import Capabilities
 from aiollm.errors import (
     AuthenticationError,
@@ -25,6 +26,7 @@ from aiollm.errors import (
     SpecError,
     StreamInterrupted,
     TransportError,
+    TurnLimitError,
     UnsupportedError,
     UnsupportedFeatureError,
     Verdict,
@@ -35,6 +37,8 @@ from aiollm.provider import Provider
 from aiollm.registry import Registry
 from aiollm.spec import Plan
 from aiollm.stream import Stream
+from aiollm.tools import FunctionTool, tool
+from aiollm.turn import ToolFinished, ToolStarted
 from aiollm.types import (
     Attempt,
     AudioPart,
@@ -77,6 +81,7 @@ from aiollm.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentRun",
     "Attempt",
     "AudioPart",
     "AuthenticationError",
@@ -91,8 +96,10 @@ __all__ = [
     "ContextLengthError",
     "DeadlineError",
     "DocumentPart",
+    "Done",
     "FailoverError",
     "Finish",
+    "FunctionTool",
     "GenerationError",
     "ImageChunk",
     "ImagePart",
@@ -121,6 +128,7 @@ __all__ = [
     "RequestTooLargeError",
     "Response",
     "Restart",
+    "RunEvent",
     "ServerError",
     "SpecError",
     "Status",
@@ -135,8 +143,12 @@ __all__ = [
     "Tool",
     "ToolCallDelta",
     "ToolCallPart",
+    "ToolFinished",
     "ToolResultPart",
+    "ToolStarted",
     "TransportError",
+    "TurnFinished",
+    "TurnLimitError",
     "UnsupportedError",
     "UnsupportedFeatureError",
     "Usage",
@@ -145,6 +157,7 @@ __all__ = [
     "assistant",
     "classify",
     "system",
+    "tool",
     "tool_results",
     "user",
 ]

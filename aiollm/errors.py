@@ -23,6 +23,7 @@ LLMError                          .target
 |     +- ContentFilterError                                                    stays
 +- ProtocolError                  bytes that do not decode: .frame             moves on, harms
 +- OutputError                    the reply does not fit the requested type: .response
++- TurnLimitError                 an agent run took all its turns: .messages .response
 +- ClosedError                    a stream or registry that was closed is used again
 +- FailoverError(ExceptionGroup)  every target failed
 """
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import msgspec
 
-from aiollm.types import Attempt, Harm, LLMError, OutputError, Response, Target
+from aiollm.types import Attempt, Harm, LLMError, Message, OutputError, Response, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,7 @@ __all__ = [
     "SpecError",
     "StreamInterrupted",
     "TransportError",
+    "TurnLimitError",
     "UnsupportedError",
     "UnsupportedFeatureError",
     "Verdict",
@@ -244,6 +246,26 @@ class ProtocolError(LLMError):
     def __init__(self, message: str, *, frame: bytes = b"", target: Target | None = None) -> None:
         super().__init__(message, target=target)
         self.frame: bytes = frame[:1024]
+
+
+class TurnLimitError(LLMError):
+    """An agent run took all its turns, and the model still wants tools.
+
+    `.messages` is the whole history with all results, ready to go on from; `.response` the
+    model's last answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        messages: Sequence[Message] = (),
+        response: Response | None = None,
+        target: Target | None = None,
+    ) -> None:
+        super().__init__(message, target=target)
+        self.messages: tuple[Message, ...] = tuple(messages)
+        self.response = response
 
 
 class ClosedError(LLMError):

@@ -6,14 +6,15 @@ import asyncio
 import logging
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
 from aiollm.accumulator import Accumulator
+from aiollm.asking import Asking
 from aiollm.attempt import Route
 from aiollm.calls import Caller
 from aiollm.capabilities import Capabilities
@@ -26,7 +27,7 @@ from aiollm.image_stream import ImageStream
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.management import Call, LlamaSwap, Ollama, Open
 from aiollm.provider import Provider
-from aiollm.request import as_request, check
+from aiollm.request import RequestLike, as_request, check
 from aiollm.route import CallRoute, ImageRoute
 from aiollm.slots import Slots
 from aiollm.spec import Plan
@@ -34,7 +35,6 @@ from aiollm.stream import Stream
 from aiollm.types import (
     Message,
     Request,
-    Response,
     Target,
     TextPart,
     Timeouts,
@@ -44,10 +44,6 @@ from aiollm.watch import Clock
 if TYPE_CHECKING:
     from aiollm.media import MediaPool
     from aiollm.transport import HttpTransport
-
-T = TypeVar("T")
-
-Prompt: TypeAlias = "str | Message | Sequence[Message] | Request"
 
 IMAGE_SECONDS = 300.0
 """Seconds to the first byte of an image by default: two minutes are common (wire facts)."""
@@ -65,7 +61,7 @@ class Closeable(Protocol):
         """End it at once, without a running loop."""
 
 
-class Registry:
+class Registry(Asking):
     """Providers by name, and everything that can be asked of them.
 
     Nothing runs and no connection exists before the first use. One registry belongs to one
@@ -153,7 +149,7 @@ class Registry:
     def stream(
         self,
         spec: str | Plan,
-        request: Prompt,
+        request: RequestLike,
         *,
         timeouts: Timeouts | None = None,
         retries: int | None = None,
@@ -182,29 +178,6 @@ class Registry:
                 plan, CallRoute(checked, *self._shared(providers)), policy, total
             )
         )
-
-    @overload
-    async def generate(
-        self, spec: str | Plan, request: Prompt, *, output: type[T], **options: Any
-    ) -> T: ...
-
-    @overload
-    async def generate(
-        self, spec: str | Plan, request: Prompt, *, output: None = None, **options: Any
-    ) -> Response: ...
-
-    async def generate(
-        self, spec: str | Plan, request: Prompt, *, output: Any = None, **options: Any
-    ) -> Any:
-        """Return the whole response, or with `output` the reply decoded as that type.
-
-        `options` are those of `stream`. Raises: as `stream`, OutputError.
-        """
-        checked = as_request(request)
-        if output is not None:
-            checked = msgspec.structs.replace(checked, output=output)
-        response = await self.stream(spec, checked, **options).collect()
-        return response if output is None else response.parse(output)
 
     def stream_images(
         self, spec: str | Plan, request: str | ImageRequest, *, timeouts: Timeouts | None = None
@@ -353,7 +326,7 @@ class Registry:
             policy,
             clock=clock,
             partial=total.response,
-            emit=self._emit if self._hooks else None,
+            emit=self._teller(),
             number=self._calls,
             uniform=self._uniform,
         )
@@ -399,6 +372,9 @@ class Registry:
             if self._transport is None:
                 self._transport = made
         return self._transport
+
+    def _teller(self) -> Callable[[Event], None] | None:
+        return self._emit if self._hooks else None
 
     def _emit(self, event: Event) -> None:
         for hook in tuple(self._hooks):
