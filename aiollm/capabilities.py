@@ -53,6 +53,7 @@ class Row(msgspec.Struct, frozen=True):
     model: str = "*"
 
 
+# fmt: off
 ROWS: tuple[Row, ...] = (
     Row("openai", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
@@ -101,6 +102,7 @@ ROWS: tuple[Row, ...] = (
     Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud"),
     Row("llama-swap", {"prefill": True, "audio": True}),
 )
+# fmt: on
 """Later rows add to and override earlier ones."""
 
 
@@ -110,10 +112,6 @@ def lookup(
     """Return the facts of all matching rows, later ones winning, then `overrides`."""
     facts: dict[str, Any] = {}
     for row in rows:
-        if (
-            row.family == family
-            and fnmatchcase(host, row.host)
-            and fnmatchcase(model, row.model)
-        ):
+        if row.family == family and fnmatchcase(host, row.host) and fnmatchcase(model, row.model):
             facts |= row.facts
     return Capabilities(**(facts | overrides))

@@ -33,7 +33,13 @@ _PARTS: dict[Any, tuple[type, ...]] = {
     "system": (TextPart,),
     "user": (TextPart, ImagePart, DocumentPart, AudioPart, OpaquePart),
     "assistant": (
-        TextPart, ToolCallPart, ReasoningPart, RefusalPart, ImagePart, AudioPart, OpaquePart,
+        TextPart,
+        ToolCallPart,
+        ReasoningPart,
+        RefusalPart,
+        ImagePart,
+        AudioPart,
+        OpaquePart,
     ),
     "tool": (ToolResultPart,),
 }

@@ -182,9 +182,9 @@ def test_a_key_where_the_host_belongs_is_no_host() -> None:
 
 # No token ever shows.
 
-TOKEN = st.text(
-    st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=6, max_size=30
-).map(lambda text: "tok-" + text)
+TOKEN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=6, max_size=30).map(
+    lambda text: "tok-" + text
+)
 REST = st.sampled_from(["h", "h:80", "h:x", "[::1]:80", "", "h/v1", "h?max_images=1", "h?zzz=1"])
 
 

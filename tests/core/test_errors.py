@@ -184,8 +184,7 @@ class TestFailoverError:
 
     def test_says_the_first_line_of_each_cause(self, error) -> None:
         assert str(error) == (
-            "2 targets failed: RateLimitError: m1/qwen3:30b: slow (HTTP 429); "
-            "ConnectError: refused"
+            "2 targets failed: RateLimitError: m1/qwen3:30b: slow (HTTP 429); ConnectError: refused"
         )
         assert error.message == "2 targets failed"
 

@@ -115,12 +115,29 @@ RAW = st.builds(
 )
 PLAIN = JSON.map(lambda value: [b"data: " + json.dumps(value, ensure_ascii=False).encode(), b""])
 NAMED = st.tuples(TEXT, TEXT).map(lambda pair: [b"event: " + pair[0], b"data: " + pair[1], b""])
-EVENT = st.one_of(
-    PLAIN, NAMED, RAW, st.lists(FIELD, max_size=4).map(lambda lines: [*lines, b""])
-)
+EVENT = st.one_of(PLAIN, NAMED, RAW, st.lists(FIELD, max_size=4).map(lambda lines: [*lines, b""]))
 TOKENS = [
-    b"data", b"event", b":", b" ", b"{", b"}", b"[", b"]", b'"', b"\\", b"x", b"\xe2\x80\xa8",
-    b"\xc2\x85", BOM, b"data: ", b"event: ", b"\n", b"\r", b"\r\n", b"\n\n", b"\ndata: ",
+    b"data",
+    b"event",
+    b":",
+    b" ",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b"\\",
+    b"x",
+    b"\xe2\x80\xa8",
+    b"\xc2\x85",
+    BOM,
+    b"data: ",
+    b"event: ",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"\ndata: ",
 ]
 
 

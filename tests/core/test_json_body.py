@@ -134,9 +134,7 @@ def test_no_key_in_headers_is_shown() -> None:
     provider = Provider(
         "x", "ollama", "https://h", OllamaCodec(), token=Secret("sk-secret"), headers=headers
     )
-    assert repr(request) == (
-        "HttpRequest(POST https://h/v1, headers=['Authorization', 'X-Other'])"
-    )
+    assert repr(request) == ("HttpRequest(POST https://h/v1, headers=['Authorization', 'X-Other'])")
     for shown in (repr(request), str(request), repr(provider), str(provider), repr([provider])):
         assert "sk-" not in shown
     assert "'https://h'" in repr(provider)
