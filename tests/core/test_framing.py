@@ -171,6 +171,21 @@ def test_raw_values_are_whole_json(values, places) -> None:
     assert [json.loads(frame) for frame in frames] == [{"error": value} for value in values]
 
 
+@given(
+    events=st.lists(PLAIN | NAMED, max_size=5), ending=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    places=CUTS,
+)  # fmt: skip
+def test_no_event_waits_for_bytes_after_it(events, ending, places) -> None:
+    body = b"".join(line + ending for event in events for line in event)
+    framer = NamedSSE()
+    frames: list[tuple[bytes, bytes]] = []
+    seen = b""
+    for piece in cut(body, places):
+        seen += piece
+        frames += framer.feed(piece)
+        assert frames == expected(seen)
+
+
 @given(values=st.lists(JSON, min_size=1), places=CUTS)
 def test_plain_events_never_take_the_slow_path(values, places) -> None:
     """Wherever a read ends, the tail it leaves does not spoil the next one."""
@@ -278,8 +293,8 @@ def test_an_event_comes_as_soon_as_its_blank_line_begins(ending) -> None:
 
 def test_a_crlf_cut_in_two_is_one_line_end() -> None:
     framer = SSE()
-    pieces = [b"data: a\r", b"\ndata: b\r", b"\n\r", b"", b"\n", b"data: c\r\n\r\n"]
-    assert [framer.feed(piece) for piece in pieces] == [[], [], [b"a\nb"], [], [], [b"c"]]
+    pieces = [b"data: a\r", b"", b"\ndata: b\r", b"\n\r", b"", b"\n", b"data: c\r\n\r\n"]
+    assert [framer.feed(piece) for piece in pieces] == [[], [], [], [b"a\nb"], [], [], [b"c"]]
 
 
 @pytest.mark.parametrize("kind", [SSE, NamedSSE, NDJSON])
