@@ -545,7 +545,7 @@ class Timeouts(msgspec.Struct, frozen=True):
 
     `connect`: to a connection, the wait for a pool slot included. `first_output`: to the first
     text, reasoning, tool call or image. `idle`: without a byte. `stall`: without output.
-    `total`: the whole call over all its targets.
+    `total`: the whole call over all its targets. Raises: ValueError for what is not above 0.
     """
 
     connect: float | None = 5.0
@@ -553,3 +553,9 @@ class Timeouts(msgspec.Struct, frozen=True):
     idle: float | None = 60.0
     stall: float | None = 300.0
     total: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:  # NaN is not above 0 either
+                raise ValueError(f"Timeouts.{name} is {seconds}: expected seconds above 0, or None")

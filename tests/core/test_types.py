@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import get_args
 
@@ -42,6 +43,7 @@ from aiollm.types import (
     Target,
     TextDelta,
     TextPart,
+    Timeouts,
     Timings,
     Tool,
     ToolCallDelta,
@@ -387,6 +389,18 @@ class TestSaving:
         data = b'{"target":{"provider":"a","model":"m"},"started":0.0,"error":{}}'
         with pytest.raises(ValueError, match="cannot be read"):
             from_json(data, Attempt)
+
+
+class TestTimeouts:
+    @pytest.mark.parametrize("name", Timeouts.__struct_fields__)
+    @pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan])
+    def test_a_deadline_that_has_passed_before_it_begins_is_refused(self, name, seconds) -> None:
+        with pytest.raises(ValueError, match=f"Timeouts.{name} is .*: expected seconds above 0"):
+            Timeouts(**{name: seconds})
+
+    @pytest.mark.parametrize("seconds", [None, 0.001, 5, math.inf])
+    def test_none_is_no_limit(self, seconds) -> None:
+        assert Timeouts(idle=seconds).idle == seconds
 
 
 def test_a_target_prints_as_a_spec() -> None:
