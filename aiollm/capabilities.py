@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+
+from aiollm.errors import ConfigError
 
 MiB = 1024 * 1024
 
@@ -22,7 +25,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `max_image_bytes` counts base64 characters where `image_bytes_in_base64` is set, else bytes.
     `max_body_bytes` counts the whole encoded request. `many_images` is the count of images
-    above which `many_images_dimension` replaces `max_image_dimension`.
+    above which `many_images_dimension` replaces `max_image_dimension`. `context_length` counts
+    the tokens of prompt and answer.
     """
 
     images: bool = True
@@ -42,6 +46,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     output_schema: bool = True
     reasoning: bool = True
     prefill: bool = False
+    context_length: int | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -109,9 +114,27 @@ ROWS: tuple[Row, ...] = (
 def lookup(
     family: str, host: str = "", model: str = "", rows: Iterable[Row] = ROWS, **overrides: Any
 ) -> Capabilities:
-    """Return the facts of all matching rows, later ones winning, then `overrides`."""
+    """Return the facts of all matching rows, later ones winning, then `overrides`.
+
+    Raises: ConfigError for an override that is no capability.
+    """
+    facts = _published(family, host, model) if rows is ROWS else _facts(family, host, model, rows)
+    if overrides:
+        if unknown := overrides.keys() - set(Capabilities.__struct_fields__):
+            known = ", ".join(Capabilities.__struct_fields__)
+            raise ConfigError(f"unknown capabilities {', '.join(sorted(unknown))} (known: {known})")
+        facts = facts | overrides
+    return Capabilities(**facts)
+
+
+@lru_cache(maxsize=256)
+def _published(family: str, host: str, model: str) -> dict[str, Any]:
+    return _facts(family, host, model, ROWS)
+
+
+def _facts(family: str, host: str, model: str, rows: Iterable[Row]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for row in rows:
         if row.family == family and fnmatchcase(host, row.host) and fnmatchcase(model, row.model):
             facts |= row.facts
-    return Capabilities(**(facts | overrides))
+    return facts

@@ -8,6 +8,7 @@ import pytest
 
 from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, Row, lookup
 from aiollm.dsn import Options
+from aiollm.errors import ConfigError
 from aiollm.provider import Provider
 from aiollm.providers.ollama import OllamaCodec
 
@@ -91,6 +92,11 @@ def test_later_rows_win_and_overrides_win_over_all() -> None:
     assert lookup("a", "h1", "m1", rows, max_images_per_request=0).max_images_per_request == 0
     assert lookup("a", "x1", "m1", rows).max_images_per_request == 1
     assert lookup("c", rows=rows) == Capabilities()
+
+
+def test_an_unknown_override_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"unknown capabilities image, max \(known: images, max"):
+        lookup("openai", max=1, image=True)
 
 
 def test_every_fact_is_a_known_one() -> None:
