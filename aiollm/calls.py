@@ -5,12 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError
 from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
 from aiollm.replies import redacted
 
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes of a reply that is no stream, such as a model list."""
+
+
+def patient(provider: Provider, seconds: float) -> Provider:
+    """Return the provider with at least `seconds` for each wait but that for a connection."""
+    limits = provider.timeouts
+    waits = {name: getattr(limits, name) for name in ("first_output", "idle", "stall")}
+    short = {
+        name: seconds for name, limit in waits.items() if limit is not None and limit < seconds
+    }
+    if not short:
+        return provider
+    return msgspec.structs.replace(provider, timeouts=msgspec.structs.replace(limits, **short))
 
 
 class Caller:

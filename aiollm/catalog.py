@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -36,6 +36,7 @@ class Catalog:
         self._coded: dict[str, Provider] = {}
         self._schemes: dict[str, SchemeFactory] = {}
         self._resolved: dict[str, Provider] = {}
+        self._learned: dict[str, dict[str, dict[str, Any]]] = {}
         self._plans: dict[str, Plan] = {}
         self._routes: dict[Plan, dict[Target, Provider]] = {}
 
@@ -48,6 +49,7 @@ class Catalog:
         if isinstance(provider, str):
             provider = self._from_dsn(name, provider, f"provider {name!r}")
         self._coded[name] = provider
+        self._learned.pop(name, None)
         self._forget_plans()
 
     def alias(self, name: str, spec: str) -> None:
@@ -121,6 +123,11 @@ class Catalog:
             self._routes[plan] = found
         return found
 
+    def learn(self, target: Target, facts: dict[str, Any]) -> None:
+        """Keep what a server told of a model, until its provider is registered anew."""
+        self._learned.setdefault(target.provider, {})[target.model] = facts
+        self._routes.clear()
+
     def _with_timeouts(self, provider: Provider, timeouts: Timeouts | None = None) -> Provider:
         options = provider.options
         if timeouts is None:
@@ -138,6 +145,12 @@ class Catalog:
         return msgspec.structs.replace(provider, timeouts=timeouts)
 
     def _resolve(self, name: str) -> Provider:
+        provider = self._row(name)
+        if (learned := self._learned.get(name)) is not None:
+            return msgspec.structs.replace(provider, learned=dict(learned))
+        return provider
+
+    def _row(self, name: str) -> Provider:
         provider = self._coded.get(name) or self._resolved.get(name)
         if provider is not None:
             return provider

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from aiollm.errors import MAX_BODY, ProtocolError, ServerError
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import (
     HttpReply,
-    HttpRequest,
     ImageCodec,
     ImageDecoder,
     Provider,
@@ -19,6 +18,9 @@ from aiollm.types import Finish, Item, Notice, Target
 
 MAX_REPLY = 256 * 1024 * 1024
 """Bytes of a reply at most: ten large images in base64."""
+
+ERROR_BODY_SECONDS = 1.0
+"""How long an error body is read (design: bounds)."""
 
 NO_SUCH_ROUTE = (404, 405, 501)
 """Statuses after which a provider's next dialect is tried."""
@@ -41,24 +43,28 @@ async def draw(
         http = codec.encode_images(provider, target, request)
         reply = await transport.send(http, provider.timeouts.connect)
         try:
-            yield [Notice(message) for message in http.warnings]
+            yield []  # headers are a sign of life
             if not 200 <= reply.status < 300:
-                body = await reply.read_whole(MAX_BODY, 1.0)
+                body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:
                     continue
                 raise codec.error(HttpReply(reply.status, reply.headers, body, http.url))
-            decoder = codec.image_decoder()
-            if decoder is not None and reply.content_type == "text/event-stream":
-                while not decoder.finished:
-                    yield await _read(reply, decoder)
-                result = decoder.close()
-            else:
-                pieces: list[bytes] = []
-                while piece := await reply.read():
-                    pieces.append(piece)
-                    _check_size(pieces)
-                    yield []
-                result = _decode(codec, reply, http, b"".join(pieces))
+            yield [Notice(message) for message in http.warnings]
+            decoder = _decoder(codec, reply, http.url)
+            size = 0
+            while not decoder.finished:
+                data = await reply.read()
+                size += len(data)
+                drafts: list[PartialImage] = []
+                failure = _feed(decoder, data, drafts)
+                if size > MAX_REPLY:
+                    failure = failure or ProtocolError(f"the reply exceeds {MAX_REPLY} bytes")
+                yield drafts
+                if failure is not None:
+                    raise failure
+                if not data:
+                    break
+            result = decoder.close()
             yield [result, Finish("stop", usage=result.usage)]
             await reply.drain()
             return
@@ -66,21 +72,41 @@ async def draw(
             reply.close()
 
 
-async def _read(reply: Reply, decoder: ImageDecoder) -> Batch:
-    data = await reply.read()
-    drafts: list[PartialImage] = []
-    decoder.feed(data, drafts)
-    if not data and not decoder.finished:
-        decoder.close()
-    return drafts
+def _decoder(codec: ImageCodec, reply: Reply, url: str) -> ImageDecoder:
+    decoder = codec.image_decoder()
+    if decoder is not None and reply.content_type == "text/event-stream":
+        return decoder
+    return _Whole(codec, reply, url)
 
 
-def _check_size(pieces: Sequence[bytes]) -> None:
-    if sum(map(len, pieces)) > MAX_REPLY:
-        raise ProtocolError(f"the reply exceeds {MAX_REPLY} bytes")
+def _feed(decoder: ImageDecoder, data: bytes, drafts: list[PartialImage]) -> LLMError | None:
+    """Decode what a read brought; return the error, so that the drafts before it go first."""
+    try:
+        decoder.feed(data, drafts)
+    except LLMError as error:
+        return error
+    return None
 
 
-def _decode(codec: ImageCodec, reply: Reply, http: HttpRequest, body: bytes) -> ImageResult:
-    if not body.strip():
-        raise ServerError("the answer is empty", status=reply.status)
-    return codec.decode_images(HttpReply(reply.status, reply.headers, body, http.url))
+class _Whole:
+    """A decoder for a reply that came whole."""
+
+    finished = False
+
+    def __init__(self, codec: ImageCodec, reply: Reply, url: str) -> None:
+        self._codec = codec
+        self._reply = reply
+        self._url = url
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes, out: list[PartialImage]) -> None:
+        """Keep the bytes."""
+        del out
+        self._pieces.append(data)
+
+    def close(self) -> ImageResult:
+        """Decode the reply. Raises: LLMError."""
+        reply, body = self._reply, b"".join(self._pieces)
+        if not body.strip():
+            raise ServerError("the answer is empty", status=reply.status)
+        return self._codec.decode_images(HttpReply(reply.status, reply.headers, body, self._url))

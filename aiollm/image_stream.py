@@ -11,7 +11,7 @@ from aiollm.accumulator import Accumulator
 from aiollm.errors import ClosedError
 from aiollm.images import ImageResult, PartialImage
 from aiollm.stream import BaseStream, Source
-from aiollm.types import Finish, Notice, Status, UsageUpdate
+from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
 
 
 class ImageAccumulator(Accumulator):
@@ -34,8 +34,11 @@ class ImageAccumulator(Accumulator):
     }
 
 
-class ImageStream(BaseStream[PartialImage | ImageResult]):
-    """Images as they are made: drafts, if the request asked for them, then the ImageResult."""
+class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
+    """Images as they are made: drafts, if the request asked for them, then the ImageResult.
+
+    With `on_interrupt="restart"` a `Restart` says that the drafts before it are void.
+    """
 
     _hidden = frozenset({UsageUpdate, Notice, Finish, Status})
 

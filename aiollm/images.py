@@ -98,6 +98,17 @@ class PartialImage(msgspec.Struct, frozen=True):
     index: int = 0
 
 
+def as_image_request(value: object) -> ImageRequest:
+    """Return what was asked as a request; text is a prompt. Raises: ConfigError."""
+    match value:
+        case ImageRequest():
+            return value
+        case str():
+            return ImageRequest(value)
+        case _:
+            raise ConfigError(f"images are asked for by text or an ImageRequest, not {value!r:.80}")
+
+
 def _images(value: object) -> tuple[ImagePart, ...]:
     match value:
         case ImagePart():

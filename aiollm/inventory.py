@@ -36,7 +36,9 @@ class SwapModel(msgspec.Struct, frozen=True):
     @property
     def facts(self) -> dict[str, Any]:
         """What the configuration says for `Capabilities`; nothing where it is silent."""
-        facts = {"tools": True} if "function_calling" in self.capabilities else {}
+        facts: dict[str, Any] = {"tools": True} if "function_calling" in self.capabilities else {}
+        if self.context_length:
+            facts["context_length"] = self.context_length
         if self.input_modalities:
             facts["images"] = "image" in self.input_modalities
             facts["audio"] = "audio" in self.input_modalities
@@ -257,14 +259,14 @@ class _RawProps(msgspec.Struct, frozen=True):
     modalities: dict[str, bool] = {}
 
     def props(self) -> Props:
-        facts = {"vision": "images", "audio": "audio"}
-        return Props(
-            self.default_generation_settings.n_ctx,
-            self.total_slots,
-            self.model_path,
-            self.build_info,
-            {facts[name]: value for name, value in self.modalities.items() if name in facts},
-        )
+        known = {"vision": "images", "audio": "audio"}
+        facts: dict[str, Any] = {
+            known[name]: value for name, value in self.modalities.items() if name in known
+        }
+        context = self.default_generation_settings.n_ctx
+        if context:
+            facts["context_length"] = context
+        return Props(context, self.total_slots, self.model_path, self.build_info, facts)
 
 
 class _Version(msgspec.Struct, frozen=True):

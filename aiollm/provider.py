@@ -307,6 +307,8 @@ class Provider(msgspec.Struct, frozen=True):
     adapter: Adapter | None = None
     facts: dict[str, Any] = {}
     """Capabilities that override the rows for all models of this provider."""
+    learned: dict[str, dict[str, Any]] = {}
+    """Capabilities by model, as its server told them; they override the rows alone."""
     rows: str = ""
     """The family of its capability rows where that is not the codec's."""
     image_codecs: Callable[[], tuple[ImageCodec, ...]] | None = None
@@ -331,7 +333,7 @@ class Provider(msgspec.Struct, frozen=True):
         return self.options.max_concurrency
 
     def capabilities(self, model: str) -> Capabilities:
-        """Return what `model` accepts here: rows, then facts, then DSN options."""
+        """Return what `model` accepts here: rows, what was learned, facts, then DSN options."""
         limits = {
             "max_images_per_request": self.options.max_images,
             "max_image_bytes": self.options.max_image_bytes,
@@ -339,4 +341,5 @@ class Provider(msgspec.Struct, frozen=True):
         }
         given = {name: value for name, value in limits.items() if value is not None}
         host = re.sub(r":[0-9]+$", "", self.host)
-        return lookup(self.rows or self.codec.family, host, model, **(self.facts | given))
+        facts = self.learned.get(model, {}) | self.facts | given
+        return lookup(self.rows or self.codec.family, host, model, **facts)

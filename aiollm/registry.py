@@ -7,7 +7,6 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -16,7 +15,7 @@ import msgspec
 from aiollm.accumulator import Accumulator
 from aiollm.asking import Asking
 from aiollm.attempt import Route
-from aiollm.calls import Caller
+from aiollm.calls import Caller, patient
 from aiollm.capabilities import Capabilities
 from aiollm.catalog import Catalog, SchemeFactory
 from aiollm.errors import ClosedError, ConfigError, SpecError
@@ -24,11 +23,12 @@ from aiollm.events import Event, Hook
 from aiollm.failover import Failover, OnInterrupt, Policy
 from aiollm.health import Health, TargetHealth
 from aiollm.image_stream import ImageStream
-from aiollm.images import ImageRequest, ImageResult
-from aiollm.management import Call, LlamaSwap, Ollama, Open
+from aiollm.images import ImageRequest, ImageResult, as_image_request
+from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
 from aiollm.request import RequestLike, as_request, check
 from aiollm.route import CallRoute, ImageRoute
+from aiollm.servers import Servers
 from aiollm.slots import Slots
 from aiollm.spec import Plan
 from aiollm.stream import Stream
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from aiollm.transport import HttpTransport
 
 IMAGE_SECONDS = 300.0
-"""Seconds to the first byte of an image by default: two minutes are common (wire facts)."""
+"""Seconds that each wait for an image may take: two minutes are common (wire facts)."""
 
 _log = logging.getLogger("aiollm")
 
@@ -106,6 +106,7 @@ class Registry(Asking):
         self._closed = False
         self._clock: Clock | None = None
         self._caller = Caller(self._open_transport)
+        self._servers = Servers(self._catalog, self._caller, self._health)
 
     # Names
 
@@ -167,11 +168,7 @@ class Registry(Asking):
         else:
             checked = as_request(request)
             check(checked)
-        policy = self._policy_for(timeouts)
-        given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
-        changes = {name: value for name, value in given.items() if value is not None}
-        if changes:
-            policy = msgspec.structs.replace(policy, **changes)
+        policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
         providers = self._catalog.providers_of(plan, timeouts)
         return Stream(
             lambda total: self._start(
@@ -180,19 +177,27 @@ class Registry(Asking):
         )
 
     def stream_images(
-        self, spec: str | Plan, request: str | ImageRequest, *, timeouts: Timeouts | None = None
+        self,
+        spec: str | Plan,
+        request: str | ImageRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: int | None = None,
+        on_interrupt: OnInterrupt | None = None,
+        stagger: float | None = None,
     ) -> ImageStream:
         """Return the lazy stream of drafts and, last, the result.
 
-        Without `timeouts` an image may take `IMAGE_SECONDS` to its first byte.
-        Raises: SpecError, ConfigError here; while iterating LLMError, FailoverError.
+        The keywords are those of `stream`; without `timeouts` each wait for an image may take
+        `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
+        FailoverError.
         """
         plan = self.parse(spec)
-        asked = ImageRequest(request) if isinstance(request, str) else request
+        asked = as_image_request(request)
         providers = self._catalog.providers_of(plan, timeouts)
         if timeouts is None:
-            providers = {target: _patient(each) for target, each in providers.items()}
-        policy = self._policy_for(timeouts)
+            providers = {target: patient(each, IMAGE_SECONDS) for target, each in providers.items()}
+        policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
         return ImageStream(
             lambda total: self._start(
                 plan, ImageRoute(asked, *self._shared(providers)), policy, total
@@ -200,33 +205,51 @@ class Registry(Asking):
         )
 
     async def generate_images(
-        self, spec: str | Plan, request: str | ImageRequest, *, timeouts: Timeouts | None = None
+        self, spec: str | Plan, request: str | ImageRequest, **options: Any
     ) -> ImageResult:
-        """Make images, along a chain like any call. Raises: as `stream_images`."""
-        return await self.stream_images(spec, request, timeouts=timeouts).collect()
+        """Make images, along a chain like any call; `options` are those of `stream_images`.
+
+        Raises: as `stream_images`.
+        """
+        return await self.stream_images(spec, request, **options).collect()
 
     # Servers
 
     def llama_swap(self, name: str) -> LlamaSwap:
         """Return the management of a llama-swap server. Raises: ConfigError."""
-        provider = self._managed(name, "llama-swap", "llama-swaps")
-        return LlamaSwap(provider, *self._callers(provider))
+        return self._servers.managed(name, LlamaSwap)
 
     def ollama(self, name: str = "ollama") -> Ollama:
         """Return the management of a server that speaks Ollama's API. Raises: ConfigError."""
-        provider = self._managed(name, "ollama", "ollama-cloud", "foreman")
-        return Ollama(provider, *self._callers(provider))
+        return self._servers.managed(name, Ollama)
 
-    def _callers(self, provider: Provider) -> tuple[Call, Open]:
-        return partial(self._caller.call, provider), partial(self._caller.open, provider)
+    async def warm(
+        self, spec: str | Plan | None = None, *, timeouts: Timeouts | None = None
+    ) -> tuple[Target, ...]:
+        """Load what the first request needs; with a spec, its models where servers can do that.
 
-    def _managed(self, name: str, *schemes: str) -> Provider:
-        provider = self.provider(name)
-        if provider.scheme not in schemes:
-            raise ConfigError(
-                f"{name!r} is a provider of scheme {provider.scheme!r}, not {' or '.join(schemes)}"
-            )
-        return provider
+        llama-swap, Ollama and foreman can. Returns the targets whose models are loaded; those
+        that failed are set aside as after a failed call. What a server tells of a model is
+        heeded as by `learn`. Without `timeouts` a model may take five minutes.
+        Raises: SpecError, ConfigError; FailoverError when models could be loaded and none was.
+        """
+        plan = None if spec is None else self.parse(spec)
+        await self._open_transport()
+        if plan is None:
+            return ()
+        for provider in self._catalog.providers_of(plan, timeouts).values():
+            provider.codec.decoder()
+        return await self._servers.warm(plan, timeouts)
+
+    async def learn(
+        self, spec: str | Plan, *, timeouts: Timeouts | None = None
+    ) -> dict[Target, Capabilities]:
+        """Ask llama-swap and Ollama servers what the models of a spec can do; heed it from now on.
+
+        Facts that the provider was given in code, and options of its DSN, still win.
+        Raises: SpecError, ConfigError; FailoverError when servers were asked and none told.
+        """
+        return await self._servers.learn(self.parse(spec), timeouts)
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
@@ -262,15 +285,6 @@ class Registry(Asking):
     def own(self, closeable: Closeable) -> None:
         """Close `closeable` with the registry."""
         self._owned.append(closeable)
-
-    async def warmup(self, spec: str | Plan | None = None) -> None:
-        """Load what the first request needs, off the loop; with a spec, its codecs too."""
-        providers = (
-            [] if spec is None else self._catalog.providers_of(self.parse(spec), None).values()
-        )
-        await self._open_transport()
-        for provider in providers:
-            provider.codec.decoder()
 
     async def aclose(self) -> None:
         """Close connections, worker processes and what the registry owns; idempotent."""
@@ -308,10 +322,18 @@ class Registry(Asking):
 
     # Inside
 
-    def _policy_for(self, timeouts: Timeouts | None) -> Policy:
-        if timeouts is None:
-            return self._policy
-        return msgspec.structs.replace(self._policy, total=timeouts.total)
+    def _policy_for(
+        self,
+        timeouts: Timeouts | None,
+        retries: int | None,
+        on_interrupt: OnInterrupt | None,
+        stagger: float | None,
+    ) -> Policy:
+        given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
+        changes: dict[str, Any] = {name: new for name, new in given.items() if new is not None}
+        if timeouts is not None:
+            changes["total"] = timeouts.total
+        return msgspec.structs.replace(self._policy, **changes) if changes else self._policy
 
     def _shared(self, providers: Mapping[Target, Provider]) -> tuple[Any, ...]:
         return providers, self._slots, self._open_transport, self._fit
@@ -388,12 +410,3 @@ def _new_transport() -> HttpTransport:
     from aiollm.transport import HttpTransport
 
     return HttpTransport()
-
-
-def _patient(provider: Provider) -> Provider:
-    """Return the provider with the time that making an image takes."""
-    limits = provider.timeouts
-    if limits.first_output is None or limits.first_output >= IMAGE_SECONDS:
-        return provider
-    patient = msgspec.structs.replace(limits, first_output=IMAGE_SECONDS)
-    return msgspec.structs.replace(provider, timeouts=patient)

@@ -102,6 +102,8 @@ class CallRoute(TargetRoute):
         if prefix:
             messages = (*request.messages, assistant(prefix))
             request = msgspec.structs.replace(request, messages=messages)
+        if request.tools and not provider.capabilities(target.model).tools:
+            raise UnsupportedError(f"{target.model} takes no tools")
         notes: Sequence[Item] = ()
         if self._has_images:
             request, left_out = await self._fit(request, provider.capabilities(target.model))
@@ -134,23 +136,23 @@ class ImageRoute(TargetRoute):
         provider = self._providers[target]
         if provider.image_codecs is None:
             raise UnsupportedError(f"{provider.name} makes no images")
-        request, notes = await self._fitted(provider, target)
+        request = await self._fitted(provider, target)
         transport = await self._open_transport()
         batches = draw(provider.image_codecs(), provider, transport, target, request)
-        return cast("Batches", batches), notes
+        return cast("Batches", batches), ()
 
-    async def _fitted(
-        self, provider: Provider, target: Target
-    ) -> tuple[ImageRequest, Sequence[Item]]:
+    async def _fitted(self, provider: Provider, target: Target) -> ImageRequest:
         request = self.request
         if not request.images or request.mask is not None:
             # A mask must keep the size of its image: both go as they are.
-            return request, ()
+            return request
         inputs = Request((user(*request.images),))
         fitted, left_out = await self._fit(inputs, provider.capabilities(target.model))
+        if left_out:
+            # In a conversation old images may go; here each is part of what is asked.
+            raise UnsupportedError(f"the input images do not fit: {left_out[0]}")
         images = tuple(part for part in fitted.messages[0].parts if isinstance(part, ImagePart))
-        notes = [Notice(message) for message in left_out]
-        return msgspec.structs.replace(request, images=images), notes
+        return msgspec.structs.replace(request, images=images)
 
 
 def _has_images(request: Request) -> bool:

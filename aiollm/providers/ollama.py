@@ -88,6 +88,7 @@ class OllamaCodec:
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         warnings = Warnings()
+        facts = provider.capabilities(target.model)
         body: dict[str, Any] = {
             "model": target.model,
             "messages": messages(request, warnings),
@@ -100,14 +101,18 @@ class OllamaCodec:
         if options := _options(request):
             body["options"] = options
         if request.reasoning is not None:
-            body["think"] = _think(request.reasoning, warnings)
+            think = _think(request.reasoning, warnings)
+            if think and not facts.reasoning:
+                warnings.add(f"{target.model} does not think: reasoning is dropped")
+            else:
+                body["think"] = think
         merge(body, request.extra)
         return HttpRequest(
             f"{provider.base_url}/api/chat",
             bearer_headers(provider),
             json_body(body),
             warnings=tuple(warnings),
-            decoder=partial(OllamaDecoder, _context(body)),
+            decoder=partial(OllamaDecoder, _context(body) or facts.context_length or 0),
         )
 
     def decoder(self) -> OllamaDecoder:
@@ -224,7 +229,8 @@ _TAGS = msgspec.json.Decoder(_Tags)
 class OllamaDecoder:
     """Lines of one reply to items; the line with `done` is the end.
 
-    `context` is what the request set, in tokens: a prompt that fills it was probably cut.
+    `context` is what the request set or the server told, in tokens, 0 where that is unknown: a
+    prompt that fills it was probably cut.
     """
 
     __slots__ = ("_calls", "_context", "_joiner", "finished")

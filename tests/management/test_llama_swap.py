@@ -82,7 +82,8 @@ async def test_configured_capabilities_become_facts(swap: LlamaSwap, replay: Rep
     replay.answers["GET /v1/models"] = replay.reply(body)
     (model,) = await swap.models()
     assert (model.loaded, model.context_length, model.aliases) == (True, 32768, ("q",))
-    assert model.facts == {"tools": True, "images": True, "audio": False}
+    facts = {"tools": True, "images": True, "audio": False, "context_length": 32768}
+    assert model.facts == facts
 
 
 async def test_one_model_or_all_can_be_unloaded(swap: LlamaSwap, replay: Replay) -> None:
@@ -153,7 +154,7 @@ async def test_props_of_the_server_behind(swap: LlamaSwap, replay: Replay) -> No
     replay.answers["GET /upstream/org%2Fqwen/props"] = replay.reply(json.dumps(body).encode())
     props = await swap.props("org/qwen")
     assert (props.context_length, props.slots, props.build) == (4096, 4, "b10715")
-    assert props.facts == {"images": True, "audio": False}
+    assert props.facts == {"images": True, "audio": False, "context_length": 4096}
 
 
 async def test_a_page_that_is_no_llama_swap_is_a_protocol_error(

@@ -208,4 +208,4 @@ class TestUnderARegistry:
             reg.register("fake", FakeProvider().provider())
             with pytest.raises(UnsupportedError, match="'fake' is a FakeProvider"):
                 await reg.models("fake")
-            await reg.warmup("fake/m")
+            assert await reg.warm("fake/m") == ()

@@ -15,6 +15,7 @@ class Reply:
     """A reply with one line a read."""
 
     status = 200
+    has_body = True
     content_type = "application/x-ndjson"
     headers: Mapping[str, str] = {}
 
