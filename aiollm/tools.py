@@ -251,6 +251,9 @@ def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]
     arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
     schema = type_schema(arguments)
     schema.pop("title", None)
+    if not schema["required"]:
+        # The oldest drafts of JSON schema forbid an empty list.
+        del schema["required"]
     return Signature(arguments, tuple(positional), frozenset(not_null)), schema
 
 
@@ -351,10 +354,10 @@ def _guarded(bound: Callable[[], Any]) -> Any:
 
 
 def _json(value: Any) -> str:
-    if isinstance(value, _FOREIGN) or (
-        isinstance(value, list | tuple) and any(isinstance(item, _FOREIGN) for item in value)
-    ):
-        raise _unusable(value)
+    items = value if isinstance(value, list | tuple) else (value,)
+    for item in items:
+        if isinstance(item, _FOREIGN):
+            raise _unusable(item)
     reason = ""
     try:
         return msgspec.json.encode(value).decode()

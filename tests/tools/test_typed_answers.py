@@ -1,0 +1,218 @@
+"""`generate(output=...)`: any type over any wire, and one more try when the reply misfits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+import msgspec
+import pytest
+
+from aiollm import (
+    ConfigError,
+    Finish,
+    OutputError,
+    Request,
+    Response,
+    assistant,
+    system,
+    tool,
+    user,
+)
+from aiollm.output import shape_of
+from aiollm.schema import json_schema
+from aiollm.testing import FakeProvider, chat, tool_call
+from aiollm.types import Message, RefusalDelta, TextPart
+
+
+class City(msgspec.Struct):
+    name: str
+    people: int = 0
+
+
+class Cat(msgspec.Struct, tag=True):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag=True):
+    name: str
+
+
+class Row(TypedDict):
+    x: int
+
+
+class Pair(msgspec.Struct, array_like=True):
+    a: int
+    b: int
+
+
+OSLO = City("Oslo", 700_000)
+WIRE = '{"name":"Oslo","people":700000}'
+
+
+async def test_a_reply_that_fits_is_decoded(over):
+    fake = FakeProvider(WIRE)
+    assert await over(fake).generate("fake/m", "Where?", output=City) == OSLO
+    assert fake.requests[0].output is City
+
+
+async def test_without_an_output_the_whole_response_comes_back(over):
+    response = await over(FakeProvider("Hello")).generate("fake/m", "hi")
+    assert isinstance(response, Response)
+    assert response.text == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "wire"),
+    [
+        (list[City], [OSLO], f'{{"value":[{WIRE}]}}'),
+        (int, 5, '{"value":5}'),
+        (str, "x", '{"value":"x"}'),
+        (bool, True, '{"value":true}'),
+        (City | None, None, '{"value":null}'),
+        (Cat | Dog, Cat(9), '{"value":{"type":"Cat","lives":9}}'),
+        (Literal["a", "b"], "b", '{"value":"b"}'),
+        (tuple[int, int], (1, 2), '{"value":[1,2]}'),
+        (Pair, Pair(1, 2), '{"value":[1,2]}'),
+        (Any, [1], '{"value":[1]}'),
+        (dict[str, int], {"a": 1}, '{"a":1}'),
+        (Row, {"x": 1}, '{"x":1}'),
+        ({"type": "object", "properties": {"a": {"type": "integer"}}}, {"a": 1}, '{"a":1}'),
+        ({"properties": {"a": {"type": "integer"}}}, {"a": 1}, '{"a":1}'),
+        ({"type": "array", "items": {"type": "integer"}}, [1], '{"value":[1]}'),
+    ],
+)
+async def test_types_that_are_no_object_travel_in_one(over, kind, value, wire):
+    fake = FakeProvider(wire)
+    assert await over(fake).generate("fake/m", "?", output=kind) == value
+    assert json_schema(fake.requests[0].output)["type"] == "object"
+    assert len(fake.calls) == 1
+
+
+async def test_references_in_a_schema_survive_the_wrapping(over):
+    schema = {
+        "type": "array",
+        "items": {"$ref": "#/$defs/n"},
+        "$defs": {"n": {"type": "integer"}},
+    }
+    fake = FakeProvider('{"value":[1]}')
+    assert await over(fake).generate("fake/m", "?", output=schema) == [1]
+    sent = json_schema(fake.requests[0].output)
+    assert sent["properties"]["value"] == {"type": "array", "items": {"type": "integer"}}
+
+
+async def test_a_bare_value_is_taken_where_the_model_left_the_wrapping_out(over):
+    fake = FakeProvider(f"[{WIRE}]")
+    assert await over(fake).generate("fake/m", "?", output=list[City]) == [OSLO]
+
+
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "```\n{}```", "  ```JSON\n {} \n```\n"])
+async def test_a_markdown_fence_is_taken_off(over, fence):
+    fake = FakeProvider(fence.replace("{}", WIRE))
+    assert await over(fake).generate("fake/m", "?", output=City) == OSLO
+
+
+async def test_text_that_only_holds_a_fence_is_not_json(over):
+    fake = FakeProvider(f"Here:\n```\n{WIRE}\n```", "no", default="never asked")
+    with pytest.raises(OutputError):
+        await over(fake).generate("fake/m", "?", output=City)
+
+
+async def test_a_reply_that_does_not_fit_goes_back_once_with_what_is_wrong(over):
+    fake = FakeProvider('{"name": 5}', WIRE)
+    request = Request("Where?", system="Be exact.", temperature=0.0)
+    assert await over(fake).generate("fake/m", request, output=City) == OSLO
+    first, second = fake.requests
+    assert (second.system, second.temperature, second.output) == ("Be exact.", 0.0, City)
+    question, reply, wrong = second.messages
+    assert question is first.messages[0]
+    assert reply == assistant('{"name": 5}')
+    assert wrong.role == "user"
+    assert "the reply does not fit City: Expected `str`, got `int` - at `$.name`" in wrong.text
+    assert "JSON and nothing else" in wrong.text
+    assert request.messages == (user("Where?"),)
+
+
+async def test_a_second_misfit_raises_with_the_last_reply(over):
+    fake = FakeProvider("nonsense", '{"name": 5}', "never asked")
+    with pytest.raises(OutputError, match="does not fit City") as caught:
+        await over(fake).generate("fake/m", "Where?", output=City)
+    assert caught.value.response.text == '{"name": 5}'
+    assert str(caught.value.target) == "fake/m"
+    assert caught.value.__context__ is None
+    assert len(fake.calls) == 2
+
+
+@pytest.mark.parametrize(("repairs", "calls"), [(0, 1), (2, 3)])
+async def test_the_number_of_repairs_can_be_set(over, repairs, calls):
+    fake = FakeProvider(default="nonsense")
+    with pytest.raises(OutputError):
+        await over(fake).generate("fake/m", "Where?", output=City, repairs=repairs)
+    assert len(fake.calls) == calls
+
+
+async def test_an_empty_reply_is_not_quoted_back(over):
+    fake = FakeProvider([Finish("stop", "stop")], WIRE)
+    assert await over(fake).generate("fake/m", "Where?", output=City) == OSLO
+    assert [message.role for message in fake.requests[1].messages] == ["user", "user"]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (['{"name": "Os', Finish("length", "length")], "raise max_output_tokens"),
+        ([Finish("content_filter", "safety")], "filter"),
+        ([tool_call("look")], r"use run\(\)"),
+        ([RefusalDelta("I will not."), Finish("stop", "stop")], "declined: I will not."),
+    ],
+)
+async def test_no_repair_is_tried_where_it_would_bring_the_same(over, script, reason):
+    fake = FakeProvider(script, WIRE)
+    with pytest.raises(OutputError, match=reason) as caught:
+        await over(fake).generate("fake/m", "Where?", output=City)
+    assert len(fake.calls) == 1
+    assert caught.value.response is not None
+
+
+async def test_a_type_without_a_schema_fails_before_anything_is_sent(over):
+    fake = FakeProvider()
+    with pytest.raises(ConfigError):
+        await over(fake).generate("fake/m", "Where?", output=complex)
+    assert fake.calls == []
+
+
+async def test_every_form_of_a_request_can_have_an_output(over):
+    fake = FakeProvider(default=WIRE)
+    registry = over(fake)
+    forms = ["Where?", user("Where?"), [system("Exact."), user("Where?")], Request("Where?")]
+    for form in forms:
+        assert await registry.generate("fake/m", form, output=City) == OSLO
+
+
+async def test_a_wrapped_type_over_the_wire_and_its_repair(serve):
+    server, registry = await serve(chat("nonsense"), chat(f'{{"value":[{WIRE}]}}'))
+    assert await registry.generate("a/m", "Which?", output=list[City]) == [OSLO]
+    first, second = (msgspec.json.decode(seen.body) for seen in server.requests)
+    schema = first["response_format"]["json_schema"]
+    assert schema["strict"] is True
+    assert schema["schema"]["properties"]["value"]["type"] == "array"
+    assert first["response_format"] == second["response_format"]
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
+
+
+async def test_a_run_may_end_with_a_typed_answer(over):
+    @tool
+    def look() -> str:
+        """Look."""
+        return "Oslo"
+
+    fake = FakeProvider([tool_call("look")], WIRE)
+    request = Request("Where?", output=City)
+    response = await over(fake).run("fake/m", request, tools=[look]).collect()
+    assert response.parse(City) == OSLO
+
+
+def test_the_shape_of_a_reply_that_cannot_be_decoded_is_an_error():
+    reply = Response(Message("assistant", (TextPart("[" * 100_000),)))
+    with pytest.raises(OutputError, match="does not fit"):
+        shape_of(list[int]).read(reply)
