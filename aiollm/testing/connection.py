@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from aiollm.testing.faults import Answer, End, Pause, Step, steps
 from aiollm.testing.gate import Gate
@@ -41,9 +41,10 @@ class Host(Tally):
 class Connection(asyncio.Protocol):
     """A connection of a loopback server."""
 
-    def __init__(self, host: Host, number: int) -> None:
+    def __init__(self, host: Host, number: int, sock: socket.socket) -> None:
         self.transport: asyncio.Transport | None = None
         self.number = number
+        self._sock = sock
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._parser = Parser(bodies=host.read_bodies)
@@ -57,11 +58,11 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # A cast, not an isinstance: uvloop's transports are classes of their own.
+        self.transport = cast("asyncio.Transport", transport)
         # A drained step is in the kernel's hands: what comes after it cannot overtake it.
         # Not 0: asyncio's TLS transport then pauses for an empty buffer, and for ever.
-        transport.set_write_buffer_limits(high=1, low=0)
+        self.transport.set_write_buffer_limits(high=1, low=0)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -119,8 +120,8 @@ class Connection(asyncio.Protocol):
         if how == "closed":
             self.transport.close()
             return
-        sock: socket.socket = self.transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        if self._sock.fileno() >= 0:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self.transport.abort()
 
     def abort(self) -> None:

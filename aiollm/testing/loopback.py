@@ -192,7 +192,7 @@ class Loopback(Host):
             sock, _ = await loop.sock_accept(listener)
             # Else a piece waits some 40 ms for the peer's delayed ACK of the one before.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, self.opened(loop.time()))
+            connection = Connection(self, self.opened(loop.time()), sock)
             match self._on_connect:
                 case "close" | "reset" as how:
                     self._refuse(sock, connection, how)

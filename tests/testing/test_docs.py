@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import aiollm.testing
 
 pytest_plugins = ["pytester"]
@@ -31,3 +33,8 @@ def test_the_page_names_every_fault_and_server_of_the_kit():
 
 def test_every_public_name_of_the_kit_is_there():
     assert all(getattr(aiollm.testing, name) is not None for name in aiollm.testing.__all__)
+
+
+def test_a_name_that_the_kit_lacks_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = aiollm.testing.Nothing

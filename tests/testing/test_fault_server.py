@@ -129,6 +129,16 @@ class TestAnswersWell:
             expected = chunk(b"ab") + chunk(b"cd") + chunk(b"e") + b"0\r\n\r\n"
             assert await peer.exactly(len(expected)) == expected
 
+    async def test_gates_and_pauses_may_stand_among_events_and_lines(self, connect):
+        gate = Gate(opened=True)
+        two = [sse(b"a", Pause(0), "b"), ndjson("{}", gate, "[]")]
+        async with FaultServer(two) as server, connect(server) as peer:
+            peer.ask()
+            assert (await peer.answer())[1] == b"data: a\n\ndata: b\n\n"
+            peer.ask()
+            assert (await peer.answer())[1] == b"{}\n[]\n"
+            assert gate.arrivals == 1
+
     async def test_sse_names_events_and_ndjson_ends_lines(self, connect):
         two = [sse(("ping", {"a": 1}), "[DONE]"), ndjson({"done": False}, b'{"done":true}')]
         async with FaultServer(two) as server, connect(server) as peer:
@@ -510,6 +520,12 @@ class TestScripts:
         assert answers[3][1] == b"four"
         assert server.unscripted == 1
 
+    async def test_pushing_onto_what_is_no_queue_makes_it_one(self, connect):
+        async with FaultServer(Answer(500)) as server, connect(server) as peer:
+            server.push(Answer(200, {}, b"pushed"))
+            peer.ask()
+            assert (await peer.answer())[1] == b"pushed"
+
     async def test_paths_have_scripts_of_their_own(self, connect):
         scripts = {"/a b": Answer(200, {}, b"a"), "/b": [Answer(200, {}, b"b")]}
         async with FaultServer(scripts) as server, connect(server) as peer:
@@ -700,6 +716,14 @@ class TestCounts:
             with pytest.raises(TimeoutError, match=r"2 requests; so far Counts\(opened=0"):
                 await server.wait_requests(2, within=0.01)
 
+    async def test_a_server_may_be_entered_again(self, connect):
+        server = FaultServer(TEN)
+        for opened in (1, 2):
+            async with server, connect(server) as peer:
+                peer.ask()
+                await peer.answer()
+                assert server.counts.opened == opened
+
     async def test_a_wait_for_what_is_already_so_returns(self):
         async with FaultServer() as server:
             await server.wait_requests(0)
@@ -796,6 +820,22 @@ class TestInThread:
         with FaultServer(Answer(200, {}, (b"a", gate, b"b"))).in_thread() as server:
             assert asyncio.run(visit(server)) == b"ab"
         assert server.counts.open == 0
+
+    def test_behaviour_and_connections_may_be_changed_from_outside(self):
+        async def visit(server) -> None:
+            async with aiohttp.ClientSession() as session:
+                server.behave(Hang())
+                asking = asyncio.create_task(session.post(server.url))
+                await server.wait_requests(1)
+                server.drop()
+                with pytest.raises(aiohttp.ServerDisconnectedError):
+                    await asking
+            await server.wait_idle()
+
+        with FaultServer().in_thread() as server:
+            asyncio.run(visit(server))
+            server.drop()
+        assert server.counts.closed_by_server == 1
 
     def test_an_error_of_its_script_is_raised_when_it_ends(self):
         def choose(request):

@@ -128,6 +128,12 @@ class TestCaptures:
     def test_what_is_no_http_does_not_parse(self):
         with pytest.raises(ValueError, match="not HTTP: 'nonsense'"):
             Exchange("GET", "/", (b"nonsense",)).parsed()
+        with pytest.raises(ValueError, match="no HTTP response"):
+            Exchange("GET", "/", (b"HTTP/1.1 100 Continue\r\n\r\n",)).parsed()
+
+    def test_what_comes_before_the_final_head_is_skipped(self):
+        pieces = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert Exchange("GET", "/", pieces).parsed().status == 204
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.integers(1, 50))
