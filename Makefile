@@ -32,9 +32,11 @@ coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
 	python -m pytest --cov $(ARGS)
 
-bench: ## run the benchmarks; each prints one line
+bench: ## measure against the limits: parsing, streaming, images
 	@scripts/setup dev
-	@set -e; for file in benchmarks/bench_*.py; do python $$file; done
+	python benchmarks/parsing.py
+	python benchmarks/stream.py
+	python benchmarks/media.py
 
 clean: ## remove .venv and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
