@@ -181,3 +181,9 @@ async def test_a_cancelled_waiter_takes_no_slot():
         await waiter
     slots.release()
     assert slots.free == 1
+
+
+async def test_a_deadline_leaves_no_cancellation_behind(serve, registry):
+    server = await serve(Hang())
+    await failed(registry({"a": server}), timeouts=only(first_output=0.05))
+    assert asyncio.current_task().cancelling() == 0

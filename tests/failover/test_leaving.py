@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import msgspec
 import pytest
 
-from aiollm import ClosedError, ConfigError, Registry, StreamInterrupted, Timeouts
+from aiollm import ClosedError, ConfigError, Registry, StreamInterrupted, TextDelta, Timeouts
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
 OK = chat("Hel", "lo")
@@ -263,3 +264,30 @@ async def test_the_callers_pause_is_not_the_servers_silence(serve, registry):
     await asyncio.sleep(0.15)
     assert (await anext(stream)).text == "lo"
     await stream.aclose()
+
+
+def noting(closed):
+    """Return an adapter that notes when it is closed."""
+
+    async def adapter(provider, transport, target, request):
+        try:
+            yield [TextDelta("first")]
+            yield [TextDelta("second")]
+        finally:
+            closed.append(target)
+
+    return adapter
+
+
+async def test_an_adapter_is_closed_at_once_without_a_turn_of_the_loop(registry):
+    closed = []
+    reg = registry({"a": "http://127.0.0.1:1"})
+    reg.register("a", msgspec.structs.replace(reg.provider("a"), adapter=noting(closed)))
+    stream = reg.stream("a/m", "hi")
+    await anext(stream)
+    await stream.aclose()
+    assert len(closed) == 1
+    stream = reg.stream("a/m", "hi")
+    await anext(stream)
+    del stream
+    assert len(closed) == 2

@@ -13,7 +13,10 @@ from aiollm import (
     InvalidRequestError,
     LLMError,
     OverloadedError,
+    ProviderData,
     RateLimitError,
+    ReasoningPart,
+    Request,
     Restart,
     ServerError,
     SpecError,
@@ -22,6 +25,8 @@ from aiollm import (
     TextDelta,
     Timeouts,
     TransportError,
+    assistant,
+    user,
 )
 from aiollm.testing import Answer, Cut, Gate, Hang, Reset, Serve, Truncate, chat, html, sse
 
@@ -325,3 +330,11 @@ async def test_raw_bytes_of_a_whole_answer_are_accepted(serve, registry):
     server = await serve(Serve(whole, "application/json"))
     response = await registry({"a": server}).stream("a/m", "hi").collect()
     assert response.text == "Hi"
+
+
+async def test_warnings_of_the_encoder_reach_the_response(serve, registry):
+    server = await serve(OK)
+    foreign = ReasoningPart("hm", ProviderData("anthropic", {"signature": "x"}))
+    request = Request((user("hi"), assistant(foreign, "hello"), user("and?")))
+    response = await registry({"a": server}).stream("a/m", request).collect()
+    assert any("anthropic" in warning for warning in response.warnings)
