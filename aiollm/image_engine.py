@@ -109,4 +109,7 @@ class _Whole:
         reply, body = self._reply, b"".join(self._pieces)
         if not body.strip():
             raise ServerError("the answer is empty", status=reply.status)
+        if body.lstrip()[:1] == b"<":
+            page = "an HTML page: a proxy answers, or the base URL is wrong"
+            raise ServerError(f"the answer is {page}", status=reply.status, body=body)
         return self._codec.decode_images(HttpReply(reply.status, reply.headers, body, self._url))

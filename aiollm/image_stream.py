@@ -47,6 +47,11 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
     def __init__(self, start: Callable[[Accumulator], Source]) -> None:
         super().__init__(start, ImageAccumulator())
 
+    async def __anext__(self) -> PartialImage | ImageResult | Restart:
+        """Return the next draft or, last, the result. Raises: as `Stream`."""
+        item = await super().__anext__()
+        return self.result if type(item) is ImageResult else item
+
     async def collect(self) -> ImageResult:
         """Exhaust the stream and return the result. Raises: LLMError, FailoverError."""
         await self._exhaust()
