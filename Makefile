@@ -13,6 +13,7 @@ demo: ## watch a failover: a dead target, then a real local model
 
 test: ## run the whole test suite, the real llama.cpp server included
 	@scripts/setup dev
+	@scripts/setup peers
 	python -m pytest $(ARGS)
 
 lint: ## check style, types, the public surface and the layers
@@ -30,6 +31,7 @@ format: ## apply the formatter and the safe fixes
 
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
+	@scripts/setup peers
 	python -m pytest --cov $(ARGS)
 
 bench: ## measure against the limits: parsing, streaming, images
@@ -38,5 +40,5 @@ bench: ## measure against the limits: parsing, streaming, images
 	python benchmarks/stream.py
 	python benchmarks/media.py
 
-clean: ## remove .venv and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+clean: ## remove the environments and every cache
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
