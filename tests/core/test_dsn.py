@@ -69,6 +69,8 @@ def test_what_a_dsn_says(text, dsn) -> None:
 )
 def test_the_base_url_is_https_unless_the_scheme_or_the_dsn_says_otherwise(text, plain, url):
     assert parse_dsn(text).base_url(plain=plain) == url
+    if not plain:
+        assert parse_dsn(text).base_url() == url
 
 
 @pytest.mark.parametrize(
@@ -285,6 +287,7 @@ class TestSecret:
             (KEY, f"cut {KEY[:12]}", "cut ***"),
             (KEY, f"cut {KEY[:-1]}", "cut ***"),
             (KEY, "just sk-pro", "just sk-pro"),
+            ("abcd", "abcd", "***"),
             ("abc", "abc", "abc"),
             ("", "abc", "abc"),
         ],
