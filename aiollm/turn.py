@@ -182,7 +182,7 @@ class ToolCalls:
 
     def _ended(self, index: int, task: asyncio.Task[None]) -> None:
         """Pass on what ended a task from outside, so that nobody waits for its result."""
-        if self._stopped or index in self._results:
+        if self._stopped:
             return
         if task.cancelled():
             self._finish(index, _failed(self._calls[index], "the tool was cancelled"))

@@ -1,0 +1,210 @@
+"""The words of OpenTelemetry's GenAI conventions for targets, requests, answers and usage.
+
+They are those of 2026 (open-telemetry/semantic-conventions-genai), which call themselves in
+development: names may still change there, and then here.
+"""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from aiollm.errors import ProviderError
+from aiollm.images import ImageRequest
+from aiollm.provider import Provider
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    Response,
+    Target,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
+
+Attributes: TypeAlias = dict[str, Any]
+
+_HOSTS = (
+    ("*.openai.azure.com", "azure.ai.openai"),
+    ("*.models.ai.azure.com", "azure.ai.inference"),
+    ("bedrock*.amazonaws.com", "aws.bedrock"),
+    ("*aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("api.cohere.*", "cohere"),
+    ("api.deepseek.com", "deepseek"),
+    ("api.groq.com", "groq"),
+    ("api.mistral.ai", "mistral_ai"),
+    ("api.moonshot.*", "moonshot_ai"),
+    ("api.perplexity.ai", "perplexity"),
+    ("api.x.ai", "x_ai"),
+)
+"""Services that share a scheme with another."""
+
+_SCHEMES = {"google": "gcp.gemini", "gemini": "gcp.gemini", "llama-swaps": "llama-swap"}
+"""Schemes that the conventions, or this library, know under another name."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def about(target: Target, provider: Provider | None) -> Attributes:
+    """Return what tells a target: service, model and, where `provider` is known, its server."""
+    attributes: Attributes = {
+        "gen_ai.provider.name": _service(provider) if provider else target.provider,
+        "gen_ai.request.model": target.model,
+    }
+    url = urlsplit(provider.base_url if provider else "")
+    if url.hostname:
+        attributes["server.address"] = url.hostname
+        if port := url.port or _PORTS.get(url.scheme):
+            attributes["server.port"] = port
+    return attributes
+
+
+def asked(request: Any) -> Attributes:
+    """Return the settings of a request."""
+    match request:
+        case Request():
+            settings: Attributes = {
+                "stream": True,
+                "max_tokens": request.max_output_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+                "stop_sequences": list(request.stop) or None,
+            }
+            output = "json" if request.output is not None else None
+        case ImageRequest():
+            count = request.count if request.count != 1 else None
+            settings = {"seed": request.seed, "choice.count": count}
+            output = "image"
+        case _:
+            return {}
+    named: Attributes = {f"gen_ai.request.{name}": value for name, value in settings.items()}
+    named["gen_ai.output.type"] = output
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def answered(response: Response) -> Attributes:
+    """Return what an answer is, as far as it came, without its content."""
+    attributes: Attributes = counted(response.usage)
+    if response.finish_reason is not None:
+        attributes["gen_ai.response.finish_reasons"] = [response.finish_reason]
+    if response.target is not None:
+        attributes["gen_ai.response.model"] = response.target.model
+    if response.timings.first_output is not None:
+        attributes["gen_ai.response.time_to_first_chunk"] = response.timings.first_output
+    return attributes
+
+
+def counted(usage: Usage) -> Attributes:
+    """Return the token counts that are known."""
+    if usage.certainty == "missing":
+        return {}
+    counts = {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+    }
+    shares = {
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+    }
+    return counts | {name: count for name, count in shares.items() if count}
+
+
+def failed(error: BaseException | None) -> Attributes:
+    """Return the class of an error, and the HTTP status it stands for."""
+    attributes: Attributes = {"error.type": type(error).__name__ if error else "_OTHER"}
+    if isinstance(error, ProviderError) and error.status:
+        attributes["http.response.status_code"] = error.status
+    return attributes
+
+
+def prompt_content(request: Any) -> Attributes:
+    """Return what was said to the model."""
+    match request:
+        case Request():
+            attributes = {"gen_ai.input.messages": _json([*map(_message, request.messages)])}
+            if request.system:
+                attributes["gen_ai.system_instructions"] = _json([_part(TextPart(request.system))])
+            if request.tools:
+                tools = [{"type": "function", "name": tool.name} for tool in request.tools]
+                attributes["gen_ai.tool.definitions"] = _json(tools)
+            return attributes
+        case ImageRequest():
+            parts = [_part(TextPart(request.prompt)), *map(_part, request.images)]
+            return {"gen_ai.input.messages": _json([{"role": "user", "parts": parts}])}
+        case _:
+            return {}
+
+
+def answer_content(response: Response) -> Attributes:
+    """Return what the model said."""
+    if not response.message.parts:
+        return {}
+    said = _message(response.message) | {"finish_reason": response.finish_reason or "error"}
+    return {"gen_ai.output.messages": _json([said])}
+
+
+def result_content(result: ToolResultPart) -> Attributes:
+    """Return what a tool said."""
+    content = _result(result)
+    text = content if isinstance(content, str) else _json(content)
+    return {"gen_ai.tool.call.result": text}
+
+
+def _service(provider: Provider) -> str:
+    host = urlsplit(provider.base_url).hostname or ""
+    known = (name for pattern, name in _HOSTS if fnmatchcase(host, pattern))
+    return next(known, _SCHEMES.get(provider.scheme, provider.scheme))
+
+
+def _message(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "parts": [_part(part) for part in message.parts]}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart(text=text):
+            return {"type": "text", "content": text}
+        case ReasoningPart(text=text):
+            return {"type": "reasoning", "content": text}
+        case RefusalPart(text=text):
+            return {"type": "refusal", "content": text}
+        case ToolCallPart():
+            arguments = part.parsed() if part.valid else part.arguments
+            call = {"type": "tool_call", "id": part.id, "name": part.name}
+            return call | {"arguments": arguments}
+        case ToolResultPart():
+            return {"type": "tool_call_response", "id": part.id, "response": _result(part)}
+        case ImagePart() | DocumentPart() | AudioPart():
+            return _file(part)
+        case _:
+            return {"type": "opaque"}
+
+
+def _result(result: ToolResultPart) -> Any:
+    if all(isinstance(part, TextPart) for part in result.content):
+        return result.text
+    return [_part(part) for part in result.content]
+
+
+def _file(part: ImagePart | DocumentPart | AudioPart) -> dict[str, Any]:
+    """Return where a file is, or its size: megabytes of base64 belong on no span."""
+    modality = type(part).__name__.removesuffix("Part").lower()
+    known = {"modality": modality} | ({"mime_type": part.mime} if part.mime else {})
+    if part.url and not part.url.startswith("data:"):
+        return {"type": "uri", "uri": part.url} | known
+    return {"type": modality, "bytes": len(part.data or part.url)} | known
+
+
+def _json(value: Any) -> str:
+    # Not msgspec: half a surrogate pair in a text must not cost the span.
+    return json.dumps(value)
