@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from aiollm.management import LlamaSwap, Ollama
 from aiollm.registry import Registry
+from aiollm.testing import FaultServer
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -117,3 +118,28 @@ async def swap(replay: Replay, service: Callable[..., Any]) -> LlamaSwap:
 @pytest.fixture
 async def ollama(replay: Replay, service: Callable[..., Any]) -> Ollama:
     return await service(Ollama, f"ollama+http://{replay.host}")
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Awaitable[FaultServer]]]:
+    """Start a FaultServer of the given script; it ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(script: Any) -> FaultServer:
+            return await stack.enter_async_context(FaultServer(script))
+
+        yield start
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Callable[..., Registry]]:
+    """Make a registry of DSNs by name; it ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        def make(dsns: dict[str, str], **options: Any) -> Registry:
+            env = {f"LLM_{name.upper()}": dsn for name, dsn in dsns.items()}
+            made = Registry(env=env, **({"retries": 0} | options))
+            stack.push_async_callback(made.aclose)
+            return made
+
+        yield make
