@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import cli, local
+from aiollm.cli import ask, terminal
 
 DOWN = "openai+http://127.0.0.1:9/v1"
 
@@ -171,7 +172,7 @@ def test_the_prompt_is_words_then_what_is_piped_in(
     words: list[str], data: bytes, prompt: str, piped: Callable[[bytes], None]
 ) -> None:
     piped(data)
-    assert cli._prompt(words) == prompt
+    assert ask._prompt(words) == prompt
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["ask", "--nosuch"]])
@@ -190,7 +191,7 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_it_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.complain("\x1b]0;title\x07red \x9b31m\tand\nnext")
+    terminal.complain("\x1b]0;title\x07red \x9b31m\tand\nnext")
     assert capsys.readouterr().err == "aiollm: ]0;titlered 31m\tand\nnext\n"
 
 

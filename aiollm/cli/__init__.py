@@ -1,0 +1,82 @@
+"""The command `aiollm`: one row for each subcommand, streaming to the terminal.
+
+Exit codes: 0 answered, 1 no target answered or the answer broke off, 2 usage or configuration,
+130 Ctrl-C, 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from aiollm.cli import ask, chat, check, image, servers
+from aiollm.cli.terminal import (
+    BROKEN_PIPE,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    VENDOR_VARIABLES,
+    Command,
+    complain,
+    told,
+)
+from aiollm.errors import ConfigError, LLMError
+
+__all__ = ["BROKEN_PIPE", "FAILED", "INTERRUPTED", "OK", "USAGE", "VENDOR_VARIABLES", "main"]
+
+COMMANDS = (
+    Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
+    Command("chat", "talk with a model, turn by turn", chat.configure, chat.chat),
+    Command("models", "list the models of providers", servers.configure_models, servers.models),
+    Command("health", "say which providers answer", servers.configure_health, servers.health),
+    Command("running", "list the models loaded on a box", servers.configure_box, servers.running),
+    Command("unload", "unload models from a box", servers.configure_unload, servers.unload),
+    Command("image", "make images", image.configure, image.image),
+    Command("check", "try every target of a spec, say what is wrong", check.configure, check.check),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_on_encoding(stream)
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command.run(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    except (LLMError, OSError) as error:
+        complain(told(error))
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aiollm",
+        description="Ask language models: one spec names a target, a chain or a race.",
+        epilog=(__doc__ or "").partition("\n\n")[2],
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        each = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.configure(each)
+        each.set_defaults(command=command)
+    return parser
+
+
+def _never_fail_on_encoding(stream: TextIO) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")

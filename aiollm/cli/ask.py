@@ -1,0 +1,84 @@
+"""`aiollm ask`: one question, the answer streamed to the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TextIO
+
+from aiollm.cli.terminal import OK, complain, image_from, print_json, run, show, spec_of
+from aiollm.errors import ConfigError
+from aiollm.registry import Registry
+from aiollm.stream import Stream
+from aiollm.types import Request, user
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("prompt", nargs="*", help="the question; '-' or nothing reads standard input")
+    add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
+    add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
+    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to look at")
+    add("-n", "--max-tokens", type=int, metavar="N", help="at most so many tokens of answer")
+    add("--json", action="store_true", help="print the whole response as JSON, at its end")
+    add("-v", "--verbose", action="store_true", help="say who answered, and what it took")
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Ask, and return the exit code."""
+    # Standard input is read before there is a loop: a thread that reads it would outlive Ctrl-C.
+    text, images = _prompt(options.prompt), map(image_from, options.image)
+    request = Request(
+        (user(text, *images),), system=options.system, max_output_tokens=options.max_tokens
+    )
+    return run(partial(_answer, options, request))
+
+
+async def _answer(options: argparse.Namespace, request: Request, registry: Registry) -> int:
+    spec = await spec_of(options.model, registry)
+    async with registry.stream(spec, request) as stream:
+        try:
+            if options.json:
+                print_json(await stream.collect())
+            else:
+                await show(stream)
+        finally:
+            if options.verbose:
+                complain(_account(stream))
+    return OK
+
+
+def _prompt(words: Sequence[str]) -> str:
+    """Join the words with what is piped in, which comes after them."""
+    asked = " ".join(words)
+    parts = [asked] if asked not in ("", "-") else []
+    if not parts or _is_piped(sys.stdin):
+        parts.append(sys.stdin.buffer.read().decode("utf-8", "replace").strip())
+    text = "\n\n".join(filter(None, parts))
+    if not text:
+        raise ConfigError("there is no prompt: aiollm ask 'Why is the sky blue?'")
+    return text
+
+
+def _is_piped(stream: TextIO) -> bool:
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _account(stream: Stream) -> str:
+    lines = [
+        f"{attempt.target}: {attempt.outcome}" + (f" ({attempt.error})" if attempt.error else "")
+        for attempt in stream.attempts
+    ]
+    usage, total = stream.partial.usage, stream.partial.timings.total
+    if usage.certainty != "missing":
+        lines.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out, {total:.1f} s")
+    return "\n".join([*lines, *stream.partial.warnings]) or "nothing was tried"

@@ -1,0 +1,101 @@
+"""`aiollm check`: resolve a spec, try each of its targets for real, say exactly what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import msgspec
+
+from aiollm.cli.terminal import FAILED, OK, print_json, run, spec_of, told, write
+from aiollm.errors import (
+    AuthenticationError,
+    ConnectError,
+    DeadlineError,
+    FailoverError,
+    LLMError,
+    ModelNotFoundError,
+    QuotaError,
+)
+from aiollm.registry import Registry
+from aiollm.types import Request, Target, Timeouts, user
+
+_ADVICE: tuple[tuple[type[LLMError], str], ...] = (
+    (AuthenticationError, "check the token in the provider's DSN or its key variable"),
+    (QuotaError, "the account has no credit left, or reached its own limit"),
+    (ModelNotFoundError, "check the model's name with `aiollm models`, and the path of the DSN"),
+    (ConnectError, "check host, port and scheme (+http?), and that the server runs"),
+    (DeadlineError, "the server is slow or loads a model: give it a ?first_output_timeout="),
+)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What came of one target; times in seconds."""
+
+    target: str
+    url: str
+    capabilities: dict[str, Any]
+    text: str = ""
+    first_output: float | None = None
+    total: float | None = None
+    problem: str = ""
+    advice: str = ""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("spec", nargs="?", help="by default what `aiollm ask` would use")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def check(options: argparse.Namespace) -> int:
+    """Try every target; return the exit code."""
+
+    async def work(registry: Registry) -> int:
+        spec = await spec_of(options.spec, registry)
+        plan = registry.parse(spec)
+        findings = [await _try(registry, target) for target in plan.targets]
+        if options.json:
+            print_json(findings)
+        else:
+            write(f"{plan}\n" + "".join(map(_told, findings)))
+        return OK if not any(each.problem for each in findings) else FAILED
+
+    return run(work)
+
+
+async def _try(registry: Registry, target: Target) -> Finding:
+    provider = registry.provider(target.provider)
+    facts = msgspec.to_builtins(provider.capabilities(target.model))
+    known = Finding(str(target), provider.base_url, facts)
+    request = Request((user("Say hello in one word."),), max_output_tokens=200)
+    try:
+        answer = await registry.generate(
+            str(target), request, retries=0, timeouts=Timeouts(first_output=60, total=90)
+        )
+    except LLMError as error:
+        cause = error.exceptions[0] if isinstance(error, FailoverError) else error
+        advice = next((text for kind, text in _ADVICE if isinstance(cause, kind)), "")
+        return msgspec.structs.replace(known, problem=told(error), advice=advice)
+    return msgspec.structs.replace(
+        known,
+        text=answer.text.strip() or answer.reasoning.strip()[:60],
+        first_output=answer.timings.first_output,
+        total=answer.timings.total,
+    )
+
+
+def _told(finding: Finding) -> str:
+    facts = finding.capabilities
+    takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
+    lines = [finding.target, f"  at {finding.url}", f"  takes {', '.join(takes) or 'text only'}"]
+    limits = ("max_images_per_request", "max_image_dimension", "max_image_bytes")
+    lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
+    if finding.problem:
+        lines.append(f"  FAILED  {finding.problem}")
+        lines += [f"  try: {finding.advice}"] if finding.advice else []
+    else:
+        first = finding.first_output or 0.0
+        lines.append(f"  ok  first output {first:.2f} s, whole {finding.total:.2f} s")
+        lines.append(f"  said {finding.text!r:.80}")
+    return "\n".join(lines) + "\n"
