@@ -338,8 +338,6 @@ def _messages(value: object) -> tuple[Message, ...]:
 def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
     """Return a sequence as a tuple, and a single one as a tuple of one."""
     match value:
-        case tuple():
-            return value
         case kind():
             return (value,)
         case Sequence() if not isinstance(value, str | bytes):

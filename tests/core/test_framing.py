@@ -102,6 +102,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
+OBJECT = st.dictionaries(st.text(max_size=5), JSON, min_size=1, max_size=3)
 FIELD = st.builds(
     lambda name, colon, value: name + colon + value if colon else name,
     st.sampled_from([b"data", b"data", b"data", b"event", b"id", b"retry", b"", b"datas", b"Data"]),
@@ -164,7 +165,7 @@ def test_any_cut_of_any_stream_gives_what_the_standard_says(body, places) -> Non
         assert read(SSE(), pieces) == datas
 
 
-@given(values=st.lists(JSON, min_size=1), places=CUTS)
+@given(values=st.lists(JSON, min_size=1, max_size=6), places=CUTS)
 def test_raw_values_are_whole_json(values, places) -> None:
     bodies = [json.dumps({"error": value}, indent=1) for value in values]
     frames = read(SSE(), cut("\n".join(bodies).encode(), places))
@@ -186,7 +187,7 @@ def test_no_event_waits_for_bytes_after_it(events, ending, places) -> None:
         assert frames == expected(seen)
 
 
-@given(values=st.lists(JSON, min_size=1), places=CUTS)
+@given(values=st.lists(JSON, min_size=1, max_size=6), places=CUTS)
 def test_plain_events_never_take_the_slow_path(values, places) -> None:
     """Wherever a read ends, the tail it leaves does not spoil the next one."""
 
@@ -363,14 +364,14 @@ def test_json_lines(body, frames) -> None:
     assert read(NDJSON(), dribble(body)) == frames
 
 
-@given(values=st.lists(st.dictionaries(st.text(), JSON)), places=CUTS, last=st.booleans())
+@given(values=st.lists(OBJECT, max_size=5), places=CUTS, last=st.booleans())
 def test_json_lines_however_they_are_cut(values, places, last) -> None:
     lines = [json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
     body = b"\n".join(lines) + (b"\n" if last else b"")
     assert read(NDJSON(), cut(body, places)) == lines
 
 
-@given(value=st.dictionaries(st.text(), JSON, min_size=1), length=st.integers(1))
+@given(value=OBJECT, length=st.integers(1))
 def test_a_cut_json_line_is_no_frame(value, length) -> None:
     line = json.dumps(value).encode()
     assert read(NDJSON(), [line[: length % len(line)]]) == []

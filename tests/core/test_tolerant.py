@@ -141,17 +141,19 @@ def test_raw_fields_survive_an_odd_value_beside_them() -> None:
     assert wire.items == [Inner(1)]
 
 
+WORD = st.text(max_size=6)
 ANY = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.text().map(mend)),
-    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
-)
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORD),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(WORD, inner, max_size=3)
+    ),
+    max_leaves=5,
+)  # fmt: skip
+ITEM = st.fixed_dictionaries({}, optional={"need": ANY, "note": ANY})
 FIELDS = st.fixed_dictionaries(
     {},
-    optional={
-        name: st.one_of(ANY, st.fixed_dictionaries({}, optional={"need": ANY, "note": ANY}))
-        for name in Wire.__struct_fields__
-    }
-    | {"items": st.lists(st.fixed_dictionaries({}, optional={"need": ANY, "note": ANY}))},
+    optional=dict.fromkeys(Wire.__struct_fields__, ANY | ITEM)
+    | {"items": st.lists(ITEM, max_size=4)},
 )
 
 
