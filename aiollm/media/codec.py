@@ -90,7 +90,7 @@ def transform(data: bytes, limits: Limits) -> Output:
 def _transform(data: bytes, source: Source, limits: Limits) -> Output:
     opened = _open(data, source)
     original = opened.size
-    image = render(opened, limits)
+    image = render(opened, limits, sharp=source.lossless)
     if source.format == "PNG" and _is_short(data, opened):
         raise UnsupportedError("the PNG image is damaged: it holds fewer rows than it says")
     kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS

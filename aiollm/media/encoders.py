@@ -81,9 +81,7 @@ def _choose(image: Image.Image, limits: Limits, *, lossless: bool) -> list[Encod
     return found
 
 
-def _shrunk(
-    image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool
-) -> Output:
+def _shrunk(image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool) -> Output:
     import PIL.Image
 
     edges, factor = image.size, 1.0

@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ORIENTATION = 0x0112
-_GAP = 2.0
-"""How far the cheap box filter may go before the fine one: 2 is as good as none to the eye."""
+_FINE, _CHEAP = 2.0, 1.01
+"""How near to the size the box filter may come before bicubic. Text needs the fine way; in photos
+the cheap one is 44 dB from it, which JPEG at 85 (35 dB) hides, and saves Pillow half the resize."""
 _SCALES = {"I": 65535.0, "F": 1.0}
 """Brightest value of the deep modes, where the pixels themselves show no brighter one."""
 
 
-def render(image: Image.Image, limits: Limits) -> Image.Image:
-    """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata."""
+def render(image: Image.Image, limits: Limits, *, sharp: bool) -> Image.Image:
+    """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata.
+
+    `sharp` takes the finer filter, for text and drawings.
+    """
     import PIL.Image
 
     profile = image.info.get("icc_profile")
@@ -28,7 +32,8 @@ def render(image: Image.Image, limits: Limits) -> Image.Image:
     image = _opaque(_plain(_eight_bits(image)))
     size = limits.target(image.size)
     if size != image.size:
-        image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=_GAP)
+        gap = _FINE if sharp else _CHEAP
+        image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=gap)
     image = _srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)

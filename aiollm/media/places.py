@@ -72,6 +72,4 @@ def _part(part: Any, number: int, index: int, changes: Mapping[Key, Any]) -> Any
 def _content(
     content: Sequence[Any], number: int, index: int, changes: Mapping[Key, Any]
 ) -> tuple[Any, ...]:
-    return tuple(
-        changes.get((number, index, item), piece) for item, piece in enumerate(content)
-    )
+    return tuple(changes.get((number, index, item), piece) for item, piece in enumerate(content))

@@ -41,16 +41,21 @@ def base64_size(size: int) -> int:
     return 4 * ((size + 2) // 3)
 
 
-def room(request: Request, images: Sequence[ImagePart], caps: Capabilities) -> int | None:
-    """Return the base64 characters left for images, None where there is no need to count.
+def is_tight(images: Sequence[ImagePart], caps: Capabilities) -> bool:
+    """Say whether the request must be counted: images fill a quarter of what is allowed.
 
-    The rest of the request is counted only when images fill a quarter of what is allowed:
-    15 MB of text is beyond any context. Raises: UnsupportedError when nothing is left.
+    Below, the rest would have to be 15 MB of text, which is beyond any context.
     """
-    whole = caps.max_body_bytes
-    if whole is None or 4 * sum(map(weight, images)) <= whole:
-        return None
-    left = whole - MARGINS.body - _rest(request)
+    return caps.max_body_bytes is not None and 4 * sum(map(weight, images)) > caps.max_body_bytes
+
+
+def room(rest: int, caps: Capabilities) -> int:
+    """Return the base64 characters left for images beside a `rest` of so many bytes.
+
+    Raises: UnsupportedError when nothing is left.
+    """
+    whole = caps.max_body_bytes or 0
+    left = whole - MARGINS.body - rest
     if left <= 0:
         raise UnsupportedError(f"no room for images: the target takes {whole:,} bytes a request")
     return left
@@ -141,7 +146,7 @@ def _share(left: int, count: int) -> int:
     return min(max(power, MARGINS.share), alone)
 
 
-def _rest(request: Request) -> int:
+def rest_weight(request: Request) -> int:
     """Return about how many bytes of JSON everything but the images takes."""
     plain = [request.system, request.tools, request.extra, *_texts(request)]
     files = sum(

@@ -91,6 +91,7 @@ class _Preparation:
         self._places = places
         self._changes: dict[Key, ImagePart | TextPart] = {}
         self._notes: list[str] = []
+        self._rest: int | None = None
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
         """Leave out, load, fit, leave out what is too much still; await only what must change."""
@@ -153,17 +154,25 @@ class _Preparation:
     def _decide(self, items: Sequence[_Item]) -> None:
         """Set what each image must keep, and take what was prepared before."""
         images = [(item.place.key[0], item.image) for item in items]
-        room = policy.room(self._request, [image for _, image in images], self._caps)
+        room = self._room([image for _, image in images])
         for item, limits in zip(items, policy.limits(images, self._caps, room), strict=True):
             item.limits = limits
             item.misfit = policy.misfit(item.image.data, limits) if item.image.data else ""
             if item.misfit and (made := self._pool.peek(item.image, limits)) is not None:
                 self._take(item, made)
 
+    def _room(self, images: Sequence[ImagePart]) -> int | None:
+        """Return the characters left for images, None where there is no need to count."""
+        if not policy.is_tight(images, self._caps):
+            return None
+        if self._rest is None:
+            self._rest = policy.rest_weight(self._request)
+        return policy.room(self._rest, self._caps)
+
     def _count_that_fits(self, items: Sequence[_Item]) -> int | None:
         """Return how many of the newest go in; what is not prepared yet counts nothing."""
         images = [item.image for item in items if not item.misfit]
-        room = policy.room(self._request, images, self._caps)
+        room = self._room(images)
         if room is None:
             return None
         for count, item in enumerate(reversed(items)):

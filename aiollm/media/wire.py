@@ -5,6 +5,7 @@ Nothing is pickled: a worker reads untrusted pictures, so what it answers is unt
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from time import monotonic
@@ -51,6 +52,10 @@ class Wire:
         if head > _HEAD_LIMIT or data > _DATA_LIMIT:
             raise ValueError(f"a frame of {head} + {data} bytes is out of bounds")
         return self._exactly(head), self._exactly(data)
+
+    def wait(self, seconds: float) -> bool:
+        """Say whether a frame, or the end of the stream, comes within `seconds`."""
+        return bool(select.select([self.socket], [], [], seconds)[0])
 
     def close(self) -> None:
         """Close this end; the other end reads the end of the stream."""

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import warnings
+from contextlib import suppress
 
 import msgspec
 
@@ -17,6 +18,8 @@ from aiollm.media.wire import Answer, Wire
 
 _NICENESS = 5
 """Below the service it works for, so that a busy machine delays images and not the loop."""
+_IDLE = 5.0
+"""Seconds without work after which a worker gives back the memory it kept."""
 _PULSE = 1000
 """Milliseconds between two looks at whether the parent still lives."""
 
@@ -37,6 +40,8 @@ def serve(wire: Wire) -> None:
 
     wire.send(b"ready")
     while True:
+        if not wire.wait(_IDLE):
+            _trim()
         try:
             head, data = wire.receive()
         except EOFError:
@@ -49,6 +54,14 @@ def serve(wire: Wire) -> None:
             answer, data = Answer(made.mime, made.width, made.height), made.data
         wire.send(msgspec.json.encode(answer), data)
         del data
+
+
+def _trim() -> None:
+    """Give the memory that glibc keeps between images back to the machine."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _confine(memory: int) -> None:

@@ -118,8 +118,15 @@ def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float,
         table += tag + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
     header = struct.pack(
-        ">I4sI4s4s4s12s4s", start + len(body), bytes(4), 0x02100000, b"mntr", b"RGB ", b"XYZ ",
-        bytes(12), b"acsp",
+        ">I4sI4s4s4s12s4s",
+        start + len(body),
+        bytes(4),
+        0x02100000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        bytes(12),
+        b"acsp",
     )
     header += bytes(68 - len(header)) + fixed((0.9642, 1.0, 0.8249)) + bytes(48)
     return header + struct.pack(">I", len(tags)) + table + body
@@ -149,6 +156,14 @@ async def until(true: Callable[[], bool]) -> None:
 def make() -> SimpleNamespace:
     """The makers of this file, under one name."""
     return SimpleNamespace(
-        COMMON=COMMON, chunk=chunk, isobmff=isobmff, load=load, photo=photo, png=png,
-        profile=profile, save=save, screenshot=screenshot, until=until,
+        COMMON=COMMON,
+        chunk=chunk,
+        isobmff=isobmff,
+        load=load,
+        photo=photo,
+        png=png,
+        profile=profile,
+        save=save,
+        screenshot=screenshot,
+        until=until,
     )

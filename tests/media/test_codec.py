@@ -49,9 +49,14 @@ def exif(orientation):
 
 
 TURNS = {
-    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
 }
 """How an upright picture is stored under each orientation: the inverse of how it is shown."""
 
@@ -138,7 +143,8 @@ TRANSPARENT = {
     "gif": lambda make: make.save(half_clear(), "GIF"),
     "webp": lambda make: make.save(half_clear(), "WEBP", lossless=True),
     "key": lambda make: make.png(
-        (40, 40), (b"\0" + bytes(60) + bytes([9, 9, 9]) * 20) * 40,
+        (40, 40),
+        (b"\0" + bytes(60) + bytes([9, 9, 9]) * 20) * 40,
         extra=[make.chunk(b"tRNS", struct.pack(">3H", 0, 0, 0))],
     ),
 }
@@ -348,8 +354,11 @@ def test_heic_is_read_where_its_plugin_is_installed(make):
 def pictures(draw):
     """Any small picture as a file, of any mode its format can hold."""
     kinds = {
-        "JPEG": ("L", "RGB", "CMYK"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-        "GIF": ("L", "P", "RGBA"), "WEBP": ("RGB", "RGBA"), "BMP": ("1", "L", "P", "RGB"),
+        "JPEG": ("L", "RGB", "CMYK"),
+        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+        "GIF": ("L", "P", "RGBA"),
+        "WEBP": ("RGB", "RGBA"),
+        "BMP": ("1", "L", "P", "RGB"),
         "TIFF": ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "F"),
     }
     kind = draw(st.sampled_from(sorted(kinds)))

@@ -204,8 +204,11 @@ async def test_text_and_files_count_into_the_body(make, dots):
     limits = caps(max_body_bytes=64 * 1024 + 100_000)
     assert len(images(await normalize(Request((user(shot, shot),)), limits))) == 2
     for more in (
-        user("ä" * 10_000), assistant("x\ny" * 10_000), user(DocumentPart(bytes(20_000))),
-        user(AudioPart(bytes(20_000))), user("\ud800" * 10_000),
+        user("ä" * 10_000),
+        assistant("x\ny" * 10_000),
+        user(DocumentPart(bytes(20_000))),
+        user(AudioPart(bytes(20_000))),
+        user("\ud800" * 10_000),
     ):
         made = await normalize(Request((more, user(shot, shot))), limits)
         assert len(images(made)) == 1
@@ -366,8 +369,11 @@ async def test_the_cache_is_bounded(make):
 @pytest.mark.usefixtures("need_pil")
 async def test_two_hundred_turns_with_a_screenshot_each_just_work(make, thread):
     limits = caps(
-        max_images_per_request=8, max_image_dimension=200, max_image_bytes=40_000,
-        image_bytes_in_base64=True, max_body_bytes=500_000,
+        max_images_per_request=8,
+        max_image_dimension=200,
+        max_image_bytes=40_000,
+        image_bytes_in_base64=True,
+        max_body_bytes=500_000,
     )
     request = Request((user("play"),))
     screen = make.screenshot(320, 200)

@@ -329,7 +329,9 @@ def start(tmp_path, make, tail):
     script.write_text(SCRIPT.replace("{tail}", tail))
     service = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "photo.jpg")],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         env=os.environ | {"PYTHONPATH": ROOT},
     )
     return service, [int(pid) for pid in service.stdout.readline().split()]

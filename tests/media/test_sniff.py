@@ -92,8 +92,17 @@ def test_a_sequence_of_the_heif_family_is_animated(make):
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\xff", b"hello", b"%PDF-1.7", b"<svg xmlns=''/>", b"%!PS-Adobe-3.0 EPSF", b"BMW is",
-        b"RIFF\0\0\0\0WAVE", b"\0\0\0\x18ftypisom\0\0\0\0mp42", b"GIF88a", b"\x89PNG\n\n\n\n",
+        b"",
+        b"\xff",
+        b"hello",
+        b"%PDF-1.7",
+        b"<svg xmlns=''/>",
+        b"%!PS-Adobe-3.0 EPSF",
+        b"BMW is",
+        b"RIFF\0\0\0\0WAVE",
+        b"\0\0\0\x18ftypisom\0\0\0\0mp42",
+        b"GIF88a",
+        b"\x89PNG\n\n\n\n",
     ],
 )
 def test_other_bytes_are_no_image(data):
@@ -141,4 +150,3 @@ def test_gif_frames_may_have_tables_and_extensions():
     pixels = b"\2" + b"\3abc" + b"\0"
     assert info(head + frame + pixels + b";") == ImageInfo("image/gif", 20, 10)
     assert info(head + (frame + pixels) * 2 + b";").animated
-
