@@ -1,0 +1,499 @@
+"""Both sides of the comparison: every recorded answer through aiollm and through its official SDK.
+
+One loopback server gives every answer under a path of its own, in pieces of seven bytes. The SDKs
+run in child processes, in `.venv-peers` (which scripts/setup makes) or else in this Python. All is
+asked once, before the first test; the tests only compare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from base64 import b64decode, b64encode
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiollm import FailoverError, LLMError, Registry, Timeouts
+from aiollm.dsn import Secret
+from aiollm.errors import ProviderError
+from aiollm.images import ImageRequest, PartialImage
+from aiollm.provider import Provider
+from aiollm.testing import Exchange, ReplayServer, load
+from aiollm.types import (
+    ImagePart,
+    Message,
+    Request,
+    Response,
+    Target,
+    Tool,
+    ToolResultPart,
+    tool_results,
+    user,
+)
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+INDEX = HERE.parent / "fixtures" / "index.json"
+RANDOM_ID = re.compile(r"call_[0-9a-f]{16}")
+PIECE = 7
+"""Bytes; small enough to cut through characters, lines and frames."""
+
+SDKS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google", "ollama": "ollama"}
+"""Which SDK reads an API, by the first word of the API's name."""
+
+LISTINGS = {
+    "llamaswap/models.json": "openai_models",
+    "ollama/tags.json": "ollama_tags",
+    "ollama/ps.json": "ollama_ps",
+    "ollama/show.json": "ollama_show",
+}
+"""Plain replies that an SDK can read, too."""
+
+NO_SDK = {"llamaswap/running.json", "llamaswap/events.sse"}
+"""What no official SDK reads."""
+
+
+class Family(msgspec.Struct, frozen=True):
+    """How aiollm reaches a folder of fixtures: scheme, model, what the base URL adds, options."""
+
+    scheme: str
+    model: str
+    version: str = ""
+    options: dict[str, str] = {}
+
+
+CHAT = Family("openai", "gpt-5.4-mini", "/v1", {"api": "chat"})
+FAMILIES = {
+    "openai_chat": CHAT,
+    "openai_errors": CHAT,
+    "openai_images": Family("openai", "gpt-image-2", "/v1"),
+    "openai_responses": Family("openai", "gpt-6-sol", "/v1", {"api": "responses"}),
+    "anthropic": Family("anthropic", "claude-sonnet-5-5"),
+    "anthropic_errors": Family("anthropic", "claude-sonnet-5-5"),
+    "gemini": Family("google", "gemini-3.8-flash", "/v1beta"),
+    "gemini_errors": Family("google", "gemini-3.8-flash", "/v1beta"),
+    "ollama": Family("ollama", "qwen3:8b"),
+    "ollama_errors": Family("ollama", "qwen3:8b"),
+    "llamaswap": Family("llama-swap", "qwen"),
+    "llamaswap_errors": Family("llama-swap", "qwen"),
+    "llamacpp": Family("openai", "qwen", "/v1"),
+    "llamacpp_errors": Family("openai", "qwen", "/v1"),
+}
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One recorded answer; `api` says which of the SDK's calls reads it."""
+
+    path: str
+    kind: str
+    api: str
+    endpoint: str
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.path.partition("/")[0]]
+
+    @property
+    def prefix(self) -> str:
+        return "/" + self.path.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The name of its provider in the registry."""
+        return re.sub(r"[^a-z0-9]", "-", self.prefix[1:])
+
+    @property
+    def sdk(self) -> str:
+        return sdk_of(self.api)
+
+    @property
+    def model(self) -> str:
+        """The model, which stands in the path of some endpoints."""
+        found = re.search(r"/models/([^:]+):", self.endpoint)
+        return found[1] if found else self.family.model
+
+    def dsn(self, server: ReplayServer) -> str:
+        family = self.family
+        path = self.prefix + family.version
+        return server.dsn(family.scheme, "sk-test", path, **family.options)
+
+
+def sdk_of(api: str) -> str:
+    """Return the SDK that reads an API."""
+    return SDKS[api.partition("_")[0]]
+
+
+@cache
+def exceptions() -> dict[str, dict[str, str]]:
+    """Return what may differ, and why."""
+    return tomllib.loads((HERE / "exceptions.toml").read_text())
+
+
+@cache
+def cases() -> tuple[Case, ...]:
+    """Return every recorded answer that an official SDK can read."""
+    return tuple(
+        Case(one["path"], one["kind"], one["sdk"] or LISTINGS[one["path"]], one["endpoint"])
+        for one in json.loads(INDEX.read_text())
+        if one["path"] not in NO_SDK
+    )
+
+
+def exchanges() -> list[Exchange]:
+    """Return the recorded answers, each under its own path."""
+    prefixes = {case.path: case.prefix for case in cases()}
+    return [
+        msgspec.structs.replace(one, path=prefixes[one.name] + one.path)
+        for one in load(INDEX)
+        if one.name in prefixes
+    ]
+
+
+# aiollm's side
+
+
+class Ours(msgspec.Struct):
+    """What aiollm gave, in the words of `sdk_answers.Got`."""
+
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    calls: list[list[Any]] = []
+    ids: list[str | None] = []
+    images: list[str] = []
+    drafts: list[str] = []
+    names: list[str] = []
+    usage: list[int] | None = None
+    finish: str | None = None
+    reason: str | None = None
+    failed: bool = False
+    status: int | None = None
+    message: str = ""
+    request_id: str = ""
+    parts: Message | None = None
+
+    def read(self, said: Response) -> None:
+        """Take over an answer, whole or partial."""
+        self.text, self.reasoning, self.refusal = said.text, said.reasoning, said.refusal
+        self.calls = [[call.name, call.parsed()] for call in said.tool_calls]
+        self.ids = [None if RANDOM_ID.fullmatch(c.id) else c.id for c in said.tool_calls]
+        self.images = _encoded(said.images)
+        self.finish, self.reason = said.raw_finish_reason or None, said.finish_reason
+        self.usage, self.parts = _counts(said.usage), said.message
+
+    def fail(self, error: LLMError) -> None:
+        """Take over an error."""
+        self.failed, self.message = True, str(error)
+        if isinstance(error, ProviderError):
+            self.status, self.request_id = error.status or None, error.request_id
+
+
+def _encoded(images: Any) -> list[str]:
+    return [b64encode(image.data).decode() for image in images]
+
+
+def _counts(usage: Any) -> list[int] | None:
+    if usage.certainty == "missing":
+        return None
+    told = [usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]
+    return [usage.input_tokens, *told]
+
+
+async def ask(reg: Registry, case: Case) -> Ours:
+    """Return what aiollm makes of a recorded answer."""
+    ours = Ours()
+    spec = f"{case.name}/{case.model}"
+    try:
+        match case.api:
+            case "openai_models" | "ollama_tags":
+                ours.names = list(await reg.models(case.name))
+            case "ollama_ps":
+                ours.names = [model.name for model in await reg.ollama(case.name).running()]
+            case "ollama_show":
+                ours.names = sorted((await reg.ollama(case.name).show(case.model)).capabilities)
+            case "openai_images" | "openai_images_stream":
+                await _draw(reg, spec, case, ours)
+            case _:
+                await _chat(reg, spec, ours)
+    except FailoverError as errors:
+        ours.fail(errors.exceptions[0])  # type: ignore[arg-type]
+    except LLMError as error:
+        ours.fail(error)
+    return ours
+
+
+async def _chat(reg: Registry, spec: str, ours: Ours) -> None:
+    async with reg.stream(spec, "hi") as stream:
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            ours.read(stream.partial)
+
+
+async def _draw(reg: Registry, spec: str, case: Case, ours: Ours) -> None:
+    drafts = 2 if case.api == "openai_images_stream" else 0
+    async with reg.stream_images(spec, ImageRequest("hi", partial_images=drafts)) as stream:
+        async for chunk in stream:
+            match chunk:
+                case PartialImage(image=image):
+                    ours.drafts += _encoded([image])
+    ours.images, ours.usage = _encoded(stream.result.images), _counts(stream.result.usage)
+
+
+# Requests
+
+PNG = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = (
+    Tool("get_weather", "Tell the weather", CITY, strict=True),
+    Tool("get_time", "Tell the time", {"type": "object", "properties": {}}),
+)
+TURNS = {
+    "openai_chat": ("llamacpp/chat_progress_timings.sse", "openai_chat/tools_parallel.sse"),
+    "openai_responses": ("openai_responses/reasoning_tools.sse",),
+    "anthropic": ("anthropic/thinking_signature.sse", "anthropic/tools_parallel.sse"),
+    "gemini": ("gemini/thinking_signature.sse", "gemini/tools_parallel.sse"),
+    "ollama": ("ollama/chat_thinking.ndjson", "ollama/chat_tools_parallel.ndjson"),
+}
+"""Recorded answers that together are one turn: thoughts with their state, text, tool calls."""
+
+HOMES = {
+    "openai_chat": "https://api.openai.com/v1",
+    "openai_responses": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+    "ollama": "http://127.0.0.1:11434",
+}
+"""Where the vendors live: some of what is sent depends on the host."""
+
+EARS = {
+    "openai_chat": "openai_chat/text_utf8_usage.sse",
+    "openai_responses": "openai_responses/text_utf8.sse",
+    "anthropic": "anthropic/text_utf8.sse",
+    "gemini": "gemini/text_utf8.sse",
+    "ollama": "ollama/chat_text_utf8.ndjson",
+}
+"""The recorded answer that the canonical request gets."""
+
+
+def canonical(turn: Message) -> Request:
+    """Return the request that holds one of everything, with `turn` as the model's own."""
+    calls = Response(turn).tool_calls
+    content = ("12 °C", ImagePart(PNG))
+    results = [ToolResultPart(call.id, content, call.name) for call in calls]  # type: ignore[arg-type]
+    return Request(
+        (user("What is it?", ImagePart(PNG, detail="high")), turn, tool_results(*results)),
+        system="Be brief",
+        tools=TOOLS,
+        output=CITY,
+        max_output_tokens=4000,
+        reasoning="low",
+        tool_choice="auto",
+    )
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A body that aiollm sends to a vendor or to this server.
+
+    Places that SDKs do not know (exceptions.toml) are taken out of it, but for `left`.
+    """
+
+    api: str
+    host: str
+    body: dict[str, Any]
+    left: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.api} {self.host} {self.left}".rstrip()
+
+
+async def bodies(reg: Registry, server: ReplayServer, ours: dict[str, Ours]) -> list[Sent]:
+    """Return the canonical request of every API as a vendor's host and as the server gets it."""
+    sent = []
+    by_path = {case.path: case for case in cases()}
+    for api, home in HOMES.items():
+        case = by_path[EARS[api]]
+        parts = [part for path in TURNS[api] for part in _said(ours[path]).parts]
+        request = canonical(Message("assistant", tuple(parts)))
+        if api == "openai_chat":  # its models take either tools or an effort on this API
+            request = msgspec.structs.replace(request, reasoning=None)
+        provider, target = reg.provider(case.name), Target(case.name, case.model)
+        vendor = Provider(case.name, provider.scheme, home, provider.codec, token=Secret("sk-test"))
+        http = vendor.codec.encode(vendor, target, request)
+        sent.append(Sent(api, "vendor", json.loads(bytes(http.body or b""))))
+        before = len(server.requests)
+        await reg.generate(f"{case.name}/{case.model}", request)
+        sent.append(Sent(api, "loopback", server.requests[before].json()))
+    return sent
+
+
+def variants(sent: Sent) -> list[Sent]:
+    """Return the body without what may be odd in it, and with one of these places at a time."""
+    places = [place for place in exceptions().get(sent.api, ()) if _find(sent.body, place)]
+    found = []
+    for left in ("", *places):
+        body = json.loads(json.dumps(sent.body))
+        for place in places:
+            if place != left:
+                holder, key = _find(body, place)  # type: ignore[misc]
+                del holder[key]
+        found.append(Sent(sent.api, sent.host, body, left))
+    return found
+
+
+def _find(body: Any, place: str) -> tuple[Any, str] | None:
+    """Return the object that holds a place of a body, and the key there."""
+    *way, key = place.split(".")
+    for step in way:
+        body = body[int(step) if isinstance(body, list) else step]
+    return (body, key) if key in body else None
+
+
+def _said(ours: Ours) -> Message:
+    assert ours.parts is not None
+    return ours.parts
+
+
+# The SDKs' side
+
+
+def peers_python() -> str | None:
+    """Return the Python that has the SDKs."""
+    own = ROOT / ".venv-peers" / "bin" / "python"
+    for python in filter(None, [os.environ.get("PEERS_PYTHON"), str(own)]):
+        if Path(python).exists():
+            return python
+    return sys.executable if all(map(_importable, SDKS.values())) else None
+
+
+def _importable(sdk: str) -> bool:
+    try:
+        return find_spec("google.genai" if sdk == "google" else sdk) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+async def work(python: str, sdk: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Let an SDK do its part of the job in a child process."""
+    # Nothing but a path: no keys, no proxies, no settings of this Python.
+    process = await asyncio.create_subprocess_exec(
+        python,
+        str(HERE / "sdk_worker.py"),
+        sdk,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    out, err = await process.communicate(json.dumps(job).encode())
+    if process.returncode:
+        raise RuntimeError(f"the {sdk} SDK could not be asked:\n{err.decode()}")
+    return json.loads(out)
+
+
+class Outcome(msgspec.Struct):
+    """All that was asked: both sides' answers, and what the SDKs say against the requests."""
+
+    ours: dict[str, Ours]
+    theirs: dict[str, dict[str, Any]]
+    complaints: dict[str, dict[str, str]]
+    versions: dict[str, str]
+
+
+async def ask_both(python: str, answers: list[Exchange]) -> Outcome:
+    """Ask aiollm, then the SDKs side by side."""
+    async with (
+        ReplayServer(*answers, pieces=PIECE) as server,
+        Registry(env={}, retries=0, image_workers=0, timeouts=Timeouts(total=30.0)) as reg,
+    ):
+        for case in cases():
+            reg.register(case.name, case.dsn(server))
+        asked = await asyncio.gather(*(ask(reg, case) for case in cases()))
+        ours = {case.path: one for case, one in zip(cases(), asked, strict=True)}
+        sent = [each for one in await bodies(reg, server, ours) for each in variants(one)]
+        sdks = SDKS.values()
+        done = await asyncio.gather(*(work(python, sdk, _job(server, sdk, sent)) for sdk in sdks))
+    return Outcome(
+        ours,
+        {path: got for each in done for path, got in each["answers"].items()},
+        {name: found for each in done for name, found in each["complaints"].items()},
+        {each["package"]: each["version"] for each in done},
+    )
+
+
+def _job(server: ReplayServer, sdk: str, sent: list[Sent]) -> dict[str, Any]:
+    return {
+        "cases": [
+            {
+                "path": case.path,
+                "api": case.api,
+                "base": server.url + case.prefix,
+                "model": case.model,
+            }
+            for case in cases()
+            if case.sdk == sdk
+        ],
+        "requests": [
+            {"name": one.name, "api": one.api, "body": one.body}
+            for one in sent
+            if sdk_of(one.api) == sdk
+        ],
+    }
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Outcome:
+    """What both sides made of everything; without the SDKs CI fails, others skip."""
+    python = peers_python()
+    if python is None:
+        reason = "the official SDKs are not installed: run scripts/setup peers"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return asyncio.run(ask_both(python, exchanges()))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for `case` every recorded answer, for `api` every kind of request."""
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases(), ids=[case.path for case in cases()])
+    if "api" in metafunc.fixturenames:
+        metafunc.parametrize("api", HOMES)
+    if "excused" in metafunc.fixturenames:
+        metafunc.parametrize("excused", [(a, p) for a in HOMES for p in exceptions().get(a, ())])
+
+
+@pytest.fixture
+def exempt(case: Case) -> dict[str, str]:
+    """What may differ in an answer, and why."""
+    return exceptions().get(case.path, {})
+
+
+@pytest.fixture
+def pinned() -> dict[str, str]:
+    """The versions that pyproject.toml asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return dict(row.split("==") for row in project["optional-dependencies"]["peers"])
+
+
+@pytest.fixture
+def strangers() -> set[str]:
+    """What exceptions.toml names that is neither a recorded answer nor an API."""
+    return exceptions().keys() - {case.path for case in cases()} - HOMES.keys()
