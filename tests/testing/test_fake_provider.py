@@ -178,15 +178,16 @@ class TestUnderARegistry:
         assert down.requests[0].messages[0].text == "Why is the sky blue?"
 
     async def test_a_deadline_ends_a_provider_that_hangs(self):
-        fake = FakeProvider([NEVER])
+        fake = FakeProvider("the first call opens the transport", [NEVER])
         async with Registry(env={}, retries=0) as reg:
             reg.register("fake", fake.provider())
+            await reg.generate("fake/m", "hi")
             with pytest.raises(FailoverError) as caught:
-                await reg.generate("fake/m", "hi", timeouts=Timeouts(first_output=0.02))
+                await reg.generate("fake/m", "hi", timeouts=Timeouts(first_output=0.1))
         (error,) = caught.value.exceptions
         assert isinstance(error, DeadlineError)
         assert error.which == "first_output"
-        assert fake.calls[0].outcome == "closed"
+        assert fake.calls[1].outcome == "closed"
 
     async def test_the_loser_of_a_race_is_closed(self):
         slow = FakeProvider([NEVER], name="slow")

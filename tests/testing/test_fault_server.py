@@ -22,6 +22,7 @@ from aiollm.testing import (
     Hang,
     Pause,
     Raw,
+    ReplayServer,
     Reset,
     Serve,
     Stale,
@@ -848,6 +849,11 @@ class TestInThread:
         served = FaultServer(choose).in_thread()
         with pytest.raises(LookupError, match="a bug"), served as server:
             assert asyncio.run(visit(server)) == 500
+
+    def test_a_file_that_is_missing_is_raised_when_it_ends(self, tmp_path):
+        served = ReplayServer(tmp_path / "missing.json").in_thread()
+        with pytest.raises(FileNotFoundError), served as server:
+            assert server.port
 
     def test_an_error_at_the_start_is_raised(self):
         served = FaultServer(host="192.0.2.1").in_thread()
