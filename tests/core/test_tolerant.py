@@ -262,6 +262,14 @@ def test_whatever_is_cut_joins_as_if_it_had_come_whole(pieces) -> None:
     assert joined + joiner.flush("a") == mend("".join(pieces))
 
 
+@pytest.mark.parametrize("char", ["\U00010000", "\U000103ff", "\U0001f9ea", "\U0010ffff"])
+def test_every_pair_is_joined(char) -> None:
+    high, low = halved(char)
+    joiner = SurrogateJoiner()
+    assert joiner.feed("a", high) == ""
+    assert joiner.feed("a", low) == char
+
+
 def test_fields_are_joined_apart_from_each_other() -> None:
     joiner = SurrogateJoiner()
     assert joiner.feed("a", "x\ud83e") == "x"
