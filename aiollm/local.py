@@ -66,10 +66,11 @@ class LocalServer:
     `threads` its compute threads (two on a busy machine are slower than one), `context` the
     tokens of context that its `parallel` slots share (0 = as the model has it), `port` 0 a free
     one. `key` guards it from other users and web pages on this machine: a random one by
-    default, "" for none. `start_timeout` is in seconds.
+    default, "" for none. `chat_template` is a file with a Jinja template in place of the model's
+    own, which may not know of tools. `start_timeout` is in seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, all by keyword
         self,
         model: str | os.PathLike[str] | None = None,
         *,
@@ -79,6 +80,7 @@ class LocalServer:
         parallel: int = 1,
         key: str | None = None,
         port: int = 0,
+        chat_template: str | os.PathLike[str] = "",
         start_timeout: float = 60.0,
     ) -> None:
         self.path = Path(model) if model is not None else None
@@ -90,6 +92,7 @@ class LocalServer:
             "--ctx": context,
             "--parallel": parallel,
             "--port": port,
+            "--chat-template": os.fspath(chat_template),
         }
         self._key = secrets.token_urlsafe(24) if key is None else key
         self._start_timeout = start_timeout
@@ -312,6 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ctx", type=int, default=4096, help="tokens of context, shared by the slots")
     add("--parallel", type=int, default=1, help="slots: answers at a time (default: %(default)s)")
     add("--port", type=int, default=0, help="0 = a free one (default)")
+    add("--chat-template", default="", help="a Jinja file (default: the model's own template)")
     add("--api-key", default=os.environ.get(_KEY, ""), help=f"bearer key (default: ${_KEY})")
     return parser
 
@@ -329,6 +333,8 @@ def _serve(options: argparse.Namespace) -> Any:
     params.n_parallel = options.parallel
     params.port = options.port
     params.use_jinja = True
+    if options.chat_template:
+        params.chat_template = Path(options.chat_template).read_text(encoding="utf-8")
     # These were a string in some versions, a list or a set in others.
     _assign(params, "hostnames", "127.0.0.1")
     _assign(params, "model_alias", options.alias)
