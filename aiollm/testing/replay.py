@@ -44,13 +44,13 @@ class ReplayServer(Loopback):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
-        self.pieces = pieces
+        self.pieces: Pieces = pieces
         self.between = between
         self.unmatched = 0
         self.exchanges: tuple[Exchange, ...] = ()
         self._sources = sources
         self._names = tuple(names)
-        self._match = match
+        self._match: Match = match
         self._used: set[int] = set()
 
     @override
