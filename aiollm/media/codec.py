@@ -11,7 +11,15 @@ import msgspec
 
 from aiollm.errors import UnsupportedError
 from aiollm.media.encoders import encode
-from aiollm.media.limits import MAX_PIXELS, Limits, Output, area, too_many_pixels
+from aiollm.media.limits import (
+    INSTALL,
+    MAX_PIXELS,
+    Limits,
+    Output,
+    area,
+    available,
+    too_many_pixels,
+)
 from aiollm.media.pixels import render
 from aiollm.media.png import lacks_rows, too_many_chunks
 from aiollm.media.sniff import info, mime_of
@@ -59,14 +67,6 @@ SOURCES = {
 
 _NAMES = ", ".join(source.name for source in SOURCES.values())
 UNKNOWN = f"it is in none of the formats that are read: {_NAMES}"
-INSTALL = (
-    "no image library is installed: install aiollm[images] (Pillow) or aiollm[simd] (pillow-simd)"
-)
-
-
-def available() -> bool:
-    """Say whether Pillow or pillow-simd is installed, without importing it."""
-    return find_spec("PIL") is not None
 
 
 def transform(data: bytes, limits: Limits) -> Output:

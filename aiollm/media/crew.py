@@ -13,7 +13,6 @@ import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aiollm.errors import ClosedError, UnsupportedError
-from aiollm.media import codec
 from aiollm.media.limits import Limits, Output
 from aiollm.media.process import WorkerDied, WorkerProcess
 
@@ -99,7 +98,9 @@ class Crew:
 
     def _run(self, job: Job) -> Output:
         if not self._isolated:
-            return codec.transform(job.data, job.limits)
+            from aiollm.media.codec import transform
+
+            return transform(job.data, job.limits)
         process = self._take(job)
         try:
             return process.transform(job.data, job.limits, self._time_limit)

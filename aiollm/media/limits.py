@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import msgspec
 
 MAX_PIXELS = 80_000_000
 """Pixels of an image that is decoded at all: 320 MB in memory. Larger ones are refused."""
+
+INSTALL = (
+    "no image library is installed: install aiollm[images] (Pillow) or aiollm[simd] (pillow-simd)"
+)
 
 Size = tuple[int, int]
 
@@ -32,6 +38,11 @@ class Output(msgspec.Struct, frozen=True):
     mime: str
     width: int
     height: int
+
+
+def available() -> bool:
+    """Say whether Pillow or pillow-simd is installed, without importing it."""
+    return find_spec("PIL") is not None
 
 
 def area(size: Size) -> int:

@@ -13,8 +13,14 @@ from msgspec.structs import replace
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
 from aiollm.media import policy
-from aiollm.media.codec import INSTALL, available
-from aiollm.media.limits import MAX_PIXELS, Limits, Output, too_many_pixels
+from aiollm.media.limits import (
+    INSTALL,
+    MAX_PIXELS,
+    Limits,
+    Output,
+    available,
+    too_many_pixels,
+)
 from aiollm.media.places import Key, Place, find, rebuild
 from aiollm.media.pool import MediaPool
 from aiollm.media.sniff import info
