@@ -34,11 +34,9 @@ coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup peers
 	python -m pytest --cov $(ARGS)
 
-bench: ## measure against the limits: parsing, streaming, images
+bench: ## measure beside peers: all, or e.g. ARGS="--quick --only openai"
 	@scripts/setup dev
-	python benchmarks/parsing.py
-	python benchmarks/stream.py
-	python benchmarks/media.py
+	python benchmarks/run.py $(ARGS)
 
 clean: ## remove the environments and every cache
 	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
