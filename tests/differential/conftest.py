@@ -334,8 +334,6 @@ async def bodies(reg: Registry, server: ReplayServer, ours: dict[str, Ours]) -> 
         case = by_path[EARS[api]]
         parts = [part for path in TURNS[api] for part in _said(ours[path]).parts]
         request = canonical(Message("assistant", tuple(parts)))
-        if api == "openai_chat":  # its models take either tools or an effort on this API
-            request = msgspec.structs.replace(request, reasoning=None)
         provider, target = reg.provider(case.name), Target(case.name, case.model)
         vendor = Provider(case.name, provider.scheme, home, provider.codec, token=Secret("sk-test"))
         http = vendor.codec.encode(vendor, target, request)
@@ -357,7 +355,15 @@ def variants(sent: Sent) -> list[Sent]:
                 holder, key = _find(body, place)  # type: ignore[misc]
                 del holder[key]
         found.append(Sent(sent.api, sent.host, body, left))
-    return found
+    return [*found, _spoiled(found[0])]
+
+
+def _spoiled(sent: Sent) -> Sent:
+    """Return the body with a key that means nothing in its first message."""
+    body = json.loads(json.dumps(sent.body))
+    messages = next(value for value in body.values() if isinstance(value, list))
+    messages[0]["nonsense"] = 1
+    return msgspec.structs.replace(sent, body=body, left="nonsense")
 
 
 def _find(body: Any, place: str) -> tuple[Any, str] | None:
@@ -404,7 +410,12 @@ async def work(python: str, sdk: str, job: dict[str, Any]) -> dict[str, Any]:
         stderr=subprocess.PIPE,
         env={"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    out, err = await process.communicate(json.dumps(job).encode())
+    try:
+        out, err = await process.communicate(json.dumps(job).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise RuntimeError(f"the {sdk} SDK could not be asked:\n{err.decode()}")
     return json.loads(out)
@@ -417,6 +428,8 @@ class Outcome(msgspec.Struct):
     theirs: dict[str, dict[str, Any]]
     complaints: dict[str, dict[str, str]]
     versions: dict[str, str]
+    unmatched: int
+    """Requests that the server had no answer for."""
 
 
 async def ask_both(python: str, answers: list[Exchange]) -> Outcome:
@@ -437,6 +450,7 @@ async def ask_both(python: str, answers: list[Exchange]) -> Outcome:
         {path: got for each in done for path, got in each["answers"].items()},
         {name: found for each in done for name, found in each["complaints"].items()},
         {each["package"]: each["version"] for each in done},
+        server.unmatched,
     )
 
 
@@ -477,7 +491,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "api" in metafunc.fixturenames:
         metafunc.parametrize("api", HOMES)
     if "excused" in metafunc.fixturenames:
-        metafunc.parametrize("excused", [(a, p) for a in HOMES for p in exceptions().get(a, ())])
+        pairs = [(api, place) for api in HOMES for place in exceptions().get(api, ())]
+        metafunc.parametrize("excused", pairs, ids=map(" ".join, pairs))
 
 
 @pytest.fixture

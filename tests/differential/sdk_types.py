@@ -88,9 +88,10 @@ def ollama_chat(body: dict[str, Any]) -> None:
     from ollama import _types
 
     class Body(_types.ChatRequest):
-        """The request, whose own type takes any mapping as a message."""
+        """The request, whose own type takes any mapping as a message or as options."""
 
         messages: list[_types.Message]
+        options: _types.Options | None = None
 
     Body.model_rebuild(_types_namespace={"_types": _types})
     for message in body["messages"]:

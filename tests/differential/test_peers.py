@@ -66,16 +66,26 @@ def test_the_finish_reason_is_the_vendors_in_our_words(case: Case, outcome: Outc
     assert ours.reason == ("tool_calls" if theirs["calls"] and word == "stop" else word)
 
 
-def test_an_error_is_the_providers_own(case: Case, outcome: Outcome) -> None:
-    """An answer that fails with neither side was not understood by the other."""
+def test_what_fails_is_what_was_recorded_as_a_failure(case: Case, outcome: Outcome) -> None:
+    """Both sides could also agree because neither got the answer."""
     failing = case.kind in {"http_error", "stream_error"}
     assert outcome.ours[case.path].failed == failing, outcome.ours[case.path].message
+
+
+def test_every_request_finds_its_recorded_answer(outcome: Outcome) -> None:
+    assert outcome.unmatched == 0
 
 
 @pytest.mark.parametrize("host", ["vendor", "loopback"])
 def test_the_sdks_types_accept_a_request(api: str, host: str, outcome: Outcome) -> None:
     """System, image, two tools, a round trip with state, results with images, schema, effort."""
     assert outcome.complaints[f"{api} {host}"] == {}
+
+
+@pytest.mark.parametrize("host", ["vendor", "loopback"])
+def test_a_key_that_means_nothing_is_refused(api: str, host: str, outcome: Outcome) -> None:
+    """Left as they are, the SDKs' types would take it."""
+    assert "extra_forbidden" in outcome.complaints[f"{api} {host} nonsense"].values()
 
 
 def test_what_the_sdks_types_do_not_know_is_excused_for_a_reason(
