@@ -33,6 +33,9 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.health import TargetHealth
+from aiollm.image_stream import ImageStream
+from aiollm.images import ImageRequest, ImageResult, PartialImage
+from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
 from aiollm.registry import Registry
 from aiollm.spec import Plan
@@ -103,15 +106,21 @@ __all__ = [
     "GenerationError",
     "ImageChunk",
     "ImagePart",
+    "ImageRequest",
+    "ImageResult",
+    "ImageStream",
     "InvalidRequestError",
     "LLMError",
+    "LlamaSwap",
     "Message",
     "ModelNotFoundError",
+    "Ollama",
     "OpaquePart",
     "OutputError",
     "OverloadedError",
     "Part",
     "PartChunk",
+    "PartialImage",
     "Plan",
     "ProtocolError",
     "Provider",

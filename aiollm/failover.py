@@ -15,7 +15,17 @@ from aiollm.errors import FailoverError, GenerationError, ProviderError, classif
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.health import Health
 from aiollm.spec import Plan
-from aiollm.types import Attempt, Item, Outcome, Response, Restart, Status, Target, TextPart
+from aiollm.types import (
+    Attempt,
+    Item,
+    Outcome,
+    Response,
+    Restart,
+    Status,
+    Target,
+    TextPart,
+    UsageUpdate,
+)
 from aiollm.watch import Clock
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
@@ -98,8 +108,12 @@ class Failover:
         return self._loop.time() - self._started
 
     def partial(self) -> Response:
-        """Return what the caller has so far."""
-        return self._partial(self)
+        """Return what the caller has so far, with the counts that came before any output."""
+        response = self._partial(self)
+        for item in reversed(self._held):
+            if isinstance(item, UsageUpdate):
+                return msgspec.structs.replace(response, usage=item.usage)
+        return response
 
     def emit(self, event: Event) -> None:
         """Tell the hooks, if there are any."""

@@ -338,3 +338,11 @@ async def test_warnings_of_the_encoder_reach_the_response(serve, registry):
     request = Request((user("hi"), assistant(foreign, "hello"), user("and?")))
     response = await registry({"a": server}).stream("a/m", request).collect()
     assert any("anthropic" in warning for warning in response.warnings)
+
+
+async def test_usage_before_any_output_is_kept_on_the_error(serve, registry):
+    early = {"choices": [], "usage": {"prompt_tokens": 7}}
+    server = await serve(sse(early))
+    with pytest.raises(FailoverError) as caught:
+        await registry({"a": server}).stream("a/m", "hi").collect()
+    assert caught.value.exceptions[0].partial.usage.input_tokens == 7
