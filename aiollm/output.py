@@ -16,8 +16,7 @@ _FENCED = re.compile(r"\s*```\w*\s*\n(.*?)\s*```\s*", re.DOTALL)
 """JSON in a Markdown fence: what models like to answer where no schema binds them."""
 
 _REPAIR = (
-    "That is not what was asked for: {}. "
-    "Answer again, with the corrected JSON and nothing else."
+    "That is not what was asked for: {}. Answer again, with the corrected JSON and nothing else."
 )
 
 _HOPELESS = {

@@ -15,18 +15,44 @@ MAX_NODES = 10_000
 
 Schema: TypeAlias = dict[str, Any]
 
-_ONE = frozenset({
-    "items", "additionalProperties", "additionalItems", "contains", "propertyNames",
-    "unevaluatedItems", "unevaluatedProperties", "not", "if", "then", "else", "contentSchema",
-})
+_ONE = frozenset(
+    {
+        "items",
+        "additionalProperties",
+        "additionalItems",
+        "contains",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "not",
+        "if",
+        "then",
+        "else",
+        "contentSchema",
+    }
+)
 _LIST = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"})
-_SILENT = frozenset({
-    "$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "discriminator",
-    "deprecated", "readOnly", "writeOnly",
-})
+_SILENT = frozenset(
+    {
+        "$schema",
+        "$id",
+        "$anchor",
+        "$comment",
+        "$defs",
+        "definitions",
+        "discriminator",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+    }
+)
 _TYPES = {
-    str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null",
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    type(None): "null",
 }
 
 
@@ -41,14 +67,33 @@ class _Dialect(msgspec.Struct, frozen=True):
     most_min_items: int | None = None
 
 
-_FORMATS = frozenset({
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
-})
+_FORMATS = frozenset(
+    {
+        "date-time",
+        "time",
+        "date",
+        "duration",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "uuid",
+    }
+)
 _COMMON = frozenset({"title", "description", "enum", "const"})
 _OPENAI = _Dialect(
     "OpenAI's strict mode",
-    _COMMON | {"pattern", "multipleOf", "minimum", "maximum", "exclusiveMinimum",
-               "exclusiveMaximum", "minItems", "maxItems"},
+    _COMMON
+    | {
+        "pattern",
+        "multipleOf",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minItems",
+        "maxItems",
+    },
     _FORMATS,
     all_required=True,
 )

@@ -101,8 +101,7 @@ def test_what_no_provider_takes_is_a_config_error_that_names_it(kind: Any, words
 def test_a_reference_bomb_is_refused_at_once() -> None:
     names = [f"L{level}" for level in range(40)]
     definitions: dict[str, Any] = {
-        name: {"anyOf": [{"$ref": f"#/$defs/{after}"}] * 2}
-        for name, after in pairwise(names)
+        name: {"anyOf": [{"$ref": f"#/$defs/{after}"}] * 2} for name, after in pairwise(names)
     }
     definitions[names[-1]] = {"type": "string"}
     with pytest.raises(ConfigError, match="more than 10000 subschemas"):
@@ -135,10 +134,14 @@ def test_strict_makes_an_optional_property_nullable_unless_it_has_a_default() ->
 
 def test_strict_keeps_bounds_on_numbers_and_notes_what_it_cannot_say() -> None:
     assert strict(json_schema(Point))["properties"]["x"] == {
-        "type": "integer", "minimum": 0, "maximum": 9,
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 9,
     }
     assert strict(json_schema(Drawing))["properties"]["label"] == {
-        "type": "string", "pattern": "^a", "description": "a label\n\n{minLength: 2}",
+        "type": "string",
+        "pattern": "^a",
+        "description": "a label\n\n{minLength: 2}",
     }
 
 
@@ -147,7 +150,8 @@ def test_bounded_moves_all_bounds_to_the_description_and_keeps_optional_ones_opt
     assert schema["required"] == ["shape", "pair", "kind", "label"]
     assert schema["description"] == "What is drawn."
     assert bounded(json_schema(Point))["properties"]["x"] == {
-        "type": "integer", "description": "{minimum: 0, maximum: 9}",
+        "type": "integer",
+        "description": "{minimum: 0, maximum: 9}",
     }
     assert schema["properties"]["pair"] == {
         "type": "array",
@@ -175,21 +179,26 @@ def test_what_strict_modes_cannot_say_moves_on_to_another_target(fit: Any, part:
 
 @pytest.mark.parametrize("fit", [strict, bounded])
 def test_older_ways_to_say_the_same_are_rewritten(fit: Any) -> None:
-    fitted = fit({
-        "type": "object",
-        "required": ["a", "b", "c"],
-        "properties": {
-            "a": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
-            "b": {"type": ["string", "null"], "enum": ["x", None], "description": "d"},
-            "c": {"allOf": [
-                {"properties": {"x": {"const": 1}}, "required": ["x"]},
-                {"properties": {"y": {"enum": [None, "z"]}}, "required": ["y"]},
-            ]},
-        },
-    })["properties"]
+    fitted = fit(
+        {
+            "type": "object",
+            "required": ["a", "b", "c"],
+            "properties": {
+                "a": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+                "b": {"type": ["string", "null"], "enum": ["x", None], "description": "d"},
+                "c": {
+                    "allOf": [
+                        {"properties": {"x": {"const": 1}}, "required": ["x"]},
+                        {"properties": {"y": {"enum": [None, "z"]}}, "required": ["y"]},
+                    ]
+                },
+            },
+        }
+    )["properties"]
     assert fitted["a"] == {"anyOf": [{"type": "string"}, {"type": "integer"}]}
     assert fitted["b"] == {
-        "anyOf": [{"type": "string", "enum": ["x"]}, {"type": "null"}], "description": "d",
+        "anyOf": [{"type": "string", "enum": ["x"]}, {"type": "null"}],
+        "description": "d",
     }
     assert fitted["c"] == {
         "type": "object",
@@ -231,7 +240,10 @@ def test_a_malformed_schema_is_a_config_error(bad: Any) -> None:
 
 def test_a_tool_without_arguments_is_a_closed_empty_object() -> None:
     assert strict({"type": "object", "properties": {}}) == {
-        "type": "object", "properties": {}, "required": [], "additionalProperties": False,
+        "type": "object",
+        "properties": {},
+        "required": [],
+        "additionalProperties": False,
     }
 
 

@@ -49,7 +49,10 @@ _REASONS: dict[str, FinishReason] = {
 """Anthropic's words for an end; `pause_turn` and those to come are `other`."""
 
 _COUNTS = (
-    "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
 )
 
 Event: TypeAlias = tuple[bytes, bytes]

@@ -30,9 +30,12 @@ RULES = (
     Rule(
         QuotaError,
         codes=(
-            "billing_error", "enforced_spend_limit_reached", "contract_spend_limit_reached",
+            "billing_error",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
             "linked_organization_spend_limit_reached",
-            "linked_organization_billing_unavailable", "user_profile_not_billable",
+            "linked_organization_billing_unavailable",
+            "user_profile_not_billable",
             "user_profile_billing_not_authorized",
         ),
     ),
@@ -40,16 +43,23 @@ RULES = (
     Rule(
         AuthenticationError,
         codes=(
-            "organization_on_hold", "authentication_error", "permission_error",
-            "claude_code_key_creator_not_member", "cmek_key_disabled",
+            "organization_on_hold",
+            "authentication_error",
+            "permission_error",
+            "claude_code_key_creator_not_member",
+            "cmek_key_disabled",
             "cmek_key_network_blocked",
         ),
     ),
     Rule(
         ServerError,
         codes=(
-            "request_body_timeout", "api_error", "timeout_error", "conflict_error",
-            "cmek_key_unreachable", "cmek_context_unavailable",
+            "request_body_timeout",
+            "api_error",
+            "timeout_error",
+            "conflict_error",
+            "cmek_key_unreachable",
+            "cmek_context_unavailable",
         ),
     ),
     Rule(OverloadedError, codes=("overloaded_error", "compaction_unavailable")),
@@ -58,7 +68,8 @@ RULES = (
     Rule(
         RequestTooLargeError,
         codes=(
-            "image_dimensions_too_large", "request_too_large",
+            "image_dimensions_too_large",
+            "request_too_large",
             "request_body_too_large_after_decoding",
         ),
     ),
@@ -68,9 +79,15 @@ RULES = (
         UnsupportedFeatureError,
         status=400,
         texts=(
-            "does not support", "not supported", "extra inputs are not permitted",
-            "thinking.type", "budget_tokens", "output_config.effort", "prefill",
-            "tool_choice forces", "may not be enabled when",
+            "does not support",
+            "not supported",
+            "extra inputs are not permitted",
+            "thinking.type",
+            "budget_tokens",
+            "output_config.effort",
+            "prefill",
+            "tool_choice forces",
+            "may not be enabled when",
         ),
     ),
     Rule(

@@ -53,9 +53,7 @@ _4_7 = Model(thinks=False, system_turns=False)
 _4_6 = msgspec.structs.replace(
     _4_7, budget=True, efforts=("low", "medium", "high", "max"), sampling=True
 )
-_4_5 = msgspec.structs.replace(
-    _4_6, adaptive=False, efforts=(), prefill=True, max_tokens=32_000
-)
+_4_5 = msgspec.structs.replace(_4_6, adaptive=False, efforts=(), prefill=True, max_tokens=32_000)
 
 
 def _named(facts: Model, *names: str, **others: Any) -> Model:
@@ -64,8 +62,14 @@ def _named(facts: Model, *names: str, **others: Any) -> Model:
 
 MODELS: tuple[Model, ...] = (
     _named(
-        _NEWEST, "*opus-5-5*", "*fable-5-1*", "*fable-5-2*", "*mythos-5-1*", "*mythos-5-2*",
-        off="", forced_tools=False,
+        _NEWEST,
+        "*opus-5-5*",
+        "*fable-5-1*",
+        "*fable-5-2*",
+        "*mythos-5-1*",
+        "*mythos-5-2*",
+        off="",
+        forced_tools=False,
     ),
     _named(_NEWEST, "*sonnet-5-5*", off="between_tools", forced_tools=False),
     _named(_4_7, "*opus-4-8*", "*opus-4-7*", "*mythos-preview*"),
@@ -74,8 +78,14 @@ MODELS: tuple[Model, ...] = (
     _named(_4_5, "*claude-3*", "*claude-2*", budget=False, off="", max_tokens=4096),
     _named(_NEWEST, "*claude*"),
     Model(
-        adaptive=False, budget=True, least_budget=1, efforts=(), sampling=True, prefill=True,
-        system_turns=False, max_tokens=8192,
+        adaptive=False,
+        budget=True,
+        least_budget=1,
+        efforts=(),
+        sampling=True,
+        prefill=True,
+        system_turns=False,
+        max_tokens=8192,
     ),
 )
 """The first match holds; the last one is for servers of other models that speak this wire.

@@ -125,9 +125,7 @@ class OllamaCodec:
 
     def models(self, provider: Provider) -> HttpRequest:
         """Return the request that lists the models."""
-        return HttpRequest(
-            f"{provider.base_url}/api/tags", bearer_headers(provider), method="GET"
-        )
+        return HttpRequest(f"{provider.base_url}/api/tags", bearer_headers(provider), method="GET")
 
     def model_names(self, reply: HttpReply) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""

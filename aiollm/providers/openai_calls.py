@@ -86,9 +86,7 @@ class Calls:
 
     def whole(self) -> bool:
         """Say whether there are calls, and all have a JSON object or nothing for arguments."""
-        return bool(self._calls) and all(
-            call.blank() or call.whole() for call in self._calls
-        )
+        return bool(self._calls) and all(call.blank() or call.whole() for call in self._calls)
 
     def _begin(self, index: int | None, id: str, name: str) -> int:  # noqa: A002
         place = len(self._calls)

@@ -45,9 +45,7 @@ class _Turns:
     `stored` says that the server knows its items by id alone.
     """
 
-    def __init__(
-        self, family: str, system_role: str, warnings: Warnings, *, stored: bool
-    ) -> None:
+    def __init__(self, family: str, system_role: str, warnings: Warnings, *, stored: bool) -> None:
         self.out: list[dict[str, Any]] = []
         self._family = family
         self._system_role = system_role

@@ -412,6 +412,4 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 def _image(item: dict[str, Any]) -> ImageChunk:
     state = {key: value for key, value in item.items() if key != "result"}
     image = image_of_base64(item["result"], f"image/{_word(item, 'output_format') or 'png'}")
-    return ImageChunk(
-        msgspec.structs.replace(image, provider_data=ProviderData(FAMILY, state))
-    )
+    return ImageChunk(msgspec.structs.replace(image, provider_data=ProviderData(FAMILY, state)))

@@ -88,9 +88,7 @@ class Parser:
         self._body = self._kind(start, headers)
         return True
 
-    def _kind(
-        self, start: str, headers: tuple[tuple[str, str], ...]
-    ) -> _Length | _Chunked | _Rest:
+    def _kind(self, start: str, headers: tuple[tuple[str, str], ...]) -> _Length | _Chunked | _Rest:
         if self._reply_to == "HEAD" or (
             self._reply_to and int(start.split(None, 2)[1]) in _NO_BODY
         ):

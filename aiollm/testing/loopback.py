@@ -225,9 +225,7 @@ class Loopback(Host):
             transport.pause_reading()
         await connection.serve()
 
-    def _release(
-        self, sock: socket.socket, connection: Connection, _: asyncio.Task[None]
-    ) -> None:
+    def _release(self, sock: socket.socket, connection: Connection, _: asyncio.Task[None]) -> None:
         """Close what a task left that was cancelled at any point, even before it began."""
         self._alive.discard(connection)
         connection.abort()

@@ -61,9 +61,7 @@ class ReplayServer(Loopback):
     @override
     def answer(self, request: SeenRequest) -> Steps:
         """Return the recorded response of the first exchange that is not used yet."""
-        found = [
-            index for index, one in enumerate(self.exchanges) if self._matches(request, one)
-        ]
+        found = [index for index, one in enumerate(self.exchanges) if self._matches(request, one)]
         if not found:
             self.unmatched += 1
             return steps(self._unknown(request), request)
@@ -97,9 +95,7 @@ class ReplayServer(Loopback):
             yield End(one.end)
 
 
-def _read(
-    sources: Sequence[Exchange | str | Path], names: Sequence[str]
-) -> tuple[Exchange, ...]:
+def _read(sources: Sequence[Exchange | str | Path], names: Sequence[str]) -> tuple[Exchange, ...]:
     exchanges: list[Exchange] = []
     for source in sources:
         exchanges += (source,) if isinstance(source, Exchange) else load(source)

@@ -23,8 +23,30 @@ COMMON = settings(
 )
 
 ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 3.5, 10**30, "", "x", "3", "\ud83e", "\udd2f", [], {}, [None], [[]], [{}],
-    {"a": None}, {"type": "x"}, {"index": -1}, "\u0000", 2**63, 1e308, float("inf"), float("nan"),
+    None,
+    True,
+    0,
+    -1,
+    3.5,
+    10**30,
+    "",
+    "x",
+    "3",
+    "\ud83e",
+    "\udd2f",
+    [],
+    {},
+    [None],
+    [[]],
+    [{}],
+    {"a": None},
+    {"type": "x"},
+    {"index": -1},
+    "\u0000",
+    2**63,
+    1e308,
+    float("inf"),
+    float("nan"),
 )
 
 

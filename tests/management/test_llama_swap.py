@@ -176,9 +176,15 @@ async def test_a_path_before_the_host_is_kept_and_a_pasted_version_is_not(
 async def test_events_are_typed_and_their_data_is_decoded_twice(
     swap: LlamaSwap, replay: Replay
 ) -> None:
-    request = {"id": "7", "model": "qwen", "method": "POST", "req_path": "/v1/chat/completions",
-               "req_headers": {"authorization": "Bearer sk-other"}, "resp_bytes": 5,
-               "elapsed_ms": 12}
+    request = {
+        "id": "7",
+        "model": "qwen",
+        "method": "POST",
+        "req_path": "/v1/chat/completions",
+        "req_headers": {"authorization": "Bearer sk-other"},
+        "resp_bytes": 5,
+        "elapsed_ms": 12,
+    }
     replay.feeds["GET /api/events"] = [
         replay.fixture("llamaswap/events.sse"),
         event("logData", {"source": "proxy", "data": "[INFO] zażółć\n"}),

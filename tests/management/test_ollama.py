@@ -36,9 +36,7 @@ async def test_running_models_tell_their_context_and_end(ollama: Ollama, replay:
 
 
 async def test_what_a_model_can_do_becomes_facts(ollama: Ollama, replay: Replay) -> None:
-    replay.answers["POST /api/show"] = replay.reply(
-        replay.fixture("ollama/show.json")
-    )
+    replay.answers["POST /api/show"] = replay.reply(replay.fixture("ollama/show.json"))
     info = await ollama.show("qwen3-vl:8b")
     assert json.loads(replay.requests[0][2]) == {"model": "qwen3-vl:8b"}
     assert info.context_length == 262144
@@ -79,9 +77,7 @@ async def test_version_and_a_bearer_token(replay: Replay, service: Any) -> None:
     assert replay.requests[0][1]["authorization"] == "Bearer sk-foreman"
 
 
-async def test_a_page_that_is_no_ollama_is_a_protocol_error(
-    ollama: Ollama, replay: Replay
-) -> None:
+async def test_a_page_that_is_no_ollama_is_a_protocol_error(ollama: Ollama, replay: Replay) -> None:
     replay.answers["GET /api/tags"] = replay.reply(b"Ollama is running")
     with pytest.raises(ProtocolError):
         await ollama.models()

@@ -457,9 +457,7 @@ class TestKeptAlive:
             assert server.counts.closed_by_server == 1
 
     @pytest.mark.parametrize("how", ["close", "reset"])
-    async def test_a_stale_connection_ends_without_a_byte_when_it_is_used_again(
-        self, connect, how
-    ):
+    async def test_a_stale_connection_ends_without_a_byte_when_it_is_used_again(self, connect, how):
         async with FaultServer([Stale(TEN, how=how), TEN]) as server:
             async with connect(server) as peer:
                 peer.ask()
@@ -788,9 +786,7 @@ class TestTls:
             await server.wait_closed()
             assert server.connections[0].end == "handshake"
 
-    async def test_leaving_in_the_middle_of_a_handshake_leaves_nothing(
-        self, server_tls, connect
-    ):
+    async def test_leaving_in_the_middle_of_a_handshake_leaves_nothing(self, server_tls, connect):
         async with connect_later(connect) as late:
             async with FaultServer(ssl=server_tls) as server:
                 peer = await late(server)

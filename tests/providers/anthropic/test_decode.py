@@ -56,7 +56,9 @@ def opened(block: dict[str, Any], index: int = 0) -> dict[str, Any]:
 
 def delta(kind: str, index: int = 0, **fields: Any) -> dict[str, Any]:
     return {
-        "type": "content_block_delta", "index": index, "delta": {"type": f"{kind}_delta"} | fields,
+        "type": "content_block_delta",
+        "index": index,
+        "delta": {"type": f"{kind}_delta"} | fields,
     }
 
 
@@ -95,8 +97,13 @@ def replay(body: bytes) -> list[Item]:
 
 def test_a_stream_of_text() -> None:
     items = decode(
-        START, opened({"type": "text", "text": ""}), delta("text", text="a"),
-        delta("text", text="b"), shut(), end(output_tokens=2), STOP,
+        START,
+        opened({"type": "text", "text": ""}),
+        delta("text", text="a"),
+        delta("text", text="b"),
+        shut(),
+        end(output_tokens=2),
+        STOP,
     )
     assert items == [
         UsageUpdate(Usage(3, 1, certainty="partial")),
@@ -108,8 +115,14 @@ def test_a_stream_of_text() -> None:
 
 def test_events_without_names_are_told_by_their_type() -> None:
     events = [
-        START, opened({"type": "thinking"}), delta("thinking", thinking="t"), shut(),
-        delta("text", 1, text="a"), {"type": "ping"}, end(output_tokens=2), STOP,
+        START,
+        opened({"type": "thinking"}),
+        delta("thinking", thinking="t"),
+        shut(),
+        delta("text", 1, text="a"),
+        {"type": "ping"},
+        end(output_tokens=2),
+        STOP,
     ]
     assert decode(*(frame(event, "") for event in events)) == decode(*events)
 
@@ -129,8 +142,12 @@ def test_the_type_of_the_data_wins_over_the_name() -> None:
 
 def test_what_is_new_is_ignored() -> None:
     items = decode(
-        {"type": "telemetry", "x": 1}, frame(b"", "keepalive"), frame(b"[DONE]", ""),
-        delta("hologram", text="x"), opened({"type": "text", "text": "a"}), end("hibernated"),
+        {"type": "telemetry", "x": 1},
+        frame(b"", "keepalive"),
+        frame(b"[DONE]", ""),
+        delta("hologram", text="x"),
+        opened({"type": "text", "text": "a"}),
+        end("hibernated"),
     )
     assert items == [TextDelta("a"), Finish("other", "hibernated")]
 
@@ -177,12 +194,16 @@ def test_a_call_makes_an_ordinary_end_a_tool_call() -> None:
 
 def test_calls_are_numbered_in_order_of_appearance() -> None:
     items = decode(
-        opened({"type": "text", "text": ""}), shut(),
+        opened({"type": "text", "text": ""}),
+        shut(),
         opened({"type": "tool_use", "id": "i", "name": "f", "input": {}}, 1),
-        delta("input_json", 1, partial_json=""), delta("input_json", 1, partial_json='{"a'),
+        delta("input_json", 1, partial_json=""),
+        delta("input_json", 1, partial_json='{"a'),
         opened({"type": "tool_use", "id": "j", "name": "g"}, 2),
-        delta("input_json", 1, partial_json='":1}'), delta("input_json", 2, partial_json="{}"),
-        end("tool_use"), STOP,
+        delta("input_json", 1, partial_json='":1}'),
+        delta("input_json", 2, partial_json="{}"),
+        end("tool_use"),
+        STOP,
     )
     assert items[:-1] == [
         ToolCallDelta(0, "i", "f"),
@@ -204,7 +225,9 @@ def test_a_whole_input_at_the_start_counts_unless_pieces_follow() -> None:
 def test_a_call_cut_at_the_limit_stays_as_it_came_and_is_invalid() -> None:
     items = decode(
         opened({"type": "tool_use", "id": "i", "name": "f", "input": {}}),
-        delta("input_json", partial_json='{"a": "cu'), end("max_tokens"), STOP,
+        delta("input_json", partial_json='{"a": "cu'),
+        end("max_tokens"),
+        STOP,
     )
     (call,) = added(items).tool_calls
     assert (call.arguments, call.valid) == ('{"a": "cu', False)
@@ -230,8 +253,13 @@ def test_too_many_calls_are_refused() -> None:
 def test_thinking_is_sealed_by_its_signature() -> None:
     items = decode(
         opened({"type": "thinking", "thinking": "", "signature": ""}),
-        delta("thinking", thinking="a"), delta("signature", signature="S="), shut(),
-        opened({"type": "redacted_thinking", "data": "R="}, 1), shut(1), end(), STOP,
+        delta("thinking", thinking="a"),
+        delta("signature", signature="S="),
+        shut(),
+        opened({"type": "redacted_thinking", "data": "R="}, 1),
+        shut(1),
+        end(),
+        STOP,
     )
     assert items[:-1] == [
         ReasoningDelta("a"),
@@ -242,8 +270,12 @@ def test_thinking_is_sealed_by_its_signature() -> None:
 
 def test_a_signature_that_comes_twice_replaces_the_first() -> None:
     items = decode(
-        opened({"type": "thinking"}), delta("thinking", thinking="a"),
-        delta("signature", signature="S"), delta("signature", signature="T"), shut(), end(),
+        opened({"type": "thinking"}),
+        delta("thinking", thinking="a"),
+        delta("signature", signature="S"),
+        delta("signature", signature="T"),
+        shut(),
+        end(),
     )
     assert items[1] == ReasoningDelta("", ProviderData("anthropic", {"signature": "T"}))
 
@@ -251,7 +283,10 @@ def test_a_signature_that_comes_twice_replaces_the_first() -> None:
 def test_hidden_thoughts_are_a_part_with_a_signature_alone() -> None:
     items = decode(
         opened({"type": "thinking", "thinking": "", "signature": ""}),
-        delta("signature", signature="S="), shut(), end(), STOP,
+        delta("signature", signature="S="),
+        shut(),
+        end(),
+        STOP,
     )
     sealed = ReasoningPart("", ProviderData("anthropic", {"signature": "S="}))
     assert items[0] == PartChunk(sealed)
@@ -260,19 +295,26 @@ def test_hidden_thoughts_are_a_part_with_a_signature_alone() -> None:
 
 def test_an_index_that_is_used_again_ends_the_block_before() -> None:
     items = decode(
-        opened({"type": "thinking"}), delta("thinking", thinking="a"),
-        delta("signature", signature="S"), opened({"type": "text", "text": "b"}), end(),
+        opened({"type": "thinking"}),
+        delta("thinking", thinking="a"),
+        delta("signature", signature="S"),
+        opened({"type": "text", "text": "b"}),
+        end(),
     )
     assert items[1] == ReasoningDelta("", ProviderData("anthropic", {"signature": "S"}))
 
 
 def test_unknown_blocks_are_kept_whole_with_their_deltas() -> None:
     items = decode(
-        opened({"type": "compaction", "content": None}), delta("compaction", content="sum"),
-        delta("compaction", content="mary", more=[1]), shut(),
+        opened({"type": "compaction", "content": None}),
+        delta("compaction", content="sum"),
+        delta("compaction", content="mary", more=[1]),
+        shut(),
         opened({"type": "server_tool_use", "id": "s", "name": "w", "input": {}}, 1),
-        delta("input_json", 1, partial_json='{"q":'), delta("input_json", 1, partial_json="1.50}"),
-        end(), STOP,
+        delta("input_json", 1, partial_json='{"q":'),
+        delta("input_json", 1, partial_json="1.50}"),
+        end(),
+        STOP,
     )
     blocks = [
         {"type": "compaction", "content": "summary", "more": [1]},
@@ -288,7 +330,9 @@ def test_citations() -> None:
     page = {"document_title": "D", "cited_text": "e", "title": None}
     items = decode(
         opened({"type": "text", "text": "a", "citations": [page]}),
-        delta("citations", citation=web), delta("citations", citation=None), end(),
+        delta("citations", citation=web),
+        delta("citations", citation=None),
+        end(),
     )
     assert items[1:3] == [
         CitationChunk(Citation("", "D", "e")),
@@ -310,16 +354,23 @@ def test_a_refusal_says_why() -> None:
 
 def test_usage_adds_the_cache_to_the_input_and_later_counts_replace_earlier() -> None:
     usage = {
-        "input_tokens": 25, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 50,
+        "input_tokens": 25,
+        "cache_creation_input_tokens": 100,
+        "cache_read_input_tokens": 50,
         "output_tokens": 1,
     }
-    later = {"output_tokens": 42, "input_tokens": None, "output_tokens_details": {
-        "thinking_tokens": 31,
-    }}
+    later = {
+        "output_tokens": 42,
+        "input_tokens": None,
+        "output_tokens_details": {
+            "thinking_tokens": 31,
+        },
+    }
     items = decode(
         {"type": "message_start", "message": {"usage": usage}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": later},
-        {"type": "message_delta", "usage": {"output_tokens": 43}}, STOP,
+        {"type": "message_delta", "usage": {"output_tokens": 43}},
+        STOP,
     )
     assert items == [
         UsageUpdate(Usage(175, 1, 50, certainty="partial")),
@@ -340,11 +391,17 @@ def test_half_a_usage_is_partial() -> None:
 
 def test_surrogates_split_over_deltas_are_joined_and_lone_ones_replaced() -> None:
     items = decode(
-        opened({"type": "text", "text": ""}), delta("text", text="a\ud83e"),
-        delta("text", text="\uddea b"), delta("text", text="\ud83e"), shut(),
+        opened({"type": "text", "text": ""}),
+        delta("text", text="a\ud83e"),
+        delta("text", text="\uddea b"),
+        delta("text", text="\ud83e"),
+        shut(),
         opened({"type": "tool_use", "id": "i", "name": "f"}, 1),
         delta("input_json", 1, partial_json='{"x":"\ud83e'),
-        delta("input_json", 1, partial_json='\uddea"}'), shut(1), end(), STOP,
+        delta("input_json", 1, partial_json='\uddea"}'),
+        shut(1),
+        end(),
+        STOP,
     )
     response = added(items)
     assert response.text == "a🧪 b\ufffd"
@@ -353,20 +410,27 @@ def test_surrogates_split_over_deltas_are_joined_and_lone_ones_replaced() -> Non
 
 def test_half_a_pair_at_the_end_of_a_block_comes_out_as_a_replacement() -> None:
     items = decode(
-        opened({"type": "thinking"}), delta("thinking", thinking="a\ud83e"), shut(),
+        opened({"type": "thinking"}),
+        delta("thinking", thinking="a\ud83e"),
+        shut(),
         opened({"type": "tool_use", "id": "i", "name": "f"}, 1),
-        delta("input_json", 1, partial_json='"\ud83e'), end(),
+        delta("input_json", 1, partial_json='"\ud83e'),
+        end(),
     )
     assert items == [
-        ReasoningDelta("a"), ReasoningDelta("\ufffd"), ToolCallDelta(0, "i", "f"),
-        ToolCallDelta(0, arguments='"'), ToolCallDelta(0, arguments="\ufffd"),
+        ReasoningDelta("a"),
+        ReasoningDelta("\ufffd"),
+        ToolCallDelta(0, "i", "f"),
+        ToolCallDelta(0, arguments='"'),
+        ToolCallDelta(0, arguments="\ufffd"),
         Finish("tool_calls", "end_turn"),
     ]
 
 
 def test_a_server_call_with_broken_input_is_kept_without_it() -> None:
     items = decode(
-        opened({"type": "server_tool_use", "id": "s"}), delta("input_json", partial_json='{"q'),
+        opened({"type": "server_tool_use", "id": "s"}),
+        delta("input_json", partial_json='{"q'),
         end(),
     )
     block = {"type": "server_tool_use", "id": "s", "input": {}}
@@ -500,24 +564,39 @@ def test_models_are_named_by_their_ids() -> None:
     ("capture", "text", "reasoning", "raw", "usage"),
     [
         (
-            "llama-native/messages-think-stream", "", "\n*Banana*\n*Cherry*", "end_turn",
+            "llama-native/messages-think-stream",
+            "",
+            "\n*Banana*\n*Cherry*",
+            "end_turn",
             Usage(38, 12, 37, certainty="exact"),
         ),
         (
-            "llama-native/messages-think-budget-stream", "The sea is a", "\nThe sea is a",
-            "max_tokens", Usage(41, 40, 40, certainty="exact"),
+            "llama-native/messages-think-budget-stream",
+            "The sea is a",
+            "\nThe sea is a",
+            "max_tokens",
+            Usage(41, 40, 40, certainty="exact"),
         ),
         (
-            "llama-swap/messages-stream", "Hello, welcome to", "", "max_tokens",
+            "llama-swap/messages-stream",
+            "Hello, welcome to",
+            "",
+            "max_tokens",
             Usage(31, 4, 30, certainty="exact"),
         ),
         (
-            "llama-xllama-tools/messages-stream", "1. Grapes\n2. Oranges\n3. Orcas\n\nThese", "",
-            "max_tokens", Usage(21, 24, 3, certainty="exact"),
+            "llama-xllama-tools/messages-stream",
+            "1. Grapes\n2. Oranges\n3. Orcas\n\nThese",
+            "",
+            "max_tokens",
+            Usage(21, 24, 3, certainty="exact"),
         ),
         (
-            "llama-xllama-tools/messages-thinking-stream", "1. Grapes\n2. Oranges\n3. Bananas", "",
-            "end_turn", Usage(34, 15, 33, certainty="exact"),
+            "llama-xllama-tools/messages-thinking-stream",
+            "1. Grapes\n2. Oranges\n3. Bananas",
+            "",
+            "end_turn",
+            Usage(34, 15, 33, certainty="exact"),
         ),
     ],
 )

@@ -35,24 +35,35 @@ def reply(status: int, kind: str, message: str = "M", code: str = "", **headers:
         (400, "invalid_request_error", "messages: too short", "", "InvalidRequestError"),
         (400, "invalid_request_error", "prompt is too long: 9 > 8", "", "ContextLengthError"),
         (
-            400, "invalid_request_error",
-            "input length and `max_tokens` exceed context limit: 9 + 1 > 8", "",
+            400,
+            "invalid_request_error",
+            "input length and `max_tokens` exceed context limit: 9 + 1 > 8",
+            "",
             "ContextLengthError",
         ),
         (400, "invalid_request_error", "Your credit balance is too low", "", "QuotaError"),
         (
-            400, "invalid_request_error", "image exceeds 5 MB maximum: 9 > 8", "",
+            400,
+            "invalid_request_error",
+            "image exceeds 5 MB maximum: 9 > 8",
+            "",
             "RequestTooLargeError",
         ),
         (400, "invalid_request_error", "Could not process image", "", "InvalidRequestError"),
         (
-            400, "invalid_request_error", "thinking.type.disabled is not supported", "",
+            400,
+            "invalid_request_error",
+            "thinking.type.disabled is not supported",
+            "",
             "UnsupportedFeatureError",
         ),
         (400, "invalid_request_error", "M", "organization_on_hold", "AuthenticationError"),
         (400, "invalid_request_error", "M", "request_body_timeout", "ServerError"),
         (
-            400, "invalid_request_error", "M", "available_tools_limit_exceeded",
+            400,
+            "invalid_request_error",
+            "M",
+            "available_tools_limit_exceeded",
             "UnsupportedFeatureError",
         ),
         (400, "invalid_request_error", "M", "tool_name_conflict", "InvalidRequestError"),
@@ -64,7 +75,10 @@ def reply(status: int, kind: str, message: str = "M", code: str = "", **headers:
         (409, "conflict_error", "M", "", "ServerError"),
         (413, "request_too_large", "M", "", "RequestTooLargeError"),
         (
-            413, "request_too_large", "M", "request_body_too_large_after_decoding",
+            413,
+            "request_too_large",
+            "M",
+            "request_body_too_large_after_decoding",
             "RequestTooLargeError",
         ),
         (429, "rate_limit_error", "M", "", "RateLimitError"),
@@ -115,7 +129,8 @@ def test_without_it_the_last_reset_of_a_spent_limit_does() -> None:
 @pytest.mark.parametrize("reset", ["", "soon", "2026-11-22T12:00:17", "17"])
 def test_a_reset_that_is_no_moment_is_ignored(reset: str) -> None:
     headers = {
-        "anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": reset,
+        "anthropic-ratelimit-tokens-remaining": "0",
+        "anthropic-ratelimit-tokens-reset": reset,
     }
     assert reset_hint(headers, NOON) is None
 

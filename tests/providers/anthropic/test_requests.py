@@ -132,11 +132,17 @@ def test_system_texts_at_the_head_become_the_system_prompt() -> None:
 def test_a_system_message_inside_stays_one_where_the_model_takes_it() -> None:
     conversation = (user("a"), assistant("b"), user("c"), system("now shout"), user("d"))
     assert [turn["role"] for turn in turns(*conversation)] == [
-        "user", "assistant", "user", "system", "user",
+        "user",
+        "assistant",
+        "user",
+        "system",
+        "user",
     ]
     older = send(*conversation, model=OLDER)
     assert [turn["role"] for turn in json.loads(bytes(older.body))["messages"]] == [
-        "user", "assistant", "user",
+        "user",
+        "assistant",
+        "user",
     ]
     assert "system message inside" in older.warnings[0]
 
@@ -144,7 +150,9 @@ def test_a_system_message_inside_stays_one_where_the_model_takes_it() -> None:
 def test_turns_of_the_same_side_are_merged() -> None:
     sent = turns(user("a"), user("b"), assistant("c"), assistant("d"), user("e"))
     assert [(turn["role"], len(turn["content"])) for turn in sent] == [
-        ("user", 2), ("assistant", 2), ("user", 1),
+        ("user", 2),
+        ("assistant", 2),
+        ("user", 1),
     ]
 
 
@@ -373,9 +381,7 @@ def test_a_tool_that_cannot_be_strict_is_sent_loose_with_a_warning() -> None:
     ],
 )
 def test_tool_choice(choice: str | None, parallel: bool | None, sent: Any) -> None:
-    made = body(
-        model=OLDER, tools=(Tool("f"),), tool_choice=choice, parallel_tool_calls=parallel
-    )
+    made = body(model=OLDER, tools=(Tool("f"),), tool_choice=choice, parallel_tool_calls=parallel)
     assert made.get("tool_choice") == sent
 
 

@@ -182,8 +182,15 @@ def test_more_calls_than_anyone_needs_are_a_protocol_error() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "reason"),
-    [("stop", "stop"), ("length", "length"), ("load", "other"), ("unload", "other"),
-     ("", "stop"), (None, "stop"), ("tired", "other")],
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("load", "other"),
+        ("unload", "other"),
+        ("", "stop"),
+        (None, "stop"),
+        ("tired", "other"),
+    ],
 )
 def test_the_word_for_the_end_becomes_a_reason(raw: str | None, reason: str) -> None:
     items, _ = read(lines({"message": {"content": ""}, "done": True, "done_reason": raw}))

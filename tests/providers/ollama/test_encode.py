@@ -77,9 +77,7 @@ def test_a_full_request_is_what_the_vendors_own_library_sends() -> None:
         Request(
             (
                 user("Co to?", ImagePart(image)),
-                assistant(
-                    ReasoningPart("hm"), ToolCallPart("", "get_weather", '{"city":"Łódź"}')
-                ),
+                assistant(ReasoningPart("hm"), ToolCallPart("", "get_weather", '{"city":"Łódź"}')),
                 tool_results(ToolResultPart("", ("12°C",), "get_weather")),
             ),
             system="Be brief",
@@ -106,7 +104,11 @@ def test_a_full_request_is_what_the_vendors_own_library_sends() -> None:
 def test_options_reach_ollama_under_its_own_names() -> None:
     request = Request("x", max_output_tokens=5, temperature=0.0, top_p=0.5, stop=("a", "b"), seed=0)
     assert body(request)["options"] == {
-        "num_predict": 5, "temperature": 0.0, "top_p": 0.5, "stop": ["a", "b"], "seed": 0
+        "num_predict": 5,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "stop": ["a", "b"],
+        "seed": 0,
     }
 
 
@@ -198,15 +200,17 @@ def test_a_call_that_was_cut_is_sent_without_arguments_and_noted() -> None:
 
 def test_own_thinking_is_replayed_and_foreign_state_is_dropped_with_a_warning() -> None:
     http = encode(
-        Request((
-            user("x"),
-            assistant(
-                ReasoningPart("mine "),
-                ReasoningPart("theirs", ProviderData("anthropic", {"signature": "s"})),
-                OpaquePart(ProviderData("google", {"x": 1})),
-                RefusalPart("no"),
-            ),
-        ))
+        Request(
+            (
+                user("x"),
+                assistant(
+                    ReasoningPart("mine "),
+                    ReasoningPart("theirs", ProviderData("anthropic", {"signature": "s"})),
+                    OpaquePart(ProviderData("google", {"x": 1})),
+                    RefusalPart("no"),
+                ),
+            )
+        )
     )
     message = json.loads(bytes(http.body))["messages"][1]
     assert message == {"role": "assistant", "content": "no", "thinking": "mine "}

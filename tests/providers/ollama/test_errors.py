@@ -76,8 +76,11 @@ def test_a_recorded_error_has_its_class(name: str, kind: type[LLMError]) -> None
         (429, "you've reached your hourly usage limit, please upgrade to continue", QuotaError),
         (500, "llama-server process has terminated: exit status 2", ServerError),
         (500, "timed out waiting for llama-server to start", ServerError),
-        (500, "model requires more system memory (9.9 GiB) than is available (7.6 GiB)",
-         OverloadedError),
+        (
+            500,
+            "model requires more system memory (9.9 GiB) than is available (7.6 GiB)",
+            OverloadedError,
+        ),
         (502, "cloud unreachable", ServerError),
     ],
 )

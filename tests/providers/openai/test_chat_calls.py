@@ -303,7 +303,9 @@ def test_a_whole_tool_round_trip_keeps_ids_and_order(chat) -> None:
             {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
         ],
     }
-    assert json.dumps(sent[2:]) == json.dumps([
-        {"role": "tool", "tool_call_id": "c2", "content": "two"},
-        {"role": "tool", "tool_call_id": "c1", "content": "one"},
-    ])
+    assert json.dumps(sent[2:]) == json.dumps(
+        [
+            {"role": "tool", "tool_call_id": "c2", "content": "two"},
+            {"role": "tool", "tool_call_id": "c1", "content": "one"},
+        ]
+    )

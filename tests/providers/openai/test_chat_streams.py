@@ -143,7 +143,9 @@ def test_any_order_of_deltas_gives_every_word_once(chat, steps, together) -> Non
     read = chat.decode([body] if together else body.splitlines(keepends=True))
     said = read.response
     assert (said.text, said.reasoning, said.refusal) == (
-        expected["text"], expected["reasoning"], expected["refusal"],
+        expected["text"],
+        expected["reasoning"],
+        expected["refusal"],
     )
     assert said.tool_calls[0].arguments.strip() == expected["arguments"].strip()
 
@@ -157,9 +159,15 @@ def test_a_plain_stream_gives_one_delta_a_chunk(chat) -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        ("stop", "stop"), ("eos", "stop"), ("end_turn", "stop"), ("length", "length"),
-        ("model_length", "length"), ("content_filter", "content_filter"), ("odd", "other"),
-        ("tool_calls", "stop"), ("function_call", "stop"),
+        ("stop", "stop"),
+        ("eos", "stop"),
+        ("end_turn", "stop"),
+        ("length", "length"),
+        ("model_length", "length"),
+        ("content_filter", "content_filter"),
+        ("odd", "other"),
+        ("tool_calls", "stop"),
+        ("function_call", "stop"),
     ],
 )
 def test_the_servers_words_for_the_end_are_mapped(chat, raw, reason) -> None:
@@ -309,10 +317,19 @@ def test_llama_swaps_loading_text_is_status_not_reasoning(chat) -> None:
         return {"choices": [{"delta": {"reasoning_content": words}}]}
 
     read = chat.read(
-        loading("━━━━━"), loading("\n"), loading("llama-"), loading("swap loading: q\n"),
-        loading("."), loading("."), loading("\n"), loading("Done!"),
-        chunk({"role": "assistant", "content": None}), chunk({"reasoning_content": "hm"}),
-        text("x"), STOP, DONE,
+        loading("━━━━━"),
+        loading("\n"),
+        loading("llama-"),
+        loading("swap loading: q\n"),
+        loading("."),
+        loading("."),
+        loading("\n"),
+        loading("Done!"),
+        chunk({"role": "assistant", "content": None}),
+        chunk({"reasoning_content": "hm"}),
+        text("x"),
+        STOP,
+        DONE,
     )
     assert read.of(Status) == [Status("llama-swap loading: q"), Status("Done!")]
     assert (read.response.reasoning, read.response.text) == ("hm", "x")
