@@ -70,7 +70,6 @@ class _Spans:
         self._context = context
         self._open: dict[Key, Span] = {}
         self._operations: dict[int, str] = {}
-        self._tokens: dict[Key, Any] = {}
         self._turn: Span | None = None
 
     def __call__(self, event: Event) -> None:
@@ -191,17 +190,14 @@ class _Spans:
         parent = self._open.get(("run", event.run))
         name = f"execute_tool {event.name}"
         span = self._start(key, name, attributes, remote=False, parent=parent)
-        # Told in the tool's own task: spans that the tool starts become children of this one.
-        self._tokens[key] = self._context.attach(self._trace.set_span_in_context(span))
+        # Told in the tool's own task, which ends with the tool: what it starts becomes a child.
+        self._context.attach(self._trace.set_span_in_context(span))
 
     def _tool_ended(self, event: ToolCallEnded) -> None:
-        key = _tool_key(event)
-        if (token := self._tokens.pop(key, None)) is not None:
-            self._context.detach(token)
         attributes = {}
         if self._capture and event.result is not None:
             attributes = genai.result_content(event.result)
-        self._end(key, event.outcome, event.error, attributes)
+        self._end(_tool_key(event), event.outcome, event.error, attributes)
 
     def _about(self, target: Target) -> genai.Attributes:
         registry = self._registry()

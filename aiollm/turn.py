@@ -181,10 +181,11 @@ class ToolCalls:
         self._happened.put_nowait(ToolFinished(self._calls[index], result, seconds, error))
 
     def _ended(self, index: int, task: asyncio.Task[None]) -> None:
-        """Pass on what ended a task from outside, so that nobody waits for its result."""
+        """Pass on what ended a task against its will, so that nobody waits for its result."""
         if self._stopped:
             return
         if task.cancelled():
+            # Not by the run: something that the tool waited for was cancelled, or it gave up.
             self._finish(index, _failed(self._calls[index], "the tool was cancelled"))
         elif (error := task.exception()) is not None:
             self._happened.put_nowait(error)
@@ -198,12 +199,6 @@ async def _outcome(
     try:
         async with limit:
             return as_result(call, await execute(bound)), None
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Something that the tool waited for was cancelled, not the tool itself.
-        return _failed(call, "the tool was cancelled"), error
     except TimeoutError as error:
         reason = f"no result within {seconds:g} s" if limit.expired() else _named(error)
         return _failed(call, reason), error

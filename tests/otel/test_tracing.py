@@ -30,6 +30,7 @@ from aiollm import (
     tool,
     user,
 )
+from aiollm.events import RunEnded, RunStarted, TurnStarted
 from aiollm.otel import instrument
 from aiollm.testing import NEVER, FakeProvider, chat, tool_call
 from aiollm.testing.faultserver import FaultServer
@@ -521,6 +522,15 @@ async def test_a_run_that_fails_says_why_and_disowns_later_calls(over, spans):
     spans.exporter.clear()
     await registry.generate("fake/m", "hi")
     assert spans.one("chat m").parent is None
+
+
+async def test_a_turn_that_could_not_begin_adopts_no_later_call(over, spans):
+    registry = over(FakeProvider())
+    for event in (RunStarted(1, "fake/m"), TurnStarted(1, 1), RunEnded(1, "failed", 0.0, 1)):
+        registry._emit(event)
+    await registry.generate("fake/m", "hi")
+    assert spans.one("chat m").parent is None
+    assert spans.one("invoke_agent").attributes["error.type"] == "_OTHER"
 
 
 async def test_a_broken_tracer_costs_no_call(over, spans, caplog):

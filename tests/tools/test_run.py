@@ -648,6 +648,15 @@ async def test_aclose_ends_tools_and_is_idempotent(over):
     assert kinds(await gather(run)) == []
 
 
+async def test_aclose_of_a_held_run_ends_the_models_stream(over):
+    fake = FakeProvider(["first", NEVER])
+    run = over(fake).run("fake/m", "hi", tools=[])
+    await anext(run)
+    assert fake.running == 1
+    await run.aclose()
+    assert fake.running == 0
+
+
 async def test_breaking_out_of_a_run_that_nobody_holds_ends_tools_and_stream(over):
     fake = FakeProvider([tool_call("hang")], ["first", NEVER])
     registry = over(fake)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiollm import Finish, Request, StreamInterrupted, Usage, tool
+from aiollm import Finish, Request, StreamInterrupted, TurnFinished, Usage, tool
 from aiollm.events import CallEnded, CallStarted, RunEnded, ToolCallEnded
 from aiollm.testing import NEVER, FakeProvider, tool_call
 
@@ -87,6 +87,17 @@ async def test_a_run_that_fails_or_is_left_says_so_once(over):
     failed, left = [event for event in told if isinstance(event, RunEnded)]
     assert (failed.outcome, failed.error) == ("failed", caught.value)
     assert (left.outcome, left.error) == ("abandoned", None)
+
+
+async def test_a_run_left_after_its_last_answer_is_a_success(over):
+    registry = over(FakeProvider("Hello"))
+    told = listen(registry)
+    async with registry.run("fake/m", "hi", tools=[]) as run:
+        async for event in run:
+            if isinstance(event, TurnFinished):
+                break
+    assert told[-1].outcome == "success"
+    assert run.response.text == "Hello"
 
 
 async def test_a_run_that_never_began_tells_nothing(over):
