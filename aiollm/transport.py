@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -16,6 +14,7 @@ from aiohttp import http_exceptions
 from aiohttp.abc import ResolveResult
 from yarl import URL
 
+from aiollm.connections import Connector, in_pieces, reused
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -31,9 +30,6 @@ from aiollm.provider import Body, HttpRequest
 
 READ_BUFFER = 32 * 1024
 """Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
-
-RECEIVE_SIZE = 64 * 1024
-"""Bytes a plain socket reads at once: asyncio's 256 KiB go through mmap on every wake-up."""
 
 DRAIN_SECONDS = 0.1
 """How long an answered body is read on so that its connection is reused (design)."""
@@ -51,8 +47,6 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
 _BROKEN = "the connection broke off inside the body"
 _NO_ANSWER = "the server closed the connection without an answer"
 
-_reused: ContextVar[list[bool]] = ContextVar("aiollm_connection_reused")
-
 _FOREIGN = (
     aiohttp.ClientError,
     http_exceptions.HttpProcessingError,
@@ -66,31 +60,6 @@ _FOREIGN = (
 Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Notes whether a connection served before, and hands out none that holds unread bytes."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(limit=0, **options)
-        self._served: WeakSet[Any] = WeakSet()
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Return a connection that is fresh, or idle and clean."""
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            protocol: Any = connection.protocol
-            if protocol not in self._served:
-                break
-            if not protocol.should_close:
-                _reused.get([False])[0] = True
-                return connection
-            connection.close()
-        self._served.add(protocol)
-        transport: Any = connection.transport
-        if isinstance(getattr(transport, "max_size", None), int):
-            transport.max_size = RECEIVE_SIZE
-        return connection
-
-
 class HttpReply:
     """An aiohttp response as a `provider.Reply`."""
 
@@ -98,9 +67,7 @@ class HttpReply:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._content = content = response.content
-        if type(content) is aiohttp.StreamReader:
-            content.__class__ = _Body
+        self._content = in_pieces(response.content)
 
     @property
     def status(self) -> int:
@@ -163,24 +130,6 @@ class HttpReply:
         self._response.close()
 
 
-class _Body(aiohttp.StreamReader):
-    """A body that hands out all pieces that wait in it as one.
-
-    aiohttp walks through its flow control for each HTTP chunk that it takes out, which costs
-    more than parsing what is in it. Should it keep them otherwise some day, nothing happens here.
-    """
-
-    __slots__ = ()
-
-    def _read_nowait(self, n: int) -> bytes:
-        waiting = getattr(self, "_buffer", None)
-        if n == -1 and isinstance(waiting, deque) and not self._buffer_offset:
-            whole = b"".join(waiting)
-            waiting.clear()
-            waiting.append(whole)
-        return super()._read_nowait(n)
-
-
 class HttpTransport:
     """Sends requests over one aiohttp session that it owns, opened at the first of them."""
 
@@ -199,18 +148,18 @@ class HttpTransport:
         Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
         """
         session = self._open()
-        reused = [False]
-        token = _reused.set(reused)
+        served = [False]
+        token = reused.set(served)
         try:
             return self._reply(await self._request(session, request, connect))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
-            stale = reused[0] and not isinstance(error, aiohttp.ClientConnectorError)
+            stale = served[0] and not isinstance(error, aiohttp.ClientConnectorError)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
             stale = False
         finally:
-            _reused.reset(token)
+            reused.reset(token)
         if not stale:
             raise ours
         return await self._send_fresh(request, connect)
@@ -270,7 +219,7 @@ class HttpTransport:
     def _new_session(*, force_close: bool = False) -> aiohttp.ClientSession:
         # A cookie jar would carry state between unrelated calls; trust_env stays off.
         return aiohttp.ClientSession(
-            connector=_Connector(force_close=force_close),
+            connector=Connector(force_close=force_close),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             read_bufsize=READ_BUFFER,

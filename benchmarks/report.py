@@ -53,6 +53,7 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
         "Open streams, held and then cancelled at once",
         (
             Column("kib", "KiB a stream"),
+            Column("in_use_kib", "of it in use"),
             Column("asked", "asked", "{:.0f}"),
             Column("opened", "opened", "{:.0f}"),
             Column("errors", "errors", "{:.0f}"),
@@ -112,7 +113,7 @@ BARS = (
     Bar("200 paced streams: CPU, of the limit", "paced", "aiollm", "us", 1.1, "limit"),
     Bar("200 paced streams: late p99, of the limit", "paced", "aiollm", "late_p99_ms", 2, "limit"),
     Bar("KiB an open stream, plain", "open", "aiollm", "kib", 35),
-    Bar("KiB an open stream, TLS", "tls", "aiollm", "kib", 100),
+    Bar("KiB in use by an open stream, TLS", "tls", "aiollm", "in_use_kib", 100),
     Bar("CPU ms to open one of 1,000", "open", "aiollm", "open_ms", 1.5, asked=1000),
     Bar("seconds to cancel 1,000", "open", "aiollm", "cancel_s", 0.3, asked=1000),
     Bar("seconds to cancel 5,000", "open", "aiollm", "cancel_s", 1.0, asked=5000),

@@ -6,6 +6,8 @@ Usage: python benchmarks/worker.py CONTENDER WIRE MODEL ROOT [asyncio|uvloop]
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -137,6 +139,8 @@ class Figures:
         spent, opened = time.process_time() - began, len(held)
         gc.collect()
         grown = rss() - before
+        trim()
+        in_use = rss() - before
         clock = time.perf_counter()
         for task in tasks:
             task.cancel()
@@ -148,6 +152,7 @@ class Figures:
             "opened": opened,
             "errors": len(errors),
             "kib": grown / 1024 / max(opened, 1),
+            "in_use_kib": in_use / 1024 / max(opened, 1),
             "open_ms": spent / max(opened, 1) * 1e3,
             "cancel_s": cancelling,
             "tasks_left": len(others) or len(left),
@@ -209,6 +214,12 @@ def rss() -> int:
     """Return the bytes of memory that the process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def trim() -> None:
+    """Let the allocator give back what is free: a burst leaves it holding more than is in use."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def obey(figures: Figures) -> None:

@@ -1,0 +1,82 @@
+"""What aiohttp and asyncio keep private and connections.py tunes: it must still be there."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import aiohttp
+import pytest
+
+from aiollm.connections import TLS_RECEIVE_SIZE, Pieces, in_pieces, receive_less
+
+
+class Flow:
+    """Counts how often a body asks for more, which is what each piece costs."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def resume_reading(self, resume_parser=True):
+        self.asked += 1
+
+    def pause_reading(self):
+        pass
+
+
+async def test_all_pieces_of_a_body_are_taken_out_as_one():
+    flow = Flow()
+    body = in_pieces(aiohttp.StreamReader(flow, 2**16, loop=asyncio.get_running_loop()))
+    for number in range(100):
+        body.begin_http_chunk_receiving()
+        body.feed_data(b"%d " % number)
+        body.end_http_chunk_receiving()
+    assert await body.readany() == b"".join(b"%d " % number for number in range(100))
+    assert flow.asked == 1
+    body.feed_data(b"tail")
+    body.feed_eof()
+    assert await body.readany() == b"tail"
+    assert await body.readany() == b""
+
+
+async def test_a_body_read_in_part_loses_nothing():
+    body = in_pieces(aiohttp.StreamReader(Flow(), 2**16, loop=asyncio.get_running_loop()))
+    for piece in (b"abc", b"def", b"ghi"):
+        body.feed_data(piece)
+    assert await body.read(2) == b"ab"
+    assert await body.readany() == b"cdefghi"
+
+
+def test_a_body_of_another_class_is_left_alone():
+    empty = aiohttp.streams.EMPTY_PAYLOAD
+    assert in_pieces(empty) is empty
+    assert not isinstance(empty, Pieces)
+
+
+class Lower:
+    """What a TLS transport is to `receive_less`."""
+
+    def __init__(self, protocol):
+        self._ssl_protocol = protocol
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "sslproto"), reason="another implementation of TLS")
+async def test_the_buffer_of_a_tls_connection_is_small():
+    protocol = asyncio.sslproto.SSLProtocol(
+        asyncio.get_running_loop(),
+        asyncio.Protocol(),
+        ssl.create_default_context(),
+        None,
+        server_hostname="localhost",
+        call_connection_made=False,
+    )
+    assert len(protocol.get_buffer(-1)) > TLS_RECEIVE_SIZE, "asyncio needs no help any more"
+    receive_less(Lower(protocol))
+    assert len(protocol.get_buffer(-1)) == TLS_RECEIVE_SIZE
+    assert len(protocol.get_buffer(2**20)) == TLS_RECEIVE_SIZE
+    protocol._get_app_transport()._closed = True  # it never opened: do not warn of it
+
+
+def test_a_transport_without_such_buffers_is_left_alone():
+    receive_less(None)
+    receive_less(object())
