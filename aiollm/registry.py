@@ -289,16 +289,18 @@ class Registry(Asking):
     async def aclose(self) -> None:
         """Close connections, worker processes and what the registry owns; idempotent."""
         self._closed = True
-        owned, self._owned = self._owned, []
-        pool, self._pool = self._pool, None
+        left: list[Closeable] = [*filter(None, (self._pool, self._transport)), *self._owned]
+        self._owned, self._pool = [], None
         if self._clock is not None:
             self._clock.close()
         try:
-            if self._transport is not None:
-                await self._transport.close()
+            while left:
+                await left[-1].close()
+                left.pop()
         finally:
-            for each in (*owned, *filter(None, [pool])):
-                await each.close()
+            # Whatever a failure or a cancellation left open ends at once.
+            for each in left:
+                each.kill()
 
     async def __aenter__(self) -> Self:
         return self

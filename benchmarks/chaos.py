@@ -16,7 +16,7 @@ from collections import Counter
 
 import msgspec
 
-from aiollm import FailoverError, LLMError, Registry, Timeouts
+from aiollm import DeadlineError, FailoverError, LLMError, Registry, Timeouts
 from aiollm.testing import Answer, Cut, FaultServer, Hang, Pause, Reset, Truncate, chat
 
 SPECS = ("a/m,b/m,c/m", "b/m|c/m,a/m", "c/m,a/m|b/m", "a/m|b/m|c/m", "b/m")
@@ -95,6 +95,8 @@ async def _one(reg: Registry, spec: str, dice: random.Random, seen: Counter[str]
     finally:
         for attempt in stream.attempts:
             seen[f"{attempt.target} {attempt.outcome}"] += 1
+            # On a busy machine a sound answer may be late: a deadline is an outcome of its own.
+            seen[f"{attempt.target} late"] += isinstance(attempt.error, DeadlineError)
 
 
 async def _caller(reg: Registry, dice: random.Random, figures: Figures, seen: Counter[str]) -> None:
@@ -171,7 +173,7 @@ def _compare(
         figures.outcomes_wrong += wrong
         meant = targets[health.target.provider].meant
         figures.more_than_served += health.succeeded > meant["whole"] + meant["fault"]
-        figures.more_than_served += health.failed > meant["fault"]
+        figures.more_than_served += health.failed - seen[f"{name} late"] > meant["fault"]
 
 
 def _main() -> None:

@@ -291,3 +291,26 @@ async def test_an_adapter_is_closed_at_once_without_a_turn_of_the_loop(registry)
     await anext(stream)
     del stream
     assert len(closed) == 2
+
+
+async def test_closing_a_registry_ends_everything_even_when_one_part_fails(registry):
+    ended = []
+
+    class Part:
+        def __init__(self, name, fails=False):
+            self.name, self.fails = name, fails
+
+        async def close(self):
+            if self.fails:
+                raise OSError(self.name)
+            ended.append(f"closed {self.name}")
+
+        def kill(self):
+            ended.append(f"killed {self.name}")
+
+    reg = registry({})
+    for part in (Part("one"), Part("two", fails=True), Part("three")):
+        reg.own(part)
+    with pytest.raises(OSError, match="two"):
+        await reg.aclose()
+    assert ended == ["closed three", "killed one", "killed two"]
