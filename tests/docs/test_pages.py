@@ -16,8 +16,8 @@ from aiollm import Registry
 from aiollm.testing import FaultServer, chat
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"testing.md"}
-"""Pages whose blocks are tests themselves, run with the testing kit's own."""
+ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md"}
+"""Pages whose blocks are tests themselves, or need other servers: they have tests of their own."""
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
