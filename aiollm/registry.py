@@ -289,7 +289,8 @@ class Registry(Asking):
     async def aclose(self) -> None:
         """Close connections, worker processes and what the registry owns; idempotent."""
         self._closed = True
-        left: list[Closeable] = [*filter(None, (self._pool, self._transport)), *self._owned]
+        mine: tuple[Closeable | None, ...] = (self._pool, self._transport)
+        left = [*(each for each in mine if each is not None), *self._owned]
         self._owned, self._pool = [], None
         if self._clock is not None:
             self._clock.close()
