@@ -1,0 +1,40 @@
+"""An agent whose tools show the model images, and that goes on where its turns ran out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiollm import ImagePart, Registry, Request, TurnLimitError, tool, user
+
+FOLDER = Path("photos")
+
+
+@tool
+def photos() -> list[str]:
+    """List the photos of the folder."""
+    return sorted(path.name for path in FOLDER.glob("*.jp*g"))
+
+
+@tool(timeout=10)
+def look(name: str) -> list[str | ImagePart]:
+    """Show one photo."""
+    return [f"{name}:", ImagePart.from_path(FOLDER / Path(name).name)]
+
+
+async def main() -> None:
+    request = Request((user("Which photo would be the best title page, and why?"),))
+    async with Registry() as reg:
+        answer = ""
+        while not answer:
+            run = reg.run("ls/qwen3-vl:8b", request, tools=[photos, look], max_turns=5)
+            try:
+                answer = (await run.collect()).text
+            except TurnLimitError as error:
+                request = Request(error.messages)
+                print(f"{run.usage.output_tokens} tokens so far, Ctrl-C to stop")
+    print(answer)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
