@@ -1,0 +1,135 @@
+"""The table of DSNs: scheme x transport x token x host x port x path, to URL, header and error."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from aiollm import Registry
+from aiollm.errors import ConfigError
+from aiollm.testing import Answer, FaultServer
+from aiollm.types import LLMError, Request, Target
+
+OLLAMA = {"": "", "/": "", "/api": "", "/api/": "", "/v1": "", "/llm": "/llm"}
+SWAP = {"": "", "/": "", "/v1": "", "/v1/": "", "/swap": "/swap", "/swap/v1": "/swap"}
+GOOGLE = {"": "/v1beta", "/": "/v1beta", "/v1": "/v1", "/v1beta": "/v1beta", "/g": "/g/v1beta"}
+PATHS = {
+    "openai": {"": "/v1", "/": "/v1", "/v1": "/v1", "/v1/": "/v1", "/api/v1": "/api/v1",
+               "/v1/chat/completions": "/v1"},
+    "anthropic": {"": "/v1", "/": "/v1", "/v1": "/v1", "/gate": "/gate/v1",
+                  "/v1/messages": "/v1"},
+    "google": GOOGLE,
+    "gemini": GOOGLE,
+    "ollama": OLLAMA,
+    "ollama-cloud": OLLAMA,
+    "foreman": OLLAMA,
+    "llama-swap": SWAP,
+    "llama-swaps": SWAP,
+}  # fmt: skip
+"""What stands in a DSN, and what the base URL makes of it."""
+
+CALLS = {
+    "openai": "/chat/completions",
+    "anthropic": "/messages",
+    "google": "/models/m:streamGenerateContent",
+    "gemini": "/models/m:streamGenerateContent",
+    "ollama": "/api/chat",
+    "ollama-cloud": "/api/chat",
+    "foreman": "/api/chat",
+    "llama-swap": "/v1/chat/completions",
+    "llama-swaps": "/v1/chat/completions",
+}
+KEYS = {
+    "anthropic": ("x-api-key", ""),
+    "google": ("x-goog-api-key", ""),
+    "gemini": ("x-goog-api-key", ""),
+}
+TOKENS = {"": None, "sk-1@": "sk-1", "a%2Fb%40c@": "a/b@c", "a@b@": "a@b"}
+HOSTS = ("box", "box.example", "10.0.0.7", "[::1]")
+PORTS = ("", ":80", ":8443")
+TABLE = list(product(PATHS, ("", "+http", "+https"), TOKENS, HOSTS, PORTS))
+
+
+def header(scheme: str, token: str | None) -> dict[str, str]:
+    name, prefix = KEYS.get(scheme, ("authorization", "Bearer "))
+    return {} if token is None else {name: prefix + token}
+
+
+def keys_of(headers: dict[str, str]) -> dict[str, str]:
+    names = ("authorization", "x-api-key", "x-goog-api-key")
+    return {name.lower(): value for name, value in headers.items() if name.lower() in names}
+
+
+@pytest.mark.parametrize("scheme", PATHS)
+async def test_every_dsn_has_its_base_url_and_its_header(scheme):
+    rows = [row for row in TABLE if row[0] == scheme]
+    assert len(rows) == 3 * len(TOKENS) * len(HOSTS) * len(PORTS)
+    for _, transport, token, host, port in rows:
+        for path, base in PATHS[scheme].items():
+            dsn = f"{scheme}{transport}://{token}{host}{port}{path}"
+            plain = transport == "+http" or (scheme == "llama-swap" and not transport)
+            provider = Registry(env={"LLM_MY_BOX": dsn}).provider("my-box")
+            url = f"{'http' if plain else 'https'}://{host}{port}{base}"
+            assert provider.base_url == url, dsn
+            sent = provider.codec.encode(provider, Target("my-box", "m"), Request("hi"))
+            assert sent.url.partition("?")[0] == url + CALLS[scheme], dsn
+            assert keys_of(sent.headers) == header(scheme, TOKENS[token]), dsn
+            assert (provider.name, provider.scheme) == ("my-box", scheme)
+
+
+@pytest.mark.parametrize("scheme", PATHS)
+async def test_the_url_and_the_header_arrive(scheme):
+    async with FaultServer(Answer(400)) as server:
+        dsn = server.dsn(scheme, token="a/b@c", path="/gate")
+        async with Registry(env={"LLM_X": dsn}) as reg:
+            with pytest.raises(LLMError):
+                await reg.generate("x/m", "hi")
+            with pytest.raises(LLMError):
+                await reg.models("x")
+    chat, models = server.requests
+    assert chat.path.startswith("/gate")
+    assert chat.path.endswith(CALLS[scheme])
+    assert keys_of(chat.headers) == keys_of(models.headers) == header(scheme, "a/b@c")
+    assert models.path.startswith("/gate")
+
+
+BAD = [
+    ("{scheme}://hunter22@", "host"),
+    ("{scheme}://hunter22@box:0", "port"),
+    ("{scheme}://hunter22@box:99999", "port"),
+    ("{scheme}://hunter22@box:eighty", "port"),
+    ("{scheme}://hunter22@box?colour=red", "colour"),
+    ("{scheme}://hunter22@box?max_concurrency=many", "max_concurrency|int"),
+    ("{scheme}://hunter22%0a@box", "token|control"),
+    ("{scheme}://hun ter22@box", "white space|space|token"),
+    ("{scheme}+ftp://hunter22@box", "ftp|scheme"),
+    ("{scheme}:hunter22@box", "://|scheme"),
+]
+
+
+@pytest.mark.parametrize("scheme", PATHS)
+@pytest.mark.parametrize(("form", "why"), BAD, ids=[form for form, _ in BAD])
+async def test_a_bad_dsn_fails_on_use_and_names_its_variable(scheme, form, why):
+    async with Registry(env={"LLM_MY_BOX": form.format(scheme=scheme)}) as reg:
+        assert reg.providers()["my-box"] == "environment"
+        for use in (
+            lambda: reg.provider("my-box"),
+            lambda: reg.stream("my-box/m", "hi"),
+            lambda: reg.stream_images("my-box/m", "hi"),
+            lambda: reg.llama_swap("my-box"),
+            lambda: reg.ollama("my-box"),
+        ):
+            with pytest.raises(ConfigError, match=why) as caught:
+                use()
+            assert "LLM_MY_BOX" in str(caught.value)
+            assert "hunter22" not in str(caught.value)
+            assert "hun ter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["llama-swapz", "lama-swap", "http", "https"])
+async def test_an_unknown_scheme_lists_those_that_exist(scheme):
+    async with Registry(env={"LLM_MY_BOX": f"{scheme}://hunter22@box"}) as reg:
+        with pytest.raises(ConfigError, match="llama-swap, llama-swaps") as caught:
+            reg.provider("my-box")
+        assert "hunter22" not in str(caught.value)
