@@ -390,8 +390,8 @@ class Registry(Asking):
         return self._clock
 
     async def _open_transport(self) -> HttpTransport:
-        self._bind_loop()
         if self._transport is None:
+            self._bind_loop()  # one that exists asks about its loop itself
             # aiohttp takes some 150 ms to import: not on the loop.
             made = await asyncio.to_thread(_new_transport)
             if self._transport is None:

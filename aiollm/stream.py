@@ -39,6 +39,7 @@ class BaseStream(Generic[Y]):
         """
         self._start = start
         self._source: Source | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._total = total
         self._ready: Iterator[Any] = iter(())
         self._reader: asyncio.Task[Any] | None = None
@@ -70,9 +71,11 @@ class BaseStream(Generic[Y]):
             raise StopAsyncIteration
         if self._reader is not None:
             raise ClosedError("this stream is already being read by another task")
-        self._reader = task = asyncio.current_task()
+        # To find out the running loop is a system call in Python 3.11: once is enough.
+        self._reader = task = asyncio.current_task(self._loop)
         try:
             if self._source is None:
+                self._loop = asyncio.get_running_loop()
                 self._source = self._start(self._total)
             batch = await self._source.next()
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
@@ -196,7 +197,7 @@ class HttpTransport:
             headers=headers,
             data=data,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect),
+            timeout=_connect_within(connect),
         )
 
     def _open(self) -> aiohttp.ClientSession:
@@ -334,6 +335,11 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | N
             if size > FETCH_BYTES:
                 raise _NotPublicError(f"it is larger than {FETCH_BYTES} bytes")
     return b"".join(pieces), None
+
+
+@functools.lru_cache(16)
+def _connect_within(seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds)
 
 
 async def _pieces(body: Body) -> AsyncIterator[bytes]:

@@ -123,7 +123,7 @@ class Watch:
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await under the deadlines. Raises: DeadlineError, and whatever the awaitable raises."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._clock.loop)
         if task is None:
             raise ClosedError("a stream is read outside of any task")
         self._cancelling = task.cancelling()
