@@ -278,12 +278,13 @@ def _inspected(function: Function, name: str) -> inspect.Signature:
 
 def _hints(function: Function, name: str) -> dict[str, Any]:
     code = _code(function)
-    notes = getattr(code, "__annotations__", {})
-    noted: Any = SimpleNamespace(
-        __annotations__={key: hint for key, hint in notes.items() if key != "return"}
-    )
     around = getattr(code, "__globals__", {})
     try:
+        # From Python 3.14 on, this is where hints are evaluated.
+        notes = getattr(code, "__annotations__", {})
+        noted: Any = SimpleNamespace(
+            __annotations__={key: hint for key, hint in notes.items() if key != "return"}
+        )
         return typing.get_type_hints(noted, around, include_extras=True)
     except (NameError, TypeError, SyntaxError, AttributeError) as error:
         reason = f"the type hints of tool {name!r} cannot be read: {error}"
