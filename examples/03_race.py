@@ -1,0 +1,20 @@
+"""A race: the first output wins, and the loser's connection is closed before you see it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiollm import Registry
+
+
+async def main() -> None:
+    async with Registry() as reg:
+        # The second starts 0.2 s after the first; without a figure the registry learns one.
+        response = await reg.generate("m5/qwen3:30b|m1/qwen3:30b", "Hello!", stagger=0.2)
+        print(response.text)
+        for attempt in response.attempts:
+            print(f"{attempt.target}: {attempt.outcome}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,33 @@
+"""Ask for a type, get a value of it; a reply that does not fit goes back to the model once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from aiollm import OutputError, Registry
+
+
+class Ticket(Struct):
+    """What a mail becomes; a schema is made of the hints."""
+
+    summary: str
+    urgency: Annotated[int, Meta(ge=1, le=5)]
+    team: Literal["billing", "network", "other"]
+
+
+async def main() -> None:
+    async with Registry() as reg:
+        mail = "Since this morning nothing loads, and my customers are waiting."
+        try:
+            ticket = await reg.generate("openai/gpt-6.1-sol,m5/qwen3:30b", mail, output=Ticket)
+        except OutputError as error:
+            print(f"no ticket: {error}")
+        else:
+            print(f"{ticket.team}, urgency {ticket.urgency}: {ticket.summary}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,37 @@
+"""An agent: the model calls functions, side by side, until it has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from msgspec import Meta
+
+from aiollm import Done, Registry, ToolFinished, ToolStarted, tool
+
+
+@tool
+async def weather(city: Annotated[str, Meta(description="its English name")]) -> dict[str, float]:
+    """Return the temperature in a city, in degrees Celsius."""
+    await asyncio.sleep(0)  # a request of yours
+    return {"celsius": 21.5 if city == "Granada" else 11.0}
+
+
+async def main() -> None:
+    async with Registry() as reg:
+        run = reg.run("anthropic/claude-sonnet-5.5", "Oslo or Granada?", tools=[weather])
+        async with run:
+            async for step in run:
+                match step:
+                    case ToolStarted(call=call):
+                        print(f"-> {call.name}{call.arguments}")
+                    case ToolFinished(result=result):
+                        print(f"<- {result.text}")
+                    case Done(usage=usage):
+                        print(f"\n{run.turns} turns, {usage.output_tokens} tokens")
+                    case _:
+                        print(step.text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,29 @@
+"""Make an image, with drafts while it is being made, and save it beside you."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from aiollm import Registry
+from aiollm.images import ImageRequest, ImageResult, PartialImage
+
+SPEC = "ls/sdxl,openai/gpt-image-2"
+
+
+async def main(path: str) -> None:
+    request = ImageRequest("a paper boat on a pond", size=(1024, 1024), partial_images=2)
+    async with Registry() as reg, reg.stream_images(SPEC, request) as stream:
+        async for made in stream:
+            match made:
+                case PartialImage(index=index):
+                    print(f"draft {index}")
+                case ImageResult(images=images, target=target):
+                    await asyncio.to_thread(images[0].save, path)
+                    print(f"{path} by {target}")
+                case _:  # another target starts again
+                    pass
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "boat.png"))
