@@ -14,6 +14,10 @@ def from_text(text: str) -> bytes:
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        pass  # of another form, which takes several passes to mend
     text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)

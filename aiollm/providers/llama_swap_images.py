@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from aiollm.encoding import Warnings, bearer_headers, image_mime, merge
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
@@ -15,6 +17,15 @@ from aiollm.providers.openai_images import OpenAIImages, pixels_for
 from aiollm.providers.openai_images_decode import OpenAIImageDecoder
 from aiollm.tolerant import load
 from aiollm.types import ImagePart, Target
+
+
+class _Made(msgspec.Struct):
+    """A reply of stable-diffusion-webui."""
+
+    images: list[bytes | None] = []
+
+
+_MADE = msgspec.json.Decoder(_Made)
 
 
 class LlamaSwapImages:
@@ -81,15 +92,10 @@ class SdapiImages:
 
     def decode_images(self, reply: HttpReply) -> ImageResult:
         """Read a reply. Raises: ProviderError for an error in it, GenerationError for no image."""
-        value = load(reply.body)
-        match value:
-            case {"images": list() as texts}:
-                files = [from_text(text) for text in texts if isinstance(text, str)]
-            case _:
-                files = []
-        images = [ImagePart(data) for data in files if data]
+        images = [ImagePart(data) for data in _files(reply.body) if data]
         if images:
             return ImageResult(tuple(ImagePart(i.data, mime=image_mime(i)) for i in images))
+        value = load(reply.body)
         if is_error(value):
             raise stream_error(value, reply.body)
         raise GenerationError("the reply holds no image", body=reply.body)
@@ -100,6 +106,18 @@ class SdapiImages:
     def error(self, reply: HttpReply) -> LLMError:
         """Translate an error reply, llama-swap's own or the upstream's."""
         return LlamaSwapCodec().error(reply)
+
+
+def _files(body: bytes) -> list[bytes | None]:
+    try:
+        return _MADE.decode(body).images
+    except (ValueError, RecursionError):
+        pass  # data URLs, base64 of another kind, or no JSON of this kind at all
+    match load(body):
+        case {"images": list() as texts}:
+            return [from_text(text) for text in texts if isinstance(text, str)]
+        case _:
+            return []
 
 
 def _warn(request: ImageRequest, warnings: Warnings) -> None:
