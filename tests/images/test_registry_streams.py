@@ -83,6 +83,14 @@ async def test_collecting_gives_the_same_result(serve, registry):
     assert (await reg.generate_images("a/m", ASKED)).images == (IMAGE,)
 
 
+async def test_after_the_last_event_the_connection_is_used_again(serve, registry):
+    server = await serve(sse(draft(0), done(), "[DONE]"))
+    reg = registry({"a": server.dsn()})
+    for _ in range(3):
+        await reg.generate_images("a/m", ASKED)
+    assert server.counts.opened == 1
+
+
 async def test_leaving_at_the_first_draft_closes_the_connection(serve, registry):
     server = await serve(sse(draft(0), Gate(), done()))
     reg = registry({"a": server.dsn()})
