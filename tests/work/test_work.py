@@ -1,0 +1,245 @@
+"""How much work a stream is, counted in bytecode instructions: a slow change fails, a slow
+machine does not.
+
+The whole path is counted but for aiohttp: encode, framing, decoding, engine, failover, stream,
+over replies that are in memory. Counts are exact for a version of Python; the bounds hold for all
+that are supported, with some 15 % to spare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import aiollm
+from aiollm import Registry, engine
+from aiollm.provider import Provider
+from aiollm.providers.anthropic import AnthropicCodec
+from aiollm.providers.google import GoogleCodec
+from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.openai import ChatCodec
+
+HERE = Path(__file__).parent
+PACKAGE = str(Path(aiollm.__file__).parent)
+
+spec = importlib.util.spec_from_file_location("replay", HERE.parents[1] / "benchmarks/replay.py")
+replay = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(replay)
+
+CODECS = {
+    "openai": ChatCodec,
+    "anthropic": AnthropicCodec,
+    "google": GoogleCodec,
+    "ollama": OllamaCodec,
+}
+
+# Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
+# request of eight chunks in one read.
+BOUNDS = {
+    "openai": (93, 590, 5300),
+    "anthropic": (132, 640, 6300),
+    "google": (157, 705, 5150),
+    "ollama": (123, 560, 4600),
+}
+
+
+class Reply:
+    """An answer in memory, cut as it is read."""
+
+    status = 200
+    headers: ClassVar[dict[str, str]] = {}
+    content_type = "text/event-stream"
+    has_body = True
+
+    def __init__(self, reads):
+        self._reads = iter(reads)
+
+    async def read(self):
+        return next(self._reads, b"")
+
+    async def drain(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class Memory:
+    """A transport whose replies are there already."""
+
+    def __init__(self, reads):
+        self._reads = reads
+
+    async def send(self, request, connect):
+        return Reply(self._reads)
+
+
+class Traced:
+    """Counts the instructions that aiollm's own code runs, by the tracing of Python 3.11."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self):
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self._before)
+
+    def _enter(self, frame, event, _):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._count
+
+    def _count(self, frame, event, _):
+        self.count += event == "opcode"
+        return self._count
+
+
+class Monitored:
+    """The same by the monitoring of later versions, whose tracing of instructions is unsteady."""
+
+    TOOL = 4
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self):
+        monitoring = sys.monitoring
+        monitoring.use_tool_id(self.TOOL, "work")
+        event = monitoring.events.INSTRUCTION
+        monitoring.register_callback(self.TOOL, event, self._count)
+        monitoring.restart_events()
+        monitoring.set_events(self.TOOL, event)
+        return self
+
+    def __exit__(self, *_):
+        sys.monitoring.set_events(self.TOOL, 0)
+        sys.monitoring.free_tool_id(self.TOOL)
+
+    def _count(self, code, _):
+        if not code.co_filename.startswith(PACKAGE):
+            return sys.monitoring.DISABLE
+        self.count += 1
+        return None
+
+
+Counter = Monitored if hasattr(sys, "monitoring") else Traced
+
+
+def reads_of(wire, chunks, per_read):
+    events = replay.WIRES[wire](chunks)
+    return [b"".join(events[at : at + per_read]) for at in range(0, len(events), per_read)]
+
+
+async def read_whole(wire, reads):
+    """Stream an answer in memory through a registry; return how much text came."""
+
+    def adapter(provider, _, target, request):
+        return engine.stream(provider, Memory(reads), target, request)
+
+    codec = CODECS[wire]()
+    row = Provider("mem", wire, "http://mem.invalid/v1", codec, adapter=adapter)
+    async with Registry(env={}) as reg:
+        reg.register("mem", row)
+        await reg.stream("mem/model", "hi").collect()
+        length = 0
+        with Counter() as counter:
+            async for chunk in reg.stream("mem/model", "hi"):
+                length += len(chunk.text)
+    return counter.count, length
+
+
+def work(wire, chunks, per_read):
+    """Return the instructions that a stream takes once all is warm."""
+    count, length = asyncio.run(read_whole(wire, reads_of(wire, chunks, per_read)))
+    assert length == chunks * len(replay.WORD)
+    return count
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_a_chunk_costs_few_instructions(wire):
+    bound, _, _ = BOUNDS[wire]
+    found = (work(wire, 1000, 50) - work(wire, 500, 50)) / 500
+    assert found <= bound
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_a_read_of_one_chunk_costs_few_instructions(wire):
+    _, bound, _ = BOUNDS[wire]
+    found = (work(wire, 200, 1) - work(wire, 100, 1)) / 100
+    assert found <= bound
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_a_short_request_costs_few_instructions(wire):
+    _, _, bound = BOUNDS[wire]
+    assert work(wire, 8, 1000) <= bound
+
+
+def test_the_count_is_the_same_each_time():
+    assert work("openai", 100, 10) == work("openai", 100, 10)
+
+
+class Piece(bytes):
+    """Counts how much is copied when it is appended to what came before it."""
+
+    __slots__ = ()
+    copied = 0
+
+    def __radd__(self, other):
+        Piece.copied += len(other) + len(self)
+        return bytes(other) + bytes(self)
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_one_long_event_in_many_reads_is_not_copied_again_and_again(wire):
+    def long(size):
+        body = b"".join(replay.WIRES[wire](1)).replace(replay.WORD, b"x" * size, 1)
+        return [Piece(body[at : at + 4096]) for at in range(0, len(body), 4096)]
+
+    Piece.copied = 0
+    small, _ = asyncio.run(read_whole(wire, long(2**18)))
+    large, length = asyncio.run(read_whole(wire, long(2**20)))
+    assert length == 2**20
+    assert large <= 4.4 * small
+    assert Piece.copied <= 4 * 2**20
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_a_long_answer_holds_little_beside_its_text(wire):
+    """Bytes that 20,000 more chunks hold at most while they stream, uncollected text included."""
+    few, many = (reads_of(wire, chunks, 50) for chunks in (1000, 21_000))
+
+    def peak(reads):
+        gc.collect()
+        tracemalloc.start()
+        try:
+            asyncio.run(untraced(wire, reads))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert (peak(many) - peak(few)) / 20_000 <= 70
+
+
+async def untraced(wire, reads):
+    def adapter(provider, _, target, request):
+        return engine.stream(provider, Memory(reads), target, request)
+
+    row = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire](), adapter=adapter)
+    async with Registry(env={}) as reg:
+        reg.register("mem", row)
+        async for _ in reg.stream("mem/model", "hi"):
+            pass
