@@ -48,6 +48,7 @@ UVLOOP = (
 VARIANTS = (
     Entry("chain of 3", "chain", "aiollm", ("openai",)),
     Entry("race of 2", "race", "aiollm", ("openai",)),
+    Entry("race of 2 at once", "race_at_once", "aiollm", ("openai",)),
 )
 PEERS = (
     Entry("openai", "openai_", "openai", ("openai",), "openai==3.54.0", "openai"),

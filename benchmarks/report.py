@@ -123,6 +123,7 @@ BARS = (
     Bar("RSS after the first request, MiB", "first", "aiollm", "rss_mib", 38),
     Bar("chain of 3, of one target", "short", "chain of 3", "us", 1.1, "aiollm"),
     Bar("race of 2, of one target", "short", "race of 2", "us", 2.2, "aiollm"),
+    Bar("the same, both started at once", "short", "race of 2 at once", "us", 2.2, "aiollm"),
 )
 
 

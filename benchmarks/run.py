@@ -159,8 +159,10 @@ class Bench:
     def start(self) -> None:
         """What a fresh process pays: the import, and its first request."""
         for entry in self.entries:
+            if entry.loop != "asyncio":
+                continue
             imports, firsts = [], []
-            for _ in range(self.effort.starts):
+            for _ in range(2 if entry.is_peer else self.effort.starts):
                 imports.append(_import(entry))
                 with self.worker(entry, entry.wires[0]) as worker:
                     firsts.append(worker.ask(do="first"))

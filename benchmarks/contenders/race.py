@@ -1,4 +1,4 @@
-"""aiollm with a race of two targets that start at once."""
+"""aiollm with a race of two targets; the second waits for its stagger, as it does by default."""
 
 from __future__ import annotations
 
@@ -6,7 +6,5 @@ import aiollm_
 
 
 class Contender(aiollm_.Contender):
-    stagger = 0.0
-
     def spec(self) -> str:
         return f"a/{self._model}|b/{self._model}"
