@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -171,7 +172,10 @@ class Run:
         else:
             self._note(batch)
             return batch
-        raise self.fail(failure)
+        try:
+            raise self.fail(failure)
+        finally:
+            del failure  # its traceback holds this frame: a cycle
 
     def fail(self, error: Exception) -> Exception:
         """Book the failure and return the error, cleaned."""
@@ -245,7 +249,7 @@ class Run:
             return
         record.outcome = outcome
         record.ended = call.elapsed()
-        record.error = error
+        record.error = _without_frames(error)
         changed = False
         match outcome:
             case "success":
@@ -263,6 +267,14 @@ class Run:
         elif changed:
             wait = call.health.recovers_in(self.target, call.route.host(self.target))
             call.emit(TargetOpened(call.number, self.target, wait, error))
+
+
+def _without_frames(error: Exception | None) -> Exception | None:
+    """Return a copy: the frames of the error that is raised hold the stream that holds this."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - a foreign error that cannot be copied
+        return error
 
 
 def has_output(batch: Sequence[Item]) -> bool:

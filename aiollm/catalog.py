@@ -90,7 +90,7 @@ class Catalog:
         """Parse a spec, aliases expanded. Raises: SpecError."""
         if isinstance(spec, Plan):
             return spec
-        plan = self._plans.get(spec)
+        plan = self._plans.get(spec) if type(spec) is str else None
         if plan is None:
             names = Names(self._alias, self._is_provider, self._all_names)
             plan = parse_spec(spec, names)

@@ -50,7 +50,10 @@ async def stream(
             if not data:
                 break
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: a cycle
         await reply.drain()
     finally:
         reply.close()

@@ -146,7 +146,13 @@ class Failover:
                 if status:
                     return status
                 continue
-            self._failed(failure)
+            final = self._failed(failure)
+            if final is not None:
+                try:
+                    raise final
+                finally:
+                    # Its traceback holds this frame, and the frame would hold it: a cycle.
+                    del failure, final
 
     def close(self) -> None:
         """End the call now; what still runs is abandoned. Idempotent."""
@@ -156,6 +162,9 @@ class Failover:
         if self.hooked and not self._closed:
             self._closed = True
             self.emit(self._ended())
+        # The frames of a raised error hold the stream, and with it this call.
+        self._error = None
+        self._errors = []
 
     def _ended(self) -> CallEnded:
         response = self.partial()
@@ -182,21 +191,23 @@ class Failover:
             items.insert(0, Restart(run.target, str(interruption)))
         return items
 
-    def _failed(self, error: Exception) -> None:
-        """Decide whether the call goes on after an attempt failed. Raises: the final error."""
+    def _failed(self, error: Exception) -> Exception | None:
+        """Decide after a failed attempt: return the error to raise, None where the call goes on."""
         self._error = error
         committed, self._committed = self._committed, False
         self._run = None
         self._held = []
         if not classify(error).moves_on or is_total(error):
-            raise error
-        self._errors.append(error)
-        if committed:
-            self._interrupted(error)
+            return error
+        if committed and not self._goes_on(error):
+            return error
         # A recorded error keeps no frames, and with them this call, alive.
         error.__traceback__ = None
+        self._errors.append(error)
+        return None
 
-    def _interrupted(self, error: Exception) -> None:
+    def _goes_on(self, error: Exception) -> bool:
+        """Say whether the call goes on after output that was cut, and prepare it."""
         match self._policy.on_interrupt:
             case "restart":
                 self._interruption = error
@@ -208,12 +219,13 @@ class Failover:
                 ]
                 self._steps = deque(filter(None, targets))
                 if not self._steps:
-                    raise error
+                    return False
                 self._retries = 0
                 self._interruption = error
                 self.prefix = prefix
             case _:
-                raise error
+                return False
+        return True
 
     async def _start(self) -> Run:
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""

@@ -213,9 +213,10 @@ class _Turn:
             return
         if self.unpaired:
             state.pop("id", None)
-        wire: dict[str, Any] = {"role": "assistant", **state}
+        # llama.cpp knows an assistant's item only by its type, which OpenAI takes as well.
+        wire: dict[str, Any] = {"type": "message", "role": "assistant", **state}
         if "id" in state:
-            wire |= {"type": "message", "status": "completed", "content": content}
+            wire |= {"status": "completed", "content": content}
         else:
             words = (part.get("text") or part.get("refusal", "") for part in content)
             wire["content"] = "".join(words)

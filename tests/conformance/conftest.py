@@ -85,16 +85,13 @@ def installed_aimock() -> Path:
         home.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, home)
-        run = subprocess.run(
-            [npm, "ci", "--prefix", home, "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=home,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        if run.returncode:
-            lacking(f"npm cannot install aimock: {run.stderr.strip()[-200:]}")
+        command = [npm, "ci", "--prefix", home, "--ignore-scripts", "--no-audit", "--no-fund"]
+        try:
+            subprocess.run(command, cwd=home, capture_output=True, timeout=50, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            # A machine may have node and no way to the packages: then there is nothing to test.
+            told = (error.stderr or b"").decode("utf-8", "replace").strip()
+            pytest.skip(f"npm cannot install aimock: {told[-200:] or error}")
     return entry
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import weakref
 
 import msgspec
 import pytest
 
-from aiollm import ClosedError, ConfigError, Registry, StreamInterrupted, TextDelta, Timeouts
+from aiollm import (
+    ClosedError,
+    ConfigError,
+    FailoverError,
+    Registry,
+    StreamInterrupted,
+    TextDelta,
+    Timeouts,
+)
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
 OK = chat("Hel", "lo")
@@ -314,3 +324,21 @@ async def test_closing_a_registry_ends_everything_even_when_one_part_fails(regis
     with pytest.raises(OSError, match="two"):
         await reg.aclose()
     assert ended == ["closed three", "killed one", "killed two"]
+
+
+async def test_a_failed_stream_needs_no_garbage_collector_either(serve, registry):
+    server = await serve(chat("Half", finish=None, done=False))
+    reg = registry({"a": server})
+
+    async def fail() -> weakref.ref:
+        stream = reg.stream("a/m", "hi")
+        with contextlib.suppress(StreamInterrupted, FailoverError):
+            await stream.collect()
+        return weakref.ref(stream)
+
+    await fail()
+    gc.disable()
+    try:
+        assert (await fail())() is None
+    finally:
+        gc.enable()

@@ -420,7 +420,7 @@ def test_parts_that_a_turn_cannot_hold_are_left_out(chat, responses) -> None:
     odd = assistant("a", ToolResultPart("c", "r"))
     assert messages(chat, user("q"), odd)[1] == {"role": "assistant", "content": "a"}
     sent = responses.send(messages=(user("q"), odd)).body["input"]
-    assert sent[1] == {"role": "assistant", "content": "a"}
+    assert sent[1] == {"type": "message", "role": "assistant", "content": "a"}
 
 
 def test_lone_surrogates_are_mended(chat) -> None:

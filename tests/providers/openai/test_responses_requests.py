@@ -205,7 +205,7 @@ def test_results_with_images_go_as_they_are(responses) -> None:
 
 def test_an_answer_of_another_provider_goes_in_the_short_form(responses) -> None:
     assert items(responses, user("q"), assistant("a", "b"), user("r"))[1] == {
-        "role": "assistant", "content": "ab",
+        "type": "message", "role": "assistant", "content": "ab",
     }  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_own_parts_of_other_kinds_go_where_they_stand(responses) -> None:
     turn = assistant("a", OpaquePart(own(**search)), TextPart("", provider_data=own(id="m")), "b")
     sent = items(responses, user("q", OpaquePart(own(type="x"))), turn)
     assert sent[0]["content"][1] == {"type": "x"}
-    assert sent[1:3] == [{"role": "assistant", "content": "a"}, search]
+    assert sent[1:3] == [{"type": "message", "role": "assistant", "content": "a"}, search]
     assert (sent[3]["id"], sent[3]["content"][0]["text"]) == ("m", "b")
 
 
@@ -241,7 +241,7 @@ def test_a_refusal_goes_back_as_such_in_a_message_of_the_servers_own(responses) 
     sent = items(responses, user("q"), assistant(said, RefusalPart("no")), user("r"))[1]
     assert [part["type"] for part in sent["content"]] == ["output_text", "refusal"]
     sent = items(responses, user("q"), assistant("Hm. ", RefusalPart("no")), user("r"))[1]
-    assert sent == {"role": "assistant", "content": "Hm. no"}
+    assert sent == {"type": "message", "role": "assistant", "content": "Hm. no"}
 
 
 def test_what_was_read_is_sent_back_verbatim_and_in_order(responses) -> None:
@@ -273,7 +273,7 @@ def test_reasoning_without_content_is_left_out_with_the_ids_that_hang_on_it(resp
     history = (user("q"), turn, tool_results(ToolResultPart("c1", "r")))
     sent = responses.send(messages=history)
     assert sent.body["input"][1:3] == [
-        {"role": "assistant", "content": "a", "phase": "commentary"},
+        {"type": "message", "role": "assistant", "content": "a", "phase": "commentary"},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}",
          "status": "completed"},
     ]  # fmt: skip
@@ -305,7 +305,7 @@ def test_foreign_state_is_dropped_with_a_warning_each(responses) -> None:
     sent = responses.send(messages=(user("q"), turn, tool_results(ToolResultPart("a", "r"))))
     assert len(sent.warnings) == 4
     assert [item.get("type", item.get("role")) for item in sent.body["input"]] == [
-        "user", "assistant", "function_call", "function_call_output",
+        "user", "message", "function_call", "function_call_output",
     ]  # fmt: skip
 
 
