@@ -26,11 +26,14 @@ def render(image: Image.Image, limits: Limits, *, sharp: bool) -> Image.Image:
     import PIL.Image
 
     profile = image.info.get("icc_profile")
-    image.draft(None, limits.target(image.size))
+    stored, size = image.size, limits.target(image.size)
+    image.draft(None, size)
     image.load()
+    if image.size == stored[::-1]:
+        # PIL turns a TIFF upright by itself.
+        size = size[::-1]
     turn = _turn(image)
     image = _opaque(_plain(_eight_bits(image)))
-    size = limits.target(image.size)
     if size != image.size:
         gap = _FINE if sharp else _CHEAP
         image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=gap)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 import io
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -186,7 +187,7 @@ async def test_only_what_changes_is_copied(dots):
 
 async def test_the_oldest_images_beyond_the_body_become_text(make):
     def noise(seed):
-        rows = bytes(3001) if seed is None else __import__("random").Random(seed).randbytes(30_000)
+        rows = bytes(3001) if seed is None else Random(seed).randbytes(30_000)
         rows = b"".join(b"\0" + rows[at : at + 300] for at in range(0, 30_000, 300))
         return ImagePart(make.png((100, 100), rows))
 
@@ -199,7 +200,7 @@ async def test_the_oldest_images_beyond_the_body_become_text(make):
 
 
 async def test_text_and_files_count_into_the_body(make, dots):
-    rows = b"".join(b"\0" + __import__("random").Random(at).randbytes(300) for at in range(100))
+    rows = b"".join(b"\0" + Random(at).randbytes(300) for at in range(100))
     shot = ImagePart(make.png((100, 100), rows))
     limits = caps(max_body_bytes=64 * 1024 + 100_000)
     assert len(images(await normalize(Request((user(shot, shot),)), limits))) == 2
@@ -357,6 +358,16 @@ async def test_an_image_that_was_refused_is_not_tried_again(make, thread):
 
 
 @pytest.mark.usefixtures("need_pil")
+async def test_what_was_prepared_is_found_again_without_awaiting(make, thread):
+    request = Request((user(ImagePart(make.save(make.photo(900, 600), "BMP"))),))
+    made = await normalize(request, caps(max_image_dimension=30), pool=thread)
+    step = normalize(request, caps(max_image_dimension=30), pool=thread)
+    with pytest.raises(StopIteration) as end:
+        step.send(None)
+    assert end.value.value == made
+
+
+@pytest.mark.usefixtures("need_pil")
 async def test_the_cache_is_bounded(make):
     async with MediaPool(0, cache_limit=20_000) as pool:
         for seed in range(12):
@@ -398,7 +409,8 @@ async def test_two_hundred_turns_with_a_screenshot_each_just_work(make, thread):
 
 
 @pytest.mark.usefixtures("need_pil")
-async def test_a_history_larger_than_the_body_is_prepared_once_all_the_same(make, thread):
+async def test_a_history_larger_than_body_and_cache_is_prepared_once_all_the_same(make):
+    thread = MediaPool(0, cache_limit=30_000)
     limits = caps(max_image_dimension=120, max_body_bytes=64 * 1024 + 20_000)
     request = Request(())
     for turn in range(30):
@@ -407,6 +419,7 @@ async def test_a_history_larger_than_the_body_is_prepared_once_all_the_same(make
         made = await normalize(request, limits, pool=thread)
         assert sum(4 * len(image.data) / 3 for image in images(made)) <= 20_000
     assert thread.statistics().prepared == 30
+    await thread.close()
 
 
 # Whatever comes.
@@ -416,8 +429,7 @@ def picture(size, kind, seed):
     """Return a picture without fixtures, for hypothesis."""
     image = pytest.importorskip("PIL.Image")
     out = io.BytesIO()
-    made = image.effect_noise(size, 40 + seed).convert("RGB")
-    made.putpixel((0, 0), (seed, 0, 0))
+    made = image.frombytes("RGB", size, Random(seed).randbytes(3 * size[0] * size[1]))
     made.save(out, kind)
     return ImagePart(out.getvalue())
 
@@ -437,7 +449,7 @@ limits_of = st.builds(
     Capabilities,
     max_images_per_request=st.none() | st.integers(1, 6),
     max_image_dimension=st.none() | st.integers(8, 80),
-    max_image_bytes=st.none() | st.integers(3000, 9000),
+    max_image_bytes=st.none() | st.integers(6000, 12_000),
     image_bytes_in_base64=st.booleans(),
     max_body_bytes=st.none() | st.integers(90_000, 120_000),
     many_images=st.none() | st.integers(1, 4),
