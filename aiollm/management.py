@@ -130,8 +130,8 @@ class LlamaSwap(_Service):
     ) -> AsyncGenerator[str, None]:
         """Follow the log: of the proxy, of all upstreams, of one model, or "" for everything.
 
-        The text comes in pieces, first what was logged before unless `history` is off. Leave it
-        with `contextlib.aclosing` to close the connection at once.
+        The text comes in pieces, first what was logged before unless `history` is off. A quiet log
+        may wait for ever. Leave it with `contextlib.aclosing` to close the connection at once.
         """
         path = f"/logs/stream/{_name(source)}" if source else "/logs/stream"
         text = codecs.getincrementaldecoder("utf-8")("replace")

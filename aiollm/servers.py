@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
+import msgspec
+
 from aiollm.calls import Caller, patient
 from aiollm.capabilities import Capabilities
 from aiollm.catalog import Catalog
@@ -116,9 +118,12 @@ class Servers:
         return tally.result(plan)
 
     def _make(self, kind: type[S], provider: Provider, slow: Provider) -> S:
+        # llama-swap sends the headers of a log with its first line, whenever that comes.
+        limits = msgspec.structs.replace(provider.timeouts, first_output=None)
+        endless = msgspec.structs.replace(provider, timeouts=limits)
         call, stream = self._caller.call, self._caller.open
         return kind(
-            provider, partial(call, provider), partial(stream, provider), partial(call, slow)
+            provider, partial(call, provider), partial(stream, endless), partial(call, slow)
         )
 
 

@@ -204,6 +204,18 @@ async def test_a_load_waits_five_minutes_at_least_and_other_questions_do_not(
     assert management._call.args[0].timeouts.first_output == limit
 
 
+async def test_a_log_that_stays_quiet_is_waited_for(serve, registry):
+    gate = Gate()
+    server = await serve(Hang(answer=Answer(200, {}, "a line\n"), gate=gate))
+    reg = registry({"ls": server.dsn("llama-swap")}, timeouts=Timeouts(first_output=7))
+    management = reg.llama_swap("ls")
+    assert management._stream.args[0].timeouts == Timeouts(first_output=None)
+    lines = asyncio.create_task(anext(management.logs(history=False)))
+    await gate.reached()
+    gate.open()
+    assert await lines == "a line\n"
+
+
 async def test_cancelling_a_load_harms_nobody_and_leaves_nothing(serve, registry):
     gate = Gate()
     server = await serve(Hang(gate=gate))
@@ -215,6 +227,31 @@ async def test_cancelling_a_load_harms_nobody_and_leaves_nothing(serve, registry
         await task
     await server.wait_closed()
     assert [each.failures for each in reg.health()] == [0]
+
+
+async def test_a_load_that_succeeds_closes_the_case_of_a_target(serve, registry):
+    server = await serve([BROKEN, WELL, listed()])
+    reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
+    with pytest.raises(FailoverError):
+        await reg.warm("x/m")
+    assert [each.state for each in reg.health()] == ["cooling"]
+    assert await reg.warm("x/m") == targets("x/m")
+    assert [each.state for each in reg.health()] == ["healthy"]
+
+
+async def test_a_cancelled_load_gives_its_probe_back(serve, registry):
+    gate = Gate()
+    server = await serve([BROKEN, Hang(gate=gate)])
+    reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
+    with pytest.raises(FailoverError):
+        await reg.warm("x/m")
+    task = asyncio.create_task(reg.warm("x/m"))
+    await gate.reached()
+    assert [each.state for each in reg.health()] == ["probing"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [each.state for each in reg.health()] == ["cooling"]
 
 
 async def test_hosts_load_at_once_and_each_one_model_at_a_time_the_first_last(serve, registry):
