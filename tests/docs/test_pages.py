@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import aiollm
-from aiollm import Registry
+from aiollm import ImagePart, Registry, Request, user
 from aiollm.testing import FaultServer, chat
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,8 @@ async def world(monkeypatch, tmp_path):
         monkeypatch.setenv("LLM_LS", f"llama-swap://127.0.0.1:{server.port}")
         monkeypatch.setenv("LLM_THINKING", "alias:m5/qwen3:30b,m1/qwen3:30b")
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "duck.png").write_bytes(PNG)
+        for name in ("duck.png", "IMG_4211.HEIC"):
+            (tmp_path / name).write_bytes(PNG)
         yield server
 
 
@@ -68,7 +69,8 @@ async def test_the_block_runs(block, world):
         names = {
             "__name__": "page",
             "reg": reg,
-            "request": "Why is the sky blue?",
+            "request": Request((user("What is it?", ImagePart(PNG)),)),
+            "capabilities": reg.provider("m5").capabilities("qwen3-vl:8b"),
             "City": City,
             "show": lambda text: None,
             "clear": lambda: None,
