@@ -17,7 +17,6 @@ import pytest
 from aiollm.errors import ClosedError, UnsupportedError
 from aiollm.media import MediaPool
 from aiollm.media.limits import Limits
-from aiollm.media.process import WorkerDied, WorkerProcess
 from aiollm.media.sniff import info
 from aiollm.types import ImagePart
 
@@ -263,14 +262,33 @@ async def test_a_worker_whose_interpreter_ends_at_once_is_told(single, shots, mo
         await single.fit(shots(1)[0], SMALL)
 
 
-def test_a_worker_that_answers_rubbish_is_ended():
-    process = WorkerProcess(2 << 30)
-    ours = process._wire
-    with pytest.raises(WorkerDied):
-        process._ready = True
-        ours.send(b"not json", b"x")
-        process.transform(b"", SMALL, 30)
-    assert not process.alive
+FAKE = """#!{python}
+import socket, sys
+sys.path.insert(0, {root!r})
+from aiollm.media.wire import Wire
+wire = Wire(socket.socket(fileno=0))
+wire.send(b"ready")
+while True:
+    wire.receive()
+    wire.send({head!r}, {data!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b'{"mime": "image/jpeg", "width": 60, "height": 45}', "answer is no good"),
+        (b"not json", "worker process that read it ended"),
+        (b"{}" + bytes(70_000), "worker process that read it ended"),
+    ],
+)
+async def test_a_worker_is_not_trusted(single, shots, tmp_path, monkeypatch, head, reason):
+    fake = tmp_path / "python"
+    fake.write_text(FAKE.format(python=sys.executable, root=ROOT, head=head, data=b"no picture"))
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(UnsupportedError, match=reason):
+        await single.fit(shots(1)[0], SMALL)
 
 
 async def test_a_worker_sees_none_of_the_service_s_keys(single, shots, monkeypatch):
