@@ -32,7 +32,10 @@ format: ## apply the formatter and the safe fixes
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
 	@scripts/setup peers
-	python -m pytest --cov $(ARGS)
+	coverage erase
+	coverage run -m pytest $(ARGS) # before pytest: its plugins import aiollm
+	coverage combine -q
+	coverage report
 
 bench: ## measure beside peers: all, or e.g. ARGS="--quick --only openai"
 	@scripts/setup dev
