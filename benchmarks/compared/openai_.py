@@ -1,0 +1,95 @@
+"""The three tasks with the openai SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from openai import APIError, AsyncOpenAI
+
+
+def setup(first: str, second: str) -> None:
+    global targets  # noqa: PLW0603 - a program of one user
+    targets = [AsyncOpenAI(api_key="key", base_url=url) for url in (first, second)]
+
+
+async def stream(prompt: str) -> AsyncIterator[str]:
+    for number, target in enumerate(targets, 1):
+        began = False
+        try:
+            async with await target.chat.completions.create(
+                model="model", messages=[{"role": "user", "content": prompt}], stream=True
+            ) as chunks:
+                async for chunk in chunks:
+                    if chunk.choices and (text := chunk.choices[0].delta.content):
+                        began = True
+                        yield text
+                return
+        except APIError:
+            if began or number == len(targets):
+                raise
+
+
+async def ask(messages: list, **options):
+    for number, target in enumerate(targets, 1):
+        try:
+            reply = await target.chat.completions.create(
+                model="model", messages=messages, **options
+            )
+            return reply.choices[0].message
+        except APIError:
+            if number == len(targets):
+                raise
+    return None
+
+
+async def weather(city: str) -> str:
+    return f"{city}: 21 degrees"
+
+
+SCHEMA = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Return the weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+async def tools(question: str) -> str:
+    messages: list = [{"role": "user", "content": question}]
+    for _ in range(10):
+        message = await ask(messages, tools=[SCHEMA])
+        if not message.tool_calls:
+            return message.content
+        messages.append(message)
+        results = await asyncio.gather(
+            *(weather(**json.loads(call.function.arguments)) for call in message.tool_calls)
+        )
+        messages += [
+            {"role": "tool", "tool_call_id": call.id, "content": result}
+            for call, result in zip(message.tool_calls, results, strict=True)
+        ]
+    raise RuntimeError("too many turns")
+
+
+async def image(question: str, path: str) -> str:
+    data = base64.b64encode(await asyncio.to_thread(Path(path).read_bytes)).decode()
+    content = [
+        {"type": "text", "text": question},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+    ]
+    return (await ask([{"role": "user", "content": content}])).content
+
+
+async def close() -> None:
+    for target in targets:
+        await target.close()
