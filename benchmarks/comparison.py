@@ -132,7 +132,7 @@ def lines(entry: Entry) -> dict[str, int]:
                 continue
         task = "setup" if name in PREPARATION else "tools" if name in WEATHER else name
         if task in counted:
-            counted[task] += len(ast.unparse(node).splitlines())
+            counted[task] += (node.end_lineno or node.lineno) - node.lineno + 1
     return counted
 
 
