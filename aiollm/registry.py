@@ -223,6 +223,17 @@ class Registry(Asking):
         """Return the management of a server that speaks Ollama's API. Raises: ConfigError."""
         return self._servers.managed(name, Ollama)
 
+    async def warmup(self, spec: str | Plan | None = None) -> None:
+        """Load what the first request needs, off the loop; with a spec, its codecs too.
+
+        Nothing is sent: `warm` loads models. Raises: SpecError, ConfigError.
+        """
+        plan = None if spec is None else self.parse(spec)
+        await self._open_transport()
+        if plan is not None:
+            for provider in self._catalog.providers_of(plan, None).values():
+                provider.codec.decoder()
+
     async def warm(
         self, spec: str | Plan | None = None, *, timeouts: Timeouts | None = None
     ) -> tuple[Target, ...]:
@@ -233,13 +244,8 @@ class Registry(Asking):
         heeded as by `learn`. Without `timeouts` a model may take five minutes.
         Raises: SpecError, ConfigError; FailoverError when models could be loaded and none was.
         """
-        plan = None if spec is None else self.parse(spec)
-        await self._open_transport()
-        if plan is None:
-            return ()
-        for provider in self._catalog.providers_of(plan, timeouts).values():
-            provider.codec.decoder()
-        return await self._servers.warm(plan, timeouts)
+        await self.warmup(spec)
+        return () if spec is None else await self._servers.warm(self.parse(spec), timeouts)
 
     async def learn(
         self, spec: str | Plan, *, timeouts: Timeouts | None = None

@@ -1,7 +1,8 @@
 """CPU of `reg.stream` beside the limit: aiohttp, split, typed msgspec and one generator.
 
 Both read the same bytes from one server, in interleaved rounds of one run; what counts is the
-ratio of the minima. The short form of `make bench`, without peers. Usage: python benchmarks/stream.py [--rounds 15] [--wire openai ...]
+ratio of the minima. The short form of `make bench`, without peers.
+Usage: python benchmarks/stream.py [--rounds 15] [--wire openai ...]
 """
 
 from __future__ import annotations

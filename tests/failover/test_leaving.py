@@ -342,3 +342,12 @@ async def test_a_failed_stream_needs_no_garbage_collector_either(serve, registry
         assert (await fail())() is None
     finally:
         gc.enable()
+
+
+async def test_warmup_sends_nothing(serve, registry):
+    server = await serve(OK)
+    reg = registry({"a": server})
+    await reg.warmup()
+    await reg.warmup("a/m")
+    assert server.counts.opened == 0
+    assert (await reg.generate("a/m", "hi")).text == "Hello"
