@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from aiollm.types import ImagePart, Message, Request, TextPart, ToolResultPart
-
-_HOLDERS = (ImagePart, ToolResultPart)
+from aiollm.types import ImagePart, Request, TextPart, ToolResultPart
 
 Key = tuple[int, int, int]
 """Index of the message, of the part, and of the item in a tool result (else -1)."""
@@ -25,13 +23,18 @@ class Place(msgspec.Struct, frozen=True):
 
 def find(request: Request) -> list[Place]:
     """Return all images, those in tool results included, in order."""
-    return [
-        Place((number, index, item), image)
-        for number, message in enumerate(request.messages)
-        for index, part in enumerate(message.parts)
-        if isinstance(part, _HOLDERS)
-        for item, image in _images(part)
-    ]
+    places: list[Place] = []
+    for number, message in enumerate(request.messages):
+        for index, part in enumerate(message.parts):
+            if isinstance(part, ImagePart):
+                places.append(Place((number, index, -1), part))
+            elif isinstance(part, ToolResultPart):
+                places += [
+                    Place((number, index, item), piece)
+                    for item, piece in enumerate(part.content)
+                    if isinstance(piece, ImagePart)
+                ]
+    return places
 
 
 def rebuild(request: Request, changes: Mapping[Key, ImagePart | TextPart]) -> Request:
@@ -39,37 +42,17 @@ def rebuild(request: Request, changes: Mapping[Key, ImagePart | TextPart]) -> Re
     if not changes:
         return request
     messages = list(request.messages)
-    for number in {number for number, _, _ in changes}:
-        messages[number] = _message(messages[number], number, changes)
+    copies: dict[int, list[Any]] = {}
+    for (number, index, item), piece in changes.items():
+        if number not in copies:
+            copies[number] = list(messages[number].parts)
+        parts = copies[number]
+        parts[index] = piece if item < 0 else _with(parts[index], item, piece)
+    for number, parts in copies.items():
+        messages[number] = replace(messages[number], parts=tuple(parts))
     return replace(request, messages=tuple(messages))
 
 
-def _images(part: ImagePart | ToolResultPart) -> Iterator[tuple[int, ImagePart]]:
-    match part:
-        case ImagePart():
-            yield -1, part
-        case ToolResultPart(content=content):
-            yield from (
-                (item, image) for item, image in enumerate(content) if isinstance(image, ImagePart)
-            )
-
-
-def _message(message: Message, number: int, changes: Mapping[Key, Any]) -> Message:
-    parts = [
-        _part(part, number, index, changes) if isinstance(part, _HOLDERS) else part
-        for index, part in enumerate(message.parts)
-    ]
-    return replace(message, parts=tuple(parts))
-
-
-def _part(part: Any, number: int, index: int, changes: Mapping[Key, Any]) -> Any:
-    if isinstance(part, ImagePart):
-        return changes.get((number, index, -1), part)
-    content = _content(part.content, number, index, changes)
-    return part if content == part.content else replace(part, content=content)
-
-
-def _content(
-    content: Sequence[Any], number: int, index: int, changes: Mapping[Key, Any]
-) -> tuple[Any, ...]:
-    return tuple(changes.get((number, index, item), piece) for item, piece in enumerate(content))
+def _with(result: ToolResultPart, item: int, piece: ImagePart | TextPart) -> ToolResultPart:
+    content = (*result.content[:item], piece, *result.content[item + 1 :])
+    return replace(result, content=content)

@@ -101,33 +101,30 @@ class _Preparation:
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
         """Leave out, load, fit, leave out what is too much still; await only what must change."""
-        numbered = [
-            _Item(place, number, place.image, Limits(()))
-            for number, place in enumerate(self._places, start=1)
-        ]
         most = self._caps.max_images_per_request
-        items = self._keep(numbered, most, policy.too_many)
+        first = 0 if most is None else max(0, len(self._places) - most)
+        self._leave_out(self._places[:first], policy.too_many)
+        items = [
+            _Item(place, number, place.image, Limits(()))
+            for number, place in enumerate(self._places[first:], start=first + 1)
+        ]
         await _together([self._load(item) for item in items if self._is_foreign(item)])
         self._decide(items)
-        items = self._keep(items, self._count_that_fits(items), policy.too_large)
+        items = self._that_fit(items)
         await _together([self._fit(item) for item in reversed(items) if item.misfit])
-        items = self._keep(items, self._count_that_fits(items), policy.too_large)
-        for item in items:
+        for item in self._that_fit(items):
             if item.image is not item.place.image:
                 self._changes[item.place.key] = item.image
         return rebuild(self._request, self._changes), tuple(self._notes)
 
-    def _keep(
-        self, items: list[_Item], most: int | None, why: Callable[[Capabilities], str]
-    ) -> list[_Item]:
-        """Return the newest `most` items; the others become a text."""
-        if most is None or len(items) <= most:
-            return items
-        out, reason = items[: len(items) - most], why(self._caps)
-        for item in out:
-            self._changes[item.place.key] = TextPart(f"[image left out: {reason}]")
-        self._notes.append(f"{len(out)} older image{'s' * (len(out) > 1)} left out: {reason}")
-        return items[len(out) :]
+    def _leave_out(self, places: Sequence[Place], why: Callable[[Capabilities], str]) -> None:
+        """Put a text in these places."""
+        if not places:
+            return
+        reason = why(self._caps)
+        text = TextPart(f"[image left out: {reason}]")
+        self._changes |= dict.fromkeys((place.key for place in places), text)
+        self._notes.append(f"{len(places)} older image{'s' * (len(places) > 1)} left out: {reason}")
 
     def _is_foreign(self, item: _Item) -> bool:
         """Say whether the image is a URL that the target does not load itself."""
@@ -175,17 +172,22 @@ class _Preparation:
             self._rest = policy.rest_weight(self._request)
         return policy.room(self._rest, self._caps)
 
-    def _count_that_fits(self, items: Sequence[_Item]) -> int | None:
-        """Return how many of the newest go in; what is not prepared yet counts nothing."""
-        images = [item.image for item in items if not item.misfit]
-        room = self._room(images)
+    def _that_fit(self, items: list[_Item]) -> list[_Item]:
+        """Return the newest that fit together, leaving the others out.
+
+        What is not prepared yet counts nothing; it is counted when it is.
+        """
+        room = self._room([item.image for item in items if not item.misfit])
         if room is None:
-            return None
-        for count, item in enumerate(reversed(items)):
+            return items
+        first = len(items)
+        for item in reversed(items):
             room -= 0 if item.misfit else policy.weight(item.image)
             if room < 0:
-                return count
-        return None
+                break
+            first -= 1
+        self._leave_out([item.place for item in items[:first]], policy.too_large)
+        return items[first:]
 
     async def _fit(self, item: _Item) -> None:
         if item.misfit == policy.CUT and not available():

@@ -6,18 +6,23 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aiollm.errors import ClosedError, UnsupportedError
-from aiollm.media import MediaPool
+from aiollm.media import MediaPool, worker
+from aiollm.media.codec import UNKNOWN
 from aiollm.media.limits import Limits
 from aiollm.media.sniff import info
+from aiollm.media.wire import Answer, Wire
 from aiollm.types import ImagePart
 
 pytest.importorskip("PIL")
@@ -323,7 +328,8 @@ async def test_the_loop_turns_while_twenty_photos_are_prepared(pool, make):
 SCRIPT = """
 import asyncio, os, sys, signal
 from pathlib import Path
-from aiollm.media import MediaPool
+from aiollm.media import MediaPool, worker
+from aiollm.media.codec import UNKNOWN
 from aiollm.media.limits import Limits
 from aiollm.types import ImagePart
 
@@ -418,3 +424,54 @@ def test_no_warning_is_lost():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MediaPool(1).kill()
+
+
+def test_a_worker_answers_until_its_socket_closes(make, monkeypatch):
+    monkeypatch.setattr(worker, "_IDLE", 0.01)
+    ours, theirs = (Wire(end) for end in socket.socketpair())
+    thread = threading.Thread(target=worker.serve, args=(theirs,))
+    thread.start()
+    try:
+        assert ours.receive() == (b"ready", b"")
+        for data, answer in (
+            (make.save(make.photo(120, 90), "JPEG"), Answer("image/jpeg", 60, 45)),
+            (b"rubbish", Answer(refusal=UNKNOWN)),
+        ):
+            within(10, lambda: not ours.wait(0.05))
+            ours.send(msgspec.json.encode(SMALL), data)
+            head, made = ours.receive()
+            assert msgspec.json.decode(head, type=Answer) == answer
+            assert bool(made) == (not answer.refusal)
+    finally:
+        ours.close()
+        thread.join(10)
+        theirs.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0\x09\0\0\0\0", b"\0\0\0\x02" + bytes(8) + b"{"])
+def test_a_frame_cut_short_is_told(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(sent)
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(EOFError):
+            Wire(theirs).receive()
+
+
+def test_a_frame_of_many_blocks_arrives_whole():
+    ours, theirs = socket.socketpair()
+    data = os.urandom(3_000_000)
+    with ours, theirs:
+        sending = threading.Thread(target=Wire(ours).send, args=(b"head", data))
+        sending.start()
+        assert Wire(theirs).receive() == (b"head", data)
+        sending.join()
+
+
+def test_a_wire_out_of_time_says_so():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire = Wire(ours)
+        wire.until = time.monotonic() - 1
+        with pytest.raises(TimeoutError):
+            wire.send(b"late")
