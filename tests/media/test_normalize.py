@@ -209,7 +209,7 @@ async def test_text_and_files_count_into_the_body(make, dots):
         assistant("x\ny" * 10_000),
         user(DocumentPart(bytes(20_000))),
         user(AudioPart(bytes(20_000))),
-        user("\ud800" * 10_000),
+        user("\ud800" * 5000),
     ):
         made = await normalize(Request((more, user(shot, shot))), limits)
         assert len(images(made)) == 1
