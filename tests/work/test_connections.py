@@ -61,7 +61,8 @@ class Lower:
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "sslproto"), reason="another implementation of TLS")
-async def test_the_buffer_of_a_tls_connection_is_small():
+async def test_the_buffer_of_a_tls_connection_is_small(monkeypatch):
+    monkeypatch.setattr(asyncio.sslproto.SSLProtocol, "max_size", 8 * TLS_RECEIVE_SIZE)
     protocol = asyncio.sslproto.SSLProtocol(
         asyncio.get_running_loop(),
         asyncio.Protocol(),
