@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 INDEX = HERE.parent / "fixtures" / "index.json"
 RANDOM_ID = re.compile(r"call_[0-9a-f]{16}")
-PIECE = 7
+PIECE = 61
 """Bytes; small enough to cut through characters, lines and frames."""
 
 SDKS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google", "ollama": "ollama"}
