@@ -136,14 +136,25 @@ def line(row: Row) -> str:
 
 
 def write(to: Path, rows: list[Row], effort: dict[str, Any]) -> str:
-    """Write results.json, results.md and the charts; return the tables."""
+    """Write results.json, results.md and the charts; return the tables.
+
+    Parts that were not measured this time keep what they had.
+    """
     to.mkdir(exist_ok=True, parents=True)
+    rows = [*_kept(to / "results.json", rows), *rows]
     data = {"machine": machine(), "effort": effort, "rows": rows}
     (to / "results.json").write_text(json.dumps(data, indent=1) + "\n")
     text = tables(data)
     (to / "results.md").write_text(text + "\n")
     charts.write(to, rows)
     return text
+
+
+def _kept(known: Path, rows: list[Row]) -> list[Row]:
+    if not known.exists():
+        return []
+    measured = {row["part"] for row in rows}
+    return [row for row in json.loads(known.read_text())["rows"] if row["part"] not in measured]
 
 
 def tables(data: Row) -> str:
@@ -182,7 +193,7 @@ def _table(rows: list[Row], columns: tuple[Column, ...]) -> str:
 
 def _best(row: Row, figure: str) -> float:
     """Return the figure that counts: the minimum over the rounds."""
-    return row[figure]["max" if figure in ("opened", "chunks_per_s") else "min"]
+    return row[figure]["max" if figure == "opened" else "min"]
 
 
 def _ratio(row: Row, rows: list[Row], figure: str) -> str:
