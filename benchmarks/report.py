@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import charts
 
 Row = dict[str, Any]
+WIRES = ("openai", "anthropic", "google", "ollama")
 
 
 class Column(NamedTuple):
@@ -138,10 +139,10 @@ def line(row: Row) -> str:
 def write(to: Path, rows: list[Row], effort: dict[str, Any]) -> str:
     """Write results.json, results.md and the charts; return the tables.
 
-    Parts that were not measured this time keep what they had.
+    What was not measured this time keeps what it had.
     """
     to.mkdir(exist_ok=True, parents=True)
-    rows = [*_kept(to / "results.json", rows), *rows]
+    rows = sorted([*_kept(to / "results.json", rows), *rows], key=_place)
     data = {"machine": machine(), "effort": effort, "rows": rows}
     (to / "results.json").write_text(json.dumps(data, indent=1) + "\n")
     text = tables(data)
@@ -150,11 +151,19 @@ def write(to: Path, rows: list[Row], effort: dict[str, Any]) -> str:
     return text
 
 
+def _place(row: Row) -> tuple[int, int]:
+    """Return where a row stands: by wire, and first what is no peer."""
+    wire, name = row.get("wire"), str(row.get("name", ""))
+    is_peer = not name.startswith(("limit", "aiollm", "chain", "race", "raw"))
+    return WIRES.index(wire) if wire in WIRES else 0, is_peer
+
+
 def _kept(known: Path, rows: list[Row]) -> list[Row]:
     if not known.exists():
         return []
-    measured = {row["part"] for row in rows}
-    return [row for row in json.loads(known.read_text())["rows"] if row["part"] not in measured]
+    measured = {(row["part"], row.get("name")) for row in rows}
+    old = json.loads(known.read_text())["rows"]
+    return [row for row in old if (row["part"], row.get("name")) not in measured]
 
 
 def tables(data: Row) -> str:

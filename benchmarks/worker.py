@@ -23,6 +23,9 @@ from typing import Any, Self
 BLAST = 2000
 SHORT = 8
 WORD = len(" word")
+SPREAD = 0.5
+"""Seconds over which paced streams start: else a 99th percentile shows nothing but that."""
+
 PROBE = 0.01
 """Seconds between two looks at how late the loop is."""
 
@@ -95,7 +98,8 @@ class Figures:
         """Streams with 20 ms between their chunks: CPU a chunk, and how late each was read."""
         late: list[float] = []
 
-        async def one() -> None:
+        async def one(after: float) -> None:
+            await asyncio.sleep(after)
             async for text in self._texts(f"paced/{chunks}"):
                 now = time.monotonic()
                 late.extend(now - float(stamp) for stamp in text.split())
@@ -103,7 +107,7 @@ class Figures:
         gc.collect()
         async with Stall() as stall:
             began, clock = time.process_time(), time.perf_counter()
-            await asyncio.gather(*(one() for _ in range(streams)))
+            await asyncio.gather(*(one(SPREAD * at / streams) for at in range(streams)))
             spent, wall = time.process_time() - began, time.perf_counter() - clock
         assert len(late) == streams * chunks, f"{len(late)} chunks"
         late.sort()
