@@ -184,8 +184,7 @@ def _table(rows: list[Row], columns: tuple[Column, ...]) -> str:
     lines = [titles, ["---", "---", *["---:" for _ in titles[2:]]]]
     for row in rows:
         cells = [row["name"], row["wire"]]
-        if "error" in row:
-            reason = re.sub(r"[|`\n]", " ", row["error"])[:70]
+        if reason := _missing(row):
             lines.append([*cells, reason, *["" for _ in titles[3:]]])
             continue
         cells += [
@@ -198,6 +197,13 @@ def _table(rows: list[Row], columns: tuple[Column, ...]) -> str:
         cells.append(_ratio(row, rows, columns[0].figure))
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _missing(row: Row) -> str:
+    """Say why a row has no figures, "" if it has."""
+    if row.get("opened", {}).get("max") == 0:
+        return f"none of {row['asked']['max']:,.0f} opened"
+    return re.sub(r"[|`\n]", " ", row.get("error", ""))[:70]
 
 
 def _best(row: Row, figure: str) -> float:
