@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections import deque
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakSet
 
 import aiohttp
+from aiohttp.http_writer import StreamWriter
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes a plain socket reads at once: asyncio's 256 KiB go through mmap on every wake-up."""
@@ -15,31 +17,75 @@ RECEIVE_SIZE = 64 * 1024
 TLS_RECEIVE_SIZE = 32 * 1024
 """Bytes of TLS read at once, two records; asyncio keeps a buffer of 256 KiB a connection."""
 
-reused: ContextVar[list[bool]] = ContextVar("aiollm_connection_reused")
-"""Where a connector notes for the request at hand that its connection served before."""
+SMALL_BODY = 32 * 1024
+"""Bytes of a body that a socket takes at once, half of what asyncio holds back unasked."""
+
+fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
+"""Where a connector notes for the request at hand that its connection is new."""
 
 
 class Connector(aiohttp.TCPConnector):
-    """Notes whether a connection served before, and hands out none that holds unread bytes."""
+    """Notes whether a connection is new, and hands out none that holds unread bytes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, **options)
-        self._served: WeakSet[Any] = WeakSet()
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Return a connection that is fresh, or idle and clean."""
+        """Return a connection that is new, or idle and clean."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
-            if protocol not in self._served:
-                break
-            if not protocol.should_close:
-                reused.get([False])[0] = True
+            if not protocol.should_close or fresh.get([True])[0]:
                 return connection
             connection.close()
-        self._served.add(protocol)
-        receive_less(connection.transport)
-        return connection
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        fresh.get([False])[0] = True
+        protocol = await super()._create_connection(req, traces, timeout)
+        receive_less(protocol.transport)
+        return protocol
+
+
+class Request(aiohttp.ClientRequest):
+    """Sends a small body at once.
+
+    Before Python 3.12 aiohttp starts a task for every body, which costs a turn of the loop; from
+    then on it begins to write without one, and `request_class` returns its own class.
+    """
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        """Write the request; return its response, still to be read."""
+        size = self.body.size if self.body else None
+        if size is None or size > SMALL_BODY or self.proxy or conn.protocol.writing_paused:
+            return await super().send(conn)
+        writer = StreamWriter(conn.protocol, self.loop)
+        await writer.write_headers(f"{self.method} {self.url.raw_path_qs} HTTP/1.1", self.headers)
+        await self.write_bytes(writer, conn)
+        return self.response_class(
+            self.method,
+            self.original_url,
+            writer=None,
+            continue100=None,
+            timer=self._timer,
+            request_info=self.request_info,
+            traces=self._traces,
+            loop=self.loop,
+            session=self.session,
+            stream_writer=writer,
+        )
+
+
+_RESPONSE_TAKES = {
+    "self", "method", "url", "writer", "continue100", "timer", "request_info", "traces", "loop",
+    "session", "stream_writer",
+}  # fmt: skip
+"""The parameters of aiohttp's response that `Request.send` knows."""
+
+
+def request_class() -> type[aiohttp.ClientRequest]:
+    """Return the class of requests: ours where it saves a task and aiohttp is as we know it."""
+    known = set(inspect.signature(aiohttp.ClientResponse.__init__).parameters) == _RESPONSE_TAKES
+    return Request if known and sys.version_info < (3, 12) else aiohttp.ClientRequest
 
 
 class Pieces(aiohttp.StreamReader):

@@ -15,7 +15,7 @@ from aiohttp import http_exceptions
 from aiohttp.abc import ResolveResult
 from yarl import URL
 
-from aiollm.connections import Connector, in_pieces, reused
+from aiollm.connections import Connector, fresh, in_pieces, request_class
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -149,18 +149,18 @@ class HttpTransport:
         Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
         """
         session = self._open()
-        served = [False]
-        token = reused.set(served)
+        is_fresh = [False]
+        token = fresh.set(is_fresh)
         try:
             return self._reply(await self._request(session, request, connect))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
-            stale = served[0] and not isinstance(error, aiohttp.ClientConnectorError)
+            stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
             stale = False
         finally:
-            reused.reset(token)
+            fresh.reset(token)
         if not stale:
             raise ours
         return await self._send_fresh(request, connect)
@@ -224,6 +224,7 @@ class HttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             read_bufsize=READ_BUFFER,
+            request_class=request_class(),
         )
 
     async def fetch(self, url: str) -> bytes:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 
 import aiohttp
 import pytest
 
-from aiollm.connections import TLS_RECEIVE_SIZE, Pieces, in_pieces, receive_less
+from aiollm.connections import (
+    SMALL_BODY,
+    TLS_RECEIVE_SIZE,
+    Connector,
+    Pieces,
+    Request,
+    in_pieces,
+    receive_less,
+    request_class,
+)
+from aiollm.testing import Answer, FaultServer
 
 
 class Flow:
@@ -81,3 +92,30 @@ async def test_the_buffer_of_a_tls_connection_is_small(monkeypatch):
 def test_a_transport_without_such_buffers_is_left_alone():
     receive_less(None)
     receive_less(object())
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="aiohttp itself starts to write at once")
+@pytest.mark.parametrize(("size", "tasks"), [(100, 0), (SMALL_BODY, 0), (SMALL_BODY + 1, 1)])
+async def test_a_small_body_is_written_without_a_task(size, tasks):
+    assert request_class() is Request, "aiohttp is not as connections.py knows it"
+    made = []
+
+    def make(loop, coro, **options):
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    body = bytes(size)
+    async with FaultServer(Answer(200, {}, b"fine")) as server, session() as http:
+        for _ in range(2):
+            loop = asyncio.get_running_loop()
+            loop.set_task_factory(make)
+            async with http.post(server.url, data=body) as response:
+                loop.set_task_factory(None)
+                assert await response.read() == b"fine"
+        assert [request.body for request in server.requests] == [body, body]
+    # The server of the test makes tasks as well: only those of aiohttp's client count.
+    assert sum("ClientRequest" in coro.__qualname__ for coro in made) == 2 * tasks
+
+
+def session():
+    return aiohttp.ClientSession(connector=Connector(), request_class=request_class())
