@@ -1,6 +1,6 @@
 # Everything runs in .venv, which scripts/setup makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench coverage clean
+.PHONY: help demo test lint format package bench coverage clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -24,6 +24,10 @@ lint: ## check style, types, the public surface and the layers
 	pyright
 	lint-imports --no-cache
 
+package: ## build the sdist and the wheel into dist/, and prove that they are whole
+	@scripts/setup dev
+	python scripts/package.py
+
 format: ## apply the formatter and the safe fixes
 	@scripts/setup dev
 	ruff check --fix
@@ -42,4 +46,4 @@ bench: ## measure beside peers: all, or e.g. ARGS="--quick --only openai"
 	python benchmarks/run.py $(ARGS)
 
 clean: ## remove the environments and every cache
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,187 @@
+"""Build the sdist and the wheel into dist/, and prove in fresh environments that they are whole.
+
+`make package` runs it. Checked: both archives hold the tracked files and nothing else, the sdist
+makes the same wheel, the wheel needs three packages and works with those alone, every extra
+resolves, and what needs an extra names it.
+"""
+
+from __future__ import annotations
+
+import email.parser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+APART = {"peers", "simd"}
+"""Extras that `all` leaves out: SDKs to compare with, and what fills the package of `images`."""
+CORE = {"aiohttp", "anyio", "msgspec"}
+OPTIONAL = ("PIL", "opentelemetry", "pydantic", "pytest", "rich", "uvloop", "xllamacpp")
+MADE_BY_BUILDING = {"PKG-INFO"}
+NEEDED = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "tests/conftest.py"}
+
+WITHOUT_EXTRAS = f"""
+import asyncio, importlib.resources, importlib.util
+import aiollm
+from aiollm import ConfigError, RateLimitError, Registry
+from aiollm.otel import instrument
+from aiollm.testing import FakeProvider
+
+assert aiollm.__version__ == {PROJECT["version"]!r}
+assert importlib.resources.files("aiollm").joinpath("py.typed").is_file()
+assert "site-packages" in aiollm.__file__, aiollm.__file__
+present = [name for name in {OPTIONAL!r} if importlib.util.find_spec(name)]
+assert not present, present
+
+async def scenario():
+    busy, well = FakeProvider(RateLimitError("slow down")), FakeProvider("Hello")
+    async with Registry(env={{}}) as reg:
+        reg.register("m5", busy.provider())
+        reg.register("m1", well.provider())
+        response = await reg.generate("m5/qwen3,m1/qwen3", "Why is the sky blue?")
+        assert (response.text, len(response.attempts)) == ("Hello", 2)
+        try:
+            instrument(reg)
+        except ConfigError as error:
+            assert "aiollm[otel]" in str(error), error
+        else:
+            raise AssertionError("traced without OpenTelemetry")
+
+asyncio.run(scenario())
+"""
+WITH_TESTING = """
+import asyncio
+from aiollm import RateLimitError
+
+def test_the_second_target_answers(fake_provider, registry):
+    async def scenario():
+        fakes = {"m5": fake_provider(RateLimitError("slow down")), "m1": fake_provider("Hello")}
+        async with registry(fakes) as reg:
+            return await reg.generate("m5/qwen3,m1/qwen3", "Why is the sky blue?")
+    assert asyncio.run(scenario()).text == "Hello"
+"""
+
+
+def run(*command: str | Path, cwd: Path = ROOT, expected: int = 0) -> str:
+    """Run a command with little of this environment; return its output. Raises: SystemExit."""
+    kept = ("LANG", "PATH", "PIP_", "SSL_", "TMPDIR", "HTTP", "http", "no_proxy", "NO_PROXY")
+    env = {name: value for name, value in os.environ.items() if name.startswith(kept)}
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=env | {"HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != expected:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def build(source: Path, target: Path, *kinds: str) -> list[Path]:
+    """Build from a folder; without kinds an sdist, and a wheel from that sdist."""
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, *kinds, source)
+    return sorted(target.iterdir())
+
+
+def tracked() -> set[str]:
+    """Return the files under version control."""
+    return set(run("git", "ls-files", "-z").rstrip("\0").split("\0"))
+
+
+def check_sdist(sdist: Path) -> None:
+    """Check that it holds what its tests and `make` need, and no file of this machine."""
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= NEEDED, f"missing: {NEEDED - names}"
+    stray = names - tracked() - MADE_BY_BUILDING
+    assert not stray, f"not under version control: {sorted(stray)}"
+
+
+def check_wheel(wheel: Path) -> None:
+    """Check its files and what it depends on."""
+    info = f"{wheel.name.partition('-py3')[0]}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = email.parser.Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+    package = {name for name in names if not name.startswith(f"{info}/")}
+    assert package == {name for name in tracked() if name.startswith("aiollm/")}
+    assert {"aiollm/py.typed", f"{info}/licenses/LICENSE"} <= names
+    needs = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
+    assert {re.split(r"[^\w-]", each)[0] for each in needs} == CORE, needs
+
+
+def check_all_is_all() -> None:
+    """Check that what resolves with `all` resolves with each extra in it."""
+    (everything,) = EXTRAS["all"]
+    named = re.findall(r"\w+", everything.partition("[")[2])
+    assert sorted(named) == sorted(EXTRAS.keys() - APART - {"all"}), named
+
+
+def environment(home: Path, requirement: str | Path) -> Path:
+    """Make a virtual environment that holds a requirement; return its interpreter."""
+    python = home / "bin" / "python"
+    run(sys.executable, "-m", "venv", home)
+    run(python, "-m", "pip", "install", "-q", requirement)
+    return python
+
+
+def check_core(wheel: Path, home: Path) -> None:
+    """Use the wheel with its three dependencies alone, then with the extra `testing`."""
+    python = environment(home / "core", wheel)
+    run(python, "-m", "pip", "check")
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
+    command = python.with_name("aiollm")
+    assert "Exit codes" in run(command, "--help", cwd=elsewhere)
+    told = run(command, "ask", "hi", cwd=elsewhere, expected=2)
+    assert "aiollm[local]" in told, told
+    assert "Traceback" not in told, told
+    (elsewhere / "test_mine.py").write_text(WITH_TESTING)
+    run(python, "-m", "pip", "install", "-q", f"{wheel}[testing]")
+    run(python, "-m", "pytest", "-q", "-W", "error", cwd=elsewhere)
+
+
+def check_extra(python: Path, wheel: Path, extra: str) -> None:
+    """Check that packages for an extra can be had, without installing them."""
+    command = (python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "-q")
+    told = run(*command, f"{wheel}[{extra}]")
+    assert "does not provide the extra" not in told, told
+
+
+def main() -> None:
+    """Build and check everything; the first thing that is wrong ends it."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    sdist, wheel = sorted(build(ROOT, DIST), key=lambda each: each.suffix != ".gz")
+    check_sdist(sdist)
+    check_wheel(wheel)
+    check_all_is_all()
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor() as pool:
+        home = Path(temporary)
+        checks = [pool.submit(check_core, wheel, home)]
+        (again,) = build(ROOT, home / "again", "--wheel")
+        assert again.read_bytes() == wheel.read_bytes(), "the sdist makes another wheel"
+        fresh = home / "fresh"
+        run(sys.executable, "-m", "venv", fresh)
+        python = fresh / "bin" / "python"
+        checks += [pool.submit(check_extra, python, wheel, each) for each in (*APART, "all")]
+        for check in checks:
+            check.result()
+    print(f"{sdist.name} and {wheel.name} are whole, and every extra resolves")
+
+
+if __name__ == "__main__":
+    main()
