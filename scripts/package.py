@@ -130,18 +130,22 @@ def check_all_is_all() -> None:
     assert sorted(named) == sorted(EXTRAS.keys() - APART - {"all"}), named
 
 
-def environment(home: Path, requirement: str | Path) -> Path:
-    """Make a virtual environment that holds a requirement; return its interpreter."""
-    python = home / "bin" / "python"
-    run(sys.executable, "-m", "venv", home)
-    run(python, "-m", "pip", "install", "-q", requirement)
-    return python
+def environment(home: Path) -> Path:
+    """Make an empty virtual environment; return its interpreter."""
+    run(sys.executable, "-m", "venv", "--without-pip", home)
+    return home / "bin" / "python"
+
+
+def pip(python: Path, *arguments: str) -> str:
+    """Let the pip of this environment work on another one."""
+    return run(sys.executable, "-m", "pip", "--python", python, *arguments)
 
 
 def check_core(wheel: Path, home: Path) -> None:
     """Use the wheel with its three dependencies alone, then with the extra `testing`."""
-    python = environment(home / "core", wheel)
-    run(python, "-m", "pip", "check")
+    python = environment(home / "core")
+    pip(python, "install", "-q", str(wheel))
+    pip(python, "check")
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
     run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
@@ -151,14 +155,13 @@ def check_core(wheel: Path, home: Path) -> None:
     assert "aiollm[local]" in told, told
     assert "Traceback" not in told, told
     (elsewhere / "test_mine.py").write_text(WITH_TESTING)
-    run(python, "-m", "pip", "install", "-q", f"{wheel}[testing]")
+    pip(python, "install", "-q", f"{wheel}[testing]")
     run(python, "-m", "pytest", "-q", "-W", "error", cwd=elsewhere)
 
 
 def check_extra(python: Path, wheel: Path, extra: str) -> None:
     """Check that packages for an extra can be had, without installing them."""
-    command = (python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "-q")
-    told = run(*command, f"{wheel}[{extra}]")
+    told = pip(python, "install", "-q", "--dry-run", f"{wheel}[{extra}]")
     assert "does not provide the extra" not in told, told
 
 
@@ -174,9 +177,7 @@ def main() -> None:
         checks = [pool.submit(check_core, wheel, home)]
         (again,) = build(ROOT, home / "again", "--wheel")
         assert again.read_bytes() == wheel.read_bytes(), "the sdist makes another wheel"
-        fresh = home / "fresh"
-        run(sys.executable, "-m", "venv", fresh)
-        python = fresh / "bin" / "python"
+        python = environment(home / "empty")
         checks += [pool.submit(check_extra, python, wheel, each) for each in (*APART, "all")]
         for check in checks:
             check.result()
