@@ -84,10 +84,10 @@ class Route(Protocol):
     def takes_prefill(self, target: Target) -> bool:
         """Say whether it continues an assistant message that ends the request."""
 
-    async def open(self, target: Target, prefix: str) -> tuple[Batches, Sequence[Item]]:
-        """Prepare the request; return its unstarted stream and what there is to note.
+    def open(self, target: Target, prefix: str) -> Batches:
+        """Return the target's unstarted stream; what it starts with is no IO. Raises: LLMError.
 
-        `prefix` is the answer so far that the target has to go on from. Raises: LLMError.
+        `prefix` is the answer so far that the target has to go on from.
         """
 
     def clean(self, target: Target, error: LLMError) -> None:
@@ -103,6 +103,7 @@ class Call(Protocol):
     attempts: list[Attempt]
     number: int
     prefix: str
+    started: float
     total_at: float | None
     hooked: bool
 
@@ -139,8 +140,8 @@ class Run:
         self._queued = False
         self._released = False
         self.target = target
-        self.record = Attempt(target, call.elapsed())
-        self._watch = Watch(call.clock, call.route.timeouts(target), call.total_at)
+        self._watch = watch = Watch(call.clock, call.route.timeouts(target), call.total_at)
+        self.record = Attempt(target, watch.started - call.started)
         call.attempts.append(self.record)
         if call.hooked:
             call.emit(AttemptStarted(call.number, target))
@@ -154,11 +155,7 @@ class Run:
         try:
             batches = self._batches
             if batches is None:
-                batches, notes = await self._open()
-                self._batches = batches
-                if notes:
-                    self._tell(notes)
-                    return notes
+                batches = self._batches = await self._open()
             while not (batch := await watch.wait(batches.__anext__())):
                 watch.alive()
         except StopAsyncIteration:
@@ -189,42 +186,45 @@ class Run:
         self.close("abandoned" if by_caller else "failed", error)
         return error
 
-    async def _open(self) -> tuple[Batches, Sequence[Item]]:
-        slots = self._call.route.slots(self.target)
+    async def _open(self) -> Batches:
+        route = self._call.route
+        slots = route.slots(self.target)
         if slots is not None:
             self._queued = True
             await self._watch.wait(slots.acquire())
             self._slots = slots
             self._queued = False
-        return await self._watch.wait(self._call.route.open(self.target, self._call.prefix))
+        return route.open(self.target, self._call.prefix)
 
-    def _tell(self, notes: Sequence[Item]) -> None:
+    def _tell(self, batch: Sequence[Item]) -> None:
         call = self._call
-        if call.hooked:
-            for note in notes:
-                if isinstance(note, Notice):
-                    call.emit(ImageElided(call.number, self.target, note.message))
+        for item in batch:
+            if isinstance(item, Notice) and item.image_elided:
+                call.emit(ImageElided(call.number, self.target, item.message))
 
     def _note(self, batch: Sequence[Item]) -> None:
-        if type(batch[-1]) not in OUTPUT and not has_output(batch):
-            self._watch.alive()
-            return
-        self._watch.output()
-        if self.record.first_output is None:
-            self._note_first_output()
         last = type(batch[-1])
+        if last not in OUTPUT and not has_output(batch):
+            self._watch.alive()
+            if self._call.hooked:
+                self._tell(batch)
+            return
+        now = self._watch.output()
+        if self.record.first_output is None:
+            self._note_first_output(now)
         if last is Finish or (last is not TextDelta and any(type(i) is Finish for i in batch)):
             self._book("success")
 
-    def _note_first_output(self) -> None:
+    def _note_first_output(self, now: float) -> None:
         record, call = self.record, self._call
-        record.first_output = call.elapsed()
+        record.first_output = now - call.started
         seconds = record.first_output - record.started
         self._permit.first_output(seconds)
         if call.hooked:
             call.emit(FirstOutput(call.number, self.target, seconds))
 
     def _end(self) -> None:
+        self._batches = None
         if self.record.outcome == "running":
             raise self.fail(StreamInterrupted("the stream ended before its terminal event"))
         self.close("success")
@@ -249,7 +249,8 @@ class Run:
             return
         record.outcome = outcome
         record.ended = call.elapsed()
-        record.error = _without_frames(error)
+        if error is not None:
+            record.error = _without_frames(error)
         changed = False
         match outcome:
             case "success":
@@ -269,7 +270,7 @@ class Run:
             call.emit(TargetOpened(call.number, self.target, wait, error))
 
 
-def _without_frames(error: Exception | None) -> Exception | None:
+def _without_frames(error: Exception) -> Exception:
     """Return a copy: the frames of the error that is raised hold the stream that holds this."""
     try:
         return copy.copy(error)

@@ -27,6 +27,18 @@ def patient(provider: Provider, seconds: float) -> Provider:
     return msgspec.structs.replace(provider, timeouts=msgspec.structs.replace(limits, **short))
 
 
+class Unopened:
+    """A transport that is not there yet: opened by the first request."""
+
+    def __init__(self, open_transport: Callable[[], Awaitable[Transport]]) -> None:
+        self._open = open_transport
+
+    async def send(self, request: HttpRequest, connect: float | None) -> Reply:
+        """Open the transport, then send. Raises: as `Transport.send`."""
+        transport = await self._open()
+        return await transport.send(request, connect)
+
+
 class Caller:
     """Sends single requests over the registry's transport."""
 

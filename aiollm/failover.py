@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from aiollm.attempt import Route, Run, has_output, is_total
+from aiollm.attempt import Route, Run, is_total
 from aiollm.errors import FailoverError, GenerationError, ProviderError, classify
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.health import Health
@@ -87,10 +87,9 @@ class Failover:
         self._held: list[Item] = []
         self._committed = False
         self._interruption: Exception | None = None
-        self._loop = clock.loop
-        self._started = self._loop.time()
+        self.started = clock.time()
         if policy.total is not None:
-            self.total_at = self._started + policy.total
+            self.total_at = self.started + policy.total
         self._target: Target | None = None
         self._closed = False
         self._error: BaseException | None = None
@@ -105,7 +104,7 @@ class Failover:
 
     def elapsed(self) -> float:
         """Return the seconds since the call began."""
-        return self._loop.time() - self._started
+        return self.clock.time() - self.started
 
     def partial(self) -> Response:
         """Return what the caller has so far, with the counts that came before any output."""
@@ -139,7 +138,7 @@ class Failover:
             else:
                 if self._committed or batch is None:
                     return batch
-                if has_output(batch):
+                if run.record.first_output is not None:
                     return self._commit(run, batch)
                 self._held += [item for item in batch if type(item) is not Status]
                 status = [item for item in batch if type(item) is Status]
@@ -181,15 +180,14 @@ class Failover:
         )
 
     def _commit(self, run: Run, batch: Sequence[Item]) -> Sequence[Item]:
-        items = [*self._held, *batch]
-        self._held = []
+        held, self._held = self._held, []
         self._committed = True
         self._error = None
         self._target = run.target
         interruption, self._interruption = self._interruption, None
         if interruption is not None and not self.prefix:
-            items.insert(0, Restart(run.target, str(interruption)))
-        return items
+            held.insert(0, Restart(run.target, str(interruption)))
+        return [*held, *batch] if held else batch
 
     def _failed(self, error: Exception) -> Exception | None:
         """Decide after a failed attempt: return the error to raise, None where the call goes on."""
@@ -260,7 +258,7 @@ class Failover:
         if target is None or self._retries <= 0 or wait > self._policy.max_wait:
             raise self._all_failed()
         wait += self._uniform(0.0, wait / 10)
-        if self.total_at is not None and self._loop.time() + wait >= self.total_at:
+        if self.total_at is not None and self.clock.time() + wait >= self.total_at:
             raise self._all_failed()
         self._retries -= 1
         await asyncio.sleep(wait)

@@ -79,7 +79,6 @@ class _Breaker:
         self.failed = 0
         self.last_error = ""
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
-
         self.generation = 0
 
     @property
@@ -105,9 +104,10 @@ class Permit:
         self._generations = (breaker.generation, host.generation)
         self._settled = False
         self.started = health.clock()
-        for each in (breaker, host):
-            if each.is_open and each.probe is None:
-                each.probe = self
+        if breaker.openings and breaker.probe is None:
+            breaker.probe = self
+        if host.openings and host.probe is None:
+            host.probe = self
 
     def first_output(self, seconds: float) -> None:
         """Note the latency of the first output."""
@@ -117,9 +117,11 @@ class Permit:
         """Book a success; return whether it closed the target's breaker."""
         if not self._settle():
             return False
-        self._breaker.succeeded += 1
-        closed = self._recover(self._breaker)
-        self._recover(self._host)
+        breaker, host = self._breaker, self._host
+        breaker.succeeded += 1
+        closed = breaker.failures > 0 and self._recover(breaker)
+        if host.failures:
+            self._recover(host)
         return closed
 
     def failure(self, error: BaseException) -> bool:
@@ -144,9 +146,10 @@ class Permit:
         if self._settled:
             return False
         self._settled = True
-        for each in (self._breaker, self._host):
-            if each.probe is self:
-                each.probe = None
+        if self._breaker.probe is self:
+            self._breaker.probe = None
+        if self._host.probe is self:
+            self._host.probe = None
         return True
 
     def _is_current(self, breaker: _Breaker) -> bool:
@@ -155,8 +158,8 @@ class Permit:
         return known == breaker.generation
 
     def _recover(self, breaker: _Breaker) -> bool:
-        # An answer to an attempt older than the opening says nothing of the time after it.
         was_open = breaker.is_open
+        # An answer to an attempt older than the opening says nothing of the time after it.
         if self._is_current(breaker):
             breaker.close()
         return was_open and not breaker.is_open

@@ -15,7 +15,7 @@ import msgspec
 from aiollm.accumulator import Accumulator
 from aiollm.asking import Asking
 from aiollm.attempt import Route
-from aiollm.calls import Caller, patient
+from aiollm.calls import Caller, Unopened, patient
 from aiollm.capabilities import Capabilities
 from aiollm.catalog import Catalog, SchemeFactory
 from aiollm.errors import ClosedError, ConfigError, SpecError
@@ -338,14 +338,16 @@ class Registry(Asking):
         on_interrupt: OnInterrupt | None,
         stagger: float | None,
     ) -> Policy:
+        if timeouts is None and on_interrupt is None and retries is None and stagger is None:
+            return self._policy
         given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
         changes: dict[str, Any] = {name: new for name, new in given.items() if new is not None}
         if timeouts is not None:
             changes["total"] = timeouts.total
-        return msgspec.structs.replace(self._policy, **changes) if changes else self._policy
+        return msgspec.structs.replace(self._policy, **changes)
 
     def _shared(self, providers: Mapping[Target, Provider]) -> tuple[Any, ...]:
-        return providers, self._slots, self._open_transport, self._fit
+        return providers, self._slots, self._transport or Unopened(self._open_transport), self._fit
 
     def _start(self, plan: Plan, route: Route, policy: Policy, total: Accumulator) -> Failover:
         clock = self._bind_loop()

@@ -8,17 +8,16 @@ from typing import Any, ClassVar, cast
 import msgspec
 
 from aiollm import engine
-from aiollm.attempt import Batches
+from aiollm.attempt import Batches, close_now
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.image_engine import draw
 from aiollm.images import ImageRequest
-from aiollm.provider import Provider, Transport
+from aiollm.provider import ImageCodec, Provider, Transport
 from aiollm.replies import redacted
 from aiollm.slots import Slots
 from aiollm.types import (
     ImagePart,
-    Item,
     Notice,
     Request,
     Target,
@@ -35,19 +34,19 @@ Fit = Callable[[Request, Capabilities], Awaitable[tuple[Request, tuple[str, ...]
 class TargetRoute:
     """What chat and images share: resolved providers, deadlines, slots, clean errors."""
 
-    __slots__ = ("_fit", "_open_transport", "_providers", "_slots")
+    __slots__ = ("_fit", "_providers", "_slots", "_transport")
 
     def __init__(
         self,
         providers: Mapping[Target, Provider],
         slots: dict[str, Slots],
-        open_transport: Callable[[], Awaitable[Transport]],
+        transport: Transport,
         fit: Fit,
     ) -> None:
         """Take the resolved providers of the plan, and the registry's slots by provider name."""
         self._providers = providers
         self._slots = slots
-        self._open_transport = open_transport
+        self._transport = transport
         self._fit = fit
 
     def host(self, target: Target) -> str:
@@ -92,11 +91,8 @@ class CallRoute(TargetRoute):
         self.request = request
         self._has_images = _has_images(request)
 
-    async def open(self, target: Target, prefix: str) -> tuple[Batches, Sequence[Item]]:
-        """Fit the request to the target; return its unstarted stream and what there is to note.
-
-        Raises: LLMError.
-        """
+    def open(self, target: Target, prefix: str) -> Batches:
+        """Return the target's unstarted stream. Raises: LLMError."""
         provider = self._providers[target]
         request = self.request
         if prefix:
@@ -104,12 +100,25 @@ class CallRoute(TargetRoute):
             request = msgspec.structs.replace(request, messages=messages)
         if request.tools and not provider.capabilities(target.model).tools:
             raise UnsupportedError(f"{target.model} takes no tools")
-        notes: Sequence[Item] = ()
         if self._has_images:
-            request, left_out = await self._fit(request, provider.capabilities(target.model))
-            notes = [Notice(message) for message in left_out]
+            return self._fitted(provider, target, request)
+        return self._run(provider, target, request)
+
+    def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
         run = provider.adapter or engine.stream
-        return run(provider, await self._open_transport(), target, request), notes
+        return run(provider, self._transport, target, request)
+
+    async def _fitted(self, provider: Provider, target: Target, request: Request) -> Batches:
+        """Make the images fit the target, note what was left out, then run."""
+        request, left_out = await self._fit(request, provider.capabilities(target.model))
+        if left_out:
+            yield [Notice(message, image_elided=True) for message in left_out]
+        batches = self._run(provider, target, request)
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            close_now(batches)
 
 
 class ImageRoute(TargetRoute):
@@ -124,22 +133,23 @@ class ImageRoute(TargetRoute):
         super().__init__(*shared)
         self.request = request
 
-    async def open(
-        self,
-        target: Target,
-        prefix: str,  # noqa: ARG002 - images are not gone on with
-    ) -> tuple[Batches, Sequence[Item]]:
-        """Fit the input images; return the unstarted stream of drafts and result.
-
-        Raises: LLMError.
-        """
+    def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
+        """Return the unstarted stream of drafts and result. Raises: LLMError."""
         provider = self._providers[target]
         if provider.image_codecs is None:
             raise UnsupportedError(f"{provider.name} makes no images")
+        return self._drawn(provider, provider.image_codecs(), target)
+
+    async def _drawn(
+        self, provider: Provider, codecs: Sequence[ImageCodec], target: Target
+    ) -> Batches:
         request = await self._fitted(provider, target)
-        transport = await self._open_transport()
-        batches = draw(provider.image_codecs(), provider, transport, target, request)
-        return cast("Batches", batches), ()
+        batches = cast("Batches", draw(codecs, provider, self._transport, target, request))
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            close_now(batches)
 
     async def _fitted(self, provider: Provider, target: Target) -> ImageRequest:
         request = self.request

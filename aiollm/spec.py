@@ -13,7 +13,7 @@ MAX_TARGETS = 64
 """Targets after expansion, repeats included (design: the language of specs)."""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, cache_hash=True):
     """Steps tried in order; the targets of one step are raced. Prints back as a spec."""
 
     steps: tuple[tuple[Target, ...], ...]

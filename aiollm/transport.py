@@ -8,7 +8,6 @@ import functools
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
-from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -64,11 +63,14 @@ Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 class HttpReply:
     """An aiohttp response as a `provider.Reply`."""
 
-    __slots__ = ("__weakref__", "_content", "_response")
+    __slots__ = ("_content", "_open", "_response")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, replies: set[HttpReply]) -> None:
+        """Belong to the open `replies` of a transport until closed."""
         self._response = response
         self._content = in_pieces(response.content)
+        self._open = replies
+        replies.add(self)
 
     @property
     def status(self) -> int:
@@ -121,6 +123,7 @@ class HttpReply:
 
     def close(self) -> None:
         """Release the connection, closing it unless the body was read to its end."""
+        self._open.discard(self)
         if self._response.closed and self._response.connection is None:
             # Read to its end: aiohttp has given the connection back.
             return
@@ -131,6 +134,27 @@ class HttpReply:
         self._response.close()
 
 
+async def _request(
+    session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
+) -> aiohttp.ClientResponse:
+    body = request.body
+    headers = request.headers
+    data: Data = None
+    if body is not None:
+        data = body.simple
+        if data is None or len(data) > INLINE_BODY:
+            data = _pieces(body)
+            headers = {**headers, "Content-Length": str(len(body))}
+    return await session.request(
+        request.method,
+        request.url,
+        headers=headers,
+        data=data,
+        allow_redirects=False,
+        timeout=_connect_within(connect),
+    )
+
+
 class HttpTransport:
     """Sends requests over one aiohttp session that it owns, opened at the first of them."""
 
@@ -138,7 +162,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         self._public: aiohttp.ClientSession | None = None
-        self._replies: WeakSet[HttpReply] = WeakSet()
+        self._replies: set[HttpReply] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -152,7 +176,7 @@ class HttpTransport:
         is_fresh = [False]
         token = fresh.set(is_fresh)
         try:
-            return self._reply(await self._request(session, request, connect))
+            return HttpReply(await _request(session, request, connect), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
             stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
@@ -169,36 +193,10 @@ class HttpTransport:
         if self._fresh is None:
             self._fresh = self._new_session(force_close=True)
         try:
-            return self._reply(await self._request(self._fresh, request, connect))
+            return HttpReply(await _request(self._fresh, request, connect), self._replies)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
         raise ours
-
-    def _reply(self, response: aiohttp.ClientResponse) -> HttpReply:
-        reply = HttpReply(response)
-        self._replies.add(reply)
-        return reply
-
-    @staticmethod
-    async def _request(
-        session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
-    ) -> aiohttp.ClientResponse:
-        body = request.body
-        headers = request.headers
-        data: Data = None
-        if body is not None:
-            data = body.simple
-            if data is None or len(data) > INLINE_BODY:
-                data = _pieces(body)
-                headers = {**headers, "Content-Length": str(len(body))}
-        return await session.request(
-            request.method,
-            request.url,
-            headers=headers,
-            data=data,
-            allow_redirects=False,
-            timeout=_connect_within(connect),
-        )
 
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

@@ -65,7 +65,7 @@ class OutputError(LLMError):
         self.response = response
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, cache_hash=True):
     """A provider's name and one of its models; prints as `provider/model`."""
 
     provider: str
@@ -448,6 +448,7 @@ class Notice(_Silent, frozen=True):
     """A warning for `response.warnings`, not shown to the caller as a chunk."""
 
     message: str
+    image_elided: bool = False
 
 
 Chunk: TypeAlias = (

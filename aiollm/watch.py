@@ -7,6 +7,7 @@ alone, so a generator may move from one task to another between two waits.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -30,11 +31,14 @@ class Clock:
     move later while bytes arrive, so it is enough to look again when the timer fires.
     """
 
-    __slots__ = ("_timer", "_watches", "_when", "loop")
+    __slots__ = ("_timer", "_watches", "_when", "loop", "time")
 
     def __init__(self) -> None:
         """Belong to the running loop."""
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
+        # What asyncio's own loops go by, less a call in between.
+        own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self.time = time.monotonic if own else loop.time
         self._watches: set[Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._when = float("inf")
@@ -68,7 +72,7 @@ class Clock:
     def _look(self) -> None:
         self._timer = None
         self._when = float("inf")
-        now = self.loop.time()
+        now = self.time()
         nearest = float("inf")
         for watch in tuple(self._watches):
             when, which, seconds = watch.due(now)
@@ -89,9 +93,9 @@ class Watch:
         "_fired",
         "_limits",
         "_output_at",
-        "_started",
         "_task",
         "_total_at",
+        "started",
     )
 
     def __init__(self, clock: Clock, limits: Timeouts, total_at: float | None) -> None:
@@ -104,22 +108,23 @@ class Watch:
         self._fired: tuple[Deadline, float] | None = None
         self._alive_at: float | None = None
         self._output_at: float | None = None
-        self._started = now = clock.loop.time()
+        self.started = now = clock.time()
         clock.add(self, now if limits.first_output is None else now + limits.first_output)
         if total_at is not None:
             clock.expect(total_at)
 
-    def alive(self) -> None:
-        """Note that bytes arrived."""
-        now = self._clock.loop.time()
+    def alive(self) -> float:
+        """Note that bytes arrived; return the loop time."""
+        now = self._clock.time()
         if self._alive_at is None and self._limits.idle is not None:
             self._clock.expect(now + self._limits.idle)
         self._alive_at = now
+        return now
 
-    def output(self) -> None:
-        """Note that output arrived."""
-        self.alive()
-        self._output_at = self._alive_at
+    def output(self) -> float:
+        """Note that output arrived; return the loop time."""
+        now = self._output_at = self.alive()
+        return now
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await under the deadlines. Raises: DeadlineError, and whatever the awaitable raises."""
@@ -155,13 +160,13 @@ class Watch:
         if self._total_at is not None and not paused:
             nearest = (self._total_at, "total", limits.total or 0.0)
         if self._output_at is None and limits.first_output is not None:
-            when = self._started + limits.first_output
+            when = self.started + limits.first_output
             nearest = min(nearest, (when, "first_output", limits.first_output))
         if self._alive_at is not None and limits.idle is not None:
             when = (now if paused else self._alive_at) + limits.idle
             nearest = min(nearest, (when, "idle", limits.idle))
         if limits.stall is not None:
-            since = self._started if self._output_at is None else self._output_at
+            since = self.started if self._output_at is None else self._output_at
             when = (now if paused else since) + limits.stall
             nearest = min(nearest, (when, "stall", limits.stall))
         return nearest
@@ -178,7 +183,7 @@ class Watch:
 
     def _resume(self, left_at: float) -> None:
         """Leave out the caller's own pause since the last wait: it is not the server's."""
-        now = self._clock.loop.time()
+        now = self._clock.time()
         self._alive_at = now
         if self._output_at is not None:
             self._output_at += now - left_at
