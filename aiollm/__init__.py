@@ -38,6 +38,7 @@ from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
 from aiollm.registry import Registry
+from aiollm.saving import from_json, to_json
 from aiollm.spec import Plan
 from aiollm.stream import Stream
 from aiollm.tools import FunctionTool, tool
@@ -165,7 +166,9 @@ __all__ = [
     "__version__",
     "assistant",
     "classify",
+    "from_json",
     "system",
+    "to_json",
     "tool",
     "tool_results",
     "user",

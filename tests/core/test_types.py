@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm import types
+from aiollm import from_json, to_json, types
 from aiollm.errors import ConfigError, LLMError, OutputError, RateLimitError
-from aiollm.saving import from_json, to_json
 from aiollm.types import (
     Attempt,
     AudioPart,
