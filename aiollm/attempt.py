@@ -155,7 +155,10 @@ class Run:
         try:
             batches = self._batches
             if batches is None:
-                batches = self._batches = await self._open()
+                slots = self._call.route.slots(self.target)
+                if slots is not None:
+                    await self._queue(slots)
+                batches = self._batches = self._call.route.open(self.target, self._call.prefix)
             while not (batch := await watch.wait(batches.__anext__())):
                 watch.alive()
         except StopAsyncIteration:
@@ -186,15 +189,11 @@ class Run:
         self.close("abandoned" if by_caller else "failed", error)
         return error
 
-    async def _open(self) -> Batches:
-        route = self._call.route
-        slots = route.slots(self.target)
-        if slots is not None:
-            self._queued = True
-            await self._watch.wait(slots.acquire())
-            self._slots = slots
-            self._queued = False
-        return route.open(self.target, self._call.prefix)
+    async def _queue(self, slots: Slots) -> None:
+        self._queued = True
+        await self._watch.wait(slots.acquire())
+        self._slots = slots
+        self._queued = False
 
     def _tell(self, batch: Sequence[Item]) -> None:
         call = self._call

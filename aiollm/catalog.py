@@ -38,7 +38,7 @@ class Catalog:
         self._resolved: dict[str, Provider] = {}
         self._learned: dict[str, dict[str, dict[str, Any]]] = {}
         self._plans: dict[str, Plan] = {}
-        self._routes: dict[Plan, dict[Target, Provider]] = {}
+        self._resolved_specs: dict[str | Plan, tuple[Plan, dict[Target, Provider]]] = {}
 
     def register(self, name: str, provider: Provider | str) -> None:
         """Add a provider in code, as a row or a DSN; it wins over the environment.
@@ -111,22 +111,33 @@ class Catalog:
         lines += [f"{name} = {spec}" for name, spec in sorted(self.aliases().items())]
         return "\n".join(lines)
 
+    def resolve(
+        self, spec: str | Plan, timeouts: Timeouts | None
+    ) -> tuple[Plan, dict[Target, Provider]]:
+        """Return a spec's plan and the providers of its targets.
+
+        `timeouts` win over all others. Raises: SpecError, ConfigError.
+        """
+        cached = timeouts is None and isinstance(spec, str | Plan)
+        known = self._resolved_specs.get(spec) if cached else None
+        if known is None:
+            plan = self.parse(spec)
+            known = plan, self.providers_of(plan, timeouts)
+            if cached and len(self._resolved_specs) < MAX_PLANS:
+                self._resolved_specs[spec] = known
+        return known
+
     def providers_of(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Provider]:
         """Resolve all targets of a plan; `timeouts` win over all others. Raises: ConfigError."""
-        if timeouts is None and (known := self._routes.get(plan)) is not None:
-            return known
-        found = {
+        return {
             target: self._with_timeouts(self._resolve(target.provider), timeouts)
             for target in plan.targets
         }
-        if timeouts is None and len(self._routes) < MAX_PLANS:
-            self._routes[plan] = found
-        return found
 
     def learn(self, target: Target, facts: dict[str, Any]) -> None:
         """Keep what a server told of a model, until its provider is registered anew."""
         self._learned.setdefault(target.provider, {})[target.model] = facts
-        self._routes.clear()
+        self._resolved_specs.clear()
 
     def _with_timeouts(self, provider: Provider, timeouts: Timeouts | None = None) -> Provider:
         options = provider.options
@@ -204,7 +215,7 @@ class Catalog:
 
     def _forget_plans(self) -> None:
         self._plans.clear()
-        self._routes.clear()
+        self._resolved_specs.clear()
         self._resolved.clear()
 
     @staticmethod

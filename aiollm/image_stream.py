@@ -10,7 +10,7 @@ import msgspec
 from aiollm.accumulator import Accumulator
 from aiollm.errors import ClosedError
 from aiollm.images import ImageResult, PartialImage
-from aiollm.stream import BaseStream, Source
+from aiollm.stream import BaseStream
 from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
 
 
@@ -42,10 +42,8 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
 
     _hidden = frozenset({UsageUpdate, Notice, Finish, Status})
 
+    _accumulator = ImageAccumulator
     _total: ImageAccumulator
-
-    def __init__(self, start: Callable[[Accumulator], Source]) -> None:
-        super().__init__(start, ImageAccumulator())
 
     async def __anext__(self) -> PartialImage | ImageResult | Restart:
         """Return the next draft or, last, the result. Raises: as `Stream`."""

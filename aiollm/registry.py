@@ -27,9 +27,8 @@ from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
 from aiollm.request import RequestLike, as_request, check
-from aiollm.route import CallRoute, ImageRoute
+from aiollm.route import CallRoute, ImageRoute, Shared
 from aiollm.servers import Servers
-from aiollm.slots import Slots
 from aiollm.spec import Plan
 from aiollm.stream import Stream
 from aiollm.types import (
@@ -97,7 +96,6 @@ class Registry(Asking):
         self._health = Health(base=cooldown, uniform=uniform)
         self._image_workers = image_workers
         self._fetch_images = fetch_images
-        self._slots: dict[str, Slots] = {}
         self._hooks: list[Hook] = []
         self._owned: list[Closeable] = []
         self._transport: HttpTransport | None = None
@@ -105,6 +103,7 @@ class Registry(Asking):
         self._calls = 0
         self._closed = False
         self._clock: Clock | None = None
+        self._shared = Shared(Unopened(self._open_transport), self._fit)
         self._caller = Caller(self._open_transport)
         self._servers = Servers(self._catalog, self._caller, self._health)
 
@@ -162,19 +161,15 @@ class Registry(Asking):
         The keywords override the registry's for this call. Raises: SpecError, ConfigError here;
         while iterating LLMError, FailoverError.
         """
-        plan = self.parse(spec)
+        plan, providers = self._catalog.resolve(spec, timeouts)
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
             checked = as_request(request)
             check(checked)
         policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
-        providers = self._catalog.providers_of(plan, timeouts)
-        return Stream(
-            lambda total: self._start(
-                plan, CallRoute(checked, *self._shared(providers)), policy, total
-            )
-        )
+        route = CallRoute(checked, providers, self._shared)
+        return Stream(lambda total: self._start(plan, route, policy, total))
 
     def stream_images(
         self,
@@ -192,17 +187,13 @@ class Registry(Asking):
         `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
         FailoverError.
         """
-        plan = self.parse(spec)
+        plan, providers = self._catalog.resolve(spec, timeouts)
         asked = as_image_request(request)
-        providers = self._catalog.providers_of(plan, timeouts)
         if timeouts is None:
             providers = {target: patient(each, IMAGE_SECONDS) for target, each in providers.items()}
         policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
-        return ImageStream(
-            lambda total: self._start(
-                plan, ImageRoute(asked, *self._shared(providers)), policy, total
-            )
-        )
+        route = ImageRoute(asked, providers, self._shared)
+        return ImageStream(lambda total: self._start(plan, route, policy, total))
 
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Any
@@ -346,9 +337,6 @@ class Registry(Asking):
             changes["total"] = timeouts.total
         return msgspec.structs.replace(self._policy, **changes)
 
-    def _shared(self, providers: Mapping[Target, Provider]) -> tuple[Any, ...]:
-        return providers, self._slots, self._transport or Unopened(self._open_transport), self._fit
-
     def _start(self, plan: Plan, route: Route, policy: Policy, total: Accumulator) -> Failover:
         clock = self._bind_loop()
         self._calls += 1
@@ -390,7 +378,7 @@ class Registry(Asking):
                 raise ConfigError(
                     "this Registry is in use on another event loop: make one Registry per loop"
                 )
-        self._slots.clear()
+        self._shared.slots.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill()
@@ -403,7 +391,7 @@ class Registry(Asking):
             # aiohttp takes some 150 ms to import: not on the loop.
             made = await asyncio.to_thread(_new_transport)
             if self._transport is None:
-                self._transport = made
+                self._transport = self._shared.transport = made
         return self._transport
 
     def _teller(self) -> Callable[[Event], None] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 import msgspec
 
@@ -31,23 +31,30 @@ Fit = Callable[[Request, Capabilities], Awaitable[tuple[Request, tuple[str, ...]
 """Makes the images of a request fit; returns the request and what was left out."""
 
 
-class TargetRoute:
+class Shared:
+    """What the calls of a registry share: its transport, its slots by provider name, its fit."""
+
+    __slots__ = ("fit", "slots", "transport")
+
+    def __init__(self, transport: Transport, fit: Fit) -> None:
+        self.transport = transport
+        self.slots: dict[str, Slots] = {}
+        self.fit = fit
+
+
+R = TypeVar("R", bound=Request | ImageRequest)
+
+
+class TargetRoute(Generic[R]):
     """What chat and images share: resolved providers, deadlines, slots, clean errors."""
 
-    __slots__ = ("_fit", "_providers", "_slots", "_transport")
+    __slots__ = ("_providers", "_shared", "request")
 
-    def __init__(
-        self,
-        providers: Mapping[Target, Provider],
-        slots: dict[str, Slots],
-        transport: Transport,
-        fit: Fit,
-    ) -> None:
-        """Take the resolved providers of the plan, and the registry's slots by provider name."""
+    def __init__(self, request: R, providers: Mapping[Target, Provider], shared: Shared) -> None:
+        """Take a checked request and the resolved providers of the plan."""
+        self.request: R = request
         self._providers = providers
-        self._slots = slots
-        self._transport = transport
-        self._fit = fit
+        self._shared = shared
 
     def host(self, target: Target) -> str:
         """Return the host that the target's connection failures count against."""
@@ -60,12 +67,13 @@ class TargetRoute:
     def slots(self, target: Target) -> Slots | None:
         """Return the slots of the target's provider, None where they are not limited."""
         provider = self._providers[target]
-        limit = provider.max_concurrency
+        limit = provider.options.max_concurrency
         if limit is None:
             return None
-        slots = self._slots.get(provider.name)
+        known = self._shared.slots
+        slots = known.get(provider.name)
         if slots is None:
-            slots = self._slots[provider.name] = Slots(limit)
+            slots = known[provider.name] = Slots(limit)
         return slots
 
     def takes_prefill(self, target: Target) -> bool:
@@ -78,18 +86,12 @@ class TargetRoute:
         redacted(error, self._providers[target].token)
 
 
-class CallRoute(TargetRoute):
+class CallRoute(TargetRoute[Request]):
     """Opens the targets of one chat call."""
 
-    __slots__ = ("_has_images", "request")
+    __slots__ = ()
 
     operation: ClassVar[str] = "chat"
-
-    def __init__(self, request: Request, *shared: Any) -> None:
-        """Take a checked request, and what `TargetRoute` takes."""
-        super().__init__(*shared)
-        self.request = request
-        self._has_images = _has_images(request)
 
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
@@ -100,17 +102,17 @@ class CallRoute(TargetRoute):
             request = msgspec.structs.replace(request, messages=messages)
         if request.tools and not provider.capabilities(target.model).tools:
             raise UnsupportedError(f"{target.model} takes no tools")
-        if self._has_images:
+        if _has_images(request):
             return self._fitted(provider, target, request)
         return self._run(provider, target, request)
 
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
         run = provider.adapter or engine.stream
-        return run(provider, self._transport, target, request)
+        return run(provider, self._shared.transport, target, request)
 
     async def _fitted(self, provider: Provider, target: Target, request: Request) -> Batches:
         """Make the images fit the target, note what was left out, then run."""
-        request, left_out = await self._fit(request, provider.capabilities(target.model))
+        request, left_out = await self._shared.fit(request, provider.capabilities(target.model))
         if left_out:
             yield [Notice(message, image_elided=True) for message in left_out]
         batches = self._run(provider, target, request)
@@ -121,17 +123,12 @@ class CallRoute(TargetRoute):
             close_now(batches)
 
 
-class ImageRoute(TargetRoute):
+class ImageRoute(TargetRoute[ImageRequest]):
     """Opens the targets of one call that makes images."""
 
-    __slots__ = ("request",)
+    __slots__ = ()
 
     operation: ClassVar[str] = "generate_content"
-
-    def __init__(self, request: ImageRequest, *shared: Any) -> None:
-        """Take a request, and what `TargetRoute` takes."""
-        super().__init__(*shared)
-        self.request = request
 
     def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
         """Return the unstarted stream of drafts and result. Raises: LLMError."""
@@ -144,7 +141,7 @@ class ImageRoute(TargetRoute):
         self, provider: Provider, codecs: Sequence[ImageCodec], target: Target
     ) -> Batches:
         request = await self._fitted(provider, target)
-        batches = cast("Batches", draw(codecs, provider, self._transport, target, request))
+        batches = cast("Batches", draw(codecs, provider, self._shared.transport, target, request))
         try:
             async for batch in batches:
                 yield batch
@@ -157,7 +154,7 @@ class ImageRoute(TargetRoute):
             # A mask must keep the size of its image: both go as they are.
             return request
         inputs = Request((user(*request.images),))
-        fitted, left_out = await self._fit(inputs, provider.capabilities(target.model))
+        fitted, left_out = await self._shared.fit(inputs, provider.capabilities(target.model))
         if left_out:
             # In a conversation old images may go; here each is part of what is asked.
             raise UnsupportedError(f"the input images do not fit: {left_out[0]}")

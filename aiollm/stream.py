@@ -31,7 +31,9 @@ class BaseStream(Generic[Y]):
     _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice})
     """Items that only the result keeps."""
 
-    def __init__(self, start: Callable[[Accumulator], Source], total: Accumulator) -> None:
+    _accumulator: ClassVar[type[Accumulator]] = Accumulator
+
+    def __init__(self, start: Callable[[Accumulator], Source]) -> None:
         """Make the source with `start` at the first chunk.
 
         It may ask the accumulator, not the stream: a reference back would keep the stream from
@@ -40,7 +42,7 @@ class BaseStream(Generic[Y]):
         self._start = start
         self._source: Source | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._total = total
+        self._total = self._accumulator()
         self._ready: Iterator[Any] = iter(())
         self._reader: asyncio.Task[Any] | None = None
         self._left: asyncio.Event | None = None
@@ -150,9 +152,6 @@ class Stream(BaseStream[Chunk]):
     Nothing is sent until the first chunk is asked for. Leaving an `async with`, `aclose()`,
     cancellation, an error, or dropping the last reference closes the connection at once.
     """
-
-    def __init__(self, start: Callable[[Accumulator], Source]) -> None:
-        super().__init__(start, Accumulator())
 
     async def collect(self) -> Response:
         """Exhaust the stream and return the whole response. Raises: LLMError, FailoverError."""

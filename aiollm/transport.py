@@ -63,30 +63,22 @@ Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 class HttpReply:
     """An aiohttp response as a `provider.Reply`."""
 
-    __slots__ = ("_content", "_open", "_response")
+    __slots__ = ("_content", "_open", "_response", "content_type", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, replies: set[HttpReply]) -> None:
         """Belong to the open `replies` of a transport until closed."""
         self._response = response
         self._content = in_pieces(response.content)
         self._open = replies
+        self.status = response.status
+        header = response.headers.get("Content-Type", "")
+        self.content_type = header.partition(";")[0].strip().lower()
         replies.add(self)
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self._response.status
 
     @property
     def headers(self) -> Mapping[str, str]:
         """Header names in lower case."""
         return {name.lower(): value for name, value in self._response.headers.items()}
-
-    @property
-    def content_type(self) -> str:
-        """The media type in lower case, "" where the server names none."""
-        header = self._response.headers.get("Content-Type", "")
-        return header.partition(";")[0].strip().lower()
 
     @property
     def has_body(self) -> bool:

@@ -145,7 +145,7 @@ async def run(streams: int, at_once: int = 50, seed: int = 1) -> Figures:
                     await _caller(reg, dice, figures, seen)
 
             await asyncio.gather(*(worker() for _ in range(at_once)))
-            figures.slots_held = sum(40 - slots.free for slots in reg._slots.values())
+            figures.slots_held = sum(40 - slots.free for slots in reg._shared.slots.values())
             figures.probes_held = sum(
                 each.probe is not None
                 for breakers in (reg._health._targets, reg._health._hosts)
