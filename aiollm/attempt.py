@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from aiollm.errors import (
@@ -25,6 +25,7 @@ from aiollm.events import (
 )
 from aiollm.health import Health, Permit
 from aiollm.images import ImageResult, PartialImage
+from aiollm.provider import Provider
 from aiollm.slots import Slots
 from aiollm.types import (
     Attempt,
@@ -39,7 +40,6 @@ from aiollm.types import (
     Response,
     Target,
     TextDelta,
-    Timeouts,
     ToolCallDelta,
 )
 from aiollm.watch import Clock, Watch
@@ -72,11 +72,9 @@ class Route(Protocol):
     def request(self) -> Any:
         """What is asked of all targets."""
 
-    def host(self, target: Target) -> str:
-        """Return the host that its connection failures count against."""
-
-    def timeouts(self, target: Target) -> Timeouts:
-        """Return the deadlines of one attempt."""
+    @property
+    def providers(self) -> Mapping[Target, Provider]:
+        """The resolved providers of all targets."""
 
     def slots(self, target: Target) -> Slots | None:
         """Return the slots of its provider, None where their number is not limited."""
@@ -132,7 +130,7 @@ class Run:
         "target",
     )
 
-    def __init__(self, call: Call, target: Target, permit: Permit) -> None:
+    def __init__(self, call: Call, target: Target, provider: Provider, permit: Permit) -> None:
         self._call = call
         self._permit = permit
         self._batches: Batches | None = None
@@ -140,7 +138,7 @@ class Run:
         self._queued = False
         self._released = False
         self.target = target
-        self._watch = watch = Watch(call.clock, call.route.timeouts(target), call.total_at)
+        self._watch = watch = Watch(call.clock, provider.timeouts, call.total_at)
         self.record = Attempt(target, watch.started - call.started)
         call.attempts.append(self.record)
         if call.hooked:
@@ -265,7 +263,7 @@ class Run:
         if changed and outcome == "success":
             call.emit(TargetClosed(call.number, self.target))
         elif changed:
-            wait = call.health.recovers_in(self.target, call.route.host(self.target))
+            wait = call.health.recovers_in(self.target, call.route.providers[self.target].host)
             call.emit(TargetOpened(call.number, self.target, wait, error))
 
 

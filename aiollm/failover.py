@@ -239,13 +239,14 @@ class Failover:
         return self._admit(await self._retry())
 
     def _ready_in(self, target: Target) -> float:
-        return self.health.ready_in(target, self.route.host(target))
+        return self.health.ready_in(target, self.route.providers[target].host)
 
     def _recovers_in(self, target: Target) -> float:
-        return self.health.recovers_in(target, self.route.host(target))
+        return self.health.recovers_in(target, self.route.providers[target].host)
 
     def _admit(self, target: Target) -> Run:
-        return Run(self, target, self.health.admit(target, self.route.host(target)))
+        provider = self.route.providers[target]
+        return Run(self, target, provider, self.health.admit(target, provider.host))
 
     async def _retry(self) -> Target:
         """Wait for the target that recovers first. Raises: FailoverError when none may."""

@@ -231,7 +231,10 @@ class ImageDecoder(Protocol):
 
 
 class ImageCodec(Protocol):
-    """A wire translator for making images, pure and stateless."""
+    """A wire translator for making images, pure and stateless.
+
+    It never sees large files: `lifting.Lift` has left stand-ins that begin as they do.
+    """
 
     def encode_images(
         self, provider: Provider, target: Target, request: ImageRequest

@@ -21,7 +21,6 @@ from aiollm.types import (
     Notice,
     Request,
     Target,
-    Timeouts,
     ToolResultPart,
     assistant,
     user,
@@ -48,25 +47,17 @@ R = TypeVar("R", bound=Request | ImageRequest)
 class TargetRoute(Generic[R]):
     """What chat and images share: resolved providers, deadlines, slots, clean errors."""
 
-    __slots__ = ("_providers", "_shared", "request")
+    __slots__ = ("_shared", "providers", "request")
 
     def __init__(self, request: R, providers: Mapping[Target, Provider], shared: Shared) -> None:
-        """Take a checked request and the resolved providers of the plan."""
+        """Take a checked request and the resolved `providers` of the plan's targets."""
         self.request: R = request
-        self._providers = providers
+        self.providers = providers
         self._shared = shared
-
-    def host(self, target: Target) -> str:
-        """Return the host that the target's connection failures count against."""
-        return self._providers[target].host
-
-    def timeouts(self, target: Target) -> Timeouts:
-        """Return the deadlines of one attempt."""
-        return self._providers[target].timeouts
 
     def slots(self, target: Target) -> Slots | None:
         """Return the slots of the target's provider, None where they are not limited."""
-        provider = self._providers[target]
+        provider = self.providers[target]
         limit = provider.options.max_concurrency
         if limit is None:
             return None
@@ -78,12 +69,12 @@ class TargetRoute(Generic[R]):
 
     def takes_prefill(self, target: Target) -> bool:
         """Say whether the target goes on from an assistant message at the end."""
-        return self._providers[target].capabilities(target.model).prefill
+        return self.providers[target].capabilities(target.model).prefill
 
     def clean(self, target: Target, error: LLMError) -> None:
         """Put the target on the error and take its secret out."""
         error.target = target
-        redacted(error, self._providers[target].token)
+        redacted(error, self.providers[target].token)
 
 
 class CallRoute(TargetRoute[Request]):
@@ -95,7 +86,7 @@ class CallRoute(TargetRoute[Request]):
 
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
-        provider = self._providers[target]
+        provider = self.providers[target]
         request = self.request
         if prefix:
             messages = (*request.messages, assistant(prefix))
@@ -132,7 +123,7 @@ class ImageRoute(TargetRoute[ImageRequest]):
 
     def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
         """Return the unstarted stream of drafts and result. Raises: LLMError."""
-        provider = self._providers[target]
+        provider = self.providers[target]
         if provider.image_codecs is None:
             raise UnsupportedError(f"{provider.name} makes no images")
         return self._drawn(provider, provider.image_codecs(), target)

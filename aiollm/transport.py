@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -126,9 +126,9 @@ class HttpReply:
         self._response.close()
 
 
-async def _request(
+def _request(
     session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
-) -> aiohttp.ClientResponse:
+) -> Awaitable[aiohttp.ClientResponse]:
     body = request.body
     headers = request.headers
     data: Data = None
@@ -137,7 +137,7 @@ async def _request(
         if data is None or len(data) > INLINE_BODY:
             data = _pieces(body)
             headers = {**headers, "Content-Length": str(len(body))}
-    return await session.request(
+    return session.request(
         request.method,
         request.url,
         headers=headers,
