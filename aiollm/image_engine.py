@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+
+from msgspec.structs import replace
 
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
+from aiollm.lifting import Lift
 from aiollm.provider import (
     HttpReply,
     ImageCodec,
@@ -14,13 +18,16 @@ from aiollm.provider import (
     Reply,
     Transport,
 )
-from aiollm.types import Finish, Item, Notice, Target
+from aiollm.types import Finish, ImagePart, Item, Notice, Target
 
 MAX_REPLY = 256 * 1024 * 1024
 """Bytes of a reply at most: ten large images in base64."""
 
 ERROR_BODY_SECONDS = 1.0
 """How long an error body is read (design: bounds)."""
+
+JOIN_AT_ONCE = 1024 * 1024
+"""Bytes of a file that are joined on the loop; `bytes.join` frees the lock above that."""
 
 NO_SUCH_ROUTE = (404, 405, 501)
 """Statuses after which a provider's next dialect is tried."""
@@ -51,20 +58,23 @@ async def draw(
                 raise codec.error(HttpReply(reply.status, reply.headers, body, http.url))
             yield [Notice(message) for message in http.warnings]
             decoder = _decoder(codec, reply, http.url)
+            lift = Lift()
             size = 0
             while not decoder.finished:
                 data = await reply.read()
                 size += len(data)
                 drafts: list[PartialImage] = []
-                failure = _feed(decoder, data, drafts)
+                failure = _feed(decoder, lift, data, drafts)
                 if size > MAX_REPLY:
                     failure = failure or ProtocolError(f"the reply exceeds {MAX_REPLY} bytes")
-                yield drafts
+                yield [replace(each, image=await _whole(each.image, lift)) for each in drafts]
                 if failure is not None:
                     raise failure
                 if not data:
                     break
             result = decoder.close()
+            images = [await _whole(image, lift) for image in result.images]
+            result = replace(result, images=tuple(images))
             yield [result, Finish("stop", usage=result.usage)]
             await reply.drain()
             return
@@ -79,13 +89,31 @@ def _decoder(codec: ImageCodec, reply: Reply, url: str) -> ImageDecoder:
     return _Whole(codec, reply, url)
 
 
-def _feed(decoder: ImageDecoder, data: bytes, drafts: list[PartialImage]) -> LLMError | None:
+def _feed(
+    decoder: ImageDecoder, lift: Lift, data: bytes, drafts: list[PartialImage]
+) -> LLMError | None:
     """Decode what a read brought; return the error, so that the drafts before it go first."""
+    text = lift.feed(data) if data else lift.close()
     try:
-        decoder.feed(data, drafts)
+        if text:
+            decoder.feed(text, drafts)
+        if not data:
+            decoder.feed(b"", drafts)
     except LLMError as error:
         return error
     return None
+
+
+async def _whole(image: ImagePart, lift: Lift) -> ImagePart:
+    """Return the image whose stand-in a codec has decoded."""
+    pieces = lift.take(image.data)
+    if pieces is None:
+        return image
+    if sum(map(len, pieces)) <= JOIN_AT_ONCE:
+        data = b"".join(pieces)
+    else:
+        data = await asyncio.to_thread(b"".join, pieces)
+    return replace(image, data=data)
 
 
 class _Whole:
