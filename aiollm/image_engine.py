@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.lifting import Lift
 from aiollm.provider import (
     HttpReply,
     ImageCodec,
@@ -19,6 +19,9 @@ from aiollm.provider import (
     Transport,
 )
 from aiollm.types import Finish, ImagePart, Item, Notice, Target
+
+if TYPE_CHECKING:
+    from aiollm.lifting import Lift
 
 MAX_REPLY = 256 * 1024 * 1024
 """Bytes of a reply at most: ten large images in base64."""
@@ -46,6 +49,8 @@ async def draw(
 
     Raises: LLMError.
     """
+    from aiollm.lifting import Lift  # 1 ms, for calls that make images alone
+
     for codec in codecs:
         http = codec.encode_images(provider, target, request)
         reply = await transport.send(http, provider.timeouts.connect)

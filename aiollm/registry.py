@@ -221,6 +221,7 @@ class Registry(Asking):
         """
         plan = None if spec is None else self.parse(spec)
         await self._open_transport()
+        await self._open_pool()
         if plan is not None:
             for provider in self._catalog.providers_of(plan, None).values():
                 provider.codec.decoder()
@@ -357,10 +358,19 @@ class Registry(Asking):
     ) -> tuple[Request, tuple[str, ...]]:
         from aiollm import media
 
-        if self._pool is None:
-            self._pool = media.MediaPool(self._image_workers)
+        pool = await self._open_pool()
         fetch = self._fetch if self._fetch_images else None
-        return await media.normalize_with_notes(request, capabilities, pool=self._pool, fetch=fetch)
+        return await media.normalize_with_notes(request, capabilities, pool=pool, fetch=fetch)
+
+    async def _open_pool(self) -> MediaPool:
+        if self._pool is None:
+            self._bind_loop()
+            # Its modules take some 10 ms to import: not on the loop.
+            made = await asyncio.to_thread(_new_pool, self._image_workers)
+            self._bind_loop()  # that the registry was closed meanwhile
+            if self._pool is None:
+                self._pool = made
+        return self._pool
 
     async def _fetch(self, url: str) -> bytes:
         transport = await self._open_transport()
@@ -403,6 +413,12 @@ class Registry(Asking):
                 hook(event)
             except Exception:  # noqa: BLE001 - a hook is the caller's code, the call is not its
                 _log.exception("an event hook failed")
+
+
+def _new_pool(workers: int | None) -> MediaPool:
+    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the call that comes
+
+    return MediaPool(workers)
 
 
 def _new_transport() -> HttpTransport:

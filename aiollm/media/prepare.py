@@ -248,5 +248,6 @@ async def _inline(url: str) -> bytes:
     except ValueError as error:
         reason = f"a data URL does not decode: {error}"
     else:
-        return b"".join(pieces)
+        # bytes.join frees the interpreter for anything large.
+        return await asyncio.to_thread(b"".join, pieces)
     raise UnsupportedError(reason)
