@@ -42,7 +42,7 @@ from aiollm.types import (
     TextDelta,
     ToolCallDelta,
 )
-from aiollm.watch import Clock, Watch
+from aiollm.watch import Clock, Waiter, Watch
 
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 
@@ -144,8 +144,8 @@ class Run:
         if call.hooked:
             call.emit(AttemptStarted(call.number, target))
 
-    async def next(self) -> Sequence[Item] | None:
-        """Return the next batch that is not empty, None at the end.
+    async def next(self, task: Waiter) -> Sequence[Item] | None:
+        """Return to `task` the next batch that is not empty, None at the end.
 
         Raises: Exception, after closing itself.
         """
@@ -155,9 +155,9 @@ class Run:
             if batches is None:
                 slots = self._call.route.slots(self.target)
                 if slots is not None:
-                    await self._queue(slots)
+                    await self._queue(slots, task)
                 batches = self._batches = self._call.route.open(self.target, self._call.prefix)
-            while not (batch := await watch.wait(batches.__anext__())):
+            while not (batch := await watch.wait(batches.__anext__(), task)):
                 watch.alive()
         except StopAsyncIteration:
             self._end()
@@ -187,9 +187,9 @@ class Run:
         self.close("abandoned" if by_caller else "failed", error)
         return error
 
-    async def _queue(self, slots: Slots) -> None:
+    async def _queue(self, slots: Slots, task: Waiter) -> None:
         self._queued = True
-        await self._watch.wait(slots.acquire())
+        await self._watch.wait(slots.acquire(), task)
         self._slots = slots
         self._queued = False
 

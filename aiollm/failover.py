@@ -26,7 +26,7 @@ from aiollm.types import (
     TextPart,
     UsageUpdate,
 )
-from aiollm.watch import Clock
+from aiollm.watch import Clock, Waiter
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 
@@ -119,8 +119,8 @@ class Failover:
         if self._emit is not None:
             self._emit(event)
 
-    async def next(self) -> Sequence[Item] | None:
-        """Return the next batch, None at the end. Raises: LLMError, FailoverError."""
+    async def next(self, task: Waiter) -> Sequence[Item] | None:
+        """Return the next batch to `task`, None at the end. Raises: LLMError, FailoverError."""
         while True:
             run = self._run
             if run is None:
@@ -132,7 +132,7 @@ class Failover:
                 if self._committed:
                     return self._commit(run, ())
             try:
-                batch = await run.next()
+                batch = await run.next(task)
             except Exception as error:  # noqa: BLE001 - classified below
                 failure = error
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -67,8 +68,10 @@ class Race:
 
 async def _until_output(run: Run) -> list[Item]:
     items: list[Item] = []
+    task = asyncio.current_task()
+    assert task is not None
     while True:
-        batch = await run.next()
+        batch = await run.next(task)
         if batch is None:
             return items
         items += [item for item in batch if type(item) is not Status]

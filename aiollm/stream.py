@@ -15,8 +15,8 @@ from aiollm.types import Attempt, Chunk, Item, Notice, Response, Target, UsageUp
 class Source(Told, Protocol):
     """Where a stream's batches come from: a failover over the targets of a plan."""
 
-    async def next(self) -> Sequence[Item] | None:
-        """Return the next batch, None at the end."""
+    async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
+        """Return the next batch to the task that waits for it, None at the end."""
 
     def close(self) -> None:
         """End the call now."""
@@ -75,14 +75,16 @@ class BaseStream(Generic[Y]):
             raise ClosedError("this stream is already being read by another task")
         # To find out the running loop is a system call in Python 3.11: once is enough.
         self._reader = task = asyncio.current_task(self._loop)
+        if task is None:
+            raise ClosedError("a stream is read outside of any task")
         try:
             if self._source is None:
                 self._loop = asyncio.get_running_loop()
                 self._source = self._start(self._total)
-            batch = await self._source.next()
+            batch = await self._source.next(task)
         except asyncio.CancelledError:
             # A cancellation by aclose() in another task is this stream's own.
-            if self._left is None or task is None or task.uncancel() > 0:
+            if self._left is None or task.uncancel() > 0:
                 self._end()
                 raise
             batch = None

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from aiollm.errors import ClosedError, Deadline, DeadlineError
+from aiollm.errors import Deadline, DeadlineError
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
+Waiter: TypeAlias = asyncio.Task[Any]
+"""The task that waits, and is interrupted when its wait is overdue."""
 
 _TEXT = {
     "first_output": "no output within {} s",
@@ -103,7 +105,7 @@ class Watch:
         self._clock = clock
         self._limits = limits
         self._total_at = total_at
-        self._task: asyncio.Task[object] | None = None
+        self._task: Waiter | None = None
         self._cancelling = 0
         self._fired: tuple[Deadline, float] | None = None
         self._alive_at: float | None = None
@@ -113,24 +115,24 @@ class Watch:
         if total_at is not None:
             clock.expect(total_at)
 
-    def alive(self) -> float:
-        """Note that bytes arrived; return the loop time."""
+    def alive(self) -> None:
+        """Note that bytes arrived."""
         now = self._clock.time()
         if self._alive_at is None and self._limits.idle is not None:
             self._clock.expect(now + self._limits.idle)
         self._alive_at = now
-        return now
 
     def output(self) -> float:
         """Note that output arrived; return the loop time."""
-        now = self._output_at = self.alive()
+        self.alive()
+        now = self._output_at = self._alive_at or 0.0
         return now
 
-    async def wait(self, awaitable: Awaitable[T]) -> T:
-        """Await under the deadlines. Raises: DeadlineError, and whatever the awaitable raises."""
-        task = asyncio.current_task(self._clock.loop)
-        if task is None:
-            raise ClosedError("a stream is read outside of any task")
+    async def wait(self, awaitable: Awaitable[T], task: Waiter) -> T:
+        """Await in `task` under the deadlines.
+
+        Raises: DeadlineError, and whatever the awaitable raises.
+        """
         self._cancelling = task.cancelling()
         if self._alive_at is not None:
             self._resume(self._alive_at)
