@@ -121,6 +121,16 @@ def _is_object(text: str) -> bool:
 class Accumulator:
     """Adds items up to a message; `Restart` makes it begin anew."""
 
+    __slots__ = (
+        "_builders",
+        "_calls",
+        "_text",
+        "finish_reason",
+        "raw_finish_reason",
+        "usage",
+        "warnings",
+    )
+
     def __init__(self) -> None:
         self.warnings: dict[str, None] = {}
         self._begin()

@@ -54,6 +54,33 @@ class Policy(msgspec.Struct, frozen=True):
 class Failover:
     """The batches of one call, over as many targets as it takes."""
 
+    __slots__ = (
+        "_closed",
+        "_committed",
+        "_emit",
+        "_error",
+        "_errors",
+        "_held",
+        "_interruption",
+        "_partial",
+        "_plan",
+        "_policy",
+        "_retries",
+        "_run",
+        "_steps",
+        "_target",
+        "_uniform",
+        "attempts",
+        "clock",
+        "health",
+        "hooked",
+        "number",
+        "prefix",
+        "route",
+        "started",
+        "total_at",
+    )
+
     def __init__(  # noqa: PLR0913 - all that a call consists of
         self,
         plan: Plan,

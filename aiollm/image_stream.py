@@ -17,6 +17,8 @@ from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
 class ImageAccumulator(Accumulator):
     """Keeps the result; drafts pass by."""
 
+    __slots__ = ("result",)
+
     def __init__(self) -> None:
         super().__init__()
         self.result: ImageResult | None = None
@@ -39,6 +41,8 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
 
     With `on_interrupt="restart"` a `Restart` says that the drafts before it are void.
     """
+
+    __slots__ = ()
 
     _hidden = frozenset({UsageUpdate, Notice, Finish, Status})
 

@@ -28,6 +28,19 @@ Y = TypeVar("Y")
 class BaseStream(Generic[Y]):
     """What every stream is: lazy, read by one task at a time, closed without awaiting."""
 
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_ended_at",
+        "_left",
+        "_loop",
+        "_reader",
+        "_ready",
+        "_source",
+        "_start",
+        "_total",
+    )
+
     _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice})
     """Items that only the result keeps."""
 
@@ -154,6 +167,8 @@ class Stream(BaseStream[Chunk]):
     Nothing is sent until the first chunk is asked for. Leaving an `async with`, `aclose()`,
     cancellation, an error, or dropping the last reference closes the connection at once.
     """
+
+    __slots__ = ()
 
     async def collect(self) -> Response:
         """Exhaust the stream and return the whole response. Raises: LLMError, FailoverError."""
