@@ -290,6 +290,12 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         self.target: Target | None = None
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
 
+    if TYPE_CHECKING:  # only what moves a chain on comes here, and no group does
+
+        @property
+        def exceptions(self) -> tuple[LLMError, ...]:
+            """What each attempt failed with, in order."""
+
     def derive(self, excs: Sequence[Exception]) -> FailoverError:  # type: ignore[override]
         """Return a group of `excs` with the same message and attempts."""
         return FailoverError(self.message, excs, self.attempts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -46,6 +46,23 @@ class ImageRequest(msgspec.Struct, frozen=True):
     mask: ImagePart | None = None
     partial_images: int = 0
     extra: Mapping[str, Any] = {}
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is kept
+
+        def __init__(  # noqa: PLR0913, PLR0917 - the fields
+            self,
+            prompt: str,
+            count: int = ...,
+            size: Size | None = ...,
+            quality: Quality | None = ...,
+            format: Format | None = ...,  # noqa: A002
+            background: Background | None = ...,
+            seed: int | None = ...,
+            images: ImagePart | list[ImagePart] | tuple[ImagePart, ...] = ...,
+            mask: ImagePart | None = ...,
+            partial_images: int = ...,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         force_setattr(self, "images", _images(self.images))

@@ -83,7 +83,7 @@ def as_request(value: RequestLike) -> Request:
         case Request():
             return value
         case str() | Message() | Sequence():
-            return Request(value)  # type: ignore[arg-type]
+            return Request(value)
         case _:
             raise ConfigError(
                 f"a request is a str, a Request, a Message or a list of them, not {_kind(value)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -198,6 +198,16 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
     name: str = ""
     is_error: bool = False
 
+    if TYPE_CHECKING:  # what may be passed is wider than what is kept
+
+        def __init__(
+            self,
+            id: str,  # noqa: A002
+            content: str | TextPart | ImagePart | Sequence[str | TextPart | ImagePart],
+            name: str = ...,
+            is_error: bool = ...,  # noqa: FBT001
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         force_setattr(self, "content", _parts(self.content))
 
@@ -254,6 +264,10 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Role
     parts: tuple[Part, ...]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, role: Role, parts: str | Part | Sequence[str | Part]) -> None: ...
 
     def __post_init__(self) -> None:
         if type(self.parts) is not tuple or str in map(type, self.parts):
@@ -321,6 +335,25 @@ class Request(msgspec.Struct, frozen=True):
     seed: int | None = None
     reasoning: Effort | int | None = None
     extra: Mapping[str, Any] = {}
+
+    if TYPE_CHECKING:
+
+        def __init__(  # noqa: PLR0913, PLR0917 - the fields
+            self,
+            messages: str | Message | Sequence[Message],
+            system: str = ...,
+            tools: Tool | Sequence[Tool] = ...,
+            tool_choice: str | None = ...,
+            parallel_tool_calls: bool | None = ...,  # noqa: FBT001
+            output: Any = ...,
+            max_output_tokens: int | None = ...,
+            temperature: float | None = ...,
+            top_p: float | None = ...,
+            stop: str | Sequence[str] = ...,
+            seed: int | None = ...,
+            reasoning: Effort | int | None = ...,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if type(self.messages) is not tuple:

@@ -14,7 +14,7 @@ SPEC = "ls/qwen3-vl:8b,anthropic/claude-sonnet-5.5"
 async def main(paths: list[str]) -> None:
     read = [await asyncio.to_thread(ImagePart.from_path, path) for path in paths]
     names = ", ".join(Path(path).name for path in paths)
-    request = Request((user(f"What do {names} show?", *read),))
+    request = Request(user(f"What do {names} show?", *read))
     async with Registry() as reg:
         response = await reg.generate(SPEC, request)
     print(response.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from aiollm import ImagePart, Registry, Request, TurnLimitError, tool, user
+from aiollm import ImagePart, Registry, Request, TurnLimitError, tool
 
 FOLDER = Path("photos")
 
@@ -23,7 +23,7 @@ def look(name: str) -> list[str | ImagePart]:
 
 
 async def main() -> None:
-    request = Request((user("Which photo would be the best title page, and why?"),))
+    request = Request("Which photo would be the best title page, and why?")
     async with Registry() as reg:
         answer = ""
         while not answer:

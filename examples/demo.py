@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiollm import Registry, Request, local, user
+from aiollm import Registry, Request, local
 
 SPEC = "down/none,local/smollm2"
 ENVIRONMENT = {"LLM_DOWN": "openai+http://127.0.0.1:9/v1"}
@@ -24,7 +24,7 @@ async def main() -> None:
 
 
 async def answer(reg: Registry) -> None:
-    request = Request((user(QUESTION),), max_output_tokens=96, temperature=0.0)
+    request = Request(QUESTION, max_output_tokens=96, temperature=0.0)
     async with reg.stream(SPEC, request) as stream:
         async for chunk in stream:
             print(chunk.text, end="", flush=True)

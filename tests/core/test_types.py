@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import math
 import pickle
 from typing import get_args
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from aiollm import from_json, to_json, types
 from aiollm.errors import ConfigError, LLMError, OutputError, RateLimitError
+from aiollm.images import ImageRequest
 from aiollm.types import (
     Attempt,
     AudioPart,
@@ -328,6 +331,17 @@ def test_what_was_stored_stays_readable() -> None:
     parts = b'[{"type":"text","text":"a"},{"type":"image","data":"iVBORw=="}]'
     stored = b'{"role":"user","parts":%s}' % parts
     assert from_json(stored, Message) == user("a", IMAGE)
+
+
+@pytest.mark.parametrize("kind", [Message, Request, ToolResultPart, ImageRequest])
+def test_a_signature_for_type_checkers_has_every_field(kind) -> None:
+    tree = ast.parse(inspect.getsource(kind))
+    (declared,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    assert tuple(each.arg for each in declared.args.args[1:]) == kind.__struct_fields__
 
 
 class TestSaving:

@@ -15,7 +15,12 @@ from aiollm import (
     Finish,
     ImageChunk,
     ImagePart,
+    ImageRequest,
+    ImageResult,
+    ImageStream,
     LLMError,
+    Message,
+    Part,
     PartChunk,
     Plan,
     ReasoningDelta,
@@ -28,12 +33,20 @@ from aiollm import (
     StreamInterrupted,
     Target,
     TextDelta,
+    TextPart,
     Timeouts,
+    Tool,
     ToolCallDelta,
     ToolCallPart,
+    ToolResultPart,
     Usage,
     Verdict,
+    assistant,
     classify,
+    from_json,
+    system,
+    to_json,
+    tool_results,
     user,
 )
 
@@ -53,6 +66,32 @@ async def calls(reg: Registry) -> None:
     assert_type(await reg.generate("a/x", "Where?", output=City), City)
     assert_type(await reg.generate("a/x", [user("Where?")], output=list[int]), list[int])
     assert_type(await reg.models("a"), tuple[str, ...])
+
+
+def requests() -> None:
+    """What is passed may be wider than what is kept."""
+    by_hand = Tool("by_hand")
+    assert_type(Request("Why?").messages, tuple[Message, ...])
+    assert_type(Request("Why?", stop="END").stop, tuple[str, ...])
+    assert_type(Request(user("Why?"), tools=by_hand).tools, tuple[Tool, ...])
+    Request([user("Name a colour."), assistant("Blue.")], temperature=0.2, tools=[by_hand])
+    Request((system("One word."), user("Why?", ImagePart(b"..."))), reasoning="high")
+    history = [user("Why?")]
+    Request(history)
+    assert_type(user("What is it?", ImagePart(b"...")), Message)
+    assert_type(Message("user", ["a", ImagePart(b"...")]).parts, tuple[Part, ...])
+    assert_type(ToolResultPart("1", "sunny").content, tuple[TextPart | ImagePart, ...])
+    assert_type(tool_results(ToolResultPart("1", ["sunny", ImagePart(b"...")])), Message)
+    image = ImageRequest("a boat", size="16:9", images=[ImagePart(b"...")])
+    assert_type(image.images, tuple[ImagePart, ...])
+    assert_type(from_json(to_json(history), list[Message]), list[Message])
+
+
+async def images(reg: Registry) -> None:
+    """Images come from a prompt or a request."""
+    assert_type(await reg.generate_images("a/x", "a boat"), ImageResult)
+    async with reg.stream_images("a/x", ImageRequest("a boat", partial_images=2)) as stream:
+        assert_type(stream, ImageStream)
 
 
 async def streams(reg: Registry) -> None:
@@ -97,7 +136,7 @@ async def errors(reg: Registry) -> None:
     except ConfigError as error:
         assert_type(error.message, str)
     except FailoverError as error:
-        assert_type(error.exceptions, "tuple[Exception | ExceptionGroup[Exception], ...]")
+        assert_type(error.exceptions, tuple[LLMError, ...])
         assert_type(error.attempts, tuple[Attempt, ...])
     except LLMError as error:
         assert_type(error.target, Target | None)

@@ -1,0 +1,70 @@
+"""What the README and the docs show passes mypy and pyright: readers copy it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PREPARED = """import msgspec
+from aiollm import Capabilities, Registry, Request, Usage
+class City(msgspec.Struct):
+    name: str
+reg: Registry
+request: Request
+capabilities: Capabilities
+def show(text: str) -> None: ...
+def clear() -> None: ...
+def count(usage: Usage) -> None: ...
+async def block() -> None:
+"""
+"""Names that pages use without saying where they come from."""
+
+STRICT = ("--strict", "--allow-untyped-defs", "--allow-untyped-calls", "--config-file=")
+"""Functions that only show something may stay without hints; all else is strict."""
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory) -> Path:
+    """Write each block as a module of its own."""
+    folder = tmp_path_factory.mktemp("blocks")
+    for page in PAGES:
+        name = page.stem.replace("-", "_").lower()
+        for number, block in enumerate(BLOCK.findall(page.read_text())):
+            body = textwrap.indent(block, "    ")
+            (folder / f"{name}_{number}.py").write_text(PREPARED + body)
+    return folder
+
+
+def check(blocks: Path, *command: str) -> str:
+    """Return what a checker says of the blocks."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(blocks)],
+        cwd=blocks,
+        env=os.environ | {"MYPY_CACHE_DIR": str(ROOT / ".mypy_cache" / "pages")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_mypy_accepts_every_block(blocks) -> None:
+    told = check(blocks, "mypy", *STRICT)
+    assert "Success: no issues found" in told, told
+
+
+@pytest.mark.timeout(120)
+def test_pyright_accepts_every_block(blocks) -> None:
+    told = check(blocks, "pyright", "--pythonpath", sys.executable)
+    assert "0 errors" in told, told
