@@ -56,7 +56,8 @@ class Request(aiohttp.ClientRequest):
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
         """Write the request; return its response, still to be read."""
         size = self.body.size if self.body else None
-        if size is None or size > SMALL_BODY or self.proxy or conn.protocol.writing_paused:
+        waits = conn.protocol.writing_paused or "Expect" in self.headers
+        if size is None or size > SMALL_BODY or waits or self.proxy:
             return await super().send(conn)
         writer = StreamWriter(conn.protocol, self.loop)
         await writer.write_headers(f"{self.method} {self.url.raw_path_qs} HTTP/1.1", self.headers)
