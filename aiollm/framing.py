@@ -18,7 +18,8 @@ MAX_FRAME = 64 * 1024 * 1024
 """Bytes of one frame at most (design: bounds; images arrive as one line)."""
 
 _BOM = b"\xef\xbb\xbf"
-_SEPARATOR = b"\n\ndata: "
+_CRLF = b"\r\n\r\n"
+_BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
@@ -27,8 +28,8 @@ _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 F = TypeVar("F")
 
 
-class _Lines:
-    """Cuts bytes into whole lines and keeps the rest, copying each byte a bounded number of times.
+class _Framer:
+    """Keeps the start of a frame until its end comes, copying each byte a bounded number of times.
 
     Pieces without a separator wait in a list: joining on every read would be quadratic for a
     frame that comes in thousands of reads.
@@ -40,31 +41,27 @@ class _Lines:
         self._pending: list[bytes] = []
         self._size = 0
 
-    def take(self, data: bytes, end: int) -> bytes:
+    def _take(self, data: bytes, end: int) -> bytes:
         """Return all pending bytes plus `data[:end]`; keep the rest pending."""
         head = data if end == len(data) else data[:end]
         if self._pending:
             self._pending.append(head)
-            head = b"".join(self._pending)
-            self._pending = []
-        self._size = 0
+            head = self._rest()
         if end < len(data):
-            self.hold(data[end:])
+            self._hold(data[end:])
         return head
 
-    def hold(self, data: bytes) -> None:
+    def _hold(self, data: bytes) -> None:
         """Keep `data` until its separator arrives."""
         self._pending.append(data)
         self._size += len(data)
         if self._size > MAX_FRAME:
             head = self._pending[0]
             self._pending = []
+            self._size = 0
             raise ProtocolError(f"one frame is larger than {MAX_FRAME} bytes", frame=head)
 
-    def ends_with_newline(self) -> bool:
-        return bool(self._pending) and self._pending[-1].endswith(b"\n")
-
-    def rest(self) -> bytes:
+    def _rest(self) -> bytes:
         """Return and forget what is pending."""
         rest = b"".join(self._pending)
         self._pending = []
@@ -72,36 +69,33 @@ class _Lines:
         return rest
 
 
-class NDJSON:
+class NDJSON(_Framer):
     """Newline-delimited JSON: a frame is one line that is not blank."""
 
-    __slots__ = ("_lines",)
-
-    def __init__(self) -> None:
-        self._lines = _Lines()
+    __slots__ = ()
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes. Raises: ProtocolError."""
         end = data.rfind(b"\n") + 1
         if not end:
-            self._lines.hold(data)
+            self._hold(data)
             return []
-        return [line for line in self._lines.take(data, end).split(b"\n") if line.strip()]
+        return list(filter(bytes.strip, self._take(data, end).split(b"\n")))
 
     def close(self) -> list[bytes]:
         """Return the last line if it lacks only its newline; half a line is no frame."""
-        rest = self._lines.rest().strip()
+        rest = self._rest().strip()
         whole = rest.endswith(b"}") and _RawJSON().add(rest) is not None
         return [rest] if whole else []
 
 
-class _EventStream(ABC, Generic[F]):
+class _EventStream(_Framer, ABC, Generic[F]):
     """What both kinds of SSE share: the line rules, the slow path, raw JSON between events."""
 
-    __slots__ = ("_carriage", "_data", "_lines", "_name", "_raw", "_started")
+    __slots__ = ("_carriage", "_data", "_name", "_raw", "_started")
 
     def __init__(self) -> None:
-        self._lines = _Lines()
+        super().__init__()
         self._data: list[bytes] = []
         self._name = b""
         self._raw: _RawJSON | None = None
@@ -110,32 +104,43 @@ class _EventStream(ABC, Generic[F]):
 
     def feed(self, data: bytes) -> list[F]:
         """Return the frames that `data` completes. Raises: ProtocolError."""
+        if self._pending or self._carriage or not data.endswith(_BLANK):
+            return self._feed(data)
+        if not self._started:
+            self._started = True
+            data = data.removeprefix(_BOM)
+        return self._events(data)
+
+    def _feed(self, data: bytes) -> list[F]:
+        """Take a read that begins or ends within an event."""
         if not self._started:
             data = self._skip_bom(data)
-        if b"\r" in data or self._carriage:
+        if self._carriage or b"\r" in data:
+            if end := 0 if self._carriage else _end_of_crlf(data):
+                return self._events(self._take(data, end))
             data = self._normal_newlines(data)
         end = data.rfind(b"\n\n") + 2
-        if end == 1 and data[:1] == b"\n" and self._lines.ends_with_newline():
-            end = 1
-        elif end == 1:
-            if data:
-                self._lines.hold(data)
-            return []
-        return self._events(self._lines.take(data, end))
+        if end > 1 or (data[:1] == b"\n" and self._pending and self._pending[-1][-1:] == b"\n"):
+            return self._events(self._take(data, end))
+        if data:
+            self._hold(data)
+        return []
 
     def close(self) -> list[F]:
         """Return the frames that only the end completes: raw JSON, never half an event."""
         frames: list[F] = []
-        *lines, last = self._lines.rest().split(b"\n")
+        *lines, last = self._rest().split(b"\n")
         self._slow(lines, frames)
         if self._raw is not None or last[:1] in _OPENING:
             self._collect(last, frames)
         return frames
 
     def _events(self, block: bytes) -> list[F]:
+        """Read whole events, the last of which ends in LF LF or CRLF CRLF."""
+        if b"\r" in block:
+            block = self._normal_newlines(block)
         frames: list[F] = []
-        lines = block.split(b"\n")
-        lines.pop()
+        *lines, _ = block.split(b"\n")
         self._slow(lines, frames)
         return frames
 
@@ -144,9 +149,9 @@ class _EventStream(ABC, Generic[F]):
         """Return the frame of an event."""
 
     def _skip_bom(self, data: bytes) -> bytes:
-        head = self._lines.rest() + data
+        head = self._rest() + data
         if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._lines.hold(head)
+            self._hold(head)
             return b""
         self._started = True
         return head.removeprefix(_BOM)
@@ -206,11 +211,13 @@ class SSE(_EventStream[bytes]):
         return data
 
     def _events(self, block: bytes) -> list[bytes]:
-        # What most servers send: one `data: ` line an event and nothing else. The count of
-        # newlines proves it; a long separator is the cheapest way to cut.
-        if not self._data and self._raw is None and block.startswith(b"data: "):
-            frames = block[6:-2].split(_SEPARATOR)
-            if block.count(b"\n") == 2 * len(frames) and block.endswith(b"\n\n") and all(frames):
+        # What most servers send: one `data: ` line an event and nothing else. A long separator is
+        # the cheapest way to cut, and that no line end is left proves the cut.
+        if self._raw is None and block.startswith(b"data: "):
+            blank = _CRLF if block.endswith(_CRLF) else b"\n\n"
+            frames = block[6 : -len(blank)].split(blank + b"data: ")
+            text = b"".join(frames)
+            if b"\n" not in text and b"\r" not in text and all(frames):
                 return frames
         return super()._events(block)
 
@@ -224,10 +231,12 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         return (name, data)
 
     def _events(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        if b"\r" in block:
+            block = self._normal_newlines(block)
         # One `event: ` line and one `data: ` line an event: three newlines each.
-        if not self._data and self._raw is None and block.startswith(b"event: "):
+        if self._raw is None and block.startswith(b"event: "):
             events = block[7:-2].split(b"\n\nevent: ")
-            if block.count(b"\n") == 3 * len(events) and block.endswith(b"\n\n"):
+            if block.count(b"\n") == 3 * len(events):
                 frames = [
                     (name, data)
                     for event in events
@@ -237,6 +246,12 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
                 if len(frames) == len(events):
                     return frames
         return super()._events(block)
+
+
+def _end_of_crlf(data: bytes) -> int:
+    """Return the end of the last event, 0 unless its lines end in CRLF and half a line follows."""
+    end = data.rfind(b"\n") + 1
+    return end if data[end - 4 : end] == _CRLF and data.find(b"\r", end) < 0 else 0
 
 
 class _RawJSON:

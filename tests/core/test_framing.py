@@ -187,8 +187,11 @@ def test_no_event_waits_for_bytes_after_it(events, ending, places) -> None:
         assert frames == expected(seen)
 
 
-@given(values=st.lists(JSON, min_size=1, max_size=6), places=CUTS)
-def test_plain_events_never_take_the_slow_path(values, places) -> None:
+@given(
+    values=st.lists(JSON, min_size=1, max_size=6), ending=st.sampled_from([b"\n", b"\r\n"]),
+    places=CUTS,
+)  # fmt: skip
+def test_plain_events_never_take_the_slow_path(values, ending, places) -> None:
     """Wherever a read ends, the tail it leaves does not spoil the next one."""
 
     class Fast(SSE):
@@ -200,14 +203,33 @@ def test_plain_events_never_take_the_slow_path(values, places) -> None:
             raise AssertionError(lines)
 
     datas = [json.dumps(value).encode() for value in values]
-    plain = b"".join(b"data: %s\n\n" % data for data in datas)
+    plain = b"".join(b"data: %s\n\n" % data for data in datas).replace(b"\n", ending)
     named = b"".join(b"event: delta\ndata: %s\n\n" % data for data in datas)
-    for pieces in (lambda body: cut(body, places), dribble):
+    named = named.replace(b"\n", ending)
+    for pieces in (lambda body: [body], lambda body: cut(body, places), dribble):
         framer = Fast()
         assert [frame for piece in pieces(plain) for frame in framer.feed(piece)] == datas
         framer = FastNamed()
         pairs = [frame for piece in pieces(named) for frame in framer.feed(piece)]
         assert pairs == [(b"delta", data) for data in datas]
+
+
+@pytest.mark.parametrize("kind", [SSE, NamedSSE])
+@given(body=BODY, places=CUTS)
+def test_the_fast_path_gives_what_the_slow_one_gives(kind, body, places) -> None:
+    """Read by read, so that neither waits longer than the other."""
+
+    class Slow(kind):
+        def feed(self, data):
+            return self._feed(data)
+
+        def _events(self, block):
+            return framing._EventStream._events(self, block)
+
+    fast, slow = kind(), Slow()
+    for piece in cut(body, places):
+        assert fast.feed(piece) == slow.feed(piece)
+    assert fast.close() == slow.close()
 
 
 @pytest.mark.parametrize(
@@ -298,6 +320,12 @@ def test_a_crlf_cut_in_two_is_one_line_end() -> None:
     assert [framer.feed(piece) for piece in pieces] == [[], [], [], [b"a\nb"], [], [], [b"c"]]
 
 
+def test_a_crlf_cut_in_two_after_whole_events_is_one_line_end() -> None:
+    framer = NamedSSE()
+    assert framer.feed(b"data: a\n\nevent: b\r") == [(b"", b"a")]
+    assert framer.feed(b"\ndata: c\r\n\r\n") == [(b"b", b"c")]
+
+
 @pytest.mark.parametrize("kind", [SSE, NamedSSE, NDJSON])
 @pytest.mark.parametrize("line", [b"x" * 4096, b"data: x\n" * 512], ids=["one line", "many lines"])
 def test_a_large_frame_is_not_copied_while_it_arrives(kind, line) -> None:
@@ -309,10 +337,10 @@ def test_a_large_frame_is_not_copied_while_it_arrives(kind, line) -> None:
     assert framer.feed(b"data: ") == []
     for piece in pieces:
         assert framer.feed(piece) == []
-    waiting = framer._lines._pending
+    waiting = framer._pending
     assert all(held is piece for held, piece in zip(waiting[1:], pieces, strict=True))
     (frame,) = framer.feed(b"\n\n")
-    assert not framer._lines._pending
+    assert not framer._pending
     assert len(frame if isinstance(frame, bytes) else frame[1]) > 2048 * 1024
 
 
