@@ -39,11 +39,7 @@ Batch = Sequence[Item | PartialImage | ImageResult]
 
 
 async def draw(
-    codecs: Sequence[ImageCodec],
-    provider: Provider,
-    transport: Transport,
-    target: Target,
-    request: ImageRequest,
+    provider: Provider, transport: Transport, target: Target, request: ImageRequest
 ) -> AsyncGenerator[Batch, None]:
     """Make images at one target, in the first of its dialects that the server knows.
 
@@ -51,6 +47,7 @@ async def draw(
     """
     from aiollm.lifting import Lift  # 1 ms, for calls that make images alone
 
+    codecs = provider.image_codecs() if provider.image_codecs is not None else ()
     for codec in codecs:
         http = codec.encode_images(provider, target, request)
         reply = await transport.send(http, provider.timeouts.connect)

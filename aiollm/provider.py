@@ -295,6 +295,12 @@ Adapter: TypeAlias = Callable[
 ]
 """Streams one target. Each batch is what one read brought; an empty one is a sign of life."""
 
+ImageAdapter: TypeAlias = Callable[
+    ["Provider", Transport, Target, ImageRequest],
+    AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None],
+]
+"""Makes images at one target: batches of drafts, last the `ImageResult` and a `Finish`."""
+
 
 class Provider(msgspec.Struct, frozen=True):
     """A row that describes a service: who speaks, where, with what key and limits."""
@@ -316,6 +322,8 @@ class Provider(msgspec.Struct, frozen=True):
     """The family of its capability rows where that is not the codec's."""
     image_codecs: Callable[[], tuple[ImageCodec, ...]] | None = None
     """Makes its dialects for making images, the preferred one first; None if it makes none."""
+    image_adapter: ImageAdapter | None = None
+    """Makes its images in place of the dialects."""
 
     host: str = ""
     """The `host[:port]` of the base URL, filled in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar, Generic, TypeVar, cast
 
 import msgspec
@@ -13,7 +13,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.image_engine import draw
 from aiollm.images import ImageRequest
-from aiollm.provider import ImageCodec, Provider, Transport
+from aiollm.provider import Provider, Transport
 from aiollm.replies import redacted
 from aiollm.slots import Slots
 from aiollm.types import (
@@ -124,15 +124,14 @@ class ImageRoute(TargetRoute[ImageRequest]):
     def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
         """Return the unstarted stream of drafts and result. Raises: LLMError."""
         provider = self.providers[target]
-        if provider.image_codecs is None:
+        if provider.image_codecs is None and provider.image_adapter is None:
             raise UnsupportedError(f"{provider.name} makes no images")
-        return self._drawn(provider, provider.image_codecs(), target)
+        return self._drawn(provider, target)
 
-    async def _drawn(
-        self, provider: Provider, codecs: Sequence[ImageCodec], target: Target
-    ) -> Batches:
+    async def _drawn(self, provider: Provider, target: Target) -> Batches:
         request = await self._fitted(provider, target)
-        batches = cast("Batches", draw(codecs, provider, self._shared.transport, target, request))
+        run = provider.image_adapter or draw
+        batches = cast("Batches", run(provider, self._shared.transport, target, request))
         try:
             async for batch in batches:
                 yield batch

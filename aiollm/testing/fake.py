@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from aiollm.errors import UnsupportedError
 from aiollm.framing import NDJSON
+from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import HttpReply, HttpRequest, Provider, Transport
 from aiollm.testing.connection import Sleep
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
-from aiollm.types import Finish, Item, LLMError, Request, Target, TextDelta, ToolCallDelta
+from aiollm.types import (
+    Finish,
+    ImageChunk,
+    ImagePart,
+    Item,
+    LLMError,
+    Request,
+    Target,
+    TextDelta,
+    ToolCallDelta,
+)
 
 
 class Never(Enum):
@@ -28,10 +41,24 @@ class Never(Enum):
 NEVER: Final = Never.NEVER
 """Wait until the stream is closed: a hanging provider."""
 
-Step: TypeAlias = str | Item | Exception | Gate | Pause | Never | Sequence[str | Item]
-"""Text, an item, an error to raise, a wait, or several items as one batch ([] = alive)."""
-Script: TypeAlias = str | Exception | Sequence[Step] | Callable[[Target, Request], "Script"]
-"""One answer: text, an error, steps, or a choice by request."""
+PIXEL: Final = ImagePart(
+    binascii.a2b_base64(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+    ),
+    mime="image/png",
+)
+"""A PNG of one red pixel: what a call that makes images gets without a script."""
+
+Said: TypeAlias = str | Item | ImagePart
+Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
+Wait: TypeAlias = Gate | Pause | Never
+Step: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
+"""Text, an item, an image, an error to raise, a wait, or several at once ([] = alive)."""
+Script: TypeAlias = str | Drawn | Exception | Sequence[Step] | Callable[[Target, Any], "Script"]
+"""One answer: text, an image, an error, steps, or a choice by target and request."""
+
+Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult]
+"""What a step becomes: a batch, an error or a wait."""
 
 Outcome: TypeAlias = Literal["running", "finished", "failed", "closed"]
 
@@ -40,7 +67,8 @@ class FakeCall(msgspec.Struct):
     """A call that a FakeProvider got; `closed` is one that its caller left before the end."""
 
     target: Target
-    request: Request
+    request: Any
+    """The Request, or the ImageRequest of a call that makes images."""
     at: float
     outcome: Outcome = "running"
 
@@ -49,7 +77,8 @@ class FakeProvider:
     """Answers each call with the next script; a script without `Finish` gets one at its end.
 
     Once the scripts are used up `default` answers, or the call fails with AssertionError.
-    Without any script each call is answered `Hello`. `sleep` stands in for `asyncio.sleep`.
+    Without any script each call is answered `Hello`, or with as many images as it asks for.
+    `sleep` stands in for `asyncio.sleep`.
     """
 
     def __init__(
@@ -64,7 +93,7 @@ class FakeProvider:
         self.family = family
         self.calls: list[FakeCall] = []
         self._scripts: deque[Script] = deque(scripts)
-        self._default = "Hello" if default is None and not scripts else default
+        self._default = _greet if default is None and not scripts else default
         self._sleep = sleep
         self._signal = Signal()
 
@@ -76,8 +105,9 @@ class FakeProvider:
             base_url=f"fake://{self.name}",
             codec=FakeCodec(self.family),
             adapter=self.stream,
+            image_adapter=self.draw,
         )
-        return msgspec.structs.replace(row, **fields)
+        return replace(row, **fields)
 
     def push(self, *scripts: Script) -> None:
         """Add scripts at the end of the queue."""
@@ -85,8 +115,13 @@ class FakeProvider:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests of all calls, in order."""
-        return tuple(call.request for call in self.calls)
+        """The requests of all calls but those that make images, in order."""
+        return tuple(each.request for each in self.calls if isinstance(each.request, Request))
+
+    @property
+    def image_requests(self) -> tuple[ImageRequest, ...]:
+        """The requests of all calls that make images, in order."""
+        return tuple(each.request for each in self.calls if isinstance(each.request, ImageRequest))
 
     @property
     def running(self) -> int:
@@ -107,17 +142,29 @@ class FakeProvider:
             lambda: not self.running, lambda: f"{self.running} calls of {self.name!r}", within
         )
 
-    async def stream(
+    def stream(
         self, _: Provider, transport: Transport | None, target: Target, request: Request
     ) -> AsyncGenerator[Sequence[Item], None]:
         """Play the next script: the adapter of the row."""
         del transport
+        return self._play(target, request, _said)
+
+    def draw(
+        self, _: Provider, transport: Transport | None, target: Target, request: ImageRequest
+    ) -> AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None]:
+        """Play the next script as images: the image adapter of the row."""
+        del transport
+        return self._play(target, request, _drawn)
+
+    async def _play(
+        self, target: Target, request: Any, played: Callable[[Sequence[Step]], Iterator[Played]]
+    ) -> AsyncGenerator[Any, None]:
         call = FakeCall(target, request, asyncio.get_running_loop().time())
         self.calls.append(call)
         self._signal.changed()
         outcome: Outcome = "closed"
         try:
-            for step in self._next(target, request):
+            for step in played(self._next(target, request)):
                 match step:
                     case Exception():
                         outcome = "failed"
@@ -125,10 +172,9 @@ class FakeProvider:
                     case Gate() | Pause() | Never():
                         await self._wait(step)
                     case _:
-                        batch = _batch(step)
-                        if any(isinstance(item, Finish) for item in batch):
+                        if any(isinstance(item, Finish) for item in step):
                             outcome = "finished"
-                        yield batch
+                        yield step
         finally:
             call.outcome = outcome
             self._signal.changed()
@@ -142,7 +188,7 @@ class FakeProvider:
             case Never():
                 await asyncio.get_running_loop().create_future()
 
-    def _next(self, target: Target, request: Request) -> Iterator[Step]:
+    def _next(self, target: Target, request: Any) -> Sequence[Step]:
         script = self._scripts.popleft() if self._scripts else self._default
         while callable(script):
             script = script(target, request)
@@ -152,29 +198,71 @@ class FakeProvider:
                     f"FakeProvider {self.name!r} got call {len(self.calls)}, "
                     "but its scripts are used up: add one, or give it a default"
                 )
-            case str() | Exception():
-                return _finished((script,))
+            case str() | Exception() | ImagePart() | PartialImage() | ImageResult():
+                return (script,)
             case _:
-                return _finished(script)
+                return script
 
 
-def _finished(script: Sequence[Step]) -> Iterator[Step]:
+def _greet(_: Target, request: Any) -> Script:
+    return [PIXEL] * request.count if isinstance(request, ImageRequest) else "Hello"
+
+
+def _said(script: Sequence[Step]) -> Iterator[Played]:
     """Play the steps, then `Finish` unless the script has one."""
     reason: Literal["stop", "tool_calls"] = "stop"
     for step in script:
-        items = () if isinstance(step, Exception | Gate | Pause | Never) else _batch(step)
-        if any(isinstance(item, ToolCallDelta) for item in items):
+        if isinstance(step, Exception | Gate | Pause | Never):
+            yield step
+            continue
+        batch = [_item(each) for each in _several(step)]
+        if any(isinstance(item, ToolCallDelta) for item in batch):
             reason = "tool_calls"
-        yield step
-        if any(isinstance(item, Finish) for item in items):
+        yield batch
+        if any(isinstance(item, Finish) for item in batch):
             return
-    yield Finish(reason, reason)
+    yield [Finish(reason, reason)]
 
 
-def _batch(step: str | Item | Sequence[str | Item]) -> list[Item]:
-    if isinstance(step, Sequence) and not isinstance(step, str):
-        return [TextDelta(item) if isinstance(item, str) else item for item in step]
-    return [TextDelta(step) if isinstance(step, str) else step]
+def _drawn(script: Sequence[Step]) -> Iterator[Played]:
+    """Play drafts as they come, and last the result: given, or of the images that came."""
+    result = ImageResult(())
+    for step in script:
+        if isinstance(step, Exception | Gate | Pause | Never):
+            yield step
+            continue
+        drafts: list[PartialImage] = []
+        for each in _several(step):
+            match each:
+                case PartialImage():
+                    drafts.append(each)
+                case ImagePart():
+                    result = replace(result, images=(*result.images, each))
+                case ImageResult():
+                    result = each
+                case _:
+                    raise AssertionError(f"no call that makes images gives {each!r:.80}")
+        if drafts or not step:
+            yield drafts
+    if not result.images:
+        raise AssertionError("the script of a call that makes images holds no image")
+    yield [result, Finish("stop", "stop", result.usage)]
+
+
+def _several(step: Said | Drawn | Sequence[Said | Drawn]) -> Sequence[Said | Drawn]:
+    return step if isinstance(step, Sequence) and not isinstance(step, str) else (step,)
+
+
+def _item(said: Said | Drawn) -> Item:
+    match said:
+        case str():
+            return TextDelta(said)
+        case ImagePart():
+            return ImageChunk(said)
+        case PartialImage() | ImageResult():
+            raise AssertionError(f"a {type(said).__name__} is for calls that make images")
+        case _:
+            return said
 
 
 def _fresh(error: Exception) -> Exception:
@@ -241,4 +329,4 @@ class FakeDecoder:
 
 
 def _no_wire(provider: Provider) -> NoReturn:
-    raise UnsupportedError(f"{provider.name!r} is a FakeProvider: it only streams answers")
+    raise UnsupportedError(f"{provider.name!r} is a FakeProvider: it speaks no HTTP")
