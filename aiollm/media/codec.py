@@ -88,11 +88,10 @@ def transform(data: bytes, limits: Limits) -> Output:
 
 
 def _transform(data: bytes, source: Source, limits: Limits) -> Output:
-    opened = _open(data, source)
-    original = opened.size
-    image = render(opened, limits, sharp=source.lossless)
-    if source.format == "PNG" and _is_short(data, opened):
-        raise UnsupportedError("the PNG image is damaged: it holds fewer rows than it says")
+    opened = [_open(data, source)]
+    original = opened[0].size
+    # Popped, so that nobody else holds the pixels that are let go on the way.
+    image = render(opened.pop(), limits, sharp=source.lossless)
     kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 
@@ -113,6 +112,8 @@ def _open(data: bytes, source: Source) -> Image.Image:
         raise UnsupportedError(f"it has too many pixels: {error}") from None
     if area(image.size) > MAX_PIXELS:
         raise UnsupportedError(too_many_pixels(image.size))
+    if source.format == "PNG" and _is_short(data, image):
+        raise UnsupportedError("the PNG image is damaged: it holds fewer rows than it says")
     return image
 
 

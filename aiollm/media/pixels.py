@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from aiollm.media.limits import Limits
+from aiollm.media.limits import Limits, Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,15 +35,37 @@ def render(image: Image.Image, limits: Limits, *, sharp: bool) -> Image.Image:
         size = size[::-1]
     turn = _turn(image)
     image = _opaque(_plain(_eight_bits(image)))
-    if size != image.size:
-        gap = _FINE if sharp else _CHEAP
+    gap = _FINE if sharp else _CHEAP
+    if size != image.size and has_alpha(image):
+        # In one call, for each multiplies the colours by alpha and divides them again.
         image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=gap)
+    elif size != image.size:
+        for shrink in _passes(image.size, size, gap):
+            image = shrink(image)
     image = _srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)
     # Writers carry over what they find here: comment, XMP, profile, transparency.
     image.info = {}
     return image
+
+
+def _passes(old: Size, new: Size, gap: float) -> Iterator[Callable[[Image.Image], Image.Image]]:
+    """Yield the steps of `resize` with `reducing_gap`, pixel for pixel what it does in one call.
+
+    Between them the pixels before can be let go: a photo takes a quarter less memory.
+    """
+    import PIL.Image
+
+    bicubic = PIL.Image.Resampling.BICUBIC
+    (wide, high), (width, height) = old, new
+    across, down = max(1, int(wide / width / gap)), max(1, int(high / height / gap))
+    if across * down > 1:
+        yield lambda image: image.reduce((across, down))
+    yield lambda image: image.resize(
+        (width, image.height), bicubic, (0, 0, wide / across, image.height)
+    )
+    yield lambda image: image.resize(new, bicubic, (0, 0, width, high / down))
 
 
 def has_alpha(image: Image.Image) -> bool:
