@@ -1,6 +1,6 @@
 # Everything runs in .venv, which scripts/setup makes and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format package bench coverage clean
+.PHONY: help demo test lint format reference package bench coverage clean
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -32,6 +32,10 @@ format: ## apply the formatter and the safe fixes
 	@scripts/setup dev
 	ruff check --fix
 	ruff format
+
+reference: ## write docs/reference.md from the docstrings
+	@scripts/setup dev
+	python scripts/reference.py
 
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev

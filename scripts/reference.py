@@ -1,0 +1,302 @@
+"""Write docs/reference.md: every public name with its signature and docstring, by topic.
+
+`python scripts/reference.py` writes it; a test says when it must be written again.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiollm
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "aiollm"
+PAGE = ROOT / "docs" / "reference.md"
+WIDTH = 96
+BREAK = "\n    | "
+
+HEAD = """# Reference
+
+Every public name, from its docstring: `scripts/reference.py` writes this page. The guides tell how
+the parts work together; `from aiollm import ...` has all names of the first part.
+"""
+TOPICS = {
+    "Asking": "Registry Stream Request RequestLike CallOptions Timeouts Plan Target",
+    "Messages": "Message user assistant system tool_results to_json from_json",
+    "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
+    "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",
+    "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
+    "CitationChunk PartChunk Status Restart Finish",
+    "Answers": "Response Usage Attempt Timings",
+    "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolFinished "
+    "TurnFinished Done",
+    "Images to be made": "ImageRequest ImageResult ImageStream PartialImage",
+    "Providers and servers": "Provider Capabilities TargetHealth LlamaSwap Ollama",
+    "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
+    "TransportError ConnectError DeadlineError StreamInterrupted ProviderError "
+    "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
+    "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
+    "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
+    "ClosedError FailoverError Verdict classify",
+}
+BESIDE = {"RequestLike": "aiollm.request", "CallOptions": "aiollm.asking"}
+"""Names that signatures mention and that are not exported."""
+
+MODULES = {
+    "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
+    "TargetClosed ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
+    "RunEnded",
+    "aiollm.local": "start LocalServer find_model missing",
+    "aiollm.media": "info normalize normalize_with_notes ImageInfo",
+    "aiollm.otel": "instrument",
+    "aiollm.testing": "FakeProvider FakeCall Script NEVER tool_call FaultServer Fault Answer Serve "
+    "Raw End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale Unsolicited html "
+    "redirect chat sse ndjson Gate Counts SeenConnection SeenRequest ReplayServer Recorder "
+    "Exchange exchange load",
+}
+NOT_MADE_BY_HAND = (
+    "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Plan SeenConnection SeenRequest Stream"
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [HEAD]
+    for topic, names in TOPICS.items():
+        parts.append(f"## {topic}\n")
+        parts += [entry(name, value_of(name)) for name in names.split()]
+    for module, names in MODULES.items():
+        loaded = importlib.import_module(module)
+        parts += [f"## `{module}`\n", prose(loaded)]
+        parts += [entry(name, getattr(loaded, name)) for name in names.split()]
+    return "\n".join(parts)
+
+
+def value_of(name: str) -> Any:
+    """Return what a name of the first part stands for."""
+    home = importlib.import_module(BESIDE.get(name, "aiollm"))
+    return getattr(home, name)
+
+
+def entry(name: str, value: Any) -> str:
+    """Describe one name."""
+    match value:
+        case type():
+            body = (
+                f"{block(constructor(name, value))}\n{prose(value)}{flags(value)}{members(value)}"
+            )
+        case _ if inspect.isfunction(value):
+            body = f"{block(*functions(name, value))}\n{prose(value)}"
+        case _:
+            body = alias(name, value)
+    return f"### `{name}`\n\n{body}"
+
+
+def flags(kind: type) -> str:
+    """Return what an error does to a chain and to its target."""
+    if not issubclass(kind, aiollm.LLMError):
+        return ""
+    harm = {"no": "no", "target": "for a cooldown", "long": "as misconfigured"}[kind.harms]
+    return f"\nMoves a chain on: {'yes' if kind.moves_on else 'no'}. Harms its target: {harm}.\n"
+
+
+def alias(name: str, value: Any) -> str:
+    """Describe a name for a type by its definition, anything else by its kind."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            match node:
+                case ast.AnnAssign(
+                    ast.Name(id=found), ast.Name(id="TypeAlias"), ast.expr() as told
+                ) if found == name:
+                    return block(definition(name, told))
+    return f"A constant of the type `{type(value).__name__}`.\n"
+
+
+def definition(name: str, told: ast.expr) -> str:
+    """Return the definition of a type's name, wrapped."""
+    line = f"{name} = {ast.unparse(told)}"
+    return (
+        line
+        if len(line) <= WIDTH
+        else f"{name} = (\n    {line.partition(' = ')[2].replace(' | ', BREAK)}\n)"
+    )
+
+
+def prose(value: type | ModuleType | Any) -> str:
+    """Return a docstring, its lines kept."""
+    return f"{inspect.getdoc(value) or ''}\n"
+
+
+def block(*signatures: str) -> str:
+    """Return signatures as code that no test runs."""
+    return "```py\n" + "\n".join(signatures) + "\n```\n"
+
+
+def tree_of(value: Any) -> ast.ClassDef | Function:
+    """Return the source of a class or function, parsed."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(value))).body
+    assert isinstance(node, ast.ClassDef | Function)
+    return node
+
+
+def lineage(kind: type) -> list[ast.ClassDef]:
+    """Return the class and its bases that are aiollm's own, parsed."""
+    own = [each for each in kind.__mro__ if each.__module__.startswith("aiollm")]
+    return [node for each in own if isinstance(node := tree_of(each), ast.ClassDef)]
+
+
+def constructor(name: str, kind: type) -> str:
+    """Return how an instance is made: by `__init__`, or by the fields of a struct."""
+    bases = [base.__name__ for base in kind.__bases__ if is_shown(base)]
+    head = f"class {name}({', '.join(bases)})\n" if bases else ""
+    if name in NOT_MADE_BY_HAND.split():
+        return f"class {name}"
+    told = dict(fields(kind))
+    if head and not adds_to_its_base(kind):
+        return head.rstrip()
+    for node in lineage(kind):
+        for each in ast.walk(node):
+            if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+                return head + wrapped(name, arguments(each, told))
+    return head + wrapped(name, list(told.values()))
+
+
+def adds_to_its_base(kind: type) -> bool:
+    """Say whether a class is made in another way than its base, which is on the page."""
+    made_by = (
+        ast.FunctionDef if issubclass(kind, BaseException) else ast.FunctionDef | ast.AnnAssign
+    )
+    return any(
+        isinstance(each, made_by) and getattr(each, "name", "__init__") == "__init__"
+        for each in lineage(kind)[0].body
+    )
+
+
+def is_shown(base: type) -> bool:
+    """Say whether a base tells a reader something."""
+    return base.__name__ in aiollm.__all__ or issubclass(base, BaseException)
+
+
+def fields(kind: type) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a struct or a TypedDict as (name, text), its bases' first."""
+    told: dict[str, str] = {}
+    for node in reversed(lineage(kind)):
+        for each in node.body:
+            match each:
+                case ast.AnnAssign(target=ast.Name(id=name)) if is_field(name, each):
+                    told[name] = f"{name}: {ast.unparse(each.annotation)}{default(each.value)}"
+    yield from told.items()
+
+
+def is_field(name: str, node: ast.AnnAssign) -> bool:
+    """Say whether an annotation in a class body makes a public field."""
+    return not name.startswith("_") and "ClassVar" not in ast.unparse(node.annotation)
+
+
+def default(value: ast.expr | None) -> str:
+    """Return the text of a default, without what it takes to make it."""
+    match value:
+        case None:
+            return ""
+        case ast.Call():
+            return " = ..." if "lambda" in ast.unparse(value) else f" = {ast.unparse(value)}"
+        case _:
+            return f" = {ast.unparse(value)}"
+
+
+def functions(name: str, function: Any) -> list[str]:
+    """Return the signature of a function, or those of its overloads."""
+    shown = typing.get_overloads(function) or [inspect.unwrap(function)]
+    nodes = [node for each in shown if isinstance(node := tree_of(each), Function)]
+    return [signature(name, node) for node in nodes]
+
+
+def signature(name: str, node: Function) -> str:
+    """Return the head of a function as one would call it."""
+    prefix = "async def " if isinstance(node, ast.AsyncFunctionDef) else "def "
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return wrapped(prefix + name, arguments(node, {}), returns)
+
+
+def arguments(node: Function, defaults: dict[str, str]) -> list[str]:
+    """Return the parameters as texts; `defaults` are the fields that a stub's `...` stand for."""
+    listed = ast.parse(f"def f({ast.unparse(node.args)}): ...").body[0]
+    assert isinstance(listed, ast.FunctionDef)
+    args = listed.args
+    texts: list[str] = []
+    positional = [*args.posonlyargs, *args.args]
+    missing = len(positional) - len(args.defaults)
+    given = [None] * missing + list(args.defaults)
+    for number, (arg, value) in enumerate(zip(positional, given, strict=True)):
+        if arg.arg not in {"self", "cls"}:
+            texts.append(parameter(arg, value, defaults))
+        if args.posonlyargs and number == len(args.posonlyargs) - 1:
+            texts.append("/")
+    if args.vararg:
+        texts.append(f"*{ast.unparse(args.vararg)}")
+    elif args.kwonlyargs:
+        texts.append("*")
+    for arg, each in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        texts.append(parameter(arg, each, defaults))
+    if args.kwarg:
+        texts.append(f"**{ast.unparse(args.kwarg)}")
+    return texts
+
+
+def parameter(arg: ast.arg, value: ast.expr | None, defaults: dict[str, str]) -> str:
+    """Return one parameter as text."""
+    is_stub = isinstance(value, ast.Constant) and value.value is ...
+    if is_stub and " = " in defaults.get(arg.arg, ""):
+        return f"{ast.unparse(arg)} = {defaults[arg.arg].partition(' = ')[2]}"
+    return f"{ast.unparse(arg)}{default(value)}"
+
+
+def wrapped(name: str, texts: list[str], returns: str = "") -> str:
+    """Return a signature on one line, or with one line for each parameter."""
+    line = f"{name}({', '.join(texts)}){returns}"
+    if len(line) <= WIDTH:
+        return line
+    return f"{name}(\n" + "".join(f"    {text},\n" for text in texts) + f"){returns}"
+
+
+def members(kind: type) -> str:
+    """Describe the public methods and properties of a class."""
+    parts: dict[str, str] = {}
+    for owner in kind.__mro__:
+        is_described = owner is not kind and owner.__name__ in aiollm.__all__
+        if owner.__module__.startswith("aiollm") and not is_described:
+            for name, value in vars(owner).items():
+                if not name.startswith("_") and name not in parts and (text := member(name, value)):
+                    parts[name] = text
+    return "".join(f"\n{text}" for text in parts.values())
+
+
+def member(name: str, value: Any) -> str:
+    """Describe one of them, "" for what is neither."""
+    match value:
+        case property(fget=getter) if getter is not None:
+            node = tree_of(getter)
+            assert isinstance(node, Function)
+            returns = f": {ast.unparse(node.returns)}" if node.returns else ""
+            return f"{block(f'.{name}{returns}')}\n{prose(value)}"
+        case classmethod():
+            made = functions(name, value.__func__)
+            return f"{block('@classmethod', *made)}\n{prose(value.__func__)}"
+        case _ if inspect.isfunction(value):
+            return f"{block(*functions(name, value))}\n{prose(value)}"
+        case _:
+            return ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
