@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import cli
-from aiollm.testing import Answer, FaultServer, Gate, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat, sse
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -199,3 +199,48 @@ def test_chat_reads_lines_from_a_pipe(box):
     assert "Traceback" not in run.stderr
     last = box.requests[-1].json()["messages"]
     assert len(last) == 1
+
+
+def test_a_call_of_a_tool_does_not_block_the_chat():
+    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": "{}"}}
+    calling = sse(
+        {"choices": [{"index": 0, "delta": {"content": "Let me see.", "tool_calls": [call]}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+    )
+    with FaultServer([calling, chat("All right.")]).in_thread() as server:
+        run = subprocess.run(
+            [sys.executable, "-m", "aiollm", "chat", "-m", "box/m"],
+            input="Hi\nAnd?\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "LLM_BOX": server.dsn("openai"), "PYTHONPATH": str(ROOT)},
+        )
+        assert run.stdout == "Let me see.\nAll right.\n"
+        said = server.requests[1].json()["messages"][1]
+    assert said == {"role": "assistant", "content": "Let me see."}
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "code", "out"),
+    [
+        ("ask Hi -m box/m", "<&-", cli.OK, "Hello there\n"),
+        ("ask -m box/m", "<&-", cli.USAGE, ""),
+        ("chat -m box/m", "<&-", cli.OK, ""),
+        ("ask Hi -m box/m", ">&-", cli.OK, ""),
+        ("ask Hi -v -m box/m", "2>&-", cli.OK, "Hello there\n"),
+    ],
+)
+def test_standard_streams_may_be_closed(box, command, closed, code, out):
+    run = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m aiollm {command} {closed}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (run.returncode, run.stdout) == (code, out)
+    assert "Traceback" not in run.stderr

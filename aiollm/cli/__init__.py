@@ -42,6 +42,7 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         _never_fail_on_encoding(stream)
     options = _parser().parse_args(arguments)
@@ -74,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
         command.configure(each)
         each.set_defaults(command=command)
     return parser
+
+
+def _open_what_is_closed() -> None:
+    """Give standard streams that the caller closed (`<&-`, `>&-`) an end: Python has None there.
+
+    Else the first socket would take a stream's number, and notes would go to standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _never_fail_on_encoding(stream: TextIO) -> None:

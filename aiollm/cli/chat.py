@@ -20,7 +20,16 @@ from aiollm.cli.terminal import (
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
 from aiollm.stream import Stream
-from aiollm.types import ImagePart, Message, Request, Restart, TextPart, assistant, user
+from aiollm.types import (
+    ImagePart,
+    Message,
+    Request,
+    Restart,
+    TextPart,
+    ToolCallPart,
+    assistant,
+    user,
+)
 
 _HELP = """/image FILE  show the model an image with your next message
 /new         start anew
@@ -118,11 +127,16 @@ class _Talk:
             complain("stopped")
         except LLMError as error:
             complain(told(error))
-        said = stream.partial.message if stream is not None else assistant()
+        said = _kept(stream.partial.message) if stream is not None else assistant()
         if said.text or any(not isinstance(part, TextPart) for part in said.parts):
             # What was said before a stop stays said; a turn without any answer never was.
             self._messages += [asked, said]
             self._images = []
+
+
+def _kept(said: Message) -> Message:
+    """Leave out calls of tools: a chat has none, and a call without its result blocks a history."""
+    return assistant(*(part for part in said.parts if not isinstance(part, ToolCallPart)))
 
 
 async def _shown(stream: Stream) -> None:
