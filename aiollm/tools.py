@@ -6,6 +6,7 @@ import asyncio
 import enum
 import functools
 import inspect
+import json
 import typing
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import msgspec
 from aiollm.errors import ConfigError, OutputError
 from aiollm.request import TOOL_NAME
 from aiollm.schema import type_schema
+from aiollm.tolerant import mend
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -183,22 +185,26 @@ def as_result(call: ToolCallPart, value: Any) -> ToolResultPart:
     Text stays as it is, parts too, None is no text, and anything else becomes JSON.
     Raises: OutputError.
     """
-    match value:
-        case ToolResultPart():
-            return msgspec.structs.replace(value, id=call.id, name=call.name)
-        case None:
-            content: Any = ""
-        case str() | TextPart() | ImagePart():
-            content = value
-        case list() | tuple() if any(isinstance(item, _CONTENT) for item in value):
-            content = value
-        case _:
-            content = _json(value)
-    made = ToolResultPart(call.id, content, call.name)
+    if isinstance(value, ToolResultPart):
+        made = msgspec.structs.replace(value, id=call.id, name=call.name)
+    else:
+        made = ToolResultPart(call.id, _content(value), call.name)
     for part in made.content:
         if not isinstance(part, _CONTENT):
             raise _unusable(part)
     return made
+
+
+def _content(value: Any) -> Any:
+    match value:
+        case None:
+            return ""
+        case str() | TextPart() | ImagePart():
+            return value
+        case list() | tuple() if any(isinstance(item, _CONTENT) for item in value):
+            return value
+        case _:
+            return _json(value)
 
 
 def _name(function: Function) -> str:
@@ -361,10 +367,18 @@ def _json(value: Any) -> str:
             raise _unusable(item)
     reason = ""
     try:
-        return msgspec.json.encode(value).decode()
+        return _encoded(value)
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     raise OutputError(f"the tool returned {type(value).__name__}, which is no JSON: {reason}")
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair, such as in the name of a file that is no UTF-8.
+        return mend(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
 
 
 def _unusable(value: Any) -> OutputError:

@@ -210,7 +210,11 @@ async def _outcome(
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - a foreign error's own fault, and no reason to end the run
+        return name
 
 
 def _failed(call: ToolCallPart, reason: str) -> ToolResultPart:

@@ -171,6 +171,19 @@ async def test_an_errors_text_goes_back_to_the_model(over, caplog):
     assert "tool 'fail' raised LookupError" in caplog.text
 
 
+async def test_an_exception_without_readable_text_goes_back_by_its_name(over):
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    async def f() -> None:
+        raise Mute
+
+    fake = FakeProvider([tool_call("f", {})], "Sorry.")
+    events = await gather(over(fake).run("fake/m", "hi", tools=[f]))
+    assert results(events)["call_0"].result.text == "Mute"
+
+
 @pytest.mark.parametrize(
     ("delta", "reason"),
     [

@@ -447,6 +447,7 @@ IMAGE = ImagePart(b"\x89PNG...", mime="image/png")
         ([Point(1, 2)], (TextPart('[{"x":1,"y":2}]'),)),
         (Box((1, 2)), (TextPart('{"sides":[1,2]}'),)),
         (dt.date(2026, 1, 2), (TextPart('"2026-01-02"'),)),
+        (["caf\udce9.txt"], (TextPart('["caf\ufffd.txt"]'),)),
     ],
 )
 def test_what_a_tool_returns_becomes_the_result(value, content):
@@ -465,11 +466,11 @@ def test_a_tool_may_return_a_whole_result_an_error_for_one():
     [
         (Odd(), "returned Odd, which is no JSON"),
         ({"a": Odd()}, "returned dict, which is no JSON"),
-        ({"a": "\ud800"}, "returned dict, which is no JSON"),
         (DocumentPart(b"%PDF"), "not DocumentPart"),
         ([IMAGE, DocumentPart(b"%PDF")], "not DocumentPart"),
         ([DocumentPart(b"%PDF")], "not DocumentPart"),
         ([IMAGE, 5], "not int"),
+        (ToolResultPart("id", (DocumentPart(b"%PDF"),)), "not DocumentPart"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_a_result_says_so(value, reason):
