@@ -12,7 +12,17 @@ from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.provider import json_body
 from aiollm.providers.anthropic_errors import stream_error
 from aiollm.providers.anthropic_messages import FAMILY
-from aiollm.tolerant import SurrogateJoiner, decode_leniently, mend
+from aiollm.providers.anthropic_wire import (
+    EVENT,
+    MESSAGE,
+    PLAIN,
+    Counts,
+    Delta,
+    Event,
+    Message,
+    usage_of,
+)
+from aiollm.tolerant import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -28,7 +38,6 @@ from aiollm.types import (
     RefusalDelta,
     TextDelta,
     ToolCallDelta,
-    Usage,
     UsageUpdate,
 )
 
@@ -48,38 +57,7 @@ _REASONS: dict[str, FinishReason] = {
 }
 """Anthropic's words for an end; `pause_turn` and those to come are `other`."""
 
-_COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-)
-
-Event: TypeAlias = tuple[bytes, bytes]
-
-
-class _Delta(msgspec.Struct, gc=False):
-    type: str | None = None
-    text: str | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    partial_json: str | None = None
-
-
-class _DeltaEvent(msgspec.Struct, gc=False):
-    type: str | None = None
-    index: int | None = None
-    delta: _Delta | None = None
-
-
-_DELTA_EVENT = msgspec.json.Decoder(_DeltaEvent)
-
-
-def _value(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        return decode_leniently(data, Any)
+Frame: TypeAlias = tuple[bytes, bytes]
 
 
 class _Block:
@@ -99,61 +77,49 @@ class _Block:
 class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
-    __slots__ = ("_blocks", "_calls", "_counts", "_joiner", "_stop", "finished")
+    __slots__ = ("_blocks", "_calls", "_counts", "_joiner", "_plain", "_stop", "finished")
 
     def __init__(self) -> None:
         self.finished = False
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
-        self._counts: dict[str, int] = {}
+        self._counts: Counts | None = None
         self._joiner: SurrogateJoiner | None = None
+        self._plain = False
         self._stop: str | None = None
 
-    def feed(self, frames: Sequence[Event], out: list[Item]) -> None:
+    def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
+        append = out.append
         for name, data in frames:
+            if self._plain and (name == _DELTA or not name):
+                try:
+                    text = PLAIN.decode(data).delta.text
+                except (ValueError, RecursionError):
+                    self._plain = False
+                else:
+                    if text:
+                        append(TextDelta(text))
+                    continue
             if self.finished:
                 return
-            if name == _DELTA or not name:
-                try:
-                    event = _DELTA_EVENT.decode(data)
-                except (ValueError, RecursionError):
-                    if data.startswith(b"[DONE]"):
-                        continue
-                    event = decode_leniently(data, _DeltaEvent)
-                    self._joiner = self._joiner or SurrogateJoiner()
-                delta = event.delta
-                if (
-                    delta is not None
-                    and delta.type == "text_delta"
-                    and delta.text
-                    and self._joiner is None
-                ):
-                    out.append(TextDelta(delta.text))
-                elif event.type == "content_block_delta" or (name and not event.type):
-                    self._delta(event, data, out)
-                else:
-                    self._event(name, data, out)
-            elif name != _PING:
+            if name != _PING:
                 self._event(name, data, out)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that came whole. Raises: LLMError."""
-        value = _value(body)
-        match value:
-            case {"content": str(text)}:
-                blocks: list[Any] = [{"type": "text", "text": text}]
-            case {"content": list(blocks)}:
-                pass
-            case {"error": _} | {"type": "error"}:
-                raise stream_error(value, body)
-            case _:
-                raise ProtocolError("the answer is no message", frame=body)
+        message = decode(body, MESSAGE)
+        if message.content is None:
+            if message.error is not None or message.type == "error":
+                raise stream_error(load(body), body)
+            raise ProtocolError("the answer is no message", frame=body)
+        content = message.content
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for index, block in enumerate(blocks):
             self._open(index, block, out)
             self._shut(index, out)
-        self._count(value.get("usage"))
-        self._note_stop(value, out)
+        self._count(message.usage)
+        self._note_stop(message, out)
         self._end(out)
 
     def close(self, out: list[Item]) -> None:
@@ -165,60 +131,71 @@ class AnthropicDecoder:
         self._end(out)
 
     def _event(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        if not data:
-            return
-        value = _value(data)
-        if not isinstance(value, dict):
-            raise ProtocolError("an event is not a JSON object", frame=data)
-        kind = value.get("type") or name.decode("ascii", "replace")
+        try:
+            event = EVENT.decode(data)
+        except (ValueError, RecursionError):
+            event = None
+        if event is None:
+            event = self._odd(data)
+        kind = event.type or name.decode("ascii", "replace")
         match kind if name != b"error" else "error":
-            case "message_start":
-                self._message_start(value, out)
+            case "content_block_delta":
+                self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
-                self._block_start(value, out)
+                self._open(event.index or 0, event.content_block, out)
             case "content_block_stop":
-                self._shut(_index(value), out)
+                self._shut(event.index or 0, out)
+            case "message_start":
+                self._message_start(event, out)
             case "message_delta":
-                self._count(value.get("usage"))
-                self._note_stop(value.get("delta"), out)
+                self._count(event.usage)
+                self._note_stop(event.delta, out)
             case "message_stop":
                 self._end(out)
             case "error":
-                raise stream_error(value, data)
-            case _ if value.get("error"):
-                raise stream_error(value, data)
+                raise stream_error(load(data), data)
+            case _ if event.error:
+                raise stream_error(load(data), data)
+            case "" if event.delta is not None and event.delta.type:
+                self._delta(event.index or 0, event.delta, data, out)
             case _:
                 # Anthropic may add events at any time.
                 return
 
-    def _message_start(self, event: dict[str, Any], out: list[Item]) -> None:
-        message = event.get("message")
-        if isinstance(message, dict):
-            self._count(message.get("usage"))
-        if self._counts:
-            out.append(UsageUpdate(self._usage(final=False)))
+    def _odd(self, data: bytes) -> Event:
+        """Decode what is no event as Anthropic writes it."""
+        if not data or data.startswith(b"[DONE]"):
+            return Event("ping")
+        self._plain = False
+        self._joiner = self._joiner or SurrogateJoiner()
+        event: Event = decode_leniently(data, Event)
+        return event
 
-    def _block_start(self, event: dict[str, Any], out: list[Item]) -> None:
-        index = _index(event)
-        if index in self._blocks:
-            self._shut(index, out)
-        self._open(index, event.get("content_block"), out)
+    def _message_start(self, event: Event, out: list[Item]) -> None:
+        if event.message is not None:
+            self._count(event.message.usage)
+        usage = usage_of(self._counts, final=False)
+        if usage.certainty != "missing":
+            out.append(UsageUpdate(usage))
 
     def _open(self, index: int, raw: Any, out: list[Item]) -> None:
+        if index in self._blocks:
+            self._shut(index, out)
         if not isinstance(raw, dict):
             return
-        kind = raw.get("type")
-        block = _Block(kind if isinstance(kind, str) else "", raw)
-        self._blocks[index] = block
-        match raw:
-            case {"type": "text"}:
-                self._text(index, raw.get("text"), out)
-                for citation in _list(raw.get("citations")):
-                    _cite(citation, out)
-            case {"type": "thinking"}:
+        block = self._blocks[index] = _Block(_string(raw.get("type")), raw)
+        match block.kind:
+            case "text":
+                self._plain = self._joiner is None
+                if text := raw.get("text"):
+                    self._text(index, text, out)
+                if citations := raw.get("citations"):
+                    for citation in _list(citations):
+                        _cite(citation, out)
+            case "thinking":
                 self._think(index, raw.get("thinking"), out)
                 block.signature = _string(raw.get("signature"))
-            case {"type": "tool_use"}:
+            case "tool_use":
                 self._call(block, out)
             case _:
                 pass
@@ -239,13 +216,12 @@ class AnthropicDecoder:
             )
         )
 
-    def _delta(self, event: _DeltaEvent, data: bytes, out: list[Item]) -> None:
-        index = event.index or 0
-        delta = event.delta or _Delta()
+    def _delta(self, index: int, delta: Delta, data: bytes, out: list[Item]) -> None:
         block = self._blocks.get(index)
         match delta.type:
             case "text_delta":
                 self._text(index, delta.text, out)
+                self._plain = self._joiner is None
             case "thinking_delta":
                 self._think(index, delta.thinking, out)
             case "signature_delta" if block is not None and block.kind == "thinking":
@@ -285,7 +261,8 @@ class AnthropicDecoder:
         block = self._blocks.pop(index, None)
         if block is None:
             return
-        self._flush(index, block, out)
+        if self._joiner is not None:
+            self._flush(index, block, self._joiner, out)
         match block.kind:
             case "text":
                 pass
@@ -302,30 +279,26 @@ class AnthropicDecoder:
             case _:
                 out.append(PartChunk(_opaque(block)))
 
-    def _flush(self, index: int, block: _Block, out: list[Item]) -> None:
+    def _flush(self, index: int, block: _Block, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Give out halves of surrogate pairs that wait for the other half in vain."""
-        if self._joiner is None:
-            return
-        if text := self._joiner.flush(f"{index}.text"):
+        if text := joiner.flush(f"{index}.text"):
             out.append(TextDelta(text))
-        if text := self._joiner.flush(f"{index}.thinking"):
+        if text := joiner.flush(f"{index}.thinking"):
             out.append(ReasoningDelta(text))
-        if text := self._joiner.flush(f"{index}.input"):
+        if text := joiner.flush(f"{index}.input"):
             block.partial.append(text)
             if block.kind == "tool_use":
                 out.append(ToolCallDelta(block.call, arguments=text))
 
-    def _note_stop(self, value: Any, out: list[Item]) -> None:
-        if not isinstance(value, dict):
+    def _note_stop(self, told: Delta | Message | None, out: list[Item]) -> None:
+        if told is None:
             return
-        self._stop = mend(_string(value.get("stop_reason"))) or self._stop
-        details = value.get("stop_details")
-        if not isinstance(details, dict):
-            return
-        if category := _string(details.get("category")):
-            out.append(Notice(f"Anthropic declined for reasons of policy: {mend(category)}"))
-        if explanation := _string(details.get("explanation")):
-            out.append(RefusalDelta(mend(explanation)))
+        self._stop = mend(told.stop_reason or "") or self._stop
+        if details := told.stop_details:
+            if category := _string(details.get("category")):
+                out.append(Notice(f"Anthropic declined for reasons of policy: {mend(category)}"))
+            if explanation := _string(details.get("explanation")):
+                out.append(RefusalDelta(mend(explanation)))
 
     def _end(self, out: list[Item]) -> None:
         for index in list(self._blocks):
@@ -335,44 +308,15 @@ class AnthropicDecoder:
         if self._calls and reason == "stop":
             reason = "tool_calls"
         self.finished = True
-        out.append(Finish(reason, raw, self._usage(final=True)))
+        self._plain = False
+        out.append(Finish(reason, raw, usage_of(self._counts, final=True)))
 
-    def _count(self, usage: Any) -> None:
+    def _count(self, counts: Counts | None) -> None:
         """Take the counts that are given; later ones replace earlier ones."""
-        if not isinstance(usage, dict):
-            return
-        details = usage.get("output_tokens_details")
-        given = {name: usage.get(name) for name in _COUNTS}
-        if isinstance(details, dict):
-            given["thinking_tokens"] = details.get("thinking_tokens")
-        self._counts |= {
-            name: int(count)
-            for name, count in given.items()
-            if isinstance(count, int | float) and 0 <= count < 2**53
-        }
-
-    def _usage(self, *, final: bool) -> Usage:
-        counts = self._counts
-        if not counts:
-            return Usage()
-        cached = counts.get("cache_read_input_tokens", 0)
-        created = counts.get("cache_creation_input_tokens", 0)
-        whole = final and "input_tokens" in counts and "output_tokens" in counts
-        return Usage(
-            # Unlike others, Anthropic counts what the cache read or wrote beside the input.
-            counts.get("input_tokens", 0) + created + cached,
-            counts.get("output_tokens", 0),
-            cached,
-            counts.get("thinking_tokens", 0),
-            "exact" if whole else "partial",
-        )
-
-
-def _index(event: dict[str, Any]) -> int:
-    index = event.get("index")
-    if isinstance(index, float) and index.is_integer():
-        return int(index)
-    return index if isinstance(index, int) else 0
+        if counts is not None and self._counts is not None:
+            self._counts.update(counts)
+        else:
+            self._counts = counts or self._counts
 
 
 def _string(value: Any) -> str:
@@ -385,7 +329,7 @@ def _list(value: Any) -> list[Any]:
 
 def _inner(data: bytes) -> dict[str, Any]:
     """Return the `delta` of an event with all that the typed decoder leaves out."""
-    match _value(data):
+    match load(data):
         case {"delta": dict(delta)}:
             return delta
         case _:

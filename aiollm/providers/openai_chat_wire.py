@@ -77,17 +77,18 @@ D_co = TypeVar("D_co", covariant=True)
 class _PlainChoice(msgspec.Struct, Generic[D_co], gc=False):
     delta: D_co
     index: _Zero = None
-    finish_reason: _EmptyText = None
+    finish_reason: str | None = None
 
 
 class Plain(msgspec.Struct, Generic[D_co], gc=False):
-    """A chunk that brings one thing and nothing else: the types themselves refuse the rest.
+    """A chunk that brings one thing, or ends the answer: the types themselves refuse the rest.
 
     So that reading the chunks that make up a stream costs no test in Python.
     """
 
     choices: tuple[_PlainChoice[D_co]]
     usage: None = None
+    x_groq: None = None
     error: None = None
 
 
@@ -182,6 +183,7 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+NO_COUNTS = Counts()
 FRAGMENT = msgspec.json.Decoder(Plain[OneFragment])
 
 NO_LANE = Lane(None, TextDelta)
@@ -198,16 +200,16 @@ LANES: dict[str, Lane] = {
 def usage_of(counts: Counts) -> Usage:
     """Return what a chunk's counts say."""
     given = (counts.prompt_tokens, counts.completion_tokens)
-    prompt, completion = (count or 0 for count in given)
-    details = counts.prompt_tokens_details or Details()
-    reasoning = (counts.completion_tokens_details or Details()).reasoning_tokens or 0
+    prompt, completion = given[0] or 0, given[1] or 0
+    read, made = counts.prompt_tokens_details, counts.completion_tokens_details
+    reasoning = (made and made.reasoning_tokens) or 0
     # xAI counts reasoning beside the completion, and only the total tells.
     if reasoning and counts.total_tokens == prompt + completion + reasoning:
         completion += reasoning
     return Usage(
         prompt,
         completion,
-        details.cached_tokens or counts.prompt_cache_hit_tokens or 0,
+        (read and read.cached_tokens) or counts.prompt_cache_hit_tokens or 0,
         reasoning,
         "partial" if None in given else "exact",
     )

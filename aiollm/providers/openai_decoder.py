@@ -24,11 +24,11 @@ from aiollm.providers.openai_chat_wire import (
     CHUNK,
     FRAGMENT,
     LANES,
+    NO_COUNTS,
     NO_LANE,
     Call,
     Choice,
     Chunk,
-    Counts,
     Delta,
     Function,
     Lane,
@@ -74,6 +74,8 @@ _BROKEN: dict[str, type[ProviderError]] = {
 }
 """Words for an answer that the server broke off, which must not pass for a whole one."""
 
+_NO_USAGE = Usage()
+
 
 class ChatDecoder:
     """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end."""
@@ -96,15 +98,15 @@ class ChatDecoder:
     def __init__(self, family: str) -> None:
         self.finished = False
         self._family = family
-        self._lane = NO_LANE
+        self._lane = LANES["content"]
         self._identified = False
         self._opened = False
         self._reason = ""
-        self._usage = Usage()
-        self._calls = Calls()
-        self._reasoning = Reasoning()
+        self._usage = _NO_USAGE
+        self._calls: Calls | None = None
+        self._reasoning: Reasoning | None = None
         self._loading = ""
-        self._noticed: set[str] = set()
+        self._noticed: tuple[str, ...] = ()
         self._joiner: SurrogateJoiner | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -118,11 +120,16 @@ class ChatDecoder:
                 except (ValueError, RecursionError):
                     pass
                 else:
+                    self._opened = True
                     if text := choice.delta.text:
                         append(kind(text))
+                    if choice.finish_reason:
+                        self._reason = choice.finish_reason
+                        decode, kind = self._lane = NO_LANE
                     continue
-            self._lane = self._frame(frame, out)
-            decode, kind = self._lane
+            if self.finished:
+                return
+            decode, kind = self._lane = self._frame(frame, out)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that came whole. Raises: LLMError."""
@@ -148,12 +155,12 @@ class ChatDecoder:
 
     def _frame(self, frame: bytes, out: list[Item]) -> Lane:
         """Decode any frame; return the lane that the next may take."""
-        if self.finished or not frame.strip():
+        if not frame.strip():
             return NO_LANE
         if frame.startswith(b"[DONE]"):
             self._done(out)
             return NO_LANE
-        if self._calls and not self._joiner and self._fragment(frame, out):
+        if self._calls and not self._joiner and _fragment(self._calls, frame, out):
             return NO_LANE
         before = len(out)
         chunk = self._decode(frame)
@@ -168,23 +175,10 @@ class ChatDecoder:
         match out[-1]:
             case TextDelta():
                 return LANES["content"]
-            case ReasoningDelta():
+            case ReasoningDelta() if self._reasoning is not None:
                 return LANES.get(self._reasoning.field, NO_LANE)
             case _:
                 return NO_LANE
-
-    def _fragment(self, frame: bytes, out: list[Item]) -> bool:
-        """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
-        try:
-            (choice,) = FRAGMENT.decode(frame).choices
-        except (ValueError, RecursionError):
-            return False
-        (piece,) = choice.delta.tool_calls
-        delta = self._calls.extend(piece.index, piece.function.arguments)
-        if delta is None:
-            return False
-        out.append(delta)
-        return True
 
     def _decode(self, frame: bytes) -> Chunk:
         try:
@@ -236,7 +230,7 @@ class ChatDecoder:
     def _is_loading(self, choice: Choice) -> bool:
         """Say whether llama-swap, not a model, speaks: it names neither id, model nor index."""
         return (
-            not self._identified
+            not (self._identified or self._opened)
             and choice.index is None
             and choice.delta is not None
             and bool(choice.delta.reasoning_content)
@@ -253,11 +247,13 @@ class ChatDecoder:
         out += [Status(line.strip()) for line in lines if any(map(str.isalnum, line))]
 
     def _delta(self, delta: Delta, out: list[Item]) -> None:
-        thought = self._reasoning.read(
-            delta.reasoning_content, delta.reasoning, delta.reasoning_details
-        )
-        if thought and (thought := self._joined("reasoning", thought)):
-            out.append(ReasoningDelta(thought))
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+            self._reasoning = self._reasoning or Reasoning()
+            thought = self._reasoning.read(
+                delta.reasoning_content, delta.reasoning, delta.reasoning_details
+            )
+            if thought and (thought := self._joined("reasoning", thought)):
+                out.append(ReasoningDelta(thought))
         if isinstance(delta.content, list):
             out += content_items(delta.content)
         elif delta.content and (text := self._joined("content", delta.content)):
@@ -286,6 +282,7 @@ class ChatDecoder:
         if call.extra_content:
             state["extra_content"] = call.extra_content
         data = ProviderData(self._family, state) if state else None
+        self._calls = self._calls or Calls()
         delta = self._calls.add(call.index, mend(call.id or ""), mend(name or ""), text, data)
         if self._joiner is None:
             return delta
@@ -298,7 +295,7 @@ class ChatDecoder:
 
     def _count(self, chunk: Chunk, out: list[Item]) -> None:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        if not counts or counts == Counts():
+        if not counts or counts == NO_COUNTS:
             return
         self._usage = usage_of(counts)
         if not self._reason:
@@ -306,7 +303,7 @@ class ChatDecoder:
 
     def _notice(self, message: str, out: list[Item]) -> None:
         if message not in self._noticed:
-            self._noticed.add(message)
+            self._noticed += (message,)
             out.append(Notice(message))
 
     def _done(self, out: list[Item]) -> None:
@@ -315,10 +312,12 @@ class ChatDecoder:
         self._end(out)
 
     def _end(self, out: list[Item]) -> None:
-        self._flush(out)
-        if (data := self._reasoning.data()) is not None:
+        if self._joiner:
+            self._flush(self._joiner, out)
+        if self._reasoning is not None and (data := self._reasoning.data()) is not None:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
-        out += self._calls.end()
+        if self._calls is not None:
+            out += self._calls.end()
         if broken := _BROKEN.get(self._reason):
             if self._usage.certainty != "missing":
                 out.append(UsageUpdate(self._usage))
@@ -328,19 +327,31 @@ class ChatDecoder:
 
     def _finish_reason(self) -> FinishReason:
         reason = _REASONS.get(self._reason, "other")
-        if reason in ("stop", "other") and self._calls.whole():
-            return "tool_calls"
-        if reason == "tool_calls" and not self._calls:
-            return "stop"
-        return reason
+        if self._calls is None:
+            return "stop" if reason == "tool_calls" else reason
+        return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason
 
-    def _flush(self, out: list[Item]) -> None:
+    def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Give out halves of surrogate pairs that wait for the other half in vain."""
-        if not self._joiner:
-            return
-        if thought := self._joiner.flush("reasoning"):
+        if thought := joiner.flush("reasoning"):
             out.append(ReasoningDelta(thought))
-        if text := self._joiner.flush("content"):
+        if text := joiner.flush("content"):
             out.append(TextDelta(text))
-        if refusal := self._joiner.flush("refusal"):
+        if refusal := joiner.flush("refusal"):
             out.append(RefusalDelta(refusal))
+
+
+def _fragment(calls: Calls, frame: bytes, out: list[Item]) -> bool:
+    """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
+    try:
+        (choice,) = FRAGMENT.decode(frame).choices
+    except (ValueError, RecursionError):
+        return False
+    if choice.finish_reason:
+        return False
+    (piece,) = choice.delta.tool_calls
+    delta = calls.extend(piece.index, piece.function.arguments)
+    if delta is None:
+        return False
+    out.append(delta)
+    return True

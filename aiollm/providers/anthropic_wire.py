@@ -1,0 +1,103 @@
+"""Anthropic's JSON as far as it is read; every field may be missing or null."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from aiollm.types import Usage
+
+_Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None
+
+
+class _PlainDelta(msgspec.Struct, gc=False):
+    type: Literal["text_delta"]
+    text: str
+
+
+class Plain(msgspec.Struct, gc=False):
+    """An event that brings text and nothing else: the types themselves refuse the rest."""
+
+    delta: _PlainDelta
+
+
+class Details(msgspec.Struct, gc=False):
+    """What output tokens are made of."""
+
+    thinking_tokens: _Tokens = None
+
+
+class Counts(msgspec.Struct, gc=False):
+    """Tokens so far."""
+
+    input_tokens: _Tokens = None
+    output_tokens: _Tokens = None
+    cache_creation_input_tokens: _Tokens = None
+    cache_read_input_tokens: _Tokens = None
+    output_tokens_details: Details | None = None
+
+    def update(self, later: Counts) -> None:
+        """Let later counts replace earlier ones."""
+        for name in self.__struct_fields__:
+            if (count := getattr(later, name)) is not None:
+                setattr(self, name, count)
+
+
+class Message(msgspec.Struct, gc=False):
+    """A message that begins, or a whole one."""
+
+    type: str | None = None
+    content: str | list[Any] | None = None
+    stop_reason: str | None = None
+    stop_details: dict[str, Any] | None = None
+    usage: Counts | None = None
+    error: Any = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What an event adds to a block or to the message."""
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+    stop_details: dict[str, Any] | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """Any event."""
+
+    type: str | None = None
+    index: int | None = None
+    message: Message | None = None
+    content_block: dict[str, Any] | None = None
+    delta: Delta | None = None
+    usage: Counts | None = None
+    error: Any = None
+
+
+PLAIN = msgspec.json.Decoder(Plain)
+EVENT = msgspec.json.Decoder(Event)
+MESSAGE = msgspec.json.Decoder(Message)
+_NO_COUNTS = Counts()
+
+
+def usage_of(counts: Counts | None, *, final: bool) -> Usage:
+    """Return what the counts say; they are exact at a proper end."""
+    if counts is None or counts == _NO_COUNTS:
+        return Usage()
+    cached = counts.cache_read_input_tokens or 0
+    created = counts.cache_creation_input_tokens or 0
+    details = counts.output_tokens_details
+    whole = final and counts.input_tokens is not None and counts.output_tokens is not None
+    return Usage(
+        # Unlike others, Anthropic counts what the cache read or wrote beside the input.
+        (counts.input_tokens or 0) + created + cached,
+        counts.output_tokens or 0,
+        cached,
+        (details and details.thinking_tokens) or 0,
+        "exact" if whole else "partial",
+    )
