@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from aiollm.errors import OutputError
 from aiollm.schema import schema_name, type_schema
 from aiollm.types import Message, Request, Response, user
 
-_FENCED = re.compile(r"\s*```\w*\s*\n(.*?)\s*```\s*", re.DOTALL)
+_FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
 """JSON in a Markdown fence: what models like to answer where no schema binds them."""
 
 _REPAIR = (
@@ -25,6 +26,24 @@ _HOPELESS = {
     "tool_calls": "the model called tools: use run()",
 }
 """Ends after which asking again would bring the same."""
+
+
+def _whole_number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_whole_number)
+
+
+def _decode(text: str, kind: Any) -> Any:
+    """Decode JSON; 3.0 is an integer to JSON schema, but not to msgspec. Raises: ValueError."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        with contextlib.suppress(ValueError):
+            return msgspec.convert(_DECODER.decode(text), kind, str_keys=True)
+        raise
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -45,14 +64,14 @@ class Shape(msgspec.Struct, frozen=True):
         text = found[1] if found else response.text
         reason = ""
         try:
-            value = msgspec.json.decode(text, type=self.decoded)
+            value = _decode(text, self.decoded)
         except (ValueError, RecursionError) as error:
             reason = f"the reply does not fit {self.name}: {error}"
         else:
             return value.value if self.wrapped else value
         if self.bare is not None:
             try:
-                return msgspec.json.decode(text, type=self.bare)
+                return _decode(text, self.bare)
             except (ValueError, RecursionError):
                 pass
         raise OutputError(reason, response=response, target=response.target)

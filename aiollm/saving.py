@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar, get_origin
 
 import msgspec
@@ -24,7 +23,20 @@ def to_json(value: Any) -> bytes:
         return msgspec.json.encode(value, enc_hook=_told)
     except UnicodeEncodeError:
         plain = msgspec.to_builtins(value, enc_hook=_told)
-    return mend(json.dumps(plain, ensure_ascii=False)).encode()
+    return msgspec.json.encode(_mended(plain))
+
+
+def _mended(value: Any) -> Any:
+    """Return builtins without half surrogate pairs."""
+    match value:
+        case str():
+            return mend(value)
+        case dict():
+            return {_mended(name): _mended(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_mended(each) for each in value]
+        case _:
+            return value
 
 
 def from_json(data: bytes | str, kind: type[T]) -> T:

@@ -377,6 +377,10 @@ class TestSaving:
         again = from_json(to_json(user("a\ud83e", "\ud83e\uddea", IMAGE)), Message)
         assert again == user("a\ufffd", "\U0001f9ea", IMAGE)
 
+    def test_what_is_no_number_is_null_beside_a_lone_surrogate_too(self) -> None:
+        again = from_json(to_json(Request("a\ud83e", extra={"x": float("nan")})), Request)
+        assert again.extra == {"x": None}
+
     def test_a_conversation_is_saved_as_a_list(self) -> None:
         messages = [user("a"), assistant("b")]
         assert from_json(to_json(messages), list[Message]) == messages

@@ -106,10 +106,26 @@ async def test_a_bare_value_is_taken_where_the_model_left_the_wrapping_out(over)
     assert await over(fake).generate("fake/m", "?", output=list[City]) == [OSLO]
 
 
-@pytest.mark.parametrize("fence", ["```json\n{}\n```", "```\n{}```", "  ```JSON\n {} \n```\n"])
+@pytest.mark.parametrize(
+    "fence", ["```json\n{}\n```", "```\n{}```", "  ```JSON\n {} \n```\n", "```json {}```"]
+)
 async def test_a_markdown_fence_is_taken_off(over, fence):
     fake = FakeProvider(fence.replace("{}", WIRE))
     assert await over(fake).generate("fake/m", "?", output=City) == OSLO
+
+
+async def test_a_whole_number_with_a_point_is_an_integer_as_json_schema_has_it(over):
+    fake = FakeProvider('{"name": "Oslo", "people": 7e5}', '{"value": [1.0, 2]}', "[3.0]")
+    reg = over(fake)
+    assert await reg.generate("fake/m", "?", output=City) == OSLO
+    assert await reg.generate("fake/m", "?", output=list[int]) == [1, 2]
+    assert await reg.generate("fake/m", "?", output=list[int]) == [3]
+
+
+async def test_half_a_number_is_no_integer(over):
+    fake = FakeProvider('{"name": "Oslo", "people": 0.5}')
+    with pytest.raises(OutputError, match="Expected `int`, got `float`"):
+        await over(fake).generate("fake/m", "?", output=City, repairs=0)
 
 
 async def test_text_that_only_holds_a_fence_is_not_json(over):
