@@ -11,6 +11,8 @@ import json
 import os
 import statistics
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from field import OURS, PEERS, ROOT, Entry, python
@@ -23,12 +25,23 @@ TASKS = HERE / "compared"
 RESULTS = HERE / "results" / "comparison.json"
 PAGE = ROOT / "docs" / "comparison.md"
 START, END = "<!-- figures: benchmarks/comparison.py -->\n", "<!-- end of figures -->\n"
-NAMES = ("openai", "litellm", "pydantic-ai")
-FIELD = (OURS, *(entry for entry in PEERS if entry.name in NAMES))
+BY_NAME = {entry.name: entry for entry in PEERS}
+LITELLM = BY_NAME["litellm"]
+WITH_MCP = LITELLM._replace(
+    name="litellm[mcp]", requirement=LITELLM.requirement.replace("==", "[mcp]==")
+)
+"""Its own install lacks a module that any call with tools imports."""
+
+FIELD = (OURS, BY_NAME["openai"], WITH_MCP, BY_NAME["pydantic-ai"])
 PREPARATION = {"setup", "ask"}
 WEATHER = {"weather", "SCHEMA"}
 IMPORTS = 3
 CALLS = 20
+WAYS_OUT = {
+    "break": "`break`",
+    "aclosing": "`break` in `aclosing`",
+    "cancel": "cancelling the task",
+}
 TASK_NAMES = ("setup", "stream", "tools", "image")
 
 
@@ -85,7 +98,7 @@ def measure(entry: Entry) -> dict:
         with FaultServer(failing).in_thread() as dead:
             figures["dead"] = perform(entry, "dead", f"{dead.url}/v1", second)
             figures["dead"]["requests"] = dead.counts.requests
-        for action in ("break", "cancel"):
+        for action in WAYS_OUT:
             figures[f"{action}_ms"] = left(entry, action, second)
     return figures
 
@@ -98,10 +111,16 @@ def tried(entry: Entry, action: str, url: str) -> str:
         return f"failed: {str(error).strip().splitlines()[-1][:120]}"
 
 
-def left(entry: Entry, action: str, second: str) -> float | None:
-    """Return ms from leaving a stream to its connection's end, None while its program lives."""
+def left(entry: Entry, action: str, second: str) -> float | str | None:
+    """Return ms from leaving a stream to its connection's end, None while its program lives.
+
+    A text is the error that the program ended with instead.
+    """
     with FaultServer(chat("Once", Gate(), "more")).in_thread() as server:
-        at = perform(entry, action, f"{server.url}/v1", second)["left"]
+        try:
+            at = perform(entry, action, f"{server.url}/v1", second)["left"]
+        except RuntimeError as error:
+            return str(error).strip().splitlines()[-1].partition(":")[0]
         ended = server.connections[0].ended
     return None if ended is None or ended - at > 3.9 else round((ended - at) * 1000, 1)
 
@@ -144,8 +163,10 @@ def table(found: dict[str, dict]) -> str:
         ("tool loop", lambda each: shown(each["tools"])),
         ("image question", lambda each: shown(each["image"])),
         ("answer cut cleanly, the second target is well", lambda each: ending(each["cut"])),
-        ("`break`, ms until the connection closes", lambda each: closing(each["break_ms"])),
-        ("cancel, ms until the connection closes", lambda each: closing(each["cancel_ms"])),
+        *(
+            (f"{way}: ms to a closed connection", lambda each, key=f"{key}_ms": closing(each[key]))
+            for key, way in WAYS_OUT.items()
+        ),
         (f"first target answers 503: requests to it in {CALLS} calls", requests),
         (f"... seconds for the {CALLS} calls", lambda each: f"{each['dead']['seconds']:.1f}"),
         ("... calls answered", lambda each: each["dead"]["answered"]),
@@ -170,8 +191,14 @@ def ending(cut: dict) -> str:
     return f"raises `{cut['error']}`" if "error" in cut else f"success: {cut['text']!r}"
 
 
-def closing(ms: float | None) -> str:
-    return "not within 3.9 s" if ms is None else f"{ms:.0f}"
+def closing(ms: float | str | None) -> str:
+    match ms:
+        case None:
+            return "not within 3.9 s"
+        case str():
+            return f"the task ends with `{ms.rpartition('.')[2]}`"
+        case _:
+            return f"{ms:.1f}"
 
 
 def write(found: dict[str, dict]) -> None:
@@ -179,7 +206,14 @@ def write(found: dict[str, dict]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(before + START + table(found) + END + rest.partition(END)[2])
+    PAGE.write_text(before + START + table(found) + f"\n{taken()}\n" + END + rest.partition(END)[2])
+
+
+def taken() -> str:
+    """Say when and where."""
+    python_version = ".".join(map(str, sys.version_info[:3]))
+    day = datetime.now(UTC).date()
+    return f"Taken on {day} with Python {python_version} on {os.cpu_count()} cores."
 
 
 if __name__ == "__main__":

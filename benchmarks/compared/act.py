@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import warnings
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,9 +31,18 @@ async def act(tasks, action: str) -> dict:
             answered = sum("error" not in end for end in ends)
             return {"answered": answered, "seconds": time.perf_counter() - start}
         case "break":
+            at = 0.0
             async for _ in tasks.stream("hi"):
+                at = time.monotonic()
                 break
-            return await lived_on(time.monotonic())
+            return await lived_on(at)
+        case "aclosing":
+            at = 0.0
+            async with aclosing(tasks.stream("hi")) as texts:
+                async for _ in texts:
+                    at = time.monotonic()
+                    break
+            return await lived_on(at)
         case _:
             return await cancelled(tasks)
 
