@@ -156,6 +156,13 @@ def test_what_is_no_plain_base64_is_left_for_the_codec_to_judge(odd, size):
     assert json.loads(out) == json.loads(body)
 
 
+def test_padding_is_the_end_even_where_a_read_ends_with_it():
+    first = b'{"b64_json":"' + text_of(LARGEST[:-1]).encode()
+    body = first + b'AAAA"}'
+    out, _ = lifted(body, len(first) + 1)
+    assert json.loads(out) == json.loads(body)
+
+
 def test_a_file_without_its_end_passes_as_it_is():
     body = b'{"b64_json":"' + text_of(LARGEST).encode()[:-5]
     assert lifted(body, 65_536)[0] == body
