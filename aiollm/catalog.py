@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aiollm.dsn import ALIAS, Dsn, parse_dsn
-from aiollm.errors import ConfigError
+from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import Provider
 from aiollm.providers import BUILTINS, SCHEMES, builtin, from_dsn
 from aiollm.spec import Names, Plan, parse_spec
@@ -31,6 +31,7 @@ class Catalog:
         """Read `env`, by default the process's environment, in which names may appear later."""
         self._live = env is None
         self._env = dict(os.environ if env is None else env)
+        self._variables = {_name_of(each): each for each in self._env if _name_of(each)}
         self._timeouts = timeouts
         self._aliases: dict[str, str] = {}
         self._coded: dict[str, Provider] = {}
@@ -48,6 +49,7 @@ class Catalog:
         self._check_name(name)
         if isinstance(provider, str):
             provider = self._from_dsn(name, provider, f"provider {name!r}")
+        _check_type(provider, Provider, f"provider {name!r} is a Provider or a DSN")
         self._coded[name] = provider
         self._learned.pop(name, None)
         self._forget_plans()
@@ -55,6 +57,7 @@ class Catalog:
     def alias(self, name: str, spec: str) -> None:
         """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""
         self._check_name(name)
+        _check_type(spec, str, f"alias {name!r} is a spec")
         self._aliases[name] = spec
         self._forget_plans()
 
@@ -89,6 +92,8 @@ class Catalog:
     def parse(self, spec: str | Plan) -> Plan:
         """Parse a spec, aliases expanded. Raises: SpecError."""
         if isinstance(spec, Plan):
+            if not spec.targets:
+                raise SpecError("the plan has no targets")
             return spec
         plan = self._plans.get(spec) if type(spec) is str else None
         if plan is None:
@@ -165,7 +170,7 @@ class Catalog:
         provider = self._coded.get(name) or self._resolved.get(name)
         if provider is not None:
             return provider
-        variable = _variable(name)
+        variable = self._variable(name)
         text = self._variable_value(variable)
         if text is not None and not text.strip().startswith(ALIAS):
             provider = self._from_dsn(name, text, variable)
@@ -187,6 +192,11 @@ class Catalog:
             raise ConfigError(f"{variable}: unknown scheme {dsn.scheme!r} (known: {known})")
         return from_dsn(name, dsn, self._env, scheme)
 
+    def _variable(self, name: str) -> str:
+        """Return the variable that defines a name: `LLM_MY_BOX`, or as it is spelt instead."""
+        usual = f"LLM_{name.upper().replace('-', '_')}"
+        return usual if usual in self._env else self._variables.get(name, usual)
+
     def _variable_value(self, variable: str) -> str | None:
         value = self._env.get(variable)
         if value is None and self._live:
@@ -197,7 +207,7 @@ class Catalog:
         spec = self._aliases.get(name)
         if spec is not None:
             return spec
-        text = self._variable_value(_variable(name)) if _NAME.fullmatch(name) else None
+        text = self._variable_value(self._variable(name)) if _NAME.fullmatch(name) else None
         if text is None or not text.strip().startswith(ALIAS):
             return None
         return text.strip().removeprefix(ALIAS)
@@ -207,7 +217,7 @@ class Catalog:
             return True
         if not _NAME.fullmatch(name):
             return False
-        text = self._variable_value(_variable(name))
+        text = self._variable_value(self._variable(name))
         return text is not None and not text.strip().startswith(ALIAS)
 
     def _all_names(self) -> Iterable[str]:
@@ -220,12 +230,14 @@ class Catalog:
 
     @staticmethod
     def _check_name(name: str) -> None:
+        _check_type(name, str, "a name is a str")
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name: lower-case letters, digits, '-' and '.'")
 
 
-def _variable(name: str) -> str:
-    return f"LLM_{name.upper().replace('-', '_')}"
+def _check_type(value: object, kind: type, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
 
 
 def _name_of(variable: str) -> str:

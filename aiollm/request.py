@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
 from typing import Any, TypeAlias, get_args
 
 import msgspec
@@ -82,7 +83,9 @@ def as_request(value: RequestLike) -> Request:
     match value:
         case Request():
             return value
-        case str() | Message() | Sequence():
+        case str() | Message():
+            return Request(value)
+        case Sequence() if not _is(value, bytes | bytearray | memoryview):
             return Request(value)
         case _:
             raise ConfigError(
@@ -207,7 +210,7 @@ def _check_settings(request: Request) -> None:
         raise ConfigError("extra is not a mapping of field names to values for the wire body")
 
 
-def _is(value: object, kind: type) -> bool:
+def _is(value: object, kind: type | UnionType) -> bool:
     """Doubt what the annotations promise: callers need not check their types."""
     return isinstance(value, kind)
 

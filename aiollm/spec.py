@@ -104,6 +104,9 @@ class _Parser:
             reason = f"{name!r} lacks its {'model' if provider else 'provider'}"
             raise _error(reason, spec, at, path)
         if not self._names.is_provider(provider):
+            if self._names.alias(provider) is not None:
+                reason = f"{provider!r} is an alias, which stands alone, without a slash"
+                raise _error(reason, spec, at, path)
             hint = _closest(provider, self._names.all())
             raise _error(f"unknown provider {provider!r}{hint}", spec, at, path)
         self._count += 1

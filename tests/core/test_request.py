@@ -67,7 +67,9 @@ class TestAsRequest:
     def test_a_prompt_a_message_or_a_conversation_is_a_request(self, value) -> None:
         assert as_request(value) == Request((user("hi"),))
 
-    @pytest.mark.parametrize("value", [None, 5, {"role": "user"}, Tool("f"), iter([user("hi")])])
+    @pytest.mark.parametrize(
+        "value", [None, 5, b"hi", {"role": "user"}, Tool("f"), iter([user("hi")])]
+    )
     def test_anything_else_is_refused(self, value) -> None:
         with pytest.raises(ConfigError, match=f"not of type {type(value).__name__}"):
             as_request(value)

@@ -87,6 +87,8 @@ def test_aliases_are_expanded_in_place(spec, aliases, expected) -> None:
          "m1/a, openia/b", 6),
         ("M1/a", {}, "unknown provider 'M1'; did you mean 'm1'?", "M1/a", 0),
         ("zzzzz/a", {}, "unknown provider 'zzzzz'", "zzzzz/a", 0),
+        ("m1/a,fast/b", {"fast": "m1/a"},
+         "'fast' is an alias, which stands alone, without a slash", "m1/a,fast/b", 5),
         ("m1/a|fats", {"fast": "m1/a"}, "unknown alias 'fats'; did you mean 'fast'?",
          "m1/a|fats", 5),
         ("FAST", {"Fast": "m1/a"}, "unknown alias 'FAST'; did you mean 'Fast'?", "FAST", 0),

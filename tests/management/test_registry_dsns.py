@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from aiollm import Registry
+from aiollm import Plan, Registry
 from aiollm.errors import ConfigError
-from aiollm.testing import Answer, FaultServer
+from aiollm.testing import Answer, FakeProvider, FaultServer
 from aiollm.types import LLMError, Request, Target
 
 OLLAMA = {"": "", "/": "", "/api": "", "/api/": "", "/v1": "", "/llm": "/llm"}
@@ -133,3 +133,32 @@ async def test_an_unknown_scheme_lists_those_that_exist(scheme):
         with pytest.raises(ConfigError, match="llama-swap, llama-swaps") as caught:
             reg.provider("my-box")
         assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["LLM_my_box", "LLM_MY-BOX", "LLM_My_Box"])
+def test_a_variable_defines_its_name_however_it_is_spelt(variable):
+    reg = Registry(env={variable: "ollama+http://box", "LLM_fast": "alias:my-box/m"})
+    assert reg.providers()["my-box"] == "environment"
+    assert reg.provider("my-box").base_url == "http://box"
+    assert str(reg.parse("fast")) == "my-box/m"
+
+
+def test_the_usual_spelling_wins():
+    env = {"LLM_BOX": "ollama+http://usual", "LLM_box": "ollama+http://odd"}
+    assert Registry(env=env).provider("box").base_url == "http://usual"
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda reg: reg.register("box", FakeProvider("hi")), "not of type FakeProvider"),
+        (lambda reg: reg.register("box", None), "not of type NoneType"),
+        (lambda reg: reg.register(None, "ollama+http://box"), "a name is a str"),
+        (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' is a spec, not of type list"),
+        (lambda reg: reg.stream(Plan(()), "hi"), "the plan has no targets"),
+        (lambda reg: reg.stream(Plan(((),)), "hi"), "the plan has no targets"),
+    ],
+)
+def test_what_names_nothing_is_refused_at_once(call, reason):
+    with pytest.raises(ConfigError, match=reason):
+        call(Registry(env={}))
