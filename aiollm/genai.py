@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from aiollm.errors import ProviderError
+from aiollm.errors import OutputError, ProviderError
 from aiollm.images import ImageRequest
 from aiollm.provider import Provider
 from aiollm.types import (
@@ -179,15 +179,21 @@ def _part(part: Part) -> dict[str, Any]:
         case RefusalPart(text=text):
             return {"type": "refusal", "content": text}
         case ToolCallPart():
-            arguments = part.parsed() if part.valid else part.arguments
             call = {"type": "tool_call", "id": part.id, "name": part.name}
-            return call | {"arguments": arguments}
+            return call | {"arguments": _arguments(part)}
         case ToolResultPart():
             return {"type": "tool_call_response", "id": part.id, "response": _result(part)}
         case ImagePart() | DocumentPart() | AudioPart():
             return _file(part)
         case _:
             return {"type": "opaque"}
+
+
+def _arguments(call: ToolCallPart) -> Any:
+    try:
+        return call.parsed()
+    except OutputError:
+        return call.arguments
 
 
 def _result(result: ToolResultPart) -> Any:

@@ -423,12 +423,21 @@ async def test_every_kind_of_part_is_told_in_the_words_of_the_conventions(over, 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("arguments", ["[1]", '{"a":NaN}', "nonsense"])
+async def test_arguments_that_are_no_json_object_are_told_as_they_came(over, spans, arguments):
+    asked = assistant(ToolCallPart("c", "f", arguments))
+    answered = Message("tool", (ToolResultPart("c", (TextPart("a"),)),))
+    registry = over(FakeProvider("ok", name="fake"), capture_content=True)
+    await registry.generate("fake/m", [user("hi"), asked, answered])
+    told = json.loads(spans.one("chat m").attributes["gen_ai.input.messages"])
+    assert told[1]["parts"][0]["arguments"] == arguments
+
+
 async def test_an_image_call_is_a_span_of_its_own_kind(over, spans):
     from aiollm.images import ImageRequest
 
     registry = over(FakeProvider(), capture_content=True)
-    with pytest.raises(FailoverError):
-        await registry.generate_images("fake/m", ImageRequest("a boat", count=2, seed=5))
+    await registry.generate_images("fake/m", ImageRequest("a boat", count=2, seed=5))
     found = spans.one("generate_content m").attributes
     assert found["gen_ai.output.type"] == "image"
     assert found["gen_ai.request.choice.count"] == 2
