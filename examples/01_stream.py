@@ -10,7 +10,7 @@ from aiollm import Finish, ReasoningDelta, Registry, Request, TextDelta, user
 
 async def main() -> None:
     question = user("Why is the sky blue?")
-    request = Request((question,), system="Answer briefly.", max_output_tokens=400)
+    request = Request(question, system="Answer briefly.", max_output_tokens=400)
     async with Registry() as reg, reg.stream("m5/qwen3:30b", request) as stream:
         async for chunk in stream:
             match chunk:

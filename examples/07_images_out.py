@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aiollm import Registry
-from aiollm.images import ImageRequest, ImageResult, PartialImage
+from aiollm import ImageRequest, ImageResult, PartialImage, Registry
 
 SPEC = "ls/sdxl,openai/gpt-image-2"
 

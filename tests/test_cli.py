@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aiollm import cli, local
+from aiollm import __version__, cli, local
 from aiollm.cli import ask, terminal
 
 DOWN = "openai+http://127.0.0.1:9/v1"
@@ -188,6 +188,13 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["--help"])
     assert caught.value.code == cli.OK
     assert "Exit codes: 0 answered" in capsys.readouterr().out
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == cli.OK
+    assert capsys.readouterr().out == f"aiollm {__version__}\n"
 
 
 def test_what_it_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

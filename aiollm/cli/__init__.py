@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from aiollm import __version__
 from aiollm.cli import ask, chat, check, image, servers
 from aiollm.cli.terminal import (
     BROKEN_PIPE,
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask language models: one spec names a target, a chain or a race.",
         epilog=(__doc__ or "").partition("\n\n")[2],
     )
+    parser.add_argument("--version", action="version", version=f"aiollm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         each = commands.add_parser(command.name, help=command.help, description=command.help)
