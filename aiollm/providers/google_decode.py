@@ -14,10 +14,12 @@ from aiollm.providers.google_encode import FAMILY, SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google_errors import BLOCKED, block_error, body_error, ending_error
 from aiollm.providers.google_wire import (
     CHUNK,
+    PLAIN,
     Call,
     Candidate,
     Chunk,
     Counts,
+    Last,
     Part,
     citations_of,
     elements_of,
@@ -49,7 +51,7 @@ MAX_CALLS = 4096
 """Tool calls in one answer at most (design: bounds)."""
 
 USAGE_EVERY = 32
-"""Chunks between two updates of the counts, which every chunk brings and only a cut needs."""
+"""Plain chunks between two updates of the counts, which each brings and only a cut needs."""
 
 _REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -78,6 +80,7 @@ class GoogleDecoder:
         "_joiner",
         "_last",
         "_open",
+        "_plain",
         "_usage",
         "finished",
     )
@@ -89,8 +92,9 @@ class GoogleDecoder:
         self._cited: set[tuple[str, str]] = set()
         self._counted = 0
         self._joiner: SurrogateJoiner | None = None
-        self._last: Candidate | None = None
+        self._last: Last | None = None
         self._open: PartialArguments | None = None
+        self._plain = True
         self._usage: Counts | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -122,45 +126,50 @@ class GoogleDecoder:
             raise StreamInterrupted("the stream ended without a finishReason")
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
-        decode = CHUNK.decode
         append = out.append
+        decode = PLAIN.decode
         for frame in frames:
-            try:
-                chunk: Any = decode(frame)
-            except (ValueError, RecursionError):
-                self._odd(frame, out)
-                continue
-            usage = chunk.usage_metadata
-            if usage is not None:
-                self._usage = usage
-                self._counted += 1
-                if self._counted % USAGE_EVERY == 1:
-                    self._tell_usage(out)
-            try:
-                (candidate,) = chunk.candidates
-                (part,) = candidate.content.parts
-            except (TypeError, ValueError, AttributeError):
-                self._chunk(chunk, frame, out)
-                continue
-            # The usual chunk is a piece of text and nothing else.
-            if (
-                part.text
-                and part.thought is None
-                and part.thought_signature is None
-                and candidate.finish_reason is None
-                and candidate.grounding_metadata is None
-                and candidate.citation_metadata is None
-                and not candidate.index
-                and self._joiner is None
-            ):
-                self._answered = True
-                append(TextDelta(part.text))
-            else:
-                self._chunk(chunk, frame, out)
+            if self._plain:
+                try:
+                    chunk = decode(frame)
+                except (ValueError, RecursionError):
+                    self._plain = False
+                else:
+                    usage = chunk.usage_metadata
+                    if usage is not None:
+                        self._usage = usage
+                        self._counted += 1
+                        if self._counted % USAGE_EVERY == 1:
+                            self._tell_usage(out)
+                    (candidate,) = chunk.candidates
+                    (part,) = candidate.content.parts
+                    if part.text:
+                        if part.thought:
+                            append(ReasoningDelta(part.text))
+                        else:
+                            self._answered = True
+                            append(TextDelta(part.text))
+                    if candidate.finish_reason:
+                        self._note_end(candidate)
+                    continue
+            self._frame(frame, out)
 
     def _tell_usage(self, out: list[Item]) -> None:
         if self._usage is not None:
             out.append(UsageUpdate(usage_of(self._usage, "partial")))
+
+    def _frame(self, frame: bytes, out: list[Item]) -> None:
+        """Decode any frame; the next one may be plain if this one brought a piece of text."""
+        try:
+            chunk = CHUNK.decode(frame)
+        except (ValueError, RecursionError):
+            self._odd(frame, out)
+            return
+        self._chunk(chunk, frame, out)
+        if self._joiner is None and out:
+            self._plain = isinstance(out[-1], TextDelta | ReasoningDelta)
+        if chunk.usage_metadata is not None and self._last is None:
+            self._tell_usage(out)
 
     def _odd(self, frame: bytes, out: list[Item]) -> None:
         """Decode a frame that is no plain chunk: an end mark, an array, or lax JSON."""
@@ -171,10 +180,10 @@ class GoogleDecoder:
             return
         chunk = decode_leniently(frame, Chunk)
         self._joiner = self._joiner or SurrogateJoiner()
-        self._usage = chunk.usage_metadata or self._usage
         self._chunk(chunk, frame, out)
 
     def _chunk(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
+        self._usage = chunk.usage_metadata or self._usage
         if not chunk.candidates:
             self._bare(chunk, frame)
         for at, candidate in enumerate(chunk.candidates or ()):
@@ -184,8 +193,11 @@ class GoogleDecoder:
             for number, part in enumerate(parts):
                 self._part(part, (frame, at, number), out)
             self._cite(candidate, out)
-            if candidate.finish_reason not in _UNFINISHED:
-                self._last = candidate
+            self._note_end(candidate)
+
+    def _note_end(self, candidate: Last) -> None:
+        if candidate.finish_reason not in _UNFINISHED:
+            self._last = candidate
 
     def _bare(self, chunk: Chunk, frame: bytes) -> None:
         """Raise what a chunk without candidates says, unless it only counts."""
@@ -290,14 +302,15 @@ class GoogleDecoder:
                 self._cited.add(key)
                 out.append(CitationChunk(citation))
 
-    def _end(self, last: Candidate, out: list[Item]) -> None:
+    def _end(self, last: Last, out: list[Item]) -> None:
         raw = mend(last.finish_reason or "")
         if self._joiner is not None:
             if thought := self._joiner.flush("thought"):
                 out.append(ReasoningDelta(thought))
             if text := self._joiner.flush("text"):
                 out.append(TextDelta(text))
-        self._close_call(out, cut=True)
+        if self._open is not None:
+            self._close_call(out, cut=True)
         if not self._answered and (error := ending_error(raw, mend(last.finish_message or ""))):
             raise error
         if last.continuation_token:

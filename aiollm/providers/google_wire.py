@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -96,6 +96,42 @@ class Counts(_Wire):
     tool_use_prompt_token_count: int | None = None
 
 
+class _PlainPart(_Wire):
+    text: str
+    thought: bool | None = None
+    thought_signature: None = None
+    function_call: None = None
+    inline_data: None = None
+
+
+class _PlainContent(_Wire):
+    parts: tuple[_PlainPart]
+
+
+class _PlainCandidate(_Wire):
+    content: _PlainContent
+    finish_reason: str | None = None
+    index: Annotated[int, msgspec.Meta(ge=0, le=0)] | None = None
+    citation_metadata: None = None
+    grounding_metadata: None = None
+    finish_message: str | None = None
+    continuation_token: str | None = None
+
+
+class Plain(_Wire):
+    """A chunk that brings one text, or ends the answer: the types themselves refuse the rest.
+
+    So that reading the chunks that make up a stream costs few tests in Python.
+    """
+
+    candidates: tuple[_PlainCandidate]
+    usage_metadata: Counts | None = None
+
+
+Last: TypeAlias = Candidate | _PlainCandidate
+"""What ends an answer."""
+
+
 class Feedback(_Wire):
     """What the filters say of the prompt."""
 
@@ -120,6 +156,7 @@ class Blob(_Wire):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+PLAIN = msgspec.json.Decoder(Plain)
 
 _BLOB = msgspec.json.Decoder(Blob | None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -212,6 +212,20 @@ class _Line(msgspec.Struct, gc=False):
     status_code: int | None = None
 
 
+class _PlainMessage(msgspec.Struct, gc=False):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """A line that brings text: the types themselves refuse the rest, the last line aside."""
+
+    message: _PlainMessage
+    done: bool | None = None
+    error: None = None
+
+
 class _Model(msgspec.Struct):
     name: str = ""
 
@@ -221,6 +235,7 @@ class _Tags(msgspec.Struct):
 
 
 _LINE = msgspec.json.Decoder(_Line)
+_PLAIN = msgspec.json.Decoder(_Plain)
 _TAGS = msgspec.json.Decoder(_Tags)
 
 
@@ -241,24 +256,26 @@ class OllamaDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode lines. Raises: ProviderError for an error line, ProtocolError."""
+        if self.finished:
+            return
+        append = out.append
+        plain = _PLAIN.decode
         for frame in frames:
-            if self.finished:
+            if self._joiner is None:
+                try:
+                    line = plain(frame)
+                except (ValueError, RecursionError):
+                    pass
+                else:
+                    if not line.done:
+                        message = line.message
+                        if message.thinking:
+                            append(ReasoningDelta(message.thinking))
+                        if message.content:
+                            append(TextDelta(message.content))
+                        continue
+            if self._line(frame, out):
                 return
-            try:
-                line = _LINE.decode(frame)
-            except (ValueError, RecursionError):
-                line = decode_leniently(frame, _Line)
-                self._joiner = self._joiner or SurrogateJoiner()
-            message = line.message
-            if (
-                message is not None
-                and message.content
-                and not (message.thinking or message.tool_calls or line.done or line.error)
-                and self._joiner is None
-            ):
-                out.append(TextDelta(message.content))
-            else:
-                self._line(line, frame, out)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that came whole. Raises: LLMError."""
@@ -272,10 +289,13 @@ class OllamaDecoder:
     def close(self, out: list[Item]) -> None:
         """End the reply. Raises: StreamInterrupted unless its last line was seen."""
         if not self.finished:
-            self._flush(out)
+            if self._joiner is not None:
+                self._flush(self._joiner, out)
             raise StreamInterrupted("the stream ended without its last line (done: true)")
 
-    def _line(self, line: _Line, frame: bytes, out: list[Item]) -> None:
+    def _line(self, frame: bytes, out: list[Item]) -> bool:
+        """Decode any line; say whether it was the last."""
+        line = self._decode(frame)
         if line.error:
             fault = fault_of({"error": line.error})
             raise build(fault, RULES, status=line.status_code or 0, body=frame)
@@ -283,18 +303,26 @@ class OllamaDecoder:
             self._message(line.message, out)
         if line.done:
             self._end(line, out)
+        return self.finished
+
+    def _decode(self, frame: bytes) -> _Line:
+        try:
+            return _LINE.decode(frame)
+        except (ValueError, RecursionError):
+            self._joiner = self._joiner or SurrogateJoiner()
+        line: _Line = decode_leniently(frame, _Line)
+        return line
 
     def _message(self, message: _Message, out: list[Item]) -> None:
-        if thinking := self._joined("thinking", message.thinking):
+        if message.thinking and (thinking := self._joined("thinking", message.thinking)):
             out.append(ReasoningDelta(thinking))
-        if text := self._joined("content", message.content):
+        if message.content and (text := self._joined("content", message.content)):
             out.append(TextDelta(text))
-        out += [self._call(call) for call in message.tool_calls or ()]
+        if message.tool_calls:
+            out += map(self._call, message.tool_calls)
 
-    def _joined(self, field: str, text: str | None) -> str:
-        if not text or self._joiner is None:
-            return text or ""
-        return self._joiner.feed(field, text)
+    def _joined(self, field: str, text: str) -> str:
+        return text if self._joiner is None else self._joiner.feed(field, text)
 
     def _call(self, call: _Call) -> ToolCallDelta:
         if self._calls >= MAX_CALLS:
@@ -310,7 +338,8 @@ class OllamaDecoder:
         )
 
     def _end(self, line: _Line, out: list[Item]) -> None:
-        self._flush(out)
+        if self._joiner is not None:
+            self._flush(self._joiner, out)
         tokens = line.prompt_eval_count or 0
         if self._context and tokens >= FULL * self._context:
             out.append(
@@ -326,13 +355,11 @@ class OllamaDecoder:
         self.finished = True
         out.append(Finish(reason, raw, _usage(line)))
 
-    def _flush(self, out: list[Item]) -> None:
+    def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Give out halves of surrogate pairs that wait for the other half in vain."""
-        if self._joiner is None:
-            return
-        if thinking := self._joiner.flush("thinking"):
+        if thinking := joiner.flush("thinking"):
             out.append(ReasoningDelta(thinking))
-        if text := self._joiner.flush("content"):
+        if text := joiner.flush("content"):
             out.append(TextDelta(text))
 
 

@@ -120,7 +120,7 @@ def test_a_stream_gives_the_same_items_however_it_is_cut() -> None:
     expected = read(RICH)
     assert expected[1] is None
     assert [type(item).__name__ for item in expected[0]] == [
-        "ReasoningDelta", "TextDelta", "UsageUpdate", "TextDelta", "ToolCallDelta", "PartChunk",
+        "ReasoningDelta", "TextDelta", "TextDelta", "ToolCallDelta", "UsageUpdate", "PartChunk",
         "Finish",
     ]  # fmt: skip
     assert read(*(RICH[at : at + 1] for at in range(len(RICH)))) == expected
