@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from aiollm.errors import MAX_BODY, DeadlineError, LLMError
+from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
 from aiollm.replies import redacted
 
@@ -48,12 +48,14 @@ class Caller:
     async def call(self, provider: Provider, request: HttpRequest) -> HttpReply:
         """Send a request that is no stream and return its whole reply. Raises: LLMError."""
         reply = await self.open(provider, request)
-        seconds = provider.timeouts.first_output
         try:
-            body = await reply.read_whole(MAX_REPLY, seconds)
-            return HttpReply(reply.status, reply.headers, body, request.url)
+            body = await _whole(reply, provider.timeouts.first_output)
+            if reply.content_type != "text/html":
+                return HttpReply(reply.status, reply.headers, body, request.url)
         finally:
             reply.close()
+        page = "the answer is an HTML page: a proxy answers, or the base URL is wrong"
+        raise redacted(ServerError(page, status=reply.status, body=body), provider.token)
 
     async def open(self, provider: Provider, request: HttpRequest) -> Reply:
         """Send a request and return its reply with the body unread. Raises: LLMError."""
@@ -77,4 +79,28 @@ class Caller:
             failure = DeadlineError(
                 f"no answer within {seconds:g} s", which="first_output", after=seconds or 0.0
             )
-        raise redacted(failure, provider.token)
+        try:
+            raise redacted(failure, provider.token)
+        finally:
+            del failure  # its traceback holds this frame: a cycle
+
+
+async def _whole(reply: Reply, seconds: float | None) -> bytes:
+    """Return the whole body, which is to come within `seconds`. Raises: LLMError."""
+    pieces: list[bytes] = []
+    size = 0
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            while piece := await reply.read():
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_REPLY:
+                    raise ProtocolError(f"the reply is larger than {MAX_REPLY} bytes")
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    else:
+        return b"".join(pieces)
+    reason = f"the answer was not whole within {seconds:g} s"
+    raise DeadlineError(reason, which="first_output", after=seconds or 0.0)

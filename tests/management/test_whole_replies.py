@@ -1,0 +1,67 @@
+"""Replies that are no stream: one that is cut, hangs or is a web page is no success."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeAlias
+
+import pytest
+
+from aiollm import DeadlineError, FailoverError, Registry, StreamInterrupted, Timeouts
+from aiollm.errors import ServerError
+from aiollm.testing import Answer, Cut, FaultServer, Hang, html
+
+WHOLE = Answer(200, {}, {"models": [], "data": [], "running": [], "msg": "ok"})
+
+Ask: TypeAlias = Callable[[Registry], Awaitable[Any]]
+CALLS: dict[str, tuple[str, Ask]] = {
+    "models": ("openai", lambda reg: reg.models("x")),
+    "running": ("llama-swap", lambda reg: reg.llama_swap("x").running()),
+    "stop": ("llama-swap", lambda reg: reg.llama_swap("x").unload("m")),
+    "unload": ("ollama", lambda reg: reg.ollama("x").unload("m")),
+    "load": ("ollama", lambda reg: reg.ollama("x").load("m")),
+}
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Callable[..., Awaitable[Registry]]]:
+    """Make a registry whose provider `x` is a server with a script."""
+    async with AsyncExitStack() as stack:
+
+        async def make(script: Any, scheme: str) -> Registry:
+            server = await stack.enter_async_context(FaultServer(script))
+            timeouts = Timeouts(first_output=0.2)
+            env = {"LLM_X": server.dsn(scheme)}
+            return await stack.enter_async_context(Registry(env=env, timeouts=timeouts))
+
+        yield make
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_body_that_is_cut_is_an_error(registry, call):
+    scheme, ask = CALLS[call]
+    with pytest.raises(StreamInterrupted):
+        await ask(await registry(Cut(5, WHOLE), scheme))
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "load"])
+async def test_a_body_that_never_ends_hits_its_deadline(registry, call):
+    scheme, ask = CALLS[call]
+    with pytest.raises(DeadlineError, match="not whole within") as caught:
+        await ask(await registry(Hang(5, WHOLE), scheme))
+    assert (caught.value.which, caught.value.after) == ("first_output", 0.2)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_web_page_is_an_error(registry, call):
+    scheme, ask = CALLS[call]
+    with pytest.raises(ServerError, match="an HTML page"):
+        await ask(await registry(html(), scheme))
+
+
+async def test_a_model_whose_loading_broke_off_is_not_loaded(registry):
+    reg = await registry(Cut(5, WHOLE), "ollama")
+    with pytest.raises(FailoverError) as caught:
+        await reg.warm("x/m")
+    assert isinstance(caught.value.exceptions[0], StreamInterrupted)
