@@ -12,7 +12,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
 from aiollm.media.limits import Limits
 from aiollm.media.sniff import info, mime_of
-from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, ToolResultPart
+from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, TextPart, ToolResultPart
 
 
 class Margins(msgspec.Struct, frozen=True):
@@ -64,6 +64,11 @@ def room(rest: int, caps: Capabilities) -> int:
 def weight(image: ImagePart) -> int:
     """Return the bytes an image adds to a request body."""
     return MARGINS.image + (base64_size(len(image.data)) if image.data else len(image.url))
+
+
+def text_weight(text: TextPart) -> int:
+    """Return the bytes that a text adds to what `rest_weight` counts."""
+    return len(msgspec.json.encode(text)) + 1
 
 
 def limits(

@@ -98,6 +98,8 @@ class _Preparation:
         self._changes: dict[Key, ImagePart | TextPart] = {}
         self._notes: list[str] = []
         self._rest: int | None = None
+        self._told = 0
+        """Bytes of the texts that stand for images left out."""
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
         """Leave out, load, fit, leave out what is too much still; await only what must change."""
@@ -122,7 +124,8 @@ class _Preparation:
         if not places:
             return
         reason = why(self._caps)
-        text = TextPart(f"[image left out: {reason}]")
+        text = _left_out(reason)
+        self._told += policy.text_weight(text) * len(places)
         self._changes |= dict.fromkeys((place.key for place in places), text)
         self._notes.append(f"{len(places)} older image{'s' * (len(places) > 1)} left out: {reason}")
 
@@ -170,7 +173,7 @@ class _Preparation:
             return None
         if self._rest is None:
             self._rest = policy.rest_weight(self._request)
-        return policy.room(self._rest, self._caps)
+        return policy.room(self._rest, self._caps) - self._told
 
     def _that_fit(self, items: list[_Item]) -> list[_Item]:
         """Return the newest that fit together, leaving the others out.
@@ -180,12 +183,12 @@ class _Preparation:
         room = self._room([item.image for item in items if not item.misfit])
         if room is None:
             return items
-        first = len(items)
-        for item in reversed(items):
-            room -= 0 if item.misfit else policy.weight(item.image)
-            if room < 0:
-                break
-            first -= 1
+        weights = [0 if item.misfit else policy.weight(item.image) for item in items]
+        text = policy.text_weight(_left_out(policy.too_large(self._caps)))
+        total, first = sum(weights), 0
+        while first < len(items) and total > room:
+            total += text - weights[first]
+            first += 1
         self._leave_out([item.place for item in items[:first]], policy.too_large)
         return items[first:]
 
@@ -209,6 +212,10 @@ class _Preparation:
 
     def _name(self, item: _Item) -> str:
         return f"image {item.number} of {len(self._places)}"
+
+
+def _left_out(reason: str) -> TextPart:
+    return TextPart(f"[image left out: {reason}]")
 
 
 def _hopeless(image: ImagePart) -> str:

@@ -425,6 +425,19 @@ async def test_a_history_larger_than_body_and_cache_is_prepared_once_all_the_sam
 # Whatever comes.
 
 
+@pytest.mark.parametrize("kept", range(1, 16))
+async def test_the_texts_in_place_of_images_count_too(make, thread, kept):
+    """A body that is full to the last byte takes no text for what was left out of it."""
+    image = ImagePart(make.save(make.photo(40, 40), "JPEG"))
+    request = Request(tuple(user(image) for _ in range(16)))
+    rest = media.policy.rest_weight(request)
+    full = rest + media.policy.MARGINS.body + kept * media.policy.weight(image)
+    limits = caps(max_body_bytes=full)
+    made = await normalize(request, limits, pool=thread)
+    assert len(images(made)) == kept - 1
+    assert await normalize(made, limits, pool=thread) is made
+
+
 def picture(size, kind, seed):
     """Return a picture without fixtures, for hypothesis."""
     image = pytest.importorskip("PIL.Image")
