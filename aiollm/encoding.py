@@ -18,18 +18,12 @@ _MAGIC = (
 _HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif"}
 
 
-class Warnings:
+class Warnings(dict[str, None]):
     """Collects what an encoder had to leave out, each message once."""
-
-    def __init__(self) -> None:
-        self._messages: dict[str, None] = {}
 
     def add(self, message: str) -> None:
         """Note a drop; it ends up in `response.warnings`."""
-        self._messages[message] = None
-
-    def __iter__(self) -> Any:
-        return iter(self._messages)
+        self[message] = None
 
     def own(self, data: ProviderData | None, family: str, what: str) -> dict[str, Any] | None:
         """Return the state of `family`, or None; foreign state is dropped with a warning."""
@@ -43,6 +37,8 @@ class Warnings:
 
 def system_text(request: Request) -> str:
     """Join the system prompt and the system messages at the head of the conversation."""
+    if not request.messages or request.messages[0].role != "system":
+        return request.system
     texts = [request.system]
     for message in request.messages:
         if message.role != "system":
@@ -57,6 +53,15 @@ def conversation(request: Request) -> tuple[Message, ...]:
     while start < len(request.messages) and request.messages[start].role == "system":
         start += 1
     return request.messages[start:]
+
+
+def sole_text(request: Request) -> str:
+    """Return the text of a conversation that is a user's plain text, "" for any other."""
+    match request.messages:
+        case (Message(role="user", parts=(TextPart(text=text, provider_data=None),)),):
+            return "" if text.isspace() else text
+        case _:
+            return ""
 
 
 def merge(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,4 +109,5 @@ def bearer_headers(provider: Provider) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if provider.token is not None:
         headers["Authorization"] = f"Bearer {provider.token.reveal().removeprefix('Bearer ')}"
-    return headers | provider.headers
+    headers.update(provider.headers)
+    return headers

@@ -91,6 +91,10 @@ def json_body(value: Any) -> Body:
     """
     reason = ""
     try:
+        return Body((msgspec.json.encode(value),))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # it holds what only the hook, or a mended text, makes JSON of
+    try:
         try:
             return _written(value)
         except UnicodeEncodeError:

@@ -29,7 +29,7 @@ def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
     facts = model_facts(target.model)
     body = {"model": _model(provider, target.model)} | _body(request, facts, warnings)
     merge(body, request.extra)
-    older = any(name in body for name in _SAMPLING)
+    older = not body.keys().isdisjoint(_SAMPLING)
     return HttpRequest(
         f"{provider.base_url}/messages",
         headers(provider, SAMPLING_VERSION if older else VERSION),
@@ -45,10 +45,14 @@ def headers(provider: Provider, version: str = VERSION) -> dict[str, str]:
         "Accept": "application/json",
         "anthropic-version": version,
     }
-    named = {name.lower() for name in provider.headers}
-    if provider.token is not None and not named & {"authorization", "x-api-key"}:
+    if provider.token is not None and not _carries_key(provider.headers):
         given |= _key(provider.token)
-    return given | provider.headers
+    given.update(provider.headers)
+    return given
+
+
+def _carries_key(headers: dict[str, str]) -> bool:
+    return bool(headers) and any(name.lower() in ("authorization", "x-api-key") for name in headers)
 
 
 def _key(token: Secret) -> dict[str, str]:
@@ -67,31 +71,35 @@ def _model(provider: Provider, model: str) -> str:
 
 
 def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
-    choice = _tool_choice(request, facts)
+    choice = _tool_choice(request, facts) if request.tools else None
     thoughts = _thinking(request, facts, choice, warnings)
-    system = system_text(request)
-    config = _output_config(request, thoughts)
-    tools = [_tool(tool, warnings) for tool in request.tools]
-    stops = [stop for stop in request.stop if stop.strip()]
-    if len(stops) < len(request.stop):
-        warnings.add("Anthropic takes no stop sequence of white space alone: dropped")
-    if request.seed is not None:
-        warnings.add("Anthropic takes no seed: dropped")
-    optional = {
-        "system": system,
-        "tools": tools,
-        "tool_choice": choice if tools else None,
-        "thinking": thoughts.config,
-        "output_config": config,
-        "stop_sequences": stops,
-    }
-    return {
+    body: dict[str, Any] = {
         "messages": messages(request, facts, warnings),
         "max_tokens": thoughts.max_tokens,
         "stream": True,
-        **{name: value for name, value in optional.items() if value},
-        **_sampling(request, facts, thoughts, warnings),
     }
+    if system := system_text(request):
+        body["system"] = system
+    if request.tools:
+        body["tools"] = [_tool(tool, warnings) for tool in request.tools]
+    if choice:
+        body["tool_choice"] = choice
+    if thoughts.config:
+        body["thinking"] = thoughts.config
+    if config := _output_config(request, thoughts):
+        body["output_config"] = config
+    if request.stop and (stops := _stops(request, warnings)):
+        body["stop_sequences"] = stops
+    if request.seed is not None:
+        warnings.add("Anthropic takes no seed: dropped")
+    return body | _sampling(request, facts, thoughts, warnings)
+
+
+def _stops(request: Request, warnings: Warnings) -> list[str]:
+    stops = [stop for stop in request.stop if stop.strip()]
+    if len(stops) < len(request.stop):
+        warnings.add("Anthropic takes no stop sequence of white space alone: dropped")
+    return stops
 
 
 def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
@@ -155,6 +163,8 @@ def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:
 def _sampling(
     request: Request, facts: Model, thoughts: Thinking, warnings: Warnings
 ) -> dict[str, float]:
+    if request.temperature is None and request.top_p is None:
+        return {}
     wished = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wished.items() if value is not None}
     if not facts.sampling:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm.encoding import Warnings, conversation, image_mime
+from aiollm.encoding import Warnings, conversation, image_mime, sole_text
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Blob
 from aiollm.providers.anthropic_models import Model
@@ -40,6 +40,8 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
 
     Raises: UnsupportedError for what Anthropic cannot take.
     """
+    if text := sole_text(request):
+        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
     encoder = _Encoder(facts, warnings)
     turns: list[Block] = []
     for message in conversation(request):

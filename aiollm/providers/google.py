@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -77,7 +78,12 @@ class GoogleCodec:
 
 def method_url(provider: Provider, model: str, method: str) -> str:
     """Return the URL of a model's method."""
-    return f"{provider.base_url}/{quote(resource(model), safe='/')}:{method}"
+    return f"{provider.base_url}/{_path(model)}:{method}"
+
+
+@lru_cache(maxsize=256)
+def _path(model: str) -> str:
+    return quote(resource(model), safe="/")
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
@@ -85,4 +91,5 @@ def key_headers(provider: Provider) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     if provider.token is not None:
         headers["x-goog-api-key"] = provider.token.reveal()
-    return headers | provider.headers
+    headers.update(provider.headers)
+    return headers

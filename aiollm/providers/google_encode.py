@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm.encoding import Warnings, conversation, image_mime, merge, system_text
+from aiollm.encoding import Warnings, conversation, image_mime, merge, sole_text, system_text
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Blob
 from aiollm.providers.google_models import generation, thinking_config
@@ -104,14 +104,17 @@ def _tool_config(request: Request, warnings: Warnings) -> dict[str, Any]:
 def _generation_config(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
     if len(request.stop) > MAX_STOPS:
         raise UnsupportedError(f"Gemini takes at most {MAX_STOPS} stop sequences")
-    settings = {
-        "maxOutputTokens": request.max_output_tokens,
-        "temperature": request.temperature,
-        "topP": request.top_p,
-        "stopSequences": list(request.stop) or None,
-        "seed": request.seed,
-    }
-    config: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    config: dict[str, Any] = {}
+    if request.max_output_tokens is not None:
+        config["maxOutputTokens"] = request.max_output_tokens
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.top_p is not None:
+        config["topP"] = request.top_p
+    if request.stop:
+        config["stopSequences"] = request.stop
+    if request.seed is not None:
+        config["seed"] = request.seed
     if request.output is not None:
         if request.tools and generation(model) < 3:
             raise UnsupportedError(f"{model} takes either tools or an output schema, not both")
@@ -125,6 +128,8 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
 
 
 def _contents(model: str, request: Request, warnings: Warnings) -> list[dict[str, Any]]:
+    if text := sole_text(request):
+        return [{"role": "user", "parts": [{"text": text}]}]
     turns = _Turns(model, warnings)
     for message in conversation(request):
         turns.add(message)

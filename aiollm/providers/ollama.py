@@ -94,7 +94,8 @@ class OllamaCodec:
             "messages": messages(request, warnings),
             "stream": True,
         }
-        if tools := _tools(request, warnings):
+        asks = request.tools or request.tool_choice is not None
+        if asks and (tools := _tools(request, warnings)):
             body["tools"] = tools
         if request.output is not None:
             body["format"] = json_schema(request.output)
@@ -156,14 +157,18 @@ def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
 
 
 def _options(request: Request) -> dict[str, Any]:
-    options = {
-        "num_predict": request.max_output_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "stop": list(request.stop) or None,
-        "seed": request.seed,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+    options: dict[str, Any] = {}
+    if request.max_output_tokens is not None:
+        options["num_predict"] = request.max_output_tokens
+    if request.temperature is not None:
+        options["temperature"] = request.temperature
+    if request.top_p is not None:
+        options["top_p"] = request.top_p
+    if request.stop:
+        options["stop"] = request.stop
+    if request.seed is not None:
+        options["seed"] = request.seed
+    return options
 
 
 def _context(body: dict[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiollm.encoding import Warnings, conversation, system_text
+from aiollm.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.errors import OutputError, UnsupportedError
 from aiollm.provider import Blob
 from aiollm.types import (
@@ -27,13 +27,17 @@ FAMILY = "ollama"
 
 def messages(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
     """Translate the system prompt and the conversation. Raises: UnsupportedError."""
-    turns = _Turns(warnings)
-    if text := system_text(request):
-        turns.out.append({"role": "system", "content": text})
+    out: list[dict[str, Any]] = []
+    if system := system_text(request):
+        out.append({"role": "system", "content": system})
+    if text := sole_text(request):
+        out.append({"role": "user", "content": text})
+        return out
+    turns = _Turns(warnings, out)
     for message in conversation(request):
         turns.add(message)
     turns.flush()
-    return turns.out
+    return out
 
 
 class _Turns:
@@ -43,8 +47,8 @@ class _Turns:
     model sees images on a tool message depends on its template.
     """
 
-    def __init__(self, warnings: Warnings) -> None:
-        self.out: list[dict[str, Any]] = []
+    def __init__(self, warnings: Warnings, out: list[dict[str, Any]]) -> None:
+        self.out = out
         self._warnings = warnings
         self._names: dict[str, str] = {}
         self._waiting: list[Blob | str] = []

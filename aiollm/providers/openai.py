@@ -14,7 +14,7 @@ from aiollm.providers.openai_errors import reply_error
 from aiollm.providers.openai_messages import messages
 from aiollm.schema import json_schema, schema_name, strict
 from aiollm.tolerant import load
-from aiollm.types import AudioPart, DocumentPart, Request, Target, Tool
+from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool
 
 
 class ChatCodec:
@@ -40,8 +40,8 @@ class ChatCodec:
             "model": target.model,
             "messages": messages(request, dialect, self.family, warnings, note),
             "stream": True,
-            **_stream_options(dialect),
-            **_limits(request, dialect, sampling(request, model, warnings)),
+            **_limits(request, dialect),
+            **sampling(request, model, warnings),
             **_tools(request),
             **form,
             **thinking(request, dialect, model, warnings),
@@ -90,19 +90,28 @@ def model_names(reply: HttpReply) -> tuple[str, ...]:
 
 def check_media(provider: Provider, target: Target, request: Request) -> None:
     """Refuse documents and audio that a target does not take. Raises: UnsupportedError."""
-    asked = (message.parts for message in request.messages if message.role == "user")
-    kinds = {type(part) for parts in asked for part in parts}
-    if not kinds & {DocumentPart, AudioPart}:
-        return
+    for message in request.messages:
+        if message.role == "user":
+            for part in message.parts:
+                if type(part) in (DocumentPart, AudioPart):
+                    _check_part(provider, target, part)
+
+
+def _check_part(provider: Provider, target: Target, part: Part) -> None:
     facts = provider.capabilities(target.model)
-    if DocumentPart in kinds and not facts.documents:
-        raise UnsupportedError(f"{target} takes no documents: send their text or images")
-    if AudioPart in kinds and not facts.audio:
-        raise UnsupportedError(f"{target} takes no audio")
+    match part:
+        case DocumentPart() if not facts.documents:
+            raise UnsupportedError(f"{target} takes no documents: send their text or images")
+        case AudioPart() if not facts.audio:
+            raise UnsupportedError(f"{target} takes no audio")
+        case _:
+            pass
 
 
 def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, float]:
     """Return temperature and top_p, as far as the model takes other values than its own."""
+    if request.temperature is None and request.top_p is None:
+        return {}
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wanted.items() if value is not None}
     if model.sampling or request.reasoning in ("none", 0):
@@ -133,22 +142,19 @@ def function(tool: Tool) -> dict[str, Any]:
     return wire | {"parameters": tool.parameters or {"type": "object", "properties": {}}}
 
 
-def _stream_options(dialect: Dialect) -> dict[str, Any]:
-    if not dialect.usage_option:
-        return {}
-    options = {"include_usage": True}
-    if dialect.padding is not None:
-        options["include_obfuscation"] = dialect.padding
-    return {"stream_options": options}
-
-
-def _limits(request: Request, dialect: Dialect, sampled: dict[str, float]) -> dict[str, Any]:
-    fields = {
-        dialect.max_tokens: request.max_output_tokens,
-        "stop": list(request.stop) or None,
-        dialect.seed: request.seed,
-    }
-    return {name: value for name, value in fields.items() if value is not None} | sampled
+def _limits(request: Request, dialect: Dialect) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if dialect.usage_option:
+        fields["stream_options"] = {"include_usage": True}
+        if dialect.padding is not None:
+            fields["stream_options"]["include_obfuscation"] = dialect.padding
+    if request.max_output_tokens is not None:
+        fields[dialect.max_tokens] = request.max_output_tokens
+    if request.stop:
+        fields["stop"] = request.stop
+    if request.seed is not None:
+        fields[dialect.seed] = request.seed
+    return fields
 
 
 def _tools(request: Request) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def thinking(
     """Return the fields that set the reasoning's effort or budget."""
     asked = request.reasoning
     if asked is None:
-        return _silent(request, model, warnings)
+        return _silent(warnings) if model.plain_tools and request.tools else {}
     if isinstance(asked, int) and asked > 0 and dialect.budget:
         if dialect.thinking == "openrouter":
             return {"reasoning": {dialect.budget: asked}}
@@ -170,9 +170,7 @@ def thinking(
             return {"reasoning_effort": effort}
 
 
-def _silent(request: Request, model: Model, warnings: Warnings) -> dict[str, Any]:
-    if not (model.plain_tools and request.tools):
-        return {}
+def _silent(warnings: Warnings) -> dict[str, Any]:
     warnings.add(
         "this model calls tools in chat completions only without reasoning, which is off: "
         "api=responses has both"

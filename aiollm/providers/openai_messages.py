@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Any
 
-from aiollm.encoding import Warnings, conversation, image_mime, system_text
+from aiollm.encoding import Warnings, conversation, image_mime, sole_text, system_text
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Blob
 from aiollm.providers.openai_dialects import Dialect
@@ -48,13 +48,20 @@ def messages(
 
     `system_note` is added to the system prompt.
     """
-    turns = _Turns(dialect, family, warnings)
-    if text := "\n\n".join(filter(None, (system_text(request), system_note))):
-        turns.out.append({"role": dialect.system, "content": text})
+    out: list[dict[str, Any]] = []
+    system = system_text(request)
+    if system_note:
+        system = f"{system}\n\n{system_note}" if system else system_note
+    if system:
+        out.append({"role": dialect.system, "content": system})
+    if text := sole_text(request):
+        out.append({"role": "user", "content": text})
+        return out
+    turns = _Turns(dialect, family, warnings, out)
     for message in conversation(request):
         turns.add(message)
     turns.flush()
-    return turns.out
+    return out
 
 
 class _Turns:
@@ -64,8 +71,10 @@ class _Turns:
     turn, for no other role may hold them.
     """
 
-    def __init__(self, dialect: Dialect, family: str, warnings: Warnings) -> None:
-        self.out: list[dict[str, Any]] = []
+    def __init__(
+        self, dialect: Dialect, family: str, warnings: Warnings, out: list[dict[str, Any]]
+    ) -> None:
+        self.out = out
         self._dialect = dialect
         self._family = family
         self._warnings = warnings
