@@ -10,6 +10,7 @@ import binascii
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -355,6 +356,10 @@ class Provider(msgspec.Struct, frozen=True):
             "max_image_dimension": self.options.max_image_dimension,
         }
         given = {name: value for name, value in limits.items() if value is not None}
-        host = re.sub(r":[0-9]+$", "", self.host)
         facts = self.learned.get(model, {}) | self.facts | given
-        return lookup(self.rows or self.codec.family, host, model, **facts)
+        return lookup(self.rows or self.codec.family, _hostname(self.host), model, **facts)
+
+
+@lru_cache(maxsize=256)
+def _hostname(host: str) -> str:
+    return re.sub(r":[0-9]+$", "", host)

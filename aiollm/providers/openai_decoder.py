@@ -199,8 +199,7 @@ class ChatDecoder:
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Take a chunk without choices: usage, an error, or what does not matter."""
-        value = None if chunk.usage else load(frame)
-        if is_error(value):
+        if not chunk.usage and is_error(value := load(frame)):
             raise stream_error(value, frame)
         self._count(chunk, out)
         if chunk.usage and self._reason:

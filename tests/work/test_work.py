@@ -43,10 +43,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (93, 590, 5300),
-    "anthropic": (132, 640, 6300),
-    "google": (157, 705, 5150),
-    "ollama": (123, 560, 4600),
+    "openai": (99, 550, 3820),
+    "anthropic": (115, 565, 4630),
+    "google": (138, 605, 3900),
+    "ollama": (98, 520, 3540),
 }
 
 
