@@ -133,8 +133,9 @@ class AgentRun:
         reader = self._reader
         self._closed = True
         if reader is not None and reader is not asyncio.current_task():
-            self._left = asyncio.Event()
-            reader.cancel()
+            if self._left is None:
+                self._left = asyncio.Event()
+                reader.cancel()
             await self._left.wait()
         await self._stop("abandoned")
 

@@ -763,6 +763,17 @@ async def test_aclose_from_another_task_ends_the_reader(over):
     assert task.cancelling() == 0
 
 
+async def test_several_tasks_may_close_a_run_at_once(over):
+    run = over(FakeProvider([tool_call("hang")])).run("fake/m", "hi", tools=[hang])
+    task = asyncio.create_task(gather(run))
+    while run.messages == (user("hi"),):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(run.aclose(), run.aclose(), run.aclose())
+        assert kinds(await task)[:3] == ["ToolCallDelta", "Finish", "TurnFinished"]
+    assert task.cancelling() == 0
+
+
 async def test_aclose_from_another_task_while_the_model_speaks(serve):
     gate = Gate()
     server, registry = await serve(chat("first", gate, "never"))
