@@ -118,23 +118,23 @@ def lookup(
 
     Raises: ConfigError for an override that is no capability.
     """
-    facts = _published(family, host, model) if rows is ROWS else _facts(family, host, model, rows)
-    if overrides:
-        if unknown := overrides.keys() - set(Capabilities.__struct_fields__):
-            known = ", ".join(Capabilities.__struct_fields__)
-            raise ConfigError(f"unknown capabilities {', '.join(sorted(unknown))} (known: {known})")
-        facts = facts | overrides
-    return Capabilities(**facts)
+    given = _published(family, host, model) if rows is ROWS else _of(family, host, model, rows)
+    if not overrides:
+        return given
+    if unknown := overrides.keys() - set(Capabilities.__struct_fields__):
+        known = ", ".join(Capabilities.__struct_fields__)
+        raise ConfigError(f"unknown capabilities {', '.join(sorted(unknown))} (known: {known})")
+    return msgspec.structs.replace(given, **overrides)
 
 
 @lru_cache(maxsize=256)
-def _published(family: str, host: str, model: str) -> dict[str, Any]:
-    return _facts(family, host, model, ROWS)
+def _published(family: str, host: str, model: str) -> Capabilities:
+    return _of(family, host, model, ROWS)
 
 
-def _facts(family: str, host: str, model: str, rows: Iterable[Row]) -> dict[str, Any]:
+def _of(family: str, host: str, model: str, rows: Iterable[Row]) -> Capabilities:
     facts: dict[str, Any] = {}
     for row in rows:
         if row.family == family and fnmatchcase(host, row.host) and fnmatchcase(model, row.model):
             facts |= row.facts
-    return facts
+    return Capabilities(**facts)
