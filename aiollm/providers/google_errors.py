@@ -146,9 +146,9 @@ def _told(what: str, message: str) -> str:
 
 
 def _inner(value: Any) -> dict[str, Any]:
+    while isinstance(value, list) and value:  # a list may nest deeper than calls may
+        value = value[0]
     match value:
-        case [first, *_]:
-            return _inner(first)
         case {"error": dict() as inner}:
             return inner
         case _:
