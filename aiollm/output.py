@@ -119,7 +119,10 @@ async def generate_typed(
                 f"{failure.message}; {hopeless}", response=response, target=response.target
             )
         if hopeless or repairs <= 0:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: a cycle
         repairs -= 1
         request = _repair(request, response, failure)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -226,6 +228,19 @@ async def test_a_run_may_end_with_a_typed_answer(over):
     request = Request("Where?", output=City)
     response = await over(fake).run("fake/m", request, tools=[look]).collect()
     assert response.parse(City) == OSLO
+
+
+async def test_an_error_that_was_handled_needs_no_garbage_collector(over):
+    errors: list[weakref.ref[OutputError]] = []
+    gc.disable()
+    try:
+        try:
+            await over(FakeProvider("no")).generate("fake/m", "?", output=City, repairs=0)
+        except OutputError as error:
+            errors.append(weakref.ref(error))
+        assert [error() for error in errors] == [None]
+    finally:
+        gc.enable()
 
 
 def test_the_shape_of_a_reply_that_cannot_be_decoded_is_an_error():
