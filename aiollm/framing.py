@@ -115,12 +115,13 @@ class _EventStream(_Framer, ABC, Generic[F]):
         """Take a read that begins or ends within an event."""
         if not self._started:
             data = self._skip_bom(data)
+        ended = bool(self._pending) and self._pending[-1].endswith(b"\n")
         if self._carriage or b"\r" in data:
-            if end := 0 if self._carriage else _end_of_crlf(data):
+            if end := 0 if self._carriage or ended else _end_of_crlf(data):
                 return self._events(self._take(data, end))
             data = self._normal_newlines(data)
         end = data.rfind(b"\n\n") + 2
-        if end > 1 or (data[:1] == b"\n" and self._pending and self._pending[-1][-1:] == b"\n"):
+        if end > 1 or (ended and data[:1] == b"\n"):
             return self._events(self._take(data, end))
         if data:
             self._hold(data)

@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiollm import framing
@@ -187,6 +187,7 @@ def test_no_event_waits_for_bytes_after_it(events, ending, places) -> None:
         assert frames == expected(seen)
 
 
+@example(values=["between two line ends", 0], ending=b"\r\n", places=[31])
 @given(
     values=st.lists(JSON, min_size=1, max_size=6), ending=st.sampled_from([b"\n", b"\r\n"]),
     places=CUTS,
