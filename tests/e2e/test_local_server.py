@@ -18,8 +18,11 @@ from aiollm import (
     ConnectError,
     DeadlineError,
     FailoverError,
+    ImagePart,
     Registry,
+    UnsupportedError,
     local,
+    user,
 )
 from aiollm.local import LocalServer
 
@@ -47,6 +50,15 @@ async def test_it_answers_while_the_registry_lives_and_ends_with_it() -> None:
         assert server.pid is not None
         os.kill(server.pid, 0)
     assert server.returncode == -signal.SIGKILL
+
+
+async def test_an_image_moves_on_from_it_before_any_byte() -> None:
+    async with Registry(env={}) as reg:
+        server = await local.start(reg)
+        assert not reg.provider("local").capabilities(server.model).images
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate(f"local/{server.model}", user("What is it?", ImagePart(b"\x89PNG")))
+        assert isinstance(caught.value.exceptions[0], UnsupportedError)
 
 
 async def test_its_key_is_random_and_shown_nowhere() -> None:
