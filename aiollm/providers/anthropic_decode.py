@@ -90,7 +90,6 @@ class AnthropicDecoder:
 
     def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
-        append = out.append
         for name, data in frames:
             if self._plain and (name == _DELTA or not name):
                 try:
@@ -99,7 +98,7 @@ class AnthropicDecoder:
                     self._plain = False
                 else:
                     if text:
-                        append(TextDelta(text))
+                        out.append(TextDelta(text))
                     continue
             if self.finished:
                 return

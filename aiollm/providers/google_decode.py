@@ -126,7 +126,6 @@ class GoogleDecoder:
             raise StreamInterrupted("the stream ended without a finishReason")
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
-        append = out.append
         decode = PLAIN.decode
         for frame in frames:
             if self._plain:
@@ -145,10 +144,10 @@ class GoogleDecoder:
                     (part,) = candidate.content.parts
                     if part.text:
                         if part.thought:
-                            append(ReasoningDelta(part.text))
+                            out.append(ReasoningDelta(part.text))
                         else:
                             self._answered = True
-                            append(TextDelta(part.text))
+                            out.append(TextDelta(part.text))
                     if candidate.finish_reason:
                         self._note_end(candidate)
                     continue

@@ -263,7 +263,6 @@ class OllamaDecoder:
         """Decode lines. Raises: ProviderError for an error line, ProtocolError."""
         if self.finished:
             return
-        append = out.append
         plain = _PLAIN.decode
         for frame in frames:
             if self._joiner is None:
@@ -275,9 +274,9 @@ class OllamaDecoder:
                     if not line.done:
                         message = line.message
                         if message.thinking:
-                            append(ReasoningDelta(message.thinking))
+                            out.append(ReasoningDelta(message.thinking))
                         if message.content:
-                            append(TextDelta(message.content))
+                            out.append(TextDelta(message.content))
                         continue
             if self._line(frame, out):
                 return
