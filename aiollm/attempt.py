@@ -180,18 +180,17 @@ class Run:
         attach_partial(error, self._call.partial())
         if isinstance(error, LLMError):
             self._call.route.clean(self.target, error)
-            if self._queued:
-                # The wait for one of our own slots says nothing of the target.
-                error.harms = "no"
+            if self._queued and isinstance(error, DeadlineError) and error.which != "connect":
+                # It counts the wait for one of our own slots, which says nothing of the target.
+                error.harms = "no" if self.record.first_output is None else error.harms
         by_caller = isinstance(error, DeadlineError) and error.which == "total"
         self.close("abandoned" if by_caller else "failed", error)
         return error
 
     async def _queue(self, slots: Slots, task: Waiter) -> None:
-        self._queued = True
+        self._queued = not slots.free
         await self._watch.wait(slots.acquire(), task)
         self._slots = slots
-        self._queued = False
 
     def _tell(self, batch: Sequence[Item]) -> None:
         call = self._call
@@ -294,8 +293,12 @@ def close_now(batches: Batches) -> None:
 
 
 def attach_partial(error: Exception, partial: Response) -> None:
-    """Put what had arrived on an error that can hold it and does not yet."""
+    """Put what had arrived, if it is anything, on an error that can hold it and does not yet."""
     match error:
+        case StreamInterrupted() if error.partial is None:
+            error.partial = partial
+        case _ if not partial.message.parts and partial.usage.certainty == "missing":
+            pass
         case TransportError() | ProviderError() | ProtocolError() if error.partial is None:
             error.partial = partial
         case _:

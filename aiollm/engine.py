@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError, TransportError
 from aiollm.framing import NDJSON
 from aiollm.provider import Decoder, Framer, HttpReply, Provider, Reply, Transport
 from aiollm.types import Item, Notice, Request, Target
@@ -40,10 +40,15 @@ async def stream(
         size = 0
         failure: LLMError | None = None
         while failure is None and not decoder.finished:
-            data = await reply.read()
-            size += len(data)
             batch: list[Item] = []
-            failure = _decode(data, framer, decoder, batch)
+            try:
+                data = await reply.read()
+            except (TransportError, ProtocolError) as error:
+                data = b""
+                failure = _cut(error, decoder, batch)
+            else:
+                size += len(data)
+                failure = _decode(data, framer, decoder, batch)
             if size > MAX_ANSWER:
                 failure = failure or ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
             yield batch
@@ -57,6 +62,15 @@ async def stream(
         await reply.drain()
     finally:
         reply.close()
+
+
+def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError | None:
+    """Return the error that cut the body, None where the answer was whole before (wire facts)."""
+    try:
+        decoder.close(batch)
+    except LLMError:
+        return error
+    return None
 
 
 def _decode(

@@ -6,12 +6,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 from aiollm.attempt import Route, Run, is_total
-from aiollm.errors import FailoverError, GenerationError, ProviderError, classify
+from aiollm.errors import ConfigError, FailoverError, GenerationError, ProviderError, classify
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.health import Health
 from aiollm.spec import Plan
@@ -49,6 +49,22 @@ class Policy(msgspec.Struct, frozen=True):
     max_wait: float = 10.0
     stagger: float | None = None
     total: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_interrupt not in get_args(OnInterrupt):
+            words = ", ".join(get_args(OnInterrupt))
+            raise ConfigError(f"on_interrupt is {self.on_interrupt!r:.80}: expected one of {words}")
+        if type(self.retries) is not int or self.retries < 0:
+            raise ConfigError(f"retries is {self.retries!r:.80}: expected an integer from 0 up")
+        check_seconds("max_wait", self.max_wait)
+        if self.stagger is not None:
+            check_seconds("stagger", self.stagger)
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is no number of seconds from 0 up. Raises: ConfigError."""
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
+        raise ConfigError(f"{name} is {value!r:.80}: expected seconds from 0 up")
 
 
 class Failover:
@@ -316,8 +332,12 @@ class Failover:
             race.abandon()
             raise
         self._errors += race.errors
-        if race.fatal is not None:
-            raise race.fatal
+        fatal, race.fatal = race.fatal, None
+        if fatal is not None:
+            try:
+                raise fatal
+            finally:
+                del fatal  # its traceback holds this frame: a cycle
         if race.winner is None:
             return None
         self._held = race.items

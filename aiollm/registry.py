@@ -20,7 +20,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.catalog import Catalog, SchemeFactory
 from aiollm.errors import ClosedError, ConfigError, SpecError
 from aiollm.events import Event, Hook
-from aiollm.failover import Failover, OnInterrupt, Policy
+from aiollm.failover import Failover, OnInterrupt, Policy, check_seconds
 from aiollm.health import Health, TargetHealth
 from aiollm.image_stream import ImageStream
 from aiollm.images import ImageRequest, ImageResult, as_image_request
@@ -89,7 +89,8 @@ class Registry(Asking):
         `image_workers`: processes that fit images to targets, None for one a core and at most 4,
         0 for a thread. `fetch_images`: fetch image URLs for targets that do not do so themselves.
         """
-        self._timeouts = timeouts or Timeouts()
+        check_seconds("cooldown", cooldown)
+        self._timeouts = _checked(timeouts) or Timeouts()
         self._catalog = Catalog(env, self._timeouts)
         self._policy = Policy(on_interrupt, retries, max_wait, stagger, self._timeouts.total)
         self._uniform = uniform
@@ -161,7 +162,7 @@ class Registry(Asking):
         The keywords override the registry's for this call. Raises: SpecError, ConfigError here;
         while iterating LLMError, FailoverError.
         """
-        plan, providers = self._catalog.resolve(spec, timeouts)
+        plan, providers = self._catalog.resolve(spec, _checked(timeouts))
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
@@ -187,7 +188,7 @@ class Registry(Asking):
         `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
         FailoverError.
         """
-        plan, providers = self._catalog.resolve(spec, timeouts)
+        plan, providers = self._catalog.resolve(spec, _checked(timeouts))
         asked = as_image_request(request)
         if timeouts is None:
             providers = {target: patient(each, IMAGE_SECONDS) for target, each in providers.items()}
@@ -400,6 +401,7 @@ class Registry(Asking):
             self._bind_loop()  # one that exists asks about its loop itself
             # aiohttp takes some 150 ms to import: not on the loop.
             made = await asyncio.to_thread(_new_transport)
+            self._bind_loop()  # it may have been closed meanwhile
             if self._transport is None:
                 self._transport = self._shared.transport = made
         return self._transport
@@ -425,3 +427,9 @@ def _new_transport() -> HttpTransport:
     from aiollm.transport import HttpTransport
 
     return HttpTransport()
+
+
+def _checked(timeouts: Timeouts | None) -> Timeouts | None:
+    if timeouts is not None and type(timeouts) is not Timeouts:
+        raise ConfigError(f"timeouts is {timeouts!r:.80}: expected aiollm.Timeouts, or None")
+    return timeouts

@@ -128,8 +128,9 @@ class BaseStream(Generic[Y]):
         reader = self._reader
         self._closed = True
         if reader is not None and reader is not asyncio.current_task():
-            self._left = asyncio.Event()
-            reader.cancel()
+            if self._left is None:
+                self._left = asyncio.Event()
+                reader.cancel()
             await self._left.wait()
         self._ready = iter(())
         self._end()

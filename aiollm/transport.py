@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -91,7 +92,10 @@ class HttpReply:
             return await self._content.readany()
         except _FOREIGN as error:
             ours = translate(error, in_body=True)
-        raise ours
+        try:
+            raise ours
+        finally:
+            del ours  # its traceback holds this frame: a cycle
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
         """Return the rest of the body, at most `limit` bytes or as far as it got in time."""
@@ -178,7 +182,10 @@ class HttpTransport:
         finally:
             fresh.reset(token)
         if not stale:
-            raise ours
+            try:
+                raise ours
+            finally:
+                del ours
         return await self._send_fresh(request, connect)
 
     async def _send_fresh(self, request: HttpRequest, connect: float | None) -> HttpReply:
@@ -188,7 +195,10 @@ class HttpTransport:
             return HttpReply(await _request(self._fresh, request, connect), self._replies)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
-        raise ours
+        try:
+            raise ours
+        finally:
+            del ours
 
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -330,7 +340,8 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | N
 
 @functools.lru_cache(16)
 def _connect_within(seconds: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=seconds)
+    limit = None if seconds == math.inf else seconds
+    return aiohttp.ClientTimeout(total=None, connect=limit)
 
 
 async def _pieces(body: Body) -> AsyncIterator[bytes]:
@@ -356,6 +367,12 @@ def translate(
     return TransportError(f"the connection failed: {type(error).__name__}")
 
 
+def _untrusted() -> ConnectError:
+    error = ConnectError("TLS failed: the server's certificate is not trusted")
+    error.harms = "long"  # another try meets the same certificate
+    return error
+
+
 def _os_reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
@@ -372,6 +389,7 @@ _IN_BODY: _Rows = (
 _TABLE: _Rows = (
     (aiohttp.ServerTimeoutError, lambda _: DeadlineError("the socket fell silent", which="idle")),
     (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
+    (aiohttp.ClientConnectorCertificateError, lambda _: _untrusted()),
     (aiohttp.ClientSSLError, lambda error: ConnectError(f"TLS failed: {type(error).__name__}")),
     (aiohttp.ClientConnectorDNSError, lambda _: ConnectError("the host name is unknown")),
     (

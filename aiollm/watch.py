@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from aiollm.errors import Deadline, DeadlineError
+from aiollm.errors import ClosedError, Deadline, DeadlineError, LLMError, StreamInterrupted
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Cause: TypeAlias = Deadline | Literal["closed"]
 Waiter: TypeAlias = asyncio.Task[Any]
 """The task that waits, and is interrupted when its wait is overdue."""
 
@@ -26,6 +28,13 @@ _TEXT = {
 }
 
 
+class Step(Awaitable[T_co], Protocol[T_co]):
+    """A coroutine, or a step of an async generator: what can be dropped unawaited."""
+
+    def close(self) -> None:
+        """Drop it."""
+
+
 class Clock:
     """The timer of a loop, set for the earliest deadline of all watches.
 
@@ -33,7 +42,7 @@ class Clock:
     move later while bytes arrive, so it is enough to look again when the timer fires.
     """
 
-    __slots__ = ("_timer", "_watches", "_when", "loop", "time")
+    __slots__ = ("_timer", "_watches", "_when", "closed", "loop", "time")
 
     def __init__(self) -> None:
         """Belong to the running loop."""
@@ -41,6 +50,7 @@ class Clock:
         # What asyncio's own loops go by, less a call in between.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.time = time.monotonic if own else loop.time
+        self.closed = False
         self._watches: set[Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._when = float("inf")
@@ -65,7 +75,10 @@ class Clock:
         self._timer = self.loop.call_at(when, self._look)
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """End all waits, those to come included: the registry is closed."""
+        self.closed = True
+        for watch in tuple(self._watches):
+            watch.interrupt("closed", 0.0)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -107,7 +120,7 @@ class Watch:
         self._total_at = total_at
         self._task: Waiter | None = None
         self._cancelling = 0
-        self._fired: tuple[Deadline, float] | None = None
+        self._fired: tuple[Cause, float] | None = ("closed", 0.0) if clock.closed else None
         self._alive_at: float | None = None
         self._output_at: float | None = None
         self.started = now = clock.time()
@@ -128,17 +141,21 @@ class Watch:
         now = self._output_at = self._alive_at or 0.0
         return now
 
-    async def wait(self, awaitable: Awaitable[T], task: Waiter) -> T:
+    async def wait(self, step: Step[T], task: Waiter) -> T:
         """Await in `task` under the deadlines.
 
-        Raises: DeadlineError, and whatever the awaitable raises.
+        Raises: DeadlineError, ClosedError (StreamInterrupted after output) when the registry is
+        closed, and whatever the step raises.
         """
+        if (over := self._fired) is not None:
+            step.close()
+            raise self._error(*over)
         self._cancelling = task.cancelling()
         if self._alive_at is not None:
             self._resume(self._alive_at)
         self._task = task
         try:
-            result = await awaitable
+            result = await step
             if self._fired is None:
                 return result
         except asyncio.CancelledError:
@@ -148,8 +165,7 @@ class Watch:
             self._task = None
             if self._fired is not None:
                 task.uncancel()
-        which, seconds = self._fired
-        raise DeadlineError(_TEXT[which].format(f"{seconds:g}"), which=which, after=seconds)
+        raise self._error(*self._fired)
 
     def due(self, now: float) -> tuple[float, Deadline, float]:
         """Return the loop time of the next deadline, which one it is, and its seconds.
@@ -173,11 +189,12 @@ class Watch:
             nearest = min(nearest, (when, "stall", limits.stall))
         return nearest
 
-    def interrupt(self, which: Deadline, seconds: float) -> None:
-        """End the current wait with a DeadlineError, if there is one."""
-        if self._task is not None and self._fired is None:
-            self._fired = (which, seconds)
-            self._task.cancel()
+    def interrupt(self, cause: Cause, seconds: float) -> None:
+        """End the current wait with an error, or else the next."""
+        if self._fired is None:
+            self._fired = (cause, seconds)
+            if self._task is not None:
+                self._task.cancel()
 
     def stop(self) -> None:
         """Stop watching; idempotent."""
@@ -191,3 +208,10 @@ class Watch:
             self._output_at += now - left_at
         if self._total_at is not None:
             self._clock.expect(self._total_at)
+
+    def _error(self, cause: Cause, seconds: float) -> LLMError:
+        if cause != "closed":
+            return DeadlineError(_TEXT[cause].format(f"{seconds:g}"), which=cause, after=seconds)
+        if self._output_at is not None:
+            return StreamInterrupted("the registry was closed")
+        return ClosedError("the registry was closed")

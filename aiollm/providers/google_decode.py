@@ -310,8 +310,8 @@ class GoogleDecoder:
                 out.append(TextDelta(text))
         if self._open is not None:
             self._close_call(out, cut=True)
-        if not self._answered and (error := ending_error(raw, mend(last.finish_message or ""))):
-            raise error
+        if not self._answered:
+            _raise_if(ending_error(raw, mend(last.finish_message or "")))
         if last.continuation_token:
             out.append(
                 Notice(
@@ -332,3 +332,11 @@ def _signed(signature: str | None, **more: Any) -> ProviderData | None:
     if signature is None:
         return ProviderData(FAMILY, more) if SYNTHETIC_ID in more else None
     return ProviderData(FAMILY, {SIGNATURE: signature, **more})
+
+
+def _raise_if(error: LLMError | None) -> None:
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle

@@ -195,7 +195,10 @@ class ChatDecoder:
         value = load(frame)
         if isinstance(value, str | list) and value:
             raise stream_error(value, frame)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Take a chunk without choices: usage, an error, or what does not matter."""
