@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ MAX_ANSWER = 128 * 1024 * 1024
 
 ERROR_BODY_SECONDS = 1.0
 """How long an error body is read (design: bounds)."""
+
+LAST_WORDS_SECONDS = 2.0
+"""How long counts and the terminal event are awaited once the finish reason has come."""
 
 
 async def stream(
@@ -42,7 +46,7 @@ async def stream(
         while failure is None and not decoder.finished:
             batch: list[Item] = []
             try:
-                data = await reply.read()
+                data = await (_last_words(reply, provider) if decoder.ending else reply.read())
             except (TransportError, ProtocolError) as error:
                 data = b""
                 failure = _cut(error, decoder, batch)
@@ -62,6 +66,16 @@ async def stream(
         await reply.drain()
     finally:
         reply.close()
+
+
+async def _last_words(reply: Reply, provider: Provider) -> bytes:
+    """Read what may follow a whole answer; a server that stays silent has ended it."""
+    idle = provider.timeouts.idle or LAST_WORDS_SECONDS
+    try:
+        async with asyncio.timeout(min(LAST_WORDS_SECONDS, idle / 2)):
+            return await reply.read()
+    except TimeoutError:
+        return b""
 
 
 def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError | None:

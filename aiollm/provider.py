@@ -187,6 +187,10 @@ class Decoder(Protocol[Frame_contra]):
 
     finished: bool
 
+    @property
+    def ending(self) -> bool:
+        """Whether the answer is whole and only counts or the terminal event may follow."""
+
     def feed(self, frames: Sequence[Frame_contra], out: list[Item]) -> None:
         """Decode frames. Raises: LLMError for an error event, ProtocolError."""
 

@@ -88,6 +88,11 @@ class AnthropicDecoder:
         self._plain = False
         self._stop: str | None = None
 
+    @property
+    def ending(self) -> bool:
+        """Whether the stop reason has come."""
+        return bool(self._stop)
+
     def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
         for name, data in frames:

@@ -85,6 +85,8 @@ class GoogleDecoder:
         "finished",
     )
 
+    ending = False  # the chunk that ends the answer is the last
+
     def __init__(self) -> None:
         self.finished = False
         self._answered = False

@@ -253,6 +253,8 @@ class OllamaDecoder:
 
     __slots__ = ("_calls", "_context", "_joiner", "finished")
 
+    ending = False  # the chunk that ends the answer is the last
+
     def __init__(self, context: int = 0) -> None:
         self.finished = False
         self._context = context

@@ -109,6 +109,11 @@ class ChatDecoder:
         self._noticed: tuple[str, ...] = ()
         self._joiner: SurrogateJoiner | None = None
 
+    @property
+    def ending(self) -> bool:
+        """Whether the finish reason has come; usage may follow."""
+        return bool(self._reason)
+
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
         append = out.append

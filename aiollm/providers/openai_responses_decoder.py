@@ -86,6 +86,8 @@ class ResponsesDecoder:
         "finished",
     )
 
+    ending = False  # the chunk that ends the answer is the last
+
     def __init__(self) -> None:
         self.finished = False
         self._by_index: dict[int, _Output] = {}

@@ -317,6 +317,7 @@ class FakeDecoder:
     """A decoder that is never fed."""
 
     finished = True
+    ending = False
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Take nothing."""

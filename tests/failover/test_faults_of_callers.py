@@ -23,6 +23,7 @@ from aiollm import (
     TextDelta,
     Timeouts,
     classify,
+    engine,
 )
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 from aiollm.transport import translate
@@ -113,6 +114,17 @@ async def test_an_answer_is_whole_at_its_finish_reason_though_the_connection_bre
     response = await reg.generate("a/m", "hi")
     assert (response.text, response.finish_reason) == ("Hello", "stop")
     assert response.usage.certainty == "missing"
+
+
+async def test_an_answer_is_whole_at_its_finish_reason_though_the_server_stays_silent(
+    serve, registry, monkeypatch
+):
+    monkeypatch.setattr(engine, "LAST_WORDS_SECONDS", 0.05)
+    whole = chat("Hello", done=False, usage=None)
+    server = await serve(Hang(after=10_000, answer=whole))
+    response = await registry({"a": server}).generate("a/m", "hi")
+    assert (response.text, response.finish_reason) == ("Hello", "stop")
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize(
