@@ -56,8 +56,9 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
     for turn in turns:
         # A stable sort: the API wants the results that answer a turn before anything else.
         turn["content"].sort(key=lambda block: block["type"] != "tool_result")
-    if turns:
-        _check_prefill(turns[-1], facts)
+    if not turns:
+        raise UnsupportedError("Anthropic needs a message besides the system prompt")
+    _check_prefill(turns[-1], facts)
     return turns
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiollm.encoding import Warnings, conversation
+from aiollm.errors import UnsupportedError
 from aiollm.provider import Blob
 from aiollm.providers.openai_messages import audio_part, call_id, document_data, image_url
 from aiollm.types import (
@@ -27,6 +28,10 @@ MAX_CALL_ID = 64
 """Characters of a call's id at most."""
 
 
+_CONTEXT = {"previous_response_id", "conversation", "prompt"}
+"""Fields of `extra` that bring messages of their own."""
+
+
 def input_items(
     request: Request, family: str, system_role: str, warnings: Warnings
 ) -> list[dict[str, Any]]:
@@ -36,6 +41,8 @@ def input_items(
     for message in conversation(request):
         turns.add(message)
     turns.flush()
+    if not turns.out and not _CONTEXT & set(request.extra):
+        raise UnsupportedError("Responses need a message besides the system prompt")
     return turns.out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from aiollm import FailoverError, Registry, system
 from aiollm.dsn import parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
@@ -426,3 +427,11 @@ def test_llama_swap_has_capability_rows_of_its_own_but_replays_openais_state() -
     assert provider.codec.family == "openai"
     assert provider.capabilities("m").max_images_per_request is None
     assert provider.capabilities("m").prefill
+
+
+@pytest.mark.parametrize("dsn", ["anthropic://k@h", "openai://k@h?api=responses", "google://k@h"])
+async def test_a_system_prompt_alone_is_refused_before_any_byte(dsn):
+    async with Registry(env={"LLM_A": dsn}, retries=0) as reg:
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("a/m", Request((system("Be kind."),)))
+    assert "a message besides the system prompt" in str(caught.value.exceptions[0])
