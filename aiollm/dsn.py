@@ -106,6 +106,10 @@ class Dsn(msgspec.Struct, frozen=True):
         return f"{'https' if secure else 'http'}://{self.host}{port}{self.path}"
 
 
+_KEYS = ("sk-", "gsk_", "aiza", "xai-", "hf_")
+"""How providers' keys begin; as a host name, one would be shown and looked up."""
+
+
 def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
     """Parse a DSN. Raises: ConfigError that names `variable` and never holds the token."""
     reason = ""
@@ -153,6 +157,8 @@ def _place(place: str) -> tuple[str, int | None]:
     host, port = found.groups() if found else ("", None)
     if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _HOST.fullmatch(host)):
         raise ConfigError("no valid host")
+    if host.startswith(_KEYS) and "." not in host:
+        raise ConfigError("a key stands where the host belongs: write scheme://key@host")
     if port is None:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:

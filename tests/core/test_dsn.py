@@ -140,6 +140,7 @@ def test_options_are_typed(query, options) -> None:
         ("openai://h\\x", "percent-encoded"),
         ("openai://h\x00", "percent-encoded"),
         ("openai://a b@h", "percent-encoded"),
+        ("openai://sk-secret-key", "a key stands where the host belongs"),
         ("openai://a#b@h", "percent-encoded"),
         ("openai://a\\b@h", "percent-encoded"),
         ("openai://a/b@h", "'@' stands after the host"),
