@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Literal, TypeAlias, cast
@@ -23,19 +24,19 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BROKEN = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class Host(Tally):
+class Host(Tally, ABC):
     """What a connection asks of its server."""
 
     read_bodies = True
     sleep: Sleep = staticmethod(asyncio.sleep)
 
+    @abstractmethod
     def answer(self, request: SeenRequest) -> Steps:
         """Return the steps that answer a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: Exception) -> None:
         """Keep an error of the script."""
-        raise NotImplementedError
 
 
 class Connection(asyncio.Protocol):

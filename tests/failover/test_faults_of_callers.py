@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gc
 import math
@@ -16,6 +17,7 @@ from aiollm import (
     ConfigError,
     DeadlineError,
     FailoverError,
+    ImagePart,
     InvalidRequestError,
     LLMError,
     Registry,
@@ -24,7 +26,9 @@ from aiollm import (
     Timeouts,
     classify,
     engine,
+    user,
 )
+from aiollm.events import ImageElided
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 from aiollm.transport import translate
 
@@ -131,6 +135,7 @@ async def test_an_answer_is_whole_at_its_finish_reason_though_the_server_stays_s
     ("behaviour", "spec"),
     [
         (Cut(after=10_000, answer=chat("Half", finish=None, done=False)), "a/m"),
+        (chat("Half", finish=None, done=False), "a/m"),
         (Answer(400, {}, {"error": {"message": "no"}}), "a/m|a/n"),
     ],
 )
@@ -185,3 +190,36 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again():
     key = aiohttp.client_reqrep.ConnectionKey("h", 443, True, True, None, None, None)
     error = translate(aiohttp.ClientConnectorCertificateError(key, ValueError("self-signed")))
     assert classify(error).harms == "long"
+
+
+PICTURE = ImagePart(
+    base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+    )
+)
+"""One red pixel."""
+
+
+async def test_an_image_left_out_is_an_event_and_a_warning():
+    async with Registry(env={}) as reg:
+        facts = {"images": True, "max_images_per_request": 1}
+        reg.register("a", FakeProvider(default="fine").provider(facts=facts))
+        events: list[object] = []
+        reg.on_event(events.append)
+        response = await reg.generate("a/m", [user("What?", PICTURE, PICTURE)])
+    assert [event.message for event in events if isinstance(event, ImageElided)] == [
+        *response.warnings
+    ]
+    assert len(response.warnings) == 1
+
+
+async def test_leaving_a_stream_with_images_closes_its_adapter_at_once():
+    async with Registry(env={}) as reg:
+        fake = FakeProvider(default=[TextDelta("first"), NEVER])
+        reg.register("a", fake.provider(facts={"images": True, "max_images_per_request": 1}))
+        stream = reg.stream("a/m", [user("What?", PICTURE)])
+        assert (await anext(stream)).text == "first"
+        closing = stream.aclose()
+        with pytest.raises(StopIteration):
+            closing.send(None)
+        assert fake.calls[0].outcome == "closed"

@@ -54,6 +54,16 @@ def health(base: float = 1.0, share: float = 1.0) -> tuple[Health, Time]:
     ), clock
 
 
+def test_an_answer_of_one_target_frees_its_host_for_the_others():
+    tracker, clock = health()
+    tracker.admit(A, "one").failure(ConnectError("x"))
+    clock.now += 1000
+    tracker.admit(B, "one").success()
+    other = Target("new", "m")
+    tracker.admit(other, "one")
+    assert tracker.ready_in(other, "one") == 0, "the host still lets only one probe through"
+
+
 class Machine(RuleBasedStateMachine):
     """Any interleaving of attempts, outcomes and time keeps the promises."""
 

@@ -117,5 +117,12 @@ async def test_a_small_body_is_written_without_a_task(size, tasks):
     assert sum("ClientRequest" in coro.__qualname__ for coro in made) == 2 * tasks
 
 
+async def test_a_body_that_waits_for_a_go_ahead_is_left_to_aiohttp():
+    async with FaultServer(Answer(200, {}, b"fine")) as server, session() as http:
+        async with http.post(server.url, data=b"body", expect100=True) as response:
+            assert await response.read() == b"fine"
+        assert server.requests[0].body == b"body"
+
+
 def session():
     return aiohttp.ClientSession(connector=Connector(), request_class=request_class())
