@@ -1,6 +1,12 @@
 """Asyncio-native streaming for every LLM provider through one canonical API."""
 
-from aiollm.agent import AgentRun, Done, RunEvent, TurnFinished
+from aiollm._agent.run import AgentRun, Done, RunEvent, TurnFinished
+from aiollm._agent.tool_calls import ToolFinished, ToolStarted
+from aiollm._agent.tools import FunctionTool, tool
+from aiollm._failover.health import TargetHealth
+from aiollm._serialization import from_json, to_json
+from aiollm._streams.image_stream import ImageStream
+from aiollm._streams.stream import Stream
 from aiollm.capabilities import Capabilities
 from aiollm.errors import (
     AuthenticationError,
@@ -32,17 +38,11 @@ from aiollm.errors import (
     Verdict,
     classify,
 )
-from aiollm.health import TargetHealth
-from aiollm.image_stream import ImageStream
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
 from aiollm.registry import Registry
-from aiollm.saving import from_json, to_json
+from aiollm.servers.management import LlamaSwap, Ollama
 from aiollm.spec import Plan
-from aiollm.stream import Stream
-from aiollm.tools import FunctionTool, tool
-from aiollm.turn import ToolFinished, ToolStarted
 from aiollm.types import (
     Attempt,
     AudioPart,

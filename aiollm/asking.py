@@ -8,14 +8,14 @@ from functools import partial
 from types import UnionType
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from aiollm.agent import AgentRun
+from aiollm._agent.run import AgentRun
+from aiollm._agent.tool_calls import Limits
+from aiollm._agent.typed_output import generate_typed
+from aiollm._failover.chain import OnInterrupt
+from aiollm._streams.stream import Stream
+from aiollm._validation import RequestLike, as_request
 from aiollm.events import Event
-from aiollm.failover import OnInterrupt
-from aiollm.output import generate_typed
-from aiollm.request import RequestLike, as_request
 from aiollm.spec import Plan
-from aiollm.stream import Stream
-from aiollm.turn import Limits
 from aiollm.types import Request, Response, Timeouts, Tool
 
 T = TypeVar("T")

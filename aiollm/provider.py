@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
+from aiollm._wire.lenient import mend
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.dsn import Options, Secret
 from aiollm.errors import ConfigError, LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.tolerant import mend
 from aiollm.types import Item, Request, Target, Timeouts
 
 Frame_contra = TypeVar("Frame_contra", contravariant=True)

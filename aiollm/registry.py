@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from aiollm.accumulator import Accumulator
+from aiollm._failover.attempt import Route
+from aiollm._failover.chain import Failover, OnInterrupt, Policy, check_seconds
+from aiollm._failover.deadlines import Clock
+from aiollm._failover.health import Health, TargetHealth
+from aiollm._failover.openers import CallRoute, ImageRoute, Shared
+from aiollm._http.unary import Caller, Unopened, patient
+from aiollm._streams.accumulator import Accumulator
+from aiollm._streams.image_stream import ImageStream
+from aiollm._streams.stream import Stream
+from aiollm._validation import RequestLike, as_request, check
 from aiollm.asking import Asking
-from aiollm.attempt import Route
-from aiollm.calls import Caller, Unopened, patient
 from aiollm.capabilities import Capabilities
-from aiollm.catalog import Catalog, SchemeFactory
 from aiollm.errors import ClosedError, ConfigError, SpecError
 from aiollm.events import Event, Hook
-from aiollm.failover import Failover, OnInterrupt, Policy, check_seconds
-from aiollm.health import Health, TargetHealth
-from aiollm.image_stream import ImageStream
 from aiollm.images import ImageRequest, ImageResult, as_image_request
-from aiollm.management import LlamaSwap, Ollama
 from aiollm.provider import Provider
-from aiollm.request import RequestLike, as_request, check
-from aiollm.route import CallRoute, ImageRoute, Shared
-from aiollm.servers import Servers
+from aiollm.providers.catalog import Catalog, SchemeFactory
+from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.servers.warming import Servers
 from aiollm.spec import Plan
-from aiollm.stream import Stream
 from aiollm.types import (
     Message,
     Request,
@@ -38,11 +39,10 @@ from aiollm.types import (
     TextPart,
     Timeouts,
 )
-from aiollm.watch import Clock
 
 if TYPE_CHECKING:
+    from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
-    from aiollm.transport import HttpTransport
 
 IMAGE_SECONDS = 300.0
 """Seconds that each wait for an image may take: two minutes are common (wire facts)."""
@@ -424,7 +424,7 @@ def _new_pool(workers: int | None) -> MediaPool:
 
 
 def _new_transport() -> HttpTransport:
-    from aiollm.transport import HttpTransport
+    from aiollm._http.transport import HttpTransport
 
     return HttpTransport()
 

@@ -55,8 +55,8 @@ def direct(data: bytes) -> bytes:
 
 def ours(data: bytes) -> bytes:
     """Do what a worker does."""
-    from aiollm.media.codec import transform
     from aiollm.media.limits import Limits
+    from aiollm.media.transform import transform
 
     return transform(data, Limits(("image/jpeg", "image/png"), EDGE)).data
 

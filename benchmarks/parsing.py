@@ -15,11 +15,11 @@ import msgspec
 from replay import WIRES
 
 from aiollm.provider import Codec
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.ollama import OllamaCodec
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_responses import ResponsesCodec
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import TextDelta
 
 CHUNKS = 4000

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
+from aiollm._wire.schema import bounded, json_schema, schema_name, strict, type_schema
 from aiollm.errors import ConfigError, UnsupportedError
-from aiollm.schema import bounded, json_schema, schema_name, strict, type_schema
 
 
 class Point(msgspec.Struct):

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TextIO
 
+from aiollm._streams.stream import Stream
 from aiollm.cli.terminal import OK, complain, image_from, print_json, run, show, spec_of
 from aiollm.errors import ConfigError
 from aiollm.registry import Registry
-from aiollm.stream import Stream
 from aiollm.types import Request, user
 
 

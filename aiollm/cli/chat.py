@@ -7,6 +7,7 @@ import asyncio
 import sys
 from importlib.util import find_spec
 
+from aiollm._streams.stream import Stream
 from aiollm.cli.terminal import (
     INTERRUPTED,
     OK,
@@ -19,7 +20,6 @@ from aiollm.cli.terminal import (
 )
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
-from aiollm.stream import Stream
 from aiollm.types import (
     ImagePart,
     Message,

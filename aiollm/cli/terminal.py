@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from aiollm import local
+from aiollm._streams.stream import Stream
 from aiollm.errors import ConfigError, FailoverError
 from aiollm.registry import Registry
-from aiollm.stream import Stream
 from aiollm.types import ImagePart, RefusalDelta, Restart, Status
 
 OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141

@@ -12,9 +12,9 @@ import msgspec
 
 from aiollm.errors import UnsupportedError
 from aiollm.media.cache import Cache, digest
-from aiollm.media.crew import Crew, Job
+from aiollm.media.fitting import misfit
 from aiollm.media.limits import Limits, Output
-from aiollm.media.policy import misfit
+from aiollm.media.workers import Crew, Job
 from aiollm.types import ImagePart
 
 _AT_ONCE = 64 * 1024

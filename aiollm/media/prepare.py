@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
-from aiollm.media import policy
+from aiollm.media import fitting
 from aiollm.media.limits import (
     INSTALL,
     MAX_PIXELS,
@@ -21,7 +21,7 @@ from aiollm.media.limits import (
     available,
     too_many_pixels,
 )
-from aiollm.media.places import Key, Place, find, rebuild
+from aiollm.media.locations import Key, Place, find, rebuild
 from aiollm.media.pool import MediaPool
 from aiollm.media.sniff import info
 from aiollm.types import ImagePart, Request, TextPart
@@ -62,7 +62,7 @@ async def normalize_with_notes(
     places = find(request)
     if not places:
         return request, ()
-    policy.require_images(caps)
+    fitting.require_images(caps)
     if pool is not None:
         return await _Preparation(request, caps, pool, fetch, places).run()
     async with MediaPool() as own:
@@ -105,7 +105,7 @@ class _Preparation:
         """Leave out, load, fit, leave out what is too much still; await only what must change."""
         most = self._caps.max_images_per_request
         first = 0 if most is None else max(0, len(self._places) - most)
-        self._leave_out(self._places[:first], policy.too_many)
+        self._leave_out(self._places[:first], fitting.too_many)
         items = [
             _Item(place, number, place.image, Limits(()))
             for number, place in enumerate(self._places[first:], start=first + 1)
@@ -125,7 +125,7 @@ class _Preparation:
             return
         reason = why(self._caps)
         text = _left_out(reason)
-        self._told += policy.text_weight(text) * len(places)
+        self._told += fitting.text_weight(text) * len(places)
         self._changes |= dict.fromkeys((place.key for place in places), text)
         self._notes.append(f"{len(places)} older image{'s' * (len(places) > 1)} left out: {reason}")
 
@@ -161,19 +161,19 @@ class _Preparation:
         """Set what each image must keep, and take what was prepared before."""
         images = [(item.place.key[0], item.image) for item in items]
         room = self._room([image for _, image in images])
-        for item, limits in zip(items, policy.limits(images, self._caps, room), strict=True):
+        for item, limits in zip(items, fitting.limits(images, self._caps, room), strict=True):
             item.limits = limits
-            item.misfit = policy.misfit(item.image.data, limits) if item.image.data else ""
+            item.misfit = fitting.misfit(item.image.data, limits) if item.image.data else ""
             if item.misfit and (made := self._pool.peek(item.image, limits)) is not None:
                 self._take(item, made)
 
     def _room(self, images: Sequence[ImagePart]) -> int | None:
         """Return the characters left for images, None where there is no need to count."""
-        if not policy.is_tight(images, self._caps):
+        if not fitting.is_tight(images, self._caps):
             return None
         if self._rest is None:
-            self._rest = policy.rest_weight(self._request)
-        return policy.room(self._rest, self._caps) - self._told
+            self._rest = fitting.rest_weight(self._request)
+        return fitting.room(self._rest, self._caps) - self._told
 
     def _that_fit(self, items: list[_Item]) -> list[_Item]:
         """Return the newest that fit together, leaving the others out.
@@ -183,17 +183,17 @@ class _Preparation:
         room = self._room([item.image for item in items if not item.misfit])
         if room is None:
             return items
-        weights = [0 if item.misfit else policy.weight(item.image) for item in items]
-        text = policy.text_weight(_left_out(policy.too_large(self._caps)))
+        weights = [0 if item.misfit else fitting.weight(item.image) for item in items]
+        text = fitting.text_weight(_left_out(fitting.too_large(self._caps)))
         total, first = sum(weights), 0
         while first < len(items) and total > room:
             total += text - weights[first]
             first += 1
-        self._leave_out([item.place for item in items[:first]], policy.too_large)
+        self._leave_out([item.place for item in items[:first]], fitting.too_large)
         return items[first:]
 
     async def _fit(self, item: _Item) -> None:
-        if item.misfit == policy.CUT and not available():
+        if item.misfit == fitting.CUT and not available():
             item.misfit = ""
             return
         refusal = _hopeless(item.image)

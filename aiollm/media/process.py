@@ -13,8 +13,8 @@ from time import monotonic
 import msgspec
 
 from aiollm.errors import UnsupportedError
+from aiollm.media.ipc import Answer, Wire
 from aiollm.media.limits import Limits, Output
-from aiollm.media.wire import Answer, Wire
 
 _ROOT = Path(__file__).parents[1]
 _BOOT = """

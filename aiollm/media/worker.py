@@ -13,8 +13,8 @@ from contextlib import suppress
 import msgspec
 
 from aiollm.errors import UnsupportedError
+from aiollm.media.ipc import Answer, Wire
 from aiollm.media.limits import Limits
-from aiollm.media.wire import Answer, Wire
 
 _NICENESS = 5
 """Below the service it works for, so that a busy machine delays images and not the loop."""
@@ -36,7 +36,7 @@ def main() -> None:
 
 def serve(wire: Wire) -> None:
     """Answer frame after frame. An image that cannot be read costs its answer, nothing else."""
-    from aiollm.media.codec import transform
+    from aiollm.media.transform import transform
 
     wire.send(b"ready")
     while True:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from aiollm._wire.lenient import mend
 from aiollm.provider import Body
-from aiollm.tolerant import mend
 
 
 class File(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from aiollm._wire.framing import NDJSON
 from aiollm.errors import UnsupportedError
-from aiollm.framing import NDJSON
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import HttpReply, HttpRequest, Provider, Transport
 from aiollm.testing.connection import Sleep

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiollm._streams.stream import Accumulator
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpReply, Provider
-from aiollm.stream import Accumulator
 from aiollm.types import (
     Finish,
     Item,
@@ -44,23 +44,31 @@ class Service(msgspec.Struct, frozen=True):
     base_url: str
     model: str
 
+    @property
+    def name(self) -> str:
+        """What a provider of it is called here."""
+        return self.module.partition(".")[0]
 
-OPENAI = Service("openai", "ChatCodec", "https://api.openai.com/v1", "gpt-5.4-mini")
+
+OPENAI = Service("openai.chat_codec", "ChatCodec", "https://api.openai.com/v1", "gpt-5.4-mini")
 ANTHROPIC = Service(
-    "anthropic", "AnthropicCodec", "https://api.anthropic.com/v1", "claude-sonnet-5-5"
+    "anthropic.codec", "AnthropicCodec", "https://api.anthropic.com/v1", "claude-sonnet-5-5"
 )
 GOOGLE = Service(
-    "google", "GoogleCodec", "https://generativelanguage.googleapis.com/v1", "gemini-3.8-flash"
+    "google.codec",
+    "GoogleCodec",
+    "https://generativelanguage.googleapis.com/v1",
+    "gemini-3.8-flash",
 )
-OLLAMA = Service("ollama", "OllamaCodec", "http://127.0.0.1:11434", "qwen3:8b")
-LLAMA_SWAP = Service("llama_swap", "LlamaSwapCodec", "http://127.0.0.1:8080", "qwen")
-LLAMA_CPP = Service("openai", "ChatCodec", "http://127.0.0.1:9931/v1", "qwen")
+OLLAMA = Service("ollama.codec", "OllamaCodec", "http://127.0.0.1:11434", "qwen3:8b")
+LLAMA_SWAP = Service("llama_swap.codec", "LlamaSwapCodec", "http://127.0.0.1:8080", "qwen")
+LLAMA_CPP = Service("openai.chat_codec", "ChatCodec", "http://127.0.0.1:9931/v1", "qwen")
 
 SERVICES = {
     "openai_chat": OPENAI,
     "openai_errors": OPENAI,
     "openai_responses": Service(
-        "openai_responses", "ResponsesCodec", "https://api.openai.com/v1", "gpt-6-sol"
+        "openai.responses_codec", "ResponsesCodec", "https://api.openai.com/v1", "gpt-6-sol"
     ),
     "anthropic": ANTHROPIC,
     "anthropic_errors": ANTHROPIC,
@@ -145,17 +153,17 @@ class Case(msgspec.Struct, frozen=True):
     @property
     def provider(self) -> Provider:
         return Provider(
-            self.service.module, "x", self.service.base_url, self.codec, token=Secret("sk-test")
+            self.service.name, "x", self.service.base_url, self.codec, token=Secret("sk-test")
         )
 
     @property
     def target(self) -> Target:
-        return Target(self.service.module, self.service.model)
+        return Target(self.service.name, self.service.model)
 
     def target_of(self, recorded: dict[str, Any]) -> Target:
         """Return the target of a recorded request, whose model stands in its body or its path."""
         model = recorded["body"].get("model", self.service.model)
-        return Target(self.service.module, model)
+        return Target(self.service.name, model)
 
     def reply(self, body: bytes | None = None) -> HttpReply:
         headers = {"content-type": self.record["content_type"]} | self.record["headers"]

@@ -10,7 +10,7 @@ from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, Row, looku
 from aiollm.dsn import Options
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
-from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 
 PLAIN = ("image/jpeg", "image/png")
 GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from aiollm.dsn import Dsn, Options, Secret, parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 
 KEY = "sk-proj-Ab0_cd-Ef1"
 

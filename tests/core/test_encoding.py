@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.dsn import Secret
-from aiollm.encoding import (
+from aiollm.provider import Provider
+from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,
     conversation,
@@ -19,8 +20,7 @@ from aiollm.encoding import (
     only_text,
     system_text,
 )
-from aiollm.provider import Provider
-from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.types import ImagePart, ProviderData, Request, assistant, system, user
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiollm import framing
+from aiollm._wire import framing
+from aiollm._wire.framing import NDJSON, SSE, NamedSSE
 from aiollm.errors import ProtocolError
-from aiollm.framing import NDJSON, SSE, NamedSSE
 
 BOM = b"\xef\xbb\xbf"
 

@@ -31,7 +31,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpReply
-from aiollm.replies import (
+from aiollm.providers.error_replies import (
     BY_STATUS,
     MAX_MESSAGE,
     MAX_WORD,

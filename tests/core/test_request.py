@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._validation import as_request, check
 from aiollm.errors import ConfigError, UnsupportedError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.ollama import OllamaCodec
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_responses import ResponsesCodec
-from aiollm.request import as_request, check
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import (
     AudioPart,
     DocumentPart,

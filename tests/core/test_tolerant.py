@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.errors import ProtocolError
-from aiollm.tolerant import SurrogateJoiner, decode, decode_leniently, load, mend
 
 
 class Inner(msgspec.Struct):

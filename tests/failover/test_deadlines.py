@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiollm import DeadlineError, FailoverError, Registry, Timeouts
-from aiollm.slots import Slots
+from aiollm._failover.slots import Slots
 from aiollm.testing import EndlessHeaders, Flood, Gate, Hang, Trickle, chat
 
 OK = chat("Hel", "lo")

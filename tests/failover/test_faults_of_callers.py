@@ -25,12 +25,12 @@ from aiollm import (
     TextDelta,
     Timeouts,
     classify,
-    engine,
     user,
 )
+from aiollm._http import streaming
+from aiollm._http.transport import translate
 from aiollm.events import ImageElided
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
-from aiollm.transport import translate
 
 OK = chat("Hello")
 
@@ -123,7 +123,7 @@ async def test_an_answer_is_whole_at_its_finish_reason_though_the_connection_bre
 async def test_an_answer_is_whole_at_its_finish_reason_though_the_server_stays_silent(
     serve, registry, monkeypatch
 ):
-    monkeypatch.setattr(engine, "LAST_WORDS_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "LAST_WORDS_SECONDS", 0.05)
     whole = chat("Hello", done=False, usage=None)
     server = await serve(Hang(after=10_000, answer=whole))
     response = await registry({"a": server}).generate("a/m", "hi")

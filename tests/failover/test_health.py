@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from aiollm._failover.health import MAX_TARGETS, Health
 from aiollm.errors import (
     AuthenticationError,
     ConnectError,
@@ -21,7 +22,6 @@ from aiollm.errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from aiollm.health import MAX_TARGETS, Health
 from aiollm.types import Target
 
 A, B = Target("a", "m"), Target("b", "m")

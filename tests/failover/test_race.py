@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiollm import ConfigError, FailoverError, InvalidRequestError, Target, Timeouts
-from aiollm.attempt import Run
+from aiollm._failover.attempt import Run
 from aiollm.testing import Answer, Cut, Gate, Hang, chat
 
 OK = chat("Hel", "lo")

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import http_exceptions
 
 from aiollm import LLMError, UnsupportedError
+from aiollm._http.transport import HttpTransport, translate
 from aiollm.testing import Answer, chat, redirect
-from aiollm.transport import HttpTransport, translate
 
 
 def aiohttp_errors():
@@ -66,7 +66,7 @@ async def test_a_redirect_to_a_private_address_is_not_followed(serve, monkeypatc
         if len(asked) > 1:
             raise ValueError("not public")
 
-    monkeypatch.setattr("aiollm.transport._check_public", allow_first)
+    monkeypatch.setattr("aiollm._http.transport._check_public", allow_first)
     transport = HttpTransport()
     try:
         with pytest.raises(UnsupportedError):

@@ -86,7 +86,10 @@ def test_nothing_heavy_is_loaded(observed: dict[str, list]) -> None:
 
 def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> None:
     loaded = {name for name in observed["modules"] if name.startswith("aiollm.providers.")}
-    assert loaded <= {"aiollm.providers.urls"}
+    assert loaded <= {
+        f"aiollm.providers.{name}"
+        for name in ("catalog", "encoding", "error_replies", "schemes", "urls")
+    }
 
 
 def test_no_file_thread_process_or_socket_is_opened(observed: dict[str, list]) -> None:

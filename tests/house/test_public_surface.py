@@ -79,7 +79,7 @@ def test_the_types_of_all_public_names_are_complete() -> None:
     )
     symbols = json.loads(run.stdout)["typeCompleteness"]["symbols"]
     public = {
-        f"{value.__module__}.{name}"
+        f"aiollm.{name}" if isinstance(value, types.FunctionType) else f"{value.__module__}.{name}"
         for name in aiollm.__all__
         if isinstance(value := getattr(aiollm, name), KINDS)
     }

@@ -21,8 +21,8 @@ from aiollm.errors import (
 )
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpReply, HttpRequest, Provider
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.google_images import GoogleImages
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.google.images_codec import GoogleImages
 from aiollm.types import ImagePart, Target, Usage
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.base64_stream import LARGE, Lift
 from aiollm.images import ImageRequest
-from aiollm.lifting import LARGE, Lift
 from aiollm.provider import HttpReply, Provider
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_images import OpenAIImages
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, sse
 
 DICE = random.Random(7)

@@ -20,8 +20,8 @@ from aiollm.errors import (
 )
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpReply, HttpRequest, Provider
-from aiollm.providers.llama_swap import LlamaSwapCodec
-from aiollm.providers.llama_swap_images import LlamaSwapImages, SdapiImages
+from aiollm.providers.llama_swap.codec import LlamaSwapCodec
+from aiollm.providers.llama_swap.images_codec import LlamaSwapImages, SdapiImages
 from aiollm.types import ImagePart, Target
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

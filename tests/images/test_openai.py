@@ -25,8 +25,8 @@ from aiollm.errors import (
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.multipart import File, multipart
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_images import MAX_IMAGE_BYTES, MAX_MASK_BYTES, OpenAIImages
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.images_codec import MAX_IMAGE_BYTES, MAX_MASK_BYTES, OpenAIImages
 from aiollm.types import ImagePart, Target, Usage
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -27,8 +27,8 @@ from aiollm.errors import (
 )
 from aiollm.images import ImageRequest
 from aiollm.provider import HttpReply, HttpRequest, Provider
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_images import OpenAIImages
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, Cut, Gate, Hang, Reset, chat, html
 from aiollm.types import ImagePart, LLMError, Request, Target, Timeouts, Usage
 
@@ -272,7 +272,7 @@ async def test_a_key_that_the_server_echoes_is_not_shown(serve, registry):
 
 
 async def test_a_reply_beyond_all_measure_is_given_up(serve, registry, monkeypatch):
-    monkeypatch.setattr("aiollm.image_engine.MAX_REPLY", 100)
+    monkeypatch.setattr("aiollm._http.image_streaming.MAX_REPLY", 100)
     server = await serve(MADE)
     reg = registry({"a": server.dsn()})
     with pytest.raises(FailoverError) as caught:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiollm.management import LlamaSwap, Ollama
 from aiollm.registry import Registry
+from aiollm.servers.management import LlamaSwap, Ollama
 from aiollm.testing import FaultServer
 
 CAPTURES = Path(__file__).parents[1] / "captures"

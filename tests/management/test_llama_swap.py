@@ -17,7 +17,8 @@ from aiollm.errors import (
     ProtocolError,
     ServerError,
 )
-from aiollm.inventory import (
+from aiollm.provider import HttpRequest
+from aiollm.servers.inventory import (
     ActivityLogged,
     InFlight,
     InFlightRequest,
@@ -29,8 +30,7 @@ from aiollm.inventory import (
     RunningModel,
     SwapModel,
 )
-from aiollm.management import LlamaSwap
-from aiollm.provider import HttpRequest
+from aiollm.servers.management import LlamaSwap
 
 if TYPE_CHECKING:
     from conftest import Replay

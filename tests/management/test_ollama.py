@@ -10,8 +10,8 @@ import pytest
 
 from aiollm.capabilities import lookup
 from aiollm.errors import ModelNotFoundError, ProtocolError
-from aiollm.inventory import ModelDetails
-from aiollm.management import Ollama
+from aiollm.servers.inventory import ModelDetails
+from aiollm.servers.management import Ollama
 
 if TYPE_CHECKING:
     from conftest import Replay

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.codec import SOURCES, transform
 from aiollm.media.limits import MAX_PIXELS, Limits, area
 from aiollm.media.sniff import info
+from aiollm.media.transform import SOURCES, transform
 
 pytest.importorskip("PIL")
 

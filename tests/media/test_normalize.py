@@ -16,7 +16,7 @@ from aiollm import media
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.errors import ConnectError, UnsupportedError
 from aiollm.media import MediaPool, info, normalize, normalize_with_notes
-from aiollm.media.places import find
+from aiollm.media.locations import find
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -430,8 +430,8 @@ async def test_the_texts_in_place_of_images_count_too(make, thread, kept):
     """A body that is full to the last byte takes no text for what was left out of it."""
     image = ImagePart(make.save(make.photo(40, 40), "JPEG"))
     request = Request(tuple(user(image) for _ in range(16)))
-    rest = media.policy.rest_weight(request)
-    full = rest + media.policy.MARGINS.body + kept * media.policy.weight(image)
+    rest = media.fitting.rest_weight(request)
+    full = rest + media.fitting.MARGINS.body + kept * media.fitting.weight(image)
     limits = caps(max_body_bytes=full)
     made = await normalize(request, limits, pool=thread)
     assert len(images(made)) == kept - 1

@@ -24,7 +24,7 @@ import io, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from PIL import Image
-from aiollm.media.codec import transform
+from aiollm.media.transform import transform
 from aiollm.media.limits import Limits
 
 def status(name):

@@ -19,10 +19,10 @@ import pytest
 
 from aiollm.errors import ClosedError, UnsupportedError
 from aiollm.media import MediaPool, worker
-from aiollm.media.codec import UNKNOWN
+from aiollm.media.ipc import Answer, Wire
 from aiollm.media.limits import Limits
 from aiollm.media.sniff import info
-from aiollm.media.wire import Answer, Wire
+from aiollm.media.transform import UNKNOWN
 from aiollm.types import ImagePart
 
 pytest.importorskip("PIL")
@@ -270,7 +270,7 @@ async def test_a_worker_whose_interpreter_ends_at_once_is_told(single, shots, mo
 FAKE = """#!{python}
 import socket, sys
 sys.path.insert(0, {root!r})
-from aiollm.media.wire import Wire
+from aiollm.media.ipc import Wire
 wire = Wire(socket.socket(fileno=0))
 wire.send(b"ready")
 while True:
@@ -329,7 +329,7 @@ SCRIPT = """
 import asyncio, os, sys, signal
 from pathlib import Path
 from aiollm.media import MediaPool, worker
-from aiollm.media.codec import UNKNOWN
+from aiollm.media.transform import UNKNOWN
 from aiollm.media.limits import Limits
 from aiollm.types import ImagePart
 

@@ -26,12 +26,11 @@ from aiollm import (
     TurnLimitError,
     Usage,
     assistant,
-    genai,
     tool,
     user,
 )
 from aiollm.events import RunEnded, RunStarted, TurnStarted
-from aiollm.otel import instrument
+from aiollm.otel import instrument, semconv
 from aiollm.testing import NEVER, FakeProvider, chat, tool_call
 from aiollm.testing.faultserver import FaultServer
 from aiollm.types import (
@@ -555,12 +554,12 @@ async def test_a_broken_tracer_costs_no_call(over, spans, caplog):
 
 
 def test_what_is_not_known_of_a_target_or_request_is_left_out():
-    assert genai.about(Target("gone", "m"), None) == {
+    assert semconv.about(Target("gone", "m"), None) == {
         "gen_ai.provider.name": "gone",
         "gen_ai.request.model": "m",
     }
-    assert genai.asked("what?") == genai.prompt_content("what?") == {}
-    assert genai.failed(None) == {"error.type": "_OTHER"}
+    assert semconv.asked("what?") == semconv.prompt_content("what?") == {}
+    assert semconv.failed(None) == {"error.type": "_OTHER"}
 
 
 async def test_a_provider_that_is_gone_costs_no_span(over, spans):

@@ -10,7 +10,7 @@ from aiollm import FailoverError, Registry, system
 from aiollm.dsn import parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers import BUILTINS, SCHEMES, builtin, from_dsn, urls
+from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, urls
 from aiollm.types import Request, Target
 
 VENDOR_KEYS = {

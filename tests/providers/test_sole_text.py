@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.dsn import Secret
-from aiollm.encoding import sole_text
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, Provider
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.ollama import OllamaCodec
-from aiollm.providers.openai import ChatCodec
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.encoding import sole_text
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.types import (
     ImagePart,
     Message,

@@ -41,7 +41,7 @@ from aiollm import (
     tool_results,
     user,
 )
-from aiollm.request import check
+from aiollm._validation import check
 from aiollm.testing import NEVER, FakeProvider, Gate, chat, tool_call
 
 PNG = bytes.fromhex(

@@ -28,8 +28,8 @@ from aiollm import (
     ToolResultPart,
     tool,
 )
-from aiollm.schema import strict
-from aiollm.tools import as_result, as_tool, bind, execute
+from aiollm._agent.tools import as_result, as_tool, bind, execute
+from aiollm._wire.schema import strict
 from aiollm.types import DocumentPart
 
 

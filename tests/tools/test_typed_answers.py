@@ -20,8 +20,8 @@ from aiollm import (
     tool,
     user,
 )
-from aiollm.output import shape_of
-from aiollm.schema import json_schema
+from aiollm._agent.typed_output import shape_of
+from aiollm._wire.schema import json_schema
 from aiollm.testing import FakeProvider, chat, tool_call
 from aiollm.types import Message, RefusalDelta, TextPart
 

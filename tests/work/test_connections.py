@@ -9,7 +9,7 @@ import sys
 import aiohttp
 import pytest
 
-from aiollm.connections import (
+from aiollm._http.aiohttp_tuning import (
     SMALL_BODY,
     TLS_RECEIVE_SIZE,
     Connector,

@@ -19,12 +19,13 @@ from typing import ClassVar
 import pytest
 
 import aiollm
-from aiollm import Registry, engine
+from aiollm import Registry
+from aiollm._http import streaming
 from aiollm.provider import Provider
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.ollama import OllamaCodec
-from aiollm.providers.openai import ChatCodec
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
 
 HERE = Path(__file__).parent
 PACKAGE = str(Path(aiollm.__file__).parent)
@@ -147,7 +148,7 @@ async def read_whole(wire, reads):
     """Stream an answer in memory through a registry; return how much text came."""
 
     def adapter(provider, _, target, request):
-        return engine.stream(provider, Memory(reads), target, request)
+        return streaming.stream(provider, Memory(reads), target, request)
 
     codec = CODECS[wire]()
     row = Provider("mem", wire, "http://mem.invalid/v1", codec, adapter=adapter)
@@ -236,7 +237,7 @@ def test_a_long_answer_holds_little_beside_its_text(wire):
 
 async def untraced(wire, reads):
     def adapter(provider, _, target, request):
-        return engine.stream(provider, Memory(reads), target, request)
+        return streaming.stream(provider, Memory(reads), target, request)
 
     row = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire](), adapter=adapter)
     async with Registry(env={}) as reg:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aiollm._streams.stream import Accumulator
 from aiollm.errors import (
     ContextLengthError,
     InvalidRequestError,
@@ -19,8 +20,7 @@ from aiollm.errors import (
     StreamInterrupted,
 )
 from aiollm.provider import HttpReply
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.stream import Accumulator
+from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.types import (
     Citation,
     CitationChunk,

@@ -11,8 +11,8 @@ import pytest
 from aiollm import errors
 from aiollm.errors import ProviderError, RateLimitError
 from aiollm.provider import HttpReply
-from aiollm.providers.anthropic import AnthropicCodec
-from aiollm.providers.anthropic_errors import reset_hint
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.anthropic.errors import reset_hint
 
 CODEC = AnthropicCodec()
 CAPTURES = Path(__file__).parents[2] / "captures"

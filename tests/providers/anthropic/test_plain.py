@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiollm.errors import LLMError
-from aiollm.providers.anthropic_decode import AnthropicDecoder
+from aiollm.providers.anthropic.decode import AnthropicDecoder
 from aiollm.types import Item
 
 TEXTS = st.sampled_from(["", "a", "b", "\ud83e", "\udd2f", None])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.anthropic import AnthropicCodec
+from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.types import Request, Target
 
 CODEC = AnthropicCodec()

@@ -11,7 +11,7 @@ import pytest
 from aiollm.dsn import Secret
 from aiollm.errors import ConfigError, UnsupportedError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.anthropic import AnthropicCodec
+from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.types import (
     AudioPart,
     DocumentPart,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiollm.errors import ProtocolError
-from aiollm.providers.google_args import MAX_DEPTH, PartialArguments
+from aiollm.providers.google.arguments import MAX_DEPTH, PartialArguments
 
 
 def built(*pieces: dict[str, Any]) -> Any:

@@ -24,8 +24,8 @@ from aiollm.errors import (
     StreamInterrupted,
     classify,
 )
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.google_decode import MAX_CALLS, USAGE_EVERY
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.google.decode import MAX_CALLS, USAGE_EVERY
 from aiollm.types import (
     AudioPart,
     Citation,

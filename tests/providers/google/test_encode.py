@@ -12,7 +12,7 @@ import pytest
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
 from aiollm.provider import HttpReply, HttpRequest, Provider
-from aiollm.providers.google import GoogleCodec
+from aiollm.providers.google.codec import GoogleCodec
 from aiollm.types import (
     AudioPart,
     DocumentPart,

@@ -22,8 +22,8 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpReply
-from aiollm.providers.google import GoogleCodec
-from aiollm.providers.google_errors import body_error
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.google.errors import body_error
 
 
 def fault(code: int, status: str, message: str, *details: object) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiollm.encoding import Warnings
-from aiollm.providers.google_models import generation, thinking_config
+from aiollm.providers.encoding import Warnings
+from aiollm.providers.google.models import generation, thinking_config
 
 
 @pytest.mark.parametrize(("model", "number"), [

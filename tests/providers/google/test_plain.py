@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.errors import LLMError
-from aiollm.providers.google_decode import GoogleDecoder
+from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.types import Item, UsageUpdate
 
 

@@ -20,7 +20,7 @@ from aiollm.errors import (
     StreamInterrupted,
 )
 from aiollm.provider import HttpReply, Provider
-from aiollm.providers.llama_swap import LlamaSwapCodec, openai_wire
+from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
 from aiollm.types import Finish, Item, ReasoningDelta, Request, Status, Target, TextDelta, Usage
 
 TESTS = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import Provider
-from aiollm.providers.ollama import MAX_CALLS, OllamaCodec
+from aiollm.providers.ollama.codec import MAX_CALLS, OllamaCodec
 from aiollm.types import (
     Finish,
     Item,

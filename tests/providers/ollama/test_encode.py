@@ -13,7 +13,7 @@ import pytest
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.types import (
     AudioPart,
     DocumentPart,

@@ -22,7 +22,7 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.provider import HttpReply, Provider
-from aiollm.providers.ollama import OllamaCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 
 CAPTURES = Path(__file__).parents[2] / "captures/ollama"
 CODEC = OllamaCodec()

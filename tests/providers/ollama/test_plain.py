@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.lenient import SurrogateJoiner
 from aiollm.errors import LLMError
-from aiollm.providers.ollama import OllamaDecoder
-from aiollm.tolerant import SurrogateJoiner
+from aiollm.providers.ollama.codec import OllamaDecoder
 from aiollm.types import Item
 
 

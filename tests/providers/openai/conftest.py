@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiollm._streams.stream import Accumulator
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpRequest, Provider
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_responses import ResponsesCodec
-from aiollm.stream import Accumulator
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import Finish, Item, Request, Response, Target
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.errors import LLMError
-from aiollm.providers.openai_chat_wire import NO_LANE
-from aiollm.providers.openai_decoder import ChatDecoder
+from aiollm.providers.openai.chat_decode import ChatDecoder
+from aiollm.providers.openai.chat_wire import NO_LANE
 from aiollm.types import Item
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from aiollm.errors import ConfigError, ProtocolError, UnsupportedError
 from aiollm.provider import HttpReply, Provider
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_dialects import DIALECTS, Dialect, dialect_of
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.dialects import DIALECTS, Dialect, dialect_of
 from aiollm.types import (
     AudioPart,
     DocumentPart,

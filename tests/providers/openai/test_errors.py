@@ -11,8 +11,8 @@ import pytest
 from aiollm import errors
 from aiollm.errors import ProviderError, classify
 from aiollm.provider import HttpReply
-from aiollm.providers.openai import ChatCodec
-from aiollm.providers.openai_responses import ResponsesCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 
 TESTS = Path(__file__).parents[2]
 RATE_TEXT = "Rate limit reached for m on tokens per min (TPM): Limit 200, Used 190, Requested 50."

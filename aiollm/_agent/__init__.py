@@ -1,0 +1,1 @@
+"""The agent loop: tools, their calls, typed answers."""

@@ -1,0 +1,221 @@
+"""The tool calls of one turn: side by side, within limits, owned and cancelled in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from aiollm._agent.tools import FunctionTool, as_result, bind, execute
+from aiollm.errors import ConfigError, OutputError
+from aiollm.events import Event, ToolCallEnded, ToolCallStarted
+from aiollm.types import Message, TextPart, Tool, ToolCallPart, ToolResultPart, tool_results
+
+_UNFINISHED = "the run ended before this call did"
+
+_log = logging.getLogger("aiollm")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a run may take: turns, tools at a time, seconds a tool (None = no limit)."""
+
+    max_turns: int = 10
+    max_parallel: int = 8
+    tool_timeout: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "max_parallel"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r:.80}: expected an integer from 1 up")
+        if self.tool_timeout is not None and not self.tool_timeout > 0:
+            raise ConfigError(f"tool_timeout is {self.tool_timeout!r}: expected seconds above 0")
+
+
+class ToolStarted(msgspec.Struct, frozen=True):
+    """A tool begins to run."""
+
+    text: ClassVar[str] = ""
+    call: ToolCallPart
+
+
+class ToolFinished(msgspec.Struct, frozen=True):
+    """A call has its result, `seconds` after the tool began; `error` is what it raised.
+
+    A call that could not be run at all has no `ToolStarted` before it.
+    """
+
+    text: ClassVar[str] = ""
+    call: ToolCallPart
+    result: ToolResultPart
+    seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class ToolCalls:
+    """The calls of one turn, each a task; their events come as they happen."""
+
+    def __init__(
+        self,
+        calls: Sequence[ToolCallPart],
+        tools: Mapping[str, Tool],
+        limits: Limits,
+        *,
+        run: int = 0,
+        tell: Callable[[Event], None] | None = None,
+    ) -> None:
+        """`tell` tells the hooks of run number `run`."""
+        self._calls = calls
+        self._tools = tools
+        self._limits = limits
+        self._run = run
+        self._tell = tell
+        self._results: dict[int, ToolResultPart] = {}
+        self._untold = len(calls)
+        self._happened: asyncio.Queue[ToolStarted | ToolFinished | BaseException]
+        self._happened = asyncio.Queue()
+        self._slots = asyncio.Semaphore(limits.max_parallel)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start all calls that can be run; the others have an error for a result."""
+        for index, call in enumerate(self._calls):
+            try:
+                wanted = self._find(call)
+                bound = bind(wanted, call)
+            except OutputError as error:
+                self._finish(index, _failed(call, error.message), 0.0, error)
+                continue
+            task = asyncio.create_task(self._work(index, wanted, bound))
+            task.add_done_callback(functools.partial(self._ended, index))
+            self._tasks.append(task)
+
+    def refuse(self, reason: str) -> None:
+        """Run none of the calls: `reason` is the result of each."""
+        for index, call in enumerate(self._calls):
+            self._finish(index, _failed(call, reason))
+
+    async def next(self) -> ToolStarted | ToolFinished | None:
+        """Return what happens next, None once every call has its result."""
+        if not self._untold:
+            return None
+        happened = await self._happened.get()
+        if isinstance(happened, BaseException):
+            raise happened
+        self._untold -= isinstance(happened, ToolFinished)
+        return happened
+
+    def message(self) -> Message:
+        """Return all results in the order of the calls; what has none yet is an error."""
+        pairs = enumerate(self._calls)
+        return tool_results(
+            *(self._results.get(index) or _failed(call, _UNFINISHED) for index, call in pairs)
+        )
+
+    def cancel(self) -> None:
+        """Cancel what still runs; synchronous and idempotent."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def gone(self) -> None:
+        """Wait until every task has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _find(self, call: ToolCallPart) -> Tool:
+        wanted = self._tools.get(call.name)
+        if wanted is None:
+            known = ", ".join(self._tools) or "none"
+            raise OutputError(f"there is no tool {call.name!r:.80}; the tools are: {known}")
+        if not call.valid:
+            raise OutputError("not run: the arguments are not a whole JSON object")
+        return wanted
+
+    async def _work(self, index: int, wanted: Tool, bound: Callable[[], Any]) -> None:
+        call = self._calls[index]
+        async with self._slots:
+            self._happened.put_nowait(ToolStarted(call))
+            if self._tell:
+                self._tell(ToolCallStarted(self._run, call.name, call, wanted.description))
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            result, error = None, None
+            try:
+                result, error = await _outcome(call, bound, self._seconds(wanted))
+            finally:
+                seconds = loop.time() - began
+                self._tell_end(call, seconds, result, error)
+            self._finish(index, result, seconds, error)
+
+    def _seconds(self, wanted: Tool) -> float | None:
+        own = wanted.timeout if isinstance(wanted, FunctionTool) else None
+        seconds = self._limits.tool_timeout if own is None else own
+        return None if seconds == float("inf") else seconds
+
+    def _tell_end(
+        self,
+        call: ToolCallPart,
+        seconds: float,
+        result: ToolResultPart | None,
+        error: BaseException | None,
+    ) -> None:
+        if self._tell is None:
+            return
+        outcome: Any = "abandoned" if result is None else "failed" if error else "success"
+        self._tell(ToolCallEnded(self._run, call.name, call, seconds, outcome, error, result))
+
+    def _finish(
+        self,
+        index: int,
+        result: ToolResultPart,
+        seconds: float = 0.0,
+        error: BaseException | None = None,
+    ) -> None:
+        self._results[index] = result
+        self._happened.put_nowait(ToolFinished(self._calls[index], result, seconds, error))
+
+    def _ended(self, index: int, task: asyncio.Task[None]) -> None:
+        """Pass on what ended a task against its will, so that nobody waits for its result."""
+        if self._stopped:
+            return
+        if task.cancelled():
+            # Not by the run: something that the tool waited for was cancelled, or it gave up.
+            self._finish(index, _failed(self._calls[index], "the tool was cancelled"))
+        elif (error := task.exception()) is not None:
+            self._happened.put_nowait(error)
+
+
+async def _outcome(
+    call: ToolCallPart, bound: Callable[[], Any], seconds: float | None
+) -> tuple[ToolResultPart, BaseException | None]:
+    """Run a call within its time; return its result, and what it raised."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return as_result(call, await execute(bound)), None
+    except TimeoutError as error:
+        reason = f"no result within {seconds:g} s" if limit.expired() else _named(error)
+        return _failed(call, reason), error
+    except OutputError as error:
+        return _failed(call, error.message), error
+    except Exception as error:  # noqa: BLE001 - a tool may raise anything, and the model is told
+        _log.info("tool %r raised %s", call.name, type(error).__name__, exc_info=error)
+        return _failed(call, _named(error)), error
+
+
+def _named(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - a foreign error's own fault, and no reason to end the run
+        return name
+
+
+def _failed(call: ToolCallPart, reason: str) -> ToolResultPart:
+    return ToolResultPart(call.id, (TextPart(reason),), call.name, is_error=True)

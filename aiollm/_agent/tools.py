@@ -1,0 +1,386 @@
+"""Tools: a function's type hints become a schema, a model's arguments the function's own."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeAlias, overload
+
+import msgspec
+
+from aiollm._validation import TOOL_NAME
+from aiollm._wire.lenient import mend
+from aiollm._wire.schema import type_schema
+from aiollm.errors import ConfigError, OutputError
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    OpaquePart,
+    ReasoningPart,
+    RefusalPart,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+Function: TypeAlias = Callable[..., Any]
+
+_CONTENT = (TextPart, ImagePart)
+_FOREIGN = (DocumentPart, AudioPart, ToolCallPart, ReasoningPart, RefusalPart, OpaquePart)
+"""Parts that no provider takes in a tool's result."""
+
+_PLAIN = (bool, int, float, str, type(None), enum.Enum)
+"""Defaults that a schema can show."""
+
+_NAMES = TOOL_NAME.pattern
+
+_VARIABLE: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
+
+
+def _number(text: str) -> int | float:
+    """Decode a number with a point: 3.0 is an integer to JSON schema, but not to msgspec."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_number)
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """How arguments become a call: a struct of the parameters, and what Python wants of them."""
+
+    arguments: type[msgspec.Struct]
+    positional: tuple[str, ...] = ()
+    not_null: frozenset[str] = frozenset()
+    """Optional parameters that take no None: models send null for what they leave out."""
+
+
+class FunctionTool(Tool, frozen=True):
+    """A tool made of a function; calling it calls the function.
+
+    `timeout`: seconds a call may take, None for the time limit of the run.
+    """
+
+    timeout: float | None = None
+    signature: Signature | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as if it were no tool."""
+        assert self.function is not None
+        return self.function(*args, **kwargs)
+
+
+class _Decorator(Protocol):
+    def __call__(self, function: Function, /) -> FunctionTool: ...
+
+
+@overload
+def tool(function: Function, /) -> FunctionTool: ...
+
+
+@overload
+def tool(
+    *,
+    name: str = "",
+    description: str = "",
+    strict: bool = False,
+    timeout: float | None = None,
+) -> _Decorator: ...
+
+
+def tool(
+    function: Function | None = None,
+    /,
+    *,
+    name: str = "",
+    description: str = "",
+    strict: bool = False,
+    timeout: float | None = None,
+) -> FunctionTool | _Decorator:
+    """Make a tool of a function, plain or async, or of anything that is called like one.
+
+    The name is the function's, the description its docstring, unless given. The schema comes
+    from the type hints; `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
+    a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
+    seconds a call may take, None for the time limit of the run.
+
+    A plain function runs in a thread, so that it may block. Raises: ConfigError for what a
+    schema cannot express.
+    """
+    if function is None:
+        return functools.partial(
+            tool, name=name, description=description, strict=strict, timeout=timeout
+        )
+    named = name or _name(function)
+    if not TOOL_NAME.fullmatch(named):
+        raise ConfigError(f"{named!r:.80} is no name for a tool: give one that fits {_NAMES}")
+    if timeout is not None and not timeout > 0:
+        raise ConfigError(f"tool {named!r}: timeout is {timeout!r}, not a number of seconds")
+    signature, schema = _signature(function, named)
+    return FunctionTool(
+        name=named,
+        description=description or _description(function),
+        parameters=schema,
+        strict=strict,
+        function=function,
+        timeout=timeout,
+        signature=signature,
+    )
+
+
+def as_tool(value: Tool | Function) -> Tool:
+    """Return a tool that can be run: `value` itself, or one made of a function.
+
+    Raises: ConfigError.
+    """
+    match value:
+        case Tool(function=None):
+            raise ConfigError(f"tool {value.name!r} has no function that could be run")
+        case Tool():
+            return value
+        case _ if callable(value):
+            return tool(value)
+        case _:
+            raise ConfigError(f"a tool is a function or a Tool, not {type(value).__name__}")
+
+
+def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
+    """Return the call that a model wants, its arguments checked and of the hinted types.
+
+    Raises: OutputError that says what is wrong with the arguments.
+    """
+    assert wanted.function is not None
+    values = call.parsed()
+    match wanted:
+        case FunctionTool(signature=Signature() as signature):
+            return _bound(wanted.function, signature, _DECODER.decode(call.arguments or "{}"))
+        case _:
+            return functools.partial(wanted.function, **values)
+
+
+async def execute(bound: Callable[[], Any]) -> Any:
+    """Run a call: async functions on the loop, all others in a thread."""
+    function = bound.func if isinstance(bound, functools.partial) else bound
+    if _is_async(function):
+        result = bound()
+    else:
+        result = await asyncio.to_thread(_guarded, bound)
+    return await result if inspect.isawaitable(result) else result
+
+
+def as_result(call: ToolCallPart, value: Any) -> ToolResultPart:
+    """Turn what a tool returned into the result of its call.
+
+    Text stays as it is, parts too, None is no text, and anything else becomes JSON.
+    Raises: OutputError.
+    """
+    if isinstance(value, ToolResultPart):
+        made = msgspec.structs.replace(value, id=call.id, name=call.name)
+    else:
+        made = ToolResultPart(call.id, _content(value), call.name)
+    for part in made.content:
+        if not isinstance(part, _CONTENT):
+            raise _unusable(part)
+    return made
+
+
+def _content(value: Any) -> Any:
+    match value:
+        case None:
+            return ""
+        case str() | TextPart() | ImagePart():
+            return value
+        case list() | tuple() if any(isinstance(item, _CONTENT) for item in value):
+            return value
+        case _:
+            return _json(value)
+
+
+def _name(function: Function) -> str:
+    if isinstance(function, type):
+        raise ConfigError(f"{function.__name__} is a class: a tool is a function or an instance")
+    name = getattr(function, "__name__", None)
+    if name is None and isinstance(function, functools.partial):
+        raise ConfigError("a partial has no name: give one, tool(name=...)")
+    return str(name or type(function).__name__)
+
+
+def _description(function: Function) -> str:
+    own = _code(function).__doc__
+    if not inspect.isroutine(function) and not isinstance(function, functools.partial):
+        own = type(function).__doc__ or own
+    return inspect.cleandoc(own or "")
+
+
+def _called(function: Any) -> Any:
+    """Return the function or method that runs when a callable is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _code(function: Function) -> Function:
+    """Return the function in which a callable's hints and docstring stand."""
+    called = _called(function)
+    code: Function = inspect.unwrap(getattr(called, "__func__", called))
+    return code
+
+
+def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]]:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"tool {name!r} is a generator: a tool returns its result at once")
+    hints = _hints(function, name)
+    fields: list[Any] = []
+    positional: list[str] = []
+    not_null: set[str] = set()
+    for parameter in _parameters(function, name):
+        hint = _hint(parameter, hints, name)
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            positional.append(parameter.name)
+        if parameter.default is parameter.empty:
+            fields.append((parameter.name, hint))
+            continue
+        fields.append((parameter.name, hint, _default(parameter.default)))
+        if not _takes_none(hint):
+            not_null.add(parameter.name)
+    arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
+    schema = type_schema(arguments)
+    schema.pop("title", None)
+    if not schema["required"]:
+        # The oldest drafts of JSON schema forbid an empty list.
+        del schema["required"]
+    return Signature(arguments, tuple(positional), frozenset(not_null)), schema
+
+
+def _parameters(function: Function, name: str) -> Iterator[inspect.Parameter]:
+    """Yield the parameters that the model fills: those that a partial binds are not its own."""
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    for parameter in _inspected(function, name).parameters.values():
+        if star := _VARIABLE.get(parameter.kind):
+            reason = f"takes {star}{parameter.name}: a schema needs parameters with names"
+            raise ConfigError(f"tool {name!r} {reason}")
+        if parameter.name not in bound:
+            yield parameter
+
+
+def _inspected(function: Function, name: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise ConfigError(f"tool {name!r} has no signature to read: {reason}")
+
+
+def _hints(function: Function, name: str) -> dict[str, Any]:
+    code = _code(function)
+    around = getattr(code, "__globals__", {})
+    try:
+        # From Python 3.14 on, this is where hints are evaluated.
+        notes = getattr(code, "__annotations__", {})
+        noted: Any = SimpleNamespace(
+            __annotations__={key: hint for key, hint in notes.items() if key != "return"}
+        )
+        return typing.get_type_hints(noted, around, include_extras=True)
+    except (NameError, TypeError, SyntaxError, AttributeError) as error:
+        reason = f"the type hints of tool {name!r} cannot be read: {error}"
+    raise ConfigError(f"{reason}; the types must stand at the module's top level")
+
+
+def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any:
+    where = f"parameter {parameter.name!r} of tool {name!r}"
+    if parameter.name not in hints:
+        if parameter.name == "self":
+            raise ConfigError(f"{where}: make the tool of the bound method, tool(thing.{name})")
+        raise ConfigError(f"{where} has no type hint")
+    hint = hints[parameter.name]
+    reason = ""
+    try:
+        type_schema(hint)
+    except ConfigError as error:
+        reason = error.message.splitlines()[-1]
+    else:
+        return hint
+    raise ConfigError(f"{where}: {reason}")
+
+
+def _default(value: Any) -> Any:
+    """Return the default of a field: shown in the schema where it is plain."""
+    return value if isinstance(value, _PLAIN) else msgspec.field(default_factory=lambda: value)
+
+
+def _takes_none(hint: Any) -> bool:
+    try:
+        msgspec.convert(None, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _bound(function: Function, signature: Signature, values: dict[str, Any]) -> Callable[[], Any]:
+    given = {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in signature.not_null
+    }
+    filled = _filled(given, signature.arguments)
+    named = {field: getattr(filled, field) for field in filled.__struct_fields__}
+    first = [named.pop(field) for field in signature.positional]
+    return functools.partial(function, *first, **named)
+
+
+def _filled(values: dict[str, Any], arguments: type[msgspec.Struct]) -> msgspec.Struct:
+    reason = ""
+    try:
+        return msgspec.convert(values, arguments, str_keys=True)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise OutputError(f"the arguments do not fit: {reason}")
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(_called(function))
+
+
+def _guarded(bound: Callable[[], Any]) -> Any:
+    try:
+        return bound()
+    except StopIteration as error:
+        # A future cannot hold it: whoever waits would wait for ever.
+        raise RuntimeError("the tool raised StopIteration") from error
+
+
+def _json(value: Any) -> str:
+    items = value if isinstance(value, list | tuple) else (value,)
+    for item in items:
+        if isinstance(item, _FOREIGN):
+            raise _unusable(item)
+    reason = ""
+    try:
+        return _encoded(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise OutputError(f"the tool returned {type(value).__name__}, which is no JSON: {reason}")
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair, such as in the name of a file that is no UTF-8.
+        return mend(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
+
+
+def _unusable(value: Any) -> OutputError:
+    kind = type(value).__name__
+    return OutputError(f"a tool's result holds text and images, not {kind}")

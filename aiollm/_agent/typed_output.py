@@ -1,0 +1,142 @@
+"""Typed answers: any type over wires that take objects alone, and another try when one misfits."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.schema import schema_name, type_schema
+from aiollm.errors import OutputError
+from aiollm.types import Message, Request, Response, user
+
+_FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
+"""JSON in a Markdown fence: what models like to answer where no schema binds them."""
+
+_REPAIR = (
+    "That is not what was asked for: {}. Answer again, with the corrected JSON and nothing else."
+)
+
+_HOPELESS = {
+    "length": "it was cut at its limit: raise max_output_tokens",
+    "content_filter": "the provider's filter stopped it",
+    "tool_calls": "the model called tools: use run()",
+}
+"""Ends after which asking again would bring the same."""
+
+
+def _whole_number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_whole_number)
+
+
+def _decode(text: str, kind: Any) -> Any:
+    """Decode JSON; 3.0 is an integer to JSON schema, but not to msgspec. Raises: ValueError."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        with contextlib.suppress(ValueError):
+            return msgspec.convert(_DECODER.decode(text), kind, str_keys=True)
+        raise
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How a type travels: objects as they are, anything else as the `value` of an object."""
+
+    name: str
+    wire: Any
+    """What the request asks for: a type or a schema."""
+    decoded: Any
+    """What the reply is decoded as."""
+    wrapped: bool = False
+    bare: Any = None
+    """What a model may answer that leaves the wrapping out."""
+
+    def read(self, response: Response) -> Any:
+        """Return the reply's value. Raises: OutputError."""
+        found = _FENCED.fullmatch(response.text)
+        text = found[1] if found else response.text
+        reason = ""
+        try:
+            value = _decode(text, self.decoded)
+        except (ValueError, RecursionError) as error:
+            reason = f"the reply does not fit {self.name}: {error}"
+        else:
+            return value.value if self.wrapped else value
+        if self.bare is not None:
+            try:
+                return _decode(text, self.bare)
+            except (ValueError, RecursionError):
+                pass
+        raise OutputError(reason, response=response, target=response.target)
+
+
+def shape_of(kind: Any) -> Shape:
+    """Return how a type, or a JSON schema, travels. Raises: ConfigError."""
+    schema = type_schema(kind)
+    name = schema_name(kind)
+    is_schema = isinstance(kind, Mapping)
+    if schema.get("type") == "object" or "properties" in schema:
+        return Shape(name, kind, dict[str, Any] if is_schema else kind)
+    if not is_schema:
+        made = msgspec.defstruct(name, [("value", kind)])
+        return Shape(name, made, made, wrapped=True, bare=kind)
+    made = msgspec.defstruct(name, [("value", Any)])
+    wire = {
+        "title": name,
+        "type": "object",
+        "properties": {"value": schema},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+    return Shape(name, wire, made, wrapped=True)
+
+
+async def generate_typed(
+    ask: Callable[[Request], Awaitable[Response]], request: Request, kind: Any, repairs: int
+) -> Any:
+    """Return the reply as `kind`; up to `repairs` times, show the model what is wrong with it.
+
+    Raises: OutputError with the last reply, and whatever `ask` raises.
+    """
+    shape = shape_of(kind)
+    request = msgspec.structs.replace(request, output=shape.wire)
+    while True:
+        response = await ask(request)
+        try:
+            return shape.read(response)
+        except OutputError as error:
+            failure = error
+        hopeless = _hopeless(response)
+        if hopeless:
+            failure = OutputError(
+                f"{failure.message}; {hopeless}", response=response, target=response.target
+            )
+        if hopeless or repairs <= 0:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: a cycle
+        repairs -= 1
+        request = _repair(request, response, failure)
+
+
+def _hopeless(response: Response) -> str:
+    """Say why another try would not help, "" where it may."""
+    if response.tool_calls:
+        return _HOPELESS["tool_calls"]
+    if response.refusal:
+        return f"the model declined: {response.refusal:.200}"
+    return _HOPELESS.get(response.finish_reason or "", "")
+
+
+def _repair(request: Request, response: Response, failure: OutputError) -> Request:
+    said: tuple[Message, ...] = (response.message,) if response.text.strip() else ()
+    wrong = user(_REPAIR.format(failure.message))
+    return msgspec.structs.replace(request, messages=(*request.messages, *said, wrong))

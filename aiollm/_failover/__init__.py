@@ -1,0 +1,1 @@
+"""Failover: which target is asked, when, and what is learned from it."""

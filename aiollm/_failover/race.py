@@ -1,0 +1,79 @@
+"""Race: attempts side by side until the first output; leaves no task behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from aiollm._failover.attempt import Run, has_output, is_total
+from aiollm.errors import classify
+from aiollm.types import Item, Status, Target
+
+
+class Race:
+    """Runs of one step side by side until the first output; leaves no task behind."""
+
+    def __init__(self) -> None:
+        self.winner: Run | None = None
+        self.items: list[Item] = []
+        self.errors: list[Exception] = []
+        self.fatal: Exception | None = None
+
+    def abandon(self) -> None:
+        """Close the winner too: the caller is gone."""
+        if self.winner is not None:
+            self.winner.close("abandoned")
+            self.winner = None
+
+    async def run(
+        self,
+        targets: Sequence[Target],
+        admit: Callable[[Target], Run],
+        stagger: Callable[[Target], float],
+    ) -> None:
+        """Start the targets one by one, the next after its stagger or a failure."""
+        runs: list[Run] = []
+        try:
+            async with anyio.create_task_group() as group:
+                for target in targets:
+                    failed = anyio.Event()
+                    runs.append(admit(target))
+                    group.start_soon(self._run, runs[-1], failed, group.cancel_scope)
+                    if target is not targets[-1]:
+                        with anyio.move_on_after(stagger(target)):
+                            await failed.wait()
+        finally:
+            for run in runs:
+                if run is not self.winner:
+                    run.close("abandoned")
+
+    async def _run(self, run: Run, failed: anyio.Event, scope: anyio.CancelScope) -> None:
+        try:
+            items = await _until_output(run)
+        except Exception as error:  # noqa: BLE001 - classified below
+            if not classify(error).moves_on or is_total(error):
+                self.fatal = self.fatal or error
+                scope.cancel()
+            else:
+                self.errors.append(error)
+            failed.set()
+            return
+        if self.winner is None and self.fatal is None:
+            self.winner = run
+            self.items = items
+            scope.cancel()
+
+
+async def _until_output(run: Run) -> list[Item]:
+    items: list[Item] = []
+    task = asyncio.current_task()
+    assert task is not None
+    while True:
+        batch = await run.next(task)
+        if batch is None:
+            return items
+        items += [item for item in batch if type(item) is not Status]
+        if has_output(batch):
+            return items

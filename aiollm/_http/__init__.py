@@ -1,0 +1,1 @@
+"""HTTP: the one place that does IO; it owns aiohttp and translates its errors."""

@@ -1,0 +1,145 @@
+"""The generator that makes images: request, reply, drafts and the result, for all image codecs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
+from aiollm.images import ImageRequest, ImageResult, PartialImage
+from aiollm.provider import (
+    HttpReply,
+    ImageCodec,
+    ImageDecoder,
+    Provider,
+    Reply,
+    Transport,
+)
+from aiollm.types import Finish, ImagePart, Item, Notice, Target
+
+if TYPE_CHECKING:
+    from aiollm._wire.base64_stream import Lift
+
+MAX_REPLY = 256 * 1024 * 1024
+"""Bytes of a reply at most: ten large images in base64."""
+
+ERROR_BODY_SECONDS = 1.0
+"""How long an error body is read (design: bounds)."""
+
+JOIN_AT_ONCE = 1024 * 1024
+"""Bytes of a file that are joined on the loop; `bytes.join` frees the lock above that."""
+
+NO_SUCH_ROUTE = (404, 405, 501)
+"""Statuses after which a provider's next dialect is tried."""
+
+Batch = Sequence[Item | PartialImage | ImageResult]
+
+
+async def draw(
+    provider: Provider, transport: Transport, target: Target, request: ImageRequest
+) -> AsyncGenerator[Batch, None]:
+    """Make images at one target, in the first of its dialects that the server knows.
+
+    Raises: LLMError.
+    """
+    from aiollm._wire.base64_stream import Lift  # 1 ms, for calls that make images alone
+
+    codecs = provider.image_codecs() if provider.image_codecs is not None else ()
+    for codec in codecs:
+        http = codec.encode_images(provider, target, request)
+        reply = await transport.send(http, provider.timeouts.connect)
+        try:
+            yield []  # headers are a sign of life
+            if not 200 <= reply.status < 300:
+                body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
+                if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:
+                    continue
+                raise codec.error(HttpReply(reply.status, reply.headers, body, http.url))
+            yield [Notice(message) for message in http.warnings]
+            decoder = _decoder(codec, reply, http.url)
+            lift = Lift()
+            size = 0
+            while not decoder.finished:
+                data = await reply.read()
+                size += len(data)
+                drafts: list[PartialImage] = []
+                failure = _feed(decoder, lift, data, drafts)
+                if size > MAX_REPLY:
+                    failure = failure or ProtocolError(f"the reply exceeds {MAX_REPLY} bytes")
+                yield [replace(each, image=await _whole(each.image, lift)) for each in drafts]
+                if failure is not None:
+                    raise failure
+                if not data:
+                    break
+            result = decoder.close()
+            images = [await _whole(image, lift) for image in result.images]
+            result = replace(result, images=tuple(images))
+            yield [result, Finish("stop", usage=result.usage)]
+            await reply.drain()
+            return
+        finally:
+            reply.close()
+
+
+def _decoder(codec: ImageCodec, reply: Reply, url: str) -> ImageDecoder:
+    decoder = codec.image_decoder()
+    if decoder is not None and reply.content_type == "text/event-stream":
+        return decoder
+    return _Whole(codec, reply, url)
+
+
+def _feed(
+    decoder: ImageDecoder, lift: Lift, data: bytes, drafts: list[PartialImage]
+) -> LLMError | None:
+    """Decode what a read brought; return the error, so that the drafts before it go first."""
+    text = lift.feed(data) if data else lift.close()
+    try:
+        if text:
+            decoder.feed(text, drafts)
+        if not data:
+            decoder.feed(b"", drafts)
+    except LLMError as error:
+        return error
+    return None
+
+
+async def _whole(image: ImagePart, lift: Lift) -> ImagePart:
+    """Return the image whose stand-in a codec has decoded."""
+    pieces = lift.take(image.data)
+    if pieces is None:
+        return image
+    if sum(map(len, pieces)) <= JOIN_AT_ONCE:
+        data = b"".join(pieces)
+    else:
+        data = await asyncio.to_thread(b"".join, pieces)
+    return replace(image, data=data)
+
+
+class _Whole:
+    """A decoder for a reply that came whole."""
+
+    finished = False
+
+    def __init__(self, codec: ImageCodec, reply: Reply, url: str) -> None:
+        self._codec = codec
+        self._reply = reply
+        self._url = url
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes, out: list[PartialImage]) -> None:
+        """Keep the bytes."""
+        del out
+        self._pieces.append(data)
+
+    def close(self) -> ImageResult:
+        """Decode the reply. Raises: LLMError."""
+        reply, body = self._reply, b"".join(self._pieces)
+        if not body.strip():
+            raise ServerError("the answer is empty", status=reply.status)
+        if body.lstrip()[:1] == b"<":
+            page = "an HTML page: a proxy answers, or the base URL is wrong"
+            raise ServerError(f"the answer is {page}", status=reply.status, body=body)
+        return self._codec.decode_images(HttpReply(reply.status, reply.headers, body, self._url))

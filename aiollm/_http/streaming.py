@@ -1,0 +1,152 @@
+"""The one streaming generator that all codecs share: request, bytes, frames, batches of items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from aiollm._wire.framing import NDJSON
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError, TransportError
+from aiollm.provider import Decoder, Framer, HttpReply, Provider, Reply, Transport
+from aiollm.types import Item, Notice, Request, Target
+
+MAX_ANSWER = 128 * 1024 * 1024
+"""Bytes of one answer at most (design: bounds)."""
+
+ERROR_BODY_SECONDS = 1.0
+"""How long an error body is read (design: bounds)."""
+
+LAST_WORDS_SECONDS = 2.0
+"""How long counts and the terminal event are awaited once the finish reason has come."""
+
+
+async def stream(
+    provider: Provider, transport: Transport, target: Target, request: Request
+) -> AsyncGenerator[Sequence[Item], None]:
+    """Stream one target over HTTP; a batch is what one read brought, [] a sign of life.
+
+    Raises: LLMError.
+    """
+    codec = provider.codec
+    http = codec.encode(provider, target, request)
+    reply = await transport.send(http, provider.timeouts.connect)
+    try:
+        if http.warnings or not reply.has_body:
+            # Headers are a sign of life; so is the body, where it has come with them.
+            yield [Notice(message) for message in http.warnings]
+        if not 200 <= reply.status < 300:
+            raise codec.error(await _error_reply(reply, http.url))
+        decoder = (http.decoder or codec.decoder)()
+        framer = codec.framing()
+        if _comes_whole(reply, framer):
+            framer = _Whole(decoder, reply.status)
+        size = 0
+        failure: LLMError | None = None
+        while failure is None and not decoder.finished:
+            batch: list[Item] = []
+            try:
+                data = await (_last_words(reply, provider) if decoder.ending else reply.read())
+            except (TransportError, ProtocolError) as error:
+                data = b""
+                failure = _cut(error, decoder, batch)
+            else:
+                size += len(data)
+                failure = _decode(data, framer, decoder, batch)
+            if size > MAX_ANSWER:
+                failure = failure or ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
+            yield batch
+            if not data:
+                break
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: a cycle
+        await reply.drain()
+    finally:
+        reply.close()
+
+
+async def _last_words(reply: Reply, provider: Provider) -> bytes:
+    """Read what may follow a whole answer; a server that stays silent has ended it."""
+    idle = provider.timeouts.idle or LAST_WORDS_SECONDS
+    try:
+        async with asyncio.timeout(min(LAST_WORDS_SECONDS, idle / 2)):
+            return await reply.read()
+    except TimeoutError:
+        return b""
+
+
+def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError | None:
+    """Return the error that cut the body, None where the answer was whole before (wire facts)."""
+    try:
+        decoder.close(batch)
+    except LLMError:
+        return error
+    return None
+
+
+def _decode(
+    data: bytes, framer: Framer[Any], decoder: Decoder[Any], batch: list[Item]
+) -> LLMError | None:
+    """Decode what a read brought, b"" being the end; return the error instead of raising it.
+
+    So the items before an error reach the caller first.
+    """
+    try:
+        if data:
+            decoder.feed(framer.feed(data), batch)
+        elif isinstance(framer, _Whole):
+            framer.end(batch)
+        else:
+            decoder.feed(framer.close(), batch)
+            if not decoder.finished:
+                decoder.close(batch)
+    except LLMError as error:
+        return error
+    except (RecursionError, MemoryError) as error:
+        name = type(error).__name__
+        return ProtocolError(f"a frame cannot be decoded: {name}", frame=data[:1024])
+    return None
+
+
+def _comes_whole(reply: Reply, framer: Framer[Any]) -> bool:
+    """Say whether a streaming request got a whole answer, an error body or a web page."""
+    match reply.content_type:
+        case "text/html":
+            return True
+        case "application/json":
+            # Some servers label a stream of JSON lines so; it has no length.
+            return not isinstance(framer, NDJSON) or "content-length" in reply.headers
+        case _:
+            return False
+
+
+class _Whole:
+    """A framer for an answer that came whole: it has no frames before its end."""
+
+    def __init__(self, decoder: Decoder[Any], status: int) -> None:
+        self._decoder = decoder
+        self._status = status
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[Any]:
+        self._pieces.append(data)
+        return []
+
+    def close(self) -> list[Any]:
+        return []
+
+    def end(self, batch: list[Item]) -> None:
+        body = b"".join(self._pieces).strip()
+        if not body or body[:1] == b"<":
+            page = "an HTML page: a proxy answers, or the base URL is wrong"
+            what = page if body else "empty"
+            raise ServerError(f"the answer is {what}", status=self._status, body=body)
+        self._decoder.whole(body, batch)
+
+
+async def _error_reply(reply: Reply, url: str) -> HttpReply:
+    body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
+    return HttpReply(reply.status, reply.headers, body, url)

@@ -1,0 +1,62 @@
+"""Saving: requests, messages and responses as JSON, and back."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_origin
+
+import msgspec
+
+from aiollm._wire.lenient import mend
+from aiollm._wire.schema import type_schema
+from aiollm.errors import LLMError
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> bytes:
+    """Encode a request, a message, a response, or a list of them.
+
+    What JSON cannot hold is told: an output type becomes its schema, an exception its text, a
+    tool's function null. Raises: TypeError for other foreign values, ConfigError.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=_told)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, enc_hook=_told)
+    return msgspec.json.encode(_mended(plain))
+
+
+def _mended(value: Any) -> Any:
+    """Return builtins without half surrogate pairs."""
+    match value:
+        case str():
+            return mend(value)
+        case dict():
+            return {_mended(name): _mended(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_mended(each) for each in value]
+        case _:
+            return value
+
+
+def from_json(data: bytes | str, kind: type[T]) -> T:
+    """Decode what `to_json` made of a `kind`. Raises: ValueError (msgspec.ValidationError)."""
+    return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+
+
+def _told(value: Any) -> Any:
+    match value:
+        case BaseException():
+            return f"{type(value).__name__}: {value}"
+        case _ if isinstance(value, type) or get_origin(value) is not None:
+            return type_schema(value)
+        case _ if callable(value):
+            return None
+        case _:
+            raise TypeError(f"{type(value).__name__} cannot be saved as JSON")
+
+
+def _restored(kind: type, value: Any) -> Any:
+    if kind is Exception and isinstance(value, str):
+        return LLMError(value)
+    raise ValueError(f"{kind} cannot be read from JSON")

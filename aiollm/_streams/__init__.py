@@ -1,0 +1,1 @@
+"""Streams: the handles that callers iterate, and the accumulator behind them."""

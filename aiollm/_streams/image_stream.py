@@ -1,0 +1,75 @@
+"""The ImageStream handle: drafts of images as they are made, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+
+from aiollm._streams.accumulator import Accumulator
+from aiollm._streams.stream import BaseStream
+from aiollm.errors import ClosedError
+from aiollm.images import ImageResult, PartialImage
+from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
+
+
+class ImageAccumulator(Accumulator):
+    """Keeps the result; drafts pass by."""
+
+    __slots__ = ("result",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result: ImageResult | None = None
+
+    def _draft(self, _: PartialImage) -> None:
+        """Keep nothing of it: the image itself comes later."""
+
+    def _result(self, result: ImageResult) -> None:
+        self.result = result
+
+    adders: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
+        **Accumulator.adders,
+        PartialImage: _draft,
+        ImageResult: _result,
+    }
+
+
+class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
+    """Images as they are made: drafts, if the request asked for them, then the ImageResult.
+
+    With `on_interrupt="restart"` a `Restart` says that the drafts before it are void.
+    """
+
+    __slots__ = ()
+
+    _hidden = frozenset({UsageUpdate, Notice, Finish, Status})
+
+    _accumulator = ImageAccumulator
+    _total: ImageAccumulator
+
+    async def __anext__(self) -> PartialImage | ImageResult | Restart:
+        """Return the next draft or, last, the result. Raises: as `Stream`."""
+        item = await super().__anext__()
+        return self.result if type(item) is ImageResult else item
+
+    async def collect(self) -> ImageResult:
+        """Exhaust the stream and return the result. Raises: LLMError, FailoverError."""
+        await self._exhaust()
+        return self.result
+
+    @property
+    def result(self) -> ImageResult:
+        """The images. Raises: ClosedError before the stream has come to its end."""
+        result = self._total.result
+        if result is None:
+            raise ClosedError("the images are not complete")
+        response = self._total.response(self._source, self._ended_at)
+        return msgspec.structs.replace(
+            result,
+            target=response.target,
+            warnings=(*result.warnings, *response.warnings),
+            attempts=response.attempts,
+            timings=response.timings,
+        )

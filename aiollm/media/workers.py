@@ -1,0 +1,167 @@
+"""The workers and the threads that talk to them: jobs in order, each in a process of its own kind.
+
+One thread waits for one process, so that no byte of an image passes through the event loop, and
+any loop, or none, can be behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from aiollm.errors import ClosedError, UnsupportedError
+from aiollm.media.limits import Limits, Output
+from aiollm.media.process import WorkerDied, WorkerProcess
+
+_MOST = 4
+
+
+class LostError(UnsupportedError):
+    """The worker died or took too long: another time, or another machine, may do it."""
+
+
+class Job:
+    """One image on its way."""
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        self.data = data
+        self.limits = limits
+        self.future: Future[Output]
+        self.process: WorkerProcess | None = None
+        self.given_up = False
+        self.waiting = 0
+        """How many callers wait for it."""
+
+
+class Crew:
+    """Up to `workers` processes, each started when there is no idle one for a job."""
+
+    def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
+        self.processes: set[WorkerProcess] = set()
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers: 0 or more, not {workers}")
+        self._isolated = workers != 0 and _can_isolate()
+        self._workers = workers or (_cores() if workers is None else 1)
+        self._time_limit = time_limit
+        self._memory_limit = memory_limit
+        self._threads: ThreadPoolExecutor | None = None
+        self._idle: list[WorkerProcess] = []
+        self._lock = threading.Lock()
+        self.closed = False
+
+    def __del__(self) -> None:
+        if self.processes:
+            warnings.warn("a MediaPool was not closed", ResourceWarning, stacklevel=1, source=self)
+            self.kill()
+            self.reap(join=False)
+
+    def start(self, data: bytes, limits: Limits) -> Job:
+        """Put an image in the queue; the job's future tells its end."""
+        if self.closed:
+            raise ClosedError("the image workers are closed")
+        if self._threads is None:
+            count = self._workers if self._isolated else 1
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix="aiollm-media")
+        job = Job(data, limits)
+        job.future = self._threads.submit(self._run, job)
+        return job
+
+    def give_up(self, job: Job) -> None:
+        """Take a job from the queue, or stop the process that is at it; another will follow."""
+        with self._lock:
+            job.given_up = True
+            if not job.future.cancel() and job.process is not None:
+                job.process.kill()
+
+    def kill(self) -> bool:
+        """End all processes, and say whether there is anything to reap.
+
+        What is under way or in the queue fails with ClosedError.
+        """
+        with self._lock:
+            self.closed = True
+            for process in self.processes:
+                process.kill()
+        return self._threads is not None
+
+    def reap(self, *, join: bool) -> None:
+        """Wait some milliseconds for the idle processes that `kill` ended; `join`: for threads."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            self._dismiss(process)
+        if self._threads is not None:
+            self._threads.shutdown(wait=join)
+
+    def _run(self, job: Job) -> Output:
+        if not self._isolated:
+            from aiollm.media.transform import transform
+
+            return transform(job.data, job.limits)
+        process = self._take(job)
+        try:
+            return process.transform(job.data, job.limits, self._time_limit)
+        except TimeoutError:
+            reason = f"it took more than {self._time_limit:g} s and was given up"
+        except WorkerDied as fate:
+            if self.closed:
+                raise ClosedError("the image workers were closed") from None
+            reason = f"the worker process that read it {fate}"
+        finally:
+            self._give_back(job, process)
+        raise LostError(reason)
+
+    def _take(self, job: Job) -> WorkerProcess:
+        process = self._rested() or self._hired()
+        with self._lock:
+            self.processes.add(process)
+            job.process = process
+            if not self.closed and not job.given_up:
+                return process
+        self._give_back(job, process)
+        raise ClosedError("the image workers were closed")
+
+    def _rested(self) -> WorkerProcess | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                process = self._idle.pop()
+            if process.alive:
+                return process
+            self._dismiss(process)
+
+    def _hired(self) -> WorkerProcess:
+        try:
+            return WorkerProcess(self._memory_limit)
+        except OSError as error:
+            reason = f"no worker process could be started: {error}"
+        raise LostError(reason)
+
+    def _give_back(self, job: Job, process: WorkerProcess) -> None:
+        with self._lock:
+            job.process = None
+            if process.alive and not job.given_up and not self.closed:
+                self._idle.append(process)
+                return
+        self._dismiss(process)
+
+    def _dismiss(self, process: WorkerProcess) -> None:
+        # Outside the lock, for it waits: the event loop takes that lock, too.
+        process.stop()
+        with self._lock:
+            self.processes.discard(process)
+
+
+def _cores() -> int:
+    """Return how many processes the machine, or the part of it we may use, keeps busy."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, _MOST)
+
+
+def _can_isolate() -> bool:
+    """Say whether this interpreter can start another on a socket: not frozen, not on Windows."""
+    return os.name == "posix" and bool(sys.executable) and not getattr(sys, "frozen", False)

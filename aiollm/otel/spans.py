@@ -1,0 +1,218 @@
+"""OpenTelemetry: a registry's events become spans; needs the extra `otel`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from aiollm.errors import ConfigError
+from aiollm.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    Event,
+    FirstOutput,
+    RunEnded,
+    RunStarted,
+    ToolCallEnded,
+    ToolCallStarted,
+    TurnStarted,
+)
+from aiollm.otel import semconv
+from aiollm.registry import Registry
+from aiollm.types import Outcome, Target
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+Key: TypeAlias = tuple[Any, ...]
+
+
+def instrument(
+    registry: Registry, tracer: Tracer | None = None, *, capture_content: bool = False
+) -> Callable[[], None]:
+    """Turn the registry's calls, attempts, agent runs and tools into spans, from now on.
+
+    `tracer`: by default one of the global tracer provider. `capture_content`: put prompts,
+    answers, arguments and results on the spans, too. Call what is returned to end it.
+    Raises: ConfigError when the OpenTelemetry API is not installed.
+    """
+    try:
+        from opentelemetry import trace
+    except ImportError:
+        reason = "tracing needs the OpenTelemetry API: pip install 'aiollm[otel]'"
+    else:
+        used = tracer or trace.get_tracer("aiollm")
+        spans = _Spans(registry, used, capture=capture_content)
+        take_off = registry.on_event(spans)
+
+        def uninstrument() -> None:
+            take_off()
+            spans.close()
+
+        return uninstrument
+    raise ConfigError(reason)
+
+
+class _Spans:
+    """The open spans of a registry: each is ended once, by its event or by `close`."""
+
+    def __init__(self, registry: Registry, tracer: Tracer, *, capture: bool) -> None:
+        from opentelemetry import context, trace
+
+        # The registry holds this as a hook: a reference back would make a cycle.
+        self._registry = weakref.ref(registry)
+        self._tracer = tracer
+        self._capture = capture
+        self._trace = trace
+        self._context = context
+        self._open: dict[Key, Span] = {}
+        self._operations: dict[int, str] = {}
+        self._turn: Span | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case CallStarted():
+                self._call_started(event)
+            case AttemptStarted(call=call, target=target):
+                if (parent := self._open.get(("call", call))) is not None:
+                    key = ("attempt", call, target)
+                    self._start(key, f"attempt {target}", self._about(target), parent=parent)
+            case FirstOutput(call=call, target=target, seconds=seconds):
+                if (span := self._open.get(("attempt", call, target))) is not None:
+                    span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
+            case AttemptEnded(call=call, target=target):
+                self._end(("attempt", call, target), event.outcome, event.error)
+            case CallEnded():
+                self._call_ended(event)
+            case _:
+                self._of_a_run(event)
+
+    def _of_a_run(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._run_started(event)
+            case TurnStarted(run=run):
+                self._turn = self._open.get(("run", run))
+            case ToolCallStarted():
+                self._tool_started(event)
+            case ToolCallEnded():
+                self._tool_ended(event)
+            case RunEnded(run=run, usage=usage):
+                self._turn = None
+                attributes = semconv.counted(usage) | {"aiollm.turns": event.turns}
+                self._end(("run", run), event.outcome, event.error, attributes)
+            case _:
+                pass
+
+    def close(self) -> None:
+        """End what is open."""
+        for key in tuple(self._open):
+            self._end(key, "abandoned")
+
+    def _start(
+        self,
+        key: Key,
+        name: str,
+        attributes: semconv.Attributes,
+        *,
+        remote: bool = True,
+        parent: Span | None = None,
+    ) -> Span:
+        kind = self._trace.SpanKind.CLIENT if remote else self._trace.SpanKind.INTERNAL
+        context = self._trace.set_span_in_context(parent) if parent is not None else None
+        span = self._tracer.start_span(name, context, kind, attributes)
+        self._open[key] = span
+        return span
+
+    def _end(
+        self,
+        key: Key,
+        outcome: Outcome,
+        error: BaseException | None = None,
+        attributes: semconv.Attributes | None = None,
+    ) -> None:
+        span = self._open.pop(key, None)
+        if span is None:
+            return
+        span.set_attributes({"aiollm.outcome": outcome} | (attributes or {}))
+        if outcome == "failed":
+            span.set_attributes(semconv.failed(error))
+            # What a tool says of its failure may well hold what it was given.
+            tells = error is not None and (self._capture or key[0] != "tool")
+            span.set_status(self._trace.StatusCode.ERROR, str(error) if tells else None)
+        span.end()
+
+    def _call_started(self, event: CallStarted) -> None:
+        parent, self._turn = self._turn, None
+        target = _first_target(event.spec)
+        attributes = {"gen_ai.operation.name": event.operation, "aiollm.spec": event.spec}
+        attributes |= self._about(target) | semconv.asked(event.request)
+        name = f"{event.operation} {target.model}"
+        span = self._start(("call", event.call), name, attributes, parent=parent)
+        self._operations[event.call] = event.operation
+        if self._capture and span.is_recording():
+            span.set_attributes(semconv.prompt_content(event.request))
+
+    def _call_ended(self, event: CallEnded) -> None:
+        key = ("call", event.call)
+        operation = self._operations.pop(event.call, "")
+        span = self._open.get(key)
+        if span is None:
+            return
+        attributes = semconv.answered(event.response) if event.response is not None else {}
+        if self._capture and event.response is not None:
+            attributes |= semconv.answer_content(event.response)
+        if event.target is not None:
+            # The chain may have moved on: the span tells of the target that answered.
+            attributes |= self._about(event.target)
+            span.update_name(f"{operation} {event.target.model}")
+        self._end(key, event.outcome, event.error, attributes)
+
+    def _run_started(self, event: RunStarted) -> None:
+        attributes = {"gen_ai.operation.name": "invoke_agent", "aiollm.spec": event.spec}
+        attributes |= self._about(_first_target(event.spec))
+        self._start(("run", event.run), "invoke_agent", attributes, remote=False)
+
+    def _tool_started(self, event: ToolCallStarted) -> None:
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": event.name,
+            "gen_ai.tool.type": "function",
+            "gen_ai.tool.call.id": event.tool_call.id,
+            "gen_ai.tool.description": event.description,
+        }
+        if self._capture:
+            attributes["gen_ai.tool.call.arguments"] = event.tool_call.arguments
+        key = _tool_key(event)
+        parent = self._open.get(("run", event.run))
+        name = f"execute_tool {event.name}"
+        span = self._start(key, name, attributes, remote=False, parent=parent)
+        # Told in the tool's own task, which ends with the tool: what it starts becomes a child.
+        self._context.attach(self._trace.set_span_in_context(span))
+
+    def _tool_ended(self, event: ToolCallEnded) -> None:
+        attributes = {}
+        if self._capture and event.result is not None:
+            attributes = semconv.result_content(event.result)
+        self._end(_tool_key(event), event.outcome, event.error, attributes)
+
+    def _about(self, target: Target) -> semconv.Attributes:
+        registry = self._registry()
+        try:
+            provider = registry.provider(target.provider) if registry is not None else None
+        except ConfigError:
+            provider = None
+        return semconv.about(target, provider)
+
+
+def _tool_key(event: ToolCallStarted | ToolCallEnded) -> Key:
+    # Not the call's own id: models repeat ids.
+    return ("tool", event.run, id(event.tool_call))
+
+
+def _first_target(spec: str) -> Target:
+    provider, _, model = spec.partition(",")[0].partition("|")[0].partition("/")
+    return Target(provider, model)

@@ -1,0 +1,379 @@
+"""Anthropic's events to items: blocks, deltas, signatures, usage, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
+from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.provider import json_body
+from aiollm.providers.anthropic.errors import stream_error
+from aiollm.providers.anthropic.messages import FAMILY
+from aiollm.providers.anthropic.wire import (
+    EVENT,
+    MESSAGE,
+    PLAIN,
+    Counts,
+    Delta,
+    Event,
+    Message,
+    usage_of,
+)
+from aiollm.providers.encoding import new_call_id
+from aiollm.types import (
+    Citation,
+    CitationChunk,
+    Finish,
+    FinishReason,
+    Item,
+    Notice,
+    OpaquePart,
+    PartChunk,
+    ProviderData,
+    ReasoningDelta,
+    ReasoningPart,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+
+MAX_CALLS = 4096
+"""Tool calls in one answer at most (design: bounds)."""
+
+_DELTA = b"content_block_delta"
+_PING = b"ping"
+
+_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+"""Anthropic's words for an end; `pause_turn` and those to come are `other`."""
+
+Frame: TypeAlias = tuple[bytes, bytes]
+
+
+class _Block:
+    """A content block that is open: what it is and what of it is still to be given out."""
+
+    __slots__ = ("call", "kind", "partial", "raw", "said", "signature")
+
+    def __init__(self, kind: str, raw: dict[str, Any]) -> None:
+        self.kind = kind
+        self.raw = raw
+        self.call = 0
+        self.said = False
+        self.signature = ""
+        self.partial: list[str] = []
+
+
+class AnthropicDecoder:
+    """Events of one reply to items; `message_stop` is the end."""
+
+    __slots__ = ("_blocks", "_calls", "_counts", "_joiner", "_plain", "_stop", "finished")
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._blocks: dict[int, _Block] = {}
+        self._calls = 0
+        self._counts: Counts | None = None
+        self._joiner: SurrogateJoiner | None = None
+        self._plain = False
+        self._stop: str | None = None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the stop reason has come."""
+        return bool(self._stop)
+
+    def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
+        """Decode events. Raises: ProviderError for an error event, ProtocolError."""
+        for name, data in frames:
+            if self._plain and (name == _DELTA or not name):
+                try:
+                    text = PLAIN.decode(data).delta.text
+                except (ValueError, RecursionError):
+                    self._plain = False
+                else:
+                    if text:
+                        out.append(TextDelta(text))
+                    continue
+            if self.finished:
+                return
+            if name != _PING:
+                self._event(name, data, out)
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole. Raises: LLMError."""
+        message = decode(body, MESSAGE)
+        if message.content is None:
+            if message.error is not None or message.type == "error":
+                raise stream_error(load(body), body)
+            raise ProtocolError("the answer is no message", frame=body)
+        content = message.content
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for index, block in enumerate(blocks):
+            self._open(index, block, out)
+            self._shut(index, out)
+        self._count(message.usage)
+        self._note_stop(message, out)
+        self._end(out)
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply. Raises: StreamInterrupted unless a stop reason was seen."""
+        if self.finished:
+            return
+        if self._stop is None:
+            raise StreamInterrupted("the stream ended without message_stop")
+        self._end(out)
+
+    def _event(self, name: bytes, data: bytes, out: list[Item]) -> None:
+        try:
+            event = EVENT.decode(data)
+        except (ValueError, RecursionError):
+            event = None
+        if event is None:
+            event = self._odd(data)
+        kind = event.type or name.decode("ascii", "replace")
+        match kind if name != b"error" else "error":
+            case "content_block_delta":
+                self._delta(event.index or 0, event.delta or Delta(), data, out)
+            case "content_block_start":
+                self._open(event.index or 0, event.content_block, out)
+            case "content_block_stop":
+                self._shut(event.index or 0, out)
+            case "message_start":
+                self._message_start(event, out)
+            case "message_delta":
+                self._count(event.usage)
+                self._note_stop(event.delta, out)
+            case "message_stop":
+                self._end(out)
+            case "error":
+                raise stream_error(load(data), data)
+            case _ if event.error:
+                raise stream_error(load(data), data)
+            case "" if event.delta is not None and event.delta.type:
+                self._delta(event.index or 0, event.delta, data, out)
+            case _:
+                # Anthropic may add events at any time.
+                return
+
+    def _odd(self, data: bytes) -> Event:
+        """Decode what is no event as Anthropic writes it."""
+        if not data or data.startswith(b"[DONE]"):
+            return Event("ping")
+        self._plain = False
+        self._joiner = self._joiner or SurrogateJoiner()
+        event: Event = decode_leniently(data, Event)
+        return event
+
+    def _message_start(self, event: Event, out: list[Item]) -> None:
+        if event.message is not None:
+            self._count(event.message.usage)
+        usage = usage_of(self._counts, final=False)
+        if usage.certainty != "missing":
+            out.append(UsageUpdate(usage))
+
+    def _open(self, index: int, raw: Any, out: list[Item]) -> None:
+        if index in self._blocks:
+            self._shut(index, out)
+        if not isinstance(raw, dict):
+            return
+        block = self._blocks[index] = _Block(_string(raw.get("type")), raw)
+        match block.kind:
+            case "text":
+                self._plain = self._joiner is None
+                if text := raw.get("text"):
+                    self._text(index, text, out)
+                if citations := raw.get("citations"):
+                    for citation in _list(citations):
+                        _cite(citation, out)
+            case "thinking":
+                self._think(index, raw.get("thinking"), out)
+                block.signature = _string(raw.get("signature"))
+            case "tool_use":
+                self._call(block, out)
+            case _:
+                pass
+
+    def _call(self, block: _Block, out: list[Item]) -> None:
+        if self._calls >= MAX_CALLS:
+            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        block.call = self._calls
+        self._calls += 1
+        known = ("type", "id", "name", "input")
+        rest = {key: value for key, value in block.raw.items() if key not in known}
+        out.append(
+            ToolCallDelta(
+                block.call,
+                mend(_string(block.raw.get("id"))) or new_call_id(),
+                mend(_string(block.raw.get("name"))),
+                provider_data=ProviderData(FAMILY, rest) if rest else None,
+            )
+        )
+
+    def _delta(self, index: int, delta: Delta, data: bytes, out: list[Item]) -> None:
+        block = self._blocks.get(index)
+        match delta.type:
+            case "text_delta":
+                self._text(index, delta.text, out)
+                self._plain = self._joiner is None
+            case "thinking_delta":
+                self._think(index, delta.thinking, out)
+            case "signature_delta" if block is not None and block.kind == "thinking":
+                block.signature = delta.signature or block.signature
+            case "input_json_delta" if block is not None:
+                self._arguments(index, block, delta.partial_json, out)
+            case "citations_delta":
+                _cite(_inner(data).get("citation"), out)
+            case _ if block is not None:
+                _grow(block.raw, _inner(data))
+            case _:
+                pass
+
+    def _text(self, index: int, text: Any, out: list[Item]) -> None:
+        if joined := self._joined(index, "text", text):
+            out.append(TextDelta(joined))
+
+    def _think(self, index: int, text: Any, out: list[Item]) -> None:
+        if joined := self._joined(index, "thinking", text):
+            out.append(ReasoningDelta(joined))
+            if index in self._blocks:
+                self._blocks[index].said = True
+
+    def _arguments(self, index: int, block: _Block, text: str | None, out: list[Item]) -> None:
+        if joined := self._joined(index, "input", text):
+            block.partial.append(joined)
+            if block.kind == "tool_use":
+                out.append(ToolCallDelta(block.call, arguments=joined))
+
+    def _joined(self, index: int, field: str, text: Any) -> str:
+        if not isinstance(text, str):
+            return ""
+        return self._joiner.feed(f"{index}.{field}", text) if self._joiner is not None else text
+
+    def _shut(self, index: int, out: list[Item]) -> None:
+        """Give out what only the end of a block completes."""
+        block = self._blocks.pop(index, None)
+        if block is None:
+            return
+        if self._joiner is not None:
+            self._flush(index, block, self._joiner, out)
+        match block.kind:
+            case "text":
+                pass
+            case "thinking":
+                _seal(block, out)
+            case "redacted_thinking":
+                data = ProviderData(FAMILY, {"redacted_thinking": block.raw.get("data")})
+                out.append(PartChunk(ReasoningPart("", data)))
+            case "tool_use":
+                given = block.raw.get("input")
+                if given and not block.partial:
+                    text = bytes(json_body(given)).decode()
+                    out.append(ToolCallDelta(block.call, arguments=text))
+            case _:
+                out.append(PartChunk(_opaque(block)))
+
+    def _flush(self, index: int, block: _Block, joiner: SurrogateJoiner, out: list[Item]) -> None:
+        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        if text := joiner.flush(f"{index}.text"):
+            out.append(TextDelta(text))
+        if text := joiner.flush(f"{index}.thinking"):
+            out.append(ReasoningDelta(text))
+        if text := joiner.flush(f"{index}.input"):
+            block.partial.append(text)
+            if block.kind == "tool_use":
+                out.append(ToolCallDelta(block.call, arguments=text))
+
+    def _note_stop(self, told: Delta | Message | None, out: list[Item]) -> None:
+        if told is None:
+            return
+        self._stop = mend(told.stop_reason or "") or self._stop
+        if details := told.stop_details:
+            if category := _string(details.get("category")):
+                out.append(Notice(f"Anthropic declined for reasons of policy: {mend(category)}"))
+            if explanation := _string(details.get("explanation")):
+                out.append(RefusalDelta(mend(explanation)))
+
+    def _end(self, out: list[Item]) -> None:
+        for index in list(self._blocks):
+            self._shut(index, out)
+        raw = self._stop or ""
+        reason = _REASONS.get(raw, "other")
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        self.finished = True
+        self._plain = False
+        out.append(Finish(reason, raw, usage_of(self._counts, final=True)))
+
+    def _count(self, counts: Counts | None) -> None:
+        """Take the counts that are given; later ones replace earlier ones."""
+        if counts is not None and self._counts is not None:
+            self._counts.update(counts)
+        else:
+            self._counts = counts or self._counts
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _inner(data: bytes) -> dict[str, Any]:
+    """Return the `delta` of an event with all that the typed decoder leaves out."""
+    match load(data):
+        case {"delta": dict(delta)}:
+            return delta
+        case _:
+            return {}
+
+
+def _cite(citation: Any, out: list[Item]) -> None:
+    if not isinstance(citation, dict):
+        return
+    url = _string(citation.get("url")) or _string(citation.get("source"))
+    title = _string(citation.get("title")) or _string(citation.get("document_title"))
+    text = _string(citation.get("cited_text"))
+    out.append(CitationChunk(Citation(mend(url), mend(title), mend(text))))
+
+
+def _seal(block: _Block, out: list[Item]) -> None:
+    """Give a thinking block its signature; some servers send an empty one, which is none."""
+    if not block.signature:
+        return
+    data = ProviderData(FAMILY, {"signature": block.signature})
+    if block.said:
+        out.append(ReasoningDelta("", data))
+    else:
+        out.append(PartChunk(ReasoningPart("", data)))
+
+
+def _grow(raw: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Merge an unknown delta into its block: text grows, anything else replaces."""
+    for key, value in delta.items():
+        if key == "type":
+            continue
+        old = raw.get(key)
+        raw[key] = old + value if isinstance(old, str) and isinstance(value, str) else value
+
+
+def _opaque(block: _Block) -> OpaquePart:
+    if block.partial:
+        text = "".join(block.partial)
+        try:
+            block.raw["input"] = msgspec.json.decode(text)
+        except (ValueError, RecursionError):
+            block.raw["input"] = {}
+    return OpaquePart(ProviderData(FAMILY, {"block": block.raw}))

@@ -1,0 +1,180 @@
+"""Canonical requests to Anthropic's: the body around the messages, and the headers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aiollm._wire.schema import bounded, json_schema
+from aiollm.dsn import Secret
+from aiollm.errors import UnsupportedError
+from aiollm.provider import HttpRequest, Provider, json_body
+from aiollm.providers.anthropic.messages import messages
+from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
+from aiollm.providers.encoding import Warnings, merge, system_text
+from aiollm.types import Request, Target, Tool
+
+VERSION = "2026-10-21"
+SAMPLING_VERSION = "2023-06-01"
+"""The older of the two versions that live: the newer refuses sampling parameters altogether."""
+
+OWN_HOST = "api.anthropic.com"
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
+    """Translate a request. Raises: UnsupportedError, ConfigError."""
+    warnings = Warnings()
+    facts = model_facts(target.model)
+    body = {"model": _model(provider, target.model)} | _body(request, facts, warnings)
+    merge(body, request.extra)
+    older = not body.keys().isdisjoint(_SAMPLING)
+    return HttpRequest(
+        f"{provider.base_url}/messages",
+        headers(provider, SAMPLING_VERSION if older else VERSION),
+        json_body(body),
+        warnings=tuple(warnings),
+    )
+
+
+def headers(provider: Provider, version: str = VERSION) -> dict[str, str]:
+    """Return the headers of a JSON request, the key among them."""
+    given = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "anthropic-version": version,
+    }
+    if provider.token is not None and not _carries_key(provider.headers):
+        given |= _key(provider.token)
+    given.update(provider.headers)
+    return given
+
+
+def _carries_key(headers: dict[str, str]) -> bool:
+    return bool(headers) and any(name.lower() in ("authorization", "x-api-key") for name in headers)
+
+
+def _key(token: Secret) -> dict[str, str]:
+    """Send OAuth tokens, and what says so itself (`Bearer ...`), as Bearer; keys as x-api-key."""
+    value = token.reveal()
+    if value.startswith("Bearer "):
+        return {"Authorization": value}
+    if value.startswith("sk-ant-oat"):
+        return {"Authorization": f"Bearer {value}"}
+    return {"x-api-key": value}
+
+
+def _model(provider: Provider, model: str) -> str:
+    """Write a version with dashes for Anthropic itself, whose names hold no dot."""
+    return re.sub(r"(?<=\d)\.(?=\d)", "-", model) if provider.host == OWN_HOST else model
+
+
+def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
+    choice = _tool_choice(request, facts) if request.tools else None
+    thoughts = _thinking(request, facts, choice, warnings)
+    body: dict[str, Any] = {
+        "messages": messages(request, facts, warnings),
+        "max_tokens": thoughts.max_tokens,
+        "stream": True,
+    }
+    if system := system_text(request):
+        body["system"] = system
+    if request.tools:
+        body["tools"] = [_tool(tool, warnings) for tool in request.tools]
+    if choice:
+        body["tool_choice"] = choice
+    if thoughts.config:
+        body["thinking"] = thoughts.config
+    if config := _output_config(request, thoughts):
+        body["output_config"] = config
+    if request.stop and (stops := _stops(request, warnings)):
+        body["stop_sequences"] = stops
+    if request.seed is not None:
+        warnings.add("Anthropic takes no seed: dropped")
+    return body | _sampling(request, facts, thoughts, warnings)
+
+
+def _stops(request: Request, warnings: Warnings) -> list[str]:
+    stops = [stop for stop in request.stop if stop.strip()]
+    if len(stops) < len(request.stop):
+        warnings.add("Anthropic takes no stop sequence of white space alone: dropped")
+    return stops
+
+
+def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        made["description"] = tool.description
+    made["input_schema"] = {"type": "object"} | tool.parameters
+    if tool.strict:
+        try:
+            made["input_schema"] = bounded(json_schema(tool.parameters))
+            made["strict"] = True
+        except UnsupportedError as error:
+            warnings.add(f"tool {tool.name!r} is not strict: {error.message}")
+    return made
+
+
+def _tool_choice(request: Request, facts: Model) -> dict[str, Any] | None:
+    match request.tool_choice:
+        case None | "auto":
+            choice: dict[str, Any] = {"type": "auto"}
+            wanted = request.parallel_tool_calls is False
+        case "none":
+            return {"type": "none"}
+        case _ if request.tools and not facts.forced_tools:
+            raise UnsupportedError(
+                "this model cannot be forced to call a tool: use tool_choice 'auto' and ask for "
+                "the call in the prompt"
+            )
+        case "required":
+            choice, wanted = {"type": "any"}, True
+        case name:
+            choice, wanted = {"type": "tool", "name": name}, True
+    if request.parallel_tool_calls is False:
+        choice["disable_parallel_tool_use"] = True
+    return choice if wanted or request.tool_choice else None
+
+
+def _thinking(
+    request: Request, facts: Model, choice: dict[str, Any] | None, warnings: Warnings
+) -> Thinking:
+    limit = request.max_output_tokens
+    forced = bool(request.tools) and choice is not None and choice["type"] in ("any", "tool")
+    if not forced:
+        return thinking(facts, request.reasoning, limit, warnings)
+    if request.reasoning not in (None, "none", 0):
+        warnings.add("a forced tool call excludes reasoning: reasoning is dropped")
+    # Models that think of their own accord must be told not to.
+    return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
+
+
+def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if thoughts.effort:
+        config["effort"] = thoughts.effort
+    if request.output is not None:
+        schema = bounded(json_schema(request.output))
+        config["format"] = {"type": "json_schema", "schema": schema}
+    return config
+
+
+def _sampling(
+    request: Request, facts: Model, thoughts: Thinking, warnings: Warnings
+) -> dict[str, float]:
+    if request.temperature is None and request.top_p is None:
+        return {}
+    wished = {"temperature": request.temperature, "top_p": request.top_p}
+    given = {name: value for name, value in wished.items() if value is not None}
+    if not facts.sampling:
+        for name in given:
+            warnings.add(f"this model takes no {name}: dropped")
+        return {}
+    if given and thoughts.active:
+        warnings.add("reasoning excludes temperature and top_p: dropped")
+        return {}
+    if len(given) == 2:
+        warnings.add("Anthropic takes temperature or top_p, not both: top_p is dropped")
+        del given["top_p"]
+    return given

@@ -1,0 +1,166 @@
+"""Anthropic's errors: rows from types and codes to the error tree, and its retry hints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.lenient import load
+from aiollm.errors import (
+    AuthenticationError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ProviderError,
+    QuotaError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServerError,
+    UnsupportedFeatureError,
+)
+from aiollm.provider import HttpReply
+from aiollm.providers.error_replies import Rule, build, error_from, fault_of
+
+RULES = (
+    Rule(
+        QuotaError,
+        codes=(
+            "billing_error",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+            "linked_organization_spend_limit_reached",
+            "linked_organization_billing_unavailable",
+            "user_profile_not_billable",
+            "user_profile_billing_not_authorized",
+        ),
+    ),
+    Rule(QuotaError, status=400, texts=("credit balance is too low",)),
+    Rule(
+        AuthenticationError,
+        codes=(
+            "organization_on_hold",
+            "authentication_error",
+            "permission_error",
+            "claude_code_key_creator_not_member",
+            "cmek_key_disabled",
+            "cmek_key_network_blocked",
+        ),
+    ),
+    Rule(
+        ServerError,
+        codes=(
+            "request_body_timeout",
+            "api_error",
+            "timeout_error",
+            "conflict_error",
+            "cmek_key_unreachable",
+            "cmek_context_unavailable",
+        ),
+    ),
+    Rule(OverloadedError, codes=("overloaded_error", "compaction_unavailable")),
+    Rule(RateLimitError, codes=("rate_limit_error", "ramp_limit_exceeded")),
+    Rule(ModelNotFoundError, codes=("not_found_error",)),
+    Rule(
+        RequestTooLargeError,
+        codes=(
+            "image_dimensions_too_large",
+            "request_too_large",
+            "request_body_too_large_after_decoding",
+        ),
+    ),
+    Rule(RequestTooLargeError, status=400, texts=("image exceeds",)),
+    Rule(UnsupportedFeatureError, codes=("available_tools_limit_exceeded",)),
+    Rule(
+        UnsupportedFeatureError,
+        status=400,
+        texts=(
+            "does not support",
+            "not supported",
+            "extra inputs are not permitted",
+            "thinking.type",
+            "budget_tokens",
+            "output_config.effort",
+            "prefill",
+            "tool_choice forces",
+            "may not be enabled when",
+        ),
+    ),
+    Rule(
+        ContextLengthError,
+        codes=("invalid_request_error",),
+        status=0,
+        texts=("prompt is too long", "exceed context limit"),
+    ),
+    Rule(InvalidRequestError, codes=("invalid_request_error",), status=0),
+)
+"""Types stand in `error.type`, finer codes in `error.details.error_code`; status 0 is an error
+inside a stream. Texts only where Anthropic has no code (November 2026)."""
+
+_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
+
+
+def error(reply: HttpReply) -> ProviderError:
+    """Translate an error reply."""
+    value = load(reply.body) if reply.body else None
+    hint = reset_hint(reply.headers) if reply.status == 429 else None
+    code, request_id = _error_code(value), _request_id(value)
+    if not code:
+        return error_from(reply, RULES, hint=hint, request_id=request_id)
+    return build(
+        msgspec.structs.replace(fault_of(value), code=code),
+        RULES,
+        status=reply.status,
+        headers=reply.headers,
+        hint=hint,
+        request_id=request_id,
+        body=reply.body,
+    )
+
+
+def stream_error(value: Any, frame: bytes) -> ProviderError:
+    """Translate an error inside a stream: an envelope, or the bare object of some servers."""
+    fault = fault_of(value)
+    code = _error_code(value)
+    if code:
+        fault = msgspec.structs.replace(fault, code=code)
+    return build(fault, RULES, request_id=_request_id(value), body=frame)
+
+
+def _error_code(value: Any) -> str:
+    match value:
+        case {"error": {"details": {"error_code": str(code)}}}:
+            return code
+        case _:
+            return ""
+
+
+def _request_id(value: Any) -> str:
+    match value:
+        case {"request_id": str(request_id)}:
+            return request_id
+        case _:
+            return ""
+
+
+def reset_hint(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return the seconds until all limits that are used up are reset; `now` is Unix time."""
+    moment = time.time() if now is None else now
+    waits = [
+        _until(headers.get(f"anthropic-ratelimit-{limit}-reset", ""), moment)
+        for limit in _LIMITS
+        if headers.get(f"anthropic-ratelimit-{limit}-remaining", "").strip() == "0"
+    ]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _until(text: str, now: float) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - now) if moment.tzinfo else None

@@ -1,0 +1,230 @@
+"""Canonical conversations to Anthropic's messages: turns, blocks, ids, replayed state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from aiollm._wire.lenient import load
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Blob
+from aiollm.providers.anthropic.models import Model
+from aiollm.providers.encoding import Warnings, conversation, image_mime, sole_text
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    Part,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+FAMILY = "anthropic"
+
+Block: TypeAlias = dict[str, Any]
+
+_WIRE_ROLES = {"user": "user", "tool": "user", "assistant": "assistant", "system": "system"}
+
+
+def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
+    """Return the wire messages: turns alternate, tool results come first in theirs.
+
+    Raises: UnsupportedError for what Anthropic cannot take.
+    """
+    if text := sole_text(request):
+        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    encoder = _Encoder(facts, warnings)
+    turns: list[Block] = []
+    for message in conversation(request):
+        role = encoder.role(message)
+        blocks = encoder.blocks(message, role)
+        if not blocks:
+            continue
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        else:
+            turns.append({"role": role, "content": blocks})
+    for turn in turns:
+        # A stable sort: the API wants the results that answer a turn before anything else.
+        turn["content"].sort(key=lambda block: block["type"] != "tool_result")
+    if not turns:
+        raise UnsupportedError("Anthropic needs a message besides the system prompt")
+    _check_prefill(turns[-1], facts)
+    return turns
+
+
+def _check_prefill(last: Block, facts: Model) -> None:
+    """Refuse an assistant turn at the end, unless it is one that the server paused itself."""
+    if last["role"] != "assistant":
+        return
+    final = last["content"][-1]
+    if final["type"] != "text":
+        return
+    if not facts.prefill:
+        raise UnsupportedError(
+            "this model does not continue an assistant message: end with a user message"
+        )
+    final["text"] = final["text"].rstrip()
+
+
+class _Encoder:
+    """Parts to blocks, with one table of ids for the whole conversation."""
+
+    def __init__(self, facts: Model, warnings: Warnings) -> None:
+        self._facts = facts
+        self._warnings = warnings
+        self._ids: dict[str, str] = {}
+
+    def role(self, message: Message) -> str:
+        if message.role == "system" and not self._facts.system_turns:
+            self._warnings.add(
+                "this model takes no system message inside a conversation: sent as the user's"
+            )
+            return "user"
+        return _WIRE_ROLES[message.role]
+
+    def blocks(self, message: Message, role: str) -> list[Block]:
+        encode = self._assistant if role == "assistant" else self._user
+        return [block for part in message.parts if (block := encode(part)) is not None]
+
+    def _user(self, part: Part) -> Block | None:
+        match part:
+            case TextPart() | RefusalPart():
+                return self._text(part)
+            case ImagePart():
+                return self._marked(_image(part), part)
+            case DocumentPart():
+                return self._marked(_document(part), part)
+            case ToolResultPart():
+                return self._result(part)
+            case AudioPart():
+                raise UnsupportedError("Anthropic takes no audio")
+            case _:
+                self._drop(part, "user")
+                return None
+
+    def _assistant(self, part: Part) -> Block | None:
+        match part:
+            case TextPart() | RefusalPart():
+                return self._text(part)
+            case ToolCallPart():
+                return self._call(part)
+            case ReasoningPart():
+                return self._reasoning(part)
+            case OpaquePart():
+                own = self._warnings.own(part.provider_data, FAMILY, "a part")
+                return own.get("block") if own else None
+            case _:
+                self._drop(part, "assistant")
+                return None
+
+    def _drop(self, part: Part, role: str) -> None:
+        name = type(part).__name__.removesuffix("Part").lower()
+        self._warnings.add(f"Anthropic takes no {name} part in the {role}'s turn: dropped")
+
+    def _marked(
+        self, block: Block, part: TextPart | ImagePart | DocumentPart | ToolCallPart
+    ) -> Block:
+        """Add the block's own keys, such as `cache_control`, that the part carries."""
+        own = self._warnings.own(part.provider_data, FAMILY, "the state of a part")
+        return block | own if own else block
+
+    def _text(self, part: TextPart | RefusalPart) -> Block | None:
+        if not part.text.strip():
+            return None
+        block = {"type": "text", "text": part.text}
+        return self._marked(block, part) if isinstance(part, TextPart) else block
+
+    def _call(self, part: ToolCallPart) -> Block:
+        block = {
+            "type": "tool_use",
+            "id": self._id(part.id),
+            "name": part.name,
+            "input": self._input(part),
+        }
+        return self._marked(block, part)
+
+    def _input(self, part: ToolCallPart) -> Any:
+        """Return the arguments as they came, where they are the object that is due."""
+        text = part.arguments or "{}"
+        try:
+            if isinstance(msgspec.json.decode(text), dict):
+                return msgspec.Raw(text.encode())
+        except (ValueError, RecursionError):
+            value = load(text.encode("utf-8", "surrogatepass"))
+            if isinstance(value, dict):
+                return value
+        self._warnings.add(f"the arguments of call {part.id!r} are no JSON object: sent as {{}}")
+        return {}
+
+    def _result(self, part: ToolResultPart) -> Block:
+        block: Block = {"type": "tool_result", "tool_use_id": self._id(part.id)}
+        content = [self._user(item) for item in part.content]
+        if kept := [item for item in content if item is not None]:
+            block["content"] = kept
+        if part.is_error:
+            block["is_error"] = True
+        return block
+
+    def _reasoning(self, part: ReasoningPart) -> Block | None:
+        own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        match own:
+            case {"redacted_thinking": data}:
+                return {"type": "redacted_thinking", "data": data}
+            case {"signature": signature}:
+                return {"type": "thinking", "thinking": part.text, "signature": signature}
+            case _:
+                if part.provider_data is None:
+                    self._warnings.add("reasoning without a signature cannot be replayed: dropped")
+                return None
+
+    def _id(self, id_: str) -> str:
+        """Return an id of the letters that Anthropic allows, the same for the same id."""
+        if id_ not in self._ids:
+            clean = re.sub(r"[^a-zA-Z0-9_-]", "_", id_) or "call"
+            taken = set(self._ids.values())
+            tries = (f"{clean}_{number}" for number in range(2, len(taken) + 3))
+            self._ids[id_] = clean if clean not in taken else _first_free(tries, taken)
+        return self._ids[id_]
+
+
+def _first_free(tries: Iterable[str], taken: set[str]) -> str:
+    return next(name for name in tries if name not in taken)
+
+
+def _image(part: ImagePart) -> Block:
+    return {"type": "image", "source": _source(part, image_mime(part), "an image")}
+
+
+def _document(part: DocumentPart) -> Block:
+    if part.mime.startswith("text/") and part.data:
+        text = part.data.decode("utf-8-sig", "replace")
+        source = {"type": "text", "media_type": "text/plain", "data": text}
+    elif part.data and part.mime != "application/pdf":
+        raise UnsupportedError(f"Anthropic takes documents as PDF or text, not {part.mime!r}")
+    else:
+        source = _source(part, part.mime, "a document")
+    return {"type": "document", "source": source, "title": part.name}
+
+
+def _source(part: ImagePart | DocumentPart, mime: str, what: str) -> Block:
+    if part.url.startswith("data:"):
+        head, _, data = part.url[5:].partition(",")
+        if not head.endswith(";base64"):
+            raise UnsupportedError(f"{what} as a data URL must be in base64")
+        return {"type": "base64", "media_type": head.partition(";")[0], "data": data}
+    if part.url:
+        return {"type": "url", "url": part.url}
+    if not mime:
+        raise UnsupportedError(f"the format of {what} is not known: set its mime")
+    media_type = "image/jpeg" if mime == "image/jpg" else mime
+    return {"type": "base64", "media_type": media_type, "data": Blob(part.data)}

@@ -1,0 +1,248 @@
+"""Catalog: names to providers and aliases, from code, the environment and the built-ins."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from aiollm.dsn import ALIAS, Dsn, parse_dsn
+from aiollm.errors import ConfigError, SpecError
+from aiollm.provider import Provider
+from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn
+from aiollm.spec import Names, Plan, parse_spec
+from aiollm.types import Target, Timeouts
+
+SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
+
+MAX_PLANS = 1024
+"""Parsed specs remembered."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+class Catalog:
+    """What every name stands for; malformed entries fail when they are used."""
+
+    def __init__(self, env: Mapping[str, str] | None, timeouts: Timeouts) -> None:
+        """Read `env`, by default the process's environment, in which names may appear later."""
+        self._live = env is None
+        self._env = dict(os.environ if env is None else env)
+        self._variables = {_name_of(each): each for each in self._env if _name_of(each)}
+        self._timeouts = timeouts
+        self._aliases: dict[str, str] = {}
+        self._coded: dict[str, Provider] = {}
+        self._schemes: dict[str, SchemeFactory] = {}
+        self._resolved: dict[str, Provider] = {}
+        self._learned: dict[str, dict[str, dict[str, Any]]] = {}
+        self._plans: dict[str, Plan] = {}
+        self._resolved_specs: dict[str | Plan, tuple[Plan, dict[Target, Provider]]] = {}
+
+    def register(self, name: str, provider: Provider | str) -> None:
+        """Add a provider in code, as a row or a DSN; it wins over the environment.
+
+        Raises: ConfigError.
+        """
+        self._check_name(name)
+        if isinstance(provider, str):
+            provider = self._from_dsn(name, provider, f"provider {name!r}")
+        _check_type(provider, Provider, f"provider {name!r} is a Provider or a DSN")
+        self._coded[name] = provider
+        self._learned.pop(name, None)
+        self._forget_plans()
+
+    def alias(self, name: str, spec: str) -> None:
+        """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""
+        self._check_name(name)
+        _check_type(spec, str, f"alias {name!r} is a spec")
+        self._aliases[name] = spec
+        self._forget_plans()
+
+    def register_scheme(self, name: str, factory: SchemeFactory) -> None:
+        """Teach DSNs a scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
+        self._check_name(name)
+        self._schemes[name] = factory
+        self._forget_plans()
+
+    def provider(self, name: str) -> Provider:
+        """Return the resolved provider. Raises: ConfigError."""
+        return self._with_timeouts(self._resolve(name))
+
+    def providers(self) -> dict[str, str]:
+        """Return all provider names with their origin: code, environment or built-in."""
+        found = dict.fromkeys(BUILTINS, "built-in")
+        for variable, value in self._env.items():
+            name = _name_of(variable)
+            if name and not value.strip().startswith(ALIAS):
+                found[name] = "environment"
+        return found | dict.fromkeys(self._coded, "code")
+
+    def aliases(self) -> dict[str, str]:
+        """Return all aliases with their specs."""
+        found = {
+            _name_of(variable): value.strip().removeprefix(ALIAS)
+            for variable, value in self._env.items()
+            if _name_of(variable) and value.strip().startswith(ALIAS)
+        }
+        return found | self._aliases
+
+    def parse(self, spec: str | Plan) -> Plan:
+        """Parse a spec, aliases expanded. Raises: SpecError."""
+        if isinstance(spec, Plan):
+            if not spec.targets:
+                raise SpecError("the plan has no targets")
+            return spec
+        plan = self._plans.get(spec) if type(spec) is str else None
+        if plan is None:
+            names = Names(self._alias, self._is_provider, self._all_names)
+            plan = parse_spec(spec, names)
+            if len(self._plans) < MAX_PLANS:
+                self._plans[spec] = plan
+        return plan
+
+    def describe(self) -> str:
+        """Return all providers and aliases as text, tokens masked."""
+        lines = []
+        for name, origin in sorted(self.providers().items()):
+            try:
+                provider = self._resolve(name)
+                key = "key ***" if provider.token is not None else "no key"
+                lines.append(f"{name}  {provider.scheme}  {provider.base_url}  {key}  ({origin})")
+            except ConfigError as error:
+                lines.append(f"{name}  not usable: {error.message}  ({origin})")
+        lines += [f"{name} = {spec}" for name, spec in sorted(self.aliases().items())]
+        return "\n".join(lines)
+
+    def resolve(
+        self, spec: str | Plan, timeouts: Timeouts | None
+    ) -> tuple[Plan, dict[Target, Provider]]:
+        """Return a spec's plan and the providers of its targets.
+
+        `timeouts` win over all others. Raises: SpecError, ConfigError.
+        """
+        cached = timeouts is None and isinstance(spec, str | Plan)
+        known = self._resolved_specs.get(spec) if cached else None
+        if known is None:
+            plan = self.parse(spec)
+            known = plan, self.providers_of(plan, timeouts)
+            if cached and len(self._resolved_specs) < MAX_PLANS:
+                self._resolved_specs[spec] = known
+        return known
+
+    def providers_of(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Provider]:
+        """Resolve all targets of a plan; `timeouts` win over all others. Raises: ConfigError."""
+        return {
+            target: self._with_timeouts(self._resolve(target.provider), timeouts)
+            for target in plan.targets
+        }
+
+    def learn(self, target: Target, facts: dict[str, Any]) -> None:
+        """Keep what a server told of a model, until its provider is registered anew."""
+        self._learned.setdefault(target.provider, {})[target.model] = facts
+        self._resolved_specs.clear()
+
+    def _with_timeouts(self, provider: Provider, timeouts: Timeouts | None = None) -> Provider:
+        options = provider.options
+        if timeouts is None:
+            timeouts = self._timeouts
+            own = {
+                "connect": options.connect_timeout,
+                "first_output": options.first_output_timeout,
+                "idle": options.idle_timeout,
+            }
+            given = {name: value for name, value in own.items() if value is not None}
+            if given:
+                timeouts = msgspec.structs.replace(timeouts, **given)
+        if provider.timeouts == timeouts:
+            return provider
+        return msgspec.structs.replace(provider, timeouts=timeouts)
+
+    def _resolve(self, name: str) -> Provider:
+        provider = self._row(name)
+        if (learned := self._learned.get(name)) is not None:
+            return msgspec.structs.replace(provider, learned=dict(learned))
+        return provider
+
+    def _row(self, name: str) -> Provider:
+        provider = self._coded.get(name) or self._resolved.get(name)
+        if provider is not None:
+            return provider
+        variable = self._variable(name)
+        text = self._variable_value(variable)
+        if text is not None and not text.strip().startswith(ALIAS):
+            provider = self._from_dsn(name, text, variable)
+        elif name in BUILTINS:
+            provider = builtin(name, self._env)
+        else:
+            raise ConfigError(f"unknown provider {name!r}: set {variable} or register it")
+        self._resolved[name] = provider
+        return provider
+
+    def _from_dsn(self, name: str, text: str, variable: str) -> Provider:
+        dsn = parse_dsn(text, variable)
+        factory = self._schemes.get(dsn.scheme)
+        if factory is not None:
+            return factory(name, dsn)
+        scheme = SCHEMES.get(dsn.scheme)
+        if scheme is None:
+            known = ", ".join([*SCHEMES, *self._schemes])
+            raise ConfigError(f"{variable}: unknown scheme {dsn.scheme!r} (known: {known})")
+        return from_dsn(name, dsn, self._env, scheme)
+
+    def _variable(self, name: str) -> str:
+        """Return the variable that defines a name: `LLM_MY_BOX`, or as it is spelt instead."""
+        usual = f"LLM_{name.upper().replace('-', '_')}"
+        return usual if usual in self._env else self._variables.get(name, usual)
+
+    def _variable_value(self, variable: str) -> str | None:
+        value = self._env.get(variable)
+        if value is None and self._live:
+            value = os.environ.get(variable)
+        return value
+
+    def _alias(self, name: str) -> str | None:
+        spec = self._aliases.get(name)
+        if spec is not None:
+            return spec
+        text = self._variable_value(self._variable(name)) if _NAME.fullmatch(name) else None
+        if text is None or not text.strip().startswith(ALIAS):
+            return None
+        return text.strip().removeprefix(ALIAS)
+
+    def _is_provider(self, name: str) -> bool:
+        if name in self._coded or name in BUILTINS:
+            return True
+        if not _NAME.fullmatch(name):
+            return False
+        text = self._variable_value(self._variable(name))
+        return text is not None and not text.strip().startswith(ALIAS)
+
+    def _all_names(self) -> Iterable[str]:
+        return [*self.aliases(), *self.providers()]
+
+    def _forget_plans(self) -> None:
+        self._plans.clear()
+        self._resolved_specs.clear()
+        self._resolved.clear()
+
+    @staticmethod
+    def _check_name(name: str) -> None:
+        _check_type(name, str, "a name is a str")
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{name!r} is no name: lower-case letters, digits, '-' and '.'")
+
+
+def _check_type(value: object, kind: type, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
+
+
+def _name_of(variable: str) -> str:
+    """Return the name that a variable defines, "" where it defines none."""
+    if not variable.startswith("LLM_"):
+        return ""
+    name = variable.removeprefix("LLM_").lower().replace("_", "-")
+    return name if _NAME.fullmatch(name) else ""

@@ -1,0 +1,325 @@
+"""Error replies: shapes of bodies, retry hints, and rows that map codes to the error tree.
+
+Every codec has its own rows; what no row matches goes by HTTP status.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import load, mend
+from aiollm.dsn import Secret
+from aiollm.errors import (
+    AuthenticationError,
+    ContextLengthError,
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    OverloadedError,
+    ProtocolError,
+    ProviderError,
+    QuotaError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServerError,
+    UnsupportedFeatureError,
+)
+from aiollm.provider import HttpReply
+
+MAX_MESSAGE = 1000
+"""Characters of a provider's message that an error shows."""
+
+MAX_WORD = 200
+"""Characters of a provider's code or request id that an error shows."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What an error body says, whatever its shape; all texts may be empty."""
+
+    message: str = ""
+    code: str = ""
+    type: str = ""
+    raw: Any = None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A row: all that is given must match. `codes` are compared with code and type."""
+
+    error: type[ProviderError]
+    codes: tuple[str, ...] = ()
+    status: int | None = None
+    texts: tuple[str, ...] = ()
+    """Lower-case substrings of the message, for providers that have no code."""
+    retry_after: float | None = None
+    """Seconds to wait where the provider gives no hint."""
+
+
+BY_STATUS: dict[int, type[ProviderError]] = {
+    400: InvalidRequestError,
+    401: AuthenticationError,
+    402: QuotaError,
+    403: AuthenticationError,
+    404: ModelNotFoundError,
+    405: ModelNotFoundError,
+    410: ModelNotFoundError,
+    413: RequestTooLargeError,
+    415: ModelNotFoundError,
+    422: InvalidRequestError,
+    429: RateLimitError,
+    501: UnsupportedFeatureError,
+    503: OverloadedError,
+    529: OverloadedError,
+}
+"""Status to error (wire facts, November 2026); any other 4xx or 5xx is a ServerError."""
+
+_CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_CONTEXT_TEXTS = (
+    "maximum context length",
+    "prompt is too long",
+    "exceed context limit",
+    "exceeds the available context size",
+    "context size has been exceeded",
+    "longer than the context length",
+    "input length exceeds the context length",
+    "maximum prompt length is",
+    "reduce the length of the messages",
+    "token limit exceeded",
+)
+_CONTEXT_PAIRS = (
+    ("input token count", "exceeds the maximum number of tokens"),
+    ("context window", "exceed"),
+)
+_NO_CONTEXT_STATUS = (401, 402, 403, 404, 429)
+
+
+_STATUS = re.compile("[45][0-9][0-9]")
+
+
+def fault_of(value: Any, depth: int = 4) -> Fault:
+    """Find message, code and type in a decoded error body of any known shape.
+
+    They are looked for `depth` levels deep: a decoder may let through more than can be walked.
+    """
+    match value:
+        case [first, *_] if depth:
+            return fault_of(first, depth - 1)
+        case {"error": dict() as inner} if depth:
+            return msgspec.structs.replace(fault_of(inner, depth - 1), raw=value)
+        case {"errors": [_, *_] as errors} if depth:
+            return msgspec.structs.replace(fault_of(errors, depth - 1), raw=value)
+        case {"error": str() as message}:
+            return Fault(mend(message), code=_word(value.get("code")), raw=value)
+        case dict():
+            text = value.get("message") or value.get("detail") or value.get("error_description")
+            return Fault(
+                mend(_text(text)),
+                _word(value.get("code")),
+                _word(value.get("type") or value.get("status")),
+                value,
+            )
+        case str():
+            return Fault(mend(value), raw=value)
+        case _:
+            return Fault(raw=value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return "" if value is None else str(value)
+    except RecursionError:
+        return ""
+
+
+def _word(value: Any) -> str:
+    match value:
+        case bool():
+            return ""
+        case str() | int():
+            return mend(str(value))[:MAX_WORD]
+        case _:
+            return ""
+
+
+def error_from(
+    reply: HttpReply,
+    rules: Sequence[Rule] = (),
+    *,
+    hint: float | None = None,
+    request_id: str = "",
+) -> ProviderError:
+    """Map an error reply to the tree: rows first, then context length, then status.
+
+    `hint` is a retry delay in seconds found in the body, used where no header gives one.
+    """
+    fault = fault_of(_value(reply.body))
+    message = fault.message or _unstructured(reply)
+    return build(
+        fault,
+        rules,
+        status=reply.status,
+        message=message,
+        headers=reply.headers,
+        hint=hint,
+        request_id=request_id,
+        body=reply.body,
+    )
+
+
+def _value(body: bytes) -> Any:
+    """Decode a body of JSON, or of events: some servers answer so whatever the status."""
+    if not body.startswith((b"data:", b"event:")):
+        return load(body) if body else None
+    framer = SSE()
+    frames = framer.feed(body + b"\n\n")
+    return next((value for frame in frames if (value := load(frame)) is not None), None)
+
+
+def build(
+    fault: Fault,
+    rules: Sequence[Rule] = (),
+    *,
+    status: int = 0,
+    message: str = "",
+    headers: Mapping[str, str] | None = None,
+    hint: float | None = None,
+    request_id: str = "",
+    body: bytes = b"",
+) -> ProviderError:
+    """Make the error for a fault; `status` is 0 for an error inside a stream."""
+    headers = headers or {}
+    message = (message or fault.message or "the provider gave no message")[:MAX_MESSAGE]
+    rule = next((rule for rule in rules if _matches(rule, fault, status, message)), None)
+    kind = rule.error if rule else _by_fault(fault, status, message)
+    if kind is InvalidRequestError and is_context_length(fault, status, message):
+        kind = ContextLengthError
+    delay = retry_after(headers)
+    if delay is None and hint is not None and 0 <= hint < math.inf:
+        delay = hint
+    if delay is None and rule is not None:
+        delay = rule.retry_after
+    named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")
+    return kind(
+        message,
+        status=status,
+        code=fault.code or fault.type,
+        request_id=_word(named),
+        retry_after=delay,
+        may_retry=headers.get("x-should-retry", "").lower() != "false",
+        body=body,
+    )
+
+
+def _matches(rule: Rule, fault: Fault, status: int, message: str) -> bool:
+    text = message.lower()
+    return (
+        (rule.status is None or rule.status == status)
+        and (not rule.codes or fault.code in rule.codes or fault.type in rule.codes)
+        and (not rule.texts or any(part in text for part in rule.texts))
+    )
+
+
+def _by_fault(fault: Fault, status: int, message: str) -> type[ProviderError]:
+    if is_context_length(fault, status, message):
+        return ContextLengthError
+    if not status and _STATUS.fullmatch(fault.code):
+        status = int(fault.code)
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    return ProviderError if 300 <= status < 400 else ServerError
+
+
+def is_context_length(fault: Fault, status: int, message: str) -> bool:
+    """Say whether an error means that the prompt exceeds the target's context."""
+    if status in _NO_CONTEXT_STATUS:
+        return False
+    if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:
+        return True
+    text = message.lower()
+    if "too many tokens" in text:
+        return status in (400, 413)
+    return any(part in text for part in _CONTEXT_TEXTS) or any(
+        first in text and second in text for first, second in _CONTEXT_PAIRS
+    )
+
+
+def _unstructured(reply: HttpReply) -> str:
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if 300 <= reply.status < 400:
+        return "the server redirects, which is not followed: check the base URL"
+    if not reply.body.strip():
+        return f"HTTP {reply.status} with an empty body"
+    if "html" in kind or reply.body.lstrip()[:1] == b"<":
+        return f"HTTP {reply.status} with an HTML page: a proxy answers, or the base URL is wrong"
+    return mend(reply.body[:MAX_MESSAGE].decode("utf-8", "replace")).strip()
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Read the wait in seconds from headers; negative, NaN and garbage give None.
+
+    Order: `retry-after-ms`, `retry-after` in seconds, `retry-after` as a date (past = 0).
+    `now` is Unix time.
+    """
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after", "").strip()
+    seconds = _number(text)
+    if seconds is not None or not text or text[:1] in "+-.0123456789":
+        return seconds
+    from email.utils import parsedate_to_datetime  # dates are rare here, and this is slow
+
+    try:
+        moment = parsedate_to_datetime(text)
+        # A date without a zone is GMT, not the time of this machine.
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return max(0.0, seconds - (time.time() if now is None else now))
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
+
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float | None:
+    """Read a duration such as `38.2s`, `6m0s`, `1h2m3.5s` or `340ms`, in seconds."""
+    found = _DURATION.findall(text)
+    if not found or "".join(number + unit for number, unit in found) != text:
+        return None
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
+    return seconds if seconds < math.inf else None
+
+
+def redacted(error: LLMError, secret: Secret | None) -> LLMError:
+    """Take `secret` out of an error's texts and body, in place, and return the error."""
+    if secret is None:
+        return error
+    error.args = tuple(
+        secret.redact(each) if isinstance(each, str) else each for each in error.args
+    )
+    match error:
+        case ProviderError():
+            error.code = secret.redact(error.code)
+            error.request_id = secret.redact(error.request_id)
+            error.body = secret.redact_bytes(error.body)
+        case ProtocolError():
+            error.frame = secret.redact_bytes(error.frame)
+        case _:
+            pass
+    return error

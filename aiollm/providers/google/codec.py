@@ -1,0 +1,95 @@
+"""Gemini's generateContent: the codec that joins requests, answers and errors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import decode
+from aiollm.errors import LLMError
+from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.providers.encoding import Warnings
+from aiollm.providers.google.decode import GoogleDecoder
+from aiollm.providers.google.encode import FAMILY, encode_body
+from aiollm.providers.google.errors import reply_error
+from aiollm.providers.google.models import resource
+from aiollm.types import Request, Target
+
+MAX_PAGE = 1000
+"""Models a page at most, so that one request lists all."""
+
+
+class _Model(msgspec.Struct):
+    name: str = ""
+
+
+class _Models(msgspec.Struct):
+    models: list[_Model] = []
+
+
+_MODELS = msgspec.json.Decoder(_Models)
+
+
+class GoogleCodec:
+    """Chat over generateContent; the key goes in a header, never in the URL."""
+
+    family = FAMILY
+
+    def framing(self) -> SSE:
+        """Return a new framer for one reply."""
+        return SSE()
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        warnings = Warnings()
+        body = encode_body(target.model, request, warnings)
+        return HttpRequest(
+            f"{method_url(provider, target.model, 'streamGenerateContent')}?alt=sse",
+            key_headers(provider),
+            json_body(body),
+            warnings=tuple(warnings),
+        )
+
+    def decoder(self) -> GoogleDecoder:
+        """Return a new decoder for one reply."""
+        return GoogleDecoder()
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+        return reply_error(reply)
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the models."""
+        url = f"{provider.base_url}/models?pageSize={MAX_PAGE}"
+        return HttpRequest(url, key_headers(provider), method="GET")
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`, without the `models/` of every name.
+
+        Raises: ProtocolError.
+        """
+        found: Any = decode(reply.body, _MODELS)
+        return tuple(model.name.removeprefix("models/") for model in found.models if model.name)
+
+
+def method_url(provider: Provider, model: str, method: str) -> str:
+    """Return the URL of a model's method."""
+    return f"{provider.base_url}/{_path(model)}:{method}"
+
+
+@lru_cache(maxsize=256)
+def _path(model: str) -> str:
+    return quote(resource(model), safe="/")
+
+
+def key_headers(provider: Provider) -> dict[str, str]:
+    """Return the headers of a JSON request that carries the provider's key."""
+    headers = {"Content-Type": "application/json"}
+    if provider.token is not None:
+        headers["x-goog-api-key"] = provider.token.reveal()
+    headers.update(provider.headers)
+    return headers

@@ -1,0 +1,344 @@
+"""Gemini, answers: chunks of generateContent to items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
+from aiollm.errors import LLMError, ProtocolError, StreamInterrupted
+from aiollm.provider import json_body
+from aiollm.providers.encoding import new_call_id
+from aiollm.providers.google.arguments import PartialArguments
+from aiollm.providers.google.encode import FAMILY, SIGNATURE, SYNTHETIC_ID
+from aiollm.providers.google.errors import BLOCKED, block_error, body_error, ending_error
+from aiollm.providers.google.wire import (
+    CHUNK,
+    PLAIN,
+    Call,
+    Candidate,
+    Chunk,
+    Counts,
+    Last,
+    Part,
+    citations_of,
+    elements_of,
+    raw_part,
+    read_file,
+    usage_of,
+)
+from aiollm.types import (
+    AudioPart,
+    CitationChunk,
+    Finish,
+    FinishReason,
+    ImageChunk,
+    ImagePart,
+    Item,
+    Notice,
+    OpaquePart,
+    PartChunk,
+    ProviderData,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageUpdate,
+)
+
+MAX_CALLS = 4096
+"""Tool calls in one answer at most (design: bounds)."""
+
+USAGE_EVERY = 32
+"""Plain chunks between two updates of the counts, which each brings and only a cut needs."""
+
+_REASONS: dict[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "FUNCTION_CALL": "tool_calls",  # not Google's word, but that of servers in its stead
+    "MALFORMED_FUNCTION_CALL": "error",
+    "MALFORMED_RESPONSE": "error",
+    "UNEXPECTED_TOOL_CALL": "error",
+    "TOO_MANY_TOOL_CALLS": "error",
+    "MISSING_THOUGHT_SIGNATURE": "error",
+    "PUP_LIMITED_DISABLED": "error",
+    **dict.fromkeys(BLOCKED, "content_filter"),
+}
+
+_UNFINISHED = (None, "", "FINISH_REASON_UNSPECIFIED")
+
+
+class GoogleDecoder:
+    """Chunks of one reply to items; the chunk with a finishReason is the end."""
+
+    __slots__ = (
+        "_answered",
+        "_calls",
+        "_cited",
+        "_counted",
+        "_joiner",
+        "_last",
+        "_open",
+        "_plain",
+        "_usage",
+        "finished",
+    )
+
+    ending = False  # the chunk that ends the answer is the last
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._answered = False
+        self._calls = 0
+        self._cited: set[tuple[str, str]] = set()
+        self._counted = 0
+        self._joiner: SurrogateJoiner | None = None
+        self._last: Last | None = None
+        self._open: PartialArguments | None = None
+        self._plain = True
+        self._usage: Counts | None = None
+
+    def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        """Decode chunks. Raises: ProviderError for an error or a block, ProtocolError."""
+        if self.finished:
+            return
+        try:
+            self._feed(frames, out)
+            if self._last is not None:
+                self._end(self._last, out)
+        except LLMError:
+            self._tell_usage(out)
+            raise
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole: one chunk or an array of them. Raises: LLMError."""
+        body = body.strip()
+        if body.startswith(b"data:"):
+            framer = SSE()
+            self.feed([*framer.feed(body + b"\n\n"), *framer.close()], out)
+        else:
+            self.feed((body,), out)
+        self.close(out)
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply. Raises: StreamInterrupted unless its last chunk was seen."""
+        if not self.finished:
+            self._tell_usage(out)
+            raise StreamInterrupted("the stream ended without a finishReason")
+
+    def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        decode = PLAIN.decode
+        for frame in frames:
+            if self._plain:
+                try:
+                    chunk = decode(frame)
+                except (ValueError, RecursionError):
+                    self._plain = False
+                else:
+                    usage = chunk.usage_metadata
+                    if usage is not None:
+                        self._usage = usage
+                        self._counted += 1
+                        if self._counted % USAGE_EVERY == 1:
+                            self._tell_usage(out)
+                    (candidate,) = chunk.candidates
+                    (part,) = candidate.content.parts
+                    if part.text:
+                        if part.thought:
+                            out.append(ReasoningDelta(part.text))
+                        else:
+                            self._answered = True
+                            out.append(TextDelta(part.text))
+                    if candidate.finish_reason:
+                        self._note_end(candidate)
+                    continue
+            self._frame(frame, out)
+
+    def _tell_usage(self, out: list[Item]) -> None:
+        if self._usage is not None:
+            out.append(UsageUpdate(usage_of(self._usage, "partial")))
+
+    def _frame(self, frame: bytes, out: list[Item]) -> None:
+        """Decode any frame; the next one may be plain if this one brought a piece of text."""
+        try:
+            chunk = CHUNK.decode(frame)
+        except (ValueError, RecursionError):
+            self._odd(frame, out)
+            return
+        self._chunk(chunk, frame, out)
+        if self._joiner is None and out:
+            self._plain = isinstance(out[-1], TextDelta | ReasoningDelta)
+        if chunk.usage_metadata is not None and self._last is None:
+            self._tell_usage(out)
+
+    def _odd(self, frame: bytes, out: list[Item]) -> None:
+        """Decode a frame that is no plain chunk: an end mark, an array, or lax JSON."""
+        if frame.startswith(b"[DONE]"):
+            return
+        if frame.lstrip()[:1] == b"[":
+            self._feed(elements_of(frame), out)
+            return
+        chunk = decode_leniently(frame, Chunk)
+        self._joiner = self._joiner or SurrogateJoiner()
+        self._chunk(chunk, frame, out)
+
+    def _chunk(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
+        self._usage = chunk.usage_metadata or self._usage
+        if not chunk.candidates:
+            self._bare(chunk, frame)
+        for at, candidate in enumerate(chunk.candidates or ()):
+            if candidate.index:
+                continue
+            parts = (candidate.content and candidate.content.parts) or ()
+            for number, part in enumerate(parts):
+                self._part(part, (frame, at, number), out)
+            self._cite(candidate, out)
+            self._note_end(candidate)
+
+    def _note_end(self, candidate: Last) -> None:
+        if candidate.finish_reason not in _UNFINISHED:
+            self._last = candidate
+
+    def _bare(self, chunk: Chunk, frame: bytes) -> None:
+        """Raise what a chunk without candidates says, unless it only counts."""
+        feedback = chunk.prompt_feedback
+        if feedback is not None and feedback.block_reason:
+            message = mend(feedback.block_reason_message or "")
+            raise block_error(mend(feedback.block_reason), message)
+        if chunk.error:
+            raise body_error({"error": chunk.error}, body=frame)
+        if chunk.usage_metadata is None and feedback is None:
+            value = load(frame)
+            if isinstance(value, dict) and ("message" in value or "detail" in value):
+                raise body_error(value, body=frame)
+
+    def _part(self, part: Part, place: tuple[bytes, int, int], out: list[Item]) -> None:
+        signature = part.thought_signature or None
+        if part.function_call is not None:
+            self._call(part.function_call, signature, out)
+        elif part.inline_data:
+            self._file(read_file(part.inline_data), part, out)
+        elif part.text is None and (raw := raw_part(*place)):
+            self._answered = True
+            out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))
+        elif part.thought:
+            self._thought(part.text or "", signature, out)
+        else:
+            self._text(part.text or "", signature, out)
+
+    def _text(self, text: str, signature: str | None, out: list[Item]) -> None:
+        text = self._joined("text", text)
+        if text or signature is not None:
+            self._answered = self._answered or bool(text)
+            out.append(TextDelta(text, _signed(signature)))
+
+    def _thought(self, text: str, signature: str | None, out: list[Item]) -> None:
+        text = self._joined("thought", text)
+        if signature is not None:
+            # The signature is for this piece alone, not for the thoughts before it.
+            out.append(ReasoningDelta(text, _signed(signature, text=text)))
+        elif text:
+            out.append(ReasoningDelta(text))
+
+    def _joined(self, field: str, text: str) -> str:
+        return text if self._joiner is None else self._joiner.feed(field, text)
+
+    def _file(self, file: tuple[str, bytes], part: Part, out: list[Item]) -> None:
+        """Give out a file, unless it is a draft that the model made while thinking."""
+        mime, data = file
+        if not data or part.thought:
+            return
+        self._answered = True
+        state = _signed(part.thought_signature or None)
+        if mime.startswith("audio/"):
+            out.append(PartChunk(AudioPart(data, mime=mime, provider_data=state)))
+        else:
+            out.append(ImageChunk(ImagePart(data, mime=mime, provider_data=state)))
+
+    def _call(self, call: Call, signature: str | None, out: list[Item]) -> None:
+        if call.name:
+            self._close_call(out)
+            self._begin_call(call, signature, out)
+        elif self._open is None:
+            return
+        if self._open is not None:
+            for piece in call.partial_args or ():
+                self._open.add(piece)
+            if not call.will_continue:
+                self._close_call(out)
+
+    def _begin_call(self, call: Call, signature: str | None, out: list[Item]) -> None:
+        if self._calls >= MAX_CALLS:
+            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        self._answered = True
+        streamed = bool(call.partial_args or call.will_continue)
+        self._open = PartialArguments() if streamed else None
+        data = _signed(signature) if call.id else _signed(signature, **{SYNTHETIC_ID: True})
+        out.append(
+            ToolCallDelta(
+                self._calls,
+                mend(call.id or "") or new_call_id(),
+                mend(call.name or ""),
+                "" if streamed else bytes(json_body(call.args or {})).decode(),
+                data,
+            )
+        )
+        self._calls += 1
+
+    def _close_call(self, out: list[Item], *, cut: bool = False) -> None:
+        """End a call whose arguments were streamed; without its end it must not be run."""
+        if self._open is None:
+            return
+        arguments = self._open.json()
+        self._open = None
+        out.append(ToolCallDelta(self._calls - 1, arguments=arguments[:-1] if cut else arguments))
+
+    def _cite(self, candidate: Candidate, out: list[Item]) -> None:
+        if candidate.citation_metadata is None and candidate.grounding_metadata is None:
+            return
+        for citation in citations_of(candidate):
+            key = (citation.url, citation.title)
+            if key not in self._cited:
+                self._cited.add(key)
+                out.append(CitationChunk(citation))
+
+    def _end(self, last: Last, out: list[Item]) -> None:
+        raw = mend(last.finish_reason or "")
+        if self._joiner is not None:
+            if thought := self._joiner.flush("thought"):
+                out.append(ReasoningDelta(thought))
+            if text := self._joiner.flush("text"):
+                out.append(TextDelta(text))
+        if self._open is not None:
+            self._close_call(out, cut=True)
+        if not self._answered:
+            _raise_if(ending_error(raw, mend(last.finish_message or "")))
+        if last.continuation_token:
+            out.append(
+                Notice(
+                    "the answer pauses: send the request again with "
+                    f"extra={{'continuationToken': {last.continuation_token!r}}}"
+                )
+            )
+        reason = _REASONS.get(raw, "other")
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        self.finished = True
+        usage = Usage() if self._usage is None else usage_of(self._usage, "exact")
+        out.append(Finish(reason, raw, usage))
+
+
+def _signed(signature: str | None, **more: Any) -> ProviderData | None:
+    """Return what must come back with a part: its signature, and marks of ours."""
+    if signature is None:
+        return ProviderData(FAMILY, more) if SYNTHETIC_ID in more else None
+    return ProviderData(FAMILY, {SIGNATURE: signature, **more})
+
+
+def _raise_if(error: LLMError | None) -> None:
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle

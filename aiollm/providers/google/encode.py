@@ -1,0 +1,327 @@
+"""Gemini, requests: canonical messages, tools and settings to the body of generateContent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.schema import type_schema
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Blob
+from aiollm.providers.encoding import (
+    Warnings,
+    conversation,
+    image_mime,
+    merge,
+    sole_text,
+    system_text,
+)
+from aiollm.providers.google.models import generation, thinking_config
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    OutputError,
+    Part,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+FAMILY = "google"
+
+SIGNATURE = "thoughtSignature"
+SYNTHETIC_ID = "synthetic_id"
+"""Marks, in provider data, a call whose id is ours: the API never saw it."""
+
+SKIP_SIGNATURE = "skip_thought_signature_validator"
+"""Google's word for a call that another model made, and that therefore has no signature."""
+
+MAX_STOPS = 5
+
+_RESOLUTIONS = {
+    "low": "MEDIA_RESOLUTION_LOW",
+    "high": "MEDIA_RESOLUTION_HIGH",
+    "original": "MEDIA_RESOLUTION_ULTRA_HIGH",
+}
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+_SUFFIXES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
+}
+
+
+def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
+    """Return the body for a request. Raises: UnsupportedError, ConfigError."""
+    body: dict[str, Any] = {"contents": _contents(model, request, warnings)}
+    if text := system_text(request):
+        body["systemInstruction"] = {"parts": [{"text": text}]}
+    if request.tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
+        if config := _tool_config(request, warnings):
+            body["toolConfig"] = {"functionCallingConfig": config}
+    if config := _generation_config(model, request, warnings):
+        body["generationConfig"] = config
+    return merge(body, request.extra)
+
+
+def _declaration(tool: Tool) -> dict[str, Any]:
+    wire: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        wire["description"] = tool.description
+    if not _takes_nothing(tool.parameters):
+        wire["parametersJsonSchema"] = tool.parameters
+    return wire
+
+
+def _takes_nothing(schema: dict[str, Any]) -> bool:
+    """Say whether a schema is an object without properties, which older models refuse."""
+    told = {key for key, value in schema.items() if value}
+    return told <= {"type", "title", "description", "$schema"} and (
+        schema.get("type", "object") == "object"
+    )
+
+
+def _tool_config(request: Request, warnings: Warnings) -> dict[str, Any]:
+    if request.parallel_tool_calls is False:
+        warnings.add("Gemini cannot forbid parallel tool calls: parallel_tool_calls is dropped")
+    match request.tool_choice:
+        case None | "auto" if any(tool.strict for tool in request.tools):
+            return {"mode": "VALIDATED"}
+        case None:
+            return {}
+        case "auto" | "none" | "required" as word:
+            return {"mode": _MODES[word]}
+        case name:
+            return {"mode": "ANY", "allowedFunctionNames": [name]}
+
+
+def _generation_config(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
+    if len(request.stop) > MAX_STOPS:
+        raise UnsupportedError(f"Gemini takes at most {MAX_STOPS} stop sequences")
+    config: dict[str, Any] = {}
+    if request.max_output_tokens is not None:
+        config["maxOutputTokens"] = request.max_output_tokens
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.top_p is not None:
+        config["topP"] = request.top_p
+    if request.stop:
+        config["stopSequences"] = request.stop
+    if request.seed is not None:
+        config["seed"] = request.seed
+    if request.output is not None:
+        if request.tools and generation(model) < 3:
+            raise UnsupportedError(f"{model} takes either tools or an output schema, not both")
+        config["responseMimeType"] = "application/json"
+        config["responseJsonSchema"] = type_schema(request.output)
+    if request.reasoning is not None and (
+        thinking := thinking_config(model, request.reasoning, warnings)
+    ):
+        config["thinkingConfig"] = thinking
+    return config
+
+
+def _contents(model: str, request: Request, warnings: Warnings) -> list[dict[str, Any]]:
+    if text := sole_text(request):
+        return [{"role": "user", "parts": [{"text": text}]}]
+    turns = _Turns(model, warnings)
+    for message in conversation(request):
+        turns.add(message)
+    turns.flush()
+    if not turns.contents:
+        raise UnsupportedError("Gemini needs a message besides the system prompt")
+    return turns.contents
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """What the result of a call must repeat; `id` is empty where the API gave none."""
+
+    order: int
+    name: str
+    id: str
+
+
+class _Turns:
+    """Builds the contents: the results of one turn wait until they are complete.
+
+    They go in one content, in the order of their calls: calls without ids are told apart by
+    nothing else.
+    """
+
+    def __init__(self, model: str, warnings: Warnings) -> None:
+        self.contents: list[dict[str, Any]] = []
+        self._newer = generation(model) >= 3
+        self._warnings = warnings
+        self._calls: dict[str, _Call] = {}
+        self._results: list[ToolResultPart] = []
+
+    def add(self, message: Message) -> None:
+        results = [part for part in message.parts if isinstance(part, ToolResultPart)]
+        self._results += results
+        if len(results) == len(message.parts):
+            return
+        self.flush()
+        if message.role == "system":
+            self._warnings.add("a system message amid the conversation is sent as the user's")
+        wires = [self._part(part) for part in message.parts]
+        if message.role == "assistant" and self._newer:
+            _sign_first_call(wires)
+        self._append("model" if message.role == "assistant" else "user", wires)
+
+    def flush(self) -> None:
+        """Append the results that wait, and after them the images they could not hold."""
+        if not self._results:
+            return
+        known = [(self._known(part), part) for part in self._results]
+        known.sort(key=lambda pair: pair[0].order)
+        self._results = []
+        wires: list[dict[str, Any] | None] = [self._response(*pair) for pair in known]
+        for call, part in known:
+            wires += self._images_beside(call, part)
+        self._append("user", wires)
+
+    def _append(self, role: str, wires: list[dict[str, Any] | None]) -> None:
+        if parts := [wire for wire in wires if wire is not None]:
+            self.contents.append({"role": role, "parts": parts})
+
+    def _part(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case TextPart(text=text):
+                wire = self._signed({"text": text}, part.provider_data)
+                return wire if text or SIGNATURE in wire else None
+            case RefusalPart(text=text):
+                return {"text": text}
+            case ImagePart():
+                return self._signed(self._image(part), part.provider_data)
+            case DocumentPart() | AudioPart():
+                return self._signed(_media(part, part.mime), part.provider_data)
+            case ToolCallPart():
+                return self._call(part)
+            case ReasoningPart():
+                return self._reasoning(part)
+            case OpaquePart(provider_data=data):
+                own = self._warnings.own(data, FAMILY, "a part")
+                return own.get("part") if own else None
+            case _:  # Tool results have a turn of their own.
+                return None
+
+    def _signed(self, wire: dict[str, Any], data: ProviderData | None) -> dict[str, Any]:
+        own = self._warnings.own(data, FAMILY, "the state of a part")
+        if own and SIGNATURE in own:
+            wire[SIGNATURE] = own[SIGNATURE]
+        return wire
+
+    def _reasoning(self, part: ReasoningPart) -> dict[str, Any] | None:
+        # Unsigned thoughts are summaries for people: the API takes no notice of them.
+        own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        if not own or SIGNATURE not in own:
+            return None
+        signed_text = own.get("text", part.text)
+        return {"text": signed_text, "thought": True, SIGNATURE: own[SIGNATURE]}
+
+    def _call(self, part: ToolCallPart) -> dict[str, Any]:
+        data = part.provider_data
+        synthetic = data is not None and data.family == FAMILY and SYNTHETIC_ID in data.data
+        call = _Call(len(self._calls), part.name, "" if synthetic else part.id)
+        self._calls[part.id] = call
+        wire = {"name": part.name, "args": self._arguments(part)}
+        if call.id:
+            wire["id"] = call.id
+        return self._signed({"functionCall": wire}, data)
+
+    def _arguments(self, part: ToolCallPart) -> dict[str, Any]:
+        try:
+            return part.parsed()
+        except OutputError:
+            self._warnings.add(
+                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+            )
+            return {}
+
+    def _known(self, part: ToolResultPart) -> _Call:
+        call = self._calls.get(part.id)
+        if call is not None:
+            return call
+        if not part.name:
+            raise UnsupportedError(
+                f"tool result {part.id!r} answers no call of this conversation: Gemini needs "
+                "the function's name, set ToolResultPart.name"
+            )
+        return _Call(len(self._calls), part.name, part.id)
+
+    def _response(self, call: _Call, part: ToolResultPart) -> dict[str, Any]:
+        images = [image for image in part.content if isinstance(image, ImagePart)]
+        text = part.text
+        if images and not text:
+            text = f"{len(images)} image(s)"
+        wire: dict[str, Any] = {"name": call.name}
+        if call.id:
+            wire["id"] = call.id
+        wire["response"] = {"error" if part.is_error else "output": text}
+        if held := [image for image in images if self._holds(image)]:
+            wire["parts"] = [image_part(image) for image in held]
+        return {"functionResponse": wire}
+
+    def _images_beside(self, call: _Call, part: ToolResultPart) -> list[dict[str, Any]]:
+        images = [image for image in part.content if isinstance(image, ImagePart)]
+        beside = [self._image(image) for image in images if not self._holds(image)]
+        return [{"text": f"The result of {call.name} comes with:"}, *beside] if beside else []
+
+    def _holds(self, image: ImagePart) -> bool:
+        """Say whether a function's response may hold the image itself."""
+        return self._newer and bool(image.data)
+
+    def _image(self, part: ImagePart) -> dict[str, Any]:
+        wire = image_part(part)
+        if part.detail in _RESOLUTIONS:
+            if self._newer:
+                wire["mediaResolution"] = {"level": _RESOLUTIONS[part.detail]}
+            else:
+                self._warnings.add("this Gemini takes no detail for an image: it is dropped")
+        return wire
+
+
+def _sign_first_call(wires: list[dict[str, Any] | None]) -> None:
+    """Excuse a step that another model made: its first call carries no signature."""
+    first = next((wire for wire in wires if wire and "functionCall" in wire), None)
+    if first is not None:
+        first.setdefault(SIGNATURE, SKIP_SIGNATURE)
+
+
+def image_part(part: ImagePart) -> dict[str, Any]:
+    """Return an image as a part: its bytes inline, or its URL. Raises: UnsupportedError."""
+    return _media(part, _mime(part))
+
+
+def _mime(part: ImagePart) -> str:
+    if part.data:
+        mime = image_mime(part)
+        if not mime:
+            raise UnsupportedError("an image's format cannot be told: set ImagePart.mime")
+        return mime
+    path = part.url.partition("?")[0].lower()
+    by_suffix = (mime for suffix, mime in _SUFFIXES.items() if path.endswith(suffix))
+    return part.mime or next(by_suffix, "")
+
+
+def _media(part: ImagePart | DocumentPart | AudioPart, mime: str) -> dict[str, Any]:
+    if part.data:
+        return {"inlineData": {"mimeType": mime, "data": Blob(part.data)}}
+    head, comma, data = part.url.partition(";base64,")
+    if comma and head.startswith("data:"):
+        return {"inlineData": {"mimeType": head.removeprefix("data:"), "data": data}}
+    file = {"fileUri": part.url}
+    return {"fileData": {"mimeType": mime, **file} if mime else file}

@@ -1,0 +1,1 @@
+"""llama-swap: OpenAI's wire with loading states, and its image routes."""

@@ -1,0 +1,78 @@
+"""llama-swap: OpenAI's chat wire under /v1, and errors of its own beside those it passes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.lenient import load
+from aiollm.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    OverloadedError,
+    RateLimitError,
+    ServerError,
+)
+from aiollm.provider import Decoder, Framer, HttpReply, HttpRequest, Provider
+from aiollm.providers.error_replies import Rule, error_from
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.types import Request, Target
+
+RULES = (
+    Rule(RateLimitError, codes=("concurrency_limit", "rate_limit_exceeded"), retry_after=1.0),
+    Rule(ModelNotFoundError, codes=("not_found",)),
+    Rule(AuthenticationError, codes=("unauthorized",)),
+    Rule(InvalidRequestError, codes=("bad_request",)),
+    Rule(OverloadedError, codes=("service_unavailable",)),
+    Rule(ServerError, codes=("internal_error", "bad_gateway", "gateway_timeout", "conflict")),
+)
+"""llama-swap's own codes; `concurrency_limit` asks for one second in its header, too."""
+
+
+class LlamaSwapCodec:
+    """Chat through llama-swap; all opaque state is OpenAI's, for that is what it passes on."""
+
+    def __init__(self) -> None:
+        self._chat = ChatCodec()
+
+    @property
+    def family(self) -> str:
+        """The family of the wire it speaks."""
+        return self._chat.family
+
+    def framing(self) -> Framer[Any]:
+        """Return a new framer for one reply."""
+        return self._chat.framing()
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        return self._chat.encode(openai_wire(provider), target, request)
+
+    def decoder(self) -> Decoder[Any]:
+        """Return a new decoder for one reply."""
+        return self._chat.decoder()
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply: by llama-swap's own codes, or as the upstream's."""
+        match load(reply.body):
+            case {"src": "llama-swap"}:
+                return error_from(reply, RULES)
+            case _:
+                return self._chat.error(reply)
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the models."""
+        return self._chat.models(openai_wire(provider))
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`. Raises: ProtocolError."""
+        return self._chat.model_names(reply)
+
+
+def openai_wire(provider: Provider) -> Provider:
+    """Return the provider as its OpenAI wire sees it: under /v1, beside the management."""
+    base = provider.base_url.removesuffix("/v1")
+    return msgspec.structs.replace(provider, base_url=f"{base}/v1")

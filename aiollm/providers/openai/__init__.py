@@ -1,0 +1,1 @@
+"""OpenAI's wires, Chat Completions and Responses, and all that speak them."""

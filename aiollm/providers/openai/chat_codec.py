@@ -1,0 +1,190 @@
+"""OpenAI's chat completions, the wire that most servers and routers speak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import load
+from aiollm._wire.schema import json_schema, schema_name, strict
+from aiollm.errors import LLMError, ProtocolError, UnsupportedError
+from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.providers.encoding import Warnings, bearer_headers, merge
+from aiollm.providers.openai.chat_decode import ChatDecoder
+from aiollm.providers.openai.chat_messages import messages
+from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, thinking
+from aiollm.providers.openai.errors import reply_error
+from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool
+
+
+class ChatCodec:
+    """Chat completions; `dialect` stands in for the one that the provider's host implies."""
+
+    family = "openai"
+
+    def __init__(self, dialect: Dialect | None = None) -> None:
+        self._dialect = dialect
+
+    def framing(self) -> SSE:
+        """Return a new framer for one reply."""
+        return SSE()
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        dialect = self._dialect or dialect_of(provider.host)
+        model = model_of(target.model, dialect)
+        warnings = Warnings()
+        check_media(provider, target, request)
+        form, note = _response_format(request, dialect, warnings)
+        body: dict[str, Any] = {
+            "model": target.model,
+            "messages": messages(request, dialect, self.family, warnings, note),
+            "stream": True,
+            **_limits(request, dialect),
+            **sampling(request, model, warnings),
+            **_tools(request),
+            **form,
+            **thinking(request, dialect, model, warnings),
+        }
+        return HttpRequest(
+            f"{provider.base_url}/chat/completions",
+            bearer_headers(provider),
+            json_body(merge(body, request.extra)),
+            warnings=tuple(warnings),
+        )
+
+    def decoder(self) -> ChatDecoder:
+        """Return a new decoder for one reply."""
+        return ChatDecoder(self.family)
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+        return reply_error(reply)
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the models."""
+        return models_request(provider)
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`. Raises: ProtocolError."""
+        return model_names(reply)
+
+
+def models_request(provider: Provider) -> HttpRequest:
+    """Return the request that lists an OpenAI-compatible server's models."""
+    return HttpRequest(f"{provider.base_url}/models", bearer_headers(provider), method="GET")
+
+
+def model_names(reply: HttpReply) -> tuple[str, ...]:
+    """Read a list of models, bare or under `data`. Raises: ProtocolError."""
+    match load(reply.body):
+        case {"data": list() as models} | {"models": list() as models} | (list() as models):
+            return tuple(
+                model["id"]
+                for model in models
+                if isinstance(model, dict) and isinstance(model.get("id"), str)
+            )
+        case _:
+            raise ProtocolError("the reply is not a list of models", frame=reply.body)
+
+
+def check_media(provider: Provider, target: Target, request: Request) -> None:
+    """Refuse documents and audio that a target does not take. Raises: UnsupportedError."""
+    for message in request.messages:
+        if message.role == "user":
+            for part in message.parts:
+                if type(part) in (DocumentPart, AudioPart):
+                    _check_part(provider, target, part)
+
+
+def _check_part(provider: Provider, target: Target, part: Part) -> None:
+    facts = provider.capabilities(target.model)
+    match part:
+        case DocumentPart() if not facts.documents:
+            raise UnsupportedError(f"{target} takes no documents: send their text or images")
+        case AudioPart() if not facts.audio:
+            raise UnsupportedError(f"{target} takes no audio")
+        case _:
+            pass
+
+
+def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, float]:
+    """Return temperature and top_p, as far as the model takes other values than its own."""
+    if request.temperature is None and request.top_p is None:
+        return {}
+    wanted = {"temperature": request.temperature, "top_p": request.top_p}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if model.sampling or request.reasoning in ("none", 0):
+        return given
+    for name, value in given.items():
+        if value != 1:
+            warnings.add(f"a reasoning model takes no {name} but its own: {value} is dropped")
+    return {}
+
+
+def output_schema(output: Any, warnings: Warnings) -> dict[str, Any]:
+    """Return name, schema and `strict` of an output type. Raises: ConfigError."""
+    name, schema = schema_name(output), json_schema(output)
+    try:
+        return {"name": name, "schema": strict(schema), "strict": True}
+    except UnsupportedError as error:
+        warnings.add(f"the answer is not held to its schema strictly: {error.message}")
+    return {"name": name, "schema": schema, "strict": False}
+
+
+def function(tool: Tool) -> dict[str, Any]:
+    """Return a tool's function. Raises: UnsupportedError for what strict mode cannot say."""
+    wire: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        wire["description"] = tool.description
+    if tool.strict:
+        return wire | {"parameters": strict(json_schema(tool.parameters)), "strict": True}
+    return wire | {"parameters": tool.parameters or {"type": "object", "properties": {}}}
+
+
+def _limits(request: Request, dialect: Dialect) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if dialect.usage_option:
+        fields["stream_options"] = {"include_usage": True}
+        if dialect.padding is not None:
+            fields["stream_options"]["include_obfuscation"] = dialect.padding
+    if request.max_output_tokens is not None:
+        fields[dialect.max_tokens] = request.max_output_tokens
+    if request.stop:
+        fields["stop"] = request.stop
+    if request.seed is not None:
+        fields[dialect.seed] = request.seed
+    return fields
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if request.tools:
+        fields["tools"] = [
+            {"type": "function", "function": function(tool)} for tool in request.tools
+        ]
+        match request.tool_choice:
+            case None:
+                pass
+            case "auto" | "none" | "required" as word:
+                fields["tool_choice"] = word
+            case name:
+                fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+    if request.parallel_tool_calls is not None and (request.tools or "tools" in request.extra):
+        fields["parallel_tool_calls"] = request.parallel_tool_calls
+    return fields
+
+
+def _response_format(
+    request: Request, dialect: Dialect, warnings: Warnings
+) -> tuple[dict[str, Any], str]:
+    """Return the field for a structured answer, and what the system prompt has to say of it."""
+    if request.output is None:
+        return {}, ""
+    if dialect.json_schema:
+        schema = output_schema(request.output, warnings)
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}, ""
+    warnings.add(f"{dialect.name} holds answers to JSON, not to a schema: it is only told of it")
+    text = bytes(json_body(json_schema(request.output))).decode()
+    note = f"Answer with one JSON object and nothing else; it must fit this JSON schema:\n{text}"
+    return {"response_format": {"type": "json_object"}}, note

@@ -1,0 +1,364 @@
+"""Chat completions: chunks of a stream, or a whole completion, to items.
+
+Facts: wire reference of November 2026; the rules are laxer than the official SDK's, for they
+must hold for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mistral and others alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
+from aiollm.errors import (
+    OverloadedError,
+    ProtocolError,
+    ProviderError,
+    ServerError,
+    StreamInterrupted,
+)
+from aiollm.providers.openai.chat_extensions import Reasoning, citations, content_items, images
+from aiollm.providers.openai.chat_tool_calls import Calls, arguments_text
+from aiollm.providers.openai.chat_wire import (
+    CHUNK,
+    FRAGMENT,
+    LANES,
+    NO_COUNTS,
+    NO_LANE,
+    Call,
+    Choice,
+    Chunk,
+    Delta,
+    Function,
+    Lane,
+    usage_of,
+)
+from aiollm.providers.openai.errors import is_error, is_object, no_answer, stream_error
+from aiollm.types import (
+    Finish,
+    FinishReason,
+    Item,
+    Notice,
+    ProviderData,
+    ReasoningDelta,
+    RefusalDelta,
+    Status,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageUpdate,
+)
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}
+_BROKEN: dict[str, type[ProviderError]] = {
+    "error": ServerError,
+    "abort": ServerError,
+    "insufficient_system_resource": OverloadedError,
+}
+"""Words for an answer that the server broke off, which must not pass for a whole one."""
+
+_NO_USAGE = Usage()
+
+
+class ChatDecoder:
+    """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end."""
+
+    __slots__ = (
+        "_calls",
+        "_family",
+        "_identified",
+        "_joiner",
+        "_lane",
+        "_loading",
+        "_noticed",
+        "_opened",
+        "_reason",
+        "_reasoning",
+        "_usage",
+        "finished",
+    )
+
+    def __init__(self, family: str) -> None:
+        self.finished = False
+        self._family = family
+        self._lane = LANES["content"]
+        self._identified = False
+        self._opened = False
+        self._reason = ""
+        self._usage = _NO_USAGE
+        self._calls: Calls | None = None
+        self._reasoning: Reasoning | None = None
+        self._loading = ""
+        self._noticed: tuple[str, ...] = ()
+        self._joiner: SurrogateJoiner | None = None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the finish reason has come; usage may follow."""
+        return bool(self._reason)
+
+    def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
+        append = out.append
+        decode, kind = self._lane
+        for frame in frames:
+            if decode is not None:
+                try:
+                    (choice,) = decode(frame).choices
+                except (ValueError, RecursionError):
+                    pass
+                else:
+                    self._opened = True
+                    if text := choice.delta.text:
+                        append(kind(text))
+                    if choice.finish_reason:
+                        self._reason = choice.finish_reason
+                        decode, kind = self._lane = NO_LANE
+                    continue
+            if self.finished:
+                return
+            decode, kind = self._lane = self._frame(frame, out)
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole. Raises: LLMError."""
+        if body.lstrip()[:5] in (b"data:", b"event"):
+            framer = SSE()
+            self.feed(framer.feed(body), out)
+            self.feed(framer.close(), out)
+            self.close(out)
+            return
+        chunk = self._decode(body) if is_object(body) else Chunk()
+        if chunk.error or not chunk.choices:
+            raise no_answer(body)
+        self._take(chunk, out)
+        self._end(out)
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply. Raises: StreamInterrupted when no finish reason has come."""
+        if self.finished:
+            return
+        if not self._reason:
+            raise StreamInterrupted("the stream ended without a finish_reason")
+        self._end(out)
+
+    def _frame(self, frame: bytes, out: list[Item]) -> Lane:
+        """Decode any frame; return the lane that the next may take."""
+        if not frame.strip():
+            return NO_LANE
+        if frame.startswith(b"[DONE]"):
+            self._done(out)
+            return NO_LANE
+        if self._calls and not self._joiner and _fragment(self._calls, frame, out):
+            return NO_LANE
+        before = len(out)
+        chunk = self._decode(frame)
+        if chunk.error:
+            raise stream_error(load(frame), frame)
+        if chunk.choices:
+            self._take(chunk, out)
+        else:
+            self._bare(chunk, frame, out)
+        if len(out) != before + 1 or chunk.usage is not None or self._joiner:
+            return NO_LANE
+        match out[-1]:
+            case TextDelta():
+                return LANES["content"]
+            case ReasoningDelta() if self._reasoning is not None:
+                return LANES.get(self._reasoning.field, NO_LANE)
+            case _:
+                return NO_LANE
+
+    def _decode(self, frame: bytes) -> Chunk:
+        try:
+            return CHUNK.decode(frame)
+        except (ValueError, RecursionError):
+            self._joiner = self._joiner or SurrogateJoiner()
+        error: ProtocolError
+        try:
+            chunk: Chunk = decode_leniently(frame, Chunk)
+        except ProtocolError as caught:
+            error = caught
+        else:
+            return chunk
+        value = load(frame)
+        if isinstance(value, str | list) and value:
+            raise stream_error(value, frame)
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle
+
+    def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
+        """Take a chunk without choices: usage, an error, or what does not matter."""
+        if not chunk.usage and is_error(value := load(frame)):
+            raise stream_error(value, frame)
+        self._count(chunk, out)
+        if chunk.usage and self._reason:
+            self._end(out)
+
+    def _take(self, chunk: Chunk, out: list[Item]) -> None:
+        self._identified = self._identified or bool(chunk.id or chunk.model)
+        for choice in chunk.choices or ():
+            if choice.index:
+                self._notice("several choices came (n > 1): only the first is kept", out)
+            elif self._is_loading(choice):
+                self._load(choice, out)
+            else:
+                self._choice(choice, out)
+        self._count(chunk, out)
+
+    def _choice(self, choice: Choice, out: list[Item]) -> None:
+        self._opened = True
+        if self._loading:
+            self._load(None, out)
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._delta(delta, out)
+        if choice.finish_reason:
+            self._reason = choice.finish_reason
+
+    def _is_loading(self, choice: Choice) -> bool:
+        """Say whether llama-swap, not a model, speaks: it names neither id, model nor index."""
+        return (
+            not (self._identified or self._opened)
+            and choice.index is None
+            and choice.delta is not None
+            and bool(choice.delta.reasoning_content)
+            and not choice.delta.content
+        )
+
+    def _load(self, choice: Choice | None, out: list[Item]) -> None:
+        """Report the loading text line by line, less its ornaments."""
+        if choice is not None and choice.delta is not None:
+            self._loading += choice.delta.reasoning_content or ""
+            *lines, self._loading = self._loading.split("\n")
+        else:
+            lines, self._loading = [self._loading], ""
+        out += [Status(line.strip()) for line in lines if any(map(str.isalnum, line))]
+
+    def _delta(self, delta: Delta, out: list[Item]) -> None:
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+            self._reasoning = self._reasoning or Reasoning()
+            thought = self._reasoning.read(
+                delta.reasoning_content, delta.reasoning, delta.reasoning_details
+            )
+            if thought and (thought := self._joined("reasoning", thought)):
+                out.append(ReasoningDelta(thought))
+        if isinstance(delta.content, list):
+            out += content_items(delta.content)
+        elif delta.content and (text := self._joined("content", delta.content)):
+            out.append(TextDelta(text))
+        if delta.refusal and (refusal := self._joined("refusal", delta.refusal)):
+            out.append(RefusalDelta(refusal))
+        for call in delta.tool_calls or ():
+            out.append(self._call(call))
+        if delta.function_call is not None:
+            out.append(self._call(Call(-1, function=delta.function_call)))
+        if delta.annotations:
+            out += citations(delta.annotations)
+        if delta.images:
+            out += images(delta.images)
+        if delta.audio is not None:
+            self._notice("the answer holds audio, which is left out", out)
+
+    def _call(self, call: Call) -> ToolCallDelta:
+        state: dict[str, Any] = {}
+        if call.custom is not None:
+            state["type"] = "custom"
+            name, text = call.custom.name, call.custom.input or ""
+        else:
+            function = call.function or Function()
+            name, text = function.name, arguments_text(function.arguments)
+        if call.extra_content:
+            state["extra_content"] = call.extra_content
+        data = ProviderData(self._family, state) if state else None
+        self._calls = self._calls or Calls()
+        delta = self._calls.add(call.index, mend(call.id or ""), mend(name or ""), text, data)
+        if self._joiner is None:
+            return delta
+        return msgspec.structs.replace(
+            delta, arguments=self._joined(f"call {delta.index}", delta.arguments)
+        )
+
+    def _joined(self, field: str, text: str) -> str:
+        return text if self._joiner is None else self._joiner.feed(field, text)
+
+    def _count(self, chunk: Chunk, out: list[Item]) -> None:
+        counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
+        if not counts or counts == NO_COUNTS:
+            return
+        self._usage = usage_of(counts)
+        if not self._reason:
+            out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
+
+    def _notice(self, message: str, out: list[Item]) -> None:
+        if message not in self._noticed:
+            self._noticed += (message,)
+            out.append(Notice(message))
+
+    def _done(self, out: list[Item]) -> None:
+        if not self._opened:
+            raise StreamInterrupted("the stream ended without an answer")
+        self._end(out)
+
+    def _end(self, out: list[Item]) -> None:
+        if self._joiner:
+            self._flush(self._joiner, out)
+        if self._reasoning is not None and (data := self._reasoning.data()) is not None:
+            out.append(ReasoningDelta("", ProviderData(self._family, data)))
+        if self._calls is not None:
+            out += self._calls.end()
+        if broken := _BROKEN.get(self._reason):
+            if self._usage.certainty != "missing":
+                out.append(UsageUpdate(self._usage))
+            raise broken(f"the provider broke off the answer: {self._reason}", code=self._reason)
+        self.finished = True
+        out.append(Finish(self._finish_reason(), self._reason, self._usage))
+
+    def _finish_reason(self) -> FinishReason:
+        reason = _REASONS.get(self._reason, "other")
+        if self._calls is None:
+            return "stop" if reason == "tool_calls" else reason
+        return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason
+
+    def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
+        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        if thought := joiner.flush("reasoning"):
+            out.append(ReasoningDelta(thought))
+        if text := joiner.flush("content"):
+            out.append(TextDelta(text))
+        if refusal := joiner.flush("refusal"):
+            out.append(RefusalDelta(refusal))
+
+
+def _fragment(calls: Calls, frame: bytes, out: list[Item]) -> bool:
+    """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
+    try:
+        (choice,) = FRAGMENT.decode(frame).choices
+    except (ValueError, RecursionError):
+        return False
+    if choice.finish_reason:
+        return False
+    (piece,) = choice.delta.tool_calls
+    delta = calls.extend(piece.index, piece.function.arguments)
+    if delta is None:
+        return False
+    out.append(delta)
+    return True

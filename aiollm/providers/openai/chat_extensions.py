@@ -1,0 +1,129 @@
+"""What servers add to chat messages: reasoning, citations, images and lists of content parts."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from aiollm._wire.lenient import mend
+from aiollm.errors import ProtocolError
+from aiollm.types import (
+    Citation,
+    CitationChunk,
+    ImageChunk,
+    ImagePart,
+    ReasoningDelta,
+    TextDelta,
+)
+
+_PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
+"""Kinds of reasoning details that come in pieces, and the field that is cut."""
+
+
+class Reasoning:
+    """Reads the names that servers have for reasoning, and remembers what replay needs."""
+
+    __slots__ = ("_details", "field")
+
+    def __init__(self) -> None:
+        self.field = ""
+        self._details: list[tuple[dict[str, Any], list[str]]] = []
+
+    def read(self, content: str | None, other: Any, details: Sequence[Any] | None) -> str:
+        """Return a delta's reasoning, once, though it may come under several names."""
+        told = "".join(map(self._detail, details)) if details else ""
+        if content:
+            self.field = "reasoning_content"
+            return content
+        if isinstance(other, str) and other:
+            self.field = "reasoning"
+            return other
+        return told
+
+    def data(self) -> dict[str, Any] | None:
+        """Return what the server may want back, None where there was no reasoning."""
+        data: dict[str, Any] = {}
+        if self.field:
+            data["field"] = self.field
+        if self._details:
+            data["details"] = [_joined(*detail) for detail in self._details]
+        return data or None
+
+    def _detail(self, detail: Any) -> str:
+        if not isinstance(detail, dict):
+            return ""
+        text = detail.get(_PIECES.get(str(detail.get("type")), ""))
+        piece = text if isinstance(text, str) else ""
+        last, pieces = self._details[-1] if self._details else ({}, [])
+        if detail.get("type") in _PIECES and _continues(last, detail):
+            last.update((key, value) for key, value in detail.items() if value is not None)
+            pieces.append(piece)
+        else:
+            self._details.append((dict(detail), [piece]))
+        return piece
+
+
+def _continues(last: dict[str, Any], detail: dict[str, Any]) -> bool:
+    return all(last.get(key) == detail.get(key) for key in ("type", "index"))
+
+
+def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    field = _PIECES.get(str(detail.get("type")))
+    return detail | {field: "".join(pieces)} if field in detail else detail
+
+
+def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
+    """Read a content that is a list of parts, as Mistral's reasoning models have it."""
+    for part in parts:
+        match part:
+            case {"type": "thinking", "thinking": str() as text} if text:
+                yield ReasoningDelta(mend(text))
+            case {"type": "thinking", "thinking": list() as inner}:
+                if thought := "".join(item.text for item in content_items(inner)):
+                    yield ReasoningDelta(thought)
+            case {"text": str() as text} | str(text) if text:
+                yield TextDelta(mend(text))
+            case _:
+                pass
+
+
+def citations(annotations: Sequence[Any]) -> Iterator[CitationChunk]:
+    """Read the URL citations among annotations; others have no canonical form."""
+    for annotation in annotations:
+        match annotation:
+            case {"url_citation": dict() as source} | ({"type": "url_citation"} as source):
+                words = (source.get("url"), source.get("title"), source.get("content"))
+                texts = (mend(word) if isinstance(word, str) else "" for word in words)
+                yield CitationChunk(Citation(*texts))
+            case _:
+                pass
+
+
+def images(parts: Sequence[Any]) -> Iterator[ImageChunk]:
+    """Read generated images, which OpenRouter sends as data URIs."""
+    for part in parts:
+        match part:
+            case {"image_url": {"url": str() as url}} if url:
+                yield ImageChunk(image(url))
+            case _:
+                pass
+
+
+def image(url: str) -> ImagePart:
+    """Make an image of a URL, of bytes where it is a data URI."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        return ImagePart(url=url)
+    return image_of_base64(data, head[5:-7], url)
+
+
+def image_of_base64(data: str, mime: str = "", url: str = "") -> ImagePart:
+    """Make an image of base64. Raises: ProtocolError where it is none."""
+    try:
+        raw = binascii.a2b_base64(data)
+    except (ValueError, binascii.Error):
+        raw = b""
+    if not raw:
+        raise ProtocolError("an image in the answer is not base64", frame=(url or data).encode())
+    return ImagePart(raw, mime=mime)

@@ -1,0 +1,275 @@
+"""Canonical messages to those of chat completions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Blob
+from aiollm.providers.encoding import Warnings, conversation, image_mime, sole_text, system_text
+from aiollm.providers.openai.dialects import Dialect
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    Part,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+MAX_CALL_ID = 40
+"""Characters of a tool call's id at most; OpenAI refuses longer ones in chat."""
+
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+"""What Mistral takes for a tool call's id."""
+
+_AUDIO_FORMATS = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mpeg": "mp3",
+    "audio/mp3": "mp3",
+}
+_FIELDS = ("reasoning_content", "reasoning")
+
+
+def messages(
+    request: Request, dialect: Dialect, family: str, warnings: Warnings, system_note: str = ""
+) -> list[dict[str, Any]]:
+    """Translate the system prompt and the conversation. Raises: UnsupportedError.
+
+    `system_note` is added to the system prompt.
+    """
+    out: list[dict[str, Any]] = []
+    system = system_text(request)
+    if system_note:
+        system = f"{system}\n\n{system_note}" if system else system_note
+    if system:
+        out.append({"role": dialect.system, "content": system})
+    if text := sole_text(request):
+        out.append({"role": "user", "content": text})
+        return out
+    turns = _Turns(dialect, family, warnings, out)
+    for message in conversation(request):
+        turns.add(message)
+    turns.flush()
+    return out
+
+
+class _Turns:
+    """Builds the wire's messages.
+
+    Images that tools or the assistant made wait for one user message after all results of the
+    turn, for no other role may hold them.
+    """
+
+    def __init__(
+        self, dialect: Dialect, family: str, warnings: Warnings, out: list[dict[str, Any]]
+    ) -> None:
+        self.out = out
+        self._dialect = dialect
+        self._family = family
+        self._warnings = warnings
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, message: Message) -> None:
+        match message.role:
+            case "tool":
+                results = (part for part in message.parts if isinstance(part, ToolResultPart))
+                for part in results:
+                    self._result(part)
+            case "assistant":
+                self.flush()
+                self._assistant(message)
+            case "system":
+                self.flush()
+                self.out.append({"role": self._dialect.system, "content": message.text})
+            case _:
+                self.flush()
+                self.out.append({"role": "user", "content": self._content(message)})
+
+    def flush(self) -> None:
+        if self._waiting:
+            self.out.append({"role": "user", "content": self._waiting})
+            self._waiting = []
+
+    def _result(self, part: ToolResultPart) -> None:
+        images = [image for image in part.content if isinstance(image, ImagePart)]
+        text = part.text or ("The result is the image in the next message." if images else "")
+        id_ = self._call_id(part.id)
+        self.out.append({"role": "tool", "tool_call_id": id_, "content": text})
+        self._wait(f"The image result of tool call {id_}:", images)
+
+    def _wait(self, label: str, images: list[ImagePart]) -> None:
+        if images:
+            self._waiting.append({"type": "text", "text": label})
+            self._waiting += [image_part(image) for image in images]
+
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if all(type(part) is TextPart for part in message.parts):
+            return message.text
+        parts = (self._user_part(part) for part in message.parts)
+        return [part for part in parts if part is not None]
+
+    def _user_part(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case TextPart(text=text):
+                return {"type": "text", "text": text}
+            case ImagePart():
+                return image_part(part)
+            case DocumentPart():
+                return {"type": "file", "file": self._file(part)}
+            case AudioPart():
+                return audio_part(part)
+            case OpaquePart(provider_data=data):
+                return self._warnings.own(data, self._family, "a part")
+            case _:
+                return None
+
+    def _file(self, part: DocumentPart) -> dict[str, Any]:
+        if part.url and not self._dialect.file_urls:
+            raise UnsupportedError(
+                f"{self._dialect.name} fetches no document URLs in chat: send the bytes"
+            )
+        return {"filename": part.name, "file_data": part.url or document_data(part)}
+
+    def _assistant(self, message: Message) -> None:
+        text, refusal = self._words(message)
+        calls = [self._call(part) for part in message.parts if isinstance(part, ToolCallPart)]
+        wire: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if refusal:
+            wire["refusal"] = refusal
+        if calls:
+            wire["tool_calls"] = calls
+        wire |= self._opaque(message)
+        # A turn of reasoning alone, as a cut answer leaves it, is none to any server.
+        if text or len(wire) > 2:
+            self._replay(message, wire)
+            self.out.append(wire)
+        images = [part for part in message.parts if isinstance(part, ImagePart)]
+        self._wait("The image of the answer above:", images)
+        if any(isinstance(part, AudioPart) for part in message.parts):
+            self._warnings.add("audio of earlier answers cannot be sent back: dropped")
+
+    def _words(self, message: Message) -> tuple[str, str]:
+        """Return text and refusal; where the wire has no refusals, they are text."""
+        texts, refusals = [], []
+        for part in message.parts:
+            match part:
+                case TextPart(text=text, provider_data=data):
+                    self._warnings.own(data, self._family, "the state of a text")
+                    texts.append(text)
+                case RefusalPart(text=text) if self._dialect.refusals:
+                    refusals.append(text)
+                case RefusalPart(text=text):
+                    texts.append(text)
+                case _:
+                    pass
+        return "".join(texts), "".join(refusals)
+
+    def _call(self, part: ToolCallPart) -> dict[str, Any]:
+        data = self._warnings.own(part.provider_data, self._family, "the state of a tool call")
+        wire: dict[str, Any] = {"id": self._call_id(part.id)}
+        if data and data.get("type") == "custom":
+            return wire | {
+                "type": "custom",
+                "custom": {"name": part.name, "input": part.arguments},
+            }
+        arguments = part.arguments or "{}"
+        if not part.valid:
+            arguments = "{}"
+            self._warnings.add(
+                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+            )
+        wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
+        return wire | (data or {})
+
+    def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
+        if self._dialect.short_call_ids:
+            return id if _SHORT_ID.fullmatch(id) else _hash(id)[:9]
+        return call_id(id, MAX_CALL_ID)
+
+    def _replay(self, message: Message, wire: dict[str, Any]) -> None:
+        """Send reasoning back as the host wants it, where it wants it."""
+        parts = (part for part in message.parts if isinstance(part, ReasoningPart))
+        states = ((part.text, self._own(part)) for part in parts)
+        own = [(words, state) for words, state in states if state is not None]
+        text = "".join(words for words, _ in own)
+        match self._dialect.replay:
+            case "none":
+                if own:
+                    self._warnings.add(f"{self._dialect.name} takes no reasoning back: dropped")
+            case "field" if text:
+                named = (state.get("field") for _, state in own)
+                field = next((name for name in named if name in _FIELDS), _FIELDS[0])
+                wire[field] = text
+            case "reasoning_content" if text or "tool_calls" in wire:
+                # DeepSeek refuses a call that comes back without the field.
+                wire["reasoning_content"] = text
+            case "details":
+                details = [item for _, state in own for item in state.get("details", ())]
+                if details or text:
+                    wire |= {"reasoning_details": details} if details else {"reasoning": text}
+            case "thinking" if text:
+                thought = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+                said = wire["content"]
+                wire["content"] = [thought, *([{"type": "text", "text": said}] if said else [])]
+            case _:
+                pass
+
+    def _own(self, part: ReasoningPart) -> dict[str, Any] | None:
+        """Return a part's state, {} where it has none; None where it is another family's."""
+        if part.provider_data is None:
+            return {}
+        return self._warnings.own(part.provider_data, self._family, "reasoning")
+
+    def _opaque(self, message: Message) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for part in message.parts:
+            if isinstance(part, OpaquePart):
+                fields |= self._warnings.own(part.provider_data, self._family, "a part") or {}
+        return fields
+
+
+def image_part(part: ImagePart) -> dict[str, Any]:
+    """Return an image as a part of a user's message."""
+    wire: dict[str, Any] = {"url": image_url(part)}
+    if part.detail is not None:
+        wire["detail"] = part.detail
+    return {"type": "image_url", "image_url": wire}
+
+
+def image_url(part: ImagePart) -> str | Blob:
+    """Return an image's URL, a data URI where it has bytes."""
+    return part.url or Blob(part.data, f"data:{image_mime(part) or 'image/jpeg'};base64,")
+
+
+def document_data(part: DocumentPart) -> Blob:
+    """Return a document's bytes as a data URI."""
+    return Blob(part.data, f"data:{part.mime};base64,")
+
+
+def audio_part(part: AudioPart) -> dict[str, Any]:
+    """Return audio as a part of a user's message. Raises: UnsupportedError."""
+    form = _AUDIO_FORMATS.get(part.mime.lower())
+    if form is None or part.url:
+        what = "a URL" if part.url else part.mime
+        raise UnsupportedError(f"audio goes as the bytes of a WAV or MP3 file, not as {what}")
+    return {"type": "input_audio", "input_audio": {"data": Blob(part.data), "format": form}}
+
+
+def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
+    """Return the id of a tool call, a digest of it where it is longer than `limit`."""
+    return id if len(id) <= limit else f"call_{_hash(id)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=16).hexdigest()

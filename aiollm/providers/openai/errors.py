@@ -1,0 +1,236 @@
+"""Errors of OpenAI's wires, chat and Responses, and of the many servers that speak them.
+
+Sources of codes and texts: the vendors' documentation and recorded replies, November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.lenient import load
+from aiollm.errors import (
+    AuthenticationError,
+    ContentFilterError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ProtocolError,
+    ProviderError,
+    QuotaError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServerError,
+    UnsupportedFeatureError,
+)
+from aiollm.provider import HttpReply
+from aiollm.providers.error_replies import (
+    Fault,
+    Rule,
+    build,
+    duration,
+    error_from,
+    fault_of,
+    is_context_length,
+    retry_after,
+)
+
+RULES = (
+    Rule(
+        QuotaError,
+        codes=(
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+        ),
+    ),
+    Rule(RequestTooLargeError, texts=("request too large for",)),
+    Rule(RateLimitError, codes=("slow_down",), retry_after=15.0),
+    Rule(RateLimitError, codes=("concurrency_limit",), retry_after=1.0),
+    Rule(RateLimitError, codes=("rate_limit_exceeded", "rate_limit_error")),
+    Rule(
+        ContentFilterError,
+        codes=(
+            "content_policy_violation",
+            "moderation_blocked",
+            "content_filter",
+            "invalid_prompt",
+            "cyber_policy",
+            "bio_policy",
+            "misalignment_policy_violation",
+            "image_content_policy_violation",
+        ),
+    ),
+    Rule(ContentFilterError, texts=("input was flagged", "prompt was flagged")),
+    Rule(AuthenticationError, codes=("invalid_api_key", "account_deactivated")),
+    Rule(AuthenticationError, codes=("authentication_error", "permission_error")),
+    Rule(AuthenticationError, codes=("permission_denied", "unsupported_country_region_territory")),
+    Rule(AuthenticationError, texts=("ip not authorized",)),
+    Rule(ModelNotFoundError, codes=("model_not_found", "not_found_error", "DeploymentNotFound")),
+    Rule(ModelNotFoundError, texts=("does not have access to model",)),
+    Rule(
+        UnsupportedFeatureError,
+        codes=(
+            "unsupported_parameter",
+            "unsupported_value",
+            "not_supported_error",
+            "failed_to_download_image",
+            "data_residency_mismatch",
+        ),
+    ),
+    Rule(
+        UnsupportedFeatureError,
+        texts=(
+            "are not supported for",
+            "does not support",
+            "image input is not supported",
+            "is not a multimodal model",
+            "requires --jinja",
+            "requires --enable-auto-tool-choice",
+            "no endpoints found that support",
+        ),
+    ),
+    Rule(RequestTooLargeError, codes=("image_too_large", "image_file_too_large")),
+    Rule(
+        OverloadedError,
+        codes=(
+            "server_is_overloaded",
+            "service_unavailable_error",
+            "unavailable_error",
+            "overloaded_error",
+            "NoCapacity",
+        ),
+    ),
+)
+"""What a code or text means wherever it stands."""
+
+_IN_STREAM = Rule(
+    InvalidRequestError,
+    codes=(
+        "invalid_request_error",
+        "BadRequestError",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_base64_image",
+        "invalid_image_url",
+        "invalid_image_mode",
+        "image_too_small",
+        "image_parse_error",
+        "unsupported_image_media_type",
+        "empty_image_file",
+        "image_file_not_found",
+    ),
+)
+"""What would be told by a status if the error had not come inside a stream."""
+
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
+_RETRY_SECONDS = re.compile(rf"(?:try again|retry) (?:in|after) ({_NUMBER}) sec", re.IGNORECASE)
+_TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18})\b")
+_WINDOWS = ("requests", "tokens")
+
+
+def reply_error(reply: HttpReply) -> ProviderError:
+    """Translate an error reply."""
+    fault = _explained(fault_of(load(reply.body)))
+    hint = _hint(fault, reply.headers, reply.status)
+    if not fault.message:
+        return error_from(reply, RULES, hint=hint)
+    return _error(fault, status=reply.status, headers=reply.headers, hint=hint, body=reply.body)
+
+
+def stream_error(value: Any, frame: bytes = b"") -> ProviderError:
+    """Translate an error that came in a stream, decoded to `value`."""
+    fault = _explained(fault_of(value))
+    return _error(fault, hint=_hint(fault, {}, 0), body=frame)
+
+
+def is_error(value: Any) -> bool:
+    """Say whether a decoded frame without choices is an error, whatever its shape."""
+    match value:
+        case [first, *_]:
+            return is_error(first)
+        case {"error": error} if error:
+            return True
+        case {"object": "error"} | {"type": "error"}:
+            return True
+        case {"choices": _}:
+            return False
+        case {"message": str()} | {"detail": str() | list()}:
+            return True
+        case _:
+            return False
+
+
+def is_object(body: bytes) -> bool:
+    """Say whether a whole body may be the JSON object that an answer is."""
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def no_answer(body: bytes) -> ProviderError | ProtocolError:
+    """Say what is wrong with a whole body that is not the answer it should be."""
+    value = load(body)
+    if is_error(value) or isinstance(value, str):
+        return stream_error(value, body)
+    head = body.strip()
+    if not head or head[:1] == b"<":
+        page = "an HTML page: a proxy answers, or the base URL is wrong"
+        return ServerError(f"the answer is {page if head else 'empty'}", status=200, body=body)
+    return ProtocolError("the body holds no answer", frame=body)
+
+
+def _error(
+    fault: Fault,
+    *,
+    hint: float | None,
+    body: bytes,
+    status: int = 0,
+    headers: Mapping[str, str] | None = None,
+) -> ProviderError:
+    rules: tuple[Rule, ...] = RULES
+    if status == 402 and retry_after(headers or {}) is not None:
+        rules = (Rule(RateLimitError), *RULES)
+    elif _never_fits(fault.message):
+        rules = (Rule(RequestTooLargeError), *RULES)
+    elif not status and not is_context_length(fault, status, fault.message):
+        rules = (*RULES, _IN_STREAM)
+    return build(fault, rules, status=status, headers=headers, hint=hint, body=body)
+
+
+def _never_fits(message: str) -> bool:
+    """Say whether one request asks for more than the limit of a whole minute."""
+    found = _TOKENS_ASKED.search(message)
+    return found is not None and int(found[2]) > int(found[1])
+
+
+def _explained(fault: Fault) -> Fault:
+    """Add what a router tells of the provider behind it."""
+    match fault.raw:
+        case {"error": {"metadata": {"raw": str() as raw}}} if raw and raw not in fault.message:
+            return msgspec.structs.replace(fault, message=f"{fault.message}: {raw}")
+        case _:
+            return fault
+
+
+def _hint(fault: Fault, headers: Mapping[str, str], status: int) -> float | None:
+    if found := _TRY_AGAIN.search(fault.message):
+        return duration(found[1])
+    if found := _RETRY_SECONDS.search(fault.message):
+        return float(found[1])
+    return _window(fault, headers) if status == 429 else None
+
+
+def _window(fault: Fault, headers: Mapping[str, str]) -> float | None:
+    """Return when the exhausted window begins anew."""
+    names = [name for name in _WINDOWS if headers.get(f"x-ratelimit-remaining-{name}") == "0"]
+    if fault.type in _WINDOWS:
+        names = [fault.type]
+    waits = [duration(headers.get(f"x-ratelimit-reset-{name}", "")) for name in names]
+    return max((wait for wait in waits if wait is not None), default=None)

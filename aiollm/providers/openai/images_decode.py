@@ -1,0 +1,175 @@
+"""OpenAI's images API, answers: JSON and streamed drafts to images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.base64_files import from_text
+from aiollm._wire.framing import SSE
+from aiollm._wire.lenient import load, mend
+from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
+from aiollm.images import ImageResult, PartialImage
+from aiollm.providers.encoding import image_mime
+from aiollm.providers.openai.errors import is_error, stream_error
+from aiollm.types import ImagePart, Usage
+
+
+class _Wire(msgspec.Struct, gc=False):
+    """A piece of the wire; every field may be absent or null."""
+
+
+class _Datum(_Wire):
+    b64_json: bytes | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class _Usage(_Wire):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Reply(_Wire):
+    data: list[_Datum] | None = None
+    output_format: str | None = None
+    usage: _Usage | None = None
+
+
+class _Event(_Wire):
+    type: str | None = None
+    b64_json: bytes | None = None
+    partial_image_index: int | None = None
+    output_format: str | None = None
+    usage: _Usage | None = None
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+_EVENT = msgspec.json.Decoder(_Event)
+
+
+class OpenAIImageDecoder:
+    """Events of one reply to drafts; the one that completes an image is the end."""
+
+    __slots__ = ("_framer", "_result", "finished")
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._framer = SSE()
+        self._result: ImageResult | None = None
+
+    def feed(self, data: bytes, out: list[PartialImage]) -> None:
+        """Decode what a read brought, b"" at the end. Raises: ProviderError, ProtocolError."""
+        for frame in self._framer.feed(data) if data else self._framer.close():
+            if not frame.startswith(b"[DONE]"):
+                self._event(frame, out)
+
+    def close(self) -> ImageResult:
+        """Return the image. Raises: StreamInterrupted unless it is complete."""
+        if self._result is None:
+            raise StreamInterrupted("the stream ended before its image was complete")
+        return self._result
+
+    def _event(self, frame: bytes, out: list[PartialImage]) -> None:
+        event = _read_event(frame)
+        kind = event.type or ""
+        if kind.endswith(".partial_image") and event.b64_json:
+            image = _image(event.b64_json, event.output_format)
+            out.append(PartialImage(image, event.partial_image_index or 0))
+        elif kind.endswith(".completed"):
+            datum = _Datum(event.b64_json)
+            reply = _Reply([datum], event.output_format, event.usage)
+            self._result = _result(reply, frame)
+            self.finished = True
+        elif is_error(value := load(frame)):
+            raise stream_error(value, frame)
+
+
+def result_of(body: bytes) -> ImageResult:
+    """Read a whole reply. Raises: ProviderError for an error in it, ProtocolError."""
+    try:
+        reply = _REPLY.decode(body)
+    except (ValueError, RecursionError):
+        reply = _lax_reply(load(body), body)
+    return _result(reply, body)
+
+
+def _result(reply: _Reply, body: bytes) -> ImageResult:
+    images = tuple(_images(reply))
+    if not images:
+        value = load(body)
+        if is_error(value):
+            raise stream_error(value, body)
+        raise GenerationError("the reply holds no image", body=body)
+    told = (datum.revised_prompt for datum in reply.data or () if datum.revised_prompt)
+    return ImageResult(images, _usage(reply.usage), mend(next(told, "")))
+
+
+def _images(reply: _Reply) -> list[ImagePart]:
+    images: list[ImagePart] = []
+    for datum in reply.data or ():
+        url = datum.url or ""
+        data = datum.b64_json or (from_text(url) if url.startswith("data:") else b"")
+        if data:
+            images.append(_image(data, reply.output_format))
+        elif url:
+            images.append(ImagePart(url=mend(url)))
+    return images
+
+
+def _image(data: bytes, format_: str | None) -> ImagePart:
+    """Return the image with the type that its bytes tell, else the one the reply names."""
+    named = {"svg": "image/svg+xml", "jpg": "image/jpeg"}.get(format_ or "", f"image/{format_}")
+    return ImagePart(data, mime=image_mime(ImagePart(data)) or (mend(named) if format_ else ""))
+
+
+def _usage(usage: _Usage | None) -> Usage:
+    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+        return Usage()
+    return Usage(usage.input_tokens or 0, usage.output_tokens or 0, certainty="exact")
+
+
+def _lax_reply(value: Any, body: bytes) -> _Reply:
+    """Read a reply with odd values or base64 of the odd kind."""
+    if not isinstance(value, dict):
+        raise ProtocolError("the reply is not the JSON it should be", frame=body)
+    items = value.get("data")
+    items = items if isinstance(items, list) else []
+    data = [_lax_datum(item) for item in items if isinstance(item, dict)]
+    return _Reply(data, _text(value.get("output_format")), _lax_usage(value.get("usage")))
+
+
+def _read_event(frame: bytes) -> _Event:
+    try:
+        return _EVENT.decode(frame)
+    except (ValueError, RecursionError):
+        value = load(frame)
+    if not isinstance(value, dict):
+        raise ProtocolError("an event is not the JSON it should be", frame=frame)
+    index = value.get("partial_image_index")
+    return _Event(
+        _text(value.get("type")),
+        _lax_datum(value).b64_json,
+        index if isinstance(index, int) else None,
+        _text(value.get("output_format")),
+        _lax_usage(value.get("usage")),
+    )
+
+
+def _lax_datum(item: dict[str, Any]) -> _Datum:
+    text = _text(item.get("b64_json"))
+    return _Datum(
+        from_text(text) if text else None, _text(item.get("url")), _text(item.get("revised_prompt"))
+    )
+
+
+def _lax_usage(value: Any) -> _Usage | None:
+    if not isinstance(value, dict):
+        return None
+    counts = (value.get("input_tokens"), value.get("output_tokens"))
+    return _Usage(*(count if isinstance(count, int) else None for count in counts))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,148 @@
+"""OpenAI's Responses, the wire of its newer models: tools with reasoning, images in results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiollm._wire.framing import NamedSSE
+from aiollm.errors import LLMError, UnsupportedError
+from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.providers.encoding import Warnings, bearer_headers, merge, system_text
+from aiollm.providers.openai.chat_codec import (
+    check_media,
+    function,
+    model_names,
+    models_request,
+    output_schema,
+    sampling,
+)
+from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, effort_for, model_of
+from aiollm.providers.openai.errors import reply_error
+from aiollm.providers.openai.responses_decode import FAMILY, ResponsesDecoder
+from aiollm.providers.openai.responses_items import input_items
+from aiollm.types import Request, Target
+
+MIN_OUTPUT_TOKENS = 16
+"""OpenAI refuses a lower limit."""
+
+
+class ResponsesCodec:
+    """Responses without server-side state: the whole conversation goes with every request."""
+
+    family = FAMILY
+
+    def __init__(self, dialect: Dialect | None = None) -> None:
+        self._dialect = dialect
+
+    def framing(self) -> NamedSSE:
+        """Return a new framer for one reply."""
+        return NamedSSE()
+
+    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        dialect = self._dialect or dialect_of(provider.host)
+        model = model_of(target.model, dialect)
+        warnings = Warnings()
+        check_media(provider, target, request)
+        _check(request, warnings)
+        body: dict[str, Any] = {
+            "model": target.model,
+            "input": input_items(request, self.family, dialect.system, warnings),
+            "stream": True,
+            "store": False,
+            **_instructions(request),
+            **_limits(request, dialect, warnings),
+            **sampling(request, model, warnings),
+            **_tools(request),
+            **_text(request, warnings),
+            **_reasoning(request, dialect, model, warnings),
+        }
+        if dialect.padding is not None:
+            body["stream_options"] = {"include_obfuscation": dialect.padding}
+        return HttpRequest(
+            f"{provider.base_url}/responses",
+            bearer_headers(provider),
+            json_body(merge(body, request.extra)),
+            warnings=tuple(warnings),
+        )
+
+    def decoder(self) -> ResponsesDecoder:
+        """Return a new decoder for one reply."""
+        return ResponsesDecoder()
+
+    def error(self, reply: HttpReply) -> LLMError:
+        """Translate an error reply."""
+        return reply_error(reply)
+
+    def models(self, provider: Provider) -> HttpRequest:
+        """Return the request that lists the models."""
+        return models_request(provider)
+
+    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+        """Read the reply to `models`. Raises: ProtocolError."""
+        return model_names(reply)
+
+
+def _check(request: Request, warnings: Warnings) -> None:
+    if request.stop:
+        raise UnsupportedError("Responses take no stop sequences: use api=chat")
+    if request.seed is not None:
+        warnings.add("Responses take no seed: dropped")
+
+
+def _instructions(request: Request) -> dict[str, Any]:
+    text = system_text(request)
+    return {"instructions": text} if text else {}
+
+
+def _limits(request: Request, dialect: Dialect, warnings: Warnings) -> dict[str, Any]:
+    limit = request.max_output_tokens
+    if limit is None:
+        return {}
+    if limit < MIN_OUTPUT_TOKENS and dialect.padding is not None:
+        warnings.add(f"max_output_tokens is at least {MIN_OUTPUT_TOKENS}: {limit} is raised")
+        limit = MIN_OUTPUT_TOKENS
+    return {"max_output_tokens": limit}
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if request.tools:
+        fields["tools"] = [
+            {"type": "function", "strict": tool.strict} | function(tool) for tool in request.tools
+        ]
+        match request.tool_choice:
+            case None:
+                pass
+            case "auto" | "none" | "required" as word:
+                fields["tool_choice"] = word
+            case name:
+                fields["tool_choice"] = {"type": "function", "name": name}
+    if request.parallel_tool_calls is not None and (request.tools or "tools" in request.extra):
+        fields["parallel_tool_calls"] = request.parallel_tool_calls
+    return fields
+
+
+def _text(request: Request, warnings: Warnings) -> dict[str, Any]:
+    if request.output is None:
+        return {}
+    return {"text": {"format": {"type": "json_schema"} | output_schema(request.output, warnings)}}
+
+
+def _reasoning(
+    request: Request, dialect: Dialect, model: Model, warnings: Warnings
+) -> dict[str, Any]:
+    """Ask for reasoning that can be read and replayed, where there is any to expect."""
+    asked = request.reasoning
+    if asked is None and model.sampling:
+        return {}
+    wire: dict[str, Any] = {}
+    if asked is not None:
+        efforts = tuple(word for word in dialect.efforts if word in model.efforts)
+        wire["effort"] = effort_for(asked, efforts, dialect.name, warnings)
+    if wire.get("effort") == "none":
+        return {"reasoning": wire}
+    return {
+        "reasoning": wire | {"summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+    }

@@ -1,0 +1,236 @@
+"""Canonical messages to the input items of OpenAI's Responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Blob
+from aiollm.providers.encoding import Warnings, conversation
+from aiollm.providers.openai.chat_messages import audio_part, call_id, document_data, image_url
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    Part,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+MAX_CALL_ID = 64
+"""Characters of a call's id at most."""
+
+
+_CONTEXT = {"previous_response_id", "conversation", "prompt"}
+"""Fields of `extra` that bring messages of their own."""
+
+
+def input_items(
+    request: Request, family: str, system_role: str, warnings: Warnings
+) -> list[dict[str, Any]]:
+    """Translate the conversation; the system prompt goes elsewhere. Raises: UnsupportedError."""
+    stored = request.extra.get("store") is True
+    turns = _Turns(family, system_role, warnings, stored=stored)
+    for message in conversation(request):
+        turns.add(message)
+    turns.flush()
+    if not turns.out and not _CONTEXT & set(request.extra):
+        raise UnsupportedError("Responses need a message besides the system prompt")
+    return turns.out
+
+
+class _Turns:
+    """Builds the items, each assistant part in its place.
+
+    `stored` says that the server knows its items by id alone.
+    """
+
+    def __init__(self, family: str, system_role: str, warnings: Warnings, *, stored: bool) -> None:
+        self.out: list[dict[str, Any]] = []
+        self._family = family
+        self._system_role = system_role
+        self._warnings = warnings
+        self._stored = stored
+        self._custom: set[str] = set()
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, message: Message) -> None:
+        match message.role:
+            case "tool":
+                self.out += [
+                    self._result(part) for part in message.parts if isinstance(part, ToolResultPart)
+                ]
+            case "assistant":
+                self.flush()
+                self._assistant(message)
+            case "system":
+                self.flush()
+                self.out.append({"role": self._system_role, "content": message.text})
+            case _:
+                self.flush()
+                self._user(message)
+
+    def flush(self) -> None:
+        """Give out the images of an answer, which no assistant message may hold."""
+        if self._waiting:
+            self.out.append({"role": "user", "content": self._waiting})
+            self._waiting = []
+
+    def _user(self, message: Message) -> None:
+        if all(type(part) is TextPart for part in message.parts):
+            self.out.append({"role": "user", "content": message.text})
+            return
+        parts = (self._content(part) for part in message.parts)
+        self.out.append({"role": "user", "content": [part for part in parts if part is not None]})
+
+    def _content(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case TextPart(text=text):
+                return {"type": "input_text", "text": text}
+            case ImagePart():
+                return _image(part, default="auto")
+            case DocumentPart(url=url) if url:
+                return {"type": "input_file", "file_url": url}
+            case DocumentPart():
+                data = document_data(part)
+                return {"type": "input_file", "filename": part.name, "file_data": data}
+            case AudioPart():
+                return audio_part(part)
+            case OpaquePart(provider_data=data):
+                return self._own(data, "a part")
+            case _:
+                return None
+
+    def _result(self, part: ToolResultPart) -> dict[str, Any]:
+        custom = part.id in self._custom
+        kind = "custom_tool_call_output" if custom else "function_call_output"
+        output: str | list[dict[str, Any]] = part.text
+        if any(isinstance(item, ImagePart) for item in part.content):
+            output = [
+                _image(item, default="auto" if custom else None)
+                if isinstance(item, ImagePart)
+                else {"type": "input_text", "text": item.text}
+                for item in part.content
+            ]
+        return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
+
+    def _assistant(self, message: Message) -> None:
+        turn = _Turn(self.out)
+        for part in message.parts:
+            match part:
+                case TextPart(text=text, provider_data=data):
+                    turn.say(text, self._own(data, "the state of a text"))
+                case RefusalPart(text=text):
+                    turn.refuse(text)
+                case ReasoningPart(provider_data=data):
+                    self._reasoning(turn, data)
+                case ToolCallPart():
+                    turn.append(self._call(part), optional_id=True)
+                case ImagePart(provider_data=data):
+                    self._image(turn, part, data)
+                case OpaquePart(provider_data=data):
+                    if (item := self._own(data, "a part")) is not None:
+                        turn.append(item)
+                case AudioPart():
+                    self._warnings.add("audio of earlier answers cannot be sent back: dropped")
+                case _:
+                    pass
+        turn.close()
+
+    def _reasoning(self, turn: _Turn, data: ProviderData | None) -> None:
+        """Replay an item whose content the server gave; without it the id alone says nothing."""
+        state = self._own(data, "reasoning") if data is not None else None
+        item = state.get("item") if state is not None else None
+        if not isinstance(item, dict):
+            return
+        if self._stored or item.get("encrypted_content") or item.get("content"):
+            turn.append(item)
+        else:
+            turn.unpaired = True
+            self._warnings.add("reasoning came without encrypted content: dropped")
+
+    def _call(self, part: ToolCallPart) -> dict[str, Any]:
+        state = self._own(part.provider_data, "the state of a tool call") or {}
+        wire = {"call_id": call_id(part.id, MAX_CALL_ID), "name": part.name}
+        if state.get("type") == "custom_tool_call":
+            self._custom.add(part.id)
+            return state | wire | {"input": part.arguments}
+        if not part.valid:
+            self._warnings.add(
+                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+            )
+        arguments = (part.arguments or "{}") if part.valid else "{}"
+        return {"type": "function_call", **wire, "arguments": arguments, **state}
+
+    def _image(self, turn: _Turn, part: ImagePart, data: ProviderData | None) -> None:
+        state = self._own(data, "the state of an image")
+        if state is not None and part.data:
+            turn.append(state | {"result": Blob(part.data)})
+        else:
+            label = {"type": "input_text", "text": "The image of the answer above:"}
+            self._waiting += [label, _image(part, default="auto")]
+
+    def _own(self, data: ProviderData | None, what: str) -> dict[str, Any] | None:
+        return self._warnings.own(data, self._family, what)
+
+
+class _Turn:
+    """The items of one assistant turn; adjacent texts of one message make one item.
+
+    `unpaired` is set once reasoning had to be left out: the ids of what follows would then
+    remind the server of it, and it would refuse them.
+    """
+
+    def __init__(self, out: list[dict[str, Any]]) -> None:
+        self.unpaired = False
+        self._out = out
+        self._content: list[dict[str, Any]] = []
+        self._state: dict[str, Any] = {}
+
+    def append(self, item: dict[str, Any], *, optional_id: bool = False) -> None:
+        self.close()
+        if optional_id and self.unpaired:
+            item = {key: value for key, value in item.items() if key != "id"}
+        self._out.append(item)
+
+    def say(self, text: str, state: dict[str, Any] | None) -> None:
+        if state and self._state.get("id") not in (None, state.get("id")):
+            self.close()
+        self._state |= state or {}
+        if self._content and self._content[-1]["type"] == "output_text":
+            self._content[-1]["text"] += text
+        elif text:
+            self._content.append({"type": "output_text", "text": text, "annotations": []})
+
+    def refuse(self, text: str) -> None:
+        self._content.append({"type": "refusal", "refusal": text})
+
+    def close(self) -> None:
+        """End the current message; one whose id is not known goes in the short form."""
+        content, state = self._content, self._state
+        self._content, self._state = [], {}
+        if not content:
+            return
+        if self.unpaired:
+            state.pop("id", None)
+        # llama.cpp knows an assistant's item only by its type, which OpenAI takes as well.
+        wire: dict[str, Any] = {"type": "message", "role": "assistant", **state}
+        if "id" in state:
+            wire |= {"status": "completed", "content": content}
+        else:
+            words = (part.get("text") or part.get("refusal", "") for part in content)
+            wire["content"] = "".join(words)
+        self._out.append(wire)
+
+
+def _image(part: ImagePart, *, default: str | None) -> dict[str, Any]:
+    wire = {"type": "input_image", "image_url": image_url(part)}
+    detail = part.detail or default
+    return wire | {"detail": detail} if detail else wire

@@ -1,0 +1,1 @@
+"""Model servers that can be managed: llama-swap and Ollama."""

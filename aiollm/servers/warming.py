@@ -1,0 +1,167 @@
+"""The model servers among a registry's providers: managing them, loading models, learning facts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from aiollm._failover.health import Health
+from aiollm._http.unary import Caller, patient
+from aiollm.capabilities import Capabilities
+from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
+from aiollm.provider import Provider
+from aiollm.providers.catalog import Catalog
+from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.spec import Plan
+from aiollm.types import Attempt, LLMError, Target, Timeouts
+
+T = TypeVar("T")
+S = TypeVar("S", bound=LlamaSwap | Ollama)
+
+LOAD_SECONDS = 300.0
+"""Seconds that loading a model may take: llama-swap waits 120 s for one, and others queue."""
+
+Server: TypeAlias = LlamaSwap | Ollama
+
+KINDS: dict[str, type[LlamaSwap | Ollama]] = {
+    "llama-swap": LlamaSwap,
+    "llama-swaps": LlamaSwap,
+    "ollama": Ollama,
+    "ollama-cloud": Ollama,
+    "foreman": Ollama,
+}
+"""What manages the servers of a scheme."""
+
+
+class Servers:
+    """Management of the providers that are model servers."""
+
+    def __init__(self, catalog: Catalog, caller: Caller, health: Health) -> None:
+        self._catalog = catalog
+        self._caller = caller
+        self._health = health
+
+    def managed(self, name: str, kind: type[S]) -> S:
+        """Return the management of a server. Raises: ConfigError when it is of another kind."""
+        provider = self._catalog.provider(name)
+        if KINDS.get(provider.scheme) is not kind:
+            schemes = " or ".join(scheme for scheme, known in KINDS.items() if known is kind)
+            raise ConfigError(
+                f"{name!r} is a provider of scheme {provider.scheme!r}, not {schemes}"
+            )
+        return self._make(kind, provider, patient(provider, LOAD_SECONDS))
+
+    async def warm(self, plan: Plan, timeouts: Timeouts | None) -> tuple[Target, ...]:
+        """Load the models that can be loaded; return their targets. Raises: FailoverError."""
+
+        async def load(target: Target, server: Server) -> None:
+            await self._watched_load(target, server)
+            try:
+                self._catalog.learn(target, await server.facts(target.model))
+            except (ProviderError, ProtocolError):
+                return  # it works without
+
+        can_load = {
+            target: provider
+            for target, provider in self._catalog.providers_of(plan, timeouts).items()
+            if not _is_hosted(target, provider)
+        }
+        return tuple(await self._each(plan, can_load, timeouts, load))
+
+    async def learn(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Capabilities]:
+        """Ask what the models can do, and heed it from now on. Raises: FailoverError."""
+
+        async def ask(target: Target, server: Server) -> Capabilities:
+            self._catalog.learn(target, await server.facts(target.model))
+            return self._catalog.provider(target.provider).capabilities(target.model)
+
+        return await self._each(plan, self._catalog.providers_of(plan, timeouts), timeouts, ask)
+
+    async def _watched_load(self, target: Target, server: Server) -> None:
+        """Load a model as an attempt that counts for its target's health."""
+        permit = self._health.admit(target, self._catalog.provider(target.provider).host)
+        try:
+            await server.load(target.model)
+        except Exception as error:
+            permit.failure(error)
+            raise
+        except BaseException:
+            permit.abandoned()
+            raise
+        permit.success()
+
+    async def _each(
+        self,
+        plan: Plan,
+        providers: Mapping[Target, Provider],
+        timeouts: Timeouts | None,
+        act: Callable[[Target, Server], Awaitable[T]],
+    ) -> dict[Target, T]:
+        """Act on all targets whose servers can be managed; hosts at once, one at a time on each.
+
+        The first of a host comes last: where only one model fits, it is the one that stays.
+        """
+        hosts: dict[str, list[tuple[Target, Server]]] = {}
+        for target, provider in reversed(list(providers.items())):
+            if (kind := KINDS.get(provider.scheme)) is not None:
+                slow = patient(provider, LOAD_SECONDS) if timeouts is None else provider
+                server = self._make(kind, provider, slow)
+                hosts.setdefault(provider.host, []).append((target, server))
+        tally: _Tally[T] = _Tally(act)
+        async with asyncio.TaskGroup() as group:
+            for servers in hosts.values():
+                group.create_task(tally.run(servers))
+        return tally.result(plan)
+
+    def _make(self, kind: type[S], provider: Provider, slow: Provider) -> S:
+        # llama-swap sends the headers of a log with its first line, whenever that comes.
+        limits = msgspec.structs.replace(provider.timeouts, first_output=None)
+        endless = msgspec.structs.replace(provider, timeouts=limits)
+        call, stream = self._caller.call, self._caller.open
+        return kind(
+            provider, partial(call, provider), partial(stream, endless), partial(call, slow)
+        )
+
+
+class _Tally(Generic[T]):
+    """What came of acting on many targets."""
+
+    def __init__(self, act: Callable[[Target, Server], Awaitable[T]]) -> None:
+        self._act = act
+        self._loop = asyncio.get_running_loop()
+        self._start = self._loop.time()
+        self._done: dict[Target, T] = {}
+        self._attempts: dict[Target, Attempt] = {}
+
+    async def run(self, servers: Sequence[tuple[Target, Server]]) -> None:
+        """Act on these, one after the other."""
+        for target, server in servers:
+            attempt = self._attempts[target] = Attempt(target, self._loop.time() - self._start)
+            try:
+                self._done[target] = await self._act(target, server)
+                attempt.outcome = "success"
+            except LLMError as error:
+                error.target = target
+                attempt.outcome, attempt.error = "failed", error
+            attempt.ended = self._loop.time() - self._start
+
+    def result(self, plan: Plan) -> dict[Target, T]:
+        """Return what succeeded, in the plan's order. Raises: FailoverError if nothing did."""
+        attempts = [self._attempts[target] for target in plan.targets if target in self._attempts]
+        errors = [each.error for each in attempts if each.error is not None]
+        if errors and not self._done:
+            raise FailoverError(f"no server of {plan} did as asked", errors, attempts)
+        return {each.target: self._done[each.target] for each in attempts if each.error is None}
+
+
+def _is_hosted(target: Target, provider: Provider) -> bool:
+    """Say whether a model runs in a cloud that loads it as it likes."""
+    return (
+        provider.scheme == "ollama-cloud"
+        or provider.host == "ollama.com"
+        or (KINDS.get(provider.scheme) is Ollama and target.model.endswith("cloud"))
+    )
