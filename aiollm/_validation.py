@@ -242,3 +242,9 @@ def _short(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "an integer of more than 64 bits"
     return f"{value!r:.80}"
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is a finite, non-negative number of seconds."""
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
+        raise ConfigError(f"{name} is {value!r:.80}: expected seconds from 0 up")

@@ -299,20 +299,35 @@ class Transport(Protocol):
         """Send and return once the headers are in. Raises: TransportError, DeadlineError."""
 
 
-Adapter: TypeAlias = Callable[
-    ["Provider", Transport, Target, Request], AsyncGenerator[Sequence[Item], None]
-]
-"""Streams one target. Each batch is what one read brought; an empty one is a sign of life."""
+Asked = TypeVar("Asked")
 
-ImageAdapter: TypeAlias = Callable[
-    ["Provider", Transport, Target, ImageRequest],
-    AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None],
+Adapter: TypeAlias = Callable[
+    ["Provider", Transport, Target, Asked, Timeouts], AsyncGenerator[Sequence[Any], None]
 ]
-"""Makes images at one target: batches of drafts, last the `ImageResult` and a `Finish`."""
+"""Does one kind of work at one target, as a stream of batches that ends with a `Finish`.
+
+Each batch is what one read brought; an empty one is a sign of life. A chat yields the chunks of
+`aiollm.types`, image generation a `PartialImage` for each draft and then the `ImageResult`.
+"""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One kind of work that a provider does; its key in `Provider.operations` names it.
+
+    `codecs` makes the codecs for it, the preferred one first: the next is tried where a server
+    does not know the route. An `adapter` does the work in their place.
+    """
+
+    codecs: Callable[[], tuple[Any, ...]] = tuple
+    adapter: Adapter[Any] | None = None
 
 
 class Provider(msgspec.Struct, frozen=True):
-    """A row that describes a service: who speaks, where, with what key and limits."""
+    """A row that describes a service: who speaks, where, with what key and limits.
+
+    `codec` is the wire it speaks: for chat, for its list of models, for its errors. `operations`
+    are what else it does (`images`), and an adapter for `chat` where its codec is not streamed.
+    """
 
     name: str
     scheme: str
@@ -321,19 +336,13 @@ class Provider(msgspec.Struct, frozen=True):
     token: Secret | None = None
     headers: dict[str, str] = {}
     options: Options = Options()
-    timeouts: Timeouts = Timeouts()
-    adapter: Adapter | None = None
+    operations: dict[str, Operation] = {}
     facts: dict[str, Any] = {}
     """Capabilities that override the rows for all models of this provider."""
     learned: dict[str, dict[str, Any]] = {}
     """Capabilities by model, as its server told them; they override the rows alone."""
     rows: str = ""
     """The family of its capability rows where that is not the codec's."""
-    image_codecs: Callable[[], tuple[ImageCodec, ...]] | None = None
-    """Makes its dialects for making images, the preferred one first; None if it makes none."""
-    image_adapter: ImageAdapter | None = None
-    """Makes its images in place of the dialects."""
-
     host: str = ""
     """The `host[:port]` of the base URL, filled in."""
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-import warnings
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType, UnionType
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from aiollm._failover.attempt import Route
-from aiollm._failover.chain import Failover, OnInterrupt, Policy, check_seconds
-from aiollm._failover.deadlines import Clock
+from aiollm._agent.run import AgentRun
+from aiollm._agent.tool_calls import Limits
+from aiollm._agent.typed_output import generate_typed
+from aiollm._failover.candidates import OnInterrupt, Policy
+from aiollm._failover.chain import Chain
 from aiollm._failover.health import Health, TargetHealth
-from aiollm._failover.openers import CallRoute, ImageRoute, Shared
-from aiollm._http.unary import Caller, Unopened, patient
+from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
+from aiollm._http.unary import UnaryRequester, at_least
+from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
-from aiollm._validation import RequestLike, as_request, check
-from aiollm.asking import Asking
+from aiollm._validation import RequestLike, as_request, check, check_seconds
 from aiollm.capabilities import Capabilities
-from aiollm.errors import ClosedError, ConfigError, SpecError
+from aiollm.errors import ConfigError, SpecError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
@@ -32,17 +33,9 @@ from aiollm.providers.catalog import Catalog, SchemeFactory
 from aiollm.servers.management import LlamaSwap, Ollama
 from aiollm.servers.warming import Servers
 from aiollm.spec import Plan
-from aiollm.types import (
-    Message,
-    Request,
-    Target,
-    TextPart,
-    Timeouts,
-)
+from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, Tool
 
-if TYPE_CHECKING:
-    from aiollm._http.transport import HttpTransport
-    from aiollm.media import MediaPool
+T = TypeVar("T")
 
 IMAGE_SECONDS = 300.0
 """Seconds that each wait for an image may take: two minutes are common (wire facts)."""
@@ -50,22 +43,24 @@ IMAGE_SECONDS = 300.0
 _log = logging.getLogger("aiollm")
 
 
-class Closeable(Protocol):
-    """What a registry can own: it is closed with it."""
+class CallOptions(TypedDict, total=False):
+    """What a call may override of its registry's settings."""
 
-    async def close(self) -> None:
-        """End it, waiting until it has ended."""
+    timeouts: Timeouts | None
+    retries: int | None
+    on_interrupt: OnInterrupt | None
+    stagger: float | None
 
-    def kill(self) -> None:
-        """End it at once, without a running loop."""
 
-
-class Registry(Asking):
+class Registry:
     """Providers by name, and everything that can be asked of them.
 
     Nothing runs and no connection exists before the first use. One registry belongs to one
     event loop at a time. Leave it with `async with` or `aclose()`.
     """
+
+    _uniform = staticmethod(random.uniform)
+    """The source of jitter."""
 
     def __init__(  # noqa: PLR0913 - settings, all by keyword
         self,
@@ -79,7 +74,6 @@ class Registry(Asking):
         on_interrupt: OnInterrupt = "raise",
         image_workers: int | None = None,
         fetch_images: bool = False,
-        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -90,23 +84,14 @@ class Registry(Asking):
         0 for a thread. `fetch_images`: fetch image URLs for targets that do not do so themselves.
         """
         check_seconds("cooldown", cooldown)
-        self._timeouts = _checked(timeouts) or Timeouts()
-        self._catalog = Catalog(env, self._timeouts)
-        self._policy = Policy(on_interrupt, retries, max_wait, stagger, self._timeouts.total)
-        self._uniform = uniform
-        self._health = Health(base=cooldown, uniform=uniform)
-        self._image_workers = image_workers
-        self._fetch_images = fetch_images
+        timeouts = _checked(timeouts) or Timeouts()
+        self._catalog = Catalog(env, timeouts)
+        self._policy = Policy(on_interrupt, retries, max_wait, stagger, timeouts.total)
+        self._health = Health(base=cooldown, uniform=self._uniform)
+        self._resources = Resources(image_workers, fetch_images=fetch_images)
         self._hooks: list[Hook] = []
-        self._owned: list[Closeable] = []
-        self._transport: HttpTransport | None = None
-        self._pool: MediaPool | None = None
         self._calls = 0
-        self._closed = False
-        self._clock: Clock | None = None
-        self._shared = Shared(Unopened(self._open_transport), self._fit)
-        self._caller = Caller(self._open_transport)
-        self._servers = Servers(self._catalog, self._caller, self._health)
+        self._runs = 0
 
     # Names
 
@@ -162,15 +147,96 @@ class Registry(Asking):
         The keywords override the registry's for this call. Raises: SpecError, ConfigError here;
         while iterating LLMError, FailoverError.
         """
-        plan, providers = self._catalog.resolve(spec, _checked(timeouts))
+        plan, providers, deadlines = self._catalog.resolve(spec, _checked(timeouts))
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
             checked = as_request(request)
             check(checked)
         policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
-        route = CallRoute(checked, providers, self._shared)
-        return Stream(lambda total: self._start(plan, route, policy, total))
+        opener = ChatOpener(checked, providers, deadlines, self._resources)
+        return Stream(lambda total: self._start(plan, opener, policy, total))
+
+    @overload
+    async def generate(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        output: type[T],
+        repairs: int = 1,
+        **options: Unpack[CallOptions],
+    ) -> T: ...
+
+    @overload
+    async def generate(
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[CallOptions]
+    ) -> Response: ...
+
+    @overload
+    async def generate(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        output: UnionType | Mapping[str, Any],
+        repairs: int = 1,
+        **options: Unpack[CallOptions],
+    ) -> Any: ...
+
+    async def generate(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        output: Any = None,
+        repairs: int = 1,
+        **options: Unpack[CallOptions],
+    ) -> Any:
+        """Return the whole response, or with `output` the reply decoded as that type.
+
+        `output` is a type or a JSON schema. A reply that does not fit goes back to the model with
+        what is wrong with it, at most `repairs` times. `options` are those of `stream`.
+        Raises: as `stream`, OutputError.
+        """
+
+        async def ask(asked: Request) -> Response:
+            return await self.stream(spec, asked, **options).collect()
+
+        checked = as_request(request)
+        if output is None:
+            return await ask(checked)
+        return await generate_typed(ask, checked, output, repairs)
+
+    def run(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        tools: Sequence[Tool | Callable[..., Any]],
+        max_turns: int = 10,
+        max_parallel: int = 8,
+        tool_timeout: float | None = 60.0,
+        **options: Unpack[CallOptions],
+    ) -> AgentRun:
+        """Return the lazy stream of an agent's work: the model and its tools, turn by turn.
+
+        `max_turns`: how often the model is asked. `max_parallel`: tools at a time.
+        `tool_timeout`: seconds a tool may take, None for any time. `options` are those of
+        `stream`, for each turn. Raises: SpecError, ConfigError here; while iterating as
+        `stream`, TurnLimitError.
+        """
+        plan = self.parse(spec)
+        self._runs += 1
+        return AgentRun(
+            partial(self.stream, plan, **options),
+            as_request(request),
+            tools,
+            Limits(max_turns, max_parallel, tool_timeout),
+            spec=str(plan),
+            number=self._runs,
+            tell=self._teller(),
+        )
 
     def stream_images(
         self,
@@ -188,13 +254,15 @@ class Registry(Asking):
         `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
         FailoverError.
         """
-        plan, providers = self._catalog.resolve(spec, _checked(timeouts))
+        plan, providers, deadlines = self._catalog.resolve(spec, _checked(timeouts))
         asked = as_image_request(request)
         if timeouts is None:
-            providers = {target: patient(each, IMAGE_SECONDS) for target, each in providers.items()}
+            deadlines = {
+                target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
+            }
         policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
-        route = ImageRoute(asked, providers, self._shared)
-        return ImageStream(lambda total: self._start(plan, route, policy, total))
+        opener = ImageOpener(asked, providers, deadlines, self._resources)
+        return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Any
@@ -209,11 +277,11 @@ class Registry(Asking):
 
     def llama_swap(self, name: str) -> LlamaSwap:
         """Return the management of a llama-swap server. Raises: ConfigError."""
-        return self._servers.managed(name, LlamaSwap)
+        return self._servers().managed(name, LlamaSwap)
 
     def ollama(self, name: str = "ollama") -> Ollama:
         """Return the management of a server that speaks Ollama's API. Raises: ConfigError."""
-        return self._servers.managed(name, Ollama)
+        return self._servers().managed(name, Ollama)
 
     async def warmup(self, spec: str | Plan | None = None) -> None:
         """Load what the first request needs, off the loop; with a spec, its codecs too.
@@ -221,10 +289,10 @@ class Registry(Asking):
         Nothing is sent: `warm` loads models. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
-        await self._open_transport()
-        await self._open_pool()
+        await self._resources.open_transport()
+        await self._resources.open_pool()
         if plan is not None:
-            for provider in self._catalog.providers_of(plan, None).values():
+            for provider in self._catalog.providers_of(plan).values():
                 provider.codec.decoder()
 
     async def warm(
@@ -238,7 +306,7 @@ class Registry(Asking):
         Raises: SpecError, ConfigError; FailoverError when models could be loaded and none was.
         """
         await self.warmup(spec)
-        return () if spec is None else await self._servers.warm(self.parse(spec), timeouts)
+        return () if spec is None else await self._servers().warm(self.parse(spec), timeouts)
 
     async def learn(
         self, spec: str | Plan, *, timeouts: Timeouts | None = None
@@ -248,13 +316,16 @@ class Registry(Asking):
         Facts that the provider was given in code, and options of its DSN, still win.
         Raises: SpecError, ConfigError; FailoverError when servers were asked and none told.
         """
-        return await self._servers.learn(self.parse(spec), timeouts)
+        return await self._servers().learn(self.parse(spec), timeouts)
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
         provider = self.provider(name)
         codec = provider.codec
-        return codec.model_names(await self._caller.call(provider, codec.models(provider)))
+        timeouts = self._catalog.timeouts_of(provider)
+        requester = UnaryRequester(self._resources)
+        reply = await requester.request(provider, timeouts, codec.models(provider))
+        return codec.model_names(reply)
 
     # Health and events
 
@@ -283,24 +354,11 @@ class Registry(Asking):
 
     def own(self, closeable: Closeable) -> None:
         """Close `closeable` with the registry."""
-        self._owned.append(closeable)
+        self._resources.own(closeable)
 
     async def aclose(self) -> None:
         """Close connections, worker processes and what the registry owns; idempotent."""
-        self._closed = True
-        mine: tuple[Closeable | None, ...] = (self._pool, self._transport)
-        left = [*(each for each in mine if each is not None), *self._owned]
-        self._owned, self._pool = [], None
-        if self._clock is not None:
-            self._clock.close()
-        try:
-            while left:
-                await left[-1].close()
-                left.pop()
-        finally:
-            # Whatever a failure or a cancellation left open ends at once.
-            for each in left:
-                each.kill()
+        await self._resources.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -312,15 +370,6 @@ class Registry(Asking):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    def __del__(self) -> None:
-        if getattr(self, "_closed", True) or (self._transport is None and not self._owned):
-            return
-        warnings.warn("a Registry was not closed: use `async with`", ResourceWarning, stacklevel=2)
-        if self._transport is not None:
-            self._transport.kill()
-        for each in (*self._owned, *filter(None, [self._pool])):
-            each.kill()
 
     # Inside
 
@@ -339,72 +388,22 @@ class Registry(Asking):
             changes["total"] = timeouts.total
         return msgspec.structs.replace(self._policy, **changes)
 
-    def _start(self, plan: Plan, route: Route, policy: Policy, total: Accumulator) -> Failover:
-        clock = self._bind_loop()
+    def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
+        watchdog = self._resources.bind_loop()
         self._calls += 1
-        return Failover(
+        return Chain(
             plan,
-            route,
+            opener,
             self._health,
             policy,
-            clock=clock,
-            partial=total.response,
-            emit=self._teller(),
+            watchdog=watchdog,
+            accumulated=total.response,
+            emit=self._emit if self._hooks else None,
             number=self._calls,
-            uniform=self._uniform,
         )
 
-    async def _fit(
-        self, request: Request, capabilities: Capabilities
-    ) -> tuple[Request, tuple[str, ...]]:
-        from aiollm import media
-
-        pool = await self._open_pool()
-        fetch = self._fetch if self._fetch_images else None
-        return await media.normalize_with_notes(request, capabilities, pool=pool, fetch=fetch)
-
-    async def _open_pool(self) -> MediaPool:
-        if self._pool is None:
-            self._bind_loop()
-            # Its modules take some 10 ms to import: not on the loop.
-            made = await asyncio.to_thread(_new_pool, self._image_workers)
-            self._bind_loop()  # that the registry was closed meanwhile
-            if self._pool is None:
-                self._pool = made
-        return self._pool
-
-    async def _fetch(self, url: str) -> bytes:
-        transport = await self._open_transport()
-        return await transport.fetch(url)
-
-    def _bind_loop(self) -> Clock:
-        if self._closed:
-            raise ClosedError("the registry is closed")
-        clock = self._clock
-        loop = asyncio.get_running_loop()
-        if clock is not None:
-            if clock.loop is loop:
-                return clock
-            if clock.loop.is_running():
-                raise ConfigError(
-                    "this Registry is in use on another event loop: make one Registry per loop"
-                )
-        self._shared.slots.clear()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.kill()
-        self._clock = Clock()
-        return self._clock
-
-    async def _open_transport(self) -> HttpTransport:
-        if self._transport is None:
-            self._bind_loop()  # one that exists asks about its loop itself
-            # aiohttp takes some 150 ms to import: not on the loop.
-            made = await asyncio.to_thread(_new_transport)
-            self._bind_loop()  # it may have been closed meanwhile
-            if self._transport is None:
-                self._transport = self._shared.transport = made
-        return self._transport
+    def _servers(self) -> Servers:
+        return Servers(self._catalog, UnaryRequester(self._resources), self._health)
 
     def _teller(self) -> Callable[[Event], None] | None:
         return self._emit if self._hooks else None
@@ -415,18 +414,6 @@ class Registry(Asking):
                 hook(event)
             except Exception:  # noqa: BLE001 - a hook is the caller's code, the call is not its
                 _log.exception("an event hook failed")
-
-
-def _new_pool(workers: int | None) -> MediaPool:
-    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the call that comes
-
-    return MediaPool(workers)
-
-
-def _new_transport() -> HttpTransport:
-    from aiollm._http.transport import HttpTransport
-
-    return HttpTransport()
 
 
 def _checked(timeouts: Timeouts | None) -> Timeouts | None:

@@ -145,13 +145,13 @@ async def run(streams: int, at_once: int = 50, seed: int = 1) -> Figures:
                     await _caller(reg, dice, figures, seen)
 
             await asyncio.gather(*(worker() for _ in range(at_once)))
-            figures.slots_held = sum(40 - slots.free for slots in reg._shared.slots.values())
+            figures.slots_held = sum(40 - slots.free for slots in reg._resources.slots.values())
             figures.probes_held = sum(
                 each.probe is not None
                 for breakers in (reg._health._targets, reg._health._hosts)
                 for each in breakers.values()
             )
-            figures.watches_left = len(reg._clock._watches)
+            figures.watches_left = len(reg._resources._watchdog._attempts)
             _compare(reg, dict(zip("abc", targets, strict=True)), seen, figures)
         for server in servers:
             await server.wait_idle()

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
-from aiollm._failover.deadlines import Clock, Waiter, Watch
-from aiollm._failover.health import Health, Permit
+from aiollm._failover.call import Call
+from aiollm._failover.deadlines import AttemptDeadlines, is_total
+from aiollm._failover.openers import Batches, close_now
 from aiollm._failover.slots import Slots
-from aiollm.errors import (
-    DeadlineError,
-    LLMError,
-    ProtocolError,
-    ProviderError,
-    StreamInterrupted,
-    TransportError,
-)
+from aiollm.errors import DeadlineError, LLMError, StreamInterrupted
 from aiollm.events import (
     AttemptEnded,
     AttemptStarted,
-    Event,
     FirstOutput,
     ImageElided,
     TargetClosed,
     TargetOpened,
 )
 from aiollm.images import ImageResult, PartialImage
-from aiollm.provider import Provider
 from aiollm.types import (
     Attempt,
     Finish,
@@ -38,13 +31,10 @@ from aiollm.types import (
     PartChunk,
     ReasoningDelta,
     RefusalDelta,
-    Response,
     Target,
     TextDelta,
     ToolCallDelta,
 )
-
-Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 
 OUTPUT = frozenset(
     {
@@ -62,138 +52,85 @@ OUTPUT = frozenset(
 """What commits a stream to its target (design: commit gate)."""
 
 
-class Route(Protocol):
-    """What failover asks about a target."""
-
-    operation: ClassVar[str]
-    """What kind of call it is, for events."""
-
-    @property
-    def request(self) -> Any:
-        """What is asked of all targets."""
-
-    @property
-    def providers(self) -> Mapping[Target, Provider]:
-        """The resolved providers of all targets."""
-
-    def slots(self, target: Target) -> Slots | None:
-        """Return the slots of its provider, None where their number is not limited."""
-
-    def takes_prefill(self, target: Target) -> bool:
-        """Say whether it continues an assistant message that ends the request."""
-
-    def open(self, target: Target, prefix: str) -> Batches:
-        """Return the target's unstarted stream; what it starts with is no IO. Raises: LLMError.
-
-        `prefix` is the answer so far that the target has to go on from.
-        """
-
-    def clean(self, target: Target, error: LLMError) -> None:
-        """Put the target on the error and take its secret out."""
-
-
-class Call(Protocol):
-    """What an attempt needs of the call it belongs to."""
-
-    route: Route
-    health: Health
-    clock: Clock
-    attempts: list[Attempt]
-    number: int
-    prefix: str
-    started: float
-    total_at: float | None
-    hooked: bool
-
-    def elapsed(self) -> float:
-        """Return the seconds since the call began."""
-
-    def partial(self) -> Response:
-        """Return what the caller has so far."""
-
-    def emit(self, event: Event) -> None:
-        """Tell the hooks."""
-
-
-class Run:
+class ActiveAttempt:
     """One attempt: owns a generator, a slot, a permit and the record of what became of it."""
 
     __slots__ = (
         "_batches",
         "_call",
+        "_deadlines",
         "_permit",
         "_queued",
         "_released",
         "_slots",
-        "_watch",
         "record",
         "target",
     )
 
-    def __init__(self, call: Call, target: Target, provider: Provider, permit: Permit) -> None:
+    def __init__(self, call: Call, target: Target) -> None:
+        opener = call.opener
         self._call = call
-        self._permit = permit
+        self._permit = call.health.admit(target, opener.providers[target].host)
         self._batches: Batches | None = None
         self._slots: Slots | None = None
         self._queued = False
         self._released = False
         self.target = target
-        self._watch = watch = Watch(call.clock, provider.timeouts, call.total_at)
-        self.record = Attempt(target, watch.started - call.started)
+        limits = opener.timeouts[target]
+        self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
+        self.record = Attempt(target, deadlines.started - call.started)
         call.attempts.append(self.record)
-        if call.hooked:
+        if call.emit is not None:
             call.emit(AttemptStarted(call.number, target))
 
-    async def next(self, task: Waiter) -> Sequence[Item] | None:
+    async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         """Return to `task` the next batch that is not empty, None at the end.
 
         Raises: Exception, after closing itself.
         """
-        watch = self._watch
+        deadlines = self._deadlines
         try:
             batches = self._batches
             if batches is None:
-                slots = self._call.route.slots(self.target)
+                slots = self._call.opener.slots(self.target)
                 if slots is not None:
                     await self._queue(slots, task)
-                batches = self._batches = self._call.route.open(self.target, self._call.prefix)
-            while not (batch := await watch.wait(batches.__anext__(), task)):
-                watch.alive()
+                batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
+            while not (batch := await deadlines.wait(batches.__anext__(), task)):
+                deadlines.alive()
         except StopAsyncIteration:
             self._end()
             return None
-        except Exception as error:  # noqa: BLE001 - whatever an adapter raises is booked
-            failure = error
+        except Exception as error:
+            self._fail(error)
+            raise
         except BaseException:
             self.close("abandoned")
             raise
         else:
             self._note(batch)
             return batch
-        try:
-            raise self.fail(failure)
-        finally:
-            del failure  # its traceback holds this frame: a cycle
 
-    def fail(self, error: Exception) -> Exception:
-        """Book the failure and return the error, cleaned."""
-        attach_partial(error, self._call.partial())
+    def _fail(self, error: Exception) -> Exception:
+        """Book the failure; return the error, cleaned for the caller."""
+        self._call.attach_partial(error)
         if isinstance(error, LLMError):
-            self._call.route.clean(self.target, error)
+            self._call.opener.clean(self.target, error)
             if self._queued and isinstance(error, DeadlineError) and error.which != "connect":
                 # It counts the wait for one of our own slots, which says nothing of the target.
                 error.harms = "no" if self.record.first_output is None else error.harms
-        by_caller = isinstance(error, DeadlineError) and error.which == "total"
-        self.close("abandoned" if by_caller else "failed", error)
+        self.close("abandoned" if is_total(error) else "failed", error)
         return error
 
-    async def _queue(self, slots: Slots, task: Waiter) -> None:
+    async def _queue(self, slots: Slots, task: asyncio.Task[Any]) -> None:
         self._queued = not slots.free
-        await self._watch.wait(slots.acquire(), task)
+        await self._deadlines.wait(slots.acquire(), task)
         self._slots = slots
 
-    def _tell(self, batch: Sequence[Item]) -> None:
+    def _report_elided_images(self, batch: Sequence[Item]) -> None:
         call = self._call
+        if call.emit is None:
+            return
         for item in batch:
             if isinstance(item, Notice) and item.image_elided:
                 call.emit(ImageElided(call.number, self.target, item.message))
@@ -201,11 +138,10 @@ class Run:
     def _note(self, batch: Sequence[Item]) -> None:
         last = type(batch[-1])
         if last not in OUTPUT and not has_output(batch):
-            self._watch.alive()
-            if self._call.hooked:
-                self._tell(batch)
+            self._deadlines.alive()
+            self._report_elided_images(batch)
             return
-        now = self._watch.output()
+        now = self._deadlines.output()
         if self.record.first_output is None:
             self._note_first_output(now)
         if last is Finish or (last is not TextDelta and any(type(i) is Finish for i in batch)):
@@ -216,13 +152,13 @@ class Run:
         record.first_output = now - call.started
         seconds = record.first_output - record.started
         self._permit.first_output(seconds)
-        if call.hooked:
+        if call.emit is not None:
             call.emit(FirstOutput(call.number, self.target, seconds))
 
     def _end(self) -> None:
         self._batches = None
         if self.record.outcome == "running":
-            raise self.fail(StreamInterrupted("the stream ended before its terminal event"))
+            raise self._fail(StreamInterrupted("the stream ended before its terminal event"))
         self.close("success")
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
@@ -230,7 +166,7 @@ class Run:
         if self._released:
             return
         self._released = True
-        self._watch.stop()
+        self._deadlines.stop()
         batches, self._batches = self._batches, None
         if batches is not None:
             close_now(batches)
@@ -255,14 +191,14 @@ class Run:
                 changed = self._permit.failure(error)
             case _:
                 self._permit.abandoned()
-        if not call.hooked:
+        if call.emit is None:
             return
         seconds = record.ended - record.started
         call.emit(AttemptEnded(call.number, self.target, outcome, seconds, error))
         if changed and outcome == "success":
             call.emit(TargetClosed(call.number, self.target))
         elif changed:
-            wait = call.health.recovers_in(self.target, call.route.providers[self.target].host)
+            wait = call.health.recovers_in(self.target, call.opener.providers[self.target].host)
             call.emit(TargetOpened(call.number, self.target, wait, error))
 
 
@@ -277,34 +213,3 @@ def _without_frames(error: Exception) -> Exception:
 def has_output(batch: Sequence[Item]) -> bool:
     """Say whether a batch holds anything that commits a stream."""
     return any(type(item) in OUTPUT for item in batch)
-
-
-def close_now(batches: Batches) -> None:
-    """Close a generator without a loop: an adapter's teardown does not await."""
-    closing: Any = batches.aclose()
-    try:
-        closing.send(None)
-    except (StopIteration, StopAsyncIteration):
-        return
-    except RuntimeError:
-        # It awaits in its teardown or ignores GeneratorExit: a fault of that adapter.
-        return
-    closing.close()
-
-
-def attach_partial(error: Exception, partial: Response) -> None:
-    """Put what had arrived, if it is anything, on an error that can hold it and does not yet."""
-    match error:
-        case StreamInterrupted() if error.partial is None:
-            error.partial = partial
-        case _ if not partial.message.parts and partial.usage.certainty == "missing":
-            pass
-        case TransportError() | ProviderError() | ProtocolError() if error.partial is None:
-            error.partial = partial
-        case _:
-            pass
-
-
-def is_total(error: Exception) -> bool:
-    """Say whether the deadline of the whole call ended the attempt."""
-    return isinstance(error, DeadlineError) and error.which == "total"

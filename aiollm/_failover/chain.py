@@ -1,207 +1,102 @@
-"""Failover: who is tried when, until one target's first output commits the stream to it."""
+"""The chain: attempts one after another, until one target's first output commits the call to it."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import deque
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from functools import partial
+from typing import Any
 
-import msgspec
-
-from aiollm._failover.attempt import Route, Run, is_total
-from aiollm._failover.deadlines import Clock, Waiter
+from aiollm._failover.attempt import ActiveAttempt
+from aiollm._failover.call import Call
+from aiollm._failover.candidates import Candidates, Policy
+from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.health import Health
-from aiollm.errors import ConfigError, FailoverError, GenerationError, ProviderError, classify
+from aiollm._failover.openers import TargetOpener
+from aiollm.errors import FailoverError, classify
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.spec import Plan
-from aiollm.types import (
-    Attempt,
-    Item,
-    Outcome,
-    Response,
-    Restart,
-    Status,
-    Target,
-    TextPart,
-    UsageUpdate,
-)
-
-OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
-
-UNKNOWN_STAGGER = 1.0
-"""Seconds between the starts of a race while latencies are unknown (design: race)."""
-
-STAGGER_RANGE = (0.25, 10.0)
-"""Seconds to which the observed stagger is clamped (design: race)."""
+from aiollm.types import Item, Outcome, Response, Restart, Status, Target, TextPart
 
 
-class Policy(msgspec.Struct, frozen=True):
-    """How a call fails over. `retries`: more attempts after the last target failed.
-
-    `max_wait`: seconds such a retry waits at most. `stagger`: seconds between the starts of a
-    race, None to learn them. `total`: seconds of the whole call.
-    """
-
-    on_interrupt: OnInterrupt = "raise"
-    retries: int = 2
-    max_wait: float = 10.0
-    stagger: float | None = None
-    total: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_interrupt not in get_args(OnInterrupt):
-            words = ", ".join(get_args(OnInterrupt))
-            raise ConfigError(f"on_interrupt is {self.on_interrupt!r:.80}: expected one of {words}")
-        if type(self.retries) is not int or self.retries < 0:
-            raise ConfigError(f"retries is {self.retries!r:.80}: expected an integer from 0 up")
-        check_seconds("max_wait", self.max_wait)
-        if self.stagger is not None:
-            check_seconds("stagger", self.stagger)
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Refuse what is no number of seconds from 0 up. Raises: ConfigError."""
-    if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r:.80}: expected seconds from 0 up")
-
-
-class Failover:
+class Chain(Call):
     """The batches of one call, over as many targets as it takes."""
 
     __slots__ = (
+        "_active",
+        "_candidates",
         "_closed",
         "_committed",
-        "_emit",
         "_error",
         "_errors",
-        "_held",
         "_interruption",
-        "_partial",
-        "_plan",
-        "_policy",
-        "_retries",
-        "_run",
-        "_steps",
-        "_target",
-        "_uniform",
-        "attempts",
-        "clock",
-        "health",
-        "hooked",
-        "number",
-        "prefix",
-        "route",
-        "started",
-        "total_at",
     )
 
-    def __init__(  # noqa: PLR0913 - all that a call consists of
+    def __init__(
         self,
         plan: Plan,
-        route: Route,
+        opener: TargetOpener,
         health: Health,
         policy: Policy,
         *,
-        clock: Clock,
-        partial: Callable[[Failover], Response],
+        watchdog: Watchdog,
+        accumulated: Callable[[Call], Response],
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
-        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`partial` returns what the caller has so far, `emit` tells the hooks."""
-        self.route = route
-        self.health = health
-        self.clock = clock
-        self._emit = emit
-        self.number = number
-        self.attempts: list[Attempt] = []
-        self.prefix = ""
-        self.total_at: float | None = None
-        self._plan = plan
-        self._policy = policy
-        self._partial = partial
-        self._uniform = uniform
-        self._steps = deque(plan.steps)
-        self._errors: list[Exception] = []
-        self._retries = policy.retries
-        self._run: Run | None = None
-        self._held: list[Item] = []
+        super().__init__(
+            opener,
+            health,
+            watchdog,
+            accumulated=accumulated,
+            emit=emit,
+            number=number,
+            total=policy.total,
+        )
+        self._candidates = Candidates(plan, policy, opener, health)
+        self._active: ActiveAttempt | None = None
         self._committed = False
         self._interruption: Exception | None = None
-        self.started = clock.time()
-        if policy.total is not None:
-            self.total_at = self.started + policy.total
-        self._target: Target | None = None
         self._closed = False
         self._error: BaseException | None = None
-        self.hooked = emit is not None
-        if self.hooked:
-            self.emit(CallStarted(number, str(plan), route.operation, route.request))
+        self._errors: list[Exception] = []
+        if emit is not None:
+            emit(CallStarted(number, str(plan), opener.operation, opener.request))
 
-    @property
-    def target(self) -> Target | None:
-        """The target the stream is, or was last, committed to."""
-        return self._target
-
-    def elapsed(self) -> float:
-        """Return the seconds since the call began."""
-        return self.clock.time() - self.started
-
-    def partial(self) -> Response:
-        """Return what the caller has so far, with the counts that came before any output."""
-        response = self._partial(self)
-        for item in reversed(self._held):
-            if isinstance(item, UsageUpdate):
-                return msgspec.structs.replace(response, usage=item.usage)
-        return response
-
-    def emit(self, event: Event) -> None:
-        """Tell the hooks, if there are any."""
-        if self._emit is not None:
-            self._emit(event)
-
-    async def next(self, task: Waiter) -> Sequence[Item] | None:
+    async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         """Return the next batch to `task`, None at the end. Raises: LLMError, FailoverError."""
         while True:
-            run = self._run
-            if run is None:
+            active = self._active
+            if active is None:
                 try:
-                    run = self._run = await self._start()
+                    active = self._active = await self._start()
                 except Exception as error:
                     self._error = error
                     raise
                 if self._committed:
-                    return self._commit(run, ())
+                    return self._commit(active, ())
             try:
-                batch = await run.next(task)
-            except Exception as error:  # noqa: BLE001 - classified below
-                failure = error
+                batch = await active.next(task)
+            except Exception as error:
+                if self._ends_with(error):
+                    raise
             else:
                 if self._committed or batch is None:
                     return batch
-                if run.record.first_output is not None:
-                    return self._commit(run, batch)
-                self._held += [item for item in batch if type(item) is not Status]
+                if active.record.first_output is not None:
+                    return self._commit(active, batch)
+                self.held += [item for item in batch if type(item) is not Status]
                 status = [item for item in batch if type(item) is Status]
                 if status:
                     return status
-                continue
-            final = self._failed(failure)
-            if final is not None:
-                try:
-                    raise final
-                finally:
-                    # Its traceback holds this frame, and the frame would hold it: a cycle.
-                    del failure, final
 
     def close(self) -> None:
         """End the call now; what still runs is abandoned. Idempotent."""
-        run, self._run = self._run, None
-        if run is not None:
-            run.close("abandoned")
-        if self.hooked and not self._closed:
+        active, self._active = self._active, None
+        if active is not None:
+            active.close("abandoned")
+        if self.emit is not None and not self._closed:
             self._closed = True
             self.emit(self._ended())
         # The frames of a raised error hold the stream, and with it this call.
@@ -222,112 +117,77 @@ class Failover:
             response,
         )
 
-    def _commit(self, run: Run, batch: Sequence[Item]) -> Sequence[Item]:
-        held, self._held = self._held, []
+    def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
+        held, self.held = self.held, []
         self._committed = True
         self._error = None
-        self._target = run.target
-        interruption, self._interruption = self._interruption, None
-        if interruption is not None and not self.prefix:
-            held.insert(0, Restart(run.target, str(interruption)))
+        self.target = active.target
+        if self._interruption is not None:
+            if not self.prefix:
+                held.insert(0, Restart(active.target, str(self._interruption)))
+            self._interruption = None
         return [*held, *batch] if held else batch
 
-    def _failed(self, error: Exception) -> Exception | None:
-        """Decide after a failed attempt: return the error to raise, None where the call goes on."""
+    def _ends_with(self, error: Exception) -> bool:
+        """Decide after a failed attempt whether its error ends the call; else prepare the next."""
         self._error = error
         committed, self._committed = self._committed, False
-        self._run = None
-        self._held = []
+        self._active = None
+        self.held = []
         if not classify(error).moves_on or is_total(error):
-            return error
+            return True
         if committed and not self._goes_on(error):
-            return error
+            return True
         # A recorded error keeps no frames, and with them this call, alive.
         error.__traceback__ = None
         self._errors.append(error)
-        return None
+        return False
 
     def _goes_on(self, error: Exception) -> bool:
         """Say whether the call goes on after output that was cut, and prepare it."""
-        match self._policy.on_interrupt:
+        match self._candidates.policy.on_interrupt:
             case "restart":
-                self._interruption = error
                 self.prefix = ""
             case "continue" if prefix := _continuable(self.partial()):
-                targets = [
-                    tuple(target for target in step if self.route.takes_prefill(target))
-                    for step in self._steps
-                ]
-                self._steps = deque(filter(None, targets))
-                if not self._steps:
+                if not self._candidates.keep_prefilled():
                     return False
-                self._retries = 0
-                self._interruption = error
                 self.prefix = prefix
             case _:
                 return False
+        self._interruption = error
         return True
 
-    async def _start(self) -> Run:
+    async def _start(self) -> ActiveAttempt:
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""
-        while self._steps:
-            step = self._steps.popleft()
-            ready = [target for target in step if self._ready_in(target) <= 0]
+        candidates = self._candidates
+        while ready := candidates.next_step():
             if len(ready) == 1:
-                return self._admit(ready[0])
-            if ready and (run := await self._race(ready)) is not None:
-                return run
+                return ActiveAttempt(self, ready[0])
+            if (winner := await self._race(ready)) is not None:
+                return winner
         if not self.attempts:
-            return self._admit(min(self._plan.targets, key=self._ready_in))
-        return self._admit(await self._retry())
-
-    def _ready_in(self, target: Target) -> float:
-        return self.health.ready_in(target, self.route.providers[target].host)
-
-    def _recovers_in(self, target: Target) -> float:
-        return self.health.recovers_in(target, self.route.providers[target].host)
-
-    def _admit(self, target: Target) -> Run:
-        provider = self.route.providers[target]
-        return Run(self, target, provider, self.health.admit(target, provider.host))
-
-    async def _retry(self) -> Target:
-        """Wait for the target that recovers first. Raises: FailoverError when none may."""
-        hopeless = {
-            each.target for each in self.attempts if each.error and not _may_pass(each.error)
-        }
-        hopeful = [target for target in self._plan.targets if target not in hopeless]
-        target = min(hopeful, key=self._recovers_in, default=None)
-        wait = self._recovers_in(target) if target is not None else 0.0
-        if target is None or self._retries <= 0 or wait > self._policy.max_wait:
+            return ActiveAttempt(self, candidates.first_ready())
+        time_left = math.inf if self.total_at is None else self.total_at - self.watchdog.time()
+        retry = candidates.next_retry(self.attempts, time_left)
+        if retry is None:
             raise self._all_failed()
-        wait += self._uniform(0.0, wait / 10)
-        if self.total_at is not None and self.clock.time() + wait >= self.total_at:
-            raise self._all_failed()
-        self._retries -= 1
+        wait, target = retry
         await asyncio.sleep(wait)
-        return target
+        return ActiveAttempt(self, target)
 
     def _all_failed(self) -> FailoverError:
         count = len(self._errors)
         tries = "1 attempt" if count == 1 else f"{count} attempts"
-        message = f"every target of {self._plan} failed ({tries})"
+        message = f"every target of {self._candidates.plan} failed ({tries})"
         return FailoverError(message, self._errors, self.attempts)
 
-    def _stagger(self, target: Target) -> float:
-        if self._policy.stagger is not None:
-            return self._policy.stagger
-        observed = self.health.stagger(target)
-        low, high = STAGGER_RANGE
-        return UNKNOWN_STAGGER if observed is None else min(high, max(low, observed))
-
-    async def _race(self, targets: Sequence[Target]) -> Run | None:
-        """Return the run that gave output first, all others closed; None when all failed."""
-        from aiollm._failover.race import Race  # only races pay for the import of anyio, some 20 ms
+    async def _race(self, targets: Sequence[Target]) -> ActiveAttempt | None:
+        """Return the attempt that gave output first, all others closed; None when all failed."""
+        from aiollm._failover.race import Race  # only races pay to import anyio, some 20 ms
 
         race = Race()
         try:
-            await race.run(targets, self._admit, self._stagger)
+            await race.run(targets, partial(ActiveAttempt, self), self._candidates.stagger)
         except BaseException:
             race.abandon()
             raise
@@ -340,16 +200,9 @@ class Failover:
                 del fatal  # its traceback holds this frame: a cycle
         if race.winner is None:
             return None
-        self._held = race.items
+        self.held = race.items
         self._committed = True
         return race.winner
-
-
-def _may_pass(error: Exception) -> bool:
-    """Say whether the same target may succeed a little later."""
-    if classify(error).harms != "target" and not isinstance(error, GenerationError):
-        return False
-    return not isinstance(error, ProviderError) or error.may_retry
 
 
 def _continuable(partial: Response) -> str:

@@ -17,9 +17,6 @@ from aiollm.types import Timeouts
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Cause: TypeAlias = Deadline | Literal["closed"]
-Waiter: TypeAlias = asyncio.Task[Any]
-"""The task that waits, and is interrupted when its wait is overdue."""
-
 _TEXT = {
     "first_output": "no output within {} s",
     "idle": "no byte for {} s",
@@ -35,14 +32,14 @@ class Step(Awaitable[T_co], Protocol[T_co]):
         """Drop it."""
 
 
-class Clock:
+class Watchdog:
     """The timer of a loop, set for the earliest deadline of all watches.
 
     A timer per stream, rearmed at every read, would cost more than the parsing. Deadlines only
     move later while bytes arrive, so it is enough to look again when the timer fires.
     """
 
-    __slots__ = ("_timer", "_watches", "_when", "closed", "loop", "time")
+    __slots__ = ("_attempts", "_timer", "_when", "closed", "loop", "time")
 
     def __init__(self) -> None:
         """Belong to the running loop."""
@@ -51,19 +48,19 @@ class Clock:
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.time = time.monotonic if own else loop.time
         self.closed = False
-        self._watches: set[Watch] = set()
+        self._attempts: set[AttemptDeadlines] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._when = float("inf")
 
-    def add(self, watch: Watch, when: float) -> None:
+    def add(self, deadlines: AttemptDeadlines, when: float) -> None:
         """Take up a watch whose first deadline is due at loop time `when`."""
-        self._watches.add(watch)
+        self._attempts.add(deadlines)
         if when < self._when:
             self.expect(when)
 
-    def discard(self, watch: Watch) -> None:
+    def discard(self, deadlines: AttemptDeadlines) -> None:
         """Drop a watch; the timer of an idle loop goes with the last one."""
-        self._watches.discard(watch)
+        self._attempts.discard(deadlines)
 
     def expect(self, when: float) -> None:
         """Look again at loop time `when` at the latest."""
@@ -77,8 +74,8 @@ class Clock:
     def close(self) -> None:
         """End all waits, those to come included: the registry is closed."""
         self.closed = True
-        for watch in tuple(self._watches):
-            watch.interrupt("closed", 0.0)
+        for deadlines in tuple(self._attempts):
+            deadlines.interrupt("closed", 0.0)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -89,50 +86,50 @@ class Clock:
         self._when = float("inf")
         now = self.time()
         nearest = float("inf")
-        for watch in tuple(self._watches):
-            when, which, seconds = watch.due(now)
+        for deadlines in tuple(self._attempts):
+            when, which, seconds = deadlines.due(now)
             if when <= now:
-                watch.interrupt(which, seconds)
+                deadlines.interrupt(which, seconds)
             else:
                 nearest = min(nearest, when)
         self.expect(nearest)
 
 
-class Watch:
+class AttemptDeadlines:
     """Guards the waits of one attempt; holds no reference to what is awaited."""
 
     __slots__ = (
         "_alive_at",
         "_cancelling",
-        "_clock",
         "_fired",
         "_limits",
         "_output_at",
         "_task",
         "_total_at",
+        "_watchdog",
         "started",
     )
 
-    def __init__(self, clock: Clock, limits: Timeouts, total_at: float | None) -> None:
+    def __init__(self, watchdog: Watchdog, limits: Timeouts, total_at: float | None) -> None:
         """`total_at` is the loop time at which the whole call ends."""
-        self._clock = clock
+        self._watchdog = watchdog
         self._limits = limits
         self._total_at = total_at
-        self._task: Waiter | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
-        self._fired: tuple[Cause, float] | None = ("closed", 0.0) if clock.closed else None
+        self._fired: tuple[Cause, float] | None = ("closed", 0.0) if watchdog.closed else None
         self._alive_at: float | None = None
         self._output_at: float | None = None
-        self.started = now = clock.time()
-        clock.add(self, now if limits.first_output is None else now + limits.first_output)
+        self.started = now = watchdog.time()
+        watchdog.add(self, now if limits.first_output is None else now + limits.first_output)
         if total_at is not None:
-            clock.expect(total_at)
+            watchdog.expect(total_at)
 
     def alive(self) -> None:
         """Note that bytes arrived."""
-        now = self._clock.time()
+        now = self._watchdog.time()
         if self._alive_at is None and self._limits.idle is not None:
-            self._clock.expect(now + self._limits.idle)
+            self._watchdog.expect(now + self._limits.idle)
         self._alive_at = now
 
     def output(self) -> float:
@@ -141,7 +138,7 @@ class Watch:
         now = self._output_at = self._alive_at or 0.0
         return now
 
-    async def wait(self, step: Step[T], task: Waiter) -> T:
+    async def wait(self, step: Step[T], task: asyncio.Task[Any]) -> T:
         """Await in `task` under the deadlines.
 
         Raises: DeadlineError, ClosedError (StreamInterrupted after output) when the registry is
@@ -198,16 +195,16 @@ class Watch:
 
     def stop(self) -> None:
         """Stop watching; idempotent."""
-        self._clock.discard(self)
+        self._watchdog.discard(self)
 
     def _resume(self, left_at: float) -> None:
         """Leave out the caller's own pause since the last wait: it is not the server's."""
-        now = self._clock.time()
+        now = self._watchdog.time()
         self._alive_at = now
         if self._output_at is not None:
             self._output_at += now - left_at
         if self._total_at is not None:
-            self._clock.expect(self._total_at)
+            self._watchdog.expect(self._total_at)
 
     def _error(self, cause: Cause, seconds: float) -> LLMError:
         if cause != "closed":
@@ -215,3 +212,8 @@ class Watch:
         if self._output_at is not None:
             return StreamInterrupted("the registry was closed")
         return ClosedError("the registry was closed")
+
+
+def is_total(error: Exception) -> bool:
+    """Say whether the deadline of the whole call ended the attempt."""
+    return isinstance(error, DeadlineError) and error.which == "total"

@@ -195,7 +195,7 @@ class Health:
         """Take `base`, the first cooldown in seconds; 0 turns cooldowns off."""
         self.base = base
         self.clock = clock
-        self._uniform = uniform
+        self.uniform = uniform
         self._targets: OrderedDict[Target, _Breaker] = OrderedDict()
         self._hosts: OrderedDict[str, _Breaker] = OrderedDict()
 
@@ -221,7 +221,7 @@ class Health:
     def cooldown(self, opening: int) -> float:
         """Return the length of the n-th cooldown in a row: doubled each time, equal jitter."""
         full = min(MAX_COOLDOWN, self.base * 2.0 ** min(opening - 1, 40))
-        return full / 2 + self._uniform(0.0, full / 2)
+        return full / 2 + self.uniform(0.0, full / 2)
 
     def stagger(self, target: Target) -> float | None:
         """Return the 95th percentile of first-output latency, None while too few are known."""

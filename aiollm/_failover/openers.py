@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import ClassVar, Generic, TypeVar, cast
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from aiollm._failover.attempt import Batches, close_now
 from aiollm._failover.slots import Slots
 from aiollm._http import streaming
-from aiollm._http.image_streaming import draw
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest
-from aiollm.provider import Provider, Transport
+from aiollm.provider import Adapter, Provider, Transport
 from aiollm.providers.error_replies import redacted
 from aiollm.types import (
     ImagePart,
+    Item,
     Notice,
     Request,
     Target,
+    Timeouts,
     ToolResultPart,
     assistant,
     user,
 )
 
-Fit = Callable[[Request, Capabilities], Awaitable[tuple[Request, tuple[str, ...]]]]
-"""Makes the images of a request fit; returns the request and what was left out."""
+Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
+"""What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
 
 
-class Shared:
-    """What the calls of a registry share: its transport, its slots by provider name, its fit."""
+class SharedResources(Transport, Protocol):
+    """What the calls of a registry share."""
 
-    __slots__ = ("fit", "slots", "transport")
+    @property
+    def slots(self) -> dict[str, Slots]:
+        """The slots of providers whose concurrency is limited, by name."""
 
-    def __init__(self, transport: Transport, fit: Fit) -> None:
-        self.transport = transport
-        self.slots: dict[str, Slots] = {}
-        self.fit = fit
+    async def fit(
+        self, request: Request, capabilities: Capabilities
+    ) -> tuple[Request, tuple[str, ...]]:
+        """Make the images of a request fit; return the request and what was left out."""
 
 
-R = TypeVar("R", bound=Request | ImageRequest)
+class TargetOpener(ABC):
+    """Opens the targets of one call: their providers, deadlines, slots, and clean errors."""
 
+    __slots__ = ("_resources", "providers", "request", "timeouts")
 
-class TargetRoute(Generic[R]):
-    """What chat and images share: resolved providers, deadlines, slots, clean errors."""
+    operation: ClassVar[str]
+    """What kind of call it is, for events."""
 
-    __slots__ = ("_shared", "providers", "request")
-
-    def __init__(self, request: R, providers: Mapping[Target, Provider], shared: Shared) -> None:
-        """Take a checked request and the resolved `providers` of the plan's targets."""
-        self.request: R = request
+    def __init__(
+        self,
+        request: Request | ImageRequest,
+        providers: Mapping[Target, Provider],
+        timeouts: Mapping[Target, Timeouts],
+        resources: SharedResources,
+    ) -> None:
+        """Take a checked request, and the providers and deadlines of the plan's targets."""
+        self.request = request
         self.providers = providers
-        self._shared = shared
+        self.timeouts = timeouts
+        self._resources = resources
+
+    @abstractmethod
+    def open(self, target: Target, prefix: str) -> Batches:
+        """Return the target's unstarted stream; nothing is sent before it is iterated.
+
+        `prefix` is the answer so far, from which the target has to go on. Raises: LLMError.
+        """
 
     def slots(self, target: Target) -> Slots | None:
         """Return the slots of the target's provider, None where they are not limited."""
@@ -61,7 +78,7 @@ class TargetRoute(Generic[R]):
         limit = provider.options.max_concurrency
         if limit is None:
             return None
-        known = self._shared.slots
+        known = self._resources.slots
         slots = known.get(provider.name)
         if slots is None:
             slots = known[provider.name] = Slots(limit)
@@ -77,10 +94,12 @@ class TargetRoute(Generic[R]):
         redacted(error, self.providers[target].token)
 
 
-class CallRoute(TargetRoute[Request]):
+class ChatOpener(TargetOpener):
     """Opens the targets of one chat call."""
 
     __slots__ = ()
+
+    request: Request
 
     operation: ClassVar[str] = "chat"
 
@@ -98,12 +117,13 @@ class CallRoute(TargetRoute[Request]):
         return self._run(provider, target, request)
 
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
-        run = provider.adapter or streaming.stream
-        return run(provider, self._shared.transport, target, request)
+        chat = provider.operations.get("chat")
+        run = (chat and chat.adapter) or streaming.stream
+        return run(provider, self._resources, target, request, self.timeouts[target])
 
     async def _fitted(self, provider: Provider, target: Target, request: Request) -> Batches:
         """Make the images fit the target, note what was left out, then run."""
-        request, left_out = await self._shared.fit(request, provider.capabilities(target.model))
+        request, left_out = await self._resources.fit(request, provider.capabilities(target.model))
         if left_out:
             yield [Notice(message, image_elided=True) for message in left_out]
         batches = self._run(provider, target, request)
@@ -114,24 +134,26 @@ class CallRoute(TargetRoute[Request]):
             close_now(batches)
 
 
-class ImageRoute(TargetRoute[ImageRequest]):
+class ImageOpener(TargetOpener):
     """Opens the targets of one call that makes images."""
 
     __slots__ = ()
+
+    request: ImageRequest
 
     operation: ClassVar[str] = "generate_content"
 
     def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
         """Return the unstarted stream of drafts and result. Raises: LLMError."""
         provider = self.providers[target]
-        if provider.image_codecs is None and provider.image_adapter is None:
+        if "images" not in provider.operations:
             raise UnsupportedError(f"{provider.name} makes no images")
         return self._drawn(provider, target)
 
     async def _drawn(self, provider: Provider, target: Target) -> Batches:
         request = await self._fitted(provider, target)
-        run = provider.image_adapter or draw
-        batches = cast("Batches", run(provider, self._shared.transport, target, request))
+        run = provider.operations["images"].adapter or _drawing()
+        batches = run(provider, self._resources, target, request, self.timeouts[target])
         try:
             async for batch in batches:
                 yield batch
@@ -144,12 +166,18 @@ class ImageRoute(TargetRoute[ImageRequest]):
             # A mask must keep the size of its image: both go as they are.
             return request
         inputs = Request((user(*request.images),))
-        fitted, left_out = await self._shared.fit(inputs, provider.capabilities(target.model))
+        fitted, left_out = await self._resources.fit(inputs, provider.capabilities(target.model))
         if left_out:
             # In a conversation old images may go; here each is part of what is asked.
             raise UnsupportedError(f"the input images do not fit: {left_out[0]}")
         images = tuple(part for part in fitted.messages[0].parts if isinstance(part, ImagePart))
         return msgspec.structs.replace(request, images=images)
+
+
+def _drawing() -> Adapter[ImageRequest]:
+    from aiollm._http.image_streaming import draw  # for calls that make images alone
+
+    return draw
 
 
 def _has_images(request: Request) -> bool:
@@ -163,3 +191,15 @@ def _has_images(request: Request) -> bool:
                 ):
                     return True
     return False
+
+
+def close_now(batches: Batches) -> None:
+    """Close a generator without a loop: an adapter's teardown does not await."""
+    closing: Any = batches.aclose()
+    try:
+        closing.send(None)
+    except (StopIteration, StopAsyncIteration):
+        return
+    except Exception:  # noqa: BLE001 - a fault of that adapter must not keep what is held
+        return
+    closing.close()

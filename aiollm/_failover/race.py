@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from aiollm._failover.attempt import Run, has_output, is_total
+from aiollm._failover.attempt import ActiveAttempt, has_output
+from aiollm._failover.deadlines import is_total
 from aiollm.errors import classify
 from aiollm.types import Item, Status, Target
 
 
 class Race:
-    """Runs of one step side by side until the first output; leaves no task behind."""
+    """Attempts of one step side by side until the first output; leaves no task behind."""
 
     def __init__(self) -> None:
-        self.winner: Run | None = None
+        self.winner: ActiveAttempt | None = None
         self.items: list[Item] = []
         self.errors: list[Exception] = []
         self.fatal: Exception | None = None
@@ -30,28 +31,30 @@ class Race:
     async def run(
         self,
         targets: Sequence[Target],
-        admit: Callable[[Target], Run],
+        admit: Callable[[Target], ActiveAttempt],
         stagger: Callable[[Target], float],
     ) -> None:
         """Start the targets one by one, the next after its stagger or a failure."""
-        runs: list[Run] = []
+        attempts: list[ActiveAttempt] = []
         try:
             async with anyio.create_task_group() as group:
                 for target in targets:
                     failed = anyio.Event()
-                    runs.append(admit(target))
-                    group.start_soon(self._run, runs[-1], failed, group.cancel_scope)
+                    attempts.append(admit(target))
+                    group.start_soon(self._run, attempts[-1], failed, group.cancel_scope)
                     if target is not targets[-1]:
                         with anyio.move_on_after(stagger(target)):
                             await failed.wait()
         finally:
-            for run in runs:
-                if run is not self.winner:
-                    run.close("abandoned")
+            for attempt in attempts:
+                if attempt is not self.winner:
+                    attempt.close("abandoned")
 
-    async def _run(self, run: Run, failed: anyio.Event, scope: anyio.CancelScope) -> None:
+    async def _run(
+        self, attempt: ActiveAttempt, failed: anyio.Event, scope: anyio.CancelScope
+    ) -> None:
         try:
-            items = await _until_output(run)
+            items = await _until_output(attempt)
         except Exception as error:  # noqa: BLE001 - classified below
             if not classify(error).moves_on or is_total(error):
                 self.fatal = self.fatal or error
@@ -61,17 +64,17 @@ class Race:
             failed.set()
             return
         if self.winner is None and self.fatal is None:
-            self.winner = run
+            self.winner = attempt
             self.items = items
             scope.cancel()
 
 
-async def _until_output(run: Run) -> list[Item]:
+async def _until_output(attempt: ActiveAttempt) -> list[Item]:
     items: list[Item] = []
     task = asyncio.current_task()
     assert task is not None
     while True:
-        batch = await run.next(task)
+        batch = await attempt.next(task)
         if batch is None:
             return items
         items += [item for item in batch if type(item) is not Status]

@@ -18,7 +18,7 @@ from aiollm.provider import (
     Reply,
     Transport,
 )
-from aiollm.types import Finish, ImagePart, Item, Notice, Target
+from aiollm.types import Finish, ImagePart, Item, Notice, Target, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._wire.base64_stream import Lift
@@ -39,7 +39,11 @@ Batch = Sequence[Item | PartialImage | ImageResult]
 
 
 async def draw(
-    provider: Provider, transport: Transport, target: Target, request: ImageRequest
+    provider: Provider,
+    transport: Transport,
+    target: Target,
+    request: ImageRequest,
+    timeouts: Timeouts,
 ) -> AsyncGenerator[Batch, None]:
     """Make images at one target, in the first of its dialects that the server knows.
 
@@ -47,10 +51,10 @@ async def draw(
     """
     from aiollm._wire.base64_stream import Lift  # 1 ms, for calls that make images alone
 
-    codecs = provider.image_codecs() if provider.image_codecs is not None else ()
+    codecs = provider.operations["images"].codecs()
     for codec in codecs:
         http = codec.encode_images(provider, target, request)
-        reply = await transport.send(http, provider.timeouts.connect)
+        reply = await transport.send(http, timeouts.connect)
         try:
             yield []  # headers are a sign of life
             if not 200 <= reply.status < 300:

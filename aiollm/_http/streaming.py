@@ -9,7 +9,7 @@ from typing import Any
 from aiollm._wire.framing import NDJSON
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError, TransportError
 from aiollm.provider import Decoder, Framer, HttpReply, Provider, Reply, Transport
-from aiollm.types import Item, Notice, Request, Target
+from aiollm.types import Item, Notice, Request, Target, Timeouts
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of one answer at most (design: bounds)."""
@@ -22,7 +22,11 @@ LAST_WORDS_SECONDS = 2.0
 
 
 async def stream(
-    provider: Provider, transport: Transport, target: Target, request: Request
+    provider: Provider,
+    transport: Transport,
+    target: Target,
+    request: Request,
+    timeouts: Timeouts,
 ) -> AsyncGenerator[Sequence[Item], None]:
     """Stream one target over HTTP; a batch is what one read brought, [] a sign of life.
 
@@ -30,7 +34,7 @@ async def stream(
     """
     codec = provider.codec
     http = codec.encode(provider, target, request)
-    reply = await transport.send(http, provider.timeouts.connect)
+    reply = await transport.send(http, timeouts.connect)
     try:
         if http.warnings or not reply.has_body:
             # Headers are a sign of life; so is the body, where it has come with them.
@@ -46,7 +50,7 @@ async def stream(
         while failure is None and not decoder.finished:
             batch: list[Item] = []
             try:
-                data = await (_last_words(reply, provider) if decoder.ending else reply.read())
+                data = await (_last_words(reply, timeouts) if decoder.ending else reply.read())
             except (TransportError, ProtocolError) as error:
                 data = b""
                 failure = _cut(error, decoder, batch)
@@ -68,9 +72,9 @@ async def stream(
         reply.close()
 
 
-async def _last_words(reply: Reply, provider: Provider) -> bytes:
+async def _last_words(reply: Reply, timeouts: Timeouts) -> bytes:
     """Read what may follow a whole answer; a server that stays silent has ended it."""
-    idle = provider.timeouts.idle or LAST_WORDS_SECONDS
+    idle = timeouts.idle or LAST_WORDS_SECONDS
     try:
         async with asyncio.timeout(min(LAST_WORDS_SECONDS, idle / 2)):
             return await reply.read()

@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
 from aiollm.providers.error_replies import redacted
+from aiollm.types import Timeouts
 
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes of a reply that is no stream, such as a model list."""
 
 
-def patient(provider: Provider, seconds: float) -> Provider:
-    """Return the provider with at least `seconds` for each wait but that for a connection."""
-    limits = provider.timeouts
-    waits = {name: getattr(limits, name) for name in ("first_output", "idle", "stall")}
+def at_least(timeouts: Timeouts, seconds: float) -> Timeouts:
+    """Return the deadlines with at least `seconds` for each wait but that for a connection."""
+    waits = {name: getattr(timeouts, name) for name in ("first_output", "idle", "stall")}
     short = {
         name: seconds for name, limit in waits.items() if limit is not None and limit < seconds
     }
-    if not short:
-        return provider
-    return msgspec.structs.replace(provider, timeouts=msgspec.structs.replace(limits, **short))
+    return msgspec.structs.replace(timeouts, **short) if short else timeouts
 
 
-class Unopened:
-    """A transport that is not there yet: opened by the first request."""
+class UnaryRequester:
+    """Sends single requests over a transport."""
 
-    def __init__(self, open_transport: Callable[[], Awaitable[Transport]]) -> None:
-        self._open = open_transport
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    async def send(self, request: HttpRequest, connect: float | None) -> Reply:
-        """Open the transport, then send. Raises: as `Transport.send`."""
-        transport = await self._open()
-        return await transport.send(request, connect)
-
-
-class Caller:
-    """Sends single requests over the registry's transport."""
-
-    def __init__(self, open_transport: Callable[[], Awaitable[Transport]]) -> None:
-        self._open_transport = open_transport
-
-    async def call(self, provider: Provider, request: HttpRequest) -> HttpReply:
-        """Send a request that is no stream and return its whole reply. Raises: LLMError."""
-        reply = await self.open(provider, request)
+    async def request(
+        self, provider: Provider, timeouts: Timeouts, request: HttpRequest
+    ) -> HttpReply:
+        """Send a request and return its complete reply. Raises: LLMError."""
+        reply = await self.open(provider, timeouts, request)
         try:
-            body = await _whole(reply, provider.timeouts.first_output)
+            body = await _whole(reply, timeouts.first_output)
             if reply.content_type != "text/html":
                 return HttpReply(reply.status, reply.headers, body, request.url)
         finally:
@@ -57,32 +44,26 @@ class Caller:
         page = "the answer is an HTML page: a proxy answers, or the base URL is wrong"
         raise redacted(ServerError(page, status=reply.status, body=body), provider.token)
 
-    async def open(self, provider: Provider, request: HttpRequest) -> Reply:
+    async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         """Send a request and return its reply with the body unread. Raises: LLMError."""
-        transport = await self._open_transport()
-        seconds = provider.timeouts.first_output
-        failure: LLMError
+        seconds = timeouts.first_output
         try:
             async with asyncio.timeout(seconds):
-                reply = await transport.send(request, provider.timeouts.connect)
+                reply = await self._transport.send(request, timeouts.connect)
             if 200 <= reply.status < 300:
                 return reply
             try:
                 body = await reply.read_whole(MAX_BODY, 1.0)
-                whole = HttpReply(reply.status, reply.headers, body, request.url)
             finally:
                 reply.close()
-            failure = provider.codec.error(whole)
+            refused = HttpReply(reply.status, reply.headers, body, request.url)
+            raise provider.codec.error(refused)
         except LLMError as error:
-            failure = error
+            redacted(error, provider.token)
+            raise
         except TimeoutError:
-            failure = DeadlineError(
-                f"no answer within {seconds:g} s", which="first_output", after=seconds or 0.0
-            )
-        try:
-            raise redacted(failure, provider.token)
-        finally:
-            del failure  # its traceback holds this frame: a cycle
+            late = seconds or 0.0
+        raise DeadlineError(f"no answer within {late:g} s", which="first_output", after=late)
 
 
 async def _whole(reply: Reply, seconds: float | None) -> bytes:

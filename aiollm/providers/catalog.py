@@ -17,6 +17,10 @@ from aiollm.spec import Names, Plan, parse_spec
 from aiollm.types import Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
+"""Makes the provider of a name from its DSN."""
+
+Resolved: TypeAlias = tuple[Plan, dict[Target, Provider], dict[Target, Timeouts]]
+"""A plan, with the providers and the deadlines of its targets."""
 
 MAX_PLANS = 1024
 """Parsed specs remembered."""
@@ -39,7 +43,7 @@ class Catalog:
         self._resolved: dict[str, Provider] = {}
         self._learned: dict[str, dict[str, dict[str, Any]]] = {}
         self._plans: dict[str, Plan] = {}
-        self._resolved_specs: dict[str | Plan, tuple[Plan, dict[Target, Provider]]] = {}
+        self._resolved_specs: dict[str | Plan, Resolved] = {}
 
     def register(self, name: str, provider: Provider | str) -> None:
         """Add a provider in code, as a row or a DSN; it wins over the environment.
@@ -69,7 +73,7 @@ class Catalog:
 
     def provider(self, name: str) -> Provider:
         """Return the resolved provider. Raises: ConfigError."""
-        return self._with_timeouts(self._resolve(name))
+        return self._resolve(name)
 
     def providers(self) -> dict[str, str]:
         """Return all provider names with their origin: code, environment or built-in."""
@@ -116,10 +120,8 @@ class Catalog:
         lines += [f"{name} = {spec}" for name, spec in sorted(self.aliases().items())]
         return "\n".join(lines)
 
-    def resolve(
-        self, spec: str | Plan, timeouts: Timeouts | None
-    ) -> tuple[Plan, dict[Target, Provider]]:
-        """Return a spec's plan and the providers of its targets.
+    def resolve(self, spec: str | Plan, timeouts: Timeouts | None) -> Resolved:
+        """Return a spec's plan, with the providers and the deadlines of its targets.
 
         `timeouts` win over all others. Raises: SpecError, ConfigError.
         """
@@ -127,38 +129,35 @@ class Catalog:
         known = self._resolved_specs.get(spec) if cached else None
         if known is None:
             plan = self.parse(spec)
-            known = plan, self.providers_of(plan, timeouts)
+            providers = self.providers_of(plan)
+            deadlines = {
+                target: self.timeouts_of(provider) if timeouts is None else timeouts
+                for target, provider in providers.items()
+            }
+            known = plan, providers, deadlines
             if cached and len(self._resolved_specs) < MAX_PLANS:
                 self._resolved_specs[spec] = known
         return known
 
-    def providers_of(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Provider]:
-        """Resolve all targets of a plan; `timeouts` win over all others. Raises: ConfigError."""
-        return {
-            target: self._with_timeouts(self._resolve(target.provider), timeouts)
-            for target in plan.targets
+    def providers_of(self, plan: Plan) -> dict[Target, Provider]:
+        """Resolve all targets of a plan. Raises: ConfigError."""
+        return {target: self._resolve(target.provider) for target in plan.targets}
+
+    def timeouts_of(self, provider: Provider) -> Timeouts:
+        """Return a provider's deadlines: the options of its DSN, else those of the registry."""
+        options = provider.options
+        own = {
+            "connect": options.connect_timeout,
+            "first_output": options.first_output_timeout,
+            "idle": options.idle_timeout,
         }
+        given = {name: value for name, value in own.items() if value is not None}
+        return msgspec.structs.replace(self._timeouts, **given) if given else self._timeouts
 
     def learn(self, target: Target, facts: dict[str, Any]) -> None:
         """Keep what a server told of a model, until its provider is registered anew."""
         self._learned.setdefault(target.provider, {})[target.model] = facts
         self._resolved_specs.clear()
-
-    def _with_timeouts(self, provider: Provider, timeouts: Timeouts | None = None) -> Provider:
-        options = provider.options
-        if timeouts is None:
-            timeouts = self._timeouts
-            own = {
-                "connect": options.connect_timeout,
-                "first_output": options.first_output_timeout,
-                "idle": options.idle_timeout,
-            }
-            given = {name: value for name, value in own.items() if value is not None}
-            if given:
-                timeouts = msgspec.structs.replace(timeouts, **given)
-        if provider.timeouts == timeouts:
-            return provider
-        return msgspec.structs.replace(provider, timeouts=timeouts)
 
     def _resolve(self, name: str) -> Provider:
         provider = self._row(name)

@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm.dsn import Dsn, Secret
 from aiollm.errors import ConfigError
-from aiollm.provider import Codec, ImageCodec, Provider
+from aiollm.provider import Codec, ImageCodec, Operation, Provider
 from aiollm.providers import urls
 
 __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "from_dsn"]
@@ -244,7 +244,7 @@ def _provider(
         headers=headers,
         options=dsn.options,
         rows=scheme.rows,
-        image_codecs=scheme.images,
+        operations={} if scheme.images is None else {"images": Operation(scheme.images)},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from aiollm._failover.health import Health
-from aiollm._http.unary import Caller, patient
+from aiollm._http.unary import UnaryRequester, at_least
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
 from aiollm.provider import Provider
@@ -40,9 +40,9 @@ KINDS: dict[str, type[LlamaSwap | Ollama]] = {
 class Servers:
     """Management of the providers that are model servers."""
 
-    def __init__(self, catalog: Catalog, caller: Caller, health: Health) -> None:
+    def __init__(self, catalog: Catalog, requester: UnaryRequester, health: Health) -> None:
         self._catalog = catalog
-        self._caller = caller
+        self._requester = requester
         self._health = health
 
     def managed(self, name: str, kind: type[S]) -> S:
@@ -53,7 +53,8 @@ class Servers:
             raise ConfigError(
                 f"{name!r} is a provider of scheme {provider.scheme!r}, not {schemes}"
             )
-        return self._make(kind, provider, patient(provider, LOAD_SECONDS))
+        timeouts = self._catalog.timeouts_of(provider)
+        return self._make(kind, provider, timeouts, at_least(timeouts, LOAD_SECONDS))
 
     async def warm(self, plan: Plan, timeouts: Timeouts | None) -> tuple[Target, ...]:
         """Load the models that can be loaded; return their targets. Raises: FailoverError."""
@@ -67,7 +68,7 @@ class Servers:
 
         can_load = {
             target: provider
-            for target, provider in self._catalog.providers_of(plan, timeouts).items()
+            for target, provider in self._catalog.providers_of(plan).items()
             if not _is_hosted(target, provider)
         }
         return tuple(await self._each(plan, can_load, timeouts, load))
@@ -79,7 +80,7 @@ class Servers:
             self._catalog.learn(target, await server.facts(target.model))
             return self._catalog.provider(target.provider).capabilities(target.model)
 
-        return await self._each(plan, self._catalog.providers_of(plan, timeouts), timeouts, ask)
+        return await self._each(plan, self._catalog.providers_of(plan), timeouts, ask)
 
     async def _watched_load(self, target: Target, server: Server) -> None:
         """Load a model as an attempt that counts for its target's health."""
@@ -108,8 +109,9 @@ class Servers:
         hosts: dict[str, list[tuple[Target, Server]]] = {}
         for target, provider in reversed(list(providers.items())):
             if (kind := KINDS.get(provider.scheme)) is not None:
-                slow = patient(provider, LOAD_SECONDS) if timeouts is None else provider
-                server = self._make(kind, provider, slow)
+                usual = timeouts or self._catalog.timeouts_of(provider)
+                slow = at_least(usual, LOAD_SECONDS) if timeouts is None else usual
+                server = self._make(kind, provider, usual, slow)
                 hosts.setdefault(provider.host, []).append((target, server))
         tally: _Tally[T] = _Tally(act)
         async with asyncio.TaskGroup() as group:
@@ -117,13 +119,15 @@ class Servers:
                 group.create_task(tally.run(servers))
         return tally.result(plan)
 
-    def _make(self, kind: type[S], provider: Provider, slow: Provider) -> S:
+    def _make(self, kind: type[S], provider: Provider, usual: Timeouts, slow: Timeouts) -> S:
         # llama-swap sends the headers of a log with its first line, whenever that comes.
-        limits = msgspec.structs.replace(provider.timeouts, first_output=None)
-        endless = msgspec.structs.replace(provider, timeouts=limits)
-        call, stream = self._caller.call, self._caller.open
+        endless = msgspec.structs.replace(usual, first_output=None)
+        request, open_ = self._requester.request, self._requester.open
         return kind(
-            provider, partial(call, provider), partial(stream, endless), partial(call, slow)
+            provider,
+            partial(request, provider, usual),
+            partial(open_, provider, endless),
+            partial(request, provider, slow),
         )
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from aiollm._wire.framing import NDJSON
 from aiollm.errors import UnsupportedError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.provider import HttpReply, HttpRequest, Provider, Transport
+from aiollm.provider import HttpReply, HttpRequest, Operation, Provider, Transport
 from aiollm.testing.connection import Sleep
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
@@ -28,6 +28,7 @@ from aiollm.types import (
     Request,
     Target,
     TextDelta,
+    Timeouts,
     ToolCallDelta,
 )
 
@@ -97,15 +98,20 @@ class FakeProvider:
         self._sleep = sleep
         self._signal = Signal()
 
-    def provider(self, **fields: Any) -> Provider:
-        """Return the row to register; `fields` are those of `Provider`, such as `facts`."""
+    def provider(self, *, images: bool = True, **fields: Any) -> Provider:
+        """Return the row to register; `fields` are those of `Provider`, such as `facts`.
+
+        With `images=False` it makes no images.
+        """
+        operations = {"chat": Operation(adapter=self.stream)}
+        if images:
+            operations["images"] = Operation(adapter=self.draw)
         row = Provider(
             name=self.name,
             scheme="fake",
             base_url=f"fake://{self.name}",
             codec=FakeCodec(self.family),
-            adapter=self.stream,
-            image_adapter=self.draw,
+            operations=operations,
         )
         return replace(row, **fields)
 
@@ -143,17 +149,27 @@ class FakeProvider:
         )
 
     def stream(
-        self, _: Provider, transport: Transport | None, target: Target, request: Request
+        self,
+        _: Provider,
+        transport: Transport | None,
+        target: Target,
+        request: Request,
+        timeouts: Timeouts,
     ) -> AsyncGenerator[Sequence[Item], None]:
         """Play the next script: the adapter of the row."""
-        del transport
+        del transport, timeouts
         return self._play(target, request, _said)
 
     def draw(
-        self, _: Provider, transport: Transport | None, target: Target, request: ImageRequest
+        self,
+        _: Provider,
+        transport: Transport | None,
+        target: Target,
+        request: ImageRequest,
+        timeouts: Timeouts,
     ) -> AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None]:
         """Play the next script as images: the image adapter of the row."""
-        del transport
+        del transport, timeouts
         return self._play(target, request, _drawn)
 
     async def _play(

@@ -105,12 +105,17 @@ def registry() -> MakeRegistry:
     from aiollm.testing.fake import FakeProvider
     from aiollm.testing.loopback import Loopback
 
+    class Steady(Registry):
+        """Waits without jitter."""
+
+        _uniform = staticmethod(_mean)
+
     def make(
         providers: Mapping[str, FakeProvider | Loopback | Provider | str] | None = None,
         **settings: Any,
     ) -> Registry:
-        defaults: dict[str, Any] = {"env": {}, "retries": 0, "uniform": _mean}
-        made = Registry(**(defaults | settings))
+        defaults: dict[str, Any] = {"env": {}, "retries": 0}
+        made = Steady(**(defaults | settings))
         for name, provider in (providers or {}).items():
             match provider:
                 case FakeProvider():
@@ -124,5 +129,5 @@ def registry() -> MakeRegistry:
     return make
 
 
-def _mean(low: float, high: float) -> float:
-    return (low + high) / 2
+def _mean(a: float, b: float) -> float:
+    return (a + b) / 2

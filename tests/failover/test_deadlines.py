@@ -108,7 +108,7 @@ async def test_deadlines_of_the_dsn_win_over_the_registrys_and_the_calls_over_bo
     server = await serve(Hang())
     dsn = f"openai+{server.url}/v1?first_output_timeout=0.05"
     async with Registry(env={"LLM_A": dsn}, retries=0, timeouts=Timeouts(idle=30)) as reg:
-        assert reg.provider("a").timeouts == Timeouts(first_output=0.05, idle=30)
+        assert reg._catalog.timeouts_of(reg.provider("a")) == Timeouts(first_output=0.05, idle=30)
         assert (await failed(reg)).after == 0.05
         reg.reset_health()
         assert (await failed(reg, timeouts=only(first_output=0.07))).after == 0.07
@@ -139,7 +139,7 @@ async def test_at_most_max_concurrency_streams_run_and_waiters_are_first_come_fi
         order = [request.json()["model"] for request in server.requests]
         assert set(order[:2]) == {"m0", "m1"}
         assert order[2:] == ["m2", "m3", "m4"]
-        assert reg._shared.slots["a"].free == 2
+        assert reg._resources.slots["a"].free == 2
 
 
 async def test_a_waiter_gives_up_at_first_output_without_harm(serve):
@@ -154,7 +154,7 @@ async def test_a_waiter_gives_up_at_first_output_without_harm(serve):
         assert reg.health()[0].failed == 0
         gate.open()
         await running
-        assert reg._shared.slots["a"].free == 1
+        assert reg._resources.slots["a"].free == 1
 
 
 async def test_a_slot_granted_to_a_cancelled_waiter_goes_to_the_next():

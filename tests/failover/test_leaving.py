@@ -16,6 +16,7 @@ from aiollm import (
     TextDelta,
     Timeouts,
 )
+from aiollm.provider import Operation
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
 OK = chat("Hel", "lo")
@@ -192,7 +193,11 @@ async def test_an_unsolicited_answer_is_never_taken_for_the_next_one(serve, regi
     reg = registry({"a": server})
     await reg.stream("a/m", "hi").collect()
     gate.open()
-    (idle,) = [each for pool in reg._transport._session.connector._conns.values() for each in pool]
+    (idle,) = [
+        each
+        for pool in reg._resources._transport._session.connector._conns.values()
+        for each in pool
+    ]
     while not idle[0].should_close:
         await asyncio.sleep(0)
     response = await reg.stream("a/m", "hi").collect()
@@ -276,7 +281,7 @@ async def test_the_callers_pause_is_not_the_servers_silence(serve, registry):
 def noting(closed):
     """Return an adapter that notes when it is closed."""
 
-    async def adapter(provider, transport, target, request):
+    async def adapter(provider, transport, target, request, timeouts):
         try:
             yield [TextDelta("first")]
             yield [TextDelta("second")]
@@ -289,7 +294,8 @@ def noting(closed):
 async def test_an_adapter_is_closed_at_once_without_a_turn_of_the_loop(registry):
     closed = []
     reg = registry({"a": "http://127.0.0.1:1"})
-    reg.register("a", msgspec.structs.replace(reg.provider("a"), adapter=noting(closed)))
+    operations = {"chat": Operation(adapter=noting(closed))}
+    reg.register("a", msgspec.structs.replace(reg.provider("a"), operations=operations))
     stream = reg.stream("a/m", "hi")
     await anext(stream)
     await stream.aclose()

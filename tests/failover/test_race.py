@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiollm import ConfigError, FailoverError, InvalidRequestError, Target, Timeouts
-from aiollm._failover.attempt import Run
+from aiollm._failover.attempt import ActiveAttempt
 from aiollm.testing import Answer, Cut, Gate, Hang, chat
 
 OK = chat("Hel", "lo")
@@ -32,14 +32,14 @@ async def test_output_decides_not_headers(serve, registry):
 
 async def test_the_loser_is_closed_before_the_winners_first_chunk(serve, registry, monkeypatch):
     order: list[str] = []
-    close = Run.close
+    close = ActiveAttempt.close
 
     def noted(self, outcome, error=None):
         if outcome == "abandoned":
             order.append(f"closed {self.target}")
         close(self, outcome, error)
 
-    monkeypatch.setattr(Run, "close", noted)
+    monkeypatch.setattr(ActiveAttempt, "close", noted)
     loser, winner = await serve(Hang(after=0, gate=Gate())), await serve(OK)
     stream = registry({"a": loser, "b": winner}).stream("a/m|b/m", "hi", stagger=0.01)
     order.append((await anext(stream)).text)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aiollm._wire.base64_stream import LARGE, Lift
 from aiollm.images import ImageRequest
-from aiollm.provider import HttpReply, Provider
+from aiollm.provider import HttpReply, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, sse
@@ -213,7 +213,9 @@ def watched(registry):
     def make(server: Any) -> Any:
         codec = Watched()
         reg = registry({})
-        row = Provider("own", "x", server.url, ChatCodec(), image_codecs=lambda: (codec,))
+        row = Provider(
+            "own", "x", server.url, ChatCodec(), operations={"images": Operation(lambda: (codec,))}
+        )
         reg.register("own", row)
         return reg, codec
 

@@ -10,6 +10,7 @@ import zlib
 
 import pytest
 
+from aiollm import Finish, ImageResult
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -26,7 +27,7 @@ from aiollm.errors import (
     UnsupportedError,
 )
 from aiollm.images import ImageRequest
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpReply, HttpRequest, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, Cut, Gate, Hang, Reset, chat, html
@@ -299,18 +300,6 @@ async def test_the_whole_chain_has_one_total(serve, registry):
     assert caught.value.which == "total"
 
 
-class Notes(OpenAIImages):
-    """A codec that keeps the deadlines it was asked under."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Timeouts] = []
-
-    def encode_images(self, provider: Provider, target: Target, request: ImageRequest):
-        self.seen.append(provider.timeouts)
-        return super().encode_images(provider, target, request)
-
-
 @pytest.mark.parametrize(
     ("general", "given", "waits"),
     [
@@ -321,15 +310,19 @@ class Notes(OpenAIImages):
     ],
 )
 async def test_an_image_gets_five_minutes_for_each_wait_unless_told_otherwise(
-    serve, registry, general, given, waits
+    registry, general, given, waits
 ):
-    codec = Notes()
-    server = await serve(MADE)
+    asked_under: list[Timeouts] = []
+
+    async def adapter(provider, transport, target, request, timeouts):
+        asked_under.append(timeouts)
+        yield [ImageResult((ImagePart(b"made"),)), Finish("stop")]
+
     reg = registry({}, timeouts=general)
-    row = Provider("a", "x", server.url, ChatCodec(), image_codecs=lambda: (codec,))
-    reg.register("a", row)
+    operations = {"images": Operation(adapter=adapter)}
+    reg.register("a", Provider("a", "x", "http://a", ChatCodec(), operations=operations))
     await reg.generate_images("a/m", "x", timeouts=given)
-    (seen,) = codec.seen
+    (seen,) = asked_under
     assert (seen.first_output, seen.idle, seen.stall) == waits
     assert seen.connect == 5
 
@@ -465,7 +458,9 @@ async def test_a_provider_with_images_of_its_own_needs_one_codec(serve, registry
 
     server = await serve({"/draw": MADE})
     reg = registry({})
-    row = Provider("own", "x", server.url, ChatCodec(), image_codecs=lambda: (Plain(),))
+    row = Provider(
+        "own", "x", server.url, ChatCodec(), operations={"images": Operation(lambda: (Plain(),))}
+    )
     reg.register("own", row)
     result = await reg.generate_images("own/m", "x")
     assert json.loads(server.requests[0].body)["prompt"] == "x"

@@ -81,7 +81,7 @@ def test_after_a_warmup_the_first_image_loads_nothing():
 
 async def test_two_first_images_at_once_share_one_pool():
     async with Registry(env={}) as reg:
-        first, second = await asyncio.gather(reg._open_pool(), reg._open_pool())
+        first, second = await asyncio.gather(reg._resources.open_pool(), reg._resources.open_pool())
         assert first is second
 
 
@@ -96,4 +96,4 @@ async def test_a_registry_that_is_closed_meanwhile_opens_no_pool(turns):
     await reg.aclose()
     with pytest.raises(ClosedError):
         await call
-    assert reg._pool is None
+    assert reg._resources._pool is None

@@ -92,4 +92,4 @@ async def test_a_race_prepares_an_image_once(make):
         spec = "one/m|other/m"
         response = await reg.generate(spec, Request((user("look", photo),)), stagger=0.0)
         assert response.text == "fine"
-        assert reg._pool.statistics().prepared == 1
+        assert reg._resources._pool.statistics().prepared == 1

@@ -165,7 +165,7 @@ async def test_drafts_and_results_are_no_part_of_an_answer(serve, step):
 
 async def test_a_fake_can_do_without_images():
     async with Registry(env={}) as reg:
-        reg.register("fake", FakeProvider().provider(image_adapter=None))
+        reg.register("fake", FakeProvider().provider(images=False))
         with pytest.raises(FailoverError) as caught:
             await reg.generate_images("fake/m", "x")
     assert isinstance(caught.value.exceptions[0], UnsupportedError)

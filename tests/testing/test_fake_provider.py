@@ -28,7 +28,7 @@ TARGET = Target("fake", "m")
 
 
 def run(fake: FakeProvider, prompt: str = "hi"):
-    return fake.stream(fake.provider(), None, TARGET, Request(prompt))
+    return fake.stream(fake.provider(), None, TARGET, Request(prompt), Timeouts())
 
 
 async def items(fake: FakeProvider) -> list:

@@ -21,7 +21,7 @@ import pytest
 import aiollm
 from aiollm import Registry
 from aiollm._http import streaming
-from aiollm.provider import Provider
+from aiollm.provider import Operation, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.ollama.codec import OllamaCodec
@@ -144,14 +144,18 @@ def reads_of(wire, chunks, per_read):
     return [b"".join(events[at : at + per_read]) for at in range(0, len(events), per_read)]
 
 
+def streamed_by(adapter):
+    return {"chat": Operation(adapter=adapter)}
+
+
 async def read_whole(wire, reads):
     """Stream an answer in memory through a registry; return how much text came."""
 
-    def adapter(provider, _, target, request):
-        return streaming.stream(provider, Memory(reads), target, request)
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Memory(reads), target, request, timeouts)
 
     codec = CODECS[wire]()
-    row = Provider("mem", wire, "http://mem.invalid/v1", codec, adapter=adapter)
+    row = Provider("mem", wire, "http://mem.invalid/v1", codec, operations=streamed_by(adapter))
     async with Registry(env={}) as reg:
         reg.register("mem", row)
         await reg.stream("mem/model", "hi").collect()
@@ -236,10 +240,12 @@ def test_a_long_answer_holds_little_beside_its_text(wire):
 
 
 async def untraced(wire, reads):
-    def adapter(provider, _, target, request):
-        return streaming.stream(provider, Memory(reads), target, request)
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Memory(reads), target, request, timeouts)
 
-    row = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire](), adapter=adapter)
+    row = Provider(
+        "mem", wire, "http://mem.invalid/v1", CODECS[wire](), operations=streamed_by(adapter)
+    )
     async with Registry(env={}) as reg:
         reg.register("mem", row)
         async for _ in reg.stream("mem/model", "hi"):

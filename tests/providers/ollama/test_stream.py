@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from aiollm._http import streaming
 from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.ollama.codec import OllamaCodec
-from aiollm.types import Finish, Item, Notice, Request, Target, TextDelta
+from aiollm.types import Finish, Item, Notice, Request, Target, TextDelta, Timeouts
 
 
 class Reply:
@@ -53,7 +53,7 @@ async def test_a_cut_prompt_is_noted_in_the_stream() -> None:
     )
     provider = Provider("box", "ollama", "http://gpu1:11434", OllamaCodec())
     request = Request("hi", extra={"options": {"num_ctx": 512}})
-    run = streaming.stream(provider, Transport(reply), Target("box", "m"), request)
+    run = streaming.stream(provider, Transport(reply), Target("box", "m"), request, Timeouts())
     items: list[Item] = [item async for batch in run for item in batch]
     assert [type(item) for item in items] == [TextDelta, Notice, Finish]
     assert reply.closed

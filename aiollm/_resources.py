@@ -1,0 +1,155 @@
+"""What a registry owns for its calls: connections, image workers, slots and the loop they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiollm._failover.deadlines import Watchdog
+from aiollm._failover.slots import Slots
+from aiollm.capabilities import Capabilities
+from aiollm.errors import ClosedError, ConfigError
+from aiollm.provider import HttpRequest, Reply
+from aiollm.types import Request
+
+if TYPE_CHECKING:
+    from aiollm._http.transport import HttpTransport
+    from aiollm.media import MediaPool
+
+
+class Closeable(Protocol):
+    """What a registry can own: it is closed with it."""
+
+    async def close(self) -> None:
+        """End it, waiting until it has ended."""
+
+    def kill(self) -> None:
+        """End it at once, without a running loop."""
+
+
+class Resources:
+    """The transport of a registry's calls, opened by the first of them, and all that it owns.
+
+    It holds no reference to its registry: a cycle would leave sockets to the garbage collector.
+    """
+
+    def __init__(self, image_workers: int | None = None, *, fetch_images: bool = False) -> None:
+        """Take the settings of the image workers; nothing is opened yet."""
+        self.slots: dict[str, Slots] = {}
+        self.closed = False
+        self._image_workers = image_workers
+        self._fetch_images = fetch_images
+        self._owned: list[Closeable] = []
+        self._transport: HttpTransport | None = None
+        self._pool: MediaPool | None = None
+        self._watchdog: Watchdog | None = None
+
+    def bind_loop(self) -> Watchdog:
+        """Serve the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
+        if self.closed:
+            raise ClosedError("the registry is closed")
+        watchdog = self._watchdog
+        loop = asyncio.get_running_loop()
+        if watchdog is not None:
+            if watchdog.loop is loop:
+                return watchdog
+            if watchdog.loop.is_running():
+                raise ConfigError(
+                    "this Registry is in use on another event loop: make one Registry per loop"
+                )
+        self.slots.clear()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.kill()
+        self._watchdog = Watchdog()
+        return self._watchdog
+
+    def send(self, request: HttpRequest, connect: float | None) -> Coroutine[Any, Any, Reply]:
+        """Send a request over the transport. Raises: as `Transport.send`."""
+        if self._transport is not None:
+            return self._transport.send(request, connect)
+        return self._send_first(request, connect)
+
+    async def _send_first(self, request: HttpRequest, connect: float | None) -> Reply:
+        transport = await self.open_transport()
+        return await transport.send(request, connect)
+
+    async def fit(
+        self, request: Request, capabilities: Capabilities
+    ) -> tuple[Request, tuple[str, ...]]:
+        """Make the images of a request fit; return the request and what was left out."""
+        from aiollm import media
+
+        pool = await self.open_pool()
+        fetch = self._fetch if self._fetch_images else None
+        return await media.normalize_with_notes(request, capabilities, pool=pool, fetch=fetch)
+
+    async def _fetch(self, url: str) -> bytes:
+        transport = await self.open_transport()
+        return await transport.fetch(url)
+
+    async def open_transport(self) -> HttpTransport:
+        """Return the transport, made at the first call."""
+        if self._transport is None:
+            self.bind_loop()  # a transport that exists checks its loop itself
+            # aiohttp takes some 150 ms to import: not on the loop.
+            made = await asyncio.to_thread(_new_transport)
+            self.bind_loop()  # the registry may have been closed meanwhile
+            if self._transport is None:
+                self._transport = made
+        return self._transport
+
+    async def open_pool(self) -> MediaPool:
+        """Return the pool of image workers, made at the first call."""
+        if self._pool is None:
+            self.bind_loop()
+            # Its modules take some 10 ms to import: not on the loop.
+            made = await asyncio.to_thread(_new_pool, self._image_workers)
+            self.bind_loop()  # the registry may have been closed meanwhile
+            if self._pool is None:
+                self._pool = made
+        return self._pool
+
+    def own(self, closeable: Closeable) -> None:
+        """Close `closeable` with the rest."""
+        self._owned.append(closeable)
+
+    async def close(self) -> None:
+        """End all calls, then close everything; idempotent."""
+        self.closed = True
+        mine: tuple[Closeable | None, ...] = (self._pool, self._transport)
+        left = [*(each for each in mine if each is not None), *self._owned]
+        self._owned, self._pool = [], None
+        if self._watchdog is not None:
+            self._watchdog.close()
+        try:
+            while left:
+                await left[-1].close()
+                left.pop()
+        finally:
+            # Whatever a failure or a cancellation left open ends at once.
+            for each in left:
+                each.kill()
+
+    def __del__(self) -> None:
+        if getattr(self, "closed", True) or (self._transport is None and not self._owned):
+            return
+        warnings.warn("a Registry was not closed: use `async with`", ResourceWarning, stacklevel=2)
+        if self._transport is not None:
+            self._transport.kill()
+        for each in (*self._owned, *filter(None, [self._pool])):
+            each.kill()
+
+
+def _new_pool(workers: int | None) -> MediaPool:
+    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the call that comes
+
+    return MediaPool(workers)
+
+
+def _new_transport() -> HttpTransport:
+    from aiollm._http.transport import HttpTransport
+
+    return HttpTransport()
