@@ -60,6 +60,8 @@ class Race:
                 self.fatal = self.fatal or error
                 scope.cancel()
             else:
+                # A recorded error keeps no frames: they hold the race, and the race holds it.
+                error.__traceback__ = None
                 self.errors.append(error)
             failed.set()
             return

@@ -336,3 +336,21 @@ async def test_warmup_sends_nothing(serve, registry):
     await reg.warmup("a/m")
     assert server.counts.opened == 0
     assert (await reg.generate("a/m", "hi")).text == "Hello"
+
+
+async def test_an_adapter_whose_teardown_fails_gives_its_slot_back():
+    async def adapter(provider, transport, target, request, timeouts):
+        try:
+            yield [TextDelta("first")]
+            yield [TextDelta("second")]
+        finally:
+            raise ValueError("its teardown is broken")
+
+    async with Registry(env={"LLM_A": "openai+http://127.0.0.1:1?max_concurrency=1"}) as reg:
+        operations = {"chat": Operation(adapter=adapter)}
+        reg.register("a", msgspec.structs.replace(reg.provider("a"), operations=operations))
+        stream = reg.stream("a/m", "hi")
+        await anext(stream)
+        await stream.aclose()
+        assert reg._resources.slots["a"].free == 1
+        assert [each.outcome for each in stream.attempts] == ["abandoned"]
