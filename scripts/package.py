@@ -54,7 +54,7 @@ async def scenario():
         try:
             instrument(reg)
         except ConfigError as error:
-            assert "aiollm[otel]" in str(error), error
+            assert "aiollm-client[otel]" in str(error), error
         else:
             raise AssertionError("traced without OpenTelemetry")
 
@@ -119,6 +119,8 @@ def check_wheel(wheel: Path) -> None:
     package = {name for name in names if not name.startswith(f"{info}/")}
     assert package == {name for name in tracked() if name.startswith("aiollm/")}
     assert {"aiollm/py.typed", f"{info}/licenses/LICENSE"} <= names
+    assert metadata["Name"] == "aiollm-client", metadata["Name"]
+    assert metadata.get_all("Import-Name") == ["aiollm"], metadata.items()
     needs = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
     assert {re.split(r"[^\w-]", each)[0] for each in needs} == CORE, needs
 
@@ -152,7 +154,7 @@ def check_core(wheel: Path, home: Path) -> None:
     command = python.with_name("aiollm")
     assert "Exit codes" in run(command, "--help", cwd=elsewhere)
     told = run(command, "ask", "hi", cwd=elsewhere, expected=2)
-    assert "aiollm[local]" in told, told
+    assert "aiollm-client[local]" in told, told
     assert "Traceback" not in told, told
     (elsewhere / "test_mine.py").write_text(WITH_TESTING)
     pip(python, "install", "-q", f"{wheel}[testing]")

@@ -10,7 +10,7 @@ MAX_PIXELS = 80_000_000
 """Pixels of an image that is decoded at all: 320 MB in memory. Larger ones are refused."""
 
 INSTALL = (
-    "no image library is installed: install aiollm[images] (Pillow) or aiollm[simd] (pillow-simd)"
+    "no image library is installed: install aiollm-client[images] (Pillow) or aiollm-client[simd] (pillow-simd)"
 )
 
 Size = tuple[int, int]

@@ -131,7 +131,7 @@ def _require(source: Source) -> None:
         extra = f", or install {source.plugin.package}" if source.plugin else ""
         raise UnsupportedError(
             f"the installed PIL was built without {source.name}: take the Pillow wheels "
-            f"(aiollm[images]), or build pillow-simd with that library's headers{extra}"
+            f"(aiollm-client[images]), or build pillow-simd with that library's headers{extra}"
         )
 
 

@@ -42,7 +42,7 @@ def instrument(
     try:
         from opentelemetry import trace
     except ImportError:
-        reason = "tracing needs the OpenTelemetry API: pip install 'aiollm[otel]'"
+        reason = "tracing needs the OpenTelemetry API: pip install 'aiollm-client[otel]'"
     else:
         used = tracer or trace.get_tracer("aiollm")
         spans = _Spans(registry, used, capture=capture_content)

@@ -55,7 +55,7 @@ def test_public_methods_are_documented(name: str) -> None:
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
-    assert aiollm.__version__ == importlib.metadata.version("aiollm")
+    assert aiollm.__version__ == importlib.metadata.version("aiollm-client")
 
 
 def test_the_types_of_all_public_names_are_complete() -> None:

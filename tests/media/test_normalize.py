@@ -89,7 +89,7 @@ async def test_what_fits_passes_without_any_image_library(dots, monkeypatch):
 
 async def test_what_does_not_fit_says_what_to_install(dots, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(UnsupportedError, match=r"aiollm\[images\].*aiollm\[simd\]"):
+    with pytest.raises(UnsupportedError, match=r"aiollm-client\[images\].*aiollm-client\[simd\]"):
         await normalize(Request((user(*dots(1)),)), caps(max_image_dimension=1))
 
 

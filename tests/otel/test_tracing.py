@@ -275,7 +275,7 @@ async def test_without_a_tracer_the_global_one_is_used():
 
 async def test_without_the_api_instrument_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with pytest.raises(ConfigError, match=r"pip install 'aiollm\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'aiollm-client\[otel\]'"):
         instrument(Registry(env={}))
 
 
