@@ -1,146 +1,28 @@
 """The contract: what a codec, an adapter and a transport are, and the row that joins them.
 
 A codec is pure: it turns a canonical request into an `HttpRequest` and frames into chunks, and
-imports no IO. `engine.stream` is the adapter that runs any codec over HTTP.
+imports no IO. `_http.streaming.stream` is the adapter that runs any codec over HTTP.
 """
 
 from __future__ import annotations
 
-import binascii
-import os
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from aiollm._wire.lenient import mend
+from aiollm._wire.body import Body
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.dsn import Options, Secret
-from aiollm.errors import ConfigError, LLMError
+from aiollm.errors import LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
 
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Frame = TypeVar("Frame")
-
-_SLICE = 3 * 16 * 1024
-"""Bytes encoded to base64 at a time: a multiple of 3, about 0.1 ms of work."""
-
-
-class Blob:
-    """Bytes that stand in a JSON body as a base64 string, behind an optional prefix.
-
-    They are encoded in slices while the body is sent, so that no image stalls the loop.
-    """
-
-    __slots__ = ("data", "prefix")
-
-    def __init__(self, data: bytes, prefix: str = "") -> None:
-        self.data = data
-        self.prefix = prefix
-
-    def __len__(self) -> int:
-        return 4 * ((len(self.data) + 2) // 3)
-
-    def slices(self) -> Iterator[bytes]:
-        """Yield the base64 text piece by piece."""
-        view = memoryview(self.data)
-        for start in range(0, len(view), _SLICE):
-            yield binascii.b2a_base64(view[start : start + _SLICE], newline=False)
-
-
-class Body:
-    """A request body in segments: JSON text, and blobs still to be encoded."""
-
-    __slots__ = ("segments",)
-
-    def __init__(self, segments: Sequence[bytes | Blob]) -> None:
-        self.segments: tuple[bytes | Blob, ...] = tuple(segments)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.segments))
-
-    @property
-    def simple(self) -> bytes | None:
-        """The whole body where it holds no blob, else None."""
-        match self.segments:
-            case (bytes() as only,):
-                return only
-            case _:
-                return None
-
-    def slices(self) -> Iterator[bytes]:
-        """Yield the body piece by piece, a piece at most some 64 KiB of encoding work."""
-        for segment in self.segments:
-            if isinstance(segment, Blob):
-                yield from segment.slices()
-            else:
-                yield segment
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self.slices())
-
-
-def json_body(value: Any) -> Body:
-    """Encode `value` as JSON; a `Blob` anywhere in it becomes a base64 string.
-
-    Lone surrogates in strings are mended, for they cannot be encoded. Raises: ConfigError for
-    what JSON cannot hold.
-    """
-    reason = ""
-    try:
-        return Body((msgspec.json.encode(value),))
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # it holds what only the hook, or a mended text, makes JSON of
-    try:
-        try:
-            return _written(value)
-        except UnicodeEncodeError:
-            return _written(_mended(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = str(error)
-    raise ConfigError(f"the request cannot be written as JSON: {reason:.200}")
-
-
-def _written(value: Any) -> Body:
-    blobs: list[Blob] = []
-    mark = ""
-
-    def hook(item: object) -> Any:
-        nonlocal mark
-        match item:
-            case Blob():
-                mark = mark or f"@{os.urandom(16).hex()}@"
-                blobs.append(item)
-                return item.prefix + mark
-            case Mapping():
-                return dict(item)
-            case _:
-                raise TypeError(f"{type(item).__name__} is no JSON value")
-
-    text = msgspec.json.encode(value, enc_hook=hook)
-    if not blobs:
-        return Body((text,))
-    first, *rest = text.split(mark.encode())
-    segments: list[bytes | Blob] = [first]
-    for blob, tail in zip(blobs, rest, strict=True):
-        segments += (blob, tail)
-    return Body(segments)
-
-
-def _mended(value: Any) -> Any:
-    match value:
-        case str():
-            return mend(value)
-        case Mapping():
-            return {mend(str(key)): _mended(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_mended(item) for item in value]
-        case _:
-            return value
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -242,7 +124,7 @@ class ImageDecoder(Protocol):
 class ImageCodec(Protocol):
     """A wire translator for making images, pure and stateless.
 
-    It never sees large files: `lifting.Lift` has left stand-ins that begin as they do.
+    It never sees large files: `base64_stream.Lift` has put in stand-ins that begin as they do.
     """
 
     def encode_images(

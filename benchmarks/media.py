@@ -245,8 +245,8 @@ async def service(paths: dict[str, Path], count: int) -> bool:
 
 async def whole(request: object, caps: object, pool: object) -> None:
     """Prepare a request and encode its body slice by slice, as the transport does."""
+    from aiollm._wire.body import Blob, json_body
     from aiollm.media import normalize
-    from aiollm.provider import Blob, json_body
     from aiollm.types import ImagePart
 
     made = await normalize(request, caps, pool=pool)

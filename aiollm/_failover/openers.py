@@ -10,11 +10,11 @@ import msgspec
 
 from aiollm._failover.slots import Slots
 from aiollm._http import streaming
+from aiollm._wire.redaction import redacted
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest
 from aiollm.provider import Adapter, Provider, Transport
-from aiollm.providers.error_replies import redacted
 from aiollm.types import (
     ImagePart,
     Item,

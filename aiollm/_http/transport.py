@@ -16,6 +16,7 @@ from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from aiollm._http.aiohttp_tuning import Connector, fresh, in_pieces, request_class
+from aiollm._wire.body import Body
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -27,7 +28,7 @@ from aiollm.errors import (
     TransportError,
     UnsupportedError,
 )
-from aiollm.provider import Body, HttpRequest
+from aiollm.provider import HttpRequest
 
 READ_BUFFER = 32 * 1024
 """Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""

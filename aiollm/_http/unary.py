@@ -6,9 +6,9 @@ import asyncio
 
 import msgspec
 
+from aiollm._wire.redaction import redacted
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
-from aiollm.providers.error_replies import redacted
 from aiollm.types import Timeouts
 
 MAX_REPLY = 64 * 1024 * 1024

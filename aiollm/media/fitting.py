@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.image_type import mime_of
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
 from aiollm.media.limits import Limits
-from aiollm.media.sniff import info, mime_of
+from aiollm.media.sniff import info
 from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, TextPart, ToolResultPart
 
 

@@ -8,6 +8,7 @@ from struct import unpack_from
 
 import msgspec
 
+from aiollm._wire.image_type import mime_of
 from aiollm.types import ImagePart
 
 _STEPS = 4096
@@ -16,11 +17,6 @@ _BOXES = 512
 """Boxes of an ISO file walked for its size; a grid of tiles has one extent for them all."""
 _TAIL = 64 * 1024
 """Bytes at the end of a file that are searched for its end marker."""
-_BRANDS = {
-    b"heic": "image/heic", b"heix": "image/heic", b"heim": "image/heic", b"heis": "image/heic",
-    b"hevc": "image/heic", b"hevx": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif",
-    b"avif": "image/avif", b"avis": "image/avif",
-}  # fmt: skip
 
 
 class ImageInfo(msgspec.Struct, frozen=True):
@@ -39,26 +35,6 @@ class ImageInfo(msgspec.Struct, frozen=True):
     def pixels(self) -> int:
         """Width times height."""
         return self.width * self.height
-
-
-def mime_of(data: bytes) -> str:
-    """Return the MIME type that the first bytes show, "" when they show none we know."""
-    match data[:4]:
-        case b"\x89PNG":
-            return "image/png" if data[4:8] == b"\r\n\x1a\n" else ""
-        case b"GIF8":
-            return "image/gif" if data[4:6] in {b"7a", b"9a"} else ""
-        case b"RIFF":
-            return "image/webp" if data[8:12] == b"WEBP" else ""
-        case b"II*\0" | b"MM\0*" | b"II+\0" | b"MM\0+":
-            return "image/tiff"
-        case _:
-            pass
-    if data[:3] == b"\xff\xd8\xff":
-        return "image/jpeg"
-    if data[:2] == b"BM" and data[6:10] == bytes(4):
-        return "image/bmp"
-    return _iso_mime(data) if data[4:8] == b"ftyp" else ""
 
 
 def info(data: bytes | ImagePart) -> ImageInfo | None:
@@ -196,15 +172,6 @@ def _bmp(data: bytes) -> ImageInfo | None:
     return ImageInfo("image/bmp", width, abs(height), whole=len(data) >= size)
 
 
-def _iso_mime(data: bytes) -> str:
-    """Return the type of the first brand we know, the major one first."""
-    size = int.from_bytes(data[:4], "big")
-    for position in (8, *range(16, min(size, 256), 4)):
-        if mime := _BRANDS.get(data[position : position + 4]):
-            return mime
-    return ""
-
-
 def _iso(data: bytes) -> ImageInfo | None:
     """Return the largest spatial extent: a grid's own, not that of its tiles."""
     width = height = position = 0
@@ -228,7 +195,7 @@ def _iso(data: bytes) -> ImageInfo | None:
             break
         position += size
     animated = data[8:12] in {b"avis", b"msf1", b"hevc", b"hevx"}
-    return ImageInfo(_iso_mime(data), width, height, animated)
+    return ImageInfo(mime_of(data), width, height, animated)
 
 
 _READERS: dict[str, Callable[[bytes], ImageInfo | None]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aiollm._wire.image_type import mime_of
 from aiollm.errors import UnsupportedError
 from aiollm.media.encoders import encode
 from aiollm.media.limits import (
@@ -22,7 +23,7 @@ from aiollm.media.limits import (
 )
 from aiollm.media.pixels import render
 from aiollm.media.png import lacks_rows, too_many_chunks
-from aiollm.media.sniff import info, mime_of
+from aiollm.media.sniff import info
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,15 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiollm.provider import Provider
-from aiollm.types import ImagePart, Message, ProviderData, Request, TextPart
-
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-)
-_HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif"}
+from aiollm.types import Message, ProviderData, Request, TextPart
 
 
 class Warnings(dict[str, None]):
@@ -81,22 +73,6 @@ def only_text(message: Message) -> str | None:
     if all(type(part) is TextPart for part in message.parts):
         return message.text
     return None
-
-
-def image_mime(part: ImagePart) -> str:
-    """Return the MIME type that the bytes tell, else the declared one, else "".
-
-    Providers refuse an image whose declared type is not its true one.
-    """
-    data = part.data
-    for magic, mime in _MAGIC:
-        if data.startswith(magic):
-            return mime
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[4:8] == b"ftyp":
-        return _HEIF_BRANDS.get(data[8:12], part.mime)
-    return part.mime
 
 
 def new_call_id() -> str:

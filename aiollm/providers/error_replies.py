@@ -16,15 +16,12 @@ import msgspec
 
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
-from aiollm.dsn import Secret
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
     InvalidRequestError,
-    LLMError,
     ModelNotFoundError,
     OverloadedError,
-    ProtocolError,
     ProviderError,
     QuotaError,
     RateLimitError,
@@ -304,22 +301,3 @@ def duration(text: str) -> float | None:
         return None
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
     return seconds if seconds < math.inf else None
-
-
-def redacted(error: LLMError, secret: Secret | None) -> LLMError:
-    """Take `secret` out of an error's texts and body, in place, and return the error."""
-    if secret is None:
-        return error
-    error.args = tuple(
-        secret.redact(each) if isinstance(each, str) else each for each in error.args
-    )
-    match error:
-        case ProviderError():
-            error.code = secret.redact(error.code)
-            error.request_id = secret.redact(error.request_id)
-            error.body = secret.redact_bytes(error.body)
-        case ProtocolError():
-            error.frame = secret.redact_bytes(error.frame)
-        case _:
-            pass
-    return error

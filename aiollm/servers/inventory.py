@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from aiollm._wire.body import json_body
 from aiollm._wire.lenient import decode, load, mend
-from aiollm.provider import json_body
 
 T = TypeVar("T")
 

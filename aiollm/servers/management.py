@@ -13,10 +13,11 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load
 from aiollm.errors import ConfigError, ProtocolError, ProviderError
-from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider, Reply
 from aiollm.providers.encoding import bearer_headers
 from aiollm.servers import inventory
 from aiollm.servers.inventory import (

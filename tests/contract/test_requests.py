@@ -228,3 +228,17 @@ def test_the_canonical_requests_cover_every_recorded_chat() -> None:
     }
     assert TABLE.keys() | elsewhere == {path.name for path in RECORDED.glob("*.json")}
     assert TABLE.keys() == REQUESTS.keys()
+
+
+@pytest.mark.parametrize("service", ["openai_chat", "openai_responses", "anthropic", "gemini"])
+@pytest.mark.parametrize(
+    ("data", "mime"), [(b"\0\0\0\x18ftypavif", "image/avif"), (b"II*\0\x08\0\0\0", "image/tiff")]
+)
+def test_an_image_goes_out_under_the_type_of_its_bytes(
+    service: str, data: bytes, mime: str, find_case: Any
+) -> None:
+    case = find_case(f"{service}/")
+    asked = Request((user("Co to?", ImagePart(data, mime="image/jpeg")),))
+    body = bytes(case.codec.encode(case.provider, case.target, asked).body)
+    assert mime.encode() in body
+    assert b"image/jpeg" not in body

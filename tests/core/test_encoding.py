@@ -1,4 +1,4 @@
-"""What all encoders share: foreign state, the system prompt, extra fields, types of images."""
+"""What all encoders share: foreign state, the system prompt, extra fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,
     conversation,
-    image_mime,
     merge,
     new_call_id,
     only_text,
@@ -91,31 +90,6 @@ class TestMerge:
         merged = merge(body, extra)
         assert (inner, extra) == before
         assert merge(copy.deepcopy(merged), extra) == merged
-
-
-@pytest.mark.parametrize(
-    ("data", "declared", "mime"),
-    [
-        (b"\x89PNG\r\n\x1a\n.", "image/jpeg", "image/png"),
-        (b"\xff\xd8\xff\xe0", "", "image/jpeg"),
-        (b"GIF89a", "image/png", "image/gif"),
-        (b"GIF87a", "", "image/gif"),
-        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "", "image/webp"),
-        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "audio/wav", "audio/wav"),
-        (b"BM\x00\x00", "", "image/bmp"),
-        (b"\x00\x00\x00\x18ftypheic", "", "image/heic"),
-        (b"\x00\x00\x00\x18ftypmif1", "", "image/heif"),
-        (b"\x00\x00\x00\x18ftypavif", "image/avif", "image/avif"),
-        (b"<svg>", "image/svg+xml", "image/svg+xml"),
-        (b"x", "", ""),
-    ],
-)
-def test_the_bytes_tell_the_type_of_an_image(data, declared, mime) -> None:
-    assert image_mime(ImagePart(data, mime=declared)) == mime
-
-
-def test_the_address_of_an_image_leaves_its_declared_type() -> None:
-    assert image_mime(ImagePart(url="https://x", mime="image/png")) == "image/png"
 
 
 def test_only_text_is_none_for_a_message_with_other_parts() -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.body import Blob, Body, json_body
 from aiollm._wire.lenient import mend
 from aiollm.dsn import Secret
 from aiollm.errors import ConfigError
-from aiollm.provider import Blob, Body, HttpRequest, Provider, json_body
+from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.ollama.codec import OllamaCodec
 
 TEXT = st.text() | st.text(st.characters())

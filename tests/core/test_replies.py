@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm import errors
+from aiollm._wire.redaction import redacted
 from aiollm.dsn import Secret
 from aiollm.errors import (
     AuthenticationError,
@@ -42,7 +43,6 @@ from aiollm.providers.error_replies import (
     error_from,
     fault_of,
     is_context_length,
-    redacted,
     retry_after,
 )
 from aiollm.types import LLMError

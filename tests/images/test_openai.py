@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiollm._wire.multipart import File, multipart
 from aiollm.dsn import Secret
 from aiollm.errors import (
     ContentFilterError,
@@ -24,7 +25,6 @@ from aiollm.errors import (
 )
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import HttpReply, HttpRequest, Provider
-from aiollm.providers.multipart import File, multipart
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import MAX_IMAGE_BYTES, MAX_MASK_BYTES, OpenAIImages
 from aiollm.types import ImagePart, Target, Usage

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.image_type import mime_of
 from aiollm.media import info
-from aiollm.media.sniff import ImageInfo, mime_of
+from aiollm.media.fitting import misfit
+from aiollm.media.limits import Limits
+from aiollm.media.sniff import ImageInfo
 from aiollm.types import ImagePart
 
 MAGIC = {
@@ -112,6 +115,12 @@ def test_other_bytes_are_no_image(data):
 
 def test_a_url_has_no_info():
     assert info(ImagePart(url="https://example.com/cat.png")) is None
+
+
+def test_an_avif_or_a_tiff_is_never_taken_for_what_it_was_declared(make):
+    wanted = Limits(("image/jpeg", "image/png"))
+    assert misfit(make.isobmff(b"avif", (40, 30)), wanted) == "image/avif is not accepted"
+    assert misfit(b"II*\0\x08\0\0\0", wanted) == "its header does not tell its size"
 
 
 def test_formats_without_a_size_in_their_head_are_named_all_the_same():

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.provider import json_body
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from aiollm._wire.body import json_body
 from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
-from aiollm.provider import HttpRequest, Provider, json_body
+from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.anthropic.messages import messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
 from aiollm.providers.encoding import Warnings, merge, system_text

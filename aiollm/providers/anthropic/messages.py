@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._wire.body import Blob
+from aiollm._wire.image_type import image_mime
 from aiollm._wire.lenient import load
 from aiollm.errors import UnsupportedError
-from aiollm.provider import Blob
 from aiollm.providers.anthropic.models import Model
-from aiollm.providers.encoding import Warnings, conversation, image_mime, sole_text
+from aiollm.providers.encoding import Warnings, conversation, sole_text
 from aiollm.types import (
     AudioPart,
     DocumentPart,

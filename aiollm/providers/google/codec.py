@@ -8,10 +8,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode
 from aiollm.errors import LLMError
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import FAMILY, encode_body

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import LLMError, ProtocolError, StreamInterrupted
-from aiollm.provider import json_body
 from aiollm.providers.encoding import new_call_id
 from aiollm.providers.google.arguments import PartialArguments
 from aiollm.providers.google.encode import FAMILY, SIGNATURE, SYNTHETIC_ID

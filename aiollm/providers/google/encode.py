@@ -6,17 +6,11 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.body import Blob
+from aiollm._wire.image_type import image_mime
 from aiollm._wire.schema import type_schema
 from aiollm.errors import UnsupportedError
-from aiollm.provider import Blob
-from aiollm.providers.encoding import (
-    Warnings,
-    conversation,
-    image_mime,
-    merge,
-    sole_text,
-    system_text,
-)
+from aiollm.providers.encoding import Warnings, conversation, merge, sole_text, system_text
 from aiollm.providers.google.models import generation, thinking_config
 from aiollm.types import (
     AudioPart,

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.body import json_body
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.encoding import Warnings, merge
 from aiollm.providers.google.codec import key_headers, method_url
 from aiollm.providers.google.decode import GoogleDecoder

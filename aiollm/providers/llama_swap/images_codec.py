@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.base64_files import from_text
+from aiollm._wire.body import Blob, json_body
+from aiollm._wire.image_type import image_mime
 from aiollm._wire.lenient import load
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import Blob, HttpReply, HttpRequest, Provider, json_body
-from aiollm.providers.encoding import Warnings, bearer_headers, image_mime, merge
+from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
 from aiollm.providers.openai.errors import is_error, stream_error
 from aiollm.providers.openai.images_codec import OpenAIImages, pixels_for

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import NDJSON
 from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, mend
 from aiollm._wire.schema import json_schema
@@ -21,7 +22,7 @@ from aiollm.errors import (
     UnsupportedError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiollm._wire.body import Blob
 from aiollm.errors import OutputError, UnsupportedError
-from aiollm.provider import Blob
 from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.types import (
     AudioPart,

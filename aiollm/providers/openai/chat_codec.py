@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages

@@ -6,9 +6,10 @@ import hashlib
 import re
 from typing import Any
 
+from aiollm._wire.body import Blob
+from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
-from aiollm.provider import Blob
-from aiollm.providers.encoding import Warnings, conversation, image_mime, sole_text, system_text
+from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.types import (
     AudioPart,

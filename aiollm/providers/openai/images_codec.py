@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.base64_files import from_text
+from aiollm._wire.body import json_body
+from aiollm._wire.image_type import image_mime
+from aiollm._wire.multipart import File, multipart
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
-from aiollm.providers.encoding import Warnings, bearer_headers, image_mime, merge
-from aiollm.providers.multipart import File, multipart
+from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.dialects import AZURE, OPENAI, dialect_of
 from aiollm.providers.openai.errors import reply_error
 from aiollm.providers.openai.images_decode import OpenAIImageDecoder, result_of

@@ -8,10 +8,10 @@ import msgspec
 
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.framing import SSE
+from aiollm._wire.image_type import mime_of
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
-from aiollm.providers.encoding import image_mime
 from aiollm.providers.openai.errors import is_error, stream_error
 from aiollm.types import ImagePart, Usage
 
@@ -121,7 +121,7 @@ def _images(reply: _Reply) -> list[ImagePart]:
 def _image(data: bytes, format_: str | None) -> ImagePart:
     """Return the image with the type that its bytes tell, else the one the reply names."""
     named = {"svg": "image/svg+xml", "jpg": "image/jpeg"}.get(format_ or "", f"image/{format_}")
-    return ImagePart(data, mime=image_mime(ImagePart(data)) or (mend(named) if format_ else ""))
+    return ImagePart(data, mime=mime_of(data) or (mend(named) if format_ else ""))
 
 
 def _usage(usage: _Usage | None) -> Usage:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider, json_body
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge, system_text
 from aiollm.providers.openai.chat_codec import (
     check_media,

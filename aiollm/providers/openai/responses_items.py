@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiollm._wire.body import Blob
 from aiollm.errors import UnsupportedError
-from aiollm.provider import Blob
 from aiollm.providers.encoding import Warnings, conversation
 from aiollm.providers.openai.chat_messages import audio_part, call_id, document_data, image_url
 from aiollm.types import (

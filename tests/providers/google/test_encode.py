@@ -122,7 +122,8 @@ def test_files_go_inline_with_the_type_their_bytes_tell() -> None:
 
 
 @pytest.mark.parametrize(("data", "mime"), [
-    (b"\xff\xd8\xff\xe0", "image/jpeg"), (b"GIF89a", "image/gif"), (b"BM1234", "image/bmp"),
+    (b"\xff\xd8\xff\xe0", "image/jpeg"), (b"GIF89a", "image/gif"),
+    (b"BM\x10" + bytes(7), "image/bmp"),
     (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"), (b"\0\0\0\x18ftypheic", "image/heic"),
     (b"\0\0\0\x18ftypmif1", "image/heif"),
 ])  # fmt: skip

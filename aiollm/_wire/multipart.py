@@ -1,4 +1,4 @@
-"""Bodies of multipart/form-data, built by hand: fields, and files with names and types."""
+"""Bodies of multipart/form-data: fields, and files with names and types."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from aiollm._wire.body import Body
 from aiollm._wire.lenient import mend
-from aiollm.provider import Body
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file of a form: the field it stands in, its name, type and bytes."""
+    """A file of a form: its field, name, type and bytes."""
 
     field: str
     name: str
