@@ -1,4 +1,4 @@
-"""Tolerant decoding: JSON that a strict typed decoder rejects but a lenient client could read.
+"""Lenient decoding: JSON that a strict typed decoder rejects but a forgiving reader accepts.
 
 The fast path is msgspec. The fallback reads with the standard library and drops only the
 fields that do not fit, so that one odd value never kills a stream.

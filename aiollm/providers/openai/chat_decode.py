@@ -21,7 +21,7 @@ from aiollm.errors import (
     StreamInterrupted,
 )
 from aiollm.providers.openai.chat_extensions import Reasoning, citations, content_items, images
-from aiollm.providers.openai.chat_tool_calls import Calls, arguments_text
+from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, arguments_text
 from aiollm.providers.openai.chat_wire import (
     CHUNK,
     FRAGMENT,
@@ -103,7 +103,7 @@ class ChatDecoder:
         self._opened = False
         self._reason = ""
         self._usage = _NO_USAGE
-        self._calls: Calls | None = None
+        self._calls: ToolCallAssembler | None = None
         self._reasoning: Reasoning | None = None
         self._loading = ""
         self._noticed: tuple[str, ...] = ()
@@ -289,7 +289,7 @@ class ChatDecoder:
         if call.extra_content:
             state["extra_content"] = call.extra_content
         data = ProviderData(self._family, state) if state else None
-        self._calls = self._calls or Calls()
+        self._calls = self._calls or ToolCallAssembler()
         delta = self._calls.add(call.index, mend(call.id or ""), mend(name or ""), text, data)
         if self._joiner is None:
             return delta
@@ -348,7 +348,7 @@ class ChatDecoder:
             out.append(RefusalDelta(refusal))
 
 
-def _fragment(calls: Calls, frame: bytes, out: list[Item]) -> bool:
+def _fragment(calls: ToolCallAssembler, frame: bytes, out: list[Item]) -> bool:
     """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
     try:
         (choice,) = FRAGMENT.decode(frame).choices

@@ -30,7 +30,7 @@ class _Call:
         return isinstance(load("".join(self.arguments).encode("utf-8", "replace")), dict)
 
 
-class Calls:
+class ToolCallAssembler:
     """Numbers the calls in order of appearance, whatever `index` and `id` the fragments carry.
 
     A fragment belongs to the call of its index, else of its id, else to the latest call. It

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiollm._wire.lenient import SurrogateJoiner
 from aiollm.errors import LLMError
-from aiollm.providers.ollama.codec import OllamaDecoder
+from aiollm.providers.ollama.decode import OllamaDecoder
 from aiollm.types import Item
 
 

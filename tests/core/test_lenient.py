@@ -1,4 +1,4 @@
-"""Tolerant decoding: an odd value never kills a stream, and only ProtocolError comes out."""
+"""Lenient decoding: an odd value never kills a stream, and only ProtocolError comes out."""
 
 from __future__ import annotations
 

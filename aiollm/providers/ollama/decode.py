@@ -1,0 +1,224 @@
+"""Ollama's lines to items: text, thinking, calls, counts, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from aiollm._wire.body import json_body
+from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
+from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.providers.encoding import new_call_id
+from aiollm.providers.error_replies import build, fault_of
+from aiollm.providers.ollama.errors import RULES
+from aiollm.types import (
+    Certainty,
+    Finish,
+    FinishReason,
+    Item,
+    Notice,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+
+MAX_CALLS = 4096
+"""Tool calls in one answer at most (design: bounds)."""
+
+FULL = 0.95
+"""The part of its context from which a prompt counts as cut: Ollama drops whole messages."""
+
+_REASONS: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
+"""Ollama's words for an end; `load` and `unload` answer requests without messages."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Line(msgspec.Struct, gc=False):
+    message: _Message | None = None
+    done: bool | None = None
+    done_reason: str | None = None
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    error: Any = None
+    status_code: int | None = None
+
+
+class _PlainMessage(msgspec.Struct, gc=False):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """A line that brings text: the types themselves refuse the rest, the last line aside."""
+
+    message: _PlainMessage
+    done: bool | None = None
+    error: None = None
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_PLAIN = msgspec.json.Decoder(_Plain)
+
+
+class OllamaDecoder:
+    """Lines of one reply to items; the line with `done` is the end.
+
+    `context` is what the request set or the server told, in tokens, 0 where that is unknown: a
+    prompt that fills it was probably cut.
+    """
+
+    __slots__ = ("_calls", "_context", "_joiner", "finished")
+
+    ending = False  # the chunk that ends the answer is the last
+
+    def __init__(self, context: int = 0) -> None:
+        self.finished = False
+        self._context = context
+        self._calls = 0
+        self._joiner: SurrogateJoiner | None = None
+
+    def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        """Decode lines. Raises: ProviderError for an error line, ProtocolError."""
+        if self.finished:
+            return
+        plain = _PLAIN.decode
+        for frame in frames:
+            if self._joiner is None:
+                try:
+                    line = plain(frame)
+                except (ValueError, RecursionError):
+                    pass
+                else:
+                    if not line.done:
+                        message = line.message
+                        if message.thinking:
+                            out.append(ReasoningDelta(message.thinking))
+                        if message.content:
+                            out.append(TextDelta(message.content))
+                        continue
+            if self._line(frame, out):
+                return
+
+    def whole(self, body: bytes, out: list[Item]) -> None:
+        """Decode a reply that came whole. Raises: LLMError."""
+        try:
+            self.feed((body,), out)
+        except ProtocolError:
+            # Lines under the wrong content type.
+            self.feed([line for line in body.split(b"\n") if line.strip()], out)
+        self.close(out)
+
+    def close(self, out: list[Item]) -> None:
+        """End the reply. Raises: StreamInterrupted unless its last line was seen."""
+        if not self.finished:
+            if self._joiner is not None:
+                self._flush(self._joiner, out)
+            raise StreamInterrupted("the stream ended without its last line (done: true)")
+
+    def _line(self, frame: bytes, out: list[Item]) -> bool:
+        """Decode any line; say whether it was the last."""
+        line = self._decode(frame)
+        if line.error:
+            fault = fault_of({"error": line.error})
+            raise build(fault, RULES, status=line.status_code or 0, body=frame)
+        if line.message is not None:
+            self._message(line.message, out)
+        if line.done:
+            self._end(line, out)
+        return self.finished
+
+    def _decode(self, frame: bytes) -> _Line:
+        try:
+            return _LINE.decode(frame)
+        except (ValueError, RecursionError):
+            self._joiner = self._joiner or SurrogateJoiner()
+        line: _Line = decode_leniently(frame, _Line)
+        return line
+
+    def _message(self, message: _Message, out: list[Item]) -> None:
+        if message.thinking and (thinking := self._joined("thinking", message.thinking)):
+            out.append(ReasoningDelta(thinking))
+        if message.content and (text := self._joined("content", message.content)):
+            out.append(TextDelta(text))
+        if message.tool_calls:
+            out += map(self._call, message.tool_calls)
+
+    def _joined(self, field: str, text: str) -> str:
+        return text if self._joiner is None else self._joiner.feed(field, text)
+
+    def _call(self, call: _Call) -> ToolCallDelta:
+        if self._calls >= MAX_CALLS:
+            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        function = call.function or _Function()
+        index = self._calls
+        self._calls += 1
+        return ToolCallDelta(
+            index,
+            mend(call.id or new_call_id()),
+            mend(function.name or ""),
+            _arguments(function.arguments),
+        )
+
+    def _end(self, line: _Line, out: list[Item]) -> None:
+        if self._joiner is not None:
+            self._flush(self._joiner, out)
+        tokens = line.prompt_eval_count or 0
+        if self._context and tokens >= FULL * self._context:
+            out.append(
+                Notice(
+                    f"the prompt fills {tokens} of num_ctx {self._context} tokens: Ollama may have "
+                    "dropped the oldest messages; raise num_ctx, or set extra truncate to False"
+                )
+            )
+        raw = line.done_reason or ""
+        reason = _REASONS.get(raw, "other")
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        self.finished = True
+        out.append(Finish(reason, raw, _usage(line)))
+
+    def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
+        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        if thinking := joiner.flush("thinking"):
+            out.append(ReasoningDelta(thinking))
+        if text := joiner.flush("content"):
+            out.append(TextDelta(text))
+
+
+def _arguments(value: Any) -> str:
+    """Return the arguments as JSON text; some hosted models send text already."""
+    match value:
+        case None:
+            return "{}"
+        case str():
+            return mend(value) or "{}"
+        case _:
+            return bytes(json_body(value)).decode()
+
+
+def _usage(line: _Line) -> Usage:
+    counts = (line.prompt_eval_count, line.eval_count)
+    if counts == (None, None):
+        return Usage()
+    # A zero count is left out of the line, and older servers leave out a cached prompt's.
+    certainty: Certainty = "partial" if None in counts else "exact"
+    return Usage(counts[0] or 0, counts[1] or 0, certainty=certainty)

@@ -1,0 +1,16 @@
+"""Ollama's errors: rows for its bare texts."""
+
+from __future__ import annotations
+
+from aiollm.errors import InvalidRequestError, OverloadedError, QuotaError, UnsupportedFeatureError
+from aiollm.providers.error_replies import Rule
+
+RULES = (
+    Rule(UnsupportedFeatureError, texts=("does not support",)),
+    Rule(UnsupportedFeatureError, texts=("missing data required for image input",)),
+    Rule(InvalidRequestError, status=500, texts=("must be of type",)),
+    Rule(OverloadedError, texts=("server busy",), retry_after=2.0),
+    Rule(OverloadedError, texts=("requires more system memory",), retry_after=60.0),
+    Rule(QuotaError, status=429, texts=("usage limit",)),
+)
+"""Ollama's errors are bare texts; it names no delay, so two rows bring their own (seconds)."""
