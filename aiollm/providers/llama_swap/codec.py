@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from aiollm._wire.lenient import load
@@ -16,7 +14,7 @@ from aiollm.errors import (
     RateLimitError,
     ServerError,
 )
-from aiollm.provider import Decoder, Framer, HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpReply, HttpRequest, Provider
 from aiollm.providers.error_replies import Rule, error_from
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.types import Request, Target
@@ -32,28 +30,12 @@ RULES = (
 """llama-swap's own codes; `concurrency_limit` asks for one second in its header, too."""
 
 
-class LlamaSwapCodec:
+class LlamaSwapCodec(ChatCodec):
     """Chat through llama-swap; all opaque state is OpenAI's, for that is what it passes on."""
-
-    def __init__(self) -> None:
-        self._chat = ChatCodec()
-
-    @property
-    def family(self) -> str:
-        """The family of the wire it speaks."""
-        return self._chat.family
-
-    def framing(self) -> Framer[Any]:
-        """Return a new framer for one reply."""
-        return self._chat.framing()
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
-        return self._chat.encode(openai_wire(provider), target, request)
-
-    def decoder(self) -> Decoder[Any]:
-        """Return a new decoder for one reply."""
-        return self._chat.decoder()
+        return super().encode(openai_wire(provider), target, request)
 
     def error(self, reply: HttpReply) -> LLMError:
         """Translate an error reply: by llama-swap's own codes, or as the upstream's."""
@@ -61,15 +43,11 @@ class LlamaSwapCodec:
             case {"src": "llama-swap"}:
                 return error_from(reply, RULES)
             case _:
-                return self._chat.error(reply)
+                return super().error(reply)
 
     def models(self, provider: Provider) -> HttpRequest:
         """Return the request that lists the models."""
-        return self._chat.models(openai_wire(provider))
-
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
-        """Read the reply to `models`. Raises: ProtocolError."""
-        return self._chat.model_names(reply)
+        return super().models(openai_wire(provider))
 
 
 def openai_wire(provider: Provider) -> Provider:

@@ -17,7 +17,6 @@ from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
 from aiollm.providers.openai.errors import is_error, stream_error
 from aiollm.providers.openai.images_codec import OpenAIImages, pixels_for
-from aiollm.providers.openai.images_decode import OpenAIImageDecoder
 from aiollm.types import ImagePart, Target
 
 
@@ -30,25 +29,14 @@ class _Made(msgspec.Struct):
 _MADE = msgspec.json.Decoder(_Made)
 
 
-class LlamaSwapImages:
+class LlamaSwapImages(OpenAIImages):
     """Images over OpenAI's wire; `SdapiImages` reaches upstreams that do not speak it."""
-
-    def __init__(self) -> None:
-        self._images = OpenAIImages()
 
     def encode_images(
         self, provider: Provider, target: Target, request: ImageRequest
     ) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError."""
-        return self._images.encode_images(openai_wire(provider), target, request)
-
-    def decode_images(self, reply: HttpReply) -> ImageResult:
-        """Read a reply that came whole. Raises: LLMError."""
-        return self._images.decode_images(reply)
-
-    def image_decoder(self) -> OpenAIImageDecoder:
-        """Return a new decoder for a streamed reply."""
-        return self._images.image_decoder()
+        return super().encode_images(openai_wire(provider), target, request)
 
     def error(self, reply: HttpReply) -> LLMError:
         """Translate an error reply, llama-swap's own or the upstream's."""
