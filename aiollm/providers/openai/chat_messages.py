@@ -39,7 +39,6 @@ _AUDIO_FORMATS = {
     "audio/mpeg": "mp3",
     "audio/mp3": "mp3",
 }
-_FIELDS = ("reasoning_content", "reasoning")
 
 
 def messages(
@@ -199,32 +198,15 @@ class _Turns:
         return call_id(id, MAX_CALL_ID)
 
     def _replay(self, message: Message, wire: dict[str, Any]) -> None:
-        """Send reasoning back as the host wants it, where it wants it."""
+        """Send reasoning back as the host takes it, if it does."""
         parts = (part for part in message.parts if isinstance(part, ReasoningPart))
         states = ((part.text, self._own(part)) for part in parts)
-        own = [(words, state) for words, state in states if state is not None]
-        text = "".join(words for words, _ in own)
-        match self._dialect.replay:
-            case "none":
-                if own:
-                    self._warnings.add(f"{self._dialect.name} takes no reasoning back: dropped")
-            case "field" if text:
-                named = (state.get("field") for _, state in own)
-                field = next((name for name in named if name in _FIELDS), _FIELDS[0])
-                wire[field] = text
-            case "reasoning_content" if text or "tool_calls" in wire:
-                # DeepSeek refuses a call that comes back without the field.
-                wire["reasoning_content"] = text
-            case "details":
-                details = [item for _, state in own for item in state.get("details", ())]
-                if details or text:
-                    wire |= {"reasoning_details": details} if details else {"reasoning": text}
-            case "thinking" if text:
-                thought = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
-                said = wire["content"]
-                wire["content"] = [thought, *([{"type": "text", "text": said}] if said else [])]
-            case _:
-                pass
+        own = [(text, state) for text, state in states if state is not None]
+        replay = self._dialect.replay
+        if replay is not None:
+            replay(wire, "".join(text for text, _ in own), [state for _, state in own])
+        elif own:
+            self._warnings.add(f"{self._dialect.name} takes no reasoning back: dropped")
 
     def _own(self, part: ReasoningPart) -> dict[str, Any] | None:
         """Return a part's state, {} where it has none; None where it is another family's."""

@@ -13,10 +13,16 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from aiollm.providers.encoding import Warnings
+from aiollm.providers.openai.chat_replay import (
+    Replay,
+    as_content,
+    as_details,
+    as_reasoning_content,
+    in_its_field,
+)
 from aiollm.types import Effort, Request
 
 Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek"]
-Replay: TypeAlias = Literal["field", "reasoning_content", "details", "thinking", "none"]
 
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -26,9 +32,8 @@ class Dialect(msgspec.Struct, frozen=True):
 
     `max_tokens`, `seed` and `budget` (of reasoning, in tokens) name fields, `system` a role.
     `usage_option` says that usage must be asked for, `padding` whether to ask for OpenAI's
-    padding of chunks. `replay` is how the host takes reasoning back: in the field it came in,
-    always as `reasoning_content`, as OpenRouter's details, as Mistral's content part, or not at
-    all. `short_call_ids` are Mistral's nine letters and digits.
+    padding of chunks. `replay` is how the host takes reasoning back, None if it does not.
+    `short_call_ids` are Mistral's nine letters and digits.
     """
 
     name: str
@@ -41,7 +46,7 @@ class Dialect(msgspec.Struct, frozen=True):
     thinking: Thinking = "reasoning_effort"
     efforts: tuple[Effort, ...] = EFFORTS
     budget: str = ""
-    replay: Replay = "none"
+    replay: Replay | None = None
     json_schema: bool = True
     refusals: bool = False
     file_urls: bool = False
@@ -69,7 +74,7 @@ OPENROUTER = Dialect(
     thinking="openrouter",
     efforts=("none", "minimal", "low", "medium", "high", "xhigh"),
     budget="max_tokens",
-    replay="details",
+    replay=as_details,
     file_urls=True,
 )
 DEEPSEEK = Dialect(
@@ -77,7 +82,7 @@ DEEPSEEK = Dialect(
     hosts=("api.deepseek.com",),
     thinking="deepseek",
     efforts=("none", "low", "high", "max"),
-    replay="reasoning_content",
+    replay=as_reasoning_content,
     json_schema=False,
 )
 GROQ = Dialect(
@@ -92,14 +97,14 @@ MISTRAL = Dialect(
     seed="random_seed",
     usage_option=False,
     efforts=("none", "low", "medium", "high"),
-    replay="thinking",
+    replay=as_content,
     short_call_ids=True,
 )
 STRICT = Dialect(
     "this host",
     hosts=("api.x.ai", "*.x.ai", "api.cerebras.ai", "generativelanguage.googleapis.com"),
 )
-COMPATIBLE = Dialect("this server", budget="thinking_budget_tokens", replay="field")
+COMPATIBLE = Dialect("this server", budget="thinking_budget_tokens", replay=in_its_field)
 
 DIALECTS = (OPENAI, AZURE, OPENROUTER, DEEPSEEK, GROQ, MISTRAL, STRICT, COMPATIBLE)
 """The first whose hosts match wins."""

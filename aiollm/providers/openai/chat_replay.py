@@ -1,0 +1,46 @@
+"""How hosts take the reasoning of earlier answers back, one function a way.
+
+Each adds to an assistant's message: `text` is the reasoning's text, `states` are what the host
+sent with its pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+State: TypeAlias = dict[str, Any]
+Replay: TypeAlias = Callable[[State, str, Iterable[State]], None]
+
+_FIELDS = ("reasoning_content", "reasoning")
+
+
+def in_its_field(wire: State, text: str, states: Iterable[State]) -> None:
+    """Send the text in the field it came in."""
+    if text:
+        named = (state.get("field") for state in states)
+        wire[next((name for name in named if name in _FIELDS), _FIELDS[0])] = text
+
+
+def as_reasoning_content(wire: State, text: str, states: Iterable[State]) -> None:
+    """Send the text as DeepSeek wants it, which refuses a call that comes back without it."""
+    del states
+    if text or "tool_calls" in wire:
+        wire["reasoning_content"] = text
+
+
+def as_details(wire: State, text: str, states: Iterable[State]) -> None:
+    """Send OpenRouter's details, else the text."""
+    if details := [item for state in states for item in state.get("details", ())]:
+        wire["reasoning_details"] = details
+    elif text:
+        wire["reasoning"] = text
+
+
+def as_content(wire: State, text: str, states: Iterable[State]) -> None:
+    """Send the text as Mistral's content part, before what was said."""
+    del states
+    if text:
+        said = wire["content"]
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+        wire["content"] = [thought, *([{"type": "text", "text": said}] if said else [])]
