@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 import msgspec
 
 from aiollm.dsn import Dsn, Secret
 from aiollm.errors import ConfigError
-from aiollm.provider import Codec, ImageCodec, Operation, Provider
+from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
 
 __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "from_dsn"]
@@ -23,11 +26,14 @@ class Scheme(msgspec.Struct, frozen=True):
     sent a key from the variables in `keys` (the first that is set wins), each with what stands
     before it on the wire, where the codec must be told. `apis` are the values of the option
     `api`, of which `own_api` is the default on the vendor's own hosts. `rows` is the family of
-    capability rows where it is not the codec's; `images` makes the codecs for making images.
+    capability rows where it is not the codec's.
+
+    `operations` are the codecs for what it does besides chat, the preferred one first. All codecs
+    are named as "module:Class", so that a program imports only those it speaks.
     """
 
     name: str
-    codec: Callable[[], Codec]
+    codec: str
     complete: Callable[[str], str]
     plain: bool = False
     home: str = ""
@@ -37,10 +43,10 @@ class Scheme(msgspec.Struct, frozen=True):
     base_variable: str = ""
     read_base: Callable[[str], str] = str
     header_variables: tuple[tuple[str, str], ...] = ()
-    apis: dict[str, Callable[[], Codec]] = {}
+    apis: dict[str, str] = {}
     own_api: str = ""
     rows: str = ""
-    images: Callable[[], tuple[ImageCodec, ...]] | None = None
+    operations: dict[str, tuple[str, ...]] = {}
 
     def owns_host(self, host: str) -> bool:
         """Say whether `host` is one of the vendor's own."""
@@ -52,66 +58,13 @@ class Scheme(msgspec.Struct, frozen=True):
         return self.owns_host(dsn.host) and secure and dsn.port in (None, 443)
 
 
-# The codecs are imported where they are used, so that a program pays for those it speaks.
-
-
-def _chat() -> Codec:
-    from aiollm.providers.openai.chat_codec import ChatCodec
-
-    return ChatCodec()
-
-
-def _responses() -> Codec:
-    from aiollm.providers.openai.responses_codec import ResponsesCodec
-
-    return ResponsesCodec()
-
-
-def _openai_images() -> tuple[ImageCodec, ...]:
-    from aiollm.providers.openai.images_codec import OpenAIImages
-
-    return (OpenAIImages(),)
-
-
-def _google_images() -> tuple[ImageCodec, ...]:
-    from aiollm.providers.google.images_codec import GoogleImages
-
-    return (GoogleImages(),)
-
-
-def _llama_swap_images() -> tuple[ImageCodec, ...]:
-    from aiollm.providers.llama_swap.images_codec import LlamaSwapImages, SdapiImages
-
-    return (LlamaSwapImages(), SdapiImages())
-
-
-def _anthropic() -> Codec:
-    from aiollm.providers.anthropic.codec import AnthropicCodec
-
-    return AnthropicCodec()
-
-
-def _google() -> Codec:
-    from aiollm.providers.google.codec import GoogleCodec
-
-    return GoogleCodec()
-
-
-def _ollama() -> Codec:
-    from aiollm.providers.ollama.codec import OllamaCodec
-
-    return OllamaCodec()
-
-
-def _llama_swap() -> Codec:
-    from aiollm.providers.llama_swap.codec import LlamaSwapCodec
-
-    return LlamaSwapCodec()
-
+_CHAT = "aiollm.providers.openai.chat_codec:ChatCodec"
+_RESPONSES = "aiollm.providers.openai.responses_codec:ResponsesCodec"
+_OLLAMA_CHAT = "aiollm.providers.ollama.codec:OllamaCodec"
 
 _OPENAI = Scheme(
     "openai",
-    _chat,
+    _CHAT,
     urls.openai_path,
     home="https://api.openai.com",
     hosts=("api.openai.com", "*.api.openai.com"),
@@ -121,13 +74,13 @@ _OPENAI = Scheme(
         ("OpenAI-Organization", "OPENAI_ORG_ID"),
         ("OpenAI-Project", "OPENAI_PROJECT_ID"),
     ),
-    apis={"chat": _chat, "responses": _responses},
+    apis={"chat": _CHAT, "responses": _RESPONSES},
     own_api="responses",
-    images=_openai_images,
+    operations={"images": ("aiollm.providers.openai.images_codec:OpenAIImages",)},
 )
 _ANTHROPIC = Scheme(
     "anthropic",
-    _anthropic,
+    "aiollm.providers.anthropic.codec:AnthropicCodec",
     urls.anthropic_path,
     home="https://api.anthropic.com",
     hosts=("api.anthropic.com",),
@@ -136,17 +89,17 @@ _ANTHROPIC = Scheme(
 )
 _GOOGLE = Scheme(
     "google",
-    _google,
+    "aiollm.providers.google.codec:GoogleCodec",
     urls.google_path,
     home="https://generativelanguage.googleapis.com",
     hosts=("generativelanguage.googleapis.com",),
     keys={"GOOGLE_API_KEY": "", "GEMINI_API_KEY": ""},
     base_variable="GOOGLE_GEMINI_BASE_URL",
-    images=_google_images,
+    operations={"images": ("aiollm.providers.google.images_codec:GoogleImages",)},
 )
 _OLLAMA = Scheme(
     "ollama",
-    _ollama,
+    _OLLAMA_CHAT,
     urls.ollama_path,
     home=f"http://127.0.0.1:{urls.OLLAMA_PORT}",
     hosts=("ollama.com",),
@@ -156,22 +109,27 @@ _OLLAMA = Scheme(
 )
 _OLLAMA_CLOUD = Scheme(
     "ollama-cloud",
-    _ollama,
+    _OLLAMA_CHAT,
     urls.ollama_path,
     home="https://ollama.com",
     hosts=("ollama.com",),
     keys={"OLLAMA_API_KEY": ""},
     base_variable="OLLAMA_CLOUD_BASE_URL",
 )
-_FOREMAN = Scheme("foreman", _ollama, urls.ollama_path, example="foreman://TOKEN@host")
+_FOREMAN = Scheme("foreman", _OLLAMA_CHAT, urls.ollama_path, example="foreman://TOKEN@host")
 _LLAMA_SWAP = Scheme(
     "llama-swap",
-    _llama_swap,
+    "aiollm.providers.llama_swap.codec:LlamaSwapCodec",
     urls.llama_swap_path,
     plain=True,
     example="llama-swap://[TOKEN@]host:8080",
     rows="llama-swap",
-    images=_llama_swap_images,
+    operations={
+        "images": (
+            "aiollm.providers.llama_swap.images_codec:LlamaSwapImages",
+            "aiollm.providers.llama_swap.images_codec:SdapiImages",
+        )
+    },
 )
 
 SCHEMES: dict[str, Scheme] = {
@@ -244,17 +202,32 @@ def _provider(
         headers=headers,
         options=dsn.options,
         rows=scheme.rows,
-        operations={} if scheme.images is None else {"images": Operation(scheme.images)},
+        operations=_operations(scheme),
     )
 
 
 def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:
     api = dsn.options.api or (scheme.own_api if scheme.owns_host(dsn.host) else "")
-    if not api:
-        return scheme.codec()
-    if api not in scheme.apis:
+    if api and api not in scheme.apis:
         raise ConfigError(f"{_variable(name)}: {scheme.name} has no option 'api'")
-    return scheme.apis[api]()
+    codec: Codec = _made(scheme.apis[api] if api else scheme.codec)
+    return codec
+
+
+def _operations(scheme: Scheme) -> dict[str, Operation]:
+    return {
+        name: Operation(partial(_all_made, codecs)) for name, codecs in scheme.operations.items()
+    }
+
+
+def _all_made(names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(map(_made, names))
+
+
+def _made(name: str) -> Any:
+    """Import the class that a row names as "module:Class", and make one."""
+    module, _, kind = name.partition(":")
+    return getattr(import_module(module), kind)()
 
 
 def _vendor_key(scheme: Scheme, env: Mapping[str, str]) -> Secret | None:

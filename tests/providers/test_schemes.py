@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 
 import pytest
@@ -10,7 +11,7 @@ from aiollm import FailoverError, Registry, system
 from aiollm.dsn import parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, urls
+from aiollm.providers.schemes import BUILTINS, SCHEMES, Scheme, builtin, from_dsn, urls
 from aiollm.types import Request, Target
 
 VENDOR_KEYS = {
@@ -375,6 +376,23 @@ def test_a_bad_ollama_host_is_named(host: str) -> None:
 def test_only_openai_has_a_choice_of_wires(scheme: str) -> None:
     with pytest.raises(ConfigError, match=f"LLM_BOX: {scheme} has no option 'api'"):
         resolve(f"{scheme}://k@host?api=chat")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_a_row_names_codecs_that_exist(scheme: Scheme) -> None:
+    for api in scheme.apis or ("",):
+        asked = parse_dsn(f"{scheme.name}://k@host{api and f'?api={api}'}")
+        provider = from_dsn("box", asked, {}, scheme)
+        assert sent(provider).url.startswith(provider.base_url)
+        for kind, names in scheme.operations.items():
+            made = [type(codec).__name__ for codec in provider.operations[kind].codecs()]
+            assert made == [name.partition(":")[2] for name in names]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_a_row_is_data(scheme: Scheme) -> None:
+    assert pickle.loads(pickle.dumps(scheme)) == scheme
+    assert scheme.codec in repr(scheme)
 
 
 def test_organisation_and_project_go_along_with_the_vendors_key_alone() -> None:
