@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_origin
 
 import msgspec
 
-from aiollm._wire.lenient import mend
+from aiollm._wire.lenient import encode
 from aiollm._wire.schema import type_schema
 from aiollm.errors import LLMError
 
@@ -19,24 +19,7 @@ def to_json(value: Any) -> bytes:
     What JSON cannot hold is told: an output type becomes its schema, an exception its text, a
     tool's function null. Raises: TypeError for other foreign values, ConfigError.
     """
-    try:
-        return msgspec.json.encode(value, enc_hook=_told)
-    except UnicodeEncodeError:
-        plain = msgspec.to_builtins(value, enc_hook=_told)
-    return msgspec.json.encode(_mended(plain))
-
-
-def _mended(value: Any) -> Any:
-    """Return builtins without half surrogate pairs."""
-    match value:
-        case str():
-            return mend(value)
-        case dict():
-            return {_mended(name): _mended(each) for name, each in value.items()}
-        case list() | tuple():
-            return [_mended(each) for each in value]
-        case _:
-            return value
+    return encode(value, _told)
 
 
 def from_json(data: bytes | str, kind: type[T]) -> T:

@@ -6,7 +6,6 @@ import asyncio
 import enum
 import functools
 import inspect
-import json
 import typing
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, overload
 import msgspec
 
 from aiollm._validation import TOOL_NAME
-from aiollm._wire.lenient import mend
+from aiollm._wire.lenient import decode_numbers, encode
 from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import (
@@ -46,15 +45,6 @@ _VARIABLE: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
     inspect.Parameter.VAR_KEYWORD: "**",
 }
-
-
-def _number(text: str) -> int | float:
-    """Decode a number with a point: 3.0 is an integer to JSON schema, but not to msgspec."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-_DECODER = msgspec.json.Decoder(float_hook=_number)
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -164,7 +154,7 @@ def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
     values = call.parsed()
     match wanted:
         case FunctionTool(signature=Signature() as signature):
-            return _bound(wanted.function, signature, _DECODER.decode(call.arguments or "{}"))
+            return _bound(wanted.function, signature, decode_numbers(call.arguments or "{}"))
         case _:
             return functools.partial(wanted.function, **values)
 
@@ -367,18 +357,10 @@ def _json(value: Any) -> str:
             raise _unusable(item)
     reason = ""
     try:
-        return _encoded(value)
+        return encode(value).decode()
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     raise OutputError(f"the tool returned {type(value).__name__}, which is no JSON: {reason}")
-
-
-def _encoded(value: Any) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
-        # Half a surrogate pair, such as in the name of a file that is no UTF-8.
-        return mend(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
 
 
 def _unusable(value: Any) -> OutputError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.lenient import decode_numbers
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import OutputError
 from aiollm.types import Message, Request, Response, user
@@ -28,21 +29,13 @@ _HOPELESS = {
 """Ends after which asking again would bring the same."""
 
 
-def _whole_number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-_DECODER = msgspec.json.Decoder(float_hook=_whole_number)
-
-
 def _decode(text: str, kind: Any) -> Any:
     """Decode JSON; 3.0 is an integer to JSON schema, but not to msgspec. Raises: ValueError."""
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError:
         with contextlib.suppress(ValueError):
-            return msgspec.convert(_DECODER.decode(text), kind, str_keys=True)
+            return msgspec.convert(decode_numbers(text), kind, str_keys=True)
         raise
 
 

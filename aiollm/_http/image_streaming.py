@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError
+from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
+from aiollm._wire.web_page import check_answer
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import (
     HttpReply,
@@ -22,12 +24,6 @@ from aiollm.types import Finish, ImagePart, Item, Notice, Target, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._wire.base64_stream import Lift
-
-MAX_REPLY = 256 * 1024 * 1024
-"""Bytes of a reply at most: ten large images in base64."""
-
-ERROR_BODY_SECONDS = 1.0
-"""How long an error body is read (design: bounds)."""
 
 JOIN_AT_ONCE = 1024 * 1024
 """Bytes of a file that are joined on the loop; `bytes.join` frees the lock above that."""
@@ -71,8 +67,8 @@ async def draw(
                 size += len(data)
                 drafts: list[PartialImage] = []
                 failure = _feed(decoder, lift, data, drafts)
-                if size > MAX_REPLY:
-                    failure = failure or ProtocolError(f"the reply exceeds {MAX_REPLY} bytes")
+                if size > MAX_IMAGE_REPLY:
+                    failure = failure or ProtocolError(f"the reply exceeds {MAX_IMAGE_REPLY} bytes")
                 yield [replace(each, image=await _whole(each.image, lift)) for each in drafts]
                 if failure is not None:
                     raise failure
@@ -141,9 +137,5 @@ class _Whole:
     def close(self) -> ImageResult:
         """Decode the reply. Raises: LLMError."""
         reply, body = self._reply, b"".join(self._pieces)
-        if not body.strip():
-            raise ServerError("the answer is empty", status=reply.status)
-        if body.lstrip()[:1] == b"<":
-            page = "an HTML page: a proxy answers, or the base URL is wrong"
-            raise ServerError(f"the answer is {page}", status=reply.status, body=body)
+        check_answer(body, reply.status)
         return self._codec.decode_images(HttpReply(reply.status, reply.headers, body, self._url))

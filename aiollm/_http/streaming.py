@@ -6,16 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
-from aiollm.errors import MAX_BODY, LLMError, ProtocolError, ServerError, TransportError
+from aiollm._wire.web_page import check_answer
+from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError
 from aiollm.provider import Decoder, Framer, HttpReply, Provider, Reply, Transport
 from aiollm.types import Item, Notice, Request, Target, Timeouts
-
-MAX_ANSWER = 128 * 1024 * 1024
-"""Bytes of one answer at most (design: bounds)."""
-
-ERROR_BODY_SECONDS = 1.0
-"""How long an error body is read (design: bounds)."""
 
 LAST_WORDS_SECONDS = 2.0
 """How long counts and the terminal event are awaited once the finish reason has come."""
@@ -144,10 +140,7 @@ class _Whole:
 
     def end(self, batch: list[Item]) -> None:
         body = b"".join(self._pieces).strip()
-        if not body or body[:1] == b"<":
-            page = "an HTML page: a proxy answers, or the base URL is wrong"
-            what = page if body else "empty"
-            raise ServerError(f"the answer is {what}", status=self._status, body=body)
+        check_answer(body, self._status)
         self._decoder.whole(body, batch)
 
 

@@ -6,13 +6,12 @@ import asyncio
 
 import msgspec
 
+from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._wire.redaction import redacted
+from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
 from aiollm.types import Timeouts
-
-MAX_REPLY = 64 * 1024 * 1024
-"""Bytes of a reply that is no stream, such as a model list."""
 
 
 def at_least(timeouts: Timeouts, seconds: float) -> Timeouts:
@@ -41,7 +40,7 @@ class UnaryRequester:
                 return HttpReply(reply.status, reply.headers, body, request.url)
         finally:
             reply.close()
-        page = "the answer is an HTML page: a proxy answers, or the base URL is wrong"
+        page = f"the answer is {WEB_PAGE}"
         raise redacted(ServerError(page, status=reply.status, body=body), provider.token)
 
     async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
@@ -53,7 +52,7 @@ class UnaryRequester:
             if 200 <= reply.status < 300:
                 return reply
             try:
-                body = await reply.read_whole(MAX_BODY, 1.0)
+                body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
             finally:
                 reply.close()
             refused = HttpReply(reply.status, reply.headers, body, request.url)
@@ -76,8 +75,8 @@ async def _whole(reply: Reply, seconds: float | None) -> bytes:
             while piece := await reply.read():
                 pieces.append(piece)
                 size += len(piece)
-                if size > MAX_REPLY:
-                    raise ProtocolError(f"the reply is larger than {MAX_REPLY} bytes")
+                if size > MAX_UNARY_REPLY:
+                    raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
     except TimeoutError:
         if not limit.expired():
             raise

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.lenient import mend
+from aiollm._wire.lenient import mend_all
 from aiollm.errors import ConfigError
 
 _SLICE = 3 * 16 * 1024
@@ -85,7 +85,7 @@ def json_body(value: Any) -> Body:
         try:
             return _written(value)
         except UnicodeEncodeError:
-            return _written(_mended(value))
+            return _written(mend_all(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = str(error)
     raise ConfigError(f"the request cannot be written as JSON: {reason:.200}")
@@ -115,15 +115,3 @@ def _written(value: Any) -> Body:
     for blob, tail in zip(blobs, rest, strict=True):
         segments += (blob, tail)
     return Body(segments)
-
-
-def _mended(value: Any) -> Any:
-    match value:
-        case str():
-            return mend(value)
-        case Mapping():
-            return {mend(str(key)): _mended(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_mended(item) for item in value]
-        case _:
-            return value

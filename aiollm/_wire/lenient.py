@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -58,6 +59,31 @@ def load(data: bytes) -> Any:
         return None
 
 
+def decode_numbers(text: str | bytes) -> Any:
+    """Decode strict JSON in which 3.0 is the integer that JSON schema takes it for.
+
+    Raises: ValueError.
+    """
+    return _NUMBERS.decode(text)
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_NUMBERS = msgspec.json.Decoder(float_hook=_number)
+
+
+def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
+    """Encode as JSON, surrogates mended where need be. Raises: TypeError, ValueError."""
+    try:
+        return msgspec.json.encode(value, enc_hook=enc_hook)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, enc_hook=enc_hook)
+    return msgspec.json.encode(mend_all(plain))
+
+
 def _fit(value: Any, kind: Any) -> Any:
     for _ in range(_MAX_REPAIRS):
         try:
@@ -105,6 +131,19 @@ def mend(text: str) -> str:
     if text.isascii() or not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def mend_all(value: Any) -> Any:
+    """Mend every text in plain JSON values, keys included; anything else stays as it is."""
+    match value:
+        case str():
+            return mend(value)
+        case Mapping():
+            return {mend_all(key): mend_all(item) for key, item in value.items()}
+        case list() | tuple():
+            return [mend_all(item) for item in value]
+        case _:
+            return value
 
 
 class SurrogateJoiner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,11 +72,6 @@ def only_text(message: Message) -> str | None:
     if all(type(part) is TextPart for part in message.parts):
         return message.text
     return None
-
-
-def new_call_id() -> str:
-    """Return an id for a tool call that came without one."""
-    return f"call_{os.urandom(8).hex()}"
 
 
 def bearer_headers(provider: Provider) -> dict[str, str]:

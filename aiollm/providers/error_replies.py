@@ -16,6 +16,7 @@ import msgspec
 
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
+from aiollm._wire.web_page import WEB_PAGE, is_web_page
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -253,8 +254,8 @@ def _unstructured(reply: HttpReply) -> str:
         return "the server redirects, which is not followed: check the base URL"
     if not reply.body.strip():
         return f"HTTP {reply.status} with an empty body"
-    if "html" in kind or reply.body.lstrip()[:1] == b"<":
-        return f"HTTP {reply.status} with an HTML page: a proxy answers, or the base URL is wrong"
+    if is_web_page(reply.body, kind):
+        return f"HTTP {reply.status} with {WEB_PAGE}"
     return mend(reply.body[:MAX_MESSAGE].decode("utf-8", "replace")).strip()
 
 

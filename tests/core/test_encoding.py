@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from aiollm.dsn import Secret
 from aiollm.provider import Provider
+from aiollm.providers.decoding import new_call_id
 from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,
     conversation,
     merge,
-    new_call_id,
     only_text,
     system_text,
 )

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
+from aiollm._wire.lenient import (
+    SurrogateJoiner,
+    decode,
+    decode_leniently,
+    decode_numbers,
+    encode,
+    load,
+    mend,
+    mend_all,
+)
 from aiollm.errors import ProtocolError
 
 
@@ -280,3 +289,29 @@ def test_fields_are_joined_apart_from_each_other() -> None:
     assert joiner.feed("a", "\ud83e") == ""
     assert joiner.flush("a") == "\ufffd"
     assert joiner.flush("a") == ""
+
+
+def test_texts_are_mended_at_any_depth_and_in_keys() -> None:
+    odd = {"a\ud800": ["b\udc00", ("c", 1, None)], 2: {"d": "\ud83e\uddea"}}
+    mended = {"a\ufffd": ["b\ufffd", ["c", 1, None]], 2: {"d": "\U0001f9ea"}}
+    assert mend_all(odd) == mended
+    assert encode(odd) == msgspec.json.encode(mended)
+
+
+def test_what_the_hook_returns_is_mended_too() -> None:
+    assert encode({"a": 1j}, lambda value: f"{value}\ud800") == '{"a":"1j\ufffd"}'.encode()
+    with pytest.raises(TypeError):
+        encode(1j)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3.0", 3), ("-2e3", -2000), ("[0.5, 1]", [0.5, 1]), ("3.", None)],
+)
+def test_a_whole_number_with_a_point_is_an_integer(text, value) -> None:
+    if value is None:
+        with pytest.raises(ValueError, match=r"."):
+            decode_numbers(text)
+    else:
+        decoded = decode_numbers(text)
+        assert (decoded, type(decoded)) == (value, type(value))

@@ -273,7 +273,7 @@ async def test_a_key_that_the_server_echoes_is_not_shown(serve, registry):
 
 
 async def test_a_reply_beyond_all_measure_is_given_up(serve, registry, monkeypatch):
-    monkeypatch.setattr("aiollm._http.image_streaming.MAX_REPLY", 100)
+    monkeypatch.setattr("aiollm._http.image_streaming.MAX_IMAGE_REPLY", 100)
     server = await serve(MADE)
     reg = registry({"a": server.dsn()})
     with pytest.raises(FailoverError) as caught:

@@ -22,7 +22,7 @@ from aiollm.providers.anthropic.wire import (
     Message,
     usage_of,
 )
-from aiollm.providers.encoding import new_call_id
+from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -40,9 +40,6 @@ from aiollm.types import (
     ToolCallDelta,
     UsageUpdate,
 )
-
-MAX_CALLS = 4096
-"""Tool calls in one answer at most (design: bounds)."""
 
 _DELTA = b"content_block_delta"
 _PING = b"ping"
@@ -205,10 +202,8 @@ class AnthropicDecoder:
                 pass
 
     def _call(self, block: _Block, out: list[Item]) -> None:
-        if self._calls >= MAX_CALLS:
-            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
         block.call = self._calls
-        self._calls += 1
+        self._calls = one_more_call(block.call)
         known = ("type", "id", "name", "input")
         rest = {key: value for key, value in block.raw.items() if key not in known}
         out.append(

@@ -8,8 +8,8 @@ from typing import Any
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
-from aiollm.errors import LLMError, ProtocolError, StreamInterrupted
-from aiollm.providers.encoding import new_call_id
+from aiollm.errors import LLMError, StreamInterrupted
+from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.providers.google.arguments import PartialArguments
 from aiollm.providers.google.encode import FAMILY, SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import BLOCKED, block_error, body_error, ending_error
@@ -46,9 +46,6 @@ from aiollm.types import (
     Usage,
     UsageUpdate,
 )
-
-MAX_CALLS = 4096
-"""Tool calls in one answer at most (design: bounds)."""
 
 USAGE_EVERY = 32
 """Plain chunks between two updates of the counts, which each brings and only a cut needs."""
@@ -269,22 +266,21 @@ class GoogleDecoder:
                 self._close_call(out)
 
     def _begin_call(self, call: Call, signature: str | None, out: list[Item]) -> None:
-        if self._calls >= MAX_CALLS:
-            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        number = self._calls
+        self._calls = one_more_call(number)
         self._answered = True
         streamed = bool(call.partial_args or call.will_continue)
         self._open = PartialArguments() if streamed else None
         data = _signed(signature) if call.id else _signed(signature, **{SYNTHETIC_ID: True})
         out.append(
             ToolCallDelta(
-                self._calls,
+                number,
                 mend(call.id or "") or new_call_id(),
                 mend(call.name or ""),
                 "" if streamed else bytes(json_body(call.args or {})).decode(),
                 data,
             )
         )
-        self._calls += 1
 
     def _close_call(self, out: list[Item], *, cut: bool = False) -> None:
         """End a call whose arguments were streamed; without its end it must not be run."""

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.encoding import new_call_id
+from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.providers.error_replies import build, fault_of
 from aiollm.providers.ollama.errors import RULES
 from aiollm.types import (
@@ -24,9 +24,6 @@ from aiollm.types import (
     ToolCallDelta,
     Usage,
 )
-
-MAX_CALLS = 4096
-"""Tool calls in one answer at most (design: bounds)."""
 
 FULL = 0.95
 """The part of its context from which a prompt counts as cut: Ollama drops whole messages."""
@@ -166,11 +163,9 @@ class OllamaDecoder:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
     def _call(self, call: _Call) -> ToolCallDelta:
-        if self._calls >= MAX_CALLS:
-            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
-        function = call.function or _Function()
         index = self._calls
-        self._calls += 1
+        self._calls = one_more_call(index)
+        function = call.function or _Function()
         return ToolCallDelta(
             index,
             mend(call.id or new_call_id()),

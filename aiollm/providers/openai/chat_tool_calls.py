@@ -6,12 +6,8 @@ import json
 from typing import Any
 
 from aiollm._wire.lenient import load, mend
-from aiollm.errors import ProtocolError
-from aiollm.providers.encoding import new_call_id
+from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.types import ProviderData, ToolCallDelta
-
-MAX_CALLS = 4096
-"""Tool calls in one answer at most (design: bounds)."""
 
 
 class _Call:
@@ -89,9 +85,7 @@ class ToolCallAssembler:
         return bool(self._calls) and all(call.blank() or call.whole() for call in self._calls)
 
     def _begin(self, index: int | None, id: str, name: str) -> int:  # noqa: A002
-        place = len(self._calls)
-        if place >= MAX_CALLS:
-            raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
+        place = one_more_call(len(self._calls)) - 1
         self._calls.append(_Call(id, name))
         if index is not None:
             self._by_index[index] = place

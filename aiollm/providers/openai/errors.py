@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.lenient import load
+from aiollm._wire.web_page import check_answer
 from aiollm.errors import (
     AuthenticationError,
     ContentFilterError,
@@ -23,7 +24,6 @@ from aiollm.errors import (
     QuotaError,
     RateLimitError,
     RequestTooLargeError,
-    ServerError,
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpReply
@@ -175,14 +175,14 @@ def is_object(body: bytes) -> bool:
 
 
 def no_answer(body: bytes) -> ProviderError | ProtocolError:
-    """Say what is wrong with a whole body that is not the answer it should be."""
+    """Return the error for a whole body that is not the answer it should be.
+
+    Raises: ServerError if it is empty or a web page.
+    """
     value = load(body)
     if is_error(value) or isinstance(value, str):
         return stream_error(value, body)
-    head = body.strip()
-    if not head or head[:1] == b"<":
-        page = "an HTML page: a proxy answers, or the base URL is wrong"
-        return ServerError(f"the answer is {page if head else 'empty'}", status=200, body=body)
+    check_answer(body, 200)
     return ProtocolError("the body holds no answer", frame=body)
 
 

@@ -14,10 +14,10 @@ import msgspec
 
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
-from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.encoding import new_call_id
+from aiollm.errors import StreamInterrupted
+from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.providers.openai.chat_extensions import citations, image_of_base64
-from aiollm.providers.openai.chat_tool_calls import MAX_CALLS, arguments_text
+from aiollm.providers.openai.chat_tool_calls import arguments_text
 from aiollm.providers.openai.errors import is_error, is_object, no_answer, stream_error
 from aiollm.providers.openai.responses_wire import (
     DELTA,
@@ -247,10 +247,8 @@ class ResponsesDecoder:
 
     def _place(self, output: _Output) -> int:
         if output.call is None:
-            if self._calls >= MAX_CALLS:
-                raise ProtocolError(f"the answer has more than {MAX_CALLS} tool calls")
             output.call = self._calls
-            self._calls += 1
+            self._calls = one_more_call(self._calls)
         return output.call
 
     def _call(self, output: _Output, item: dict[str, Any]) -> ToolCallDelta:

@@ -24,8 +24,9 @@ from aiollm.errors import (
     StreamInterrupted,
     classify,
 )
+from aiollm.providers.decoding import MAX_CALLS
 from aiollm.providers.google.codec import GoogleCodec
-from aiollm.providers.google.decode import MAX_CALLS, USAGE_EVERY
+from aiollm.providers.google.decode import USAGE_EVERY
 from aiollm.types import (
     AudioPart,
     Citation,

@@ -21,8 +21,8 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import Provider
+from aiollm.providers.decoding import MAX_CALLS
 from aiollm.providers.ollama.codec import OllamaCodec
-from aiollm.providers.ollama.decode import MAX_CALLS
 from aiollm.types import (
     Finish,
     Item,
