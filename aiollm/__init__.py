@@ -41,7 +41,7 @@ from aiollm.errors import (
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import Provider
 from aiollm.registry import Registry
-from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.servers import LlamaSwap, Ollama
 from aiollm.spec import Plan
 from aiollm.types import (
     Attempt,

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType, UnionType
-from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -30,10 +30,12 @@ from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
 from aiollm.providers.catalog import Catalog, SchemeFactory
-from aiollm.servers.management import LlamaSwap, Ollama
-from aiollm.servers.warming import Servers
+from aiollm.servers import LlamaSwap, Ollama
 from aiollm.spec import Plan
 from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, Tool
+
+if TYPE_CHECKING:
+    from aiollm.servers.warming import Servers
 
 T = TypeVar("T")
 
@@ -276,12 +278,12 @@ class Registry:
     # Servers
 
     def llama_swap(self, name: str) -> LlamaSwap:
-        """Return the management of a llama-swap server. Raises: ConfigError."""
-        return self._servers().managed(name, LlamaSwap)
+        """Return a llama-swap server, to manage its models. Raises: ConfigError."""
+        return self._servers().server(name, LlamaSwap)
 
     def ollama(self, name: str = "ollama") -> Ollama:
-        """Return the management of a server that speaks Ollama's API. Raises: ConfigError."""
-        return self._servers().managed(name, Ollama)
+        """Return a server that speaks Ollama's API, to manage its models. Raises: ConfigError."""
+        return self._servers().server(name, Ollama)
 
     async def warmup(self, spec: str | Plan | None = None) -> None:
         """Load what the first request needs, off the loop; with a spec, its codecs too.
@@ -403,6 +405,8 @@ class Registry:
         )
 
     def _servers(self) -> Servers:
+        from aiollm.servers.warming import Servers  # for those who manage servers alone
+
         return Servers(self._catalog, UnaryRequester(self._resources), self._health)
 
     def _teller(self) -> Callable[[Event], None] | None:

@@ -57,6 +57,9 @@ MODULES = {
     "aiollm.local": "start LocalServer find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo",
     "aiollm.otel": "instrument",
+    "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
+    "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
+    "OllamaModel LoadedModel ModelInfo ModelDetails",
     "aiollm.testing": "FakeProvider FakeCall Script NEVER tool_call FaultServer Fault Answer Serve "
     "Raw End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale Unsolicited html "
     "redirect chat sse ndjson Gate Counts SeenConnection SeenRequest ReplayServer Recorder "

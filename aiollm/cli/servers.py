@@ -12,7 +12,7 @@ import msgspec
 from aiollm.cli.terminal import FAILED, OK, complain, print_json, run, table, told, write
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
-from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.servers import LlamaSwap, Ollama
 
 OLLAMA = ("ollama", "ollama-cloud", "foreman")
 

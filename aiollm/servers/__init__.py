@@ -1,1 +1,44 @@
-"""Model servers that can be managed: llama-swap and Ollama."""
+"""Model servers of your own: what llama-swap and Ollama list, run, load and unload.
+
+`Registry.llama_swap` and `Registry.ollama` return them; the other names are what they answer.
+"""
+
+from aiollm.servers.llama_swap import (
+    ActivityLogged,
+    InFlight,
+    InFlightRequest,
+    LlamaSwap,
+    LogData,
+    ModelsChanged,
+    ModelState,
+    OtherEvent,
+    ProcessState,
+    ProfileChanged,
+    Props,
+    RunningModel,
+    SwapEvent,
+    SwapModel,
+)
+from aiollm.servers.ollama import LoadedModel, ModelDetails, ModelInfo, Ollama, OllamaModel
+
+__all__ = [
+    "ActivityLogged",
+    "InFlight",
+    "InFlightRequest",
+    "LlamaSwap",
+    "LoadedModel",
+    "LogData",
+    "ModelDetails",
+    "ModelInfo",
+    "ModelState",
+    "ModelsChanged",
+    "Ollama",
+    "OllamaModel",
+    "OtherEvent",
+    "ProcessState",
+    "ProfileChanged",
+    "Props",
+    "RunningModel",
+    "SwapEvent",
+    "SwapModel",
+]

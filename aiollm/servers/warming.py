@@ -1,11 +1,11 @@
-"""The model servers among a registry's providers: managing them, loading models, learning facts."""
+"""Acting on a plan's model servers: finding them, loading models, refreshing capabilities."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -15,38 +15,34 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
 from aiollm.provider import Provider
 from aiollm.providers.catalog import Catalog
-from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.servers.base import Server
+from aiollm.servers.llama_swap import LlamaSwap
+from aiollm.servers.ollama import Ollama, is_hosted
 from aiollm.spec import Plan
 from aiollm.types import Attempt, LLMError, Target, Timeouts
 
 T = TypeVar("T")
-S = TypeVar("S", bound=LlamaSwap | Ollama)
+S = TypeVar("S", bound=Server)
 
 LOAD_SECONDS = 300.0
 """Seconds that loading a model may take: llama-swap waits 120 s for one, and others queue."""
 
-Server: TypeAlias = LlamaSwap | Ollama
-
 KINDS: dict[str, type[LlamaSwap | Ollama]] = {
-    "llama-swap": LlamaSwap,
-    "llama-swaps": LlamaSwap,
-    "ollama": Ollama,
-    "ollama-cloud": Ollama,
-    "foreman": Ollama,
+    scheme: kind for kind in (LlamaSwap, Ollama) for scheme in kind.schemes
 }
-"""What manages the servers of a scheme."""
+"""The class for the servers of each scheme."""
 
 
 class Servers:
-    """Management of the providers that are model servers."""
+    """The providers of a registry that are model servers."""
 
     def __init__(self, catalog: Catalog, requester: UnaryRequester, health: Health) -> None:
         self._catalog = catalog
         self._requester = requester
         self._health = health
 
-    def managed(self, name: str, kind: type[S]) -> S:
-        """Return the management of a server. Raises: ConfigError when it is of another kind."""
+    def server(self, name: str, kind: type[S]) -> S:
+        """Return a provider's server. Raises: ConfigError when it is of another kind."""
         provider = self._catalog.provider(name)
         if KINDS.get(provider.scheme) is not kind:
             schemes = " or ".join(scheme for scheme, known in KINDS.items() if known is kind)
@@ -66,12 +62,12 @@ class Servers:
             except (ProviderError, ProtocolError):
                 return  # it works without
 
-        can_load = {
+        loadable = {
             target: provider
             for target, provider in self._catalog.providers_of(plan).items()
-            if not _is_hosted(target, provider)
+            if not (KINDS.get(provider.scheme) is Ollama and is_hosted(provider, target.model))
         }
-        return tuple(await self._each(plan, can_load, timeouts, load))
+        return tuple(await self._each(plan, loadable, timeouts, load))
 
     async def learn(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Capabilities]:
         """Ask what the models can do, and heed it from now on. Raises: FailoverError."""
@@ -102,7 +98,7 @@ class Servers:
         timeouts: Timeouts | None,
         act: Callable[[Target, Server], Awaitable[T]],
     ) -> dict[Target, T]:
-        """Act on all targets whose servers can be managed; hosts at once, one at a time on each.
+        """Act on all targets of model servers: hosts at once, one target at a time on each.
 
         The first of a host comes last: where only one model fits, it is the one that stays.
         """
@@ -122,17 +118,17 @@ class Servers:
     def _make(self, kind: type[S], provider: Provider, usual: Timeouts, slow: Timeouts) -> S:
         # llama-swap sends the headers of a log with its first line, whenever that comes.
         endless = msgspec.structs.replace(usual, first_output=None)
-        request, open_ = self._requester.request, self._requester.open
+        send, stream = self._requester.request, self._requester.open
         return kind(
             provider,
-            partial(request, provider, usual),
-            partial(open_, provider, endless),
-            partial(request, provider, slow),
+            partial(send, provider, usual),
+            partial(stream, provider, endless),
+            partial(send, provider, slow),
         )
 
 
 class _Tally(Generic[T]):
-    """What came of acting on many targets."""
+    """The results of acting on many targets."""
 
     def __init__(self, act: Callable[[Target, Server], Awaitable[T]]) -> None:
         self._act = act
@@ -160,12 +156,3 @@ class _Tally(Generic[T]):
         if errors and not self._done:
             raise FailoverError(f"no server of {plan} did as asked", errors, attempts)
         return {each.target: self._done[each.target] for each in attempts if each.error is None}
-
-
-def _is_hosted(target: Target, provider: Provider) -> bool:
-    """Say whether a model runs in a cloud that loads it as it likes."""
-    return (
-        provider.scheme == "ollama-cloud"
-        or provider.host == "ollama.com"
-        or (KINDS.get(provider.scheme) is Ollama and target.model.endswith("cloud"))
-    )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import aiollm
+from aiollm import servers
 
 ROOT = Path(__file__).parents[2]
 KINDS = (type, types.FunctionType)
@@ -30,6 +31,20 @@ def test_all_names_every_public_name_and_no_other() -> None:
 
 def test_all_is_sorted_and_each_name_stands_once() -> None:
     assert list(aiollm.__all__) == sorted(set(aiollm.__all__))
+
+
+def test_every_class_of_the_servers_can_be_imported_from_their_topic_module() -> None:
+    found = {
+        name
+        for module in (servers.llama_swap, servers.ollama)
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    assert found | {"ProcessState", "SwapEvent"} == set(servers.__all__)
+    assert list(servers.__all__) == sorted(servers.__all__)
+    assert all(inspect.getdoc(getattr(servers, name)) for name in found)
 
 
 @pytest.mark.parametrize("name", aiollm.__all__)

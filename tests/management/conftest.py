@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiollm.registry import Registry
-from aiollm.servers.management import LlamaSwap, Ollama
+from aiollm.servers import LlamaSwap, Ollama
 from aiollm.testing import FaultServer
 
 CAPTURES = Path(__file__).parents[1] / "captures"

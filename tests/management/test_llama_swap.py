@@ -18,10 +18,11 @@ from aiollm.errors import (
     ServerError,
 )
 from aiollm.provider import HttpRequest
-from aiollm.servers.inventory import (
+from aiollm.servers import (
     ActivityLogged,
     InFlight,
     InFlightRequest,
+    LlamaSwap,
     LogData,
     ModelsChanged,
     ModelState,
@@ -30,7 +31,6 @@ from aiollm.servers.inventory import (
     RunningModel,
     SwapModel,
 )
-from aiollm.servers.management import LlamaSwap
 
 if TYPE_CHECKING:
     from conftest import Replay
@@ -251,7 +251,7 @@ async def test_a_character_split_over_two_reads_comes_whole(swap: LlamaSwap) -> 
     async def stream(request: HttpRequest) -> Any:
         return reply
 
-    split = LlamaSwap(swap._provider, swap._call, stream)
+    split = LlamaSwap(swap._provider, swap._send, stream)
     assert [piece async for piece in split.logs()] == ["g", "ęś\n"]
     assert reply.closed
 

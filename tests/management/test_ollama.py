@@ -10,8 +10,7 @@ import pytest
 
 from aiollm.capabilities import lookup
 from aiollm.errors import ModelNotFoundError, ProtocolError
-from aiollm.servers.inventory import ModelDetails
-from aiollm.servers.management import Ollama
+from aiollm.servers import ModelDetails, Ollama
 
 if TYPE_CHECKING:
     from conftest import Replay

@@ -199,18 +199,18 @@ async def test_a_load_waits_five_minutes_at_least_and_other_questions_do_not(
 ):
     server = await serve(swap())
     reg = registry({"ls": server.dsn("llama-swap")}, timeouts=Timeouts(first_output=limit))
-    management = reg.llama_swap("ls")
-    assert management._wait.args[1].first_output == seconds
-    assert management._call.args[1].first_output == limit
+    managed = reg.llama_swap("ls")
+    assert managed._send_slow.args[1].first_output == seconds
+    assert managed._send.args[1].first_output == limit
 
 
 async def test_a_log_that_stays_quiet_is_waited_for(serve, registry):
     gate = Gate()
     server = await serve(Hang(answer=Answer(200, {}, "a line\n"), gate=gate))
     reg = registry({"ls": server.dsn("llama-swap")}, timeouts=Timeouts(first_output=7))
-    management = reg.llama_swap("ls")
-    assert management._stream.args[1] == Timeouts(first_output=None)
-    lines = asyncio.create_task(anext(management.logs(history=False)))
+    managed = reg.llama_swap("ls")
+    assert managed._stream.args[1] == Timeouts(first_output=None)
+    lines = asyncio.create_task(anext(managed.logs(history=False)))
     await gate.reached()
     gate.open()
     assert await lines == "a line\n"

@@ -1,0 +1,148 @@
+"""Ollama: the types of its replies, its API, and what it reports about its models."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+from aiollm.errors import ProtocolError, ProviderError
+from aiollm.provider import Provider
+from aiollm.servers.base import Server, read
+
+
+class ModelDetails(msgspec.Struct, frozen=True):
+    """How an Ollama model is made."""
+
+    format: str = ""
+    family: str = ""
+    families: tuple[str, ...] = ()
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int | None = None
+
+
+class OllamaModel(msgspec.Struct, frozen=True):
+    """A model that Ollama has on disk; `size` in bytes; newer servers name `capabilities`."""
+
+    name: str = ""
+    size: int = 0
+    digest: str = ""
+    modified_at: datetime | None = None
+    details: ModelDetails = ModelDetails()
+    capabilities: tuple[str, ...] = ()
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """A model that Ollama holds in memory: `size` bytes, `size_vram` of them on a GPU."""
+
+    name: str = ""
+    size: int = 0
+    size_vram: int = 0
+    digest: str = ""
+    expires_at: datetime | None = None
+    context_length: int | None = None
+    details: ModelDetails = ModelDetails()
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What Ollama knows about a model; older servers leave `capabilities` empty."""
+
+    capabilities: tuple[str, ...] = ()
+    model_info: dict[str, Any] = {}
+    details: ModelDetails = ModelDetails()
+    parameters: str = ""
+    template: str = ""
+
+    @property
+    def context_length(self) -> int | None:
+        """The tokens the model was made for; what is loaded may have fewer."""
+        name = f"{self.model_info.get('general.architecture')}.context_length"
+        length = self.model_info.get(name)
+        return length if isinstance(length, int) else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the server reports for `Capabilities`; empty where it reports nothing."""
+        if not self.capabilities:
+            return {}
+        return {
+            "images": "vision" in self.capabilities,
+            "tools": "tools" in self.capabilities,
+            "reasoning": "thinking" in self.capabilities,
+        }
+
+
+class _ModelList(msgspec.Struct, frozen=True):
+    models: tuple[OllamaModel, ...]
+
+
+class _LoadedList(msgspec.Struct, frozen=True):
+    models: tuple[LoadedModel, ...]
+
+
+class Ollama(Server):
+    """An Ollama server, or one that speaks its API; every method raises LLMError."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("ollama", "ollama-cloud", "foreman")
+
+    async def models(self) -> tuple[OllamaModel, ...]:
+        """Return all models it has."""
+        return read(await self._ask("GET", "/api/tags"), _ModelList).models
+
+    async def running(self) -> tuple[LoadedModel, ...]:
+        """Return the models it holds in memory."""
+        return read(await self._ask("GET", "/api/ps"), _LoadedList).models
+
+    async def show(self, model: str) -> ModelInfo:
+        """Return what it knows about a model. Raises: ModelNotFoundError."""
+        return read(await self._ask("POST", "/api/show", {"model": model}), ModelInfo)
+
+    async def load(self, model: str, keep_alive: str | float | None = None) -> None:
+        """Load a model; `keep_alive` is how long it stays: seconds, "30m", -1 for ever.
+
+        Without it the server decides, by default five minutes after its last use.
+        Raises: ModelNotFoundError.
+        """
+        body: dict[str, Any] = {"model": model, "stream": False}
+        if keep_alive is not None:
+            body["keep_alive"] = keep_alive
+        await self._ask_slow("POST", "/api/generate", body)
+
+    async def unload(self, model: str | None = None) -> None:
+        """Unload a model, or all; a stream that is under way ends first.
+
+        Raises: ModelNotFoundError; a model that is not loaded is not an error.
+        """
+        names = [model] if model is not None else [each.name for each in await self.running()]
+        for name in names:
+            body = {"model": name, "keep_alive": 0, "stream": False}
+            await self._ask("POST", "/api/generate", body)
+
+    async def facts(self, model: str) -> dict[str, Any]:
+        """Return what is known of a model for `Capabilities`, without loading it.
+
+        The context length is that of the loaded model: it may have less than it was made for.
+        """
+        facts = (await self.show(model)).facts
+        with suppress(ProviderError, ProtocolError):  # not all that speak its API have this
+            for each in await self.running():
+                if each.name == _tagged(model) and each.context_length:
+                    facts["context_length"] = each.context_length
+        return facts
+
+
+def is_hosted(provider: Provider, model: str) -> bool:
+    """Say whether a model runs in Ollama's cloud, which loads it by itself."""
+    return (
+        provider.scheme == "ollama-cloud"
+        or provider.host == "ollama.com"
+        or model.endswith("cloud")
+    )
+
+
+def _tagged(model: str) -> str:
+    """Return the name of a model with its tag."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
