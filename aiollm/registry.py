@@ -285,10 +285,11 @@ class Registry:
         """Return a server that speaks Ollama's API, to manage its models. Raises: ConfigError."""
         return self._servers().server(name, Ollama)
 
-    async def warmup(self, spec: str | Plan | None = None) -> None:
-        """Load what the first request needs, off the loop; with a spec, its codecs too.
+    async def preload(self, spec: str | Plan | None = None) -> None:
+        """Import what the first request needs, in a thread; with a spec, its codecs, too.
 
-        Nothing is sent: `warm` loads models. Raises: SpecError, ConfigError.
+        That is aiohttp, the TLS certificates and the image modules, some 150 ms in all. Nothing
+        is sent, and no model is loaded. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
         await self._resources.open_transport()
@@ -297,28 +298,32 @@ class Registry:
             for provider in self._catalog.providers_of(plan).values():
                 provider.codec.decoder()
 
-    async def warm(
+    async def load_models(
         self, spec: str | Plan | None = None, *, timeouts: Timeouts | None = None
     ) -> tuple[Target, ...]:
-        """Load what the first request needs; with a spec, its models where servers can do that.
+        """Load the models of a spec on the servers that can: llama-swap, Ollama and foreman.
 
-        llama-swap, Ollama and foreman can. Returns the targets whose models are loaded; those
-        that failed are set aside as after a failed call. What a server tells of a model is
-        heeded as by `learn`. Without `timeouts` a model may take five minutes.
-        Raises: SpecError, ConfigError; FailoverError when models could be loaded and none was.
+        Returns the targets whose models are loaded. A target whose model fails to load is set
+        aside as after a failed call. The capabilities of loaded models are refreshed. Without
+        `timeouts` a model may take five minutes. Calls `preload` first; without a spec, nothing
+        else. Raises: SpecError, ConfigError; FailoverError when models could be loaded and none
+        was.
         """
-        await self.warmup(spec)
-        return () if spec is None else await self._servers().warm(self.parse(spec), timeouts)
+        await self.preload(spec)
+        if spec is None:
+            return ()
+        return await self._servers().load_models(self.parse(spec), timeouts)
 
-    async def learn(
+    async def refresh_capabilities(
         self, spec: str | Plan, *, timeouts: Timeouts | None = None
     ) -> dict[Target, Capabilities]:
-        """Ask llama-swap and Ollama servers what the models of a spec can do; heed it from now on.
+        """Ask llama-swap and Ollama servers what the models of a spec can do; loads no model.
 
-        Facts that the provider was given in code, and options of its DSN, still win.
-        Raises: SpecError, ConfigError; FailoverError when servers were asked and none told.
+        Returns their capabilities, which all calls go by from now on; targets of other services
+        are left out. Facts given with the provider in code, and options of its DSN, still win.
+        Raises: SpecError, ConfigError; FailoverError when every server that was asked failed.
         """
-        return await self._servers().learn(self.parse(spec), timeouts)
+        return await self._servers().refresh_capabilities(self.parse(spec), timeouts)
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""

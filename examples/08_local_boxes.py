@@ -14,7 +14,7 @@ async def main() -> None:
         box = reg.llama_swap("ls")
         print("has", ", ".join(model.id for model in await box.models()))
         print("runs", ", ".join(model.model for model in await box.running()) or "nothing")
-        loaded = await reg.warm(f"ls/{MODEL}")  # may take minutes: not part of a call's deadlines
+        loaded = await reg.load_models(f"ls/{MODEL}")  # may take minutes
         print("loaded", *loaded)
         try:
             questions = [f"What is {n} times {n}?" for n in (12, 13, 14)]

@@ -52,8 +52,8 @@ class Servers:
         timeouts = self._catalog.timeouts_of(provider)
         return self._make(kind, provider, timeouts, at_least(timeouts, LOAD_SECONDS))
 
-    async def warm(self, plan: Plan, timeouts: Timeouts | None) -> tuple[Target, ...]:
-        """Load the models that can be loaded; return their targets. Raises: FailoverError."""
+    async def load_models(self, plan: Plan, timeouts: Timeouts | None) -> tuple[Target, ...]:
+        """Load the models that servers can load; return their targets. Raises: FailoverError."""
 
         async def load(target: Target, server: Server) -> None:
             await self._watched_load(target, server)
@@ -69,8 +69,10 @@ class Servers:
         }
         return tuple(await self._each(plan, loadable, timeouts, load))
 
-    async def learn(self, plan: Plan, timeouts: Timeouts | None) -> dict[Target, Capabilities]:
-        """Ask what the models can do, and heed it from now on. Raises: FailoverError."""
+    async def refresh_capabilities(
+        self, plan: Plan, timeouts: Timeouts | None
+    ) -> dict[Target, Capabilities]:
+        """Ask what the models can do, and keep the answers. Raises: FailoverError."""
 
         async def ask(target: Target, server: Server) -> Capabilities:
             self._catalog.learn(target, await server.facts(target.model))

@@ -329,11 +329,11 @@ async def test_closing_a_registry_ends_everything_even_when_one_part_fails(regis
     assert ended == ["closed three", "killed one", "killed two"]
 
 
-async def test_warmup_sends_nothing(serve, registry):
+async def test_preloading_sends_nothing(serve, registry):
     server = await serve(OK)
     reg = registry({"a": server})
-    await reg.warmup()
-    await reg.warmup("a/m")
+    await reg.preload()
+    await reg.preload("a/m")
     assert server.counts.opened == 0
     assert (await reg.generate("a/m", "hi")).text == "Hello"
 

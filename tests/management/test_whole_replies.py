@@ -63,5 +63,5 @@ async def test_a_web_page_is_an_error(registry, call):
 async def test_a_model_whose_loading_broke_off_is_not_loaded(registry):
     reg = await registry(Cut(5, WHOLE), "ollama")
     with pytest.raises(FailoverError) as caught:
-        await reg.warm("x/m")
+        await reg.load_models("x/m")
     assert isinstance(caught.value.exceptions[0], StreamInterrupted)

@@ -38,8 +38,8 @@ async def main():
     seen = {}
     async with Registry(env={}) as reg:
         reg.register("fake", FakeProvider(default="Hello").provider())
-        if "warm" in sys.argv:
-            await reg.warmup()
+        if "preload" in sys.argv:
+            await reg.preload()
         await reg.generate("fake/m", "without an image")
         seen["before"] = dict(loaded)
         png = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
@@ -73,8 +73,8 @@ def test_the_first_image_loads_its_modules_off_the_loop():
     assert [name for name, on_the_loop in seen["after"].items() if on_the_loop] == ["aiollm.media"]
 
 
-def test_after_a_warmup_the_first_image_loads_nothing():
-    seen = loaded("warm")
+def test_after_preloading_the_first_image_loads_nothing():
+    seen = loaded("preload")
     assert {"aiollm.media.pool", "aiollm.media.prepare"} <= seen["before"].keys()
     assert seen["before"] == seen["after"]
 

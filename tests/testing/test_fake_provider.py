@@ -209,4 +209,4 @@ class TestUnderARegistry:
             reg.register("fake", FakeProvider().provider())
             with pytest.raises(UnsupportedError, match="'fake' is a FakeProvider"):
                 await reg.models("fake")
-            assert await reg.warm("fake/m") == ()
+            assert await reg.load_models("fake/m") == ()

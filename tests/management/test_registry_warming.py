@@ -1,4 +1,4 @@
-"""Loading models ahead of use, and learning what they can do."""
+"""Loading models ahead of use, and refreshing what is known of their capabilities."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_every_server_of_a_chain_that_can_load_a_model_does(serve, registr
     ls, m5, cloud = await serve(swap()), await serve(box()), await serve(chat("x"))
     dsns = {"ls": ls.dsn("llama-swap"), "m5": m5.dsn("ollama"), "cloud": cloud.dsn()}
     reg = registry(dsns)
-    assert await reg.warm("ls/qwen,cloud/gpt,m5/smol") == targets("ls/qwen", "m5/smol")
+    assert await reg.load_models("ls/qwen,cloud/gpt,m5/smol") == targets("ls/qwen", "m5/smol")
     assert ls.requests[0].path == "/upstream/qwen/health"
     assert ls.requests[0].headers["authorization"] == "Bearer test-key"
     assert m5.requests[0].json() == {"model": "smol", "stream": False}
@@ -101,20 +101,20 @@ async def test_every_server_of_a_chain_that_can_load_a_model_does(serve, registr
 
 async def test_without_a_spec_nothing_is_asked(registry):
     reg = registry({"m5": "ollama+http://127.0.0.1:9"})
-    assert await reg.warm() == ()
+    assert await reg.load_models() == ()
 
 
-async def test_a_closed_registry_warms_nothing(registry):
+async def test_a_closed_registry_loads_no_model(registry):
     reg = registry({"m5": "ollama+http://127.0.0.1:9"})
     await reg.aclose()
     with pytest.raises(ClosedError):
-        await reg.warm("m5/smol")
+        await reg.load_models("m5/smol")
 
 
 async def test_a_wrong_spec_is_refused_before_any_byte(serve, registry):
     m5 = await serve(box())
     reg = registry({"m5": m5.dsn("ollama")})
-    for act in (reg.warm, reg.learn):
+    for act in (reg.load_models, reg.refresh_capabilities):
         with pytest.raises(SpecError):
             await act("nobody/x")
     assert m5.counts.requests == 0
@@ -124,7 +124,7 @@ async def test_a_wrong_spec_is_refused_before_any_byte(serve, registry):
 async def test_all_that_speak_ollamas_api_load_the_same_way(serve, registry, scheme):
     m5 = await serve(box())
     reg = registry({"m5": m5.dsn(scheme)})
-    assert await reg.warm("m5/smol") == targets("m5/smol")
+    assert await reg.load_models("m5/smol") == targets("m5/smol")
     assert m5.requests[0].headers["authorization"] == "Bearer test-key"
 
 
@@ -134,7 +134,7 @@ async def test_all_that_speak_ollamas_api_load_the_same_way(serve, registry, sch
 async def test_a_cloud_loads_its_models_itself(serve, registry, scheme, model):
     server = await serve(box())
     reg = registry({"c": server.dsn(scheme)})
-    assert await reg.warm(f"c/{model}") == ()
+    assert await reg.load_models(f"c/{model}") == ()
     assert server.counts.requests == 0
 
 
@@ -143,7 +143,7 @@ async def test_one_that_fails_is_set_aside_and_the_others_are_warm(serve, regist
     m5 = await serve(box())
     dsns = {"ls": ls.dsn("llama-swap"), "m5": m5.dsn("ollama")}
     reg = registry(dsns, cooldown=60)
-    assert await reg.warm("ls/broken,m5/smol") == targets("m5/smol")
+    assert await reg.load_models("ls/broken,m5/smol") == targets("m5/smol")
     states = {str(each.target): each.state for each in reg.health()}
     assert states == {"ls/broken": "cooling", "m5/smol": "healthy"}
     await reg.generate("ls/broken,m5/smol", "hi")
@@ -168,7 +168,7 @@ async def test_when_none_could_be_loaded_all_errors_are_raised(
     server = await serve(script)
     reg = registry({"x": server.dsn(scheme)})
     with pytest.raises(FailoverError) as caught:
-        await reg.warm("x/m")
+        await reg.load_models("x/m")
     (error,) = caught.value.exceptions
     assert type(error) is kind
     assert error.target == Target("x", "m")
@@ -179,7 +179,7 @@ async def test_a_server_that_is_not_there_fails(serve, registry):
     server = await serve(WELL)
     reg = registry({"x": server.refused_url().replace("http", "ollama+http", 1)})
     with pytest.raises(FailoverError) as caught:
-        await reg.warm("x/m")
+        await reg.load_models("x/m")
     assert isinstance(caught.value.exceptions[0], ConnectError)
 
 
@@ -187,7 +187,7 @@ async def test_loading_has_a_deadline_of_its_own(serve, registry):
     server = await serve(Hang())
     reg = registry({"x": server.dsn("llama-swap")})
     with pytest.raises(FailoverError) as caught:
-        await reg.warm("x/m", timeouts=Timeouts(first_output=0.05))
+        await reg.load_models("x/m", timeouts=Timeouts(first_output=0.05))
     error = caught.value.exceptions[0]
     assert isinstance(error, DeadlineError)
     assert error.which == "first_output"
@@ -220,7 +220,7 @@ async def test_cancelling_a_load_harms_nobody_and_leaves_nothing(serve, registry
     gate = Gate()
     server = await serve(Hang(gate=gate))
     reg = registry({"x": server.dsn("llama-swap")})
-    task = asyncio.create_task(reg.warm("x/m"))
+    task = asyncio.create_task(reg.load_models("x/m"))
     await gate.reached()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -233,9 +233,9 @@ async def test_a_load_that_succeeds_closes_the_case_of_a_target(serve, registry)
     server = await serve([BROKEN, WELL, listed()])
     reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
     with pytest.raises(FailoverError):
-        await reg.warm("x/m")
+        await reg.load_models("x/m")
     assert [each.state for each in reg.health()] == ["cooling"]
-    assert await reg.warm("x/m") == targets("x/m")
+    assert await reg.load_models("x/m") == targets("x/m")
     assert [each.state for each in reg.health()] == ["healthy"]
 
 
@@ -244,8 +244,8 @@ async def test_a_cancelled_load_gives_its_probe_back(serve, registry):
     server = await serve([BROKEN, Hang(gate=gate)])
     reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
     with pytest.raises(FailoverError):
-        await reg.warm("x/m")
-    task = asyncio.create_task(reg.warm("x/m"))
+        await reg.load_models("x/m")
+    task = asyncio.create_task(reg.load_models("x/m"))
     await gate.reached()
     assert [each.state for each in reg.health()] == ["probing"]
     task.cancel()
@@ -259,7 +259,7 @@ async def test_hosts_load_at_once_and_each_one_model_at_a_time_the_first_last(se
     ls = await serve(lambda _: Hang(answer=WELL, gate=gate))
     m5 = await serve(Hang(answer=LOADED, gate=gate))
     reg = registry({"ls": ls.dsn("llama-swap"), "m5": m5.dsn("ollama")})
-    task = asyncio.create_task(reg.warm("ls/a,ls/b,m5/smol"))
+    task = asyncio.create_task(reg.load_models("ls/a,ls/b,m5/smol"))
     await gate.reached(2)
     assert [each.path for each in ls.requests] == ["/upstream/b/health"]
     gate.open()
@@ -321,7 +321,7 @@ async def test_what_ollama_tells_of_a_model_holds_from_then_on(serve, registry):
     reg = registry({"m5": server.dsn("ollama")})
     before = reg.provider("m5").capabilities("smol")
     assert (before.images, before.tools, before.reasoning) == (True, True, True)
-    learned = await reg.learn("m5/smol")
+    learned = await reg.refresh_capabilities("m5/smol")
     after = reg.provider("m5").capabilities("smol")
     assert learned == {Target("m5", "smol"): after}
     assert (after.images, after.tools, after.reasoning) == (False, True, False)
@@ -329,17 +329,17 @@ async def test_what_ollama_tells_of_a_model_holds_from_then_on(serve, registry):
     assert reg.provider("m5").capabilities("other") == before
 
 
-async def test_a_warm_model_is_known_too(serve, registry):
+async def test_the_capabilities_of_a_loaded_model_are_known_too(serve, registry):
     ls, m5 = await serve(swap()), await serve(box())
     reg = registry({"ls": ls.dsn("llama-swap"), "m5": m5.dsn("ollama")})
-    await reg.warm("ls/qwen,m5/smol")
+    await reg.load_models("ls/qwen,m5/smol")
     qwen = reg.provider("ls").capabilities("qwen")
     smol = reg.provider("m5").capabilities("smol")
     assert (qwen.images, qwen.audio, qwen.context_length) == (True, False, 8192)
     assert (smol.images, smol.tools, smol.context_length) == (False, False, 2048)
 
 
-async def test_learning_loads_no_model(serve, registry):
+async def test_refreshing_capabilities_loads_no_model(serve, registry):
     entry = {
         "id": "qwen",
         "architecture": {"input_modalities": ["text"]},
@@ -349,7 +349,7 @@ async def test_learning_loads_no_model(serve, registry):
     }
     server = await serve({"/v1/models": listed(entry)})
     reg = registry({"ls": server.dsn("llama-swap")})
-    facts = (await reg.learn("ls/qwen"))[Target("ls", "qwen")]
+    facts = (await reg.refresh_capabilities("ls/qwen"))[Target("ls", "qwen")]
     assert [each.path for each in server.requests] == ["/v1/models"]
     assert (facts.images, facts.tools, facts.context_length) == (False, True, 32768)
 
@@ -358,22 +358,22 @@ async def test_a_server_behind_llama_swap_need_not_be_llama_cpp(serve, registry)
     server = await serve(swap(**{"/upstream/qwen/props": Answer(404, {}, {"detail": "no"})}))
     reg = registry({"ls": server.dsn("llama-swap")})
     before = reg.provider("ls").capabilities("qwen")
-    assert await reg.learn("ls/q") == {Target("ls", "q"): before}
+    assert await reg.refresh_capabilities("ls/q") == {Target("ls", "q"): before}
 
 
-async def test_a_server_that_tells_nothing_is_warm_all_the_same(serve, registry):
+async def test_a_model_is_loaded_even_where_the_server_reports_no_capabilities(serve, registry):
     server = await serve(box(**{"/api/show": Answer(404, {}, b"no such route")}))
     reg = registry({"f": server.dsn("foreman")})
-    assert await reg.warm("f/smol") == targets("f/smol")
+    assert await reg.load_models("f/smol") == targets("f/smol")
     with pytest.raises(FailoverError):
-        await reg.learn("f/smol")
+        await reg.refresh_capabilities("f/smol")
     assert {each.state for each in reg.health()} == {"healthy"}
 
 
 async def test_a_server_without_a_list_of_running_models_tells_the_rest(serve, registry):
     server = await serve(box(["vision"], **{"/api/ps": Answer(404)}))
     reg = registry({"f": server.dsn("foreman")})
-    facts = (await reg.learn("f/smol"))[Target("f", "smol")]
+    facts = (await reg.refresh_capabilities("f/smol"))[Target("f", "smol")]
     assert (facts.images, facts.context_length) == (True, None)
 
 
@@ -382,14 +382,14 @@ async def test_facts_of_the_caller_and_options_of_the_dsn_still_win(serve, regis
     reg = registry({"m5": server.dsn("ollama", max_images=2)})
     row = reg.provider("m5")
     reg.register("own", msgspec.structs.replace(row, facts={"tools": True}))
-    learned = (await reg.learn("own/smol"))[Target("own", "smol")]
+    learned = (await reg.refresh_capabilities("own/smol"))[Target("own", "smol")]
     assert (learned.tools, learned.images, learned.max_images_per_request) == (True, True, 2)
 
 
 async def test_what_was_learned_survives_a_new_alias_and_goes_with_a_new_provider(serve, registry):
     server = await serve(box())
     reg = registry({"m5": server.dsn("ollama")})
-    await reg.learn("m5/smol")
+    await reg.refresh_capabilities("m5/smol")
     reg.alias("small", "m5/smol")
     assert reg.provider("m5").capabilities("smol").tools is False
     reg.register("m5", server.dsn("ollama"))
@@ -402,7 +402,7 @@ async def test_a_plan_that_was_resolved_before_heeds_what_is_learned(serve, regi
     reg = registry({"m5": server.dsn("ollama"), "b": other.dsn()})
     asked = Request("Weather?", tools=(TOOL,))
     await reg.generate("m5/smol,b/m", asked)
-    await reg.learn("m5/smol")
+    await reg.refresh_capabilities("m5/smol")
     response = await reg.generate("m5/smol,b/m", asked)
     assert response.text == "Sunny."
     assert isinstance(response.attempts[0].error, UnsupportedError)
@@ -412,7 +412,7 @@ async def test_a_plan_that_was_resolved_before_heeds_what_is_learned(serve, regi
 async def test_a_model_that_sees_nothing_is_sent_no_image(serve, registry):
     server = await serve(box())
     reg = registry({"m5": server.dsn("ollama")})
-    await reg.learn("m5/smol")
+    await reg.refresh_capabilities("m5/smol")
     with pytest.raises(FailoverError) as caught:
         await reg.generate("m5/smol", Request((user("What is it?", ImagePart(PNG)),)))
     assert isinstance(caught.value.exceptions[0], UnsupportedError)
@@ -422,7 +422,7 @@ async def test_a_model_that_sees_nothing_is_sent_no_image(serve, registry):
 async def test_a_model_that_does_not_think_is_not_asked_to(serve, registry):
     server = await serve(box())
     reg = registry({"m5": server.dsn("ollama")})
-    await reg.learn("m5/smol")
+    await reg.refresh_capabilities("m5/smol")
     response = await reg.generate("m5/smol", Request("hi", reasoning="high"))
     assert response.warnings == ("smol does not think: reasoning is dropped",)
     await reg.generate("m5/smol", Request("hi", reasoning="none"))
@@ -436,7 +436,7 @@ async def test_a_prompt_that_fills_the_context_learned_is_a_warning(serve, regis
     server = await serve(box(**{"/api/chat": ndjson({"message": {"content": "Hi"}}, end)}))
     reg = registry({"m5": server.dsn("ollama")})
     assert (await reg.generate("m5/smol", "hi")).warnings == ()
-    await reg.learn("m5/smol")
+    await reg.refresh_capabilities("m5/smol")
     warnings = (await reg.generate("m5/smol", "hi")).warnings
     assert any("2048" in warning for warning in warnings) is cut
 
@@ -463,6 +463,6 @@ async def test_a_built_in_without_a_server_says_on_use_what_to_set(registry, nam
     with pytest.raises(ConfigError) as caught:
         ask(name)
     assert shown in str(caught.value)
-    for act in (reg.warm, reg.learn):
+    for act in (reg.load_models, reg.refresh_capabilities):
         with pytest.raises(ConfigError, match="set LLM_"):
             await act(f"{name}/qwen")
