@@ -55,10 +55,10 @@ def direct(data: bytes) -> bytes:
 
 def ours(data: bytes) -> bytes:
     """Do what a worker does."""
-    from aiollm.media.limits import Limits
+    from aiollm.media.limits import ImageLimits
     from aiollm.media.transform import transform
 
-    return transform(data, Limits(("image/jpeg", "image/png"), EDGE)).data
+    return transform(data, ImageLimits(("image/jpeg", "image/png"), EDGE)).data
 
 
 def jpeg(image: object) -> bytes:

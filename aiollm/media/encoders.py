@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.limits import Limits, Output, scaled
+from aiollm.media.limits import ImageLimits, Output, scaled
 from aiollm.media.pixels import has_alpha, on_white
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ WEBP = Encoder("image/webp", "WEBP", "webp", _QUALITIES, longest=16_383)
 GIF = Encoder("image/gif", "GIF")
 
 
-def encode(image: Image.Image, limits: Limits, *, lossless: bool, sharp: bool) -> Output:
+def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bool) -> Output:
     """Encode within the limits. Raises: UnsupportedError when nothing can be made to fit.
 
     PNG keeps a lossless source as it is, and transparency; what does not fit so goes to a lossy
@@ -62,7 +62,7 @@ def encode(image: Image.Image, limits: Limits, *, lossless: bool, sharp: bool) -
     return _shrunk(image, encoders[-1], limits.size or 0, spent, sharp=sharp)
 
 
-def _choose(image: Image.Image, limits: Limits, *, lossless: bool) -> list[Encoder]:
+def _choose(image: Image.Image, limits: ImageLimits, *, lossless: bool) -> list[Encoder]:
     """Return the formats to try, best first, up to the first that can give up quality."""
     from PIL import features
 

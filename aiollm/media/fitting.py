@@ -11,7 +11,7 @@ import msgspec
 from aiollm._wire.image_type import mime_of
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
-from aiollm.media.limits import Limits
+from aiollm.media.limits import ImageLimits
 from aiollm.media.sniff import info
 from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, TextPart, ToolResultPart
 
@@ -74,14 +74,14 @@ def text_weight(text: TextPart) -> int:
 
 def limits(
     images: Sequence[tuple[int, ImagePart]], caps: Capabilities, left: int | None
-) -> list[Limits]:
+) -> list[ImageLimits]:
     """Return what each image must keep; an image stands with the number of its message.
 
     The images of one message are meant together: where they alone exceed the room, each gets an
     equal share, a power of two so that it stays the same while the text grows.
     """
     edge, size = _edge(len(images), caps), _size(caps)
-    plain = Limits(caps.allowed_image_mime, edge, size)
+    plain = ImageLimits(caps.allowed_image_mime, edge, size)
     if left is None:
         return [plain] * len(images)
     spent: Counter[int] = Counter()
@@ -89,14 +89,14 @@ def limits(
         spent[number] += weight(image)
     count = Counter(number for number, _ in images)
     crowded = {
-        number: Limits(plain.mime, edge, _smaller(size, _share(left, count[number])))
+        number: ImageLimits(plain.mime, edge, _smaller(size, _share(left, count[number])))
         for number, total in spent.items()
         if total > left
     }
     return [crowded.get(number, plain) for number, _ in images]
 
 
-def misfit(data: bytes, wanted: Limits) -> str:
+def misfit(data: bytes, wanted: ImageLimits) -> str:
     """Return why the image must change, "" when it can go as it is."""
     found = info(data)
     if found is None:

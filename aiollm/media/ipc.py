@@ -18,7 +18,7 @@ _DATA_LIMIT = 1 << 30
 _BLOCK = 1 << 20
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ResultHead(msgspec.Struct, frozen=True):
     """The head of a worker's frame: `refusal` tells why there is no image behind it."""
 
     mime: str = ""
@@ -27,7 +27,7 @@ class Answer(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-class Wire:
+class Channel:
     """One end of a socket pair; `until` is the monotonic time by which it must be done."""
 
     def __init__(self, end: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What an image must keep and what a worker gives back: the words of policy, pool and codec."""
+"""What an image must keep and what a worker gives back: shared by fitting, pool and transform."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ MAX_PIXELS = 80_000_000
 """Pixels of an image that is decoded at all: 320 MB in memory. Larger ones are refused."""
 
 INSTALL = (
-    "no image library is installed: install aiollm-client[images] (Pillow) or aiollm-client[simd] (pillow-simd)"
+    "no image library is installed: install aiollm-client[images] (Pillow) "
+    "or aiollm-client[simd] (pillow-simd)"
 )
 
 Size = tuple[int, int]
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ImageLimits(msgspec.Struct, frozen=True):
     """Allowed MIME types, longest edge in pixels, and bytes; None is no limit."""
 
     mime: tuple[str, ...]

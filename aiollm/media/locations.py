@@ -14,31 +14,31 @@ Key = tuple[int, int, int]
 """Index of the message, of the part, and of the item in a tool result (else -1)."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
     """One image of a request."""
 
     key: Key
     image: ImagePart
 
 
-def find(request: Request) -> list[Place]:
+def find(request: Request) -> list[Location]:
     """Return all images, those in tool results included, in order."""
-    places: list[Place] = []
+    locations: list[Location] = []
     for number, message in enumerate(request.messages):
         for index, part in enumerate(message.parts):
             if isinstance(part, ImagePart):
-                places.append(Place((number, index, -1), part))
+                locations.append(Location((number, index, -1), part))
             elif isinstance(part, ToolResultPart):
-                places += [
-                    Place((number, index, item), piece)
+                locations += [
+                    Location((number, index, item), piece)
                     for item, piece in enumerate(part.content)
                     if isinstance(piece, ImagePart)
                 ]
-    return places
+    return locations
 
 
 def rebuild(request: Request, changes: Mapping[Key, ImagePart | TextPart]) -> Request:
-    """Return the request with other parts in some places, or itself when there are none."""
+    """Return the request with other parts in some locations, or itself when there are none."""
     if not changes:
         return request
     messages = list(request.messages)

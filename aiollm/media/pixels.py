@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from aiollm.media.limits import Limits, Size
+from aiollm.media.limits import ImageLimits, Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +19,7 @@ _SCALES = {"I": 65535.0, "F": 1.0}
 """Brightest value of the deep modes, where the pixels themselves show no brighter one."""
 
 
-def render(image: Image.Image, limits: Limits, *, sharp: bool) -> Image.Image:
+def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Image:
     """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata.
 
     `sharp` takes the finer filter, for text and drawings.

@@ -13,15 +13,15 @@ import msgspec
 from aiollm.errors import UnsupportedError
 from aiollm.media.cache import Cache, digest
 from aiollm.media.fitting import misfit
-from aiollm.media.limits import Limits, Output
-from aiollm.media.workers import Crew, Job
+from aiollm.media.limits import ImageLimits, Output
+from aiollm.media.workers import Job, Workers
 from aiollm.types import ImagePart
 
 _AT_ONCE = 64 * 1024
 """Bytes that are hashed on the loop, sooner than a thread would answer."""
 _SOURCE = "source"
 
-Key = tuple[bytes, Limits]
+Key = tuple[bytes, ImageLimits]
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class MediaPool:
         memory_limit: int = 2 << 30,
         cache_limit: int = 128 << 20,
     ) -> None:
-        self._crew = Crew(workers, time_limit, memory_limit)
+        self._workers = Workers(workers, time_limit, memory_limit)
         self._cache = Cache(cache_limit)
         self._jobs: dict[Key, Job] = {}
         self._hasher: ThreadPoolExecutor | None = None
@@ -71,16 +71,20 @@ class MediaPool:
     def statistics(self) -> PoolStatistics:
         """Return what was done so far."""
         return PoolStatistics(
-            len(self._crew.processes), self._prepared, self._refused, self._reused, self._cache.size
+            len(self._workers.processes),
+            self._prepared,
+            self._refused,
+            self._reused,
+            self._cache.size,
         )
 
-    def peek(self, image: ImagePart, limits: Limits) -> Output | None:
+    def peek(self, image: ImagePart, limits: ImageLimits) -> Output | None:
         """Return what was made of this very part for these limits, if it is at hand."""
         content = self._cache.known(image)
         made = self._cache.get((content, limits)) if content is not None else None
         return made if isinstance(made, Output) else None
 
-    async def fit(self, image: ImagePart, limits: Limits) -> Output:
+    async def fit(self, image: ImagePart, limits: ImageLimits) -> Output:
         """Return the image within `limits`. Raises: UnsupportedError with the reason, ClosedError.
 
         What is being made already is waited for; a worker is stopped once the last who waits for
@@ -95,7 +99,7 @@ class MediaPool:
             raise UnsupportedError(found)
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = self._crew.start(image.data, limits)
+            job = self._jobs[key] = self._workers.start(image.data, limits)
         await self._done(key, job)
         return self._result(key, job)
 
@@ -113,16 +117,16 @@ class MediaPool:
 
     async def close(self) -> None:
         """End the workers; idempotent. Images under way fail with ClosedError."""
-        if self._crew.kill() or self._hasher is not None:
+        if self._workers.kill() or self._hasher is not None:
             await asyncio.to_thread(self._reap, join=True)
 
     def kill(self) -> None:
         """End the workers where there is no event loop, within milliseconds."""
-        self._crew.kill()
+        self._workers.kill()
         self._reap(join=False)
 
     def _reap(self, *, join: bool) -> None:
-        self._crew.reap(join=join)
+        self._workers.reap(join=join)
         if self._hasher is not None:
             self._hasher.shutdown(wait=join)
 
@@ -157,7 +161,7 @@ class MediaPool:
             job.waiting -= 1
             if not job.waiting and not job.future.done():
                 del self._jobs[key]
-                self._crew.give_up(job)
+                self._workers.give_up(job)
 
     def _result(self, key: Key, job: Job) -> Output:
         first = self._jobs.pop(key, None) is job
@@ -176,7 +180,7 @@ class MediaPool:
         raise UnsupportedError(refusal)
 
 
-def _checked(made: Output, limits: Limits) -> Output:
+def _checked(made: Output, limits: ImageLimits) -> Output:
     """Return what a worker made if it keeps the limits: who reads pictures is not trusted."""
     if reason := misfit(made.data, limits):
         raise UnsupportedError(f"the worker's answer is no good: {reason}")

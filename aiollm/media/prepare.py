@@ -16,12 +16,12 @@ from aiollm.media import fitting
 from aiollm.media.limits import (
     INSTALL,
     MAX_PIXELS,
-    Limits,
+    ImageLimits,
     Output,
     available,
     too_many_pixels,
 )
-from aiollm.media.locations import Key, Place, find, rebuild
+from aiollm.media.locations import Key, Location, find, rebuild
 from aiollm.media.pool import MediaPool
 from aiollm.media.sniff import info
 from aiollm.types import ImagePart, Request, TextPart
@@ -59,23 +59,23 @@ async def normalize_with_notes(
     fetch: Fetch | None = None,
 ) -> tuple[Request, tuple[str, ...]]:
     """Do as `normalize`, and tell in words what was left out."""
-    places = find(request)
-    if not places:
+    locations = find(request)
+    if not locations:
         return request, ()
     fitting.require_images(caps)
     if pool is not None:
-        return await _Preparation(request, caps, pool, fetch, places).run()
+        return await _Preparation(request, caps, pool, fetch, locations).run()
     async with MediaPool() as own:
-        return await _Preparation(request, caps, own, fetch, places).run()
+        return await _Preparation(request, caps, own, fetch, locations).run()
 
 
 class _Item(msgspec.Struct):
     """An image that may stay: what it is by now, what it must keep, and why it does not yet."""
 
-    place: Place
+    location: Location
     number: int
     image: ImagePart
-    limits: Limits
+    limits: ImageLimits
     misfit: str = ""
 
 
@@ -88,46 +88,48 @@ class _Preparation:
         caps: Capabilities,
         pool: MediaPool,
         fetch: Fetch | None,
-        places: Sequence[Place],
+        locations: Sequence[Location],
     ) -> None:
         self._request = request
         self._caps = caps
         self._pool = pool
         self._fetch = fetch
-        self._places = places
+        self._locations = locations
         self._changes: dict[Key, ImagePart | TextPart] = {}
         self._notes: list[str] = []
         self._rest: int | None = None
-        self._told = 0
-        """Bytes of the texts that stand for images left out."""
+        self._text_bytes = 0
+        """Bytes of the texts in place of images left out."""
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
         """Leave out, load, fit, leave out what is too much still; await only what must change."""
         most = self._caps.max_images_per_request
-        first = 0 if most is None else max(0, len(self._places) - most)
-        self._leave_out(self._places[:first], fitting.too_many)
+        first = 0 if most is None else max(0, len(self._locations) - most)
+        self._leave_out(self._locations[:first], fitting.too_many)
         items = [
-            _Item(place, number, place.image, Limits(()))
-            for number, place in enumerate(self._places[first:], start=first + 1)
+            _Item(location, number, location.image, ImageLimits(()))
+            for number, location in enumerate(self._locations[first:], start=first + 1)
         ]
         await _together([self._load(item) for item in items if self._is_foreign(item)])
         self._decide(items)
         items = self._that_fit(items)
         await _together([self._fit(item) for item in reversed(items) if item.misfit])
         for item in self._that_fit(items):
-            if item.image is not item.place.image:
-                self._changes[item.place.key] = item.image
+            if item.image is not item.location.image:
+                self._changes[item.location.key] = item.image
         return rebuild(self._request, self._changes), tuple(self._notes)
 
-    def _leave_out(self, places: Sequence[Place], why: Callable[[Capabilities], str]) -> None:
-        """Put a text in these places."""
-        if not places:
+    def _leave_out(self, locations: Sequence[Location], why: Callable[[Capabilities], str]) -> None:
+        """Put a text in these locations."""
+        if not locations:
             return
         reason = why(self._caps)
         text = _left_out(reason)
-        self._told += fitting.text_weight(text) * len(places)
-        self._changes |= dict.fromkeys((place.key for place in places), text)
-        self._notes.append(f"{len(places)} older image{'s' * (len(places) > 1)} left out: {reason}")
+        self._text_bytes += fitting.text_weight(text) * len(locations)
+        self._changes |= dict.fromkeys((location.key for location in locations), text)
+        self._notes.append(
+            f"{len(locations)} older image{'s' * (len(locations) > 1)} left out: {reason}"
+        )
 
     def _is_foreign(self, item: _Item) -> bool:
         """Say whether the image is a URL that the target does not load itself."""
@@ -159,7 +161,7 @@ class _Preparation:
 
     def _decide(self, items: Sequence[_Item]) -> None:
         """Set what each image must keep, and take what was prepared before."""
-        images = [(item.place.key[0], item.image) for item in items]
+        images = [(item.location.key[0], item.image) for item in items]
         room = self._room([image for _, image in images])
         for item, limits in zip(items, fitting.limits(images, self._caps, room), strict=True):
             item.limits = limits
@@ -173,7 +175,7 @@ class _Preparation:
             return None
         if self._rest is None:
             self._rest = fitting.rest_weight(self._request)
-        return fitting.room(self._rest, self._caps) - self._told
+        return fitting.room(self._rest, self._caps) - self._text_bytes
 
     def _that_fit(self, items: list[_Item]) -> list[_Item]:
         """Return the newest that fit together, leaving the others out.
@@ -189,7 +191,7 @@ class _Preparation:
         while first < len(items) and total > room:
             total += text - weights[first]
             first += 1
-        self._leave_out([item.place for item in items[:first]], fitting.too_large)
+        self._leave_out([item.location for item in items[:first]], fitting.too_large)
         return items[first:]
 
     async def _fit(self, item: _Item) -> None:
@@ -211,7 +213,7 @@ class _Preparation:
         item.misfit = ""
 
     def _name(self, item: _Item) -> str:
-        return f"image {item.number} of {len(self._places)}"
+        return f"image {item.number} of {len(self._locations)}"
 
 
 def _left_out(reason: str) -> TextPart:

@@ -13,8 +13,8 @@ from time import monotonic
 import msgspec
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.ipc import Answer, Wire
-from aiollm.media.limits import Limits, Output
+from aiollm.media.ipc import Channel, ResultHead
+from aiollm.media.limits import ImageLimits, Output
 
 _ROOT = Path(__file__).parents[1]
 _BOOT = """
@@ -45,9 +45,10 @@ class WorkerProcess:
     def __init__(self, memory: int) -> None:
         """Start the process, in some 2 ms. Raises: OSError."""
         mine, theirs = socket.socketpair()
+        arguments = [str(os.getpid()), str(memory), *_module_paths()]
         try:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), str(memory), *_places()],
+                [sys.executable, "-P", "-c", _BOOT, *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -59,7 +60,7 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        self._wire = Wire(mine)
+        self._channel = Channel(mine)
         self._ready = False
 
     @property
@@ -67,7 +68,7 @@ class WorkerProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def transform(self, data: bytes, limits: Limits, seconds: float) -> Output:
+    def transform(self, data: bytes, limits: ImageLimits, seconds: float) -> Output:
         """Return the image within `limits`.
 
         Raises: UnsupportedError when it cannot be done, TimeoutError, WorkerDied; after the last
@@ -85,15 +86,15 @@ class WorkerProcess:
         self.stop()
         raise WorkerDied(self._fate(reason))
 
-    def _ask(self, data: bytes, limits: Limits, seconds: float) -> Output:
+    def _ask(self, data: bytes, limits: ImageLimits, seconds: float) -> Output:
         if not self._ready:
-            self._wire.until = monotonic() + _START
-            self._wire.receive()
+            self._channel.until = monotonic() + _START
+            self._channel.receive()
             self._ready = True
-        self._wire.until = monotonic() + seconds
-        self._wire.send(msgspec.json.encode(limits), data)
-        head, made = self._wire.receive()
-        answer = msgspec.json.decode(head, type=Answer)
+        self._channel.until = monotonic() + seconds
+        self._channel.send(msgspec.json.encode(limits), data)
+        head, made = self._channel.receive()
+        answer = msgspec.json.decode(head, type=ResultHead)
         if answer.refusal:
             raise UnsupportedError(answer.refusal)
         return Output(made, answer.mime, answer.width, answer.height)
@@ -106,7 +107,7 @@ class WorkerProcess:
         """End the process, reap it and close the socket."""
         self._process.kill()
         self._process.wait()
-        self._wire.close()
+        self._channel.close()
 
     def _fate(self, reason: Exception) -> str:
         code = self._process.returncode
@@ -121,6 +122,6 @@ def environment() -> dict[str, str]:
     return kept | _HEAP
 
 
-def _places() -> list[str]:
-    """Return where aiollm is, and then where this process finds modules."""
+def _module_paths() -> list[str]:
+    """Return the folder of aiollm, and then those where this process finds modules."""
     return [str(_ROOT), *dict.fromkeys(str(Path(place).absolute()) for place in sys.path)]

@@ -13,8 +13,8 @@ from contextlib import suppress
 import msgspec
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.ipc import Answer, Wire
-from aiollm.media.limits import Limits
+from aiollm.media.ipc import Channel, ResultHead
+from aiollm.media.limits import ImageLimits
 
 _NICENESS = 5
 """Below the service it works for, so that a busy machine delays images and not the loop."""
@@ -27,32 +27,32 @@ _PULSE = 1000
 def main() -> None:
     """Serve until the socket closes. Arguments: the parent's process id, bytes of memory."""
     parent, memory = int(sys.argv[1]), int(sys.argv[2])
-    wire = Wire(socket.socket(fileno=0))
-    threading.Thread(target=_watch, args=(wire.socket.fileno(), parent), daemon=True).start()
+    channel = Channel(socket.socket(fileno=0))
+    threading.Thread(target=_watch, args=(channel.socket.fileno(), parent), daemon=True).start()
     warnings.simplefilter("ignore")
     _confine(memory)
-    serve(wire)
+    serve(channel)
 
 
-def serve(wire: Wire) -> None:
+def serve(channel: Channel) -> None:
     """Answer frame after frame. An image that cannot be read costs its answer, nothing else."""
     from aiollm.media.transform import transform
 
-    wire.send(b"ready")
+    channel.send(b"ready")
     while True:
-        if not wire.wait(_IDLE):
+        if not channel.wait(_IDLE):
             _trim()
         try:
-            head, data = wire.receive()
+            head, data = channel.receive()
         except EOFError:
             return
         try:
-            made = transform(data, msgspec.json.decode(head, type=Limits))
+            made = transform(data, msgspec.json.decode(head, type=ImageLimits))
         except UnsupportedError as refusal:
-            answer, data = Answer(refusal=refusal.message), b""
+            answer, data = ResultHead(refusal=refusal.message), b""
         else:
-            answer, data = Answer(made.mime, made.width, made.height), made.data
-        wire.send(msgspec.json.encode(answer), data)
+            answer, data = ResultHead(made.mime, made.width, made.height), made.data
+        channel.send(msgspec.json.encode(answer), data)
         del data
 
 

@@ -13,7 +13,7 @@ import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aiollm.errors import ClosedError, UnsupportedError
-from aiollm.media.limits import Limits, Output
+from aiollm.media.limits import ImageLimits, Output
 from aiollm.media.process import WorkerDied, WorkerProcess
 
 _MOST = 4
@@ -26,7 +26,7 @@ class LostError(UnsupportedError):
 class Job:
     """One image on its way."""
 
-    def __init__(self, data: bytes, limits: Limits) -> None:
+    def __init__(self, data: bytes, limits: ImageLimits) -> None:
         self.data = data
         self.limits = limits
         self.future: Future[Output]
@@ -36,15 +36,15 @@ class Job:
         """How many callers wait for it."""
 
 
-class Crew:
-    """Up to `workers` processes, each started when there is no idle one for a job."""
+class Workers:
+    """Up to `workers` processes, each started when no idle one is there for a job."""
 
     def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
         self.processes: set[WorkerProcess] = set()
         if workers is not None and workers < 0:
             raise ValueError(f"workers: 0 or more, not {workers}")
         self._isolated = workers != 0 and _can_isolate()
-        self._workers = workers or (_cores() if workers is None else 1)
+        self._count = workers or (_cores() if workers is None else 1)
         self._time_limit = time_limit
         self._memory_limit = memory_limit
         self._threads: ThreadPoolExecutor | None = None
@@ -58,19 +58,19 @@ class Crew:
             self.kill()
             self.reap(join=False)
 
-    def start(self, data: bytes, limits: Limits) -> Job:
-        """Put an image in the queue; the job's future tells its end."""
+    def start(self, data: bytes, limits: ImageLimits) -> Job:
+        """Put an image in the queue; its result is the job's future."""
         if self.closed:
             raise ClosedError("the image workers are closed")
         if self._threads is None:
-            count = self._workers if self._isolated else 1
+            count = self._count if self._isolated else 1
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="aiollm-media")
         job = Job(data, limits)
         job.future = self._threads.submit(self._run, job)
         return job
 
     def give_up(self, job: Job) -> None:
-        """Take a job from the queue, or stop the process that is at it; another will follow."""
+        """Take a job from the queue, or stop the process that works on it."""
         with self._lock:
             job.given_up = True
             if not job.future.cancel() and job.process is not None:
@@ -92,7 +92,7 @@ class Crew:
         with self._lock:
             idle, self._idle = self._idle, []
         for process in idle:
-            self._dismiss(process)
+            self._stop(process)
         if self._threads is not None:
             self._threads.shutdown(wait=join)
 
@@ -115,7 +115,7 @@ class Crew:
         raise LostError(reason)
 
     def _take(self, job: Job) -> WorkerProcess:
-        process = self._rested() or self._hired()
+        process = self._idle_process() or self._new_process()
         with self._lock:
             self.processes.add(process)
             job.process = process
@@ -124,7 +124,7 @@ class Crew:
         self._give_back(job, process)
         raise ClosedError("the image workers were closed")
 
-    def _rested(self) -> WorkerProcess | None:
+    def _idle_process(self) -> WorkerProcess | None:
         while True:
             with self._lock:
                 if not self._idle:
@@ -132,9 +132,9 @@ class Crew:
                 process = self._idle.pop()
             if process.alive:
                 return process
-            self._dismiss(process)
+            self._stop(process)
 
-    def _hired(self) -> WorkerProcess:
+    def _new_process(self) -> WorkerProcess:
         try:
             return WorkerProcess(self._memory_limit)
         except OSError as error:
@@ -147,9 +147,9 @@ class Crew:
             if process.alive and not job.given_up and not self.closed:
                 self._idle.append(process)
                 return
-        self._dismiss(process)
+        self._stop(process)
 
-    def _dismiss(self, process: WorkerProcess) -> None:
+    def _stop(self, process: WorkerProcess) -> None:
         # Outside the lock, for it waits: the event loop takes that lock, too.
         process.stop()
         with self._lock:

@@ -25,13 +25,13 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from PIL import Image
 from aiollm.media.transform import transform
-from aiollm.media.limits import Limits
+from aiollm.media.limits import ImageLimits
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
-limits = Limits(("image/jpeg",), 1568)
+limits = ImageLimits(("image/jpeg",), 1568)
 small = io.BytesIO()
 Image.new("RGB", (64, 64)).save(small, "JPEG")
 transform(small.getvalue(), limits)

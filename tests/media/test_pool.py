@@ -19,15 +19,15 @@ import pytest
 
 from aiollm.errors import ClosedError, UnsupportedError
 from aiollm.media import MediaPool, worker
-from aiollm.media.ipc import Answer, Wire
-from aiollm.media.limits import Limits
+from aiollm.media.ipc import Channel, ResultHead
+from aiollm.media.limits import ImageLimits
 from aiollm.media.sniff import info
 from aiollm.media.transform import UNKNOWN
 from aiollm.types import ImagePart
 
 pytest.importorskip("PIL")
 
-SMALL = Limits(("image/jpeg",), 60)
+SMALL = ImageLimits(("image/jpeg",), 60)
 ROOT = str(Path(__file__).parents[2])
 
 
@@ -49,7 +49,7 @@ async def single():
 async def held(pool, image, make):
     """Start an image on a worker that is stopped; return the task and the process id."""
     await pool.fit(ImagePart(make.save(make.photo(70, 70, 99), "JPEG")), SMALL)
-    (process,) = pool._crew.processes
+    (process,) = pool._workers.processes
     os.kill(process._process.pid, signal.SIGSTOP)
     task = asyncio.create_task(pool.fit(image, SMALL))
     await make.until(lambda: any(job.process for job in pool._jobs.values()))
@@ -157,7 +157,7 @@ async def test_two_who_want_the_same_share_the_work(single, shots, make):
 async def test_an_idle_worker_that_died_is_replaced_unseen(single, shots):
     first, second = shots(2)
     await single.fit(first, SMALL)
-    (process,) = single._crew.processes
+    (process,) = single._workers.processes
     process.kill()
     process._process.wait()
     assert (await single.fit(second, SMALL)).width == 60
@@ -168,7 +168,7 @@ async def test_an_image_beyond_the_memory_limit_leaves_the_worker_alive(make):
     wide = ImagePart(make.save(make.photo(16, 16).resize((7000, 7000)), "JPEG", quality=5))
     async with MediaPool(1, memory_limit=320 << 20) as pool:
         with pytest.raises(UnsupportedError, match="more memory"):
-            await pool.fit(wide, Limits(("image/jpeg",), 6900))
+            await pool.fit(wide, ImageLimits(("image/jpeg",), 6900))
         assert pool.statistics().processes == 1
         small = ImagePart(make.save(make.photo(70, 70)))
         assert (await pool.fit(small, SMALL)).width == 60
@@ -194,7 +194,7 @@ async def test_closing_ends_the_workers_and_fails_what_is_under_way(shots, make)
 async def test_a_cancelled_close_has_ended_the_workers(shots, make):
     pool = MediaPool(1)
     await pool.fit(shots(1)[0], SMALL)
-    (process,) = pool._crew.processes
+    (process,) = pool._workers.processes
     closing = asyncio.create_task(pool.close())
     await asyncio.sleep(0)
     closing.cancel()
@@ -207,7 +207,7 @@ async def test_a_cancelled_close_has_ended_the_workers(shots, make):
 def test_a_pool_is_killed_without_a_loop(shots):
     pool = MediaPool(1)
     asyncio.run(pool.fit(shots(1)[0], SMALL))
-    (process,) = pool._crew.processes
+    (process,) = pool._workers.processes
     pool.kill()
     assert not alive(process._process.pid)
     pool.kill()
@@ -216,7 +216,7 @@ def test_a_pool_is_killed_without_a_loop(shots):
 def test_a_forgotten_pool_warns_and_ends_its_workers(shots):
     pool = MediaPool(1)
     asyncio.run(pool.fit(shots(1)[0], SMALL))
-    pid = next(iter(pool._crew.processes))._process.pid
+    pid = next(iter(pool._workers.processes))._process.pid
     with pytest.warns(ResourceWarning, match="MediaPool"):  # noqa: PT031
         del pool
         # A thread may hold the last reference for a moment after its work.
@@ -270,12 +270,12 @@ async def test_a_worker_whose_interpreter_ends_at_once_is_told(single, shots, mo
 FAKE = """#!{python}
 import socket, sys
 sys.path.insert(0, {root!r})
-from aiollm.media.ipc import Wire
-wire = Wire(socket.socket(fileno=0))
-wire.send(b"ready")
+from aiollm.media.ipc import Channel
+channel = Channel(socket.socket(fileno=0))
+channel.send(b"ready")
 while True:
-    wire.receive()
-    wire.send({head!r}, {data!r})
+    channel.receive()
+    channel.send({head!r}, {data!r})
 """
 
 
@@ -300,7 +300,7 @@ async def test_a_worker_sees_none_of_the_service_s_keys(single, shots, monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("LLM_M5", "ollama://secret@host")
     await single.fit(shots(1)[0], SMALL)
-    (process,) = single._crew.processes
+    (process,) = single._workers.processes
     assert b"secret" not in Path(f"/proc/{process._process.pid}/environ").read_bytes()
 
 
@@ -316,7 +316,7 @@ async def test_the_loop_turns_while_twenty_photos_are_prepared(pool, make):
             beats += 1
 
     beating = asyncio.create_task(heart())
-    limits = Limits(("image/jpeg", "image/png"), 1568)
+    limits = ImageLimits(("image/jpeg", "image/png"), 1568)
     made = await asyncio.gather(*(pool.fit(photo, limits) for photo in photos))
     beating.cancel()
     assert {(each.width, each.height) for each in made} == {(1568, 1176)}
@@ -330,16 +330,16 @@ import asyncio, os, sys, signal
 from pathlib import Path
 from aiollm.media import MediaPool, worker
 from aiollm.media.transform import UNKNOWN
-from aiollm.media.limits import Limits
+from aiollm.media.limits import ImageLimits
 from aiollm.types import ImagePart
 
 async def main():
     pool = MediaPool(2)
     data = Path(sys.argv[1]).read_bytes()
     await asyncio.gather(*(
-        pool.fit(ImagePart(data + bytes([n])), Limits(("image/jpeg",), 60)) for n in range(4)
+        pool.fit(ImagePart(data + bytes([n])), ImageLimits(("image/jpeg",), 60)) for n in range(4)
     ))
-    print(*(p._process.pid for p in pool._crew.processes), flush=True)
+    print(*(p._process.pid for p in pool._workers.processes), flush=True)
     {tail}
 
 asyncio.run(main())
@@ -406,7 +406,7 @@ def test_a_worker_in_the_middle_of_an_image_ends_with_its_service(tmp_path, make
     big.write_bytes(make.save(make.photo(16, 16).resize((8000, 8000), 0), "PNG"))
     tail = (
         f"asyncio.create_task(pool.fit(ImagePart(Path({str(big)!r}).read_bytes()),"
-        " Limits(('image/png',), 7900))); await asyncio.sleep(0.3);"
+        " ImageLimits(('image/png',), 7900))); await asyncio.sleep(0.3);"
         " os.kill(os.getpid(), signal.SIGKILL)"
     )
     service, workers = start(tmp_path, make, tail)
@@ -428,19 +428,19 @@ def test_no_warning_is_lost():
 
 def test_a_worker_answers_until_its_socket_closes(make, monkeypatch):
     monkeypatch.setattr(worker, "_IDLE", 0.01)
-    ours, theirs = (Wire(end) for end in socket.socketpair())
+    ours, theirs = (Channel(end) for end in socket.socketpair())
     thread = threading.Thread(target=worker.serve, args=(theirs,))
     thread.start()
     try:
         assert ours.receive() == (b"ready", b"")
         for data, answer in (
-            (make.save(make.photo(120, 90), "JPEG"), Answer("image/jpeg", 60, 45)),
-            (b"rubbish", Answer(refusal=UNKNOWN)),
+            (make.save(make.photo(120, 90), "JPEG"), ResultHead("image/jpeg", 60, 45)),
+            (b"rubbish", ResultHead(refusal=UNKNOWN)),
         ):
             within(10, lambda: not ours.wait(0.05))
             ours.send(msgspec.json.encode(SMALL), data)
             head, made = ours.receive()
-            assert msgspec.json.decode(head, type=Answer) == answer
+            assert msgspec.json.decode(head, type=ResultHead) == answer
             assert bool(made) == (not answer.refusal)
     finally:
         ours.close()
@@ -455,23 +455,23 @@ def test_a_frame_cut_short_is_told(sent):
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)
         with pytest.raises(EOFError):
-            Wire(theirs).receive()
+            Channel(theirs).receive()
 
 
 def test_a_frame_of_many_blocks_arrives_whole():
     ours, theirs = socket.socketpair()
     data = os.urandom(3_000_000)
     with ours, theirs:
-        sending = threading.Thread(target=Wire(ours).send, args=(b"head", data))
+        sending = threading.Thread(target=Channel(ours).send, args=(b"head", data))
         sending.start()
-        assert Wire(theirs).receive() == (b"head", data)
+        assert Channel(theirs).receive() == (b"head", data)
         sending.join()
 
 
 def test_a_wire_out_of_time_says_so():
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        wire = Wire(ours)
-        wire.until = time.monotonic() - 1
+        channel = Channel(ours)
+        channel.until = time.monotonic() - 1
         with pytest.raises(TimeoutError):
-            wire.send(b"late")
+            channel.send(b"late")

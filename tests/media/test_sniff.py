@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aiollm._wire.image_type import mime_of
 from aiollm.media import info
 from aiollm.media.fitting import misfit
-from aiollm.media.limits import Limits
+from aiollm.media.limits import ImageLimits
 from aiollm.media.sniff import ImageInfo
 from aiollm.types import ImagePart
 
@@ -118,7 +118,7 @@ def test_a_url_has_no_info():
 
 
 def test_an_avif_or_a_tiff_is_never_taken_for_what_it_was_declared(make):
-    wanted = Limits(("image/jpeg", "image/png"))
+    wanted = ImageLimits(("image/jpeg", "image/png"))
     assert misfit(make.isobmff(b"avif", (40, 30)), wanted) == "image/avif is not accepted"
     assert misfit(b"II*\0\x08\0\0\0", wanted) == "its header does not tell its size"
 

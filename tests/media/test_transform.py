@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.limits import MAX_PIXELS, Limits, area
+from aiollm.media.limits import MAX_PIXELS, ImageLimits, area
 from aiollm.media.sniff import info
 from aiollm.media.transform import SOURCES, transform
 
@@ -70,7 +70,7 @@ def test_exif_orientation_is_applied_once_and_dropped(make, kind, orientation):
     options = {} if kind == "TIFF" else {"exif": exif(orientation)}
     if kind == "TIFF":
         options = {"tiffinfo": {0x0112: orientation}}
-    made = transform(make.save(stored, kind, **options), Limits(JPEG, 60))
+    made = transform(make.save(stored, kind, **options), ImageLimits(JPEG, 60))
     image = make.load(made.data)
     assert image.size == (made.width, made.height) == (60, 40)
     assert near(image.getpixel((10, 10)), RED)
@@ -83,7 +83,7 @@ def test_exif_orientation_is_applied_once_and_dropped(make, kind, orientation):
 def test_metadata_is_not_carried_over(make, target):
     photo = make.photo(400, 300)
     jpeg = make.save(photo, "JPEG", exif=exif(6), comment=b"SecretComment", xmp=b"<SecretXmp/>")
-    made = transform(jpeg, Limits(target, 200)).data
+    made = transform(jpeg, ImageLimits(target, 200)).data
     assert b"Secret" in jpeg
     assert b"Secret" not in made
     assert b"Exif" not in made
@@ -92,20 +92,20 @@ def test_metadata_is_not_carried_over(make, target):
 
 def test_text_chunks_of_a_png_are_not_carried_over(make):
     extra = [make.chunk(b"tEXt", b"Author\0Secret"), make.chunk(b"eXIf", exif(1)[6:])]
-    made = transform(make.png((2, 1), b"\0" + bytes(6), extra=extra), Limits(PNG, 1))
+    made = transform(make.png((2, 1), b"\0" + bytes(6), extra=extra), ImageLimits(PNG, 1))
     assert b"Secret" not in made.data
 
 
 def test_cmyk_becomes_rgb(make):
     jpeg = make.save(Image.new("CMYK", (100, 100), (0, 255, 255, 0)), "JPEG")
-    made = make.load(transform(jpeg, Limits(COMMON, 50)).data)
+    made = make.load(transform(jpeg, ImageLimits(COMMON, 50)).data)
     assert made.mode == "RGB"
     assert near(made.getpixel((25, 25)), RED, 40)
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(make):
     ramp = b"".join(b"\0" + struct.pack(">256H", *range(0, 65536, 256)) for _ in range(16))
-    made = transform(make.png((256, 16), ramp, depth=16, colour=0), Limits(JPEG, 128))
+    made = transform(make.png((256, 16), ramp, depth=16, colour=0), ImageLimits(JPEG, 128))
     image = make.load(made.data).convert("L")
     assert near((image.getpixel((2, 4)),) * 3, (4,) * 3)
     assert near((image.getpixel((64, 4)),) * 3, (128,) * 3)
@@ -114,7 +114,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(make):
 
 def test_sixteen_bit_colour_is_scaled_not_clipped(make):
     rows = (b"\0" + struct.pack(">3H", 0x8000, 0x4000, 0xC000) * 40) * 40
-    made = make.load(transform(make.png((40, 40), rows, depth=16), Limits(JPEG, 20)).data)
+    made = make.load(transform(make.png((40, 40), rows, depth=16), ImageLimits(JPEG, 20)).data)
     assert near(made.getpixel((10, 10)), (128, 64, 192))
 
 
@@ -125,14 +125,14 @@ def test_deep_tiffs_keep_their_brightness(make, mode, value):
     image = Image.new(mode, (40, 40), value)
     if value == 128.0:
         image.paste(255.0, (0, 0, 10, 10))
-    made = make.load(transform(make.save(image, "TIFF"), Limits(JPEG, 40)).data)
+    made = make.load(transform(make.save(image, "TIFF"), ImageLimits(JPEG, 40)).data)
     assert near((made.convert("L").getpixel((30, 30)),) * 3, (128,) * 3)
 
 
 def test_one_bit_pictures_turn_into_grey(make):
     image = Image.new("1", (100, 100), 1)
     image.paste(0, (0, 0, 50, 100))
-    made = make.load(transform(make.save(image, "TIFF"), Limits(JPEG, 50)).data)
+    made = make.load(transform(make.save(image, "TIFF"), ImageLimits(JPEG, 50)).data)
     assert near((made.convert("L").getpixel((40, 20)),) * 3, WHITE)
     assert near((made.convert("L").getpixel((5, 20)),) * 3, (0, 0, 0))
 
@@ -160,14 +160,14 @@ def half_clear():
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
 def test_transparency_turns_white_where_the_format_has_none(make, kind):
-    made = make.load(transform(TRANSPARENT[kind](make), Limits(JPEG, 20)).data).convert("RGB")
+    made = make.load(transform(TRANSPARENT[kind](make), ImageLimits(JPEG, 20)).data).convert("RGB")
     assert near(made.getpixel((3, 10)), WHITE)
     assert near(made.getpixel((16, 10)), (9, 9, 9))
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
 def test_transparency_is_kept_where_the_format_has_it(make, kind):
-    made = transform(TRANSPARENT[kind](make), Limits(("image/jpeg", "image/png"), 20))
+    made = transform(TRANSPARENT[kind](make), ImageLimits(("image/jpeg", "image/png"), 20))
     image = make.load(made.data).convert("RGBA")
     assert made.mime == "image/png"
     assert image.getpixel((3, 10))[3] == 0
@@ -175,14 +175,14 @@ def test_transparency_is_kept_where_the_format_has_it(make, kind):
 
 
 def test_an_alpha_channel_that_hides_nothing_is_dropped(make):
-    made = transform(make.save(make.screenshot(400, 300), "PNG"), Limits(COMMON, 200))
+    made = transform(make.save(make.screenshot(400, 300), "PNG"), ImageLimits(COMMON, 200))
     assert made.mime == "image/jpeg"
 
 
 def test_transparency_that_does_not_fit_the_budget_goes_to_white(make):
     image = make.photo(400, 300).convert("RGBA")
     image.putalpha(128)
-    made = transform(make.save(image, "PNG"), Limits(("image/jpeg", "image/png"), 300, 12_000))
+    made = transform(make.save(image, "PNG"), ImageLimits(("image/jpeg", "image/png"), 300, 12_000))
     assert made.mime == "image/jpeg"
     assert len(made.data) <= 12_000
 
@@ -191,7 +191,7 @@ def test_transparency_that_does_not_fit_the_budget_goes_to_white(make):
 def test_of_an_animation_the_first_frame_is_taken(make, kind):
     frames = [Image.new("RGB", (60, 40), colour) for colour in (RED, GREEN, BLUE)]
     data = make.save(frames[0], kind, save_all=True, append_images=frames[1:])
-    made = transform(data, Limits(COMMON))
+    made = transform(data, ImageLimits(COMMON))
     assert not info(made.data).animated
     assert near(make.load(made.data).convert("RGB").getpixel((30, 20)), RED)
 
@@ -201,21 +201,21 @@ def test_colours_are_converted_from_the_profile_to_srgb(make):
     red, green, blue = (0.436, 0.222, 0.014), (0.385, 0.717, 0.097), (0.143, 0.061, 0.714)
     swapped = make.profile(blue, green, red)
     data = make.save(Image.new("RGB", (60, 60), RED), "PNG", icc_profile=swapped)
-    made = make.load(transform(data, Limits(JPEG, 30)).data)
+    made = make.load(transform(data, ImageLimits(JPEG, 30)).data)
     assert near(made.getpixel((15, 15)), BLUE, 20)
     assert "icc_profile" not in made.info
 
 
 def test_a_broken_profile_costs_nothing(make):
     data = make.save(Image.new("RGB", (60, 60), RED), "JPEG", icc_profile=b"rubbish" * 30)
-    assert near(make.load(transform(data, Limits(JPEG, 30)).data).getpixel((15, 15)), RED)
+    assert near(make.load(transform(data, ImageLimits(JPEG, 30)).data).getpixel((15, 15)), RED)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF", "PNG", "JPEG"])
 @pytest.mark.parametrize("target", COMMON)
 def test_every_format_becomes_every_allowed_one(make, kind, target):
     data = make.save(make.photo(120, 90), kind)
-    made = transform(data, Limits((target,), 100))
+    made = transform(data, ImageLimits((target,), 100))
     assert made.mime == info(made.data).mime == target
     assert (made.width, made.height) == (100, 75)
 
@@ -223,18 +223,18 @@ def test_every_format_becomes_every_allowed_one(make, kind, target):
 @pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF"])
 def test_a_small_lossless_picture_stays_lossless(make, kind):
     drawing = make.screenshot(200, 100).convert("RGB").quantize(16).convert("RGB")
-    made = transform(make.save(drawing, kind), Limits(("image/jpeg", "image/png")))
+    made = transform(make.save(drawing, kind), ImageLimits(("image/jpeg", "image/png")))
     assert made.mime == "image/png"
     assert not ImageChops.difference(make.load(made.data).convert("RGB"), drawing).getbbox()
 
 
 def test_quality_gives_way_before_size_and_the_best_that_fits_is_taken(make):
     data = make.save(make.photo(1000, 800), "JPEG", quality=97)
-    whole = len(transform(data, Limits(JPEG, 800)).data)
+    whole = len(transform(data, ImageLimits(JPEG, 800)).data)
     sizes = []
     for part in (1.0, 0.9, 0.7, 0.3, 0.1):
         budget = int(whole * part)
-        made = transform(data, Limits(JPEG, 800, budget))
+        made = transform(data, ImageLimits(JPEG, 800, budget))
         assert len(made.data) <= budget
         sizes.append((made.width, len(made.data)))
     assert sizes == sorted(sizes, reverse=True)
@@ -245,12 +245,12 @@ def test_quality_gives_way_before_size_and_the_best_that_fits_is_taken(make):
 
 def test_an_impossible_budget_is_refused(make):
     with pytest.raises(UnsupportedError, match="cannot be made to fit in 100 bytes"):
-        transform(make.save(make.photo(400, 300), "JPEG"), Limits(COMMON, 200, 100))
+        transform(make.save(make.photo(400, 300), "JPEG"), ImageLimits(COMMON, 200, 100))
 
 
 def test_a_target_without_a_format_that_can_be_written_is_refused(make):
     with pytest.raises(UnsupportedError, match="image/heic"):
-        transform(make.save(make.photo(40, 30)), Limits(("image/heic",)))
+        transform(make.save(make.photo(40, 30)), ImageLimits(("image/heic",)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "JPEG"])
@@ -269,14 +269,14 @@ def test_a_bomb_is_refused_by_its_header(make, kind):
     found = info(tiny)
     assert found.pixels > MAX_PIXELS
     with pytest.raises(UnsupportedError, match="at most 80,000,000"):
-        transform(tiny, Limits(COMMON, 1000))
+        transform(tiny, ImageLimits(COMMON, 1000))
 
 
 def test_a_tiff_bomb_is_refused_too(make):
     data = make.save(Image.new("1", (10_000, 9_000)), "TIFF", compression="group4")
     assert len(data) < 10_000
     with pytest.raises(UnsupportedError, match=r"at most 80,000,000|too many pixels"):
-        transform(data, Limits(COMMON, 1000))
+        transform(data, ImageLimits(COMMON, 1000))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -284,30 +284,33 @@ def test_a_tiff_bomb_is_refused_too(make):
 def test_a_truncated_file_is_refused_with_the_reason(make, kind, part):
     data = make.save(make.photo(500, 400), kind)
     with pytest.raises(UnsupportedError, match=r"the \w+ image (is damaged|has a damaged header)"):
-        transform(data[: int(len(data) * part)], Limits(COMMON, 100))
+        transform(data[: int(len(data) * part)], ImageLimits(COMMON, 100))
 
 
 def test_a_header_that_promises_more_than_there_is_is_refused(make):
     with pytest.raises(UnsupportedError, match="damaged"):
-        transform(make.png((500, 500), (b"\0" + bytes(1500)) * 3), Limits(COMMON, 100))
+        transform(make.png((500, 500), (b"\0" + bytes(1500)) * 3), ImageLimits(COMMON, 100))
 
 
 def test_a_black_picture_lacks_nothing(make):
     rows = b"\0" + bytes(300)
-    assert transform(make.png((100, 100), rows * 100), Limits(COMMON, 50)).width == 50
+    assert transform(make.png((100, 100), rows * 100), ImageLimits(COMMON, 50)).width == 50
     with pytest.raises(UnsupportedError, match="fewer rows"):
-        transform(make.png((100, 100), rows * 99), Limits(COMMON, 50))
+        transform(make.png((100, 100), rows * 99), ImageLimits(COMMON, 50))
 
 
 def test_a_deep_picture_is_checked_for_its_rows_too(make):
     rows = (b"\0" + bytes(200)) * 60
-    assert transform(make.png((100, 60), rows, depth=16, colour=0), Limits(COMMON, 50)).width == 50
+    assert (
+        transform(make.png((100, 60), rows, depth=16, colour=0), ImageLimits(COMMON, 50)).width
+        == 50
+    )
 
 
 def test_thousands_of_text_chunks_are_refused(make):
     spam = make.chunk(b"tEXt", b"a\0b") * 300_000
     with pytest.raises(UnsupportedError, match="chunks"):
-        transform(make.png((2, 2), bytes(14), extra=[spam]), Limits(COMMON, 1))
+        transform(make.png((2, 2), bytes(14), extra=[spam]), ImageLimits(COMMON, 1))
 
 
 def test_text_that_unpacks_to_gigabytes_is_refused(make):
@@ -315,13 +318,13 @@ def test_text_that_unpacks_to_gigabytes_is_refused(make):
 
     bomb = make.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(4_000_000)))
     with pytest.raises(UnsupportedError, match="damaged"):
-        transform(make.png((2, 2), bytes(14), extra=[bomb] * 40), Limits(COMMON, 1))
+        transform(make.png((2, 2), bytes(14), extra=[bomb] * 40), ImageLimits(COMMON, 1))
 
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>", b"", b"P6 1 1 255 aaa"])
 def test_only_the_formats_of_the_list_are_opened(data):
     with pytest.raises(UnsupportedError, match="none of the formats that are read: JPEG, PNG"):
-        transform(data, Limits(COMMON))
+        transform(data, ImageLimits(COMMON))
 
 
 @pytest.mark.parametrize("mime", ["image/avif", "image/heic"])
@@ -333,12 +336,12 @@ def test_a_format_this_build_cannot_read_is_named(make, mime):
     brand = mime.removeprefix("image/").encode()
     named = f"built without {source.name}.*{source.plugin.package}"
     with pytest.raises(UnsupportedError, match=named):
-        transform(make.isobmff(brand, (40, 30)), Limits(COMMON))
+        transform(make.isobmff(brand, (40, 30)), ImageLimits(COMMON))
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="built without AVIF")
 def test_avif_is_read_where_the_build_has_it(make):
-    made = transform(make.save(corners(), "AVIF", quality=95), Limits(JPEG, 60))
+    made = transform(make.save(corners(), "AVIF", quality=95), ImageLimits(JPEG, 60))
     assert near(make.load(made.data).getpixel((10, 10)), RED, 30)
 
 
@@ -347,7 +350,7 @@ def test_heic_is_read_where_its_plugin_is_installed(make):
     data = make.save(corners(), "HEIF", quality=95)
     assert info(data).mime in {"image/heic", "image/heif"}
     assert (info(data).width, info(data).height) >= (120, 80)
-    made = transform(data, Limits(JPEG, 60))
+    made = transform(data, ImageLimits(JPEG, 60))
     assert near(make.load(made.data).getpixel((10, 10)), RED, 30)
 
 
@@ -384,7 +387,7 @@ def pictures(draw):
     size=st.none() | st.integers(400, 60_000),
 )
 def test_what_is_made_always_keeps_the_limits(data, mime, edge, size):
-    limits = Limits(tuple(sorted(mime)), edge, size)
+    limits = ImageLimits(tuple(sorted(mime)), edge, size)
     before = bytes(bytearray(data))
     try:
         made = transform(data, limits)
@@ -415,7 +418,7 @@ def test_a_damaged_file_is_a_picture_or_a_refusal(make_once, kind, place, bytes_
     data = bytearray(make_once[kind])
     data[place : place + len(bytes_)] = bytes_
     try:
-        made = transform(bytes(data), Limits(JPEG, 30))
+        made = transform(bytes(data), ImageLimits(JPEG, 30))
     except UnsupportedError:
         return
     assert max(made.width, made.height) <= 30
