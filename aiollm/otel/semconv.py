@@ -1,7 +1,7 @@
-"""The words of OpenTelemetry's GenAI conventions for targets, requests, answers and usage.
+"""OpenTelemetry's GenAI conventions: the attributes of targets, requests, responses and usage.
 
-They are those of 2026 (open-telemetry/semantic-conventions-genai), which call themselves in
-development: names may still change there, and then here.
+These are those of 2026 (open-telemetry/semantic-conventions-genai), which are in development:
+names may still change there, and then here.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _SCHEMES = {"google": "gcp.gemini", "gemini": "gcp.gemini", "llama-swaps": "llam
 _PORTS = {"http": 80, "https": 443}
 
 
-def about(target: Target, provider: Provider | None) -> Attributes:
-    """Return what tells a target: service, model and, where `provider` is known, its server."""
+def target_attributes(target: Target, provider: Provider | None) -> Attributes:
+    """Return a target's service, model and, where `provider` is known, its server."""
     attributes: Attributes = {
         "gen_ai.provider.name": _service(provider) if provider else target.provider,
         "gen_ai.request.model": target.model,
@@ -68,7 +68,7 @@ def about(target: Target, provider: Provider | None) -> Attributes:
     return attributes
 
 
-def asked(request: Any) -> Attributes:
+def request_attributes(request: Any) -> Attributes:
     """Return the settings of a request."""
     match request:
         case Request():
@@ -92,9 +92,9 @@ def asked(request: Any) -> Attributes:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def answered(response: Response) -> Attributes:
-    """Return what an answer is, as far as it came, without its content."""
-    attributes: Attributes = counted(response.usage)
+def response_attributes(response: Response) -> Attributes:
+    """Return the facts of a response, even a partial one, without its content."""
+    attributes: Attributes = usage_attributes(response.usage)
     if response.finish_reason is not None:
         attributes["gen_ai.response.finish_reasons"] = [response.finish_reason]
     if response.target is not None:
@@ -104,7 +104,7 @@ def answered(response: Response) -> Attributes:
     return attributes
 
 
-def counted(usage: Usage) -> Attributes:
+def usage_attributes(usage: Usage) -> Attributes:
     """Return the token counts that are known."""
     if usage.certainty == "missing":
         return {}
@@ -119,7 +119,7 @@ def counted(usage: Usage) -> Attributes:
     return counts | {name: count for name, count in shares.items() if count}
 
 
-def failed(error: BaseException | None) -> Attributes:
+def error_attributes(error: BaseException | None) -> Attributes:
     """Return the class of an error, and the HTTP status it stands for."""
     attributes: Attributes = {"error.type": type(error).__name__ if error else "_OTHER"}
     if isinstance(error, ProviderError) and error.status:
@@ -127,8 +127,8 @@ def failed(error: BaseException | None) -> Attributes:
     return attributes
 
 
-def prompt_content(request: Any) -> Attributes:
-    """Return what was said to the model."""
+def request_content(request: Any) -> Attributes:
+    """Return the messages, system prompt and tools of a request."""
     match request:
         case Request():
             attributes = {"gen_ai.input.messages": _json([*map(_message, request.messages)])}
@@ -145,16 +145,16 @@ def prompt_content(request: Any) -> Attributes:
             return {}
 
 
-def answer_content(response: Response) -> Attributes:
-    """Return what the model said."""
+def response_content(response: Response) -> Attributes:
+    """Return the message of a response."""
     if not response.message.parts:
         return {}
     said = _message(response.message) | {"finish_reason": response.finish_reason or "error"}
     return {"gen_ai.output.messages": _json([said])}
 
 
-def result_content(result: ToolResultPart) -> Attributes:
-    """Return what a tool said."""
+def tool_result_content(result: ToolResultPart) -> Attributes:
+    """Return the content of a tool's result."""
     content = _result(result)
     text = content if isinstance(content, str) else _json(content)
     return {"gen_ai.tool.call.result": text}

@@ -46,10 +46,10 @@ def instrument(
     else:
         used = tracer or trace.get_tracer("aiollm")
         spans = _Spans(registry, used, capture=capture_content)
-        take_off = registry.on_event(spans)
+        unregister = registry.on_event(spans)
 
         def uninstrument() -> None:
-            take_off()
+            unregister()
             spans.close()
 
         return uninstrument
@@ -79,7 +79,9 @@ class _Spans:
             case AttemptStarted(call=call, target=target):
                 if (parent := self._open.get(("call", call))) is not None:
                     key = ("attempt", call, target)
-                    self._start(key, f"attempt {target}", self._about(target), parent=parent)
+                    self._start(
+                        key, f"attempt {target}", self._target_attributes(target), parent=parent
+                    )
             case FirstOutput(call=call, target=target, seconds=seconds):
                 if (span := self._open.get(("attempt", call, target))) is not None:
                     span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
@@ -88,9 +90,9 @@ class _Spans:
             case CallEnded():
                 self._call_ended(event)
             case _:
-                self._of_a_run(event)
+                self._run_event(event)
 
-    def _of_a_run(self, event: Event) -> None:
+    def _run_event(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._run_started(event)
@@ -102,7 +104,7 @@ class _Spans:
                 self._tool_ended(event)
             case RunEnded(run=run, usage=usage):
                 self._turn = None
-                attributes = semconv.counted(usage) | {"aiollm.turns": event.turns}
+                attributes = semconv.usage_attributes(usage) | {"aiollm.turns": event.turns}
                 self._end(("run", run), event.outcome, event.error, attributes)
             case _:
                 pass
@@ -139,22 +141,22 @@ class _Spans:
             return
         span.set_attributes({"aiollm.outcome": outcome} | (attributes or {}))
         if outcome == "failed":
-            span.set_attributes(semconv.failed(error))
-            # What a tool says of its failure may well hold what it was given.
-            tells = error is not None and (self._capture or key[0] != "tool")
-            span.set_status(self._trace.StatusCode.ERROR, str(error) if tells else None)
+            span.set_attributes(semconv.error_attributes(error))
+            # A tool's error message may well hold what the tool was given.
+            is_shown = error is not None and (self._capture or key[0] != "tool")
+            span.set_status(self._trace.StatusCode.ERROR, str(error) if is_shown else None)
         span.end()
 
     def _call_started(self, event: CallStarted) -> None:
         parent, self._turn = self._turn, None
         target = _first_target(event.spec)
         attributes = {"gen_ai.operation.name": event.operation, "aiollm.spec": event.spec}
-        attributes |= self._about(target) | semconv.asked(event.request)
+        attributes |= self._target_attributes(target) | semconv.request_attributes(event.request)
         name = f"{event.operation} {target.model}"
         span = self._start(("call", event.call), name, attributes, parent=parent)
         self._operations[event.call] = event.operation
         if self._capture and span.is_recording():
-            span.set_attributes(semconv.prompt_content(event.request))
+            span.set_attributes(semconv.request_content(event.request))
 
     def _call_ended(self, event: CallEnded) -> None:
         key = ("call", event.call)
@@ -162,18 +164,20 @@ class _Spans:
         span = self._open.get(key)
         if span is None:
             return
-        attributes = semconv.answered(event.response) if event.response is not None else {}
-        if self._capture and event.response is not None:
-            attributes |= semconv.answer_content(event.response)
+        attributes: semconv.Attributes = {}
+        if event.response is not None:
+            attributes |= semconv.response_attributes(event.response)
+            if self._capture:
+                attributes |= semconv.response_content(event.response)
         if event.target is not None:
-            # The chain may have moved on: the span tells of the target that answered.
-            attributes |= self._about(event.target)
+            # The chain may have moved on: the span names the target that answered.
+            attributes |= self._target_attributes(event.target)
             span.update_name(f"{operation} {event.target.model}")
         self._end(key, event.outcome, event.error, attributes)
 
     def _run_started(self, event: RunStarted) -> None:
         attributes = {"gen_ai.operation.name": "invoke_agent", "aiollm.spec": event.spec}
-        attributes |= self._about(_first_target(event.spec))
+        attributes |= self._target_attributes(_first_target(event.spec))
         self._start(("run", event.run), "invoke_agent", attributes, remote=False)
 
     def _tool_started(self, event: ToolCallStarted) -> None:
@@ -190,22 +194,22 @@ class _Spans:
         parent = self._open.get(("run", event.run))
         name = f"execute_tool {event.name}"
         span = self._start(key, name, attributes, remote=False, parent=parent)
-        # Told in the tool's own task, which ends with the tool: what it starts becomes a child.
+        # This runs in the tool's own task, which ends with the tool: its spans become children.
         self._context.attach(self._trace.set_span_in_context(span))
 
     def _tool_ended(self, event: ToolCallEnded) -> None:
         attributes = {}
         if self._capture and event.result is not None:
-            attributes = semconv.result_content(event.result)
+            attributes = semconv.tool_result_content(event.result)
         self._end(_tool_key(event), event.outcome, event.error, attributes)
 
-    def _about(self, target: Target) -> semconv.Attributes:
+    def _target_attributes(self, target: Target) -> semconv.Attributes:
         registry = self._registry()
         try:
             provider = registry.provider(target.provider) if registry is not None else None
         except ConfigError:
             provider = None
-        return semconv.about(target, provider)
+        return semconv.target_attributes(target, provider)
 
 
 def _tool_key(event: ToolCallStarted | ToolCallEnded) -> Key:

@@ -554,12 +554,12 @@ async def test_a_broken_tracer_costs_no_call(over, spans, caplog):
 
 
 def test_what_is_not_known_of_a_target_or_request_is_left_out():
-    assert semconv.about(Target("gone", "m"), None) == {
+    assert semconv.target_attributes(Target("gone", "m"), None) == {
         "gen_ai.provider.name": "gone",
         "gen_ai.request.model": "m",
     }
-    assert semconv.asked("what?") == semconv.prompt_content("what?") == {}
-    assert semconv.failed(None) == {"error.type": "_OTHER"}
+    assert semconv.request_attributes("what?") == semconv.request_content("what?") == {}
+    assert semconv.error_attributes(None) == {"error.type": "_OTHER"}
 
 
 async def test_a_provider_that_is_gone_costs_no_span(over, spans):
