@@ -125,9 +125,9 @@ async def run(streams: int, at_once: int = 50, seed: int = 1) -> Figures:
     began = time.perf_counter()
     targets = [Target(random.Random(seed + number)) for number in range(3)]
     async with (
-        FaultServer(targets[0]) as a,
-        FaultServer(targets[1]) as b,
-        FaultServer(targets[2]) as c,
+        FaultServer(default=targets[0]) as a,
+        FaultServer(default=targets[1]) as b,
+        FaultServer(default=targets[2]) as c,
     ):
         servers = (a, b, c)
         env = {

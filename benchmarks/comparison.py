@@ -85,17 +85,17 @@ def perform(entry: Entry, action: str, first: str, second: str) -> dict:
 def measure(entry: Entry) -> dict:
     """Take all figures of one library."""
     figures: dict = {"version": version(entry), "lines": lines(entry)}
-    with FaultServer(answer).in_thread() as well:
+    with FaultServer(default=answer).in_thread() as well:
         second = f"{well.url}/v1"
         for action in ("tools", "image"):
             figures[action] = tried(entry, action, second)
         times = [perform(entry, "import", second, second)["import"] for _ in range(IMPORTS)]
         figures["import_ms"] = round(statistics.median(times) * 1000)
         half = chat("Half an ", finish=None, done=False, usage=None)
-        with FaultServer(half).in_thread() as cut:
+        with FaultServer(default=half).in_thread() as cut:
             figures["cut"] = perform(entry, "cut", f"{cut.url}/v1", second)
         failing = Answer(503, {}, {"error": {"message": "down", "type": "server_error"}})
-        with FaultServer(failing).in_thread() as dead:
+        with FaultServer(default=failing).in_thread() as dead:
             figures["dead"] = perform(entry, "dead", f"{dead.url}/v1", second)
             figures["dead"]["requests"] = dead.counts.requests
         for action in WAYS_OUT:
@@ -116,7 +116,7 @@ def left(entry: Entry, action: str, second: str) -> float | str | None:
 
     A text is the error that the program ended with instead.
     """
-    with FaultServer(chat("Once", Gate(), "more")).in_thread() as server:
+    with FaultServer(default=chat("Once", Gate(), "more")).in_thread() as server:
         try:
             at = perform(entry, action, f"{server.url}/v1", second)["left"]
         except RuntimeError as error:

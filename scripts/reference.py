@@ -60,7 +60,8 @@ MODULES = {
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",
-    "aiollm.testing": "FakeProvider FakeCall Script NEVER tool_call FaultServer Fault Answer Serve "
+    "aiollm.testing": "FakeProvider FakeCall Script ToolCallStep NEVER tool_call FaultServer "
+    "FaultScript Loopback LoopbackOptions Fault Answer Serve "
     "Raw End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale Unsolicited html "
     "redirect chat sse ndjson Gate Counts SeenConnection SeenRequest ReplayServer Recorder "
     "Exchange exchange load",

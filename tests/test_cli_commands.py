@@ -41,7 +41,7 @@ def box(monkeypatch):
     for name in list(os.environ):
         if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
             monkeypatch.delenv(name)
-    with FaultServer(answers).in_thread() as server:
+    with FaultServer(default=answers).in_thread() as server:
         monkeypatch.setenv("LLM_BOX", f"llama-swap://127.0.0.1:{server.port}")
         yield server
 
@@ -161,7 +161,7 @@ class Terminal:
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat():
     gate = Gate()
-    with FaultServer([chat("Once upon", gate), chat("All right.")]).in_thread() as server:
+    with FaultServer(chat("Once upon", gate), chat("All right.")).in_thread() as server:
         terminal = Terminal(server.port)
         try:
             terminal.until("> ")
@@ -207,7 +207,7 @@ def test_a_call_of_a_tool_does_not_block_the_chat():
         {"choices": [{"index": 0, "delta": {"content": "Let me see.", "tool_calls": [call]}}]},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
     )
-    with FaultServer([calling, chat("All right.")]).in_thread() as server:
+    with FaultServer(calling, chat("All right.")).in_thread() as server:
         run = subprocess.run(
             [sys.executable, "-m", "aiollm", "chat", "-m", "box/m"],
             input="Hi\nAnd?\n",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aiollm.testing.cassette import Exchange, exchange, load
-    from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, tool_call
+    from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, ToolCallStep, tool_call
     from aiollm.testing.faults import (
         Answer,
         Cut,
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         html,
         redirect,
     )
-    from aiollm.testing.faultserver import FaultServer
+    from aiollm.testing.faultserver import FaultScript, FaultServer
     from aiollm.testing.gate import Gate
+    from aiollm.testing.loopback import Loopback, LoopbackOptions
     from aiollm.testing.recorder import Recorder
     from aiollm.testing.replay import ReplayServer
     from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
@@ -55,9 +56,10 @@ _HOMES = {
         "html",
         "redirect",
     ),
-    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "tool_call"),
-    "faultserver": ("FaultServer",),
+    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "ToolCallStep", "tool_call"),
+    "faultserver": ("FaultScript", "FaultServer"),
     "gate": ("Gate",),
+    "loopback": ("Loopback", "LoopbackOptions"),
     "recorder": ("Recorder",),
     "replay": ("ReplayServer",),
     "tally": ("Counts", "SeenConnection", "SeenRequest"),
@@ -76,10 +78,13 @@ __all__ = [
     "FakeCall",
     "FakeProvider",
     "Fault",
+    "FaultScript",
     "FaultServer",
     "Flood",
     "Gate",
     "Hang",
+    "Loopback",
+    "LoopbackOptions",
     "Pause",
     "Raw",
     "Recorder",
@@ -90,6 +95,7 @@ __all__ = [
     "SeenRequest",
     "Serve",
     "Stale",
+    "ToolCallStep",
     "Trickle",
     "Truncate",
     "Unsolicited",
@@ -109,3 +115,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -50,7 +50,16 @@ PIXEL: Final = ImagePart(
 )
 """A PNG of one red pixel: what a call that makes images gets without a script."""
 
-Said: TypeAlias = str | Item | ImagePart
+
+class ToolCallStep(msgspec.Struct, frozen=True):
+    """A whole tool call of a script; without an `index` it gets the next free one."""
+
+    name: str
+    arguments: str = "{}"
+    index: int | None = None
+
+
+Said: TypeAlias = str | Item | ImagePart | ToolCallStep
 Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
 Wait: TypeAlias = Gate | Pause | Never
 Step: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
@@ -227,11 +236,12 @@ def _greet(_: Target, request: Any) -> Script:
 def _said(script: Sequence[Step]) -> Iterator[Played]:
     """Play the steps, then `Finish` unless the script has one."""
     reason: Literal["stop", "tool_calls"] = "stop"
+    indices: set[int] = set()
     for step in script:
         if isinstance(step, Exception | Gate | Pause | Never):
             yield step
             continue
-        batch = [_item(each) for each in _several(step)]
+        batch = [_item(each, indices) for each in _several(step)]
         if any(isinstance(item, ToolCallDelta) for item in batch):
             reason = "tool_calls"
         yield batch
@@ -269,16 +279,30 @@ def _several(step: Said | Drawn | Sequence[Said | Drawn]) -> Sequence[Said | Dra
     return step if isinstance(step, Sequence) and not isinstance(step, str) else (step,)
 
 
-def _item(said: Said | Drawn) -> Item:
+def _item(said: Said | Drawn, indices: set[int]) -> Item:
+    """Return what a step gives; `indices` are those of the answer's tool calls so far."""
     match said:
         case str():
             return TextDelta(said)
+        case ToolCallStep():
+            return _call(said, indices)
+        case ToolCallDelta(index):
+            indices.add(index)
+            return said
         case ImagePart():
             return ImageChunk(said)
         case PartialImage() | ImageResult():
             raise AssertionError(f"a {type(said).__name__} is for calls that make images")
         case _:
             return said
+
+
+def _call(step: ToolCallStep, indices: set[int]) -> ToolCallDelta:
+    index = max(indices, default=-1) + 1 if step.index is None else step.index
+    if index in indices:
+        raise AssertionError(f"the script gives two tool calls the index {index}: leave it out")
+    indices.add(index)
+    return ToolCallDelta(index, f"call_{index}", step.name, step.arguments)
 
 
 def _fresh(error: Exception) -> Exception:
@@ -290,10 +314,15 @@ def _fresh(error: Exception) -> Exception:
     return copied
 
 
-def tool_call(name: str, arguments: Mapping[str, Any] | None = None, index: int = 0) -> Item:
-    """Return a whole tool call as a step; calls of one answer need an `index` each."""
-    text = msgspec.json.encode(arguments or {}).decode()
-    return ToolCallDelta(index, f"call_{index}", name, text)
+def tool_call(
+    name: str, arguments: Mapping[str, Any] | None = None, index: int | None = None
+) -> ToolCallStep:
+    """Return a whole tool call as a step of a script; its id is `call_` and its index.
+
+    `index`: its place among the calls of the answer, None for the next free one. A script that
+    gives two calls the same index fails with AssertionError.
+    """
+    return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index)
 
 
 class FakeCodec:

@@ -3,84 +3,87 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias, Unpack
 
 from aiollm.testing.connection import Steps
 from aiollm.testing.faults import Answer, Fault, steps
-from aiollm.testing.loopback import Loopback, Options
+from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest
 from aiollm.testing.wires import chat
 
-Behaviour: TypeAlias = Fault | Sequence[Fault] | Callable[[SeenRequest], Fault]
-"""One fault for every request, one after the other, or a choice by request."""
+FaultScript: TypeAlias = Fault | Callable[[SeenRequest], Fault]
+"""What answers a request: a fault, or a function of the request that returns one."""
 
 _EXHAUSTED = Answer(500, {}, {"error": {"message": "the script of this server is exhausted"}})
 _UNKNOWN = Answer(404, {}, {"error": {"message": "no script for this path"}})
 
 
 class FaultServer(Loopback):
-    """Answers as scripted: a fault, a queue of faults, a callable, or any of them by path.
+    """Answers each request with the next script: a fault, or a function of the request.
 
-    A queue that is used up answers 500, and a path without a script 404: both are counted in
-    `unscripted`. The keywords are those of `Loopback`.
+    Once the scripts are used up `default` answers every request, or else a 500 does. Without any
+    script each request gets a chat stream that says `Hello world`. `paths` has the script that
+    answers every request for a path; with `paths` alone, any other path is a 404. Requests that
+    no script answers are counted in `unscripted`. The other keywords are those of `Loopback`.
+    Raises: TypeError for a script that is neither a fault nor a function.
     """
 
     def __init__(
         self,
-        script: Behaviour | Mapping[str, Behaviour] | None = None,
-        **options: Unpack[Options],
+        *scripts: FaultScript,
+        default: FaultScript | None = None,
+        paths: Mapping[str, FaultScript] | None = None,
+        **options: Unpack[LoopbackOptions],
     ) -> None:
         super().__init__(**options)
         self.unscripted = 0
         self._paths: dict[str | None, _Script] = {}
-        if isinstance(script, Mapping):
-            for path, behaviour in script.items():
-                self.behave(behaviour, path)
-        else:
-            self.behave(chat("Hello", " world") if script is None else script)
+        for path, script in (paths or {}).items():
+            self.behave(script, path)
+        if scripts or default is not None:
+            self._paths[None] = _Script(scripts, _EXHAUSTED if default is None else default)
+        elif not paths:
+            self.behave(chat("Hello", " world"))
 
-    def behave(self, behaviour: Behaviour, path: str | None = None) -> None:
-        """Answer so from now on: requests for `path`, or all for which no path is scripted."""
-        self._paths[path] = _script(behaviour)
+    def behave(self, script: FaultScript, path: str | None = None) -> None:
+        """Answer so from now on: every request for `path`, or all for which no path is scripted."""
+        self._paths[path] = _Script((), script)
 
-    def push(self, *faults: Fault, path: str | None = None) -> None:
-        """Add faults at the end of a queue; anything but a queue is replaced by one."""
-        before = self._paths.get(path)
-        if isinstance(before, _Queue):
-            before.faults.extend(faults)
-        else:
-            self._paths[path] = _Queue(faults)
+    def push(self, *scripts: FaultScript, path: str | None = None) -> None:
+        """Add scripts at the end of the queue of `path`, or of all other requests."""
+        known = self._paths.setdefault(path, _Script((), _EXHAUSTED))
+        known.queue.extend(map(_checked, scripts))
 
     @override
     def answer(self, request: SeenRequest) -> Steps:
-        """Return the steps of the fault that the script has for a request."""
+        """Return the steps of the fault that answers a request."""
         script = self._paths.get(request.path) or self._paths.get(None)
-        fault = script(request) if script else _UNKNOWN
+        fault = script.next(request) if script else _UNKNOWN
         if fault is _EXHAUSTED or fault is _UNKNOWN:
             self.unscripted += 1
         return steps(fault, request)
 
 
-_Script: TypeAlias = Callable[[SeenRequest], Fault]
+class _Script:
+    """Scripts in order, each used once, and what answers after them."""
+
+    def __init__(self, queue: Iterable[FaultScript], default: FaultScript) -> None:
+        self.queue = deque(map(_checked, queue))
+        self.default = _checked(default)
+
+    def next(self, request: SeenRequest) -> Fault:
+        script = self.queue.popleft() if self.queue else self.default
+        if isinstance(script, Fault):
+            return script
+        fault = script(request)
+        if not isinstance(fault, Fault):
+            raise TypeError(f"a script returned {fault!r:.80}, not a fault")
+        return fault
 
 
-class _Queue:
-    """Faults in order, each used once."""
-
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = deque(faults)
-
-    def __call__(self, _: SeenRequest) -> Fault:
-        return self.faults.popleft() if self.faults else _EXHAUSTED
-
-
-def _script(behaviour: Behaviour) -> _Script:
-    match behaviour:
-        case Sequence():
-            return _Queue(behaviour)
-        case fault if not callable(fault):
-            return lambda _: fault
-        case choose:
-            return choose
+def _checked(script: FaultScript) -> FaultScript:
+    if isinstance(script, Fault) or callable(script):
+        return script
+    raise TypeError(f"{script!r:.80} is not a script: pass faults, or functions that return one")

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext, SSLError
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
 from urllib.parse import quote, urlencode
 
 from aiollm.testing.connection import NO_LINGER, Connection, Host, Sleep
@@ -19,8 +19,8 @@ from aiollm.testing.thread import in_thread
 OnConnect: TypeAlias = Literal["serve", "close", "reset", "deaf"]
 
 
-class Options(TypedDict, total=False):
-    """The keywords of every loopback server; `Loopback` says what they do."""
+class LoopbackOptions(TypedDict, total=False):
+    """The keywords of every loopback server, which `Loopback` explains."""
 
     ssl: SSLContext | None
     host: str
@@ -30,21 +30,36 @@ class Options(TypedDict, total=False):
 
 
 class Loopback(Host):
-    """Accepts connections and plays, for each request, the steps that `answer` gives.
+    """What all servers of the kit share: they listen on a free port of this machine.
 
-    `ssl` makes it speak TLS; `host` is 127.0.0.1 or [::1]. `read_bodies=False` answers at the
-    headers, before the body. `on_connect`: `serve`; `close` or `reset` at once; `deaf` never
-    reads (an upload stalls, and the peer's leaving is not seen). `sleep` stands in for
-    `asyncio.sleep`. An exception in `answer` gives a 500 and is raised when the block ends.
+    For each request it plays the steps that `answer` returns. An exception in `answer` gives a
+    500 and is raised when the block ends.
+
+    `ssl`: the context to speak TLS with, None for plain HTTP. `host`: `127.0.0.1` or `[::1]`.
+    `on_connect`: `"serve"`; `"close"` or `"reset"` each connection at once, by FIN or RST;
+    `"deaf"` accepts it and never reads, so an upload stalls and the peer's leaving goes unseen.
+    `read_bodies`: False answers once the headers are in, before the request's body. `sleep`:
+    called with the seconds of each pause, in place of `asyncio.sleep`.
+    Raises: ValueError for another `on_connect`.
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(
+        self,
+        *,
+        ssl: SSLContext | None = None,
+        host: str = "127.0.0.1",
+        on_connect: OnConnect = "serve",
+        read_bodies: bool = True,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         super().__init__()
-        self.host = options.get("host", "127.0.0.1")
-        self.read_bodies = options.get("read_bodies", True)
-        self.sleep = options.get("sleep", asyncio.sleep)
-        self._ssl = options.get("ssl")
-        self._on_connect: OnConnect = options.get("on_connect", "serve")
+        if on_connect not in get_args(OnConnect):
+            raise ValueError(f"on_connect: {', '.join(get_args(OnConnect))}, not {on_connect!r}")
+        self.host = host
+        self.read_bodies = read_bodies
+        self.sleep = sleep
+        self._ssl = ssl
+        self._on_connect: OnConnect = on_connect
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._alive: set[Connection] = set()

@@ -5,7 +5,7 @@ The servers run in a thread, so the fixtures work with any async plugin, or with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import pytest
@@ -17,27 +17,39 @@ if TYPE_CHECKING:
     from aiollm.registry import Registry
     from aiollm.testing.cassette import Exchange
     from aiollm.testing.fake import FakeProvider
-    from aiollm.testing.faultserver import Behaviour, FaultServer
-    from aiollm.testing.loopback import Loopback, Options
-    from aiollm.testing.replay import ReplayServer
+    from aiollm.testing.faults import Pause
+    from aiollm.testing.faultserver import FaultScript, FaultServer
+    from aiollm.testing.gate import Gate
+    from aiollm.testing.loopback import Loopback, LoopbackOptions
+    from aiollm.testing.replay import Match, Pieces, ReplayServer
     from aiollm.testing.thread import LoopThread
 
 
 class StartFaultServer(Protocol):
-    """Starts a FaultServer that runs until the test ends."""
+    """Starts a FaultServer that runs until the test ends; the arguments are those of the class."""
 
     def __call__(
         self,
-        script: Behaviour | Mapping[str, Behaviour] | None = None,
-        **options: Unpack[Options],
+        *scripts: FaultScript,
+        default: FaultScript | None = None,
+        paths: Mapping[str, FaultScript] | None = None,
+        **options: Unpack[LoopbackOptions],
     ) -> FaultServer:
         """Return the server; it has its port, and its first connection may be made."""
 
 
 class StartReplayServer(Protocol):
-    """Starts a ReplayServer that runs until the test ends; `options` are those of the class."""
+    """Starts a ReplayServer that runs until the test ends; the arguments are those of the class."""
 
-    def __call__(self, *sources: Exchange | str | Path, **options: Any) -> ReplayServer:
+    def __call__(
+        self,
+        *sources: Exchange | str | Path,
+        names: Sequence[str] = (),
+        pieces: Pieces = "recorded",
+        match: Match = "path",
+        between: Gate | Pause | None = None,
+        **options: Unpack[LoopbackOptions],
+    ) -> ReplayServer:
         """Return the server; a file that cannot be read fails the test at its end."""
 
 
@@ -67,14 +79,11 @@ def aiollm_servers() -> Iterator[LoopThread]:
 
 @pytest.fixture
 def fault_server(aiollm_servers: LoopThread) -> StartFaultServer:
-    """Return a function that starts a FaultServer, given a script."""
+    """Return a function that starts a FaultServer, given its scripts."""
     from aiollm.testing.faultserver import FaultServer
 
-    def start(
-        script: Behaviour | Mapping[str, Behaviour] | None = None,
-        **options: Unpack[Options],
-    ) -> FaultServer:
-        return aiollm_servers.serve(FaultServer(script, **options))
+    def start(*scripts: FaultScript, **options: Any) -> FaultServer:
+        return aiollm_servers.serve(FaultServer(*scripts, **options))
 
     return start
 

@@ -14,7 +14,7 @@ from aiollm.testing.cassette import Ending, Exchange, dump, ending_of
 from aiollm.testing.connection import Steps
 from aiollm.testing.faults import End, Step
 from aiollm.testing.http1 import HEAD_END, Parser
-from aiollm.testing.loopback import Loopback, Options
+from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
 from aiollm.testing.masking import (
     PRIVATE_HEADERS,
@@ -49,7 +49,7 @@ class Recorder(Loopback):
         *,
         secrets: Sequence[str] = (),
         upstream_ssl: ssl.SSLContext | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[LoopbackOptions],
     ) -> None:
         """Read `upstream`, a base URL. Raises: ValueError when it is not http or https."""
         super().__init__(**options)

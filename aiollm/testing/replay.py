@@ -14,7 +14,7 @@ from aiollm.testing.cassette import Exchange, load, pick
 from aiollm.testing.connection import Steps
 from aiollm.testing.faults import Answer, End, Pause, Step, steps
 from aiollm.testing.gate import Gate
-from aiollm.testing.loopback import Loopback, Options
+from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest
 
@@ -41,7 +41,7 @@ class ReplayServer(Loopback):
         pieces: Pieces = "recorded",
         match: Match = "path",
         between: Gate | Pause | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[LoopbackOptions],
     ) -> None:
         super().__init__(**options)
         self.pieces: Pieces = pieces

@@ -51,7 +51,7 @@ def answer(request: object) -> object:
 @pytest.fixture
 async def world(monkeypatch, tmp_path):
     """An environment in which every name that the pages use is a loopback server."""
-    async with FaultServer(answer) as server:
+    async with FaultServer(default=answer) as server:
         for name in ("M5", "M1", "OPENAI", "ANTHROPIC", "GOOGLE", "BOX"):
             dsn = f"openai+http://key@127.0.0.1:{server.port}/v1?api=chat"
             monkeypatch.setenv(f"LLM_{name}", dsn)

@@ -69,7 +69,7 @@ OLLAMA = {
 async def test_the_block_runs(block, monkeypatch, tmp_path, capsys):
     (tmp_path / "duck.png").write_bytes(PNG)
     monkeypatch.chdir(tmp_path)
-    async with FaultServer(SWAP) as swap, FaultServer(OLLAMA) as ollama:
+    async with FaultServer(paths=SWAP) as swap, FaultServer(paths=OLLAMA) as ollama:
         monkeypatch.setenv("LLM_LS", swap.dsn("llama-swap"))
         monkeypatch.setenv("LLM_OPENAI", swap.dsn("openai"))
         monkeypatch.setenv("LLM_M5", ollama.dsn("ollama"))

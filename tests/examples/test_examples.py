@@ -64,7 +64,7 @@ async def test_a_race_is_won_by_the_box_that_answers():
 async def test_a_reply_becomes_a_value_after_one_repair():
     wrong = chat('{"summary": "Outage", "urgency": 9, "team": "network"}')
     right = chat('{"summary": "Outage", "urgency": 5, "team": "network"}')
-    async with FaultServer([wrong, right]) as server:
+    async with FaultServer(wrong, right) as server:
         output = await run("04_structured_output.py", openai=server, m5=server)
     assert output == "network, urgency 5: Outage\n"
 
@@ -78,7 +78,7 @@ async def test_an_agent_calls_its_tools_and_answers():
         chat({"tool_calls": calls}, finish="tool_calls", usage=(20, 12)),
         chat("Granada.", usage=(40, 3)),
     ]
-    async with FaultServer(script) as server:
+    async with FaultServer(*script) as server:
         output = await run("05_tools.py", anthropic=server)
     assert '-> weather{"city": "Granada"}' in output
     assert '<- {"celsius":11.0}' in output
@@ -103,7 +103,7 @@ async def test_an_image_is_made_and_saved(tmp_path):
 
 
 async def test_a_box_is_warmed_used_and_left_free():
-    async with FaultServer(llama_swap([])) as ls:
+    async with FaultServer(default=llama_swap([])) as ls:
         output = await run("08_local_boxes.py", ls=ls)
         asked = [request.path for request in ls.requests]
     assert output.startswith("has qwen3:14b\nruns nothing\nloaded ls/qwen3:14b\n")
@@ -113,7 +113,7 @@ async def test_a_box_is_warmed_used_and_left_free():
 
 async def test_a_service_streams_and_a_client_that_leaves_closes_the_upstream():
     gate = Gate()
-    async with FaultServer([chat("all"), chat("one", gate, "two")]) as m5, service(m5) as port:
+    async with FaultServer(chat("all"), chat("one", gate, "two")) as m5, service(m5) as port:
         whole = await get(port, until=b"\r\n0\r\n")
         assert b'data: {"text": "all"}\n\n' in whole
         assert b'{"text": "one"}' in await get(port, until=b'one"}')
@@ -135,7 +135,7 @@ async def test_an_agent_is_shown_photos_and_goes_on_past_its_turns(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "duck.jpg").write_bytes(PNG)
     looking = chat({"tool_calls": [call(0, "c", '{"name": "duck.jpg"}', "look")]}, usage=(9, 2))
-    async with FaultServer([*[looking] * 5, chat("The duck.")]) as ls:
+    async with FaultServer(*[looking] * 5, chat("The duck.")) as ls:
         output = await run("11_agent_turns.py", cwd=tmp_path, ls=ls)
         sent = ls.requests[-1].body
     assert output == "10 tokens so far, Ctrl-C to stop\nThe duck.\n"

@@ -14,12 +14,13 @@ from aiollm.testing import FaultServer
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:
-    """Start a FaultServer of the given script; it ends with the test."""
+    """Start a FaultServer: one script answers every request, several answer in order."""
     async with AsyncExitStack() as stack:
 
-        async def start(*script: Any, **options: Any) -> FaultServer:
-            behaviour = script[0] if len(script) == 1 else list(script)
-            return await stack.enter_async_context(FaultServer(behaviour, **options))
+        async def start(*scripts: Any, **options: Any) -> FaultServer:
+            if len(scripts) == 1:
+                return await start(default=scripts[0], **options)
+            return await stack.enter_async_context(FaultServer(*scripts, **options))
 
         yield start
 

@@ -80,7 +80,7 @@ async def test_a_failed_call_ends_with_its_error(serve, registry):
 
 
 async def test_recovery_is_told(serve, registry):
-    reg = registry({"a": await serve([Cut(), OK])}, retries=1, cooldown=0.01)
+    reg = registry({"a": await serve(Cut(), OK)}, retries=1, cooldown=0.01)
     events = []
     reg.on_event(events.append)
     await reg.stream("a/m", "hi").collect()

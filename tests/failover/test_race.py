@@ -120,7 +120,7 @@ async def test_an_error_that_stays_ends_the_race(serve, registry):
 
 
 async def test_a_cooling_target_takes_no_part(serve, registry):
-    bad, good = await serve([Cut()]), await serve(OK)
+    bad, good = await serve(Cut()), await serve(OK)
     reg = registry({"a": bad, "b": good}, cooldown=1000)
     for _ in range(3):
         await reg.stream("a/m|b/m", "hi", stagger=0.0).collect()

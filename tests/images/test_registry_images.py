@@ -179,7 +179,7 @@ async def test_a_target_that_failed_is_not_asked_again(serve, registry):
 
 
 async def test_one_target_survives_a_hiccup(serve, registry):
-    server = await serve([BUSY, MADE])
+    server = await serve(BUSY, MADE)
     reg = registry({"a": server.dsn()}, retries=1, cooldown=0.01)
     result = await reg.generate_images("a/m", "x")
     assert len(result.attempts) == 2
@@ -384,7 +384,7 @@ async def test_what_is_no_image_is_unsupported_by_every_target(serve, registry):
 @pytest.mark.parametrize("status", [404, 405, 501])
 async def test_a_llama_swap_that_knows_only_sdapi_is_asked_that_way(serve, registry, status):
     script = {"/v1/images/generations": error(status), "/sdapi/v1/txt2img": PAINTED}
-    server = await serve(script)
+    server = await serve(paths=script)
     reg = registry({"ls": server.dsn("llama-swap")})
     result = await reg.generate_images("ls/sdxl", ImageRequest("a boat", seed=7))
     assert [each.outcome for each in result.attempts] == ["success"]
@@ -398,7 +398,7 @@ async def test_a_llama_swap_that_knows_only_sdapi_is_asked_that_way(serve, regis
 async def test_images_to_edit_find_their_way_to_sdapi(serve, registry):
     script = {"/v1/images/edits": error(404), "/sdapi/v1/img2img": PAINTED}
     image = ImagePart(picture(30, 20))
-    server = await serve(script)
+    server = await serve(paths=script)
     reg = registry({"ls": server.dsn("llama-swap")})
     await reg.generate_images("ls/sdxl", ImageRequest("a hat", images=image))
     sent = server.requests[1].json()["init_images"]
@@ -456,7 +456,7 @@ async def test_a_provider_with_images_of_its_own_needs_one_codec(serve, registry
         def error(self, reply: HttpReply):
             return OpenAIImages().error(reply)
 
-    server = await serve({"/draw": MADE})
+    server = await serve(paths={"/draw": MADE})
     reg = registry({})
     row = Provider(
         "own", "x", server.url, ChatCodec(), operations={"images": Operation(lambda: (Plain(),))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,18 @@ async def ollama(replay: Replay, service: Callable[..., Any]) -> Ollama:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Awaitable[FaultServer]]]:
-    """Start a FaultServer of the given script; it ends with the test."""
+    """Start a FaultServer: scripts by path, one for every request, or several in order."""
     async with AsyncExitStack() as stack:
 
-        async def start(script: Any) -> FaultServer:
-            return await stack.enter_async_context(FaultServer(script))
+        async def start(*scripts: Any) -> FaultServer:
+            match scripts:
+                case (Mapping() as paths,):
+                    server = FaultServer(paths=paths)
+                case (each,):
+                    server = FaultServer(default=each)
+                case _:
+                    server = FaultServer(*scripts)
+            return await stack.enter_async_context(server)
 
         yield start
 

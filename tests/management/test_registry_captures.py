@@ -233,7 +233,7 @@ async def test_a_model_unloaded_in_mid_stream_is_an_interruption_with_what_came(
 
 @pytest.mark.parametrize("second", ["box/gemma", "ls/smol"])
 async def test_after_an_unload_the_chain_goes_on_from_the_start(second):
-    async with FaultServer([UNLOADED, chat("A story.")]) as swap, FaultServer(chat("B.")) as box:
+    async with FaultServer(UNLOADED, chat("A story.")) as swap, FaultServer(chat("B.")) as box:
         env = {"LLM_LS": swap.dsn("llama-swap"), "LLM_BOX": box.dsn()}
         spec = "ls/smol" if second == "ls/smol" else f"ls/smol,{second}"
         async with (

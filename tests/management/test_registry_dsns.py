@@ -80,7 +80,7 @@ async def test_every_dsn_has_its_base_url_and_its_header(scheme):
 
 @pytest.mark.parametrize("scheme", PATHS)
 async def test_the_url_and_the_header_arrive(scheme):
-    async with FaultServer(Answer(400)) as server:
+    async with FaultServer(default=Answer(400)) as server:
         dsn = server.dsn(scheme, token="a/b@c", path="/gate")
         async with Registry(env={"LLM_X": dsn}) as reg:
             with pytest.raises(LLMError):

@@ -230,7 +230,7 @@ async def test_cancelling_a_load_harms_nobody_and_leaves_nothing(serve, registry
 
 
 async def test_a_load_that_succeeds_closes_the_case_of_a_target(serve, registry):
-    server = await serve([BROKEN, WELL, listed()])
+    server = await serve(BROKEN, WELL, listed())
     reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
     with pytest.raises(FailoverError):
         await reg.load_models("x/m")
@@ -241,7 +241,7 @@ async def test_a_load_that_succeeds_closes_the_case_of_a_target(serve, registry)
 
 async def test_a_cancelled_load_gives_its_probe_back(serve, registry):
     gate = Gate()
-    server = await serve([BROKEN, Hang(gate=gate)])
+    server = await serve(BROKEN, Hang(gate=gate))
     reg = registry({"x": server.dsn("llama-swap")}, cooldown=60)
     with pytest.raises(FailoverError):
         await reg.load_models("x/m")

@@ -30,7 +30,7 @@ async def registry() -> AsyncIterator[Callable[..., Awaitable[Registry]]]:
     async with AsyncExitStack() as stack:
 
         async def make(script: Any, scheme: str) -> Registry:
-            server = await stack.enter_async_context(FaultServer(script))
+            server = await stack.enter_async_context(FaultServer(default=script))
             timeouts = Timeouts(first_output=0.2)
             env = {"LLM_X": server.dsn(scheme)}
             return await stack.enter_async_context(Registry(env=env, timeouts=timeouts))

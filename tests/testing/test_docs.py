@@ -25,8 +25,8 @@ def test_every_block_of_the_page_passes(pytester):
 
 
 def test_the_page_names_every_fault_and_server_of_the_kit():
-    helpers = {"Counts", "Exchange", "FakeCall", "Fault", "Script", "SeenConnection"}
-    helpers |= {"SeenRequest", "load"}
+    helpers = {"Counts", "Exchange", "FakeCall", "Fault", "FaultScript", "Script"}
+    helpers |= {"LoopbackOptions", "SeenConnection", "SeenRequest", "ToolCallStep", "load"}
     missing = {name for name in aiollm.testing.__all__ if name not in PAGE} - helpers
     assert not missing
 

@@ -18,6 +18,7 @@ from aiollm import (
     Target,
     TextDelta,
     Timeouts,
+    ToolCallDelta,
     UnsupportedError,
     Usage,
 )
@@ -62,10 +63,37 @@ class TestScripts:
         assert (await items(FakeProvider([Finish("stop"), "late"]))) == [Finish("stop")]
 
     async def test_a_tool_call_finishes_with_its_own_reason(self):
-        call = tool_call("weather", {"city": "Oslo"})
-        got = await items(FakeProvider([call]))
+        got = await items(FakeProvider([tool_call("weather", {"city": "Oslo"})]))
+        call = ToolCallDelta(0, "call_0", "weather", '{"city":"Oslo"}')
         assert got == [call, Finish("tool_calls", "tool_calls")]
-        assert got[0].arguments == '{"city":"Oslo"}'
+
+    async def test_each_tool_call_of_an_answer_gets_an_index_of_its_own(self):
+        raw = ToolCallDelta(3, "raw", "look", "{}")
+        script = ["Hm.", tool_call("look"), [tool_call("look"), raw], tool_call("rate")]
+        fake = FakeProvider(script, script)
+        for _ in range(2):
+            calls = [each for each in await items(fake) if isinstance(each, ToolCallDelta)]
+            assert [(each.index, each.id) for each in calls] == [
+                (0, "call_0"),
+                (1, "call_1"),
+                (3, "raw"),
+                (4, "call_4"),
+            ]
+
+    async def test_two_tool_calls_of_an_answer_are_two_calls(self):
+        fake = FakeProvider([tool_call("look", {"a": 1}), tool_call("rate", {"b": 2})])
+        async with Registry(env={}) as reg:
+            reg.register("fake", fake.provider())
+            calls = (await reg.generate("fake/m", "hi")).tool_calls
+        assert [(each.name, each.arguments) for each in calls] == [
+            ("look", '{"a":1}'),
+            ("rate", '{"b":2}'),
+        ]
+
+    async def test_the_same_index_twice_is_an_assertion_error(self):
+        fake = FakeProvider([tool_call("look"), tool_call("rate", index=0)])
+        with pytest.raises(AssertionError, match="gives two tool calls the index 0"):
+            await items(fake)
 
     async def test_scripts_are_used_in_order_and_then_the_default(self):
         fake = FakeProvider("one", default="more")

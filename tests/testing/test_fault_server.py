@@ -117,7 +117,7 @@ class TestAnswersWell:
     @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("POST", 204), ("GET", 304)])
     async def test_an_answer_that_has_no_body_by_rule_gets_none(self, connect, method, status):
         two = [Answer(status, {}, (b"x", b"y")), Answer(200, {}, b"next")]
-        async with FaultServer(two) as server, connect(server) as peer:
+        async with FaultServer(*two) as server, connect(server) as peer:
             peer.ask(method=method)
             await peer.head()
             peer.ask()
@@ -133,7 +133,7 @@ class TestAnswersWell:
     async def test_gates_and_pauses_may_stand_among_events_and_lines(self, connect):
         gate = Gate(opened=True)
         two = [sse(b"a", Pause(0), "b"), ndjson("{}", gate, "[]")]
-        async with FaultServer(two) as server, connect(server) as peer:
+        async with FaultServer(*two) as server, connect(server) as peer:
             peer.ask()
             assert (await peer.answer())[1] == b"data: a\n\ndata: b\n\n"
             peer.ask()
@@ -142,7 +142,7 @@ class TestAnswersWell:
 
     async def test_sse_names_events_and_ndjson_ends_lines(self, connect):
         two = [sse(("ping", {"a": 1}), "[DONE]"), ndjson({"done": False}, b'{"done":true}')]
-        async with FaultServer(two) as server, connect(server) as peer:
+        async with FaultServer(*two) as server, connect(server) as peer:
             peer.ask()
             events = await peer.answer()
             peer.ask()
@@ -151,7 +151,7 @@ class TestAnswersWell:
         assert lines[1] == b'{"done":false}\n{"done":true}\n'
 
     async def test_connections_are_kept_alive_unless_the_peer_says_close(self, connect):
-        async with FaultServer(TEN) as server, connect(server) as peer:
+        async with FaultServer(default=TEN) as server, connect(server) as peer:
             peer.ask()
             await peer.answer()
             peer.ask(extra="connection: close\r\n")
@@ -161,7 +161,7 @@ class TestAnswersWell:
 
     async def test_a_page_and_a_redirect_to_another_origin(self, connect):
         answers = [html(), redirect("http://elsewhere.example/v1", 308)]
-        async with FaultServer(answers) as server, connect(server) as peer:
+        async with FaultServer(*answers) as server, connect(server) as peer:
             peer.ask()
             head, page = await peer.answer()
             assert b"text/html" in head
@@ -391,7 +391,7 @@ class TestBreaking:
             assert await peer.rest() == chunk(b"012")
 
     async def test_a_truncated_body_is_whole_to_http(self, connect):
-        async with FaultServer([Truncate(3, TEN), TEN]) as server, connect(server) as peer:
+        async with FaultServer(Truncate(3, TEN), TEN) as server, connect(server) as peer:
             peer.ask()
             assert (await peer.answer())[1] == b"012"
             peer.ask()
@@ -458,7 +458,7 @@ class TestKeptAlive:
 
     @pytest.mark.parametrize("how", ["close", "reset"])
     async def test_a_stale_connection_ends_without_a_byte_when_it_is_used_again(self, connect, how):
-        async with FaultServer([Stale(TEN, how=how), TEN]) as server:
+        async with FaultServer(Stale(TEN, how=how), TEN) as server:
             async with connect(server) as peer:
                 peer.ask()
                 await peer.answer()
@@ -485,7 +485,11 @@ class TestKeptAlive:
             assert server.counts.requests == 1
 
     async def test_the_test_may_end_all_connections_at_any_moment(self, connect):
-        async with FaultServer(Hang()) as server, connect(server) as one, connect(server) as two:
+        async with (
+            FaultServer(default=Hang()) as server,
+            connect(server) as one,
+            connect(server) as two,
+        ):
             one.ask()
             await server.wait_requests()
             await server.wait_opened(2)
@@ -504,9 +508,9 @@ class TestKeptAlive:
 
 
 class TestScripts:
-    async def test_a_queue_is_used_in_order_and_then_answers_500(self, connect):
-        queue = [Answer(200, {}, b"one"), Answer(200, {}, b"two")]
-        async with FaultServer(queue) as server, connect(server) as peer:
+    async def test_scripts_are_used_in_order_and_then_comes_a_500(self, connect):
+        one, two = Answer(200, {}, b"one"), Answer(200, {}, b"two")
+        async with FaultServer(one, two) as server, connect(server) as peer:
             answers = []
             for _ in range(3):
                 peer.ask()
@@ -519,24 +523,64 @@ class TestScripts:
         assert answers[3][1] == b"four"
         assert server.unscripted == 1
 
-    async def test_pushing_onto_what_is_no_queue_makes_it_one(self, connect):
-        async with FaultServer(Answer(500)) as server, connect(server) as peer:
+    async def test_after_the_scripts_the_default_answers_every_request(self, connect):
+        first, rest = Answer(200, {}, b"first"), Answer(200, {}, b"rest")
+        async with FaultServer(first, default=rest) as server, connect(server) as peer:
+            for expected in (b"first", b"rest", b"rest"):
+                peer.ask()
+                assert (await peer.answer())[1] == expected
             server.push(Answer(200, {}, b"pushed"))
-            peer.ask()
-            assert (await peer.answer())[1] == b"pushed"
+            for expected in (b"pushed", b"rest"):
+                peer.ask()
+                assert (await peer.answer())[1] == expected
+        assert server.unscripted == 0
 
     async def test_paths_have_scripts_of_their_own(self, connect):
-        scripts = {"/a b": Answer(200, {}, b"a"), "/b": [Answer(200, {}, b"b")]}
-        async with FaultServer(scripts) as server, connect(server) as peer:
+        scripts = {"/a b": Answer(200, {}, b"a"), "/b": lambda _: Answer(200, {}, b"b")}
+        async with FaultServer(paths=scripts) as server, connect(server) as peer:
             for path, expected in (("/a%20b?x=1", b"a"), ("/b", b"b"), ("/a%20b", b"a")):
                 peer.ask(path)
                 assert (await peer.answer())[1] == expected
             peer.ask("/c")
-            assert (await peer.head()).startswith(b"HTTP/1.1 404")
+            assert (await peer.answer())[0].startswith(b"HTTP/1.1 404")
+            server.push(Answer(200, {}, b"once"), path="/b")
+            peer.ask("/b")
+            assert (await peer.answer())[1] == b"once"
             assert server.unscripted == 1
 
+    async def test_other_paths_get_the_scripts_that_have_none(self, connect):
+        scripts = {"/a": Answer(200, {}, b"a")}
+        other = Answer(200, {}, b"other")
+        async with FaultServer(other, paths=scripts) as server, connect(server) as peer:
+            for path, expected in (("/a", b"a"), ("/b", b"other")):
+                peer.ask(path)
+                assert (await peer.answer())[1] == expected
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("x", {}),
+            ([TEN], {}),
+            (None, {}),
+            (TEN, {"default": "x"}),
+            (TEN, {"paths": {"/a": [TEN]}}),
+        ],
+    )
+    async def test_what_is_no_script_is_a_type_error(self, arguments):
+        script, options = arguments
+        with pytest.raises(TypeError, match="is not a script: pass faults"):
+            FaultServer(script, **options)
+        with pytest.raises(TypeError, match="is not a script: pass faults"):
+            FaultServer().push("x")
+
+    async def test_a_function_that_returns_no_fault_fails_the_block(self, connect):
+        with pytest.raises(TypeError, match="a script returned None, not a fault"):
+            async with FaultServer(lambda _: None) as server, connect(server) as peer:
+                peer.ask()
+                assert (await peer.head()).startswith(b"HTTP/1.1 500")
+
     async def test_behaviour_may_change_while_it_runs(self, connect):
-        async with FaultServer(Answer(500)) as server, connect(server) as peer:
+        async with FaultServer(default=Answer(500)) as server, connect(server) as peer:
             peer.ask()
             await peer.answer()
             server.behave(Answer(200, {}, b"well"))
@@ -602,7 +646,7 @@ class TestRequests:
 
     async def test_pipelined_requests_are_answered_in_turn(self, connect):
         queue = [Answer(200, {}, b"one"), Answer(200, {}, b"two")]
-        async with FaultServer(queue) as server, connect(server) as peer:
+        async with FaultServer(*queue) as server, connect(server) as peer:
             peer.ask("/1")
             peer.ask("/2")
             assert (await peer.answer())[1] == b"one"
@@ -682,7 +726,7 @@ class TestCounts:
                 peer.ask()
                 await peer.answer()
 
-        async with FaultServer(TEN) as server:
+        async with FaultServer(default=TEN) as server:
             await asyncio.gather(*(visit(server) for _ in range(50)))
             await server.wait_closed(50)
             await server.wait_idle()
@@ -716,7 +760,7 @@ class TestCounts:
                 await server.wait_requests(2, within=0.01)
 
     async def test_a_server_may_be_entered_again(self, connect):
-        server = FaultServer(TEN)
+        server = FaultServer(default=TEN)
         for opened in (1, 2):
             async with server, connect(server) as peer:
                 peer.ask()
@@ -765,7 +809,7 @@ class TestTls:
     async def test_a_cut_and_a_reset_work_under_tls(self, server_tls, client_tls, connect):
         gate = Gate()
         queue = [Cut(3, TEN), Reset(3, TEN, gate)]
-        async with FaultServer(queue, ssl=server_tls) as server:
+        async with FaultServer(*queue, ssl=server_tls) as server:
             async with connect(server, client_tls) as peer:
                 peer.ask()
                 await peer.head()

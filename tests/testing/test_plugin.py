@@ -62,6 +62,22 @@ def test_file(replay_server, tmp_path):
     replay_server(tmp_path / "missing.json")
 """
 
+SHAPE = """
+import pytest
+from aiollm.testing import Answer, chat
+
+@pytest.mark.parametrize("name", ["fault_server", "replay_server", "fake_provider", "registry"])
+def test_an_unknown_keyword_is_a_type_error(name, request):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'port'"):
+        request.getfixturevalue(name)(port=1)
+
+async def test_scripts_come_one_by_one(fault_server, registry):
+    server = fault_server(Answer(503), default=chat("fine"), paths={"/v1/models": Answer(404)})
+    async with registry({"m5": server, "m1": server}) as reg:
+        assert (await reg.generate("m5/a,m1/a", "hi")).text == "fine"
+    assert server.counts.requests == 2
+"""
+
 
 @pytest.fixture
 def run(pytester):
@@ -76,6 +92,10 @@ def run(pytester):
 
 def test_chains_are_tested_in_ten_lines_and_servers_need_no_loop(run):
     run(FAILOVER, FAKE, REPLAY).assert_outcomes(passed=4)
+
+
+def test_the_fixtures_have_the_shape_of_the_classes(run):
+    run(SHAPE).assert_outcomes(passed=5)
 
 
 def test_errors_of_a_script_or_a_source_fail_the_test(run):

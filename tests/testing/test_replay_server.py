@@ -204,7 +204,7 @@ class TestRecording:
     async def test_what_passes_through_is_what_the_upstream_sent(self, tmp_path):
         path = tmp_path / "deep" / "cassette.json"
         async with (
-            FaultServer(chat("Hel", "grün")) as upstream,
+            FaultServer(default=chat("Hel", "grün")) as upstream,
             Recorder(f"{upstream.url}/base/", path) as proxy,
         ):
             direct = await ask(upstream, "/v1/chat?alt=sse", b'{"a":1}')
@@ -260,7 +260,7 @@ class TestRecording:
     async def test_the_end_of_a_connection_is_recorded(self, tmp_path, connect):
         faults = [Cut(3, Serve(b"0123456789")), Answer(200, {}, b"abc", "close"), Answer()]
         async with (
-            FaultServer(faults) as upstream,
+            FaultServer(*faults) as upstream,
             Recorder(upstream.url, tmp_path / "c.json") as proxy,
         ):
             for _ in faults:

@@ -33,7 +33,7 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
         async def start(*script: Any, **options: Any) -> tuple[FaultServer, Registry]:
-            server = await stack.enter_async_context(FaultServer(list(script)))
+            server = await stack.enter_async_context(FaultServer(*script))
             env = {"LLM_A": f"openai+{server.url}/v1"}
             registry = Registry(env=env, **({"retries": 0} | options))
             return server, await stack.enter_async_context(registry)

@@ -105,7 +105,7 @@ async def test_a_small_body_is_written_without_a_task(size, tasks):
         return asyncio.Task(coro, loop=loop, **options)
 
     body = bytes(size)
-    async with FaultServer(Answer(200, {}, b"fine")) as server, session() as http:
+    async with FaultServer(default=Answer(200, {}, b"fine")) as server, session() as http:
         for _ in range(2):
             loop = asyncio.get_running_loop()
             loop.set_task_factory(make)
