@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from aiollm import cli
+from aiollm import Registry, cli
+from aiollm.cli import servers
+from aiollm.servers.warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat, sse
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +78,26 @@ def test_running_and_unload(box, capsys):
     assert cli.main(["unload", "box"]) == cli.OK
     paths = [request.path for request in box.requests if "unload" in request.path]
     assert paths == ["/api/models/unload/qwen3:8b", "/api/models/unload"]
+
+
+def test_running_and_unload_of_an_ollama(capsys, monkeypatch):
+    loaded = Answer(200, {}, {"models": [{"name": "qwen3:8b"}, {"name": "smol:latest"}]})
+    paths = {"/api/ps": loaded, "/api/generate": Answer(200, {}, {"done": True})}
+    with FaultServer(paths=paths).in_thread() as server:
+        monkeypatch.setenv("LLM_M5", server.dsn("ollama"))
+        assert cli.main(["running", "m5"]) == cli.OK
+        assert capsys.readouterr().out == "qwen3:8b  loaded\nsmol:latest  loaded\n"
+        assert cli.main(["unload", "m5", "smol"]) == cli.OK
+        assert cli.main(["unload", "m5"]) == cli.OK
+        sent = [each.json() for each in server.requests if each.path == "/api/generate"]
+    assert [each["model"] for each in sent] == ["smol", "qwen3:8b", "smol:latest"]
+    assert all(each["keep_alive"] == 0 for each in sent)
+
+
+@pytest.mark.parametrize("scheme", KINDS)
+def test_every_scheme_of_a_model_server_is_a_box(scheme):
+    registry = Registry(env={"LLM_X": f"{scheme}://key@127.0.0.1:9"})
+    assert type(servers.box(registry, "x")) is KINDS[scheme]
 
 
 def test_running_of_what_is_no_box_is_a_usage_error(box, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""`aiollm models`, `health`, `running`, `unload`: what the providers have, run and let go of."""
+"""`aiollm models`, `health`, `running`, `unload`: what providers list, load and unload."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from aiollm.cli.terminal import FAILED, OK, complain, print_json, run, table, to
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
-
-OLLAMA = ("ollama", "ollama-cloud", "foreman")
 
 
 class State(msgspec.Struct, frozen=True):
@@ -141,25 +139,14 @@ def unload(options: argparse.Namespace) -> int:
     """Unload one model or all; return the exit code."""
 
     async def work(registry: Registry) -> int:
-        server = box(registry, options.provider)
-        match server:
-            case LlamaSwap():
-                await server.unload(options.model)
-            case Ollama():
-                names = [options.model] if options.model else await _loaded(server)
-                for name in names:
-                    await server.unload(name)
+        await box(registry, options.provider).unload(options.model)
         return OK
 
     return run(work)
 
 
-async def _loaded(server: Ollama) -> list[str]:
-    return [each.name for each in await server.running()]
-
-
 def box(registry: Registry, name: str) -> LlamaSwap | Ollama:
-    """Return the management of a server. Raises: ConfigError where it has none."""
-    if registry.provider(name).scheme in OLLAMA:
+    """Return a model server. Raises: ConfigError where the provider is of another kind."""
+    if registry.provider(name).scheme in Ollama.schemes:
         return registry.ollama(name)
     return registry.llama_swap(name)

@@ -30,7 +30,7 @@ LOAD_SECONDS = 300.0
 KINDS: dict[str, type[LlamaSwap | Ollama]] = {
     scheme: kind for kind in (LlamaSwap, Ollama) for scheme in kind.schemes
 }
-"""The class for the servers of each scheme."""
+"""The class of the servers of each scheme: the one list of schemes that are model servers."""
 
 
 class Servers:
