@@ -47,7 +47,7 @@ TOPICS = {
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
     "ClosedError FailoverError Verdict classify",
 }
-BESIDE = {"RequestLike": "aiollm._validation", "CallOptions": "aiollm.asking"}
+BESIDE = {"RequestLike": "aiollm._validation", "CallOptions": "aiollm.registry"}
 """Names that signatures mention and that are not exported."""
 
 MODULES = {

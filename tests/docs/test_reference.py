@@ -37,6 +37,8 @@ def test_every_public_name_is_in_one_topic(reference) -> None:
     assert sorted(listed) == sorted({*aiollm.__all__, *reference.BESIDE} - {"__version__"})
     testing = reference.MODULES["aiollm.testing"].split()
     assert sorted(testing) == sorted(aiollm.testing.__all__)
+    servers = reference.MODULES["aiollm.servers"].split()
+    assert sorted([*servers, "LlamaSwap", "Ollama"]) == sorted(aiollm.servers.__all__)
 
 
 def test_the_index_has_every_page() -> None:
