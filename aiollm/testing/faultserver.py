@@ -21,10 +21,11 @@ _UNKNOWN = Answer(404, {}, {"error": {"message": "no script for this path"}})
 
 
 class FaultServer(Loopback):
-    """Answers each request with the next script: a fault, or a function of the request.
+    """Answers each request by a script: a fault, or a function of the request.
 
-    Once the scripts are used up `default` answers every request, or else a 500 does. Without any
-    script each request gets a chat stream that says `Hello world`. `paths` has the script that
+    One script answers every request. Several, or those of a list, answer one request each, in
+    order; then `default` answers, or else a 500 does. Without any script each request gets a chat
+    stream that says `Hello world`. `paths` has the script that
     answers every request for a path; with `paths` alone, any other path is a 404. Requests that
     no script answers are counted in `unscripted`. The other keywords are those of `Loopback`.
     Raises: TypeError for a script that is neither a fault nor a function.
@@ -32,7 +33,7 @@ class FaultServer(Loopback):
 
     def __init__(
         self,
-        *scripts: FaultScript,
+        *scripts: FaultScript | list[FaultScript],
         default: FaultScript | None = None,
         paths: Mapping[str, FaultScript] | None = None,
         **options: Unpack[LoopbackOptions],
@@ -42,8 +43,13 @@ class FaultServer(Loopback):
         self._paths: dict[str | None, _Script] = {}
         for path, script in (paths or {}).items():
             self.behave(script, path)
-        if scripts or default is not None:
-            self._paths[None] = _Script(scripts, _EXHAUSTED if default is None else default)
+        queue: list[FaultScript] = []
+        for each in scripts:
+            queue += each if isinstance(each, list) else [_checked(each)]
+        if queue or default is not None:
+            if default is None and len(scripts) == 1 and not isinstance(scripts[0], list):
+                default = queue.pop()
+            self._paths[None] = _Script(queue, _EXHAUSTED if default is None else default)
         elif not paths:
             self.behave(chat("Hello", " world"))
 

@@ -548,6 +548,17 @@ class TestScripts:
             assert (await peer.answer())[1] == b"once"
             assert server.unscripted == 1
 
+    async def test_one_script_answers_every_request_and_those_of_a_list_one_each(self, connect):
+        async with FaultServer(Answer(200, {}, b"a")) as server, connect(server) as peer:
+            for _ in range(2):
+                peer.ask("/")
+                assert (await peer.answer())[1] == b"a"
+            assert server.unscripted == 0
+        async with FaultServer([Answer(200, {}, b"a")]) as server, connect(server) as peer:
+            for expected in (b"200", b"500"):
+                peer.ask("/")
+                assert expected in (await peer.answer())[0]
+
     async def test_other_paths_get_the_scripts_that_have_none(self, connect):
         scripts = {"/a": Answer(200, {}, b"a")}
         other = Answer(200, {}, b"other")
@@ -560,7 +571,7 @@ class TestScripts:
         "arguments",
         [
             ("x", {}),
-            ([TEN], {}),
+            (["x"], {}),
             (None, {}),
             (TEN, {"default": "x"}),
             (TEN, {"paths": {"/a": [TEN]}}),
