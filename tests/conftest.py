@@ -28,7 +28,7 @@ def blocking_calls_fail() -> Iterator[None]:
     with blockbuster_ctx("aiollm") as found:
         for name in ("io.BufferedReader.read", "os.stat", "os.read"):
             # What a caller explicitly reads from a file, it reads where it stands.
-            found.functions[name].can_block_in("aiollm/pieces.py", {"from_path", "save"})
+            found.functions[name].can_block_in("aiollm/types.py", {"from_path", "save"})
         yield
 
 

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "aiollm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
+LONGER = {"types.py": "errors and messages need each other: a package of them would be a circle"}
+"""Files that may have more lines, and why."""
+
 MEDIAN, P95 = 9, 50
 """Lines of a function, as measured on the libraries that this one takes as its models."""
 
@@ -107,7 +110,11 @@ def test_a_module_states_its_role_and_stays_short(file: Path) -> None:
     text = file.read_text()
     role = ast.get_docstring(ast.parse(text))
     assert role, "its first line says what the module is for"
-    assert len(text.splitlines()) <= MAX_LINES, "one role per file: cut it"
+    is_short = len(text.splitlines()) <= MAX_LINES
+    if str(file.relative_to(PACKAGE)) in LONGER:
+        assert not is_short, "it no longer needs its exemption"
+    else:
+        assert is_short, "one role per file: cut it"
 
 
 def test_functions_are_as_short_as_those_of_the_models() -> None:
