@@ -1,7 +1,7 @@
 """Asyncio-native streaming for every LLM provider through one canonical API."""
 
-from aiollm._agent.run import AgentRun, Done, RunEvent, TurnFinished
-from aiollm._agent.tool_calls import ToolFinished, ToolStarted
+from aiollm._agent.run import AgentRun, RunEvent, RunResult, TurnEnded
+from aiollm._agent.tool_calls import ToolEnded, ToolStarted
 from aiollm._agent.tools import FunctionTool, tool
 from aiollm._failover.health import TargetHealth
 from aiollm._serialization import from_json, to_json
@@ -100,7 +100,6 @@ __all__ = [
     "ContextLengthError",
     "DeadlineError",
     "DocumentPart",
-    "Done",
     "FailoverError",
     "Finish",
     "FunctionTool",
@@ -139,6 +138,7 @@ __all__ = [
     "Response",
     "Restart",
     "RunEvent",
+    "RunResult",
     "ServerError",
     "SpecError",
     "Status",
@@ -153,11 +153,11 @@ __all__ = [
     "Tool",
     "ToolCallDelta",
     "ToolCallPart",
-    "ToolFinished",
+    "ToolEnded",
     "ToolResultPart",
     "ToolStarted",
     "TransportError",
-    "TurnFinished",
+    "TurnEnded",
     "TurnLimitError",
     "UnsupportedError",
     "UnsupportedFeatureError",

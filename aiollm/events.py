@@ -17,18 +17,18 @@ from aiollm.types import (
     Usage,
 )
 
-_SAID = frozenset({"request", "response", "tool_call", "result"})
+_CONTENT = frozenset({"request", "response", "tool_call", "result"})
 """Fields that hold what people and models said: a log of events must not tell."""
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _ContentEvent(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
-        names = [name for name in self.__struct_fields__ if name not in _SAID]
+        names = [name for name in self.__struct_fields__ if name not in _CONTENT]
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({shown})"
 
 
-class CallStarted(_Told, frozen=True):
+class CallStarted(_ContentEvent, frozen=True):
     """A call begins; `call` numbers the calls of a registry, `spec` is its plan.
 
     `operation` is `chat` or, for images, `generate_content`; `request` what was asked.
@@ -89,7 +89,7 @@ class ImageElided(msgspec.Struct, frozen=True):
     message: str
 
 
-class CallEnded(_Told, frozen=True):
+class CallEnded(_ContentEvent, frozen=True):
     """A call ended: `target` is the one that answered, if any did; `response` what came."""
 
     call: int
@@ -116,8 +116,8 @@ class TurnStarted(msgspec.Struct, frozen=True):
     turn: int
 
 
-class ToolCallStarted(_Told, frozen=True):
-    """A run starts a tool; told in the tool's own task, as is its end."""
+class ToolCallStarted(_ContentEvent, frozen=True):
+    """A run starts a tool; sent in the tool's own task, as is its end."""
 
     run: int
     name: str
@@ -125,7 +125,7 @@ class ToolCallStarted(_Told, frozen=True):
     description: str = ""
 
 
-class ToolCallEnded(_Told, frozen=True):
+class ToolCallEnded(_ContentEvent, frozen=True):
     """A tool ended, `seconds` after it began; `error` is what it raised."""
 
     run: int

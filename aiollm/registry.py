@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 import msgspec
 
 from aiollm._agent.run import AgentRun
-from aiollm._agent.tool_calls import Limits
+from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.typed_output import generate_typed
 from aiollm._failover.candidates import OnInterrupt, Policy
 from aiollm._failover.chain import Chain
@@ -234,10 +234,10 @@ class Registry:
             partial(self.stream, plan, **options),
             as_request(request),
             tools,
-            Limits(max_turns, max_parallel, tool_timeout),
+            RunLimits(max_turns, max_parallel, tool_timeout),
             spec=str(plan),
             number=self._runs,
-            tell=self._teller(),
+            emit=self._teller(),
         )
 
     def stream_images(

@@ -412,26 +412,26 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
     provider_data: ProviderData | None = None
 
 
-class Silent(msgspec.Struct, frozen=True):
+class NonTextChunk(msgspec.Struct, frozen=True):
     """A chunk that adds no text to the answer."""
 
     text: ClassVar[str] = ""
 
 
-class ReasoningDelta(Silent, frozen=True, gc=False):
+class ReasoningDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of the model's reasoning; `provider_data` seals the latest reasoning part."""
 
     reasoning: str
     provider_data: ProviderData | None = None
 
 
-class RefusalDelta(Silent, frozen=True, gc=False):
+class RefusalDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of the model's refusal."""
 
     refusal: str
 
 
-class ToolCallDelta(Silent, frozen=True, gc=False):
+class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of the call number `index`; id and name come with the first piece.
 
     `arguments` is a fragment of JSON text.
@@ -444,38 +444,38 @@ class ToolCallDelta(Silent, frozen=True, gc=False):
     provider_data: ProviderData | None = None
 
 
-class ImageChunk(Silent, frozen=True):
+class ImageChunk(NonTextChunk, frozen=True):
     """A whole image."""
 
     image: ImagePart
 
 
-class CitationChunk(Silent, frozen=True):
+class CitationChunk(NonTextChunk, frozen=True):
     """A source for the text before it."""
 
     citation: Citation
 
 
-class PartChunk(Silent, frozen=True):
+class PartChunk(NonTextChunk, frozen=True):
     """A whole part that has no pieces, such as redacted reasoning."""
 
     part: Part
 
 
-class Status(Silent, frozen=True):
+class Status(NonTextChunk, frozen=True):
     """What the server says of its own progress, such as a model being loaded; not output."""
 
     message: str
 
 
-class Restart(Silent, frozen=True):
+class Restart(NonTextChunk, frozen=True):
     """All chunks before this one are void: `target` answers from the start."""
 
     target: Target
     reason: str
 
 
-class Finish(Silent, frozen=True):
+class Finish(NonTextChunk, frozen=True):
     """The end of the answer; `raw_reason` is the provider's own word."""
 
     reason: FinishReason
@@ -483,13 +483,13 @@ class Finish(Silent, frozen=True):
     usage: Usage = Usage()
 
 
-class UsageUpdate(Silent, frozen=True):
+class UsageUpdate(NonTextChunk, frozen=True):
     """Counts so far, replacing earlier ones; kept for a cut stream, not shown to the caller."""
 
     usage: Usage
 
 
-class Notice(Silent, frozen=True):
+class Notice(NonTextChunk, frozen=True):
     """A warning for `response.warnings`, not shown to the caller as a chunk."""
 
     message: str

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from aiollm import Done, Registry, ToolFinished, ToolStarted, tool
+from aiollm import Registry, RunResult, ToolEnded, ToolStarted, tool
 
 
 @tool
@@ -25,9 +25,9 @@ async def main() -> None:
                 match step:
                     case ToolStarted(call=call):
                         print(f"-> {call.name}{call.arguments}")
-                    case ToolFinished(result=result):
+                    case ToolEnded(result=result):
                         print(f"<- {result.text}")
-                    case Done(usage=usage):
+                    case RunResult(usage=usage):
                         print(f"\n{run.turns} turns, {usage.output_tokens} tokens")
                     case _:
                         print(step.text, end="", flush=True)

@@ -36,8 +36,8 @@ TOPICS = {
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
     "Answers": "Response Usage Attempt Timings",
-    "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolFinished "
-    "TurnFinished Done",
+    "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
+    "TurnEnded RunResult",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage",
     "Providers and servers": "Provider Capabilities TargetHealth LlamaSwap Ollama",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "

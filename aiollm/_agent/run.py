@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import msgspec
 
-from aiollm._agent.tool_calls import Limits, ToolCalls, ToolFinished, ToolStarted
+from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
 from aiollm._agent.tools import as_tool
 from aiollm._streams.stream import Stream
 from aiollm.errors import ClosedError, TurnLimitError
@@ -32,15 +32,15 @@ _STOPPED = ("content_filter", "error")
 """Ends after which a call the model had begun is not its settled will."""
 
 
-class TurnFinished(msgspec.Struct, frozen=True):
+class TurnEnded(msgspec.Struct, frozen=True):
     """The model has answered; if it called tools, they run next."""
 
     text: ClassVar[str] = ""
     response: Response
 
 
-class Done(msgspec.Struct, frozen=True):
-    """The end of a run: its last answer, the whole history, the usage of all turns."""
+class RunResult(msgspec.Struct, frozen=True):
+    """The end of a run, its last event: last answer, whole history, usage of all turns."""
 
     text: ClassVar[str] = ""
     response: Response
@@ -48,7 +48,7 @@ class Done(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-RunEvent: TypeAlias = Chunk | ToolStarted | ToolFinished | TurnFinished | Done
+RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
 
 
 class AgentRun:
@@ -64,13 +64,13 @@ class AgentRun:
         ask: Callable[[Request], Stream],
         request: Request,
         tools: Sequence[Tool | Callable[..., Any]],
-        limits: Limits,
+        limits: RunLimits,
         *,
         spec: str = "",
         number: int = 0,
-        tell: Callable[[Event], None] | None = None,
+        emit: Callable[[Event], None] | None = None,
     ) -> None:
-        """`ask` starts a stream, `tell` tells the hooks. Raises: ConfigError."""
+        """`ask` starts a stream, `emit` passes events to the hooks. Raises: ConfigError."""
         made = tuple(map(as_tool, (*request.tools, *tools)))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
@@ -78,7 +78,7 @@ class AgentRun:
         self._limits = limits
         self._spec = spec
         self._number = number
-        self._tell = tell
+        self._emit = emit
         self._history = request.messages
         self._usages: list[Usage] = []
         self._turns = 0
@@ -188,7 +188,7 @@ class AgentRun:
                 return event
             self._take_results(self._calls)
         if self._complete:
-            return self._done()
+            return self._result()
         stream = self._stream or self._ask_model()
         try:
             return await anext(stream)
@@ -198,8 +198,8 @@ class AgentRun:
 
     def _begin(self) -> None:
         self._began = time.monotonic()
-        if self._tell:
-            self._tell(RunStarted(self._number, self._spec))
+        if self._emit:
+            self._emit(RunStarted(self._number, self._spec))
 
     def _ask_model(self) -> Stream:
         if self._turns >= self._limits.max_turns:
@@ -214,8 +214,8 @@ class AgentRun:
         first, self._first = self._first, None
         self._stream = first or self._ask(self._next_request())
         self._turns += 1
-        if self._tell:
-            self._tell(TurnStarted(self._number, self._turns))
+        if self._emit:
+            self._emit(TurnStarted(self._number, self._turns))
         return self._stream
 
     def _next_request(self) -> Request:
@@ -225,7 +225,7 @@ class AgentRun:
         # A model that must call tools in every turn would never come to an end.
         return msgspec.structs.replace(request, tool_choice="auto")
 
-    def _take_answer(self, response: Response) -> TurnFinished:
+    def _take_answer(self, response: Response) -> TurnEnded:
         self._stream = None
         self._last = response
         self._usages.append(response.usage)
@@ -236,10 +236,10 @@ class AgentRun:
         self._complete = not calls or response.finish_reason in _STOPPED
         if calls:
             self._run_tools(calls, response)
-        return TurnFinished(response)
+        return TurnEnded(response)
 
     def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
-        self._calls = ToolCalls(calls, self._tools, self._limits, run=self._number, tell=self._tell)
+        self._calls = ToolCalls(calls, self._tools, self._limits, run=self._number, emit=self._emit)
         if self._complete:
             self._calls.refuse(f"not run: the answer was stopped ({response.finish_reason})")
         else:
@@ -249,9 +249,9 @@ class AgentRun:
         self._history = (*self._history, calls.message())
         self._calls = None
 
-    def _done(self) -> Done:
+    def _result(self) -> RunResult:
         self._end("success")
-        return Done(self.response, self._history, self.usage)
+        return RunResult(self.response, self._history, self.usage)
 
     async def _stop(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """End everything, then wait until the tools are gone."""
@@ -267,11 +267,11 @@ class AgentRun:
         if self._calls is not None:
             self._calls.cancel()
         began, self._began = self._began, None
-        if began is not None and self._tell:
+        if began is not None and self._emit:
             seconds = time.monotonic() - began
             outcome = "success" if self._complete else outcome
             usage = self.usage
-            self._tell(RunEnded(self._number, outcome, seconds, self._turns, usage, error))
+            self._emit(RunEnded(self._number, outcome, seconds, self._turns, usage, error))
 
 
 def _is_nameless(part: Part) -> bool:

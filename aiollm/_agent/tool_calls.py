@@ -20,7 +20,7 @@ _UNFINISHED = "the run ended before this call did"
 _log = logging.getLogger("aiollm")
 
 
-class Limits(msgspec.Struct, frozen=True):
+class RunLimits(msgspec.Struct, frozen=True):
     """What a run may take: turns, tools at a time, seconds a tool (None = no limit)."""
 
     max_turns: int = 10
@@ -37,13 +37,13 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ToolStarted(msgspec.Struct, frozen=True):
-    """A tool begins to run."""
+    """A tool begins to run, in the stream of its run; hooks get `ToolCallStarted`."""
 
     text: ClassVar[str] = ""
     call: ToolCallPart
 
 
-class ToolFinished(msgspec.Struct, frozen=True):
+class ToolEnded(msgspec.Struct, frozen=True):
     """A call has its result, `seconds` after the tool began; `error` is what it raised.
 
     A call that could not be run at all has no `ToolStarted` before it.
@@ -63,20 +63,20 @@ class ToolCalls:
         self,
         calls: Sequence[ToolCallPart],
         tools: Mapping[str, Tool],
-        limits: Limits,
+        limits: RunLimits,
         *,
         run: int = 0,
-        tell: Callable[[Event], None] | None = None,
+        emit: Callable[[Event], None] | None = None,
     ) -> None:
-        """`tell` tells the hooks of run number `run`."""
+        """`emit` passes the events of run number `run` to the hooks."""
         self._calls = calls
         self._tools = tools
         self._limits = limits
         self._run = run
-        self._tell = tell
+        self._emit = emit
         self._results: dict[int, ToolResultPart] = {}
-        self._untold = len(calls)
-        self._happened: asyncio.Queue[ToolStarted | ToolFinished | BaseException]
+        self._pending = len(calls)
+        self._happened: asyncio.Queue[ToolStarted | ToolEnded | BaseException]
         self._happened = asyncio.Queue()
         self._slots = asyncio.Semaphore(limits.max_parallel)
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,14 +100,14 @@ class ToolCalls:
         for index, call in enumerate(self._calls):
             self._finish(index, _failed(call, reason))
 
-    async def next(self) -> ToolStarted | ToolFinished | None:
+    async def next(self) -> ToolStarted | ToolEnded | None:
         """Return what happens next, None once every call has its result."""
-        if not self._untold:
+        if not self._pending:
             return None
         happened = await self._happened.get()
         if isinstance(happened, BaseException):
             raise happened
-        self._untold -= isinstance(happened, ToolFinished)
+        self._pending -= isinstance(happened, ToolEnded)
         return happened
 
     def message(self) -> Message:
@@ -141,8 +141,8 @@ class ToolCalls:
         call = self._calls[index]
         async with self._slots:
             self._happened.put_nowait(ToolStarted(call))
-            if self._tell:
-                self._tell(ToolCallStarted(self._run, call.name, call, wanted.description))
+            if self._emit:
+                self._emit(ToolCallStarted(self._run, call.name, call, wanted.description))
             loop = asyncio.get_running_loop()
             began = loop.time()
             result, error = None, None
@@ -150,7 +150,7 @@ class ToolCalls:
                 result, error = await _outcome(call, bound, self._seconds(wanted))
             finally:
                 seconds = loop.time() - began
-                self._tell_end(call, seconds, result, error)
+                self._emit_end(call, seconds, result, error)
             self._finish(index, result, seconds, error)
 
     def _seconds(self, wanted: Tool) -> float | None:
@@ -158,17 +158,17 @@ class ToolCalls:
         seconds = self._limits.tool_timeout if own is None else own
         return None if seconds == float("inf") else seconds
 
-    def _tell_end(
+    def _emit_end(
         self,
         call: ToolCallPart,
         seconds: float,
         result: ToolResultPart | None,
         error: BaseException | None,
     ) -> None:
-        if self._tell is None:
+        if self._emit is None:
             return
         outcome: Any = "abandoned" if result is None else "failed" if error else "success"
-        self._tell(ToolCallEnded(self._run, call.name, call, seconds, outcome, error, result))
+        self._emit(ToolCallEnded(self._run, call.name, call, seconds, outcome, error, result))
 
     def _finish(
         self,
@@ -178,7 +178,7 @@ class ToolCalls:
         error: BaseException | None = None,
     ) -> None:
         self._results[index] = result
-        self._happened.put_nowait(ToolFinished(self._calls[index], result, seconds, error))
+        self._happened.put_nowait(ToolEnded(self._calls[index], result, seconds, error))
 
     def _ended(self, index: int, task: asyncio.Task[None]) -> None:
         """Pass on what ended a task against its will, so that nobody waits for its result."""

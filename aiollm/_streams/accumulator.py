@@ -38,7 +38,7 @@ from aiollm.types import (
 )
 
 
-class Told(Protocol):
+class CallProgress(Protocol):
     """What a source knows of its attempts."""
 
     attempts: list[Attempt]
@@ -161,7 +161,9 @@ class Accumulator:
         """Return the assistant message so far."""
         return Message("assistant", tuple(builder.part() for builder in self._builders))
 
-    def response(self, source: Told | None = None, ended_at: float | None = None) -> Response:
+    def response(
+        self, source: CallProgress | None = None, ended_at: float | None = None
+    ) -> Response:
         """Return what has been added up, with what `source` knows of its attempts."""
         attempts = tuple(source.attempts) if source is not None else ()
         if ended_at is None:

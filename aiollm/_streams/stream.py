@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from aiollm._streams.accumulator import Accumulator, Told
+from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm.errors import ClosedError
 from aiollm.types import Attempt, Chunk, Item, Notice, Response, Target, UsageUpdate
 
 
-class Source(Told, Protocol):
+class Source(CallProgress, Protocol):
     """Where a stream's batches come from: a failover over the targets of a plan."""
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiollm import Done, Registry, tool
+from aiollm import Registry, RunResult, tool
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -156,7 +156,7 @@ async def test_a_tool_is_run_and_its_result_understood(expect, wire):
     reg = await expect(says("It drizzles.", result), calls("weather"))
     events = [event async for event in reg.run(f"{wire}/m", "Oslo?", tools=[weather])]
     assert asked == ["weather ✓"]
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], RunResult)
     assert events[-1].response.text == "It drizzles."
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiollm import Done, Registry, tool
+from aiollm import Registry, RunResult, tool
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -118,7 +118,7 @@ async def test_an_agent_runs_its_tools_and_ends(expect, wire):
     reg = await expect({"type": "reply", "tool_calls": [call]})
     events = [event async for event in reg.run(f"{wire}/m", "Weather in Oslo?", tools=[weather])]
     assert asked == ["Oslo"]
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], RunResult)
     assert events[-1].response.text
 
 
@@ -291,7 +291,7 @@ async def test_a_call_of_a_tool_that_does_not_exist_is_answered(expect, wire):
 
     reg = await expect({"type": "tool_fault", "kind": "unknown_tool"})
     events = [event async for event in reg.run(f"{wire}/m", "Weather in Oslo?", tools=[weather])]
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], RunResult)
 
 
 async def test_models_are_listed(expect):

@@ -12,7 +12,7 @@ from aiollm import (
     Registry,
     Request,
     ToolCallPart,
-    ToolFinished,
+    ToolEnded,
     ToolResultPart,
     ToolStarted,
     assistant,
@@ -56,7 +56,7 @@ async def test_a_model_asks_a_tool_and_tells_its_answer() -> None:
             assert [event.call.name for event in events if isinstance(event, ToolStarted)] == [
                 "get_weather"
             ]
-            (finished,) = [event for event in events if isinstance(event, ToolFinished)]
+            (finished,) = [event for event in events if isinstance(event, ToolEnded)]
             assert finished.result.text == "21 C"
             assert "21" in run.response.text
             assert run.usage.certainty == "exact"

@@ -15,13 +15,13 @@ import pytest
 from aiollm import (
     ClosedError,
     ConfigError,
-    Done,
     FailoverError,
     Finish,
     ImagePart,
     Message,
     Request,
     Restart,
+    RunResult,
     ServerError,
     SpecError,
     StreamInterrupted,
@@ -30,10 +30,10 @@ from aiollm import (
     Tool,
     ToolCallDelta,
     ToolCallPart,
-    ToolFinished,
+    ToolEnded,
     ToolResultPart,
     ToolStarted,
-    TurnFinished,
+    TurnEnded,
     TurnLimitError,
     Usage,
     assistant,
@@ -66,8 +66,8 @@ def kinds(events: list[Any]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-def results(events: list[Any]) -> dict[str, ToolFinished]:
-    return {event.call.id: event for event in events if isinstance(event, ToolFinished)}
+def results(events: list[Any]) -> dict[str, ToolEnded]:
+    return {event.call.id: event for event in events if isinstance(event, ToolEnded)}
 
 
 async def gather(run: Any) -> list[Any]:
@@ -82,14 +82,14 @@ async def test_a_run_calls_tools_until_the_model_answers(over):
         "TextDelta",
         "ToolCallDelta",
         "Finish",
-        "TurnFinished",
+        "TurnEnded",
         "ToolStarted",
-        "ToolFinished",
+        "ToolEnded",
         "TextDelta",
         "TextDelta",
         "Finish",
-        "TurnFinished",
-        "Done",
+        "TurnEnded",
+        "RunResult",
     ]
     called = ToolCallPart("call_0", "double", '{"number":4}')
     answer = ToolResultPart("call_0", (TextPart("8"),), "double")
@@ -224,7 +224,7 @@ async def test_calls_of_a_filtered_answer_are_not_run(over):
     fake = FakeProvider([tool_call("spy"), Finish("content_filter", "safety")])
     run = over(fake).run("fake/m", "hi", tools=[spy])
     events = await gather(run)
-    assert kinds(events)[-3:] == ["TurnFinished", "ToolFinished", "Done"]
+    assert kinds(events)[-3:] == ["TurnEnded", "ToolEnded", "RunResult"]
     assert "stopped (content_filter)" in results(events)["call_0"].result.text
     assert ran == []
     check(Request(run.messages))
@@ -250,7 +250,7 @@ async def test_tools_run_side_by_side_and_results_keep_the_order_of_the_calls(ov
     run = over(fake).run("fake/m", "hi", tools=[wait])
     seen: list[Any] = []
     async for event in run:
-        if isinstance(event, ToolStarted | ToolFinished):
+        if isinstance(event, ToolStarted | ToolEnded):
             seen.append((type(event).__name__, event.call.id))
         if len(seen) == 2:
             await gates["a"].reached()
@@ -260,8 +260,8 @@ async def test_tools_run_side_by_side_and_results_keep_the_order_of_the_calls(ov
     assert seen == [
         ("ToolStarted", "call_0"),
         ("ToolStarted", "call_1"),
-        ("ToolFinished", "call_1"),
-        ("ToolFinished", "call_0"),
+        ("ToolEnded", "call_1"),
+        ("ToolEnded", "call_0"),
     ]
     assert [part.text for part in run.messages[2].parts] == ["a", "b"]
     assert run.messages[2].role == "tool"
@@ -301,14 +301,14 @@ async def test_a_waiting_tool_is_told_as_started_once_it_runs(over):
     run = over(FakeProvider(calls, "ok")).run("fake/m", "hi", tools=[wait], max_parallel=1)
     order = []
     async for event in run:
-        if isinstance(event, ToolStarted | ToolFinished):
+        if isinstance(event, ToolStarted | ToolEnded):
             order.append((type(event).__name__, event.call.id))
             gate.open()
     assert order == [
         ("ToolStarted", "call_0"),
-        ("ToolFinished", "call_0"),
+        ("ToolEnded", "call_0"),
         ("ToolStarted", "call_1"),
-        ("ToolFinished", "call_1"),
+        ("ToolEnded", "call_1"),
     ]
 
 
@@ -540,7 +540,7 @@ async def test_every_turn_fails_over_by_itself(over):
     spare = FakeProvider("two", name="two")
     run = over(broken, spare).run("one/m,two/m", "hi", tools=[double])
     events = await gather(run)
-    targets = [str(event.response.target) for event in events if isinstance(event, TurnFinished)]
+    targets = [str(event.response.target) for event in events if isinstance(event, TurnEnded)]
     assert targets == ["one/m", "two/m"]
     assert spare.requests[0].messages == run.messages[:-1]
 
@@ -609,7 +609,7 @@ async def test_a_run_over_the_wire(serve):
     server, registry = await serve(chat(asks, finish="tool_calls"), chat("It is 8."))
     async with registry.run("a/m", "2 * 4?", tools=[double]) as run:
         events = await gather(run)
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], RunResult)
     assert run.usage == Usage(6, 4, certainty="exact")
     first, second = (msgspec.json.decode(seen.body) for seen in server.requests)
     assert first["tools"][0]["function"]["parameters"] == double.parameters
@@ -759,7 +759,7 @@ async def test_aclose_from_another_task_ends_the_reader(over):
     while run.messages == (user("hi"),):
         await asyncio.sleep(0)
     await run.aclose()
-    assert kinds(await task)[:3] == ["ToolCallDelta", "Finish", "TurnFinished"]
+    assert kinds(await task)[:3] == ["ToolCallDelta", "Finish", "TurnEnded"]
     assert task.cancelling() == 0
 
 
@@ -770,7 +770,7 @@ async def test_several_tasks_may_close_a_run_at_once(over):
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await asyncio.gather(run.aclose(), run.aclose(), run.aclose())
-        assert kinds(await task)[:3] == ["ToolCallDelta", "Finish", "TurnFinished"]
+        assert kinds(await task)[:3] == ["ToolCallDelta", "Finish", "TurnEnded"]
     assert task.cancelling() == 0
 
 
@@ -800,7 +800,7 @@ async def test_the_history_of_a_run_left_early_answers_every_call(over):
     calls = [tool_call("double", {"number": 4}), tool_call("hang", {}, 1)]
     async with over(FakeProvider(calls)).run("fake/m", "hi", tools=[double, hang]) as run:
         async for event in run:
-            if isinstance(event, ToolFinished):
+            if isinstance(event, ToolEnded):
                 break
     done, open_ = run.messages[-1].parts
     assert (done.text, done.is_error) == ("8", False)

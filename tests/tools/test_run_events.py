@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiollm import Finish, Request, StreamInterrupted, TurnFinished, Usage, tool
+from aiollm import Finish, Request, StreamInterrupted, TurnEnded, Usage, tool
 from aiollm.events import CallEnded, CallStarted, RunEnded, ToolCallEnded
 from aiollm.testing import NEVER, FakeProvider, tool_call
 
@@ -94,7 +94,7 @@ async def test_a_run_left_after_its_last_answer_is_a_success(over):
     told = listen(registry)
     async with registry.run("fake/m", "hi", tools=[]) as run:
         async for event in run:
-            if isinstance(event, TurnFinished):
+            if isinstance(event, TurnEnded):
                 break
     assert told[-1].outcome == "success"
     assert run.response.text == "Hello"

@@ -8,7 +8,6 @@ import msgspec
 
 from aiollm import (
     AgentRun,
-    Done,
     Finish,
     FunctionTool,
     Message,
@@ -17,13 +16,14 @@ from aiollm import (
     Response,
     Restart,
     RunEvent,
+    RunResult,
     Status,
     TextDelta,
     Timeouts,
     Tool,
-    ToolFinished,
+    ToolEnded,
     ToolStarted,
-    TurnFinished,
+    TurnEnded,
     TurnLimitError,
     Usage,
     tool,
@@ -109,11 +109,11 @@ def told(event: RunEvent) -> str:
             return ""
         case ToolStarted(call=call):
             return call.name
-        case ToolFinished(result=result, seconds=seconds):
+        case ToolEnded(result=result, seconds=seconds):
             return f"{result.text} after {seconds:.1f} s"
-        case TurnFinished(response=response):
+        case TurnEnded(response=response):
             return response.text
-        case Done(usage=usage):
+        case RunResult(usage=usage):
             return str(usage.output_tokens)
         case _:
             assert_never(event)
