@@ -1,6 +1,7 @@
 """Asyncio-native streaming for every LLM provider through one canonical API."""
 
-from aiollm._agent.run import AgentRun, RunEvent, RunResult, TurnEnded
+from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
+from aiollm._agent.run import AgentRun
 from aiollm._agent.tool_calls import ToolEnded, ToolStarted
 from aiollm._agent.tools import FunctionTool, tool
 from aiollm._failover.health import TargetHealth

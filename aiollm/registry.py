@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 
 import msgspec
 
+from aiollm._agent.loop import AgentLoop
 from aiollm._agent.run import AgentRun
 from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.typed_output import generate_typed
@@ -230,7 +231,7 @@ class Registry:
         """
         plan = self.parse(spec)
         self._runs += 1
-        return AgentRun(
+        loop = AgentLoop(
             partial(self.stream, plan, **options),
             as_request(request),
             tools,
@@ -239,6 +240,7 @@ class Registry:
             number=self._runs,
             emit=self._teller(),
         )
+        return AgentRun(loop)
 
     def stream_images(
         self,

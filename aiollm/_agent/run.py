@@ -1,57 +1,14 @@
-"""The agent loop: a model and its tools in turns, as one stream of typed events."""
+"""The AgentRun handle: a model and its tools at work, as one stream of typed events."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Self, TypeAlias
-
-import msgspec
-
-from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
-from aiollm._agent.tools import as_tool
-from aiollm._streams.stream import Stream
-from aiollm.errors import ClosedError, TurnLimitError
-from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
-from aiollm.types import (
-    Certainty,
-    Chunk,
-    Message,
-    Outcome,
-    Part,
-    Request,
-    Response,
-    Tool,
-    ToolCallPart,
-    Usage,
-)
-
-_STOPPED = ("content_filter", "error")
-"""Ends after which a call the model had begun is not its settled will."""
+from aiollm._agent.loop import AgentLoop, RunEvent
+from aiollm._streams.reader import SingleReader
+from aiollm.errors import ClosedError
+from aiollm.types import Message, Response, Usage
 
 
-class TurnEnded(msgspec.Struct, frozen=True):
-    """The model has answered; if it called tools, they run next."""
-
-    text: ClassVar[str] = ""
-    response: Response
-
-
-class RunResult(msgspec.Struct, frozen=True):
-    """The end of a run, its last event: last answer, whole history, usage of all turns."""
-
-    text: ClassVar[str] = ""
-    response: Response
-    messages: tuple[Message, ...]
-    usage: Usage
-
-
-RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
-
-
-class AgentRun:
+class AgentRun(SingleReader[RunEvent]):
     """A model that uses tools until it needs none: iterate it, or `collect()` it.
 
     Nothing is sent until the first event is asked for. Leaving an `async with`, `aclose()`,
@@ -59,68 +16,20 @@ class AgentRun:
     tools.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[Request], Stream],
-        request: Request,
-        tools: Sequence[Tool | Callable[..., Any]],
-        limits: RunLimits,
-        *,
-        spec: str = "",
-        number: int = 0,
-        emit: Callable[[Event], None] | None = None,
-    ) -> None:
-        """`ask` starts a stream, `emit` passes events to the hooks. Raises: ConfigError."""
-        made = tuple(map(as_tool, (*request.tools, *tools)))
-        self._ask = ask
-        self._request = msgspec.structs.replace(request, tools=made)
-        self._tools = {each.name: each for each in made}
-        self._limits = limits
-        self._spec = spec
-        self._number = number
-        self._emit = emit
-        self._history = request.messages
-        self._usages: list[Usage] = []
-        self._turns = 0
-        self._first: Stream | None = ask(self._request)
-        self._stream: Stream | None = None
-        self._calls: ToolCalls | None = None
-        self._last: Response | None = None
-        self._complete = False
-        self._reader: asyncio.Task[Any] | None = None
-        self._left: asyncio.Event | None = None
-        self._closed = False
-        self._began: float | None = None
+    __slots__ = ("_agent",)
 
-    def __aiter__(self) -> Self:
-        return self
+    _noun = "run"
+
+    def __init__(self, agent: AgentLoop) -> None:
+        super().__init__(lambda: agent)
+        self._agent = agent
 
     async def __anext__(self) -> RunEvent:
         """Return the next event.
 
         Raises: LLMError, FailoverError, TurnLimitError, StopAsyncIteration.
         """
-        if self._closed:
-            raise StopAsyncIteration
-        if self._reader is not None:
-            raise ClosedError("this run is already being read by another task")
-        self._reader = task = asyncio.current_task()
-        try:
-            return await self._next()
-        except asyncio.CancelledError:
-            # A cancellation by aclose() in another task is this run's own.
-            if self._left is None or task is None or task.uncancel() > 0:
-                await self._stop("abandoned")
-                raise
-            await self._stop("abandoned")
-        except BaseException as error:
-            await self._stop("failed", error)
-            raise
-        finally:
-            self._reader = None
-            if self._left is not None:
-                self._left.set()
-        raise StopAsyncIteration
+        return await self._read()
 
     async def collect(self) -> Response:
         """Exhaust the run and return its last answer. Raises: as iterating."""
@@ -128,166 +37,29 @@ class AgentRun:
             pass
         return self.response
 
-    async def aclose(self) -> None:
-        """Close the connection and end the tools now; idempotent. A reader sees the end."""
-        reader = self._reader
-        self._closed = True
-        if reader is not None and reader is not asyncio.current_task():
-            if self._left is None:
-                self._left = asyncio.Event()
-                reader.cancel()
-            await self._left.wait()
-        await self._stop("abandoned")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._stop("abandoned")
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self._end("abandoned")
+    async def _leave(self) -> None:
+        self._end()
+        await self._agent.gone()
 
     @property
     def response(self) -> Response:
         """The last answer. Raises: ClosedError before the run has come to its end."""
-        if not self._complete or self._last is None:
+        response = self._agent.response
+        if response is None:
             raise ClosedError("the run has not come to its end: `messages` has what it did")
-        return self._last
+        return response
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history so far, ready for the next request: every call in it has its result."""
-        if self._calls is None:
-            return self._history
-        return (*self._history, self._calls.message())
+        return self._agent.messages
 
     @property
     def usage(self) -> Usage:
         """The usage of all turns so far."""
-        running = () if self._stream is None else (self._stream.partial.usage,)
-        return _total((*self._usages, *running))
+        return self._agent.usage
 
     @property
     def turns(self) -> int:
         """How often the model was asked so far."""
-        return self._turns
-
-    async def _next(self) -> RunEvent:
-        if self._began is None:
-            self._begin()
-        if self._calls is not None:
-            event = await self._calls.next()
-            if event is not None:
-                return event
-            self._take_results(self._calls)
-        if self._complete:
-            return self._result()
-        stream = self._stream or self._ask_model()
-        try:
-            return await anext(stream)
-        except StopAsyncIteration:
-            response = stream.response
-        return self._take_answer(response)
-
-    def _begin(self) -> None:
-        self._began = time.monotonic()
-        if self._emit:
-            self._emit(RunStarted(self._number, self._spec))
-
-    def _ask_model(self) -> Stream:
-        if self._turns >= self._limits.max_turns:
-            turns = "1 turn" if self._turns == 1 else f"{self._turns} turns"
-            raise TurnLimitError(
-                f"the model still wants tools after {turns}: go on from `messages`, "
-                "or give it a larger max_turns",
-                messages=self._history,
-                response=self._last,
-                target=self._last.target if self._last else None,
-            )
-        first, self._first = self._first, None
-        self._stream = first or self._ask(self._next_request())
-        self._turns += 1
-        if self._emit:
-            self._emit(TurnStarted(self._number, self._turns))
-        return self._stream
-
-    def _next_request(self) -> Request:
-        request = msgspec.structs.replace(self._request, messages=self._history)
-        if request.tool_choice in {None, "auto", "none"}:
-            return request
-        # A model that must call tools in every turn would never come to an end.
-        return msgspec.structs.replace(request, tool_choice="auto")
-
-    def _take_answer(self, response: Response) -> TurnEnded:
-        self._stream = None
-        self._last = response
-        self._usages.append(response.usage)
-        parts = tuple(part for part in response.message.parts if not _is_nameless(part))
-        calls = [part for part in parts if isinstance(part, ToolCallPart)]
-        if parts:
-            self._history = (*self._history, Message("assistant", parts))
-        self._complete = not calls or response.finish_reason in _STOPPED
-        if calls:
-            self._run_tools(calls, response)
-        return TurnEnded(response)
-
-    def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
-        self._calls = ToolCalls(calls, self._tools, self._limits, run=self._number, emit=self._emit)
-        if self._complete:
-            self._calls.refuse(f"not run: the answer was stopped ({response.finish_reason})")
-        else:
-            self._calls.start()
-
-    def _take_results(self, calls: ToolCalls) -> None:
-        self._history = (*self._history, calls.message())
-        self._calls = None
-
-    def _result(self) -> RunResult:
-        self._end("success")
-        return RunResult(self.response, self._history, self.usage)
-
-    async def _stop(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        """End everything, then wait until the tools are gone."""
-        self._end(outcome, error)
-        if self._stream is not None:
-            await self._stream.aclose()
-        if self._calls is not None:
-            await self._calls.gone()
-
-    def _end(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        """End what runs; synchronous, so that no second cancellation can break it."""
-        self._closed = True
-        if self._calls is not None:
-            self._calls.cancel()
-        began, self._began = self._began, None
-        if began is not None and self._emit:
-            seconds = time.monotonic() - began
-            outcome = "success" if self._complete else outcome
-            usage = self.usage
-            self._emit(RunEnded(self._number, outcome, seconds, self._turns, usage, error))
-
-
-def _is_nameless(part: Part) -> bool:
-    """Say whether a call was cut before its name: nobody could answer it."""
-    return isinstance(part, ToolCallPart) and not part.name
-
-
-def _total(usages: Sequence[Usage]) -> Usage:
-    certainties = {usage.certainty for usage in usages}
-    certainty: Certainty = "partial" if certainties else "missing"
-    if len(certainties) == 1:
-        (certainty,) = certainties
-    return Usage(
-        input_tokens=sum(usage.input_tokens for usage in usages),
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        cached_tokens=sum(usage.cached_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
-        certainty=certainty,
-    )
+        return self._agent.turns

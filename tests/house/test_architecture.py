@@ -26,7 +26,7 @@ FORBIDDEN = {
     ("types", "aiollm.errors"): "upward",
     ("_wire.framing", "aiollm.registry"): "upward",
     ("provider", "aiollm.providers.error_replies"): "upward, by one layer",
-    ("_failover.health", "aiollm._agent.run"): "sideways",
+    ("_failover.health", "aiollm._agent.loop"): "sideways",
     ("_http.unary", "aiollm.providers.error_replies"): "sideways, from IO to a codec's rules",
     ("_streams.stream", "aiollm._http.streaming"): "upward, from what is read to what reads it",
     ("registry", "aiollm.cli"): "upward, to the top",

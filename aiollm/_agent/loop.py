@@ -1,0 +1,242 @@
+"""The agent loop: asks the model, runs the tools it calls, and keeps the history, turn by turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import msgspec
+
+from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
+from aiollm._agent.tools import as_tool
+from aiollm._streams.stream import Stream
+from aiollm.errors import TurnLimitError
+from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
+from aiollm.types import (
+    Certainty,
+    Chunk,
+    Message,
+    Outcome,
+    Part,
+    Request,
+    Response,
+    Tool,
+    ToolCallPart,
+    Usage,
+)
+
+_STOPPED = ("content_filter", "error")
+"""Ends after which a call the model had begun is not its settled will."""
+
+
+class TurnEnded(msgspec.Struct, frozen=True):
+    """The model has answered; if it called tools, they run next."""
+
+    text: ClassVar[str] = ""
+    response: Response
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """The end of a run, its last event: last answer, whole history, usage of all turns."""
+
+    text: ClassVar[str] = ""
+    response: Response
+    messages: tuple[Message, ...]
+    usage: Usage
+
+
+RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
+
+
+class AgentLoop:
+    """The model and its tools in turns; what an `AgentRun` reads.
+
+    Its work is ended by `close`, at its end and after an error by itself.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Request], Stream],
+        request: Request,
+        tools: Sequence[Tool | Callable[..., Any]],
+        limits: RunLimits,
+        *,
+        spec: str = "",
+        number: int = 0,
+        emit: Callable[[Event], None] | None = None,
+    ) -> None:
+        """`ask` starts a stream, `emit` passes events to the hooks. Raises: ConfigError."""
+        made = tuple(map(as_tool, (*request.tools, *tools)))
+        self._ask = ask
+        self._request = msgspec.structs.replace(request, tools=made)
+        self._tools = {each.name: each for each in made}
+        self._limits = limits
+        self._spec = spec
+        self._number = number
+        self._emit = emit
+        self._history = request.messages
+        self._usages: list[Usage] = []
+        self.turns: int = 0
+        self._first: Stream | None = ask(self._request)
+        self._stream: Stream | None = None
+        self._calls: ToolCalls | None = None
+        self._last: Response | None = None
+        self._complete = False
+        self._closed = False
+        self._began: float | None = None
+
+    async def next(self, _: asyncio.Task[Any]) -> RunEvent | None:
+        """Return the next event, None after the end.
+
+        Raises: LLMError, FailoverError, TurnLimitError, after ending what runs.
+        """
+        if self._closed:
+            return None
+        try:
+            return await self._next()
+        except asyncio.CancelledError:
+            self._end("abandoned")
+            await self.gone()
+            raise
+        except BaseException as error:
+            self._end("failed", error)
+            await self.gone()
+            raise
+
+    def close(self) -> None:
+        """End what runs as abandoned; idempotent: a tool is not cancelled twice."""
+        if not self._closed:
+            self._end("abandoned")
+
+    async def gone(self) -> None:
+        """Wait until the tools of a loop that was ended are gone."""
+        if self._stream is not None:
+            await self._stream.aclose()
+        if self._calls is not None:
+            await self._calls.gone()
+
+    @property
+    def response(self) -> Response | None:
+        """The last answer, None before the end of the run."""
+        return self._last if self._complete else None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The history so far, a result for every call in it."""
+        if self._calls is None:
+            return self._history
+        return (*self._history, self._calls.message())
+
+    @property
+    def usage(self) -> Usage:
+        """The usage of all turns so far."""
+        running = () if self._stream is None else (self._stream.partial.usage,)
+        return _total((*self._usages, *running))
+
+    async def _next(self) -> RunEvent:
+        if self._began is None:
+            self._begin()
+        if self._calls is not None:
+            event = await self._calls.next()
+            if event is not None:
+                return event
+            self._take_results(self._calls)
+        response = self.response
+        if response is not None:
+            return self._result(response)
+        stream = self._stream or self._ask_model()
+        try:
+            return await anext(stream)
+        except StopAsyncIteration:
+            response = stream.response
+        return self._take_answer(response)
+
+    def _begin(self) -> None:
+        self._began = time.monotonic()
+        if self._emit:
+            self._emit(RunStarted(self._number, self._spec))
+
+    def _ask_model(self) -> Stream:
+        if self.turns >= self._limits.max_turns:
+            turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
+            raise TurnLimitError(
+                f"the model still wants tools after {turns}: go on from `messages`, "
+                "or give it a larger max_turns",
+                messages=self._history,
+                response=self._last,
+                target=self._last.target if self._last else None,
+            )
+        first, self._first = self._first, None
+        self._stream = first or self._ask(self._next_request())
+        self.turns += 1
+        if self._emit:
+            self._emit(TurnStarted(self._number, self.turns))
+        return self._stream
+
+    def _next_request(self) -> Request:
+        request = msgspec.structs.replace(self._request, messages=self._history)
+        if request.tool_choice in {None, "auto", "none"}:
+            return request
+        # A model that must call tools in every turn would never come to an end.
+        return msgspec.structs.replace(request, tool_choice="auto")
+
+    def _take_answer(self, response: Response) -> TurnEnded:
+        self._stream = None
+        self._last = response
+        self._usages.append(response.usage)
+        parts = tuple(part for part in response.message.parts if not _is_nameless(part))
+        calls = [part for part in parts if isinstance(part, ToolCallPart)]
+        if parts:
+            self._history = (*self._history, Message("assistant", parts))
+        self._complete = not calls or response.finish_reason in _STOPPED
+        if calls:
+            self._run_tools(calls, response)
+        return TurnEnded(response)
+
+    def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
+        self._calls = ToolCalls(calls, self._tools, self._limits, run=self._number, emit=self._emit)
+        if self._complete:
+            self._calls.refuse(f"not run: the answer was stopped ({response.finish_reason})")
+        else:
+            self._calls.start()
+
+    def _take_results(self, calls: ToolCalls) -> None:
+        self._history = (*self._history, calls.message())
+        self._calls = None
+
+    def _result(self, response: Response) -> RunResult:
+        self._end("success")
+        return RunResult(response, self._history, self.usage)
+
+    def _end(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """End what runs; synchronous, so that no second cancellation can break it."""
+        self._closed = True
+        if self._calls is not None:
+            self._calls.cancel()
+        began, self._began = self._began, None
+        if began is not None and self._emit:
+            seconds = time.monotonic() - began
+            outcome = "success" if self._complete else outcome
+            usage = self.usage
+            self._emit(RunEnded(self._number, outcome, seconds, self.turns, usage, error))
+
+
+def _is_nameless(part: Part) -> bool:
+    """Say whether a call was cut before its name: nobody could answer it."""
+    return isinstance(part, ToolCallPart) and not part.name
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    certainties = {usage.certainty for usage in usages}
+    certainty: Certainty = "partial" if certainties else "missing"
+    if len(certainties) == 1:
+        (certainty,) = certainties
+    return Usage(
+        input_tokens=sum(usage.input_tokens for usage in usages),
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        certainty=certainty,
+    )
