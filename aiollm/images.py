@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -99,6 +99,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
 class ImageResult(msgspec.Struct, frozen=True):
     """The images made, in order; `revised_prompt` is what the provider made of the prompt."""
 
+    commits: ClassVar[bool] = True
     images: tuple[ImagePart, ...]
     usage: Usage = Usage()
     revised_prompt: str = ""
@@ -111,6 +112,7 @@ class ImageResult(msgspec.Struct, frozen=True):
 class PartialImage(msgspec.Struct, frozen=True):
     """A draft of an image that is still being made; later ones are better."""
 
+    commits: ClassVar[bool] = True
     image: ImagePart
     index: int = 0
 

@@ -408,6 +408,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the answer."""
 
+    commits: ClassVar[bool] = True
     text: str
     provider_data: ProviderData | None = None
 
@@ -416,11 +417,14 @@ class NonTextChunk(msgspec.Struct, frozen=True):
     """A chunk that adds no text to the answer."""
 
     text: ClassVar[str] = ""
+    commits: ClassVar[bool] = False
+    """Whether it is output: a stream then keeps its target, and failures no longer go unseen."""
 
 
 class ReasoningDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of the model's reasoning; `provider_data` seals the latest reasoning part."""
 
+    commits: ClassVar[bool] = True
     reasoning: str
     provider_data: ProviderData | None = None
 
@@ -428,6 +432,7 @@ class ReasoningDelta(NonTextChunk, frozen=True, gc=False):
 class RefusalDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of the model's refusal."""
 
+    commits: ClassVar[bool] = True
     refusal: str
 
 
@@ -437,6 +442,7 @@ class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
     `arguments` is a fragment of JSON text.
     """
 
+    commits: ClassVar[bool] = True
     index: int
     id: str = ""
     name: str = ""
@@ -447,6 +453,7 @@ class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
 class ImageChunk(NonTextChunk, frozen=True):
     """A whole image."""
 
+    commits: ClassVar[bool] = True
     image: ImagePart
 
 
@@ -459,6 +466,7 @@ class CitationChunk(NonTextChunk, frozen=True):
 class PartChunk(NonTextChunk, frozen=True):
     """A whole part that has no pieces, such as redacted reasoning."""
 
+    commits: ClassVar[bool] = True
     part: Part
 
 
@@ -478,6 +486,7 @@ class Restart(NonTextChunk, frozen=True):
 class Finish(NonTextChunk, frozen=True):
     """The end of the answer; `raw_reason` is the provider's own word."""
 
+    commits: ClassVar[bool] = True
     reason: FinishReason
     raw_reason: str = ""
     usage: Usage = Usage()

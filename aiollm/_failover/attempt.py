@@ -20,36 +20,15 @@ from aiollm.events import (
     TargetClosed,
     TargetOpened,
 )
-from aiollm.images import ImageResult, PartialImage
 from aiollm.types import (
     Attempt,
     Finish,
-    ImageChunk,
     Item,
     Notice,
     Outcome,
-    PartChunk,
-    ReasoningDelta,
-    RefusalDelta,
     Target,
     TextDelta,
-    ToolCallDelta,
 )
-
-OUTPUT = frozenset(
-    {
-        TextDelta,
-        ReasoningDelta,
-        RefusalDelta,
-        ToolCallDelta,
-        ImageChunk,
-        PartChunk,
-        Finish,
-        PartialImage,
-        ImageResult,
-    }
-)
-"""What commits a stream to its target (design: commit gate)."""
 
 
 class ActiveAttempt:
@@ -136,15 +115,17 @@ class ActiveAttempt:
                 call.emit(ImageElided(call.number, self.target, item.message))
 
     def _note(self, batch: Sequence[Item]) -> None:
-        last = type(batch[-1])
-        if last not in OUTPUT and not has_output(batch):
+        last = batch[-1]
+        if not last.commits and not has_output(batch):
             self._deadlines.alive()
             self._report_elided_images(batch)
             return
         now = self._deadlines.output()
         if self.record.first_output is None:
             self._note_first_output(now)
-        if last is Finish or (last is not TextDelta and any(type(i) is Finish for i in batch)):
+        if type(last) is not TextDelta and (
+            type(last) is Finish or any(type(item) is Finish for item in batch)
+        ):
             self._book("success")
 
     def _note_first_output(self, now: float) -> None:
@@ -212,4 +193,4 @@ def _without_frames(error: Exception) -> Exception:
 
 def has_output(batch: Sequence[Item]) -> bool:
     """Say whether a batch holds anything that commits a stream."""
-    return any(type(item) in OUTPUT for item in batch)
+    return any(item.commits for item in batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -40,7 +40,7 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
         """
         self._total = total = self._accumulator()
         super().__init__(partial(start, total))
-        self._ready: Iterator[Any] = iter(())
+        self._ready: Iterable[Any] = ()
         self._ended_at: float | None = None
 
     async def __anext__(self) -> Y:
@@ -69,7 +69,7 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
             source.close()
 
     async def _leave(self) -> None:
-        self._ready = iter(())
+        self._ready = ()
         self._end()
 
     @property

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aiollm import from_json, to_json, types
 from aiollm.errors import ConfigError, LLMError, OutputError, RateLimitError
-from aiollm.images import ImageRequest
+from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import (
     Attempt,
     AudioPart,
@@ -204,6 +204,16 @@ class TestChunks:
         assert "".join(chunk.text for chunk in self.CHUNKS) == "a"
         assert {type(chunk) for chunk in self.CHUNKS} == set(get_args(Chunk))
         assert set(get_args(Item)) == set(get_args(Chunk)) | {UsageUpdate, Notice}
+
+    def test_each_kind_of_item_says_whether_it_commits_a_stream(self) -> None:
+        kinds = {*get_args(Item), ImageResult, PartialImage}
+        assert {kind.__name__ for kind in kinds if not kind.commits} == {
+            "CitationChunk",
+            "Notice",
+            "Restart",
+            "Status",
+            "UsageUpdate",
+        }
 
     @pytest.mark.parametrize("chunk", CHUNKS, ids=lambda chunk: type(chunk).__name__)
     def test_a_chunk_can_be_matched_copied_and_sent(self, chunk) -> None:
