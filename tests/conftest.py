@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
@@ -75,6 +76,14 @@ def no_leaked_process() -> Iterator[None]:
         time.sleep(0.01)
     if leaked:
         pytest.fail("leaked processes: " + ", ".join(map(_command, leaked)))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children hear SIGINT: a script's job in the background ignores it, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def _lasting(find: Callable[[], set]) -> set:

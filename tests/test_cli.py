@@ -217,6 +217,7 @@ def test_python_m_aiollm_is_the_command(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
     command = [sys.executable, "-m", "aiollm", "ask", "-m", "down/none"]
     process = subprocess.Popen(

@@ -181,6 +181,7 @@ class Terminal:
         os.close(self.main)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_answer_and_not_the_chat():
     gate = Gate()
     with FaultServer(chat("Once upon", gate), chat("All right.")).in_thread() as server:

@@ -50,7 +50,7 @@ def ask(server: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def long_answer(server: Any) -> Iterator[subprocess.Popen[bytes]]:
+def long_answer(server: Any, interruptible: None) -> Iterator[subprocess.Popen[bytes]]:
     """Return a command that is in the middle of a long answer."""
     process = subprocess.Popen(
         [*COMMAND, "-m", "box/smollm2", LONG],

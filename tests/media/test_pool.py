@@ -370,6 +370,7 @@ def test_a_script_needs_no_main_guard(tmp_path, make):
     assert not any(map(alive, workers))
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("how", "tail"),
     [
