@@ -276,10 +276,13 @@ class _Child(asyncio.SubprocessProtocol):
             if not self.gone.done() and not self._loop.is_closed():
                 self.gone.set_result(None)
             return
+        # Never both: each first asks the system whether the child has ended, which reaps it. After
+        # the other's signal that takes its return code from asyncio, which then says 255.
         with suppress(ProcessLookupError):
-            self._process.kill()
-        if not self._loop.is_closed():
-            self._process.close()
+            if self._loop.is_closed():
+                self._process.kill()
+            else:
+                self._process.close()
 
 
 def _ending(code: int | None) -> str:

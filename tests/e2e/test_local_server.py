@@ -105,15 +105,18 @@ async def test_a_child_that_is_late_is_ended() -> None:
 
 
 async def test_a_cancelled_start_leaves_no_process() -> None:
-    server = LocalServer()
-    starting = asyncio.create_task(server.start())
-    while server.pid is None:
-        await asyncio.sleep(0)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    await server.close()
-    assert server.returncode == -signal.SIGKILL
+    for turns in (0, 1, 2, 5) * 6:
+        server = LocalServer()
+        starting = asyncio.create_task(server.start())
+        while server.pid is None:
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await server.close()
+        assert server.returncode == -signal.SIGKILL
 
 
 async def test_a_crash_is_told_apart_and_closing_still_works() -> None:
