@@ -119,6 +119,18 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
         assert server.returncode == -signal.SIGKILL
 
 
+def test_uvloop_is_as_good_a_loop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def use() -> LocalServer:
+        async with LocalServer() as server:
+            assert server.url
+        return server
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(use()).returncode == -signal.SIGKILL
+
+
 async def test_a_crash_is_told_apart_and_closing_still_works() -> None:
     async with LocalServer() as server:
         assert server.pid is not None
