@@ -1,0 +1,176 @@
+"""scripts/setup believes no image library but by asking it, and writes plain text into files.
+
+It runs in a folder of its own, with programs of its own: they log what it asks of them.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PYTHON = f"""#!/bin/sh
+case "$*" in
+    "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *sysconfig*) echo "$PWD" ;;
+    scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
+    *--no-cache-dir*) echo "pip $*" >>log; cp after-a-build lacking ;;
+    *"pip "*) echo "pip $*" >>log ;;
+esac
+"""
+COMPILER = """#!/bin/sh
+read -r include
+case $include in *"$(cat no-header)"*) exit 1 ;; esac
+"""
+PROGRAMS = {
+    "python3": PYTHON,
+    "cc": COMPILER,
+    "apt-get": '#!/bin/sh\necho "apt-get $*" >>log\n',
+    "id": "#!/bin/sh\necho 0\n",
+    "uname": "#!/bin/sh\ncase $1 in -s) echo Linux ;; -m) echo x86_64 ;; esac\n",
+}
+FEATURES = """
+from pathlib import Path
+
+def check(feature):
+    return feature not in Path("lacking").read_text().split()
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """Make a folder where setup finds all it needs, and an image library that lacks nothing."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("setup", "image_library.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "programs").mkdir()
+    for name, code in PROGRAMS.items():
+        program = tmp_path / "programs" / name
+        program.write_text(code)
+        program.chmod(0o755)
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").touch()
+    (tmp_path / "PIL" / "features.py").write_text(FEATURES)
+    for name, text in {"lacking": "", "after-a-build": "", "no-header": "none", "log": ""}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "Python.h").touch()
+    return tmp_path
+
+
+def started(machine: Path, output: int, **variables: str) -> subprocess.Popen[str]:
+    """Start setup for development."""
+    path = f"{machine / 'programs'}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        [machine / "scripts" / "setup", "dev"],
+        env={"PATH": path, "TERM": "xterm", **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def setup(machine: Path) -> tuple[int, str, str]:
+    """Run it with pipes for output; return its exit code and what it said."""
+    with started(machine, subprocess.PIPE) as process:
+        output, errors = process.communicate()
+    return process.returncode, output, errors
+
+
+def log(machine: Path) -> str:
+    """Return the commands that setup ran."""
+    return (machine / "log").read_text()
+
+
+def test_a_whole_library_is_built_once_and_never_asked_for_again(machine):
+    code, _, errors = setup(machine)
+    assert (code, errors) == (0, "")
+    assert "--no-cache-dir" not in log(machine)
+    assert "apt-get" not in log(machine)
+    (machine / "log").write_text("")
+    assert setup(machine) == (0, "", "")
+    assert log(machine) == ""
+
+
+@pytest.mark.parametrize("feature", ["jpg", "zlib", "webp", "libtiff", "littlecms2"])
+def test_a_library_out_of_the_cache_that_lacks_something_is_built_anew(machine, feature):
+    (machine / "lacking").write_text(feature)
+    code, _, errors = setup(machine)
+    assert (code, errors) == (0, "")
+    (built,) = [line for line in log(machine).splitlines() if "--no-cache-dir" in line]
+    for option in ("--force-reinstall", "--no-deps", "--no-binary pillow-simd"):
+        assert option in built
+
+
+def test_a_library_that_still_lacks_something_is_told_and_setup_is_not_done(machine):
+    for name in ("lacking", "after-a-build"):
+        (machine / name).write_text("webp libtiff")
+    for _ in range(2):
+        code, _, errors = setup(machine)
+        assert code == 1
+        assert errors == "setup: the installed image library lacks WebP, compressed TIFF\n"
+    assert not list((machine / ".venv").glob(".installed*"))
+
+
+def test_a_library_that_cannot_be_imported_lacks_all(machine):
+    (machine / "PIL" / "features.py").write_text("raise ImportError('libtiff.so.6')")
+    code, _, errors = setup(machine)
+    assert code == 1
+    assert "lacks JPEG, PNG, WebP" in errors
+
+
+@pytest.mark.parametrize(
+    ("header", "package"),
+    [
+        ("jpeglib.h", "libjpeg-dev"),
+        ("lcms2.h", "liblcms2-dev"),
+        ("stdio.h", "libc6-dev"),
+        ("tiffio.h", "libtiff-dev"),
+        ("webp/decode.h", "libwebp-dev"),
+        ("zlib.h", "zlib1g-dev"),
+    ],
+)
+def test_missing_headers_are_installed_by_root(machine, header, package):
+    (machine / "no-header").write_text(header)
+    assert setup(machine)[0] == 0
+    assert f"apt-get install -qy --no-install-recommends {package}\n" in log(machine)
+
+
+def test_missing_headers_are_named_to_anyone_else(machine):
+    (machine / "no-header").write_text("tiffio.h")
+    (machine / "programs" / "id").write_text("#!/bin/sh\necho 1000\n")
+    code, _, errors = setup(machine)
+    assert code == 1
+    (line,) = errors.splitlines()
+    assert line.endswith("sudo apt-get install libtiff-dev")
+
+
+def test_what_it_says_into_a_file_holds_no_escape_codes(machine):
+    _, output, errors = setup(machine)
+    assert "==> Ready" in output
+    assert "\x1b" not in output + errors
+
+
+@pytest.mark.parametrize(("variables", "bold"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_on_a_terminal_its_steps_are_bold_unless_no_colour_is_wanted(machine, variables, bold):
+    ours, theirs = pty.openpty()
+    with started(machine, theirs, **variables):
+        os.close(theirs)
+        said = b""
+        try:
+            while piece := os.read(ours, 4096):
+                said += piece
+        except OSError:  # what Linux says when the other end of a terminal is closed
+            pass
+        finally:
+            os.close(ours)
+    assert b"==> Ready" in said
+    assert (b"\x1b[1m==> Ready" in said) == bold
