@@ -20,6 +20,7 @@ PYTHON = f"""#!/bin/sh
 case "$*" in
     "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     *sysconfig*) echo "$PWD" ;;
+    *xllamacpp*) cat no-server && test ! -s no-server ;;
     scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
     *--no-cache-dir*) echo "pip $*" >>log; cp after-a-build lacking ;;
     *"pip "*) echo "pip $*" >>log ;;
@@ -59,9 +60,9 @@ def machine(tmp_path: Path) -> Path:
     (tmp_path / "PIL").mkdir()
     (tmp_path / "PIL" / "__init__.py").touch()
     (tmp_path / "PIL" / "features.py").write_text(FEATURES)
-    for name, text in {"lacking": "", "after-a-build": "", "no-header": "none", "log": ""}.items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "Python.h").touch()
+    for name in ("Python.h", "after-a-build", "lacking", "log", "no-server"):
+        (tmp_path / name).touch()
+    (tmp_path / "no-header").write_text("none")
     return tmp_path
 
 
@@ -151,6 +152,19 @@ def test_missing_headers_are_named_to_anyone_else(machine):
     assert code == 1
     (line,) = errors.splitlines()
     assert line.endswith("sudo apt-get install libtiff-dev")
+
+
+def test_the_library_that_the_server_s_wheel_lacks_is_installed(machine):
+    (machine / "no-server").write_text("Traceback\nImportError: libgomp.so.1: no such file")
+    assert setup(machine)[0] == 0
+    assert "apt-get install -qy --no-install-recommends libgomp1\n" in log(machine)
+
+
+def test_a_server_that_cannot_be_loaded_is_told(machine):
+    (machine / "no-server").write_text("Traceback\nImportError: no such luck")
+    code, _, errors = setup(machine)
+    assert code == 1
+    assert errors == "setup: the llama.cpp server cannot be loaded: ImportError: no such luck\n"
 
 
 def test_what_it_says_into_a_file_holds_no_escape_codes(machine):
