@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
+ImageChops = pytest.importorskip("PIL.ImageChops")
 
 from aiollm.media.pixels import _passes  # noqa: E402
 from aiollm.media.process import environment  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 DICE = random.Random(11)
+BICUBIC = Image.Resampling.BICUBIC
+ROUNDED = 32
+"""What rounding and clipping between the two axes make of random pixels: 23 in 1800 pictures."""
 BYTES = {"L": 1, "RGB": 3, "CMYK": 4}
 
 GROWN = """
@@ -43,20 +47,37 @@ print((status("VmHWM") - before) / 1024)
 """
 
 
+def down_first(image, new, gap):
+    """Shrink by hand as `_passes` does, but the height before the width."""
+    (wide, high), (width, height) = image.size, new
+    across, down = max(1, int(wide / width / gap)), max(1, int(high / height / gap))
+    if across * down > 1:
+        image = image.reduce((across, down))
+    image = image.resize((image.width, height), BICUBIC, (0, 0, image.width, high / down))
+    return image.resize(new, BICUBIC, (0, 0, wide / across, height))
+
+
+def apart(one, other):
+    """Return the largest difference of two pictures; the text of one would fill the screen."""
+    return max(band.getextrema()[1] for band in ImageChops.difference(one, other).split())
+
+
 @pytest.mark.parametrize("mode", BYTES)
 @pytest.mark.parametrize("gap", [1.01, 2.0])
 def test_the_passes_make_the_pixels_of_one_call(mode, gap):
+    """Pillow 13 shrinks the height first where that is less work: then noise rounds otherwise."""
     for _ in range(25):
         old = DICE.randint(2, 400), DICE.randint(2, 400)
         new = DICE.randint(1, old[0]), DICE.randint(1, old[1])
         if new == old:
             continue
         image = Image.frombytes(mode, old, DICE.randbytes(old[0] * old[1] * BYTES[mode]))
-        wanted = image.resize(new, Image.Resampling.BICUBIC, reducing_gap=gap)
+        wanted = image.resize(new, BICUBIC, reducing_gap=gap)
+        turned = apart(down_first(image, new, gap), wanted) == 0
         for shrink in _passes(old, new, gap):
             image = shrink(image)
         assert image.size == new
-        assert image.tobytes() == wanted.tobytes()
+        assert apart(image, wanted) <= (ROUNDED if turned else 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
