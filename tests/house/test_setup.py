@@ -22,11 +22,12 @@ case "$*" in
     *sysconfig*) echo "$PWD" ;;
     *xllamacpp*) cat no-server && test ! -s no-server ;;
     scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
-    *--no-cache-dir*) echo "pip $*" >>log; cp after-a-build lacking ;;
+    *--no-cache-dir*) echo "pip $* $C_INCLUDE_PATH" >>log; cp after-a-build lacking ;;
     *"pip "*) echo "pip $*" >>log ;;
 esac
 """
 COMPILER = """#!/bin/sh
+if [ "$1" = -print-multiarch ]; then echo arch-linux-gnu; exit; fi
 read -r include
 case $include in *"$(cat no-header)"*) exit 1 ;; esac
 """
@@ -109,6 +110,7 @@ def test_a_library_out_of_the_cache_that_lacks_something_is_built_anew(machine, 
     (built,) = [line for line in log(machine).splitlines() if "--no-cache-dir" in line]
     for option in ("--force-reinstall", "--no-deps", "--no-binary pillow-simd"):
         assert option in built
+    assert built.endswith(" /usr/include/arch-linux-gnu")
 
 
 def test_a_library_that_still_lacks_something_is_told_and_setup_is_not_done(machine):
