@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import io
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -224,17 +227,19 @@ def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with process:
-        wait_until_it_reads(process.pid)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == cli.INTERRUPTED
+        assert process.stdin is not None
         assert process.stderr is not None
+        wait_until_it_reads(process.stdin)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == cli.INTERRUPTED
         assert process.stderr.read() == b""
 
 
-def wait_until_it_reads(pid: int) -> None:
-    """Wait until the process is blocked in a read of its standard input, where /proc tells."""
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        if Path(f"/proc/{pid}/wchan").read_text().startswith(("pipe", "anon_pipe")):
-            return
-        time.sleep(0.02)
+def wait_until_it_reads(pipe: IO[bytes]) -> None:
+    """Write to a pipe, and wait until its other end has taken that and wants more."""
+    pipe.write(b"Why")
+    pipe.flush()
+    left = bytearray(b"\1\0\0\0")
+    while any(left):
+        time.sleep(0.01)
+        fcntl.ioctl(pipe, termios.FIONREAD, left)
