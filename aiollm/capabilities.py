@@ -110,6 +110,9 @@ ROWS: tuple[Row, ...] = (
 # fmt: on
 """Later rows add to and override earlier ones."""
 
+FAMILIES = frozenset(row.family for row in ROWS)
+"""The families that have rows here; the codec of any other may bring its own."""
+
 
 def lookup(
     family: str, host: str = "", model: str = "", rows: Iterable[Row] = ROWS, **overrides: Any

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from aiollm._wire.body import Body
-from aiollm.capabilities import Capabilities, lookup
+from aiollm.capabilities import FAMILIES, ROWS, Capabilities, lookup
 from aiollm.dsn import Options, Secret
 from aiollm.errors import LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
@@ -84,11 +84,15 @@ class Decoder(Protocol[Frame_contra]):
 
 
 class Codec(Protocol):
-    """A wire translator, pure and stateless. `family` names whose opaque state it replays."""
+    """A wire translator, pure and stateless.
+
+    A codec whose family has no rows in `aiollm.capabilities` may bring them: `rows`, a tuple of
+    `Row`s for its family.
+    """
 
     @property
     def family(self) -> str:
-        """The name under which provider data and capability rows are kept."""
+        """The name of its capability rows, and of the opaque state that it replays."""
 
     def framing(self) -> Framer[Any]:
         """Return a new framer for one reply."""
@@ -223,8 +227,8 @@ class Provider(msgspec.Struct, frozen=True):
     """Capabilities that override the rows for all models of this provider."""
     learned: dict[str, dict[str, Any]] = {}
     """Capabilities by model, as its server told them; they override the rows alone."""
-    rows: str = ""
-    """The family of its capability rows where that is not the codec's."""
+    rows_of: str = ""
+    """The family whose capability rows hold where that is not the codec's."""
     host: str = ""
     """The `host[:port]` of the base URL, filled in."""
 
@@ -245,14 +249,17 @@ class Provider(msgspec.Struct, frozen=True):
 
     def capabilities(self, model: str) -> Capabilities:
         """Return what `model` accepts here: rows, what was learned, facts, then DSN options."""
-        limits = {
-            "max_images_per_request": self.options.max_images,
-            "max_image_bytes": self.options.max_image_bytes,
-            "max_image_dimension": self.options.max_image_dimension,
-        }
-        given = {name: value for name, value in limits.items() if value is not None}
-        facts = self.learned.get(model, {}) | self.facts | given
-        return lookup(self.rows or self.codec.family, _hostname(self.host), model, **facts)
+        options = self.options
+        facts = self.learned.get(model, {}) | self.facts
+        if options.max_images is not None:
+            facts["max_images_per_request"] = options.max_images
+        if options.max_image_bytes is not None:
+            facts["max_image_bytes"] = options.max_image_bytes
+        if options.max_image_dimension is not None:
+            facts["max_image_dimension"] = options.max_image_dimension
+        family = self.rows_of or self.codec.family
+        rows = ROWS if family in FAMILIES else getattr(self.codec, "rows", ROWS)
+        return lookup(family, _hostname(self.host), model, rows, **facts)
 
 
 @lru_cache(maxsize=256)

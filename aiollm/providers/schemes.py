@@ -25,8 +25,8 @@ class Scheme(msgspec.Struct, frozen=True):
     then. `hosts` are the vendor's own hosts: only they, and what `base_variable` names, may be
     sent a key from the variables in `keys` (the first that is set wins), each with what stands
     before it on the wire, where the codec must be told. `apis` are the values of the option
-    `api`, of which `own_api` is the default on the vendor's own hosts. `rows` is the family of
-    capability rows where it is not the codec's.
+    `api`, of which `own_api` is the default on the vendor's own hosts. `rows_of` is the family
+    whose capability rows hold where it is not the codec's.
 
     `operations` are the codecs for what it does besides chat, the preferred one first. All codecs
     are named as "module:Class", so that a program imports only those it speaks.
@@ -45,7 +45,7 @@ class Scheme(msgspec.Struct, frozen=True):
     header_variables: tuple[tuple[str, str], ...] = ()
     apis: dict[str, str] = {}
     own_api: str = ""
-    rows: str = ""
+    rows_of: str = ""
     operations: dict[str, tuple[str, ...]] = {}
 
     def owns_host(self, host: str) -> bool:
@@ -123,7 +123,7 @@ _LLAMA_SWAP = Scheme(
     urls.llama_swap_path,
     plain=True,
     example="llama-swap://[TOKEN@]host:8080",
-    rows="llama-swap",
+    rows_of="llama-swap",
     operations={
         "images": (
             "aiollm.providers.llama_swap.images_codec:LlamaSwapImages",
@@ -201,7 +201,7 @@ def _provider(
         token=token,
         headers=headers,
         options=dsn.options,
-        rows=scheme.rows,
+        rows_of=scheme.rows_of,
         operations=_operations(scheme),
     )
 

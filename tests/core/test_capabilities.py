@@ -125,7 +125,7 @@ class TestProvider:
 
     def test_options_win_over_facts_and_facts_over_rows(self) -> None:
         provider = Provider(
-            "x", "openai", "https://api.x.ai", OllamaCodec(), rows="openai",
+            "x", "openai", "https://api.x.ai", OllamaCodec(), rows_of="openai",
             options=Options(max_images=0, max_image_bytes=10, max_image_dimension=20),
             facts={"max_images_per_request": 5, "documents": True},
         )  # fmt: skip
@@ -133,3 +133,39 @@ class TestProvider:
         assert (found.max_images_per_request, found.max_image_bytes) == (0, 10)
         assert (found.max_image_dimension, found.documents, found.audio) == (20, True, True)
         assert provider.max_concurrency is None
+
+
+class AcmeCodec(OllamaCodec):
+    family = "acme"
+    rows = (
+        Row("acme", {"images": False, "max_body_bytes": 5, "audio": True}),
+        Row("acme", {"images": True}, model="*-vl"),
+        Row("acme", {"max_body_bytes": 9}, host="big.example"),
+        Row("openai", {"images": False, "audio": False}),
+    )
+
+
+class TestRowsOfACodec:
+    def test_hold_for_a_family_that_has_none_here(self) -> None:
+        provider = Provider("a", "acme", "https://big.example:8443/v1", AcmeCodec())
+        assert provider.capabilities("m-vl") == Capabilities(max_body_bytes=9, audio=True)
+        assert not provider.capabilities("m").images
+
+    def test_give_way_to_what_was_learned_to_facts_and_to_options(self) -> None:
+        provider = Provider(
+            "a", "acme", "https://x/v1", AcmeCodec(),
+            learned={"m": {"images": True, "audio": False, "max_body_bytes": 6}},
+            facts={"audio": True, "max_body_bytes": 7}, options=Options(max_images=3),
+        )  # fmt: skip
+        assert provider.capabilities("m") == Capabilities(
+            audio=True, max_body_bytes=7, max_images_per_request=3
+        )
+
+    def test_never_change_a_family_that_has_rows_here(self) -> None:
+        own = Provider("a", "acme", "https://x", AcmeCodec(), rows_of="openai")
+        assert own.capabilities("m") == lookup("openai", "x", "m")
+
+    def test_are_not_needed(self) -> None:
+        codec = OllamaCodec()
+        codec.family = "acme"
+        assert Provider("a", "acme", "https://x", codec).capabilities("m") == Capabilities()
