@@ -15,6 +15,7 @@ from aiollm.providers.google.encode import FAMILY, SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import BLOCKED, block_error, body_error, ending_error
 from aiollm.providers.google.wire import (
     CHUNK,
+    NULL,
     PLAIN,
     Call,
     Candidate,
@@ -214,7 +215,7 @@ class GoogleDecoder:
         signature = part.thought_signature or None
         if part.function_call is not None:
             self._call(part.function_call, signature, out)
-        elif part.inline_data:
+        elif part.inline_data and part.inline_data != NULL:
             self._file(read_file(part.inline_data), part, out)
         elif part.text is None and (raw := raw_part(*place)):
             self._answered = True

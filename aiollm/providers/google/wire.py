@@ -155,6 +155,8 @@ class Blob(_Wire):
     data: bytes | None = None
 
 
+NULL = msgspec.Raw(b"null")
+
 CHUNK = msgspec.json.Decoder(Chunk)
 PLAIN = msgspec.json.Decoder(Plain)
 
@@ -191,7 +193,9 @@ def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         return {}
     known = {"text", "thought", "thoughtSignature"}
-    return raw if isinstance(raw, dict) and set(raw) - known else {}
+    if not isinstance(raw, dict):
+        return {}
+    return raw if {key for key, value in raw.items() if value is not None} - known else {}
 
 
 def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:

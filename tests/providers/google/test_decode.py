@@ -279,6 +279,15 @@ def test_inline_data_without_data_is_nothing(blob: object) -> None:
     assert [type(item) for item in items] == [TextDelta, Finish]
 
 
+@pytest.mark.parametrize("text", ["hi", None])
+def test_a_null_beside_a_text_is_nothing(text: str | None) -> None:
+    first = {"functionCall": {"name": "f"}}  # the next part is not read as plain text
+    items, error = read(events(chunk(first), chunk({"text": text, "inlineData": None}), end()))
+    assert error is None
+    rest = [item for item in items if not isinstance(item, ToolCallDelta | Finish)]
+    assert rest == ([TextDelta(text)] if text else [])
+
+
 def test_an_image_of_an_odd_type_keeps_its_bytes() -> None:
     blob = {"mimeType": 5, "data": base64.b64encode(PNG).decode()}
     assert finished(chunk({"inlineData": blob}), end())[0] == ImageChunk(ImagePart(PNG))
