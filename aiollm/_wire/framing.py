@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
-"""Bytes of one frame at most (design: bounds; images arrive as one line)."""
+"""Bytes of one frame at most; an image arrives as one line."""
 
 _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"

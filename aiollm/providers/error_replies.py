@@ -76,7 +76,7 @@ BY_STATUS: dict[int, type[ProviderError]] = {
     503: OverloadedError,
     529: OverloadedError,
 }
-"""Status to error (wire facts, November 2026); any other 4xx or 5xx is a ServerError."""
+"""Status to error (as measured in November 2026); any other 4xx or 5xx is a ServerError."""
 
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_TEXTS = (

@@ -132,14 +132,8 @@ class AnthropicDecoder:
         self._end(out)
 
     def _event(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        try:
-            event = EVENT.decode(data)
-        except (ValueError, RecursionError):
-            event = None
-        if event is None:
-            event = self._odd(data)
-        kind = event.type or name.decode("ascii", "replace")
-        match kind if name != b"error" else "error":
+        event = self._decode(data)
+        match event.type or name.decode("ascii", "replace"):
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
@@ -153,9 +147,7 @@ class AnthropicDecoder:
                 self._note_stop(event.delta, out)
             case "message_stop":
                 self._end(out)
-            case "error":
-                raise stream_error(load(data), data)
-            case _ if event.error:
+            case kind if kind == "error" or name == b"error" or event.error:
                 raise stream_error(load(data), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
@@ -163,8 +155,11 @@ class AnthropicDecoder:
                 # Anthropic may add events at any time.
                 return
 
-    def _odd(self, data: bytes) -> Event:
-        """Decode what is no event as Anthropic writes it."""
+    def _decode(self, data: bytes) -> Event:
+        try:
+            return EVENT.decode(data)
+        except (ValueError, RecursionError):
+            pass  # it is not as Anthropic writes it
         if not data or data.startswith(b"[DONE]"):
             return Event("ping")
         self._plain = False

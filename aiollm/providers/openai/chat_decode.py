@@ -190,20 +190,15 @@ class ChatDecoder:
             return CHUNK.decode(frame)
         except (ValueError, RecursionError):
             self._joiner = self._joiner or SurrogateJoiner()
-        error: ProtocolError
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
-        except ProtocolError as caught:
-            error = caught
+        except ProtocolError:
+            value = load(frame)
+            if not value or not isinstance(value, str | list):
+                raise
         else:
             return chunk
-        value = load(frame)
-        if isinstance(value, str | list) and value:
-            raise stream_error(value, frame)
-        try:
-            raise error
-        finally:
-            del error  # its traceback holds this frame: a cycle
+        raise stream_error(value, frame)
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Take a chunk without choices: usage, an error, or what does not matter."""
@@ -255,12 +250,7 @@ class ChatDecoder:
 
     def _delta(self, delta: Delta, out: list[Item]) -> None:
         if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
-            self._reasoning = self._reasoning or Reasoning()
-            thought = self._reasoning.read(
-                delta.reasoning_content, delta.reasoning, delta.reasoning_details
-            )
-            if thought and (thought := self._joined("reasoning", thought)):
-                out.append(ReasoningDelta(thought))
+            self._think(delta, out)
         if isinstance(delta.content, list):
             out += content_items(delta.content)
         elif delta.content and (text := self._joined("content", delta.content)):
@@ -277,6 +267,14 @@ class ChatDecoder:
             out += images(delta.images)
         if delta.audio is not None:
             self._notice("the answer holds audio, which is left out", out)
+
+    def _think(self, delta: Delta, out: list[Item]) -> None:
+        self._reasoning = self._reasoning or Reasoning()
+        thought = self._reasoning.read(
+            delta.reasoning_content, delta.reasoning, delta.reasoning_details
+        )
+        if thought and (thought := self._joined("reasoning", thought)):
+            out.append(ReasoningDelta(thought))
 
     def _call(self, call: Call) -> ToolCallDelta:
         state: dict[str, Any] = {}

@@ -27,7 +27,7 @@ MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_MASK_BYTES = 4 * 1024 * 1024
 MAX_PROMPT = 32_000
-"""OpenAI's limits on a request (wire facts, November 2026)."""
+"""OpenAI's limits on a request (as documented in November 2026)."""
 
 _STANDARD = ((1024, 1024), (1536, 1024), (1024, 1536))
 _LONGEST, _SHORTEST = 3840, 2160
@@ -168,10 +168,14 @@ def _check(request: ImageRequest) -> None:
         if image_mime(image) not in _TAKEN:
             raise UnsupportedError("OpenAI edits PNG, JPEG and WebP images alone")
     if request.mask is not None:
-        if len(request.mask.data) > MAX_MASK_BYTES:
-            raise UnsupportedError("OpenAI takes masks of at most 4 MB")
-        if image_mime(request.mask) != "image/png":
-            raise UnsupportedError("a mask is a PNG whose transparent part is to be edited")
+        _check_mask(request.mask)
+
+
+def _check_mask(mask: ImagePart) -> None:
+    if len(mask.data) > MAX_MASK_BYTES:
+        raise UnsupportedError("OpenAI takes masks of at most 4 MB")
+    if image_mime(mask) != "image/png":
+        raise UnsupportedError("a mask is a PNG whose transparent part is to be edited")
 
 
 def _quality(row: _Row, model: str, quality: str, warnings: Warnings) -> str:
