@@ -77,14 +77,15 @@ def run(*command: str | Path, cwd: Path = ROOT, expected: int = 0) -> str:
     """Run a command with little of this environment; return its output. Raises: SystemExit."""
     kept = ("LANG", "PATH", "PIP_", "SSL_", "TMPDIR", "HTTP", "http", "no_proxy", "NO_PROXY")
     env = {name: value for name, value in os.environ.items() if name.startswith(kept)}
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=env | {"HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as home:  # what tools leave there is not of the project
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=cwd,
+            env=env | {"HOME": home, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode != expected:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
