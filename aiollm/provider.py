@@ -41,7 +41,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
         return f"HttpRequest({self.method} {self.url}, headers={sorted(self.headers)})"
 
 
-class HttpReply(msgspec.Struct, frozen=True):
+class HttpResponse(msgspec.Struct, frozen=True):
     """A whole reply that is not a stream; header names are in lower case."""
 
     status: int
@@ -103,13 +103,13 @@ class Codec(Protocol):
     def decoder(self) -> Decoder[Any]:
         """Return a new decoder for one reply."""
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
 
     def models(self, provider: Provider) -> HttpRequest:
         """Return the request that lists the provider's models."""
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
 
 
@@ -136,13 +136,13 @@ class ImageCodec(Protocol):
     ) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
 
-    def decode_images(self, reply: HttpReply) -> ImageResult:
+    def decode_images(self, reply: HttpResponse) -> ImageResult:
         """Read a reply that came whole. Raises: LLMError."""
 
     def image_decoder(self) -> ImageDecoder | None:
         """Return a decoder for a reply of type text/event-stream, None if it never streams."""
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
 
 

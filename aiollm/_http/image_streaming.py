@@ -13,7 +13,7 @@ from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import (
-    HttpReply,
+    HttpResponse,
     ImageCodec,
     ImageDecoder,
     Provider,
@@ -57,7 +57,7 @@ async def draw(
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:
                     continue
-                raise codec.error(HttpReply(reply.status, reply.headers, body, http.url))
+                raise codec.error(HttpResponse(reply.status, reply.headers, body, http.url))
             yield [Notice(message) for message in http.warnings]
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()
@@ -138,4 +138,4 @@ class _Whole:
         """Decode the reply. Raises: LLMError."""
         reply, body = self._reply, b"".join(self._pieces)
         check_answer(body, reply.status)
-        return self._codec.decode_images(HttpReply(reply.status, reply.headers, body, self._url))
+        return self._codec.decode_images(HttpResponse(reply.status, reply.headers, body, self._url))

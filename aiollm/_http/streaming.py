@@ -10,7 +10,7 @@ from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError
-from aiollm.provider import Decoder, Framer, HttpReply, Provider, Reply, Transport
+from aiollm.provider import Decoder, Framer, HttpResponse, Provider, Reply, Transport
 from aiollm.types import Item, Notice, Request, Target, Timeouts
 
 LAST_WORDS_SECONDS = 2.0
@@ -144,6 +144,6 @@ class _Whole:
         self._decoder.whole(body, batch)
 
 
-async def _error_reply(reply: Reply, url: str) -> HttpReply:
+async def _error_reply(reply: Reply, url: str) -> HttpResponse:
     body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
-    return HttpReply(reply.status, reply.headers, body, url)
+    return HttpResponse(reply.status, reply.headers, body, url)

@@ -62,12 +62,12 @@ _FOREIGN = (
 Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 
 
-class HttpReply:
+class AiohttpReply:
     """An aiohttp response as a `provider.Reply`."""
 
     __slots__ = ("_content", "_open", "_response", "content_type", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, replies: set[HttpReply]) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, replies: set[AiohttpReply]) -> None:
         """Belong to the open `replies` of a transport until closed."""
         self._response = response
         self._content = in_pieces(response.content)
@@ -159,11 +159,11 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         self._public: aiohttp.ClientSession | None = None
-        self._replies: set[HttpReply] = set()
+        self._replies: set[AiohttpReply] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    async def send(self, request: HttpRequest, connect: float | None) -> HttpReply:
+    async def send(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
         """Send and return once the headers are in.
 
         A reused connection that the server had closed is replaced once, by a fresh one.
@@ -173,7 +173,7 @@ class HttpTransport:
         is_fresh = [False]
         token = fresh.set(is_fresh)
         try:
-            return HttpReply(await _request(session, request, connect), self._replies)
+            return AiohttpReply(await _request(session, request, connect), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
             stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
@@ -189,11 +189,11 @@ class HttpTransport:
                 del ours
         return await self._send_fresh(request, connect)
 
-    async def _send_fresh(self, request: HttpRequest, connect: float | None) -> HttpReply:
+    async def _send_fresh(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
         if self._fresh is None:
             self._fresh = self._new_session(force_close=True)
         try:
-            return HttpReply(await _request(self._fresh, request, connect), self._replies)
+            return AiohttpReply(await _request(self._fresh, request, connect), self._replies)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
         try:

@@ -10,7 +10,7 @@ from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._wire.redaction import redacted
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
-from aiollm.provider import HttpReply, HttpRequest, Provider, Reply, Transport
+from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transport
 from aiollm.types import Timeouts
 
 
@@ -31,13 +31,13 @@ class UnaryRequester:
 
     async def request(
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
-    ) -> HttpReply:
+    ) -> HttpResponse:
         """Send a request and return its complete reply. Raises: LLMError."""
         reply = await self.open(provider, timeouts, request)
         try:
             body = await _whole(reply, timeouts.first_output)
             if reply.content_type != "text/html":
-                return HttpReply(reply.status, reply.headers, body, request.url)
+                return HttpResponse(reply.status, reply.headers, body, request.url)
         finally:
             reply.close()
         page = f"the answer is {WEB_PAGE}"
@@ -55,7 +55,7 @@ class UnaryRequester:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
             finally:
                 reply.close()
-            refused = HttpReply(reply.status, reply.headers, body, request.url)
+            refused = HttpResponse(reply.status, reply.headers, body, request.url)
             raise provider.codec.error(refused)
         except LLMError as error:
             redacted(error, provider.token)

@@ -30,7 +30,7 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 
 MAX_MESSAGE = 1000
 """Characters of a provider's message that an error shows."""
@@ -147,7 +147,7 @@ def _word(value: Any) -> str:
 
 
 def error_from(
-    reply: HttpReply,
+    reply: HttpResponse,
     rules: Sequence[Rule] = (),
     *,
     hint: float | None = None,
@@ -248,7 +248,7 @@ def is_context_length(fault: Fault, status: int, message: str) -> bool:
     )
 
 
-def _unstructured(reply: HttpReply) -> str:
+def _unstructured(reply: HttpResponse) -> str:
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= reply.status < 400:
         return "the server redirects, which is not followed: check the base URL"

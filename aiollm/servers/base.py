@@ -12,12 +12,12 @@ import msgspec
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import decode
 from aiollm.errors import ConfigError
-from aiollm.provider import HttpReply, HttpRequest, Provider, Reply
+from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply
 from aiollm.providers.encoding import bearer_headers
 
 T = TypeVar("T")
 
-Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpReply]]
+Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Open: TypeAlias = Callable[[HttpRequest], Awaitable[Reply]]
 
 

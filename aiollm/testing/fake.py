@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from aiollm._wire.framing import NDJSON
 from aiollm.errors import UnsupportedError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.provider import HttpReply, HttpRequest, Operation, Provider, Transport
+from aiollm.provider import HttpRequest, HttpResponse, Operation, Provider, Transport
 from aiollm.testing.connection import Sleep
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
@@ -344,7 +344,7 @@ class FakeCodec:
         del target, request
         _no_wire(provider)
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Name the status."""
         return LLMError(f"HTTP {reply.status}")
 
@@ -352,7 +352,7 @@ class FakeCodec:
         """Refuse: there is no wire."""
         _no_wire(provider)
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Return nothing."""
         del reply
         return ()

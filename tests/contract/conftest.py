@@ -17,7 +17,7 @@ import pytest
 from aiollm._streams.stream import Accumulator
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HttpReply, Provider
+from aiollm.provider import Codec, HttpResponse, Provider
 from aiollm.types import (
     Finish,
     Item,
@@ -165,9 +165,9 @@ class Case(msgspec.Struct, frozen=True):
         model = recorded["body"].get("model", self.service.model)
         return Target(self.service.name, model)
 
-    def reply(self, body: bytes | None = None) -> HttpReply:
+    def reply(self, body: bytes | None = None) -> HttpResponse:
         headers = {"content-type": self.record["content_type"]} | self.record["headers"]
-        return HttpReply(
+        return HttpResponse(
             self.record["status"], headers, self.body if body is None else body, "https://x/"
         )
 

@@ -31,7 +31,7 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import (
     BY_STATUS,
     MAX_MESSAGE,
@@ -51,10 +51,10 @@ KEY = "sk-proj-Ab0_cd-Ef1"
 NOW = 1_800_000_000.0
 
 
-def reply(body: object, status: int = 400, **headers: str) -> HttpReply:
+def reply(body: object, status: int = 400, **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HttpReply(status, named, data)
+    return HttpResponse(status, named, data)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ class TestBodies:
         ],
     )  # fmt: skip
     def test_what_is_no_json_is_told(self, body, status, kind, message) -> None:
-        error = error_from(HttpReply(status, {"content-type": kind}, body))
+        error = error_from(HttpResponse(status, {"content-type": kind}, body))
         assert error.message.startswith(message)
         assert len(error.message) < len(message) + 50
         assert error.body == body
@@ -299,7 +299,7 @@ class TestBodies:
 
     @given(body=st.binary() | st.text().map(str.encode), status=st.integers(0, 700))
     def test_any_body_becomes_an_error(self, body, status) -> None:
-        error = error_from(HttpReply(status, {}, body))
+        error = error_from(HttpResponse(status, {}, body))
         assert isinstance(error, ProviderError)
         assert 0 < len(error.message) <= MAX_MESSAGE
         str(error).encode()

@@ -20,7 +20,7 @@ from aiollm.errors import (
     UnsupportedError,
 )
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.google.images_codec import GoogleImages
 from aiollm.types import ImagePart, Target, Usage
@@ -50,7 +50,7 @@ def decoded(*parts: object, reason: str = "STOP", **more: object) -> ImageResult
     candidate = {"content": {"role": "model", "parts": parts}, "finishReason": reason, **more}
     reply = {"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3,
              "candidatesTokenCount": 1290}}  # fmt: skip
-    return GoogleImages().decode_images(HttpReply(200, {}, json.dumps(reply).encode()))
+    return GoogleImages().decode_images(HttpResponse(200, {}, json.dumps(reply).encode()))
 
 
 def test_a_request_is_what_the_vendors_library_sends() -> None:
@@ -131,7 +131,7 @@ def test_an_image_comes_with_its_counts_and_its_signature() -> None:
 
 def test_the_recorded_stream_gives_its_image() -> None:
     stream = (FIXTURES / "gemini/image_out.sse").read_bytes()
-    made = GoogleImages().decode_images(HttpReply(200, {}, stream))
+    made = GoogleImages().decode_images(HttpResponse(200, {}, stream))
     assert [image.data for image in made.images] == [PNG]
     assert made.usage.output_tokens == 1293
 
@@ -157,7 +157,7 @@ def test_no_words_and_no_image_are_a_generation_error() -> None:
 def test_a_blocked_prompt_is_a_content_filter_error() -> None:
     reply = {"promptFeedback": {"blockReason": "IMAGE_SAFETY"}}
     with pytest.raises(ContentFilterError, match="IMAGE_SAFETY"):
-        GoogleImages().decode_images(HttpReply(200, {}, json.dumps(reply).encode()))
+        GoogleImages().decode_images(HttpResponse(200, {}, json.dumps(reply).encode()))
 
 
 @pytest.mark.parametrize(("raw", "kind"), [
@@ -166,10 +166,10 @@ def test_a_blocked_prompt_is_a_content_filter_error() -> None:
 ])  # fmt: skip
 def test_a_reply_that_is_no_answer_raises(raw: bytes, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        GoogleImages().decode_images(HttpReply(200, {}, raw))
+        GoogleImages().decode_images(HttpResponse(200, {}, raw))
 
 
 def test_error_replies_are_those_of_the_chat() -> None:
     reply = (FIXTURES / "gemini_errors/400_api_key.json").read_bytes()
-    assert isinstance(GoogleImages().error(HttpReply(400, {}, reply)), AuthenticationError)
+    assert isinstance(GoogleImages().error(HttpResponse(400, {}, reply)), AuthenticationError)
     assert GoogleImages().image_decoder() is None  # type: ignore[func-returns-value]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aiollm._wire.base64_stream import LARGE, Lift
 from aiollm.images import ImageRequest
-from aiollm.provider import HttpReply, Operation, Provider
+from aiollm.provider import HttpResponse, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, sse
@@ -185,7 +185,7 @@ class Watched:
     def encode_images(self, *args: Any) -> Any:
         return self._images.encode_images(*args)
 
-    def decode_images(self, reply: HttpReply) -> Any:
+    def decode_images(self, reply: HttpResponse) -> Any:
         self.given.append(len(reply.body))
         return self._images.decode_images(reply)
 
@@ -202,7 +202,7 @@ class Watched:
 
         return Booking()
 
-    def error(self, reply: HttpReply) -> Any:
+    def error(self, reply: HttpResponse) -> Any:
         return self._images.error(reply)
 
 

@@ -19,7 +19,7 @@ from aiollm.errors import (
     UnsupportedError,
 )
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec
 from aiollm.providers.llama_swap.images_codec import LlamaSwapImages, SdapiImages
 from aiollm.types import ImagePart, Target
@@ -51,7 +51,7 @@ def test_openais_wire_is_spoken_under_v1() -> None:
 
 
 def test_openais_wire_is_read() -> None:
-    reply = HttpReply(200, {}, json.dumps({"data": [{"b64_json": PNG64}]}).encode())
+    reply = HttpResponse(200, {}, json.dumps({"data": [{"b64_json": PNG64}]}).encode())
     assert LlamaSwapImages().decode_images(reply).images == (IMAGE,)
     assert LlamaSwapImages().image_decoder().finished is False
 
@@ -59,7 +59,7 @@ def test_openais_wire_is_read() -> None:
 @pytest.mark.parametrize("codec", [LlamaSwapImages(), SdapiImages()])
 def test_errors_of_llama_swap_are_its_own(codec: Any) -> None:
     reply = (FIXTURES / "llamaswap_errors/429_concurrency.json").read_bytes()
-    assert isinstance(codec.error(HttpReply(429, {}, reply)), RateLimitError)
+    assert isinstance(codec.error(HttpResponse(429, {}, reply)), RateLimitError)
 
 
 def test_a_text_goes_to_txt2img() -> None:
@@ -110,7 +110,7 @@ def test_what_sdapi_has_no_word_for_is_dropped_with_a_warning(field: dict[str, A
 
 
 def sdapi(value: object) -> ImageResult:
-    return SdapiImages().decode_images(HttpReply(200, {}, json.dumps(value).encode()))
+    return SdapiImages().decode_images(HttpResponse(200, {}, json.dumps(value).encode()))
 
 
 def test_the_images_of_sdapi_are_read_in_order() -> None:

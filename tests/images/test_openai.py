@@ -24,7 +24,7 @@ from aiollm.errors import (
     UnsupportedError,
 )
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import MAX_IMAGE_BYTES, MAX_MASK_BYTES, OpenAIImages
 from aiollm.types import ImagePart, Target, Usage
@@ -68,7 +68,7 @@ def form(request: HttpRequest) -> list[tuple[str, str | None, str, bytes]]:
 
 
 def whole(value: object) -> ImageResult:
-    return OpenAIImages().decode_images(HttpReply(200, {}, json.dumps(value).encode()))
+    return OpenAIImages().decode_images(HttpResponse(200, {}, json.dumps(value).encode()))
 
 
 def test_a_generation_is_what_the_vendors_library_sends() -> None:
@@ -237,7 +237,7 @@ def test_another_server_edits_images_of_any_type() -> None:
 
 def test_the_recorded_generation_gives_its_image_and_counts() -> None:
     reply = (FIXTURES / "openai_images/generate.json").read_bytes()
-    made = OpenAIImages().decode_images(HttpReply(200, {}, reply))
+    made = OpenAIImages().decode_images(HttpResponse(200, {}, reply))
     assert made == ImageResult(
         (ImagePart(PNG, mime="image/png"),), Usage(12, 196, certainty="exact")
     )
@@ -275,7 +275,7 @@ def test_odd_values_lose_no_image() -> None:
         "data": [{"b64_json": PNG64, "revised_prompt": "@"}, "x", {"b64_json": 5}],
         "output_format": 5, "usage": {"input_tokens": "3", "output_tokens": 4},
     }).replace('"@"', '"\\ud83e"')  # fmt: skip
-    made = OpenAIImages().decode_images(HttpReply(200, {}, reply.encode()))
+    made = OpenAIImages().decode_images(HttpResponse(200, {}, reply.encode()))
     assert made.images == (ImagePart(PNG, mime="image/png"),)
     assert made.revised_prompt == "\ufffd"
     assert made.usage == Usage(0, 4, certainty="exact")
@@ -296,7 +296,7 @@ def test_a_reply_without_an_image_raises(value: object, kind: type[Exception]) -
 @pytest.mark.parametrize("raw", [b"", b"nonsense", b"{", b"<html>"])
 def test_a_reply_that_is_no_json_raises(raw: bytes) -> None:
     with pytest.raises((ProtocolError, StreamInterrupted)):
-        OpenAIImages().decode_images(HttpReply(200, {}, raw))
+        OpenAIImages().decode_images(HttpResponse(200, {}, raw))
 
 
 def streamed(*pieces: bytes) -> tuple[list[PartialImage], ImageResult | LLMError]:
@@ -319,7 +319,7 @@ MADE = ImageResult((ImagePart(PNG, mime="image/png"),), Usage(12, 296, certainty
 def test_the_recorded_stream_gives_a_draft_and_the_image_however_it_is_cut() -> None:
     assert streamed(STREAM) == ([DRAFT], MADE)
     assert streamed(*(STREAM[at : at + 1] for at in range(len(STREAM)))) == ([DRAFT], MADE)
-    assert OpenAIImages().decode_images(HttpReply(200, {}, STREAM)) == MADE
+    assert OpenAIImages().decode_images(HttpResponse(200, {}, STREAM)) == MADE
 
 
 def test_a_stream_is_finished_by_its_last_event_alone() -> None:
@@ -382,5 +382,5 @@ def test_events_of_no_interest_and_odd_ones_are_passed_over() -> None:
 @pytest.mark.parametrize("type_", ["image_generation_user_error", "invalid_request_error"])
 def test_moderation_is_a_content_filter_error_whatever_its_type(type_: str) -> None:
     error = {"error": {"message": "rejected", "type": type_, "code": "moderation_blocked"}}
-    reply = HttpReply(400, {}, json.dumps(error).encode())
+    reply = HttpResponse(400, {}, json.dumps(error).encode())
     assert isinstance(OpenAIImages().error(reply), ContentFilterError)

@@ -27,7 +27,7 @@ from aiollm.errors import (
     UnsupportedError,
 )
 from aiollm.images import ImageRequest
-from aiollm.provider import HttpReply, HttpRequest, Operation, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, Cut, Gate, Hang, Reset, chat, html
@@ -447,13 +447,13 @@ async def test_a_provider_with_images_of_its_own_needs_one_codec(serve, registry
             body = OpenAIImages().encode_images(provider, target, request).body
             return HttpRequest(f"{provider.base_url}/draw", {}, body)
 
-        def decode_images(self, reply: HttpReply):
+        def decode_images(self, reply: HttpResponse):
             return OpenAIImages().decode_images(reply)
 
         def image_decoder(self) -> None:
             """Return None: it never streams."""
 
-        def error(self, reply: HttpReply):
+        def error(self, reply: HttpResponse):
             return OpenAIImages().error(reply)
 
     server = await serve(paths={"/draw": MADE})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import LLMError, ProtocolError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.anthropic import encode, errors
 from aiollm.providers.anthropic.decode import AnthropicDecoder
 from aiollm.providers.anthropic.messages import FAMILY
@@ -29,7 +29,7 @@ class AnthropicCodec:
         """Return a new decoder for one reply."""
         return AnthropicDecoder()
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return errors.error(reply)
 
@@ -38,7 +38,7 @@ class AnthropicCodec:
         url = f"{provider.base_url}/models?limit=1000"
         return HttpRequest(url, encode.headers(provider), method="GET")
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         match load(reply.body):
             case {"data": list(models)}:

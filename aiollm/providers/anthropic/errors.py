@@ -23,7 +23,7 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import Rule, build, error_from, fault_of
 
 RULES = (
@@ -104,7 +104,7 @@ inside a stream. Texts only where Anthropic has no code (November 2026)."""
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
-def error(reply: HttpReply) -> ProviderError:
+def error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
     value = load(reply.body) if reply.body else None
     hint = reset_hint(reply.headers) if reply.status == 429 else None

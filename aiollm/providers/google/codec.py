@@ -12,7 +12,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode
 from aiollm.errors import LLMError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import FAMILY, encode_body
@@ -59,7 +59,7 @@ class GoogleCodec:
         """Return a new decoder for one reply."""
         return GoogleDecoder()
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return reply_error(reply)
 
@@ -68,7 +68,7 @@ class GoogleCodec:
         url = f"{provider.base_url}/models?pageSize={MAX_PAGE}"
         return HttpRequest(url, key_headers(provider), method="GET")
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`, without the `models/` of every name.
 
         Raises: ProtocolError.

@@ -25,7 +25,7 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import Rule, build, duration, error_from, fault_of
 
 _PER_DAY = "QUOTA_PER_DAY"
@@ -101,7 +101,7 @@ _MIDNIGHT = 8 * 3600
 late in summer rather than too early."""
 
 
-def reply_error(reply: HttpReply) -> ProviderError:
+def reply_error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
     value = load(reply.body) if reply.body else None
     if not _inner(value):

@@ -12,7 +12,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, merge
 from aiollm.providers.google.codec import key_headers, method_url
 from aiollm.providers.google.decode import GoogleDecoder
@@ -61,7 +61,7 @@ class GoogleImages:
             warnings=tuple(warnings),
         )
 
-    def decode_images(self, reply: HttpReply) -> ImageResult:
+    def decode_images(self, reply: HttpResponse) -> ImageResult:
         """Read a reply; drafts made while thinking are left out.
 
         Raises: ContentFilterError for a blocked prompt or image, GenerationError for an
@@ -78,7 +78,7 @@ class GoogleImages:
     def image_decoder(self) -> None:
         """Return None: an image comes whole."""
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return reply_error(reply)
 

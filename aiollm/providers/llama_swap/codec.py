@@ -14,7 +14,7 @@ from aiollm.errors import (
     RateLimitError,
     ServerError,
 )
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.error_replies import Rule, error_from
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.types import Request, Target
@@ -37,7 +37,7 @@ class LlamaSwapCodec(ChatCodec):
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         return super().encode(openai_wire(provider), target, request)
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply: by llama-swap's own codes, or as the upstream's."""
         match load(reply.body):
             case {"src": "llama-swap"}:

@@ -12,7 +12,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm._wire.lenient import load
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
 from aiollm.providers.openai.errors import is_error, stream_error
@@ -38,7 +38,7 @@ class LlamaSwapImages(OpenAIImages):
         """Translate a request. Raises: UnsupportedError."""
         return super().encode_images(openai_wire(provider), target, request)
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply, llama-swap's own or the upstream's."""
         return LlamaSwapCodec().error(reply)
 
@@ -80,7 +80,7 @@ class SdapiImages:
             warnings=tuple(warnings),
         )
 
-    def decode_images(self, reply: HttpReply) -> ImageResult:
+    def decode_images(self, reply: HttpResponse) -> ImageResult:
         """Read a reply. Raises: ProviderError for an error in it, GenerationError for no image."""
         images = [ImagePart(data) for data in _files(reply.body) if data]
         if images:
@@ -93,7 +93,7 @@ class SdapiImages:
     def image_decoder(self) -> None:
         """Return None: the images come whole."""
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply, llama-swap's own or the upstream's."""
         return LlamaSwapCodec().error(reply)
 

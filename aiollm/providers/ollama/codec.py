@@ -12,7 +12,7 @@ from aiollm._wire.framing import NDJSON
 from aiollm._wire.lenient import decode
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.error_replies import error_from
 from aiollm.providers.ollama.decode import OllamaDecoder
@@ -75,7 +75,7 @@ class OllamaCodec:
         """Return a new decoder for one reply."""
         return OllamaDecoder()
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return error_from(reply, RULES)
 
@@ -83,7 +83,7 @@ class OllamaCodec:
         """Return the request that lists the models."""
         return HttpRequest(f"{provider.base_url}/api/tags", bearer_headers(provider), method="GET")
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return tuple(model.name for model in decode(reply.body, _TAGS).models if model.name)
 

@@ -9,7 +9,7 @@ from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
@@ -58,7 +58,7 @@ class ChatCodec:
         """Return a new decoder for one reply."""
         return ChatDecoder(self.family)
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return reply_error(reply)
 
@@ -66,7 +66,7 @@ class ChatCodec:
         """Return the request that lists the models."""
         return models_request(provider)
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return model_names(reply)
 
@@ -76,7 +76,7 @@ def models_request(provider: Provider) -> HttpRequest:
     return HttpRequest(f"{provider.base_url}/models", bearer_headers(provider), method="GET")
 
 
-def model_names(reply: HttpReply) -> tuple[str, ...]:
+def model_names(reply: HttpResponse) -> tuple[str, ...]:
     """Read a list of models, bare or under `data`. Raises: ProtocolError."""
     match load(reply.body):
         case {"data": list() as models} | {"models": list() as models} | (list() as models):

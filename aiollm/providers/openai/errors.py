@@ -26,7 +26,7 @@ from aiollm.errors import (
     RequestTooLargeError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import (
     Fault,
     Rule,
@@ -137,7 +137,7 @@ _TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18
 _WINDOWS = ("requests", "tokens")
 
 
-def reply_error(reply: HttpReply) -> ProviderError:
+def reply_error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
     fault = _explained(fault_of(load(reply.body)))
     hint = _hint(fault, reply.headers, reply.status)

@@ -15,7 +15,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm._wire.multipart import File, multipart
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.dialects import AZURE, OPENAI, dialect_of
 from aiollm.providers.openai.errors import reply_error
@@ -86,7 +86,7 @@ class OpenAIImages:
             warnings=tuple(warnings),
         )
 
-    def decode_images(self, reply: HttpReply) -> ImageResult:
+    def decode_images(self, reply: HttpResponse) -> ImageResult:
         """Read a reply that came whole, as JSON or as events.
 
         Raises: ProviderError for an error in it, GenerationError for no image, ProtocolError.
@@ -102,7 +102,7 @@ class OpenAIImages:
         """Return a new decoder for a streamed reply."""
         return OpenAIImageDecoder()
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return reply_error(reply)
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge, system_text
 from aiollm.providers.openai.chat_codec import (
     check_media,
@@ -71,7 +71,7 @@ class ResponsesCodec:
         """Return a new decoder for one reply."""
         return ResponsesDecoder()
 
-    def error(self, reply: HttpReply) -> LLMError:
+    def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
         return reply_error(reply)
 
@@ -79,7 +79,7 @@ class ResponsesCodec:
         """Return the request that lists the models."""
         return models_request(provider)
 
-    def model_names(self, reply: HttpReply) -> tuple[str, ...]:
+    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return model_names(reply)
 

@@ -19,7 +19,7 @@ from aiollm.errors import (
     ServerError,
     StreamInterrupted,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.types import (
     Citation,
@@ -552,12 +552,12 @@ def test_a_whole_reply_may_hold_plain_text() -> None:
 @pytest.mark.parametrize("body", [b"[]", b"", b'{"models":[]}', b"<html>"])
 def test_a_list_of_models_that_is_none_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        CODEC.model_names(HttpReply(200, {}, body))
+        CODEC.model_names(HttpResponse(200, {}, body))
 
 
 def test_models_are_named_by_their_ids() -> None:
     body = b'{"data":[{"id":"claude-opus-5-5"},{"id":""},{"x":1},3],"has_more":false}'
-    assert CODEC.model_names(HttpReply(200, {}, body)) == ("claude-opus-5-5",)
+    assert CODEC.model_names(HttpResponse(200, {}, body)) == ("claude-opus-5-5",)
 
 
 @pytest.mark.parametrize(

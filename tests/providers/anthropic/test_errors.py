@@ -10,7 +10,7 @@ import pytest
 
 from aiollm import errors
 from aiollm.errors import ProviderError, RateLimitError
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.anthropic.errors import reset_hint
 
@@ -20,13 +20,15 @@ NOON = 1_795_348_800.0
 """2026-11-22T12:00:00Z as Unix time."""
 
 
-def reply(status: int, kind: str, message: str = "M", code: str = "", **headers: str) -> HttpReply:
+def reply(
+    status: int, kind: str, message: str = "M", code: str = "", **headers: str
+) -> HttpResponse:
     error: dict[str, Any] = {"type": kind, "message": message}
     if code:
         error["details"] = {"error_code": code}
     body = {"type": "error", "error": error, "request_id": "req_body"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HttpReply(status, named, json.dumps(body).encode())
+    return HttpResponse(status, named, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -137,12 +139,12 @@ def test_a_reset_that_is_no_moment_is_ignored(reset: str) -> None:
 
 def test_errors_of_llama_swap_behind_this_wire() -> None:
     raw = (CAPTURES / "llama-swap" / "limit-c-429-anthropic.body").read_bytes()
-    error = CODEC.error(HttpReply(429, {"retry-after": "1"}, raw))
+    error = CODEC.error(HttpResponse(429, {"retry-after": "1"}, raw))
     assert isinstance(error, RateLimitError)
     assert (error.retry_after, error.code) == (1, "concurrency_limit")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>gateway</html>", b"[]", b"null", b'{"detail":"x"}'])
 def test_odd_bodies_go_by_status(body: bytes) -> None:
-    error = CODEC.error(HttpReply(502, {"content-type": "text/html"}, body))
+    error = CODEC.error(HttpResponse(502, {"content-type": "text/html"}, body))
     assert type(error) is errors.ServerError

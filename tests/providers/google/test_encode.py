@@ -11,7 +11,7 @@ import pytest
 
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
-from aiollm.provider import HttpReply, HttpRequest, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.types import (
     AudioPart,
@@ -432,6 +432,6 @@ def test_the_models_are_listed_without_their_prefix() -> None:
     assert (asked_.method, asked_.url) == ("GET", "https://g.example/v1beta/models?pageSize=1000")
     assert asked_.headers["x-goog-api-key"] == "AIza-k"
     listing = b'{"models":[{"name":"models/gemini-4-argon"},{"name":"tunedModels/x"},{}]}'
-    assert GoogleCodec().model_names(HttpReply(200, {}, listing)) == (
+    assert GoogleCodec().model_names(HttpResponse(200, {}, listing)) == (
         "gemini-4-argon", "tunedModels/x",
     )  # fmt: skip

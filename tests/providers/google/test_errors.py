@@ -21,7 +21,7 @@ from aiollm.errors import (
     ServerError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.google.errors import body_error
 
@@ -33,7 +33,7 @@ def fault(code: int, status: str, message: str, *details: object) -> dict[str, A
 def error(code: int, status: str, message: str, *details: object, **headers: str) -> LLMError:
     value = fault(code, status, message, *details)
     body = json.dumps([value] if code == 403 else value).encode()
-    return GoogleCodec().error(HttpReply(code, headers, body))
+    return GoogleCodec().error(HttpResponse(code, headers, body))
 
 
 def retry_info(delay: object) -> dict[str, object]:
@@ -162,4 +162,4 @@ def test_odd_details_are_no_obstacle(details: object) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b'{"error":"down"}', b"null"])
 def test_a_body_of_another_shape_goes_by_its_status(body: bytes) -> None:
-    assert isinstance(GoogleCodec().error(HttpReply(503, {}, body)), OverloadedError)
+    assert isinstance(GoogleCodec().error(HttpResponse(503, {}, body)), OverloadedError)

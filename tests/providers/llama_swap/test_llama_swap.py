@@ -19,7 +19,7 @@ from aiollm.errors import (
     ServerError,
     StreamInterrupted,
 )
-from aiollm.provider import HttpReply, Provider
+from aiollm.provider import HttpResponse, Provider
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
 from aiollm.types import Finish, Item, ReasoningDelta, Request, Status, Target, TextDelta, Usage
 
@@ -48,16 +48,18 @@ def text(items: list[Item]) -> str:
     return "".join(item.text for item in items if isinstance(item, TextDelta))
 
 
-def recorded(name: str) -> HttpReply:
+def recorded(name: str) -> HttpResponse:
     head = CAPTURES.joinpath(f"{name}.raw").read_bytes().partition(b"\r\n\r\n")[0].decode()
     first, *rest = head.split("\r\n")
     headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in rest)}
-    return HttpReply(int(first.split()[1]), headers, CAPTURES.joinpath(f"{name}.body").read_bytes())
+    return HttpResponse(
+        int(first.split()[1]), headers, CAPTURES.joinpath(f"{name}.body").read_bytes()
+    )
 
 
-def own(status: int, message: str, code: str) -> HttpReply:
+def own(status: int, message: str, code: str) -> HttpResponse:
     body = {"src": "llama-swap", "error": {"message": message, "type": "x", "code": code}}
-    return HttpReply(status, {"content-type": "application/json"}, json.dumps(body).encode())
+    return HttpResponse(status, {"content-type": "application/json"}, json.dumps(body).encode())
 
 
 def test_chat_goes_under_v1_with_the_token() -> None:
@@ -150,11 +152,11 @@ def test_a_recorded_error_has_its_class(name: str, kind: type[LLMError], message
         (own(500, "unspecific error: shutting down", "internal_error"), ServerError),
         (own(502, "peer failed", "bad_gateway"), ServerError),
         (own(504, "peer is slow", "gateway_timeout"), ServerError),
-        (HttpReply(502, {}, b""), ServerError),
-        (HttpReply(503, {"content-type": "text/plain"}, b"not ready"), OverloadedError),
+        (HttpResponse(502, {}, b""), ServerError),
+        (HttpResponse(503, {"content-type": "text/plain"}, b"not ready"), OverloadedError),
     ],
 )
-def test_an_error_of_its_own_has_its_class(reply: HttpReply, kind: type[LLMError]) -> None:
+def test_an_error_of_its_own_has_its_class(reply: HttpResponse, kind: type[LLMError]) -> None:
     assert type(CODEC.error(reply)) is kind
 
 
@@ -177,10 +179,10 @@ def test_an_upstreams_error_keeps_its_own_meaning() -> None:
             "type": "exceed_context_size_error",
         }
     }
-    error = CODEC.error(HttpReply(400, {}, json.dumps(body).encode()))
+    error = CODEC.error(HttpResponse(400, {}, json.dumps(body).encode()))
     assert type(error) is ContextLengthError
     loading = FIXTURES.joinpath("llamacpp_errors/503_loading.json").read_bytes()
-    assert type(CODEC.error(HttpReply(503, {}, loading))) is OverloadedError
+    assert type(CODEC.error(HttpResponse(503, {}, loading))) is OverloadedError
 
 
 def test_models_of_a_real_server_are_listed_by_id() -> None:

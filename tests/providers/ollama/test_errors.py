@@ -21,23 +21,25 @@ from aiollm.errors import (
     UnsupportedFeatureError,
     classify,
 )
-from aiollm.provider import HttpReply, Provider
+from aiollm.provider import HttpResponse, Provider
 from aiollm.providers.ollama.codec import OllamaCodec
 
 CAPTURES = Path(__file__).parents[2] / "captures/ollama"
 CODEC = OllamaCodec()
 
 
-def recorded(name: str) -> HttpReply:
+def recorded(name: str) -> HttpResponse:
     head = CAPTURES.joinpath(f"{name}.raw").read_bytes().partition(b"\r\n\r\n")[0].decode()
     first, *rest = head.split("\r\n")
     headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in rest)}
-    return HttpReply(int(first.split()[1]), headers, CAPTURES.joinpath(f"{name}.body").read_bytes())
+    return HttpResponse(
+        int(first.split()[1]), headers, CAPTURES.joinpath(f"{name}.body").read_bytes()
+    )
 
 
-def worded(status: int, text: str) -> HttpReply:
+def worded(status: int, text: str) -> HttpResponse:
     body = json.dumps({"error": text}).encode()
-    return HttpReply(status, {"content-type": "application/json"}, body)
+    return HttpResponse(status, {"content-type": "application/json"}, body)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_what_a_model_cannot_do_moves_a_chain_on_without_harm() -> None:
     ],
 )
 def test_a_proxy_in_between_is_told_apart(headers: dict, body: bytes, message: str) -> None:
-    assert message in str(CODEC.error(HttpReply(502, headers, body)))
+    assert message in str(CODEC.error(HttpResponse(502, headers, body)))
 
 
 def test_models_are_listed_by_name() -> None:
@@ -121,4 +123,4 @@ def test_models_are_listed_by_name() -> None:
     assert (http.method, http.url, http.body) == ("GET", "http://gpu1:11434/api/tags", None)
     assert CODEC.model_names(recorded("tags")) == ("smol-tools:latest", "smol:latest")
     with pytest.raises(ProtocolError):
-        CODEC.model_names(HttpReply(200, {}, b"Ollama is running"))
+        CODEC.model_names(HttpResponse(200, {}, b"Ollama is running"))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aiollm.errors import ConfigError, ProtocolError, UnsupportedError
-from aiollm.provider import HttpReply, Provider
+from aiollm.provider import HttpResponse, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.dialects import DIALECTS, Dialect, dialect_of
 from aiollm.types import (
@@ -437,7 +437,7 @@ def test_lone_surrogates_are_mended(chat) -> None:
 )
 def test_models_are_listed_by_id(chat, responses, body) -> None:
     for codec in (chat.codec, responses.codec):
-        reply = HttpReply(200, {}, json.dumps(body).encode())
+        reply = HttpResponse(200, {}, json.dumps(body).encode())
         assert codec.model_names(reply) == ("b", "a")
         http = codec.models(Provider("x", "openai", LOCAL, codec))
         assert (http.method, http.url, http.body) == ("GET", f"{LOCAL}/models", None)
@@ -446,4 +446,4 @@ def test_models_are_listed_by_id(chat, responses, body) -> None:
 @pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}'])
 def test_what_lists_no_models_is_a_protocol_error(chat, body) -> None:
     with pytest.raises(ProtocolError):
-        chat.codec.model_names(HttpReply(200, {}, body))
+        chat.codec.model_names(HttpResponse(200, {}, body))

@@ -10,7 +10,7 @@ import pytest
 
 from aiollm import errors
 from aiollm.errors import ProviderError, classify
-from aiollm.provider import HttpReply
+from aiollm.provider import HttpResponse
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 
@@ -18,10 +18,10 @@ TESTS = Path(__file__).parents[2]
 RATE_TEXT = "Rate limit reached for m on tokens per min (TPM): Limit 200, Used 190, Requested 50."
 
 
-def reply(status: int, body: Any = b"", **headers: str) -> HttpReply:
+def reply(status: int, body: Any = b"", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HttpReply(status, names, data)
+    return HttpResponse(status, names, data)
 
 
 def mapped(status: int, body: Any = b"", **headers: str) -> ProviderError:
@@ -195,7 +195,7 @@ def test_a_recorded_error_has_its_class_and_delay(name) -> None:
     index = json.loads((TESTS / "fixtures" / "index.json").read_text())
     record = next(each for each in index if each["path"] == f"{name}.json")
     body = (TESTS / "fixtures" / f"{name}.json").read_bytes()
-    error = ChatCodec().error(HttpReply(record["status"], record["headers"], body))
+    error = ChatCodec().error(HttpResponse(record["status"], record["headers"], body))
     assert isinstance(error, ProviderError)
     assert (type(error).__name__, error.retry_after) == FIXTURES[name]
 
@@ -214,6 +214,6 @@ def test_a_recorded_error_has_its_class_and_delay(name) -> None:
 )
 def test_a_captured_error_has_its_class(name, status, kind) -> None:
     body = (TESTS / "captures" / f"{name}.body").read_bytes()
-    error = ChatCodec().error(HttpReply(status, {}, body))
+    error = ChatCodec().error(HttpResponse(status, {}, body))
     assert type(error) is getattr(errors, kind)
     assert error.message
