@@ -89,8 +89,8 @@ class LocalServer:
         start_timeout: float = 60.0,
     ) -> None:
         self.path = Path(model) if model is not None else None
-        self.model = alias or (self.path.stem if self.path else "smollm2")
-        self.url = ""
+        self.model: str = alias or (self.path.stem if self.path else "smollm2")
+        self.url: str = ""
         self._options = {
             "--alias": self.model,
             "--threads": threads,

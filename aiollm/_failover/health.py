@@ -71,15 +71,15 @@ class _Breaker:
     )
 
     def __init__(self) -> None:
-        self.failures = 0
-        self.openings = 0
-        self.until = 0.0
+        self.failures: int = 0
+        self.openings: int = 0
+        self.until: float = 0.0
         self.probe: Permit | None = None
-        self.succeeded = 0
-        self.failed = 0
-        self.last_error = ""
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.last_error: str = ""
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self.generation = 0
+        self.generation: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -103,7 +103,7 @@ class Permit:
         self._host = host
         self._generations = (breaker.generation, host.generation)
         self._settled = False
-        self.started = health.clock()
+        self.started: float = health.clock()
         if breaker.openings and breaker.probe is None:
             breaker.probe = self
         if host.openings and host.probe is None:

@@ -25,8 +25,8 @@ class Blob:
     __slots__ = ("data", "prefix")
 
     def __init__(self, data: bytes, prefix: str = "") -> None:
-        self.data = data
-        self.prefix = prefix
+        self.data: bytes = data
+        self.prefix: str = prefix
 
     def __len__(self) -> int:
         return 4 * ((len(self.data) + 2) // 3)

@@ -26,7 +26,7 @@ class Cache:
         self._limit = limit
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._digests: dict[int, tuple[weakref.ref[ImagePart], bytes]] = {}
-        self.size = 0
+        self.size: int = 0
         """Bytes held."""
 
     def get(self, key: Hashable) -> Any:

@@ -50,7 +50,7 @@ class Workers:
         self._threads: ThreadPoolExecutor | None = None
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
-        self.closed = False
+        self.closed: bool = False
 
     def __del__(self) -> None:
         if self.processes:

@@ -39,7 +39,7 @@ class FaultServer(Loopback):
         **options: Unpack[LoopbackOptions],
     ) -> None:
         super().__init__(**options)
-        self.unscripted = 0
+        self.unscripted: int = 0
         self._paths: dict[str | None, _Script] = {}
         for path, script in (paths or {}).items():
             self.behave(script, path)

@@ -61,7 +61,7 @@ class Gate:
     """A place where a script waits until the test opens it; safe to use from any thread."""
 
     def __init__(self, *, opened: bool = False) -> None:
-        self.arrivals = 0
+        self.arrivals: int = 0
         self._opened = opened
         self._permits: deque[None] = deque()
         self._signal = Signal()

@@ -42,7 +42,7 @@ class Parser:
     """
 
     def __init__(self, *, bodies: bool = True, reply_to: str = "") -> None:
-        self.expects_continue = False
+        self.expects_continue: bool = False
         self._bodies = bodies
         self._reply_to = reply_to
         self._buffer = bytearray()

@@ -53,7 +53,7 @@ class Recorder(Loopback):
     ) -> None:
         """Read `upstream`, a base URL. Raises: ValueError when it is not http or https."""
         super().__init__(**options)
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.exchanges: list[Exchange] = []
         self._secrets = tuple(secrets)
         self._upstream = urlsplit(upstream.rstrip("/"))

@@ -46,7 +46,7 @@ class ReplayServer(Loopback):
         super().__init__(**options)
         self.pieces: Pieces = pieces
         self.between = between
-        self.unmatched = 0
+        self.unmatched: int = 0
         self.exchanges: tuple[Exchange, ...] = ()
         self._sources = sources
         self._names = tuple(names)

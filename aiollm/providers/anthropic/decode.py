@@ -77,7 +77,7 @@ class AnthropicDecoder:
     __slots__ = ("_blocks", "_calls", "_counts", "_joiner", "_plain", "_stop", "finished")
 
     def __init__(self) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._counts: Counts | None = None

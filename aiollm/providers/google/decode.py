@@ -86,7 +86,7 @@ class GoogleDecoder:
     ending = False  # the chunk that ends the answer is the last
 
     def __init__(self) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._answered = False
         self._calls = 0
         self._cited: set[tuple[str, str]] = set()

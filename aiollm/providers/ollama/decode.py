@@ -88,7 +88,7 @@ class OllamaDecoder:
     ending = False  # the chunk that ends the answer is the last
 
     def __init__(self, context: int = 0) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._context = context
         self._calls = 0
         self._joiner: SurrogateJoiner | None = None

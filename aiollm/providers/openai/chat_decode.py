@@ -96,7 +96,7 @@ class ChatDecoder:
     )
 
     def __init__(self, family: str) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._family = family
         self._lane = LANES["content"]
         self._identified = False

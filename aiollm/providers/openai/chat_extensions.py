@@ -27,7 +27,7 @@ class Reasoning:
     __slots__ = ("_details", "field")
 
     def __init__(self) -> None:
-        self.field = ""
+        self.field: str = ""
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
     def read(self, content: str | None, other: Any, details: Sequence[Any] | None) -> str:

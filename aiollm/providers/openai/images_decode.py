@@ -55,7 +55,7 @@ class OpenAIImageDecoder:
     __slots__ = ("_framer", "_result", "finished")
 
     def __init__(self) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._framer = SSE()
         self._result: ImageResult | None = None
 

@@ -89,7 +89,7 @@ class ResponsesDecoder:
     ending = False  # the chunk that ends the answer is the last
 
     def __init__(self) -> None:
-        self.finished = False
+        self.finished: bool = False
         self._by_index: dict[int, _Output] = {}
         self._by_id: dict[str, _Output] = {}
         self._latest: _Output | None = None
