@@ -43,7 +43,7 @@ from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import Provider
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
-from aiollm.spec import Plan
+from aiollm.spec import Plan, Step
 from aiollm.types import (
     Attempt,
     AudioPart,
@@ -143,6 +143,7 @@ __all__ = [
     "ServerError",
     "SpecError",
     "Status",
+    "Step",
     "Stream",
     "StreamInterrupted",
     "Target",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import gcd
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from aiollm.errors import SpecError
 from aiollm.types import Target
@@ -12,19 +16,111 @@ from aiollm.types import Target
 MAX_TARGETS = 64
 """Targets after expansion, repeats included (design: the language of specs)."""
 
+MAX_WEIGHT = 1000
+"""What a weight may be, after those of nested aliases are multiplied."""
 
-class Plan(msgspec.Struct, frozen=True, cache_hash=True):
-    """Steps tried in order; the targets of one step are raced. Prints back as a spec."""
+_FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemini-": "google"}
+"""How the models of built-in providers begin."""
 
-    steps: tuple[tuple[Target, ...], ...]
+_WEIGHT = re.compile("[1-9][0-9]{0,2}|1000")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Targets that are asked as one: alone, raced, or sharing the load by weight.
+
+    `weights` has one for each target of a spread, in lowest terms, and is () where all are 1.
+    Raises: SpecError.
+    """
+
+    targets: tuple[Target, ...]
+    mode: Literal["race", "spread"] = "race"
+    weights: tuple[int, ...] = ()
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is kept
+
+        def __init__(
+            self,
+            targets: Sequence[Target],
+            mode: Literal["race", "spread"] = ...,
+            weights: Sequence[int] = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "targets", _targets(self.targets))
+        force_setattr(self, "weights", _weights(self))
+        if len(self.targets) < 2:
+            force_setattr(self, "mode", "race")
 
     def __str__(self) -> str:
-        return ",".join("|".join(map(str, step)) for step in self.steps)
+        if self.mode == "race":
+            return "|".join(map(str, self.targets))
+        weights = self.weights or (1,) * len(self.targets)
+        pairs = zip(weights, self.targets, strict=True)
+        return "&".join(f"{n}*{target}" if n > 1 else str(target) for n, target in pairs)
+
+
+class Plan(msgspec.Struct, frozen=True, cache_hash=True):
+    """Steps tried in order. Prints back as a spec.
+
+    In code, a bare sequence of targets is a step that races them. Raises: SpecError.
+    """
+
+    steps: tuple[Step, ...]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, steps: Sequence[Step | Sequence[Target]]) -> None: ...
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "steps", _steps(self.steps))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.steps))
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets in order."""
-        return tuple(target for step in self.steps for target in step)
+        return tuple(target for step in self.steps for target in step.targets)
+
+
+def _steps(steps: object) -> tuple[Step, ...]:
+    if not isinstance(steps, list | tuple):
+        raise SpecError(f"a plan is a tuple of steps, not of type {type(steps).__name__}")
+    return tuple(step if isinstance(step, Step) else Step(step) for step in steps)
+
+
+def _targets(targets: object) -> tuple[Target, ...]:
+    if not isinstance(targets, list | tuple):
+        raise SpecError(f"a step is a tuple of targets, not of type {type(targets).__name__}")
+    for each in targets:
+        if not isinstance(each, Target):
+            raise SpecError(f"a step is made of targets, not of type {type(each).__name__}")
+    return tuple(targets)
+
+
+def _weights(step: Step) -> tuple[int, ...]:
+    """Return the weights of a step as they are kept. Raises: SpecError."""
+    if step.mode not in ("race", "spread"):
+        raise SpecError(f"a step's mode is 'race' or 'spread', not {step.mode!r:.80}")
+    weights = tuple(step.weights)
+    if not weights:
+        return ()
+    if step.mode == "race" or len(weights) != len(step.targets):
+        raise SpecError("weights are for a spread, one for each of its targets")
+    for each in weights:
+        if type(each) is not int or each < 1:
+            raise SpecError(f"a weight is a whole number from 1 up, not {each!r:.80}")
+    weights = _lowest(weights)
+    if max(weights) > MAX_WEIGHT:
+        raise SpecError(f"a weight is at most {MAX_WEIGHT}, in lowest terms, not {max(weights)}")
+    return () if set(weights) == {1} else weights
+
+
+def _lowest(weights: Iterable[int]) -> tuple[int, ...]:
+    """Divide weights by what divides them all."""
+    weights = tuple(weights)
+    divisor = gcd(*weights)
+    return tuple(each // divisor for each in weights)
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -37,21 +133,43 @@ class Names(msgspec.Struct, frozen=True):
 
 def parse_spec(spec: str, names: Names) -> Plan:
     """Parse a spec and expand its aliases. Raises: SpecError."""
-    _check_type(spec)
-    parser = _Parser(names)
-    steps: list[tuple[Target, ...]] = []
+    if not isinstance(spec, str):
+        raise SpecError(f"a spec is a str or a Plan, not of type {type(spec).__name__}")
+    steps: list[Step] = []
     seen: set[Target] = set()
-    for step in parser.steps(spec, ()):
-        fresh = tuple(dict.fromkeys(target for target in step if target not in seen))
+    for draft in _Parser(names).steps(_Text(spec)):
+        fresh = {target: n for target, n in draft.weights().items() if target not in seen}
         seen.update(fresh)
-        if fresh:
-            steps.append(fresh)
+        if fresh and draft.operator == "&":
+            steps.append(Step(tuple(fresh), "spread", tuple(fresh.values())))
+        elif fresh:
+            steps.append(Step(tuple(fresh)))
     return Plan(tuple(steps))
 
 
-def _check_type(spec: object) -> None:
-    if not isinstance(spec, str):
-        raise SpecError(f"a spec is a str or a Plan, not of type {type(spec).__name__}")
+class _Text(msgspec.Struct):
+    """A spec or an alias's spec, with the aliases that led to it."""
+
+    spec: str
+    path: tuple[str, ...] = ()
+
+    def error(self, reason: str, column: int) -> SpecError:
+        where = f" (in alias {self.path[-1]!r})" if self.path else ""
+        return SpecError(f"{reason}{where}", spec=self.spec or " ", column=column)
+
+
+class _Draft(msgspec.Struct):
+    """A step as it is written: repeats are kept, and weights are not in lowest terms."""
+
+    operator: str
+    items: list[tuple[Target, int]] = []
+
+    def weights(self) -> dict[Target, int]:
+        """Return the targets with their weights; those of repeats add up."""
+        found: dict[Target, int] = {}
+        for target, weight in self.items:
+            found[target] = found.get(target, 0) + weight
+        return found
 
 
 class _Parser:
@@ -61,68 +179,118 @@ class _Parser:
         self._names = names
         self._count = 0
 
-    def steps(self, spec: str, path: tuple[str, ...]) -> list[list[Target]]:
-        """Return the steps of `spec`, to which the aliases of `path` have led."""
-        if not spec.strip():
-            raise _error("the spec is empty", spec or " ", 0, path)
-        found: list[list[Target]] = []
-        for text, column in _split(spec, ",", 0):
-            items = [_trimmed(*piece) for piece in _split(text, "|", column)]
-            expanded = [self._item(spec, name, at, path) for name, at in items]
-            if len(items) == 1:
-                found += expanded[0]
-                continue
-            for (name, at), several in zip(items, expanded, strict=True):
-                if len(several) > 1:
-                    reason = f"alias {name!r} has several steps and cannot be raced"
-                    raise _error(reason, spec, at, path)
-            found.append([target for (step,) in expanded for target in step])
-        return found
+    def steps(self, text: _Text) -> list[_Draft]:
+        """Return the steps of a spec."""
+        if not text.spec.strip():
+            raise text.error("the spec is empty", 0)
+        return [draft for each in _split(text.spec, ",", 0) for draft in self._step(text, *each)]
 
-    def _item(self, spec: str, name: str, at: int, path: tuple[str, ...]) -> list[list[Target]]:
+    def _step(self, text: _Text, step: str, column: int) -> list[_Draft]:
+        """Return a step, or all those of an alias that is its only item."""
+        operator = _operator(text, step, column)
+        items = [_trimmed(*item) for item in _split(step, operator, column)]
+        if len(items) == 1 and operator == "|":
+            return self._item(text, *items[0])
+        draft = _Draft(operator)
+        for item, at in items:
+            weight, name, start = _weighed(text, item, at)
+            if operator == "|" and start != at:
+                raise text.error("a race has no weights: '&' shares the load by weight", at)
+            beside = self._beside(text, name, start, operator)
+            draft.items += [(target, weight * own) for target, own in beside]
+        heaviest = max(_lowest(draft.weights().values()))
+        if operator == "&" and heaviest > MAX_WEIGHT:
+            reason = f"the weights of a step come to {heaviest}: at most {MAX_WEIGHT}"
+            raise text.error(reason, items[0][1])
+        return [draft]
+
+    def _beside(self, text: _Text, name: str, at: int, operator: str) -> list[tuple[Target, int]]:
+        """Return the targets of an item to which `operator` joins others."""
+        drafts = self._item(text, name, at)
+        fault = ""
+        if len(drafts) > 1:
+            fault = "has several steps"
+        elif drafts[0].operator != operator and len(drafts[0].items) > 1:
+            fault = "is a race" if operator == "&" else "is a spread"
+        if fault:
+            verb = "spread" if operator == "&" else "raced"
+            raise text.error(f"alias {name!r} {fault} and cannot be {verb}", at)
+        return drafts[0].items
+
+    def _item(self, text: _Text, name: str, at: int) -> list[_Draft]:
         if not name:
-            raise _error("an element is empty", spec, at, path)
+            raise text.error("an element is empty", at)
         for offset, char in enumerate(name):
             if char.isspace() or not char.isprintable():
                 reason = "white space or a control character inside an element"
-                raise _error(reason, spec, at + offset, path)
+                raise text.error(reason, at + offset)
+            if char in "()" and offset < len(_head(name)):
+                reason = "parentheses do not exist: ',' separates steps, in one '|' or '&' items"
+                raise text.error(reason, at + offset)
         if "/" in name:
-            return [[self._target(spec, name, at, path)]]
-        text = self._names.alias(name)
-        if text is None:
-            raise _error(f"unknown alias {name!r}{self._hint(name)}", spec, at, path)
-        if name in path:
-            cycle = " -> ".join((*path[path.index(name) :], name))
-            raise _error(f"alias cycle: {cycle}", spec, at, path)
-        if len(path) >= MAX_TARGETS:
-            raise _error(f"more than {MAX_TARGETS} nested aliases", spec, at, path)
-        return self.steps(text, (*path, name))
+            return [_Draft("|", [(self._target(text, name, at), 1)])]
+        spec = self._names.alias(name)
+        if spec is None:
+            raise text.error(f"unknown alias {name!r}{self._hint(name)}", at)
+        if name in text.path:
+            cycle = " -> ".join((*text.path[text.path.index(name) :], name))
+            raise text.error(f"alias cycle: {cycle}", at)
+        if len(text.path) >= MAX_TARGETS:
+            raise text.error(f"more than {MAX_TARGETS} nested aliases", at)
+        return self.steps(_Text(spec, (*text.path, name)))
 
-    def _target(self, spec: str, name: str, at: int, path: tuple[str, ...]) -> Target:
+    def _target(self, text: _Text, name: str, at: int) -> Target:
         provider, _, model = name.partition("/")
         if not provider or not model:
-            reason = f"{name!r} lacks its {'model' if provider else 'provider'}"
-            raise _error(reason, spec, at, path)
+            raise text.error(f"{name!r} lacks its {'model' if provider else 'provider'}", at)
         if not self._names.is_provider(provider):
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias, which stands alone, without a slash"
-                raise _error(reason, spec, at, path)
-            hint = _closest(provider, self._names.all())
-            raise _error(f"unknown provider {provider!r}{hint}", spec, at, path)
+                raise text.error(reason, at)
+            hint = _did_you_mean(_closest(provider, self._names.all()))
+            raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
-            raise _error(f"more than {MAX_TARGETS} targets after expansion", spec, at, path)
+            raise text.error(f"more than {MAX_TARGETS} targets after expansion", at)
         return Target(provider, model)
 
     def _hint(self, name: str) -> str:
         if self._names.is_provider(name):
             return f": a target is provider/model, for example {name}/some-model"
-        return _closest(name, self._names.all())
+        made_by = [by for start, by in _FAMILIES.items() if re.match(start, name.lower())]
+        targets = [f"{by}/{name}" for by in made_by if self._names.is_provider(by)]
+        return _did_you_mean([*targets, *_closest(name, self._names.all())])
 
 
-def _error(reason: str, spec: str, column: int, path: tuple[str, ...]) -> SpecError:
-    where = f" (in alias {path[-1]!r})" if path else ""
-    return SpecError(f"{reason}{where}", spec=spec, column=column)
+def _head(item: str) -> str:
+    """Return the part of an item before its model."""
+    return item.partition("/")[0]
+
+
+def _operator(text: _Text, step: str, column: int) -> str:
+    """Return what joins the items of a step: '&' for a lone item with a weight, too."""
+    if "|" in step and "&" in step:
+        reason = (
+            "a step has '|' (a race) or '&' (a spread), not both; parentheses do not exist and "
+            "an alias does not help: write ',' here, which makes two steps"
+        )
+        raise text.error(reason, column + max(step.index("|"), step.index("&")))
+    spread = "&" in step or ("|" not in step and "*" in _head(step))
+    return "&" if spread else "|"
+
+
+def _weighed(text: _Text, item: str, at: int) -> tuple[int, str, int]:
+    """Return the weight of an item, its name, and the column of the name."""
+    if "*" not in _head(item):
+        return 1, item, at
+    weight, _, rest = item.partition("*")
+    if not _WEIGHT.fullmatch(weight.rstrip()):
+        reason = f"a weight is a whole number from 1 to {MAX_WEIGHT}, as in 3*provider/model"
+        raise text.error(reason, at)
+    name, start = _trimmed(rest, at + len(weight) + 1)
+    if "*" in _head(name):
+        raise text.error("an item has one weight", start)
+    return int(weight), name, start
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
@@ -135,9 +303,12 @@ def _trimmed(text: str, column: int) -> tuple[str, int]:
     return text.strip(), column + len(text) - len(text.lstrip())
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
+def _closest(name: str, known: Iterable[str]) -> list[str]:
     from difflib import get_close_matches  # most programs never need it
 
     names = {each.lower(): each for each in known}
-    close = [names[each] for each in get_close_matches(name.lower(), names, 3)]
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return [names[each] for each in get_close_matches(name.lower(), names, 3)]
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""

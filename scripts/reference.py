@@ -29,7 +29,7 @@ Every public name, from its docstring: `scripts/reference.py` writes this page. 
 the parts work together; `from aiollm import ...` has all names of the first part.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike CallOptions Timeouts Plan Target",
+    "Asking": "Registry Stream Request RequestLike CallOptions Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",
@@ -67,7 +67,7 @@ MODULES = {
     "Exchange exchange load",
 }
 NOT_MADE_BY_HAND = (
-    "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Plan SeenConnection SeenRequest Stream"
+    "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama SeenConnection SeenRequest Stream"
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -11,7 +12,7 @@ from aiollm._failover.health import Health
 from aiollm._failover.openers import TargetOpener
 from aiollm._validation import check_seconds
 from aiollm.errors import ConfigError, GenerationError, ProviderError, classify
-from aiollm.spec import Plan
+from aiollm.spec import Plan, Step
 from aiollm.types import Attempt, Target
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
@@ -59,12 +60,16 @@ class Candidates:
         self._opener = opener
         self._health = health
         self._retries = policy.retries
-        self._steps = iter(plan.steps)
+        self._steps: Iterator[Step] = iter(plan.steps)
 
     def next_step(self) -> list[Target]:
         """Return the targets to ask at the next step that has any, [] once no step is left."""
         for step in self._steps:
-            ready = [*filter(self._is_ready, step)]
+            ready = [*filter(self._is_ready, step.targets)]
+            if len(ready) > 1 and step.mode == "spread":
+                siblings = _only(step, {*step.targets} - {ready[0]})
+                self._steps = chain((siblings,), self._steps)
+                return ready[:1]
             if ready:
                 return ready
         return []
@@ -98,11 +103,12 @@ class Candidates:
     def keep_prefilled(self) -> bool:
         """Keep the targets that can go on from a cut answer, without retries; False if none can."""
         takes_prefill = self._opener.takes_prefill
-        kept = [tuple(filter(takes_prefill, step)) for step in self._steps]
+        kept = [_only(step, {*filter(takes_prefill, step.targets)}) for step in self._steps]
         self._steps = iter(kept)
-        if any(kept):
+        if any(step.targets for step in kept):
             self._retries = 0
-        return any(kept)
+            return True
+        return False
 
     def stagger(self, target: Target) -> float:
         """Return the seconds after which the next target of a race joins `target`."""
@@ -120,6 +126,14 @@ class Candidates:
 
     def _recovers_in(self, target: Target) -> float:
         return self._health.recovers_in(target, self._opener.providers[target].host)
+
+
+def _only(step: Step, kept: Collection[Target]) -> Step:
+    """Return a step with those of its targets that are kept."""
+    indices = [index for index, target in enumerate(step.targets) if target in kept]
+    targets = tuple(step.targets[index] for index in indices)
+    weights = tuple(step.weights[index] for index in indices) if step.weights else ()
+    return Step(targets, step.mode, weights)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -218,5 +218,6 @@ def _tool_key(event: ToolCallStarted | ToolCallEnded) -> Key:
 
 
 def _first_target(spec: str) -> Target:
-    provider, _, model = spec.partition(",")[0].partition("|")[0].partition("/")
-    return Target(provider, model)
+    item = spec.replace("|", ",").replace("&", ",").partition(",")[0]
+    provider, _, model = item.partition("/")
+    return Target(provider.rpartition("*")[2], model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.errors import ConfigError, SpecError
-from aiollm.spec import MAX_TARGETS, Names, Plan, parse_spec
+from aiollm.spec import MAX_TARGETS, Names, Plan, Step, parse_spec
 from aiollm.types import Target
 
 PROVIDERS = ("m1", "m5", "my-prov", "openai", "openrouter")
@@ -19,7 +21,7 @@ def parse(spec: str, providers=PROVIDERS, **aliases: str) -> Plan:
 
 
 def steps(plan: Plan) -> list[list[str]]:
-    return [[str(target) for target in step] for step in plan.steps]
+    return [[str(target) for target in step.targets] for step in plan.steps]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def steps(plan: Plan) -> list[list[str]]:
         ("openrouter/qwen/qwen3:30b@q4", [["openrouter/qwen/qwen3:30b@q4"]]),
         ("m1//a", [["m1//a"]]),
         ("m1/a/", [["m1/a/"]]),
-        ("m1/a=b;c#d?e&f%20", [["m1/a=b;c#d?e&f%20"]]),
+        ("m1/a=b;c#d?e%20", [["m1/a=b;c#d?e%20"]]),
         ("m1/modèle-日本", [["m1/modèle-日本"]]),
         ("m1/a,m1/a", [["m1/a"]]),
         ("m1/a,m5/b,m1/a", [["m1/a"], ["m5/b"]]),
@@ -64,6 +66,147 @@ def test_what_a_spec_means(spec, expected) -> None:
 )
 def test_aliases_are_expanded_in_place(spec, aliases, expected) -> None:
     assert steps(parse(spec, **aliases)) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("m1/a&m5/b", "m1/a&m5/b"),
+        ("3*m1/a&m5/b", "3*m1/a&m5/b"),
+        ("m1/a&1000*m5/b", "m1/a&1000*m5/b"),
+        (" 3 * m1/a\t&\nm5/b , m1/c ", "3*m1/a&m5/b,m1/c"),
+        ("m1/a|m5/b,m1/c&m5/d", "m1/a|m5/b,m1/c&m5/d"),
+        # in lowest terms, and one target has nothing to share the load with
+        ("4*m1/a&6*m5/b", "2*m1/a&3*m5/b"),
+        ("7*m1/a&7*m5/b", "m1/a&m5/b"),
+        ("3*m1/a", "m1/a"),
+        ("3*m1/a&m1/a", "m1/a"),
+        # repeats
+        ("m1/a&m5/b&2*m1/a", "3*m1/a&m5/b"),
+        ("m1/a,2*m1/a&5*m5/b", "m1/a,m5/b"),
+        ("m1/a,9*m1/a&2*m5/b&4*m5/c", "m1/a,m5/b&2*m5/c"),
+        # a weight is at the start of an item, and nothing else is one
+        ("m1/3*a&m5/*", "m1/3*a&m5/*"),
+        ("2*m1/3*a&m5/b*2", "2*m1/3*a&m5/b*2"),
+        ("m1/llama(q4)&m5/b", "m1/llama(q4)&m5/b"),
+    ],
+)
+def test_what_a_spread_means(spec, expected) -> None:
+    plan = parse(spec)
+    assert str(plan) == expected
+    assert parse(expected) == plan
+
+
+def test_a_spread_keeps_its_weights_beside_its_targets() -> None:
+    even, uneven, alone = parse("m1/a&m5/b,3*m1/c&m5/d,5*m1/e").steps
+    assert (even.mode, even.weights) == ("spread", ())
+    assert (uneven.mode, uneven.weights) == ("spread", (3, 1))
+    assert (alone.mode, alone.weights) == ("race", ())
+
+
+@pytest.mark.parametrize(
+    ("spec", "aliases", "expected"),
+    [
+        ("one&m5/b", {"one": "m1/a"}, "m1/a&m5/b"),
+        ("2*one&m5/b", {"one": "m1/a"}, "2*m1/a&m5/b"),
+        ("two&m5/c", {"two": "m1/a&m1/b"}, "m1/a&m1/b&m5/c"),
+        ("2*two&m5/c", {"two": "m1/a&3*m1/b"}, "2*m1/a&6*m1/b&m5/c"),
+        ("3*two", {"two": "m1/a&2*m1/b"}, "m1/a&2*m1/b"),
+        ("two,m5/c", {"two": "m1/a&m1/b"}, "m1/a&m1/b,m5/c"),
+        ("a&m5/x", {"a": "2*b&m5/y", "b": "5*m1/x&m1/y"}, "10*m1/x&2*m1/y&m5/y&m5/x"),
+        ("two&two", {"two": "m1/a&3*m1/b"}, "m1/a&3*m1/b"),
+        # an alias means its text: its weights are not in lowest terms before they are joined
+        ("one&m5/b", {"one": "3*m1/a"}, "3*m1/a&m5/b"),
+        ("two&m5/c", {"two": "2*m1/a&2*m1/b"}, "2*m1/a&2*m1/b&m5/c"),
+        ("one|m5/b", {"one": "3*m1/a"}, "m1/a|m5/b"),
+        ("one|one|two", {"one": "1000*m1/a", "two": "m1/b"}, "m1/a|m1/b"),
+        ("1000*a&1000*m5/c", {"a": "1000*m1/a&m1/b"}, "1000*m1/a&m1/b&m5/c"),
+    ],
+)
+def test_an_alias_in_a_spread_brings_its_items(spec, aliases, expected) -> None:
+    plan = parse(spec, **aliases)
+    assert str(plan) == expected
+    assert parse(expected) == plan
+
+
+MIXED = (
+    "a step has '|' (a race) or '&' (a spread), not both; parentheses do not exist and an alias "
+    "does not help: write ',' here, which makes two steps"
+)
+WEIGHT = "a weight is a whole number from 1 to 1000, as in 3*provider/model"
+PARENTHESES = "parentheses do not exist: ',' separates steps, in one '|' or '&' items"
+
+
+@pytest.mark.parametrize(
+    ("spec", "aliases", "reason", "shown", "column"),
+    [
+        ("m1/a|m1/b&m1/c", {}, MIXED, "m1/a|m1/b&m1/c", 9),
+        ("m1/x, m1/a&m1/b|m1/c&m1/d", {}, MIXED, "m1/x, m1/a&m1/b|m1/c&m1/d", 15),
+        ("a", {"a": "m1/a&m1/b|m1/c"}, f"{MIXED} (in alias 'a')", "m1/a&m1/b|m1/c", 9),
+        ("(m1/a|m1/b),m1/c", {}, PARENTHESES, "(m1/a|m1/b),m1/c", 0),
+        ("m1/c, (m1/a)", {}, PARENTHESES, "m1/c, (m1/a)", 6),
+        ("m1/c&a)", {}, PARENTHESES, "m1/c&a)", 6),
+        ("2*(m1/a&m1/b)&m1/c", {}, PARENTHESES, "2*(m1/a&m1/b)&m1/c", 2),
+        ("0*m1/a&m1/b", {}, WEIGHT, "0*m1/a&m1/b", 0),
+        ("m1/b& -1*m1/a", {}, WEIGHT, "m1/b& -1*m1/a", 6),
+        ("1.5*m1/a", {}, WEIGHT, "1.5*m1/a", 0),
+        ("x*m1/a", {}, WEIGHT, "x*m1/a", 0),
+        ("*m1/a", {}, WEIGHT, "*m1/a", 0),
+        ("03*m1/a", {}, WEIGHT, "03*m1/a", 0),
+        ("1001*m1/a", {}, WEIGHT, "1001*m1/a", 0),
+        ("٣*m1/a", {}, WEIGHT, "٣*m1/a", 0),
+        ("3 4*m1/a", {}, WEIGHT, "3 4*m1/a", 0),
+        ("m1*/a", {}, WEIGHT, "m1*/a", 0),
+        ("2* 3*m1/a", {}, "an item has one weight", "2* 3*m1/a", 3),
+        ("m1/b&3*", {}, "an element is empty", "m1/b&3*", 7),
+        ("m1/b&", {}, "an element is empty", "m1/b&", 5),
+        ("m1/b&&m1/c", {}, "an element is empty", "m1/b&&m1/c", 5),
+        ("m1/a| 2*m1/b", {}, "a race has no weights: '&' shares the load by weight",
+         "m1/a| 2*m1/b", 6),
+        ("2*m7/b", {}, "unknown provider 'm7'", "2*m7/b", 2),
+        ("m1/a& 2 * fats", {"fast": "m1/a"}, "unknown alias 'fats'; did you mean 'fast'?",
+         "m1/a& 2 * fats", 10),
+        ("m1/a&two", {"two": "m1/a,m1/b"}, "alias 'two' has several steps and cannot be spread",
+         "m1/a&two", 5),
+        ("3*two", {"two": "m1/a,m1/b"}, "alias 'two' has several steps and cannot be spread",
+         "3*two", 2),
+        ("m1/a&2*two", {"two": "m1/a|m1/b"}, "alias 'two' is a race and cannot be spread",
+         "m1/a&2*two", 7),
+        ("two |m1/a", {"two": "m1/a&m1/b"}, "alias 'two' is a spread and cannot be raced",
+         "two |m1/a", 0),
+        ("m5/x, 1000*a&m5/y", {"a": "3*m1/a&m1/b"},
+         "the weights of a step come to 3000: at most 1000", "m5/x, 1000*a&m5/y", 6),
+        ("1000*m1/a&1000*m1/a&m1/b", {}, "the weights of a step come to 2000: at most 1000",
+         "1000*m1/a&1000*m1/a&m1/b", 0),
+    ],
+)  # fmt: skip
+def test_an_error_shows_where_a_spread_is_wrong(spec, aliases, reason, shown, column) -> None:
+    test_an_error_shows_where_the_spec_is_wrong(spec, aliases, reason, shown, column)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("gpt-5", "; did you mean 'openai/gpt-5' or 'gpt-x'?"),
+        ("GPT-5.1-SOL", "; did you mean 'openai/GPT-5.1-SOL'?"),
+        ("o4-mini", "; did you mean 'openai/o4-mini'?"),
+        ("claude-sonnet-5", "; did you mean 'anthropic/claude-sonnet-5'?"),
+        ("gemini-3-pro", "; did you mean 'google/gemini-3-pro'?"),
+        ("gpt5", "; did you mean 'gpt-x'?"),
+        ("other", ""),
+    ],
+)
+def test_the_model_of_a_known_family_is_told_its_provider(spec, hint) -> None:
+    names = ("openai", "anthropic", "google", "gpt-x")
+    with pytest.raises(SpecError) as caught:
+        parse(spec, names)
+    assert str(caught.value).split("\n")[0] == f"unknown alias {spec!r}{hint}"
+
+
+def test_no_provider_is_suggested_that_does_not_exist() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse("gpt-5", ("m1",))
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +287,7 @@ def test_repeats_count_before_they_are_dropped() -> None:
         parse(",".join(["m1/a"] * 65))
 
 
-@pytest.mark.parametrize("separator", [",", "|"])
+@pytest.mark.parametrize("separator", [",", "|", "&", "&2*"])
 def test_an_alias_bomb_is_stopped_while_it_expands(separator) -> None:
     """2^60 targets: the parser looks up little more than it may keep."""
     aliases = {f"a{n}": f"a{n + 1}{separator}a{n + 1}" for n in range(60)} | {"a60": "m1/x"}
@@ -174,56 +317,133 @@ def test_names_are_listed_only_for_an_error() -> None:
     assert steps(parse_spec("a,m1/y", names)) == [["m1/x"], ["m1/y"]]
 
 
+A, B, C = Target("m1", "a"), Target("m5", "b/c:d@e"), Target("m1", "f")
+
+
 class TestPlan:
-    PLAN = Plan(((Target("m1", "a"), Target("m5", "b/c:d@e")), (Target("m1", "f"),)))
+    PLAN = Plan(((A, B), (C,)))
 
     def test_prints_as_a_spec(self) -> None:
         assert str(self.PLAN) == "m1/a|m5/b/c:d@e,m1/f"
         assert parse(str(self.PLAN)) == self.PLAN
 
     def test_lists_its_targets(self) -> None:
-        assert [str(target) for target in self.PLAN.targets] == ["m1/a", "m5/b/c:d@e", "m1/f"]
+        assert self.PLAN.targets == (A, B, C)
 
     def test_cannot_be_changed(self) -> None:
         with pytest.raises(AttributeError):
             self.PLAN.steps = ()  # type: ignore[misc]
         assert hash(self.PLAN) == hash(parse(str(self.PLAN)))
 
+    def test_takes_bare_targets_as_a_race(self) -> None:
+        assert self.PLAN.steps == (Step((A, B)), Step((C,)))
+        assert Plan([[A, B], [C]]) == self.PLAN
+        assert Plan([Step([A, B]), (C,)]) == self.PLAN
+        assert self.PLAN.steps[0].mode == "race"
+
+    @pytest.mark.parametrize(
+        ("steps", "reason"),
+        [
+            ("m1/a", "a plan is a tuple of steps, not of type str"),
+            (A, "a plan is a tuple of steps, not of type Target"),
+            ((A, B), "a step is a tuple of targets, not of type Target"),
+            (("m1/a",), "a step is a tuple of targets, not of type str"),
+            ((("m1/a",),), "a step is made of targets, not of type str"),
+            (((A, None),), "a step is made of targets, not of type NoneType"),
+        ],
+    )
+    def test_says_what_it_is_made_of(self, steps, reason) -> None:
+        with pytest.raises(SpecError) as caught:
+            Plan(steps)
+        assert str(caught.value) == reason
+
+
+class TestStep:
+    def test_keeps_weights_in_lowest_terms(self) -> None:
+        step = Step([A, B], "spread", [4, 6])
+        assert (step.targets, step.weights) == ((A, B), (2, 3))
+        assert str(Plan((step, (C,)))) == "2*m1/a&3*m5/b/c:d@e,m1/f"
+        assert Step((A, B), "spread", (5, 5)) == Step((A, B), "spread")
+
+    def test_of_one_target_is_a_race(self) -> None:
+        assert Step((A,), "spread", (3,)) == Step((A,))
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (((A, B), "sum"), "a step's mode is 'race' or 'spread', not 'sum'"),
+            (((A, B), "race", (1, 2)), "weights are for a spread, one for each of its targets"),
+            (((A, B), "spread", (2,)), "weights are for a spread, one for each of its targets"),
+            (((A, B), "spread", (1, 0)), "a weight is a whole number from 1 up, not 0"),
+            (((A, B), "spread", (1, 1.5)), "a weight is a whole number from 1 up, not 1.5"),
+            (((A, B), "spread", (True, 2)), "a weight is a whole number from 1 up, not True"),
+            (((A, B), "spread", (1, 1001)),
+             "a weight is at most 1000, in lowest terms, not 1001"),
+        ],
+    )  # fmt: skip
+    def test_says_what_is_wrong(self, arguments, reason) -> None:
+        with pytest.raises(SpecError) as caught:
+            Step(*arguments)
+        assert str(caught.value) == reason
+
 
 MODEL = st.text(
-    st.characters(exclude_categories=["C", "Z"], exclude_characters=",|"), min_size=1
+    st.characters(exclude_categories=["C", "Z"], exclude_characters=",|&"), min_size=1
 ).filter(str.isprintable)
 TARGET = st.builds("{}/{}".format, st.sampled_from(PROVIDERS), MODEL)
 SPACE = st.sampled_from(["", "", " ", "\t", "\n "])
+WEIGHTS = st.sampled_from(["", "", "1*", "2 *", "3*", "40* "])
 
 
 @st.composite
-def spaced(draw: st.DrawFn, items: st.SearchStrategy[str]) -> str:
+def spaced(draw: st.DrawFn, items: st.SearchStrategy[str], operators: str = "|&") -> str:
     """Return some steps of some items, with white space that means nothing."""
     count = st.integers(1, 3)
-    return ",".join(
-        "|".join(
-            draw(SPACE) + draw(items) + draw(SPACE) for _ in range(draw(count))
+    steps = []
+    for _ in range(draw(count)):
+        operator = draw(st.sampled_from(operators))
+        weights = WEIGHTS if operator == "&" else st.just("")
+        steps.append(
+            operator.join(
+                draw(SPACE) + draw(weights) + draw(items) + draw(SPACE) for _ in range(draw(count))
+            )
         )
-        for _ in range(draw(count))
-    )  # fmt: skip
+    return ",".join(steps)
 
 
 @given(spec=spaced(TARGET))
 def test_a_plan_prints_back_as_a_spec_that_means_the_same(spec) -> None:
     plan = parse(spec)
     assert parse(str(plan)) == plan
-    assert all(plan.steps)
     assert len(set(plan.targets)) == len(plan.targets)
-    assert set(map(str, plan.targets)) == {
-        item.strip() for step in spec.split(",") for item in step.split("|")
-    }
+    for step in plan.steps:
+        assert step.targets
+        assert len(step.weights) in (0, len(step.targets))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Return a plan made in code, in which no target occurs twice."""
+    targets = iter(draw(st.lists(TARGET, min_size=1, max_size=9, unique=True)))
+    steps = []
+    for text in targets:
+        found = [text, *islice(targets, draw(st.integers(0, 3)))]
+        split = tuple(Target(*each.split("/", 1)) for each in found)
+        weight = st.lists(st.integers(1, 1000), min_size=len(split), max_size=len(split))
+        weights = draw(st.none() | st.just(()) | weight.map(tuple))
+        steps.append(Step(split) if weights is None else Step(split, "spread", weights))
+    return Plan(tuple(steps))
+
+
+@given(plan=plans())
+def test_a_plan_made_in_code_prints_as_its_spec(plan) -> None:
+    assert parse(str(plan)) == plan
 
 
 @given(
-    spec=spaced(TARGET | st.sampled_from(["one", "two", "race"])),
+    spec=spaced(TARGET | st.sampled_from(["one", "two", "race"]), "|"),
     one=TARGET,
-    two=spaced(TARGET | st.just("one")),
+    two=spaced(TARGET | st.just("one"), "|"),
     race=st.lists(TARGET, min_size=1, max_size=3).map("|".join),
 )
 def test_an_alias_means_the_text_in_its_place(spec, one, two, race) -> None:
@@ -242,13 +462,32 @@ def test_an_alias_means_the_text_in_its_place(spec, one, two, race) -> None:
         assert parse(spec, **aliases) == parse(",".join(expanded))
 
 
-@given(spec=st.text(st.sampled_from("ab1/,| \t:@m")))
+WEIGHTED = st.lists(st.tuples(st.integers(1, 9), TARGET), min_size=2, max_size=4)
+
+
+@given(
+    items=st.lists(st.tuples(st.integers(1, 9), TARGET | st.just("load")), min_size=2, max_size=4),
+    load=WEIGHTED,
+)
+def test_the_weight_of_an_alias_multiplies_those_of_its_items(items, load) -> None:
+    expected: dict[str, int] = {}
+    for outer, item in items:
+        for inner, target in load if item == "load" else [(1, item)]:
+            expected[target] = expected.get(target, 0) + outer * inner
+    spec, alias = ("&".join(f"{n}*{item}" for n, item in each) for each in (items, load))
+    plan = parse(spec, load=alias)
+    assert plan == parse("&".join(f"{n}*{target}" for target, n in expected.items()))
+    assert list(map(str, plan.targets)) == list(expected)
+
+
+@given(spec=st.text(st.sampled_from("ab1/,|&*23 \t:@m()")))
 def test_any_text_is_a_plan_or_a_spec_error(spec) -> None:
     try:
-        plan = parse(spec, a="m1/a", b="m5/b,a")
+        plan = parse(spec, a="m1/a", b="m5/b&3*a")
     except SpecError as error:
         wrong = error
     else:
         assert plan.targets
+        assert parse(str(plan)) == plan
         return
     assert 0 <= wrong.column <= len(wrong.spec)

@@ -84,6 +84,23 @@ async def test_a_failure_before_output_moves_on_unseen(serve, registry, fault, e
     assert (first.outcome, second.outcome) == ("failed", "success")
 
 
+async def test_a_failed_item_of_a_spread_falls_to_its_siblings_first(serve, registry):
+    one, two, three, last = [await serve(failing(503)) for _ in range(3)] + [await serve(OK)]
+    reg = registry({"a": one, "b": two, "c": three, "d": last}, retries=0)
+    stream = reg.stream("2*a/m&b/m&c/m,d/m", "hi")
+    assert (await stream.collect()).text == "Hello"
+    asked = [str(each.target) for each in stream.attempts]
+    assert asked[-1] == "d/m"
+    assert sorted(asked[:-1]) == ["a/m", "b/m", "c/m"]
+
+
+async def test_a_spread_asks_one_of_its_items(serve, registry):
+    one, two = await serve(OK, OK), await serve(OK, OK)
+    reg = registry({"a": one, "b": two})
+    assert (await reg.stream("a/m&b/m", "hi").collect()).text == "Hello"
+    assert len(one.requests) + len(two.requests) == 1
+
+
 async def test_a_refused_connection_moves_on(serve, registry):
     good = await serve(OK)
     reg = registry({"a": good.refused_url(), "b": good})
@@ -159,6 +176,22 @@ async def test_continue_goes_on_from_the_partial_text(serve):
         assert not any(isinstance(chunk, Restart) for chunk in chunks)
         assert stream.response.text == "Half done"
     assert good.requests[0].json()["messages"][-1] == {"role": "assistant", "content": "Half"}
+
+
+async def test_a_spread_goes_on_only_at_items_that_take_a_prefill(serve):
+    from aiollm import Registry
+
+    half = sse({"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": "Half"}}]})
+    cut, other, good = await serve(half), await serve(OK), await serve(chat(" done"))
+    env = {
+        "LLM_A": f"llama-swap://127.0.0.1:{cut.port}",
+        "LLM_B": f"openai+{other.url}/v1",
+        "LLM_C": f"llama-swap://127.0.0.1:{good.port}",
+    }
+    async with Registry(env=env, retries=0) as reg:
+        stream = reg.stream("a/m,2*b/m&3*c/m", "hi", on_interrupt="continue")
+        assert (await stream.collect()).text == "Half done"
+    assert other.counts.requests == 0
 
 
 async def test_continue_raises_where_no_target_takes_a_prefill(serve, registry):

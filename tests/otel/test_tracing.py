@@ -191,6 +191,16 @@ async def test_a_call_that_fails_says_why(over, spans):
     assert "gen_ai.usage.input_tokens" not in call.attributes
 
 
+async def test_a_failed_call_over_a_spread_shows_its_first_target(over, spans):
+    failing = FakeProvider(ServerError("down", status=500), ServerError("down", status=500))
+    with pytest.raises(FailoverError):
+        await over(failing).generate("3*fake/m&fake/n", "hi")
+    call = spans.all[-1]
+    assert call.attributes["aiollm.spec"] == "3*fake/m&fake/n"
+    assert call.attributes["gen_ai.request.model"] == "m"
+    assert call.attributes["server.address"] == "fake"
+
+
 async def test_a_cut_stream_fails_its_attempt_after_the_first_output(over, spans):
     with pytest.raises(StreamInterrupted):
         await over(FakeProvider(["Hel", StreamInterrupted("cut")])).generate("fake/m", "hi")

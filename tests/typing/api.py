@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never, assert_type
+from typing import Literal, assert_never, assert_type
 
 import msgspec
 
@@ -30,6 +30,7 @@ from aiollm import (
     Response,
     Restart,
     Status,
+    Step,
     StreamInterrupted,
     Target,
     TextDelta,
@@ -61,6 +62,9 @@ async def calls(reg: Registry) -> None:
     """A spec is a string or a plan; a prompt is a string, messages or a request."""
     plan = assert_type(reg.parse("a/x,b/y|c/z"), Plan)
     assert_type(plan.targets, tuple[Target, ...])
+    assert_type(plan.steps, tuple[Step, ...])
+    in_code = Plan([[Target("a", "x"), Target("b", "y")], Step((Target("c", "z"),), "spread", [2])])
+    assert_type(in_code.steps[0].mode, Literal["race", "spread"])
     request = Request((user("What is it?", ImagePart(b"...")),), max_output_tokens=10)
     assert_type(await reg.generate(plan, request), Response)
     assert_type(await reg.generate("a/x", "Where?", output=City), City)
