@@ -9,6 +9,7 @@ from aiollm._serialization import from_json, to_json
 from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
 from aiollm.capabilities import Capabilities
+from aiollm.dsn import Limits
 from aiollm.errors import (
     AuthenticationError,
     ClosedError,
@@ -112,6 +113,7 @@ __all__ = [
     "ImageStream",
     "InvalidRequestError",
     "LLMError",
+    "Limits",
     "LlamaSwap",
     "Message",
     "ModelNotFoundError",

@@ -1,9 +1,10 @@
-"""DSN: `scheme://[token@]host[:port][/path][?option=value]` to checked settings; the Secret."""
+"""DSN: `scheme://[token@]host[:port][/path][?option=value]` to checked settings; Secret, Limits."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -75,10 +76,79 @@ class Secret:
         return self
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The options a DSN may set; times in seconds, sizes in bytes and pixels."""
+class _Range(msgspec.Struct, frozen=True):
+    """What an option may be: a number within bounds, or one of some words."""
 
-    max_concurrency: int | None = None
+    kinds: tuple[type, ...]
+    lowest: float = 1
+    words: tuple[str, ...] = ()
+
+    def __contains__(self, value: Any) -> bool:
+        if type(value) is str:
+            return value in self.words
+        return type(value) in self.kinds and self.lowest <= value <= 1e9
+
+    def __str__(self) -> str:
+        words = " or ".join(map(repr, self.words))
+        if not self.kinds:
+            return words
+        number = "a number" if float in self.kinds else "a whole number"
+        return f"{number} from {self.lowest:g} to 1e9{words and ', '}{words}"
+
+
+_COUNT = _Range((int,))
+_NUMBER = _Range((int, float), 1e-3)
+
+_ALLOWED = {
+    "max_concurrency": _Range((int,), words=("auto", "off")),
+    "rpm": _NUMBER,
+    "tpm": _NUMBER,
+    "itpm": _NUMBER,
+    "otpm": _NUMBER,
+    "wait": _Range((int, float), 0),
+    "connect_timeout": _NUMBER,
+    "first_output_timeout": _NUMBER,
+    "idle_timeout": _NUMBER,
+    "max_images": _Range((int,), 0),
+    "max_image_bytes": _COUNT,
+    "max_image_dimension": _COUNT,
+    "api": _Range((), words=("chat", "responses")),
+}
+"""What each option may be."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much a provider, or one model of it, may be asked: per minute, and at a time.
+
+    `rpm`: requests a minute. `tpm`: tokens a minute, in and out; `itpm` and `otpm`: those that go
+    in and those that come out, where a provider counts them apart. `max_concurrency`: streams at
+    a time; "auto" to find the number, "off" for any number. None says nothing.
+    Raises: ConfigError.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    itpm: float | None = None
+    otpm: float | None = None
+    max_concurrency: int | Literal["auto", "off"] | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options a DSN may set; times in seconds, sizes in bytes and pixels.
+
+    `wait`: how long a chain waits for room at this provider before it moves on.
+    The first five are those of `Limits`. Raises: ConfigError.
+    """
+
+    max_concurrency: int | Literal["auto", "off"] | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    itpm: float | None = None
+    otpm: float | None = None
+    wait: float | None = None
     connect_timeout: float | None = None
     first_output_timeout: float | None = None
     idle_timeout: float | None = None
@@ -86,6 +156,21 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_image_bytes: int | None = None
     max_image_dimension: int | None = None
     api: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def limits(self) -> Limits:
+        """How much the provider may be asked."""
+        return Limits(self.rpm, self.tpm, self.itpm, self.otpm, self.max_concurrency)
+
+
+def _check(settings: Limits | Options) -> None:
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if value is not None and value not in _ALLOWED[name]:
+            raise ConfigError(f"{name} is {value!r:.80}: expected {_ALLOWED[name]}")
 
 
 class Dsn(msgspec.Struct, frozen=True):
@@ -185,22 +270,18 @@ def _options(query: str) -> Options:
             raise ConfigError(_unknown(name if equals else ""))
         if name in values:
             raise ConfigError(f"option {name!r} is given twice")
-        values[name] = unquote(value)
-    reason = ""
-    options = Options()
-    try:
-        options = msgspec.convert(values, Options, strict=False)
-    except msgspec.ValidationError as error:
-        reason = str(error)
-    if reason:
-        raise ConfigError(f"bad option: {reason}")
-    for name in Options.__struct_fields__:
-        number = getattr(options, name)
-        if isinstance(number, int | float) and not _in_range(name, number):
-            raise ConfigError(f"option {name!r} is out of range: {number}")
-    if options.api not in (None, "chat", "responses"):
-        raise ConfigError("option 'api' is 'chat' or 'responses'")
-    return options
+        values[name] = _option(name, unquote(value))
+    return Options(**values)
+
+
+def _option(name: str, text: str) -> Any:
+    """Return the value of an option. Raises: ConfigError, which never shows `text`."""
+    value = None
+    with suppress(msgspec.ValidationError):
+        value = getattr(msgspec.convert({name: text}, Options, strict=False), name)
+    if value is None:
+        raise ConfigError(f"option {name!r}: expected {_ALLOWED[name]}")
+    return value
 
 
 def _unknown(name: str) -> str:
@@ -211,8 +292,3 @@ def _unknown(name: str) -> str:
     # A misplaced key, too, ends up here: only what looks like an option is shown.
     shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
     return f"unknown option{shown}{hint} (known: {', '.join(Options.__struct_fields__)})"
-
-
-def _in_range(name: str, number: float) -> bool:
-    lowest = 0 if name == "max_images" else 1e-3
-    return lowest <= number < 1e9

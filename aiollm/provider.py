@@ -9,20 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import astuple, force_setattr
 
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, lookup
-from aiollm.dsn import Options, Secret
+from aiollm.dsn import Limits, Options, Secret
 from aiollm.errors import LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
 
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Frame = TypeVar("Frame")
+
+ALL_MODELS = "*"
+"""The key of a provider's own limits in `Provider.limits`."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -227,6 +230,8 @@ class Provider(msgspec.Struct, frozen=True):
     """Capabilities that override the rows for all models of this provider."""
     learned: dict[str, dict[str, Any]] = {}
     """Capabilities by model, as its server told them; they override the rows alone."""
+    limits: dict[str, Limits] = {}
+    """Limits by model, `*` for all models together; they win over the options."""
     rows_of: str = ""
     """The family whose capability rows hold where that is not the codec's."""
     host: str = ""
@@ -243,9 +248,19 @@ class Provider(msgspec.Struct, frozen=True):
         )
 
     @property
-    def max_concurrency(self) -> int | None:
-        """How many streams may run at once; None is any number."""
-        return self.options.max_concurrency
+    def max_concurrency(self) -> int | Literal["auto", "off"] | None:
+        """How many streams may run at once, as in `Limits`."""
+        own = self.limits.get(ALL_MODELS)
+        if own is None or own.max_concurrency is None:
+            return self.options.max_concurrency
+        return own.max_concurrency
+
+    def limits_of(self, model: str) -> tuple[Limits, Limits]:
+        """Return what is declared for the whole provider, and for one of its models."""
+        own = astuple(self.limits.get(ALL_MODELS, Limits()))
+        others = astuple(self.options.limits)
+        each = (other if mine is None else mine for mine, other in zip(own, others, strict=True))
+        return Limits(*each), self.limits.get(model, Limits())
 
     def capabilities(self, model: str) -> Capabilities:
         """Return what `model` accepts here: rows, what was learned, facts, then DSN options."""

@@ -26,6 +26,7 @@ from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request, check, check_seconds
 from aiollm.capabilities import Capabilities
+from aiollm.dsn import Limits
 from aiollm.errors import ConfigError, SpecError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
@@ -98,12 +99,22 @@ class Registry:
 
     # Names
 
-    def register(self, name: str, provider: Provider | str) -> None:
+    def register(
+        self, name: str, provider: Provider | str, *, limits: Limits | None = None
+    ) -> None:
         """Add a provider in code, as a row or a DSN; it wins over the environment.
 
-        Raises: ConfigError.
+        `limits` win over those that it brings. Raises: ConfigError.
         """
-        self._catalog.register(name, provider)
+        self._catalog.register(name, provider, limits)
+
+    def limit(self, name: str | Target, limits: Limits) -> None:
+        """Limit a provider ("box") or a target ("box/qwen3:8b"), in place of what was given here.
+
+        What `limits` leaves open is as the provider itself says. Registering the provider anew
+        drops them. Raises: ConfigError.
+        """
+        self._catalog.limit(name, limits)
 
     def alias(self, name: str, spec: str) -> None:
         """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""

@@ -39,7 +39,7 @@ TOPICS = {
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage",
-    "Providers and servers": "Provider Capabilities TargetHealth LlamaSwap Ollama",
+    "Providers and servers": "Provider Limits Capabilities TargetHealth LlamaSwap Ollama",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
     "TransportError ConnectError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "

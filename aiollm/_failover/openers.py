@@ -75,8 +75,8 @@ class TargetOpener(ABC):
     def slots(self, target: Target) -> Slots | None:
         """Return the slots of the target's provider, None where they are not limited."""
         provider = self.providers[target]
-        limit = provider.options.max_concurrency
-        if limit is None:
+        limit = provider.max_concurrency
+        if not isinstance(limit, int):  # "auto" and "off" limit nothing yet
             return None
         known = self._resources.slots
         slots = known.get(provider.name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import UnionType
 from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm.dsn import ALIAS, Dsn, parse_dsn
+from aiollm.dsn import ALIAS, Dsn, Limits, parse_dsn
 from aiollm.errors import ConfigError, SpecError
-from aiollm.provider import Provider
+from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn
 from aiollm.spec import Names, Plan, parse_spec
 from aiollm.types import Target, Timeouts
@@ -42,21 +43,41 @@ class Catalog:
         self._schemes: dict[str, SchemeFactory] = {}
         self._resolved: dict[str, Provider] = {}
         self._learned: dict[str, dict[str, dict[str, Any]]] = {}
+        self._limits: dict[str, dict[str, Limits]] = {}
         self._plans: dict[str, Plan] = {}
         self._resolved_specs: dict[str | Plan, Resolved] = {}
 
-    def register(self, name: str, provider: Provider | str) -> None:
+    def register(self, name: str, provider: Provider | str, limits: Limits | None = None) -> None:
         """Add a provider in code, as a row or a DSN; it wins over the environment.
 
-        Raises: ConfigError.
+        `limits` win over its own. Raises: ConfigError.
         """
         self._check_name(name)
+        _check_type(limits, Limits | None, f"the limits of {name!r} are Limits")
         if isinstance(provider, str):
             provider = self._from_dsn(name, provider, f"provider {name!r}")
         _check_type(provider, Provider, f"provider {name!r} is a Provider or a DSN")
         self._coded[name] = provider
         self._learned.pop(name, None)
+        self._limits[name] = {ALL_MODELS: limits} if limits is not None else {}
         self._forget_plans()
+
+    def limit(self, name: str | Target, limits: Limits) -> None:
+        """Limit a provider or a target, until its provider is registered anew.
+
+        Raises: ConfigError.
+        """
+        _check_type(name, str | Target, "what is limited is a provider's name or a target")
+        _check_type(limits, Limits, f"the limits of {str(name)!r} are Limits")
+        provider, slash, model = str(name).partition("/")
+        if not self._is_provider(provider) or bool(slash) != bool(model):
+            raise ConfigError(f"{str(name)!r} is neither a provider's name nor a target")
+        self._limits.setdefault(provider, {})[model or ALL_MODELS] = limits
+        self._resolved_specs.clear()
+
+    def limits_of(self, target: Target) -> tuple[Limits, Limits]:
+        """Return the limits of a target's provider, and of its model. Raises: ConfigError."""
+        return self._resolve(target.provider).limits_of(target.model)
 
     def alias(self, name: str, spec: str) -> None:
         """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""
@@ -161,8 +182,10 @@ class Catalog:
 
     def _resolve(self, name: str) -> Provider:
         provider = self._row(name)
-        if (learned := self._learned.get(name)) is not None:
-            return msgspec.structs.replace(provider, learned=dict(learned))
+        if learned := self._learned.get(name):
+            provider = msgspec.structs.replace(provider, learned=dict(learned))
+        if limits := self._limits.get(name):
+            provider = msgspec.structs.replace(provider, limits=provider.limits | limits)
         return provider
 
     def _row(self, name: str) -> Provider:
@@ -234,7 +257,7 @@ class Catalog:
             raise ConfigError(f"{name!r} is no name: lower-case letters, digits, '-' and '.'")
 
 
-def _check_type(value: object, kind: type, wanted: str) -> None:
+def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
     if not isinstance(value, kind):
         raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
 

@@ -18,6 +18,7 @@ from aiollm import (
     ImageRequest,
     ImageResult,
     ImageStream,
+    Limits,
     LLMError,
     Message,
     Part,
@@ -70,6 +71,10 @@ async def calls(reg: Registry) -> None:
     assert_type(await reg.generate("a/x", "Where?", output=City), City)
     assert_type(await reg.generate("a/x", [user("Where?")], output=list[int]), list[int])
     assert_type(await reg.models("a"), tuple[str, ...])
+    reg.register("box", "ollama+http://box", limits=Limits(rpm=60, max_concurrency="auto"))
+    reg.limit("box", Limits(tpm=1e5))
+    reg.limit(Target("box", "m"), Limits(max_concurrency=2))
+    assert_type(reg.provider("box").limits_of("m"), tuple[Limits, Limits])
 
 
 def requests() -> None:
