@@ -220,11 +220,12 @@ class _Parser:
     def _item(self, text: _Text, name: str, at: int) -> list[_Draft]:
         if not name:
             raise text.error("an element is empty", at)
+        model_at = len(_head(name))
         for offset, char in enumerate(name):
             if char.isspace() or not char.isprintable():
                 reason = "white space or a control character inside an element"
                 raise text.error(reason, at + offset)
-            if char in "()" and offset < len(_head(name)):
+            if char in "()" and offset < model_at:
                 reason = "parentheses do not exist: ',' separates steps, in one '|' or '&' items"
                 raise text.error(reason, at + offset)
         if "/" in name:
