@@ -4,12 +4,15 @@ from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
 from aiollm._agent.run import AgentRun
 from aiollm._agent.tool_calls import ToolEnded, ToolStarted
 from aiollm._agent.tools import FunctionTool, tool
-from aiollm._failover.health import TargetHealth
+from aiollm._failover.candidates import OnInterrupt
+from aiollm._failover.health import HealthState, TargetHealth
+from aiollm._resources import Closeable
 from aiollm._serialization import from_json, to_json
 from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
+from aiollm._validation import RequestLike
 from aiollm.capabilities import Capabilities
-from aiollm.dsn import Limits
+from aiollm.dsn import Dsn, Limits, Secret
 from aiollm.errors import (
     AuthenticationError,
     ClosedError,
@@ -18,6 +21,7 @@ from aiollm.errors import (
     ContentFilterError,
     ContextLengthError,
     DeadlineError,
+    DeadlineName,
     FailoverError,
     GenerationError,
     InvalidRequestError,
@@ -40,23 +44,37 @@ from aiollm.errors import (
     Verdict,
     classify,
 )
-from aiollm.images import ImageRequest, ImageResult, PartialImage
+from aiollm.images import (
+    ImageBackground,
+    ImageFormat,
+    ImageQuality,
+    ImageRequest,
+    ImageResult,
+    ImageSize,
+    PartialImage,
+)
 from aiollm.provider import Provider
-from aiollm.registry import Registry
+from aiollm.providers.catalog import SchemeFactory
+from aiollm.registry import CallOptions, Registry
 from aiollm.servers import LlamaSwap, Ollama
 from aiollm.spec import Plan, Step
 from aiollm.types import (
     Attempt,
     AudioPart,
+    Certainty,
     Chunk,
     Citation,
     CitationChunk,
     DocumentPart,
+    Effort,
     Finish,
+    FinishReason,
+    Harm,
     ImageChunk,
     ImagePart,
     Message,
     OpaquePart,
+    Outcome,
     Part,
     PartChunk,
     ProviderData,
@@ -67,6 +85,7 @@ from aiollm.types import (
     Request,
     Response,
     Restart,
+    Role,
     Status,
     Target,
     TextDelta,
@@ -91,25 +110,38 @@ __all__ = [
     "Attempt",
     "AudioPart",
     "AuthenticationError",
+    "CallOptions",
     "Capabilities",
+    "Certainty",
     "Chunk",
     "Citation",
     "CitationChunk",
+    "Closeable",
     "ClosedError",
     "ConfigError",
     "ConnectError",
     "ContentFilterError",
     "ContextLengthError",
     "DeadlineError",
+    "DeadlineName",
     "DocumentPart",
+    "Dsn",
+    "Effort",
     "FailoverError",
     "Finish",
+    "FinishReason",
     "FunctionTool",
     "GenerationError",
+    "Harm",
+    "HealthState",
+    "ImageBackground",
     "ImageChunk",
+    "ImageFormat",
     "ImagePart",
+    "ImageQuality",
     "ImageRequest",
     "ImageResult",
+    "ImageSize",
     "ImageStream",
     "InvalidRequestError",
     "LLMError",
@@ -118,7 +150,9 @@ __all__ = [
     "Message",
     "ModelNotFoundError",
     "Ollama",
+    "OnInterrupt",
     "OpaquePart",
+    "Outcome",
     "OutputError",
     "OverloadedError",
     "Part",
@@ -137,11 +171,15 @@ __all__ = [
     "RefusalPart",
     "Registry",
     "Request",
+    "RequestLike",
     "RequestTooLargeError",
     "Response",
     "Restart",
+    "Role",
     "RunEvent",
     "RunResult",
+    "SchemeFactory",
+    "Secret",
     "ServerError",
     "SpecError",
     "Status",

@@ -136,7 +136,7 @@ class Limits(msgspec.Struct, frozen=True):
         _check(self)
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DsnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options a DSN may set; times in seconds, sizes in bytes and pixels.
 
     `wait`: how long a chain waits for room at this provider before it moves on.
@@ -166,7 +166,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Limits(self.rpm, self.tpm, self.itpm, self.otpm, self.max_concurrency)
 
 
-def _check(settings: Limits | Options) -> None:
+def _check(settings: Limits | DsnOptions) -> None:
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
         if value is not None and value not in _ALLOWED[name]:
@@ -182,7 +182,7 @@ class Dsn(msgspec.Struct, frozen=True):
     path: str = ""
     token: Secret | None = None
     secure: bool | None = None
-    options: Options = Options()
+    options: DsnOptions = DsnOptions()
 
     def base_url(self, *, plain: bool = False) -> str:
         """Return the URL without a trailing slash; `plain` is the scheme's default of http."""
@@ -261,24 +261,24 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _options(query: str) -> Options:
+def _options(query: str) -> DsnOptions:
     values: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, value = item.partition("=")
         name = unquote(name)
-        if name not in Options.__struct_fields__:
+        if name not in DsnOptions.__struct_fields__:
             raise ConfigError(_unknown(name if equals else ""))
         if name in values:
             raise ConfigError(f"option {name!r} is given twice")
         values[name] = _option(name, unquote(value))
-    return Options(**values)
+    return DsnOptions(**values)
 
 
 def _option(name: str, text: str) -> Any:
     """Return the value of an option. Raises: ConfigError, which never shows `text`."""
     value = None
     with suppress(msgspec.ValidationError):
-        value = getattr(msgspec.convert({name: text}, Options, strict=False), name)
+        value = getattr(msgspec.convert({name: text}, DsnOptions, strict=False), name)
     if value is None:
         raise ConfigError(f"option {name!r}: expected {_ALLOWED[name]}")
     return value
@@ -287,8 +287,8 @@ def _option(name: str, text: str) -> Any:
 def _unknown(name: str) -> str:
     from difflib import get_close_matches  # most programs never need it
 
-    close = get_close_matches(name, Options.__struct_fields__, 1)
+    close = get_close_matches(name, DsnOptions.__struct_fields__, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     # A misplaced key, too, ends up here: only what looks like an option is shown.
     shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
-    return f"unknown option{shown}{hint} (known: {', '.join(Options.__struct_fields__)})"
+    return f"unknown option{shown}{hint} (known: {', '.join(DsnOptions.__struct_fields__)})"

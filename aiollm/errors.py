@@ -71,12 +71,13 @@ __all__ = [
 ]
 
 MAX_BODY = 64 * 1024
-"""Bytes of an error body that are kept (design: an error body is read up to 64 KiB)."""
+"""Bytes of an error body that are read and kept at most."""
 
 _SHOWN = 100
 """Characters of a spec that a message shows."""
 
-Deadline: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
+DeadlineName: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
+"""The field of `Timeouts` whose time was up."""
 
 
 class ConfigError(LLMError, ValueError):
@@ -122,10 +123,10 @@ class DeadlineError(TransportError, TimeoutError):
     """A deadline passed; `.which` names it."""
 
     def __init__(
-        self, message: str, *, which: Deadline, after: float = 0.0, target: Target | None = None
+        self, message: str, *, which: DeadlineName, after: float = 0.0, target: Target | None = None
     ) -> None:
         super().__init__(message, target=target)
-        self.which: Deadline = which
+        self.which: DeadlineName = which
         self.after = after
 
 

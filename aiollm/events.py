@@ -17,6 +17,24 @@ from aiollm.types import (
     Usage,
 )
 
+__all__ = [
+    "AttemptEnded",
+    "AttemptStarted",
+    "CallEnded",
+    "CallStarted",
+    "Event",
+    "FirstOutput",
+    "Hook",
+    "ImageElided",
+    "RunEnded",
+    "RunStarted",
+    "TargetClosed",
+    "TargetOpened",
+    "ToolCallEnded",
+    "ToolCallStarted",
+    "TurnStarted",
+]
+
 _CONTENT = frozenset({"request", "response", "tool_call", "result"})
 """Fields that hold what people and models said: a log of events must not tell."""
 
@@ -163,4 +181,6 @@ Event: TypeAlias = (
     | ToolCallEnded
     | RunEnded
 )
+"""What a hook gets."""
 Hook: TypeAlias = Callable[[Event], None]
+"""What `Registry.on_event` takes; it must not block."""

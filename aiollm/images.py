@@ -12,10 +12,14 @@ from msgspec.structs import force_setattr
 from aiollm.errors import ConfigError
 from aiollm.types import Attempt, ImagePart, Target, Timings, Usage
 
-Size: TypeAlias = tuple[int, int] | str
-Quality: TypeAlias = Literal["auto", "low", "medium", "high", "xhigh", "max"]
-Format: TypeAlias = Literal["png", "jpeg", "webp", "gif", "svg"]
-Background: TypeAlias = Literal["auto", "opaque", "transparent"]
+ImageSize: TypeAlias = tuple[int, int] | str
+"""Width and height in pixels, also as `"1024x768"`; a ratio such as `"16:9"`; or `"auto"`."""
+ImageQuality: TypeAlias = Literal["auto", "low", "medium", "high", "xhigh", "max"]
+"""How much work goes into an image."""
+ImageFormat: TypeAlias = Literal["png", "jpeg", "webp", "gif", "svg"]
+"""The file format of an image."""
+ImageBackground: TypeAlias = Literal["auto", "opaque", "transparent"]
+"""What is behind the subject of an image."""
 
 MAX_SIDE = 16_384
 """Pixels of a side at most: no model comes near it."""
@@ -37,10 +41,10 @@ class ImageRequest(msgspec.Struct, frozen=True):
 
     prompt: str
     count: int = 1
-    size: Size | None = None
-    quality: Quality | None = None
-    format: Format | None = None
-    background: Background | None = None
+    size: ImageSize | None = None
+    quality: ImageQuality | None = None
+    format: ImageFormat | None = None
+    background: ImageBackground | None = None
     seed: int | None = None
     images: tuple[ImagePart, ...] = ()
     mask: ImagePart | None = None
@@ -53,10 +57,10 @@ class ImageRequest(msgspec.Struct, frozen=True):
             self,
             prompt: str,
             count: int = ...,
-            size: Size | None = ...,
-            quality: Quality | None = ...,
-            format: Format | None = ...,  # noqa: A002
-            background: Background | None = ...,
+            size: ImageSize | None = ...,
+            quality: ImageQuality | None = ...,
+            format: ImageFormat | None = ...,  # noqa: A002
+            background: ImageBackground | None = ...,
             seed: int | None = ...,
             images: ImagePart | list[ImagePart] | tuple[ImagePart, ...] = ...,
             mask: ImagePart | None = ...,
@@ -72,9 +76,9 @@ class ImageRequest(msgspec.Struct, frozen=True):
         _check_number("partial_images", self.partial_images, 0, MAX_PARTIAL_IMAGES)
         if self.seed is not None:
             _check_number("seed", self.seed, -1, 2**63 - 1)
-        _check_word("quality", self.quality, get_args(Quality))
-        _check_word("format", self.format, get_args(Format))
-        _check_word("background", self.background, get_args(Background))
+        _check_word("quality", self.quality, get_args(ImageQuality))
+        _check_word("format", self.format, get_args(ImageFormat))
+        _check_word("background", self.background, get_args(ImageBackground))
         _check_mask(self.mask, self.images)
         if not _is(self.extra, Mapping) or not all(_is(name, str) for name in self.extra):
             raise ConfigError("extra is not a mapping of field names to values for the wire body")
@@ -138,7 +142,7 @@ def _images(value: object) -> tuple[ImagePart, ...]:
             raise ConfigError(f"images holds ImageParts, not {value!r:.80}")
 
 
-def _size(value: object) -> Size | None:
+def _size(value: object) -> ImageSize | None:
     match value:
         case None | "auto":
             return value

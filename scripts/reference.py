@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import textwrap
 import typing
 from collections.abc import Iterator
@@ -29,42 +30,48 @@ Every public name, from its docstring: `scripts/reference.py` writes this page. 
 the parts work together; `from aiollm import ...` has all names of the first part.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike CallOptions Timeouts Plan Step Target",
+    "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt Timeouts "
+    "Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
-    "Answers": "Response Usage Attempt Timings",
+    "Answers": "Response Usage Attempt Timings FinishReason Certainty Outcome",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
-    "Images to be made": "ImageRequest ImageResult ImageStream PartialImage",
-    "Providers and servers": "Provider Limits Capabilities TargetHealth LlamaSwap Ollama",
+    "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
+    "ImageFormat ImageBackground",
+    "Providers and servers": "Provider Limits SchemeFactory Dsn Secret Capabilities TargetHealth "
+    "HealthState LlamaSwap Ollama Closeable",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
     "TransportError ConnectError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "ClosedError FailoverError Verdict classify",
+    "ClosedError FailoverError DeadlineName Verdict Harm classify",
 }
-BESIDE = {"RequestLike": "aiollm._validation", "CallOptions": "aiollm.registry"}
-"""Names that signatures mention and that are not exported."""
-
 MODULES = {
+    "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "
+    "Notice UsageUpdate system_text conversation sole_text Warnings merge json_schema json_body "
+    "Body Blob image_mime bearer_headers decode decode_leniently load mend SurrogateJoiner "
+    "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
+    "codec_of Operation Adapter Transport Reply ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
-    "RunEnded",
+    "RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",
-    "aiollm.media": "info normalize normalize_with_notes ImageInfo",
+    "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "
+    "ImageLimits FittedImage",
     "aiollm.otel": "instrument",
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",
     "aiollm.testing": "FakeProvider FakeCall Script ToolCallStep NEVER tool_call FaultServer "
-    "FaultScript Loopback LoopbackOptions Fault Answer Serve "
-    "Raw End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale Unsolicited html "
-    "redirect chat sse ndjson Gate Counts SeenConnection SeenRequest ReplayServer Recorder "
-    "Exchange exchange load",
+    "FaultScript Loopback LoopbackOptions OnConnect Sleep Fault Answer Serve Raw AnswerStep "
+    "AnswerSteps Piece End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale "
+    "Unsolicited html redirect chat sse ndjson EventData Gate Counts SeenConnection SeenRequest "
+    "ReplayServer PieceSize RequestMatch Recorder Exchange Ending HttpMessage exchange load",
 }
 NOT_MADE_BY_HAND = (
     "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama SeenConnection SeenRequest Stream"
@@ -78,18 +85,12 @@ def page() -> str:
     parts = [HEAD]
     for topic, names in TOPICS.items():
         parts.append(f"## {topic}\n")
-        parts += [entry(name, value_of(name)) for name in names.split()]
+        parts += [entry(name, getattr(aiollm, name)) for name in names.split()]
     for module, names in MODULES.items():
         loaded = importlib.import_module(module)
         parts += [f"## `{module}`\n", prose(loaded)]
         parts += [entry(name, getattr(loaded, name)) for name in names.split()]
     return "\n".join(parts)
-
-
-def value_of(name: str) -> Any:
-    """Return what a name of the first part stands for."""
-    home = importlib.import_module(BESIDE.get(name, "aiollm"))
-    return getattr(home, name)
 
 
 def entry(name: str, value: Any) -> str:
@@ -117,13 +118,23 @@ def flags(kind: type) -> str:
 def alias(name: str, value: Any) -> str:
     """Describe a name for a type by its definition, anything else by its kind."""
     for file in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(file.read_text()).body:
+        body = ast.parse(file.read_text()).body
+        for node, after in itertools.pairwise([*body, ast.Pass()]):
             match node:
                 case ast.AnnAssign(
                     ast.Name(id=found), ast.Name(id="TypeAlias"), ast.expr() as told
                 ) if found == name:
-                    return block(definition(name, told))
+                    return f"{block(definition(name, told))}{comment(after)}"
     return f"A constant of the type `{type(value).__name__}`.\n"
+
+
+def comment(node: ast.stmt) -> str:
+    """Return the text of a string that stands by itself, as the docstring of what precedes it."""
+    match node:
+        case ast.Expr(ast.Constant(str(text))):
+            return f"\n{inspect.cleandoc(text)}\n"
+        case _:
+            return ""
 
 
 def definition(name: str, told: ast.expr) -> str:
@@ -165,6 +176,8 @@ def constructor(name: str, kind: type) -> str:
     head = f"class {name}({', '.join(bases)})\n" if bases else ""
     if name in NOT_MADE_BY_HAND.split():
         return f"class {name}"
+    if getattr(kind, "_is_protocol", False):
+        return f"class {name}(Protocol)"
     told = dict(fields(kind))
     if head and not adds_to_its_base(kind):
         return head.rstrip()

@@ -9,7 +9,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import msgspec
 
@@ -63,7 +63,7 @@ class FunctionTool(Tool, frozen=True):
     """
 
     timeout: float | None = None
-    signature: Signature | None = None
+    _signature: Signature | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as if it were no tool."""
@@ -71,12 +71,8 @@ class FunctionTool(Tool, frozen=True):
         return self.function(*args, **kwargs)
 
 
-class _Decorator(Protocol):
-    def __call__(self, function: Function, /) -> FunctionTool: ...
-
-
 @overload
-def tool(function: Function, /) -> FunctionTool: ...
+def tool(function: Callable[..., Any], /) -> FunctionTool: ...
 
 
 @overload
@@ -86,18 +82,18 @@ def tool(
     description: str = "",
     strict: bool = False,
     timeout: float | None = None,
-) -> _Decorator: ...
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
 def tool(
-    function: Function | None = None,
+    function: Callable[..., Any] | None = None,
     /,
     *,
     name: str = "",
     description: str = "",
     strict: bool = False,
     timeout: float | None = None,
-) -> FunctionTool | _Decorator:
+) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool of a function, plain or async, or of anything that is called like one.
 
     The name is the function's, the description its docstring, unless given. The schema comes
@@ -125,7 +121,7 @@ def tool(
         strict=strict,
         function=function,
         timeout=timeout,
-        signature=signature,
+        _signature=signature,
     )
 
 
@@ -153,7 +149,7 @@ def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
     assert wanted.function is not None
     values = call.parsed()
     match wanted:
-        case FunctionTool(signature=Signature() as signature):
+        case FunctionTool(_signature=Signature() as signature):
             return _bound(wanted.function, signature, decode_numbers(call.arguments or "{}"))
         case _:
             return functools.partial(wanted.function, **values)

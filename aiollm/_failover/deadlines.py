@@ -11,12 +11,12 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from aiollm.errors import ClosedError, Deadline, DeadlineError, LLMError, StreamInterrupted
+from aiollm.errors import ClosedError, DeadlineError, DeadlineName, LLMError, StreamInterrupted
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Cause: TypeAlias = Deadline | Literal["closed"]
+Cause: TypeAlias = DeadlineName | Literal["closed"]
 _TEXT = {
     "first_output": "no output within {} s",
     "idle": "no byte for {} s",
@@ -164,14 +164,14 @@ class AttemptDeadlines:
                 task.uncancel()
         raise self._error(*self._fired)
 
-    def due(self, now: float) -> tuple[float, Deadline, float]:
+    def due(self, now: float) -> tuple[float, DeadlineName, float]:
         """Return the loop time of the next deadline, which one it is, and its seconds.
 
         While the caller pauses between two waits, the deadlines count from `now`.
         """
         limits = self._limits
         paused = self._task is None and self._alive_at is not None
-        nearest: tuple[float, Deadline, float] = (float("inf"), "total", 0.0)
+        nearest: tuple[float, DeadlineName, float] = (float("inf"), "total", 0.0)
         if self._total_at is not None and not paused:
             nearest = (self._total_at, "total", limits.total or 0.0)
         if self._output_at is None and limits.first_output is not None:

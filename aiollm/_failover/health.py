@@ -36,7 +36,8 @@ LATENCIES = 64
 MIN_LATENCIES = 20
 """Latencies below which their 95th percentile is not trusted (design: race)."""
 
-State: TypeAlias = Literal["healthy", "cooling", "probing"]
+HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
+"""Whether a target is asked, set aside for now, or tried with a single call."""
 
 
 class TargetHealth(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class TargetHealth(msgspec.Struct, frozen=True):
     """
 
     target: Target
-    state: State = "healthy"
+    state: HealthState = "healthy"
     failures: int = 0
     reopens_in: float = 0.0
     succeeded: int = 0
@@ -244,7 +245,7 @@ class Health:
 
     def _snap(self, target: Target, breaker: _Breaker) -> TargetHealth:
         left = max(0.0, breaker.until - self.clock()) if breaker.is_open else 0.0
-        state: State = "healthy"
+        state: HealthState = "healthy"
         if breaker.is_open:
             state = "probing" if breaker.probe is not None else "cooling"
         return TargetHealth(

@@ -118,7 +118,7 @@ def schema_name(kind: Any) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "output"
 
 
-def json_schema(kind: Any) -> Schema:
+def json_schema(kind: Any) -> dict[str, Any]:
     """Return the inlined schema of a type, or of a schema, whose root must be an object.
 
     Providers agree on objects alone. Raises: ConfigError.

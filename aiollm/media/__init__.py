@@ -9,12 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiollm.media.limits import FittedImage, ImageLimits
     from aiollm.media.pool import MediaPool, PoolStatistics
     from aiollm.media.prepare import normalize, normalize_with_notes
     from aiollm.media.sniff import ImageInfo, info
 
 __all__ = [
+    "FittedImage",
     "ImageInfo",
+    "ImageLimits",
     "MediaPool",
     "PoolStatistics",
     "info",
@@ -23,7 +26,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FittedImage": "limits",
     "ImageInfo": "sniff",
+    "ImageLimits": "limits",
     "MediaPool": "pool",
     "PoolStatistics": "pool",
     "info": "sniff",

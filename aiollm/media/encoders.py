@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aiollm.errors import UnsupportedError
-from aiollm.media.limits import ImageLimits, Output, scaled
+from aiollm.media.limits import FittedImage, ImageLimits, scaled
 from aiollm.media.pixels import has_alpha, on_white
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ WEBP = Encoder("image/webp", "WEBP", "webp", _QUALITIES, longest=16_383)
 GIF = Encoder("image/gif", "GIF")
 
 
-def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bool) -> Output:
+def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bool) -> FittedImage:
     """Encode within the limits. Raises: UnsupportedError when nothing can be made to fit.
 
     PNG keeps a lossless source as it is, and transparency; what does not fit so goes to a lossy
@@ -58,7 +58,7 @@ def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bo
         data = _best(image, encoder, limits.size, sharp=sharp)
         spent = len(data)
         if limits.size is None or spent <= limits.size:
-            return Output(data, encoder.mime, *image.size)
+            return FittedImage(data, encoder.mime, *image.size)
     return _shrunk(image, encoders[-1], limits.size or 0, spent, sharp=sharp)
 
 
@@ -81,7 +81,9 @@ def _choose(image: Image.Image, limits: ImageLimits, *, lossless: bool) -> list[
     return found
 
 
-def _shrunk(image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool) -> Output:
+def _shrunk(
+    image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool
+) -> FittedImage:
     import PIL.Image
 
     edges, factor = image.size, 1.0
@@ -95,7 +97,7 @@ def _shrunk(image: Image.Image, encoder: Encoder, size: int, spent: int, *, shar
         data = _best(shrunk, encoder, size, sharp=sharp)
         spent = len(data)
         if spent <= size:
-            return Output(data, encoder.mime, *edges)
+            return FittedImage(data, encoder.mime, *edges)
 
 
 def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool) -> bytes:

@@ -32,7 +32,7 @@ class ImageLimits(msgspec.Struct, frozen=True):
         return scaled(size, self.edge / longest)
 
 
-class Output(msgspec.Struct, frozen=True):
+class FittedImage(msgspec.Struct, frozen=True):
     """An image made to fit."""
 
     data: bytes

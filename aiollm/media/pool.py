@@ -13,7 +13,7 @@ import msgspec
 from aiollm.errors import UnsupportedError
 from aiollm.media.cache import Cache, digest
 from aiollm.media.fitting import misfit
-from aiollm.media.limits import ImageLimits, Output
+from aiollm.media.limits import FittedImage, ImageLimits
 from aiollm.media.workers import Job, Workers
 from aiollm.types import ImagePart
 
@@ -78,13 +78,13 @@ class MediaPool:
             self._cache.size,
         )
 
-    def peek(self, image: ImagePart, limits: ImageLimits) -> Output | None:
+    def peek(self, image: ImagePart, limits: ImageLimits) -> FittedImage | None:
         """Return what was made of this very part for these limits, if it is at hand."""
         content = self._cache.known(image)
         made = self._cache.get((content, limits)) if content is not None else None
-        return made if isinstance(made, Output) else None
+        return made if isinstance(made, FittedImage) else None
 
-    async def fit(self, image: ImagePart, limits: ImageLimits) -> Output:
+    async def fit(self, image: ImagePart, limits: ImageLimits) -> FittedImage:
         """Return the image within `limits`. Raises: UnsupportedError with the reason, ClosedError.
 
         What is being made already is waited for; a worker is stopped once the last who waits for
@@ -92,7 +92,7 @@ class MediaPool:
         """
         key = (await self._content(image), limits)
         found = self._cache.get(key)
-        if isinstance(found, Output):
+        if isinstance(found, FittedImage):
             self._reused += 1
             return found
         if found is not None:
@@ -163,7 +163,7 @@ class MediaPool:
                 del self._jobs[key]
                 self._workers.give_up(job)
 
-    def _result(self, key: Key, job: Job) -> Output:
+    def _result(self, key: Key, job: Job) -> FittedImage:
         first = self._jobs.pop(key, None) is job
         try:
             made = _checked(job.future.result(), job.limits)
@@ -180,7 +180,7 @@ class MediaPool:
         raise UnsupportedError(refusal)
 
 
-def _checked(made: Output, limits: ImageLimits) -> Output:
+def _checked(made: FittedImage, limits: ImageLimits) -> FittedImage:
     """Return what a worker made if it keeps the limits: who reads pictures is not trusted."""
     if reason := misfit(made.data, limits):
         raise UnsupportedError(f"the worker's answer is no good: {reason}")

@@ -16,8 +16,8 @@ from aiollm.media import fitting
 from aiollm.media.limits import (
     INSTALL,
     MAX_PIXELS,
+    FittedImage,
     ImageLimits,
-    Output,
     available,
     too_many_pixels,
 )
@@ -208,7 +208,7 @@ class _Preparation:
                 return
         raise UnsupportedError(f"{self._name(item)} must change ({item.misfit}), but {refusal}")
 
-    def _take(self, item: _Item, made: Output) -> None:
+    def _take(self, item: _Item, made: FittedImage) -> None:
         item.image = replace(item.image, data=made.data, url="", mime=made.mime)
         item.misfit = ""
 

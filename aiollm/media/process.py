@@ -14,7 +14,7 @@ import msgspec
 
 from aiollm.errors import UnsupportedError
 from aiollm.media.ipc import Channel, ResultHead
-from aiollm.media.limits import ImageLimits, Output
+from aiollm.media.limits import FittedImage, ImageLimits
 
 _ROOT = Path(__file__).parents[1]
 _BOOT = """
@@ -68,7 +68,7 @@ class WorkerProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def transform(self, data: bytes, limits: ImageLimits, seconds: float) -> Output:
+    def transform(self, data: bytes, limits: ImageLimits, seconds: float) -> FittedImage:
         """Return the image within `limits`.
 
         Raises: UnsupportedError when it cannot be done, TimeoutError, WorkerDied; after the last
@@ -86,7 +86,7 @@ class WorkerProcess:
         self.stop()
         raise WorkerDied(self._fate(reason))
 
-    def _ask(self, data: bytes, limits: ImageLimits, seconds: float) -> Output:
+    def _ask(self, data: bytes, limits: ImageLimits, seconds: float) -> FittedImage:
         if not self._ready:
             self._channel.until = monotonic() + _START
             self._channel.receive()
@@ -97,7 +97,7 @@ class WorkerProcess:
         answer = msgspec.json.decode(head, type=ResultHead)
         if answer.refusal:
             raise UnsupportedError(answer.refusal)
-        return Output(made, answer.mime, answer.width, answer.height)
+        return FittedImage(made, answer.mime, answer.width, answer.height)
 
     def kill(self) -> None:
         """End the process at once, from any thread; who waits for its answer sees the end."""

@@ -15,8 +15,8 @@ from aiollm.media.encoders import encode
 from aiollm.media.limits import (
     INSTALL,
     MAX_PIXELS,
+    FittedImage,
     ImageLimits,
-    Output,
     area,
     available,
     too_many_pixels,
@@ -70,7 +70,7 @@ _NAMES = ", ".join(source.name for source in SOURCES.values())
 UNKNOWN = f"it is in none of the formats that are read: {_NAMES}"
 
 
-def transform(data: bytes, limits: ImageLimits) -> Output:
+def transform(data: bytes, limits: ImageLimits) -> FittedImage:
     """Return the image within `limits`. Raises: UnsupportedError with the reason."""
     source = SOURCES.get(mime_of(data))
     if source is None:
@@ -88,7 +88,7 @@ def transform(data: bytes, limits: ImageLimits) -> Output:
     raise UnsupportedError(reason[:500])
 
 
-def _transform(data: bytes, source: Source, limits: ImageLimits) -> Output:
+def _transform(data: bytes, source: Source, limits: ImageLimits) -> FittedImage:
     opened = [_open(data, source)]
     original = opened[0].size
     # Popped, so that nobody else holds the pixels that are let go on the way.

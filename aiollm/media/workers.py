@@ -13,7 +13,7 @@ import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aiollm.errors import ClosedError, UnsupportedError
-from aiollm.media.limits import ImageLimits, Output
+from aiollm.media.limits import FittedImage, ImageLimits
 from aiollm.media.process import WorkerDied, WorkerProcess
 
 _MOST = 4
@@ -29,7 +29,7 @@ class Job:
     def __init__(self, data: bytes, limits: ImageLimits) -> None:
         self.data = data
         self.limits = limits
-        self.future: Future[Output]
+        self.future: Future[FittedImage]
         self.process: WorkerProcess | None = None
         self.given_up = False
         self.waiting = 0
@@ -96,7 +96,7 @@ class Workers:
         if self._threads is not None:
             self._threads.shutdown(wait=join)
 
-    def _run(self, job: Job) -> Output:
+    def _run(self, job: Job) -> FittedImage:
         if not self._isolated:
             from aiollm.media.transform import transform
 

@@ -159,7 +159,7 @@ def error_from(
     """
     fault = fault_of(_value(reply.body))
     message = fault.message or _unstructured(reply)
-    return build(
+    return error_from_fault(
         fault,
         rules,
         status=reply.status,
@@ -180,7 +180,7 @@ def _value(body: bytes) -> Any:
     return next((value for frame in frames if (value := load(frame)) is not None), None)
 
 
-def build(
+def error_from_fault(
     fault: Fault,
     rules: Sequence[Rule] = (),
     *,

@@ -15,7 +15,7 @@ from aiollm.errors import ConfigError
 from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
 
-__all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "from_dsn"]
+__all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn"]
 
 
 class Scheme(msgspec.Struct, frozen=True):
@@ -47,6 +47,11 @@ class Scheme(msgspec.Struct, frozen=True):
     own_api: str = ""
     rows_of: str = ""
     operations: dict[str, tuple[str, ...]] = {}
+
+    def make_codec(self, api: str = "") -> Codec:
+        """Return the codec for a value of the option `api` that the scheme has."""
+        codec: Codec = _made(self.apis[api] if api else self.codec)
+        return codec
 
     def owns_host(self, host: str) -> bool:
         """Say whether `host` is one of the vendor's own."""
@@ -189,6 +194,19 @@ def builtin(name: str, env: Mapping[str, str]) -> Provider:
     return _provider(name, dsn, scheme, token, headers)
 
 
+def codec_of(scheme: str, api: str = "") -> Codec:
+    """Return the codec that a scheme speaks, for another service with the same wire.
+
+    `api` is the DSN option of that name. Raises: ConfigError for an unknown scheme or `api`.
+    """
+    row = SCHEMES.get(scheme)
+    if row is None:
+        raise ConfigError(f"there is no scheme {scheme!r}; the schemes are: {', '.join(SCHEMES)}")
+    if api and api not in row.apis:
+        raise ConfigError(f"{scheme} has no api {api!r} (known: {', '.join(row.apis) or 'none'})")
+    return row.make_codec(api)
+
+
 def _provider(
     name: str, dsn: Dsn, scheme: Scheme, token: Secret | None, headers: dict[str, str]
 ) -> Provider:
@@ -210,8 +228,7 @@ def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:
     api = dsn.options.api or (scheme.own_api if scheme.owns_host(dsn.host) else "")
     if api and api not in scheme.apis:
         raise ConfigError(f"{_variable(name)}: {scheme.name} has no option 'api'")
-    codec: Codec = _made(scheme.apis[api] if api else scheme.codec)
-    return codec
+    return scheme.make_codec(api)
 
 
 def _operations(scheme: Scheme) -> dict[str, Operation]:

@@ -6,10 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aiollm.testing.cassette import Exchange, exchange, load
+    from aiollm.testing.cassette import Ending, Exchange, exchange, load
+    from aiollm.testing.connection import AnswerSteps, Sleep
     from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, ToolCallStep, tool_call
     from aiollm.testing.faults import (
         Answer,
+        AnswerStep,
         Cut,
         End,
         EndlessHeaders,
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
         Flood,
         Hang,
         Pause,
+        Piece,
         Raw,
         Reset,
         Serve,
@@ -29,14 +32,17 @@ if TYPE_CHECKING:
     )
     from aiollm.testing.faultserver import FaultScript, FaultServer
     from aiollm.testing.gate import Gate
-    from aiollm.testing.loopback import Loopback, LoopbackOptions
+    from aiollm.testing.http1 import HttpMessage
+    from aiollm.testing.loopback import Loopback, LoopbackOptions, OnConnect
     from aiollm.testing.recorder import Recorder
-    from aiollm.testing.replay import ReplayServer
+    from aiollm.testing.replay import PieceSize, ReplayServer, RequestMatch
     from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
-    from aiollm.testing.wires import chat, ndjson, sse
+    from aiollm.testing.wires import EventData, chat, ndjson, sse
 
 _HOMES = {
-    "cassette": ("Exchange", "exchange", "load"),
+    "cassette": ("Ending", "Exchange", "exchange", "load"),
+    "connection": ("Sleep", "AnswerSteps"),
+    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "ToolCallStep", "tool_call"),
     "faults": (
         "Answer",
         "Cut",
@@ -46,34 +52,40 @@ _HOMES = {
         "Flood",
         "Hang",
         "Pause",
+        "Piece",
         "Raw",
         "Reset",
         "Serve",
         "Stale",
+        "AnswerStep",
         "Trickle",
         "Truncate",
         "Unsolicited",
         "html",
         "redirect",
     ),
-    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "ToolCallStep", "tool_call"),
     "faultserver": ("FaultScript", "FaultServer"),
     "gate": ("Gate",),
-    "loopback": ("Loopback", "LoopbackOptions"),
+    "http1": ("HttpMessage",),
+    "loopback": ("Loopback", "LoopbackOptions", "OnConnect"),
     "recorder": ("Recorder",),
-    "replay": ("ReplayServer",),
+    "replay": ("PieceSize", "ReplayServer", "RequestMatch"),
     "tally": ("Counts", "SeenConnection", "SeenRequest"),
-    "wires": ("chat", "ndjson", "sse"),
+    "wires": ("EventData", "chat", "ndjson", "sse"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "NEVER",
     "Answer",
+    "AnswerStep",
+    "AnswerSteps",
     "Counts",
     "Cut",
     "End",
+    "Ending",
     "EndlessHeaders",
+    "EventData",
     "Exchange",
     "FakeCall",
     "FakeProvider",
@@ -83,17 +95,23 @@ __all__ = [
     "Flood",
     "Gate",
     "Hang",
+    "HttpMessage",
     "Loopback",
     "LoopbackOptions",
+    "OnConnect",
     "Pause",
+    "Piece",
+    "PieceSize",
     "Raw",
     "Recorder",
     "ReplayServer",
+    "RequestMatch",
     "Reset",
     "Script",
     "SeenConnection",
     "SeenRequest",
     "Serve",
+    "Sleep",
     "Stale",
     "ToolCallStep",
     "Trickle",

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from aiollm.testing.http1 import HEAD_END, LAST_CHUNK, Message, Parser, chunk_bytes, head_bytes
+from aiollm.testing.http1 import HEAD_END, LAST_CHUNK, HttpMessage, Parser, chunk_bytes, head_bytes
 
 FORMAT = "aiollm cassette 1"
 
@@ -45,20 +45,20 @@ class Exchange(msgspec.Struct, frozen=True):
         """The whole response, headers included."""
         return b"".join(self.pieces)
 
-    def parsed(self) -> Message:
+    def parsed(self) -> HttpMessage:
         """Parse the response, however it ended. Raises: ValueError."""
         response = self.response
         return parse_response(response, self.method) or _cut_short(response)
 
 
-def parse_response(data: bytes, method: str, *, at_end: bool = True) -> Message | None:
+def parse_response(data: bytes, method: str, *, at_end: bool = True) -> HttpMessage | None:
     """Return the response once it is whole; `at_end` if no more bytes will come."""
     parser = Parser(reply_to=method or "POST")
     done = parser.feed(data)
     return done[0] if done else parser.close() if at_end else None
 
 
-def _cut_short(data: bytes) -> Message:
+def _cut_short(data: bytes) -> HttpMessage:
     head, _, body = data.partition(HEAD_END)
     whole = Parser(reply_to="HEAD").feed(head + HEAD_END)
     if not whole:

@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Literal, TypeAlias, cast
 
-from aiollm.testing.faults import Answer, End, Pause, Step, steps
+from aiollm.testing.faults import Answer, AnswerStep, End, Pause, steps
 from aiollm.testing.gate import Gate
-from aiollm.testing.http1 import Message, Parser
+from aiollm.testing.http1 import HttpMessage, Parser
 from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest, Tally, seen
 
-Steps: TypeAlias = Iterable[Step] | AsyncIterator[Step]
+AnswerSteps: TypeAlias = Iterable[AnswerStep] | AsyncIterator[AnswerStep]
+"""An answer, step by step."""
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+"""What waits for so many seconds."""
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -31,7 +33,7 @@ class Host(Tally, ABC):
     sleep: Sleep = staticmethod(asyncio.sleep)
 
     @abstractmethod
-    def answer(self, request: SeenRequest) -> Steps:
+    def answer(self, request: SeenRequest) -> AnswerSteps:
         """Return the steps that answer a request."""
 
     @abstractmethod
@@ -80,7 +82,7 @@ class Connection(asyncio.Protocol):
         for message in messages:
             self._receive(message)
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: HttpMessage) -> None:
         request = seen(message, self._loop.time(), self.number)
         self._host.asked(request)
         self._asked.put_nowait(request)
@@ -181,7 +183,7 @@ class Connection(asyncio.Protocol):
                 return True
         return False
 
-    async def _play(self, script: Steps) -> End | None:
+    async def _play(self, script: AnswerSteps) -> End | None:
         if isinstance(script, AsyncIterator):
             return await self._play_async(script)
         for step in script:
@@ -190,7 +192,7 @@ class Connection(asyncio.Protocol):
             await self._step(step)
         return None
 
-    async def _play_async(self, script: AsyncIterator[Step]) -> End | None:
+    async def _play_async(self, script: AsyncIterator[AnswerStep]) -> End | None:
         async with aclosing(script) as running:  # type: ignore[type-var]
             async for step in running:
                 if isinstance(step, End):

@@ -61,16 +61,16 @@ class ToolCallStep(msgspec.Struct, frozen=True):
 
 Said: TypeAlias = str | Item | ImagePart | ToolCallStep
 Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
-Wait: TypeAlias = Gate | Pause | Never
-Step: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
+Wait: TypeAlias = Gate | Pause | Literal[Never.NEVER]
+ScriptStep: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
 """Text, an item, an image, an error to raise, a wait, or several at once ([] = alive)."""
-Script: TypeAlias = str | Drawn | Exception | Sequence[Step] | Callable[[Target, Any], "Script"]
+Script: TypeAlias = (
+    str | Drawn | Exception | Sequence[ScriptStep] | Callable[[Target, Any], "Script"]
+)
 """One answer: text, an image, an error, steps, or a choice by target and request."""
 
 Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult]
 """What a step becomes: a batch, an error or a wait."""
-
-Outcome: TypeAlias = Literal["running", "finished", "failed", "closed"]
 
 
 class FakeCall(msgspec.Struct):
@@ -80,7 +80,7 @@ class FakeCall(msgspec.Struct):
     request: Any
     """The Request, or the ImageRequest of a call that makes images."""
     at: float
-    outcome: Outcome = "running"
+    outcome: Literal["running", "finished", "failed", "closed"] = "running"
 
 
 class FakeProvider:
@@ -182,12 +182,15 @@ class FakeProvider:
         return self._play(target, request, _drawn)
 
     async def _play(
-        self, target: Target, request: Any, played: Callable[[Sequence[Step]], Iterator[Played]]
+        self,
+        target: Target,
+        request: Any,
+        played: Callable[[Sequence[ScriptStep]], Iterator[Played]],
     ) -> AsyncGenerator[Any, None]:
         call = FakeCall(target, request, asyncio.get_running_loop().time())
         self.calls.append(call)
         self._signal.changed()
-        outcome: Outcome = "closed"
+        outcome: Literal["finished", "failed", "closed"] = "closed"
         try:
             for step in played(self._next(target, request)):
                 match step:
@@ -213,7 +216,7 @@ class FakeProvider:
             case Never():
                 await asyncio.get_running_loop().create_future()
 
-    def _next(self, target: Target, request: Any) -> Sequence[Step]:
+    def _next(self, target: Target, request: Any) -> Sequence[ScriptStep]:
         script = self._scripts.popleft() if self._scripts else self._default
         while callable(script):
             script = script(target, request)
@@ -233,7 +236,7 @@ def _greet(_: Target, request: Any) -> Script:
     return [PIXEL] * request.count if isinstance(request, ImageRequest) else "Hello"
 
 
-def _said(script: Sequence[Step]) -> Iterator[Played]:
+def _said(script: Sequence[ScriptStep]) -> Iterator[Played]:
     """Play the steps, then `Finish` unless the script has one."""
     reason: Literal["stop", "tool_calls"] = "stop"
     indices: set[int] = set()
@@ -250,7 +253,7 @@ def _said(script: Sequence[Step]) -> Iterator[Played]:
     yield [Finish(reason, reason)]
 
 
-def _drawn(script: Sequence[Step]) -> Iterator[Played]:
+def _drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
     """Play drafts as they come, and last the result: given, or of the images that came."""
     result = ImageResult(())
     for step in script:

@@ -30,10 +30,9 @@ class End(msgspec.Struct, frozen=True):
 
 
 Piece: TypeAlias = bytes | Gate | Pause
-Step: TypeAlias = bytes | Gate | Pause | End
-Headers: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
-Rhythm: TypeAlias = float | Gate
-"""Between two pieces: seconds, or a gate that `let`s one through at a time."""
+"""What a body is sent in: bytes, and what to wait for between them."""
+AnswerStep: TypeAlias = bytes | Gate | Pause | End
+"""What an answer is played as: its pieces, head included, then how it ends."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -44,7 +43,7 @@ class Answer(msgspec.Struct, frozen=True):
     """
 
     status: int = 200
-    headers: Headers = {}
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = {}
     body: bytes | str | Mapping[str, Any] | Sequence[Piece] = b""
     framing: Literal["length", "chunked", "close"] | None = None
 
@@ -57,8 +56,6 @@ class Serve(msgspec.Struct, frozen=True):
     size: int = 0
 
 
-Well: TypeAlias = Answer | Serve
-
 _TEXT = Serve(
     b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n'
     b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -70,7 +67,7 @@ class Hang(msgspec.Struct, frozen=True):
     """Fall silent, with the connection open; an opened `gate` lets the rest through."""
 
     after: int | None = None
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
     gate: Gate | None = None
 
 
@@ -78,7 +75,7 @@ class Cut(msgspec.Struct, frozen=True):
     """Close with a FIN in mid-answer, once `gate` is open: HTTP itself is left unfinished."""
 
     after: int | None = None
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
     gate: Gate | None = None
 
 
@@ -86,7 +83,7 @@ class Truncate(msgspec.Struct, frozen=True):
     """End the body early but properly: HTTP calls it complete, the protocol does not."""
 
     after: int = 0
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -96,30 +93,30 @@ class Reset(msgspec.Struct, frozen=True):
     """
 
     after: int | None = None
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
     gate: Gate | None = None
 
 
 class Trickle(msgspec.Struct, frozen=True):
     """Send the body `size` bytes at a time, one piece every so many seconds or by gate."""
 
-    every: Rhythm = 1.0
+    every: float | Gate = 1.0
     size: int = 1
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
 
 
 class Flood(msgspec.Struct, frozen=True):
     """Send `data` over and over, without end; by default SSE comments: alive, no output."""
 
     data: bytes = b": keep-alive\n\n"
-    every: Rhythm = 0.0
+    every: float | Gate = 0.0
     content_type: str = "text/event-stream"
 
 
 class EndlessHeaders(msgspec.Struct, frozen=True):
     """Send header lines without end."""
 
-    every: Rhythm = 0.0
+    every: float | Gate = 0.0
 
 
 class Stale(msgspec.Struct, frozen=True):
@@ -129,7 +126,7 @@ class Stale(msgspec.Struct, frozen=True):
     answer, as when the server closed just before it arrived. It takes no part in the script.
     """
 
-    answer: Well = _TEXT
+    answer: Answer | Serve = _TEXT
     gate: Gate | None = None
     how: Literal["close", "reset"] = "close"
 
@@ -137,15 +134,15 @@ class Stale(msgspec.Struct, frozen=True):
 class Unsolicited(msgspec.Struct, frozen=True):
     """Answer, then send a second answer that nobody asked for on the idle connection."""
 
-    answer: Well = _TEXT
-    extra: Well = _TEXT
+    answer: Answer | Serve = _TEXT
+    extra: Answer | Serve = _TEXT
     gate: Gate | None = None
 
 
 class Raw(msgspec.Struct, frozen=True):
     """Send exactly these steps, no HTTP added; the connection stays open unless they end it."""
 
-    steps: Sequence[Step]
+    steps: Sequence[AnswerStep]
 
 
 Fault: TypeAlias = (
@@ -174,7 +171,7 @@ def html(text: str = "<!doctype html><title>Welcome</title>", status: int = 200)
     return Answer(status, {"content-type": "text/html; charset=utf-8"}, text)
 
 
-def steps(fault: Fault, request: SeenRequest) -> Iterator[Step]:
+def steps(fault: Fault, request: SeenRequest) -> Iterator[AnswerStep]:
     """Turn a fault into the steps that answer `request`."""
     match fault:
         case Answer() | Serve():
@@ -209,7 +206,7 @@ def steps(fault: Fault, request: SeenRequest) -> Iterator[Step]:
             yield from raw
 
 
-def _closing(gate: Gate | None, how: Literal["close", "reset"]) -> Iterator[Step]:
+def _closing(gate: Gate | None, how: Literal["close", "reset"]) -> Iterator[AnswerStep]:
     if gate is None:
         yield End("close_on_reuse" if how == "close" else "reset_on_reuse")
     else:
@@ -217,7 +214,7 @@ def _closing(gate: Gate | None, how: Literal["close", "reset"]) -> Iterator[Step
         yield End(how)
 
 
-def _whole(answer: Well, request: SeenRequest) -> Iterator[Step]:
+def _whole(answer: Answer | Serve, request: SeenRequest) -> Iterator[AnswerStep]:
     wire = _Wire(answer, request)
     match wire.pieces:
         case (bytes() as body,):
@@ -230,7 +227,7 @@ def _whole(answer: Well, request: SeenRequest) -> Iterator[Step]:
             yield from wire.end
 
 
-def _broken(fault: Hang | Cut | Reset, request: SeenRequest) -> Iterator[Step]:
+def _broken(fault: Hang | Cut | Reset, request: SeenRequest) -> Iterator[AnswerStep]:
     wire = _Wire(fault.answer, request)
     if fault.after is not None:
         yield wire.head
@@ -255,7 +252,7 @@ def _broken(fault: Hang | Cut | Reset, request: SeenRequest) -> Iterator[Step]:
 class _Wire:
     """An answer taken apart: head, pieces of the body, and what its framing adds."""
 
-    def __init__(self, answer: Well, request: SeenRequest) -> None:
+    def __init__(self, answer: Answer | Serve, request: SeenRequest) -> None:
         plain = _plain(answer)
         body, content_type = _content(plain.body)
         whole = isinstance(plain.body, bytes | str | Mapping)
@@ -270,10 +267,10 @@ class _Wire:
         self.head = head_bytes(plain.status, headers)
         self.pieces: tuple[Piece, ...] = () if bare else body
         self.tail = LAST_CHUNK if framing == "chunked" and not bare else b""
-        self.fin: tuple[Step, ...] = (End("close"),) if framing == "close" else ()
+        self.fin: tuple[AnswerStep, ...] = (End("close"),) if framing == "close" else ()
 
     @property
-    def end(self) -> tuple[Step, ...]:
+    def end(self) -> tuple[AnswerStep, ...]:
         return (*((self.tail,) if self.tail else ()), *self.fin)
 
     def framed(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -281,7 +278,7 @@ class _Wire:
             yield chunk_bytes(piece) if self.tail and isinstance(piece, bytes) else piece
 
 
-def _plain(answer: Well) -> Answer:
+def _plain(answer: Answer | Serve) -> Answer:
     match answer:
         case Answer():
             return answer
@@ -352,7 +349,7 @@ def _sliced(pieces: Iterable[Piece], size: int) -> Iterator[Piece]:
             yield piece
 
 
-def _paced(pieces: Iterable[Piece], every: Rhythm) -> Iterator[Piece]:
+def _paced(pieces: Iterable[Piece], every: float | Gate) -> Iterator[Piece]:
     """Put a wait before each piece of bytes."""
     wait = every if isinstance(every, Gate) else Pause(every) if every else None
     for piece in pieces:

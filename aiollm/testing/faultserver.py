@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias, Unpack
 
-from aiollm.testing.connection import Steps
+from aiollm.testing.connection import AnswerSteps
 from aiollm.testing.faults import Answer, Fault, steps
 from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
@@ -63,7 +63,7 @@ class FaultServer(Loopback):
         known.queue.extend(map(_checked, scripts))
 
     @override
-    def answer(self, request: SeenRequest) -> Steps:
+    def answer(self, request: SeenRequest) -> AnswerSteps:
         """Return the steps of the fault that answers a request."""
         script = self._paths.get(request.path) or self._paths.get(None)
         fault = script.next(request) if script else _UNKNOWN

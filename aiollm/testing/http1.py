@@ -11,7 +11,7 @@ HEAD_END = b"\r\n\r\n"
 _NO_BODY = (204, 304)
 
 
-class Message(msgspec.Struct, frozen=True):
+class HttpMessage(msgspec.Struct, frozen=True):
     """A request or response: its first line, headers as sent, decoded body, raw head."""
 
     start: str
@@ -50,7 +50,7 @@ class Parser:
         self._body: _Length | _Chunked | _Rest | None = None
         self._swallows = False
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> list[HttpMessage]:
         """Return the messages that `data` completes. Raises: ValueError for a broken one."""
         if self._swallows:
             return []
@@ -60,13 +60,13 @@ class Parser:
             done.append(message)
         return done
 
-    def close(self) -> Message | None:
+    def close(self) -> HttpMessage | None:
         """Return the message that only the end of the connection completes."""
         if isinstance(self._body, _Rest):
             return self._message(bytes(self._body.data))
         return None
 
-    def _next(self) -> Message | None:
+    def _next(self) -> HttpMessage | None:
         if self._body is None and not self._begin():
             return None
         if not self._bodies:
@@ -100,10 +100,10 @@ class Parser:
             return _Length(int(length or 0))
         return _Rest()
 
-    def _message(self, body: bytes) -> Message:
+    def _message(self, body: bytes) -> HttpMessage:
         start, headers = _head(self._head)
         self._body = None
-        return Message(start, headers, body, self._head)
+        return HttpMessage(start, headers, body, self._head)
 
 
 def _head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:

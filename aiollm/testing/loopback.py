@@ -17,6 +17,7 @@ from aiollm.testing.marks import override
 from aiollm.testing.thread import in_thread
 
 OnConnect: TypeAlias = Literal["serve", "close", "reset", "deaf"]
+"""What becomes of a new connection."""
 
 
 class LoopbackOptions(TypedDict, total=False):

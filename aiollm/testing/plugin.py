@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiollm.testing.faultserver import FaultScript, FaultServer
     from aiollm.testing.gate import Gate
     from aiollm.testing.loopback import Loopback, LoopbackOptions
-    from aiollm.testing.replay import Match, Pieces, ReplayServer
+    from aiollm.testing.replay import PieceSize, ReplayServer, RequestMatch
     from aiollm.testing.thread import LoopThread
 
 
@@ -45,8 +45,8 @@ class StartReplayServer(Protocol):
         self,
         *sources: Exchange | str | Path,
         names: Sequence[str] = (),
-        pieces: Pieces = "recorded",
-        match: Match = "path",
+        pieces: PieceSize = "recorded",
+        match: RequestMatch = "path",
         between: Gate | Pause | None = None,
         **options: Unpack[LoopbackOptions],
     ) -> ReplayServer:

@@ -11,8 +11,8 @@ from typing import Unpack
 from urllib.parse import urlsplit
 
 from aiollm.testing.cassette import Ending, Exchange, dump, ending_of
-from aiollm.testing.connection import Steps
-from aiollm.testing.faults import End, Step
+from aiollm.testing.connection import AnswerSteps
+from aiollm.testing.faults import AnswerStep, End
 from aiollm.testing.http1 import HEAD_END, Parser
 from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
@@ -78,11 +78,11 @@ class Recorder(Loopback):
         self.path.write_bytes(dump(self.exchanges))
 
     @override
-    def answer(self, request: SeenRequest) -> Steps:
+    def answer(self, request: SeenRequest) -> AnswerSteps:
         """Return the upstream's response as it arrives."""
         return self._forward(request)
 
-    async def _forward(self, request: SeenRequest) -> AsyncIterator[Step]:
+    async def _forward(self, request: SeenRequest) -> AsyncIterator[AnswerStep]:
         host = self._upstream.hostname
         port = self._upstream.port or (443 if self._context else 80)
         reader, writer = await asyncio.open_connection(host, port, ssl=self._context)

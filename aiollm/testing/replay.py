@@ -11,16 +11,16 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from aiollm.testing.cassette import Exchange, load, pick
-from aiollm.testing.connection import Steps
-from aiollm.testing.faults import Answer, End, Pause, Step, steps
+from aiollm.testing.connection import AnswerSteps
+from aiollm.testing.faults import Answer, AnswerStep, End, Pause, steps
 from aiollm.testing.gate import Gate
 from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest
 
-Pieces: TypeAlias = Literal["recorded", "whole"] | int
+PieceSize: TypeAlias = Literal["recorded", "whole"] | int
 """How a response is cut: as it arrived, not at all, or into so many bytes each."""
-Match: TypeAlias = Literal["path", "body"] | Callable[[SeenRequest, Exchange], bool]
+RequestMatch: TypeAlias = Literal["path", "body"] | Callable[[SeenRequest, Exchange], bool]
 """What makes a request the recorded one, besides its method and path: nothing, or its body."""
 
 
@@ -38,19 +38,19 @@ class ReplayServer(Loopback):
         self,
         *sources: Exchange | str | Path,
         names: Sequence[str] = (),
-        pieces: Pieces = "recorded",
-        match: Match = "path",
+        pieces: PieceSize = "recorded",
+        match: RequestMatch = "path",
         between: Gate | Pause | None = None,
         **options: Unpack[LoopbackOptions],
     ) -> None:
         super().__init__(**options)
-        self.pieces: Pieces = pieces
+        self.pieces: PieceSize = pieces
         self.between = between
         self.unmatched: int = 0
         self.exchanges: tuple[Exchange, ...] = ()
         self._sources = sources
         self._names = tuple(names)
-        self._match: Match = match
+        self._match: RequestMatch = match
         self._used: set[int] = set()
 
     @override
@@ -59,7 +59,7 @@ class ReplayServer(Loopback):
         self.exchanges = await asyncio.to_thread(_read, self._sources, self._names)
 
     @override
-    def answer(self, request: SeenRequest) -> Steps:
+    def answer(self, request: SeenRequest) -> AnswerSteps:
         """Return the recorded response of the first exchange that is not used yet."""
         found = [index for index, one in enumerate(self.exchanges) if self._matches(request, one)]
         if not found:
@@ -86,7 +86,7 @@ class ReplayServer(Loopback):
         message = f"nothing recorded for {request.method} {request.path}"
         return Answer(404, {}, {"error": {"message": message, "recorded": known}})
 
-    def _play(self, one: Exchange) -> Iterator[Step]:
+    def _play(self, one: Exchange) -> Iterator[AnswerStep]:
         for piece in cut(one.pieces, self.pieces):
             if self.between is not None:
                 yield self.between
@@ -102,7 +102,7 @@ def _read(sources: Sequence[Exchange | str | Path], names: Sequence[str]) -> tup
     return pick(exchanges, names) if names else tuple(exchanges)
 
 
-def cut(pieces: Sequence[bytes], how: Pieces) -> Iterator[bytes]:
+def cut(pieces: Sequence[bytes], how: PieceSize) -> Iterator[bytes]:
     """Cut a response anew: `recorded`, `whole`, or so many bytes each."""
     match how:
         case "recorded":

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from aiollm.testing.gate import WITHIN, Signal
-from aiollm.testing.http1 import Message
+from aiollm.testing.http1 import HttpMessage
 
 
 class SeenRequest(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class SeenRequest(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
-def seen(message: Message, at: float, connection: int) -> SeenRequest:
+def seen(message: HttpMessage, at: float, connection: int) -> SeenRequest:
     """Make the record of a parsed request."""
     method, target, *_ = message.start.split()
     parts = urlsplit(target)

@@ -10,12 +10,11 @@ import msgspec
 from aiollm.testing.faults import Answer, Pause, Piece
 from aiollm.testing.gate import Gate
 
-Data: TypeAlias = str | bytes | Mapping[str, Any]
+EventData: TypeAlias = str | bytes | Mapping[str, Any]
 """The data of an event: text, or a value that becomes JSON."""
-Wait: TypeAlias = Gate | Pause
 
 
-def _data(value: Data) -> bytes:
+def _data(value: EventData) -> bytes:
     match value:
         case str():
             return value.encode()
@@ -25,7 +24,7 @@ def _data(value: Data) -> bytes:
             return msgspec.json.encode(value)
 
 
-def _event(item: Data | tuple[str, Data]) -> bytes:
+def _event(item: EventData | tuple[str, EventData]) -> bytes:
     match item:
         case (str() as name, data):
             return b"event: %b\ndata: %b\n\n" % (name.encode(), _data(data))
@@ -33,7 +32,7 @@ def _event(item: Data | tuple[str, Data]) -> bytes:
             return b"data: %b\n\n" % _data(data)
 
 
-def sse(*items: Data | tuple[str, Data] | Wait) -> Answer:
+def sse(*items: EventData | tuple[str, EventData] | Gate | Pause) -> Answer:
     """Return a stream of server-sent events, one HTTP chunk each.
 
     An item is an event's data, a pair of name and data, or a gate or pause before the next.
@@ -42,7 +41,7 @@ def sse(*items: Data | tuple[str, Data] | Wait) -> Answer:
     return Answer(200, {"content-type": "text/event-stream"}, pieces, "chunked")
 
 
-def ndjson(*items: Data | Wait) -> Answer:
+def ndjson(*items: EventData | Gate | Pause) -> Answer:
     """Return a stream of JSON lines, one HTTP chunk each; gates and pauses as in `sse`."""
     pieces = tuple(
         item if isinstance(item, Gate | Pause) else _data(item) + b"\n" for item in items
@@ -51,7 +50,7 @@ def ndjson(*items: Data | Wait) -> Answer:
 
 
 def chat(
-    *items: str | Mapping[str, Any] | Wait,
+    *items: str | Mapping[str, Any] | Gate | Pause,
     finish: str | None = "stop",
     usage: tuple[int, int] | None = (3, 2),
     done: bool = True,

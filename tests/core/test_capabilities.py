@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import pytest
 
 from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, Row, lookup
-from aiollm.dsn import Options
+from aiollm.dsn import DsnOptions
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
 from aiollm.providers.ollama.codec import OllamaCodec
@@ -126,7 +126,7 @@ class TestProvider:
     def test_options_win_over_facts_and_facts_over_rows(self) -> None:
         provider = Provider(
             "x", "openai", "https://api.x.ai", OllamaCodec(), rows_of="openai",
-            options=Options(max_images=0, max_image_bytes=10, max_image_dimension=20),
+            options=DsnOptions(max_images=0, max_image_bytes=10, max_image_dimension=20),
             facts={"max_images_per_request": 5, "documents": True},
         )  # fmt: skip
         found = provider.capabilities("grok-5")
@@ -155,7 +155,7 @@ class TestRowsOfACodec:
         provider = Provider(
             "a", "acme", "https://x/v1", AcmeCodec(),
             learned={"m": {"images": True, "audio": False, "max_body_bytes": 6}},
-            facts={"audio": True, "max_body_bytes": 7}, options=Options(max_images=3),
+            facts={"audio": True, "max_body_bytes": 7}, options=DsnOptions(max_images=3),
         )  # fmt: skip
         assert provider.capabilities("m") == Capabilities(
             audio=True, max_body_bytes=7, max_images_per_request=3

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aiollm.dsn import Dsn, Options, Secret, parse_dsn
+from aiollm.dsn import Dsn, DsnOptions, Secret, parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.ollama.codec import OllamaCodec
@@ -76,18 +76,18 @@ def test_the_base_url_is_https_unless_the_scheme_or_the_dsn_says_otherwise(text,
 @pytest.mark.parametrize(
     ("query", "options"),
     [
-        ("", Options()),
-        ("max_concurrency=4", Options(max_concurrency=4)),
+        ("", DsnOptions()),
+        ("max_concurrency=4", DsnOptions(max_concurrency=4)),
         ("connect_timeout=0.5&first_output_timeout=120&idle_timeout=1e2",
-         Options(connect_timeout=0.5, first_output_timeout=120.0, idle_timeout=100.0)),
+         DsnOptions(connect_timeout=0.5, first_output_timeout=120.0, idle_timeout=100.0)),
         ("max_images=0&max_image_bytes=1000&max_image_dimension=2000",
-         Options(max_images=0, max_image_bytes=1000, max_image_dimension=2000)),
-        ("api=responses", Options(api="responses")),
-        ("api=chat&", Options(api="chat")),
+         DsnOptions(max_images=0, max_image_bytes=1000, max_image_dimension=2000)),
+        ("api=responses", DsnOptions(api="responses")),
+        ("api=chat&", DsnOptions(api="chat")),
         ("rpm=500&tpm=2e5&itpm=1.5&otpm=1&wait=2",
-         Options(rpm=500.0, tpm=200000.0, itpm=1.5, otpm=1.0, wait=2.0)),
-        ("max_concurrency=auto", Options(max_concurrency="auto")),
-        ("max%5Fimages=%37", Options(max_images=7)),
+         DsnOptions(rpm=500.0, tpm=200000.0, itpm=1.5, otpm=1.0, wait=2.0)),
+        ("max_concurrency=auto", DsnOptions(max_concurrency="auto")),
+        ("max%5Fimages=%37", DsnOptions(max_images=7)),
     ],
 )  # fmt: skip
 def test_options_are_typed(query, options) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aiollm import Limits
-from aiollm.dsn import Options, parse_dsn
+from aiollm.dsn import DsnOptions, parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
@@ -35,7 +35,7 @@ def test_a_rate_is_any_number_above_0(name, value) -> None:
     "value", [0, -1, -0.0, math.nan, math.inf, -math.inf, True, "60", [60], 10**400], ids=repr
 )
 def test_no_rate_is_anything_else(name, value) -> None:
-    for kind in (Limits, Options):
+    for kind in (Limits, DsnOptions):
         with pytest.raises(ConfigError) as caught:
             kind(**{name: value})
         assert str(caught.value) == f"{name} is {value!r:.80}: {NUMBER}"
@@ -45,7 +45,7 @@ def test_no_rate_is_anything_else(name, value) -> None:
 def test_the_streams_at_a_time_are_a_number_or_a_word(value) -> None:
     assert Limits(max_concurrency=value).max_concurrency == value
     options = parse_dsn(f"openai://h?max_concurrency={value}").options
-    assert options == Options(max_concurrency=value)
+    assert options == DsnOptions(max_concurrency=value)
     assert provider(options=options).max_concurrency == value
 
 
@@ -100,7 +100,7 @@ def test_without_options_nothing_is_limited() -> None:
 
 def test_limits_in_code_win_over_options_one_by_one() -> None:
     row = provider(
-        options=Options(rpm=60, tpm=1000, max_concurrency=4),
+        options=DsnOptions(rpm=60, tpm=1000, max_concurrency=4),
         limits={"*": Limits(rpm=10, max_concurrency="auto"), "m": Limits(otpm=5)},
     )
     own = Limits(rpm=10, tpm=1000, max_concurrency="auto")
@@ -110,5 +110,5 @@ def test_limits_in_code_win_over_options_one_by_one() -> None:
 
 
 def test_limits_that_say_nothing_of_streams_leave_the_option() -> None:
-    row = provider(options=Options(max_concurrency=4), limits={"*": Limits(rpm=10)})
+    row = provider(options=DsnOptions(max_concurrency=4), limits={"*": Limits(rpm=10)})
     assert row.max_concurrency == 4

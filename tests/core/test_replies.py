@@ -38,9 +38,9 @@ from aiollm.providers.error_replies import (
     MAX_WORD,
     Fault,
     Rule,
-    build,
     duration,
     error_from,
+    error_from_fault,
     fault_of,
     is_context_length,
     retry_after,
@@ -149,8 +149,8 @@ def test_the_table_of_statuses_is_tested_whole() -> None:
     ],
 )  # fmt: skip
 def test_inside_a_stream_a_code_that_is_a_status_counts_as_one(code, kind) -> None:
-    assert type(build(fault_of({"code": code}))) is kind
-    assert type(build(fault_of({"code": code}), status=500)) is ServerError
+    assert type(error_from_fault(fault_of({"code": code}))) is kind
+    assert type(error_from_fault(fault_of({"code": code}), status=500)) is ServerError
 
 
 class TestRows:
@@ -182,15 +182,18 @@ class TestRows:
 
     def test_a_row_brings_a_wait_only_where_nothing_else_does(self) -> None:
         busy = Fault("server busy")
-        assert build(busy, self.ROWS).retry_after == 2.0
-        assert build(busy, self.ROWS, hint=7.0).retry_after == 7.0
-        assert build(busy, self.ROWS, hint=0.0).retry_after == 0.0
-        assert build(busy, self.ROWS, hint=7.0, headers={"retry-after": "3"}).retry_after == 3.0
-        assert build(Fault("other"), self.ROWS).retry_after is None
+        assert error_from_fault(busy, self.ROWS).retry_after == 2.0
+        assert error_from_fault(busy, self.ROWS, hint=7.0).retry_after == 7.0
+        assert error_from_fault(busy, self.ROWS, hint=0.0).retry_after == 0.0
+        assert (
+            error_from_fault(busy, self.ROWS, hint=7.0, headers={"retry-after": "3"}).retry_after
+            == 3.0
+        )
+        assert error_from_fault(Fault("other"), self.ROWS).retry_after is None
 
     @pytest.mark.parametrize("hint", [math.nan, math.inf, -1.0])
     def test_a_hint_that_is_no_wait_is_ignored(self, hint) -> None:
-        assert build(Fault("x"), hint=hint).retry_after is None
+        assert error_from_fault(Fault("x"), hint=hint).retry_after is None
 
 
 CONTEXT_TEXTS = [
@@ -213,7 +216,7 @@ class TestContextLength:
     @pytest.mark.parametrize("text", CONTEXT_TEXTS)
     @pytest.mark.parametrize("status", [0, 400, 413, 422, 500])
     def test_is_told_by_its_texts(self, text, status) -> None:
-        assert type(build(Fault(text), status=status)) is ContextLengthError
+        assert type(error_from_fault(Fault(text), status=status)) is ContextLengthError
 
     @pytest.mark.parametrize("text", [*CONTEXT_TEXTS, "too many tokens"])
     @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ class TestContextLength:
         ],
     )  # fmt: skip
     def test_is_never_read_into_a_status_that_means_something_else(self, text, status, kind):
-        assert type(build(Fault(text), status=status)) is kind
+        assert type(error_from_fault(Fault(text), status=status)) is kind
 
     @pytest.mark.parametrize("code", ["context_length_exceeded", "exceed_context_size_error"])
     def test_is_told_by_its_codes(self, code) -> None:
@@ -280,11 +283,11 @@ class TestBodies:
         assert len(error_from(reply(long.encode())).message) == MAX_MESSAGE
 
     def test_an_error_without_a_message_says_so(self) -> None:
-        assert build(Fault()).message == "the provider gave no message"
+        assert error_from_fault(Fault()).message == "the provider gave no message"
 
     def test_the_code_is_the_type_where_there_is_none(self) -> None:
-        assert build(Fault(code="c", type="t")).code == "c"
-        assert build(Fault(type="t")).code == "t"
+        assert error_from_fault(Fault(code="c", type="t")).code == "c"
+        assert error_from_fault(Fault(type="t")).code == "t"
 
     def test_the_id_of_the_request_is_kept(self) -> None:
         assert error_from(reply({}, x_request_id="r1")).request_id == "r1"

@@ -27,6 +27,8 @@ def test_every_block_of_the_page_passes(pytester):
 def test_the_page_names_every_fault_and_server_of_the_kit():
     helpers = {"Counts", "Exchange", "FakeCall", "Fault", "FaultScript", "Script"}
     helpers |= {"LoopbackOptions", "SeenConnection", "SeenRequest", "ToolCallStep", "load"}
+    helpers |= {"AnswerStep", "AnswerSteps", "Ending", "EventData", "HttpMessage", "OnConnect"}
+    helpers |= {"Piece", "PieceSize", "RequestMatch", "Sleep"}
     missing = {name for name in aiollm.testing.__all__ if name not in PAGE} - helpers
     assert not missing
 

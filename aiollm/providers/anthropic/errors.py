@@ -24,7 +24,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import Rule, build, error_from, fault_of
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault, fault_of
 
 RULES = (
     Rule(
@@ -111,7 +111,7 @@ def error(reply: HttpResponse) -> ProviderError:
     code, request_id = _error_code(value), _request_id(value)
     if not code:
         return error_from(reply, RULES, hint=hint, request_id=request_id)
-    return build(
+    return error_from_fault(
         msgspec.structs.replace(fault_of(value), code=code),
         RULES,
         status=reply.status,
@@ -128,7 +128,7 @@ def stream_error(value: Any, frame: bytes) -> ProviderError:
     code = _error_code(value)
     if code:
         fault = msgspec.structs.replace(fault, code=code)
-    return build(fault, RULES, request_id=_request_id(value), body=frame)
+    return error_from_fault(fault, RULES, request_id=_request_id(value), body=frame)
 
 
 def _error_code(value: Any) -> str:

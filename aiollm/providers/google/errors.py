@@ -26,7 +26,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import Rule, build, duration, error_from, fault_of
+from aiollm.providers.error_replies import Rule, duration, error_from, error_from_fault, fault_of
 
 _PER_DAY = "QUOTA_PER_DAY"
 _NO_QUOTA = "QUOTA_ZERO"
@@ -127,7 +127,7 @@ def body_error(
     if word == _PER_DAY:
         hint = (_MIDNIGHT - (time.time() if now is None else now)) % _DAY
     fault = msgspec.structs.replace(fault, code=word)
-    return build(fault, RULES, status=status, headers=headers, hint=hint, body=body)
+    return error_from_fault(fault, RULES, status=status, headers=headers, hint=hint, body=body)
 
 
 def ending_error(raw: str, message: str) -> ProviderError | None:

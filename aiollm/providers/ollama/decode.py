@@ -11,7 +11,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import new_call_id, one_more_call
-from aiollm.providers.error_replies import build, fault_of
+from aiollm.providers.error_replies import error_from_fault, fault_of
 from aiollm.providers.ollama.errors import RULES
 from aiollm.types import (
     Certainty,
@@ -136,7 +136,7 @@ class OllamaDecoder:
         line = self._decode(frame)
         if line.error:
             fault = fault_of({"error": line.error})
-            raise build(fault, RULES, status=line.status_code or 0, body=frame)
+            raise error_from_fault(fault, RULES, status=line.status_code or 0, body=frame)
         if line.message is not None:
             self._message(line.message, out)
         if line.done:

@@ -30,9 +30,9 @@ from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import (
     Fault,
     Rule,
-    build,
     duration,
     error_from,
+    error_from_fault,
     fault_of,
     is_context_length,
     retry_after,
@@ -201,7 +201,7 @@ def _error(
         rules = (Rule(RequestTooLargeError), *RULES)
     elif not status and not is_context_length(fault, status, fault.message):
         rules = (*RULES, _IN_STREAM)
-    return build(fault, rules, status=status, headers=headers, hint=hint, body=body)
+    return error_from_fault(fault, rules, status=status, headers=headers, hint=hint, body=body)
 
 
 def _never_fits(message: str) -> bool:

@@ -1,0 +1,90 @@
+"""A codec author's kit: all that it takes to write a wire outside of aiollm.
+
+`docs/adding-a-provider.md` shows how. A codec is pure: it turns a `Request` into an `HttpRequest`
+and the frames of the reply into items, and does no IO.
+"""
+
+from aiollm._wire.body import Blob, Body, json_body
+from aiollm._wire.framing import NDJSON, SSE, NamedSSE
+from aiollm._wire.image_type import image_mime
+from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
+from aiollm._wire.schema import json_schema
+from aiollm.capabilities import Row
+from aiollm.dsn import DsnOptions
+from aiollm.provider import (
+    Adapter,
+    Codec,
+    Decoder,
+    Framer,
+    HttpRequest,
+    HttpResponse,
+    ImageCodec,
+    ImageDecoder,
+    Operation,
+    Reply,
+    Transport,
+)
+from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.encoding import (
+    Warnings,
+    bearer_headers,
+    conversation,
+    merge,
+    sole_text,
+    system_text,
+)
+from aiollm.providers.error_replies import (
+    Fault,
+    Rule,
+    error_from,
+    error_from_fault,
+    fault_of,
+)
+from aiollm.providers.schemes import codec_of
+from aiollm.types import Item, Notice, UsageUpdate
+
+__all__ = [
+    "NDJSON",
+    "SSE",
+    "Adapter",
+    "Blob",
+    "Body",
+    "Codec",
+    "Decoder",
+    "DsnOptions",
+    "Fault",
+    "Framer",
+    "HttpRequest",
+    "HttpResponse",
+    "ImageCodec",
+    "ImageDecoder",
+    "Item",
+    "NamedSSE",
+    "Notice",
+    "Operation",
+    "Reply",
+    "Row",
+    "Rule",
+    "SurrogateJoiner",
+    "Transport",
+    "UsageUpdate",
+    "Warnings",
+    "bearer_headers",
+    "codec_of",
+    "conversation",
+    "decode",
+    "decode_leniently",
+    "error_from",
+    "error_from_fault",
+    "fault_of",
+    "image_mime",
+    "json_body",
+    "json_schema",
+    "load",
+    "mend",
+    "merge",
+    "new_call_id",
+    "one_more_call",
+    "sole_text",
+    "system_text",
+]

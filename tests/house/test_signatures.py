@@ -1,0 +1,186 @@
+"""Whatever a public signature mentions can itself be imported from a documented place."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PUBLIC = (
+    "aiollm",
+    "aiollm.codecs",
+    "aiollm.events",
+    "aiollm.local",
+    "aiollm.media",
+    "aiollm.otel",
+    "aiollm.servers",
+    "aiollm.testing",
+)
+"""The modules that users import from: the package, and one for each topic."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Definition(NamedTuple):
+    """A name where it is defined; a function has a node for each overload."""
+
+    module: str
+    name: str
+    nodes: tuple[ast.stmt, ...]
+
+
+def not_made_by_hand() -> frozenset[str]:
+    """Return the classes whose constructor is aiollm's own, as the reference has it."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return frozenset(module.NOT_MADE_BY_HAND.split())
+
+
+@functools.cache
+def statements(module: str) -> tuple[ast.stmt, ...]:
+    """Return what a module does at its top, imports for typing alone included."""
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text()).body
+    nested = [each for node in body if isinstance(node, ast.If) for each in node.body]
+    return (*body, *nested)
+
+
+@functools.cache
+def definition(module: str, name: str) -> Definition | None:
+    """Find what a name stands for in a module, None where it is not aiollm's."""
+    nodes: list[ast.stmt] = []
+    for node in statements(module):
+        match node:
+            case ast.ImportFrom(module=str(source), names=names) if source.startswith("aiollm"):
+                for each in names:
+                    if name == (each.asname or each.name):
+                        return definition(source, each.name)
+            case ast.ClassDef(name=found) | ast.FunctionDef(name=found):
+                nodes += [node] if found == name else []
+            case ast.AsyncFunctionDef(name=found) | ast.AnnAssign(target=ast.Name(id=found)):
+                nodes += [node] if found == name else []
+    return Definition(module, name, tuple(nodes)) if nodes else None
+
+
+def names_of(module: str) -> list[str]:
+    """Return a module's `__all__`."""
+    for node in statements(module):
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=listed):
+                return [name for name in ast.literal_eval(listed) if name != "__version__"]
+    raise AssertionError(f"{module} has no __all__")
+
+
+def mentioned(annotation: ast.expr | None) -> Iterator[str]:
+    """Yield the names in an annotation, those in quotes included."""
+    match annotation:
+        case None | ast.Subscript(value=ast.Name(id="Literal")):
+            return
+        case ast.Name(id=name):
+            yield name
+        case ast.Constant(value=str(text)):
+            yield from mentioned(ast.parse(text, mode="eval").body)
+        case _:
+            for child in ast.iter_child_nodes(annotation):
+                if isinstance(child, ast.expr):
+                    yield from mentioned(child)
+
+
+def of_function(node: Function) -> Iterator[str]:
+    """Yield the names in a signature."""
+    args = node.args
+    for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg):
+        if arg is not None:
+            yield from mentioned(arg.annotation)
+    yield from mentioned(node.returns)
+
+
+def of_attributes(node: Function) -> Iterator[str]:
+    """Yield the names in the annotations of public attributes that a constructor sets."""
+    for each in ast.walk(node):
+        match each:
+            case ast.AnnAssign(target=ast.Attribute(ast.Name("self"), attr), annotation=found):
+                yield from () if attr.startswith("_") else mentioned(found)
+
+
+def is_public(name: str) -> bool:
+    """Say whether users may use a member, operators included."""
+    return not name.startswith("_") or name.endswith("__")
+
+
+def of_class(module: str, node: ast.ClassDef, private: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) for all that the members of a class and its bases mention."""
+    body = [*node.body, *(x for each in node.body if isinstance(each, ast.If) for x in each.body)]
+    for each in body:
+        match each:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=found) if is_public(name):
+                yield from ((module, other) for other in mentioned(found))
+            case ast.FunctionDef(name="__init__"):
+                yield from ((module, other) for other in of_attributes(each))
+                if "__init__" not in private:
+                    yield from ((module, other) for other in of_function(each))
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if is_public(name):
+                yield from ((module, other) for other in of_function(each))
+    made_here = any(isinstance(each, ast.FunctionDef) and each.name == "__init__" for each in body)
+    for base in node.bases:
+        root = base.value if isinstance(base, ast.Subscript) else base
+        found = definition(module, root.id) if isinstance(root, ast.Name) else None
+        for above in found.nodes if found is not None else ():
+            hidden = private | ({"__init__"} if made_here else set())
+            if isinstance(above, ast.ClassDef):
+                yield from of_class(found.module, above, hidden)
+
+
+def mentions(found: Definition, private: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) for all that the signatures of a definition mention."""
+    for node in found.nodes:
+        match node:
+            case ast.ClassDef():
+                yield from of_class(found.module, node, private)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield from ((found.module, name) for name in of_function(node))
+            case ast.AnnAssign(annotation=ast.Name(id="TypeAlias"), value=value):
+                yield from of_alias(found.module, value, {found.name})
+            case ast.AnnAssign(annotation=annotation):
+                yield from ((found.module, name) for name in mentioned(annotation))
+
+
+def of_alias(module: str, value: ast.expr | None, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) for the classes that an alias is made of, aliases in it resolved."""
+    for name in mentioned(value):
+        match definition(module, name):
+            case Definition(nodes=(ast.AnnAssign(value=inner),)) as other:
+                if name not in seen:
+                    yield from of_alias(other.module, inner, seen | {name})
+            case _:
+                yield module, name
+
+
+def exported() -> dict[tuple[str, str], Definition]:
+    """Return all public names by where they are defined."""
+    found = [definition(module, name) for module in PUBLIC for name in names_of(module)]
+    return {(each.module, each.name): each for each in found if each is not None}
+
+
+def test_every_public_name_is_found() -> None:
+    for module in PUBLIC:
+        for name in names_of(module):
+            assert definition(module, name) is not None, f"{module}.{name}"
+
+
+def test_what_signatures_mention_is_public() -> None:
+    private = not_made_by_hand()
+    names = exported()
+    missing = {
+        f"{other.module}.{other.name} in {found.module}.{found.name}"
+        for found in names.values()
+        for place in mentions(found, frozenset({"__init__"} if found.name in private else ()))
+        if (other := definition(*place)) and (other.module, other.name) not in names
+    }
+    assert not missing, "\n".join(sorted(missing))
