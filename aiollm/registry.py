@@ -280,7 +280,7 @@ class Registry:
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
     async def generate_images(
-        self, spec: str | Plan, request: str | ImageRequest, **options: Any
+        self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageResult:
         """Make images, along a chain like any call; `options` are those of `stream_images`.
 

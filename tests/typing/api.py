@@ -99,6 +99,7 @@ def requests() -> None:
 async def images(reg: Registry) -> None:
     """Images come from a prompt or a request."""
     assert_type(await reg.generate_images("a/x", "a boat"), ImageResult)
+    assert_type(await reg.generate_images("a/x", "a boat", retries=0, stagger=1.0), ImageResult)
     async with reg.stream_images("a/x", ImageRequest("a boat", partial_images=2)) as stream:
         assert_type(stream, ImageStream)
 

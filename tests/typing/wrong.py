@@ -40,6 +40,8 @@ async def calls(reg: Registry) -> None:
     reg.stream("a/x", "hi", timeout=5)  # type: ignore[call-arg]
     reg.stream("a/x", "hi", on_interrupt="retry")  # type: ignore[arg-type]
     await reg.generate("a/x", "hi", output=int).text  # type: ignore[attr-defined]
+    await reg.generate_images("a/x", "a boat", timeout=5)  # type: ignore[call-arg]
+    await reg.generate_images("a/x", "a boat", retries="2")  # type: ignore[arg-type]
     async for chunk in reg.stream("a/x", "hi"):
         chunk.usage  # type: ignore[union-attr]  # noqa: B018
         match chunk:
