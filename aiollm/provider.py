@@ -54,7 +54,7 @@ class HttpResponse(msgspec.Struct, frozen=True):
 
 
 class Framer(Protocol[Frame]):
-    """Bytes to frames; the classes of `framing.py` are framers."""
+    """Bytes to frames; `SSE`, `NamedSSE` and `NDJSON` are framers."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes. Raises: ProtocolError."""
@@ -131,7 +131,7 @@ class ImageDecoder(Protocol):
 class ImageCodec(Protocol):
     """A wire translator for making images, pure and stateless.
 
-    It never sees large files: `base64_stream.Lift` has put in stand-ins that begin as they do.
+    It never sees large files: stand-ins that begin as they do have taken their place.
     """
 
     def encode_images(

@@ -76,7 +76,8 @@ async def test_the_block_runs(block, world):
             "clear": lambda: None,
             "count": lambda usage: None,
         }
-        code = compile(block, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(block, "page", "exec", flags, dont_inherit=True)
         value = eval(code, names)
         if inspect.isawaitable(value):
             await value

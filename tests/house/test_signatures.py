@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -184,3 +185,16 @@ def test_what_signatures_mention_is_public() -> None:
         if (other := definition(*place)) and (other.module, other.name) not in names
     }
     assert not missing, "\n".join(sorted(missing))
+
+
+def test_the_docs_and_examples_import_from_public_modules_alone() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    private = {
+        f"{page.name}: {module}"
+        for page in pages
+        for module in re.findall(
+            r"^\s*(?:from|import) (aiollm[\w.]*)", page.read_text(), re.MULTILINE
+        )
+        if module not in PUBLIC
+    }
+    assert not private
