@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.durations import number
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
 from aiollm._wire.web_page import WEB_PAGE, is_web_page
@@ -265,11 +266,11 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     Order: `retry-after-ms`, `retry-after` in seconds, `retry-after` as a date (past = 0).
     `now` is Unix time.
     """
-    milliseconds = _number(headers.get("retry-after-ms", ""))
+    milliseconds = number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return milliseconds / 1000
     text = headers.get("retry-after", "").strip()
-    seconds = _number(text)
+    seconds = number(text)
     if seconds is not None or not text or text[:1] in "+-.0123456789":
         return seconds
     from email.utils import parsedate_to_datetime  # dates are rare here, and this is slow
@@ -281,24 +282,3 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return max(0.0, seconds - (time.time() if now is None else now))
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        return None
-    return value if 0 <= value < math.inf else None
-
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def duration(text: str) -> float | None:
-    """Read a duration such as `38.2s`, `6m0s`, `1h2m3.5s` or `340ms`, in seconds."""
-    found = _DURATION.findall(text)
-    if not found or "".join(number + unit for number, unit in found) != text:
-        return None
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in found)
-    return seconds if seconds < math.inf else None

@@ -38,7 +38,6 @@ from aiollm.providers.error_replies import (
     MAX_WORD,
     Fault,
     Rule,
-    duration,
     error_from,
     error_from_fault,
     fault_of,
@@ -393,26 +392,6 @@ class TestRetryAfter:
     )
     def test_is_never_negative_nor_endless(self, first, second) -> None:
         seconds = retry_after({"retry-after-ms": first, "retry-after": second}, NOW)
-        assert seconds is None or 0 <= seconds < math.inf
-
-
-class TestDuration:
-    @pytest.mark.parametrize(
-        ("text", "seconds"),
-        [
-            ("0s", 0.0), ("38s", 38.0), ("38.281s", 38.281), ("340ms", 0.34), ("6m0s", 360.0),
-            ("1h2m3.5s", 3723.5), ("12ms", 0.012), ("1.5h", 5400.0),
-            ("", None), ("s", None), ("5", None), ("5 s", None), ("-5s", None), ("5s ", None),
-            ("5d", None), ("1.s", None), ("5sx", None), ("x5s", None), ("nan", None),
-            ("\u0665s", None), ("9" * 400 + "s", None), ("9" * 308 + "h", None),
-        ],
-    )  # fmt: skip
-    def test_is_read(self, text, seconds) -> None:
-        assert duration(text) == (None if seconds is None else pytest.approx(seconds))
-
-    @given(text=st.text("0123456789.hms") | st.text())
-    def test_is_never_negative_nor_endless(self, text) -> None:
-        seconds = duration(text)
         assert seconds is None or 0 <= seconds < math.inf
 
 

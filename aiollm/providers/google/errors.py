@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.durations import duration
 from aiollm._wire.lenient import load
 from aiollm.errors import (
     AuthenticationError,
@@ -26,7 +27,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import Rule, duration, error_from, error_from_fault, fault_of
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault, fault_of
 
 _PER_DAY = "QUOTA_PER_DAY"
 _NO_QUOTA = "QUOTA_ZERO"

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.durations import duration
 from aiollm._wire.lenient import load
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import (
@@ -30,7 +31,6 @@ from aiollm.provider import HttpResponse
 from aiollm.providers.error_replies import (
     Fault,
     Rule,
-    duration,
     error_from,
     error_from_fault,
     fault_of,
