@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import json
 import re
@@ -78,6 +79,7 @@ async def test_the_block_runs(block, world):
         }
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code = compile(block, "page", "exec", flags, dont_inherit=True)
-        value = eval(code, names)
-        if inspect.isawaitable(value):
+        if "asyncio.run(" in block:  # a complete program needs a thread without a loop
+            await asyncio.to_thread(exec, code, names)
+        elif inspect.isawaitable(value := eval(code, names)):
             await value
