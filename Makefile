@@ -1,4 +1,4 @@
-# Everything runs in .venv, which scripts/setup makes and keeps up to date.
+# Everything runs in .venv, which scripts/setup creates and keeps up to date.
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format reference package bench coverage clean
 
@@ -7,16 +7,16 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: ## watch a failover: a dead target, then a real local model
+demo: ## watch a failover from a dead target to a real local model
 	@scripts/setup demo
 	@python examples/demo.py
 
-test: ## run the whole test suite, the real llama.cpp server included
+test: ## run the whole test suite, including a real llama.cpp server
 	@scripts/setup dev
 	@scripts/setup peers
 	python -m pytest $(ARGS)
 
-lint: ## check style, types, the public surface and the layers
+lint: ## check style, types, the typed sample and the import contracts
 	@scripts/setup dev
 	ruff check
 	ruff format --check
@@ -24,7 +24,7 @@ lint: ## check style, types, the public surface and the layers
 	pyright
 	lint-imports --no-cache
 
-package: ## build the sdist and the wheel into dist/, and prove that they are whole
+package: ## build the sdist and the wheel into dist/, and check that they are complete
 	@scripts/setup dev
 	python scripts/package.py
 
@@ -33,7 +33,7 @@ format: ## apply the formatter and the safe fixes
 	ruff check --fix
 	ruff format
 
-reference: ## write docs/reference.md from the docstrings
+reference: ## regenerate docs/reference.md from the docstrings
 	@scripts/setup dev
 	python scripts/reference.py
 
@@ -45,9 +45,9 @@ coverage: ## run the tests and report the lines and branches they missed
 	coverage combine -q
 	coverage report
 
-bench: ## measure beside peers: all, or e.g. ARGS="--quick --only openai"
+bench: ## measure aiollm and its peers: all, or e.g. ARGS="--quick --only openai"
 	@scripts/setup dev
 	python benchmarks/run.py $(ARGS)
 
-clean: ## remove the environments and every cache
+clean: ## remove dist/, the environments and every cache
 	rm -rf dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
