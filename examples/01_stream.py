@@ -1,4 +1,4 @@
-"""Stream an answer, piece by piece, from one target: LLM_M5=ollama+http://m5.local:11434."""
+"""Stream an answer from one target. Needs LLM_M5=ollama+http://m5.local:11434 or another DSN."""
 
 from __future__ import annotations
 

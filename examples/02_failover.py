@@ -23,7 +23,7 @@ async def main() -> None:
 async def answer(reg: Registry) -> None:
     async with reg.stream(CHAIN, "Tell me a story.") as stream:
         async for chunk in stream:
-            if isinstance(chunk, Restart):  # what was shown so far is void
+            if isinstance(chunk, Restart):  # everything shown so far is void
                 print(f"\n-- {chunk.target} starts again: {chunk.reason}")
             print(chunk.text, end="", flush=True)
         print()

@@ -9,7 +9,7 @@ from aiollm import Registry
 
 async def main() -> None:
     async with Registry() as reg:
-        # The second starts 0.2 s after the first; without a figure the registry learns one.
+        # The second target starts 0.2 s after the first. By default the registry learns the delay.
         response = await reg.generate("m5/qwen3:30b|m1/qwen3:30b", "Hello!", stagger=0.2)
         print(response.text)
         for attempt in response.attempts:

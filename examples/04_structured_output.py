@@ -1,4 +1,4 @@
-"""Ask for a type, get a value of it; a reply that does not fit goes back to the model once."""
+"""Ask for a type and get a value; a reply that does not fit goes back to the model once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiollm import OutputError, Registry
 
 
 class Ticket(Struct):
-    """What a mail becomes; a schema is made of the hints."""
+    """What an email becomes; the schema is made from the type hints."""
 
     summary: str
     urgency: Annotated[int, Meta(ge=1, le=5)]

@@ -1,4 +1,4 @@
-"""An agent: the model calls functions, side by side, until it has its answer."""
+"""An agent: the model calls functions, concurrently, until it has its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiollm import Registry, RunResult, ToolEnded, ToolStarted, tool
 @tool
 async def weather(city: Annotated[str, Meta(description="its English name")]) -> dict[str, float]:
     """Return the temperature in a city, in degrees Celsius."""
-    await asyncio.sleep(0)  # a request of yours
+    await asyncio.sleep(0)  # your own request goes here
     return {"celsius": 21.5 if city == "Granada" else 11.0}
 
 

@@ -1,4 +1,4 @@
-"""Ask about pictures: python 06_images_in.py photo.jpg; each target gets them as it takes them."""
+"""Ask about images: `python 06_images_in.py photo.jpg`. They are fitted to each target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make an image, with drafts while it is being made, and save it beside you."""
+"""Make an image, show its drafts, and save it in the current folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def main(path: str) -> None:
                 case ImageResult(images=images, target=target):
                     await asyncio.to_thread(images[0].save, path)
                     print(f"{path} by {target}")
-                case _:  # another target starts again
+                case _:  # Restart: another target starts over
                     pass
 
 

@@ -1,4 +1,4 @@
-"""Boxes of your own: see what runs, load a model ahead, let it go when the work is done."""
+"""Local servers: see what is running, load a model beforehand, unload it after the work."""
 
 from __future__ import annotations
 

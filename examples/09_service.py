@@ -1,4 +1,4 @@
-"""An aiohttp service that streams answers as SSE; a client that leaves closes the upstream."""
+"""An aiohttp service that streams answers as SSE; when a client leaves, the upstream is closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
     async with reg.stream("m5/qwen3:30b,m1/qwen3:30b", question) as stream:
         try:
             async for chunk in stream:
-                if not reply.prepared:  # a call that fails before its first output is a 502
+                if not reply.prepared:  # until its first chunk, a failed call can be a 502
                     await reply.prepare(request)
                 await reply.write(f"data: {json.dumps({'text': chunk.text})}\n\n".encode())
         except LLMError as error:

@@ -1,4 +1,4 @@
-"""Test your own code without network or key: `pytest 10_testing.py`, or run it as it stands."""
+"""Test your own code without network or key: `pytest 10_testing.py`, or run it directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aiollm.testing import NEVER, FakeProvider
 
 
 async def title(reg: Registry, text: str) -> str:
-    """Be the code under test."""
+    """Stand in for the code under test."""
     response = await reg.generate("m5/qwen3:30b,m1/qwen3:30b", f"A title for: {text}")
     return response.text.strip('" \n')
 

@@ -1,4 +1,4 @@
-"""An agent whose tools show the model images, and that goes on where its turns ran out."""
+"""An agent whose tools show images to the model, and which continues after its turn limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = Path("photos")
 
 @tool
 def photos() -> list[str]:
-    """List the photos of the folder."""
+    """List the photos in the folder."""
     return sorted(path.name for path in FOLDER.glob("*.jp*g"))
 
 

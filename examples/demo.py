@@ -13,13 +13,13 @@ QUESTION = "Name three good reasons to walk in the woods, one short sentence eac
 
 async def main() -> None:
     async with Registry(env=ENVIRONMENT, cooldown=60) as reg:
-        print("Starting a llama.cpp server with SmolLM2 135M (a toy: expect toy answers) ...")
+        print("Starting a llama.cpp server with SmolLM2 135M (tiny: expect toy answers) ...")
         server = await local.start(reg)
-        print(f"It listens on {server.url}. Nobody listens on port 9.")
+        print(f"It listens on {server.url}. Nothing listens on port 9.")
         for turn in ("The dead target is tried first:", "It is set aside now, and skipped:"):
             print(f"\n{turn}\n  aiollm ask -m {SPEC} {QUESTION!r}\n")
             await answer(reg)
-        print("\nWhat the registry knows of its targets' health:\n")
+        print("\nThe registry's view of its targets' health:\n")
         show_health(reg)
 
 
@@ -32,7 +32,7 @@ async def answer(reg: Registry) -> None:
     print("\n")
     for attempt in response.attempts:
         error = f": {attempt.error}" if attempt.error else ""
-        print(f"  {attempt.started * 1000:5.0f} ms  {attempt.target}  {attempt.outcome}{error}")
+        print(f"  at {attempt.started * 1000:.0f} ms: {attempt.target}  {attempt.outcome}{error}")
     usage, timings = response.usage, response.timings
     print(
         f"  first output after {timings.first_output or 0.0:.2f} s, "
@@ -41,12 +41,12 @@ async def answer(reg: Registry) -> None:
 
 
 def show_health(reg: Registry) -> None:
-    print(f"  {'target':<16}{'state':<12}{'ok':>4}{'failed':>8}{'again in':>10}{'first':>9}")
+    print(f"  {'target':<16}{'state':<12}{'ok':>4}{'failed':>8}{'again in':>10}{'first out':>11}")
     for health in reg.health():
         first = f"{health.first_output * 1000:.0f} ms" if health.first_output else "-"
         print(
             f"  {health.target!s:<16}{health.state:<12}{health.succeeded:>4}{health.failed:>8}"
-            f"{health.reopens_in:>8.0f} s{first:>9}"
+            f"{health.reopens_in:>8.0f} s{first:>11}"
         )
 
 
