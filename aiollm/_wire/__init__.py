@@ -1,1 +1,1 @@
-"""Pure bytes: framing, lenient JSON, schemas, base64, with no IO and no provider in it."""
+"""Pure bytes: framing, lenient JSON, schemas and base64, without IO or provider knowledge."""

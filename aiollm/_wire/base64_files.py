@@ -1,4 +1,4 @@
-"""Files that stand in a reply as base64 of any form."""
+"""Files that a reply holds as base64 of any form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiollm.errors import ProtocolError
 
 
 def from_text(text: str) -> bytes:
-    """Decode base64 of either alphabet, padded or not, in lines or not, or of a data URL.
+    """Decode base64 or a data URL: either alphabet, with or without padding and line breaks.
 
     Raises: ProtocolError.
     """
@@ -17,7 +17,7 @@ def from_text(text: str) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        pass  # of another form, which takes several passes to mend
+        pass  # another form of base64: normalizing it takes several passes, so it comes second
     text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)

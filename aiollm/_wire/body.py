@@ -1,4 +1,4 @@
-"""Request bodies: JSON in segments, files in it encoded to base64 while they are sent."""
+"""Request bodies: JSON in segments, whose files are encoded to base64 while they are sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _SLICE = 3 * 16 * 1024
 class Blob:
     """Bytes that become a base64 string in a JSON body, after an optional prefix.
 
-    They are encoded in slices while the body is sent, so that no image stalls the loop.
+    They are encoded in slices while the body is sent, so that a large image does not stall the
+    loop. The length is that of the base64 text.
     """
 
     __slots__ = ("data", "prefix")
@@ -39,7 +40,7 @@ class Blob:
 
 
 class Body:
-    """A request body in segments: JSON text, and blobs still to be encoded."""
+    """A request body in segments: JSON text, and blobs that are not encoded yet."""
 
     __slots__ = ("segments",)
 
@@ -51,7 +52,7 @@ class Body:
 
     @property
     def simple(self) -> bytes | None:
-        """The body as bytes if it holds no blob, else None."""
+        """The body as bytes if it has no blob, else None."""
         match self.segments:
             case (bytes() as only,):
                 return only
@@ -80,7 +81,7 @@ def json_body(value: Any) -> Body:
     try:
         return Body((msgspec.json.encode(value),))
     except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # only the hook, or mended text, can make JSON of it
+        pass  # it needs the hook, or has lone surrogates; the usual body needs neither
     try:
         try:
             return _written(value)
@@ -99,13 +100,14 @@ def _written(value: Any) -> Body:
         nonlocal mark
         match item:
             case Blob():
+                # Random, so that no text in the request can contain it.
                 mark = mark or f"@{os.urandom(16).hex()}@"
                 blobs.append(item)
                 return item.prefix + mark
             case Mapping():
                 return dict(item)
             case _:
-                raise TypeError(f"{type(item).__name__} is no JSON value")
+                raise TypeError(f"{type(item).__name__} is not a JSON value")
 
     text = msgspec.json.encode(value, enc_hook=hook)
     if not blobs:

@@ -1,9 +1,9 @@
 """Framing: response bytes to frames (SSE events, NDJSON lines), incremental and bounded.
 
-Rules: WHATWG server-sent events, on bytes. Only CRLF, LF and CR end a line. A frame is the
-event's data; `NamedSSE` gives pairs of event name and data. An event with empty data says
-nothing and is no frame. Raw JSON lines in an event stream (some servers append a JSON error to
-it) come out as frames of their own.
+The rules are those of WHATWG server-sent events, applied to bytes: only CRLF, LF and CR end a
+line. A frame is the event's data; `NamedSSE` yields pairs of event name and data. An event with
+empty data is skipped. Raw JSON between events becomes a frame, too, because some servers append
+a JSON error to an event stream.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
-"""Bytes of one frame at most; an image arrives as one line."""
+"""The most bytes in one frame; it is large because an image arrives as one line."""
 
 _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"
@@ -23,16 +23,16 @@ _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
-"""A JSON string; its group is empty where the string lacks its end."""
+"""A JSON string; its group is empty if the closing quote is missing."""
 
 F = TypeVar("F")
 
 
 class _Framer:
-    """Keeps the start of a frame until its end comes, copying each byte a bounded number of times.
+    """Keeps the start of a frame until its end arrives.
 
-    Pieces without a separator wait in a list: joining on every read would be quadratic for a
-    frame that comes in thousands of reads.
+    Pieces without a separator wait in a list, so that each byte is copied a bounded number of
+    times: joining on every read would be quadratic for a frame that spans thousands of reads.
     """
 
     __slots__ = ("_pending", "_size")
@@ -62,7 +62,7 @@ class _Framer:
             raise ProtocolError(f"one frame is larger than {MAX_FRAME} bytes", frame=head)
 
     def _rest(self) -> bytes:
-        """Return and forget what is pending."""
+        """Return and forget all pending bytes."""
         rest = b"".join(self._pending)
         self._pending = []
         self._size = 0
@@ -83,14 +83,14 @@ class NDJSON(_Framer):
         return list(filter(bytes.strip, self._take(data, end).split(b"\n")))
 
     def close(self) -> list[bytes]:
-        """Return the last line if it lacks only its newline; half a line is no frame."""
+        """Return the last line if only its newline is missing; an incomplete line is dropped."""
         rest = self._rest().strip()
-        whole = rest.endswith(b"}") and _RawJSON().add(rest) is not None
-        return [rest] if whole else []
+        complete = rest.endswith(b"}") and _RawJSON().add(rest) is not None
+        return [rest] if complete else []
 
 
 class _EventStream(_Framer, ABC, Generic[F]):
-    """What both kinds of SSE share: the line rules, the slow path, raw JSON between events."""
+    """The base of both kinds of SSE: line rules, the general parser, raw JSON between events."""
 
     __slots__ = ("_carriage", "_data", "_name", "_raw", "_started")
 
@@ -112,11 +112,14 @@ class _EventStream(_Framer, ABC, Generic[F]):
         return self._events(data)
 
     def _feed(self, data: bytes) -> list[F]:
-        """Take a read that begins or ends within an event."""
+        """Process a read that begins or ends inside an event."""
         if not self._started:
             data = self._skip_bom(data)
+        # The blank line that ends an event may itself be cut: one LF pending, one in this read.
         ended = bool(self._pending) and self._pending[-1].endswith(b"\n")
         if self._carriage or b"\r" in data:
+            # Keep a CRLF stream as it is up to its last complete event, so that subclasses can
+            # use their fast path; only the remainder is normalized.
             if end := 0 if self._carriage or ended else _end_of_crlf(data):
                 return self._events(self._take(data, end))
             data = self._normal_newlines(data)
@@ -128,7 +131,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         return []
 
     def close(self) -> list[F]:
-        """Return the frames that only the end completes: raw JSON, never half an event."""
+        """Return the raw JSON that only the end completes; an incomplete event is dropped."""
         frames: list[F] = []
         *lines, last = self._rest().split(b"\n")
         self._slow(lines, frames)
@@ -137,7 +140,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         return frames
 
     def _events(self, block: bytes) -> list[F]:
-        """Read whole events, the last of which ends in LF LF or CRLF CRLF."""
+        """Parse complete events, the last of which ends in LF LF or CRLF CRLF."""
         if b"\r" in block:
             block = self._normal_newlines(block)
         frames: list[F] = []
@@ -147,7 +150,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     @abstractmethod
     def _make(self, name: bytes, data: bytes, /) -> F:
-        """Return the frame of an event."""
+        """Return the frame for an event."""
 
     def _skip_bom(self, data: bytes) -> bytes:
         head = self._rest() + data
@@ -158,22 +161,27 @@ class _EventStream(_Framer, ABC, Generic[F]):
         return head.removeprefix(_BOM)
 
     def _normal_newlines(self, data: bytes) -> bytes:
-        """Make every line end in LF; a CR ends its line at once, and a LF after it is skipped."""
+        """Make every line end in LF.
+
+        A CR ends its line at once rather than waiting for a LF that may never come. If the next
+        read begins with that LF, it is skipped.
+        """
         if self._carriage and data:
             data = data.removeprefix(b"\n")
             self._carriage = False
         if not data:
             return data
         self._carriage = data.endswith(b"\r")
-        # Where every CR has its LF, dropping the CRs costs half as much as replacing pairs.
+        # If every CR is followed by a LF, dropping the CRs costs half as much as replacing pairs.
         if _LONE_CR.search(data) is None:
             return data.translate(None, b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _slow(self, lines: list[bytes], frames: list[F]) -> None:
-        """Parse line by line, as the standard has it."""
+        """Parse line by line, as the standard describes."""
         for line in lines:
             name, _, value = line.partition(b":")
+            # A field of an event ends raw JSON that never closed: garbage must not swallow events.
             if name == b"data":
                 self._data.append(value[1:] if value[:1] == b" " else value)
                 self._raw = None
@@ -195,12 +203,12 @@ class _EventStream(_Framer, ABC, Generic[F]):
     def _collect(self, line: bytes, frames: list[F]) -> None:
         """Add a line to the raw JSON value that it begins or continues."""
         self._raw = self._raw or _RawJSON()
-        whole = self._raw.add(line)
-        if whole is None:
+        value = self._raw.add(line)
+        if value is None:
             return
         self._raw = None
-        if whole.endswith((b"}", b"]")):
-            frames.append(self._make(b"", whole))
+        if value.endswith((b"}", b"]")):
+            frames.append(self._make(b"", value))
 
 
 class SSE(_EventStream[bytes]):
@@ -212,8 +220,8 @@ class SSE(_EventStream[bytes]):
         return data
 
     def _events(self, block: bytes) -> list[bytes]:
-        # What most servers send: one `data: ` line an event and nothing else. A long separator is
-        # the cheapest way to cut, and that no line end is left proves the cut.
+        # Fast path for what most servers send: each event is a single `data: ` line. Splitting at
+        # a long separator is cheapest, and it was correct if no line end is left in the frames.
         if self._raw is None and block.startswith(b"data: "):
             blank = _CRLF if block.endswith(_CRLF) else b"\n\n"
             frames = block[6 : -len(blank)].split(blank + b"data: ")
@@ -234,7 +242,7 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
     def _events(self, block: bytes) -> list[tuple[bytes, bytes]]:
         if b"\r" in block:
             block = self._normal_newlines(block)
-        # One `event: ` line and one `data: ` line an event: three newlines each.
+        # Fast path: each event is an `event: ` line and a `data: ` line, so has three newlines.
         if self._raw is None and block.startswith(b"event: "):
             events = block[7:-2].split(b"\n\nevent: ")
             if block.count(b"\n") == 3 * len(events):
@@ -250,7 +258,7 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
 
 
 def _end_of_crlf(data: bytes) -> int:
-    """Return the end of the last event, 0 unless its lines end in CRLF and half a line follows."""
+    """Return where the last event ends, 0 unless its lines end in CRLF and no CR follows it."""
     end = data.rfind(b"\n") + 1
     return end if data[end - 4 : end] == _CRLF and data.find(b"\r", end) < 0 else 0
 
@@ -267,11 +275,13 @@ class _RawJSON:
         self._size = 0
 
     def add(self, line: bytes) -> bytes | None:
-        """Add a line; return the whole value once it is balanced. Raises: ProtocolError."""
+        """Add a line; return the value once its brackets balance. Raises: ProtocolError."""
         self._lines.append(line)
         self._size += len(line)
         if self._size > MAX_FRAME:
             raise ProtocolError(f"raw JSON is larger than {MAX_FRAME} bytes", frame=line)
+        # Brackets inside strings do not count. A string may continue from the line before, where
+        # the quote that opens it was.
         bare, strings = _QUOTED.subn(rb"\1", b'"' + line if self._quoted else line)
         self._quoted = bare.count(b'"') < strings
         self._depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")

@@ -1,4 +1,4 @@
-"""The type of an image, as its first bytes show it."""
+"""Detect the type of an image from its first bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BRANDS = {
 
 
 def mime_of(data: bytes) -> str:
-    """Return the MIME type that the first bytes show, "" for an unknown one."""
+    """Return the MIME type detected from the first bytes, "" if it is unknown."""
     match data[:4]:
         case b"\x89PNG":
             return "image/png" if data[4:8] == b"\r\n\x1a\n" else ""
@@ -32,9 +32,9 @@ def mime_of(data: bytes) -> str:
 
 
 def image_mime(part: ImagePart) -> str:
-    """Return the type that the bytes of a part show, else the declared one, else "".
+    """Return the MIME type detected from a part's bytes, else the declared one, else "".
 
-    Providers refuse an image whose declared type is not its true one.
+    Providers refuse an image whose declared type is wrong.
     """
     return mime_of(part.data) or part.mime
 

@@ -1,7 +1,7 @@
-"""Lenient decoding: JSON that a strict typed decoder rejects but a forgiving reader accepts.
+"""Lenient decoding: accept JSON that a strict typed decoder rejects.
 
-The fast path is msgspec. The fallback reads with the standard library and drops only the
-fields that do not fit, so that one odd value never kills a stream.
+The fast path is msgspec. The fallback uses the standard library and drops only the fields that do
+not fit, so that one odd value never fails a stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiollm.errors import ProtocolError
 T = TypeVar("T")
 
 _MAX_REPAIRS = 32
-"""Odd fields repaired in one frame before it counts as undecodable."""
+"""How many fields are repaired in one frame before it counts as undecodable."""
 
 _PATH = re.compile(r"`\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
@@ -27,7 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a frame, leniently if need be. Raises: ProtocolError."""
+    """Decode a frame, leniently if necessary. Raises: ProtocolError."""
     try:
         return decoder.decode(frame)
     except (ValueError, RecursionError):
@@ -37,7 +37,7 @@ def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def decode_leniently(frame: bytes, kind: Any) -> Any:
-    """Decode with the standard library, then drop what does not fit. Raises: ProtocolError."""
+    """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
         value = json.loads(frame.decode("utf-8-sig", "replace"), strict=False)
@@ -48,11 +48,11 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
         cause = "it is too large"
     except RecursionError:
         pass
-    raise ProtocolError(f"a frame is not the JSON it should be: {cause:.200}", frame=frame)
+    raise ProtocolError(f"a frame is not the expected JSON: {cause:.200}", frame=frame)
 
 
 def load(data: bytes) -> Any:
-    """Decode any JSON value, None when it is none."""
+    """Decode any JSON value; return None if `data` is not JSON."""
     try:
         return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
     except (ValueError, RecursionError, MemoryError):
@@ -60,7 +60,7 @@ def load(data: bytes) -> Any:
 
 
 def decode_numbers(text: str | bytes) -> Any:
-    """Decode strict JSON in which 3.0 is the integer that JSON schema takes it for.
+    """Decode strict JSON; 3.0 becomes the integer 3, as JSON schema defines it.
 
     Raises: ValueError.
     """
@@ -76,7 +76,7 @@ _NUMBERS = msgspec.json.Decoder(float_hook=_number)
 
 
 def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
-    """Encode as JSON, surrogates mended where need be. Raises: TypeError, ValueError."""
+    """Encode as JSON, replacing lone surrogates. Raises: TypeError, ValueError."""
     try:
         return msgspec.json.encode(value, enc_hook=enc_hook)
     except UnicodeEncodeError:
@@ -85,6 +85,7 @@ def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
 
 
 def _fit(value: Any, kind: Any) -> Any:
+    # msgspec reports one misfit at a time, with its path: repair that field and try again.
     for _ in range(_MAX_REPAIRS):
         try:
             return msgspec.convert(value, kind, strict=False)
@@ -96,7 +97,7 @@ def _fit(value: Any, kind: Any) -> Any:
 
 
 def _repair(value: Any, reason: str) -> bool:
-    """Make right what does not fit: raw JSON is encoded again, anything else goes."""
+    """Repair the field in `reason`: encode raw JSON again, drop anything else."""
     found = _PATH.search(reason)
     steps = _steps(found[1]) if found else []
     if not steps:
@@ -117,7 +118,11 @@ def _repair(value: Any, reason: str) -> bool:
 
 
 def _steps(path: str) -> list[int | str]:
-    """Cut a msgspec path; where it runs through any key of a mapping, the mapping is its end."""
+    """Split a msgspec path into steps.
+
+    msgspec does not name the key of a mapping in which a value does not fit, so the path ends at
+    the mapping, which is then dropped as a whole.
+    """
     steps: list[int | str] = []
     for name, index in _STEP.findall(path):
         if not name and not index:
@@ -134,7 +139,7 @@ def mend(text: str) -> str:
 
 
 def mend_all(value: Any) -> Any:
-    """Mend every text in plain JSON values, keys included; anything else stays as it is."""
+    """Mend every string in plain JSON values, keys included; leave other values unchanged."""
     match value:
         case str():
             return mend(value)
@@ -158,7 +163,7 @@ class SurrogateJoiner:
         return bool(self._held)
 
     def feed(self, field: str, text: str) -> str:
-        """Return the text that is whole; a trailing high surrogate waits for its other half."""
+        """Return the complete text; a trailing high surrogate waits for its other half."""
         text = self._held.pop(field, "") + text
         if text and "\ud800" <= text[-1] <= "\udbff":
             self._held[field] = text[-1]
@@ -166,5 +171,5 @@ class SurrogateJoiner:
         return mend(text)
 
     def flush(self, field: str) -> str:
-        """Return what never got its other half, as U+FFFD."""
+        """Return U+FFFD for a surrogate that never got its other half."""
         return mend(self._held.pop(field, ""))

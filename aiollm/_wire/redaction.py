@@ -1,4 +1,4 @@
-"""Redaction: what a server said, without the key that it may have echoed."""
+"""Redaction: remove a key that a server echoed from its errors."""
 
 from __future__ import annotations
 

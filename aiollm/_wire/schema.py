@@ -1,4 +1,4 @@
-"""Schemas: a type or a JSON schema to one without references, fit for a provider's strict mode."""
+"""Schemas: inline a type's or given JSON schema, and adapt it to a provider's strict mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from aiollm.errors import ConfigError, UnsupportedError
 
 MAX_NODES = 10_000
-"""Subschemas after inlining at most: references can double at every level."""
+"""The most subschemas after inlining: references can double their number at every level."""
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -57,13 +57,13 @@ _TYPES = {
 
 
 class _Dialect(msgspec.Struct, frozen=True):
-    """What a provider's strict mode understands; other keywords end up in the description."""
+    """What a provider's strict mode supports; other keywords move to the description."""
 
     name: str
     keywords: frozenset[str]
     formats: frozenset[str]
     all_required: bool
-    """Whether every property must be required, so that null stands for an absent one."""
+    """Whether every property must be required, so that null means an absent one."""
     most_min_items: int | None = None
 
 
@@ -107,7 +107,7 @@ _ANTHROPIC = _Dialect(
 
 
 def schema_name(kind: Any) -> str:
-    """Return a name for a type's schema: at most 64 of A-Z, a-z, 0-9, `_` and `-`."""
+    """Return a name for a type's schema: at most 64 characters of A-Z, a-z, 0-9, `_` and `-`."""
     match kind:
         case Mapping():
             name = str(kind.get("title", ""))
@@ -119,42 +119,45 @@ def schema_name(kind: Any) -> str:
 
 
 def json_schema(kind: Any) -> dict[str, Any]:
-    """Return the inlined schema of a type, or of a schema, whose root must be an object.
+    """Return the inlined schema of a type or schema, whose root must be an object.
 
-    Providers agree on objects alone. Raises: ConfigError.
+    Only objects are accepted by every provider. Raises: ConfigError.
     """
     schema = type_schema(kind)
     if "properties" in schema:
         schema.setdefault("type", "object")
     if schema.get("type") != "object":
         raise ConfigError(
-            f"{_shown(kind)} does not describe an object, as providers want it: "
+            f"{_shown(kind)} does not describe an object, as providers require: "
             "make it a field of a Struct"
         )
     return schema
 
 
 def type_schema(kind: Any) -> Schema:
-    """Return the schema of a type, or a schema itself, references inlined. Raises: ConfigError."""
+    """Return the schema of a type, or a given schema, with references inlined.
+
+    Raises: ConfigError.
+    """
     schema = dict(kind) if isinstance(kind, Mapping) else _generated(kind)
     return _inline(schema, _shown(kind))
 
 
 def strict(schema: Schema) -> Schema:
-    """Return the schema as OpenAI's strict mode wants it.
+    """Return the schema as OpenAI's strict mode requires it.
 
-    Every object is closed and requires all its properties; one that was optional and has no
-    default may be null. Raises: UnsupportedError for what strict mode cannot say, such as an
-    object with free keys.
+    Every object is closed and requires all its properties; a property that was optional and has
+    no default may be null. Raises: UnsupportedError for what strict mode cannot express, such as
+    an object with free keys.
     """
     return _fitted(schema, _OPENAI)
 
 
 def bounded(schema: Schema) -> Schema:
-    """Return the schema as Anthropic's structured output wants it.
+    """Return the schema as Anthropic's structured output requires it.
 
     Every object is closed; bounds on numbers, strings and lists move to the description.
-    Raises: UnsupportedError for what it cannot say, such as an object with free keys.
+    Raises: UnsupportedError for what it cannot express, such as an object with free keys.
     """
     return _fitted(schema, _ANTHROPIC)
 
@@ -164,7 +167,7 @@ def _generated(kind: Any) -> Schema:
     try:
         return msgspec.json.schema(kind)
     except (TypeError, ValueError, NameError, RecursionError) as error:
-        reason = f"no JSON schema can be made of {_shown(kind)}: {error}"
+        reason = f"cannot make a JSON schema of {_shown(kind)}: {error}"
     raise ConfigError(reason)
 
 
@@ -208,7 +211,7 @@ def _inline(root: Schema, name: str) -> Schema:
         if not isinstance(reference, str):
             return _map(kept, lambda item, _: expand(item, path))
         if reference in path:
-            raise ConfigError(f"{name} is recursive at {reference}, which no provider takes")
+            raise ConfigError(f"{name} is recursive at {reference}, which no provider accepts")
         found = expand(_resolve(root, reference, name), (*path, reference))
         return found | _map(kept, lambda item, _: expand(item, path))
 
@@ -253,7 +256,7 @@ def _fit(schema: Any, dialect: _Dialect, place: str) -> Schema:
             made[key] = _fit(value, dialect, f"the items of {place}")
         elif _keeps(dialect, key, value):
             made[key] = value
-        elif _tells(key, value):
+        elif _conveys(key, value):
             notes.append(f"{key}: {_compact(value)}")
     if made.get("type") == "object":
         _close(schema, made, dialect, place)
@@ -273,7 +276,7 @@ def _keeps(dialect: _Dialect, key: str, value: Any) -> bool:
     return key == "type" or key in dialect.keywords
 
 
-def _tells(key: str, value: Any) -> bool:
+def _conveys(key: str, value: Any) -> bool:
     structure = ("properties", "required", "additionalProperties", "patternProperties")
     return key not in structure and not (key == "default" and value is None)
 
@@ -283,7 +286,7 @@ def _compact(value: Any) -> str:
 
 
 def _close(schema: Schema, made: Schema, dialect: _Dialect, place: str) -> None:
-    """Give an object its properties and nothing besides."""
+    """Allow an object its listed properties and nothing else."""
     given = schema.get("properties")
     open_ended = schema.get("patternProperties") or schema.get("additionalProperties")
     if given is None or (open_ended and not given):
@@ -299,7 +302,7 @@ def _close(schema: Schema, made: Schema, dialect: _Dialect, place: str) -> None:
 
 def _property(schema: Any, dialect: _Dialect, name: str, *, optional: bool) -> Schema:
     fitted = _fit(schema, dialect, f"the property {name!r}")
-    # A default speaks for the absent value, and its type may well refuse null.
+    # A default replaces an absent value, and the property's type may not allow null.
     if not (dialect.all_required and optional) or schema.get("default") is not None:
         return fitted
     if _nullable(fitted):
@@ -315,7 +318,7 @@ def _nullable(schema: Schema) -> bool:
 
 
 def _plain(schema: Mapping[str, Any]) -> Schema:
-    """Rewrite what no dialect has in terms of what all have: types, items and anyOf."""
+    """Rewrite keywords that no dialect has in terms of types, items and anyOf, which all have."""
     made = dict(schema)
     for part in made.pop("allOf", ()):
         made = _both(made, part) if isinstance(part, Mapping) else made
@@ -346,7 +349,7 @@ def _both(left: Schema, right: Mapping[str, Any]) -> Schema:
 
 
 def _split(schema: Schema) -> Schema:
-    """Turn a list of types into a choice of schemas with one type each."""
+    """Turn a list of types into alternative schemas with one type each."""
     shared = {key: schema.pop(key) for key in ("title", "description", "default") if key in schema}
     kinds = schema.pop("type")
     if "enum" in schema:

@@ -1,4 +1,4 @@
-"""Bodies that are not an answer: a proxy's web page, or nothing at all."""
+"""Bodies that are not an answer: a proxy's web page, or an empty body."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ WEB_PAGE = "an HTML page: a proxy answers, or the base URL is wrong"
 
 
 def is_web_page(body: bytes, media_type: str = "") -> bool:
-    """Say whether a body is HTML, by its type or by how it begins."""
+    """Return whether a body is HTML, by its media type or its first character."""
     return "html" in media_type or body.lstrip()[:1] == b"<"
 
 
 def check_answer(body: bytes, status: int) -> None:
-    """Raise ServerError if a whole body is empty or a web page."""
+    """Raise ServerError if a complete body is empty or a web page."""
     if is_web_page(body):
         raise ServerError(f"the answer is {WEB_PAGE}", status=status, body=body)
     if not body.strip():

@@ -112,10 +112,10 @@ class Text(msgspec.Struct):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"a": object()}, "object is no JSON value"),
-        ({"a": print}, "builtin_function_or_method is no JSON value"),
-        ({"a": Secret("sk-secret")}, "Secret is no JSON value"),
-        ({(1, 2): 3}, "tuple is no JSON value"),
+        ({"a": object()}, "object is not a JSON value"),
+        ({"a": print}, "builtin_function_or_method is not a JSON value"),
+        ({"a": Secret("sk-secret")}, "Secret is not a JSON value"),
+        ({(1, 2): 3}, "tuple is not a JSON value"),
         (cyclic(), "recursion"),
         (cyclic("\ud83e"), "recursion"),
         (Text("\ud83e"), "surrogates not allowed"),
