@@ -16,18 +16,19 @@ T = TypeVar("T")
 def to_json(value: Any) -> bytes:
     """Encode a request, a message, a response, or a list of them.
 
-    What JSON cannot hold is told: an output type becomes its schema, an exception its text, a
-    tool's function null. Raises: TypeError for other foreign values, ConfigError.
+    Values JSON cannot represent are described instead: an output type becomes its schema, an
+    exception its text, a tool's function null.
+    Raises: TypeError for any other value, ConfigError for an output type without a schema.
     """
-    return encode(value, _told)
+    return encode(value, _described)
 
 
 def from_json(data: bytes | str, kind: type[T]) -> T:
-    """Decode what `to_json` made of a `kind`. Raises: ValueError (msgspec.ValidationError)."""
+    """Decode a `kind` that `to_json` encoded. Raises: ValueError (msgspec.ValidationError)."""
     return msgspec.json.decode(data, type=kind, dec_hook=_restored)
 
 
-def _told(value: Any) -> Any:
+def _described(value: Any) -> Any:
     match value:
         case BaseException():
             return f"{type(value).__name__}: {value}"

@@ -1,4 +1,4 @@
-"""Requests: what callers pass becomes a Request, and a wrong one fails before any byte."""
+"""Requests: turn a caller's input into a Request, and refuse a bad one before anything is sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from aiollm.types import (
 )
 
 RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
-"""What stands for a request: a prompt, a conversation, or the whole request."""
+"""Anything accepted as a request: a prompt, a conversation, or a complete `Request`."""
 
 _PARTS: dict[Any, tuple[type, ...]] = {
     "system": (TextPart,),
@@ -51,17 +51,17 @@ _TEXTS: dict[type, tuple[str, ...]] = {
     ToolCallPart: ("id", "name", "arguments"),
     ToolResultPart: ("id", "name"),
 }
-"""Fields that must be texts; a dict of arguments or a number as text is an easy mistake."""
+"""Fields that must be strings; passing arguments as a dict, or a number, is an easy mistake."""
 
 _RESULT = (TextPart, ImagePart)
 _CHOICES = ("auto", "none", "required")
 _EFFORTS: tuple[str, ...] = get_args(Effort)
 TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-"""What all providers accept (wire facts: JSON-schema differences)."""
+"""The names that every provider accepts."""
 
 
 class _Range(msgspec.Struct, frozen=True):
-    """A number field: its types, the ends of what it may be, and that in words."""
+    """A number field: its types, its lowest and highest value, and the range in words."""
 
     name: str
     types: tuple[type, ...]
@@ -71,15 +71,15 @@ class _Range(msgspec.Struct, frozen=True):
 
 
 _RANGES = (
-    _Range("temperature", (int, float), 0, sys.float_info.max, "a finite number from 0 up"),
+    _Range("temperature", (int, float), 0, sys.float_info.max, "a finite number, 0 or more"),
     _Range("top_p", (int, float), 0, 1, "a number from 0 to 1"),
-    _Range("max_output_tokens", (int,), 1, 2**63 - 1, "an integer from 1 up"),
-    _Range("seed", (int,), -(2**63), 2**63 - 1, "an integer of 64 bits"),
+    _Range("max_output_tokens", (int,), 1, 2**63 - 1, "an integer, 1 or more"),
+    _Range("seed", (int,), -(2**63), 2**63 - 1, "a 64-bit integer"),
 )
 
 
 def as_request(value: RequestLike) -> Request:
-    """Return `value` as a Request, itself where it is one. Raises: ConfigError."""
+    """Return `value` as a Request, unchanged if it is one already. Raises: ConfigError."""
     match value:
         case Request():
             return value
@@ -89,12 +89,12 @@ def as_request(value: RequestLike) -> Request:
             return Request(value)
         case _:
             raise ConfigError(
-                f"a request is a str, a Request, a Message or a list of them, not {_kind(value)}"
+                f"expected a str, a Request, a Message or a list of messages, not {_kind(value)}"
             )
 
 
 def check(request: Request) -> None:
-    """Refuse what no provider accepts. Raises: ConfigError that names the field."""
+    """Check for what no provider accepts. Raises: ConfigError that names the field."""
     _check_messages(request.messages)
     _check_tools(request)
     _check_settings(request)
@@ -122,12 +122,12 @@ def _check_message(message: object, where: str) -> None:
     if not isinstance(message, Message):
         raise ConfigError(
             f"{where} is {_kind(message)}, not a Message: "
-            "make it with user(), assistant(), system() or tool_results()"
+            "use user(), assistant(), system() or tool_results()"
         )
     if message.role not in _PARTS:
         raise ConfigError(f"{where}.role is {message.role!r:.80}, not one of {', '.join(_PARTS)}")
     if not message.parts:
-        raise ConfigError(f"{where} has no parts: leave it out, or give it some text")
+        raise ConfigError(f"{where} has no parts: leave it out or give it text")
     kinds = _PARTS[message.role]
     _check_parts(message.parts, kinds, f"{where}.parts", f"a message of role {message.role!r}")
 
@@ -136,7 +136,7 @@ def _check_parts(parts: Iterable[Any], kinds: tuple[type, ...], where: str, owne
     for index, part in enumerate(parts):
         if not isinstance(part, kinds):
             names = ", ".join(kind.__name__ for kind in kinds)
-            raise ConfigError(f"{where}[{index}] is {_kind(part)}: {owner} holds {names}")
+            raise ConfigError(f"{where}[{index}] is {_kind(part)}: {owner} may hold {names}")
         for name in _TEXTS.get(type(part), ()):
             value = getattr(part, name)
             if not isinstance(value, str):
@@ -149,8 +149,8 @@ def _take_answers(parts: Iterable[Any], where: str, unanswered: dict[str, int]) 
         left = unanswered.pop(part.id, 0)
         if not left:
             raise ConfigError(
-                f"{place} answers the tool call {part.id!r:.80}, which is answered already "
-                "or not in the assistant message before it"
+                f"{place} answers the tool call {part.id!r:.80}, which has an answer already "
+                "or is not in the assistant message before it"
             )
         if left > 1:
             unanswered[part.id] = left - 1
@@ -160,7 +160,7 @@ def _take_answers(parts: Iterable[Any], where: str, unanswered: dict[str, int]) 
 def _check_answered(unanswered: Mapping[str, int], where: str) -> None:
     if unanswered:
         ids = ", ".join(map(repr, unanswered))
-        raise ConfigError(f"no tool result {where} for the tool call {ids:.200}")
+        raise ConfigError(f"missing tool result {where} for the tool call {ids:.200}")
 
 
 def _check_tools(request: Request) -> None:
@@ -189,7 +189,9 @@ def _check_tool(tool: object, where: str) -> None:
         raise ConfigError(f"{where}.name is {tool.name!r:.80}: expected {TOOL_NAME.pattern}")
     schema = tool.parameters
     if not _is(schema, Mapping) or schema.get("type", "object") != "object":
-        raise ConfigError(f"the parameters of tool {tool.name!r} are no JSON schema of an object")
+        raise ConfigError(
+            f"the parameters of tool {tool.name!r} must be a JSON schema of an object"
+        )
 
 
 def _check_settings(request: Request) -> None:
@@ -201,17 +203,17 @@ def _check_settings(request: Request) -> None:
         raise ConfigError(f"system is {_kind(request.system)}, not a str")
     for text in request.stop:
         if not _is(text, str) or not text:
-            raise ConfigError(f"stop holds {_short(text)}: expected texts that are not empty")
+            raise ConfigError(f"stop holds {_short(text)}: expected strings that are not empty")
     parallel = request.parallel_tool_calls
     if parallel is not None and not _is(parallel, bool):
         raise ConfigError(f"parallel_tool_calls is {_short(parallel)}: expected a bool")
     _check_reasoning(request.reasoning)
     if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
-        raise ConfigError("extra is not a mapping of field names to values for the wire body")
+        raise ConfigError("extra must map field names of the wire body to values")
 
 
 def _is(value: object, kind: type | UnionType) -> bool:
-    """Doubt what the annotations promise: callers need not check their types."""
+    """Test a type at run time, in a way that type checkers do not narrow by the annotation."""
     return isinstance(value, kind)
 
 
@@ -247,4 +249,4 @@ def _short(value: object) -> str:
 def check_seconds(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a finite, non-negative number of seconds."""
     if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r:.80}: expected seconds from 0 up")
+        raise ConfigError(f"{name} is {value!r:.80}: expected seconds, 0 or more")

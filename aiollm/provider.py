@@ -1,7 +1,7 @@
-"""The contract: what a codec, an adapter and a transport are, and the row that joins them.
+"""The contract of codecs, adapters and transports, and the Provider row that joins them.
 
-A codec is pure: it turns a canonical request into an `HttpRequest` and frames into chunks, and
-imports no IO. `_http.streaming.stream` is the adapter that runs any codec over HTTP.
+A codec is pure: it turns a canonical request into an `HttpRequest`, turns frames into chunks, and
+does no IO. `_http.streaming.stream` is the adapter that runs any codec over HTTP.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALL_MODELS = "*"
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
-    """What goes over the wire, and what the codec had to leave out."""
+    """A request as it is sent, with warnings about what the codec had to leave out."""
 
     url: str
     headers: dict[str, str]
@@ -37,15 +37,15 @@ class HttpRequest(msgspec.Struct, frozen=True):
     method: str = "POST"
     warnings: tuple[str, ...] = ()
     decoder: Callable[[], Decoder[Any]] | None = None
-    """Makes a decoder that knows this request, where the codec's own would know too little."""
+    """Makes the decoder, if decoding the reply depends on this request."""
 
     def __repr__(self) -> str:
-        # The values of the headers hold the key.
+        # Header values hold the key.
         return f"HttpRequest({self.method} {self.url}, headers={sorted(self.headers)})"
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """A whole reply that is not a stream; header names are in lower case."""
+    """A complete reply that is not a stream; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -64,23 +64,23 @@ class Framer(Protocol[Frame]):
 
 
 class Decoder(Protocol[Frame_contra]):
-    """Frames to items, one instance a reply; `finished` once the terminal event was seen.
+    """Frames to items, one instance per reply; `finished` is True after the terminal event.
 
-    What a frame gives is appended to `out`, so that an error in a later frame of the same read
-    loses nothing.
+    Items are appended to `out` rather than returned, so that an error in a later frame of the
+    same read does not lose them.
     """
 
     finished: bool
 
     @property
     def ending(self) -> bool:
-        """Whether the answer is whole and only counts or the terminal event may follow."""
+        """Whether the answer is complete, so only counts or the terminal event may follow."""
 
     def feed(self, frames: Sequence[Frame_contra], out: list[Item]) -> None:
         """Decode frames. Raises: LLMError for an error event, ProtocolError."""
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole, not as a stream. Raises: LLMError."""
+        """Decode a reply that was not streamed. Raises: LLMError."""
 
     def close(self, out: list[Item]) -> None:
         """End the reply; append Finish unless `feed` did. Raises: StreamInterrupted."""
@@ -89,13 +89,13 @@ class Decoder(Protocol[Frame_contra]):
 class Codec(Protocol):
     """A wire translator, pure and stateless.
 
-    A codec whose family has no rows in `aiollm.capabilities` may bring them: `rows`, a tuple of
-    `Row`s for its family.
+    A codec whose family has no rows in `aiollm.capabilities` may define them as `rows`, a tuple
+    of `Row`s for its family.
     """
 
     @property
     def family(self) -> str:
-        """The name of its capability rows, and of the opaque state that it replays."""
+        """The family that names its capability rows and the opaque state that it replays."""
 
     def framing(self) -> Framer[Any]:
         """Return a new framer for one reply."""
@@ -117,12 +117,12 @@ class Codec(Protocol):
 
 
 class ImageDecoder(Protocol):
-    """Bytes of a streamed reply to drafts of images; `finished` once the images are complete."""
+    """Bytes of a streamed reply to drafts; `finished` is True once the images are complete."""
 
     finished: bool
 
     def feed(self, data: bytes, out: list[PartialImage]) -> None:
-        """Decode what a read brought, b"" at the end. Raises: LLMError for an error event."""
+        """Decode the bytes of one read, b"" at the end. Raises: LLMError for an error event."""
 
     def close(self) -> ImageResult:
         """Return the images. Raises: StreamInterrupted unless they are complete."""
@@ -131,7 +131,7 @@ class ImageDecoder(Protocol):
 class ImageCodec(Protocol):
     """A wire translator for making images, pure and stateless.
 
-    It never sees large files: stand-ins that begin as they do have taken their place.
+    It never sees large files: each is replaced by a short placeholder with the same first bytes.
     """
 
     def encode_images(
@@ -140,10 +140,10 @@ class ImageCodec(Protocol):
         """Translate a request. Raises: UnsupportedError, ConfigError."""
 
     def decode_images(self, reply: HttpResponse) -> ImageResult:
-        """Read a reply that came whole. Raises: LLMError."""
+        """Read a reply that was not streamed. Raises: LLMError."""
 
     def image_decoder(self) -> ImageDecoder | None:
-        """Return a decoder for a reply of type text/event-stream, None if it never streams."""
+        """Return a decoder for a text/event-stream reply, None if this wire never streams."""
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -162,20 +162,20 @@ class Reply(Protocol):
 
     @property
     def content_type(self) -> str:
-        """The media type in lower case, "" where the server names none."""
+        """The media type in lower case, "" when the server sent none."""
 
     @property
     def has_body(self) -> bool:
-        """Whether bytes of the body have arrived already."""
+        """Whether any of the body has arrived."""
 
     async def read(self) -> bytes:
-        """Return what has arrived, b"" at the end of the body. Raises: TransportError."""
+        """Wait for bytes and return them, b"" at the end of the body. Raises: TransportError."""
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
-        """Return the rest of the body, at most `limit` bytes or as far as it got in time."""
+        """Return the rest of the body, cut at `limit` bytes or after `seconds`."""
 
     async def drain(self) -> None:
-        """Read an answered body to its end for a moment, so that its connection is reused."""
+        """Briefly try to read the body to its end, so that the connection can be reused."""
 
     def close(self) -> None:
         """Release the connection, closing it unless the body was read to its end."""
@@ -195,16 +195,17 @@ Adapter: TypeAlias = Callable[
 ]
 """Does one kind of work at one target, as a stream of batches that ends with a `Finish`.
 
-Each batch is what one read brought; an empty one is a sign of life. A chat yields the chunks of
-`aiollm.types`, image generation a `PartialImage` for each draft and then the `ImageResult`.
+Each batch holds the items of one read; an empty batch shows that the server is alive. A chat
+yields the chunks of `aiollm.types`. Image generation yields a `PartialImage` for each draft, then
+the `ImageResult`.
 """
 
 
 class Operation(msgspec.Struct, frozen=True):
     """One kind of work that a provider does; its key in `Provider.operations` names it.
 
-    `codecs` makes the codecs for it, the preferred one first: the next is tried where a server
-    does not know the route. An `adapter` does the work in their place.
+    `codecs` returns the codecs for it, the preferred one first; the next is tried when a server
+    does not know the route. An `adapter`, if given, does the work instead.
     """
 
     codecs: Callable[[], tuple[Any, ...]] = tuple
@@ -212,10 +213,10 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Provider(msgspec.Struct, frozen=True):
-    """A row that describes a service: who speaks, where, with what key and limits.
+    """A row that describes a service: its wire, address, key and limits.
 
-    `codec` is the wire it speaks: for chat, for its list of models, for its errors. `operations`
-    are what else it does (`images`), and an adapter for `chat` where its codec is not streamed.
+    `codec` is its wire for chat, the list of models and errors. `operations` holds what else it
+    does (`images`), and may hold an adapter for `chat` that replaces streaming through `codec`.
     """
 
     name: str
@@ -229,19 +230,19 @@ class Provider(msgspec.Struct, frozen=True):
     facts: dict[str, Any] = {}
     """Capabilities that override the rows for all models of this provider."""
     learned: dict[str, dict[str, Any]] = {}
-    """Capabilities by model, as its server told them; they override the rows alone."""
+    """Capabilities by model, as reported by the server; they override only the rows."""
     limits: dict[str, Limits] = {}
-    """Limits by model, `*` for all models together; they win over the options."""
+    """Limits by model, `*` for all models together; they override the options."""
     rows_of: str = ""
-    """The family whose capability rows hold where that is not the codec's."""
+    """The family whose capability rows apply, if it is not the codec's."""
     host: str = ""
-    """The `host[:port]` of the base URL, filled in."""
+    """The `host[:port]` of the base URL; set automatically."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "host", self.base_url.partition("://")[2].partition("/")[0])
 
     def __repr__(self) -> str:
-        # The values of the headers may hold keys.
+        # Header values may hold keys.
         return (
             f"Provider({self.name!r}, {self.scheme!r}, {self.base_url!r}, token={self.token}, "
             f"headers={sorted(self.headers)})"
@@ -256,14 +257,14 @@ class Provider(msgspec.Struct, frozen=True):
         return own.max_concurrency
 
     def limits_of(self, model: str) -> tuple[Limits, Limits]:
-        """Return what is declared for the whole provider, and for one of its models."""
+        """Return the declared limits of the provider as a whole, and those of `model`."""
         own = astuple(self.limits.get(ALL_MODELS, Limits()))
         others = astuple(self.options.limits)
         each = (other if mine is None else mine for mine, other in zip(own, others, strict=True))
         return Limits(*each), self.limits.get(model, Limits())
 
     def capabilities(self, model: str) -> Capabilities:
-        """Return what `model` accepts here: rows, what was learned, facts, then DSN options."""
+        """Return what `model` accepts: the rows, overridden by `learned`, `facts` and options."""
         options = self.options
         facts = self.learned.get(model, {}) | self.facts
         if options.max_images is not None:

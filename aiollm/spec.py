@@ -1,4 +1,4 @@
-"""Specs: `provider/model|provider/model,alias` to a Plan of steps."""
+"""Specs: parse `provider/model|provider/model,alias` into a Plan of steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aiollm.errors import SpecError
 from aiollm.types import Target
 
 MAX_TARGETS = 64
-"""Targets after expansion, repeats included (design: the language of specs)."""
+"""The most targets after expansion, repeats included."""
 
 MAX_WEIGHT = 1000
-"""What a weight may be, after those of nested aliases are multiplied."""
+"""The highest weight, after those of nested aliases are multiplied."""
 
 _FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemini-": "google"}
 """How the models of built-in providers begin."""
@@ -26,9 +26,9 @@ _WEIGHT = re.compile("[1-9][0-9]{0,2}|1000")
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Targets that are asked as one: alone, raced, or sharing the load by weight.
+    """Targets tried together: one alone, a race, or a spread that shares the load by weight.
 
-    `weights` has one for each target of a spread, in lowest terms, and is () where all are 1.
+    `weights` holds one for each target of a spread, in lowest terms, or is () if all are 1.
     Raises: SpecError.
     """
 
@@ -60,9 +60,9 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, cache_hash=True):
-    """Steps tried in order. Prints back as a spec.
+    """Steps tried in order; `str()` turns it back into a spec.
 
-    In code, a bare sequence of targets is a step that races them. Raises: SpecError.
+    In place of a `Step`, a sequence of targets is a step that races them. Raises: SpecError.
     """
 
     steps: tuple[Step, ...]
@@ -99,17 +99,17 @@ def _targets(targets: object) -> tuple[Target, ...]:
 
 
 def _weights(step: Step) -> tuple[int, ...]:
-    """Return the weights of a step as they are kept. Raises: SpecError."""
+    """Return a step's weights in lowest terms, () if all are 1. Raises: SpecError."""
     if step.mode not in ("race", "spread"):
         raise SpecError(f"a step's mode is 'race' or 'spread', not {step.mode!r:.80}")
     weights = tuple(step.weights)
     if not weights:
         return ()
     if step.mode == "race" or len(weights) != len(step.targets):
-        raise SpecError("weights are for a spread, one for each of its targets")
+        raise SpecError("only a spread has weights, one for each of its targets")
     for each in weights:
         if type(each) is not int or each < 1:
-            raise SpecError(f"a weight is a whole number from 1 up, not {each!r:.80}")
+            raise SpecError(f"a weight is an integer, 1 or more, not {each!r:.80}")
     weights = _lowest(weights)
     if max(weights) > MAX_WEIGHT:
         raise SpecError(f"a weight is at most {MAX_WEIGHT}, in lowest terms, not {max(weights)}")
@@ -117,14 +117,14 @@ def _weights(step: Step) -> tuple[int, ...]:
 
 
 def _lowest(weights: Iterable[int]) -> tuple[int, ...]:
-    """Divide weights by what divides them all."""
+    """Divide weights by their greatest common divisor."""
     weights = tuple(weights)
     divisor = gcd(*weights)
     return tuple(each // divisor for each in weights)
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What a parser may ask about names: an alias's spec, and whether a provider exists."""
+    """What a parser needs to know of names: aliases' specs, and which providers exist."""
 
     alias: Callable[[str], str | None]
     is_provider: Callable[[str], bool]
@@ -159,13 +159,13 @@ class _Text(msgspec.Struct):
 
 
 class _Draft(msgspec.Struct):
-    """A step as it is written: repeats are kept, and weights are not in lowest terms."""
+    """A step as written: with repeats, and weights not yet in lowest terms."""
 
     operator: str
     items: list[tuple[Target, int]] = []
 
     def weights(self) -> dict[Target, int]:
-        """Return the targets with their weights; those of repeats add up."""
+        """Return the targets with their weights; repeats add up."""
         found: dict[Target, int] = {}
         for target, weight in self.items:
             found[target] = found.get(target, 0) + weight
@@ -186,7 +186,7 @@ class _Parser:
         return [draft for each in _split(text.spec, ",", 0) for draft in self._step(text, *each)]
 
     def _step(self, text: _Text, step: str, column: int) -> list[_Draft]:
-        """Return a step, or all those of an alias that is its only item."""
+        """Return a step, or all steps of the alias that is its only item."""
         operator = _operator(text, step, column)
         items = [_trimmed(*item) for item in _split(step, operator, column)]
         if len(items) == 1 and operator == "|":
@@ -226,7 +226,9 @@ class _Parser:
                 reason = "white space or a control character inside an element"
                 raise text.error(reason, at + offset)
             if char in "()" and offset < model_at:
-                reason = "parentheses do not exist: ',' separates steps, in one '|' or '&' items"
+                reason = (
+                    "parentheses are not supported: ',' separates steps, '|' or '&' their items"
+                )
                 raise text.error(reason, at + offset)
         if "/" in name:
             return [_Draft("|", [(self._target(text, name, at), 1)])]
@@ -243,10 +245,10 @@ class _Parser:
     def _target(self, text: _Text, name: str, at: int) -> Target:
         provider, _, model = name.partition("/")
         if not provider or not model:
-            raise text.error(f"{name!r} lacks its {'model' if provider else 'provider'}", at)
+            raise text.error(f"{name!r} has no {'model' if provider else 'provider'}", at)
         if not self._names.is_provider(provider):
             if self._names.alias(provider) is not None:
-                reason = f"{provider!r} is an alias, which stands alone, without a slash"
+                reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
             hint = _did_you_mean(_closest(provider, self._names.all()))
             raise text.error(f"unknown provider {provider!r}{hint}", at)
@@ -269,11 +271,11 @@ def _head(item: str) -> str:
 
 
 def _operator(text: _Text, step: str, column: int) -> str:
-    """Return what joins the items of a step: '&' for a lone item with a weight, too."""
+    """Return the operator between the items of a step, '&' also for one item with a weight."""
     if "|" in step and "&" in step:
         reason = (
-            "a step has '|' (a race) or '&' (a spread), not both; parentheses do not exist and "
-            "an alias does not help: write ',' here, which makes two steps"
+            "a step uses '|' (a race) or '&' (a spread), not both, even through an alias: "
+            "write ',' here to make two steps"
         )
         raise text.error(reason, column + max(step.index("|"), step.index("&")))
     spread = "&" in step or ("|" not in step and "*" in _head(step))
@@ -286,11 +288,11 @@ def _weighed(text: _Text, item: str, at: int) -> tuple[int, str, int]:
         return 1, item, at
     weight, _, rest = item.partition("*")
     if not _WEIGHT.fullmatch(weight.rstrip()):
-        reason = f"a weight is a whole number from 1 to {MAX_WEIGHT}, as in 3*provider/model"
+        reason = f"a weight is an integer from 1 to {MAX_WEIGHT}, as in 3*provider/model"
         raise text.error(reason, at)
     name, start = _trimmed(rest, at + len(weight) + 1)
     if "*" in _head(name):
-        raise text.error("an item has one weight", start)
+        raise text.error("an item can have only one weight", start)
     return int(weight), name, start
 
 

@@ -1,4 +1,4 @@
-"""The canonical types: what a caller sends, what a stream yields, and what it adds up to."""
+"""The canonical types: requests, the chunks that a stream yields, and the final response."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]
-"""Why an answer ended, the same words for every provider."""
+"""Why an answer ended, in the same words for every provider."""
 Certainty: TypeAlias = Literal["exact", "partial", "missing"]
-"""How far counts of tokens can be trusted."""
+"""How far token counts can be trusted."""
 Harm: TypeAlias = Literal["no", "target", "long"]
-"""What an error does to its target's health: nothing, a cooldown, or a long one."""
+"""What an error does to its target's health: nothing, a cooldown, or a long cooldown."""
 Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
 """How an attempt, a call, a tool or a run ended; abandoned is neither success nor failure."""
 
@@ -41,15 +41,15 @@ class Target(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class LLMError(Exception):
-    """Root of every error that aiollm raises; `errors.py` draws the tree.
+    """Root of every error that aiollm raises; `aiollm.errors` holds the tree.
 
-    It is defined here, below the tree, because `Response.parse` raises one of its branches.
+    It is defined here rather than there because `Response.parse` raises a subclass.
     """
 
     moves_on: bool = False
     """Whether a chain tries its next target after this error."""
     harms: Harm = "no"
-    """Whether the target's health suffers: not at all, for a cooldown, or as misconfigured."""
+    """What it does to the target's health: nothing, a cooldown, or a long one as misconfigured."""
 
     def __init__(self, message: str, *, target: Target | None = None) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class LLMError(Exception):
         return f"{self.target}: {self.message}" if self.target is not None else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` alone; the tree has keywords that must be given.
+        # The default calls the class with `args` alone, but subclasses have required keywords.
         return (_remake, (type(self), self.args), self.__dict__)
 
 
@@ -75,7 +75,7 @@ def _remake(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
 
 
 class OutputError(LLMError):
-    """A reply does not fit the requested type; `.response` is the whole reply."""
+    """A reply does not fit the requested type; `.response` is the complete reply."""
 
     def __init__(
         self, message: str, *, response: Response | None = None, target: Target | None = None
@@ -119,7 +119,7 @@ class _FilePart(msgspec.Struct, frozen=True):
         if type(self.data) is not bytes:
             force_setattr(self, "data", _bytes(self.data, type(self).__name__))
         if bool(self.data) == bool(self.url):
-            raise ValueError(f"{type(self).__name__} takes either data (bytes) or url")
+            raise ValueError(f"{type(self).__name__} takes either data (bytes) or url, not both")
 
     def __repr__(self) -> str:
         source = f"{len(self.data)} bytes" if self.data else f"url={self.url!r:.200}"
@@ -133,7 +133,7 @@ class _FilePart(msgspec.Struct, frozen=True):
 
 
 def _path(path: str | PathLike[str]) -> Path:
-    from pathlib import Path  # 1 ms, for who reads and writes files
+    from pathlib import Path  # takes 1 ms, and only code that reads or writes files needs it
 
     return Path(path)
 
@@ -144,13 +144,13 @@ def _bytes(data: object, owner: str) -> bytes:
             return bytes(data)
         case _:
             raise TypeError(
-                f"{owner}: data is bytes, not {type(data).__name__}; a file is read by "
-                f"{owner}.from_path(), an address goes in url="
+                f"{owner}: data must be bytes, not {type(data).__name__}; for a file use "
+                f"{owner}.from_path(), for an address url="
             )
 
 
 class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
-    """An image as bytes or URL; `mime` may stay empty, the bytes tell."""
+    """An image as bytes or URL; an empty `mime` is detected from the bytes."""
 
     detail: Literal["auto", "low", "high", "original"] | None = None
     provider_data: ProviderData | None = None
@@ -183,14 +183,14 @@ class AudioPart(_FilePart, frozen=True, tag="audio"):
 
 
 class ReasoningPart(msgspec.Struct, frozen=True, tag="reasoning"):
-    """What the model thought; the text is empty where the provider hides it."""
+    """The model's reasoning; the text is empty where the provider hides it."""
 
     text: str = ""
     provider_data: ProviderData | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
-    """The model's own words for declining."""
+    """The model's refusal, in its own words."""
 
     text: str
 
@@ -202,10 +202,10 @@ class OpaquePart(msgspec.Struct, frozen=True, tag="opaque"):
 
 
 class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
-    """A call the model wants; `arguments` is its raw JSON text.
+    """A tool call that the model requests; `arguments` is its raw JSON text.
 
-    `valid` is False when the arguments are not a whole JSON object, for example cut at the
-    output limit: such a call must not be run.
+    `valid` is False when the arguments are not a complete JSON object, for example because they
+    were cut at the output limit. Such a call must not be run.
     """
 
     id: str
@@ -215,7 +215,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
     provider_data: ProviderData | None = None
 
     def parsed(self) -> dict[str, Any]:
-        """Return the arguments decoded. Raises: OutputError when they are not valid."""
+        """Decode the arguments. Raises: OutputError when they are not a JSON object."""
         try:
             value = msgspec.json.decode(self.arguments or "{}")
         except (ValueError, RecursionError):
@@ -226,7 +226,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
-    """What a tool call gave: text (a plain string will do) and images."""
+    """The result of a tool call: text (a plain string will do) and images."""
 
     id: str
     content: tuple[TextPart | ImagePart, ...]
@@ -248,7 +248,7 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
 
     @property
     def text(self) -> str:
-        """The text of the result, images left out."""
+        """The text of the result, without its images."""
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
@@ -331,11 +331,13 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A canonical request; a plain string as `messages` is one user message.
+    """A canonical request; a plain string as `messages` becomes one user message.
 
-    `tool_choice` is `auto`, `none`, `required` or a tool's name; `output` a type or a JSON
-    schema that the reply must fit; `reasoning` an effort word or a budget in tokens (0 = off);
-    `extra` is merged into the wire body for what the canonical fields do not cover.
+    `tool_choice`: `auto`, `none`, `required`, or a tool's name. `output`: a type or a JSON schema
+    that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 = off).
+    `extra`: fields merged into the wire body, for what the canonical fields do not cover.
+
+        Request("Name three rivers.", max_output_tokens=100)
     """
 
     messages: tuple[Message, ...]
@@ -385,7 +387,7 @@ def _messages(value: object) -> tuple[Message, ...]:
 
 
 def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
-    """Return a sequence as a tuple, and a single one as a tuple of one."""
+    """Return a sequence as a tuple, and a single value as a tuple of one."""
     match value:
         case kind():
             return (value,)
@@ -393,15 +395,16 @@ def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
             return tuple(value)
         case _:
             raise TypeError(
-                f"{name}: a {kind.__name__} or a sequence of them, not {type(value).__name__}"
+                f"{name} must be a {kind.__name__} or a sequence of them, not "
+                f"{type(value).__name__}"
             )
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts; cached is part of input, reasoning part of output.
+    """Token counts; cached tokens are part of input, reasoning tokens part of output.
 
-    `certainty` is `exact` at a proper end, `partial` when a cut left only early figures, and
-    `missing` when the provider gave none.
+    `certainty` is `exact` after a proper end, `partial` when the stream was cut and only early
+    figures arrived, and `missing` when the provider sent none.
     """
 
     input_tokens: int = 0
@@ -424,11 +427,11 @@ class NonTextChunk(msgspec.Struct, frozen=True):
 
     text: ClassVar[str] = ""
     commits: ClassVar[bool] = False
-    """Whether it is output: a stream then keeps its target, and failures no longer go unseen."""
+    """Whether it is output: after output a stream keeps its target, and failures are raised."""
 
 
 class ReasoningDelta(NonTextChunk, frozen=True, gc=False):
-    """A piece of the model's reasoning; `provider_data` seals the latest reasoning part."""
+    """A piece of the model's reasoning; `provider_data` completes the latest reasoning part."""
 
     commits: ClassVar[bool] = True
     reasoning: str
@@ -443,7 +446,7 @@ class RefusalDelta(NonTextChunk, frozen=True, gc=False):
 
 
 class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
-    """A piece of the call number `index`; id and name come with the first piece.
+    """A piece of tool call number `index`; `id` and `name` come with the first piece.
 
     `arguments` is a fragment of JSON text.
     """
@@ -457,7 +460,7 @@ class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
 
 
 class ImageChunk(NonTextChunk, frozen=True):
-    """A whole image."""
+    """A complete image."""
 
     commits: ClassVar[bool] = True
     image: ImagePart
@@ -470,20 +473,20 @@ class CitationChunk(NonTextChunk, frozen=True):
 
 
 class PartChunk(NonTextChunk, frozen=True):
-    """A whole part that has no pieces, such as redacted reasoning."""
+    """A part that arrives complete rather than in pieces, such as redacted reasoning."""
 
     commits: ClassVar[bool] = True
     part: Part
 
 
 class Status(NonTextChunk, frozen=True):
-    """What the server says of its own progress, such as a model being loaded; not output."""
+    """The server's report on its own progress, such as loading a model; not output."""
 
     message: str
 
 
 class Restart(NonTextChunk, frozen=True):
-    """All chunks before this one are void: `target` answers from the start."""
+    """Discard all chunks before this one: `target` answers from the start."""
 
     target: Target
     reason: str
@@ -499,13 +502,13 @@ class Finish(NonTextChunk, frozen=True):
 
 
 class UsageUpdate(NonTextChunk, frozen=True):
-    """Counts so far, replacing earlier ones; kept for a cut stream, not shown to the caller."""
+    """Counts so far, which replace earlier ones; kept in case the stream is cut, never yielded."""
 
     usage: Usage
 
 
 class Notice(NonTextChunk, frozen=True):
-    """A warning for `response.warnings`, not shown to the caller as a chunk."""
+    """A warning for `response.warnings`; never yielded as a chunk."""
 
     message: str
     image_elided: bool = False
@@ -523,9 +526,9 @@ Chunk: TypeAlias = (
     | Restart
     | Finish
 )
-"""What iterating a stream gives."""
+"""What iterating a stream yields."""
 Item: TypeAlias = Chunk | UsageUpdate | Notice
-"""What an adapter yields: chunks, and the two kinds that only the response keeps."""
+"""What an adapter yields: chunks, and two kinds of item that only the response keeps."""
 
 
 class Attempt(msgspec.Struct):
@@ -540,14 +543,14 @@ class Attempt(msgspec.Struct):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds since the stream began: its first output (None if there was none), its end."""
+    """Seconds from the stream's start to its first output (None without one) and to its end."""
 
     first_output: float | None = None
     total: float = 0.0
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A stream added up; `finish_reason` is None while it is partial."""
+    """The complete or partial answer of a stream; `finish_reason` is None while it is partial."""
 
     message: Message
     finish_reason: FinishReason | None = None
@@ -570,12 +573,12 @@ class Response(msgspec.Struct, frozen=True):
 
     @property
     def refusal(self) -> str:
-        """The model's words for declining, "" when it did not."""
+        """The model's refusal, "" when it did not refuse."""
         return "".join(part.text for part in self._of(RefusalPart))
 
     @property
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
-        """The calls the model wants, in order."""
+        """The tool calls that the model requests, in order."""
         return tuple(self._of(ToolCallPart))
 
     @property
@@ -601,11 +604,12 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """Deadlines in seconds; None is no limit.
+    """Deadlines in seconds; None means no limit.
 
-    `connect`: to a connection, the wait for a pool slot included. `first_output`: to the first
-    text, reasoning, tool call or image. `idle`: without a byte. `stall`: without output.
-    `total`: the whole call over all its targets. Raises: ValueError for what is not above 0.
+    `connect`: until connected, including the wait for a pool slot. `first_output`: until the
+    first text, reasoning, tool call or image. `idle`: without a byte. `stall`: without output.
+    `total`: the entire call, across all its targets.
+    Raises: ValueError unless each is None or above 0.
     """
 
     connect: float | None = 5.0
@@ -617,5 +621,5 @@ class Timeouts(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:  # NaN is not above 0 either
+            if seconds is not None and not seconds > 0:  # also refuses NaN
                 raise ValueError(f"Timeouts.{name} is {seconds}: expected seconds above 0, or None")

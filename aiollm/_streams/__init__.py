@@ -1,1 +1,1 @@
-"""Streams: the handles that callers iterate, and the accumulator behind them."""
+"""The stream handles that callers iterate, and the accumulator behind them."""

@@ -1,4 +1,4 @@
-"""The one accumulator: the items of a stream added up to a Response."""
+"""The accumulator: combines the items of a stream into a Response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from aiollm.types import (
 
 
 class CallProgress(Protocol):
-    """What a source knows of its attempts."""
+    """What a source knows about its attempts."""
 
     attempts: list[Attempt]
 
@@ -119,7 +119,7 @@ def _is_object(text: str) -> bool:
 
 
 class Accumulator:
-    """Adds items up to a message; `Restart` makes it begin anew."""
+    """Combines items into a message; a `Restart` makes it start over."""
 
     __slots__ = (
         "_builders",
@@ -164,7 +164,7 @@ class Accumulator:
     def response(
         self, source: CallProgress | None = None, ended_at: float | None = None
     ) -> Response:
-        """Return what has been added up, with what `source` knows of its attempts."""
+        """Return the response so far, with the attempts of `source`."""
         attempts = tuple(source.attempts) if source is not None else ()
         if ended_at is None:
             ended_at = source.elapsed() if source is not None else 0.0
@@ -201,7 +201,7 @@ class Accumulator:
         self._builders.append(_Whole(chunk.part))
 
     def _status(self, _: Status) -> None:
-        """Leave out what is no output."""
+        """Ignore it: it is not output."""
 
     def _restart(self, _: Restart) -> None:
         self._begin()

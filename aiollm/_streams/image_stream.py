@@ -15,7 +15,7 @@ from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
 
 
 class ImageAccumulator(Accumulator):
-    """Keeps the result; drafts pass by."""
+    """Keeps the result and forgets the drafts."""
 
     __slots__ = ("result",)
 
@@ -24,7 +24,7 @@ class ImageAccumulator(Accumulator):
         self.result: ImageResult | None = None
 
     def _draft(self, _: PartialImage) -> None:
-        """Keep nothing of it: the image itself comes later."""
+        """Keep nothing: the finished image comes later."""
 
     def _result(self, result: ImageResult) -> None:
         self.result = result
@@ -39,7 +39,7 @@ class ImageAccumulator(Accumulator):
 class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
     """Images as they are made: drafts, if the request asked for them, then the ImageResult.
 
-    With `on_interrupt="restart"` a `Restart` says that the drafts before it are void.
+    With `on_interrupt="restart"`, discard the drafts before a `Restart`.
     """
 
     __slots__ = ()
@@ -61,10 +61,10 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
 
     @property
     def result(self) -> ImageResult:
-        """The images. Raises: ClosedError before the stream has come to its end."""
+        """The images. Raises: ClosedError before the stream has ended."""
         result = self._total.result
         if result is None:
-            raise ClosedError("the images are not complete")
+            raise ClosedError("the images are not complete: read the stream to its end first")
         response = self._total.response(self._source, self._ended_at)
         return msgspec.structs.replace(
             result,

@@ -1,4 +1,4 @@
-"""The protocol of reading that streams and runs share: one task reads, any task may close."""
+"""The reading rules that streams and runs share: one task reads, any task may close."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ class Source(Protocol[Got_co]):
     """Where a reader's items come from."""
 
     async def next(self, task: asyncio.Task[Any], /) -> Got_co | None:
-        """Return what comes next to the task that waits for it, None at the end."""
+        """Return the next item, None at the end; `task` is the one that waits for it."""
 
     def close(self) -> None:
         """End the work now; synchronous and idempotent."""
 
 
 class SingleReader(Generic[Got]):
-    """Reads a source that does not exist before the first read, and closes it without awaiting."""
+    """Reads a source that is made at the first read, and closes it without awaiting."""
 
     __slots__ = ("__weakref__", "_closed", "_left", "_loop", "_reader", "_source", "_start")
 
     _noun: ClassVar[str]
 
     def __init__(self, start: Callable[[], Source[Got]]) -> None:
-        """Make the source with `start` at the first read.
+        """Make the source by calling `start` at the first read.
 
-        Neither may hold a reference back: it would keep this from closing when it is dropped.
+        Neither may refer to this reader: a reference cycle would keep it from closing when the
+        last outside reference is dropped.
         """
         self._start = start
         self._source: Source[Got] | None = None
@@ -43,22 +44,22 @@ class SingleReader(Generic[Got]):
         self._closed = False
 
     async def _read(self) -> Got:
-        """Return what comes next. Raises: StopAsyncIteration, ClosedError, what the source does."""
+        """Return the next item. Raises: StopAsyncIteration, ClosedError, the source's errors."""
         if self._closed:
             raise StopAsyncIteration
         if self._reader is not None:
             raise ClosedError(f"this {self._noun} is already being read by another task")
-        # To find out the running loop is a system call in Python 3.11: once is enough.
+        # Looking up the running loop is a system call in Python 3.11, so do it once.
         self._reader = task = asyncio.current_task(self._loop)
         if task is None:
-            raise ClosedError(f"a {self._noun} is read outside of any task")
+            raise ClosedError(f"a {self._noun} can be read only inside an asyncio task")
         try:
             if self._source is None:
                 self._loop = asyncio.get_running_loop()
                 self._source = self._start()
             got = await self._source.next(task)
         except asyncio.CancelledError:
-            # A cancellation by aclose() in another task is this reader's own.
+            # aclose() in another task cancels this one: swallow only that cancellation.
             if self._left is None or task.uncancel() > 0:
                 self._end()
                 raise
@@ -82,13 +83,13 @@ class SingleReader(Generic[Got]):
             self._source.close()
 
     async def _leave(self) -> None:
-        """End, and wait until nothing runs any more."""
+        """End, and wait until nothing runs any longer."""
         self._end()
 
     async def aclose(self) -> None:
-        """Close the connection now, and end the tools of a run; idempotent.
+        """Close the connection now, and end a run's tools; idempotent.
 
-        A task that is reading sees the end.
+        A task that is reading gets the end of the iteration.
         """
         reader = self._reader
         self._closed = True

@@ -1,4 +1,4 @@
-"""The Stream handle: an answer as it arrives, closed the moment nobody wants it any more."""
+"""The Stream handle: an answer as it arrives, closed as soon as nobody needs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Y = TypeVar("Y")
 
 
 class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
-    """What every stream is: batches of items, of which callers see one at a time."""
+    """The base of all streams: reads batches of items and yields them one at a time."""
 
     __slots__ = ("_ended_at", "_ready", "_total")
 
@@ -28,15 +28,15 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
     _source: CallSource | None
 
     _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice})
-    """Items that only the result keeps."""
+    """Item types that only the result keeps."""
 
     _accumulator: ClassVar[type[Accumulator]] = Accumulator
 
     def __init__(self, start: Callable[[Accumulator], CallSource]) -> None:
-        """Make the source with `start` at the first chunk.
+        """Make the source by calling `start` at the first chunk.
 
-        It may ask the accumulator, not the stream: a reference back would keep the stream from
-        closing when it is dropped.
+        The source may use the accumulator but not the stream: a reference cycle would keep the
+        stream from closing when the last outside reference is dropped.
         """
         self._total = total = self._accumulator()
         super().__init__(partial(start, total))
@@ -74,7 +74,7 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
 
     @property
     def target(self) -> Target | None:
-        """The target that answers, None before its first output."""
+        """The target that answers, None before the first output."""
         return self._source.target if self._source is not None else None
 
     @property
@@ -86,27 +86,31 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
 class Stream(BaseStream[Chunk]):
     """An answer as it arrives: iterate it, or `collect()` it.
 
-    Nothing is sent until the first chunk is asked for. Leaving an `async with`, `aclose()`,
-    cancellation, an error, or dropping the last reference closes the connection at once.
+    Nothing is sent until it is iterated. Leaving an `async with`, `aclose()`, cancellation, an
+    error, or dropping the last reference closes the connection at once.
+
+        async with registry.stream("openai/gpt-5", "Hello") as stream:
+            async for chunk in stream:
+                print(chunk.text, end="")
     """
 
     __slots__ = ()
 
     async def collect(self) -> Response:
-        """Exhaust the stream and return the whole response. Raises: LLMError, FailoverError."""
+        """Exhaust the stream and return the response. Raises: LLMError, FailoverError."""
         await self._exhaust()
         return self.response
 
     @property
     def response(self) -> Response:
-        """The whole response. Raises: ClosedError before the stream has come to its end."""
+        """The complete response. Raises: ClosedError before the stream has ended."""
         if self._total.finish_reason is None:
-            raise ClosedError("the stream has not come to its end: `partial` has what arrived")
+            raise ClosedError("the stream has not ended yet: use `partial` for what has arrived")
         return self._snapshot()
 
     @property
     def partial(self) -> Response:
-        """What has arrived so far; after the end, the whole response."""
+        """What has arrived so far; after the end, the complete response."""
         return self._snapshot()
 
     def _snapshot(self) -> Response:

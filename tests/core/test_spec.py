@@ -130,11 +130,11 @@ def test_an_alias_in_a_spread_brings_its_items(spec, aliases, expected) -> None:
 
 
 MIXED = (
-    "a step has '|' (a race) or '&' (a spread), not both; parentheses do not exist and an alias "
-    "does not help: write ',' here, which makes two steps"
+    "a step uses '|' (a race) or '&' (a spread), not both, even through an alias: "
+    "write ',' here to make two steps"
 )
-WEIGHT = "a weight is a whole number from 1 to 1000, as in 3*provider/model"
-PARENTHESES = "parentheses do not exist: ',' separates steps, in one '|' or '&' items"
+WEIGHT = "a weight is an integer from 1 to 1000, as in 3*provider/model"
+PARENTHESES = "parentheses are not supported: ',' separates steps, '|' or '&' their items"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ PARENTHESES = "parentheses do not exist: ',' separates steps, in one '|' or '&' 
         ("٣*m1/a", {}, WEIGHT, "٣*m1/a", 0),
         ("3 4*m1/a", {}, WEIGHT, "3 4*m1/a", 0),
         ("m1*/a", {}, WEIGHT, "m1*/a", 0),
-        ("2* 3*m1/a", {}, "an item has one weight", "2* 3*m1/a", 3),
+        ("2* 3*m1/a", {}, "an item can have only one weight", "2* 3*m1/a", 3),
         ("m1/b&3*", {}, "an element is empty", "m1/b&3*", 7),
         ("m1/b&", {}, "an element is empty", "m1/b&", 5),
         ("m1/b&&m1/c", {}, "an element is empty", "m1/b&&m1/c", 5),
@@ -222,16 +222,16 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("m1/a b", {}, "white space or a control character inside an element", "m1/a b", 4),
         ("m1/a, m1/b\x00", {}, "white space or a control character inside an element",
          "m1/a, m1/b\x00", 10),
-        ("m1/", {}, "'m1/' lacks its model", "m1/", 0),
-        ("m1/a,/b", {}, "'/b' lacks its provider", "m1/a,/b", 5),
-        ("/", {}, "'/' lacks its provider", "/", 0),
+        ("m1/", {}, "'m1/' has no model", "m1/", 0),
+        ("m1/a,/b", {}, "'/b' has no provider", "m1/a,/b", 5),
+        ("/", {}, "'/' has no provider", "/", 0),
         ("m1/a, m6/b", {}, "unknown provider 'm6'", "m1/a, m6/b", 6),
         ("m1/a, openia/b", {}, "unknown provider 'openia'; did you mean 'openai'?",
          "m1/a, openia/b", 6),
         ("M1/a", {}, "unknown provider 'M1'; did you mean 'm1'?", "M1/a", 0),
         ("zzzzz/a", {}, "unknown provider 'zzzzz'", "zzzzz/a", 0),
         ("m1/a,fast/b", {"fast": "m1/a"},
-         "'fast' is an alias, which stands alone, without a slash", "m1/a,fast/b", 5),
+         "'fast' is an alias: write it alone, without a slash", "m1/a,fast/b", 5),
         ("m1/a|fats", {"fast": "m1/a"}, "unknown alias 'fats'; did you mean 'fast'?",
          "m1/a|fats", 5),
         ("FAST", {"Fast": "m1/a"}, "unknown alias 'FAST'; did you mean 'Fast'?", "FAST", 0),
@@ -372,11 +372,11 @@ class TestStep:
         ("arguments", "reason"),
         [
             (((A, B), "sum"), "a step's mode is 'race' or 'spread', not 'sum'"),
-            (((A, B), "race", (1, 2)), "weights are for a spread, one for each of its targets"),
-            (((A, B), "spread", (2,)), "weights are for a spread, one for each of its targets"),
-            (((A, B), "spread", (1, 0)), "a weight is a whole number from 1 up, not 0"),
-            (((A, B), "spread", (1, 1.5)), "a weight is a whole number from 1 up, not 1.5"),
-            (((A, B), "spread", (True, 2)), "a weight is a whole number from 1 up, not True"),
+            (((A, B), "race", (1, 2)), "only a spread has weights, one for each of its targets"),
+            (((A, B), "spread", (2,)), "only a spread has weights, one for each of its targets"),
+            (((A, B), "spread", (1, 0)), "a weight is an integer, 1 or more, not 0"),
+            (((A, B), "spread", (1, 1.5)), "a weight is an integer, 1 or more, not 1.5"),
+            (((A, B), "spread", (True, 2)), "a weight is an integer, 1 or more, not True"),
             (((A, B), "spread", (1, 1001)),
              "a weight is at most 1000, in lowest terms, not 1001"),
         ],

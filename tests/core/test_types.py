@@ -113,13 +113,16 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("fields", "reason"),
         [
-            ({"messages": 1}, "messages: a Message or a sequence of them, not int"),
-            ({"messages": None}, "messages: .* not NoneType"),
-            ({"messages": b"hi"}, "messages: .* not bytes"),
-            ({"messages": {"role": "user"}}, "messages: .* not dict"),
-            ({"messages": "hi", "tools": None}, "tools: a Tool or a sequence of them, not None"),
-            ({"messages": "hi", "tools": "f"}, "tools: .* not str"),
-            ({"messages": "hi", "stop": 1}, "stop: a str or a sequence of them, not int"),
+            ({"messages": 1}, "messages must be a Message or a sequence of them, not int"),
+            ({"messages": None}, "messages must be .* not NoneType"),
+            ({"messages": b"hi"}, "messages must be .* not bytes"),
+            ({"messages": {"role": "user"}}, "messages must be .* not dict"),
+            (
+                {"messages": "hi", "tools": None},
+                "tools must be a Tool or a sequence of them, not None",
+            ),
+            ({"messages": "hi", "tools": "f"}, "tools must be .* not str"),
+            ({"messages": "hi", "stop": 1}, "stop must be a str or a sequence of them, not int"),
         ],
     )
     def test_what_is_no_sequence_is_refused_at_once(self, fields, reason) -> None:
@@ -148,7 +151,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("wrong", ["duck.png", 5, None])
     def test_a_path_or_anything_else_is_no_data(self, wrong) -> None:
-        with pytest.raises(TypeError, match=r"data is bytes.*ImagePart.from_path"):
+        with pytest.raises(TypeError, match=r"data must be bytes.*ImagePart.from_path"):
             ImagePart(wrong)
 
     def test_the_repr_shows_no_bytes(self) -> None:

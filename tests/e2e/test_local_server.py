@@ -91,7 +91,7 @@ async def test_a_file_that_is_no_model_fails_with_what_the_server_said(tmp_path:
 
 async def test_a_missing_file_fails_before_anything_is_started() -> None:
     server = LocalServer("/nowhere/model.gguf")
-    with pytest.raises(ConfigError, match=r"'/nowhere/model\.gguf' is no file"):
+    with pytest.raises(ConfigError, match=r"'/nowhere/model\.gguf' is not a file"):
         await server.start()
     assert server.pid is None
 
