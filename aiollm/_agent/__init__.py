@@ -1,1 +1,1 @@
-"""The agent loop: tools, their calls, typed answers."""
+"""The agent loop: tools, their calls, and typed answers."""

@@ -1,4 +1,4 @@
-"""The agent loop: asks the model, runs the tools it calls, and keeps the history, turn by turn."""
+"""The agent loop: ask the model, run the tools it calls, and keep the history, turn by turn."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from aiollm.types import (
 )
 
 _STOPPED = ("content_filter", "error")
-"""Ends after which a call the model had begun is not its settled will."""
+"""Finish reasons after which a tool call may be incomplete, so it must not be run."""
 
 
 class TurnEnded(msgspec.Struct, frozen=True):
-    """The model has answered; if it called tools, they run next."""
+    """The model has answered; any tools that it called run next."""
 
     text: ClassVar[str] = ""
     response: Response
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The end of a run, its last event: last answer, whole history, usage of all turns."""
+    """The last event of a run: the last answer, the complete history, and usage of all turns."""
 
     text: ClassVar[str] = ""
     response: Response
@@ -51,9 +51,9 @@ RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
 
 
 class AgentLoop:
-    """The model and its tools in turns; what an `AgentRun` reads.
+    """Runs the model and its tools in turns; the source of an `AgentRun`.
 
-    Its work is ended by `close`, at its end and after an error by itself.
+    `close` ends its work; so do the end of the run and an error.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class AgentLoop:
         number: int = 0,
         emit: Callable[[Event], None] | None = None,
     ) -> None:
-        """`ask` starts a stream, `emit` passes events to the hooks. Raises: ConfigError."""
+        """Prepare the first turn. Raises: ConfigError.
+
+        `ask` starts a stream, `emit` passes events to the hooks.
+        """
         made = tuple(map(as_tool, (*request.tools, *tools)))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
@@ -90,7 +93,7 @@ class AgentLoop:
     async def next(self, _: asyncio.Task[Any]) -> RunEvent | None:
         """Return the next event, None after the end.
 
-        Raises: LLMError, FailoverError, TurnLimitError, after ending what runs.
+        Raises: LLMError, FailoverError, TurnLimitError; whatever still runs is ended first.
         """
         if self._closed:
             return None
@@ -106,12 +109,12 @@ class AgentLoop:
             raise
 
     def close(self) -> None:
-        """End what runs as abandoned; idempotent: a tool is not cancelled twice."""
+        """End the run as abandoned; idempotent, so no tool is cancelled twice."""
         if not self._closed:
             self._end("abandoned")
 
     async def gone(self) -> None:
-        """Wait until the tools of a loop that was ended are gone."""
+        """Wait, after the end, until all tools have stopped."""
         if self._stream is not None:
             await self._stream.aclose()
         if self._calls is not None:
@@ -124,7 +127,7 @@ class AgentLoop:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The history so far, a result for every call in it."""
+        """The history so far, with a result for every tool call."""
         if self._calls is None:
             return self._history
         return (*self._history, self._calls.message())
@@ -162,8 +165,8 @@ class AgentLoop:
         if self.turns >= self._limits.max_turns:
             turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
             raise TurnLimitError(
-                f"the model still wants tools after {turns}: go on from `messages`, "
-                "or give it a larger max_turns",
+                f"the model was still calling tools after {turns}: continue from `.messages`, "
+                "or raise max_turns",
                 messages=self._history,
                 response=self._last,
                 target=self._last.target if self._last else None,
@@ -179,7 +182,7 @@ class AgentLoop:
         request = msgspec.structs.replace(self._request, messages=self._history)
         if request.tool_choice in {None, "auto", "none"}:
             return request
-        # A model that must call tools in every turn would never come to an end.
+        # A model that must call a tool in every turn would never finish.
         return msgspec.structs.replace(request, tool_choice="auto")
 
     def _take_answer(self, response: Response) -> TurnEnded:
@@ -211,7 +214,7 @@ class AgentLoop:
         return RunResult(response, self._history, self.usage)
 
     def _end(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        """End what runs; synchronous, so that no second cancellation can break it."""
+        """End the run; synchronous, so that a second cancellation cannot break it."""
         self._closed = True
         if self._calls is not None:
             self._calls.cancel()
@@ -224,7 +227,7 @@ class AgentLoop:
 
 
 def _is_nameless(part: Part) -> bool:
-    """Say whether a call was cut before its name: nobody could answer it."""
+    """Return whether a call was cut before its name, so that it cannot have a result."""
     return isinstance(part, ToolCallPart) and not part.name
 
 

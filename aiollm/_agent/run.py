@@ -9,11 +9,10 @@ from aiollm.types import Message, Response, Usage
 
 
 class AgentRun(SingleReader[RunEvent]):
-    """A model that uses tools until it needs none: iterate it, or `collect()` it.
+    """A model that calls tools until it has its answer: iterate it, or `collect()` it.
 
-    Nothing is sent until the first event is asked for. Leaving an `async with`, `aclose()`,
-    cancellation, an error, or dropping the last reference closes the connection and cancels the
-    tools.
+    Nothing is sent until it is iterated. Leaving an `async with`, `aclose()`, cancellation, an
+    error, or dropping the last reference closes the connection and cancels the tools.
     """
 
     __slots__ = ("_agent",)
@@ -32,7 +31,7 @@ class AgentRun(SingleReader[RunEvent]):
         return await self._read()
 
     async def collect(self) -> Response:
-        """Exhaust the run and return its last answer. Raises: as iterating."""
+        """Exhaust the run and return its last answer. Raises: the same errors as iterating."""
         async for _ in self:
             pass
         return self.response
@@ -43,15 +42,15 @@ class AgentRun(SingleReader[RunEvent]):
 
     @property
     def response(self) -> Response:
-        """The last answer. Raises: ClosedError before the run has come to its end."""
+        """The last answer. Raises: ClosedError before the run has ended."""
         response = self._agent.response
         if response is None:
-            raise ClosedError("the run has not come to its end: `messages` has what it did")
+            raise ClosedError("the run has not ended yet: use `messages` for what it has done")
         return response
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The history so far, ready for the next request: every call in it has its result."""
+        """The history so far, ready for the next request: every tool call has a result."""
         return self._agent.messages
 
     @property
@@ -61,5 +60,5 @@ class AgentRun(SingleReader[RunEvent]):
 
     @property
     def turns(self) -> int:
-        """How often the model was asked so far."""
+        """How many times the model has been asked so far."""
         return self._agent.turns

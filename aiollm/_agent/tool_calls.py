@@ -1,4 +1,4 @@
-"""The tool calls of one turn: side by side, within limits, owned and cancelled in one place."""
+"""The tool calls of one turn: run concurrently within limits, and cancelled in one place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("aiollm")
 
 
 class RunLimits(msgspec.Struct, frozen=True):
-    """What a run may take: turns, tools at a time, seconds a tool (None = no limit)."""
+    """The limits of a run: turns, tools at a time, seconds per tool (None = no limit)."""
 
     max_turns: int = 10
     max_parallel: int = 8
@@ -31,20 +31,20 @@ class RunLimits(msgspec.Struct, frozen=True):
         for name in ("max_turns", "max_parallel"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r:.80}: expected an integer from 1 up")
+                raise ConfigError(f"{name} is {value!r:.80}: expected an integer, 1 or more")
         if self.tool_timeout is not None and not self.tool_timeout > 0:
             raise ConfigError(f"tool_timeout is {self.tool_timeout!r}: expected seconds above 0")
 
 
 class ToolStarted(msgspec.Struct, frozen=True):
-    """A tool begins to run, in the stream of its run; hooks get `ToolCallStarted`."""
+    """A tool starts, as an event of its run; hooks get `ToolCallStarted` instead."""
 
     text: ClassVar[str] = ""
     call: ToolCallPart
 
 
 class ToolEnded(msgspec.Struct, frozen=True):
-    """A call has its result, `seconds` after the tool began; `error` is what it raised.
+    """A tool call has its result, `seconds` after the tool started; `error` is what it raised.
 
     A call that could not be run at all has no `ToolStarted` before it.
     """
@@ -57,7 +57,7 @@ class ToolEnded(msgspec.Struct, frozen=True):
 
 
 class ToolCalls:
-    """The calls of one turn, each a task; their events come as they happen."""
+    """The tool calls of one turn, each in a task; their events arrive as they happen."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ToolCalls:
         run: int = 0,
         emit: Callable[[Event], None] | None = None,
     ) -> None:
-        """`emit` passes the events of run number `run` to the hooks."""
+        """Prepare the calls; `emit` passes the events of run number `run` to the hooks."""
         self._calls = calls
         self._tools = tools
         self._limits = limits
@@ -83,7 +83,7 @@ class ToolCalls:
         self._stopped = False
 
     def start(self) -> None:
-        """Start all calls that can be run; the others have an error for a result."""
+        """Start all calls that can be run; the result of any other is an error."""
         for index, call in enumerate(self._calls):
             try:
                 wanted = self._find(call)
@@ -96,12 +96,12 @@ class ToolCalls:
             self._tasks.append(task)
 
     def refuse(self, reason: str) -> None:
-        """Run none of the calls: `reason` is the result of each."""
+        """Run no calls; `reason` becomes the result of each."""
         for index, call in enumerate(self._calls):
             self._finish(index, _failed(call, reason))
 
     async def next(self) -> ToolStarted | ToolEnded | None:
-        """Return what happens next, None once every call has its result."""
+        """Return the next event, None once every call has its result."""
         if not self._pending:
             return None
         happened = await self._happened.get()
@@ -111,14 +111,14 @@ class ToolCalls:
         return happened
 
     def message(self) -> Message:
-        """Return all results in the order of the calls; what has none yet is an error."""
+        """Return all results in the order of the calls; one still missing becomes an error."""
         pairs = enumerate(self._calls)
         return tool_results(
             *(self._results.get(index) or _failed(call, _UNFINISHED) for index, call in pairs)
         )
 
     def cancel(self) -> None:
-        """Cancel what still runs; synchronous and idempotent."""
+        """Cancel the calls that still run; synchronous and idempotent."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()
@@ -134,7 +134,7 @@ class ToolCalls:
             known = ", ".join(self._tools) or "none"
             raise OutputError(f"there is no tool {call.name!r:.80}; the tools are: {known}")
         if not call.valid:
-            raise OutputError("not run: the arguments are not a whole JSON object")
+            raise OutputError("not run: the arguments are not a complete JSON object")
         return wanted
 
     async def _work(self, index: int, wanted: Tool, bound: Callable[[], Any]) -> None:
@@ -181,11 +181,12 @@ class ToolCalls:
         self._happened.put_nowait(ToolEnded(self._calls[index], result, seconds, error))
 
     def _ended(self, index: int, task: asyncio.Task[None]) -> None:
-        """Pass on what ended a task against its will, so that nobody waits for its result."""
+        """Make a result for a task that was cancelled, so that nobody waits for it forever."""
         if self._stopped:
             return
         if task.cancelled():
-            # Not by the run: something that the tool waited for was cancelled, or it gave up.
+            # The run did not cancel it: the tool raised CancelledError itself, or something that
+            # it waited for was cancelled.
             self._finish(index, _failed(self._calls[index], "the tool was cancelled"))
         elif (error := task.exception()) is not None:
             self._happened.put_nowait(error)
@@ -194,7 +195,7 @@ class ToolCalls:
 async def _outcome(
     call: ToolCallPart, bound: Callable[[], Any], seconds: float | None
 ) -> tuple[ToolResultPart, BaseException | None]:
-    """Run a call within its time; return its result, and what it raised."""
+    """Run a call within its time limit; return its result and the error it raised, if any."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:

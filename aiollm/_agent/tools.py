@@ -1,4 +1,4 @@
-"""Tools: a function's type hints become a schema, a model's arguments the function's own."""
+"""Tools: turn a function's type hints into a schema, and a model's arguments into a call."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Function: TypeAlias = Callable[..., Any]
 
 _CONTENT = (TextPart, ImagePart)
 _FOREIGN = (DocumentPart, AudioPart, ToolCallPart, ReasoningPart, RefusalPart, OpaquePart)
-"""Parts that no provider takes in a tool's result."""
+"""Parts that no provider accepts in a tool's result."""
 
 _PLAIN = (bool, int, float, str, type(None), enum.Enum)
-"""Defaults that a schema can show."""
+"""Types whose defaults a schema can show."""
 
 _NAMES = TOOL_NAME.pattern
 
@@ -48,25 +48,25 @@ _VARIABLE: dict[Any, str] = {
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """How arguments become a call: a struct of the parameters, and what Python wants of them."""
+    """How arguments become a call: a struct of the parameters, and how Python takes each one."""
 
     arguments: type[msgspec.Struct]
     positional: tuple[str, ...] = ()
     not_null: frozenset[str] = frozenset()
-    """Optional parameters that take no None: models send null for what they leave out."""
+    """Optional parameters that do not accept None; a model may send null to leave one out."""
 
 
 class FunctionTool(Tool, frozen=True):
-    """A tool made of a function; calling it calls the function.
+    """A tool made from a function; calling it calls the function.
 
-    `timeout`: seconds a call may take, None for the time limit of the run.
+    `timeout`: seconds a call may take; None uses the run's time limit.
     """
 
     timeout: float | None = None
     _signature: Signature | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function as if it were no tool."""
+        """Call the function directly."""
         assert self.function is not None
         return self.function(*args, **kwargs)
 
@@ -94,15 +94,19 @@ def tool(
     strict: bool = False,
     timeout: float | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a function, plain or async, or of anything that is called like one.
+    """Make a tool from a plain or async function, or from another callable.
 
-    The name is the function's, the description its docstring, unless given. The schema comes
-    from the type hints; `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
-    a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
-    seconds a call may take, None for the time limit of the run.
+    By default the name is the function's and the description its docstring. The schema comes
+    from the type hints: `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
+    and a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
+    seconds a call may take; None uses the run's time limit.
 
-    A plain function runs in a thread, so that it may block. Raises: ConfigError for what a
-    schema cannot express.
+    A plain function runs in a thread, so it may block. A timed-out function keeps running in its
+    thread; its result is discarded. Raises: ConfigError for what a schema cannot express.
+
+        @tool
+        def weather(city: str, days: int = 1) -> str:
+            "Return the forecast."
     """
     if function is None:
         return functools.partial(
@@ -110,9 +114,9 @@ def tool(
         )
     named = name or _name(function)
     if not TOOL_NAME.fullmatch(named):
-        raise ConfigError(f"{named!r:.80} is no name for a tool: give one that fits {_NAMES}")
+        raise ConfigError(f"invalid tool name {named!r:.80}: pass a name that matches {_NAMES}")
     if timeout is not None and not timeout > 0:
-        raise ConfigError(f"tool {named!r}: timeout is {timeout!r}, not a number of seconds")
+        raise ConfigError(f"tool {named!r}: timeout is {timeout!r}, expected seconds above 0")
     signature, schema = _signature(function, named)
     return FunctionTool(
         name=named,
@@ -126,23 +130,23 @@ def tool(
 
 
 def as_tool(value: Tool | Function) -> Tool:
-    """Return a tool that can be run: `value` itself, or one made of a function.
+    """Return a tool that can be run: `value` itself, or one made from a function.
 
     Raises: ConfigError.
     """
     match value:
         case Tool(function=None):
-            raise ConfigError(f"tool {value.name!r} has no function that could be run")
+            raise ConfigError(f"tool {value.name!r} has no function to run: make it with @tool")
         case Tool():
             return value
         case _ if callable(value):
             return tool(value)
         case _:
-            raise ConfigError(f"a tool is a function or a Tool, not {type(value).__name__}")
+            raise ConfigError(f"expected a function or a Tool, not {type(value).__name__}")
 
 
 def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
-    """Return the call that a model wants, its arguments checked and of the hinted types.
+    """Return a function that makes the call, with its arguments checked and converted.
 
     Raises: OutputError that says what is wrong with the arguments.
     """
@@ -156,7 +160,7 @@ def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
 
 
 async def execute(bound: Callable[[], Any]) -> Any:
-    """Run a call: async functions on the loop, all others in a thread."""
+    """Run a call: an async function on the event loop, any other in a thread."""
     function = bound.func if isinstance(bound, functools.partial) else bound
     if _is_async(function):
         result = bound()
@@ -168,7 +172,7 @@ async def execute(bound: Callable[[], Any]) -> Any:
 def as_result(call: ToolCallPart, value: Any) -> ToolResultPart:
     """Turn what a tool returned into the result of its call.
 
-    Text stays as it is, parts too, None is no text, and anything else becomes JSON.
+    Text and parts stay as they are, None becomes empty text, and anything else becomes JSON.
     Raises: OutputError.
     """
     if isinstance(value, ToolResultPart):
@@ -195,10 +199,10 @@ def _content(value: Any) -> Any:
 
 def _name(function: Function) -> str:
     if isinstance(function, type):
-        raise ConfigError(f"{function.__name__} is a class: a tool is a function or an instance")
+        raise ConfigError(f"{function.__name__} is a class: pass a function or an instance")
     name = getattr(function, "__name__", None)
     if name is None and isinstance(function, functools.partial):
-        raise ConfigError("a partial has no name: give one, tool(name=...)")
+        raise ConfigError("a partial has no name: pass one, tool(name=...)")
     return str(name or type(function).__name__)
 
 
@@ -217,7 +221,7 @@ def _called(function: Any) -> Any:
 
 
 def _code(function: Function) -> Function:
-    """Return the function in which a callable's hints and docstring stand."""
+    """Return the function that has a callable's type hints and docstring."""
     called = _called(function)
     code: Function = inspect.unwrap(getattr(called, "__func__", called))
     return code
@@ -225,7 +229,7 @@ def _code(function: Function) -> Function:
 
 def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigError(f"tool {name!r} is a generator: a tool returns its result at once")
+        raise ConfigError(f"tool {name!r} is a generator: a tool must return its result")
     hints = _hints(function, name)
     fields: list[Any] = []
     positional: list[str] = []
@@ -250,7 +254,7 @@ def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]
 
 
 def _parameters(function: Function, name: str) -> Iterator[inspect.Parameter]:
-    """Yield the parameters that the model fills: those that a partial binds are not its own."""
+    """Yield the parameters that the model fills, without those that a partial binds."""
     bound = function.keywords if isinstance(function, functools.partial) else {}
     for parameter in _inspected(function, name).parameters.values():
         if star := _VARIABLE.get(parameter.kind):
@@ -265,14 +269,14 @@ def _inspected(function: Function, name: str) -> inspect.Signature:
         return inspect.signature(function)
     except (TypeError, ValueError) as error:
         reason = str(error)
-    raise ConfigError(f"tool {name!r} has no signature to read: {reason}")
+    raise ConfigError(f"the signature of tool {name!r} cannot be read: {reason}")
 
 
 def _hints(function: Function, name: str) -> dict[str, Any]:
     code = _code(function)
     around = getattr(code, "__globals__", {})
     try:
-        # From Python 3.14 on, this is where hints are evaluated.
+        # Since Python 3.14, this is where hints are evaluated.
         notes = getattr(code, "__annotations__", {})
         noted: Any = SimpleNamespace(
             __annotations__={key: hint for key, hint in notes.items() if key != "return"}
@@ -280,14 +284,14 @@ def _hints(function: Function, name: str) -> dict[str, Any]:
         return typing.get_type_hints(noted, around, include_extras=True)
     except (NameError, TypeError, SyntaxError, AttributeError) as error:
         reason = f"the type hints of tool {name!r} cannot be read: {error}"
-    raise ConfigError(f"{reason}; the types must stand at the module's top level")
+    raise ConfigError(f"{reason}; define the types at the module's top level")
 
 
 def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any:
     where = f"parameter {parameter.name!r} of tool {name!r}"
     if parameter.name not in hints:
         if parameter.name == "self":
-            raise ConfigError(f"{where}: make the tool of the bound method, tool(thing.{name})")
+            raise ConfigError(f"{where}: make the tool from the bound method, tool(thing.{name})")
         raise ConfigError(f"{where} has no type hint")
     hint = hints[parameter.name]
     reason = ""
@@ -301,7 +305,7 @@ def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any
 
 
 def _default(value: Any) -> Any:
-    """Return the default of a field: shown in the schema where it is plain."""
+    """Return the default of a field; the schema shows it only if it is plain."""
     return value if isinstance(value, _PLAIN) else msgspec.field(default_factory=lambda: value)
 
 
@@ -342,7 +346,7 @@ def _guarded(bound: Callable[[], Any]) -> Any:
     try:
         return bound()
     except StopIteration as error:
-        # A future cannot hold it: whoever waits would wait for ever.
+        # A future cannot hold a StopIteration: whoever waits for it would wait forever.
         raise RuntimeError("the tool raised StopIteration") from error
 
 
@@ -356,9 +360,9 @@ def _json(value: Any) -> str:
         return encode(value).decode()
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
-    raise OutputError(f"the tool returned {type(value).__name__}, which is no JSON: {reason}")
+    raise OutputError(f"the tool returned {type(value).__name__}, which is not JSON: {reason}")
 
 
 def _unusable(value: Any) -> OutputError:
     kind = type(value).__name__
-    return OutputError(f"a tool's result holds text and images, not {kind}")
+    return OutputError(f"a tool's result may hold text and images, not {kind}")

@@ -1,4 +1,4 @@
-"""Typed answers: any type over wires that take objects alone, and another try when one misfits."""
+"""Typed answers: any type over wires that accept only objects, with another try after a misfit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from aiollm.errors import OutputError
 from aiollm.types import Message, Request, Response, user
 
 _FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
-"""JSON in a Markdown fence: what models like to answer where no schema binds them."""
+"""JSON in a Markdown fence, a common answer where no schema is enforced."""
 
-_REPAIR = (
-    "That is not what was asked for: {}. Answer again, with the corrected JSON and nothing else."
-)
+_REPAIR = "Your answer is not valid: {}. Answer again, with the corrected JSON and nothing else."
 
 _HOPELESS = {
     "length": "it was cut at its limit: raise max_output_tokens",
     "content_filter": "the provider's filter stopped it",
     "tool_calls": "the model called tools: use run()",
 }
-"""Ends after which asking again would bring the same."""
+"""Finish reasons after which asking again would bring the same result."""
 
 
 def _decode(text: str, kind: Any) -> Any:
@@ -40,16 +38,16 @@ def _decode(text: str, kind: Any) -> Any:
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How a type travels: objects as they are, anything else as the `value` of an object."""
+    """How a type is sent: an object as it is, anything else as the `value` of an object."""
 
     name: str
     wire: Any
-    """What the request asks for: a type or a schema."""
+    """The type or schema that the request asks for."""
     decoded: Any
-    """What the reply is decoded as."""
+    """The type that the reply is decoded as."""
     wrapped: bool = False
     bare: Any = None
-    """What a model may answer that leaves the wrapping out."""
+    """The type of an answer whose model left the wrapping out."""
 
     def read(self, response: Response) -> Any:
         """Return the reply's value. Raises: OutputError."""
@@ -71,7 +69,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape_of(kind: Any) -> Shape:
-    """Return how a type, or a JSON schema, travels. Raises: ConfigError."""
+    """Return how a type or a JSON schema is sent. Raises: ConfigError."""
     schema = type_schema(kind)
     name = schema_name(kind)
     is_schema = isinstance(kind, Mapping)
@@ -94,7 +92,7 @@ def shape_of(kind: Any) -> Shape:
 async def generate_typed(
     ask: Callable[[Request], Awaitable[Response]], request: Request, kind: Any, repairs: int
 ) -> Any:
-    """Return the reply as `kind`; up to `repairs` times, show the model what is wrong with it.
+    """Return the reply as `kind`, showing the model its mistake up to `repairs` times.
 
     Raises: OutputError with the last reply, and whatever `ask` raises.
     """
@@ -115,13 +113,13 @@ async def generate_typed(
             try:
                 raise failure
             finally:
-                del failure  # its traceback holds this frame: a cycle
+                del failure  # its traceback refers to this frame, which would make a cycle
         repairs -= 1
         request = _repair(request, response, failure)
 
 
 def _hopeless(response: Response) -> str:
-    """Say why another try would not help, "" where it may."""
+    """Return why another try would not help, "" if it may."""
     if response.tool_calls:
         return _HOPELESS["tool_calls"]
     if response.refusal:

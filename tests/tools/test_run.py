@@ -124,7 +124,7 @@ async def test_nothing_is_sent_before_the_first_event(over):
     fake = FakeProvider()
     run = over(fake).run("fake/m", "hi", tools=[double])
     assert (fake.calls, run.turns, run.messages) == ([], 0, (user("hi"),))
-    with pytest.raises(ClosedError, match="not come to its end"):
+    with pytest.raises(ClosedError, match="not ended yet"):
         _ = run.response
     assert run.usage == Usage()
 
@@ -189,8 +189,8 @@ async def test_an_exception_without_readable_text_goes_back_by_its_name(over):
     [
         (tool_call("doubel", {}), "there is no tool 'doubel'; the tools are: double"),
         (tool_call("double", {"number": "x"}), "Expected `int`, got `str` - at `$.number`"),
-        (ToolCallDelta(0, "call_0", "double", '{"numb'), "not a whole JSON object"),
-        (ToolCallDelta(0, "call_0", "double", "[4]"), "not a whole JSON object"),
+        (ToolCallDelta(0, "call_0", "double", '{"numb'), "not a complete JSON object"),
+        (ToolCallDelta(0, "call_0", "double", "[4]"), "not a complete JSON object"),
     ],
 )
 async def test_a_call_that_cannot_be_run_is_not_started(over, delta, reason):
@@ -434,7 +434,7 @@ async def test_what_a_tool_returns_that_is_no_result_is_an_error_result(over):
     await run.collect()
     (part,) = run.messages[2].parts
     assert part.is_error
-    assert "returned object, which is no JSON" in part.text
+    assert "returned object, which is not JSON" in part.text
 
 
 async def test_images_in_results_reach_the_model(over):

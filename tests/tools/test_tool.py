@@ -345,7 +345,7 @@ async def async_generator(n: int):
         (recursive, "parameter 'tree' of tool 'recursive'.*recursive"),
         (generator, "is a generator"),
         (async_generator, "is a generator"),
-        (lambda: 1, "'<lambda>' is no name for a tool"),
+        (lambda: 1, "invalid tool name '<lambda>'"),
         (functools.partial(bare, 1), "a partial has no name"),
         (max, "no signature"),
         ([].append, "has no type hint"),
@@ -464,8 +464,8 @@ def test_a_tool_may_return_a_whole_result_an_error_for_one():
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (Odd(), "returned Odd, which is no JSON"),
-        ({"a": Odd()}, "returned dict, which is no JSON"),
+        (Odd(), "returned Odd, which is not JSON"),
+        ({"a": Odd()}, "returned dict, which is not JSON"),
         (DocumentPart(b"%PDF"), "not DocumentPart"),
         ([IMAGE, DocumentPart(b"%PDF")], "not DocumentPart"),
         ([DocumentPart(b"%PDF")], "not DocumentPart"),
@@ -481,5 +481,5 @@ def test_what_cannot_be_a_result_says_so(value, reason):
 def test_a_value_that_contains_itself_cannot_be_a_result():
     loop: list[Any] = []
     loop.append(loop)
-    with pytest.raises(LLMError, match="no JSON"):
+    with pytest.raises(LLMError, match="not JSON"):
         as_result(call(), loop)
