@@ -1,7 +1,7 @@
-"""Name what the installed image library lacks, and exit with 1; say nothing where it has it all.
+"""Name what the installed image library lacks and exit with 1; print nothing if it has it all.
 
-`scripts/setup` asks. Where headers are missing Pillow-SIMD builds without a word, and pip keeps
-what it built for the time when they are there.
+`scripts/setup` runs it: without some headers Pillow-SIMD still builds, silently lacking features,
+and pip's cache keeps that build even after the headers are installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NEEDED = {
 
 
 def lacking() -> list[str]:
-    """Return what the library cannot do; all of it where it cannot even be imported."""
+    """Return the missing features; all of them if the library cannot be imported."""
     try:
         from PIL import features
     except ImportError:

@@ -1,8 +1,8 @@
-"""Build the sdist and the wheel into dist/, and prove in fresh environments that they are whole.
+"""Build the sdist and the wheel into dist/, and check in fresh environments that they work.
 
-`make package` runs it. Checked: both archives hold the tracked files and nothing else, the sdist
-makes the same wheel, the wheel needs three packages and works with those alone, every extra
-resolves, and what needs an extra names it.
+`make package` runs it. It checks that both archives hold the tracked files and nothing else, that
+the sdist builds the same wheel, that the wheel needs three packages and works with only those,
+that every extra resolves, and that a feature without its extra says which one to install.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIST = ROOT / "dist"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 APART = {"peers", "simd"}
-"""Extras that `all` leaves out: SDKs to compare with, and what fills the package of `images`."""
+"""Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
 CORE = {"aiohttp", "anyio", "msgspec"}
 OPTIONAL = ("PIL", "opentelemetry", "pydantic", "pytest", "rich", "uvloop", "xllamacpp")
 MADE_BY_BUILDING = {"PKG-INFO"}
@@ -77,7 +77,7 @@ def run(*command: str | Path, cwd: Path = ROOT, expected: int = 0) -> str:
     """Run a command with little of this environment; return its output. Raises: SystemExit."""
     kept = ("LANG", "PATH", "PIP_", "SSL_", "TMPDIR", "HTTP", "http", "no_proxy", "NO_PROXY")
     env = {name: value for name, value in os.environ.items() if name.startswith(kept)}
-    with tempfile.TemporaryDirectory() as home:  # what tools leave there is not of the project
+    with tempfile.TemporaryDirectory() as home:  # for files that tools leave behind
         done = subprocess.run(
             list(map(str, command)),
             cwd=cwd,
@@ -103,7 +103,7 @@ def tracked() -> set[str]:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Check that it holds what its tests and `make` need, and no file of this machine."""
+    """Check that it holds what its tests and `make` need, and no untracked file."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= NEEDED, f"missing: {NEEDED - names}"
@@ -112,7 +112,7 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check its files and what it depends on."""
+    """Check its files and its dependencies."""
     info = f"{wheel.name.partition('-py3')[0]}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -127,7 +127,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def check_all_is_all() -> None:
-    """Check that what resolves with `all` resolves with each extra in it."""
+    """Check that `all` holds each extra that it should."""
     (everything,) = EXTRAS["all"]
     named = re.findall(r"\w+", everything.partition("[")[2])
     assert sorted(named) == sorted(EXTRAS.keys() - APART - {"all"}), named
@@ -140,12 +140,12 @@ def environment(home: Path) -> Path:
 
 
 def pip(python: Path, *arguments: str) -> str:
-    """Let the pip of this environment work on another one."""
+    """Run this environment's pip on another environment."""
     return run(sys.executable, "-m", "pip", "--python", python, *arguments)
 
 
 def check_core(wheel: Path, home: Path) -> None:
-    """Use the wheel with its three dependencies alone, then with the extra `testing`."""
+    """Use the wheel with only its three dependencies, then with the extra `testing`."""
     python = environment(home / "core")
     pip(python, "install", "-q", str(wheel))
     pip(python, "check")
@@ -154,22 +154,22 @@ def check_core(wheel: Path, home: Path) -> None:
     run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
     command = python.with_name("aiollm")
     assert "Exit codes" in run(command, "--help", cwd=elsewhere)
-    told = run(command, "ask", "hi", cwd=elsewhere, expected=2)
-    assert "aiollm-client[local]" in told, told
-    assert "Traceback" not in told, told
+    output = run(command, "ask", "hi", cwd=elsewhere, expected=2)
+    assert "aiollm-client[local]" in output, output
+    assert "Traceback" not in output, output
     (elsewhere / "test_mine.py").write_text(WITH_TESTING)
     pip(python, "install", "-q", f"{wheel}[testing]")
     run(python, "-m", "pytest", "-q", "-W", "error", cwd=elsewhere)
 
 
 def check_extra(python: Path, wheel: Path, extra: str) -> None:
-    """Check that packages for an extra can be had, without installing them."""
-    told = pip(python, "install", "-q", "--dry-run", f"{wheel}[{extra}]")
-    assert "does not provide the extra" not in told, told
+    """Check that an extra's packages resolve, without installing them."""
+    output = pip(python, "install", "-q", "--dry-run", f"{wheel}[{extra}]")
+    assert "does not provide the extra" not in output, output
 
 
 def main() -> None:
-    """Build and check everything; the first thing that is wrong ends it."""
+    """Build and check everything, stopping at the first failure."""
     shutil.rmtree(DIST, ignore_errors=True)
     sdist, wheel = sorted(build(ROOT, DIST), key=lambda each: each.suffix != ".gz")
     check_sdist(sdist)
@@ -179,12 +179,12 @@ def main() -> None:
         home = Path(temporary)
         checks = [pool.submit(check_core, wheel, home)]
         (again,) = build(ROOT, home / "again", "--wheel")
-        assert again.read_bytes() == wheel.read_bytes(), "the sdist makes another wheel"
+        assert again.read_bytes() == wheel.read_bytes(), "the sdist builds a different wheel"
         python = environment(home / "empty")
         checks += [pool.submit(check_extra, python, wheel, each) for each in (*APART, "all")]
         for check in checks:
             check.result()
-    print(f"{sdist.name} and {wheel.name} are whole, and every extra resolves")
+    print(f"{sdist.name} and {wheel.name} are complete, and every extra resolves")
 
 
 if __name__ == "__main__":

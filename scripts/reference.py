@@ -1,6 +1,6 @@
 """Write docs/reference.md: every public name with its signature and docstring, by topic.
 
-`python scripts/reference.py` writes it; a test says when it must be written again.
+`python scripts/reference.py` writes it; a test fails when the page is out of date.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BREAK = "\n    | "
 
 HEAD = """# Reference
 
-Every public name, from its docstring: `scripts/reference.py` writes this page. The guides tell how
-the parts work together; `from aiollm import ...` has all names of the first part.
+Every public name with its docstring; `scripts/reference.py` generates this page. The guides explain
+how the parts work together. Import the names of the first part with `from aiollm import ...`.
 """
 TOPICS = {
     "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt Timeouts "
@@ -81,7 +81,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the complete page."""
     parts = [HEAD]
     for topic, names in TOPICS.items():
         parts.append(f"## {topic}\n")
@@ -108,7 +108,7 @@ def entry(name: str, value: Any) -> str:
 
 
 def flags(kind: type) -> str:
-    """Return what an error does to a chain and to its target."""
+    """Say what an error does to a chain and to its target."""
     if not issubclass(kind, aiollm.LLMError):
         return ""
     harm = {"no": "no", "target": "for a cooldown", "long": "as misconfigured"}[kind.harms]
@@ -122,14 +122,14 @@ def alias(name: str, value: Any) -> str:
         for node, after in itertools.pairwise([*body, ast.Pass()]):
             match node:
                 case ast.AnnAssign(
-                    ast.Name(id=found), ast.Name(id="TypeAlias"), ast.expr() as told
+                    ast.Name(id=found), ast.Name(id="TypeAlias"), ast.expr() as shown
                 ) if found == name:
-                    return f"{block(definition(name, told))}{comment(after)}"
+                    return f"{block(definition(name, shown))}{comment(after)}"
     return f"A constant of the type `{type(value).__name__}`.\n"
 
 
 def comment(node: ast.stmt) -> str:
-    """Return the text of a string that stands by itself, as the docstring of what precedes it."""
+    """Return the text of a bare string, which documents the statement before it."""
     match node:
         case ast.Expr(ast.Constant(str(text))):
             return f"\n{inspect.cleandoc(text)}\n"
@@ -137,9 +137,9 @@ def comment(node: ast.stmt) -> str:
             return ""
 
 
-def definition(name: str, told: ast.expr) -> str:
+def definition(name: str, shown: ast.expr) -> str:
     """Return the definition of a type's name, wrapped."""
-    line = f"{name} = {ast.unparse(told)}"
+    line = f"{name} = {ast.unparse(shown)}"
     return (
         line
         if len(line) <= WIDTH
@@ -153,7 +153,7 @@ def prose(value: type | ModuleType | Any) -> str:
 
 
 def block(*signatures: str) -> str:
-    """Return signatures as code that no test runs."""
+    """Return signatures as a code block that no test runs."""
     return "```py\n" + "\n".join(signatures) + "\n```\n"
 
 
@@ -171,25 +171,25 @@ def lineage(kind: type) -> list[ast.ClassDef]:
 
 
 def constructor(name: str, kind: type) -> str:
-    """Return how an instance is made: by `__init__`, or by the fields of a struct."""
+    """Return how to make an instance: the arguments of `__init__`, or the fields of a struct."""
     bases = [base.__name__ for base in kind.__bases__ if is_shown(base)]
     head = f"class {name}({', '.join(bases)})\n" if bases else ""
     if name in NOT_MADE_BY_HAND.split():
         return f"class {name}"
     if getattr(kind, "_is_protocol", False):
         return f"class {name}(Protocol)"
-    told = dict(fields(kind))
+    shown = dict(fields(kind))
     if head and not adds_to_its_base(kind):
         return head.rstrip()
     for node in lineage(kind):
         for each in ast.walk(node):
             if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-                return head + wrapped(name, arguments(each, told))
-    return head + wrapped(name, list(told.values()))
+                return head + wrapped(name, arguments(each, shown))
+    return head + wrapped(name, list(shown.values()))
 
 
 def adds_to_its_base(kind: type) -> bool:
-    """Say whether a class is made in another way than its base, which is on the page."""
+    """Return whether a class is made differently from its base, which is on the page."""
     made_by = (
         ast.FunctionDef if issubclass(kind, BaseException) else ast.FunctionDef | ast.AnnAssign
     )
@@ -200,28 +200,28 @@ def adds_to_its_base(kind: type) -> bool:
 
 
 def is_shown(base: type) -> bool:
-    """Say whether a base tells a reader something."""
+    """Return whether a base is worth showing to a reader."""
     return base.__name__ in aiollm.__all__ or issubclass(base, BaseException)
 
 
 def fields(kind: type) -> Iterator[tuple[str, str]]:
     """Yield the fields of a struct or a TypedDict as (name, text), its bases' first."""
-    told: dict[str, str] = {}
+    shown: dict[str, str] = {}
     for node in reversed(lineage(kind)):
         for each in node.body:
             match each:
                 case ast.AnnAssign(target=ast.Name(id=name)) if is_field(name, each):
-                    told[name] = f"{name}: {ast.unparse(each.annotation)}{default(each.value)}"
-    yield from told.items()
+                    shown[name] = f"{name}: {ast.unparse(each.annotation)}{default(each.value)}"
+    yield from shown.items()
 
 
 def is_field(name: str, node: ast.AnnAssign) -> bool:
-    """Say whether an annotation in a class body makes a public field."""
+    """Return whether an annotation in a class body defines a public field."""
     return not name.startswith("_") and "ClassVar" not in ast.unparse(node.annotation)
 
 
 def default(value: ast.expr | None) -> str:
-    """Return the text of a default, without what it takes to make it."""
+    """Return the text of a default, `...` in place of a factory."""
     match value:
         case None:
             return ""
@@ -246,7 +246,7 @@ def signature(name: str, node: Function) -> str:
 
 
 def arguments(node: Function, defaults: dict[str, str]) -> list[str]:
-    """Return the parameters as texts; `defaults` are the fields that a stub's `...` stand for."""
+    """Return the parameters as text; `defaults` are the field defaults behind a stub's `...`."""
     listed = ast.parse(f"def f({ast.unparse(node.args)}): ...").body[0]
     assert isinstance(listed, ast.FunctionDef)
     args = listed.args
@@ -279,7 +279,7 @@ def parameter(arg: ast.arg, value: ast.expr | None, defaults: dict[str, str]) ->
 
 
 def wrapped(name: str, texts: list[str], returns: str = "") -> str:
-    """Return a signature on one line, or with one line for each parameter."""
+    """Return a signature on one line if it fits, else with one line for each parameter."""
     line = f"{name}({', '.join(texts)}){returns}"
     if len(line) <= WIDTH:
         return line
@@ -299,7 +299,7 @@ def members(kind: type) -> str:
 
 
 def member(name: str, value: Any) -> str:
-    """Describe one of them, "" for what is neither."""
+    """Describe a method or property, "" for anything else."""
     match value:
         case property(fget=getter) if getter is not None:
             node = tree_of(getter)
