@@ -158,7 +158,7 @@ def test_no_prompt_at_all_is_a_usage_error(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["ask", *words]) == cli.USAGE
-    assert "there is no prompt" in capsys.readouterr().err
+    assert "the prompt is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

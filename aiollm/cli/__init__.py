@@ -1,7 +1,7 @@
 """The command `aiollm`: one row for each subcommand, streaming to the terminal.
 
 Exit codes: 0 answered, 1 no target answered or the answer broke off, 2 usage or configuration,
-130 Ctrl-C, 141 the reader of the output went away.
+130 Ctrl-C, 141 the reader of the output closed it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiollm.cli.terminal import (
     VENDOR_VARIABLES,
     Command,
     complain,
-    told,
+    describe,
 )
 from aiollm.errors import ConfigError, LLMError
 
@@ -33,11 +33,11 @@ COMMANDS = (
     Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
     Command("chat", "talk with a model, turn by turn", chat.configure, chat.chat),
     Command("models", "list the models of providers", servers.configure_models, servers.models),
-    Command("health", "say which providers answer", servers.configure_health, servers.health),
-    Command("running", "list the models loaded on a box", servers.configure_box, servers.running),
-    Command("unload", "unload models from a box", servers.configure_unload, servers.unload),
+    Command("health", "show which providers answer", servers.configure_health, servers.health),
+    Command("running", "list a server's loaded models", servers.configure_box, servers.running),
+    Command("unload", "unload a server's models", servers.configure_unload, servers.unload),
     Command("image", "make images", image.configure, image.image),
-    Command("check", "try every target of a spec, say what is wrong", check.configure, check.check),
+    Command("check", "try every target of a spec, explain failures", check.configure, check.check),
 )
 
 
@@ -53,21 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would complain once more when it flushes standard output at exit.
+        # Otherwise Python complains again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except ConfigError as error:
         complain(str(error))
         return USAGE
     except (LLMError, OSError) as error:
-        complain(told(error))
+        complain(describe(error))
         return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aiollm",
-        description="Ask language models: one spec names a target, a chain or a race.",
+        description="Ask language models. A spec names one target, a chain or a race.",
         epilog=(__doc__ or "").partition("\n\n")[2],
     )
     parser.add_argument("--version", action="version", version=f"aiollm {__version__}")
@@ -80,9 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open_what_is_closed() -> None:
-    """Give standard streams that the caller closed (`<&-`, `>&-`) an end: Python has None there.
+    """Reopen standard streams that the caller closed (`<&-`, `>&-`), which are None in Python.
 
-    Else the first socket would take a stream's number, and notes would go to standard output.
+    Otherwise the first socket would get a stream's number, and notes would go to standard output.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

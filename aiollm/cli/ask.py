@@ -1,4 +1,4 @@
-"""`aiollm ask`: one question, the answer streamed to the terminal."""
+"""`aiollm ask`: ask one question and stream the answer to the terminal."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from aiollm.types import Request, user
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("prompt", nargs="*", help="the question; '-' or nothing reads standard input")
+    add("prompt", nargs="*", help="the question; '-' or none reads standard input")
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to look at")
-    add("-n", "--max-tokens", type=int, metavar="N", help="at most so many tokens of answer")
-    add("--json", action="store_true", help="print the whole response as JSON, at its end")
-    add("-v", "--verbose", action="store_true", help="say who answered, and what it took")
+    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
+    add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in the answer")
+    add("--json", action="store_true", help="print the complete response as JSON at the end")
+    add("-v", "--verbose", action="store_true", help="show which target answered, and its usage")
 
 
 def ask(options: argparse.Namespace) -> int:
     """Ask, and return the exit code."""
-    # Standard input is read before there is a loop: a thread that reads it would outlive Ctrl-C.
+    # Read standard input before the loop runs: a thread that reads it would outlive Ctrl-C.
     text, images = _prompt(options.prompt), map(image_from, options.image)
     request = Request(
         (user(text, *images),), system=options.system, max_output_tokens=options.max_tokens
@@ -54,14 +54,14 @@ async def _answer(options: argparse.Namespace, request: Request, registry: Regis
 
 
 def _prompt(words: Sequence[str]) -> str:
-    """Join the words with what is piped in, which comes after them."""
+    """Join the words and the text piped to standard input, in this order."""
     asked = " ".join(words)
     parts = [asked] if asked not in ("", "-") else []
     if not parts or _is_piped(sys.stdin):
         parts.append(sys.stdin.buffer.read().decode("utf-8", "replace").strip())
     text = "\n\n".join(filter(None, parts))
     if not text:
-        raise ConfigError("there is no prompt: aiollm ask 'Why is the sky blue?'")
+        raise ConfigError("the prompt is missing, for example: aiollm ask 'Why is the sky blue?'")
     return text
 
 

@@ -1,4 +1,4 @@
-"""`aiollm chat`: turn by turn; Ctrl-C stops the answer, not the program."""
+"""`aiollm chat`: talk turn by turn; Ctrl-C stops the answer, not the program."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from aiollm.cli.terminal import (
     INTERRUPTED,
     OK,
     complain,
+    describe,
     image_from,
     show,
     spec_of,
-    told,
     write,
 )
 from aiollm.errors import ConfigError, LLMError
@@ -32,9 +32,9 @@ from aiollm.types import (
 )
 
 _HELP = """/image FILE  show the model an image with your next message
-/new         start anew
-/model SPEC  talk with another model, about the same
-/exit        leave, as Ctrl-D does
+/new         start a new conversation
+/model SPEC  continue with another model
+/exit        leave, like Ctrl-D
 Ctrl-C stops the answer."""
 
 
@@ -43,7 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to begin with")
+    add(
+        "-i",
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image for the first message",
+    )
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -63,7 +70,7 @@ def chat(options: argparse.Namespace) -> int:
 
 
 class _Talk:
-    """The conversation so far, and what goes with the next message."""
+    """The conversation so far, and the images for the next message."""
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class _Talk:
     def run(self) -> int:
         """Read and answer until the end of input; return the exit code."""
         if sys.stdin.isatty():
-            complain(f"talking with {self._spec}; /help says what else there is")
+            complain(f"talking with {self._spec}; /help lists the commands")
         while True:
             try:
                 line = input("> " if sys.stdin.isatty() else "").strip()
@@ -126,16 +133,16 @@ class _Talk:
             write("\n")
             complain("stopped")
         except LLMError as error:
-            complain(told(error))
+            complain(describe(error))
         said = _kept(stream.partial.message) if stream is not None else assistant()
         if said.text or any(not isinstance(part, TextPart) for part in said.parts):
-            # What was said before a stop stays said; a turn without any answer never was.
+            # Keep what was said before a stop, but forget a turn that had no answer at all.
             self._messages += [asked, said]
             self._images = []
 
 
 def _kept(said: Message) -> Message:
-    """Leave out calls of tools: a chat has none, and a call without its result blocks a history."""
+    """Leave out tool calls: a chat has no tools, and a call without a result is refused."""
     return assistant(*(part for part in said.parts if not isinstance(part, ToolCallPart)))
 
 
@@ -148,7 +155,7 @@ async def _shown(stream: Stream) -> None:
 
 
 def _draws() -> bool:
-    """Say whether standard output can redraw what it shows."""
+    """Return whether standard output can redraw what it shows."""
     if not sys.stdout.isatty() or find_spec("rich") is None:
         return False
     from rich.console import Console

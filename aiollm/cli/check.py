@@ -1,4 +1,4 @@
-"""`aiollm check`: resolve a spec, try each of its targets for real, say exactly what is wrong."""
+"""`aiollm check`: resolve a spec, send a request to each target, and explain what is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm.cli.terminal import FAILED, OK, print_json, run, spec_of, told, write
+from aiollm.cli.terminal import FAILED, OK, describe, print_json, run, spec_of, write
 from aiollm.errors import (
     AuthenticationError,
     ConnectError,
@@ -22,15 +22,15 @@ from aiollm.types import Request, Target, Timeouts, user
 
 _ADVICE: tuple[tuple[type[LLMError], str], ...] = (
     (AuthenticationError, "check the token in the provider's DSN or its key variable"),
-    (QuotaError, "the account has no credit left, or reached its own limit"),
+    (QuotaError, "the account has no credit left, or has reached its limit"),
     (ModelNotFoundError, "check the model's name with `aiollm models`, and the path of the DSN"),
-    (ConnectError, "check host, port and scheme (+http?), and that the server runs"),
-    (DeadlineError, "the server is slow or loads a model: give it a ?first_output_timeout="),
+    (ConnectError, "check host, port and scheme (+http?), and that the server is running"),
+    (DeadlineError, "the server is slow or is loading a model: set ?first_output_timeout="),
 )
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What came of one target; times in seconds."""
+    """The result for one target; times are in seconds."""
 
     target: str
     url: str
@@ -44,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", nargs="?", help="by default what `aiollm ask` would use")
+    parser.add_argument("spec", nargs="?", help="default: the one `aiollm ask` would use")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -58,7 +58,7 @@ def check(options: argparse.Namespace) -> int:
         if options.json:
             print_json(findings)
         else:
-            write(f"{plan}\n" + "".join(map(_told, findings)))
+            write(f"{plan}\n" + "".join(map(_described, findings)))
         return OK if not any(each.problem for each in findings) else FAILED
 
     return run(work)
@@ -76,7 +76,7 @@ async def _try(registry: Registry, target: Target) -> Finding:
     except LLMError as error:
         cause = error.exceptions[0] if isinstance(error, FailoverError) else error
         advice = next((text for kind, text in _ADVICE if isinstance(cause, kind)), "")
-        return msgspec.structs.replace(known, problem=told(error), advice=advice)
+        return msgspec.structs.replace(known, problem=describe(error), advice=advice)
     return msgspec.structs.replace(
         known,
         text=answer.text.strip() or answer.reasoning.strip()[:60],
@@ -85,10 +85,10 @@ async def _try(registry: Registry, target: Target) -> Finding:
     )
 
 
-def _told(finding: Finding) -> str:
+def _described(finding: Finding) -> str:
     facts = finding.capabilities
     takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
-    lines = [finding.target, f"  at {finding.url}", f"  takes {', '.join(takes) or 'text only'}"]
+    lines = [finding.target, f"  at {finding.url}", f"  accepts {', '.join(takes) or 'text only'}"]
     limits = ("max_images_per_request", "max_image_dimension", "max_image_bytes")
     lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
     if finding.problem:
@@ -96,6 +96,6 @@ def _told(finding: Finding) -> str:
         lines += [f"  try: {finding.advice}"] if finding.advice else []
     else:
         first = finding.first_output or 0.0
-        lines.append(f"  ok  first output {first:.2f} s, whole {finding.total:.2f} s")
+        lines.append(f"  ok  first output {first:.2f} s, total {finding.total:.2f} s")
         lines.append(f"  said {finding.text!r:.80}")
     return "\n".join(lines) + "\n"

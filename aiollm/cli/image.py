@@ -1,4 +1,4 @@
-"""`aiollm image`: make images and save them, with a sign of life while waiting."""
+"""`aiollm image`: make images and save them, showing progress while waiting."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", help="what to draw")
     add("-m", "--model", metavar="SPEC", required=True, help="provider/model, or a chain")
-    add("-o", "--output", metavar="FILE", default="image.png", help="by default image.png")
-    add("-n", "--count", type=int, default=1, metavar="N", help="so many images")
+    add("-o", "--output", metavar="FILE", default="image.png", help="default: image.png")
+    add("-n", "--count", type=int, default=1, metavar="N", help="how many images (default: 1)")
     add("--size", metavar="WxH", help="pixels or a ratio, such as 1024x1024 or 16:9")
     add("--quality", metavar="WORD", help="low, medium, high")
-    add("--seed", type=int, metavar="N", help="for a repeatable image, where the model heeds it")
+    add("--seed", type=int, metavar="N", help="for a repeatable image, if the model supports it")
     add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to edit")
     add("--mask", metavar="FILE", help="where to edit: its transparent parts")
-    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts on the way")
+    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts while it is made")
 
 
 def image(options: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def image(options: argparse.Namespace) -> int:
     )
     output = Path(options.output)
     if not output.parent.is_dir():
-        raise ConfigError(f"there is no folder {str(output.parent)!r}")
+        raise ConfigError(f"the folder {str(output.parent)!r} does not exist")
 
     async def work(registry: Registry) -> int:
         waiting = asyncio.create_task(_tick())
@@ -80,7 +80,7 @@ def _numbered(output: Path, mark: str) -> Path:
 async def _tick() -> None:
     began = time.monotonic()
     while sys.stderr.isatty():
-        sys.stderr.write(f"\rmaking it: {time.monotonic() - began:.0f} s")
+        sys.stderr.write(f"\rmaking the image: {time.monotonic() - began:.0f} s")
         sys.stderr.flush()
         await asyncio.sleep(1)
 

@@ -1,4 +1,4 @@
-"""`aiollm models`, `health`, `running`, `unload`: what providers list, load and unload."""
+"""`aiollm models`, `health`, `running`, `unload`: list models, loaded ones, and unload them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aiollm.cli.terminal import FAILED, OK, complain, print_json, run, table, told, write
+from aiollm.cli.terminal import FAILED, OK, complain, describe, print_json, run, table, write
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
@@ -27,7 +27,7 @@ class State(msgspec.Struct, frozen=True):
 
 def configure_models(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `models`."""
-    parser.add_argument("provider", nargs="*", help="by default all that are configured")
+    parser.add_argument("provider", nargs="*", help="default: all that are configured")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -43,7 +43,7 @@ def configure_box(parser: argparse.ArgumentParser) -> None:
 def configure_unload(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `unload`."""
     parser.add_argument("provider", help="a llama-swap or Ollama")
-    parser.add_argument("model", nargs="?", help="by default all that are loaded")
+    parser.add_argument("model", nargs="?", help="default: all that are loaded")
 
 
 def models(options: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ async def _models(registry: Registry, name: str) -> tuple[str, tuple[str, ...]]:
     try:
         return name, await registry.models(name)
     except LLMError as error:
-        complain(f"{name}: {told(error)}")
+        complain(f"{name}: {describe(error)}")
         return name, ()
 
 
@@ -102,7 +102,7 @@ def _row(state: State) -> tuple[str, ...]:
 
 
 def configured(registry: Registry) -> Sequence[str]:
-    """Return the providers worth asking: all but built-ins that lack their key or DSN."""
+    """Return the providers worth asking: all but built-ins whose key or DSN is missing."""
     names = []
     for name, origin in registry.providers().items():
         try:
@@ -115,7 +115,7 @@ def configured(registry: Registry) -> Sequence[str]:
 
 
 def running(options: argparse.Namespace) -> int:
-    """List what a box has loaded; return the exit code."""
+    """List a server's loaded models; return the exit code."""
 
     async def work(registry: Registry) -> int:
         loaded = await box(registry, options.provider).running()
@@ -146,7 +146,7 @@ def unload(options: argparse.Namespace) -> int:
 
 
 def box(registry: Registry, name: str) -> LlamaSwap | Ollama:
-    """Return a model server. Raises: ConfigError where the provider is of another kind."""
+    """Return a model server. Raises: ConfigError for any other kind of provider."""
     if registry.provider(name).scheme in Ollama.schemes:
         return registry.ollama(name)
     return registry.llama_swap(name)

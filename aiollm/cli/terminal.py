@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, a registry of the environment, what is printed where."""
+"""Shared by all commands: exit codes, the registry for the environment, and printing."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ VENDOR_VARIABLES = (
     "OLLAMA_API_KEY",
     "OLLAMA_HOST",
 )
-"""What configures a built-in provider without any LLM_* variable."""
+"""Variables that configure a built-in provider without any LLM_* variable."""
 
 _LOCAL = "local/smollm2"
 _NAMES_LOCAL = re.compile(r"(?:^|[,|\s])local/")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-_NOTHING_CONFIGURED = """nothing is configured. Either of these will do:
+_NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
   a provider:     export LLM_BOX=ollama+http://127.0.0.1:11434   and   aiollm ask -m box/MODEL ...
                   (or a vendor's own key, such as OPENAI_API_KEY, and -m openai/MODEL)
   a local model:  {install}"""
-_NO_MODEL = """no model is named: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), or set a default:
+_NO_MODEL = """no model given: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), or set a default:
   export LLM_DEFAULT=alias:PROVIDER/MODEL"""
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A subcommand: what it takes, and what it does; it returns the exit code."""
+    """A subcommand: its options, and the function that runs it and returns the exit code."""
 
     name: str
     help: str
@@ -51,7 +51,7 @@ class Command(msgspec.Struct, frozen=True):
 
 
 def run(work: Callable[[Registry], Awaitable[int]]) -> int:
-    """Run `work` with a registry of the environment."""
+    """Run `work` with a registry that reads the environment."""
 
     async def session() -> int:
         async with Registry() as registry:
@@ -61,7 +61,7 @@ def run(work: Callable[[Registry], Awaitable[int]]) -> int:
 
 
 async def spec_of(given: str | None, registry: Registry) -> str:
-    """Return the spec to use; start the local model where it is meant or nothing else is there."""
+    """Return the spec to use; start the local model if it is named or nothing is configured."""
     if given is not None:
         if _NAMES_LOCAL.search(given) and "local" not in registry.providers():
             await _start_local(registry)
@@ -71,7 +71,7 @@ async def spec_of(given: str | None, registry: Registry) -> str:
     if is_configured(os.environ):
         raise ConfigError(_NO_MODEL)
     await _start_local(registry)
-    complain("nothing is configured, so a small local model answers: expect toy answers")
+    complain("nothing is configured, so a small local model answers: do not expect good answers")
     return _LOCAL
 
 
@@ -82,7 +82,7 @@ async def _start_local(registry: Registry) -> None:
 
 
 def is_configured(env: Mapping[str, str]) -> bool:
-    """Say whether the environment names any provider or alias."""
+    """Return whether the environment names any provider or alias."""
     return any(
         value and (name.startswith("LLM_") or name in VENDOR_VARIABLES)
         for name, value in env.items()
@@ -99,7 +99,7 @@ def image_from(path: str) -> ImagePart:
 
 
 async def show(stream: Stream) -> None:
-    """Print the answer as it comes; notes about it go to standard error."""
+    """Print the answer as it arrives; notes about it go to standard error."""
     last = "\n"
     try:
         async for chunk in stream:
@@ -119,15 +119,15 @@ async def show(stream: Stream) -> None:
 
 
 def write(text: str) -> str:
-    """Print at once; return the last character, "" where there was none."""
+    """Print at once; return the last character, "" if the text is empty."""
     if text:
         sys.stdout.write(_CONTROL.sub("", text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
     return text[-1:]
 
 
-def told(error: Exception) -> str:
-    """Return an error in words, one line for each attempt."""
+def describe(error: Exception) -> str:
+    """Describe an error, with one line for each attempt."""
     if not isinstance(error, FailoverError):
         return f"{type(error).__name__}: {error}"
     causes = [f"  {type(each).__name__}: {each}" for each in error.exceptions]
@@ -135,7 +135,7 @@ def told(error: Exception) -> str:
 
 
 def complain(text: str) -> None:
-    """Print to standard error, without what could drive the terminal."""
+    """Print to standard error, without control characters, which could drive the terminal."""
     print(f"aiollm: {_CONTROL.sub('', text)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
