@@ -1,7 +1,7 @@
 """OpenTelemetry's GenAI conventions: the attributes of targets, requests, responses and usage.
 
-These are those of 2026 (open-telemetry/semantic-conventions-genai), which are in development:
-names may still change there, and then here.
+They follow open-telemetry/semantic-conventions-genai as of 2026, which is still in development.
+When its names change, these will, too.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _HOSTS = (
 """Services that share a scheme with another."""
 
 _SCHEMES = {"google": "gcp.gemini", "gemini": "gcp.gemini", "llama-swaps": "llama-swap"}
-"""Schemes that the conventions, or this library, know under another name."""
+"""Schemes that go by another name in the conventions."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 def target_attributes(target: Target, provider: Provider | None) -> Attributes:
-    """Return a target's service, model and, where `provider` is known, its server."""
+    """Return a target's service and model and, if `provider` is known, its server."""
     attributes: Attributes = {
         "gen_ai.provider.name": _service(provider) if provider else target.provider,
         "gen_ai.request.model": target.model,
@@ -120,7 +120,7 @@ def usage_attributes(usage: Usage) -> Attributes:
 
 
 def error_attributes(error: BaseException | None) -> Attributes:
-    """Return the class of an error, and the HTTP status it stands for."""
+    """Return the class of an error, and its HTTP status."""
     attributes: Attributes = {"error.type": type(error).__name__ if error else "_OTHER"}
     if isinstance(error, ProviderError) and error.status:
         attributes["http.response.status_code"] = error.status
@@ -203,7 +203,7 @@ def _result(result: ToolResultPart) -> Any:
 
 
 def _file(part: ImagePart | DocumentPart | AudioPart) -> dict[str, Any]:
-    """Return where a file is, or its size: megabytes of base64 belong on no span."""
+    """Return a file's URL or its size: megabytes of base64 do not belong on a span."""
     modality = type(part).__name__.removesuffix("Part").lower()
     known = {"modality": modality} | ({"mime_type": part.mime} if part.mime else {})
     if part.url and not part.url.startswith("data:"):
@@ -212,5 +212,5 @@ def _file(part: ImagePart | DocumentPart | AudioPart) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    # Not msgspec: half a surrogate pair in a text must not cost the span.
+    # Not msgspec: a lone surrogate in a text must not lose the span.
     return json.dumps(value)

@@ -33,11 +33,13 @@ Key: TypeAlias = tuple[Any, ...]
 def instrument(
     registry: Registry, tracer: Tracer | None = None, *, capture_content: bool = False
 ) -> Callable[[], None]:
-    """Turn the registry's calls, attempts, agent runs and tools into spans, from now on.
+    """Record the registry's calls, attempts, agent runs and tools as spans, from now on.
 
-    `tracer`: by default one of the global tracer provider. `capture_content`: put prompts,
-    answers, arguments and results on the spans, too. Call what is returned to end it.
+    `tracer`: default, one of the global tracer provider. `capture_content`: also record prompts,
+    answers, arguments and results. Returns a function that stops recording.
     Raises: ConfigError when the OpenTelemetry API is not installed.
+
+        uninstrument = instrument(reg)
     """
     try:
         from opentelemetry import trace
@@ -57,12 +59,12 @@ def instrument(
 
 
 class _Spans:
-    """The open spans of a registry: each is ended once, by its event or by `close`."""
+    """The open spans of a registry; each is ended once, by its event or by `close`."""
 
     def __init__(self, registry: Registry, tracer: Tracer, *, capture: bool) -> None:
         from opentelemetry import context, trace
 
-        # The registry holds this as a hook: a reference back would make a cycle.
+        # The registry refers to this as a hook: a strong reference back would make a cycle.
         self._registry = weakref.ref(registry)
         self._tracer = tracer
         self._capture = capture
@@ -110,7 +112,7 @@ class _Spans:
                 pass
 
     def close(self) -> None:
-        """End what is open."""
+        """End all open spans."""
         for key in tuple(self._open):
             self._end(key, "abandoned")
 
@@ -142,7 +144,7 @@ class _Spans:
         span.set_attributes({"aiollm.outcome": outcome} | (attributes or {}))
         if outcome == "failed":
             span.set_attributes(semconv.error_attributes(error))
-            # A tool's error message may well hold what the tool was given.
+            # A tool's error message may contain its arguments.
             is_shown = error is not None and (self._capture or key[0] != "tool")
             span.set_status(self._trace.StatusCode.ERROR, str(error) if is_shown else None)
         span.end()
@@ -170,7 +172,7 @@ class _Spans:
             if self._capture:
                 attributes |= semconv.response_content(event.response)
         if event.target is not None:
-            # The chain may have moved on: the span names the target that answered.
+            # The chain may have moved on, so name the target that answered.
             attributes |= self._target_attributes(event.target)
             span.update_name(f"{operation} {event.target.model}")
         self._end(key, event.outcome, event.error, attributes)
@@ -194,7 +196,8 @@ class _Spans:
         parent = self._open.get(("run", event.run))
         name = f"execute_tool {event.name}"
         span = self._start(key, name, attributes, remote=False, parent=parent)
-        # This runs in the tool's own task, which ends with the tool: its spans become children.
+        # This runs in the tool's own task, so spans that the tool starts become children. Nothing
+        # needs to be detached, because the task's context ends with the tool.
         self._context.attach(self._trace.set_span_in_context(span))
 
     def _tool_ended(self, event: ToolCallEnded) -> None:
@@ -213,7 +216,7 @@ class _Spans:
 
 
 def _tool_key(event: ToolCallStarted | ToolCallEnded) -> Key:
-    # Not the call's own id: models repeat ids.
+    # Not by the id of the call: models repeat ids.
     return ("tool", event.run, id(event.tool_call))
 
 
