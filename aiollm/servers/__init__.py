@@ -1,6 +1,6 @@
-"""Model servers of your own: what llama-swap and Ollama list, run, load and unload.
+"""Clients for your own model servers: list, load and unload models on llama-swap and Ollama.
 
-`Registry.llama_swap` and `Registry.ollama` return them; the other names are what they answer.
+`Registry.llama_swap` and `Registry.ollama` return them; the other names are their result types.
 """
 
 from aiollm.servers.llama_swap import (

@@ -1,4 +1,4 @@
-"""What all model servers share: requests with the provider's token, and typed replies."""
+"""The base of all model servers: requests with the provider's token, and typed replies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Open: TypeAlias = Callable[[HttpRequest], Awaitable[Reply]]
 class Server(ABC):
     """A model server, reached through functions that its owner passes in.
 
-    `send` returns the complete reply, `send_slow` does so with the time that loading a model
-    takes, `stream` returns once the headers have arrived. All of them raise LLMError for an error
-    reply, and keep the deadlines.
+    `send` returns the complete reply; `send_slow` does the same, with enough time to load a model;
+    `stream` returns once the headers have arrived. All of them raise LLMError for an error reply
+    and enforce the deadlines.
     """
 
     schemes: ClassVar[tuple[str, ...]]
@@ -46,7 +46,7 @@ class Server(ABC):
 
     @abstractmethod
     async def facts(self, model: str) -> dict[str, Any]:
-        """Return what is known of a model for `Capabilities`, without loading it."""
+        """Return what the server reports about a model for `Capabilities`, without loading it."""
 
     async def version(self) -> str:
         """Return the server's version."""
@@ -77,9 +77,9 @@ def read(body: bytes, kind: type[T]) -> T:
 
 
 def path_segment(model: str) -> str:
-    """Quote a name as one segment of a path: neither `/` nor `..` in it leads elsewhere.
+    """Quote a name as one path segment, so that `/` or `..` in it cannot change the path.
 
-    Raises: ConfigError for what no server could take as a name.
+    Raises: ConfigError for a name that no server could accept.
     """
     if model in ("", ".", ".."):
         raise ConfigError(f"{model!r} is not a model name")

@@ -1,4 +1,4 @@
-"""llama-swap: the types of its replies and events, its API, and what it reports of its models."""
+"""llama-swap: the types of its replies and events, its API, and the capabilities it reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SwapModel(msgspec.Struct, frozen=True):
     """A model that llama-swap lists; `kind` is model, alias, peer, selector or profile.
 
     `capabilities` (such as `vision` and `function_calling`), `input_modalities` and
-    `context_length` (tokens) are empty where its configuration does not name them.
+    `context_length` (in tokens) are empty if its configuration does not set them.
     """
 
     id: str
@@ -38,7 +38,7 @@ class SwapModel(msgspec.Struct, frozen=True):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the configuration says for `Capabilities`; empty where it says nothing."""
+        """The capabilities that the configuration sets, as keywords of `Capabilities`."""
         facts: dict[str, Any] = {"tools": True} if "function_calling" in self.capabilities else {}
         if self.context_length:
             facts["context_length"] = self.context_length
@@ -49,7 +49,7 @@ class SwapModel(msgspec.Struct, frozen=True):
 
 
 class RunningModel(msgspec.Struct, frozen=True):
-    """A model process of llama-swap; `ttl` is the idle seconds it is kept for, 0 for ever."""
+    """A model process of llama-swap; `ttl` is the idle time in seconds it is kept, 0 = forever."""
 
     model: str = ""
     state: ProcessState = ""
@@ -63,7 +63,7 @@ class RunningModel(msgspec.Struct, frozen=True):
 class Props(msgspec.Struct, frozen=True):
     """What a llama.cpp server behind llama-swap reports about itself.
 
-    `context_length` counts the tokens of one slot; `facts` are for `Capabilities`.
+    `context_length` is in tokens per slot; `facts` holds keywords of `Capabilities`.
     """
 
     context_length: int | None = None
@@ -85,13 +85,13 @@ class ModelState(msgspec.Struct, frozen=True):
 
 
 class ModelsChanged(msgspec.Struct, frozen=True):
-    """All models with their states, at the beginning and after every change."""
+    """All models with their states, sent at the start and after every change."""
 
     models: tuple[ModelState, ...]
 
 
 class LogData(msgspec.Struct, frozen=True):
-    """A piece of log; `source` is proxy or upstream."""
+    """A piece of the log; `source` is proxy or upstream."""
 
     source: str = ""
     text: str = msgspec.field(default="", name="data")
@@ -104,7 +104,7 @@ class ActivityLogged(msgspec.Struct, frozen=True):
 
 
 class InFlightRequest(msgspec.Struct, frozen=True):
-    """A request under way; its headers are left out because they may hold keys."""
+    """A request in progress; its headers are left out because they may hold keys."""
 
     id: str = ""
     model: str = ""
@@ -115,7 +115,7 @@ class InFlightRequest(msgspec.Struct, frozen=True):
 
 
 class InFlight(msgspec.Struct, frozen=True):
-    """Requests under way: a full `snapshot`, one to `upsert`, or the `id` of one to `remove`."""
+    """Requests in progress: a full `snapshot`, one to `upsert`, or the `id` of one to `remove`."""
 
     operation: Literal["snapshot", "upsert", "remove"] | str = ""
     requests: tuple[InFlightRequest, ...] = ()
@@ -124,7 +124,7 @@ class InFlight(msgspec.Struct, frozen=True):
 
 
 class ProfileChanged(msgspec.Struct, frozen=True):
-    """The active profile changed; None when there is none."""
+    """The active profile changed; None means that there is none."""
 
     active: str | None = None
 
@@ -234,7 +234,7 @@ class LlamaSwap(Server):
         return tuple(each.model() for each in read(body, _ModelList).data)
 
     async def running(self) -> tuple[RunningModel, ...]:
-        """Return the models that have a process."""
+        """Return the models that have a running process."""
         return read(await self._ask("GET", "/running"), _RunningList).running
 
     async def load(self, model: str) -> None:
@@ -245,7 +245,7 @@ class LlamaSwap(Server):
         try:
             await self._ask_slow("GET", f"/upstream/{path_segment(model)}/health")
         except ProviderError as error:
-            # An upstream without such a route may still be ready.
+            # An upstream that does not have this route may still be ready.
             if _is_own(error) or not await self._is_ready(model):
                 raise
 
@@ -264,7 +264,7 @@ class LlamaSwap(Server):
         await self._ask("POST", path if model is None else f"{path}/{path_segment(model)}")
 
     async def health(self) -> bool:
-        """Say whether the server answers that it is healthy; this needs no key."""
+        """Return whether the server reports that it is healthy; this does not need a key."""
         try:
             return (await self._ask("GET", "/health")).strip() == b"OK"
         except ProviderError:
@@ -276,7 +276,7 @@ class LlamaSwap(Server):
         return read(body, _RawProps).props()
 
     async def facts(self, model: str) -> dict[str, Any]:
-        """Return what is known of a model for `Capabilities`, without loading it.
+        """Return what the server reports about a model for `Capabilities`, without loading it.
 
         It comes from the configuration and, for a loaded model, from its llama.cpp server.
         """
@@ -285,7 +285,7 @@ class LlamaSwap(Server):
         for each in listed:
             facts |= each.facts
             if each.loaded:
-                with suppress(ProviderError, ProtocolError):  # it need not be llama.cpp
+                with suppress(ProviderError, ProtocolError):  # may not be llama.cpp
                     facts |= (await self.props(model)).facts
         return facts
 
@@ -294,8 +294,8 @@ class LlamaSwap(Server):
     ) -> AsyncGenerator[str, None]:
         """Follow the log of the proxy, of all upstreams, of one model, or "" for everything.
 
-        The text comes in pieces, first what was logged before unless `history` is off. There is
-        no deadline. Leave it with `contextlib.aclosing` to close the connection at once.
+        The text comes in pieces; it begins with earlier text unless `history` is off. There is no
+        deadline. Use `contextlib.aclosing` to close the connection as soon as you leave the loop.
         """
         path = f"/logs/stream/{path_segment(source)}" if source else "/logs/stream"
         text = codecs.getincrementaldecoder("utf-8")("replace")
@@ -311,7 +311,7 @@ class LlamaSwap(Server):
     async def events(self) -> AsyncGenerator[SwapEvent, None]:
         """Follow what happens on the server, starting with its current state.
 
-        Leave it with `contextlib.aclosing` to close the connection at once.
+        Use `contextlib.aclosing` to close the connection as soon as you leave the loop.
         """
         framer = SSE()
         reply = await self._stream(self._request("GET", "/api/events"))
@@ -324,7 +324,7 @@ class LlamaSwap(Server):
 
 
 def _is_own(error: ProviderError) -> bool:
-    """Say whether an error comes from llama-swap itself, not from the server behind it."""
+    """Return whether an error comes from llama-swap itself, not from the server behind it."""
     match load(error.body):
         case {"src": "llama-swap"}:
             return True

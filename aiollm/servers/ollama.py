@@ -14,7 +14,7 @@ from aiollm.servers.base import Server, read
 
 
 class ModelDetails(msgspec.Struct, frozen=True):
-    """How an Ollama model is made."""
+    """The format, family, size and quantization of an Ollama model."""
 
     format: str = ""
     family: str = ""
@@ -25,7 +25,7 @@ class ModelDetails(msgspec.Struct, frozen=True):
 
 
 class OllamaModel(msgspec.Struct, frozen=True):
-    """A model that Ollama has on disk; `size` in bytes; newer servers name `capabilities`."""
+    """A model that Ollama has on disk; `size` is in bytes, older servers omit `capabilities`."""
 
     name: str = ""
     size: int = 0
@@ -48,7 +48,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What Ollama knows about a model; older servers leave `capabilities` empty."""
+    """What Ollama reports about a model; older servers omit `capabilities`."""
 
     capabilities: tuple[str, ...] = ()
     model_info: dict[str, Any] = {}
@@ -58,14 +58,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     @property
     def context_length(self) -> int | None:
-        """The tokens the model was made for; what is loaded may have fewer."""
+        """The context in tokens that the model was made for; it may be loaded with less."""
         name = f"{self.model_info.get('general.architecture')}.context_length"
         length = self.model_info.get(name)
         return length if isinstance(length, int) else None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the server reports for `Capabilities`; empty where it reports nothing."""
+        """The capabilities that the server reports, as keywords of `Capabilities`."""
         if not self.capabilities:
             return {}
         return {
@@ -89,21 +89,21 @@ class Ollama(Server):
     schemes: ClassVar[tuple[str, ...]] = ("ollama", "ollama-cloud", "foreman")
 
     async def models(self) -> tuple[OllamaModel, ...]:
-        """Return all models it has."""
+        """Return all models on disk."""
         return read(await self._ask("GET", "/api/tags"), _ModelList).models
 
     async def running(self) -> tuple[LoadedModel, ...]:
-        """Return the models it holds in memory."""
+        """Return the models in memory."""
         return read(await self._ask("GET", "/api/ps"), _LoadedList).models
 
     async def show(self, model: str) -> ModelInfo:
-        """Return what it knows about a model. Raises: ModelNotFoundError."""
+        """Return what the server reports about a model. Raises: ModelNotFoundError."""
         return read(await self._ask("POST", "/api/show", {"model": model}), ModelInfo)
 
     async def load(self, model: str, keep_alive: str | float | None = None) -> None:
-        """Load a model; `keep_alive` is how long it stays: seconds, "30m", -1 for ever.
+        """Load a model; `keep_alive` is how long it stays: seconds, "30m", or -1 for forever.
 
-        Without it the server decides, by default five minutes after its last use.
+        By default the server decides, usually to unload it five minutes after its last use.
         Raises: ModelNotFoundError.
         """
         body: dict[str, Any] = {"model": model, "stream": False}
@@ -112,7 +112,7 @@ class Ollama(Server):
         await self._ask_slow("POST", "/api/generate", body)
 
     async def unload(self, model: str | None = None) -> None:
-        """Unload a model, or all; a stream that is under way ends first.
+        """Unload a model, or all; streams in progress end first.
 
         Raises: ModelNotFoundError; a model that is not loaded is not an error.
         """
@@ -122,12 +122,12 @@ class Ollama(Server):
             await self._ask("POST", "/api/generate", body)
 
     async def facts(self, model: str) -> dict[str, Any]:
-        """Return what is known of a model for `Capabilities`, without loading it.
+        """Return what the server reports about a model for `Capabilities`, without loading it.
 
-        The context length is that of the loaded model: it may have less than it was made for.
+        The context length is that of the loaded model, which may be less than it was made for.
         """
         facts = (await self.show(model)).facts
-        with suppress(ProviderError, ProtocolError):  # not all that speak its API have this
+        with suppress(ProviderError, ProtocolError):  # not every server of its API has this
             for each in await self.running():
                 if each.name == _tagged(model) and each.context_length:
                     facts["context_length"] = each.context_length
@@ -135,7 +135,7 @@ class Ollama(Server):
 
 
 def is_hosted(provider: Provider, model: str) -> bool:
-    """Say whether a model runs in Ollama's cloud, which loads it by itself."""
+    """Return whether a model runs in Ollama's cloud, which loads it by itself."""
     return (
         provider.scheme == "ollama-cloud"
         or provider.host == "ollama.com"

@@ -1,4 +1,4 @@
-"""Acting on a plan's model servers: finding them, loading models, refreshing capabilities."""
+"""A plan's model servers: find them, load their models, refresh capabilities."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Servers:
             try:
                 self._catalog.learn(target, await server.facts(target.model))
             except (ProviderError, ProtocolError):
-                return  # it works without
+                return  # the model works without known capabilities
 
         loadable = {
             target: provider
@@ -72,7 +72,7 @@ class Servers:
     async def refresh_capabilities(
         self, plan: Plan, timeouts: Timeouts | None
     ) -> dict[Target, Capabilities]:
-        """Ask what the models can do, and keep the answers. Raises: FailoverError."""
+        """Ask what the models can do, and apply the answers from now on. Raises: FailoverError."""
 
         async def ask(target: Target, server: Server) -> Capabilities:
             self._catalog.learn(target, await server.facts(target.model))
@@ -100,9 +100,9 @@ class Servers:
         timeouts: Timeouts | None,
         act: Callable[[Target, Server], Awaitable[T]],
     ) -> dict[Target, T]:
-        """Act on all targets of model servers: hosts at once, one target at a time on each.
+        """Act on all targets of model servers: hosts concurrently, one target at a time on each.
 
-        The first of a host comes last: where only one model fits, it is the one that stays.
+        A host's first target comes last, so that it stays loaded if only one model fits.
         """
         hosts: dict[str, list[tuple[Target, Server]]] = {}
         for target, provider in reversed(list(providers.items())):
@@ -118,7 +118,7 @@ class Servers:
         return tally.result(plan)
 
     def _make(self, kind: type[S], provider: Provider, usual: Timeouts, slow: Timeouts) -> S:
-        # llama-swap sends the headers of a log with its first line, whenever that comes.
+        # llama-swap sends a log's headers with its first line, which may take any time.
         endless = msgspec.structs.replace(usual, first_output=None)
         send, stream = self._requester.request, self._requester.open
         return kind(
@@ -140,7 +140,7 @@ class _Tally(Generic[T]):
         self._attempts: dict[Target, Attempt] = {}
 
     async def run(self, servers: Sequence[tuple[Target, Server]]) -> None:
-        """Act on these, one after the other."""
+        """Act on these servers, one after the other."""
         for target, server in servers:
             attempt = self._attempts[target] = Attempt(target, self._loop.time() - self._start)
             try:
@@ -156,5 +156,5 @@ class _Tally(Generic[T]):
         attempts = [self._attempts[target] for target in plan.targets if target in self._attempts]
         errors = [each.error for each in attempts if each.error is not None]
         if errors and not self._done:
-            raise FailoverError(f"no server of {plan} did as asked", errors, attempts)
+            raise FailoverError(f"the operation failed on every server of {plan}", errors, attempts)
         return {each.target: self._done[each.target] for each in attempts if each.error is None}
