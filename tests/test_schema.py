@@ -86,7 +86,7 @@ def test_properties_alone_make_an_object() -> None:
         (Node, "Node is recursive at #/$defs/Node"),
         (list[Point], r"list\[.*Point\] does not describe an object"),
         (int, "int does not describe an object"),
-        (object(), "no JSON schema can be made of <object"),
+        (object(), "cannot make a JSON schema of <object"),
         ({"title": "T", "type": "array"}, "the JSON schema T does not describe"),
         ({"$ref": "#/$defs/X"}, "refers to #/\\$defs/X, which it does not define"),
         ({"$ref": "https://elsewhere"}, "refers to https://elsewhere"),
