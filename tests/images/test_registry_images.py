@@ -127,7 +127,7 @@ async def test_what_was_dropped_is_told_as_a_warning(serve, registry):
 async def test_what_is_no_image_request_is_refused_before_any_byte(serve, registry, request_):
     server = await serve(MADE)
     reg = registry({"a": server.dsn()})
-    with pytest.raises(ConfigError, match="text or an ImageRequest"):
+    with pytest.raises(ConfigError, match="a prompt or an ImageRequest"):
         reg.stream_images("a/m", request_)
     with pytest.raises(SpecError):
         reg.stream_images("nobody/m", "x")
