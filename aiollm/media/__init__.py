@@ -1,6 +1,6 @@
-"""Images made fit for their target: sniffed here, decoded in worker processes.
+"""Fit images to their target: read headers here, decode in worker processes.
 
-Cheap to import: neither PIL nor processes are touched before an image has to change.
+Importing it is cheap: it loads PIL and starts processes only when an image has to change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was prepared before: by content and limits, bounded in bytes, known again by identity."""
+"""A cache of prepared images: keyed by content and limits, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from aiollm.types import ImagePart
 
 _ENTRY = 512
-"""Bytes that an entry takes beside its data."""
+"""Bytes that an entry takes besides its data."""
 
 
 def digest(data: bytes) -> bytes:
-    """Return a hash of the content: 0.6 to 2 ms a MB, while other threads run."""
+    """Return a hash of the content; it takes 0.6 to 2 ms per MB, and other threads can run."""
     return sha256(data).digest()
 
 
 class Cache:
-    """Least recently used values within a number of bytes, and the digests of living parts."""
+    """An LRU cache bounded in bytes, which also remembers the digests of parts still in use."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -30,7 +30,7 @@ class Cache:
         """Bytes held."""
 
     def get(self, key: Hashable) -> Any:
-        """Return the value, None where there is none."""
+        """Return the value, None if there is none."""
         entry = self._values.get(key)
         if entry is None:
             return None
@@ -38,7 +38,7 @@ class Cache:
         return entry[0]
 
     def put(self, key: Hashable, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes, dropping those longest unused."""
+        """Keep a value of `size` bytes, dropping the least recently used ones."""
         self._drop(key)
         self._values[key] = (value, size + _ENTRY)
         self.size += size + _ENTRY
@@ -46,12 +46,12 @@ class Cache:
             self._drop(next(iter(self._values)))
 
     def known(self, part: ImagePart) -> bytes | None:
-        """Return the digest of this very part, None when it has not been seen."""
+        """Return the digest of this part object, None if it has not been seen."""
         entry = self._digests.get(id(part))
         return entry[1] if entry is not None and entry[0]() is part else None
 
     def know(self, part: ImagePart, content: bytes) -> None:
-        """Remember the digest for as long as the part lives."""
+        """Remember the digest for as long as the part object exists."""
         digests, key = self._digests, id(part)
         self._digests[key] = (weakref.ref(part, lambda _: digests.pop(key, None)), content)
 

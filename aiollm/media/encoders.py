@@ -1,4 +1,4 @@
-"""Pixels to bytes: which format, and the best quality and size that keep the budget."""
+"""Pixels to bytes: choose a format, and the best quality and size within the budget."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 _QUALITIES = (85, 80, 75, 70, 65, 60, 55, 50, 45)
 _EDGE = 32
-"""Longest edge in pixels below which a shrunk image says nothing any more."""
+"""The longest edge in pixels below which a shrunk image is no longer readable."""
 _STEP = 0.9
-"""Each smaller size is at most this part of the one before."""
+"""Each smaller size is at most this fraction of the one before."""
 
 
 class Encoder(msgspec.Struct, frozen=True):
-    """A format that is written: its PIL name, and the build feature it takes.
+    """An output format: its PIL name, and the build feature it needs.
 
-    `qualities` stand from best to worst, empty where the format has none; `longest` is the
-    longest edge it can hold.
+    `qualities` go from best to worst, () if the format has none; `longest` is the longest edge in
+    pixels that it can hold.
     """
 
     mime: str
@@ -44,15 +44,15 @@ GIF = Encoder("image/gif", "GIF")
 
 
 def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bool) -> FittedImage:
-    """Encode within the limits. Raises: UnsupportedError when nothing can be made to fit.
+    """Encode within the limits. Raises: UnsupportedError when nothing fits.
 
-    PNG keeps a lossless source as it is, and transparency; what does not fit so goes to a lossy
-    format, at the best quality and then the largest size that fit. `sharp` keeps the full colour
+    PNG is used for a lossless source and for transparency. If it is too large, a lossy format is,
+    at the best quality and then the largest size that fit. `sharp` keeps the full colour
     resolution, for text and drawings.
     """
     encoders = _choose(image, limits, lossless=lossless)
     if not encoders:
-        raise UnsupportedError(f"none of its formats can be written: {', '.join(limits.mime)}")
+        raise UnsupportedError(f"none of these formats can be written: {', '.join(limits.mime)}")
     spent = 0
     for encoder in encoders:
         data = _best(image, encoder, limits.size, sharp=sharp)
@@ -63,7 +63,7 @@ def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bo
 
 
 def _choose(image: Image.Image, limits: ImageLimits, *, lossless: bool) -> list[Encoder]:
-    """Return the formats to try, best first, up to the first that can give up quality."""
+    """Return the formats to try, best first, up to the first that can reduce quality."""
     from PIL import features
 
     order = (JPEG, WEBP, PNG, GIF)
@@ -101,7 +101,7 @@ def _shrunk(
 
 
 def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool) -> bytes:
-    """Return the best quality of at most `size` bytes, or the worst where none is."""
+    """Encode at the best quality of at most `size` bytes, or at the worst if none fits."""
     image = image if encoder.alpha else on_white(image)
     first, *others = encoder.qualities or (None,)
     best = _save(image, encoder, first, sharp=sharp)

@@ -1,4 +1,4 @@
-"""What must change so that a request's images keep a target's limits: decisions, no pixels."""
+"""Decide how a request's images must change to keep a target's limits, without decoding them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, TextPart, 
 
 
 class Margins(msgspec.Struct, frozen=True):
-    """Room that is left free, in bytes, because what surrounds an image is known only later.
+    """Room that is left free, in bytes, because the rest of a body is known only later.
 
-    `body`: options, schemas and what a codec adds to a request. `image`: the JSON around one
-    image. `share`: what an image of a crowded message gets at least, or the oldest give way.
+    `body`: options, schemas, and whatever a codec adds to a request. `image`: the JSON around one
+    image. `share`: the least that each image of a crowded message gets; rather than less, the
+    oldest images are left out.
     """
 
     body: int = 64 * 1024
@@ -32,33 +33,33 @@ MARGINS = Margins()
 
 
 def require_images(caps: Capabilities) -> None:
-    """Raise UnsupportedError where the target takes no images at all."""
+    """Raise UnsupportedError if the target does not accept images at all."""
     if not caps.images or caps.max_images_per_request == 0:
-        raise UnsupportedError("the target takes no images, and the request holds some")
+        raise UnsupportedError("the target does not accept images, but the request contains some")
 
 
 def base64_size(size: int) -> int:
-    """Return how many characters `size` bytes take in base64."""
+    """Return how many base64 characters `size` bytes take."""
     return 4 * ((size + 2) // 3)
 
 
 def is_tight(images: Sequence[ImagePart], caps: Capabilities) -> bool:
-    """Say whether the request must be counted: images fill a quarter of what is allowed.
+    """Return whether the request's size must be counted: images fill a quarter of the limit.
 
-    Below, the rest would have to be 15 MB of text, which is beyond any context.
+    Below that, exceeding the limit would take 15 MB of text, which is beyond any context.
     """
     return caps.max_body_bytes is not None and 4 * sum(map(weight, images)) > caps.max_body_bytes
 
 
 def room(rest: int, caps: Capabilities) -> int:
-    """Return the base64 characters left for images beside a `rest` of so many bytes.
+    """Return the base64 characters left for images when everything else takes `rest` bytes.
 
     Raises: UnsupportedError when nothing is left.
     """
     whole = caps.max_body_bytes or 0
     left = whole - MARGINS.body - rest
     if left <= 0:
-        raise UnsupportedError(f"no room for images: the target takes {whole:,} bytes a request")
+        raise UnsupportedError(f"no room for images: the target accepts {whole:,} bytes a request")
     return left
 
 
@@ -68,17 +69,18 @@ def weight(image: ImagePart) -> int:
 
 
 def text_weight(text: TextPart) -> int:
-    """Return the bytes that a text adds to what `rest_weight` counts."""
+    """Return the bytes that a text adds to `rest_weight`."""
     return len(msgspec.json.encode(text)) + 1
 
 
 def limits(
     images: Sequence[tuple[int, ImagePart]], caps: Capabilities, left: int | None
 ) -> list[ImageLimits]:
-    """Return what each image must keep; an image stands with the number of its message.
+    """Return the limits for each image, given with the index of its message.
 
-    The images of one message are meant together: where they alone exceed the room, each gets an
-    equal share, a power of two so that it stays the same while the text grows.
+    The images of one message belong together: if they alone exceed the room, each gets an equal
+    share. The share is a power of two, so that it stays the same while the text grows and an image
+    that was prepared for an earlier turn can be reused.
     """
     edge, size = _edge(len(images), caps), _size(caps)
     plain = ImageLimits(caps.allowed_image_mime, edge, size)
@@ -100,7 +102,7 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
     """Return why the image must change, "" when it can go as it is."""
     found = info(data)
     if found is None:
-        return "its header does not tell its size" if mime_of(data) else "it is of unknown format"
+        return "its header has no size" if mime_of(data) else "its format is unknown"
     if found.mime not in wanted.mime:
         return f"{found.mime} is not accepted"
     if wanted.edge is not None and max(found.width, found.height) > wanted.edge:
@@ -113,17 +115,17 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
 
 
 CUT = "its end is missing"
-"""The one misfit that may be none: files with something behind their end look like it."""
+"""The one misfit that may be wrong: a file with extra bytes after its end looks cut, too."""
 
 
 def too_many(caps: Capabilities) -> str:
     """Say that the count is exceeded."""
-    return f"the target takes at most {caps.max_images_per_request} images a request"
+    return f"the target accepts at most {caps.max_images_per_request} images a request"
 
 
 def too_large(caps: Capabilities) -> str:
     """Say that the body is exceeded."""
-    return f"the target takes at most {caps.max_body_bytes:,} bytes a request"
+    return f"the target accepts at most {caps.max_body_bytes:,} bytes a request"
 
 
 def _edge(count: int, caps: Capabilities) -> int | None:
@@ -145,7 +147,7 @@ def _smaller(first: int | None, second: int | None) -> int | None:
 
 
 def _share(left: int, count: int) -> int:
-    """Return the bytes for one of `count` images: a power of two, or the least that makes sense."""
+    """Return the bytes for one of `count` images: a power of two, at least the margin's share."""
     fair = max(1, left // count - MARGINS.image) // 4 * 3
     power = 1 << max(fair.bit_length() - 1, 0)
     alone = max(1, left - MARGINS.image) // 4 * 3
@@ -153,7 +155,7 @@ def _share(left: int, count: int) -> int:
 
 
 def rest_weight(request: Request) -> int:
-    """Return about how many bytes of JSON everything but the images takes."""
+    """Return roughly how many bytes of JSON everything but the images takes."""
     plain = [request.system, request.tools, request.extra, *_texts(request)]
     files = sum(
         base64_size(len(part.data)) + len(part.url)

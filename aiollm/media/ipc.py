@@ -1,6 +1,6 @@
-"""Frames between a pool and its workers: two lengths, a JSON head, then the image as it is.
+"""Frames between a pool and its workers: two lengths, a JSON head, then the image bytes.
 
-Nothing is pickled: a worker reads untrusted pictures, so what it answers is untrusted, too.
+Nothing is pickled: a worker reads untrusted images, so its answers are untrusted, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 
 
 class ResultHead(msgspec.Struct, frozen=True):
-    """The head of a worker's frame: `refusal` tells why there is no image behind it."""
+    """The head of a worker's frame; `refusal` says why no image follows, "" if one does."""
 
     mime: str = ""
     width: int = 0
@@ -28,14 +28,14 @@ class ResultHead(msgspec.Struct, frozen=True):
 
 
 class Channel:
-    """One end of a socket pair; `until` is the monotonic time by which it must be done."""
+    """One end of a socket pair; `until` is the deadline, in monotonic seconds."""
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
         self.until: float | None = None
 
     def send(self, head: bytes, data: bytes = b"") -> None:
-        """Send one frame, `data` without a copy. Raises: OSError, TimeoutError."""
+        """Send one frame, without copying `data`. Raises: OSError, TimeoutError."""
         self._arm()
         self.socket.sendall(_LENGTHS.pack(len(head), len(data)) + head)
         if data:
@@ -45,8 +45,8 @@ class Channel:
     def receive(self) -> tuple[bytes, bytes]:
         """Return head and data of one frame.
 
-        Raises: EOFError at the end of the stream, OSError, TimeoutError, ValueError for lengths
-        that are out of bounds.
+        Raises: EOFError at the end of the stream, ValueError for lengths out of bounds, OSError,
+        TimeoutError.
         """
         head, data = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
         if head > _HEAD_LIMIT or data > _DATA_LIMIT:
@@ -54,7 +54,7 @@ class Channel:
         return self._exactly(head), self._exactly(data)
 
     def wait(self, seconds: float) -> bool:
-        """Say whether a frame, or the end of the stream, comes within `seconds`."""
+        """Return whether a frame or the end of the stream arrives within `seconds`."""
         return bool(select.select([self.socket], [], [], seconds)[0])
 
     def close(self) -> None:

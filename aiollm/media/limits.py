@@ -1,4 +1,4 @@
-"""What an image must keep and what a worker gives back: shared by fitting, pool and transform."""
+"""The limits of an image and the result of fitting it: shared by fitting, pool and transform."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import msgspec
 
 MAX_PIXELS = 80_000_000
-"""Pixels of an image that is decoded at all: 320 MB in memory. Larger ones are refused."""
+"""The most pixels that are decoded, 320 MB in memory; larger images are refused."""
 
 INSTALL = (
     "no image library is installed: install aiollm-client[images] (Pillow) "
@@ -18,14 +18,14 @@ Size = tuple[int, int]
 
 
 class ImageLimits(msgspec.Struct, frozen=True):
-    """Allowed MIME types, longest edge in pixels, and bytes; None is no limit."""
+    """Allowed MIME types, longest edge in pixels, and size in bytes; None means no limit."""
 
     mime: tuple[str, ...]
     edge: int | None = None
     size: int | None = None
 
     def target(self, size: Size) -> Size:
-        """Return `size`, shrunk so that its longest edge keeps the limit."""
+        """Return `size`, shrunk so that its longest edge is within the limit."""
         longest = max(size)
         if self.edge is None or longest <= self.edge:
             return size
@@ -33,7 +33,7 @@ class ImageLimits(msgspec.Struct, frozen=True):
 
 
 class FittedImage(msgspec.Struct, frozen=True):
-    """An image made to fit."""
+    """An image after fitting."""
 
     data: bytes
     mime: str
@@ -42,7 +42,7 @@ class FittedImage(msgspec.Struct, frozen=True):
 
 
 def available() -> bool:
-    """Say whether Pillow or pillow-simd is installed, without importing it."""
+    """Return whether Pillow or pillow-simd is installed, without importing it."""
     return find_spec("PIL") is not None
 
 
@@ -52,7 +52,7 @@ def area(size: Size) -> int:
 
 
 def scaled(size: Size, factor: float) -> Size:
-    """Return the size times `factor`, each edge at least 1 and never longer than it was."""
+    """Return the size times `factor`; each edge is at least 1 and never longer than before."""
     wide, high = size
     return max(1, min(wide, round(wide * factor))), max(1, min(high, round(high * factor)))
 

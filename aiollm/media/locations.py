@@ -1,4 +1,4 @@
-"""Where images stand in a request, and how a changed request shares all it can with the old."""
+"""Find the images in a request, and replace them while sharing all unchanged parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from aiollm.types import ImagePart, Request, TextPart, ToolResultPart
 
 Key = tuple[int, int, int]
-"""Index of the message, of the part, and of the item in a tool result (else -1)."""
+"""Index of the message, of the part, and of the item in a tool result (otherwise -1)."""
 
 
 class Location(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Location(msgspec.Struct, frozen=True):
 
 
 def find(request: Request) -> list[Location]:
-    """Return all images, those in tool results included, in order."""
+    """Return all images in order, including those in tool results."""
     locations: list[Location] = []
     for number, message in enumerate(request.messages):
         for index, part in enumerate(message.parts):
@@ -38,7 +38,7 @@ def find(request: Request) -> list[Location]:
 
 
 def rebuild(request: Request, changes: Mapping[Key, ImagePart | TextPart]) -> Request:
-    """Return the request with other parts in some locations, or itself when there are none."""
+    """Return the request with these parts replaced, or the same object without changes."""
     if not changes:
         return request
     messages = list(request.messages)

@@ -1,4 +1,4 @@
-"""From a file to plain pixels: decoded, shrunk, in sRGB, upright, eight bits, no metadata."""
+"""An opened file to plain pixels: shrunk, in sRGB, upright, eight bits, without metadata."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _FINE, _CHEAP = 2.0, 1.01
-"""How near to the size the box filter may come before bicubic. Text needs the fine way; in photos
-the cheap one is 44 dB from it, which JPEG at 85 (35 dB) hides, and saves Pillow half the resize."""
+"""How close the box filter may come to the final size before bicubic takes over. Text needs the
+finer value. In photos the cheaper one differs by 44 dB, which JPEG at quality 85 (35 dB) hides, and
+saves Pillow half the resize."""
 _SCALES = {"I": 65535.0, "F": 1.0}
-"""Brightest value of the deep modes, where the pixels themselves show no brighter one."""
+"""The brightest value of the deep modes, unless the pixels contain a brighter one."""
 
 
 def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Image:
     """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata.
 
-    `sharp` takes the finer filter, for text and drawings.
+    `sharp` uses the finer filter, for text and drawings.
     """
     import PIL.Image
 
@@ -37,7 +38,7 @@ def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Ima
     image = _opaque(_plain(_eight_bits(image)))
     gap = _FINE if sharp else _CHEAP
     if size != image.size and has_alpha(image):
-        # In one call, for each multiplies the colours by alpha and divides them again.
+        # In one call, because each call multiplies the colours by alpha and divides them again.
         image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=gap)
     elif size != image.size:
         for shrink in _passes(image.size, size, gap):
@@ -45,7 +46,7 @@ def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Ima
     image = _srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)
-    # Writers carry over what they find here: comment, XMP, profile, transparency.
+    # PIL's writers copy what they find here: comment, XMP, profile, transparency.
     image.info = {}
     return image
 
@@ -53,8 +54,8 @@ def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Ima
 def _passes(old: Size, new: Size, gap: float) -> Iterator[Callable[[Image.Image], Image.Image]]:
     """Yield the steps of `resize` with `reducing_gap`: the same pixels as in one call.
 
-    Where that takes the height first, as Pillow 13 may, they differ by rounding. Between the steps
-    the pixels before can be let go: a photo takes a quarter less memory.
+    If that resizes the height first, as Pillow 13 may, they differ by rounding. The caller can free
+    the earlier pixels between the steps, so that a photo takes a quarter less memory.
     """
     import PIL.Image
 
@@ -70,12 +71,12 @@ def _passes(old: Size, new: Size, gap: float) -> Iterator[Callable[[Image.Image]
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Say whether the image has an alpha channel."""
+    """Return whether the image has an alpha channel."""
     return image.mode in {"LA", "RGBA"}
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Return the image without alpha, on white."""
+    """Return the image without alpha, on a white background."""
     import PIL.Image
 
     if not has_alpha(image):
@@ -87,7 +88,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes the image upright, by its EXIF or XMP orientation."""
+    """Return the rotation that makes the image upright, by its EXIF or XMP orientation."""
     import PIL.Image
 
     turns = {
@@ -101,13 +102,13 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     }
     try:
         return turns.get(image.getexif().get(_ORIENTATION, 1))
-    # Metadata that is broken in any of many ways must not cost the picture.
+    # Metadata can be broken in many ways, and must never lose the image.
     except Exception:  # noqa: BLE001
         return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 and 32 bits and floats to 8 bits; PIL's own conversion clips them to white."""
+    """Scale 16 and 32 bits and floats to 8 bits; PIL's own conversion would clip to white."""
     if image.mode.startswith("I;16"):
         image = image.convert("I")
     if image.mode not in _SCALES:
@@ -133,18 +134,18 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Drop an alpha channel that hides nothing: it doubles the cost of all that follows."""
+    """Drop a fully opaque alpha channel: it would double the cost of everything after it."""
     if has_alpha(image) and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
     return image
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert from the file's colour profile to sRGB; without one, or a bad one, take it as is."""
+    """Convert from the file's colour profile to sRGB; without a valid one, change nothing."""
     if profile:
         try:
             image = _converted(image, profile)
-        # littlecms may be missing, and profiles are as broken as any metadata.
+        # littlecms may be missing, and a profile may be broken like any metadata.
         except Exception:  # noqa: BLE001
             profile = None
     return image.convert("RGB") if image.mode == "CMYK" else image

@@ -1,4 +1,4 @@
-"""What PIL lets pass in a PNG: chunks without end, rows that are not there."""
+"""Faults in a PNG that PIL does not report: endless chunks and missing rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from struct import unpack_from
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples a pixel, by colour type."""
+"""Samples per pixel, by colour type."""
 _PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
 _CHUNKS = 4096
 _BLOCK = 1 << 20
 
 
 def too_many_chunks(data: bytes) -> bool:
-    """Say whether there are more chunks beside the pixels than in any honest file."""
+    """Return whether there are more chunks besides the pixels than any real file has."""
     others = 0
     for kind, _, _ in _walk(data):
         others += kind not in _PIXELS
@@ -24,7 +24,7 @@ def too_many_chunks(data: bytes) -> bool:
 
 
 def lacks_rows(data: bytes) -> bool:
-    """Say whether the pixels end before the last row; an interlaced file is believed."""
+    """Return whether the pixels end before the last row; interlaced files are not checked."""
     width, height, depth, colour, _, _, interlaced = unpack_from(">IIBBBBB", data, 16)
     if interlaced:
         return False

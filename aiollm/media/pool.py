@@ -1,4 +1,4 @@
-"""The pool a registry owns: workers and a memory of what they made, so each image is made once."""
+"""The pool that a registry owns: workers, and a cache so that each image is fitted only once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from aiollm.media.workers import Job, Workers
 from aiollm.types import ImagePart
 
 _AT_ONCE = 64 * 1024
-"""Bytes that are hashed on the loop, sooner than a thread would answer."""
+"""Up to this many bytes are hashed on the loop, which is faster than using a thread."""
 _SOURCE = "source"
 
 Key = tuple[bytes, ImageLimits]
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot: processes alive, images prepared, refused, found prepared; bytes kept."""
+    """A snapshot: live processes; images prepared, refused, found in the cache; bytes cached."""
 
     processes: int
     prepared: int
@@ -35,12 +35,15 @@ class PoolStatistics(msgspec.Struct, frozen=True):
 
 
 class MediaPool:
-    """Worker processes, started when first needed, and a cache of what they made.
+    """Worker processes, started when first needed, and a cache of their results.
 
-    `workers`: processes at a time, None for one a core and at most 4, 0 for a thread of this
-    process, which nothing protects from a picture. `time_limit`: seconds for one image, the wait
-    for a free worker not counted. `memory_limit`: bytes of address space of a worker.
-    `cache_limit`: bytes of prepared images that are kept. One event loop at a time.
+    `workers`: processes at a time; None means one per core, at most 4; 0 means a thread of this
+    process, which is then not protected from malicious images. `time_limit`: seconds per image,
+    without the wait for a free worker. `memory_limit`: bytes of address space per worker.
+    `cache_limit`: bytes of prepared images to keep. Use it from one event loop at a time.
+
+        async with MediaPool(workers=2) as pool:
+            fitted = await pool.fit(image, ImageLimits(mime=("image/jpeg",), edge=1568))
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class MediaPool:
         await self.close()
 
     def statistics(self) -> PoolStatistics:
-        """Return what was done so far."""
+        """Return the counts so far."""
         return PoolStatistics(
             len(self._workers.processes),
             self._prepared,
@@ -79,7 +82,7 @@ class MediaPool:
         )
 
     def peek(self, image: ImagePart, limits: ImageLimits) -> FittedImage | None:
-        """Return what was made of this very part for these limits, if it is at hand."""
+        """Return the cached result for this part object and these limits, None if there is none."""
         content = self._cache.known(image)
         made = self._cache.get((content, limits)) if content is not None else None
         return made if isinstance(made, FittedImage) else None
@@ -87,8 +90,8 @@ class MediaPool:
     async def fit(self, image: ImagePart, limits: ImageLimits) -> FittedImage:
         """Return the image within `limits`. Raises: UnsupportedError with the reason, ClosedError.
 
-        What is being made already is waited for; a worker is stopped once the last who waits for
-        it is cancelled.
+        Callers that want the same result share one job. Its worker is stopped when the last of
+        them is cancelled.
         """
         key = (await self._content(image), limits)
         found = self._cache.get(key)
@@ -104,24 +107,24 @@ class MediaPool:
         return self._result(key, job)
 
     def source(self, link: ImagePart) -> ImagePart | None:
-        """Return what was loaded for this very URL part, if it is still at hand."""
+        """Return the image loaded earlier for this URL part object, None if it is not cached."""
         content = self._cache.known(link)
         found: ImagePart | None = self._cache.get((content, _SOURCE))
         return found
 
     async def keep_source(self, link: ImagePart, loaded: ImagePart) -> None:
-        """Keep what was loaded for a URL part."""
+        """Keep the image that was loaded for a URL part."""
         content = await self._content(loaded)
         self._cache.know(link, content)
         self._cache.put((content, _SOURCE), loaded, len(loaded.data))
 
     async def close(self) -> None:
-        """End the workers; idempotent. Images under way fail with ClosedError."""
+        """End the workers; idempotent. Images in progress fail with ClosedError."""
         if self._workers.kill() or self._hasher is not None:
             await asyncio.to_thread(self._reap, join=True)
 
     def kill(self) -> None:
-        """End the workers where there is no event loop, within milliseconds."""
+        """End the workers within milliseconds, also without an event loop."""
         self._workers.kill()
         self._reap(join=False)
 
@@ -139,18 +142,18 @@ class MediaPool:
         return content
 
     async def _hashed(self, data: bytes) -> bytes:
-        # One thread alone: several would leave the loop no processor on a small machine.
+        # Only one thread: several would leave no processor for the loop on a small machine.
         if self._hasher is None:
             self._hasher = ThreadPoolExecutor(1, thread_name_prefix="aiollm-hash")
         return await asyncio.get_running_loop().run_in_executor(self._hasher, digest, data)
 
     async def _done(self, key: Key, job: Job) -> None:
-        """Wait for the end of a job; give it up when nobody waits for it any more."""
+        """Wait for the end of a job; abandon it when nobody waits for it any longer."""
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[None] = loop.create_future()
 
         def wake(_: Future[Any]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(_settle, mine)
 
         job.waiting += 1
@@ -181,9 +184,9 @@ class MediaPool:
 
 
 def _checked(made: FittedImage, limits: ImageLimits) -> FittedImage:
-    """Return what a worker made if it keeps the limits: who reads pictures is not trusted."""
+    """Return a worker's image if it keeps the limits; its answers are not trusted."""
     if reason := misfit(made.data, limits):
-        raise UnsupportedError(f"the worker's answer is no good: {reason}")
+        raise UnsupportedError(f"the worker returned an unusable image: {reason}")
     return made
 
 

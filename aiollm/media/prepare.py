@@ -1,4 +1,4 @@
-"""A request made fit for one target: what each image must keep, and what is left out."""
+"""Prepare a request for one target: fit its images, and leave out those beyond the limits."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from aiollm.media.sniff import info
 from aiollm.types import ImagePart, Request, TextPart
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""Loads a URL; what it raises passes through."""
+"""Loads a URL; its exceptions are passed on unchanged."""
 
 _SLICE = 256 * 1024
-"""Characters of a data URL decoded at a time, a multiple of 4: under 1 ms."""
+"""Characters of a data URL decoded at a time, in under 1 ms; a multiple of 4."""
 _HEAD = 256
-"""Characters within which the data of a data URL begins."""
+"""The data of a data URL begins within this many characters."""
 
 
 async def normalize(
@@ -42,11 +42,11 @@ async def normalize(
     pool: MediaPool | None = None,
     fetch: Fetch | None = None,
 ) -> Request:
-    """Return the request with images the target accepts, the same object if it does already.
+    """Return the request with images that the target accepts, the same object if it already does.
 
-    Images beyond the target's count or request size become a short text, the oldest first.
-    `pool`: who does the work, None for one of its own. `fetch`: loads the URLs of a target that
-    does not. Raises: UnsupportedError for an image that cannot be made to fit.
+    Images beyond the target's count or request size are replaced by a short text, oldest first.
+    `pool`: does the work; None uses a temporary one. `fetch`: loads URLs for a target that does
+    not load them itself. Raises: UnsupportedError for an image that cannot be made to fit.
     """
     return (await normalize_with_notes(request, caps, pool=pool, fetch=fetch))[0]
 
@@ -58,7 +58,7 @@ async def normalize_with_notes(
     pool: MediaPool | None = None,
     fetch: Fetch | None = None,
 ) -> tuple[Request, tuple[str, ...]]:
-    """Do as `normalize`, and tell in words what was left out."""
+    """Do the same as `normalize`, and also return notes about what was left out."""
     locations = find(request)
     if not locations:
         return request, ()
@@ -70,7 +70,7 @@ async def normalize_with_notes(
 
 
 class _Item(msgspec.Struct):
-    """An image that may stay: what it is by now, what it must keep, and why it does not yet."""
+    """An image that may stay: its current part, its limits, and why it does not keep them yet."""
 
     location: Location
     number: int
@@ -80,7 +80,7 @@ class _Item(msgspec.Struct):
 
 
 class _Preparation:
-    """One request on its way to one target."""
+    """The preparation of one request for one target."""
 
     def __init__(
         self,
@@ -99,10 +99,10 @@ class _Preparation:
         self._notes: list[str] = []
         self._rest: int | None = None
         self._text_bytes = 0
-        """Bytes of the texts in place of images left out."""
+        """Bytes of the texts that replace omitted images."""
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
-        """Leave out, load, fit, leave out what is too much still; await only what must change."""
+        """Omit, load, fit, and omit again if it is still too much; await only what must change."""
         most = self._caps.max_images_per_request
         first = 0 if most is None else max(0, len(self._locations) - most)
         self._leave_out(self._locations[:first], fitting.too_many)
@@ -120,7 +120,7 @@ class _Preparation:
         return rebuild(self._request, self._changes), tuple(self._notes)
 
     def _leave_out(self, locations: Sequence[Location], why: Callable[[Capabilities], str]) -> None:
-        """Put a text in these locations."""
+        """Replace the images in these locations by a text."""
         if not locations:
             return
         reason = why(self._caps)
@@ -132,7 +132,7 @@ class _Preparation:
         )
 
     def _is_foreign(self, item: _Item) -> bool:
-        """Say whether the image is a URL that the target does not load itself."""
+        """Return whether the image is a URL that the target does not load itself."""
         url = item.image.url
         return bool(url) and (not self._caps.image_urls or url.startswith("data:"))
 
@@ -152,7 +152,7 @@ class _Preparation:
             data = await self._fetch(url)
         else:
             raise UnsupportedError(
-                f"{self._name(item)} is a URL, which the target does not load: pass its bytes, "
+                f"{self._name(item)} is a URL, which the target cannot load: pass its bytes, "
                 "or allow fetching with Registry(fetch_images=True)"
             )
         if not data:
@@ -160,7 +160,7 @@ class _Preparation:
         return data
 
     def _decide(self, items: Sequence[_Item]) -> None:
-        """Set what each image must keep, and take what was prepared before."""
+        """Set the limits of each image, and use what was prepared before."""
         images = [(item.location.key[0], item.image) for item in items]
         room = self._room([image for _, image in images])
         for item, limits in zip(items, fitting.limits(images, self._caps, room), strict=True):
@@ -170,7 +170,7 @@ class _Preparation:
                 self._take(item, made)
 
     def _room(self, images: Sequence[ImagePart]) -> int | None:
-        """Return the characters left for images, None where there is no need to count."""
+        """Return the characters left for images, None if there is no need to count."""
         if not fitting.is_tight(images, self._caps):
             return None
         if self._rest is None:
@@ -178,9 +178,10 @@ class _Preparation:
         return fitting.room(self._rest, self._caps) - self._text_bytes
 
     def _that_fit(self, items: list[_Item]) -> list[_Item]:
-        """Return the newest that fit together, leaving the others out.
+        """Return the newest images that fit together, leaving the others out.
 
-        What is not prepared yet counts nothing; it is counted when it is.
+        An image that is not prepared yet counts as 0 bytes, because its size is not known; this
+        runs again after it is prepared.
         """
         room = self._room([item.image for item in items if not item.misfit])
         if room is None:
@@ -221,7 +222,7 @@ def _left_out(reason: str) -> TextPart:
 
 
 def _hopeless(image: ImagePart) -> str:
-    """Return why no worker need try, "" when one should."""
+    """Return why no worker needs to try, "" if one should."""
     found = info(image)
     if found is not None and found.pixels > MAX_PIXELS:
         return too_many_pixels((found.width, found.height))
@@ -229,7 +230,7 @@ def _hopeless(image: ImagePart) -> str:
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once; the first error stops the others and is raised as it is."""
+    """Run all concurrently; the first error stops the others and is raised unchanged."""
     if not work:
         return
     try:
@@ -244,7 +245,7 @@ async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _inline(url: str) -> bytes:
-    """Decode a data URL in slices, for binascii holds the interpreter. Raises: UnsupportedError."""
+    """Decode a data URL in slices, because binascii holds the GIL. Raises: UnsupportedError."""
     head, comma, _ = url[:_HEAD].partition(",")
     start = len(head) + 1
     if not comma or not head.endswith(";base64"):
@@ -255,8 +256,8 @@ async def _inline(url: str) -> bytes:
             pieces.append(binascii.a2b_base64(url[position : position + _SLICE]))
             await asyncio.sleep(0)
     except ValueError as error:
-        reason = f"a data URL does not decode: {error}"
+        reason = f"a data URL cannot be decoded: {error}"
     else:
-        # bytes.join frees the interpreter for anything large.
+        # bytes.join releases the GIL for large data.
         return await asyncio.to_thread(b"".join, pieces)
     raise UnsupportedError(reason)

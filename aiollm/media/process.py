@@ -1,4 +1,4 @@
-"""The parent's end of one worker process: started, asked, stopped; blocking, one thread a time."""
+"""The parent's end of one worker process; its calls block, and only one thread may use it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ sys.modules["aiollm"] = root
 from aiollm.media.worker import main
 main()
 """
-"""A bare package stands for aiollm's own, whose imports would double a worker's start and size."""
+"""A bare package replaces aiollm's own, whose imports would double a worker's start and size."""
 _KEPT = ("PATH", "LD_", "DYLD_", "LC_", "LANG", "PYTHON", "COVERAGE_")
-"""Beginnings of the environment variables a worker gets: no keys for what reads pictures."""
+"""Prefixes of the environment variables a worker gets: it reads images, so it gets no keys."""
 _HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""Let glibc keep the memory of one image for the next: page faults are a fifth of a JPEG's time."""
+"""Makes glibc reuse memory for the next image: page faults take a fifth of a JPEG's time."""
 _START = 30.0
-"""Seconds within which a worker must be ready, on however busy a machine."""
+"""Seconds within which a worker must be ready, even on a busy machine."""
 
 
 class WorkerDied(Exception):
@@ -40,10 +40,10 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """One child process that makes images fit, one after the other."""
+    """One child process that fits images, one after the other."""
 
     def __init__(self, memory: int) -> None:
-        """Start the process, in some 2 ms. Raises: OSError."""
+        """Start the process, which takes about 2 ms. Raises: OSError."""
         mine, theirs = socket.socketpair()
         arguments = [str(os.getpid()), str(memory), *_module_paths()]
         try:
@@ -71,8 +71,8 @@ class WorkerProcess:
     def transform(self, data: bytes, limits: ImageLimits, seconds: float) -> FittedImage:
         """Return the image within `limits`.
 
-        Raises: UnsupportedError when it cannot be done, TimeoutError, WorkerDied; after the last
-        two the process has ended.
+        Raises: UnsupportedError when it cannot be made to fit, TimeoutError, WorkerDied. After the
+        last two the process has ended.
         """
         try:
             return self._ask(data, limits, seconds)
@@ -100,7 +100,7 @@ class WorkerProcess:
         return FittedImage(made, answer.mime, answer.width, answer.height)
 
     def kill(self) -> None:
-        """End the process at once, from any thread; who waits for its answer sees the end."""
+        """End the process at once, from any thread; a thread that waits for it gets WorkerDied."""
         self._process.kill()
 
     def stop(self) -> None:
@@ -123,5 +123,5 @@ def environment() -> dict[str, str]:
 
 
 def _module_paths() -> list[str]:
-    """Return the folder of aiollm, and then those where this process finds modules."""
+    """Return the folder of aiollm, then the folders where this process finds modules."""
     return [str(_ROOT), *dict.fromkeys(str(Path(place).absolute()) for place in sys.path)]

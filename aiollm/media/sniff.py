@@ -1,4 +1,4 @@
-"""What a header tells about an image: format, size, animation, completeness; nothing is decoded."""
+"""Read an image's header: format, size, animation, completeness, without decoding it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from aiollm._wire.image_type import mime_of
 from aiollm.types import ImagePart
 
 _STEPS = 4096
-"""Segments, chunks or blocks walked before a header counts as unreadable: under 2 ms."""
+"""The most segments, chunks or blocks to walk, in under 2 ms; beyond, a header is unreadable."""
 _BOXES = 512
-"""Boxes of an ISO file walked for its size; a grid of tiles has one extent for them all."""
+"""The most boxes of an ISO file to walk for its size; the tiles of a grid share one extent."""
 _TAIL = 64 * 1024
 """Bytes at the end of a file that are searched for its end marker."""
 
 
 class ImageInfo(msgspec.Struct, frozen=True):
-    """Facts from the header; pixels as stored, before any EXIF rotation.
+    """Facts from an image's header; width and height in pixels, before any EXIF rotation.
 
-    `whole` is False when the end of the file is missing, so that only decoding can tell.
+    `whole` is False when the end of the file seems to be missing; only decoding can make sure.
     """
 
     mime: str
@@ -38,9 +38,9 @@ class ImageInfo(msgspec.Struct, frozen=True):
 
 
 def info(data: bytes | ImagePart) -> ImageInfo | None:
-    """Return format and pixel size from the header alone.
+    """Return format and pixel size from the header, without decoding the image.
 
-    None for a URL, for bytes that are no known image, and for a header that does not add up.
+    Returns None for a URL, for bytes of an unknown format, and for an invalid header.
     """
     match data:
         case ImagePart(data=content):
@@ -72,7 +72,7 @@ def _jpeg(data: bytes) -> ImageInfo | None:
             size = (width, height)
         if marker == 0xDA:
             start = max(position, len(data) - _TAIL)
-            # Entropy-coded data never holds FF D9, so after the scan header it is the end.
+            # Entropy-coded data never contains FF D9, so after the scan header it is the end.
             return ImageInfo("image/jpeg", *size, whole=data.rfind(b"\xff\xd9", start) >= 0)
         position += 2 + length
     return None
@@ -114,7 +114,7 @@ def _gif_table(flags: int) -> int:
 
 
 def _gif_frames(data: bytes, position: int) -> tuple[int, bool]:
-    """Count frames, to two at most, and say whether the trailer was reached."""
+    """Count frames, at most two, and return whether the trailer was reached."""
     frames = 0
     for _ in range(_STEPS):
         match data[position]:
@@ -131,7 +131,7 @@ def _gif_frames(data: bytes, position: int) -> tuple[int, bool]:
 
 
 def _gif_blocks(data: bytes, position: int) -> int:
-    """Skip a chain of sub-blocks; runs of full ones, the bulk of a large file, in one step."""
+    """Skip a chain of sub-blocks; a run of full ones, the bulk of a large file, in one step."""
     window = 16
     for _ in range(_STEPS):
         size = data[position]
@@ -173,7 +173,7 @@ def _bmp(data: bytes) -> ImageInfo | None:
 
 
 def _iso(data: bytes) -> ImageInfo | None:
-    """Return the largest spatial extent: a grid's own, not that of its tiles."""
+    """Return the largest spatial extent: that of the grid, not of its tiles."""
     width = height = position = 0
     for _ in range(_BOXES):
         if position + 8 > len(data):

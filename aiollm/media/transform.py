@@ -1,4 +1,4 @@
-"""One image made to fit: opened from an allow-list of formats, rendered, encoded anew."""
+"""Fit one image: open it if its format is on the allow-list, render it, encode it again."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LOSSLESS_PIXELS = 2_000_000
-"""Pixels up to which a lossless source stays lossless: above, PNG is too large and too slow."""
+"""Up to this many pixels a lossless source stays lossless; above, PNG is too large and slow."""
 
 
 class Plugin(msgspec.Struct, frozen=True):
-    """A package that adds a format to PIL: its module, its name on PyPI, what registers it."""
+    """A package that adds a format to PIL: its module, name on PyPI, and registering function."""
 
     module: str
     package: str
@@ -41,7 +41,7 @@ class Plugin(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A format that is read: its PIL name, and the build feature or plugin it takes."""
+    """An input format: its PIL name, and the build feature or plugin it needs."""
 
     name: str
     format: str
@@ -64,10 +64,10 @@ SOURCES = {
     "image/heic": Source("HEIC", "HEIF", plugin=_HEIF),
     "image/heif": Source("HEIF", "HEIF", plugin=_HEIF),
 }
-"""The allow-list: nothing else is ever opened, EPS and SVG least of all."""
+"""The allow-list; no other format is ever opened, in particular not EPS and SVG."""
 
 _NAMES = ", ".join(source.name for source in SOURCES.values())
-UNKNOWN = f"it is in none of the formats that are read: {_NAMES}"
+UNKNOWN = f"only these formats can be read: {_NAMES}"
 
 
 def transform(data: bytes, limits: ImageLimits) -> FittedImage:
@@ -81,8 +81,8 @@ def transform(data: bytes, limits: ImageLimits) -> FittedImage:
     except UnsupportedError:
         raise
     except MemoryError:
-        reason = f"the {source.name} image takes more memory than the limit"
-    # Broken files raise nearly everything: OSError, SyntaxError, struct.error, KeyError.
+        reason = f"the {source.name} image needs more memory than the limit"
+    # Broken files raise nearly anything: OSError, SyntaxError, struct.error, KeyError.
     except Exception as error:  # noqa: BLE001
         reason = f"the {source.name} image is damaged: {type(error).__name__}: {error}"
     raise UnsupportedError(reason[:500])
@@ -91,7 +91,7 @@ def transform(data: bytes, limits: ImageLimits) -> FittedImage:
 def _transform(data: bytes, source: Source, limits: ImageLimits) -> FittedImage:
     opened = [_open(data, source)]
     original = opened[0].size
-    # Popped, so that nobody else holds the pixels that are let go on the way.
+    # Popped, so that earlier pixels are freed as soon as each step replaces them.
     image = render(opened.pop(), limits, sharp=source.lossless)
     kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
@@ -104,7 +104,7 @@ def _open(data: bytes, source: Source) -> Image.Image:
     if found is not None and found.pixels > MAX_PIXELS:
         raise UnsupportedError(too_many_pixels((found.width, found.height)))
     if source.format == "PNG" and too_many_chunks(data):
-        raise UnsupportedError("the PNG image holds thousands of chunks beside its pixels")
+        raise UnsupportedError("the PNG image has thousands of chunks besides its pixels")
     try:
         image = Image.open(io.BytesIO(data), formats=(source.format,))
     except UnidentifiedImageError:
@@ -114,24 +114,24 @@ def _open(data: bytes, source: Source) -> Image.Image:
     if area(image.size) > MAX_PIXELS:
         raise UnsupportedError(too_many_pixels(image.size))
     if source.format == "PNG" and _is_short(data, image):
-        raise UnsupportedError("the PNG image is damaged: it holds fewer rows than it says")
+        raise UnsupportedError("the PNG image is damaged: it has fewer rows than its header says")
     return image
 
 
 def _is_short(data: bytes, image: Image.Image) -> bool:
-    """Say whether a PNG ends before its last row, which PIL leaves at zero without a word."""
+    """Return whether a PNG ends before its last row; PIL would silently leave zeros there."""
     last = image.crop((0, image.height - 1, *image.size))
     return not any(last.tobytes()) and lacks_rows(data)
 
 
 def _require(source: Source) -> None:
-    """Check that the installed PIL reads the format. Raises: UnsupportedError that names it."""
+    """Check that the installed PIL can read the format. Raises: UnsupportedError."""
     if not available():
         raise UnsupportedError(INSTALL)
     if not _readable(source):
         extra = f", or install {source.plugin.package}" if source.plugin else ""
         raise UnsupportedError(
-            f"the installed PIL was built without {source.name}: take the Pillow wheels "
+            f"the installed PIL was built without {source.name}: install the Pillow wheels "
             f"(aiollm-client[images]), or build pillow-simd with that library's headers{extra}"
         )
 

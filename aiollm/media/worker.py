@@ -1,4 +1,4 @@
-"""A worker process: reads images from the socket that is its standard input, until it closes."""
+"""A worker process: fits the images sent to its standard input, a socket, until it closes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from aiollm.media.ipc import Channel, ResultHead
 from aiollm.media.limits import ImageLimits
 
 _NICENESS = 5
-"""Below the service it works for, so that a busy machine delays images and not the loop."""
+"""A lower priority than the service, so that a busy machine delays images and not the loop."""
 _IDLE = 5.0
-"""Seconds without work after which a worker gives back the memory it kept."""
+"""Seconds without work after which a worker frees the memory it kept."""
 _PULSE = 1000
-"""Milliseconds between two looks at whether the parent still lives."""
+"""Milliseconds between checks that the parent is still alive."""
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def serve(channel: Channel) -> None:
-    """Answer frame after frame. An image that cannot be read costs its answer, nothing else."""
+    """Answer frame after frame; an unreadable image fails only its own answer."""
     from aiollm.media.transform import transform
 
     channel.send(b"ready")
@@ -57,7 +57,7 @@ def serve(channel: Channel) -> None:
 
 
 def _trim() -> None:
-    """Give the memory that glibc keeps between images back to the machine."""
+    """Return the memory that glibc keeps between images to the system."""
     import ctypes
 
     with suppress(OSError, AttributeError):
@@ -65,7 +65,7 @@ def _trim() -> None:
 
 
 def _confine(memory: int) -> None:
-    """Limit address space, and leave no core file of a picture that crashed the decoder."""
+    """Limit address space, and prevent core files, which would contain the image."""
     import resource
 
     os.nice(_NICENESS)
@@ -74,7 +74,7 @@ def _confine(memory: int) -> None:
 
 
 def _watch(descriptor: int, parent: int) -> None:
-    """End this process at once when the other end is gone, even in the middle of an image."""
+    """End this process at once when the parent is gone, even in the middle of an image."""
     poll = select.poll()
     poll.register(descriptor, select.POLLHUP)
     while os.getppid() == parent and not poll.poll(_PULSE):

@@ -1,7 +1,7 @@
-"""The workers and the threads that talk to them: jobs in order, each in a process of its own kind.
+"""The worker processes and the threads that talk to them; jobs run in order.
 
-One thread waits for one process, so that no byte of an image passes through the event loop, and
-any loop, or none, can be behind it.
+One thread waits for one process, so that no image data passes through the event loop, and it works
+with any event loop or none.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MOST = 4
 
 
 class LostError(UnsupportedError):
-    """The worker died or took too long: another time, or another machine, may do it."""
+    """The worker died or took too long; it may succeed another time or on another machine."""
 
 
 class Job:
-    """One image on its way."""
+    """One image to fit."""
 
     def __init__(self, data: bytes, limits: ImageLimits) -> None:
         self.data = data
@@ -33,16 +33,16 @@ class Job:
         self.process: WorkerProcess | None = None
         self.given_up = False
         self.waiting = 0
-        """How many callers wait for it."""
+        """The number of callers that wait for it."""
 
 
 class Workers:
-    """Up to `workers` processes, each started when no idle one is there for a job."""
+    """Up to `workers` processes, each started when a job finds no idle one."""
 
     def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
         self.processes: set[WorkerProcess] = set()
         if workers is not None and workers < 0:
-            raise ValueError(f"workers: 0 or more, not {workers}")
+            raise ValueError(f"workers is {workers}: expected 0 or more")
         self._isolated = workers != 0 and _can_isolate()
         self._count = workers or (_cores() if workers is None else 1)
         self._time_limit = time_limit
@@ -59,7 +59,7 @@ class Workers:
             self.reap(join=False)
 
     def start(self, data: bytes, limits: ImageLimits) -> Job:
-        """Put an image in the queue; its result is the job's future."""
+        """Queue an image; the job's future gets its result."""
         if self.closed:
             raise ClosedError("the image workers are closed")
         if self._threads is None:
@@ -70,16 +70,16 @@ class Workers:
         return job
 
     def give_up(self, job: Job) -> None:
-        """Take a job from the queue, or stop the process that works on it."""
+        """Remove a job from the queue, or stop the process that works on it."""
         with self._lock:
             job.given_up = True
             if not job.future.cancel() and job.process is not None:
                 job.process.kill()
 
     def kill(self) -> bool:
-        """End all processes, and say whether there is anything to reap.
+        """End all processes; return whether any must be reaped.
 
-        What is under way or in the queue fails with ClosedError.
+        Jobs in progress or in the queue fail with ClosedError.
         """
         with self._lock:
             self.closed = True
@@ -88,7 +88,7 @@ class Workers:
         return self._threads is not None
 
     def reap(self, *, join: bool) -> None:
-        """Wait some milliseconds for the idle processes that `kill` ended; `join`: for threads."""
+        """Wait some milliseconds for idle processes that `kill` ended, with `join` for threads."""
         with self._lock:
             idle, self._idle = self._idle, []
         for process in idle:
@@ -105,7 +105,7 @@ class Workers:
         try:
             return process.transform(job.data, job.limits, self._time_limit)
         except TimeoutError:
-            reason = f"it took more than {self._time_limit:g} s and was given up"
+            reason = f"it took more than {self._time_limit:g} s and was stopped"
         except WorkerDied as fate:
             if self.closed:
                 raise ClosedError("the image workers were closed") from None
@@ -138,7 +138,7 @@ class Workers:
         try:
             return WorkerProcess(self._memory_limit)
         except OSError as error:
-            reason = f"no worker process could be started: {error}"
+            reason = f"could not start a worker process: {error}"
         raise LostError(reason)
 
     def _give_back(self, job: Job, process: WorkerProcess) -> None:
@@ -150,18 +150,18 @@ class Workers:
         self._stop(process)
 
     def _stop(self, process: WorkerProcess) -> None:
-        # Outside the lock, for it waits: the event loop takes that lock, too.
+        # Outside the lock, because stopping waits, and the event loop takes that lock, too.
         process.stop()
         with self._lock:
             self.processes.discard(process)
 
 
 def _cores() -> int:
-    """Return how many processes the machine, or the part of it we may use, keeps busy."""
+    """Return how many processors this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, _MOST)
 
 
 def _can_isolate() -> bool:
-    """Say whether this interpreter can start another on a socket: not frozen, not on Windows."""
+    """Return whether this interpreter can start another on a socket: not frozen, not Windows."""
     return os.name == "posix" and bool(sys.executable) and not getattr(sys, "frozen", False)

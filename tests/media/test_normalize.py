@@ -104,7 +104,7 @@ async def test_an_odd_end_is_believed_where_nothing_can_decode_it(dots, monkeypa
 
 @pytest.mark.parametrize("facts", [{"images": False}, {"max_images_per_request": 0}])
 async def test_a_target_without_images_refuses_them(dots, facts):
-    with pytest.raises(UnsupportedError, match="takes no images"):
+    with pytest.raises(UnsupportedError, match="does not accept images"):
         await normalize(Request((user(*dots(1)),)), caps(**facts))
 
 
@@ -167,10 +167,10 @@ async def test_the_oldest_images_beyond_the_count_become_text(dots):
     turns = (user("a", one), assistant("b"), tool_results(result), user(three, "c", four))
     request = Request(turns)
     made, notes = await normalize_with_notes(request, caps(max_images_per_request=2))
-    gone = "[image left out: the target takes at most 2 images a request]"
+    gone = "[image left out: the target accepts at most 2 images a request]"
     assert images(made) == [three, four]
     assert texts(made) == ["a", gone, "b", "shot", gone, "c"]
-    assert notes == ("2 older images left out: the target takes at most 2 images a request",)
+    assert notes == ("2 older images left out: the target accepts at most 2 images a request",)
     assert [message.role for message in made.messages] == ["user", "assistant", "tool", "user"]
 
 
@@ -196,7 +196,9 @@ async def test_the_oldest_images_beyond_the_body_become_text(make):
     room = 64 * 1024 + 3 * 41_500 + 200
     made, notes = await normalize_with_notes(request, caps(max_body_bytes=room))
     assert images(made) == shots[-3:]
-    assert notes == (f"7 older images left out: the target takes at most {room:,} bytes a request",)
+    assert notes == (
+        f"7 older images left out: the target accepts at most {room:,} bytes a request",
+    )
 
 
 async def test_text_and_files_count_into_the_body(make, dots):
@@ -296,7 +298,10 @@ async def test_an_image_that_cannot_be_made_to_fit_is_named(make, thread, dots):
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"%PDF-1.7 hello", "unknown format.*none of the formats"), (b"\x89PNG\r\n\x1a\n", "damaged")],
+    [
+        (b"%PDF-1.7 hello", "format is unknown.*only these formats"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+    ],
 )
 @pytest.mark.usefixtures("need_pil")
 async def test_bytes_that_are_no_image_are_refused(thread, data, reason):
