@@ -1,4 +1,4 @@
-"""The testing kit: servers that fail on purpose, recorded exchanges, a provider in process."""
+"""The testing kit: servers that fail on purpose, recorded exchanges, an in-process provider."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # pytest imports this package for its plugin in every run: nothing is loaded before use.
+    # pytest imports this package for its plugin in every run, so load nothing before it is used.
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

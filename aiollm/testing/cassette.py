@@ -1,7 +1,7 @@
-"""Recorded exchanges: the struct, and the files it is read from and written to.
+"""Recorded exchanges: the struct, and the files that hold it.
 
 Files: a cassette (JSON, written by `Recorder`), a raw capture (`<case>.raw` holds the response
-as it came, with its headers; `<case>.req`, if there is one, the request), a folder of captures,
+as it came, with its headers; an optional `<case>.req` the request), a folder of captures,
 and an index of fixture bodies (a JSON list of records with `path`, `method`, `endpoint`,
 `status`, `content_type` and `headers`).
 """
@@ -20,18 +20,18 @@ from aiollm.testing.http1 import HEAD_END, LAST_CHUNK, HttpMessage, Parser, chun
 FORMAT = "aiollm cassette 1"
 
 Ending: TypeAlias = Literal["keep", "close", "reset"]
-"""The connection after the response: kept alive, closed by FIN, or broken by RST."""
+"""The connection after the response: kept alive, closed by FIN, or reset by RST."""
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A request and its response, byte by byte; `pieces` are the response as it arrived.
+    """A request and its response, byte for byte; `pieces` holds the response as it arrived.
 
-    An empty `method` answers any.
+    An empty `method` matches any method.
     """
 
     method: str
     path: str
-    """The request target, the query included."""
+    """The request target, including the query."""
     pieces: tuple[bytes, ...]
     end: Ending = "keep"
     headers: tuple[tuple[str, str], ...] = ()
@@ -42,17 +42,17 @@ class Exchange(msgspec.Struct, frozen=True):
 
     @property
     def response(self) -> bytes:
-        """The whole response, headers included."""
+        """The complete response, including headers."""
         return b"".join(self.pieces)
 
     def parsed(self) -> HttpMessage:
-        """Parse the response, however it ended. Raises: ValueError."""
+        """Parse the response, even if it was cut short. Raises: ValueError."""
         response = self.response
         return parse_response(response, self.method) or _cut_short(response)
 
 
 def parse_response(data: bytes, method: str, *, at_end: bool = True) -> HttpMessage | None:
-    """Return the response once it is whole; `at_end` if no more bytes will come."""
+    """Return the response, None until it is complete; `at_end` if no more bytes will come."""
     parser = Parser(reply_to=method or "POST")
     done = parser.feed(data)
     return done[0] if done else parser.close() if at_end else None
@@ -62,12 +62,12 @@ def _cut_short(data: bytes) -> HttpMessage:
     head, _, body = data.partition(HEAD_END)
     whole = Parser(reply_to="HEAD").feed(head + HEAD_END)
     if not whole:
-        raise ValueError(f"no HTTP response: {data[:80]!r}")
+        raise ValueError(f"not an HTTP response: {data[:80]!r}")
     return msgspec.structs.replace(whole[0], body=body)
 
 
 def load(path: str | Path, *names: str) -> tuple[Exchange, ...]:
-    """Read the exchanges of a cassette, capture, folder or index; `names` picks some of them.
+    """Read the exchanges of a cassette, capture, folder or index; `names` selects some of them.
 
     Raises: OSError, ValueError for a file of another kind, LookupError for an unknown name.
     """
@@ -76,10 +76,10 @@ def load(path: str | Path, *names: str) -> tuple[Exchange, ...]:
 
 
 def pick(exchanges: Iterable[Exchange], names: Iterable[str]) -> tuple[Exchange, ...]:
-    """Return the exchanges of these names, in this order. Raises: LookupError."""
+    """Return the exchanges with these names, in this order. Raises: LookupError."""
     by_name = {exchange.name: exchange for exchange in exchanges}
     if missing := [name for name in names if name not in by_name]:
-        raise LookupError(f"no exchange is named {', '.join(missing)}")
+        raise LookupError(f"there is no exchange named {', '.join(missing)}")
     return tuple(by_name[name] for name in names)
 
 
@@ -116,7 +116,7 @@ def _capture(path: Path) -> Exchange:
 
 
 def _sizes(path: Path) -> Sequence[int]:
-    """Return the sizes of the pieces that a capture's timing file lists, if there is one."""
+    """Return the sizes of the pieces in a capture's timing file, () without one."""
     if not path.exists():
         return ()
     timing = msgspec.json.decode(path.read_bytes())
@@ -132,7 +132,7 @@ def _cut(data: bytes, sizes: Iterable[int]) -> tuple[bytes, ...]:
 
 
 def ending_of(response: bytes, method: str) -> Literal["keep", "close"]:
-    """Say whether the connection lives on after a whole response; a cut one closes it."""
+    """Return what the connection does after a complete response; a cut one closes it."""
     whole = parse_response(response, method, at_end=False)
     closing = whole is None or whole.header("connection").lower() == "close"
     return "close" if closing else "keep"
@@ -161,7 +161,7 @@ def exchange(
     headers: Iterable[tuple[str, str]] = (),
     name: str = "",
 ) -> Exchange:
-    """Make an exchange from a response body alone: JSON with its length, streams chunked."""
+    """Make an exchange from just a response body: JSON with its length, streams chunked."""
     lines = [("content-type", content_type), *headers]
     if content_type.partition(";")[0] == "application/json":
         head = head_bytes(status, [*lines, ("content-length", str(len(body)))])
@@ -173,7 +173,7 @@ def exchange(
 
 
 def dump(exchanges: Iterable[Exchange]) -> bytes:
-    """Write a cassette: indented JSON, text as text and other bytes in base64."""
+    """Encode a cassette: indented JSON, with text as text and other bytes as base64."""
     value = {"format": FORMAT, "exchanges": [_to_json(one) for one in exchanges]}
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 

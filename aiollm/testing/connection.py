@@ -1,4 +1,4 @@
-"""One accepted connection: reads requests, plays steps, and knows who ended it."""
+"""One accepted connection: reads requests, plays steps, and records who ended it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiollm.testing.tally import SeenRequest, Tally, seen
 AnswerSteps: TypeAlias = Iterable[AnswerStep] | AsyncIterator[AnswerStep]
 """An answer, step by step."""
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
-"""What waits for so many seconds."""
+"""Waits for a number of seconds."""
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -27,7 +27,7 @@ _BROKEN = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r
 
 
 class Host(Tally, ABC):
-    """What a connection asks of its server."""
+    """What a connection needs from its server."""
 
     read_bodies = True
     sleep: Sleep = staticmethod(asyncio.sleep)
@@ -38,7 +38,7 @@ class Host(Tally, ABC):
 
     @abstractmethod
     def failed(self, error: Exception) -> None:
-        """Keep an error of the script."""
+        """Keep an error raised by the script."""
 
 
 class Connection(asyncio.Protocol):
@@ -61,15 +61,15 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        # A cast, not an isinstance: uvloop's transports are classes of their own.
+        # A cast, not an isinstance: uvloop's transports do not derive from asyncio's.
         self.transport = cast("asyncio.Transport", transport)
-        # A drained step is in the kernel's hands: what comes after it cannot overtake it.
-        # Not 0: asyncio's TLS transport then pauses for an empty buffer, and for ever.
+        # Drain each step into the kernel, so that a later RST or wait cannot overtake it. Not 0:
+        # asyncio's TLS transport would then pause for an empty buffer, forever.
         self.transport.set_write_buffer_limits(high=1, low=0)
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Book and queue the requests that `data` completes."""
+        """Record and queue the requests that `data` completes."""
         try:
             messages = self._parser.feed(data)
         except (ValueError, IndexError):
@@ -89,12 +89,12 @@ class Connection(asyncio.Protocol):
 
     @override
     def eof_received(self) -> None:
-        """End: the peer sent a FIN; half-closed connections are not served."""
+        """End the connection: the peer sent a FIN, and half-closed connections are not served."""
         self._over("closed", "peer")
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Book the end, unless it is booked already."""
+        """Record the end, unless it is recorded already."""
         self._over("closed" if exc is None else "reset", "peer")
         self._writable.set()
         if not self._lost.done():
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def resume_writing(self) -> None:
-        """Let the script go on."""
+        """Let the script continue."""
         self._writable.set()
 
     def _over(self, end: Literal["closed", "reset"], by: Literal["peer", "server"]) -> None:
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def end(self, how: Literal["closed", "reset"]) -> None:
-        """End the connection by FIN, after what is still to be written, or by RST at once."""
+        """End the connection: by FIN after all pending writes, or by RST at once."""
         self._over(how, "server")
         if self.transport is None:
             return
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def abort(self) -> None:
-        """End the connection at once, what is unsent being lost."""
+        """End the connection at once, discarding unsent data."""
         self._over("closed", "server")
         if self.transport is not None:
             self.transport.abort()
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         await self._lost
 
     async def _answer(self, request: SeenRequest) -> bool:
-        """Say whether the connection is kept alive."""
+        """Answer a request; return whether the connection is kept alive."""
         try:
             script = self._host.answer(request)
             ending = await self._play(script)
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
         if ending is not None:
             return await self._finish(ending)
         if not self._host.read_bodies and self.transport is not None:
-            # A FIN while the peer still sends would become a RST and destroy the answer.
+            # Closing while the peer still sends would cause a RST, which can destroy the answer.
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             return False
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
     async def _send(self, data: bytes) -> None:
         self._write(data)
         await self._writable.wait()
-        # The loop is the peer's too: let it read before the next piece.
+        # The peer may run on this loop, too: let it read before the next piece.
         await asyncio.sleep(0)
 
     def _write(self, data: bytes) -> None:

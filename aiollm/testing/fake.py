@@ -1,4 +1,4 @@
-"""FakeProvider: a provider in process whose answers are scripted; no network, no key."""
+"""FakeProvider: an in-process provider with scripted answers; no network, no key."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ PIXEL: Final = ImagePart(
     ),
     mime="image/png",
 )
-"""A PNG of one red pixel: what a call that makes images gets without a script."""
+"""A PNG of one red pixel, the answer to an image call without a script."""
 
 
 class ToolCallStep(msgspec.Struct, frozen=True):
-    """A whole tool call of a script; without an `index` it gets the next free one."""
+    """A complete tool call in a script; without an `index` it gets the next free one."""
 
     name: str
     arguments: str = "{}"
@@ -63,18 +63,21 @@ Said: TypeAlias = str | Item | ImagePart | ToolCallStep
 Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
 Wait: TypeAlias = Gate | Pause | Literal[Never.NEVER]
 ScriptStep: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
-"""Text, an item, an image, an error to raise, a wait, or several at once ([] = alive)."""
+"""Text, an item, an image, an error to raise, a wait, or several items at once.
+
+An empty list is a sign of life without output.
+"""
 Script: TypeAlias = (
     str | Drawn | Exception | Sequence[ScriptStep] | Callable[[Target, Any], "Script"]
 )
 """One answer: text, an image, an error, steps, or a choice by target and request."""
 
 Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult]
-"""What a step becomes: a batch, an error or a wait."""
+"""A step as it is played: a batch, an error or a wait."""
 
 
 class FakeCall(msgspec.Struct):
-    """A call that a FakeProvider got; `closed` is one that its caller left before the end."""
+    """A call that a FakeProvider received; `closed` means its caller left before the end."""
 
     target: Target
     request: Any
@@ -84,11 +87,13 @@ class FakeCall(msgspec.Struct):
 
 
 class FakeProvider:
-    """Answers each call with the next script; a script without `Finish` gets one at its end.
+    """Answers each call with the next script; a script without a `Finish` gets one at its end.
 
-    Once the scripts are used up `default` answers, or the call fails with AssertionError.
-    Without any script each call is answered `Hello`, or with as many images as it asks for.
-    `sleep` stands in for `asyncio.sleep`.
+    After the last script `default` answers, or without it the call fails with AssertionError.
+    Without any script, each call is answered `Hello`, or with as many images as it asks for.
+    `sleep` replaces `asyncio.sleep`.
+
+        reg.register("fake", FakeProvider("Hello", RateLimitError("slow down")).provider())
     """
 
     def __init__(
@@ -110,7 +115,7 @@ class FakeProvider:
     def provider(self, *, images: bool = True, **fields: Any) -> Provider:
         """Return the row to register; `fields` are those of `Provider`, such as `facts`.
 
-        With `images=False` it makes no images.
+        With `images=False` it cannot make images.
         """
         operations = {"chat": Operation(adapter=self.stream)}
         if images:
@@ -125,26 +130,26 @@ class FakeProvider:
         return replace(row, **fields)
 
     def push(self, *scripts: Script) -> None:
-        """Add scripts at the end of the queue."""
+        """Append scripts to the queue."""
         self._scripts.extend(scripts)
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests of all calls but those that make images, in order."""
+        """The requests of all chat calls, in order."""
         return tuple(each.request for each in self.calls if isinstance(each.request, Request))
 
     @property
     def image_requests(self) -> tuple[ImageRequest, ...]:
-        """The requests of all calls that make images, in order."""
+        """The requests of all image calls, in order."""
         return tuple(each.request for each in self.calls if isinstance(each.request, ImageRequest))
 
     @property
     def running(self) -> int:
-        """How many calls have not ended."""
+        """The number of calls that have not ended."""
         return sum(call.outcome == "running" for call in self.calls)
 
     async def wait_calls(self, count: int = 1, within: float | None = WITHIN) -> None:
-        """Wait until `count` calls have come. Raises: TimeoutError after `within` s."""
+        """Wait until `count` calls have arrived. Raises: TimeoutError after `within` s."""
         await self._signal.until(
             lambda: len(self.calls) >= count,
             lambda: f"{count} calls of {self.name!r}; so far {len(self.calls)}",
@@ -165,7 +170,7 @@ class FakeProvider:
         request: Request,
         timeouts: Timeouts,
     ) -> AsyncGenerator[Sequence[Item], None]:
-        """Play the next script: the adapter of the row."""
+        """Play the next script; this is the row's chat adapter."""
         del transport, timeouts
         return self._play(target, request, _said)
 
@@ -177,7 +182,7 @@ class FakeProvider:
         request: ImageRequest,
         timeouts: Timeouts,
     ) -> AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None]:
-        """Play the next script as images: the image adapter of the row."""
+        """Play the next script as images; this is the row's image adapter."""
         del transport, timeouts
         return self._play(target, request, _drawn)
 
@@ -224,7 +229,7 @@ class FakeProvider:
             case None:
                 raise AssertionError(
                     f"FakeProvider {self.name!r} got call {len(self.calls)}, "
-                    "but its scripts are used up: add one, or give it a default"
+                    "but its scripts are used up: add one, or set a default"
                 )
             case str() | Exception() | ImagePart() | PartialImage() | ImageResult():
                 return (script,)
@@ -254,7 +259,7 @@ def _said(script: Sequence[ScriptStep]) -> Iterator[Played]:
 
 
 def _drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
-    """Play drafts as they come, and last the result: given, or of the images that came."""
+    """Play the drafts, then the result: the one in the script, or one made of its images."""
     result = ImageResult(())
     for step in script:
         if isinstance(step, Exception | Gate | Pause | Never):
@@ -270,11 +275,11 @@ def _drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
                 case ImageResult():
                     result = each
                 case _:
-                    raise AssertionError(f"no call that makes images gives {each!r:.80}")
+                    raise AssertionError(f"an image call cannot yield {each!r:.80}")
         if drafts or not step:
             yield drafts
     if not result.images:
-        raise AssertionError("the script of a call that makes images holds no image")
+        raise AssertionError("the script of an image call has no image")
     yield [result, Finish("stop", "stop", result.usage)]
 
 
@@ -283,7 +288,7 @@ def _several(step: Said | Drawn | Sequence[Said | Drawn]) -> Sequence[Said | Dra
 
 
 def _item(said: Said | Drawn, indices: set[int]) -> Item:
-    """Return what a step gives; `indices` are those of the answer's tool calls so far."""
+    """Return the item of a step; `indices` are those of the answer's tool calls so far."""
     match said:
         case str():
             return TextDelta(said)
@@ -295,7 +300,7 @@ def _item(said: Said | Drawn, indices: set[int]) -> Item:
         case ImagePart():
             return ImageChunk(said)
         case PartialImage() | ImageResult():
-            raise AssertionError(f"a {type(said).__name__} is for calls that make images")
+            raise AssertionError(f"only image calls can yield {type(said).__name__}")
         case _:
             return said
 
@@ -303,7 +308,7 @@ def _item(said: Said | Drawn, indices: set[int]) -> Item:
 def _call(step: ToolCallStep, indices: set[int]) -> ToolCallDelta:
     index = max(indices, default=-1) + 1 if step.index is None else step.index
     if index in indices:
-        raise AssertionError(f"the script gives two tool calls the index {index}: leave it out")
+        raise AssertionError(f"two tool calls of the script have the index {index}: leave it out")
     indices.add(index)
     return ToolCallDelta(index, f"call_{index}", step.name, step.arguments)
 
@@ -320,10 +325,10 @@ def _fresh(error: Exception) -> Exception:
 def tool_call(
     name: str, arguments: Mapping[str, Any] | None = None, index: int | None = None
 ) -> ToolCallStep:
-    """Return a whole tool call as a step of a script; its id is `call_` and its index.
+    """Return a complete tool call as a step of a script; its id is `call_` and its index.
 
-    `index`: its place among the calls of the answer, None for the next free one. A script that
-    gives two calls the same index fails with AssertionError.
+    `index`: its place among the calls of the answer; None means the next free one. A script in
+    which two calls have the same index fails with AssertionError.
     """
     return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index)
 

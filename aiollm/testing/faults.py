@@ -1,7 +1,7 @@
-"""Faults as data: each says how a loopback server answers one request, well or badly.
+"""Faults as data: each describes how a loopback server answers one request, well or badly.
 
-A fault becomes steps (`steps`): bytes to send, gates and pauses to wait for, and an ending.
-`after` counts bytes of the body; None is before the first byte of the headers.
+`steps` turns a fault into steps: bytes to send, gates and pauses to wait for, and an ending.
+`after` counts bytes of the body; None means before the first byte of the headers.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from aiollm.testing.tally import SeenRequest
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Wait this many seconds; where a test decides when to go on, a `Gate` does better."""
+    """Wait this many seconds; use a `Gate` if the test can decide when to continue."""
 
     seconds: float
 
 
 class End(msgspec.Struct, frozen=True):
-    """How a script ends: with FIN, with RST, never, or with whatever request comes next."""
+    """How a script ends: with FIN, with RST, never, or when the next request arrives."""
 
     how: Literal["close", "reset", "hang", "close_on_reuse", "reset_on_reuse"]
 
 
 Piece: TypeAlias = bytes | Gate | Pause
-"""What a body is sent in: bytes, and what to wait for between them."""
+"""A piece of a body: bytes, or something to wait for between them."""
 AnswerStep: TypeAlias = bytes | Gate | Pause | End
-"""What an answer is played as: its pieces, head included, then how it ends."""
+"""A step of an answer: its pieces, including the head, then how it ends."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A well-formed answer. Its body: bytes, a str, a mapping (sent as JSON), or pieces.
+    """A well-formed answer whose body is bytes, a str, a mapping (sent as JSON), or pieces.
 
-    Pieces go out one by one, each as one HTTP chunk; gates and pauses may stand among them.
-    `framing` is `length` for a whole body and `chunked` for pieces; `close` ends with FIN.
+    Pieces are sent one by one, each as one HTTP chunk, and may include gates and pauses.
+    `framing` defaults to `length` for a complete body and to `chunked` for pieces; `close` ends
+    the answer with FIN.
     """
 
     status: int = 200
@@ -64,7 +65,7 @@ _TEXT = Serve(
 
 
 class Hang(msgspec.Struct, frozen=True):
-    """Fall silent, with the connection open; an opened `gate` lets the rest through."""
+    """Stop sending but keep the connection open; opening `gate` sends the rest."""
 
     after: int | None = None
     answer: Answer | Serve = _TEXT
@@ -72,7 +73,7 @@ class Hang(msgspec.Struct, frozen=True):
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """Close with a FIN in mid-answer, once `gate` is open: HTTP itself is left unfinished."""
+    """Close with a FIN in mid-answer, once `gate` is open, leaving the HTTP message incomplete."""
 
     after: int | None = None
     answer: Answer | Serve = _TEXT
@@ -80,16 +81,16 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class Truncate(msgspec.Struct, frozen=True):
-    """End the body early but properly: HTTP calls it complete, the protocol does not."""
+    """End the body early but properly: complete for HTTP, but not for the protocol in it."""
 
     after: int = 0
     answer: Answer | Serve = _TEXT
 
 
 class Reset(msgspec.Struct, frozen=True):
-    """Break the connection with a RST, once `gate` is open.
+    """Reset the connection with a RST, once `gate` is open.
 
-    A peer may lose bytes that it had received but not yet read: a gate lets it read first.
+    A peer may lose bytes that it received but has not read yet; a gate lets it read them first.
     """
 
     after: int | None = None
@@ -106,7 +107,7 @@ class Trickle(msgspec.Struct, frozen=True):
 
 
 class Flood(msgspec.Struct, frozen=True):
-    """Send `data` over and over, without end; by default SSE comments: alive, no output."""
+    """Send `data` endlessly; the default is an SSE comment, a sign of life without output."""
 
     data: bytes = b": keep-alive\n\n"
     every: float | Gate = 0.0
@@ -114,16 +115,16 @@ class Flood(msgspec.Struct, frozen=True):
 
 
 class EndlessHeaders(msgspec.Struct, frozen=True):
-    """Send header lines without end."""
+    """Send header lines endlessly."""
 
     every: float | Gate = 0.0
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """Answer, then close the kept-alive connection: once `gate` is open, or else on reuse.
+    """Answer, then close the kept-alive connection once `gate` is open, or on reuse without one.
 
-    On reuse: the next request on that connection is read and gets a FIN (or RST) for an
-    answer, as when the server closed just before it arrived. It takes no part in the script.
+    On reuse, the next request on that connection is read and gets a FIN (or RST) in place of an
+    answer, as if the server had closed just before it arrived. It does not use up a script.
     """
 
     answer: Answer | Serve = _TEXT
@@ -140,7 +141,7 @@ class Unsolicited(msgspec.Struct, frozen=True):
 
 
 class Raw(msgspec.Struct, frozen=True):
-    """Send exactly these steps, no HTTP added; the connection stays open unless they end it."""
+    """Send exactly these steps, without HTTP; the connection stays open unless they end it."""
 
     steps: Sequence[AnswerStep]
 
@@ -167,7 +168,7 @@ def redirect(location: str, status: int = 307) -> Answer:
 
 
 def html(text: str = "<!doctype html><title>Welcome</title>", status: int = 200) -> Answer:
-    """Return a page, as a captive portal or a proxy sends it in place of the API."""
+    """Return a web page, as a captive portal or a proxy sends it instead of the API's answer."""
     return Answer(status, {"content-type": "text/html; charset=utf-8"}, text)
 
 
@@ -218,7 +219,7 @@ def _whole(answer: Answer | Serve, request: SeenRequest) -> Iterator[AnswerStep]
     wire = _Wire(answer, request)
     match wire.pieces:
         case (bytes() as body,):
-            # One write, as most servers send a short answer.
+            # In one write, as most servers send a short answer.
             yield wire.head + b"".join(_bytes_in(wire.framed((body,)))) + wire.tail
             yield from wire.fin
         case pieces:

@@ -1,4 +1,4 @@
-"""FaultServer: a loopback server whose answers are scripted, and may be as bad as real ones."""
+"""FaultServer: a loopback server with scripted answers, which may be as bad as real ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiollm.testing.tally import SeenRequest
 from aiollm.testing.wires import chat
 
 FaultScript: TypeAlias = Fault | Callable[[SeenRequest], Fault]
-"""What answers a request: a fault, or a function of the request that returns one."""
+"""Answers a request: a fault, or a function of the request that returns one."""
 
 _EXHAUSTED = Answer(500, {}, {"error": {"message": "the script of this server is exhausted"}})
 _UNKNOWN = Answer(404, {}, {"error": {"message": "no script for this path"}})
@@ -23,11 +23,11 @@ _UNKNOWN = Answer(404, {}, {"error": {"message": "no script for this path"}})
 class FaultServer(Loopback):
     """Answers each request by a script: a fault, or a function of the request.
 
-    One script answers every request. Several, or those of a list, answer one request each, in
-    order; then `default` answers, or else a 500 does. Without any script each request gets a chat
-    stream that says `Hello world`. `paths` has the script that
-    answers every request for a path; with `paths` alone, any other path is a 404. Requests that
-    no script answers are counted in `unscripted`. The other keywords are those of `Loopback`.
+    A single script answers every request. Several, or those of a list, answer one request each,
+    in order; after them `default` answers, or a 500. Without any script, each request gets a chat
+    stream that says `Hello world`. `paths` maps a path to the script for all its requests; with
+    only `paths`, any other path is a 404. `unscripted` counts the requests that no script
+    answered. The other keywords are those of `Loopback`.
     Raises: TypeError for a script that is neither a fault nor a function.
     """
 
@@ -54,11 +54,11 @@ class FaultServer(Loopback):
             self.behave(chat("Hello", " world"))
 
     def behave(self, script: FaultScript, path: str | None = None) -> None:
-        """Answer so from now on: every request for `path`, or all for which no path is scripted."""
+        """Use `script` from now on: for `path`, or for all requests without a scripted path."""
         self._paths[path] = _Script((), script)
 
     def push(self, *scripts: FaultScript, path: str | None = None) -> None:
-        """Add scripts at the end of the queue of `path`, or of all other requests."""
+        """Append scripts to the queue of `path`, or to that of all other requests."""
         known = self._paths.setdefault(path, _Script((), _EXHAUSTED))
         known.queue.extend(map(_checked, scripts))
 
@@ -73,7 +73,7 @@ class FaultServer(Loopback):
 
 
 class _Script:
-    """Scripts in order, each used once, and what answers after them."""
+    """Scripts in order, each used once, and the one that answers after them."""
 
     def __init__(self, queue: Iterable[FaultScript], default: FaultScript) -> None:
         self.queue = deque(map(_checked, queue))

@@ -1,4 +1,4 @@
-"""Gates: a test, not a clock, decides when a script goes on."""
+"""Gates: a test, not a clock, decides when a script continues."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Callable
 
 WITHIN = 5.0
-"""Seconds that a test waits for something a server should do, before TimeoutError."""
+"""Seconds that a test waits for a server to do something, before TimeoutError."""
 
 
 class Signal:
-    """Lets coroutines of any loop and thread wait until a fact holds."""
+    """Lets coroutines of any loop and thread wait until a condition is true."""
 
     def __init__(self) -> None:
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def changed(self) -> None:
-        """Wake those whose fact holds now; call it after each change."""
+        """Wake those whose condition is now true; call it after each change."""
         for holds, future in list(self._waiters):
             if holds():
                 _wake(future)
@@ -25,13 +25,13 @@ class Signal:
     async def until(
         self, holds: Callable[[], bool], shown: Callable[[], str], within: float | None
     ) -> None:
-        """Wait until `holds()`. Raises: TimeoutError that says `shown()` after `within` s."""
+        """Wait until `holds()`. Raises: TimeoutError with `shown()` after `within` s."""
         if holds():
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = (holds, future)
         self._waiters.append(waiter)
-        # Another thread may have changed the fact between the look and the append.
+        # Another thread may have made it true between the check and the append.
         if holds():
             _wake(future)
         expired = False

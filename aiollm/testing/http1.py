@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: messages parsed and written without IO, for servers that misbehave."""
+"""HTTP/1.1 as bytes: parse and write messages without IO, for servers that misbehave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_BODY = (204, 304)
 
 
 class HttpMessage(msgspec.Struct, frozen=True):
-    """A request or response: its first line, headers as sent, decoded body, raw head."""
+    """A request or response: its first line, headers as sent, decoded body, and raw head."""
 
     start: str
     headers: tuple[tuple[str, str], ...]
@@ -25,20 +25,20 @@ class HttpMessage(msgspec.Struct, frozen=True):
         return int(self.start.split(None, 2)[1])
 
     def header(self, name: str) -> str:
-        """Return the values of a header joined by commas, "" when there is none."""
+        """Return the values of a header joined by commas, "" if there are none."""
         return header(self.headers, name)
 
 
 def header(headers: Iterable[tuple[str, str]], name: str) -> str:
-    """Return the values of a header joined by commas, "" when there is none."""
+    """Return the values of a header joined by commas, "" if there are none."""
     return ", ".join(value for key, value in headers if key.lower() == name)
 
 
 class Parser:
-    """Bytes to messages of one connection; `bodies=False` gives a message at its headers.
+    """Bytes to messages of one connection.
 
-    Afterwards such a parser swallows all else. `reply_to` is the method that a response
-    answers; "" parses requests.
+    `bodies=False` returns a message as soon as its headers are complete, and then ignores all
+    other bytes. `reply_to` is the method that a response answers; "" parses requests.
     """
 
     def __init__(self, *, bodies: bool = True, reply_to: str = "") -> None:
@@ -160,7 +160,7 @@ class _Chunked:
 
 
 class _Rest:
-    """A body that the end of the connection ends."""
+    """A body that ends with the connection."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -174,7 +174,7 @@ class _Rest:
 def pairs_of(
     headers: Mapping[str, str] | Iterable[tuple[str, str]],
 ) -> tuple[tuple[str, str], ...]:
-    """Return headers given either way as pairs."""
+    """Return headers, a mapping or pairs, as pairs."""
     return tuple(headers.items() if isinstance(headers, Mapping) else headers)
 
 
@@ -188,7 +188,7 @@ def head_bytes(status: int, headers: Iterable[tuple[str, str]], reason: str = ""
 
 
 def chunk_bytes(data: bytes) -> bytes:
-    """Write one chunk of a chunked body; an empty one would end it, so it gives nothing."""
+    """Write one chunk of a chunked body; for no data, nothing, as an empty chunk would end it."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
@@ -196,7 +196,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def payload_spans(data: bytes) -> list[tuple[int, int]]:
-    """Return where the payload stands in a chunked body, the last chunk maybe cut short."""
+    """Return where the payload is in a chunked body, whose last chunk may be cut short."""
     spans: list[tuple[int, int]] = []
     at = 0
     while (end := data.find(b"\r\n", at)) >= 0:

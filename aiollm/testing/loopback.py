@@ -1,4 +1,4 @@
-"""A loopback server that owns its sockets down to FIN and RST; what it says is steps."""
+"""A loopback server that plays steps and controls its sockets down to FIN and RST."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from aiollm.testing.marks import override
 from aiollm.testing.thread import in_thread
 
 OnConnect: TypeAlias = Literal["serve", "close", "reset", "deaf"]
-"""What becomes of a new connection."""
+"""What to do with a new connection."""
 
 
 class LoopbackOptions(TypedDict, total=False):
-    """The keywords of every loopback server, which `Loopback` explains."""
+    """The keywords of every loopback server; see `Loopback`."""
 
     ssl: SSLContext | None
     host: str
@@ -31,16 +31,16 @@ class LoopbackOptions(TypedDict, total=False):
 
 
 class Loopback(Host):
-    """What all servers of the kit share: they listen on a free port of this machine.
+    """The base of all servers of the kit, which listen on a free port of this machine.
 
-    For each request it plays the steps that `answer` returns. An exception in `answer` gives a
+    For each request it plays the steps that `answer` returns. An exception in `answer` causes a
     500 and is raised when the block ends.
 
-    `ssl`: the context to speak TLS with, None for plain HTTP. `host`: `127.0.0.1` or `[::1]`.
-    `on_connect`: `"serve"`; `"close"` or `"reset"` each connection at once, by FIN or RST;
-    `"deaf"` accepts it and never reads, so an upload stalls and the peer's leaving goes unseen.
-    `read_bodies`: False answers once the headers are in, before the request's body. `sleep`:
-    called with the seconds of each pause, in place of `asyncio.sleep`.
+    `ssl`: the context for TLS, None for plain HTTP. `host`: `127.0.0.1` or `[::1]`.
+    `on_connect`: `"serve"`; `"close"` or `"reset"` each connection at once, by FIN or RST; or
+    `"deaf"`, to accept it and never read, so that uploads stall and the end of the peer is not
+    seen. `read_bodies`: False answers once the headers are in, before the request's body. `sleep`:
+    called with the seconds of each pause in place of `asyncio.sleep`.
     Raises: ValueError for another `on_connect`.
     """
 
@@ -55,7 +55,8 @@ class Loopback(Host):
     ) -> None:
         super().__init__()
         if on_connect not in get_args(OnConnect):
-            raise ValueError(f"on_connect: {', '.join(get_args(OnConnect))}, not {on_connect!r}")
+            known = ", ".join(get_args(OnConnect))
+            raise ValueError(f"on_connect is {on_connect!r}: expected one of {known}")
         self.host = host
         self.read_bodies = read_bodies
         self.sleep = sleep
@@ -70,7 +71,7 @@ class Loopback(Host):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self) -> None:
-        """Take the port now; connections queue until the block is entered. Raises: OSError."""
+        """Reserve the port now; connections queue until the block is entered. Raises: OSError."""
         try:
             self._listener = self._bind()
             self._listener.listen(1024)
@@ -93,7 +94,7 @@ class Loopback(Host):
         return self
 
     async def prepare(self) -> None:
-        """Do what comes before the first request."""
+        """Prepare for the first request."""
 
     async def __aexit__(
         self,
@@ -101,7 +102,7 @@ class Loopback(Host):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # All is closed before the first await, so that a cancel here loses nothing.
+        # Everything is closed before the first await, so a cancellation here leaks nothing.
         if tasks := self._shut():
             await asyncio.wait(tasks)
         if self._errors and error is None:
@@ -120,14 +121,14 @@ class Loopback(Host):
 
     @property
     def port(self) -> int:
-        """The port it listens on. Raises: RuntimeError before its `async with`."""
+        """The port it listens on. Raises: RuntimeError before `async with`."""
         if not self._port:
             raise RuntimeError("the server is not running: enter its `async with` first")
         return self._port
 
     @property
     def url(self) -> str:
-        """Its origin, without a trailing slash."""
+        """The server's origin, without a trailing slash."""
         return f"{'https' if self._ssl else 'http'}://{self.host}:{self.port}"
 
     def dsn(
@@ -137,14 +138,14 @@ class Loopback(Host):
         path: str = "",
         **options: float | str,
     ) -> str:
-        """Return a DSN of this server for a registry's environment."""
+        """Return the server's DSN for a registry's environment."""
         transport = "https" if self._ssl else "http"
         query = f"?{urlencode(options)}" if options else ""
         key = f"{quote(token, safe='')}@" if token else ""
         return f"{scheme}+{transport}://{key}{self.host}:{self.port}{path}{query}"
 
     def refused_url(self) -> str:
-        """Return a new origin that refuses connections for as long as the server runs."""
+        """Return a new origin that refuses connections while the server runs."""
         return f"http://{self.host}:{self._bind().getsockname()[1]}"
 
     def unanswered_url(self) -> str:
@@ -161,14 +162,14 @@ class Loopback(Host):
         return f"http://{self.host}:{address[1]}"
 
     def in_thread(self) -> AbstractContextManager[Self]:
-        """Run in a thread, with a loop of its own, for the length of a `with` block.
+        """Run in a thread with a separate event loop, for the duration of a `with` block.
 
-        Counts, waits, gates and what changes its behaviour may be used from outside.
+        Counts, waits, gates, and methods that change its behaviour may be used from outside.
         """
         return in_thread(self)
 
     def drop(self, how: Literal["closed", "reset"] = "closed") -> None:
-        """End all open connections, by FIN or RST: at once, or soon when it is in a thread."""
+        """End all open connections, by FIN or RST: at once, or soon if it runs in a thread."""
         if self._loop is not None and self._loop is not _running_loop():
             self._loop.call_soon_threadsafe(self._drop, how)
         else:
@@ -180,7 +181,7 @@ class Loopback(Host):
 
     @override
     def failed(self, error: Exception) -> None:
-        """Keep an error of the script; the first is raised at the end of the block."""
+        """Keep an error raised by the script; the first is raised at the end of the block."""
         self._errors.append(error)
 
     def _bind(self) -> socket.socket:
@@ -206,7 +207,7 @@ class Loopback(Host):
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(listener)
-            # Else a piece waits some 40 ms for the peer's delayed ACK of the one before.
+            # Otherwise a piece waits about 40 ms for the peer's delayed ACK of the one before.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(self, self.opened(loop.time()), sock)
             match self._on_connect:
@@ -242,7 +243,7 @@ class Loopback(Host):
         await connection.serve()
 
     def _release(self, sock: socket.socket, connection: Connection, _: asyncio.Task[None]) -> None:
-        """Close what a task left that was cancelled at any point, even before it began."""
+        """Close the connection of a task that was cancelled at any point, even before it began."""
         self._alive.discard(connection)
         connection.abort()
         if connection.transport is None:

@@ -1,4 +1,4 @@
-"""The `override` mark for type checkers, free of a dependency before Python 3.12."""
+"""The `override` mark for type checkers, without a dependency before Python 3.12."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Masking: takes keys, cookies and identities out of a recorded exchange.
+"""Masking: remove keys, cookies and identities from a recorded exchange.
 
-Masks have the length of what they hide, so that content lengths and chunk sizes stay right.
+A mask is as long as the value it hides, so that content lengths and chunk sizes stay correct.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECRET_HEADERS = frozenset(
         "x-goog-api-key",
     }
 )
-"""Headers whose values are credentials: masked, and their values masked everywhere else."""
+"""Headers whose values are credentials; the values are masked everywhere else, too."""
 
 PRIVATE_HEADERS = frozenset(
     {
@@ -35,13 +35,13 @@ PRIVATE_HEADERS = frozenset(
         "x-real-ip",
     }
 )
-"""Headers that tell who asked: masked."""
+"""Headers that identify the sender; they are masked."""
 
 SECRET_QUERY = frozenset({"access_token", "api_key", "apikey", "key", "sig", "token"})
 """Query parameters whose values are credentials."""
 
 MIN_SECRET = 4
-"""Characters below which a value is masked in its own place only: it could be any word."""
+"""A value shorter than this is masked only where it was found: elsewhere it may be a word."""
 
 _QUERY = re.compile(rf"([?&](?:{'|'.join(sorted(SECRET_QUERY))})=)([^&\s#]+)", re.IGNORECASE)
 _HEADER = re.compile(
@@ -51,7 +51,7 @@ _HEADER = re.compile(
 
 
 def secrets_of(request: SeenRequest, known: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the credentials that a request carries, and those known, the longest first."""
+    """Return the credentials in a request, and the known ones, longest first."""
     found = set(known)
     for name, value in request.headers.items():
         if name in SECRET_HEADERS:
@@ -62,14 +62,14 @@ def secrets_of(request: SeenRequest, known: Iterable[str] = ()) -> tuple[str, ..
 
 
 def mask(data: bytes, secrets: Iterable[str]) -> bytes:
-    """Replace secrets by stars, wherever they stand."""
+    """Replace secrets by stars wherever they occur."""
     for secret in secrets:
         data = data.replace(secret.encode(), b"*" * len(secret.encode()))
     return data
 
 
 def mask_body(data: bytes, secrets: Iterable[str], *, chunked: bool) -> bytes:
-    """Replace secrets in a body, those cut in two by HTTP chunks included."""
+    """Replace secrets in a body, even those that HTTP chunks cut in two."""
     if not chunked:
         return mask(data, secrets)
     spans = payload_spans(data)

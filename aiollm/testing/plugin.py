@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures that start servers and make registries; nothing loads before use.
+"""The pytest plugin: fixtures that start servers and make registries, loaded on first use.
 
 The servers run in a thread, so the fixtures work with any async plugin, or without one.
 """
@@ -35,7 +35,7 @@ class StartFaultServer(Protocol):
         paths: Mapping[str, FaultScript] | None = None,
         **options: Unpack[LoopbackOptions],
     ) -> FaultServer:
-        """Return the server; it has its port, and its first connection may be made."""
+        """Return the server, which has its port and accepts connections."""
 
 
 class StartReplayServer(Protocol):
@@ -50,14 +50,14 @@ class StartReplayServer(Protocol):
         between: Gate | Pause | None = None,
         **options: Unpack[LoopbackOptions],
     ) -> ReplayServer:
-        """Return the server; a file that cannot be read fails the test at its end."""
+        """Return the server; an unreadable file fails the test at its end."""
 
 
 class MakeRegistry(Protocol):
-    """Makes a Registry of the providers given, for an `async with`.
+    """Makes a Registry with these providers, for an `async with`.
 
-    It reads no environment and does not retry, and its jitter is the mean, unless `settings`,
-    which are those of `Registry`, say otherwise.
+    Unless `settings` (those of `Registry`) change it, it does not read the environment, does not
+    retry, and uses the mean in place of jitter.
     """
 
     def __call__(
@@ -70,7 +70,7 @@ class MakeRegistry(Protocol):
 
 @pytest.fixture
 def aiollm_servers() -> Iterator[LoopThread]:
-    """Run servers in a thread until the test ends; an error of their scripts fails the test."""
+    """Run servers in a thread until the test ends; an error in a script fails the test."""
     from aiollm.testing.thread import LoopThread
 
     with LoopThread() as thread:

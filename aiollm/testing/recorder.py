@@ -34,12 +34,12 @@ READ_SIZE = 65536
 
 
 class Recorder(Loopback):
-    """Forwards each request to `upstream` and writes what was said to `path` when it ends.
+    """Forwards each request to `upstream`, and writes the exchanges to `path` when it ends.
 
-    Keys, cookies and identities are masked before anything is kept, and so is each of
-    `secrets`. Responses are asked for uncompressed and passed on as they arrive. An exchange
-    that the peer leaves before its end is not recorded. `upstream_ssl` is for servers with a
-    certificate of their own. The other keywords are those of `Loopback`.
+    Keys, cookies, identities and each of `secrets` are masked before anything is kept. Responses
+    are requested uncompressed and passed on as they arrive. An exchange that the peer leaves
+    before its end is not recorded. `upstream_ssl` is a context for a server with a private
+    certificate. The other keywords are those of `Loopback`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Recorder(Loopback):
         upstream_ssl: ssl.SSLContext | None = None,
         **options: Unpack[LoopbackOptions],
     ) -> None:
-        """Read `upstream`, a base URL. Raises: ValueError when it is not http or https."""
+        """Check `upstream`, a base URL. Raises: ValueError if it is not http or https."""
         super().__init__(**options)
         self.path: Path = Path(path)
         self.exchanges: list[Exchange] = []
@@ -97,7 +97,7 @@ class Recorder(Loopback):
                 if parser.feed(piece):
                     end = ending_of(b"".join(pieces), request.method)
                 if end is not None:
-                    # Before the last piece: the peer leaves as soon as it has it.
+                    # Record it before the last piece, because the peer may leave once it has that.
                     self.exchanges.append(self._exchange(request, pieces, end))
                 if piece:
                     yield piece
@@ -136,7 +136,7 @@ class Recorder(Loopback):
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[bytes, Ending | None]:
-    """Return what has arrived, and how the connection ended if it did."""
+    """Return the bytes that have arrived, and how the connection ended if it has."""
     try:
         piece = await reader.read(READ_SIZE)
     except ConnectionError:

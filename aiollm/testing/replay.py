@@ -19,19 +19,18 @@ from aiollm.testing.marks import override
 from aiollm.testing.tally import SeenRequest
 
 PieceSize: TypeAlias = Literal["recorded", "whole"] | int
-"""How a response is cut: as it arrived, not at all, or into so many bytes each."""
+"""How a response is cut: as it arrived, not at all, or into pieces of this many bytes."""
 RequestMatch: TypeAlias = Literal["path", "body"] | Callable[[SeenRequest, Exchange], bool]
-"""What makes a request the recorded one, besides its method and path: nothing, or its body."""
+"""What must match the recorded request besides method and path: nothing, or the body."""
 
 
 class ReplayServer(Loopback):
-    """Answers requests with the exchanges recorded for them, the bytes exactly as they were.
+    """Answers requests with the exchanges recorded for them, byte for byte.
 
-    Sources are exchanges, or paths that `load` reads; `names` picks some of them. Exchanges that
-    match the same request are used in order, and the last one again and again. A request that
-    nothing matches gets a 404 and is counted in `unmatched`. `between` is waited for before each
-    piece. `pieces` and `between` may be changed while the server runs. The other keywords are
-    those of `Loopback`.
+    Sources are exchanges, or paths that `load` reads; `names` selects some of them. Exchanges that
+    match the same request are used in order, and the last one is repeated. A request without a
+    match gets a 404 and is counted in `unmatched`. `between` is a wait before each piece. `pieces`
+    and `between` may be changed while the server runs. The other keywords are those of `Loopback`.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class ReplayServer(Loopback):
 
     @override
     def answer(self, request: SeenRequest) -> AnswerSteps:
-        """Return the recorded response of the first exchange that is not used yet."""
+        """Return the recorded response of the first matching exchange that is not used yet."""
         found = [index for index, one in enumerate(self.exchanges) if self._matches(request, one)]
         if not found:
             self.unmatched += 1
@@ -103,7 +102,7 @@ def _read(sources: Sequence[Exchange | str | Path], names: Sequence[str]) -> tup
 
 
 def cut(pieces: Sequence[bytes], how: PieceSize) -> Iterator[bytes]:
-    """Cut a response anew: `recorded`, `whole`, or so many bytes each."""
+    """Cut a response into pieces: `recorded`, `whole`, or this many bytes each."""
     match how:
         case "recorded":
             yield from pieces
@@ -116,7 +115,7 @@ def cut(pieces: Sequence[bytes], how: PieceSize) -> Iterator[bytes]:
 
 
 def same_body(one: bytes, other: bytes) -> bool:
-    """Say whether two bodies are the same JSON, or else the same bytes."""
+    """Return whether two bodies are the same JSON or, if they are not JSON, the same bytes."""
     try:
         return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
     except msgspec.DecodeError:

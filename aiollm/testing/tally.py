@@ -1,4 +1,4 @@
-"""What a loopback server saw: requests, connections, counts, and waits on them."""
+"""A loopback server's record: requests, connections, counts, and ways to wait for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SeenRequest(msgspec.Struct, frozen=True):
     body: bytes
     at: float
     connection: int
-    """Number of its connection, from 0 in the order they were opened."""
+    """The number of its connection, counted from 0 in the order they were opened."""
     raw_path: str = ""
     """The request target as sent."""
     head: bytes = b""
@@ -51,23 +51,23 @@ def seen(message: HttpMessage, at: float, connection: int) -> SeenRequest:
 
 
 class SeenConnection(msgspec.Struct, frozen=True):
-    """A connection's life, in the loop's seconds.
+    """A connection's life; times are the loop's, in seconds.
 
-    `end`: `closed` by FIN, `reset` by RST, `handshake` when TLS failed. `by` says who ended it.
+    `end`: `closed` by FIN, `reset` by RST, `handshake` if TLS failed. `by`: who ended it.
     """
 
     number: int
     opened: float
     requests: int = 0
     sent: int = 0
-    """Bytes that the server gave to the kernel for it."""
+    """Bytes that the server passed to the kernel for it."""
     end: Literal["open", "closed", "reset", "handshake"] = "open"
     by: Literal["nobody", "peer", "server"] = "nobody"
     ended: float | None = None
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Connections and requests so far; `open` is now, `closed` how many are gone, however."""
+    """Connections and requests so far; `open` counts those open now, `closed` all that ended."""
 
     opened: int = 0
     open: int = 0
@@ -80,7 +80,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """The book of one server."""
+    """The record of one server."""
 
     def __init__(self) -> None:
         self._connections: list[SeenConnection] = []
@@ -89,7 +89,7 @@ class Tally:
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """All requests, in the order they were complete."""
+        """All requests, in the order they were completed."""
         return tuple(self._requests)
 
     @property
@@ -114,14 +114,14 @@ class Tally:
         )
 
     def opened(self, at: float) -> int:
-        """Book a new connection; return its number."""
+        """Record a new connection; return its number."""
         number = len(self._connections)
         self._connections.append(SeenConnection(number, at))
         self._signal.changed()
         return number
 
     def asked(self, request: SeenRequest) -> None:
-        """Book a request."""
+        """Record a request."""
         self._requests.append(request)
         count = self._connections[request.connection].requests + 1
         self._replace(request.connection, requests=count)
@@ -133,12 +133,12 @@ class Tally:
         by: Literal["peer", "server"],
         at: float,
     ) -> None:
-        """Book the end of a connection; the first end counts."""
+        """Record the end of a connection; only the first end counts."""
         if self._connections[number].end == "open":
             self._replace(number, end=end, by=by, ended=at)
 
     def sent(self, number: int, size: int) -> None:
-        """Book bytes sent."""
+        """Record bytes sent."""
         before = self._connections[number]
         self._connections[number] = msgspec.structs.replace(before, sent=before.sent + size)
 
@@ -155,7 +155,7 @@ class Tally:
         await self._until("opened", count, within)
 
     async def wait_closed(self, count: int = 1, within: float | None = WITHIN) -> None:
-        """Wait until `count` connections are gone, by FIN or RST. Raises: TimeoutError."""
+        """Wait until `count` connections have ended, by FIN or RST. Raises: TimeoutError."""
         await self._until("closed", count, within)
 
     async def wait_idle(self, within: float | None = WITHIN) -> None:

@@ -1,4 +1,4 @@
-"""Servers in a thread with a loop of its own: for fixtures, benchmarks and code without a loop."""
+"""Run servers in a thread with an event loop: for fixtures, benchmarks and synchronous code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Protocol, Self, TypeVar
 
 
 class Server(Protocol):
-    """An async context manager that takes its port before it is entered."""
+    """An async context manager that reserves its port before it is entered."""
 
     def bind(self) -> None:
-        """Take the port and let connections queue."""
+        """Reserve the port and let connections queue."""
 
     async def __aenter__(self) -> Any: ...
 
@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Server)
 
 
 class LoopThread:
-    """Runs servers in a thread; an error of theirs is raised when the block ends."""
+    """Runs servers in a thread; an error in one is raised when the block ends."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "aiollm-testing")
@@ -55,7 +55,7 @@ class LoopThread:
             self._running.result()
 
     def serve(self, server: S) -> S:
-        """Start a server without waiting for it: it has its port, and connections queue."""
+        """Start a server without waiting for it; it has its port, and connections queue."""
         server.bind()
         self._loop.call_soon_threadsafe(self._enter, server)
         return server
@@ -76,6 +76,6 @@ class LoopThread:
 
 @contextmanager
 def in_thread(server: S) -> Iterator[S]:
-    """Run one server in a thread; an error of its own is raised when the block ends."""
+    """Run one server in a thread; an error in it is raised when the block ends."""
     with LoopThread() as thread:
         yield thread.serve(server)

@@ -1,4 +1,4 @@
-"""Makers of well-formed streams: SSE events, NDJSON lines, the OpenAI chat wire."""
+"""Build well-formed streams: SSE events, NDJSON lines, the OpenAI chat wire."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def _event(item: EventData | tuple[str, EventData]) -> bytes:
 
 
 def sse(*items: EventData | tuple[str, EventData] | Gate | Pause) -> Answer:
-    """Return a stream of server-sent events, one HTTP chunk each.
+    """Return a stream of server-sent events, each in one HTTP chunk.
 
-    An item is an event's data, a pair of name and data, or a gate or pause before the next.
+    An item is an event's data, a pair of name and data, or a gate or pause before the next event.
     """
     pieces = tuple(item if isinstance(item, Gate | Pause) else _event(item) for item in items)
     return Answer(200, {"content-type": "text/event-stream"}, pieces, "chunked")
 
 
 def ndjson(*items: EventData | Gate | Pause) -> Answer:
-    """Return a stream of JSON lines, one HTTP chunk each; gates and pauses as in `sse`."""
+    """Return a stream of JSON lines, each in one HTTP chunk; gates and pauses work as in `sse`."""
     pieces = tuple(
         item if isinstance(item, Gate | Pause) else _data(item) + b"\n" for item in items
     )
@@ -60,8 +60,8 @@ def chat(
     """Return an OpenAI chat stream: a chunk per item, finish, usage (input, output), [DONE].
 
     An item is a piece of text, a raw delta such as `{"tool_calls": [...]}`, or a gate or pause
-    before the next. `finish=None` leaves the finish out, `done=False` the `[DONE]`; `error` is
-    an error event that ends the stream after the items, as a provider that fails in mid-stream.
+    before the next. `finish=None` leaves out the finish, `done=False` the `[DONE]`. `error` is an
+    error event that ends the stream after the items, as when a provider fails in mid-stream.
     """
     pieces: list[Piece] = [_chunk(model, {"role": "assistant", "content": ""})]
     for item in items:
@@ -85,11 +85,11 @@ def _ending(
     if finish is not None:
         yield _chunk(model, {}, finish)
     if usage is not None and done:
-        asked, told = usage
+        prompt, completion = usage
         counts = {
-            "prompt_tokens": asked,
-            "completion_tokens": told,
-            "total_tokens": asked + told,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
         }
         yield _event(_frame(model) | {"choices": [], "usage": counts})
     if done:

@@ -45,7 +45,9 @@ def test_the_keywords_of_subclasses_are_those_of_the_base():
 
 
 def test_an_unknown_way_to_connect_is_a_value_error():
-    with pytest.raises(ValueError, match="on_connect: serve, close, reset, deaf, not 'rest'"):
+    with pytest.raises(
+        ValueError, match="on_connect is 'rest': expected one of serve, close, reset, deaf"
+    ):
         FaultServer(on_connect="rest")
 
 

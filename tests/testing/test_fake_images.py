@@ -159,7 +159,7 @@ async def test_an_image_in_an_answer_is_a_chunk(serve):
 
 @pytest.mark.parametrize("step", [PartialImage(BOAT), ImageResult((BOAT,))])
 async def test_drafts_and_results_are_no_part_of_an_answer(serve, step):
-    with pytest.raises(AssertionError, match="calls that make images"):
+    with pytest.raises(AssertionError, match="only image calls can yield"):
         await serve(fake=FakeProvider([step])).generate("fake/m", "hi")
 
 

@@ -92,7 +92,7 @@ class TestScripts:
 
     async def test_the_same_index_twice_is_an_assertion_error(self):
         fake = FakeProvider([tool_call("look"), tool_call("rate", index=0)])
-        with pytest.raises(AssertionError, match="gives two tool calls the index 0"):
+        with pytest.raises(AssertionError, match="two tool calls of the script have the index 0"):
             await items(fake)
 
     async def test_scripts_are_used_in_order_and_then_the_default(self):

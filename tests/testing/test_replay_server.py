@@ -73,7 +73,7 @@ class TestFixtures:
             assert "retry-after" in reply.headers
 
     def test_an_unknown_name_is_named(self):
-        with pytest.raises(LookupError, match=r"no exchange is named nothing\.sse"):
+        with pytest.raises(LookupError, match=r"no exchange named nothing\.sse"):
             load(INDEX, "nothing.sse")
 
     def test_another_kind_of_file_is_refused(self, tmp_path):
@@ -128,7 +128,7 @@ class TestCaptures:
     def test_what_is_no_http_does_not_parse(self):
         with pytest.raises(ValueError, match="not HTTP: 'nonsense'"):
             Exchange("GET", "/", (b"nonsense",)).parsed()
-        with pytest.raises(ValueError, match="no HTTP response"):
+        with pytest.raises(ValueError, match="not an HTTP response"):
             Exchange("GET", "/", (b"HTTP/1.1 100 Continue\r\n\r\n",)).parsed()
 
     def test_what_comes_before_the_final_head_is_skipped(self):
