@@ -1,1 +1,1 @@
-"""The services: what each scheme speaks, and one package for each wire family."""
+"""The services: which wire each scheme uses, and one package for each wire family."""

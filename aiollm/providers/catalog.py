@@ -18,22 +18,22 @@ from aiollm.spec import Names, Plan, parse_spec
 from aiollm.types import Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
-"""Makes the provider of a name from its DSN."""
+"""Makes a provider from its name and DSN."""
 
 Resolved: TypeAlias = tuple[Plan, dict[Target, Provider], dict[Target, Timeouts]]
-"""A plan, with the providers and the deadlines of its targets."""
+"""A plan, with the providers and deadlines of its targets."""
 
 MAX_PLANS = 1024
-"""Parsed specs remembered."""
+"""How many parsed specs are kept."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 class Catalog:
-    """What every name stands for; malformed entries fail when they are used."""
+    """Resolves names to providers and aliases; a malformed entry fails only when it is used."""
 
     def __init__(self, env: Mapping[str, str] | None, timeouts: Timeouts) -> None:
-        """Read `env`, by default the process's environment, in which names may appear later."""
+        """Read `env`; the default is the process's environment, which may change later."""
         self._live = env is None
         self._env = dict(os.environ if env is None else env)
         self._variables = {_name_of(each): each for each in self._env if _name_of(each)}
@@ -48,27 +48,27 @@ class Catalog:
         self._resolved_specs: dict[str | Plan, Resolved] = {}
 
     def register(self, name: str, provider: Provider | str, limits: Limits | None = None) -> None:
-        """Add a provider in code, as a row or a DSN; it wins over the environment.
+        """Add a provider, as a row or a DSN; it overrides the environment.
 
-        `limits` win over its own. Raises: ConfigError.
+        `limits` override its own. Raises: ConfigError.
         """
         self._check_name(name)
-        _check_type(limits, Limits | None, f"the limits of {name!r} are Limits")
+        _check_type(limits, Limits | None, f"the limits of {name!r} must be Limits")
         if isinstance(provider, str):
             provider = self._from_dsn(name, provider, f"provider {name!r}")
-        _check_type(provider, Provider, f"provider {name!r} is a Provider or a DSN")
+        _check_type(provider, Provider, f"provider {name!r} must be a Provider or a DSN")
         self._coded[name] = provider
         self._learned.pop(name, None)
         self._limits[name] = {ALL_MODELS: limits} if limits is not None else {}
         self._forget_plans()
 
     def limit(self, name: str | Target, limits: Limits) -> None:
-        """Limit a provider or a target, until its provider is registered anew.
+        """Limit a provider or a target, until its provider is registered again.
 
         Raises: ConfigError.
         """
-        _check_type(name, str | Target, "what is limited is a provider's name or a target")
-        _check_type(limits, Limits, f"the limits of {str(name)!r} are Limits")
+        _check_type(name, str | Target, "expected a provider's name or a target")
+        _check_type(limits, Limits, f"the limits of {str(name)!r} must be Limits")
         provider, slash, model = str(name).partition("/")
         if not self._is_provider(provider) or bool(slash) != bool(model):
             raise ConfigError(f"{str(name)!r} is neither a provider's name nor a target")
@@ -80,14 +80,14 @@ class Catalog:
         return self._resolve(target.provider).limits_of(target.model)
 
     def alias(self, name: str, spec: str) -> None:
-        """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""
+        """Name a spec, which replaces the bare name in other specs. Raises: ConfigError."""
         self._check_name(name)
-        _check_type(spec, str, f"alias {name!r} is a spec")
+        _check_type(spec, str, f"alias {name!r} must be a spec")
         self._aliases[name] = spec
         self._forget_plans()
 
     def register_scheme(self, name: str, factory: SchemeFactory) -> None:
-        """Teach DSNs a scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
+        """Add a DSN scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
         self._check_name(name)
         self._schemes[name] = factory
         self._forget_plans()
@@ -115,7 +115,7 @@ class Catalog:
         return found | self._aliases
 
     def parse(self, spec: str | Plan) -> Plan:
-        """Parse a spec, aliases expanded. Raises: SpecError."""
+        """Parse a spec and expand its aliases. Raises: SpecError."""
         if isinstance(spec, Plan):
             if not spec.targets:
                 raise SpecError("the plan has no targets")
@@ -144,7 +144,7 @@ class Catalog:
     def resolve(self, spec: str | Plan, timeouts: Timeouts | None) -> Resolved:
         """Return a spec's plan, with the providers and the deadlines of its targets.
 
-        `timeouts` win over all others. Raises: SpecError, ConfigError.
+        `timeouts` override all others. Raises: SpecError, ConfigError.
         """
         cached = timeouts is None and isinstance(spec, str | Plan)
         known = self._resolved_specs.get(spec) if cached else None
@@ -176,7 +176,7 @@ class Catalog:
         return msgspec.structs.replace(self._timeouts, **given) if given else self._timeouts
 
     def learn(self, target: Target, facts: dict[str, Any]) -> None:
-        """Keep what a server told of a model, until its provider is registered anew."""
+        """Keep what a server reported about a model, until its provider is registered again."""
         self._learned.setdefault(target.provider, {})[target.model] = facts
         self._resolved_specs.clear()
 
@@ -215,7 +215,7 @@ class Catalog:
         return from_dsn(name, dsn, self._env, scheme)
 
     def _variable(self, name: str) -> str:
-        """Return the variable that defines a name: `LLM_MY_BOX`, or as it is spelt instead."""
+        """Return the variable that defines a name: `LLM_MY_BOX`, or the one that is really set."""
         usual = f"LLM_{name.upper().replace('-', '_')}"
         return usual if usual in self._env else self._variables.get(name, usual)
 
@@ -252,9 +252,9 @@ class Catalog:
 
     @staticmethod
     def _check_name(name: str) -> None:
-        _check_type(name, str, "a name is a str")
+        _check_type(name, str, "a name must be a str")
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} is no name: lower-case letters, digits, '-' and '.'")
+            raise ConfigError(f"invalid name {name!r}: use lower-case letters, digits, '-' and '.'")
 
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
@@ -263,7 +263,7 @@ def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
 
 
 def _name_of(variable: str) -> str:
-    """Return the name that a variable defines, "" where it defines none."""
+    """Return the name that a variable defines, "" if it does not define one."""
     if not variable.startswith("LLM_"):
         return ""
     name = variable.removeprefix("LLM_").lower().replace("_", "-")

@@ -1,4 +1,4 @@
-"""What the encoders of all codecs share: warnings, foreign state, system text, extra fields."""
+"""Shared by all encoders: warnings, foreign state, system text, extra fields."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from aiollm.types import Message, ProviderData, Request, TextPart
 
 
 class Warnings(dict[str, None]):
-    """Collects what an encoder had to leave out, each message once."""
+    """Collects warnings about what an encoder had to leave out, each message once."""
 
     def add(self, message: str) -> None:
-        """Note a drop; it ends up in `response.warnings`."""
+        """Add a warning, which becomes part of `response.warnings`."""
         self[message] = None
 
     def own(self, data: ProviderData | None, family: str, what: str) -> dict[str, Any] | None:
-        """Return the state of `family`, or None; foreign state is dropped with a warning."""
+        """Return the state if it belongs to `family`, else None; foreign state causes a warning."""
         if data is None:
             return None
         if data.family == family:
@@ -27,7 +27,7 @@ class Warnings(dict[str, None]):
 
 
 def system_text(request: Request) -> str:
-    """Join the system prompt and the system messages at the head of the conversation."""
+    """Join the system prompt and the system messages at the start of the conversation."""
     if not request.messages or request.messages[0].role != "system":
         return request.system
     texts = [request.system]
@@ -39,7 +39,7 @@ def system_text(request: Request) -> str:
 
 
 def conversation(request: Request) -> tuple[Message, ...]:
-    """Return the messages after those that `system_text` took."""
+    """Return the messages after those that `system_text` includes."""
     start = 0
     while start < len(request.messages) and request.messages[start].role == "system":
         start += 1
@@ -47,7 +47,7 @@ def conversation(request: Request) -> tuple[Message, ...]:
 
 
 def sole_text(request: Request) -> str:
-    """Return the text of a conversation that is a user's plain text, "" for any other."""
+    """Return the text of a conversation that is just one user's plain text, "" for any other."""
     match request.messages:
         case (Message(role="user", parts=(TextPart(text=text, provider_data=None),)),):
             return "" if text.isspace() else text
@@ -56,7 +56,7 @@ def sole_text(request: Request) -> str:
 
 
 def merge(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `extra` into a wire body, objects key by key, anything else replacing."""
+    """Merge `extra` into a wire body: objects key by key, anything else replaces."""
     for key, value in extra.items():
         old = body.get(key)
         body[key] = (
@@ -68,14 +68,14 @@ def merge(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def only_text(message: Message) -> str | None:
-    """Return the message's text where it holds nothing but text parts, else None."""
+    """Return the message's text if it has only text parts, else None."""
     if all(type(part) is TextPart for part in message.parts):
         return message.text
     return None
 
 
 def bearer_headers(provider: Provider) -> dict[str, str]:
-    """Return the headers of a JSON request that carries the provider's token as Bearer."""
+    """Return the headers of a JSON request, with the provider's token as Bearer."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if provider.token is not None:
         headers["Authorization"] = f"Bearer {provider.token.reveal().removeprefix('Bearer ')}"

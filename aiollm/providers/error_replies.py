@@ -1,6 +1,6 @@
 """Error replies: shapes of bodies, retry hints, and rows that map codes to the error tree.
 
-Every codec has its own rows; what no row matches goes by HTTP status.
+Every codec has its own rows; an error that no row matches is mapped by its HTTP status.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_WORD = 200
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What an error body says, whatever its shape; all texts may be empty."""
+    """The contents of an error body of any shape; all texts may be empty."""
 
     message: str = ""
     code: str = ""
@@ -50,15 +50,15 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A row: all that is given must match. `codes` are compared with code and type."""
+    """A row: every given field must match. `codes` are compared with code and type."""
 
     error: type[ProviderError]
     codes: tuple[str, ...] = ()
     status: int | None = None
     texts: tuple[str, ...] = ()
-    """Lower-case substrings of the message, for providers that have no code."""
+    """Lower-case substrings of the message, for providers without codes."""
     retry_after: float | None = None
-    """Seconds to wait where the provider gives no hint."""
+    """Seconds to wait if the provider does not give a hint."""
 
 
 BY_STATUS: dict[int, type[ProviderError]] = {
@@ -77,7 +77,7 @@ BY_STATUS: dict[int, type[ProviderError]] = {
     503: OverloadedError,
     529: OverloadedError,
 }
-"""Status to error (as measured in November 2026); any other 4xx or 5xx is a ServerError."""
+"""Status to error, as measured in November 2026; any other 4xx or 5xx is a ServerError."""
 
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_TEXTS = (
@@ -105,7 +105,7 @@ _STATUS = re.compile("[45][0-9][0-9]")
 def fault_of(value: Any, depth: int = 4) -> Fault:
     """Find message, code and type in a decoded error body of any known shape.
 
-    They are looked for `depth` levels deep: a decoder may let through more than can be walked.
+    It looks `depth` levels deep, because a decoder may return a deeper nesting than can be walked.
     """
     match value:
         case [first, *_] if depth:
@@ -156,7 +156,7 @@ def error_from(
 ) -> ProviderError:
     """Map an error reply to the tree: rows first, then context length, then status.
 
-    `hint` is a retry delay in seconds found in the body, used where no header gives one.
+    `hint` is a retry delay in seconds found in the body, used if no header has one.
     """
     fault = fault_of(_value(reply.body))
     message = fault.message or _unstructured(reply)
@@ -173,7 +173,7 @@ def error_from(
 
 
 def _value(body: bytes) -> Any:
-    """Decode a body of JSON, or of events: some servers answer so whatever the status."""
+    """Decode a body of JSON or of events, which some servers send with any status."""
     if not body.startswith((b"data:", b"event:")):
         return load(body) if body else None
     framer = SSE()
@@ -194,7 +194,7 @@ def error_from_fault(
 ) -> ProviderError:
     """Make the error for a fault; `status` is 0 for an error inside a stream."""
     headers = headers or {}
-    message = (message or fault.message or "the provider gave no message")[:MAX_MESSAGE]
+    message = (message or fault.message or "the provider sent no message")[:MAX_MESSAGE]
     rule = next((rule for rule in rules if _matches(rule, fault, status, message)), None)
     kind = rule.error if rule else _by_fault(fault, status, message)
     if kind is InvalidRequestError and is_context_length(fault, status, message):
@@ -236,7 +236,7 @@ def _by_fault(fault: Fault, status: int, message: str) -> type[ProviderError]:
 
 
 def is_context_length(fault: Fault, status: int, message: str) -> bool:
-    """Say whether an error means that the prompt exceeds the target's context."""
+    """Return whether an error means that the prompt exceeds the target's context."""
     if status in _NO_CONTEXT_STATUS:
         return False
     if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:
@@ -252,7 +252,7 @@ def is_context_length(fault: Fault, status: int, message: str) -> bool:
 def _unstructured(reply: HttpResponse) -> str:
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= reply.status < 400:
-        return "the server redirects, which is not followed: check the base URL"
+        return "the server redirects, and redirects are not followed: check the base URL"
     if not reply.body.strip():
         return f"HTTP {reply.status} with an empty body"
     if is_web_page(reply.body, kind):
@@ -261,7 +261,7 @@ def _unstructured(reply: HttpResponse) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Read the wait in seconds from headers; negative, NaN and garbage give None.
+    """Read the wait in seconds from headers; None if there is none, or it is invalid.
 
     Order: `retry-after-ms`, `retry-after` in seconds, `retry-after` as a date (past = 0).
     `now` is Unix time.
@@ -273,11 +273,11 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     seconds = number(text)
     if seconds is not None or not text or text[:1] in "+-.0123456789":
         return seconds
-    from email.utils import parsedate_to_datetime  # dates are rare here, and this is slow
+    from email.utils import parsedate_to_datetime  # slow to import, and dates are rare here
 
     try:
         moment = parsedate_to_datetime(text)
-        # A date without a zone is GMT, not the time of this machine.
+        # A date without a time zone is GMT, not local time.
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None

@@ -1,4 +1,4 @@
-"""The services: one row per scheme, and the two ways from a row to a provider."""
+"""The services: one row per scheme, and the two ways to make a provider from a row."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn"]
 
 
 class Scheme(msgspec.Struct, frozen=True):
-    """A kind of service: how it is spoken to, where its home is, which variables it reads.
+    """A kind of service: its wire, its home, and the variables that configure it.
 
-    `home` is the built-in's base URL, empty where there is none; `example` is the DSN to show
-    then. `hosts` are the vendor's own hosts: only they, and what `base_variable` names, may be
-    sent a key from the variables in `keys` (the first that is set wins), each with what stands
-    before it on the wire, where the codec must be told. `apis` are the values of the option
-    `api`, of which `own_api` is the default on the vendor's own hosts. `rows_of` is the family
-    whose capability rows hold where it is not the codec's.
+    `home`: the built-in's base URL, "" if there is none; `example` is then the DSN to show.
+    `hosts`: the vendor's own hosts. Only they, and the host in `base_variable`, may be sent a key
+    from the environment. `keys`: the variables for it, the first one set wins, each with the
+    prefix of its key on the wire if the codec needs one. `apis`: the values of the option `api`;
+    `own_api` is the default on the vendor's own hosts. `rows_of`: the family whose capability rows
+    apply, if it is not the codec's.
 
-    `operations` are the codecs for what it does besides chat, the preferred one first. All codecs
-    are named as "module:Class", so that a program imports only those it speaks.
+    `operations`: the codecs for work other than chat, the preferred one first. All codecs are
+    named as "module:Class", so that a program imports only those it uses.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Scheme(msgspec.Struct, frozen=True):
     operations: dict[str, tuple[str, ...]] = {}
 
     def make_codec(self, api: str = "") -> Codec:
-        """Return the codec for a value of the option `api` that the scheme has."""
+        """Return the codec for one of the scheme's values of the option `api`."""
         codec: Codec = _made(self.apis[api] if api else self.codec)
         return codec
 
     def owns_host(self, host: str) -> bool:
-        """Say whether `host` is one of the vendor's own."""
+        """Return whether `host` belongs to the vendor."""
         return any(fnmatchcase(host, own) for own in self.hosts)
 
     def owns(self, dsn: Dsn) -> bool:
-        """Say whether a DSN names one of the vendor's own hosts, over TLS."""
+        """Return whether a DSN is for one of the vendor's own hosts, over TLS."""
         secure = dsn.secure if dsn.secure is not None else not self.plain
         return self.owns_host(dsn.host) and secure and dsn.port in (None, 443)
 
@@ -154,13 +154,13 @@ SCHEMES: dict[str, Scheme] = {
 """All schemes by name."""
 
 BUILTINS: tuple[str, ...] = tuple(name for name in SCHEMES if name != "llama-swaps")
-"""Names that exist without a DSN; foreman and llama-swap only to say what to set."""
+"""Names that exist without a DSN; foreman and llama-swap only to explain what to set."""
 
 
 def from_dsn(name: str, dsn: Dsn, env: Mapping[str, str], scheme: Scheme) -> Provider:
     """Make the provider that a DSN describes.
 
-    The vendor's key variable stands in for a missing token on the vendor's own host alone.
+    Without a token, the vendor's key variable is used, but only for the vendor's own hosts.
     Raises: ConfigError that names the variable.
     """
     if dsn.token is not None or not scheme.owns(dsn):
@@ -195,13 +195,13 @@ def builtin(name: str, env: Mapping[str, str]) -> Provider:
 
 
 def codec_of(scheme: str, api: str = "") -> Codec:
-    """Return the codec that a scheme speaks, for another service with the same wire.
+    """Return the codec of a scheme, for another service with the same wire.
 
     `api` is the DSN option of that name. Raises: ConfigError for an unknown scheme or `api`.
     """
     row = SCHEMES.get(scheme)
     if row is None:
-        raise ConfigError(f"there is no scheme {scheme!r}; the schemes are: {', '.join(SCHEMES)}")
+        raise ConfigError(f"unknown scheme {scheme!r} (known: {', '.join(SCHEMES)})")
     if api and api not in row.apis:
         raise ConfigError(f"{scheme} has no api {api!r} (known: {', '.join(row.apis) or 'none'})")
     return row.make_codec(api)
@@ -242,7 +242,7 @@ def _all_made(names: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 def _made(name: str) -> Any:
-    """Import the class that a row names as "module:Class", and make one."""
+    """Import the class that a row names as "module:Class", and make an instance."""
     module, _, kind = name.partition(":")
     return getattr(import_module(module), kind)()
 
@@ -255,7 +255,7 @@ def _vendor_key(scheme: Scheme, env: Mapping[str, str]) -> Secret | None:
 
 
 def _value(variable: str, env: Mapping[str, str]) -> str:
-    """Return a variable fit for a header, "" where it is not set. Raises: ConfigError."""
+    """Return a variable's value, checked for use in a header, "" if unset. Raises: ConfigError."""
     value = env.get(variable, "").strip()
     if not (value.isascii() and value.isprintable()):
         raise ConfigError(f"{variable} holds a control byte or a character outside ASCII")

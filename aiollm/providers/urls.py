@@ -1,7 +1,7 @@
-"""URL rules: what each wire adds to a base path, and how the vendors' base-URL variables read.
+"""URL rules: the path that each wire adds to a base, and the vendors' base-URL variables.
 
-People paste bases with and without the version, with a trailing slash, or a whole endpoint;
-every rule takes the path of what they gave and returns the path of the base.
+People paste a base with or without the version, with a trailing slash, or a complete endpoint.
+Every rule takes the path that they gave and returns the path of the base.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ _LLAMA_SWAP_ENDPOINT = re.compile(r"/v1(/(chat/completions|models))?$")
 
 
 def openai_path(path: str) -> str:
-    """Give no path `/v1`; any other stays, less a pasted endpoint."""
+    """Turn an empty path into `/v1`; keep any other, without a pasted endpoint."""
     path = path.rstrip("/")
     return _OPENAI_ENDPOINT.sub("", path) if path else "/v1"
 
 
 def anthropic_path(path: str) -> str:
-    """Add `/v1` unless the path ends in it."""
+    """Add `/v1` unless the path ends with it."""
     path = _ANTHROPIC_ENDPOINT.sub("", path.rstrip("/"))
     return path if path.endswith("/v1") else f"{path}/v1"
 
 
 def google_path(path: str) -> str:
-    """Add `/v1beta` unless the path ends in a version."""
+    """Add `/v1beta` unless the path ends with a version."""
     path = _GOOGLE_ENDPOINT.sub("", path.rstrip("/"))
     return path if _GOOGLE_VERSION.search(path) else f"{path}/v1beta"
 
 
 def ollama_path(path: str) -> str:
-    """Keep the path, less a pasted `/api/...` or `/v1`: the native API stands beside both."""
+    """Keep the path without a pasted `/api/...` or `/v1`: the codec adds `/api` itself."""
     return _OLLAMA_ENDPOINT.sub("", path.rstrip("/"))
 
 
 def llama_swap_path(path: str) -> str:
-    """Keep the path, less a pasted `/v1`: management stands beside it."""
+    """Keep the path without a pasted `/v1`: the management routes are not below it."""
     return _LLAMA_SWAP_ENDPOINT.sub("", path.rstrip("/"))
 
 
 def ollama_url(host: str) -> str:
     """Read OLLAMA_HOST as Ollama's own programs do.
 
-    Without a scheme it is http and port 11434, with one the scheme's own port; an address to
-    listen on everywhere means this machine to a caller; bare `ollama.com` is the hosted service.
+    Without a scheme it is http and port 11434, with one the scheme's default port. The addresses
+    that listen on all interfaces mean this machine. Bare `ollama.com` is the hosted service.
     """
     host = host.strip("\"'")
     if host == "ollama.com":
@@ -83,8 +83,8 @@ def parse_url(text: str, variable: str) -> Dsn:
     if kind not in ("http", "https"):
         raise ConfigError(f"{variable}: expected a URL that begins with https:// or http://")
     if "?" in text:
-        raise ConfigError(f"{variable}: a base URL takes no query")
+        raise ConfigError(f"{variable}: a base URL must not have a query")
     dsn = parse_dsn(text, variable)
     if dsn.token is not None:
-        raise ConfigError(f"{variable}: a base URL takes no credentials before the host")
+        raise ConfigError(f"{variable}: a base URL must not have credentials before the host")
     return msgspec.structs.replace(dsn, secure=kind == "https")

@@ -252,7 +252,7 @@ class TestBodies:
             (b"\n <!DOCTYPE html>", 403, "",
              "HTTP 403 with an HTML page: a proxy answers, or the base URL is wrong"),
             (b"x", 403, "TEXT/HTML", "HTTP 403 with an HTML page: a proxy answers"),
-            (b"", 301, "", "the server redirects, which is not followed: check the base URL"),
+            (b"", 301, "", "the server redirects, and redirects are not followed: check the base URL"),
             (b"404 page not found\n", 404, "text/plain", "404 page not found"),
             (b"caf\xe9", 500, "text/plain", "caf\ufffd"),
             (b"{}", 500, "application/json", "{}"),
@@ -282,7 +282,7 @@ class TestBodies:
         assert len(error_from(reply(long.encode())).message) == MAX_MESSAGE
 
     def test_an_error_without_a_message_says_so(self) -> None:
-        assert error_from_fault(Fault()).message == "the provider gave no message"
+        assert error_from_fault(Fault()).message == "the provider sent no message"
 
     def test_the_code_is_the_type_where_there_is_none(self) -> None:
         assert error_from_fault(Fault(code="c", type="t")).code == "c"

@@ -224,7 +224,7 @@ async def test_an_option_that_a_target_does_not_take_moves_on_before_any_byte(se
     result = await reg.generate_images("g/m,b/m", ImageRequest("x", count=2))
     assert first.counts.requests == 0
     assert second.requests[0].json()["n"] == 2
-    assert "one image a request" in str(result.attempts[0].error)
+    assert "one image per request" in str(result.attempts[0].error)
 
 
 async def test_a_race_is_won_by_the_first_image_and_leaves_nothing(serve, registry):

@@ -352,8 +352,8 @@ def test_a_built_in_that_lacks_something_shows_what_to_set(name: str, shown: str
     [
         ("localhost:8000", "https:// or http://"),
         ("ftp://host", "https:// or http://"),
-        ("https://user:hunter22@host/v1", "no credentials"),
-        ("https://host/v1?key=hunter22", "no query"),
+        ("https://user:hunter22@host/v1", "not have credentials"),
+        ("https://host/v1?key=hunter22", "not have a query"),
         ("https://host:99999", "port"),
         ("https://", "host"),
         ("https://ho st/hunter22", "white space"),

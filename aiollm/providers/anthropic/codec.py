@@ -1,4 +1,4 @@
-"""Anthropic's Messages API; llama.cpp, llama-swap, Ollama and gateways speak it, too."""
+"""Anthropic's Messages API, which llama.cpp, llama-swap, Ollama and gateways support, too."""
 
 from __future__ import annotations
 
@@ -45,4 +45,4 @@ class AnthropicCodec:
                 names = [model.get("id") for model in models if isinstance(model, dict)]
                 return tuple(mend(name) for name in names if isinstance(name, str) and name)
             case _:
-                raise ProtocolError("the list of models is not one", frame=reply.body)
+                raise ProtocolError("the reply is not a list of models", frame=reply.body)

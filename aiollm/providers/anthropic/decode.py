@@ -1,4 +1,4 @@
-"""Anthropic's events to items: blocks, deltas, signatures, usage, the end."""
+"""Anthropic's events to items: blocks, deltas, signatures, usage and the end."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ _REASONS: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-"""Anthropic's words for an end; `pause_turn` and those to come are `other`."""
+"""Anthropic's stop reasons; `pause_turn` and any unknown one become `other`."""
 
 Frame: TypeAlias = tuple[bytes, bytes]
 
 
 class _Block:
-    """A content block that is open: what it is and what of it is still to be given out."""
+    """An open content block: its kind, and the state that is not emitted yet."""
 
     __slots__ = ("call", "kind", "partial", "raw", "said", "signature")
 
@@ -87,7 +87,7 @@ class AnthropicDecoder:
 
     @property
     def ending(self) -> bool:
-        """Whether the stop reason has come."""
+        """Whether the stop reason has arrived."""
         return bool(self._stop)
 
     def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
@@ -108,12 +108,12 @@ class AnthropicDecoder:
                 self._event(name, data, out)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole. Raises: LLMError."""
+        """Decode a reply that was not streamed. Raises: LLMError."""
         message = decode(body, MESSAGE)
         if message.content is None:
             if message.error is not None or message.type == "error":
                 raise stream_error(load(body), body)
-            raise ProtocolError("the answer is no message", frame=body)
+            raise ProtocolError("the answer is not a message", frame=body)
         content = message.content
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for index, block in enumerate(blocks):
@@ -159,7 +159,7 @@ class AnthropicDecoder:
         try:
             return EVENT.decode(data)
         except (ValueError, RecursionError):
-            pass  # it is not as Anthropic writes it
+            pass  # another server may write it differently than Anthropic
         if not data or data.startswith(b"[DONE]"):
             return Event("ping")
         self._plain = False
@@ -251,7 +251,7 @@ class AnthropicDecoder:
         return self._joiner.feed(f"{index}.{field}", text) if self._joiner is not None else text
 
     def _shut(self, index: int, out: list[Item]) -> None:
-        """Give out what only the end of a block completes."""
+        """Emit what only the end of a block completes."""
         block = self._blocks.pop(index, None)
         if block is None:
             return
@@ -267,6 +267,7 @@ class AnthropicDecoder:
                 out.append(PartChunk(ReasoningPart("", data)))
             case "tool_use":
                 given = block.raw.get("input")
+                # Some servers send the complete input with the start of the block, and no deltas.
                 if given and not block.partial:
                     text = bytes(json_body(given)).decode()
                     out.append(ToolCallDelta(block.call, arguments=text))
@@ -274,7 +275,7 @@ class AnthropicDecoder:
                 out.append(PartChunk(_opaque(block)))
 
     def _flush(self, index: int, block: _Block, joiner: SurrogateJoiner, out: list[Item]) -> None:
-        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        """Emit the surrogates that never got their other half."""
         if text := joiner.flush(f"{index}.text"):
             out.append(TextDelta(text))
         if text := joiner.flush(f"{index}.thinking"):
@@ -284,11 +285,11 @@ class AnthropicDecoder:
             if block.kind == "tool_use":
                 out.append(ToolCallDelta(block.call, arguments=text))
 
-    def _note_stop(self, told: Delta | Message | None, out: list[Item]) -> None:
-        if told is None:
+    def _note_stop(self, stopped: Delta | Message | None, out: list[Item]) -> None:
+        if stopped is None:
             return
-        self._stop = mend(told.stop_reason or "") or self._stop
-        if details := told.stop_details:
+        self._stop = mend(stopped.stop_reason or "") or self._stop
+        if details := stopped.stop_details:
             if category := _string(details.get("category")):
                 out.append(Notice(f"Anthropic declined for reasons of policy: {mend(category)}"))
             if explanation := _string(details.get("explanation")):
@@ -306,7 +307,7 @@ class AnthropicDecoder:
         out.append(Finish(reason, raw, usage_of(self._counts, final=True)))
 
     def _count(self, counts: Counts | None) -> None:
-        """Take the counts that are given; later ones replace earlier ones."""
+        """Record the given counts; later ones replace earlier ones."""
         if counts is not None and self._counts is not None:
             self._counts.update(counts)
         else:
@@ -322,7 +323,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _inner(data: bytes) -> dict[str, Any]:
-    """Return the `delta` of an event with all that the typed decoder leaves out."""
+    """Return the `delta` of an event, including fields that the typed decoder skips."""
     match load(data):
         case {"delta": dict(delta)}:
             return delta
@@ -340,7 +341,7 @@ def _cite(citation: Any, out: list[Item]) -> None:
 
 
 def _seal(block: _Block, out: list[Item]) -> None:
-    """Give a thinking block its signature; some servers send an empty one, which is none."""
+    """Emit the signature of a thinking block, unless it is empty, as some servers send it."""
     if not block.signature:
         return
     data = ProviderData(FAMILY, {"signature": block.signature})
@@ -351,7 +352,7 @@ def _seal(block: _Block, out: list[Item]) -> None:
 
 
 def _grow(raw: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Merge an unknown delta into its block: text grows, anything else replaces."""
+    """Merge an unknown delta into its block: text is appended, anything else replaces."""
     for key, value in delta.items():
         if key == "type":
             continue

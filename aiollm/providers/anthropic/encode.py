@@ -1,4 +1,4 @@
-"""Canonical requests to Anthropic's: the body around the messages, and the headers."""
+"""Encode requests for Anthropic: the body around the messages, and the headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiollm.types import Request, Target, Tool
 
 VERSION = "2026-10-21"
 SAMPLING_VERSION = "2023-06-01"
-"""The older of the two versions that live: the newer refuses sampling parameters altogether."""
+"""The older of the two current versions, because the newer one refuses sampling parameters."""
 
 OWN_HOST = "api.anthropic.com"
 
@@ -40,7 +40,7 @@ def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
 
 
 def headers(provider: Provider, version: str = VERSION) -> dict[str, str]:
-    """Return the headers of a JSON request, the key among them."""
+    """Return the headers of a JSON request, including the key."""
     given = {
         "Content-Type": "application/json",
         "Accept": "application/json",
@@ -57,7 +57,7 @@ def _carries_key(headers: dict[str, str]) -> bool:
 
 
 def _key(token: Secret) -> dict[str, str]:
-    """Send OAuth tokens, and what says so itself (`Bearer ...`), as Bearer; keys as x-api-key."""
+    """Send OAuth tokens and explicit `Bearer ...` tokens as Bearer, and keys as x-api-key."""
     value = token.reveal()
     if value.startswith("Bearer "):
         return {"Authorization": value}
@@ -67,7 +67,7 @@ def _key(token: Secret) -> dict[str, str]:
 
 
 def _model(provider: Provider, model: str) -> str:
-    """Write a version with dashes for Anthropic itself, whose names hold no dot."""
+    """Write the version with dashes for Anthropic itself, whose names have no dots."""
     return re.sub(r"(?<=\d)\.(?=\d)", "-", model) if provider.host == OWN_HOST else model
 
 
@@ -92,14 +92,14 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     if request.stop and (stops := _stops(request, warnings)):
         body["stop_sequences"] = stops
     if request.seed is not None:
-        warnings.add("Anthropic takes no seed: dropped")
+        warnings.add("Anthropic does not accept a seed: dropped")
     return body | _sampling(request, facts, thoughts, warnings)
 
 
 def _stops(request: Request, warnings: Warnings) -> list[str]:
     stops = [stop for stop in request.stop if stop.strip()]
     if len(stops) < len(request.stop):
-        warnings.add("Anthropic takes no stop sequence of white space alone: dropped")
+        warnings.add("Anthropic does not accept a stop sequence of only white space: dropped")
     return stops
 
 
@@ -147,7 +147,7 @@ def _thinking(
         return thinking(facts, request.reasoning, limit, warnings)
     if request.reasoning not in (None, "none", 0):
         warnings.add("a forced tool call excludes reasoning: reasoning is dropped")
-    # Models that think of their own accord must be told not to.
+    # Thinking must be switched off for models that think by default.
     return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
 
 
@@ -170,12 +170,12 @@ def _sampling(
     given = {name: value for name, value in wished.items() if value is not None}
     if not facts.sampling:
         for name in given:
-            warnings.add(f"this model takes no {name}: dropped")
+            warnings.add(f"this model does not accept {name}: dropped")
         return {}
     if given and thoughts.active:
         warnings.add("reasoning excludes temperature and top_p: dropped")
         return {}
     if len(given) == 2:
-        warnings.add("Anthropic takes temperature or top_p, not both: top_p is dropped")
+        warnings.add("Anthropic accepts temperature or top_p, not both: top_p is dropped")
         del given["top_p"]
     return given

@@ -98,8 +98,8 @@ RULES = (
     ),
     Rule(InvalidRequestError, codes=("invalid_request_error",), status=0),
 )
-"""Types stand in `error.type`, finer codes in `error.details.error_code`; status 0 is an error
-inside a stream. Texts only where Anthropic has no code (November 2026)."""
+"""Types are from `error.type`, finer codes from `error.details.error_code`; status 0 is an error
+inside a stream. Texts are used only where Anthropic has no code (November 2026)."""
 
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
@@ -148,7 +148,7 @@ def _request_id(value: Any) -> str:
 
 
 def reset_hint(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return the seconds until all limits that are used up are reset; `now` is Unix time."""
+    """Return the seconds until all exhausted limits are reset; `now` is Unix time."""
     moment = time.time() if now is None else now
     waits = [
         _until(headers.get(f"anthropic-ratelimit-{limit}-reset", ""), moment)

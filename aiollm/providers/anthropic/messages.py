@@ -1,4 +1,4 @@
-"""Canonical conversations to Anthropic's messages: turns, blocks, ids, replayed state."""
+"""Encode conversations as Anthropic's messages: turns, blocks, ids, replayed state."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _WIRE_ROLES = {"user": "user", "tool": "user", "assistant": "assistant", "system
 
 
 def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
-    """Return the wire messages: turns alternate, tool results come first in theirs.
+    """Return the wire messages: turns alternate, and tool results come first in their turn.
 
-    Raises: UnsupportedError for what Anthropic cannot take.
+    Raises: UnsupportedError for what Anthropic does not accept.
     """
     if text := sole_text(request):
         return [{"role": "user", "content": [{"type": "text", "text": text}]}]
@@ -55,16 +55,16 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
         else:
             turns.append({"role": role, "content": blocks})
     for turn in turns:
-        # A stable sort: the API wants the results that answer a turn before anything else.
+        # The API requires the results that answer a turn before anything else; keep their order.
         turn["content"].sort(key=lambda block: block["type"] != "tool_result")
     if not turns:
-        raise UnsupportedError("Anthropic needs a message besides the system prompt")
+        raise UnsupportedError("Anthropic requires a message besides the system prompt")
     _check_prefill(turns[-1], facts)
     return turns
 
 
 def _check_prefill(last: Block, facts: Model) -> None:
-    """Refuse an assistant turn at the end, unless it is one that the server paused itself."""
+    """Refuse an assistant turn at the end, unless the server itself paused it."""
     if last["role"] != "assistant":
         return
     final = last["content"][-1]
@@ -88,7 +88,8 @@ class _Encoder:
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
             self._warnings.add(
-                "this model takes no system message inside a conversation: sent as the user's"
+                "this model does not accept a system message inside a conversation: sent as the "
+                "user's"
             )
             return "user"
         return _WIRE_ROLES[message.role]
@@ -108,7 +109,7 @@ class _Encoder:
             case ToolResultPart():
                 return self._result(part)
             case AudioPart():
-                raise UnsupportedError("Anthropic takes no audio")
+                raise UnsupportedError("Anthropic does not accept audio")
             case _:
                 self._drop(part, "user")
                 return None
@@ -130,12 +131,12 @@ class _Encoder:
 
     def _drop(self, part: Part, role: str) -> None:
         name = type(part).__name__.removesuffix("Part").lower()
-        self._warnings.add(f"Anthropic takes no {name} part in the {role}'s turn: dropped")
+        self._warnings.add(f"Anthropic accepts no {name} part in the {role}'s turn: dropped")
 
     def _marked(
         self, block: Block, part: TextPart | ImagePart | DocumentPart | ToolCallPart
     ) -> Block:
-        """Add the block's own keys, such as `cache_control`, that the part carries."""
+        """Add the block's own keys that the part carries, such as `cache_control`."""
         own = self._warnings.own(part.provider_data, FAMILY, "the state of a part")
         return block | own if own else block
 
@@ -155,7 +156,7 @@ class _Encoder:
         return self._marked(block, part)
 
     def _input(self, part: ToolCallPart) -> Any:
-        """Return the arguments as they came, where they are the object that is due."""
+        """Return the arguments unchanged if they are an object, as required, else `{}`."""
         text = part.arguments or "{}"
         try:
             if isinstance(msgspec.json.decode(text), dict):
@@ -164,7 +165,7 @@ class _Encoder:
             value = load(text.encode("utf-8", "surrogatepass"))
             if isinstance(value, dict):
                 return value
-        self._warnings.add(f"the arguments of call {part.id!r} are no JSON object: sent as {{}}")
+        self._warnings.add(f"the arguments of call {part.id!r} are not a JSON object: sent as {{}}")
         return {}
 
     def _result(self, part: ToolResultPart) -> Block:
@@ -189,7 +190,7 @@ class _Encoder:
                 return None
 
     def _id(self, id_: str) -> str:
-        """Return an id of the letters that Anthropic allows, the same for the same id."""
+        """Replace characters that Anthropic refuses; the same id maps to the same result."""
         if id_ not in self._ids:
             clean = re.sub(r"[^a-zA-Z0-9_-]", "_", id_) or "call"
             taken = set(self._ids.values())
@@ -211,7 +212,7 @@ def _document(part: DocumentPart) -> Block:
         text = part.data.decode("utf-8-sig", "replace")
         source = {"type": "text", "media_type": "text/plain", "data": text}
     elif part.data and part.mime != "application/pdf":
-        raise UnsupportedError(f"Anthropic takes documents as PDF or text, not {part.mime!r}")
+        raise UnsupportedError(f"Anthropic accepts documents as PDF or text, not {part.mime!r}")
     else:
         source = _source(part, part.mime, "a document")
     return {"type": "document", "source": source, "title": part.name}

@@ -1,4 +1,4 @@
-"""Anthropic's models: how each generation takes reasoning, sampling, forced tools and prefill."""
+"""Anthropic's models: which reasoning, sampling, forced tools and prefill each one accepts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from aiollm.providers.encoding import Warnings
 from aiollm.types import Effort
 
 LEAST_BUDGET = 1024
-"""Tokens that Anthropic's `budget_tokens` must have at least."""
+"""The lowest `budget_tokens` that Anthropic accepts."""
 
 ANSWER = 4096
-"""Tokens left for the answer where a thinking budget decides the output limit."""
+"""Tokens left for the answer when a thinking budget determines the output limit."""
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _BUDGETS = (2048, 8192, 16_384, 24_576, 32_768)
-"""Tokens that stand for an effort where a model takes the other of the two."""
+"""Token budgets equivalent to efforts, for a model that accepts only one of the two."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -28,24 +28,24 @@ class Model(msgspec.Struct, frozen=True):
 
     names: tuple[str, ...] = ("*",)
     adaptive: bool = True
-    """Whether it takes adaptive thinking with an effort."""
+    """Whether it accepts adaptive thinking with an effort."""
     budget: bool = False
-    """Whether it takes a thinking budget in tokens."""
+    """Whether it accepts a thinking budget in tokens."""
     least_budget: int = LEAST_BUDGET
     off: str = "disabled"
-    """The thinking type that turns thinking off, "" where nothing does."""
+    """The thinking type that turns thinking off, "" if it cannot be turned off."""
     thinks: bool = True
-    """Whether it thinks unless told otherwise."""
+    """Whether it thinks by default."""
     efforts: tuple[str, ...] = _EFFORTS
     sampling: bool = False
-    """Whether it takes temperature, top_p and top_k."""
+    """Whether it accepts temperature, top_p and top_k."""
     forced_tools: bool = True
     prefill: bool = False
     """Whether it continues an assistant message that ends the conversation."""
     system_turns: bool = True
-    """Whether system messages may stand inside the conversation."""
+    """Whether it accepts system messages inside the conversation."""
     max_tokens: int = 64_000
-    """The output limit that is sent when the caller sets none."""
+    """The output limit to send if the caller does not set one."""
 
 
 _NEWEST = Model()
@@ -88,20 +88,20 @@ MODELS: tuple[Model, ...] = (
         max_tokens=8192,
     ),
 )
-"""The first match holds; the last one is for servers of other models that speak this wire.
+"""The first match applies; the last row is for other models behind this wire.
 
-State of November 2026: 5.x thinks adaptively and takes no sampling parameters since 4.7."""
+As of November 2026: since 4.7, models think adaptively and do not accept sampling parameters."""
 
 
 @lru_cache(maxsize=256)
 def model_facts(model: str) -> Model:
-    """Return the facts of a model; dots in its version pass for dashes."""
+    """Return the facts about a model; dots in its version count as dashes."""
     name = model.lower().replace(".", "-")
     return next(row for row in MODELS if any(fnmatchcase(name, glob) for glob in row.names))
 
 
 class Thinking(msgspec.Struct, frozen=True):
-    """What goes into the body: the `thinking` object, the effort, the output limit."""
+    """Fields for the body: the `thinking` object, the effort, the output limit."""
 
     config: dict[str, Any] | None = None
     effort: str = ""
@@ -109,7 +109,7 @@ class Thinking(msgspec.Struct, frozen=True):
 
     @property
     def active(self) -> bool:
-        """Whether thinking is asked for, which excludes sampling parameters."""
+        """Whether thinking is on, which excludes sampling parameters."""
         return self.config is not None and self.config["type"] in ("adaptive", "enabled")
 
 
@@ -146,7 +146,7 @@ def _off(facts: Model, most: int, warnings: Warnings) -> Thinking:
 
 
 def _adaptive(effort: str, most: int) -> Thinking:
-    # The newest models leave the text of their thoughts out unless asked for a summary.
+    # The newest models omit the text of their thoughts unless a summary is requested.
     return Thinking({"type": "adaptive", "display": "summarized"}, effort, most)
 
 
@@ -155,7 +155,7 @@ def _rank(effort: str) -> int:
 
 
 def _effort(wish: str, known: Sequence[str], warnings: Warnings) -> str:
-    """Return the wished effort, else the closest below it, else the lowest."""
+    """Return the requested effort if it is known, else the closest below it, else the lowest."""
     if wish in known:
         return wish
     lower = [effort for effort in known if _rank(effort) <= _rank(wish)]
@@ -167,15 +167,15 @@ def _effort(wish: str, known: Sequence[str], warnings: Warnings) -> str:
 def _effort_of(budget: int, known: Sequence[str], warnings: Warnings) -> str:
     ranks = [rank for rank, tokens in enumerate(_BUDGETS) if budget <= tokens]
     effort = _EFFORTS[ranks[0] if ranks else -1]
-    warnings.add(f"this model takes no reasoning budget: effort {effort!r} is sent instead")
+    warnings.add(f"this model has no reasoning budget: effort {effort!r} is sent instead")
     return _effort(effort, known, warnings)
 
 
 def _budgeted(facts: Model, wish: int, limit: int | None, warnings: Warnings) -> Thinking:
-    """Fit a budget between the least that is taken and the output limit, which includes it."""
+    """Fit a budget between Anthropic's minimum and the output limit, which includes it."""
     budget = max(wish, facts.least_budget)
     if budget > wish:
-        warnings.add(f"the least reasoning budget of this model, {budget}, is sent")
+        warnings.add(f"this model's lowest reasoning budget, {budget}, is sent")
     if limit is None:
         config = {"type": "enabled", "budget_tokens": budget}
         return Thinking(config, max_tokens=max(facts.max_tokens, budget + ANSWER))

@@ -1,4 +1,4 @@
-"""Anthropic's JSON as far as it is read; every field may be missing or null."""
+"""The parts of Anthropic's JSON that are read; every field may be missing or null."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ class _PlainDelta(msgspec.Struct, gc=False):
 
 
 class Plain(msgspec.Struct, gc=False):
-    """An event that brings text and nothing else: the types themselves refuse the rest."""
+    """An event with only text; its types make decoding any other event fail.
+
+    This saves checks in Python for the events that make up most of a stream.
+    """
 
     delta: _PlainDelta
 
 
 class Details(msgspec.Struct, gc=False):
-    """What output tokens are made of."""
+    """A breakdown of the output tokens."""
 
     thinking_tokens: _Tokens = None
 
@@ -38,14 +41,14 @@ class Counts(msgspec.Struct, gc=False):
     output_tokens_details: Details | None = None
 
     def update(self, later: Counts) -> None:
-        """Let later counts replace earlier ones."""
+        """Replace earlier counts by later ones."""
         for name in self.__struct_fields__:
             if (count := getattr(later, name)) is not None:
                 setattr(self, name, count)
 
 
 class Message(msgspec.Struct, gc=False):
-    """A message that begins, or a whole one."""
+    """The start of a message, or a complete one."""
 
     type: str | None = None
     content: str | list[Any] | None = None
@@ -56,7 +59,7 @@ class Message(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What an event adds to a block or to the message."""
+    """The addition of an event to a block or to the message."""
 
     type: str | None = None
     text: str | None = None
@@ -86,7 +89,7 @@ _NO_COUNTS = Counts()
 
 
 def usage_of(counts: Counts | None, *, final: bool) -> Usage:
-    """Return what the counts say; they are exact at a proper end."""
+    """Return the usage; it is exact after a proper end."""
     if counts is None or counts == _NO_COUNTS:
         return Usage()
     cached = counts.cache_read_input_tokens or 0
@@ -94,7 +97,7 @@ def usage_of(counts: Counts | None, *, final: bool) -> Usage:
     details = counts.output_tokens_details
     whole = final and counts.input_tokens is not None and counts.output_tokens is not None
     return Usage(
-        # Unlike others, Anthropic counts what the cache read or wrote beside the input.
+        # Unlike others, Anthropic does not include cache reads and writes in the input.
         (counts.input_tokens or 0) + created + cached,
         counts.output_tokens or 0,
         cached,

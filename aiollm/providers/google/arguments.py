@@ -1,4 +1,4 @@
-"""Arguments of a function call that Vertex streams piece by piece, each at its JSON path."""
+"""Function-call arguments that Vertex streams piece by piece, each at its JSON path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PartialArguments:
         self._root: dict[str, Any] = {}
 
     def add(self, piece: dict[str, Any]) -> None:
-        """Put a piece in its place; strings at one place are joined. Raises: ProtocolError."""
+        """Add a piece at its path; strings at the same path are joined. Raises: ProtocolError."""
         path = piece.get("jsonPath")
         steps = _steps(path if isinstance(path, str) else "")
         place: Any = self._root
@@ -64,14 +64,14 @@ def _steps(path: str) -> list[str | int]:
 
 
 def _enter(place: Any, step: str | int, empty: Any) -> Any:
-    """Return what stands at `step`, `empty` put there if nothing does."""
+    """Return the value at `step`; put `empty` there first if there is none."""
     match place, step:
         case dict(), str():
             return place.setdefault(step, empty)
-        # An index names the next element or an earlier one: no server makes us grow a list.
+        # Only the next index may extend a list, so that no server can make it huge at once.
         case list(), int() if step <= len(place):
             if step == len(place):
                 place.append(empty)
             return place[step]
         case _:
-            raise ProtocolError(f"an argument's path leads nowhere at {step!r:.100}")
+            raise ProtocolError(f"an argument's path does not exist at {step!r:.100}")

@@ -21,7 +21,7 @@ from aiollm.providers.google.models import resource
 from aiollm.types import Request, Target
 
 MAX_PAGE = 1000
-"""Models a page at most, so that one request lists all."""
+"""Models per page; one page is enough to list all."""
 
 
 class _Model(msgspec.Struct):
@@ -36,7 +36,7 @@ _MODELS = msgspec.json.Decoder(_Models)
 
 
 class GoogleCodec:
-    """Chat over generateContent; the key goes in a header, never in the URL."""
+    """Chat over generateContent; the key is sent in a header, never in the URL."""
 
     family = FAMILY
 
@@ -88,7 +88,7 @@ def _path(model: str) -> str:
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
-    """Return the headers of a JSON request that carries the provider's key."""
+    """Return the headers of a JSON request, with the provider's key."""
     headers = {"Content-Type": "application/json"}
     if provider.token is not None:
         headers["x-goog-api-key"] = provider.token.reveal()

@@ -49,12 +49,12 @@ from aiollm.types import (
 )
 
 USAGE_EVERY = 32
-"""Plain chunks between two updates of the counts, which each brings and only a cut needs."""
+"""Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
 
 _REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
-    "FUNCTION_CALL": "tool_calls",  # not Google's word, but that of servers in its stead
+    "FUNCTION_CALL": "tool_calls",  # not sent by Google, but by other servers of its wire
     "MALFORMED_FUNCTION_CALL": "error",
     "MALFORMED_RESPONSE": "error",
     "UNEXPECTED_TOOL_CALL": "error",
@@ -83,7 +83,7 @@ class GoogleDecoder:
         "finished",
     )
 
-    ending = False  # the chunk that ends the answer is the last
+    ending = False  # nothing follows the chunk that ends the answer
 
     def __init__(self) -> None:
         self.finished: bool = False
@@ -106,11 +106,11 @@ class GoogleDecoder:
             if self._last is not None:
                 self._end(self._last, out)
         except LLMError:
-            self._tell_usage(out)
+            self._emit_usage(out)
             raise
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole: one chunk or an array of them. Raises: LLMError."""
+        """Decode a reply that was not streamed: a chunk or an array of them. Raises: LLMError."""
         body = body.strip()
         if body.startswith(b"data:"):
             framer = SSE()
@@ -122,7 +122,7 @@ class GoogleDecoder:
     def close(self, out: list[Item]) -> None:
         """End the reply. Raises: StreamInterrupted unless its last chunk was seen."""
         if not self.finished:
-            self._tell_usage(out)
+            self._emit_usage(out)
             raise StreamInterrupted("the stream ended without a finishReason")
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -139,7 +139,7 @@ class GoogleDecoder:
                         self._usage = usage
                         self._counted += 1
                         if self._counted % USAGE_EVERY == 1:
-                            self._tell_usage(out)
+                            self._emit_usage(out)
                     (candidate,) = chunk.candidates
                     (part,) = candidate.content.parts
                     if part.text:
@@ -153,12 +153,12 @@ class GoogleDecoder:
                     continue
             self._frame(frame, out)
 
-    def _tell_usage(self, out: list[Item]) -> None:
+    def _emit_usage(self, out: list[Item]) -> None:
         if self._usage is not None:
             out.append(UsageUpdate(usage_of(self._usage, "partial")))
 
     def _frame(self, frame: bytes, out: list[Item]) -> None:
-        """Decode any frame; the next one may be plain if this one brought a piece of text."""
+        """Decode any frame; after a piece of text, try the next one as a plain chunk."""
         try:
             chunk = CHUNK.decode(frame)
         except (ValueError, RecursionError):
@@ -168,10 +168,10 @@ class GoogleDecoder:
         if self._joiner is None and out:
             self._plain = isinstance(out[-1], TextDelta | ReasoningDelta)
         if chunk.usage_metadata is not None and self._last is None:
-            self._tell_usage(out)
+            self._emit_usage(out)
 
     def _odd(self, frame: bytes, out: list[Item]) -> None:
-        """Decode a frame that is no plain chunk: an end mark, an array, or lax JSON."""
+        """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
         if frame.startswith(b"[DONE]"):
             return
         if frame.lstrip()[:1] == b"[":
@@ -199,7 +199,7 @@ class GoogleDecoder:
             self._last = candidate
 
     def _bare(self, chunk: Chunk, frame: bytes) -> None:
-        """Raise what a chunk without candidates says, unless it only counts."""
+        """Raise the error in a chunk without candidates, unless it has only counts."""
         feedback = chunk.prompt_feedback
         if feedback is not None and feedback.block_reason:
             message = mend(feedback.block_reason_message or "")
@@ -234,7 +234,7 @@ class GoogleDecoder:
     def _thought(self, text: str, signature: str | None, out: list[Item]) -> None:
         text = self._joined("thought", text)
         if signature is not None:
-            # The signature is for this piece alone, not for the thoughts before it.
+            # The signature belongs to this piece only, not to the thoughts before it.
             out.append(ReasoningDelta(text, _signed(signature, text=text)))
         elif text:
             out.append(ReasoningDelta(text))
@@ -243,7 +243,7 @@ class GoogleDecoder:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
     def _file(self, file: tuple[str, bytes], part: Part, out: list[Item]) -> None:
-        """Give out a file, unless it is a draft that the model made while thinking."""
+        """Emit a file, unless it is a draft that the model made while thinking."""
         mime, data = file
         if not data or part.thought:
             return
@@ -284,9 +284,10 @@ class GoogleDecoder:
         )
 
     def _close_call(self, out: list[Item], *, cut: bool = False) -> None:
-        """End a call whose arguments were streamed; without its end it must not be run."""
+        """End a call whose arguments were streamed; one that was cut must not be run."""
         if self._open is None:
             return
+        # Without the closing brace the arguments are not valid JSON, so the call is not valid.
         arguments = self._open.json()
         self._open = None
         out.append(ToolCallDelta(self._calls - 1, arguments=arguments[:-1] if cut else arguments))
@@ -327,7 +328,7 @@ class GoogleDecoder:
 
 
 def _signed(signature: str | None, **more: Any) -> ProviderData | None:
-    """Return what must come back with a part: its signature, and marks of ours."""
+    """Return what must be sent back with a part: its signature, and our own marks."""
     if signature is None:
         return ProviderData(FAMILY, more) if SYNTHETIC_ID in more else None
     return ProviderData(FAMILY, {SIGNATURE: signature, **more})
@@ -338,4 +339,4 @@ def _raise_if(error: LLMError | None) -> None:
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame: a cycle
+            del error  # its traceback refers to this frame, which would make a cycle

@@ -1,4 +1,4 @@
-"""Gemini, requests: canonical messages, tools and settings to the body of generateContent."""
+"""Gemini, requests: encode messages, tools and settings as the body of generateContent."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ FAMILY = "google"
 
 SIGNATURE = "thoughtSignature"
 SYNTHETIC_ID = "synthetic_id"
-"""Marks, in provider data, a call whose id is ours: the API never saw it."""
+"""Marks, in provider data, a call whose id we made up, so the API does not know it."""
 
 SKIP_SIGNATURE = "skip_thought_signature_validator"
-"""Google's word for a call that another model made, and that therefore has no signature."""
+"""Google's placeholder for the signature of a call that another model made."""
 
 MAX_STOPS = 5
 
@@ -81,9 +81,9 @@ def _declaration(tool: Tool) -> dict[str, Any]:
 
 
 def _takes_nothing(schema: dict[str, Any]) -> bool:
-    """Say whether a schema is an object without properties, which older models refuse."""
-    told = {key for key, value in schema.items() if value}
-    return told <= {"type", "title", "description", "$schema"} and (
+    """Return whether a schema is an object without properties, which older models refuse."""
+    keywords = {key for key, value in schema.items() if value}
+    return keywords <= {"type", "title", "description", "$schema"} and (
         schema.get("type", "object") == "object"
     )
 
@@ -104,7 +104,7 @@ def _tool_config(request: Request, warnings: Warnings) -> dict[str, Any]:
 
 def _generation_config(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
     if len(request.stop) > MAX_STOPS:
-        raise UnsupportedError(f"Gemini takes at most {MAX_STOPS} stop sequences")
+        raise UnsupportedError(f"Gemini accepts at most {MAX_STOPS} stop sequences")
     config: dict[str, Any] = {}
     if request.max_output_tokens is not None:
         config["maxOutputTokens"] = request.max_output_tokens
@@ -118,7 +118,7 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
         config["seed"] = request.seed
     if request.output is not None:
         if request.tools and generation(model) < 3:
-            raise UnsupportedError(f"{model} takes either tools or an output schema, not both")
+            raise UnsupportedError(f"{model} accepts either tools or an output schema, not both")
         config["responseMimeType"] = "application/json"
         config["responseJsonSchema"] = type_schema(request.output)
     if request.reasoning is not None and (
@@ -136,12 +136,12 @@ def _contents(model: str, request: Request, warnings: Warnings) -> list[dict[str
         turns.add(message)
     turns.flush()
     if not turns.contents:
-        raise UnsupportedError("Gemini needs a message besides the system prompt")
+        raise UnsupportedError("Gemini requires a message besides the system prompt")
     return turns.contents
 
 
 class _Call(msgspec.Struct, frozen=True):
-    """What the result of a call must repeat; `id` is empty where the API gave none."""
+    """The parts of a call that its result must repeat; `id` is "" if the API sent none."""
 
     order: int
     name: str
@@ -151,8 +151,8 @@ class _Call(msgspec.Struct, frozen=True):
 class _Turns:
     """Builds the contents: the results of one turn wait until they are complete.
 
-    They go in one content, in the order of their calls: calls without ids are told apart by
-    nothing else.
+    They are sent in one content, in the order of their calls, because nothing else distinguishes
+    calls without ids.
     """
 
     def __init__(self, model: str, warnings: Warnings) -> None:
@@ -169,14 +169,14 @@ class _Turns:
             return
         self.flush()
         if message.role == "system":
-            self._warnings.add("a system message amid the conversation is sent as the user's")
+            self._warnings.add("a system message inside the conversation is sent as the user's")
         wires = [self._part(part) for part in message.parts]
         if message.role == "assistant" and self._newer:
             _sign_first_call(wires)
         self._append("model" if message.role == "assistant" else "user", wires)
 
     def flush(self) -> None:
-        """Append the results that wait, and after them the images they could not hold."""
+        """Append the waiting results, and after them the images that they cannot hold."""
         if not self._results:
             return
         known = [(self._known(part), part) for part in self._results]
@@ -209,7 +209,7 @@ class _Turns:
             case OpaquePart(provider_data=data):
                 own = self._warnings.own(data, FAMILY, "a part")
                 return own.get("part") if own else None
-            case _:  # Tool results have a turn of their own.
+            case _:  # tool results are sent in a separate turn
                 return None
 
     def _signed(self, wire: dict[str, Any], data: ProviderData | None) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class _Turns:
         return wire
 
     def _reasoning(self, part: ReasoningPart) -> dict[str, Any] | None:
-        # Unsigned thoughts are summaries for people: the API takes no notice of them.
+        # Unsigned thoughts are summaries for people, which the API ignores.
         own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
         if not own or SIGNATURE not in own:
             return None
@@ -241,7 +241,7 @@ class _Turns:
             return part.parsed()
         except OutputError:
             self._warnings.add(
-                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+                f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
             return {}
 
@@ -251,8 +251,8 @@ class _Turns:
             return call
         if not part.name:
             raise UnsupportedError(
-                f"tool result {part.id!r} answers no call of this conversation: Gemini needs "
-                "the function's name, set ToolResultPart.name"
+                f"tool result {part.id!r} does not belong to a call in this conversation, and "
+                "Gemini needs the function's name: set ToolResultPart.name"
             )
         return _Call(len(self._calls), part.name, part.id)
 
@@ -275,7 +275,7 @@ class _Turns:
         return [{"text": f"The result of {call.name} comes with:"}, *beside] if beside else []
 
     def _holds(self, image: ImagePart) -> bool:
-        """Say whether a function's response may hold the image itself."""
+        """Return whether a function's response may hold the image itself."""
         return self._newer and bool(image.data)
 
     def _image(self, part: ImagePart) -> dict[str, Any]:
@@ -284,12 +284,12 @@ class _Turns:
             if self._newer:
                 wire["mediaResolution"] = {"level": _RESOLUTIONS[part.detail]}
             else:
-                self._warnings.add("this Gemini takes no detail for an image: it is dropped")
+                self._warnings.add("this Gemini has no detail setting for images: it is dropped")
         return wire
 
 
 def _sign_first_call(wires: list[dict[str, Any] | None]) -> None:
-    """Excuse a step that another model made: its first call carries no signature."""
+    """Sign a step that another model made with the placeholder; its first call needs one."""
     first = next((wire for wire in wires if wire and "functionCall" in wire), None)
     if first is not None:
         first.setdefault(SIGNATURE, SKIP_SIGNATURE)
@@ -304,7 +304,7 @@ def _mime(part: ImagePart) -> str:
     if part.data:
         mime = image_mime(part)
         if not mime:
-            raise UnsupportedError("an image's format cannot be told: set ImagePart.mime")
+            raise UnsupportedError("the format of an image is unknown: set ImagePart.mime")
         return mime
     path = part.url.partition("?")[0].lower()
     by_suffix = (mime for suffix, mime in _SUFFIXES.items() if path.endswith(suffix))

@@ -31,7 +31,7 @@ from aiollm.providers.error_replies import Rule, error_from, error_from_fault, f
 
 _PER_DAY = "QUOTA_PER_DAY"
 _NO_QUOTA = "QUOTA_ZERO"
-"""Our words for what only the details of RESOURCE_EXHAUSTED tell."""
+"""Our own codes for what only the details of RESOURCE_EXHAUSTED reveal."""
 
 RULES = (
     Rule(AuthenticationError, codes=("API_KEY_INVALID", "API_KEY_EXPIRED")),
@@ -63,7 +63,8 @@ RULES = (
     ),
     Rule(InvalidRequestError, codes=("INVALID_ARGUMENT", "OUT_OF_RANGE")),
 )
-"""Status words of google.rpc.Code and reasons of ErrorInfo; what no row matches goes by status."""
+"""Statuses of google.rpc.Code and reasons of ErrorInfo; without a match, the HTTP status decides.
+"""
 
 ENDINGS: dict[str, type[ProviderError]] = {
     "MALFORMED_FUNCTION_CALL": GenerationError,
@@ -98,8 +99,8 @@ _LIMIT_ZERO = re.compile(r"limit: 0(?![\d.])")
 
 _DAY = 86_400
 _MIDNIGHT = 8 * 3600
-"""Midnight in California, when daily quotas begin anew, in seconds of a UTC day; an hour too
-late in summer rather than too early."""
+"""Midnight in California, when daily quotas reset, in seconds of a UTC day; in summer this is an
+hour too late rather than too early."""
 
 
 def reply_error(reply: HttpResponse) -> ProviderError:
@@ -134,15 +135,19 @@ def body_error(
 def ending_error(raw: str, message: str) -> ProviderError | None:
     """Return the error for a finish reason under which nothing was answered, if it is one."""
     kind = ENDINGS.get(raw)
-    return None if kind is None else kind(_told(f"the answer ended with {raw}", message), code=raw)
+    return (
+        None
+        if kind is None
+        else kind(_with_message(f"the answer ended with {raw}", message), code=raw)
+    )
 
 
 def block_error(raw: str, message: str) -> ContentFilterError:
     """Return the error for a prompt or an image that Google's filters block."""
-    return ContentFilterError(_told(f"Google blocked it: {raw}", message), code=raw)
+    return ContentFilterError(_with_message(f"Google blocked it: {raw}", message), code=raw)
 
 
-def _told(what: str, message: str) -> str:
+def _with_message(what: str, message: str) -> str:
     return f"{what}: {message[:1000]}" if message else what
 
 
@@ -162,7 +167,7 @@ def _details(value: Any) -> list[dict[str, Any]]:
 
 
 def _word(details: list[dict[str, Any]], message: str) -> str:
-    """Return the most telling word of the details, "" where there is none."""
+    """Return the most specific code in the details, "" if there is none."""
     violations = [
         violation
         for detail in details

@@ -25,7 +25,7 @@ _LONG_RATIOS = (*_RATIOS, "1:4", "4:1", "1:8", "8:1")
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """What the image models that match take: ratios, and sizes by the side of a square."""
+    """What matching image models accept: ratios, and sizes by the side of a square."""
 
     model: str
     ratios: tuple[str, ...] = _RATIOS
@@ -37,7 +37,7 @@ _ROWS = (
     _Row("gemini-3-pro*"),
     _Row("*", _LONG_RATIOS, ((512, "512"), (1024, "1K"), (2048, "2K"), (4096, "4K"))),
 )
-"""The first match holds (Google's documentation, November 2026)."""
+"""The first match applies (Google's documentation, November 2026)."""
 
 
 class GoogleImages:
@@ -76,7 +76,7 @@ class GoogleImages:
         return ImageResult(images, usage)
 
     def image_decoder(self) -> None:
-        """Return None: an image comes whole."""
+        """Return None: an image is never streamed."""
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -85,13 +85,17 @@ class GoogleImages:
 
 def _refuse(request: ImageRequest, most_images: int | None) -> None:
     if request.mask is not None:
-        raise UnsupportedError("Gemini takes no mask: describe in the prompt where to edit")
+        raise UnsupportedError(
+            "Gemini does not accept a mask: describe in the prompt where to edit"
+        )
     if request.count > 1:
-        raise UnsupportedError("Gemini makes one image a request: ask as often as you want images")
+        raise UnsupportedError(
+            "Gemini makes one image per request: send one request for each image"
+        )
     if request.background == "transparent":
-        raise UnsupportedError("Gemini makes no transparent background")
+        raise UnsupportedError("Gemini cannot make a transparent background")
     if most_images is not None and len(request.images) > most_images:
-        raise UnsupportedError(f"this model takes at most {most_images} images")
+        raise UnsupportedError(f"this model accepts at most {most_images} images")
 
 
 def _warn(request: ImageRequest, warnings: Warnings) -> None:
@@ -129,7 +133,7 @@ def _image_config(
         side, config["imageSize"] = min(row.sizes, key=lambda size: _distance(size[0], wished))
     if request.size != ratio and request.pixels != (side, side):
         size = config.get("imageSize", "its own size")
-        warnings.add(f"Gemini makes images by ratio and class of size: {ratio} at {size} is asked")
+        warnings.add(f"Gemini makes images by ratio and size class: requested {ratio} at {size}")
     return config
 
 
@@ -143,12 +147,12 @@ def _value(ratio: str) -> float:
 
 
 def _no_image(items: list[Item], body: bytes) -> LLMError:
-    """Say why an answer holds no image: a filter, the model's failure, or its words."""
+    """Return why an answer has no image: a filter, the model's failure, or its words."""
     raw = next((item.raw_reason for item in items if isinstance(item, Finish)), "")
     text = "".join(item.text for item in items if isinstance(item, TextDelta))
     match load(body):
-        case {"candidates": [{"finishMessage": str() as told}, *_]} if told:
-            text = mend(told)
+        case {"candidates": [{"finishMessage": str() as message}, *_]} if message:
+            text = mend(message)
     if raw in BLOCKED:
         return block_error(raw, text)
     if error := ending_error(raw, text):

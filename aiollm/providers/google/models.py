@@ -1,4 +1,4 @@
-"""Gemini's models: the generation a name stands for, and how each family takes reasoning."""
+"""Gemini's models: the generation of a name, and the reasoning settings each family accepts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiollm.types import Effort
 
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
 _BUDGETS = (512, 1024, 8192, 24_576, 32_768)
-"""Tokens that stand for a level where a model takes the other of the two (Google's own mapping
-for OpenAI's efforts gives low, medium and high)."""
+"""Token budgets equivalent to levels, for a model that accepts only one of the two. Low, medium and
+high are Google's own mapping of OpenAI's efforts."""
 
 _EFFORTS: dict[Effort, int] = {"minimal": 0, "low": 1, "medium": 2, "high": 3, "xhigh": 4, "max": 4}
 
@@ -52,28 +52,28 @@ _ROWS = (
     _Thinking("gemini-3.6-flash*", _ALL_FOUR),
     _Thinking("*", _THREE),
 )
-"""The first match holds; levels that newer models take, too, stand last (November 2026)."""
+"""The first match applies; the last row is for newer models (November 2026)."""
 
 
 def resource(model: str) -> str:
-    """Return the resource name: `models/` goes before all but full names."""
+    """Return the resource name: add `models/` unless the name is complete."""
     return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
 
 
 def generation(model: str) -> int:
-    """Return the Gemini generation of a model; names without one pass for the newest."""
+    """Return the Gemini generation of a model, the newest for a name without one."""
     found = _GENERATION.match(model.removeprefix("models/"))
     return int(found[1]) if found else _NEWEST
 
 
 def thinking_config(model: str, wish: Effort | int, warnings: Warnings) -> dict[str, Any] | None:
-    """Translate a reasoning effort or budget to what `model` takes; None sends nothing."""
+    """Translate a reasoning effort or budget to what `model` accepts, None to send nothing."""
     model = model.removeprefix("models/")
     row = next(row for row in _ROWS if fnmatchcase(model, row.model))
     off = wish in ("none", 0)
     if row.budget is None and not row.levels:
         if not off:
-            warnings.add(f"{model} takes no reasoning setting: reasoning is dropped")
+            warnings.add(f"{model} has no reasoning setting: reasoning is dropped")
         return None
     setting: dict[str, Any] = {}
     if row.budget is not None:
@@ -114,7 +114,7 @@ def _budget(row: _Thinking, bounds: tuple[int, int], wish: Effort | int) -> int:
 
 
 def _level(row: _Thinking, wish: Effort | int) -> str:
-    """Return the nearest level the row has, the higher one of two as near."""
+    """Return the row's nearest level, the higher one of two at the same distance."""
     match wish:
         case "none" | 0:
             return row.levels[0]

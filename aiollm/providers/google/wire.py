@@ -1,4 +1,4 @@
-"""Gemini, the wire: chunks as small structs, and the readings of their odder parts."""
+"""Gemini, the wire: chunks as small structs, and functions that read their odd parts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aiollm.types import Certainty, Citation, Usage
 
 
 class _Wire(msgspec.Struct, gc=False, rename="camel"):
-    """A piece of the wire; every field may be absent or null."""
+    """A part of the wire; every field may be absent or null."""
 
 
 class Call(_Wire):
-    """A function call, whole or (on Vertex) in pieces."""
+    """A function call, complete or (on Vertex) in pieces."""
 
     name: str | None = None
     id: str | None = None
@@ -28,7 +28,7 @@ class Call(_Wire):
 
 
 class Part(_Wire):
-    """A part; what it holds besides these is found in the frame."""
+    """A part; other fields are read from the frame when needed."""
 
     text: str | None = None
     thought: bool | None = None
@@ -44,7 +44,7 @@ class Content(_Wire):
 
 
 class Source(_Wire):
-    """Where something is from."""
+    """A source, with its title and URL."""
 
     uri: str | None = None
     source_uri: str | None = None
@@ -60,7 +60,7 @@ class Citations(_Wire):
 
 
 class Ground(_Wire):
-    """A source the model searched for, by its kind."""
+    """A source that a search found, by its kind."""
 
     web: Source | None = None
     retrieved_context: Source | None = None
@@ -69,7 +69,7 @@ class Ground(_Wire):
 
 
 class Grounding(_Wire):
-    """Sources the model searched for."""
+    """Sources that a search found."""
 
     grounding_chunks: list[Ground] | None = None
 
@@ -119,9 +119,9 @@ class _PlainCandidate(_Wire):
 
 
 class Plain(_Wire):
-    """A chunk that brings one text, or ends the answer: the types themselves refuse the rest.
+    """A chunk with one text, or the end of the answer; decoding any other chunk fails.
 
-    So that reading the chunks that make up a stream costs few tests in Python.
+    This saves checks in Python for the chunks that make up most of a stream.
     """
 
     candidates: tuple[_PlainCandidate]
@@ -129,18 +129,18 @@ class Plain(_Wire):
 
 
 Last: TypeAlias = Candidate | _PlainCandidate
-"""What ends an answer."""
+"""A candidate that may end the answer."""
 
 
 class Feedback(_Wire):
-    """What the filters say of the prompt."""
+    """The filters' verdict on the prompt."""
 
     block_reason: str | None = None
     block_reason_message: str | None = None
 
 
 class Chunk(_Wire):
-    """A piece of the reply."""
+    """A chunk of the reply."""
 
     candidates: list[Candidate] | None = None
     usage_metadata: Counts | None = None
@@ -164,7 +164,7 @@ _BLOB = msgspec.json.Decoder(Blob | None)
 
 
 def usage_of(usage: Counts, certainty: Certainty) -> Usage:
-    """Return the counts; thoughts stand outside the candidates' tokens."""
+    """Return the usage; thoughts are not included in the candidates' tokens."""
     thoughts = usage.thoughts_token_count or 0
     return Usage(
         (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
@@ -176,18 +176,18 @@ def usage_of(usage: Counts, certainty: Certainty) -> Usage:
 
 
 def elements_of(frame: bytes) -> list[bytes]:
-    """Cut a JSON array (a stream asked for without alt=sse) into its elements."""
+    """Split a JSON array (a stream requested without alt=sse) into its elements."""
     try:
         return [bytes(item) for item in msgspec.json.decode(frame, type=list[msgspec.Raw])]
     except (ValueError, RecursionError):
         value = load(frame)
     if not isinstance(value, list):
-        raise ProtocolError("a frame is not the JSON it should be", frame=frame)
+        raise ProtocolError("a frame is not the expected JSON", frame=frame)
     return [json.dumps(item).encode() for item in value]
 
 
 def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
-    """Return a part as it came, {} when it holds nothing but what the decoder knows."""
+    """Return a part as it came, {} if it has only fields that the decoder knows."""
     try:
         raw = load(frame)["candidates"][candidate]["content"]["parts"][part]
     except (KeyError, IndexError, TypeError):
@@ -199,12 +199,12 @@ def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
 
 
 def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
-    """Return the MIME type and the bytes of inline data, b"" where there are none.
+    """Return the MIME type and the bytes of inline data, b"" if there are none.
 
     Raises: ProtocolError.
     """
     try:
-        # Decoding base64 as JSON is read is four times as fast as by way of a str.
+        # Decoding base64 while reading the JSON is four times as fast as through a str.
         blob = _BLOB.decode(raw) or Blob()
         return mend(blob.mime_type or ""), blob.data or b""
     except (ValueError, RecursionError):
@@ -218,7 +218,7 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
 
 
 def citations_of(candidate: Candidate) -> list[Citation]:
-    """Return the sources that a chunk names."""
+    """Return the sources in a chunk."""
     sources: list[Source | None] = []
     if cited := candidate.citation_metadata:
         sources += cited.citations or cited.citation_sources or ()

@@ -1,1 +1,1 @@
-"""llama-swap: OpenAI's wire with loading states, and its image routes."""
+"""llama-swap: OpenAI's wire with loading states, and image routes."""

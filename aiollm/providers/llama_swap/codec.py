@@ -1,4 +1,4 @@
-"""llama-swap: OpenAI's chat wire under /v1, and errors of its own beside those it passes on."""
+"""llama-swap: OpenAI's chat wire under /v1, with its own errors besides the upstream's."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RULES = (
     Rule(OverloadedError, codes=("service_unavailable",)),
     Rule(ServerError, codes=("internal_error", "bad_gateway", "gateway_timeout", "conflict")),
 )
-"""llama-swap's own codes; `concurrency_limit` asks for one second in its header, too."""
+"""llama-swap's own codes; for `concurrency_limit` its header asks for one second, too."""
 
 
 class LlamaSwapCodec(ChatCodec):
-    """Chat through llama-swap; all opaque state is OpenAI's, for that is what it passes on."""
+    """Chat through llama-swap, which passes on OpenAI's wire, and so its opaque state."""
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
@@ -51,6 +51,6 @@ class LlamaSwapCodec(ChatCodec):
 
 
 def openai_wire(provider: Provider) -> Provider:
-    """Return the provider as its OpenAI wire sees it: under /v1, beside the management."""
+    """Return the provider with the base URL of its OpenAI wire, under /v1."""
     base = provider.base_url.removesuffix("/v1")
     return msgspec.structs.replace(provider, base_url=f"{base}/v1")

@@ -44,10 +44,10 @@ class LlamaSwapImages(OpenAIImages):
 
 
 class SdapiImages:
-    """Images as stable-diffusion-webui makes them: txt2img, and img2img from images.
+    """Images over stable-diffusion-webui's routes: txt2img, or img2img to edit images.
 
-    It heeds a seed. What it takes besides (`steps`, `cfg_scale`, `negative_prompt`,
-    `denoising_strength`, `n_iter`) goes through `extra`.
+    It supports a seed. Pass its other settings (`steps`, `cfg_scale`, `negative_prompt`,
+    `denoising_strength`, `n_iter`) in `extra`.
     """
 
     def encode_images(
@@ -57,7 +57,7 @@ class SdapiImages:
         if request.mask is not None:
             raise UnsupportedError("/sdapi reads masks by brightness, not by transparency")
         if request.background == "transparent":
-            raise UnsupportedError("/sdapi makes no transparent background")
+            raise UnsupportedError("/sdapi cannot make a transparent background")
         warnings = Warnings()
         _warn(request, warnings)
         body: dict[str, Any] = {"model": target.model, "prompt": request.prompt}
@@ -70,7 +70,7 @@ class SdapiImages:
         if request.images:
             first, *others = map(_inline, request.images)
             body["init_images"] = [first]
-            # stable-diffusion.cpp's own addition for images besides the first.
+            # An addition of stable-diffusion.cpp, for images after the first.
             body |= {"extra_images": others} if others else {}
         base = provider.base_url.removesuffix("/v1")
         return HttpRequest(
@@ -88,10 +88,10 @@ class SdapiImages:
         value = load(reply.body)
         if is_error(value):
             raise stream_error(value, reply.body)
-        raise GenerationError("the reply holds no image", body=reply.body)
+        raise GenerationError("the reply contains no image", body=reply.body)
 
     def image_decoder(self) -> None:
-        """Return None: the images come whole."""
+        """Return None: the images are never streamed."""
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply, llama-swap's own or the upstream's."""
@@ -102,7 +102,7 @@ def _files(body: bytes) -> list[bytes | None]:
     try:
         return _MADE.decode(body).images
     except (ValueError, RecursionError):
-        pass  # data URLs, base64 of another kind, or no JSON of this kind at all
+        pass  # data URLs, another form of base64, or different JSON
     match load(body):
         case {"images": list() as texts}:
             return [from_text(text) for text in texts if isinstance(text, str)]
@@ -121,5 +121,5 @@ def _inline(image: ImagePart) -> Blob | str:
         return Blob(image.data)
     head, comma, text = image.url.partition(";base64,")
     if not comma or not head.startswith("data:"):
-        raise UnsupportedError("/sdapi fetches no image URLs: send the image's bytes")
+        raise UnsupportedError("/sdapi does not fetch image URLs: send the image's bytes")
     return text

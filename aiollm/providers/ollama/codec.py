@@ -1,4 +1,4 @@
-"""Ollama's native API: /api/chat as lines of JSON; foreman and Ollama's cloud speak it, too."""
+"""Ollama's native API: /api/chat as JSON lines; foreman and Ollama's cloud use it, too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _THINK: dict[Effort, bool | str] = {
 
 
 class OllamaCodec:
-    """Chat over Ollama's native API; the token, if any, goes as Bearer."""
+    """Chat over Ollama's native API; a token is sent as Bearer."""
 
     family = FAMILY
 
@@ -102,7 +102,7 @@ def _tools(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
 
 def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
     if tool.strict:
-        warnings.add("Ollama does not hold tool calls to their schema: strict is dropped")
+        warnings.add("Ollama does not enforce a tool's schema: strict is dropped")
     function = {
         "name": tool.name,
         "description": tool.description,
@@ -127,7 +127,7 @@ def _options(request: Request) -> dict[str, Any]:
 
 
 def _context(body: dict[str, Any]) -> int:
-    """Return the context that the request sets, in tokens, 0 where it sets none."""
+    """Return the context that the request sets, in tokens, 0 if it does not."""
     match body.get("options"):
         case {"num_ctx": int() as tokens}:
             return tokens
@@ -138,7 +138,7 @@ def _context(body: dict[str, Any]) -> int:
 def _think(reasoning: Effort | int, warnings: Warnings) -> bool | str:
     if isinstance(reasoning, int):
         if reasoning > 0:
-            warnings.add("Ollama takes no thinking budget: thinking is switched on without one")
+            warnings.add("Ollama has no thinking budget: thinking is switched on without one")
         return reasoning > 0
     think = _THINK[reasoning]
     if think not in (False, reasoning):

@@ -1,4 +1,4 @@
-"""Ollama's lines to items: text, thinking, calls, counts, the end."""
+"""Ollama's lines to items: text, thinking, calls, counts and the end."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from aiollm.types import (
 )
 
 FULL = 0.95
-"""The part of its context from which a prompt counts as cut: Ollama drops whole messages."""
+"""A prompt that fills this part of the context was probably cut: Ollama drops whole messages."""
 
 _REASONS: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
-"""Ollama's words for an end; `load` and `unload` answer requests without messages."""
+"""Ollama's done reasons; `load` and `unload` answer requests without messages."""
 
 
 class _Function(msgspec.Struct):
@@ -65,7 +65,10 @@ class _PlainMessage(msgspec.Struct, gc=False):
 
 
 class _Plain(msgspec.Struct, gc=False):
-    """A line that brings text: the types themselves refuse the rest, the last line aside."""
+    """A line with text, or the last line; decoding most other lines fails.
+
+    This saves checks in Python for the lines that make up most of a stream.
+    """
 
     message: _PlainMessage
     done: bool | None = None
@@ -79,13 +82,13 @@ _PLAIN = msgspec.json.Decoder(_Plain)
 class OllamaDecoder:
     """Lines of one reply to items; the line with `done` is the end.
 
-    `context` is what the request set or the server told, in tokens, 0 where that is unknown: a
-    prompt that fills it was probably cut.
+    `context` is the context in tokens, set by the request or reported by the server, 0 if unknown.
+    A prompt that fills it was probably cut.
     """
 
     __slots__ = ("_calls", "_context", "_joiner", "finished")
 
-    ending = False  # the chunk that ends the answer is the last
+    ending = False  # nothing follows the chunk that ends the answer
 
     def __init__(self, context: int = 0) -> None:
         self.finished: bool = False
@@ -116,11 +119,11 @@ class OllamaDecoder:
                 return
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole. Raises: LLMError."""
+        """Decode a reply that was not streamed. Raises: LLMError."""
         try:
             self.feed((body,), out)
         except ProtocolError:
-            # Lines under the wrong content type.
+            # JSON lines with the wrong content type.
             self.feed([line for line in body.split(b"\n") if line.strip()], out)
         self.close(out)
 
@@ -132,7 +135,7 @@ class OllamaDecoder:
             raise StreamInterrupted("the stream ended without its last line (done: true)")
 
     def _line(self, frame: bytes, out: list[Item]) -> bool:
-        """Decode any line; say whether it was the last."""
+        """Decode any line; return whether it was the last."""
         line = self._decode(frame)
         if line.error:
             fault = fault_of({"error": line.error})
@@ -192,7 +195,7 @@ class OllamaDecoder:
         out.append(Finish(reason, raw, _usage(line)))
 
     def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
-        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        """Emit the surrogates that never got their other half."""
         if thinking := joiner.flush("thinking"):
             out.append(ReasoningDelta(thinking))
         if text := joiner.flush("content"):
@@ -200,7 +203,7 @@ class OllamaDecoder:
 
 
 def _arguments(value: Any) -> str:
-    """Return the arguments as JSON text; some hosted models send text already."""
+    """Return the arguments as JSON text; some hosted models already send text."""
     match value:
         case None:
             return "{}"
@@ -214,6 +217,6 @@ def _usage(line: _Line) -> Usage:
     counts = (line.prompt_eval_count, line.eval_count)
     if counts == (None, None):
         return Usage()
-    # A zero count is left out of the line, and older servers leave out a cached prompt's.
+    # A zero count is missing from the line; in older servers, so is the count of a cached prompt.
     certainty: Certainty = "partial" if None in counts else "exact"
     return Usage(counts[0] or 0, counts[1] or 0, certainty=certainty)

@@ -1,4 +1,4 @@
-"""Ollama's errors: rows for its bare texts."""
+"""Ollama's errors: rows that match its texts."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ RULES = (
     Rule(OverloadedError, texts=("requires more system memory",), retry_after=60.0),
     Rule(QuotaError, status=429, texts=("usage limit",)),
 )
-"""Ollama's errors are bare texts; it names no delay, so two rows bring their own (seconds)."""
+"""Ollama's errors are texts without codes or delays, so two rows have their own (seconds)."""

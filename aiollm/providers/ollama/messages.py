@@ -1,4 +1,4 @@
-"""Canonical messages to those of Ollama's native chat."""
+"""Encode messages for Ollama's native chat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiollm.types import (
 )
 
 FAMILY = "ollama"
-"""Whose opaque state is replayed; Ollama has none so far."""
+"""The family whose opaque state is replayed; Ollama has no such state so far."""
 
 
 def messages(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
@@ -43,8 +43,8 @@ def messages(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
 class _Turns:
     """Builds the wire's messages.
 
-    Images of tool results wait for a user message after all results of the turn: whether a
-    model sees images on a tool message depends on its template.
+    Images of tool results are moved to a user message after all results of the turn, because
+    whether a model sees the images of a tool message depends on its template.
     """
 
     def __init__(self, warnings: Warnings, out: list[dict[str, Any]]) -> None:
@@ -120,7 +120,7 @@ class _Turns:
         except OutputError:
             arguments = {}
             self._warnings.add(
-                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+                f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         call: dict[str, Any] = {"function": {"name": part.name, "arguments": arguments}}
         return {"id": part.id, **call} if part.id else call
@@ -135,9 +135,11 @@ class _Turns:
                 case RefusalPart(text=text):
                     texts.append(text)
                 case DocumentPart():
-                    raise UnsupportedError("Ollama takes no documents: send their text or images")
+                    raise UnsupportedError(
+                        "Ollama does not accept documents: send their text or images"
+                    )
                 case AudioPart():
-                    raise UnsupportedError("Ollama takes no audio")
+                    raise UnsupportedError("Ollama does not accept audio")
                 case OpaquePart(provider_data=data):
                     self._warnings.own(data, FAMILY, "a part")
                 case _:
@@ -151,4 +153,4 @@ def _image(part: ImagePart) -> Blob | str:
     head, comma, data = part.url.partition(";base64,")
     if comma and head.startswith("data:"):
         return data
-    raise UnsupportedError("Ollama fetches no image URLs: send the image's bytes")
+    raise UnsupportedError("Ollama does not fetch image URLs: send the image's bytes")

@@ -1,1 +1,1 @@
-"""OpenAI's wires, Chat Completions and Responses, and all that speak them."""
+"""OpenAI's wires, Chat Completions, Responses and images, also for servers compatible with them."""

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, the wire that most servers and routers speak."""
+"""OpenAI's chat completions, the wire of most servers and routers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool
 
 
 class ChatCodec:
-    """Chat completions; `dialect` stands in for the one that the provider's host implies."""
+    """Chat completions; `dialect` overrides the one that the provider's host implies."""
 
     family = "openai"
 
@@ -90,7 +90,7 @@ def model_names(reply: HttpResponse) -> tuple[str, ...]:
 
 
 def check_media(provider: Provider, target: Target, request: Request) -> None:
-    """Refuse documents and audio that a target does not take. Raises: UnsupportedError."""
+    """Refuse documents and audio that a target does not accept. Raises: UnsupportedError."""
     for message in request.messages:
         if message.role == "user":
             for part in message.parts:
@@ -102,15 +102,15 @@ def _check_part(provider: Provider, target: Target, part: Part) -> None:
     facts = provider.capabilities(target.model)
     match part:
         case DocumentPart() if not facts.documents:
-            raise UnsupportedError(f"{target} takes no documents: send their text or images")
+            raise UnsupportedError(f"{target} does not accept documents: send their text or images")
         case AudioPart() if not facts.audio:
-            raise UnsupportedError(f"{target} takes no audio")
+            raise UnsupportedError(f"{target} does not accept audio")
         case _:
             pass
 
 
 def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, float]:
-    """Return temperature and top_p, as far as the model takes other values than its own."""
+    """Return temperature and top_p, unless the model accepts only its default."""
     if request.temperature is None and request.top_p is None:
         return {}
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
@@ -119,7 +119,7 @@ def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, fl
         return given
     for name, value in given.items():
         if value != 1:
-            warnings.add(f"a reasoning model takes no {name} but its own: {value} is dropped")
+            warnings.add(f"a reasoning model accepts only its own {name}: {value} is dropped")
     return {}
 
 
@@ -129,12 +129,12 @@ def output_schema(output: Any, warnings: Warnings) -> dict[str, Any]:
     try:
         return {"name": name, "schema": strict(schema), "strict": True}
     except UnsupportedError as error:
-        warnings.add(f"the answer is not held to its schema strictly: {error.message}")
+        warnings.add(f"the schema of the answer is not strictly enforced: {error.message}")
     return {"name": name, "schema": schema, "strict": False}
 
 
 def function(tool: Tool) -> dict[str, Any]:
-    """Return a tool's function. Raises: UnsupportedError for what strict mode cannot say."""
+    """Return a tool's function. Raises: UnsupportedError for what strict mode cannot express."""
     wire: dict[str, Any] = {"name": tool.name}
     if tool.description:
         wire["description"] = tool.description
@@ -179,13 +179,13 @@ def _tools(request: Request) -> dict[str, Any]:
 def _response_format(
     request: Request, dialect: Dialect, warnings: Warnings
 ) -> tuple[dict[str, Any], str]:
-    """Return the field for a structured answer, and what the system prompt has to say of it."""
+    """Return the field for a structured answer, and a note about it for the system prompt."""
     if request.output is None:
         return {}, ""
     if dialect.json_schema:
         schema = output_schema(request.output, warnings)
         return {"response_format": {"type": "json_schema", "json_schema": schema}}, ""
-    warnings.add(f"{dialect.name} holds answers to JSON, not to a schema: it is only told of it")
+    warnings.add(f"{dialect.name} enforces JSON but no schema: the schema goes into the prompt")
     text = bytes(json_body(json_schema(request.output))).decode()
     note = f"Answer with one JSON object and nothing else; it must fit this JSON schema:\n{text}"
     return {"response_format": {"type": "json_object"}}, note

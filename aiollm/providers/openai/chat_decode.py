@@ -1,7 +1,7 @@
-"""Chat completions: chunks of a stream, or a whole completion, to items.
+"""Chat completions: chunks of a stream, or a complete completion, to items.
 
-Facts: wire reference of November 2026; the rules are laxer than the official SDK's, for they
-must hold for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mistral and others alike.
+The rules follow OpenAI's reference as of November 2026. They are laxer than the official SDK's,
+because they must also work for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mistral and others.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _BROKEN: dict[str, type[ProviderError]] = {
     "abort": ServerError,
     "insufficient_system_resource": OverloadedError,
 }
-"""Words for an answer that the server broke off, which must not pass for a whole one."""
+"""Finish reasons of an answer that the server broke off, which must not count as complete."""
 
 _NO_USAGE = Usage()
 
@@ -111,7 +111,7 @@ class ChatDecoder:
 
     @property
     def ending(self) -> bool:
-        """Whether the finish reason has come; usage may follow."""
+        """Whether the finish reason has arrived; usage may follow."""
         return bool(self._reason)
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -137,7 +137,7 @@ class ChatDecoder:
             decode, kind = self._lane = self._frame(frame, out)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole. Raises: LLMError."""
+        """Decode a reply that was not streamed. Raises: LLMError."""
         if body.lstrip()[:5] in (b"data:", b"event"):
             framer = SSE()
             self.feed(framer.feed(body), out)
@@ -151,7 +151,7 @@ class ChatDecoder:
         self._end(out)
 
     def close(self, out: list[Item]) -> None:
-        """End the reply. Raises: StreamInterrupted when no finish reason has come."""
+        """End the reply. Raises: StreamInterrupted if no finish reason has arrived."""
         if self.finished:
             return
         if not self._reason:
@@ -159,7 +159,7 @@ class ChatDecoder:
         self._end(out)
 
     def _frame(self, frame: bytes, out: list[Item]) -> Lane:
-        """Decode any frame; return the lane that the next may take."""
+        """Decode any frame; return the lane with which to try the next one."""
         if not frame.strip():
             return NO_LANE
         if frame.startswith(b"[DONE]"):
@@ -201,7 +201,7 @@ class ChatDecoder:
         raise stream_error(value, frame)
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
-        """Take a chunk without choices: usage, an error, or what does not matter."""
+        """Process a chunk without choices: usage, an error, or one that does not matter."""
         if not chunk.usage and is_error(value := load(frame)):
             raise stream_error(value, frame)
         self._count(chunk, out)
@@ -212,7 +212,7 @@ class ChatDecoder:
         self._identified = self._identified or bool(chunk.id or chunk.model)
         for choice in chunk.choices or ():
             if choice.index:
-                self._notice("several choices came (n > 1): only the first is kept", out)
+                self._notice("the answer has several choices (n > 1): only the first is kept", out)
             elif self._is_loading(choice):
                 self._load(choice, out)
             else:
@@ -230,7 +230,7 @@ class ChatDecoder:
             self._reason = choice.finish_reason
 
     def _is_loading(self, choice: Choice) -> bool:
-        """Say whether llama-swap, not a model, speaks: it names neither id, model nor index."""
+        """Return whether llama-swap itself sent this: it has neither id, model nor index."""
         return (
             not (self._identified or self._opened)
             and choice.index is None
@@ -240,7 +240,7 @@ class ChatDecoder:
         )
 
     def _load(self, choice: Choice | None, out: list[Item]) -> None:
-        """Report the loading text line by line, less its ornaments."""
+        """Report the loading text line by line, without its decoration."""
         if choice is not None and choice.delta is not None:
             self._loading += choice.delta.reasoning_content or ""
             *lines, self._loading = self._loading.split("\n")
@@ -266,7 +266,7 @@ class ChatDecoder:
         if delta.images:
             out += images(delta.images)
         if delta.audio is not None:
-            self._notice("the answer holds audio, which is left out", out)
+            self._notice("the answer contains audio, which is left out", out)
 
     def _think(self, delta: Delta, out: list[Item]) -> None:
         self._reasoning = self._reasoning or Reasoning()
@@ -337,7 +337,7 @@ class ChatDecoder:
         return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason
 
     def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
-        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        """Emit the surrogates that never got their other half."""
         if thought := joiner.flush("reasoning"):
             out.append(ReasoningDelta(thought))
         if text := joiner.flush("content"):
@@ -347,7 +347,7 @@ class ChatDecoder:
 
 
 def _fragment(calls: ToolCallAssembler, frame: bytes, out: list[Item]) -> bool:
-    """Read a frame that brings a piece of arguments and nothing else; say whether it did."""
+    """Try to read a frame that has only a piece of arguments; return whether it was one."""
     try:
         (choice,) = FRAGMENT.decode(frame).choices
     except (ValueError, RecursionError):

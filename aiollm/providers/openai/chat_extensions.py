@@ -1,4 +1,4 @@
-"""What servers add to chat messages: reasoning, citations, images and lists of content parts."""
+"""Servers' additions to chat messages: reasoning, citations, images, lists of content parts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from aiollm.types import (
 )
 
 _PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
-"""Kinds of reasoning details that come in pieces, and the field that is cut."""
+"""Kinds of reasoning details that arrive in pieces, and the field that is cut."""
 
 
 class Reasoning:
-    """Reads the names that servers have for reasoning, and remembers what replay needs."""
+    """Reads reasoning under the names that servers use for it, and keeps what replay needs."""
 
     __slots__ = ("_details", "field")
 
@@ -31,18 +31,18 @@ class Reasoning:
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
     def read(self, content: str | None, other: Any, details: Sequence[Any] | None) -> str:
-        """Return a delta's reasoning, once, though it may come under several names."""
-        told = "".join(map(self._detail, details)) if details else ""
+        """Return a delta's reasoning only once, even if it comes under several names."""
+        detailed = "".join(map(self._detail, details)) if details else ""
         if content:
             self.field = "reasoning_content"
             return content
         if isinstance(other, str) and other:
             self.field = "reasoning"
             return other
-        return told
+        return detailed
 
     def data(self) -> dict[str, Any] | None:
-        """Return what the server may want back, None where there was no reasoning."""
+        """Return the state that the server may need back, None if there was no reasoning."""
         data: dict[str, Any] = {}
         if self.field:
             data["field"] = self.field
@@ -74,7 +74,7 @@ def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
 
 
 def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
-    """Read a content that is a list of parts, as Mistral's reasoning models have it."""
+    """Read content that is a list of parts, as Mistral's reasoning models send it."""
     for part in parts:
         match part:
             case {"type": "thinking", "thinking": str() as text} if text:
@@ -111,7 +111,7 @@ def images(parts: Sequence[Any]) -> Iterator[ImageChunk]:
 
 
 def image(url: str) -> ImagePart:
-    """Make an image of a URL, of bytes where it is a data URI."""
+    """Make an image from a URL, with bytes if it is a data URI."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
         return ImagePart(url=url)
@@ -119,7 +119,7 @@ def image(url: str) -> ImagePart:
 
 
 def image_of_base64(data: str, mime: str = "", url: str = "") -> ImagePart:
-    """Make an image of base64. Raises: ProtocolError where it is none."""
+    """Make an image from base64. Raises: ProtocolError if it is not base64."""
     try:
         raw = binascii.a2b_base64(data)
     except (ValueError, binascii.Error):

@@ -1,4 +1,4 @@
-"""Canonical messages to those of chat completions."""
+"""Encode messages for chat completions."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from aiollm.types import (
 )
 
 MAX_CALL_ID = 40
-"""Characters of a tool call's id at most; OpenAI refuses longer ones in chat."""
+"""The longest tool-call id that OpenAI accepts in chat, in characters."""
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
-"""What Mistral takes for a tool call's id."""
+"""The tool-call ids that Mistral accepts."""
 
 _AUDIO_FORMATS = {
     "audio/wav": "wav",
@@ -46,7 +46,7 @@ def messages(
 ) -> list[dict[str, Any]]:
     """Translate the system prompt and the conversation. Raises: UnsupportedError.
 
-    `system_note` is added to the system prompt.
+    `system_note` is appended to the system prompt.
     """
     out: list[dict[str, Any]] = []
     system = system_text(request)
@@ -67,8 +67,8 @@ def messages(
 class _Turns:
     """Builds the wire's messages.
 
-    Images that tools or the assistant made wait for one user message after all results of the
-    turn, for no other role may hold them.
+    Images made by tools or the assistant are moved to one user message after all results of the
+    turn, because no other role may contain images.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class _Turns:
     def _file(self, part: DocumentPart) -> dict[str, Any]:
         if part.url and not self._dialect.file_urls:
             raise UnsupportedError(
-                f"{self._dialect.name} fetches no document URLs in chat: send the bytes"
+                f"{self._dialect.name} does not fetch document URLs in chat: send the bytes"
             )
         return {"filename": part.name, "file_data": part.url or document_data(part)}
 
@@ -150,7 +150,7 @@ class _Turns:
         if calls:
             wire["tool_calls"] = calls
         wire |= self._opaque(message)
-        # A turn of reasoning alone, as a cut answer leaves it, is none to any server.
+        # Servers refuse a turn of only reasoning, which a cut answer may leave behind.
         if text or len(wire) > 2:
             self._replay(message, wire)
             self.out.append(wire)
@@ -160,7 +160,7 @@ class _Turns:
             self._warnings.add("audio of earlier answers cannot be sent back: dropped")
 
     def _words(self, message: Message) -> tuple[str, str]:
-        """Return text and refusal; where the wire has no refusals, they are text."""
+        """Return text and refusal; a dialect without refusals gets them as text."""
         texts, refusals = [], []
         for part in message.parts:
             match part:
@@ -187,7 +187,7 @@ class _Turns:
         if not part.valid:
             arguments = "{}"
             self._warnings.add(
-                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+                f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
         return wire | (data or {})
@@ -198,7 +198,7 @@ class _Turns:
         return call_id(id, MAX_CALL_ID)
 
     def _replay(self, message: Message, wire: dict[str, Any]) -> None:
-        """Send reasoning back as the host takes it, if it does."""
+        """Send reasoning back in the host's way, if it has one."""
         parts = (part for part in message.parts if isinstance(part, ReasoningPart))
         states = ((part.text, self._own(part)) for part in parts)
         own = [(text, state) for text, state in states if state is not None]
@@ -206,10 +206,10 @@ class _Turns:
         if replay is not None:
             replay(wire, "".join(text for text, _ in own), [state for _, state in own])
         elif own:
-            self._warnings.add(f"{self._dialect.name} takes no reasoning back: dropped")
+            self._warnings.add(f"{self._dialect.name} does not accept reasoning back: dropped")
 
     def _own(self, part: ReasoningPart) -> dict[str, Any] | None:
-        """Return a part's state, {} where it has none; None where it is another family's."""
+        """Return a part's state, {} if it has none, None if it is another family's."""
         if part.provider_data is None:
             return {}
         return self._warnings.own(part.provider_data, self._family, "reasoning")
@@ -231,7 +231,7 @@ def image_part(part: ImagePart) -> dict[str, Any]:
 
 
 def image_url(part: ImagePart) -> str | Blob:
-    """Return an image's URL, a data URI where it has bytes."""
+    """Return an image's URL, or a data URI if it has bytes."""
     return part.url or Blob(part.data, f"data:{image_mime(part) or 'image/jpeg'};base64,")
 
 
@@ -245,12 +245,12 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
     form = _AUDIO_FORMATS.get(part.mime.lower())
     if form is None or part.url:
         what = "a URL" if part.url else part.mime
-        raise UnsupportedError(f"audio goes as the bytes of a WAV or MP3 file, not as {what}")
+        raise UnsupportedError(f"audio must be the bytes of a WAV or MP3 file, not {what}")
     return {"type": "input_audio", "input_audio": {"data": Blob(part.data), "format": form}}
 
 
 def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
-    """Return the id of a tool call, a digest of it where it is longer than `limit`."""
+    """Return a tool call's id, or a digest of it if it is longer than `limit`."""
     return id if len(id) <= limit else f"call_{_hash(id)}"
 
 

@@ -1,7 +1,7 @@
-"""How hosts take the reasoning of earlier answers back, one function a way.
+"""The ways in which hosts accept the reasoning of earlier answers, one function for each.
 
-Each adds to an assistant's message: `text` is the reasoning's text, `states` are what the host
-sent with its pieces.
+Each one adds to an assistant's message: `text` is the text of the reasoning, `states` holds the
+state that the host sent with its pieces.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def in_its_field(wire: State, text: str, states: Iterable[State]) -> None:
 
 
 def as_reasoning_content(wire: State, text: str, states: Iterable[State]) -> None:
-    """Send the text as DeepSeek wants it, which refuses a call that comes back without it."""
+    """Send the text as DeepSeek requires it, which refuses a tool call without its reasoning."""
     del states
     if text or "tool_calls" in wire:
         wire["reasoning_content"] = text
 
 
 def as_details(wire: State, text: str, states: Iterable[State]) -> None:
-    """Send OpenRouter's details, else the text."""
+    """Send OpenRouter's details, or the text if there are none."""
     if details := [item for state in states for item in state.get("details", ())]:
         wire["reasoning_details"] = details
     elif text:
@@ -38,7 +38,7 @@ def as_details(wire: State, text: str, states: Iterable[State]) -> None:
 
 
 def as_content(wire: State, text: str, states: Iterable[State]) -> None:
-    """Send the text as Mistral's content part, before what was said."""
+    """Send the text as Mistral's content part, before the answer."""
     del states
     if text:
         said = wire["content"]

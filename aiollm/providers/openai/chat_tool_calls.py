@@ -1,4 +1,4 @@
-"""Tool calls of a chat stream, put together from fragments that servers label in many ways."""
+"""Assemble the tool calls of a chat stream from fragments that servers label in many ways."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class _Call:
 class ToolCallAssembler:
     """Numbers the calls in order of appearance, whatever `index` and `id` the fragments carry.
 
-    A fragment belongs to the call of its index, else of its id, else to the latest call. It
-    begins a call of its own when that one has another id or name, or is whole already; an id
-    that changes without a new name, from a server that makes one up for each fragment, does not.
+    A fragment belongs to the call with its index, else to the one with its id, else to the latest
+    call. It begins a new call if that call has another id or name, or is already complete. A new
+    id without a name does not begin one: some servers make up an id for every fragment.
     """
 
     __slots__ = ("_by_index", "_calls")
@@ -51,7 +51,7 @@ class ToolCallAssembler:
         arguments: str,
         data: ProviderData | None = None,
     ) -> ToolCallDelta:
-        """Take a fragment. Raises: ProtocolError for too many calls."""
+        """Add a fragment. Raises: ProtocolError for too many calls."""
         place = self._place(index, id, name, arguments)
         if place is None:
             place = self._begin(index, id, name)
@@ -65,7 +65,7 @@ class ToolCallAssembler:
         return ToolCallDelta(place, name=late, arguments=arguments)
 
     def extend(self, index: int, arguments: str) -> ToolCallDelta | None:
-        """Take a fragment that has nothing but arguments; None where no call has that index."""
+        """Add a fragment that has only arguments; return None if no call has that index."""
         place = self._by_index.get(index)
         if place is None:
             return None
@@ -73,7 +73,7 @@ class ToolCallAssembler:
         return ToolCallDelta(place, arguments=arguments)
 
     def end(self) -> list[ToolCallDelta]:
-        """Return what calls without arguments lack: an empty object."""
+        """Return an empty object as the arguments of each call that has none."""
         return [
             ToolCallDelta(place, arguments="{}")
             for place, call in enumerate(self._calls)
@@ -81,7 +81,7 @@ class ToolCallAssembler:
         ]
 
     def whole(self) -> bool:
-        """Say whether there are calls, and all have a JSON object or nothing for arguments."""
+        """Return whether there are calls, all with a JSON object or nothing as arguments."""
         return bool(self._calls) and all(call.blank() or call.whole() for call in self._calls)
 
     def _begin(self, index: int | None, id: str, name: str) -> int:  # noqa: A002
@@ -96,6 +96,8 @@ class ToolCallAssembler:
         if place is None:
             return None
         call = self._calls[place]
+        # Some servers use index 0 for every call, or none at all: only a changed id or name, or
+        # complete arguments, show that a new call begins.
         if id and call.known and id != call.id:
             return None if name or call.whole() else place
         if not id and name and call.name:

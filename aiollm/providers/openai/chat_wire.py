@@ -1,4 +1,4 @@
-"""The JSON of chat completions, as far as it is read; every field may be missing or null."""
+"""The parts of chat completions' JSON that are read; every field may be missing or null."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Rest(msgspec.Struct, gc=False):
 
 
 class OneText(_Rest, gc=False):
-    """A delta with one text; a subclass says by what name."""
+    """A delta with one text, whose name a subclass defines."""
 
     text: str | None = None
     tool_calls: _EmptyList = None
@@ -54,7 +54,7 @@ class _Arguments(msgspec.Struct, gc=False):
 
 
 class Fragment(msgspec.Struct, gc=False):
-    """A piece of the arguments of a call that has begun."""
+    """A piece of the arguments of a call that has already begun."""
 
     index: int
     function: _Arguments
@@ -81,9 +81,9 @@ class _PlainChoice(msgspec.Struct, Generic[D_co], gc=False):
 
 
 class Plain(msgspec.Struct, Generic[D_co], gc=False):
-    """A chunk that brings one thing, or ends the answer: the types themselves refuse the rest.
+    """A chunk with just one piece, or the end of the answer; decoding any other chunk fails.
 
-    So that reading the chunks that make up a stream costs no test in Python.
+    This avoids checks in Python for the chunks that make up most of a stream.
     """
 
     choices: tuple[_PlainChoice[D_co]]
@@ -93,14 +93,14 @@ class Plain(msgspec.Struct, Generic[D_co], gc=False):
 
 
 class Lane(NamedTuple):
-    """How to read chunks that only continue what the last one brought; no `decode`, no lane."""
+    """How to decode a chunk that continues the last one; without `decode` there is no fast way."""
 
     decode: Callable[[bytes], Plain[OneText]] | None
     kind: Callable[[str], TextDelta | ReasoningDelta]
 
 
 class Function(msgspec.Struct, gc=False):
-    """What a call names, and its arguments or a piece of them."""
+    """The function that a call names, and its arguments or a piece of them."""
 
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
@@ -124,7 +124,7 @@ class Call(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a chunk brings; a whole message has the same fields."""
+    """The content of a chunk; a complete message has the same fields."""
 
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
@@ -148,7 +148,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Details(msgspec.Struct, gc=False):
-    """What token counts are made of."""
+    """A breakdown of token counts."""
 
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -166,13 +166,13 @@ class Counts(msgspec.Struct, gc=False):
 
 
 class Groq(msgspec.Struct, gc=False):
-    """Where Groq puts its counts."""
+    """The object in which Groq sends its counts."""
 
     usage: Counts | None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """A chunk of a stream, or a whole completion."""
+    """A chunk of a stream, or a complete completion."""
 
     id: str | None = None
     model: str | None = None
@@ -198,12 +198,12 @@ LANES: dict[str, Lane] = {
 
 
 def usage_of(counts: Counts) -> Usage:
-    """Return what a chunk's counts say."""
+    """Return the usage in a chunk's counts."""
     given = (counts.prompt_tokens, counts.completion_tokens)
     prompt, completion = given[0] or 0, given[1] or 0
     read, made = counts.prompt_tokens_details, counts.completion_tokens_details
     reasoning = (made and made.reasoning_tokens) or 0
-    # xAI counts reasoning beside the completion, and only the total tells.
+    # xAI does not include reasoning in the completion tokens; only the total shows that.
     if reasoning and counts.total_tokens == prompt + completion + reasoning:
         completion += reasoning
     return Usage(

@@ -1,7 +1,7 @@
-"""Dialects of chat completions: what the hosts that speak it call things, and take back.
+"""Dialects of chat completions: the names that hosts use, and the reasoning they accept back.
 
-Facts of November 2026: the vendors' pages, and reports of requests they refused. A host without
-a row is taken for one of the many servers that ignore what they do not know.
+Sources, as of November 2026: the vendors' documentation, and reports of requests they refused. A
+host without a row is treated like most servers, which ignore fields they do not know.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 class Dialect(msgspec.Struct, frozen=True):
     """How one kind of host reads a request; the defaults suit most servers.
 
-    `max_tokens`, `seed` and `budget` (of reasoning, in tokens) name fields, `system` a role.
-    `usage_option` says that usage must be asked for, `padding` whether to ask for OpenAI's
-    padding of chunks. `replay` is how the host takes reasoning back, None if it does not.
-    `short_call_ids` are Mistral's nine letters and digits.
+    `max_tokens`, `seed` and `budget` (of reasoning, in tokens) are names of fields, `system` of a
+    role. `usage_option`: usage must be requested. `padding`: send the option that controls
+    OpenAI's padding of chunks. `replay`: how to send reasoning back, None if the host does not
+    accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral.
     """
 
     name: str
@@ -107,13 +107,13 @@ STRICT = Dialect(
 COMPATIBLE = Dialect("this server", budget="thinking_budget_tokens", replay=in_its_field)
 
 DIALECTS = (OPENAI, AZURE, OPENROUTER, DEEPSEEK, GROQ, MISTRAL, STRICT, COMPATIBLE)
-"""The first whose hosts match wins."""
+"""The first dialect whose hosts match applies."""
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What OpenAI's own models refuse, in chat and Responses alike; the first match wins.
+    """What OpenAI's own models refuse, in chat and in Responses; the first match applies.
 
-    `plain_tools`: in chat they call tools only with reasoning switched off in so many words.
+    `plain_tools`: in chat, they call tools only if reasoning is explicitly switched off.
     """
 
     names: tuple[str, ...]
@@ -132,7 +132,7 @@ MODELS = (
 )
 
 _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, "medium"))
-"""Effort words for budgets up to so many tokens, where a host knows only words."""
+"""Effort words for budgets up to this many tokens, for hosts that accept only words."""
 
 
 @lru_cache(maxsize=256)
@@ -144,7 +144,7 @@ def dialect_of(host: str) -> Dialect:
 
 @lru_cache(maxsize=256)
 def model_of(name: str, dialect: Dialect) -> Model:
-    """Return what is known of a model, which is something only at OpenAI and Azure."""
+    """Return the facts about a model; they are known only for OpenAI and Azure."""
     if dialect not in (OPENAI, AZURE):
         return MODELS[-1]
     return next(row for row in MODELS if any(fnmatchcase(name, own) for own in row.names))
@@ -153,14 +153,14 @@ def model_of(name: str, dialect: Dialect) -> Model:
 def thinking(
     request: Request, dialect: Dialect, model: Model, warnings: Warnings
 ) -> dict[str, Any]:
-    """Return the fields that set the reasoning's effort or budget."""
+    """Return the fields that set the effort or budget of reasoning."""
     asked = request.reasoning
     if asked is None:
         return _silent(warnings) if model.plain_tools and request.tools else {}
     if isinstance(asked, int) and asked > 0 and dialect.budget:
         if dialect.thinking == "openrouter":
             return {"reasoning": {dialect.budget: asked}}
-        warnings.add("llama.cpp keeps to a reasoning budget; another server may ignore it")
+        warnings.add("llama.cpp enforces a reasoning budget; other servers may ignore it")
         return {dialect.budget: asked}
     efforts = tuple(word for word in dialect.efforts if word in model.efforts)
     effort = effort_for(asked, efforts, dialect.name, warnings)
@@ -177,8 +177,8 @@ def thinking(
 
 def _silent(warnings: Warnings) -> dict[str, Any]:
     warnings.add(
-        "this model calls tools in chat completions only without reasoning, which is off: "
-        "api=responses has both"
+        "this model calls tools in chat completions only without reasoning, which is now off: "
+        "api=responses supports both"
     )
     return {"reasoning_effort": "none"}
 
@@ -186,11 +186,11 @@ def _silent(warnings: Warnings) -> dict[str, Any]:
 def effort_for(
     asked: Effort | int, efforts: tuple[Effort, ...], name: str, warnings: Warnings
 ) -> Effort:
-    """Return the word for an effort or a budget among those a host knows."""
+    """Return the word for an effort or a budget among those that a host accepts."""
     if isinstance(asked, int):
         wanted: Effort = next((word for limit, word in _BUDGETS if asked <= limit), "high")
         if asked > 0:
-            warnings.add(f"{name} takes no reasoning budget: effort {wanted!r} is sent for it")
+            warnings.add(f"{name} has no reasoning budget: effort {wanted!r} is sent instead")
     else:
         wanted = asked
     rank = EFFORTS.index(wanted)
@@ -201,5 +201,5 @@ def effort_for(
 
 
 def _distance(rank: int, wanted: int) -> tuple[int, int]:
-    """Order efforts by nearness, the higher first among equals."""
+    """Order efforts by distance, the higher one first among equals."""
     return (abs(rank - wanted), -rank)

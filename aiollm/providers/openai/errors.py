@@ -1,4 +1,4 @@
-"""Errors of OpenAI's wires, chat and Responses, and of the many servers that speak them.
+"""Errors of OpenAI's wires, chat and Responses, and of the many servers compatible with them.
 
 Sources of codes and texts: the vendors' documentation and recorded replies, November 2026.
 """
@@ -109,7 +109,7 @@ RULES = (
         ),
     ),
 )
-"""What a code or text means wherever it stands."""
+"""Codes and texts that mean the same with any status."""
 
 _IN_STREAM = Rule(
     InvalidRequestError,
@@ -128,7 +128,7 @@ _IN_STREAM = Rule(
         "image_file_not_found",
     ),
 )
-"""What would be told by a status if the error had not come inside a stream."""
+"""Rules for an error inside a stream, which has no HTTP status."""
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
@@ -147,13 +147,13 @@ def reply_error(reply: HttpResponse) -> ProviderError:
 
 
 def stream_error(value: Any, frame: bytes = b"") -> ProviderError:
-    """Translate an error that came in a stream, decoded to `value`."""
+    """Translate an error inside a stream, decoded to `value`."""
     fault = _explained(fault_of(value))
     return _error(fault, hint=_hint(fault, {}, 0), body=frame)
 
 
 def is_error(value: Any) -> bool:
-    """Say whether a decoded frame without choices is an error, whatever its shape."""
+    """Return whether a decoded frame without choices is an error, whatever its shape."""
     match value:
         case [first, *_]:
             return is_error(first)
@@ -170,12 +170,12 @@ def is_error(value: Any) -> bool:
 
 
 def is_object(body: bytes) -> bool:
-    """Say whether a whole body may be the JSON object that an answer is."""
+    """Return whether a complete body may be a JSON object, as an answer must be."""
     return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def no_answer(body: bytes) -> ProviderError | ProtocolError:
-    """Return the error for a whole body that is not the answer it should be.
+    """Return the error for a complete body that is not an answer.
 
     Raises: ServerError if it is empty or a web page.
     """
@@ -183,7 +183,7 @@ def no_answer(body: bytes) -> ProviderError | ProtocolError:
     if is_error(value) or isinstance(value, str):
         return stream_error(value, body)
     check_answer(body, 200)
-    return ProtocolError("the body holds no answer", frame=body)
+    return ProtocolError("the body contains no answer", frame=body)
 
 
 def _error(
@@ -205,13 +205,13 @@ def _error(
 
 
 def _never_fits(message: str) -> bool:
-    """Say whether one request asks for more than the limit of a whole minute."""
+    """Return whether the request alone exceeds the limit per minute, so waiting is useless."""
     found = _TOKENS_ASKED.search(message)
     return found is not None and int(found[2]) > int(found[1])
 
 
 def _explained(fault: Fault) -> Fault:
-    """Add what a router tells of the provider behind it."""
+    """Add what a router reports about the provider behind it."""
     match fault.raw:
         case {"error": {"metadata": {"raw": str() as raw}}} if raw and raw not in fault.message:
             return msgspec.structs.replace(fault, message=f"{fault.message}: {raw}")
@@ -228,7 +228,7 @@ def _hint(fault: Fault, headers: Mapping[str, str], status: int) -> float | None
 
 
 def _window(fault: Fault, headers: Mapping[str, str]) -> float | None:
-    """Return when the exhausted window begins anew."""
+    """Return the seconds until the exhausted window resets."""
     names = [name for name in _WINDOWS if headers.get(f"x-ratelimit-remaining-{name}") == "0"]
     if fault.type in _WINDOWS:
         names = [fault.type]

@@ -1,4 +1,4 @@
-"""OpenAI's images API: generations as JSON, edits as a form; other servers speak it, too."""
+"""OpenAI's images API, also of other servers: generations as JSON, edits as a form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STANDARD = ((1024, 1024), (1536, 1024), (1024, 1536))
 _LONGEST, _SHORTEST = 3840, 2160
 _STEP = 16
 _AREA = 1536 * 864
-"""Pixels that a bare ratio gets: OpenAI's own example of a free size."""
+"""Pixels of an image for which only a ratio is given: OpenAI's example of a free size."""
 _COMPATIBLE_AREA = 1024 * 1024
 
 _SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
@@ -41,7 +41,7 @@ _TAKEN = ("image/png", "image/jpeg", "image/webp")
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """What OpenAI's image models that match take."""
+    """What matching image models of OpenAI accept."""
 
     model: str
     any_size: bool = True
@@ -61,11 +61,11 @@ _ROWS = (
     _Row("gpt-image-2-*"),
     _NEWEST,
 )
-"""The first match holds."""
+"""The first match applies."""
 
 
 class OpenAIImages:
-    """Images over OpenAI's wire; hosts other than OpenAI's get what the caller said, unchecked."""
+    """Images over OpenAI's wire; requests to hosts other than OpenAI's are not checked."""
 
     def encode_images(
         self, provider: Provider, target: Target, request: ImageRequest
@@ -87,7 +87,7 @@ class OpenAIImages:
         )
 
     def decode_images(self, reply: HttpResponse) -> ImageResult:
-        """Read a reply that came whole, as JSON or as events.
+        """Read a complete reply, JSON or events.
 
         Raises: ProviderError for an error in it, GenerationError for no image, ProtocolError.
         """
@@ -108,7 +108,7 @@ class OpenAIImages:
 
 
 def _own_fields(model: str, request: ImageRequest, warnings: Warnings) -> dict[str, Any]:
-    """Return the fields for OpenAI itself, which refuses what a model does not take."""
+    """Return the fields for OpenAI itself, which refuses what a model does not support."""
     _check(request)
     row = next(row for row in _ROWS if fnmatchcase(model, row.model))
     fields: dict[str, Any] = {"model": model, "prompt": request.prompt}
@@ -122,23 +122,23 @@ def _own_fields(model: str, request: ImageRequest, warnings: Warnings) -> dict[s
         fields["background"] = request.background
     if request.format is not None:
         if request.format not in row.formats:
-            raise UnsupportedError(f"{model} makes no {request.format} images")
+            raise UnsupportedError(f"{model} cannot make {request.format} images")
         fields["output_format"] = request.format
     if request.seed is not None:
-        warnings.add("OpenAI's images take no seed: it is dropped")
+        warnings.add("OpenAI's images have no seed: it is dropped")
     if request.partial_images and request.count > 1:
-        warnings.add("partial images come for one image only: partial_images is dropped")
+        warnings.add("partial images work only for one image: partial_images is dropped")
     elif request.partial_images:
         fields |= {"stream": True, "partial_images": request.partial_images}
     return fields
 
 
 def _compatible_fields(model: str, request: ImageRequest, warnings: Warnings) -> dict[str, Any]:
-    """Return the fields for a server of another make: the older dialect, asked for base64."""
+    """Return the fields for another server: the older dialect, requesting base64."""
     if request.partial_images:
-        warnings.add("partial images are asked of OpenAI alone: partial_images is dropped")
+        warnings.add("only OpenAI is asked for partial images: partial_images is dropped")
     if request.seed is not None:
-        warnings.add("a server of OpenAI's images API need not heed the seed")
+        warnings.add("a server compatible with OpenAI's images API may ignore the seed")
     fields = {
         "model": model,
         "prompt": request.prompt,
@@ -155,27 +155,27 @@ def _compatible_fields(model: str, request: ImageRequest, warnings: Warnings) ->
 
 def _check(request: ImageRequest) -> None:
     if request.count > MAX_COUNT:
-        raise UnsupportedError(f"OpenAI makes at most {MAX_COUNT} images a request")
+        raise UnsupportedError(f"OpenAI makes at most {MAX_COUNT} images per request")
     if len(request.prompt) > MAX_PROMPT:
-        raise UnsupportedError(f"OpenAI takes prompts of at most {MAX_PROMPT} characters")
+        raise UnsupportedError(f"OpenAI accepts prompts of at most {MAX_PROMPT} characters")
     if len(request.images) > MAX_IMAGES:
-        raise UnsupportedError(f"OpenAI edits at most {MAX_IMAGES} images a request")
+        raise UnsupportedError(f"OpenAI edits at most {MAX_IMAGES} images per request")
     if request.background == "transparent" and request.format not in (None, "png", "webp"):
         raise UnsupportedError("a transparent background needs the format png or webp")
     for image in request.images:
         if len(image.data) > MAX_IMAGE_BYTES:
-            raise UnsupportedError("OpenAI takes images of at most 50 MB")
+            raise UnsupportedError("OpenAI accepts images of at most 50 MB")
         if image_mime(image) not in _TAKEN:
-            raise UnsupportedError("OpenAI edits PNG, JPEG and WebP images alone")
+            raise UnsupportedError("OpenAI edits only PNG, JPEG and WebP images")
     if request.mask is not None:
         _check_mask(request.mask)
 
 
 def _check_mask(mask: ImagePart) -> None:
     if len(mask.data) > MAX_MASK_BYTES:
-        raise UnsupportedError("OpenAI takes masks of at most 4 MB")
+        raise UnsupportedError("OpenAI accepts masks of at most 4 MB")
     if image_mime(mask) != "image/png":
-        raise UnsupportedError("a mask is a PNG whose transparent part is to be edited")
+        raise UnsupportedError("a mask must be a PNG, whose transparent part is edited")
 
 
 def _quality(row: _Row, model: str, quality: str, warnings: Warnings) -> str:
@@ -197,7 +197,7 @@ def _own_size(row: _Row, request: ImageRequest, warnings: Warnings) -> str | Non
     else:
         size = near if near[0] / near[1] == ratio else _of_area(ratio, _AREA)
     if not 1 / 3 <= size[0] / size[1] <= 3 or max(size) > _LONGEST or min(size) > _SHORTEST:
-        raise UnsupportedError(f"OpenAI makes no image of the size {_shown(size)}")
+        raise UnsupportedError(f"OpenAI cannot make an image of size {_shown(size)}")
     if request.pixels not in (None, size):
         warnings.add(f"the size {_shown(request.pixels)} becomes {_shown(size)}")
     elif request.pixels is None and size[0] / size[1] != ratio:
@@ -206,7 +206,7 @@ def _own_size(row: _Row, request: ImageRequest, warnings: Warnings) -> str | Non
 
 
 def pixels_for(request: ImageRequest) -> tuple[int, int] | None:
-    """Return the size in pixels for a server without ratios, None where it is to choose."""
+    """Return the size in pixels for a server without ratios, None to let it choose."""
     if request.ratio is None:
         return None
     return request.pixels or _of_area(request.ratio, _COMPATIBLE_AREA)
@@ -240,7 +240,10 @@ def _edit(
 
 
 def _with_bytes(request: ImageRequest) -> ImageRequest:
-    """Return the request with data URLs decoded; a form holds files. Raises: UnsupportedError."""
+    """Return the request with data URLs decoded, because a form holds files.
+
+    Raises: UnsupportedError.
+    """
     given = (*request.images, request.mask)
     if all(image is None or image.data for image in given):
         return request
@@ -253,7 +256,7 @@ def _decoded(image: ImagePart) -> ImagePart:
     if image.data:
         return image
     if not comma or not head.startswith("data:"):
-        raise UnsupportedError("images to edit are sent as bytes, not as URLs")
+        raise UnsupportedError("images to edit must be bytes or data URLs, not URLs")
     return ImagePart(from_text(text), mime=head.removeprefix("data:"))
 
 
@@ -263,7 +266,7 @@ def _file(field: str, name: str, image: ImagePart) -> File:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the fields of a form; what is nested goes by `outer[inner]`."""
+    """Yield the fields of a form; a nested one is named `outer[inner]`."""
     match value:
         case Mapping():
             for key, item in value.items():

@@ -17,7 +17,7 @@ from aiollm.types import ImagePart, Usage
 
 
 class _Wire(msgspec.Struct, gc=False):
-    """A piece of the wire; every field may be absent or null."""
+    """A part of the wire; every field may be absent or null."""
 
 
 class _Datum(_Wire):
@@ -50,7 +50,7 @@ _EVENT = msgspec.json.Decoder(_Event)
 
 
 class OpenAIImageDecoder:
-    """Events of one reply to drafts; the one that completes an image is the end."""
+    """Events of one reply to drafts; the event that completes an image is the end."""
 
     __slots__ = ("_framer", "_result", "finished")
 
@@ -60,7 +60,7 @@ class OpenAIImageDecoder:
         self._result: ImageResult | None = None
 
     def feed(self, data: bytes, out: list[PartialImage]) -> None:
-        """Decode what a read brought, b"" at the end. Raises: ProviderError, ProtocolError."""
+        """Decode the bytes of one read, b"" at the end. Raises: ProviderError, ProtocolError."""
         for frame in self._framer.feed(data) if data else self._framer.close():
             if not frame.startswith(b"[DONE]"):
                 self._event(frame, out)
@@ -87,7 +87,7 @@ class OpenAIImageDecoder:
 
 
 def result_of(body: bytes) -> ImageResult:
-    """Read a whole reply. Raises: ProviderError for an error in it, ProtocolError."""
+    """Read a complete reply. Raises: ProviderError for an error in it, ProtocolError."""
     try:
         reply = _REPLY.decode(body)
     except (ValueError, RecursionError):
@@ -101,9 +101,9 @@ def _result(reply: _Reply, body: bytes) -> ImageResult:
         value = load(body)
         if is_error(value):
             raise stream_error(value, body)
-        raise GenerationError("the reply holds no image", body=body)
-    told = (datum.revised_prompt for datum in reply.data or () if datum.revised_prompt)
-    return ImageResult(images, _usage(reply.usage), mend(next(told, "")))
+        raise GenerationError("the reply contains no image", body=body)
+    revised = (datum.revised_prompt for datum in reply.data or () if datum.revised_prompt)
+    return ImageResult(images, _usage(reply.usage), mend(next(revised, "")))
 
 
 def _images(reply: _Reply) -> list[ImagePart]:
@@ -119,7 +119,7 @@ def _images(reply: _Reply) -> list[ImagePart]:
 
 
 def _image(data: bytes, format_: str | None) -> ImagePart:
-    """Return the image with the type that its bytes tell, else the one the reply names."""
+    """Return the image, with the type detected from its bytes, else the one in the reply."""
     named = {"svg": "image/svg+xml", "jpg": "image/jpeg"}.get(format_ or "", f"image/{format_}")
     return ImagePart(data, mime=mime_of(data) or (mend(named) if format_ else ""))
 
@@ -131,9 +131,9 @@ def _usage(usage: _Usage | None) -> Usage:
 
 
 def _lax_reply(value: Any, body: bytes) -> _Reply:
-    """Read a reply with odd values or base64 of the odd kind."""
+    """Read a reply with odd values or another form of base64."""
     if not isinstance(value, dict):
-        raise ProtocolError("the reply is not the JSON it should be", frame=body)
+        raise ProtocolError("the reply is not the expected JSON", frame=body)
     items = value.get("data")
     items = items if isinstance(items, list) else []
     data = [_lax_datum(item) for item in items if isinstance(item, dict)]
@@ -146,7 +146,7 @@ def _read_event(frame: bytes) -> _Event:
     except (ValueError, RecursionError):
         value = load(frame)
     if not isinstance(value, dict):
-        raise ProtocolError("an event is not the JSON it should be", frame=frame)
+        raise ProtocolError("an event is not the expected JSON", frame=frame)
     index = value.get("partial_image_index")
     return _Event(
         _text(value.get("type")),

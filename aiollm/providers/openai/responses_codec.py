@@ -24,11 +24,11 @@ from aiollm.providers.openai.responses_items import input_items
 from aiollm.types import Request, Target
 
 MIN_OUTPUT_TOKENS = 16
-"""OpenAI refuses a lower limit."""
+"""The lowest limit that OpenAI accepts."""
 
 
 class ResponsesCodec:
-    """Responses without server-side state: the whole conversation goes with every request."""
+    """Responses without server-side state: every request has the complete conversation."""
 
     family = FAMILY
 
@@ -86,9 +86,9 @@ class ResponsesCodec:
 
 def _check(request: Request, warnings: Warnings) -> None:
     if request.stop:
-        raise UnsupportedError("Responses take no stop sequences: use api=chat")
+        raise UnsupportedError("Responses do not support stop sequences: use api=chat")
     if request.seed is not None:
-        warnings.add("Responses take no seed: dropped")
+        warnings.add("Responses do not support a seed: dropped")
 
 
 def _instructions(request: Request) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _text(request: Request, warnings: Warnings) -> dict[str, Any]:
 def _reasoning(
     request: Request, dialect: Dialect, model: Model, warnings: Warnings
 ) -> dict[str, Any]:
-    """Ask for reasoning that can be read and replayed, where there is any to expect."""
+    """Request reasoning that can be read and replayed, if the model reasons."""
     asked = request.reasoning
     if asked is None and model.sampling:
         return {}

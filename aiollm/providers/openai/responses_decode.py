@@ -1,8 +1,8 @@
-"""OpenAI's Responses: events of a stream, or a whole response, to items.
+"""OpenAI's Responses: events of a stream, or a complete response, to items.
 
-Events of several output items interleave: they are told apart by `output_index`, which some
-servers leave out, and then by `item_id`. What a `.done` event repeats is used only where no
-delta came before it, as with proxies that send whole values.
+Events of several output items interleave. `output_index` says which one an event belongs to, or
+`item_id` for servers without it. The value that a `.done` event repeats is used only if no delta
+came before it, because some proxies send only complete values.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _INCOMPLETE: dict[str, FinishReason] = {
     "content_filter": "content_filter",
 }
 _CALL_FIELDS = {"type", "call_id", "name", "arguments", "input"}
-"""Fields of a call that have a canonical place; the others are kept for replay."""
+"""Fields of a call that become canonical; the others are kept for replay."""
 
 
 class _Output:
-    """An output item as far as it has come; `heard` names its parts that have been given out.
+    """An output item so far; `heard` holds its parts that have been emitted.
 
-    `waiting` is the state that goes with the item's first text, `sent` what went.
+    `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
     """
 
     __slots__ = ("call", "cited", "heard", "named", "sent", "waiting")
@@ -86,7 +86,7 @@ class ResponsesDecoder:
         "finished",
     )
 
-    ending = False  # the chunk that ends the answer is the last
+    ending = False  # nothing follows the chunk that ends the answer
 
     def __init__(self) -> None:
         self.finished: bool = False
@@ -118,7 +118,7 @@ class ResponsesDecoder:
             current = self._current
 
     def whole(self, body: bytes, out: list[Item]) -> None:
-        """Decode a reply that came whole. Raises: LLMError."""
+        """Decode a reply that was not streamed. Raises: LLMError."""
         if body.lstrip()[:5] in (b"data:", b"event"):
             framer = NamedSSE()
             self.feed(framer.feed(body), out)
@@ -139,7 +139,7 @@ class ResponsesDecoder:
         return response
 
     def close(self, out: list[Item]) -> None:  # noqa: ARG002  the contract's
-        """End the reply. Raises: StreamInterrupted when no terminal event has come."""
+        """End the reply. Raises: StreamInterrupted if no terminal event has arrived."""
         if not self.finished:
             raise StreamInterrupted("the stream ended before response.completed")
 
@@ -165,7 +165,7 @@ class ResponsesDecoder:
         return event
 
     def _output(self, event: Event) -> _Output:
-        """Return the item an event belongs to, a new one where it is the first to tell of it."""
+        """Return the item that an event belongs to, a new one if it is the item's first event."""
         if event.output_index is not None:
             found = self._by_index.get(event.output_index)
         elif event.item_id or event.item is not None:
@@ -200,7 +200,7 @@ class ResponsesDecoder:
             self._current = -1 if event.output_index is None else event.output_index
 
     def _news(self, output: _Output, part: tuple[str, int], event: Event, field: str) -> str:
-        """Return a delta, or the whole value of a part that has had none."""
+        """Return a delta, or the complete value of a part without deltas."""
         value = event.delta
         if _is_done(event):
             if part in output.heard:
@@ -214,7 +214,7 @@ class ResponsesDecoder:
         return text
 
     def _say(self, output: _Output, text: str, out: list[Item]) -> None:
-        """Give out text; the first of an item carries the item's state."""
+        """Emit text; the first one of an item carries the item's state."""
         if not text:
             return
         state, output.waiting = output.waiting, None
@@ -233,7 +233,7 @@ class ResponsesDecoder:
         self._think(("thought", event.content_index or 0), event, out)
 
     def _think(self, part: tuple[str, int], event: Event, out: list[Item]) -> None:
-        """Give out reasoning, a paragraph break before a further part of the same item."""
+        """Emit reasoning, with a paragraph break before each further part of the same item."""
         output = self._output(event)
         gap = "\n\n" if output.heard and part not in output.heard else ""
         if text := self._news(output, part, event, "reasoning"):
@@ -265,7 +265,7 @@ class ResponsesDecoder:
         self._item(output, event.item or {}, out)
 
     def _item(self, output: _Output, item: dict[str, Any], out: list[Item]) -> None:
-        """Give out what a whole item has beyond what has been given out already."""
+        """Emit everything in a complete item that has not been emitted yet."""
         match item.get("type"):
             case "message":
                 self._message(output, item, out)
@@ -348,7 +348,7 @@ class ResponsesDecoder:
         return "tool_calls" if self._calls else "stop"
 
     def _flush(self, out: list[Item]) -> None:
-        """Give out halves of surrogate pairs that wait for the other half in vain."""
+        """Emit the surrogates that never got their other half."""
         if not self._joiner:
             return
         if thought := self._joiner.flush("reasoning"):
@@ -379,7 +379,7 @@ class ResponsesDecoder:
         "response.failed": _completed,
         "response.cancelled": _completed,
     }
-    """What is done on an event; the others tell nothing that these do not."""
+    """The handler of each event; other events add nothing to these."""
 
 
 def _is_done(event: Event) -> bool:
@@ -387,7 +387,7 @@ def _is_done(event: Event) -> bool:
 
 
 def _is_news(output: _Output, kind: str, index: int | None) -> bool:
-    """Say whether a part has not been given out, and note that it now is."""
+    """Return whether a part has not been emitted yet, and record that it now is."""
     part = (kind, index or 0)
     if part in output.heard:
         return False
@@ -396,7 +396,7 @@ def _is_news(output: _Output, kind: str, index: int | None) -> bool:
 
 
 def _marker(item: dict[str, Any]) -> dict[str, Any]:
-    """Return what a message item needs for replay beside its text."""
+    """Return what a message item needs for replay besides its text."""
     return {key: item[key] for key in ("id", "phase") if item.get(key)}
 
 

@@ -1,4 +1,4 @@
-"""Canonical messages to the input items of OpenAI's Responses."""
+"""Encode messages as the input items of OpenAI's Responses."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from aiollm.types import (
 )
 
 MAX_CALL_ID = 64
-"""Characters of a call's id at most."""
+"""The longest call id that OpenAI accepts, in characters."""
 
 
 _CONTEXT = {"previous_response_id", "conversation", "prompt"}
-"""Fields of `extra` that bring messages of their own."""
+"""Fields of `extra` that bring their own messages."""
 
 
 def input_items(
     request: Request, family: str, system_role: str, warnings: Warnings
 ) -> list[dict[str, Any]]:
-    """Translate the conversation; the system prompt goes elsewhere. Raises: UnsupportedError."""
+    """Translate the conversation without the system prompt. Raises: UnsupportedError."""
     stored = request.extra.get("store") is True
     turns = _Turns(family, system_role, warnings, stored=stored)
     for message in conversation(request):
         turns.add(message)
     turns.flush()
     if not turns.out and not _CONTEXT & set(request.extra):
-        raise UnsupportedError("Responses need a message besides the system prompt")
+        raise UnsupportedError("Responses require a message besides the system prompt")
     return turns.out
 
 
 class _Turns:
-    """Builds the items, each assistant part in its place.
+    """Builds the items, keeping the order of assistant parts.
 
-    `stored` says that the server knows its items by id alone.
+    `stored`: the server keeps its items, so that an id is enough to refer to one.
     """
 
     def __init__(self, family: str, system_role: str, warnings: Warnings, *, stored: bool) -> None:
@@ -78,7 +78,7 @@ class _Turns:
                 self._user(message)
 
     def flush(self) -> None:
-        """Give out the images of an answer, which no assistant message may hold."""
+        """Append the images of an answer, which an assistant message cannot contain."""
         if self._waiting:
             self.out.append({"role": "user", "content": self._waiting})
             self._waiting = []
@@ -145,7 +145,7 @@ class _Turns:
         turn.close()
 
     def _reasoning(self, turn: _Turn, data: ProviderData | None) -> None:
-        """Replay an item whose content the server gave; without it the id alone says nothing."""
+        """Replay an item if the server sent its content; its id alone would be unknown."""
         state = self._own(data, "reasoning") if data is not None else None
         item = state.get("item") if state is not None else None
         if not isinstance(item, dict):
@@ -164,7 +164,7 @@ class _Turns:
             return state | wire | {"input": part.arguments}
         if not part.valid:
             self._warnings.add(
-                f"the arguments of tool call {part.name!r} are no JSON object: sent as {{}}"
+                f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         arguments = (part.arguments or "{}") if part.valid else "{}"
         return {"type": "function_call", **wire, "arguments": arguments, **state}
@@ -182,10 +182,10 @@ class _Turns:
 
 
 class _Turn:
-    """The items of one assistant turn; adjacent texts of one message make one item.
+    """The items of one assistant turn; adjacent texts of one message become one item.
 
-    `unpaired` is set once reasoning had to be left out: the ids of what follows would then
-    remind the server of it, and it would refuse them.
+    `unpaired` is set once reasoning had to be left out. Later items are then sent without ids,
+    because the server refuses an id whose reasoning is missing.
     """
 
     def __init__(self, out: list[dict[str, Any]]) -> None:
@@ -213,14 +213,14 @@ class _Turn:
         self._content.append({"type": "refusal", "refusal": text})
 
     def close(self) -> None:
-        """End the current message; one whose id is not known goes in the short form."""
+        """End the current message; one without an id is sent in the short form."""
         content, state = self._content, self._state
         self._content, self._state = [], {}
         if not content:
             return
         if self.unpaired:
             state.pop("id", None)
-        # llama.cpp knows an assistant's item only by its type, which OpenAI takes as well.
+        # llama.cpp recognizes an assistant's item only by its type, which OpenAI accepts, too.
         wire: dict[str, Any] = {"type": "message", "role": "assistant", **state}
         if "id" in state:
             wire |= {"status": "completed", "content": content}

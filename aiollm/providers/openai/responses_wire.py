@@ -1,4 +1,4 @@
-"""The JSON of OpenAI's Responses, as far as it is read; every field may be missing or null."""
+"""The parts of OpenAI's Responses JSON that are read; every field may be missing or null."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiollm.types import Usage
 
 
 class Delta(msgspec.Struct, gc=False):
-    """The hot event: text of the item that spoke last."""
+    """The most frequent event: text of the current item."""
 
     delta: str
     type: Literal["response.output_text.delta"] = "response.output_text.delta"
@@ -18,7 +18,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Details(msgspec.Struct, gc=False):
-    """What token counts are made of."""
+    """A breakdown of token counts."""
 
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
@@ -40,7 +40,7 @@ class Reason(msgspec.Struct, gc=False):
 
 
 class Response(msgspec.Struct, gc=False):
-    """A response, whole or at its end."""
+    """A response, complete or at the end of a stream."""
 
     status: str | None = None
     error: Any = None
@@ -50,7 +50,7 @@ class Response(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """Any event; `type` says which fields matter."""
+    """Any event; `type` determines which fields are set."""
 
     type: str = ""
     output_index: int | None = None
@@ -74,7 +74,7 @@ RESPONSE = msgspec.json.Decoder(Response)
 
 
 def usage_of(counts: Counts | None) -> Usage:
-    """Return the counts of a response."""
+    """Return the usage of a response."""
     if counts is None or counts == Counts():
         return Usage()
     given = (counts.input_tokens, counts.output_tokens)

@@ -140,8 +140,8 @@ def test_newer_models_are_sent_no_sampling_parameter(model: str) -> None:
     assert not {"temperature", "top_p"} & made.keys()
     assert http.headers["anthropic-version"] == "2026-10-21"
     assert http.warnings == (
-        "this model takes no temperature: dropped",
-        "this model takes no top_p: dropped",
+        "this model does not accept temperature: dropped",
+        "this model does not accept top_p: dropped",
     )
 
 

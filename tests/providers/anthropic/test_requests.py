@@ -300,14 +300,14 @@ def test_foreign_and_unsigned_state_is_dropped_with_one_warning_each() -> None:
         "reasoning without a signature cannot be replayed: dropped",
         "the state of a part of google cannot be replayed to anthropic: dropped",
         "a part of google cannot be replayed to anthropic: dropped",
-        "Anthropic takes no image part in the assistant's turn: dropped",
+        "Anthropic accepts no image part in the assistant's turn: dropped",
     )
 
 
 def test_parts_on_the_wrong_side_are_dropped_with_a_warning() -> None:
     http = send(user("go", ToolCallPart("i", "f")))
     assert len(json.loads(bytes(http.body))["messages"][0]["content"]) == 1
-    assert http.warnings == ("Anthropic takes no toolcall part in the user's turn: dropped",)
+    assert http.warnings == ("Anthropic accepts no toolcall part in the user's turn: dropped",)
 
 
 def test_opaque_blocks_and_refusals_are_replayed() -> None:

@@ -135,10 +135,10 @@ def test_images_are_bare_base64() -> None:
 @pytest.mark.parametrize(
     ("part", "why"),
     [
-        (ImagePart(url="https://example.org/x.png"), "no image URLs"),
-        (ImagePart(url="data:image/png,abc"), "no image URLs"),
-        (DocumentPart(b"%PDF"), "no documents"),
-        (AudioPart(b"RIFF"), "no audio"),
+        (ImagePart(url="https://example.org/x.png"), "not fetch image URLs"),
+        (ImagePart(url="data:image/png,abc"), "not fetch image URLs"),
+        (DocumentPart(b"%PDF"), "not accept documents"),
+        (AudioPart(b"RIFF"), "not accept audio"),
     ],
 )
 def test_what_ollama_cannot_take_is_unsupported(part: Any, why: str) -> None:
