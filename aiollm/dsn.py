@@ -92,7 +92,7 @@ class _Range(msgspec.Struct, frozen=True):
         words = " or ".join(map(repr, self.words))
         if not self.kinds:
             return words
-        number = "a number" if float in self.kinds else "a whole number"
+        number = "a number" if float in self.kinds else "an integer"
         return f"{number} from {self.lowest:g} to 1e9{words and ', '}{words}"
 
 

@@ -205,7 +205,7 @@ async def _outcome(
         return _failed(call, reason), error
     except OutputError as error:
         return _failed(call, error.message), error
-    except Exception as error:  # noqa: BLE001 - a tool may raise anything, and the model is told
+    except Exception as error:  # noqa: BLE001 - a tool may raise anything, and the model gets to see it
         _log.info("tool %r raised %s", call.name, type(error).__name__, exc_info=error)
         return _failed(call, _named(error)), error
 

@@ -130,7 +130,7 @@ class ProfileChanged(msgspec.Struct, frozen=True):
 
 
 class OtherEvent(msgspec.Struct, frozen=True):
-    """An event of a type without a class of its own; `data` is its decoded JSON."""
+    """An event of any other type; `data` is its decoded JSON."""
 
     type: str
     data: Any = None

@@ -15,7 +15,7 @@ from aiollm.providers.openai.chat_codec import ChatCodec
 
 RATES = ("rpm", "tpm", "itpm", "otpm")
 NUMBER = "expected a number from 0.001 to 1e9"
-COUNT = "expected a whole number from 1 to 1e9, 'auto' or 'off'"
+COUNT = "expected an integer from 1 to 1e9, 'auto' or 'off'"
 
 
 def provider(**settings) -> Provider:

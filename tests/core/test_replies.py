@@ -252,7 +252,7 @@ class TestBodies:
             (b"\n <!DOCTYPE html>", 403, "",
              "HTTP 403 with an HTML page: a proxy answers, or the base URL is wrong"),
             (b"x", 403, "TEXT/HTML", "HTTP 403 with an HTML page: a proxy answers"),
-            (b"", 301, "", "the server redirects, and redirects are not followed: check the base URL"),
+            (b"", 301, "", "the server redirects, and redirects are not followed"),
             (b"404 page not found\n", 404, "text/plain", "404 page not found"),
             (b"caf\xe9", 500, "text/plain", "caf\ufffd"),
             (b"{}", 500, "application/json", "{}"),
