@@ -1,4 +1,4 @@
-"""Numbers and durations as headers and messages write them; what is none gives None."""
+"""Read numbers and durations from headers and messages; None for anything else."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ Kind: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0
 
 MOST = 1e12
-"""A limit above it is none."""
+"""A limit above this counts as no limit."""
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """What an answer's headers say of one limit.
+    """One limit, as an answer's headers state it.
 
-    `per_minute` is how many may go within a minute: of a limit per second 60 times as many, of one
-    per hour or day all of it, for that is no pace. `remaining` units may go now. `full_in` is the
-    time in seconds until all of the limit is free again, a day at most.
+    `per_minute` is how many units may go within a minute: 60 times a limit per second, but all of a
+    limit per hour or day, because such a limit does not set a pace. `remaining` units may go now.
+    `full_in` is the time in seconds until all of the limit is free again, at most a day.
     """
 
     kind: Kind
@@ -215,7 +215,7 @@ def _full_in(text: str, seconds: float, unix_time: float | None) -> float | None
         # In seconds this is 2001 and later, in milliseconds 1973: no wait is so long.
         moment = value / 1000 if value >= 1e11 else value if value >= 1e9 else None
     if moment is not None:
-        # Clocks differ: what is over, or more than the limit's own time ahead, tells of that.
+        # Clocks differ, so never wait longer than the period that the limit counts over.
         value = min(seconds, moment - (time.time() if unix_time is None else unix_time))
     return None if value is None else max(0.0, min(DAY, value))
 

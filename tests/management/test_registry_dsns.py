@@ -153,8 +153,8 @@ def test_the_usual_spelling_wins():
     [
         (lambda reg: reg.register("box", FakeProvider("hi")), "not of type FakeProvider"),
         (lambda reg: reg.register("box", None), "not of type NoneType"),
-        (lambda reg: reg.register(None, "ollama+http://box"), "a name is a str"),
-        (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' is a spec, not of type list"),
+        (lambda reg: reg.register(None, "ollama+http://box"), "a name must be a str"),
+        (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' must be a spec, not of type"),
         (lambda reg: reg.stream(Plan(()), "hi"), "the plan has no targets"),
         (lambda reg: reg.stream(Plan(((),)), "hi"), "the plan has no targets"),
     ],

@@ -82,9 +82,9 @@ def test_limits_outlive_what_else_is_registered_and_learned(reg) -> None:
         ("box/", Limits(rpm=1), "'box/' is neither a provider's name nor a target"),
         ("/m", Limits(rpm=1), "'/m' is neither a provider's name nor a target"),
         ("", Limits(rpm=1), "'' is neither a provider's name nor a target"),
-        (None, Limits(rpm=1), "what is limited is a provider's name or a target, not of type"),
-        ("box", None, "the limits of 'box' are Limits, not of type NoneType"),
-        ("box/m", {"rpm": 1}, "the limits of 'box/m' are Limits, not of type dict"),
+        (None, Limits(rpm=1), "expected a provider's name or a target, not of type"),
+        ("box", None, "the limits of 'box' must be Limits, not of type NoneType"),
+        ("box/m", {"rpm": 1}, "the limits of 'box/m' must be Limits, not of type dict"),
     ],
 )
 def test_what_cannot_be_limited_is_refused(reg, name, limits, reason) -> None:
@@ -94,7 +94,7 @@ def test_what_cannot_be_limited_is_refused(reg, name, limits, reason) -> None:
 
 
 def test_a_provider_is_not_registered_with_what_are_no_limits(reg) -> None:
-    with pytest.raises(ConfigError, match="the limits of 'new' are Limits, not of type int"):
+    with pytest.raises(ConfigError, match="the limits of 'new' must be Limits, not of type int"):
         reg.register("new", "openai+http://new", limits=5)
     assert "new" not in reg.providers()
 
