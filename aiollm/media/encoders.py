@@ -88,6 +88,8 @@ def _shrunk(
 
     edges, factor = image.size, 1.0
     while True:
+        # Bytes grow roughly with the area, so the square root estimates the edge that fits. The
+        # step guarantees progress when the estimate is too optimistic.
         factor *= min(_STEP, sqrt(size / spent))
         smaller = scaled(image.size, factor)
         if max(smaller) < _EDGE or smaller == edges:
@@ -107,6 +109,8 @@ def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool
     best = _save(image, encoder, first, sharp=sharp)
     if size is None or len(best) <= size or not others:
         return best
+    # Binary search for the best quality that fits. Try the worst first: if that is too large,
+    # no quality fits, and the image must shrink.
     found = _save(image, encoder, others.pop(), sharp=sharp)
     while others and len(found) <= size:
         middle = len(others) // 2

@@ -86,6 +86,8 @@ def limits(
     plain = ImageLimits(caps.allowed_image_mime, edge, size)
     if left is None:
         return [plain] * len(images)
+    # Per message, not over the whole request: older images can be left out to make room, but the
+    # images of one message are needed together.
     spent: Counter[int] = Counter()
     for number, image in images:
         spent[number] += weight(image)

@@ -112,6 +112,8 @@ class _Preparation:
         ]
         await _together([self._load(item) for item in items if self._is_foreign(item)])
         self._decide(items)
+        # Before fitting, so that no worker spends time on an image that must be left out anyway;
+        # the newest are fitted first, because they are the last to be left out.
         items = self._that_fit(items)
         await _together([self._fit(item) for item in reversed(items) if item.misfit])
         for item in self._that_fit(items):
@@ -197,6 +199,7 @@ class _Preparation:
 
     async def _fit(self, item: _Item) -> None:
         if item.misfit == fitting.CUT and not available():
+            # Sent as it is: without an image library, only the target can say if it is complete.
             item.misfit = ""
             return
         refusal = _hopeless(item.image)

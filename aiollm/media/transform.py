@@ -93,6 +93,7 @@ def _transform(data: bytes, source: Source, limits: ImageLimits) -> FittedImage:
     original = opened[0].size
     # Popped, so that earlier pixels are freed as soon as each step replaces them.
     image = render(opened.pop(), limits, sharp=source.lossless)
+    # A shrunk image has lost its sharp pixels already, so PNG would only cost bytes.
     kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 

@@ -165,6 +165,8 @@ class ChatDecoder:
         if frame.startswith(b"[DONE]"):
             self._done(out)
             return NO_LANE
+        # While a surrogate may be split over two deltas, every text must pass through the joiner,
+        # so neither this shortcut nor a lane may be used.
         if self._calls and not self._joiner and _fragment(self._calls, frame, out):
             return NO_LANE
         before = len(out)
@@ -175,6 +177,8 @@ class ChatDecoder:
             self._take(chunk, out)
         else:
             self._bare(chunk, frame, out)
+        # A lane reads one text and nothing else. Only a chunk that gave exactly one item makes it
+        # likely that the next one is like it, and a server that counts in every chunk needs all.
         if len(out) != before + 1 or chunk.usage is not None or self._joiner:
             return NO_LANE
         match out[-1]:
@@ -189,6 +193,8 @@ class ChatDecoder:
         try:
             return CHUNK.decode(frame)
         except (ValueError, RecursionError):
+            # Half a surrogate pair is one reason for strict decoding to fail; from now on expect
+            # more, because the pair's other half comes in a later chunk.
             self._joiner = self._joiner or SurrogateJoiner()
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
