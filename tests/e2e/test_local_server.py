@@ -151,7 +151,7 @@ async def test_killing_needs_no_loop_and_may_be_repeated() -> None:
 
 async def test_a_server_is_started_once() -> None:
     async with LocalServer() as server:
-        with pytest.raises(ConfigError, match="started already"):
+        with pytest.raises(ConfigError, match="already been started"):
             await server.start()
 
 
