@@ -4,8 +4,9 @@ from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
 from aiollm._agent.run import AgentRun
 from aiollm._agent.tool_calls import ToolEnded, ToolStarted
 from aiollm._agent.tools import FunctionTool, tool
-from aiollm._failover.candidates import OnInterrupt
+from aiollm._failover.candidates import CallOptions, OnInterrupt
 from aiollm._failover.health import HealthState, TargetHealth
+from aiollm._failover.lines import TargetLimits
 from aiollm._resources import Closeable
 from aiollm._serialization import from_json, to_json
 from aiollm._streams.image_stream import ImageStream
@@ -15,6 +16,8 @@ from aiollm.capabilities import Capabilities
 from aiollm.dsn import Dsn, Limits, Secret
 from aiollm.errors import (
     AuthenticationError,
+    BusyError,
+    BusyKind,
     ClosedError,
     ConfigError,
     ConnectError,
@@ -55,7 +58,7 @@ from aiollm.images import (
 )
 from aiollm.provider import Provider
 from aiollm.providers.catalog import SchemeFactory
-from aiollm.registry import CallOptions, Registry
+from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
 from aiollm.spec import Plan, Step
 from aiollm.types import (
@@ -110,6 +113,8 @@ __all__ = [
     "Attempt",
     "AudioPart",
     "AuthenticationError",
+    "BusyError",
+    "BusyKind",
     "CallOptions",
     "Capabilities",
     "Certainty",
@@ -188,6 +193,7 @@ __all__ = [
     "StreamInterrupted",
     "Target",
     "TargetHealth",
+    "TargetLimits",
     "TextDelta",
     "TextPart",
     "Timeouts",

@@ -1,4 +1,4 @@
-"""What a registry owns for its calls: connections, image workers, slots and the loop they serve."""
+"""What a registry owns: connections, image workers, the gate of its calls, and their loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiollm._failover.deadlines import Watchdog
-from aiollm._failover.slots import Slots
+from aiollm._failover.gate import Gate
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError
 from aiollm.provider import HttpRequest, Reply
@@ -35,9 +35,11 @@ class Resources:
     It holds no reference to its registry: a cycle would leave sockets to the garbage collector.
     """
 
-    def __init__(self, image_workers: int | None = None, *, fetch_images: bool = False) -> None:
-        """Take the settings of the image workers; nothing is opened yet."""
-        self.slots: dict[str, Slots] = {}
+    def __init__(
+        self, gate: Gate, image_workers: int | None = None, *, fetch_images: bool = False
+    ) -> None:
+        """Take the gate of all calls and the settings of the image workers; nothing is opened."""
+        self.gate = gate
         self.closed = False
         self._image_workers = image_workers
         self._fetch_images = fetch_images
@@ -59,7 +61,7 @@ class Resources:
                 raise ConfigError(
                     "this Registry is in use on another event loop: make one Registry per loop"
                 )
-        self.slots.clear()
+        self.gate.bind_loop(loop)
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill()
@@ -124,6 +126,7 @@ class Resources:
         self._owned, self._pool = [], None
         if self._watchdog is not None:
             self._watchdog.close()
+        self.gate.close()
         try:
             while left:
                 await left[-1].close()

@@ -41,12 +41,13 @@ from aiollm.providers.error_replies import (
     fault_of,
 )
 from aiollm.providers.schemes import codec_of
-from aiollm.types import Item, Notice, UsageUpdate
+from aiollm.types import AnnouncedLimits, Item, Notice, UsageUpdate
 
 __all__ = [
     "NDJSON",
     "SSE",
     "Adapter",
+    "AnnouncedLimits",
     "Blob",
     "Body",
     "Codec",

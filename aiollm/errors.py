@@ -5,6 +5,7 @@ LLMError                          .target
 |  +- SpecError
 +- UnsupportedError               a capability says no: before any byte        moves on
 |  +- UnsupportedFeatureError     (a ProviderError too) the target said so     moves on
++- BusyError                      no room within the patience                  moves on
 +- TransportError                 no HTTP answer                               moves on, harms
 |  +- ConnectError
 |  +- DeadlineError(TimeoutError) .which
@@ -12,12 +13,12 @@ LLMError                          .target
 +- ProviderError                  .status .code .request_id .retry_after .body moves on, harms
 |  +- AuthenticationError         401/403                                      moves on, harms long
 |  +- QuotaError                  402, billing                                 moves on, harms long
-|  +- RateLimitError              429                                          moves on, harms
+|  +- RateLimitError              429: paces, and is no illness                moves on
 |  +- OverloadedError             503/529                                      moves on, harms
 |  +- ServerError                 5xx                                          moves on, harms
 |  +- ModelNotFoundError          404                                          moves on, harms long
 |  +- GenerationError             the model's output came to nothing           moves on
-|  +- InvalidRequestError         400/422                                      stays
+|  +- InvalidRequestError         400/422: not asked again there               moves on
 |     +- ContextLengthError                                                    moves on
 |     +- RequestTooLargeError    413                                           moves on
 |     +- ContentFilterError                                                    stays
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "BusyError",
     "ClosedError",
     "ConfigError",
     "ConnectError",
@@ -78,6 +80,8 @@ _SHOWN = 100
 
 DeadlineName: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
 """The field of `Timeouts` whose time was up."""
+BusyKind: TypeAlias = Literal["slots", "pace", "window", "limit"]
+"""What a call waits for where there is no room."""
 
 
 class ConfigError(LLMError, ValueError):
@@ -104,6 +108,24 @@ class UnsupportedError(LLMError):
     """The target cannot take this request; nothing was sent, or it said so itself."""
 
     moves_on = True
+
+
+class BusyError(LLMError):
+    """No room at the target within the call's patience; nothing was sent.
+
+    `.kind` says what it waited for: `slots` (too many at once), `pace` (too many a minute),
+    `window` (too many that wait for their first output) or `limit` (more than it ever takes).
+    `.wait`: seconds until there is room, 0 where nobody can know.
+    """
+
+    moves_on = True
+
+    def __init__(
+        self, message: str, *, kind: BusyKind, wait: float = 0.0, target: Target | None = None
+    ) -> None:
+        super().__init__(message, target=target)
+        self.kind: BusyKind = kind
+        self.wait = wait
 
 
 class TransportError(LLMError):
@@ -191,7 +213,12 @@ class QuotaError(ProviderError):
 
 
 class RateLimitError(ProviderError):
-    """Too many requests; `.retry_after` says how long to wait, where the provider told."""
+    """Too many requests; `.retry_after` says how long to wait, where the provider said so.
+
+    It slows down what is sent to the target, and is no sign of illness.
+    """
+
+    harms: Harm = "no"
 
 
 class OverloadedError(ProviderError):
@@ -215,26 +242,23 @@ class GenerationError(ProviderError):
 
 
 class InvalidRequestError(ProviderError):
-    """The request is wrong for every target."""
+    """The target refuses the request; another may take it, this one is not asked again."""
 
-    moves_on = False
     harms: Harm = "no"
 
 
 class ContextLengthError(InvalidRequestError):
     """The prompt is longer than this target's context."""
 
-    moves_on = True
-
 
 class RequestTooLargeError(InvalidRequestError):
-    """The body has more bytes than this target takes."""
-
-    moves_on = True
+    """The request has more bytes or tokens than this target ever takes."""
 
 
 class ContentFilterError(InvalidRequestError):
     """The provider's policy refuses the request."""
+
+    moves_on = False
 
 
 class ProtocolError(LLMError):
@@ -290,6 +314,27 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         ExceptionGroup.__init__(self, message, errors)
         self.target: Target | None = None
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
+
+    @property
+    def last(self) -> LLMError:
+        """The last of the errors; `status`, `retry_after` and `partial` are its facts."""
+        return self.exceptions[-1]
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the last error, 0 where it has none."""
+        return getattr(self.last, "status", 0)
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds after which another try may do, as far as the last error tells."""
+        last = self.last
+        return last.wait if isinstance(last, BusyError) else getattr(last, "retry_after", None)
+
+    @property
+    def partial(self) -> Response | None:
+        """What had arrived before the last error."""
+        return getattr(self.last, "partial", None)
 
     if TYPE_CHECKING:  # only what moves a chain on comes here, and no group does
 

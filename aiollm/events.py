@@ -21,6 +21,8 @@ __all__ = [
     "AttemptEnded",
     "AttemptStarted",
     "CallEnded",
+    "CallQueued",
+    "CallReleased",
     "CallStarted",
     "Event",
     "FirstOutput",
@@ -30,6 +32,7 @@ __all__ = [
     "RunStarted",
     "TargetClosed",
     "TargetOpened",
+    "TargetPaced",
     "ToolCallEnded",
     "ToolCallStarted",
     "TurnStarted",
@@ -90,6 +93,30 @@ class TargetOpened(msgspec.Struct, frozen=True):
     target: Target
     seconds: float
     error: BaseException | None = None
+
+
+class TargetPaced(msgspec.Struct, frozen=True):
+    """A target answered 429: nothing is sent to it for `seconds`, then no more than it took."""
+
+    call: int
+    target: Target
+    seconds: float
+    error: BaseException | None = None
+
+
+class CallQueued(msgspec.Struct, frozen=True):
+    """A call waits in line: none of `targets` has room, or each is set aside."""
+
+    call: int
+    targets: tuple[Target, ...]
+
+
+class CallReleased(msgspec.Struct, frozen=True):
+    """A call that waited for `seconds` goes to a target."""
+
+    call: int
+    target: Target
+    seconds: float
 
 
 class TargetClosed(msgspec.Struct, frozen=True):
@@ -173,6 +200,9 @@ Event: TypeAlias = (
     | AttemptEnded
     | TargetOpened
     | TargetClosed
+    | TargetPaced
+    | CallQueued
+    | CallReleased
     | ImageElided
     | CallEnded
     | RunStarted

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType, UnionType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -15,9 +15,11 @@ from aiollm._agent.loop import AgentLoop
 from aiollm._agent.run import AgentRun
 from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.typed_output import generate_typed
-from aiollm._failover.candidates import OnInterrupt, Policy
+from aiollm._failover.candidates import CallOptions, OnInterrupt, Policy
 from aiollm._failover.chain import Chain
+from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health, TargetHealth
+from aiollm._failover.lines import TargetLimits
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
 from aiollm._http.unary import UnaryRequester, at_least
 from aiollm._resources import Closeable, Resources
@@ -47,15 +49,6 @@ IMAGE_SECONDS = 300.0
 _log = logging.getLogger("aiollm")
 
 
-class CallOptions(TypedDict, total=False):
-    """What a call may override of its registry's settings."""
-
-    timeouts: Timeouts | None
-    retries: int | None
-    on_interrupt: OnInterrupt | None
-    stagger: float | None
-
-
 class Registry:
     """Providers by name, and everything that can be asked of them.
 
@@ -72,7 +65,8 @@ class Registry:
         env: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         retries: int = 2,
-        max_wait: float = 10.0,
+        patience: float | None = None,
+        max_wait: float = 15.0,
         cooldown: float = 1.0,
         stagger: float | None = None,
         on_interrupt: OnInterrupt = "raise",
@@ -82,17 +76,20 @@ class Registry:
         """Read providers and aliases from `env`, by default the process's environment.
 
         `timeouts`: deadlines of all calls. `retries`: more attempts once the last target failed,
-        0 for none, each after at most `max_wait` seconds. `cooldown`: seconds a failed target is
-        first set aside. `stagger`: seconds between the starts of a race, None to learn them.
-        `image_workers`: processes that fit images to targets, None for one a core and at most 4,
-        0 for a thread. `fetch_images`: fetch image URLs for targets that do not do so themselves.
+        0 for none. `patience`: seconds a call waits in line where no target has room, None for
+        its first-output deadline. `max_wait`: seconds of these that it waits for failed targets
+        to recover. `cooldown`: seconds a failed target is first set aside. `stagger`: seconds
+        between the starts of a race, None to learn them. `image_workers`: processes that fit
+        images to targets, None for one a core and at most 4, 0 for a thread. `fetch_images`:
+        fetch image URLs for targets that do not do so themselves.
         """
         check_seconds("cooldown", cooldown)
         timeouts = _checked(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts)
-        self._policy = Policy(on_interrupt, retries, max_wait, stagger, timeouts.total)
+        self._policy = Policy(on_interrupt, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
-        self._resources = Resources(image_workers, fetch_images=fetch_images)
+        self._gate = Gate(self._health)
+        self._resources = Resources(self._gate, image_workers, fetch_images=fetch_images)
         self._hooks: list[Hook] = []
         self._calls = 0
         self._runs = 0
@@ -155,6 +152,8 @@ class Registry:
         retries: int | None = None,
         on_interrupt: OnInterrupt | None = None,
         stagger: float | None = None,
+        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> Stream:
         """Return the lazy stream of an answer; nothing is sent before its first chunk.
 
@@ -167,7 +166,7 @@ class Registry:
         else:
             checked = as_request(request)
             check(checked)
-        policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
+        policy = self._policy_for(timeouts, retries, on_interrupt, stagger, patience, max_wait)
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         return Stream(lambda total: self._start(plan, opener, policy, total))
 
@@ -249,7 +248,7 @@ class Registry:
             RunLimits(max_turns, max_parallel, tool_timeout),
             spec=str(plan),
             number=self._runs,
-            emit=self._teller(),
+            emit=self._emit if self._hooks else None,
         )
         return AgentRun(loop)
 
@@ -262,6 +261,8 @@ class Registry:
         retries: int | None = None,
         on_interrupt: OnInterrupt | None = None,
         stagger: float | None = None,
+        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> ImageStream:
         """Return the lazy stream of drafts and, last, the result.
 
@@ -275,7 +276,7 @@ class Registry:
             deadlines = {
                 target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
             }
-        policy = self._policy_for(timeouts, retries, on_interrupt, stagger)
+        policy = self._policy_for(timeouts, retries, on_interrupt, stagger, patience, max_wait)
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
@@ -353,6 +354,10 @@ class Registry:
         """Return snapshots of the health of all targets used so far."""
         return self._health.snapshot()
 
+    def limits(self) -> tuple[TargetLimits, ...]:
+        """Return snapshots of what bounds all targets used so far: limits, paces, lines."""
+        return self._gate.snapshot()
+
     def reset_health(self, target: Target | str | None = None) -> None:
         """Forget the failures of a target, or of all. Raises: SpecError."""
         if isinstance(target, str):
@@ -398,12 +403,15 @@ class Registry:
         timeouts: Timeouts | None,
         retries: int | None,
         on_interrupt: OnInterrupt | None,
-        stagger: float | None,
+        *seconds: float | None,
     ) -> Policy:
-        if timeouts is None and on_interrupt is None and retries is None and stagger is None:
+        """Return the policy of a call; `seconds` are its stagger, patience and max_wait."""
+        given = (on_interrupt, retries, *seconds)
+        if timeouts is None and given == (None, None, None, None, None):
             return self._policy
-        given = {"on_interrupt": on_interrupt, "retries": retries, "stagger": stagger}
-        changes: dict[str, Any] = {name: new for name, new in given.items() if new is not None}
+        names = ("on_interrupt", "retries", "stagger", "patience", "max_wait")
+        pairs = zip(names, given, strict=True)
+        changes: dict[str, Any] = {name: new for name, new in pairs if new is not None}
         if timeouts is not None:
             changes["total"] = timeouts.total
         return msgspec.structs.replace(self._policy, **changes)
@@ -414,7 +422,7 @@ class Registry:
         return Chain(
             plan,
             opener,
-            self._health,
+            self._gate,
             policy,
             watchdog=watchdog,
             accumulated=total.response,
@@ -426,9 +434,6 @@ class Registry:
         from aiollm.servers.warming import Servers  # for those who manage servers alone
 
         return Servers(self._catalog, UnaryRequester(self._resources), self._health)
-
-    def _teller(self) -> Callable[[Event], None] | None:
-        return self._emit if self._hooks else None
 
     def _emit(self, event: Event) -> None:
         for hook in tuple(self._hooks):

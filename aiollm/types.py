@@ -514,6 +514,12 @@ class Notice(NonTextChunk, frozen=True):
     image_elided: bool = False
 
 
+class AnnouncedLimits(NonTextChunk, frozen=True):
+    """What the headers of an answer say of its limits; it comes first, and no caller sees it."""
+
+    quotas: tuple[Any, ...]
+
+
 Chunk: TypeAlias = (
     TextDelta
     | ReasoningDelta
@@ -527,12 +533,15 @@ Chunk: TypeAlias = (
     | Finish
 )
 """What iterating a stream yields."""
-Item: TypeAlias = Chunk | UsageUpdate | Notice
-"""What an adapter yields: chunks, and two kinds of item that only the response keeps."""
+Item: TypeAlias = Chunk | UsageUpdate | Notice | AnnouncedLimits
+"""What an adapter yields: chunks, and the kinds of item that no caller sees."""
 
 
 class Attempt(msgspec.Struct):
-    """One try at one target; times are seconds since the stream began."""
+    """One try at one target; times are seconds since the stream began.
+
+    `queued` is how many seconds the call waited in line before it.
+    """
 
     target: Target
     started: float
@@ -540,6 +549,7 @@ class Attempt(msgspec.Struct):
     error: Exception | None = None
     first_output: float | None = None
     ended: float | None = None
+    queued: float = 0.0
 
 
 class Timings(msgspec.Struct, frozen=True):

@@ -94,7 +94,7 @@ async def _one(reg: Registry, spec: str, dice: random.Random, seen: Counter[str]
         return type(error).__name__
     finally:
         for attempt in stream.attempts:
-            # A wait for one of our own slots that took too long fails without any harm.
+            # A refusal fails without any harm.
             harmless = attempt.error is not None and classify(attempt.error).harms == "no"
             seen[f"{attempt.target} {'harmless' if harmless else attempt.outcome}"] += 1
             # On a busy machine a sound answer may be late: a deadline is an outcome of its own.
@@ -145,7 +145,7 @@ async def run(streams: int, at_once: int = 50, seed: int = 1) -> Figures:
                     await _caller(reg, dice, figures, seen)
 
             await asyncio.gather(*(worker() for _ in range(at_once)))
-            figures.slots_held = sum(40 - slots.free for slots in reg._resources.slots.values())
+            figures.slots_held = sum(each.held + each.waiting for each in reg.limits())
             figures.probes_held = sum(
                 each.probe is not None
                 for breakers in (reg._health._targets, reg._health._hosts)

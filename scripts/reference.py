@@ -43,22 +43,24 @@ TOPICS = {
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits SchemeFactory Dsn Secret Capabilities TargetHealth "
-    "HealthState LlamaSwap Ollama Closeable",
+    "TargetLimits HealthState LlamaSwap Ollama Closeable",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
     "TransportError ConnectError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "ClosedError FailoverError DeadlineName Verdict Harm classify",
+    "ClosedError BusyError BusyKind FailoverError DeadlineName Verdict Harm classify",
 }
 MODULES = {
     "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "
-    "Notice UsageUpdate system_text conversation sole_text Warnings merge json_schema json_body "
+    "Notice UsageUpdate AnnouncedLimits "
+    "system_text conversation sole_text Warnings merge json_schema json_body "
     "Body Blob image_mime bearer_headers decode decode_leniently load mend SurrogateJoiner "
     "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
     "codec_of Operation Adapter Transport Reply ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
-    "TargetClosed ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
+    "TargetClosed TargetPaced CallQueued CallReleased "
+    "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "

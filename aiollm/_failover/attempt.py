@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
+from aiollm._failover.gate import Admission
+from aiollm._failover.health import without_frames
 from aiollm._failover.openers import Batches, close_now
-from aiollm._failover.slots import Slots
-from aiollm.errors import DeadlineError, LLMError, StreamInterrupted
+from aiollm.errors import (
+    ConfigError,
+    ConnectError,
+    DeadlineError,
+    LLMError,
+    ProviderError,
+    RateLimitError,
+    StreamInterrupted,
+    UnsupportedError,
+)
 from aiollm.events import (
     AttemptEnded,
     AttemptStarted,
@@ -19,46 +28,52 @@ from aiollm.events import (
     ImageElided,
     TargetClosed,
     TargetOpened,
+    TargetPaced,
 )
 from aiollm.types import (
+    AnnouncedLimits,
     Attempt,
     Finish,
     Item,
     Notice,
     Outcome,
-    Target,
     TextDelta,
+    Usage,
 )
+
+NO_USAGE = Usage()
 
 
 class ActiveAttempt:
-    """One attempt: owns a generator, a slot, a permit and the record of what became of it."""
+    """One attempt: owns a generator, an admission, and the record of what became of it."""
 
     __slots__ = (
+        "_admission",
         "_batches",
         "_call",
         "_deadlines",
-        "_permit",
-        "_queued",
+        "_is_answered",
         "_released",
-        "_slots",
         "record",
         "target",
     )
 
-    def __init__(self, call: Call, target: Target) -> None:
-        opener = call.opener
+    def __init__(self, call: Call, admission: Admission, queued: float = 0.0) -> None:
+        """`queued` is how many seconds the call waited for the admission."""
+        target = admission.line.target
         self._call = call
-        self._permit = call.health.admit(target, opener.providers[target].host)
+        self._admission = admission
         self._batches: Batches | None = None
-        self._slots: Slots | None = None
-        self._queued = False
+        self._is_answered = False
         self._released = False
         self.target = target
-        limits = opener.timeouts[target]
+        limits = call.opener.timeouts[target]
         self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
-        self.record = Attempt(target, deadlines.started - call.started)
+        self.record = Attempt(target, deadlines.started - call.started, queued=queued)
         call.attempts.append(self.record)
+        permit = admission.permit
+        if permit.is_probe:
+            permit.is_paused = deadlines.is_paused
         if call.emit is not None:
             call.emit(AttemptStarted(call.number, target))
 
@@ -71,11 +86,13 @@ class ActiveAttempt:
         try:
             batches = self._batches
             if batches is None:
-                slots = self._call.opener.slots(self.target)
-                if slots is not None:
-                    await self._queue(slots, task)
                 batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
-            while not (batch := await deadlines.wait(batches.__anext__(), task)):
+            while True:
+                batch = await deadlines.wait(batches.__anext__(), task)
+                if not self._is_answered:
+                    batch = self._answer(batch)
+                if batch:
+                    break
                 deadlines.alive()
         except StopAsyncIteration:
             self._end()
@@ -90,21 +107,22 @@ class ActiveAttempt:
             self._note(batch)
             return batch
 
+    def _answer(self, batch: Sequence[Item]) -> Sequence[Item]:
+        """Note the first sign of life; return the batch without the limits that came with it."""
+        self._is_answered = True
+        if batch and isinstance(first := batch[0], AnnouncedLimits):
+            self._admission.answered(first.quotas)
+            return batch[1:]
+        self._admission.answered(())
+        return batch
+
     def _fail(self, error: Exception) -> Exception:
         """Book the failure; return the error, cleaned for the caller."""
         self._call.attach_partial(error)
         if isinstance(error, LLMError):
             self._call.opener.clean(self.target, error)
-            if self._queued and isinstance(error, DeadlineError) and error.which != "connect":
-                # It counts the wait for one of our own slots, which says nothing of the target.
-                error.harms = "no" if self.record.first_output is None else error.harms
         self.close("abandoned" if is_total(error) else "failed", error)
         return error
-
-    async def _queue(self, slots: Slots, task: asyncio.Task[Any]) -> None:
-        self._queued = not slots.free
-        await self._deadlines.wait(slots.acquire(), task)
-        self._slots = slots
 
     def _report_elided_images(self, batch: Sequence[Item]) -> None:
         call = self._call
@@ -123,18 +141,20 @@ class ActiveAttempt:
         now = self._deadlines.output()
         if self.record.first_output is None:
             self._note_first_output(now)
-        if type(last) is not TextDelta and (
-            type(last) is Finish or any(type(item) is Finish for item in batch)
-        ):
-            self._book("success")
+        if type(last) is not TextDelta:
+            finish = next((item for item in reversed(batch) if type(item) is Finish), None)
+            if finish is not None:
+                self._book("success", usage=finish.usage)
 
     def _note_first_output(self, now: float) -> None:
         record, call = self.record, self._call
         record.first_output = now - call.started
         seconds = record.first_output - record.started
-        self._permit.first_output(seconds)
+        closed = self._admission.first_output(seconds)
         if call.emit is not None:
             call.emit(FirstOutput(call.number, self.target, seconds))
+            if closed:
+                call.emit(TargetClosed(call.number, self.target))
 
     def _end(self) -> None:
         self._batches = None
@@ -148,47 +168,62 @@ class ActiveAttempt:
             return
         self._released = True
         self._deadlines.stop()
+        was_sent = self._batches is not None and not _never_left(error)
         batches, self._batches = self._batches, None
         if batches is not None:
             close_now(batches)
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.release()
-        self._book(outcome, error)
+        self._book(outcome, error, was_sent=was_sent)
 
-    def _book(self, outcome: Outcome, error: Exception | None = None) -> None:
+    def _book(
+        self,
+        outcome: Outcome,
+        error: Exception | None = None,
+        *,
+        usage: Usage = NO_USAGE,
+        was_sent: bool = True,
+    ) -> None:
         record, call = self.record, self._call
         if record.outcome != "running":
             return
         record.outcome = outcome
         record.ended = call.elapsed()
-        if error is not None:
-            record.error = _without_frames(error)
-        changed = False
+        admission = self._admission
+        opened = False
         match outcome:
             case "success":
-                changed = self._permit.success()
+                admission.success(usage)
             case "failed" if error is not None:
-                changed = self._permit.failure(error)
+                record.error = without_frames(error)
+                opened = admission.failure(error, was_sent=was_sent)
             case _:
-                self._permit.abandoned()
-        if call.emit is None:
-            return
-        seconds = record.ended - record.started
-        call.emit(AttemptEnded(call.number, self.target, outcome, seconds, error))
-        if changed and outcome == "success":
-            call.emit(TargetClosed(call.number, self.target))
-        elif changed:
-            wait = call.health.recovers_in(self.target, call.opener.providers[self.target].host)
-            call.emit(TargetOpened(call.number, self.target, wait, error))
+                admission.abandoned(was_sent=was_sent)
+        if call.emit is not None:
+            self._report_end(outcome, error, opened=opened)
+
+    def _report_end(self, outcome: Outcome, error: Exception | None, *, opened: bool) -> None:
+        call, record, target = self._call, self.record, self.target
+        assert call.emit is not None
+        seconds = (record.ended or 0.0) - record.started
+        call.emit(AttemptEnded(call.number, target, outcome, seconds, error))
+        if opened:
+            wait = call.gate.health.recovers_in(target, self._admission.line.host)
+            call.emit(TargetOpened(call.number, target, wait, error))
+        elif isinstance(error, RateLimitError):
+            wait = self._admission.line.pace.wait(call.gate.now())
+            call.emit(TargetPaced(call.number, target, wait, error))
 
 
-def _without_frames(error: Exception) -> Exception:
-    """Return a copy: the frames of the error that is raised hold the stream that holds this."""
-    try:
-        return copy.copy(error)
-    except Exception:  # noqa: BLE001 - a foreign error that cannot be copied
-        return error
+def _never_left(error: Exception | None) -> bool:
+    """Say whether an error came before any byte of the request was sent."""
+    match error:
+        case ProviderError():
+            return False
+        case ConfigError() | UnsupportedError() | ConnectError():
+            return True
+        case DeadlineError(which=which):
+            return which == "connect"
+        case _:
+            return False
 
 
 def has_output(batch: Sequence[Item]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from aiollm._failover.deadlines import Watchdog
-from aiollm._failover.health import Health
+from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm.errors import ProtocolError, ProviderError, StreamInterrupted, TransportError
 from aiollm.events import Event
@@ -21,7 +21,7 @@ class Call:
         "_accumulated",
         "attempts",
         "emit",
-        "health",
+        "gate",
         "held",
         "number",
         "opener",
@@ -35,7 +35,7 @@ class Call:
     def __init__(
         self,
         opener: TargetOpener,
-        health: Health,
+        gate: Gate,
         watchdog: Watchdog,
         *,
         accumulated: Callable[[Call], Response],
@@ -49,7 +49,7 @@ class Call:
         `total` is the seconds that the whole call may take.
         """
         self.opener = opener
-        self.health = health
+        self.gate = gate
         self.watchdog = watchdog
         self.number = number
         self.attempts: list[Attempt] = []

@@ -1,19 +1,21 @@
-"""Who is asked next: the steps of the plan in order, then the target that recovers first."""
+"""Who is asked next: what is free in the order of the plan, else whoever is ready first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
-from typing import Literal, TypeAlias, get_args
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
-from aiollm._failover.health import Health
+from aiollm._failover.gate import Admission, Gate, Patience
+from aiollm._failover.health import PROBE_EVERY
+from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
 from aiollm._validation import check_seconds
-from aiollm.errors import ConfigError, GenerationError, ProviderError, classify
+from aiollm.errors import ConfigError, GenerationError, ProviderError, RateLimitError, classify
 from aiollm.spec import Plan, Step
-from aiollm.types import Attempt, Target
+from aiollm.types import Target, Timeouts
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
@@ -24,19 +26,24 @@ UNKNOWN_STAGGER = 1.0
 STAGGER_RANGE = (0.25, 10.0)
 """Seconds to which the observed stagger is clamped (design: race)."""
 
+DEFAULT_PATIENCE = 60.0
+"""Seconds a call waits for room where no deadline for the first output says otherwise (design)."""
+
 
 class Policy(msgspec.Struct, frozen=True):
     """How a call fails over. `retries`: more attempts after the last target failed.
 
-    `max_wait`: seconds such a retry waits at most. `stagger`: seconds between the starts of a
-    race, None to learn them. `total`: seconds of the whole call.
+    `patience`: seconds the call waits for room at most, None for its first-output deadline.
+    `max_wait`: seconds of these that it waits for failed targets to recover. `stagger`: seconds
+    between the starts of a race, None to learn them. `total`: seconds of the whole call.
     """
 
     on_interrupt: OnInterrupt = "raise"
     retries: int = 2
-    max_wait: float = 10.0
+    max_wait: float = 15.0
     stagger: float | None = None
     total: float | None = None
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         if self.on_interrupt not in get_args(OnInterrupt):
@@ -45,95 +52,271 @@ class Policy(msgspec.Struct, frozen=True):
         if type(self.retries) is not int or self.retries < 0:
             raise ConfigError(f"retries is {self.retries!r:.80}: expected an integer from 0 up")
         check_seconds("max_wait", self.max_wait)
-        if self.stagger is not None:
-            check_seconds("stagger", self.stagger)
+        for name in ("stagger", "patience"):
+            if (value := getattr(self, name)) is not None:
+                check_seconds(name, value)
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may override of its registry's settings."""
+
+    timeouts: Timeouts | None
+    retries: int | None
+    on_interrupt: OnInterrupt | None
+    stagger: float | None
+    patience: float | None
+    max_wait: float | None
+
+
+Admitted: TypeAlias = tuple[Sequence[Target], Admission]
+"""What is asked next: a target that was admitted, and those that race it."""
 
 
 class Candidates:
-    """The targets that a call may still ask."""
+    """The targets that a call may still ask, and its patience.
 
-    __slots__ = ("_health", "_opener", "_retries", "_steps", "plan", "policy")
+    A target leaves its step when it is asked. One that may do better later can be asked again:
+    after a 429 for nothing but time, after a failure that may pass for one of the call's retries.
+    """
 
-    def __init__(self, plan: Plan, policy: Policy, opener: TargetOpener, health: Health) -> None:
+    __slots__ = (
+        "_again",
+        "_gate",
+        "_number",
+        "_opener",
+        "_patience",
+        "_retries",
+        "_retry_from",
+        "_steps",
+        "_waited_at",
+        "plan",
+        "policy",
+    )
+
+    def __init__(
+        self, plan: Plan, policy: Policy, opener: TargetOpener, gate: Gate, number: int
+    ) -> None:
+        """Take the number of the call: of those that wait, who began first goes first."""
+        self._number = number
         self.plan = plan
         self.policy = policy
         self._opener = opener
-        self._health = health
+        self._gate = gate
         self._retries = policy.retries
-        self._steps: Iterator[Step] = iter(plan.steps)
+        self._retry_from = 0.0
+        self._steps: Sequence[Step] = plan.steps
+        self._again: dict[Target, bool] | None = None
+        self._patience: Patience | None = None
+        self._waited_at: set[Target] | None = None
 
-    def next_step(self) -> list[Target]:
-        """Return the targets to ask at the next step that has any, [] once no step is left."""
-        for step in self._steps:
-            ready = [*filter(self._is_ready, step.targets)]
-            if len(ready) > 1 and step.mode == "spread":
-                siblings = _only(step, {*step.targets} - {ready[0]})
-                self._steps = chain((siblings,), self._steps)
-                return ready[:1]
-            if ready:
-                return ready
-        return []
+    def next_free(self) -> Admitted | None:
+        """Return the first target of the plan that can be asked now.
 
-    def first_ready(self) -> Target:
-        """Return the target of the whole plan that is ready first."""
-        return min(self.plan.targets, key=self._ready_in)
-
-    def next_retry(
-        self, attempts: Sequence[Attempt], time_left: float
-    ) -> tuple[float, Target] | None:
-        """Return the target to retry and the seconds to wait for it, None where none may pass.
-
-        A wait that does not end within `time_left` seconds is no retry.
+        Of a race all its targets come along, of a spread the one with the most room. None where
+        nothing is free, or where a step is to be waited for before those behind it.
         """
-        hopeless = {each.target for each in attempts if each.error and not _may_pass(each.error)}
-        hopeful = [target for target in self.plan.targets if target not in hopeless]
-        if not hopeful or self._retries <= 0:
-            return None
-        target = min(hopeful, key=self._recovers_in)
-        wait = self._recovers_in(target)
-        if wait > self.policy.max_wait:
-            return None
-        # Jitter: calls that failed together do not return together.
-        wait += self._health.uniform(0.0, wait / 10)
-        if wait >= time_left:
-            return None
-        self._retries -= 1
-        return wait, target
+        steps = self._steps
+        if steps and len(steps[0].targets) == 1:  # as most have it: in short
+            admission = self.enter(steps[0].targets[0])
+            if admission is not None:
+                self._steps = steps[1:]
+                return steps[0].targets, admission
+        for place, step in enumerate(steps):
+            targets = step.targets
+            for target in targets if step.mode == "race" else self._by_room(step):
+                admission = self.enter(target)
+                if admission is not None:
+                    asked: Sequence[Target] = (target,)
+                    if step.mode == "race" and len(targets) > 1:
+                        asked = (target, *(each for each in targets if each != target))
+                    self._leave(place, asked)
+                    return asked, admission
+            if self._lines_to_wait_at(step):
+                return None
+        return None
+
+    async def wait(self, seconds: float) -> Admitted | list[Exception]:
+        """Wait for whoever is ready first; return it, or the reasons why there is nobody.
+
+        `seconds` are left of the call's own deadline.
+        """
+        patience = self._patience = self._patience or self._full_patience()
+        for step in self._steps:
+            if lines := self._lines_to_wait_at(step):
+                found = await self._wait_at(lines, patience, seconds)
+                found = found or self.next_free()
+                if found is not None:
+                    return found
+        lines, errors = self._fitting(self._all_left())
+        if not lines:
+            return errors
+        before = patience.room
+        retried = [target for target, is_free in (self._again or {}).items() if not is_free]
+        verdicts = await self._gate.wait(
+            self._number,
+            lines,
+            self._opener.request,
+            patience,
+            self._gate.now() + seconds,
+            retried,
+            self._retry_from if self._retries > 0 else math.inf,
+        )
+        if isinstance(verdicts, Admission):
+            return self._took(verdicts)
+        waited = before - patience.room
+        return [*errors, *verdicts, *self._reasons(lines, verdicts, waited)]
+
+    async def _wait_at(
+        self, lines: Sequence[Line], patience: Patience, seconds: float
+    ) -> Admitted | None:
+        """Spend what a step wants to be waited for before the steps behind it are asked."""
+        self._waited_at = (self._waited_at or set()) | {line.target for line in lines}
+        wanted = max(line.provider.options.wait or 0.0 for line in lines)
+        own = Patience(min(wanted, patience.room), 0.0)
+        spent = own.room
+        total_at = self._gate.now() + seconds
+        found = await self._gate.wait(self._number, lines, self._opener.request, own, total_at)
+        patience.room -= spent - own.room
+        return self._took(found) if isinstance(found, Admission) else None
+
+    @property
+    def waiting_for(self) -> tuple[Target, ...]:
+        """The targets that the call can still go to."""
+        return tuple(self._all_left())
+
+    def failed(self, target: Target, error: Exception) -> None:
+        """Note what became of a target that was asked."""
+        again = self._again = self._again or {}
+        if isinstance(error, RateLimitError) and error.may_retry and self.policy.retries:
+            again[target] = True
+        elif _may_pass(error):
+            again[target] = False
+        else:
+            again.pop(target, None)
+
+    def skipped(self, target: Target) -> None:
+        """Keep a target of a race that had no room to join it."""
+        self._again = (self._again or {}) | {target: True}
 
     def keep_prefilled(self) -> bool:
         """Keep the targets that can go on from a cut answer, without retries; False if none can."""
         takes_prefill = self._opener.takes_prefill
-        kept = [_only(step, {*filter(takes_prefill, step.targets)}) for step in self._steps]
-        self._steps = iter(kept)
-        if any(step.targets for step in kept):
-            self._retries = 0
-            return True
-        return False
+        without = [
+            [each for each in step.targets if not takes_prefill(each)] for step in self._steps
+        ]
+        kept = (_without(*pair) for pair in zip(self._steps, without, strict=True))
+        self._steps = tuple(filter(None, kept))
+        self._again = None
+        self._retries = 0
+        return bool(self._steps)
 
     def stagger(self, target: Target) -> float:
         """Return the seconds after which the next target of a race joins `target`."""
         if self.policy.stagger is not None:
             return self.policy.stagger
-        observed = self._health.stagger(target)
+        observed = self._gate.health.stagger(target)
         low, high = STAGGER_RANGE
         return UNKNOWN_STAGGER if observed is None else min(high, max(low, observed))
 
-    def _is_ready(self, target: Target) -> bool:
-        return self._health.ready_in(target, self._opener.providers[target].host) <= 0
+    def enter(self, target: Target) -> Admission | None:
+        """Admit a target now, None where it would have to wait."""
+        return self._gate.try_enter(self._line(target), self._number, self._opener.request)
 
-    def _ready_in(self, target: Target) -> float:
-        return self._health.ready_in(target, self._opener.providers[target].host)
+    def _line(self, target: Target) -> Line:
+        return self._gate.line(target, self._opener.providers[target])
 
-    def _recovers_in(self, target: Target) -> float:
-        return self._health.recovers_in(target, self._opener.providers[target].host)
+    def _by_room(self, step: Step) -> Sequence[Target]:
+        """Return the targets of a spread, the one with the most room first."""
+        weights = step.weights or (1,) * len(step.targets)
+        usual = self._gate.health.usual_first_output
+        loads = {
+            target: (self._line(target).load(weight), usual(target))
+            for target, weight in zip(step.targets, weights, strict=True)
+        }
+        return sorted(step.targets, key=loads.__getitem__)
+
+    def _lines_to_wait_at(self, step: Step) -> list[Line]:
+        """Return the lines of a step whose own wait is still to be spent."""
+        waited_at = self._waited_at or ()
+        return [
+            line
+            for target in step.targets
+            if self._opener.providers[target].options.wait and target not in waited_at
+            if not self._gate.is_sick(line := self._line(target))
+        ]
+
+    def _leave(self, place: int, targets: Sequence[Target]) -> None:
+        left = _without(self._steps[place], targets)
+        kept = () if left is None else (left,)
+        self._steps = (*self._steps[:place], *kept, *self._steps[place + 1 :])
+
+    def _took(self, admission: Admission) -> Admitted:
+        target = admission.line.target
+        for place, step in enumerate(self._steps):
+            if target in step.targets:
+                self._leave(place, (target,))
+                return (target,), admission
+        if not (self._again or {}).pop(target, True):
+            self._retries -= 1
+            # The targets of a chain recover side by side; its retries come one after another.
+            health = self._gate.health
+            again = health.full_cooldown(1 + self.policy.retries - self._retries)
+            self._retry_from = health.clock() + min(PROBE_EVERY, again)
+        return (target,), admission
+
+    def _all_left(self) -> list[Target]:
+        left = [target for step in self._steps for target in step.targets]
+        for target, costs_nothing in (self._again or {}).items():
+            if (costs_nothing or self.policy.retries) and target not in left:
+                left.append(target)
+        return left
+
+    def _fitting(self, targets: Sequence[Target]) -> tuple[list[Line], list[Exception]]:
+        """Return the lines to wait in, and the errors of targets that never take this request.
+
+        A target that is misconfigured is waited for where there is no other.
+        """
+        lines: list[Line] = []
+        errors: list[Exception] = []
+        for line in map(self._line, targets):
+            error = line.never_fits(self._opener.request)
+            if error is None:
+                lines.append(line)
+            else:
+                errors.append(error)
+        return [each for each in lines if not self._gate.is_misconfigured(each)] or lines, errors
+
+    def _reasons(
+        self, lines: Sequence[Line], verdicts: Sequence[Exception], waited: float
+    ) -> list[Exception]:
+        """Return why each target that this call has not asked could not be asked."""
+        known = {getattr(each, "target", None) for each in verdicts} | set(self._again or ())
+        return [
+            self._gate.remembered(line)
+            or line.why_busy(self._opener.request, waited, self._gate.now())
+            for line in lines
+            if line.target not in known
+        ]
+
+    def _full_patience(self) -> Patience:
+        room = self.policy.patience
+        if room is None:
+            limits = [each.first_output for each in self._opener.timeouts.values()]
+            room = max((each for each in limits if each is not None), default=DEFAULT_PATIENCE)
+        return Patience(room, self.policy.max_wait)
 
 
-def _only(step: Step, kept: Collection[Target]) -> Step:
-    """Return a step with those of its targets that are kept."""
-    indices = [index for index, target in enumerate(step.targets) if target in kept]
-    targets = tuple(step.targets[index] for index in indices)
-    weights = tuple(step.weights[index] for index in indices) if step.weights else ()
-    return Step(targets, step.mode, weights)
+def _without(step: Step, targets: Sequence[Target]) -> Step | None:
+    """Return what is left of a step without some of its targets."""
+    kept = tuple(each for each in step.targets if each not in targets)
+    if not kept:
+        return None
+    weights = tuple(
+        weight
+        for target, weight in zip(step.targets, step.weights, strict=False)
+        if target not in targets
+    )
+    return Step(kept, step.mode, weights)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call
-from aiollm._failover.candidates import Candidates, Policy
+from aiollm._failover.candidates import Admitted, Candidates, Policy
 from aiollm._failover.deadlines import Watchdog, is_total
-from aiollm._failover.health import Health
+from aiollm._failover.gate import Admission, Gate
 from aiollm._failover.openers import TargetOpener
-from aiollm.errors import FailoverError, classify
-from aiollm.events import CallEnded, CallStarted, Event
+from aiollm.errors import DeadlineError, FailoverError, LLMError, classify
+from aiollm.events import CallEnded, CallQueued, CallReleased, CallStarted, Event
 from aiollm.spec import Plan
 from aiollm.types import Item, Outcome, Response, Restart, Status, Target, TextPart
 
@@ -37,7 +36,7 @@ class Chain(Call):
         self,
         plan: Plan,
         opener: TargetOpener,
-        health: Health,
+        gate: Gate,
         policy: Policy,
         *,
         watchdog: Watchdog,
@@ -47,14 +46,14 @@ class Chain(Call):
     ) -> None:
         super().__init__(
             opener,
-            health,
+            gate,
             watchdog,
             accumulated=accumulated,
             emit=emit,
             number=number,
             total=policy.total,
         )
-        self._candidates = Candidates(plan, policy, opener, health)
+        self._candidates = Candidates(plan, policy, opener, gate, number)
         self._active: ActiveAttempt | None = None
         self._committed = False
         self._interruption: Exception | None = None
@@ -138,9 +137,7 @@ class Chain(Call):
             return True
         if committed and not self._goes_on(error):
             return True
-        # A recorded error keeps no frames, and with them this call, alive.
-        error.__traceback__ = None
-        self._errors.append(error)
+        self._failed_at(error)
         return False
 
     def _goes_on(self, error: Exception) -> bool:
@@ -159,39 +156,61 @@ class Chain(Call):
 
     async def _start(self) -> ActiveAttempt:
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""
-        candidates = self._candidates
-        while ready := candidates.next_step():
-            if len(ready) == 1:
-                return ActiveAttempt(self, ready[0])
-            if (winner := await self._race(ready)) is not None:
+        while True:
+            queued = 0.0
+            found = self._candidates.next_free()
+            if found is None:
+                began = self.watchdog.time()
+                found = await self._wait()
+                queued = self.watchdog.time() - began
+            targets, admission = found
+            if len(targets) == 1:
+                return ActiveAttempt(self, admission, queued)
+            if (winner := await self._race(targets, admission)) is not None:
                 return winner
-        if not self.attempts:
-            return ActiveAttempt(self, candidates.first_ready())
-        time_left = math.inf if self.total_at is None else self.total_at - self.watchdog.time()
-        retry = candidates.next_retry(self.attempts, time_left)
-        if retry is None:
-            raise self._all_failed()
-        wait, target = retry
-        await asyncio.sleep(wait)
-        return ActiveAttempt(self, target)
 
-    def _all_failed(self) -> FailoverError:
-        count = len(self._errors)
+    async def _wait(self) -> Admitted:
+        """Wait in line for whoever is ready first. Raises: FailoverError, DeadlineError."""
+        if self.emit is not None:
+            self.emit(CallQueued(self.number, self._candidates.waiting_for))
+        began = self.watchdog.time()
+        left = math.inf if self.total_at is None else self.total_at - began
+        found = await self._candidates.wait(left)
+        seconds = self.watchdog.time() - began
+        if isinstance(found, tuple):
+            if self.emit is not None:
+                self.emit(CallReleased(self.number, found[0][0], seconds))
+            return found
+        if seconds >= left:
+            raise self._too_late()
+        raise self._all_failed(found)
+
+    def _too_late(self) -> DeadlineError:
+        seconds = self._candidates.policy.total or 0.0
+        reason = f"the call took longer than {seconds:g} s: it was still waiting for a target"
+        error = DeadlineError(reason, which="total", after=seconds)
+        self.attach_partial(error)
+        return error
+
+    def _all_failed(self, reasons: Sequence[Exception]) -> FailoverError:
+        errors = [*self._errors, *reasons]
+        count = len(self.attempts)
         tries = "1 attempt" if count == 1 else f"{count} attempts"
         message = f"every target of {self._candidates.plan} failed ({tries})"
-        return FailoverError(message, self._errors, self.attempts)
+        return FailoverError(message, errors, self.attempts)
 
-    async def _race(self, targets: Sequence[Target]) -> ActiveAttempt | None:
+    async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
         from aiollm._failover.race import Race  # only races pay to import anyio, some 20 ms
 
-        race = Race()
+        race = Race(self, self._candidates, admission)
         try:
-            await race.run(targets, partial(ActiveAttempt, self), self._candidates.stagger)
+            await race.run(targets)
         except BaseException:
             race.abandon()
             raise
-        self._errors += race.errors
+        for error in race.errors:
+            self._failed_at(error)
         fatal, race.fatal = race.fatal, None
         if fatal is not None:
             try:
@@ -203,6 +222,14 @@ class Chain(Call):
         self.held = race.items
         self._committed = True
         return race.winner
+
+    def _failed_at(self, error: Exception) -> None:
+        """Record the error of an attempt after which the call goes on."""
+        # A recorded error keeps no frames, and with them this call, alive.
+        error.__traceback__ = None
+        self._errors.append(error)
+        if isinstance(error, LLMError) and error.target is not None:
+            self._candidates.failed(error.target, error)
 
 
 def _continuable(partial: Response) -> str:

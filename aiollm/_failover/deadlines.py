@@ -193,6 +193,10 @@ class AttemptDeadlines:
             if self._task is not None:
                 self._task.cancel()
 
+    def is_paused(self) -> bool:
+        """Say whether nobody waits for the next batch: the caller does something else."""
+        return self._task is None
+
     def stop(self) -> None:
         """Stop watching; idempotent."""
         self._watchdog.discard(self)

@@ -7,6 +7,7 @@ cooldown is over, half-open: it then lets exactly one probe through.
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections import OrderedDict, deque
@@ -15,7 +16,15 @@ from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from aiollm.errors import ConnectError, DeadlineError, LLMError, ProviderError, classify
+from aiollm.errors import (
+    ConnectError,
+    DeadlineError,
+    LLMError,
+    ProtocolError,
+    ProviderError,
+    TransportError,
+    classify,
+)
 from aiollm.types import Target
 
 MAX_COOLDOWN = 300.0
@@ -35,6 +44,15 @@ LATENCIES = 64
 
 MIN_LATENCIES = 20
 """Latencies below which their 95th percentile is not trusted (design: race)."""
+
+PROBE_EVERY = 2.0
+"""Seconds after which a target that failed is probed where calls wait for it (design)."""
+
+MISCONFIGURED_PROBE_EVERY = 5.0
+"""The same after 401, 402, 403 or 404: a key or a model is mended by a person (design)."""
+
+PROBE_LEASE = 15.0
+"""Seconds a probe may take while its caller pauses, before another call may probe (design)."""
 
 HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
 """Whether a target is asked, set aside for now, or tried with a single call."""
@@ -60,13 +78,16 @@ class TargetHealth(msgspec.Struct, frozen=True):
 
 class _Breaker:
     __slots__ = (
+        "error",
         "failed",
         "failures",
         "generation",
         "last_error",
         "latencies",
+        "not_before",
         "openings",
         "probe",
+        "probe_at",
         "succeeded",
         "until",
     )
@@ -74,7 +95,12 @@ class _Breaker:
     def __init__(self) -> None:
         self.failures: int = 0
         self.openings: int = 0
+        # Three times: when it is half open for any call, when for a call that waits for it, and
+        # before when not even that, by the server's word or the length of the hang.
         self.until: float = 0.0
+        self.probe_at: float = 0.0
+        self.not_before: float = 0.0
+        self.error: Exception | None = None
         self.probe: Permit | None = None
         self.succeeded: int = 0
         self.failed: int = 0
@@ -86,17 +112,33 @@ class _Breaker:
     def is_open(self) -> bool:
         return self.openings > 0
 
+    def half_open_at(self, *, waiting: bool) -> float:
+        if waiting:
+            return max(self.not_before, self.probe_at)
+        return self.until
+
     def close(self) -> None:
         self.failures = 0
         self.openings = 0
         self.until = 0.0
+        self.probe_at = 0.0
+        self.not_before = 0.0
         self.last_error = ""
+        self.error = None
 
 
 class Permit:
     """The right to one attempt; exactly one of its verdicts counts, later ones do nothing."""
 
-    __slots__ = ("_breaker", "_generations", "_health", "_host", "_settled", "started")
+    __slots__ = (
+        "_breaker",
+        "_generations",
+        "_health",
+        "_host",
+        "_settled",
+        "is_paused",
+        "started",
+    )
 
     def __init__(self, health: Health, breaker: _Breaker, host: _Breaker) -> None:
         self._health = health
@@ -104,26 +146,43 @@ class Permit:
         self._host = host
         self._generations = (breaker.generation, host.generation)
         self._settled = False
+        self.is_paused: Callable[[], bool] | None = None
+        """Says whether the caller pauses; set by a probe's attempt."""
         self.started: float = health.clock()
         if breaker.openings and breaker.probe is None:
             breaker.probe = self
         if host.openings and host.probe is None:
             host.probe = self
 
-    def first_output(self, seconds: float) -> None:
-        """Note the latency of the first output."""
-        self._breaker.latencies.append(seconds)
+    @property
+    def is_probe(self) -> bool:
+        """Whether this attempt decides if the target or its host is well again."""
+        return self._breaker.probe is self or self._host.probe is self
 
-    def success(self) -> bool:
-        """Book a success; return whether it closed the target's breaker."""
-        if not self._settle():
-            return False
+    def first_output(self, seconds: float) -> bool:
+        """Note the latency of the first output; return whether it closed a breaker.
+
+        A probe has its verdict now: an answer that streams for minutes holds up nobody.
+        """
         breaker, host = self._breaker, self._host
-        breaker.succeeded += 1
+        breaker.latencies.append(seconds)
+        return (breaker.failures > 0 or host.failures > 0) and self._answered()
+
+    def success(self) -> None:
+        """Book a success."""
+        if self._settle():
+            breaker = self._breaker
+            breaker.succeeded += 1
+            if breaker.failures > 0 or self._host.failures > 0:
+                self._answered()
+
+    def _answered(self) -> bool:
+        """Close the breakers of a target that answers; return whether one was open."""
+        breaker, host = self._breaker, self._host
         closed = breaker.failures > 0 and self._recover(breaker)
-        if host.failures:
-            self._recover(host)
-        return closed
+        closed_host = host.failures > 0 and self._recover(host)
+        self._hand_on()
+        return closed or closed_host
 
     def failure(self, error: BaseException) -> bool:
         """Book a failure as `error` deserves; return whether it opened the target's breaker."""
@@ -131,6 +190,8 @@ class Permit:
             return False
         verdict = classify(error)
         if verdict.harms == "no":
+            if isinstance(error, ProviderError):
+                self._answered()  # a refusal is an answer: the target is well
             return False
         self._breaker.failed += 1
         if _is_connection_failure(error):
@@ -147,11 +208,17 @@ class Permit:
         if self._settled:
             return False
         self._settled = True
+        if self._breaker.probe is self or self._host.probe is self:
+            self._hand_on()
+        return True
+
+    def _hand_on(self) -> None:
+        """Let another attempt be the probe."""
+        self.is_paused = None
         if self._breaker.probe is self:
             self._breaker.probe = None
         if self._host.probe is self:
             self._host.probe = None
-        return True
 
     def _is_current(self, breaker: _Breaker) -> bool:
         """Say whether the attempt began after the breaker's latest opening."""
@@ -170,16 +237,27 @@ class Permit:
         now = health.clock()
         breaker.failures += 1
         breaker.last_error = type(error).__name__
-        wait = _wait(error)
-        if not health.base and not wait:
+        stated, long = _stated_wait(error), _is_long(error)
+        if not (health.base or stated or long):
             return False
-        # Attempts that ran beside the one that opened it tell of the same outage.
+        # Attempts that ran beside the one that opened it tell of the same outage: of theirs, only
+        # a time that the server itself states counts.
         opens = self._is_current(breaker)
         if opens:
+            hang = now - self.started
             breaker.openings += 1
             breaker.generation += 1
-            wait = max(wait, health.cooldown(breaker.openings), now - self.started)
-        breaker.until = max(breaker.until, now + wait)
+            breaker.error = _remembered(error)
+            cooldown = MISCONFIGURED if long else health.cooldown(breaker.openings)
+            breaker.until = max(breaker.until, now + max(cooldown, hang))
+            every = MISCONFIGURED_PROBE_EVERY if long else PROBE_EVERY
+            # No jitter: one call probes, and the others wait for its verdict.
+            breaker.probe_at = now + (
+                every if long else min(every, health.full_cooldown(breaker.openings))
+            )
+            breaker.not_before = max(breaker.not_before, now + hang)
+        breaker.not_before = max(breaker.not_before, now + stated)
+        breaker.until = max(breaker.until, breaker.not_before)
         return opens
 
 
@@ -200,20 +278,53 @@ class Health:
         self._targets: OrderedDict[Target, _Breaker] = OrderedDict()
         self._hosts: OrderedDict[str, _Breaker] = OrderedDict()
 
-    def ready_in(self, target: Target, host: str) -> float:
-        """Return the seconds until `target` may be tried, 0 for now, inf while it is probed."""
+    def ready_in(self, target: Target, host: str, *, waiting: bool = False) -> float:
+        """Return the seconds until `target` may be tried, 0 for now, inf while it is probed.
+
+        A call that is `waiting` for it may probe earlier than one that can go elsewhere.
+        """
         mine, hosts = self._targets.get(target), self._hosts.get(host)
         if not (mine is not None and mine.openings) and not (hosts is not None and hosts.openings):
             return 0.0
-        if any(each and each.is_open and each.probe is not None for each in (mine, hosts)):
-            return float("inf")
-        return self.recovers_in(target, host)
+        for breaker in (mine, hosts):
+            if breaker is not None and breaker.is_open and self._is_probed(breaker):
+                return float("inf")
+        return self.recovers_in(target, host, waiting=waiting)
 
-    def recovers_in(self, target: Target, host: str) -> float:
+    def recovers_in(self, target: Target, host: str, *, waiting: bool = False) -> float:
         """Return the seconds until the cooldowns of `target` and its host are over."""
         now = self.clock()
         breakers = (self._targets.get(target), self._hosts.get(host))
-        return max([0.0, *(each.until - now for each in breakers if each and each.is_open)])
+        times = (each.half_open_at(waiting=waiting) for each in breakers if each and each.is_open)
+        return max([0.0, *(at - now for at in times)])
+
+    def lease_left(self, target: Target, host: str) -> float:
+        """Return the seconds until a probe that is out may be overtaken, inf where none is."""
+        breakers = (self._targets.get(target), self._hosts.get(host))
+        probes = [each.probe for each in breakers if each and each.is_open and each.probe]
+        left = [each.started + PROBE_LEASE - self.clock() for each in probes]
+        return max(0.1, min(left, default=float("inf")))
+
+    def remembered(self, target: Target, host: str) -> Exception | None:
+        """Return the error that set the target or its host aside, None where they are well."""
+        breakers = (self._targets.get(target), self._hosts.get(host))
+        return next((each.error for each in breakers if each and each.is_open), None)
+
+    def is_probed(self, target: Target, host: str) -> bool:
+        """Say whether a probe of the target or its host is out."""
+        breakers = (self._targets.get(target), self._hosts.get(host))
+        return any(each and each.is_open and self._is_probed(each) for each in breakers)
+
+    def _is_probed(self, breaker: _Breaker) -> bool:
+        probe = breaker.probe
+        if probe is None:
+            return False
+        paused = probe.is_paused
+        if paused is None or self.clock() < probe.started + PROBE_LEASE or not paused():
+            return True
+        # Its caller does not read: another call may probe.
+        breaker.probe = None
+        return False
 
     def admit(self, target: Target, host: str) -> Permit:
         """Return a permit for one attempt, the probe where a breaker is open without one."""
@@ -221,8 +332,12 @@ class Health:
 
     def cooldown(self, opening: int) -> float:
         """Return the length of the n-th cooldown in a row: doubled each time, equal jitter."""
-        full = min(MAX_COOLDOWN, self.base * 2.0 ** min(opening - 1, 40))
+        full = self.full_cooldown(opening)
         return full / 2 + self.uniform(0.0, full / 2)
+
+    def full_cooldown(self, opening: int) -> float:
+        """Return the length of the n-th cooldown in a row without jitter."""
+        return min(MAX_COOLDOWN, self.base * 2.0 ** min(opening - 1, 40))
 
     def stagger(self, target: Target) -> float | None:
         """Return the 95th percentile of first-output latency, None while too few are known."""
@@ -230,6 +345,11 @@ class Health:
         if breaker is None or len(breaker.latencies) < MIN_LATENCIES:
             return None
         return _quantile(breaker, 0.95)
+
+    def usual_first_output(self, target: Target) -> float:
+        """Return the median latency of a target's first outputs, 0 while none is known."""
+        breaker = self._targets.get(target)
+        return _quantile(breaker, 0.5) if breaker is not None and breaker.latencies else 0.0
 
     def snapshot(self) -> tuple[TargetHealth, ...]:
         """Return the health of all targets used so far."""
@@ -286,11 +406,30 @@ def _is_connection_failure(error: BaseException) -> bool:
     )
 
 
-def _wait(error: BaseException) -> float:
-    """Return the least cooldown that the error itself asks for."""
-    wait = 0.0
-    if isinstance(error, LLMError) and error.harms == "long":
-        wait = MISCONFIGURED
+def without_frames(error: Exception) -> Exception:
+    """Return a copy: the frames of an error that is raised hold the stream that holds its call."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - a foreign error that cannot be copied
+        return error
+
+
+def _is_long(error: BaseException) -> bool:
+    return isinstance(error, LLMError) and error.harms == "long"
+
+
+def _stated_wait(error: BaseException) -> float:
+    """Return the seconds that the server asks to be left alone."""
     if isinstance(error, ProviderError) and error.retry_after is not None:
-        wait = max(wait, min(error.retry_after, MAX_RETRY_AFTER))
-    return wait
+        return min(error.retry_after, MAX_RETRY_AFTER)
+    return 0.0
+
+
+def _remembered(error: BaseException) -> Exception | None:
+    """Return a copy of an error that holds neither frames nor what had arrived."""
+    if not isinstance(error, Exception):
+        return None
+    kept = without_frames(error)
+    if isinstance(kept, TransportError | ProviderError | ProtocolError):
+        kept.partial = None
+    return kept

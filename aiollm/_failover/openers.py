@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from aiollm._failover.slots import Slots
 from aiollm._http import streaming
 from aiollm._wire.redaction import redacted
 from aiollm.capabilities import Capabilities
@@ -34,10 +33,6 @@ Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 class SharedResources(Transport, Protocol):
     """What the calls of a registry share."""
 
-    @property
-    def slots(self) -> dict[str, Slots]:
-        """The slots of providers whose concurrency is limited, by name."""
-
     async def fit(
         self, request: Request, capabilities: Capabilities
     ) -> tuple[Request, tuple[str, ...]]:
@@ -45,7 +40,7 @@ class SharedResources(Transport, Protocol):
 
 
 class TargetOpener(ABC):
-    """Opens the targets of one call: their providers, deadlines, slots, and clean errors."""
+    """Opens the targets of one call: their providers, deadlines and clean errors."""
 
     __slots__ = ("_resources", "providers", "request", "timeouts")
 
@@ -71,18 +66,6 @@ class TargetOpener(ABC):
 
         `prefix` is the answer so far, from which the target has to go on. Raises: LLMError.
         """
-
-    def slots(self, target: Target) -> Slots | None:
-        """Return the slots of the target's provider, None where they are not limited."""
-        provider = self.providers[target]
-        limit = provider.max_concurrency
-        if not isinstance(limit, int):  # "auto" and "off" limit nothing yet
-            return None
-        known = self._resources.slots
-        slots = known.get(provider.name)
-        if slots is None:
-            slots = known[provider.name] = Slots(limit)
-        return slots
 
     def takes_prefill(self, target: Target) -> bool:
         """Say whether the target goes on from an assistant message at the end."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
 from aiollm._failover.attempt import ActiveAttempt, has_output
+from aiollm._failover.call import Call
+from aiollm._failover.candidates import Candidates
 from aiollm._failover.deadlines import is_total
+from aiollm._failover.gate import Admission
 from aiollm.errors import classify
 from aiollm.types import Item, Status, Target
 
@@ -16,11 +19,15 @@ from aiollm.types import Item, Status, Target
 class Race:
     """Attempts of one step side by side until the first output; leaves no task behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call, candidates: Candidates, first: Admission) -> None:
+        """Take the admission of the target that starts at once."""
         self.winner: ActiveAttempt | None = None
         self.items: list[Item] = []
         self.errors: list[Exception] = []
         self.fatal: Exception | None = None
+        self._call = call
+        self._candidates = candidates
+        self._first: Admission | None = first
 
     def abandon(self) -> None:
         """Close the winner too: the caller is gone."""
@@ -28,22 +35,25 @@ class Race:
             self.winner.close("abandoned")
             self.winner = None
 
-    async def run(
-        self,
-        targets: Sequence[Target],
-        admit: Callable[[Target], ActiveAttempt],
-        stagger: Callable[[Target], float],
-    ) -> None:
-        """Start the targets one by one, the next after its stagger or a failure."""
+    async def run(self, targets: Sequence[Target]) -> None:
+        """Start the targets one by one, the next after its stagger or a failure.
+
+        A target without room joins no race: the next one starts in its place.
+        """
         attempts: list[ActiveAttempt] = []
         try:
             async with anyio.create_task_group() as group:
                 for target in targets:
+                    admission, self._first = self._first, None
+                    admission = admission or self._candidates.enter(target)
+                    if admission is None:
+                        self._candidates.skipped(target)
+                        continue
                     failed = anyio.Event()
-                    attempts.append(admit(target))
+                    attempts.append(ActiveAttempt(self._call, admission))
                     group.start_soon(self._run, attempts[-1], failed, group.cancel_scope)
                     if target is not targets[-1]:
-                        with anyio.move_on_after(stagger(target)):
+                        with anyio.move_on_after(self._candidates.stagger(target)):
                             await failed.wait()
         finally:
             for attempt in attempts:

@@ -1,44 +1,64 @@
-"""Slots: how many streams of a provider run at once, first come first served."""
+"""Slots: how many streams of a scope run at once; with `auto` the number is found (AIMD)."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+import math
+from typing import Any
+
+AUTO_START = 8.0
+"""Slots that `max_concurrency=auto` begins with."""
+
+DECREASE = 0.5
+"""A refusal leaves this share of the streams that ran; each round of answers adds one slot."""
 
 
 class Slots:
-    """At most `limit` streams at once; waiters are served in order."""
+    """The streams of a scope that run now, and how many may."""
 
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._waiters: deque[asyncio.Future[None]] = deque()
+    __slots__ = ("_cut_at", "_holders", "held", "is_auto", "limit")
+
+    def __init__(self, limit: int | None, held: int = 0) -> None:
+        """Take a fixed limit, None to find it."""
+        self.is_auto = limit is None
+        self.limit: float = AUTO_START if limit is None else limit
+        self.held = held
+        self._holders: set[Any] = set()
+        self._cut_at = -math.inf
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds."""
-        return self._free
+        """Slots that nobody holds; less than 0 after the limit has shrunk."""
+        return int(self.limit) - self.held
 
-    async def acquire(self) -> None:
-        """Take a slot, waiting for it if need be; a cancelled wait takes none."""
-        if self._free > 0 and not self._waiters:
-            self._free -= 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.release()
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
-            raise
+    def take(self, holder: Any) -> None:
+        """Take a slot, of which there must be one."""
+        self.held += 1
+        self._holders.add(holder)
 
-    def release(self) -> None:
-        """Give a slot back: to the first waiter, if there is one."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done() and not waiter.get_loop().is_closed():
-                waiter.set_result(None)
-                return
-        self._free += 1
+    def release(self, holder: Any) -> None:
+        """Give a slot back; one that was taken under another loop is gone already."""
+        if holder in self._holders:
+            self._holders.discard(holder)
+            self.held -= 1
+
+    def succeeded(self) -> None:
+        """Note an answer: where all slots were in use, a round of them adds one."""
+        if self.is_auto and self.free <= 0:
+            self.limit += 1.0 / self.limit
+
+    def refused(self, now: float) -> None:
+        """Note that the service had no room; refusals of one second are one."""
+        if self.is_auto and now - self._cut_at >= 1.0:
+            self._cut_at = now
+            self.limit = max(1.0, self.held * DECREASE)
+
+    def clear(self) -> None:
+        """Forget who holds them."""
+        self.held = 0
+        self._holders.clear()
+
+    def describe(self) -> str:
+        """Say who holds them."""
+        calls = sorted({holder.number for holder in self._holders})
+        shown = ", ".join(map(str, calls[:8])) + (", ..." if len(calls) > 8 else "")
+        return f"{self.held} of {int(self.limit)} slots are held by calls {shown}"

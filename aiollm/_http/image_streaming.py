@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
+from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
@@ -20,7 +21,7 @@ from aiollm.provider import (
     Reply,
     Transport,
 )
-from aiollm.types import Finish, ImagePart, Item, Notice, Target, Timeouts
+from aiollm.types import AnnouncedLimits, Finish, ImagePart, Item, Notice, Target, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._wire.base64_stream import Lift
@@ -52,7 +53,9 @@ async def draw(
         http = codec.encode_images(provider, target, request)
         reply = await transport.send(http, timeouts.connect)
         try:
-            yield []  # headers are a sign of life
+            announced = quotas(reply.headers, provider.host)
+            # Headers are a sign of life.
+            yield [AnnouncedLimits(announced)] if announced else []
             if not 200 <= reply.status < 300:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:

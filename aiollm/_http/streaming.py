@@ -8,10 +8,11 @@ from typing import Any
 
 from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
+from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError
 from aiollm.provider import Decoder, Framer, HttpResponse, Provider, Reply, Transport
-from aiollm.types import Item, Notice, Request, Target, Timeouts
+from aiollm.types import AnnouncedLimits, Item, Notice, Request, Target, Timeouts
 
 LAST_WORDS_SECONDS = 2.0
 """How long counts and the terminal event are awaited once the finish reason has come."""
@@ -32,9 +33,11 @@ async def stream(
     http = codec.encode(provider, target, request)
     reply = await transport.send(http, timeouts.connect)
     try:
-        if http.warnings or not reply.has_body:
+        announced = quotas(reply.headers, provider.host)
+        if announced or http.warnings or not reply.has_body:
             # Headers are a sign of life; so is the body, where it has come with them.
-            yield [Notice(message) for message in http.warnings]
+            first: list[Item] = [AnnouncedLimits(announced)] if announced else []
+            yield first + [Notice(message) for message in http.warnings]
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         decoder = (http.decoder or codec.decoder)()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import msgspec
 
 from aiollm.types import (
+    AnnouncedLimits,
     Attempt,
     Citation,
     CitationChunk,
@@ -258,6 +259,7 @@ class Accumulator:
         Finish: _finish,
         UsageUpdate: _usage,
         Notice: _notice,
+        AnnouncedLimits: _status,
     }
 
 

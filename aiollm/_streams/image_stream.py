@@ -11,7 +11,7 @@ from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import BaseStream
 from aiollm.errors import ClosedError
 from aiollm.images import ImageResult, PartialImage
-from aiollm.types import Finish, Notice, Restart, Status, UsageUpdate
+from aiollm.types import AnnouncedLimits, Finish, Notice, Restart, Status, UsageUpdate
 
 
 class ImageAccumulator(Accumulator):
@@ -44,7 +44,7 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
 
     __slots__ = ()
 
-    _hidden = frozenset({UsageUpdate, Notice, Finish, Status})
+    _hidden = frozenset({UsageUpdate, Notice, AnnouncedLimits, Finish, Status})
 
     _accumulator = ImageAccumulator
     _total: ImageAccumulator

@@ -9,7 +9,16 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm._streams.reader import SingleReader, Source
 from aiollm.errors import ClosedError
-from aiollm.types import Attempt, Chunk, Item, Notice, Response, Target, UsageUpdate
+from aiollm.types import (
+    AnnouncedLimits,
+    Attempt,
+    Chunk,
+    Item,
+    Notice,
+    Response,
+    Target,
+    UsageUpdate,
+)
 
 
 class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
@@ -27,7 +36,7 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
     _noun = "stream"
     _source: CallSource | None
 
-    _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice})
+    _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
     """Item types that only the result keeps."""
 
     _accumulator: ClassVar[type[Accumulator]] = Accumulator

@@ -234,15 +234,15 @@ async def test_an_error_status_becomes_its_class(expect, wire, status, kind):
     assert "so it is" in str(error)
 
 
-async def test_the_wait_a_server_asks_for_is_heeded(expect, wire):
+async def test_the_wait_a_server_asks_for_is_kept(expect, wire):
     fixture = fails(429)
     fixture["response"]["retryAfter"] = 17
     reg = await expect(fixture)
     with pytest.raises(FailoverError) as caught:
         await reg.generate(f"{wire}/m", "hi")
     assert caught.value.exceptions[0].retry_after == 17
-    (health,) = reg.health()
-    assert 16 < health.reopens_in <= 17
+    (limits,) = reg.limits()
+    assert 16 < limits.blocked_for <= 17
 
 
 async def test_a_prompt_that_is_too_long_moves_on(expect):

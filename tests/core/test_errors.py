@@ -15,6 +15,7 @@ from aiollm import errors
 from aiollm.errors import (
     MAX_BODY,
     AuthenticationError,
+    BusyError,
     ClosedError,
     ConfigError,
     ConnectError,
@@ -64,6 +65,8 @@ def sample(name: str) -> LLMError:
         return DeadlineError("late", which="idle", after=3.0, target=TARGET)
     if kind is FailoverError:
         return FailoverError("all failed", [sample("ConnectError")], [Attempt(TARGET, 0.0)])
+    if kind is BusyError:
+        return BusyError("no room", kind="slots", wait=2.0, target=TARGET)
     if kind is SpecError:
         return SpecError("unknown", spec="a/b,c", column=4)
     return kind("what happened", target=TARGET)

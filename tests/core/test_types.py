@@ -18,6 +18,7 @@ from aiollm import from_json, to_json, types
 from aiollm.errors import ConfigError, LLMError, OutputError, RateLimitError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import (
+    AnnouncedLimits,
     Attempt,
     AudioPart,
     Chunk,
@@ -206,7 +207,7 @@ class TestChunks:
     def test_every_chunk_has_text_so_that_printing_it_is_right(self) -> None:
         assert "".join(chunk.text for chunk in self.CHUNKS) == "a"
         assert {type(chunk) for chunk in self.CHUNKS} == set(get_args(Chunk))
-        assert set(get_args(Item)) == set(get_args(Chunk)) | {UsageUpdate, Notice}
+        assert set(get_args(Item)) == set(get_args(Chunk)) | {UsageUpdate, Notice, AnnouncedLimits}
 
     def test_each_kind_of_item_says_whether_it_commits_a_stream(self) -> None:
         kinds = {*get_args(Item), ImageResult, PartialImage}
@@ -216,6 +217,7 @@ class TestChunks:
             "Restart",
             "Status",
             "UsageUpdate",
+            "AnnouncedLimits",
         }
 
     @pytest.mark.parametrize("chunk", CHUNKS, ids=lambda chunk: type(chunk).__name__)

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from aiollm import DeadlineError, FailoverError, Registry, Timeouts
-from aiollm._failover.slots import Slots
+from aiollm import BusyError, DeadlineError, FailoverError, Registry, Timeouts
 from aiollm.testing import EndlessHeaders, Flood, Gate, Hang, Trickle, chat
 
 OK = chat("Hel", "lo")
@@ -139,48 +138,62 @@ async def test_at_most_max_concurrency_streams_run_and_waiters_are_first_come_fi
         order = [request.json()["model"] for request in server.requests]
         assert set(order[:2]) == {"m0", "m1"}
         assert order[2:] == ["m2", "m3", "m4"]
-        assert reg._resources.slots["a"].free == 2
+        assert {each.held for each in reg.limits()} == {0}
 
 
-async def test_a_waiter_gives_up_at_first_output_without_harm(serve):
+async def test_a_wait_for_a_slot_ends_with_the_patience_and_harms_nobody(serve):
     gate = Gate()
     server = await serve(chat("x", gate))
     dsn = f"openai+{server.url}/v1?max_concurrency=1"
     async with Registry(env={"LLM_A": dsn}, retries=0) as reg:
         running = asyncio.create_task(reg.stream("a/m", "hi").collect())
         await gate.reached()
-        error = await failed(reg, timeouts=only(first_output=0.05))
-        assert error.which == "first_output"
+        for options in ({"timeouts": only(first_output=0.05)}, {"patience": 0.05}):
+            with pytest.raises(FailoverError) as caught:
+                await reg.generate("a/m", "hi", **options)
+            (error,) = caught.value.exceptions
+            assert isinstance(error, BusyError)
+            assert error.kind == "slots"
+            assert "1 of 1 slots are held by calls 1" in str(error)
         assert reg.health()[0].failed == 0
         gate.open()
         await running
-        assert reg._resources.slots["a"].free == 1
+        assert reg.limits()[0].held == 0
+        assert server.counts.requests == 1
 
 
-async def test_a_slot_granted_to_a_cancelled_waiter_goes_to_the_next():
-    slots = Slots(1)
-    await slots.acquire()
-    first, second = [asyncio.create_task(slots.acquire()) for _ in range(2)]
-    await asyncio.sleep(0)
-    slots.release()
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    await second
-    slots.release()
-    assert slots.free == 1
+async def test_a_slot_granted_to_a_cancelled_waiter_goes_to_the_next(serve):
+    server = await serve(OK)
+    dsn = f"openai+{server.url}/v1?max_concurrency=1"
+    async with Registry(env={"LLM_A": dsn}, retries=0) as reg:
+        holder = reg.stream("a/m", "hi")
+        await anext(holder)
+        first, second = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(2)]
+        while reg.limits()[0].waiting < 2:
+            await asyncio.sleep(0)
+        await holder.aclose()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await second).text == "Hello"
+        assert (reg.limits()[0].held, reg.limits()[0].waiting) == (0, 0)
 
 
-async def test_a_cancelled_waiter_takes_no_slot():
-    slots = Slots(1)
-    await slots.acquire()
-    waiter = asyncio.create_task(slots.acquire())
-    await asyncio.sleep(0)
-    waiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiter
-    slots.release()
-    assert slots.free == 1
+async def test_a_cancelled_waiter_takes_no_slot(serve):
+    server = await serve(OK)
+    dsn = f"openai+{server.url}/v1?max_concurrency=1"
+    async with Registry(env={"LLM_A": dsn}, retries=0) as reg:
+        holder = reg.stream("a/m", "hi")
+        await anext(holder)
+        waiter = asyncio.create_task(reg.generate("a/m", "hi"))
+        while not reg.limits()[0].waiting:
+            await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert reg.limits()[0].waiting == 0
+        await holder.aclose()
+        assert reg.limits()[0].held == 0
 
 
 async def test_a_deadline_leaves_no_cancellation_behind(serve, registry):

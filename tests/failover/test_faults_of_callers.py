@@ -87,12 +87,13 @@ async def test_several_tasks_may_close_one_stream_while_another_reads(serve, reg
 
 async def test_an_error_before_anything_arrived_has_no_partial(serve, registry):
     reg = registry({"a": await serve(Answer(400, {}, {"error": {"message": "no"}}))})
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(FailoverError) as caught:
         await reg.generate("a/m", "hi")
+    assert isinstance(caught.value.last, InvalidRequestError)
     assert caught.value.partial is None
 
 
-async def test_a_wait_for_our_own_slot_never_harms_the_target(serve):
+async def test_the_deadlines_of_an_attempt_begin_when_it_has_a_slot(serve):
     gate = Gate()
     server = await serve(chat("x", gate), Hang())
     env = {"LLM_A": f"openai+{server.url}/v1?max_concurrency=1"}
@@ -100,14 +101,16 @@ async def test_a_wait_for_our_own_slot_never_harms_the_target(serve):
         first = asyncio.create_task(reg.generate("a/m", "hi"))
         await gate.reached()
         limits = Timeouts(first_output=0.2)
-        second = asyncio.create_task(reg.generate("a/m", "hi", timeouts=limits))
+        second = asyncio.create_task(reg.generate("a/m", "hi", timeouts=limits, patience=30))
         await asyncio.sleep(0)
-        # The slot comes while the deadline runs; then the server is silent until it fires.
         first.cancel()
         with pytest.raises(FailoverError) as caught:
             await second
-        assert isinstance(caught.value.exceptions[0], DeadlineError)
-        assert reg.health()[0].failed == 0
+        assert isinstance(caught.value.last, DeadlineError)
+        (attempt,) = caught.value.attempts
+        assert attempt.started >= attempt.queued > 0
+        assert attempt.ended - attempt.started >= 0.2
+        assert reg.health()[0].failed == 1
 
 
 async def test_an_answer_is_whole_at_its_finish_reason_though_the_connection_breaks(

@@ -16,8 +16,8 @@ from aiollm.errors import (
     ContextLengthError,
     DeadlineError,
     ModelNotFoundError,
+    OverloadedError,
     QuotaError,
-    RateLimitError,
     ServerError,
     StreamInterrupted,
     UnsupportedError,
@@ -29,8 +29,8 @@ HOSTS = {A: "one", B: "one", Target("c", "m"): "two"}
 
 HARMFUL = [
     ServerError("x", status=500),
-    RateLimitError("x", status=429, retry_after=7.0),
-    RateLimitError("x", status=429, retry_after=10_000.0),
+    OverloadedError("x", status=503, retry_after=7.0),
+    OverloadedError("x", status=503, retry_after=10_000.0),
     StreamInterrupted("x"),
     AuthenticationError("x", status=401),
 ]
@@ -212,15 +212,15 @@ def test_a_cooldown_is_no_shorter_than_the_failed_attempt_took():
 )
 def test_retry_after_is_a_floor_capped_at_an_hour(given, expected):
     tracker, _ = health()
-    tracker.admit(A, "one").failure(RateLimitError("x", status=429, retry_after=given))
+    tracker.admit(A, "one").failure(OverloadedError("x", status=503, retry_after=given))
     assert tracker.ready_in(A, "one") == expected
 
 
 def test_a_shorter_wait_never_shortens_a_longer_one():
     tracker, _ = health()
     first, second = tracker.admit(A, "one"), tracker.admit(A, "one")
-    first.failure(RateLimitError("x", status=429, retry_after=100.0))
-    second.failure(RateLimitError("x", status=429, retry_after=5.0))
+    first.failure(OverloadedError("x", status=503, retry_after=100.0))
+    second.failure(OverloadedError("x", status=503, retry_after=5.0))
     assert tracker.ready_in(A, "one") == 100
 
 
@@ -255,7 +255,7 @@ def test_no_base_means_no_cooldown_but_a_providers_own_wait_holds():
     tracker, _ = health(base=0)
     tracker.admit(A, "one").failure(ServerError("x", status=500))
     assert tracker.ready_in(A, "one") == 0
-    tracker.admit(A, "one").failure(RateLimitError("x", status=429, retry_after=5.0))
+    tracker.admit(A, "one").failure(OverloadedError("x", status=503, retry_after=5.0))
     assert tracker.ready_in(A, "one") == 5
 
 

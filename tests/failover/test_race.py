@@ -6,7 +6,13 @@ import asyncio
 
 import pytest
 
-from aiollm import ConfigError, FailoverError, InvalidRequestError, Target, Timeouts
+from aiollm import (
+    ConfigError,
+    ContentFilterError,
+    FailoverError,
+    Target,
+    Timeouts,
+)
 from aiollm._failover.attempt import ActiveAttempt
 from aiollm.testing import Answer, Cut, Gate, Hang, chat
 
@@ -112,9 +118,10 @@ async def test_all_failed_has_an_error_of_each(serve, registry):
 
 
 async def test_an_error_that_stays_ends_the_race(serve, registry):
-    bad = await serve(Answer(400, {}, {"error": {"message": "bad", "code": "x"}}))
+    filtered = {"message": "no", "code": "content_filter"}
+    bad = await serve(Answer(400, {}, {"error": filtered}))
     slow = await serve(Hang(after=0, gate=Gate()))
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(ContentFilterError):
         await registry({"a": slow, "b": bad}).stream("a/m|b/m", "hi", stagger=0.0).collect()
     await slow.wait_closed()
 

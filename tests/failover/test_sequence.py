@@ -8,6 +8,7 @@ from aiollm import (
     AuthenticationError,
     ConfigError,
     ConnectError,
+    ContentFilterError,
     DeadlineError,
     FailoverError,
     InvalidRequestError,
@@ -119,9 +120,23 @@ async def test_when_all_fail_the_group_has_one_error_per_attempt_in_order(serve,
     assert [attempt.outcome for attempt in error.attempts] == ["failed", "failed"]
 
 
-async def test_a_request_that_every_target_refuses_stays(serve, registry):
+async def test_a_refused_request_moves_on_without_harm_and_is_not_asked_there_again(
+    serve, registry
+):
     bad, good = await serve(failing(400)), await serve(OK)
-    with pytest.raises(InvalidRequestError):
+    reg = registry({"a": bad, "b": good}, retries=2)
+    assert (await reg.stream("a/m,b/m", "hi").collect()).text == "Hello"
+    assert [health.state for health in reg.health()] == ["healthy", "healthy"]
+    with pytest.raises(FailoverError) as caught:
+        await reg.stream("a/m", "hi").collect()
+    assert isinstance(caught.value.last, InvalidRequestError)
+    assert caught.value.status == 400
+    assert bad.counts.requests == 2
+
+
+async def test_a_policy_refusal_ends_the_call(serve, registry):
+    bad, good = await serve(failing(400, "content_filter")), await serve(OK)
+    with pytest.raises(ContentFilterError):
         await registry({"a": bad, "b": good}).stream("a/m,b/m", "hi").collect()
     assert good.counts.requests == 0
 
@@ -240,9 +255,12 @@ async def test_errors_that_cannot_pass_are_not_retried(serve, registry, fault):
     assert server.counts.requests == 1
 
 
-async def test_a_wait_longer_than_max_wait_is_not_waited_for(serve, registry):
-    server = await serve(failing(429, **{"retry-after": "60"}))
-    reg = registry({"a": server}, retries=2, max_wait=0.5)
+@pytest.mark.parametrize(
+    ("status", "settings"), [(429, {"patience": 0.5}), (503, {"max_wait": 0.5})]
+)
+async def test_a_wait_that_cannot_end_in_time_ends_at_once(serve, registry, status, settings):
+    server = await serve(failing(status, **{"retry-after": "60"}))
+    reg = registry({"a": server}, retries=2, **settings)
     with pytest.raises(FailoverError) as caught:
         await reg.stream("a/m", "hi").collect()
     assert caught.value.exceptions[0].retry_after == 60
@@ -279,20 +297,36 @@ async def test_a_dead_first_target_is_asked_once(serve, registry, name):
         stream = reg.stream("a/m,b/m", "hi")
         assert (await stream.collect()).text == "Hello"
     tried = [health for health in reg.health() if str(health.target) == "a/m"]
-    assert [health.failed for health in tried] == [1]
+    assert [health.failed for health in tried] == [0 if "429" in name else 1]
     assert bad.counts.requests == (0 if name == "refused" else 1)
     assert good.counts.requests == 100
 
 
-async def test_if_all_are_cooling_the_one_that_recovers_first_is_tried(serve, registry):
-    bad = await serve(failing(500, **{"retry-after": "2000"}), OK)
+async def test_if_all_are_cooling_the_one_that_recovers_first_is_waited_for(serve, registry):
+    bad = await serve(failing(500, **{"retry-after": "0.05"}), OK)
     worse = await serve(failing(500, **{"retry-after": "3000"}), OK)
-    reg = registry({"a": worse, "b": bad}, cooldown=10)
+    reg = registry({"a": worse, "b": bad}, cooldown=0.01)
     with pytest.raises(FailoverError):
         await reg.stream("a/m,b/m", "hi").collect()
     response = await reg.stream("a/m,b/m", "hi").collect()
     assert str(response.target) == "b/m"
     assert worse.counts.requests == 1
+
+
+async def test_a_call_that_cannot_wait_long_enough_is_told_what_set_the_target_aside(
+    serve, registry
+):
+    server = await serve(failing(500, **{"retry-after": "3000"}))
+    reg = registry({"a": server})
+    with pytest.raises(FailoverError):
+        await reg.stream("a/m", "hi").collect()
+    with pytest.raises(FailoverError) as caught:
+        await reg.stream("a/m", "hi").collect()
+    assert caught.value.attempts == ()
+    assert isinstance(caught.value.last, ServerError)
+    assert caught.value.retry_after > 2000
+    assert "may be asked again in" in str(caught.value.last.__notes__)
+    assert server.counts.requests == 1
 
 
 async def test_a_malformed_entry_fails_before_any_byte_even_late_in_a_chain(serve):

@@ -171,8 +171,8 @@ async def test_the_wait_that_llama_swap_asks_for_is_kept():
         async with Registry(env={"LLM_X": server.dsn("anthropic")}, retries=0) as reg:
             with pytest.raises(FailoverError):
                 await reg.generate("x/gemma", "hi")
-            (health,) = reg.health()
-    assert 0.5 < health.reopens_in <= 1.0
+            (limits,) = reg.limits()
+    assert 0.5 < limits.blocked_for <= 1.0
 
 
 @pytest.mark.parametrize(

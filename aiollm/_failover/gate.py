@@ -1,0 +1,409 @@
+"""The gate: who may go when. Calls wait in line for targets that are full, paced or set aside.
+
+A scope is what a provider counts together: a host with one key. It has slots and limits, and a
+line for each of its models. Everything here is synchronous: a call that may go goes at once, and
+whatever changes (a slot, a verdict, a limit, the time) admits the first in line that can go now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm._failover.health import Health, Permit, without_frames
+from aiollm._failover.lines import Line, Scope, TargetLimits, Ticket
+from aiollm._failover.meter import Meter
+from aiollm._wire.quota import Quota
+from aiollm.errors import ClosedError, OverloadedError, ProviderError, RateLimitError, classify
+from aiollm.provider import Provider
+from aiollm.types import Target, Usage
+
+MAX_LINES = 4096
+"""Targets remembered; beyond it, those that nobody uses are forgotten."""
+
+
+class Patience(msgspec.Struct):
+    """The seconds that a call may still wait: for room, and of these for a target to recover."""
+
+    room: float
+    recovery: float
+
+
+class Admission:
+    """The right to one attempt: its permit, its slot, and what it booked; all given back once."""
+
+    __slots__ = (
+        "_booked",
+        "_bucket",
+        "_gate",
+        "_is_pending",
+        "_request",
+        "line",
+        "number",
+        "permit",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        line: Line,
+        number: int,
+        request: Any,
+        bucket: list[float],
+        booked: Sequence[tuple[Meter, float]],
+    ) -> None:
+        self._gate = gate
+        self._request = request
+        self._bucket = bucket
+        self._booked = booked
+        self._is_pending = True
+        self.line = line
+        self.number = number
+        self.permit: Permit = gate.health.admit(line.target, line.host)
+
+    def answered(self, quotas: Sequence[Quota]) -> None:
+        """Note the first sign of life, and the limits that it announces."""
+        line = self.line
+        if line.is_new or quotas:
+            line.answered(quotas, self._gate.now())
+            self._gate.pump(line.scope)
+
+    def first_output(self, seconds: float) -> bool:
+        """Note the first output; return whether it closed the target's breaker."""
+        line = self.line
+        closed = self.permit.first_output(seconds)
+        self._is_pending = False
+        line.gave_output(self._bucket)
+        if closed:
+            self._gate.recovered(line)
+        elif line.scope.waiting:
+            self._gate.pump(line.scope)
+        return closed
+
+    def success(self, usage: Usage) -> None:
+        """Book a success: the slot is free, whatever the caller does with the answer."""
+        self.permit.success()
+        slots = self.line.scope.slots
+        if slots is not None:
+            slots.succeeded()
+        if self._booked:
+            self._settle(usage)
+        self._leave()
+
+    def failure(self, error: Exception, *, was_sent: bool) -> bool:
+        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
+        line, gate = self.line, self._gate
+        if not was_sent:
+            self._refund()
+        was_sick = gate.is_sick(line)
+        opened = self.permit.failure(error)
+        if isinstance(error, RateLimitError | OverloadedError):
+            line.refused(error, gate.now())
+        if self._is_pending and isinstance(error, ProviderError):
+            line.answered((), gate.now())
+        self._leave()
+        if opened and classify(error).harms == "long":
+            gate.share_verdict(line, error)
+        if opened or was_sick != gate.is_sick(line):
+            gate.changed_health(line)
+        return opened
+
+    def abandoned(self, *, was_sent: bool) -> None:
+        """Give everything back without a verdict; what was sent stays spent."""
+        if not was_sent:
+            self._refund()
+        self.permit.abandoned()
+        self._leave()
+
+    def _leave(self) -> None:
+        line = self.line
+        scope = line.scope
+        line.running -= 1
+        if self._is_pending:
+            self._is_pending = False
+            line.pending -= 1
+        if scope.slots is not None:
+            scope.slots.release(self)
+        if scope.waiting:
+            self._gate.pump(scope)
+
+    def _refund(self) -> None:
+        booked, self._booked = self._booked, ()
+        for meter, units in booked:
+            meter.refund(units)
+
+    def _settle(self, usage: Usage) -> None:
+        booked, self._booked = self._booked, ()
+        self.line.settle(booked, self._request, usage)
+
+
+class Gate:
+    """The scopes of a registry, and the calls that wait at them."""
+
+    def __init__(self, health: Health) -> None:
+        """Take the breakers."""
+        self.health = health
+        self.now = health.clock
+        self._lines: dict[Target, Line] = {}
+        self._scopes: dict[Any, Scope] = {}
+        self._numbers = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve `loop`; nobody of another one holds or waits for anything any more."""
+        self._loop = loop
+        for scope in self._scopes.values():
+            scope.forget_loop()
+
+    def close(self) -> None:
+        """End all waits, those to come included."""
+        self._is_closed = True
+        for scope in self._scopes.values():
+            scope.stop_timer()
+            for line in tuple(scope.waiting):
+                for ticket in line.live_tickets():
+                    ticket.wake()
+
+    def line(self, target: Target, provider: Provider) -> Line:
+        """Return the line of a target."""
+        line = self._lines.get(target)
+        if line is None or line.provider is not provider:
+            line = self._declare(target, provider, line)
+        return line
+
+    def _declare(self, target: Target, provider: Provider, line: Line | None) -> Line:
+        key = (provider.host, provider.token)
+        if line is None or line.scope.key != key:
+            scope = self._scopes.get(key)
+            if scope is None:
+                scope = self._scopes[key] = Scope(key)
+            line = self._lines[target] = Line(target, provider, scope, self.now())
+            if len(self._lines) > MAX_LINES:
+                self._forget_idle()
+        line.provider = provider
+        of_provider, of_target = provider.limits_of(target.model)
+        line.scope.declare(provider.name, of_provider)
+        line.declare(of_target, of_provider)
+        return line
+
+    def _forget_idle(self) -> None:
+        for target, line in list(self._lines.items())[: MAX_LINES // 8]:
+            if not (line.pending or line.head()):
+                del self._lines[target]
+        used = {line.scope.key for line in self._lines.values()}
+        for key in [*self._scopes.keys() - used]:
+            self._scopes.pop(key).stop_timer()
+
+    def try_enter(self, line: Line, number: int, request: Any) -> Admission | None:
+        """Admit call number `number` at once, None where it would have to wait."""
+        scope = line.scope
+        if scope.waiting and (scope.is_stuck or line.head() is not None):
+            return None
+        if self.health.ready_in(line.target, line.host) > 0:
+            return None
+        now = self.now()
+        is_bounded = line.is_bounded or scope.is_bounded or line.pending >= line.window
+        if is_bounded and (line.wait(request, now) > 0 or scope.wait(line, request, now) > 0):
+            return None
+        return self._admit(line, number, request, now)
+
+    def _line_wait(self, line: Line, request: Any, now: float, *, waiting: bool = False) -> float:
+        """Return the seconds until the target itself may be asked, inf where that is unknown."""
+        wait = self.health.ready_in(line.target, line.host, waiting=waiting)
+        return wait if wait > 0 else line.wait(request, now)
+
+    def _admit(self, line: Line, number: int, request: Any, now: float) -> Admission:
+        booked: Sequence[tuple[Meter, float]] = ()
+        scope = line.scope
+        if scope.meters or line.meters:
+            booked = tuple(line.needs(request))
+            for meter, units in booked:
+                meter.book(now, units)
+        line.pending += 1
+        line.running += 1
+        admission = Admission(self, line, number, request, line.pace.book(now), booked)
+        if scope.slots is not None:
+            scope.slots.take(admission)
+        return admission
+
+    async def wait(
+        self,
+        number: int,
+        lines: Sequence[Line],
+        request: Any,
+        patience: Patience,
+        total_at: float,
+        retried: Container[Target] = (),
+        probe_from: float = 0.0,
+    ) -> Admission | list[Exception]:
+        """Wait in line for the first of several targets that may be asked.
+
+        `number` is the call's: who began first goes first. `retried` are targets that it probes
+        only from the time `probe_from` on. `total_at` is when the call's own deadline is over.
+        Where the wait ends without an admission, returns the verdicts of the probes that ended it,
+        [] if time did. Raises: ClosedError.
+        """
+        ticket = Ticket(number, request, [*lines], retried, probe_from)
+        for line in lines:
+            heapq.heappush(line.tickets, (number, next(self._numbers), ticket))
+            line.scope.waiting[line] = None
+        try:
+            self._pump_all(lines)
+            while ticket.admission is None and ticket.lines and not ticket.is_done:
+                await self._pause(ticket, patience, total_at)
+        except BaseException:
+            admission, ticket.admission = ticket.admission, None
+            ticket.is_done = True
+            if admission is not None:
+                admission.abandoned(was_sent=False)
+            self._pump_all(lines)
+            raise
+        ticket.is_done = True
+        if isinstance(ticket.admission, Admission):
+            return ticket.admission
+        self._pump_all(lines)
+        return ticket.errors
+
+    async def _pause(self, ticket: Ticket, patience: Patience, total_at: float) -> None:
+        """Sleep until something changes for the ticket, or its time is over."""
+        if self._is_closed or self._loop is None:
+            raise ClosedError("the registry was closed")
+        now = self.now()
+        recovers = all(map(self.is_sick, ticket.lines))
+        left = min(patience.room, total_at - now)
+        if recovers:
+            left = min(left, patience.recovery)
+        if left <= 0 or self._known_wait(ticket, now) > left or self._is_hopeless(ticket):
+            ticket.is_done = True
+            return
+        ticket.future = future = self._loop.create_future()
+        timer = self._loop.call_later(left, ticket.wake)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            ticket.future = None
+            waited = self.now() - now
+            patience.room -= waited
+            if recovers:
+                patience.recovery -= waited
+
+    def _known_wait(self, ticket: Ticket, now: float) -> float:
+        """Return the least time that the ticket's targets will take for sure, 0 if unknown."""
+        known = math.inf
+        for line in ticket.lines:
+            wait = self._line_wait(line, ticket.request, now, waiting=True)
+            if wait <= 0:
+                wait = line.scope.wait(line, ticket.request, now)
+            known = min(known, wait if math.isfinite(wait) else 0.0)
+        return known
+
+    def _is_hopeless(self, ticket: Ticket) -> bool:
+        """Say whether nobody will find out if one of the ticket's targets is well again."""
+        return all(
+            self.is_sick(line)
+            and math.isinf(line.prober(self.now())[0])
+            and not self.health.is_probed(line.target, line.host)
+            for line in ticket.lines
+        )
+
+    def pump(self, scope: Scope) -> None:
+        """Admit, in the order of their calls, all that can go now."""
+        if not scope.waiting:
+            return
+        now = self.now()
+        scope.is_stuck = False
+        wake = math.inf
+        while True:
+            wake = math.inf
+            first: tuple[Line, Ticket] | None = None
+            for line in tuple(scope.waiting):
+                ticket = line.head()
+                if ticket is None:
+                    del scope.waiting[line]
+                    continue
+                wait = self._line_wait(line, ticket.request, now, waiting=True)
+                if wait > 0:
+                    wake = min(wake, wait, self.health.lease_left(line.target, line.host))
+                    continue
+                if self.is_sick(line):
+                    wait, ticket = line.prober(now)
+                    wake = min(wake, wait or math.inf)
+                if ticket is not None and (first is None or ticket.number < first[1].number):
+                    first = line, ticket
+            if first is None:
+                break
+            line, ticket = first
+            wait = scope.wait(line, ticket.request, now)
+            if wait > 0:
+                scope.is_stuck = True
+                wake = min(wake, wait)
+                break
+            ticket.is_done = True
+            ticket.admission = self._admit(line, ticket.number, ticket.request, now)
+            ticket.wake()
+        self._set_timer(scope, wake)
+
+    def _pump_all(self, lines: Iterable[Line]) -> None:
+        for scope in {line.scope: None for line in lines}:
+            self.pump(scope)
+
+    def _set_timer(self, scope: Scope, wait: float) -> None:
+        scope.stop_timer()
+        if math.isfinite(wait) and self._loop is not None and not self._is_closed:
+            # A little late rather than early: a timer that fires early finds nothing to do.
+            scope.timer = self._loop.call_later(wait + 0.001, self.pump, scope)
+
+    def is_sick(self, line: Line) -> bool:
+        """Say whether a target is set aside: its breaker, or that of its host, is open."""
+        return self.health.remembered(line.target, line.host) is not None
+
+    def recovered(self, line: Line) -> None:
+        """Let the calls that wait for a target that is well again through, gradually."""
+        for each in self._on_host(line.host):
+            each.window = each.pending + 1
+        self.changed_health(line)
+
+    def changed_health(self, line: Line) -> None:
+        """Let all that wait at a host look again at how long they may wait, and for what."""
+        for each in self._on_host(line.host):
+            for ticket in each.live_tickets():
+                ticket.wake()
+            self.pump(each.scope)
+
+    def is_misconfigured(self, line: Line) -> bool:
+        """Say whether a target is set aside for what only a person can mend."""
+        error = self.health.remembered(line.target, line.host)
+        return error is not None and classify(error).harms == "long"
+
+    def remembered(self, line: Line) -> Exception | None:
+        """Return the error that set a target aside, with when it may be asked again."""
+        error = self.health.remembered(line.target, line.host)
+        if error is None:
+            return None
+        wait = self.health.recovers_in(line.target, line.host, waiting=True)
+        error = without_frames(error)
+        error.add_note(f"{line.target} is set aside and may be asked again in {wait:.3g} s")
+        if isinstance(error, ProviderError) and error.retry_after is None:
+            error.retry_after = wait
+        return error
+
+    def share_verdict(self, line: Line, error: Exception) -> None:
+        """End all waits for a target whose probe was refused as misconfigured."""
+        for ticket in line.live_tickets():
+            ticket.drop(line, without_frames(error))
+
+    def _on_host(self, host: str) -> list[Line]:
+        return [line for line in self._lines.values() if line.host == host]
+
+    def snapshot(self) -> tuple[TargetLimits, ...]:
+        """Return what bounds the targets used so far."""
+        now = self.now()
+        return tuple(line.snapshot(now) for line in self._lines.values())

@@ -1,0 +1,430 @@
+"""What the gate keeps: scopes with their slots and meters, lines of targets, tickets of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm._failover.estimate import Estimate, size_of
+from aiollm._failover.meter import Meter
+from aiollm._failover.pace import Pace
+from aiollm._failover.slots import Slots
+from aiollm._wire.quota import Kind, Quota, announces_limits
+from aiollm.dsn import Limits
+from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
+from aiollm.provider import Provider
+from aiollm.types import Target, Usage
+
+WINDOW = 64
+"""Attempts that may wait for their first output at a target that is not known yet (design)."""
+
+FIRST_WINDOW = 8
+"""The same until a service that may announce its limits has answered for the first time."""
+
+FIRST_WINDOW_SECONDS = 1.0
+"""How long that first answer is waited for."""
+
+MAX_WINDOW = 1 << 20
+"""A window that bounds nothing."""
+
+LOCAL_SCHEMES = frozenset({"fake", "foreman", "llama-swap", "llama-swaps", "ollama"})
+"""Schemes of servers that announce no limits."""
+
+BURST = 0.5
+"""Seconds of a limit that may go at once: half of what the strictest services allow, since requests
+bunch on their way (design: rates)."""
+
+KINDS: dict[str, Kind] = {
+    "rpm": "requests",
+    "tpm": "tokens",
+    "itpm": "input_tokens",
+    "otpm": "output_tokens",
+}
+"""The meters that the fields of `Limits` make."""
+
+
+class TargetLimits(msgspec.Struct, frozen=True):
+    """A snapshot of what bounds a target; a scope is its host with its key, all models together.
+
+    `declared` is what DSN or code say of the provider, `of_target` of this target alone. `learnt`
+    has what its answers announced, `used` what is booked and has not flowed off, by kind
+    (`requests`, `tokens`, `input_tokens`, `output_tokens`), a minute. `pace`: requests a minute
+    found after a 429, None before one. `slots`: streams of the scope at a time, None for any
+    number; `held` of them run. `waiting`: calls in line for this target. `blocked_for`: seconds
+    for which a 429 keeps everything back.
+    """
+
+    target: Target
+    declared: Limits = Limits()
+    of_target: Limits = Limits()
+    learnt: dict[str, float] = {}
+    used: dict[str, float] = {}
+    pace: float | None = None
+    slots: int | None = None
+    held: int = 0
+    waiting: int = 0
+    blocked_for: float = 0.0
+
+
+class Scope:
+    """A host with one key: what its provider counts together."""
+
+    __slots__ = (
+        "_declared",
+        "is_bounded",
+        "is_stuck",
+        "key",
+        "meters",
+        "slots",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.slots: Slots | None = None
+        self.meters: dict[Kind, Meter] = {}
+        self.waiting: dict[Line, None] = {}
+        self.is_stuck = False
+        """Whether the first call that could go waits for the scope itself."""
+        self.is_bounded = False
+        """Whether slots or limits bound it."""
+        self.timer: asyncio.TimerHandle | None = None
+        self._declared: dict[str, Limits] = {}
+
+    def declare(self, name: str, limits: Limits) -> None:
+        """Take what is declared under a provider's name; of several names the lowest counts."""
+        if self._declared.get(name) == limits:
+            return
+        self._declared[name] = limits
+        all_limits = tuple(self._declared.values())
+        for field, kind in KINDS.items():
+            given = [each for limit in all_limits if (each := getattr(limit, field)) is not None]
+            _set_meter(self.meters, kind, min(given, default=None))
+        numbers = [each.max_concurrency for each in all_limits]
+        counts = [each for each in numbers if isinstance(each, int)]
+        if counts:
+            self._resize(min(counts), is_auto=False)
+        elif "auto" in numbers:
+            self._resize(None, is_auto=True)
+        else:
+            self.slots = None
+        self.is_bounded = self.slots is not None or bool(self.meters)
+
+    def _resize(self, limit: int | None, *, is_auto: bool) -> None:
+        if self.slots is None or self.slots.is_auto != is_auto:
+            held = self.slots.held if self.slots is not None else 0
+            self.slots = Slots(limit, held)
+        elif limit is not None:
+            self.slots.limit = limit
+
+    def wait(self, line: Line, request: Any, now: float) -> float:
+        """Return the seconds until a call may go, inf where only another's end can tell."""
+        if self.slots is not None and self.slots.free <= 0:
+            return math.inf
+        if not self.meters:
+            return 0.0
+        return max(meter.wait(now, units) for meter, units in line.needs(request, self.meters))
+
+    def forget_loop(self) -> None:
+        """Forget who holds and waits: their loop is gone."""
+        self.stop_timer()
+        self.waiting.clear()
+        self.is_stuck = False
+        if self.slots is not None:
+            self.slots.clear()
+
+    def stop_timer(self) -> None:
+        """Stop the timer."""
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+class Line:
+    """One target of a scope: the calls that wait for it, and what is known of its limits."""
+
+    __slots__ = (
+        "_learnt",
+        "_opened_at",
+        "estimate",
+        "host",
+        "is_bounded",
+        "is_new",
+        "meters",
+        "pace",
+        "pending",
+        "provider",
+        "running",
+        "scope",
+        "target",
+        "tickets",
+        "window",
+    )
+
+    def __init__(self, target: Target, provider: Provider, scope: Scope, now: float) -> None:
+        """Begin with a slow start."""
+        self.target = target
+        self.provider = provider
+        self.host = provider.host
+        self.scope = scope
+        self.meters: dict[Kind, Meter] = {}
+        self.pace = Pace()
+        self.estimate = Estimate()
+        self.pending = 0
+        self.running = 0
+        self.is_bounded = False
+        """Whether limits or a pace bound it."""
+        self.tickets: list[tuple[int, int, Ticket]] = []
+        self.is_new = announces_limits(self.host) or provider.scheme not in LOCAL_SCHEMES
+        self.window = FIRST_WINDOW if self.is_new else WINDOW
+        self._opened_at = now
+        self._learnt: set[Kind] = set()
+
+    def declare(self, of_target: Limits, of_provider: Limits) -> None:
+        """Take what is declared for the target alone."""
+        for field, kind in KINDS.items():
+            if (limit := getattr(of_target, field)) is not None:
+                _set_meter(self.meters, kind, limit)
+                self.is_bounded = True
+        if "off" in (of_target.max_concurrency, of_provider.max_concurrency):
+            self.is_new = False
+            self.window = MAX_WINDOW
+
+    def wait(self, request: Any, now: float) -> float:
+        """Return the seconds until the target may be asked, by its pace, limits and window."""
+        pace = self.pace
+        if pace.is_active and (wait := pace.wait(now)) > 0:
+            return wait
+        if self.pending >= self.window:
+            if not self.is_new:
+                return math.inf
+            if (left := self._opened_at + FIRST_WINDOW_SECONDS - now) > 0:
+                return left
+            self._known()
+            return 0.0 if self.pending < self.window else math.inf
+        if not self.meters:
+            return 0.0
+        return max(meter.wait(now, units) for meter, units in self.needs(request, self.meters))
+
+    def needs(
+        self, request: Any, meters: dict[Kind, Meter] | None = None
+    ) -> Iterator[tuple[Meter, float]]:
+        """Yield what a request takes of the given meters, by default all that count it."""
+        tokens: tuple[float, float] | None = None
+        every = (meters,) if meters is not None else (self.scope.meters, self.meters)
+        for each in every:
+            for kind, meter in each.items():
+                if kind == "requests":
+                    yield meter, 1.0
+                    continue
+                if tokens is None:
+                    tokens = self.estimate.reserve(request)
+                yield meter, _share_of(kind, *tokens)
+
+    def load(self, weight: int) -> float:
+        """Return how full the target is for its weight."""
+        slots = self.scope.slots
+        if slots is None:
+            return self.running / (WINDOW * weight)
+        return slots.held / (max(1, int(slots.limit)) * weight)
+
+    def never_fits(self, request: Any) -> BusyError | None:
+        """Return the error of a request that exceeds a whole limit, None for all others."""
+        if not (self.meters or self.scope.meters):
+            return None
+        for meter, units in self.needs(request):
+            if math.isinf(meter.wait(0.0, units)):
+                reason = (
+                    f"the request takes some {units:,.0f} tokens, and the limit is "
+                    f"{meter.limit:,.0f} a minute"
+                )
+                return BusyError(reason, kind="limit", target=self.target)
+        return None
+
+    def settle(self, booked: Sequence[tuple[Meter, float]], request: Any, usage: Usage) -> None:
+        """Correct what was booked for tokens by what was used."""
+        if usage.certainty == "missing":
+            return
+        self.estimate.learn(size_of(request), usage)
+        kinds = {
+            id(meter): kind
+            for meters in (self.scope.meters, self.meters)
+            for kind, meter in meters.items()
+        }
+        for meter, units in booked:
+            kind = kinds.get(id(meter), "requests")
+            if kind != "requests":
+                real = _share_of(kind, usage.input_tokens, usage.output_tokens)
+                meter.settle(units, real)
+
+    def answered(self, quotas: Sequence[Quota], now: float) -> None:
+        """Note an answer, and the limits that it announces: they only tighten what is declared."""
+        if self.is_new:
+            self._known()
+        for quota in quotas:
+            meter = self.meters.get(quota.kind)
+            if meter is None:
+                meter = self.meters[quota.kind] = Meter(quota.per_minute, burst=BURST)
+                self._learnt.add(quota.kind)
+            elif quota.kind in self._learnt or quota.per_minute < meter.limit:
+                meter.set_limit(quota.per_minute)
+            if quota.remaining is not None:
+                meter.hold(now, quota.remaining)
+            self.window = MAX_WINDOW
+            self.is_bounded = True
+
+    def _known(self) -> None:
+        self.is_new = False
+        self.window = max(self.window, WINDOW)
+
+    def gave_output(self, bucket: list[float]) -> None:
+        """Note a first output: one more may wait for theirs."""
+        self.pending -= 1
+        if self.window < MAX_WINDOW:
+            self.window += 1
+        self.pace.accepted(bucket)
+
+    def refused(self, error: RateLimitError | OverloadedError, now: float) -> None:
+        """Note that the service wants fewer requests."""
+        if self.scope.slots is not None:
+            self.scope.slots.refused(now)
+        if isinstance(error, RateLimitError):
+            self.window = MAX_WINDOW  # from now on its pace bounds it
+            self.is_bounded = True
+            self.pace.refused(now, error.retry_after)
+
+    def snapshot(self, now: float) -> TargetLimits:
+        """Return what bounds the target now."""
+        declared, of_target = self.provider.limits_of(self.target.model)
+        slots, pace = self.scope.slots, self.pace.meter
+        meters = {**self.scope.meters, **self.meters}
+        return TargetLimits(
+            target=self.target,
+            declared=declared,
+            of_target=of_target,
+            learnt={kind: self.meters[kind].limit for kind in self._learnt},
+            used={kind: meter.used(now) for kind, meter in meters.items()},
+            pace=None if pace is None else pace.limit,
+            slots=None if slots is None else int(slots.limit),
+            held=self.pending if slots is None else slots.held,
+            waiting=len(self.live_tickets()),
+            blocked_for=max(0.0, self.pace.blocked_until - now),
+        )
+
+    def head(self) -> Ticket | None:
+        """Return the first ticket that still waits."""
+        tickets = self.tickets
+        while tickets and tickets[0][2].is_done:
+            heapq.heappop(tickets)
+        return tickets[0][2] if tickets else None
+
+    def prober(self, now: float) -> tuple[float, Ticket | None]:
+        """Return the seconds until a ticket may probe, inf if none may, and the first that may."""
+        wait = math.inf
+        for _, _, ticket in sorted(self.tickets):
+            if not ticket.is_done:
+                left = ticket.probe_from - now if self.target in ticket.retried else 0.0
+                if left <= 0:
+                    return 0.0, ticket
+                wait = min(wait, left)
+        return wait, None
+
+    def live_tickets(self) -> list[Ticket]:
+        """Return all tickets that still wait."""
+        return [ticket for _, _, ticket in self.tickets if not ticket.is_done]
+
+    def why_busy(self, request: Any, waited: float, now: float) -> BusyError:
+        """Return the error of a call that found no room here."""
+        kind, reason, wait = self._what_is_full(request, now)
+        message = f"no room within {waited:.3g} s: {reason}" if waited else f"no room: {reason}"
+        return BusyError(message, kind=kind, wait=wait, target=self.target)
+
+    def _what_is_full(self, request: Any, now: float) -> tuple[BusyKind, str, float]:
+        pace = self.pace.wait(now)
+        if pace > 0:
+            return "pace", f"its pace allows the next request in {pace:.3g} s", pace
+        slots = self.scope.slots
+        if slots is not None and slots.free <= 0:
+            return "slots", slots.describe(), 0.0
+        limits = max((meter.wait(now, units) for meter, units in self.needs(request)), default=0.0)
+        if limits > 0:
+            return "pace", f"its limits allow the next request in {limits:.3g} s", limits
+        if self.pending >= self.window:
+            return "window", f"{self.pending} requests wait for their first output", 0.0
+        return "slots", "other calls are first in line", 0.0
+
+
+class Ticket:
+    """A call that waits in the lines of one or more targets; the first grant wins.
+
+    Targets that it has `retried` it probes from `probe_from` on; until then, as where its retries
+    are used up, it waits for what others find out.
+    """
+
+    __slots__ = (
+        "admission",
+        "errors",
+        "future",
+        "is_done",
+        "lines",
+        "number",
+        "probe_from",
+        "request",
+        "retried",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        request: Any,
+        lines: list[Line],
+        retried: Container[Target] = (),
+        probe_from: float = 0.0,
+    ) -> None:
+        self.number = number
+        self.request = request
+        self.lines = lines
+        self.retried = retried
+        self.probe_from = probe_from
+        self.admission: Any = None
+        self.errors: list[Exception] = []
+        self.future: asyncio.Future[None] | None = None
+        self.is_done = False
+
+    def wake(self) -> None:
+        """Let the call look again."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def drop(self, line: Line, error: Exception) -> None:
+        """Leave a line whose target is not to be had."""
+        if line in self.lines:
+            self.lines.remove(line)
+            self.errors.append(error)
+            self.wake()
+
+
+def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> None:
+    meter = meters.get(kind)
+    if limit is None:
+        meters.pop(kind, None)
+    elif meter is None:
+        meters[kind] = Meter(limit, burst=BURST)
+    elif meter.limit != limit:
+        meter.set_limit(limit)
+
+
+def _share_of(kind: Kind, input_tokens: float, output_tokens: float) -> float:
+    match kind:
+        case "input_tokens":
+            return input_tokens
+        case "output_tokens":
+            return output_tokens
+        case _:
+            return input_tokens + output_tokens

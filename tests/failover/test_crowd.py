@@ -1,0 +1,239 @@
+"""Many calls at once: they wait in line, one probes, a 429 paces, spreads share the load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from aiollm import (
+    AuthenticationError,
+    BusyError,
+    FailoverError,
+    Limits,
+    OverloadedError,
+    Registry,
+    SpecError,
+)
+from aiollm._failover import health, pace
+from aiollm.events import CallQueued, CallReleased, TargetOpened, TargetPaced
+from aiollm.testing import Answer, FaultServer, Gate, chat
+
+OK = chat("ok")
+
+
+def failing(status, **headers):
+    return Answer(status, headers, {"error": {"message": "no"}})
+
+
+async def outcomes(reg, spec, count, **options):
+    """Make calls at once; return how many ended in what."""
+
+    async def one():
+        try:
+            return (await reg.generate(spec, "hi", **options)).text
+        except FailoverError as error:
+            return type(error.last).__name__
+
+    return Counter(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def idle(reg):
+    return all((each.held, each.waiting) == (0, 0) for each in reg.limits())
+
+
+@pytest.fixture
+async def serve():
+    """Start servers that end with the test."""
+    running = []
+
+    async def start(*scripts):
+        running.append(await FaultServer(*scripts).__aenter__())
+        return running[-1]
+
+    yield start
+    for server in running:
+        await server.__aexit__(None, None, None)
+
+
+async def test_an_outage_costs_its_probes_and_loses_no_call(serve):
+    """The server refuses the attempts under way and two probes; then all calls are let through."""
+    left = 12
+
+    def script(_):
+        nonlocal left
+        left -= 1
+        return failing(503) if left > 0 else OK
+
+    server = await serve(script)
+    opened = []
+    async with Registry(env={"LLM_A": server.dsn("openai")}, cooldown=0.05) as reg:
+        reg.on_event(
+            lambda event: opened.append(event) if isinstance(event, TargetOpened) else None
+        )
+        assert await outcomes(reg, "a/m", 100) == {"ok": 100}
+        assert idle(reg)
+    refused = 11
+    assert server.counts.requests == 100 + refused
+    # What was under way when it opened lengthens nothing: only failed probes open it again.
+    assert len(opened) <= refused - 7
+
+
+async def test_calls_that_wait_behind_a_probe_of_a_dead_target_send_nothing(serve):
+    server = await serve(failing(503))
+    async with Registry(env={"LLM_A": server.dsn("openai")}, retries=0) as reg:
+        assert await outcomes(reg, "a/m", 1) == {"OverloadedError": 1}
+        assert await outcomes(reg, "a/m", 50, max_wait=0.2) == {"OverloadedError": 50}
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("a/m", "hi", max_wait=0.1)
+    assert caught.value.attempts == ()
+    assert isinstance(caught.value.last, OverloadedError)
+    assert caught.value.last.retry_after > 0
+    assert server.counts.requests == 1
+
+
+async def test_the_verdict_on_a_wrong_key_is_shared(serve, monkeypatch):
+    monkeypatch.setattr(health, "MISCONFIGURED_PROBE_EVERY", 0.1)
+    server = await serve(failing(401))
+    async with Registry(env={"LLM_A": server.dsn("openai")}) as reg:
+        await outcomes(reg, "a/m", 1)
+        assert await outcomes(reg, "a/m", 200) == {AuthenticationError.__name__: 200}
+        assert server.counts.requests == 2
+        assert idle(reg)
+
+
+async def test_a_429_paces_and_is_no_illness(serve, monkeypatch):
+    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.05)
+    refusals = iter([False] * 3 + [True] * 5)
+    server = await serve(lambda _: failing(429) if next(refusals, False) else OK)
+    seen = []
+    async with Registry(env={"LLM_A": server.dsn("openai")}, retries=1) as reg:
+        reg.on_event(seen.append)
+        assert await outcomes(reg, "a/m", 20, patience=30) == {"ok": 20}
+        (state,) = reg.health()
+        assert (state.state, state.failed) == ("healthy", 0)
+        assert reg.limits()[0].pace is not None
+        assert idle(reg)
+    kinds = Counter(type(event) for event in seen)
+    assert kinds[TargetPaced] == 5
+    assert kinds[CallQueued] == kinds[CallReleased] >= 5
+    assert not kinds[TargetOpened]
+
+
+async def test_without_retries_each_target_is_asked_once_a_429_included(serve):
+    server = await serve(failing(429))
+    async with Registry(env={"LLM_A": server.dsn("openai")}, retries=0) as reg:
+        assert await outcomes(reg, "a/m", 1) == {"RateLimitError": 1}
+    assert server.counts.requests == 1
+
+
+async def test_a_chain_uses_what_is_free(serve):
+    gate = Gate()
+    a, b = await serve(chat("a", gate)), await serve(chat("b", gate))
+    env = {"LLM_A": a.dsn("openai", max_concurrency=2), "LLM_B": b.dsn("openai", max_concurrency=2)}
+    async with Registry(env=env) as reg:
+        calls = asyncio.create_task(outcomes(reg, "a/m,b/m", 6))
+        await gate.reached(4)
+        assert (a.counts.requests, b.counts.requests) == (2, 2)
+        gate.open()
+        assert sum((await calls).values()) == 6
+        assert idle(reg)
+
+
+async def test_a_spread_shares_the_load_by_weight_and_falls_to_siblings(serve):
+    gate = Gate()
+    a, b = await serve(chat("a", gate)), await serve(chat("b", gate))
+    async with Registry(env={"LLM_A": a.dsn("openai"), "LLM_B": b.dsn("openai")}) as reg:
+        calls = asyncio.create_task(outcomes(reg, "3*a/m&b/m", 8))
+        await gate.reached(8)
+        assert (a.counts.requests, b.counts.requests) == (6, 2)
+        gate.open()
+        assert await calls == {"a": 6, "b": 2}
+        a.behave(failing(503))
+        assert await outcomes(reg, "3*a/m&b/m", 8) == {"b": 8}
+
+
+async def test_races_and_spreads_do_not_mix():
+    async with Registry(env={"LLM_A": "openai+http://a", "LLM_B": "openai+http://b"}) as reg:
+        with pytest.raises(SpecError, match=r"\^"):
+            reg.stream("a/x|b/x&a/y", "hi")
+
+
+async def test_a_request_above_a_whole_limit_moves_on_at_once(serve):
+    a, b = await serve(OK), await serve(OK)
+    async with Registry(env={"LLM_A": a.dsn("openai", tpm=10), "LLM_B": b.dsn("openai")}) as reg:
+        assert await outcomes(reg, "a/m,b/m", 1) == {"ok": 1}
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("a/m", "hi")
+        assert isinstance(caught.value.last, BusyError)
+        assert caught.value.last.kind == "limit"
+    assert a.counts.requests == 0
+
+
+async def test_declared_limits_hold_calls_back_before_anything_is_sent(serve):
+    server = await serve(OK)
+    async with Registry(env={}) as reg:
+        reg.register("a", server.dsn("openai"), limits=Limits(rpm=60))
+        assert await outcomes(reg, "a/m", 1) == {"ok": 1}
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("a/m", "hi", patience=0.1)
+        assert isinstance(caught.value.last, BusyError)
+        assert caught.value.last.kind == "pace"
+        assert 0 < caught.value.retry_after <= 61
+    assert server.counts.requests == 1
+
+
+async def test_limits_are_learnt_from_the_headers_of_an_answer(serve):
+    headers = {
+        "content-type": "text/event-stream",
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+    }
+    server = await serve(Answer(200, headers, OK.body, OK.framing))
+    async with Registry(env={"LLM_A": server.dsn("openai")}) as reg:
+        await reg.generate("a/m", "hi")
+        assert reg.limits()[0].learnt == {"requests": 60}
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("a/m", "hi", patience=0.1)
+        assert isinstance(caught.value.last, BusyError)
+    assert server.counts.requests == 1
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_calls_cancelled_while_they_wait_leave_nothing(serve, turns):
+    gate = Gate()
+    server = await serve(chat("ok", gate))
+    env = {"LLM_A": server.dsn("openai", max_concurrency=1, rpm=6000)}
+    async with Registry(env=env) as reg:
+        holder = asyncio.create_task(reg.generate("a/m", "hi"))
+        await gate.reached()
+        used = reg.limits()[0].used["requests"]
+        waiting = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(250)]
+        while reg.limits()[0].waiting < len(waiting):
+            await asyncio.sleep(0)
+        if turns % 2:
+            gate.open()  # grants and cancellations meet
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        gate.open()
+        await holder
+        assert idle(reg)
+        assert reg.limits()[0].used["requests"] <= used + server.counts.requests
+
+
+async def test_closing_the_registry_ends_every_wait(serve):
+    gate = Gate()
+    server = await serve(chat("ok", gate))
+    reg = Registry(env={"LLM_A": server.dsn("openai", max_concurrency=1)})
+    holder = asyncio.create_task(reg.generate("a/m", "hi"))
+    await gate.reached()
+    waiting = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(20)]
+    while reg.limits()[0].waiting < len(waiting):
+        await asyncio.sleep(0)
+    await reg.aclose()
+    ends = await asyncio.gather(holder, *waiting, return_exceptions=True)
+    assert all(isinstance(each, Exception) for each in ends)
