@@ -30,6 +30,13 @@ INCREASE = 0.01
 SLOWEST = 1.0
 """Requests a minute below which no pace falls."""
 
+EVIDENCE = 5
+"""Accepted requests that say how fast a target may be asked; fewer say how little was asked."""
+
+GUESS = 60.0
+SEARCH = 0.5
+"""Without evidence: requests a minute to begin with, and what each calm second adds to them."""
+
 
 class Pace:
     """The requests of one target: what it accepted lately, and the rate that follows from it."""
@@ -37,6 +44,7 @@ class Pace:
     __slots__ = (
         "_buckets",
         "_grown_at",
+        "_is_guess",
         "_measured_until",
         "_refusals",
         "_refused_at",
@@ -56,6 +64,7 @@ class Pace:
         self._refused_at = -math.inf
         self._measured_until: float | None = None
         self._grown_at = 0.0
+        self._is_guess = False
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more request may go."""
@@ -111,7 +120,8 @@ class Pace:
             count += accepted
             best = max(best, count / max(1.0, until - start))
         self._buckets.clear()
-        rate = max(SLOWEST, 60.0 * best)
+        self._is_guess = self.meter is None and count < EVIDENCE
+        rate = max(GUESS if self._is_guess else SLOWEST, 60.0 * best)
         if self.meter is None:
             self.meter = Meter(_limit(rate), burst=BURST)
         elif best:
@@ -122,7 +132,8 @@ class Pace:
         seconds = int(now - self._grown_at)
         if seconds >= 1:
             self._grown_at += seconds
-            meter.set_limit(meter.limit * (1.0 + INCREASE * min(seconds, 60)))
+            growth = SEARCH if self._is_guess else INCREASE
+            meter.set_limit(meter.limit * (1.0 + growth * min(seconds, 60)))
 
 
 def _limit(rate: float) -> float:
