@@ -121,7 +121,10 @@ class AttemptDeadlines:
         self._alive_at: float | None = None
         self._output_at: float | None = None
         self.started = now = watchdog.time()
-        watchdog.add(self, now if limits.first_output is None else now + limits.first_output)
+        seconds = limits.first_output or 0.0
+        if limits.stall is not None and limits.stall < seconds:
+            seconds = limits.stall
+        watchdog.add(self, now + seconds)
         if total_at is not None:
             watchdog.expect(total_at)
 

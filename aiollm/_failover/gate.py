@@ -124,10 +124,11 @@ class Admission:
     def _leave(self) -> None:
         line = self.line
         scope = line.scope
-        line.running -= 1
+        # Of a loop that is gone, nothing runs or waits for its output any more.
+        line.running = max(0, line.running - 1)
         if self._is_pending:
             self._is_pending = False
-            line.pending -= 1
+            line.pending = max(0, line.pending - 1)
         if scope.slots is not None:
             scope.slots.release(self)
         if scope.waiting:
@@ -161,6 +162,8 @@ class Gate:
         self._loop = loop
         for scope in self._scopes.values():
             scope.forget_loop()
+        for line in self._lines.values():
+            line.forget_loop()
 
     def close(self) -> None:
         """End all waits, those to come included."""

@@ -285,7 +285,7 @@ class Line:
 
     def gave_output(self, bucket: list[float]) -> None:
         """Note a first output: one more may wait for theirs."""
-        self.pending -= 1
+        self.pending = max(0, self.pending - 1)
         if self.window < MAX_WINDOW:
             self.window += 1
         self.pace.accepted(bucket)
@@ -323,6 +323,11 @@ class Line:
         while tickets and tickets[0][2].is_done:
             heapq.heappop(tickets)
         return tickets[0][2] if tickets else None
+
+    def forget_loop(self) -> None:
+        """Forget who runs and waits: their loop is gone."""
+        self.pending = self.running = 0
+        self.tickets.clear()
 
     def prober(self, now: float) -> tuple[float, Ticket | None]:
         """Return the seconds until a ticket may probe, inf if none may, and the first that may."""

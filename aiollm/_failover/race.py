@@ -56,6 +56,9 @@ class Race:
                         with anyio.move_on_after(self._candidates.stagger(target)):
                             await failed.wait()
         finally:
+            first, self._first = self._first, None
+            if first is not None:  # cancelled before it began
+                first.abandoned(was_sent=False)
             for attempt in attempts:
                 if attempt is not self.winner:
                     attempt.close("abandoned")

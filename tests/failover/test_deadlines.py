@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiollm import BusyError, DeadlineError, FailoverError, Registry, Timeouts
-from aiollm.testing import EndlessHeaders, Flood, Gate, Hang, Trickle, chat
+from aiollm.testing import Answer, EndlessHeaders, Flood, Gate, Hang, Trickle, chat
 
 OK = chat("Hel", "lo")
 NONE = Timeouts(connect=None, first_output=None, idle=None, stall=None, total=None)
@@ -200,3 +200,12 @@ async def test_a_deadline_leaves_no_cancellation_behind(serve, registry):
     server = await serve(Hang())
     await failed(registry({"a": server}), timeouts=only(first_output=0.05))
     assert asyncio.current_task().cancelling() == 0
+
+
+@pytest.mark.parametrize("idle", [None, 30])
+async def test_a_stall_is_noticed_although_all_other_deadlines_are_later(serve, registry, idle):
+    pings = Answer(200, {"content-type": "text/event-stream"}, (b": ping\n\n", Gate()), "chunked")
+    server = await serve(pings)
+    reg = registry({"a": server})
+    error = await failed(reg, timeouts=only(stall=0.1, first_output=30, idle=idle))
+    assert error.which == "stall"
