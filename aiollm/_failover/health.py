@@ -137,6 +137,7 @@ class Permit:
         "_host",
         "_settled",
         "is_paused",
+        "is_probe",
         "started",
     )
 
@@ -149,15 +150,14 @@ class Permit:
         self.is_paused: Callable[[], bool] | None = None
         """Says whether the caller pauses; set by a probe's attempt."""
         self.started: float = health.clock()
+        self.is_probe: bool = False
+        """Whether this attempt decides if the target or its host is well again."""
         if breaker.openings and breaker.probe is None:
             breaker.probe = self
+            self.is_probe = True
         if host.openings and host.probe is None:
             host.probe = self
-
-    @property
-    def is_probe(self) -> bool:
-        """Whether this attempt decides if the target or its host is well again."""
-        return self._breaker.probe is self or self._host.probe is self
+            self.is_probe = True
 
     def first_output(self, seconds: float) -> bool:
         """Note the latency of the first output; return whether it closed a breaker.
@@ -208,7 +208,7 @@ class Permit:
         if self._settled:
             return False
         self._settled = True
-        if self._breaker.probe is self or self._host.probe is self:
+        if self.is_probe:
             self._hand_on()
         return True
 
