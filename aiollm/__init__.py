@@ -1,14 +1,11 @@
 """Asyncio-native streaming for every LLM provider through one canonical API."""
 
-from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
-from aiollm._agent.run import AgentRun
-from aiollm._agent.tool_calls import ToolEnded, ToolStarted
-from aiollm._agent.tools import FunctionTool, tool
+import typing
+
 from aiollm._failover.candidates import CallOptions, OnInterrupt
 from aiollm._failover.health import HealthState, TargetHealth
 from aiollm._failover.lines import TargetLimits
 from aiollm._resources import Closeable
-from aiollm._serialization import from_json, to_json
 from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
@@ -59,7 +56,6 @@ from aiollm.images import (
 from aiollm.provider import Provider
 from aiollm.providers.catalog import SchemeFactory
 from aiollm.registry import Registry
-from aiollm.servers import LlamaSwap, Ollama
 from aiollm.spec import Plan, Step
 from aiollm.types import (
     Attempt,
@@ -106,7 +102,47 @@ from aiollm.types import (
     user,
 )
 
+if typing.TYPE_CHECKING:
+    from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
+    from aiollm._agent.run import AgentRun
+    from aiollm._agent.tool_calls import ToolEnded, ToolStarted
+    from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._serialization import from_json, to_json
+    from aiollm.servers import LlamaSwap, Ollama
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "AgentRun": "aiollm._agent.run",
+    "FunctionTool": "aiollm._agent.tools",
+    "LlamaSwap": "aiollm.servers",
+    "Ollama": "aiollm.servers",
+    "RunEvent": "aiollm._agent.loop",
+    "RunResult": "aiollm._agent.loop",
+    "ToolEnded": "aiollm._agent.tool_calls",
+    "ToolStarted": "aiollm._agent.tool_calls",
+    "TurnEnded": "aiollm._agent.loop",
+    "from_json": "aiollm._serialization",
+    "to_json": "aiollm._serialization",
+    "tool": "aiollm._agent.tools",
+}
+"""Names whose modules are loaded when they are first used: agents, saving, managing servers."""
+
+
+if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> typing.Any:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module 'aiollm' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(module), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY})
+
 
 __all__ = [
     "AgentRun",

@@ -22,6 +22,7 @@ from aiollm.types import (
     RefusalPart,
     Request,
     TextPart,
+    Timeouts,
     Tool,
     ToolCallPart,
     ToolResultPart,
@@ -250,3 +251,10 @@ def check_seconds(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a finite, non-negative number of seconds."""
     if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
         raise ConfigError(f"{name} is {value!r:.80}: expected seconds, 0 or more")
+
+
+def checked_timeouts(timeouts: Timeouts | None) -> Timeouts | None:
+    """Return the deadlines. Raises: ConfigError for what are none."""
+    if timeouts is not None and type(timeouts) is not Timeouts:
+        raise ConfigError(f"timeouts is {timeouts!r:.80}: expected aiollm.Timeouts, or None")
+    return timeouts

@@ -11,34 +11,30 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import msgspec
 
-from aiollm._agent.loop import AgentLoop
-from aiollm._agent.run import AgentRun
-from aiollm._agent.tool_calls import RunLimits
-from aiollm._agent.typed_output import generate_typed
 from aiollm._failover.candidates import CallOptions, OnInterrupt, Policy
 from aiollm._failover.chain import Chain
+from aiollm._failover.deadlines import at_least
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health, TargetHealth
 from aiollm._failover.lines import TargetLimits
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
-from aiollm._http.unary import UnaryRequester, at_least
 from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
-from aiollm._validation import RequestLike, as_request, check, check_seconds
+from aiollm._validation import RequestLike, as_request, check, check_seconds, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits
-from aiollm.errors import ConfigError, SpecError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
 from aiollm.providers.catalog import Catalog, SchemeFactory
-from aiollm.servers import LlamaSwap, Ollama
-from aiollm.spec import Plan
+from aiollm.spec import Plan, parse_target
 from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, Tool
 
 if TYPE_CHECKING:
+    from aiollm._agent.run import AgentRun
+    from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
 
 T = TypeVar("T")
@@ -84,7 +80,7 @@ class Registry:
         fetch image URLs for targets that do not do so themselves.
         """
         check_seconds("cooldown", cooldown)
-        timeouts = _checked(timeouts) or Timeouts()
+        timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts)
         self._policy = Policy(on_interrupt, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
@@ -160,7 +156,7 @@ class Registry:
         The keywords override the registry's for this call. Raises: SpecError, ConfigError here;
         while iterating LLMError, FailoverError.
         """
-        plan, providers, deadlines = self._catalog.resolve(spec, _checked(timeouts))
+        plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
@@ -219,6 +215,8 @@ class Registry:
         checked = as_request(request)
         if output is None:
             return await ask(checked)
+        from aiollm._agent.typed_output import generate_typed  # for typed answers alone
+
         return await generate_typed(ask, checked, output, repairs)
 
     def run(
@@ -239,18 +237,19 @@ class Registry:
         `stream`, for each turn. Raises: SpecError, ConfigError here; while iterating as
         `stream`, TurnLimitError.
         """
+        from aiollm._agent.run import new_run  # for agents alone
+
         plan = self.parse(spec)
         self._runs += 1
-        loop = AgentLoop(
+        return new_run(
             partial(self.stream, plan, **options),
             as_request(request),
             tools,
-            RunLimits(max_turns, max_parallel, tool_timeout),
+            (max_turns, max_parallel, tool_timeout),
             spec=str(plan),
             number=self._runs,
             emit=self._emit if self._hooks else None,
         )
-        return AgentRun(loop)
 
     def stream_images(
         self,
@@ -270,7 +269,7 @@ class Registry:
         `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
         FailoverError.
         """
-        plan, providers, deadlines = self._catalog.resolve(spec, _checked(timeouts))
+        plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
         asked = as_image_request(request)
         if timeouts is None:
             deadlines = {
@@ -293,10 +292,14 @@ class Registry:
 
     def llama_swap(self, name: str) -> LlamaSwap:
         """Return a llama-swap server, to manage its models. Raises: ConfigError."""
+        from aiollm.servers import LlamaSwap
+
         return self._servers().server(name, LlamaSwap)
 
     def ollama(self, name: str = "ollama") -> Ollama:
         """Return a server that speaks Ollama's API, to manage its models. Raises: ConfigError."""
+        from aiollm.servers import Ollama
+
         return self._servers().server(name, Ollama)
 
     async def preload(self, spec: str | Plan | None = None) -> None:
@@ -344,6 +347,8 @@ class Registry:
         provider = self.provider(name)
         codec = provider.codec
         timeouts = self._catalog.timeouts_of(provider)
+        from aiollm._http.unary import UnaryRequester
+
         requester = UnaryRequester(self._resources)
         reply = await requester.request(provider, timeouts, codec.models(provider))
         return codec.model_names(reply)
@@ -361,14 +366,11 @@ class Registry:
     def reset_health(self, target: Target | str | None = None) -> None:
         """Forget the failures of a target, or of all. Raises: SpecError."""
         if isinstance(target, str):
-            provider, slash, model = target.partition("/")
-            if not slash:
-                raise SpecError("a target is provider/model", spec=target)
-            target = Target(provider, model)
+            target = parse_target(target)
         self._health.reset(target)
 
     def on_event(self, hook: Hook) -> Callable[[], None]:
-        """Call `hook` with every event; return what takes it off again.
+        """Call `hook` with every event; return a function that unregisters it.
 
         A hook must not block; an exception in it is logged and changes nothing.
         """
@@ -431,6 +433,7 @@ class Registry:
         )
 
     def _servers(self) -> Servers:
+        from aiollm._http.unary import UnaryRequester
         from aiollm.servers.warming import Servers  # for those who manage servers alone
 
         return Servers(self._catalog, UnaryRequester(self._resources), self._health)
@@ -441,9 +444,3 @@ class Registry:
                 hook(event)
             except Exception:  # noqa: BLE001 - a hook is the caller's code, the call is not its
                 _log.exception("an event hook failed")
-
-
-def _checked(timeouts: Timeouts | None) -> Timeouts | None:
-    if timeouts is not None and type(timeouts) is not Timeouts:
-        raise ConfigError(f"timeouts is {timeouts!r:.80}: expected aiollm.Timeouts, or None")
-    return timeouts

@@ -131,6 +131,14 @@ class Names(msgspec.Struct, frozen=True):
     all: Callable[[], Iterable[str]]
 
 
+def parse_target(text: str) -> Target:
+    """Parse `provider/model`. Raises: SpecError."""
+    provider, slash, model = text.partition("/")
+    if not slash:
+        raise SpecError("a target is provider/model", spec=text)
+    return Target(provider, model)
+
+
 def parse_spec(spec: str, names: Names) -> Plan:
     """Parse a spec and expand its aliases. Raises: SpecError."""
     if not isinstance(spec, str):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from aiollm._agent.loop import AgentLoop, RunEvent
+from aiollm._agent.tool_calls import RunLimits
 from aiollm._streams.reader import SingleReader
+from aiollm._streams.stream import Stream
 from aiollm.errors import ClosedError
-from aiollm.types import Message, Response, Usage
+from aiollm.types import Message, Request, Response, Tool, Usage
 
 
 class AgentRun(SingleReader[RunEvent]):
@@ -62,3 +67,17 @@ class AgentRun(SingleReader[RunEvent]):
     def turns(self) -> int:
         """How many times the model has been asked so far."""
         return self._agent.turns
+
+
+def new_run(
+    ask: Callable[[Request], Stream],
+    request: Request,
+    tools: Sequence[Tool | Callable[..., Any]],
+    limits: tuple[int, int, float | None],
+    **named: Any,
+) -> AgentRun:
+    """Return the run of an agent; `limits` are its turns, tools at a time, and seconds a tool.
+
+    `named` are the other parameters of `AgentLoop`. Raises: ConfigError.
+    """
+    return AgentRun(AgentLoop(ask, request, tools, RunLimits(*limits), **named))

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
+import msgspec
+
 from aiollm.errors import ClosedError, DeadlineError, DeadlineName, LLMError, StreamInterrupted
 from aiollm.types import Timeouts
 
@@ -219,6 +221,15 @@ class AttemptDeadlines:
         if self._output_at is not None:
             return StreamInterrupted("the registry was closed")
         return ClosedError("the registry was closed")
+
+
+def at_least(timeouts: Timeouts, seconds: float) -> Timeouts:
+    """Return the deadlines with at least `seconds` for each wait but that for a connection."""
+    waits = {name: getattr(timeouts, name) for name in ("first_output", "idle", "stall")}
+    short = {
+        name: seconds for name, limit in waits.items() if limit is not None and limit < seconds
+    }
+    return msgspec.structs.replace(timeouts, **short) if short else timeouts
 
 
 def is_total(error: Exception) -> bool:

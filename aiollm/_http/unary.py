@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._wire.redaction import redacted
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transport
 from aiollm.types import Timeouts
-
-
-def at_least(timeouts: Timeouts, seconds: float) -> Timeouts:
-    """Return the deadlines with at least `seconds` for each wait but that for a connection."""
-    waits = {name: getattr(timeouts, name) for name in ("first_output", "idle", "stall")}
-    short = {
-        name: seconds for name, limit in waits.items() if limit is not None and limit < seconds
-    }
-    return msgspec.structs.replace(timeouts, **short) if short else timeouts
 
 
 class UnaryRequester:

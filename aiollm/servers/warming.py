@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
-from aiollm._http.unary import UnaryRequester, at_least
+from aiollm._http.unary import UnaryRequester
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
 from aiollm.provider import Provider

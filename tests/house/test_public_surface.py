@@ -21,6 +21,9 @@ KINDS = (type, types.FunctionType)
 
 
 def test_all_names_every_public_name_and_no_other() -> None:
+    assert set(aiollm.__all__) <= set(dir(aiollm))
+    for name in aiollm.__all__:
+        getattr(aiollm, name)  # some are loaded when they are first used
     found = {
         name
         for name, value in vars(aiollm).items()
