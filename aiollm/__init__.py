@@ -6,7 +6,6 @@ from aiollm._failover.candidates import CallOptions, OnInterrupt
 from aiollm._failover.health import HealthState, TargetHealth
 from aiollm._failover.lines import TargetLimits
 from aiollm._resources import Closeable
-from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
 from aiollm.capabilities import Capabilities
@@ -108,6 +107,7 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
     from aiollm._serialization import from_json, to_json
+    from aiollm._streams.image_stream import ImageStream
     from aiollm.servers import LlamaSwap, Ollama
 
 __version__ = "0.1.0"
@@ -115,6 +115,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
     "FunctionTool": "aiollm._agent.tools",
+    "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
     "Ollama": "aiollm.servers",
     "RunEvent": "aiollm._agent.loop",
@@ -126,7 +127,7 @@ _LAZY = {
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
 }
-"""Names whose modules are loaded when they are first used: agents, saving, managing servers."""
+"""Names whose modules are loaded when they are first used: agents, images, saving, servers."""
 
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ours

@@ -20,7 +20,6 @@ from aiollm._failover.lines import TargetLimits
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
 from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
-from aiollm._streams.image_stream import ImageStream
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request, check, check_seconds, checked_timeouts
 from aiollm.capabilities import Capabilities
@@ -34,6 +33,7 @@ from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts,
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
+    from aiollm._streams.image_stream import ImageStream
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
 
@@ -269,6 +269,8 @@ class Registry:
         `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
         FailoverError.
         """
+        from aiollm._streams.image_stream import ImageStream  # for those who make images alone
+
         plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
         asked = as_image_request(request)
         if timeouts is None:

@@ -12,6 +12,7 @@ from aiollm._failover.gate import Admission, Gate, Patience
 from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
+from aiollm._failover.tickets import Demand
 from aiollm._validation import check_seconds
 from aiollm.errors import ConfigError, GenerationError, ProviderError, RateLimitError, classify
 from aiollm.spec import Plan, Step
@@ -81,6 +82,7 @@ class Candidates:
 
     __slots__ = (
         "_again",
+        "_demand",
         "_gate",
         "_number",
         "_opener",
@@ -101,6 +103,7 @@ class Candidates:
         self.plan = plan
         self.policy = policy
         self._opener = opener
+        self._demand = Demand(opener.request)
         self._gate = gate
         self._retries = policy.retries
         self._retry_from = 0.0
@@ -155,7 +158,7 @@ class Candidates:
         verdicts = await self._gate.wait(
             self._number,
             lines,
-            self._opener.request,
+            self._demand,
             patience,
             self._gate.now() + seconds,
             retried,
@@ -175,7 +178,7 @@ class Candidates:
         own = Patience(min(wanted, patience.room), 0.0)
         spent = own.room
         total_at = self._gate.now() + seconds
-        found = await self._gate.wait(self._number, lines, self._opener.request, own, total_at)
+        found = await self._gate.wait(self._number, lines, self._demand, own, total_at)
         patience.room -= spent - own.room
         return self._took(found) if isinstance(found, Admission) else None
 
@@ -220,7 +223,7 @@ class Candidates:
 
     def enter(self, target: Target) -> Admission | None:
         """Admit a target now, None where it would have to wait."""
-        return self._gate.try_enter(self._line(target), self._number, self._opener.request)
+        return self._gate.try_enter(self._line(target), self._number, self._demand)
 
     def _line(self, target: Target) -> Line:
         return self._gate.line(target, self._opener.providers[target])
@@ -279,7 +282,7 @@ class Candidates:
         lines: list[Line] = []
         errors: list[Exception] = []
         for line in map(self._line, targets):
-            error = line.never_fits(self._opener.request)
+            error = line.never_fits(self._demand)
             if error is None:
                 lines.append(line)
             else:
@@ -292,8 +295,7 @@ class Candidates:
         """Return why each target that this call has not asked could not be asked."""
         known = {getattr(each, "target", None) for each in verdicts} | set(self._again or ())
         return [
-            self._gate.remembered(line)
-            or line.why_busy(self._opener.request, waited, self._gate.now())
+            self._gate.remembered(line) or line.why_busy(self._demand, waited, self._gate.now())
             for line in lines
             if line.target not in known
         ]

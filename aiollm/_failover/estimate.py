@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.quota import Kind
 from aiollm._wire.schema import json_schema
 from aiollm.errors import ConfigError
 from aiollm.images import ImageRequest
@@ -69,6 +70,9 @@ MAX_OVERHEAD = 2000.0
 SHORT = 1000.0
 """Bytes of a prompt whose error is laid half on the overhead, half on the tokens a byte."""
 
+DOUBT = 2.0
+"""How many times too high an estimate of a prompt may be; no request is refused on a lower one."""
+
 LEARNS = 0.2
 """Of an error, the share that later requests are spared; more of the first ones."""
 
@@ -99,6 +103,34 @@ class Estimate:
         if request.max_output_tokens is not None:
             return tokens, float(request.max_output_tokens)
         return tokens, self._answer if self._answers else ANSWER
+
+    def share(self, kind: Kind, request: Request | ImageRequest, size: float) -> float:
+        """Return the units that a request takes of a limit of that kind.
+
+        A limit of all tokens counts the longest answer allowed as soon as a request arrives
+        (OpenAI); one of output tokens alone counts what was written (Anthropic).
+        """
+        match kind:
+            case "requests":
+                return 1.0
+            case "input_tokens":
+                return self._input(size)
+            case "output_tokens":
+                tokens = self.reserve(request, size)[1]
+                return min(tokens, self._answer if self._answers else ANSWER)
+            case _:
+                return sum(self.reserve(request, size))
+
+    def least(self, kind: Kind, request: Request | ImageRequest, size: float) -> float:
+        """Return the units of a limit that a request takes at least."""
+        match kind:
+            case "input_tokens":
+                return self._input(size) / DOUBT
+            case "tokens":
+                longest = getattr(request, "max_output_tokens", None) or 0
+                return self._input(size) / DOUBT + longest
+            case _:
+                return 0.0
 
     def learn(self, request_size: float, usage: Usage) -> None:
         """Learn from the counts of an answer; of a cut one the input alone."""

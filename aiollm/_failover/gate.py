@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from aiollm._failover.health import Health, Permit, without_frames
-from aiollm._failover.lines import Line, Scope, TargetLimits, Ticket
-from aiollm._failover.meter import Meter
+from aiollm._failover.lines import Booking, Line, Scope, TargetLimits
+from aiollm._failover.tickets import Demand, Ticket
 from aiollm._wire.quota import Quota
 from aiollm.errors import ClosedError, OverloadedError, ProviderError, RateLimitError, classify
 from aiollm.provider import Provider
@@ -41,9 +41,9 @@ class Admission:
     __slots__ = (
         "_booked",
         "_bucket",
+        "_demand",
         "_gate",
         "_is_pending",
-        "_request",
         "line",
         "number",
         "permit",
@@ -54,12 +54,12 @@ class Admission:
         gate: Gate,
         line: Line,
         number: int,
-        request: Any,
+        demand: Demand,
         bucket: list[float],
-        booked: Sequence[tuple[Meter, float]],
+        booked: Sequence[Booking],
     ) -> None:
         self._gate = gate
-        self._request = request
+        self._demand = demand
         self._bucket = bucket
         self._booked = booked
         self._is_pending = True
@@ -136,12 +136,12 @@ class Admission:
 
     def _refund(self) -> None:
         booked, self._booked = self._booked, ()
-        for meter, units in booked:
+        for _, meter, units in booked:
             meter.refund(units)
 
     def _settle(self, usage: Usage) -> None:
         booked, self._booked = self._booked, ()
-        self.line.settle(booked, self._request, usage)
+        self.line.settle(booked, self._demand, usage)
 
 
 class Gate:
@@ -204,7 +204,7 @@ class Gate:
         for key in [*self._scopes.keys() - used]:
             self._scopes.pop(key).stop_timer()
 
-    def try_enter(self, line: Line, number: int, request: Any) -> Admission | None:
+    def try_enter(self, line: Line, number: int, demand: Demand) -> Admission | None:
         """Admit call number `number` at once, None where it would have to wait."""
         scope = line.scope
         if scope.waiting and (scope.is_stuck or line.head() is not None):
@@ -213,25 +213,25 @@ class Gate:
             return None
         now = self.now()
         is_bounded = line.is_bounded or scope.is_bounded or line.pending >= line.window
-        if is_bounded and (line.wait(request, now) > 0 or scope.wait(line, request, now) > 0):
+        if is_bounded and (line.wait(demand, now) > 0 or scope.wait(line, demand, now) > 0):
             return None
-        return self._admit(line, number, request, now)
+        return self._admit(line, number, demand, now)
 
-    def _line_wait(self, line: Line, request: Any, now: float, *, waiting: bool = False) -> float:
+    def _line_wait(self, line: Line, demand: Demand, now: float, *, waiting: bool = False) -> float:
         """Return the seconds until the target itself may be asked, inf where that is unknown."""
         wait = self.health.ready_in(line.target, line.host, waiting=waiting)
-        return wait if wait > 0 else line.wait(request, now)
+        return wait if wait > 0 else line.wait(demand, now)
 
-    def _admit(self, line: Line, number: int, request: Any, now: float) -> Admission:
-        booked: Sequence[tuple[Meter, float]] = ()
+    def _admit(self, line: Line, number: int, demand: Demand, now: float) -> Admission:
+        booked: Sequence[Booking] = ()
         scope = line.scope
         if scope.meters or line.meters:
-            booked = tuple(line.needs(request))
-            for meter, units in booked:
+            booked = tuple(line.needs(demand))
+            for _, meter, units in booked:
                 meter.book(now, units)
         line.pending += 1
         line.running += 1
-        admission = Admission(self, line, number, request, line.pace.book(now), booked)
+        admission = Admission(self, line, number, demand, line.pace.book(now), booked)
         if scope.slots is not None:
             scope.slots.take(admission)
         return admission
@@ -240,7 +240,7 @@ class Gate:
         self,
         number: int,
         lines: Sequence[Line],
-        request: Any,
+        demand: Demand,
         patience: Patience,
         total_at: float,
         retried: Container[Target] = (),
@@ -253,7 +253,7 @@ class Gate:
         Where the wait ends without an admission, returns the verdicts of the probes that ended it,
         [] if time did. Raises: ClosedError.
         """
-        ticket = Ticket(number, request, [*lines], retried, probe_from)
+        ticket = Ticket(number, demand, [*lines], retried, probe_from)
         for line in lines:
             heapq.heappush(line.tickets, (number, next(self._numbers), ticket))
             line.scope.waiting[line] = None
@@ -274,7 +274,7 @@ class Gate:
         self._pump_all(lines)
         return ticket.errors
 
-    async def _pause(self, ticket: Ticket, patience: Patience, total_at: float) -> None:
+    async def _pause(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
         """Sleep until something changes for the ticket, or its time is over."""
         if self._is_closed or self._loop is None:
             raise ClosedError("the registry was closed")
@@ -298,17 +298,17 @@ class Gate:
             if recovers:
                 patience.recovery -= waited
 
-    def _known_wait(self, ticket: Ticket, now: float) -> float:
+    def _known_wait(self, ticket: Ticket[Line], now: float) -> float:
         """Return the least time that the ticket's targets will take for sure, 0 if unknown."""
         known = math.inf
         for line in ticket.lines:
-            wait = self._line_wait(line, ticket.request, now, waiting=True)
+            wait = self._line_wait(line, ticket.demand, now, waiting=True)
             if wait <= 0:
-                wait = line.scope.wait(line, ticket.request, now)
+                wait = line.scope.wait(line, ticket.demand, now)
             known = min(known, wait if math.isfinite(wait) else 0.0)
         return known
 
-    def _is_hopeless(self, ticket: Ticket) -> bool:
+    def _is_hopeless(self, ticket: Ticket[Line]) -> bool:
         """Say whether nobody will find out if one of the ticket's targets is well again."""
         return all(
             self.is_sick(line)
@@ -326,13 +326,13 @@ class Gate:
         wake = math.inf
         while True:
             wake = math.inf
-            first: tuple[Line, Ticket] | None = None
+            first: tuple[Line, Ticket[Line]] | None = None
             for line in tuple(scope.waiting):
                 ticket = line.head()
                 if ticket is None:
                     del scope.waiting[line]
                     continue
-                wait = self._line_wait(line, ticket.request, now, waiting=True)
+                wait = self._line_wait(line, ticket.demand, now, waiting=True)
                 if wait > 0:
                     wake = min(wake, wait, self.health.lease_left(line.target, line.host))
                     continue
@@ -344,13 +344,13 @@ class Gate:
             if first is None:
                 break
             line, ticket = first
-            wait = scope.wait(line, ticket.request, now)
+            wait = scope.wait(line, ticket.demand, now)
             if wait > 0:
                 scope.is_stuck = True
                 wake = min(wake, wait)
                 break
             ticket.is_done = True
-            ticket.admission = self._admit(line, ticket.number, ticket.request, now)
+            ticket.admission = self._admit(line, ticket.number, ticket.demand, now)
             ticket.wake()
         self._set_timer(scope, wake)
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import math
-from collections.abc import Container, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from aiollm._failover.estimate import Estimate, size_of
 from aiollm._failover.meter import Meter
 from aiollm._failover.pace import Pace
-from aiollm._failover.slots import Slots
+from aiollm._failover.tickets import Demand, Ticket
 from aiollm._wire.quota import Kind, Quota, announces_limits
 from aiollm.dsn import Limits
 from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
 from aiollm.provider import Provider
 from aiollm.types import Target, Usage
+
+if TYPE_CHECKING:
+    from aiollm._failover.estimate import Estimate
+    from aiollm._failover.slots import Slots
+
+_log = logging.getLogger("aiollm")
 
 WINDOW = 64
 """Attempts that may wait for their first output at a target that is not known yet (design)."""
@@ -46,6 +52,10 @@ KINDS: dict[str, Kind] = {
     "otpm": "output_tokens",
 }
 """The meters that the fields of `Limits` make."""
+
+
+Booking: TypeAlias = tuple[Kind, Meter, float]
+"""What an attempt took: the kind of limit, its meter, and the units."""
 
 
 class TargetLimits(msgspec.Struct, frozen=True):
@@ -102,6 +112,11 @@ class Scope:
         if self._declared.get(name) == limits:
             return
         self._declared[name] = limits
+        if len(set(self._declared.values())) > 1:
+            _log.warning(
+                "%s share a host and a key, so the lowest of their limits apply to all of them",
+                " and ".join(sorted(self._declared)),
+            )
         all_limits = tuple(self._declared.values())
         for field, kind in KINDS.items():
             given = [each for limit in all_limits if (each := getattr(limit, field)) is not None]
@@ -119,17 +134,19 @@ class Scope:
     def _resize(self, limit: int | None, *, is_auto: bool) -> None:
         if self.slots is None or self.slots.is_auto != is_auto:
             held = self.slots.held if self.slots is not None else 0
+            from aiollm._failover.slots import Slots  # for declared numbers alone
+
             self.slots = Slots(limit, held)
         elif limit is not None:
             self.slots.limit = limit
 
-    def wait(self, line: Line, request: Any, now: float) -> float:
+    def wait(self, line: Line, demand: Demand, now: float) -> float:
         """Return the seconds until a call may go, inf where only another's end can tell."""
         if self.slots is not None and self.slots.free <= 0:
             return math.inf
         if not self.meters:
             return 0.0
-        return max(meter.wait(now, units) for meter, units in line.needs(request, self.meters))
+        return max(meter.wait(now, units) for _, meter, units in line.needs(demand, self.meters))
 
     def forget_loop(self) -> None:
         """Forget who holds and waits: their loop is gone."""
@@ -150,9 +167,9 @@ class Line:
     """One target of a scope: the calls that wait for it, and what is known of its limits."""
 
     __slots__ = (
+        "_estimate",
         "_learnt",
         "_opened_at",
-        "estimate",
         "host",
         "is_bounded",
         "is_new",
@@ -175,16 +192,25 @@ class Line:
         self.scope = scope
         self.meters: dict[Kind, Meter] = {}
         self.pace = Pace()
-        self.estimate = Estimate()
+        self._estimate: Estimate | None = None
         self.pending = 0
         self.running = 0
         self.is_bounded = False
         """Whether limits or a pace bound it."""
-        self.tickets: list[tuple[int, int, Ticket]] = []
+        self.tickets: list[tuple[int, int, Ticket[Line]]] = []
         self.is_new = announces_limits(self.host) or provider.scheme not in LOCAL_SCHEMES
         self.window = FIRST_WINDOW if self.is_new else WINDOW
         self._opened_at = now
         self._learnt: set[Kind] = set()
+
+    @property
+    def estimate(self) -> Estimate:
+        """What is known of the tokens that a request takes here."""
+        if self._estimate is None:
+            from aiollm._failover.estimate import Estimate  # for token limits alone
+
+            self._estimate = Estimate()
+        return self._estimate
 
     def declare(self, of_target: Limits, of_provider: Limits) -> None:
         """Take what is declared for the target alone."""
@@ -196,7 +222,7 @@ class Line:
             self.is_new = False
             self.window = MAX_WINDOW
 
-    def wait(self, request: Any, now: float) -> float:
+    def wait(self, demand: Demand, now: float) -> float:
         """Return the seconds until the target may be asked, by its pace, limits and window."""
         pace = self.pace
         if pace.is_active and (wait := pace.wait(now)) > 0:
@@ -210,22 +236,19 @@ class Line:
             return 0.0 if self.pending < self.window else math.inf
         if not self.meters:
             return 0.0
-        return max(meter.wait(now, units) for meter, units in self.needs(request, self.meters))
+        return max(meter.wait(now, units) for _, meter, units in self.needs(demand, self.meters))
 
-    def needs(
-        self, request: Any, meters: dict[Kind, Meter] | None = None
-    ) -> Iterator[tuple[Meter, float]]:
-        """Yield what a request takes of the given meters, by default all that count it."""
-        tokens: tuple[float, float] | None = None
+    def needs(self, demand: Demand, meters: dict[Kind, Meter] | None = None) -> Iterator[Booking]:
+        """Yield what a request takes of the given meters, by default of all that count it."""
         every = (meters,) if meters is not None else (self.scope.meters, self.meters)
         for each in every:
             for kind, meter in each.items():
-                if kind == "requests":
-                    yield meter, 1.0
-                    continue
-                if tokens is None:
-                    tokens = self.estimate.reserve(request)
-                yield meter, _share_of(kind, *tokens)
+                units = 1.0
+                if kind != "requests":
+                    units = self.estimate.share(kind, demand.request, demand.size)
+                    if units > meter.limit >= self._least(kind, demand):
+                        units = meter.limit  # the estimate may be too high: wait for all of it
+                yield kind, meter, units
 
     def load(self, weight: int) -> float:
         """Return how full the target is for its weight."""
@@ -234,34 +257,32 @@ class Line:
             return self.running / (WINDOW * weight)
         return slots.held / (max(1, int(slots.limit)) * weight)
 
-    def never_fits(self, request: Any) -> BusyError | None:
+    def _least(self, kind: Kind, demand: Demand) -> float:
+        return self.estimate.least(kind, demand.request, demand.size)
+
+    def never_fits(self, demand: Demand) -> BusyError | None:
         """Return the error of a request that exceeds a whole limit, None for all others."""
-        if not (self.meters or self.scope.meters):
-            return None
-        for meter, units in self.needs(request):
-            if math.isinf(meter.wait(0.0, units)):
-                reason = (
-                    f"the request takes some {units:,.0f} tokens, and the limit is "
-                    f"{meter.limit:,.0f} a minute"
-                )
-                return BusyError(reason, kind="limit", target=self.target)
+        for meters in (self.scope.meters, self.meters):
+            for kind, meter in meters.items():
+                if kind == "requests":
+                    continue
+                least = self._least(kind, demand)
+                if least > meter.limit:
+                    reason = (
+                        f"the request takes at least {least:,.0f} tokens, and the limit is "
+                        f"{meter.limit:,.0f} a minute"
+                    )
+                    return BusyError(reason, kind="limit", target=self.target)
         return None
 
-    def settle(self, booked: Sequence[tuple[Meter, float]], request: Any, usage: Usage) -> None:
+    def settle(self, booked: Sequence[Booking], demand: Demand, usage: Usage) -> None:
         """Correct what was booked for tokens by what was used."""
         if usage.certainty == "missing":
             return
-        self.estimate.learn(size_of(request), usage)
-        kinds = {
-            id(meter): kind
-            for meters in (self.scope.meters, self.meters)
-            for kind, meter in meters.items()
-        }
-        for meter, units in booked:
-            kind = kinds.get(id(meter), "requests")
+        self.estimate.learn(demand.size, usage)
+        for kind, meter, units in booked:
             if kind != "requests":
-                real = _share_of(kind, usage.input_tokens, usage.output_tokens)
-                meter.settle(units, real)
+                meter.settle(units, _used(kind, usage))
 
     def answered(self, quotas: Sequence[Quota], now: float) -> None:
         """Note an answer, and the limits that it announces: they only tighten what is declared."""
@@ -317,7 +338,7 @@ class Line:
             blocked_for=max(0.0, self.pace.blocked_until - now),
         )
 
-    def head(self) -> Ticket | None:
+    def head(self) -> Ticket[Line] | None:
         """Return the first ticket that still waits."""
         tickets = self.tickets
         while tickets and tickets[0][2].is_done:
@@ -329,7 +350,7 @@ class Line:
         self.pending = self.running = 0
         self.tickets.clear()
 
-    def prober(self, now: float) -> tuple[float, Ticket | None]:
+    def prober(self, now: float) -> tuple[float, Ticket[Line] | None]:
         """Return the seconds until a ticket may probe, inf if none may, and the first that may."""
         wait = math.inf
         for _, _, ticket in sorted(self.tickets):
@@ -340,79 +361,30 @@ class Line:
                 wait = min(wait, left)
         return wait, None
 
-    def live_tickets(self) -> list[Ticket]:
+    def live_tickets(self) -> list[Ticket[Line]]:
         """Return all tickets that still wait."""
         return [ticket for _, _, ticket in self.tickets if not ticket.is_done]
 
-    def why_busy(self, request: Any, waited: float, now: float) -> BusyError:
+    def why_busy(self, demand: Demand, waited: float, now: float) -> BusyError:
         """Return the error of a call that found no room here."""
-        kind, reason, wait = self._what_is_full(request, now)
+        kind, reason, wait = self._what_is_full(demand, now)
         message = f"no room within {waited:.3g} s: {reason}" if waited else f"no room: {reason}"
         return BusyError(message, kind=kind, wait=wait, target=self.target)
 
-    def _what_is_full(self, request: Any, now: float) -> tuple[BusyKind, str, float]:
+    def _what_is_full(self, demand: Demand, now: float) -> tuple[BusyKind, str, float]:
         pace = self.pace.wait(now)
         if pace > 0:
             return "pace", f"its pace allows the next request in {pace:.3g} s", pace
         slots = self.scope.slots
         if slots is not None and slots.free <= 0:
             return "slots", slots.describe(), 0.0
-        limits = max((meter.wait(now, units) for meter, units in self.needs(request)), default=0.0)
+        waits = [meter.wait(now, units) for _, meter, units in self.needs(demand)]
+        limits = max(waits, default=0.0)
         if limits > 0:
             return "pace", f"its limits allow the next request in {limits:.3g} s", limits
         if self.pending >= self.window:
             return "window", f"{self.pending} requests wait for their first output", 0.0
         return "slots", "other calls are first in line", 0.0
-
-
-class Ticket:
-    """A call that waits in the lines of one or more targets; the first grant wins.
-
-    Targets that it has `retried` it probes from `probe_from` on; until then, as where its retries
-    are used up, it waits for what others find out.
-    """
-
-    __slots__ = (
-        "admission",
-        "errors",
-        "future",
-        "is_done",
-        "lines",
-        "number",
-        "probe_from",
-        "request",
-        "retried",
-    )
-
-    def __init__(
-        self,
-        number: int,
-        request: Any,
-        lines: list[Line],
-        retried: Container[Target] = (),
-        probe_from: float = 0.0,
-    ) -> None:
-        self.number = number
-        self.request = request
-        self.lines = lines
-        self.retried = retried
-        self.probe_from = probe_from
-        self.admission: Any = None
-        self.errors: list[Exception] = []
-        self.future: asyncio.Future[None] | None = None
-        self.is_done = False
-
-    def wake(self) -> None:
-        """Let the call look again."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
-
-    def drop(self, line: Line, error: Exception) -> None:
-        """Leave a line whose target is not to be had."""
-        if line in self.lines:
-            self.lines.remove(line)
-            self.errors.append(error)
-            self.wake()
 
 
 def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> None:
@@ -425,11 +397,14 @@ def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> No
         meter.set_limit(limit)
 
 
-def _share_of(kind: Kind, input_tokens: float, output_tokens: float) -> float:
+def _used(kind: Kind, usage: Usage) -> float:
+    """Return the tokens that a limit counts of an answer."""
     match kind:
         case "input_tokens":
-            return input_tokens
+            # Anthropic, which counts input alone, leaves out what its cache held (its rate limit
+            # page, November 2026).
+            return max(0, usage.input_tokens - (usage.cached_tokens or 0))
         case "output_tokens":
-            return output_tokens
+            return usage.output_tokens
         case _:
-            return input_tokens + output_tokens
+            return usage.input_tokens + usage.output_tokens

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import msgspec
 
 from aiollm._http import streaming
-from aiollm._wire.redaction import redacted
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest
@@ -73,6 +72,8 @@ class TargetOpener(ABC):
 
     def clean(self, target: Target, error: LLMError) -> None:
         """Put the target on the error and take its secret out."""
+        from aiollm._wire.redaction import redacted  # for failures alone
+
         error.target = target
         redacted(error, self.providers[target].token)
 

@@ -9,7 +9,6 @@ from typing import Any
 from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
 from aiollm._wire.quota import quotas
-from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError
 from aiollm.provider import Decoder, Framer, HttpResponse, Provider, Reply, Transport
 from aiollm.types import AnnouncedLimits, Item, Notice, Request, Target, Timeouts
@@ -142,6 +141,8 @@ class _Whole:
         return []
 
     def end(self, batch: list[Item]) -> None:
+        from aiollm._wire.web_page import check_answer  # most answers are streamed
+
         body = b"".join(self._pieces).strip()
         check_answer(body, self._status)
         self._decoder.whole(body, batch)

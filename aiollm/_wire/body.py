@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.lenient import mend_all
 from aiollm.errors import ConfigError
 
 _SLICE = 3 * 16 * 1024
@@ -86,6 +85,8 @@ def json_body(value: Any) -> Body:
         try:
             return _written(value)
         except UnicodeEncodeError:
+            from aiollm._wire.lenient import mend_all  # for lone surrogates alone
+
             return _written(mend_all(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = str(error)

@@ -14,11 +14,14 @@ from aiollm import (
     Limits,
     OverloadedError,
     Registry,
+    Request,
     SpecError,
+    Usage,
 )
 from aiollm._failover import health, pace
 from aiollm.events import CallQueued, CallReleased, TargetOpened, TargetPaced
-from aiollm.testing import Answer, FaultServer, Gate, chat
+from aiollm.testing import Answer, FakeProvider, FaultServer, Gate, chat
+from aiollm.types import Finish
 
 OK = chat("ok")
 
@@ -163,12 +166,43 @@ async def test_races_and_spreads_do_not_mix():
 async def test_a_request_above_a_whole_limit_moves_on_at_once(serve):
     a, b = await serve(OK), await serve(OK)
     async with Registry(env={"LLM_A": a.dsn("openai", tpm=10), "LLM_B": b.dsn("openai")}) as reg:
-        assert await outcomes(reg, "a/m,b/m", 1) == {"ok": 1}
+        long = "word " * 100
+        assert (await reg.generate("a/m,b/m", long)).target.provider == "b"
         with pytest.raises(FailoverError) as caught:
-            await reg.generate("a/m", "hi")
+            await reg.generate("a/m", long)
         assert isinstance(caught.value.last, BusyError)
         assert caught.value.last.kind == "limit"
+        with pytest.raises(FailoverError):
+            await reg.generate("a/m", Request("hi", max_output_tokens=20))
     assert a.counts.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        # An answer may be shorter than it is allowed to be.
+        ({"otpm": 50}, Request("hi", max_output_tokens=64_000)),
+        ({"tpm": 50}, "hi"),
+        # The estimate of the prompt may be too high.
+        ({"itpm": 90}, "word " * 100),
+    ],
+)
+async def test_a_request_that_may_fit_a_limit_is_sent(serve, limits, asked):
+    server = await serve(OK)
+    async with Registry(env={"LLM_A": server.dsn("openai", **limits)}) as reg:
+        assert (await reg.generate("a/m", asked)).text == "ok"
+
+
+async def test_input_that_the_cache_held_is_given_back_to_the_limit():
+    """Anthropic does not count it."""
+    usage = Usage(input_tokens=5000, cached_tokens=4900, output_tokens=10, certainty="exact")
+    provider = FakeProvider(["ok", Finish("stop", usage=usage)]).provider()
+    async with Registry(env={}) as reg:
+        reg.register("a", provider, limits=Limits(itpm=60_000, tpm=60_000))
+        await reg.generate("a/m", "word " * 4000)
+        used = reg.limits()[0].used
+    assert used["input_tokens"] <= 100
+    assert 4900 < used["tokens"] <= 5010
 
 
 async def test_declared_limits_hold_calls_back_before_anything_is_sent(serve):
@@ -182,6 +216,19 @@ async def test_declared_limits_hold_calls_back_before_anything_is_sent(serve):
         assert caught.value.last.kind == "pace"
         assert 0 < caught.value.retry_after <= 61
     assert server.counts.requests == 1
+
+
+async def test_two_names_of_one_host_and_key_share_the_lower_limits_with_a_warning(serve, caplog):
+    server = await serve(OK)
+    env = {"LLM_A": server.dsn("openai", rpm=60), "LLM_B": server.dsn("openai", rpm=6)}
+    async with Registry(env=env) as reg:
+        assert await outcomes(reg, "a/m", 1) == {"ok": 1}
+        assert not caplog.records
+        with pytest.raises(FailoverError):
+            await reg.generate("b/m", "hi", patience=0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a and b share a host and a key, so the lowest of their limits apply to all of them"
+    ]
 
 
 async def test_limits_are_learnt_from_the_headers_of_an_answer(serve):

@@ -92,6 +92,27 @@ def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> No
     }
 
 
+def test_what_few_calls_need_is_loaded_when_they_need_it(observed: dict[str, list]) -> None:
+    """Images, agents, servers, token limits, numbers of slots, error pages, mended text."""
+    rare = {
+        "_agent",
+        "_failover.estimate",
+        "_failover.race",
+        "_failover.slots",
+        "_http.image_streaming",
+        "_http.transport",
+        "_streams.image_stream",
+        "_wire.lenient",
+        "_wire.redaction",
+        "_wire.schema",
+        "_wire.web_page",
+        "media",
+        "servers",
+        "testing",
+    }
+    assert not {f"aiollm.{name}" for name in rare}.intersection(observed["modules"])
+
+
 def test_no_file_thread_process_or_socket_is_opened(observed: dict[str, list]) -> None:
     assert observed["effects"] == []
 

@@ -1,0 +1,81 @@
+"""What waits in line: a call's demand on limits, and its ticket in the lines of its targets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container
+from typing import Any, Generic, TypeVar
+
+from aiollm.images import ImageRequest
+from aiollm.types import Request, Target
+
+LineT = TypeVar("LineT")
+
+
+class Demand:
+    """What a call asks of limits: its request, measured once and only where tokens count."""
+
+    __slots__ = ("_size", "request")
+
+    def __init__(self, request: Request | ImageRequest) -> None:
+        self.request = request
+        self._size: float | None = None
+
+    @property
+    def size(self) -> float:
+        """The bytes of text in the request, files counted as if they were text."""
+        if self._size is None:
+            from aiollm._failover.estimate import size_of  # for token limits alone
+
+            self._size = size_of(self.request)
+        return self._size
+
+
+class Ticket(Generic[LineT]):
+    """A call that waits in the lines of one or more targets; the first grant wins.
+
+    Targets that it has `retried` it probes from `probe_from` on; until then, as where its retries
+    are used up, it waits for what others find out.
+    """
+
+    __slots__ = (
+        "admission",
+        "demand",
+        "errors",
+        "future",
+        "is_done",
+        "lines",
+        "number",
+        "probe_from",
+        "retried",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        demand: Demand,
+        lines: list[LineT],
+        retried: Container[Target] = (),
+        probe_from: float = 0.0,
+    ) -> None:
+        self.number = number
+        self.demand = demand
+        self.lines = lines
+        self.retried = retried
+        self.probe_from = probe_from
+        self.admission: Any = None
+        self.errors: list[Exception] = []
+        self.future: asyncio.Future[None] | None = None
+        self.is_done = False
+
+    def wake(self) -> None:
+        """Let the call look again."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def drop(self, line: LineT, error: Exception) -> None:
+        """Leave a line whose target is not to be had."""
+        if line in self.lines:
+            self.lines.remove(line)
+            self.errors.append(error)
+            self.wake()
