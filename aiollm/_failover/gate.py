@@ -70,7 +70,7 @@ class Admission:
     def answered(self, quotas: Sequence[Quota]) -> None:
         """Note the first sign of life, and the limits that it announces."""
         line = self.line
-        if line.is_new or quotas:
+        if quotas:
             line.answered(quotas, self._gate.now())
             self._gate.pump(line.scope)
 
@@ -79,7 +79,7 @@ class Admission:
         line = self.line
         closed = self.permit.first_output(seconds)
         self._is_pending = False
-        line.gave_output(self._bucket)
+        line.gave_output()
         if closed:
             self._gate.recovered(line)
         elif line.scope.waiting:
@@ -104,9 +104,7 @@ class Admission:
         was_sick = gate.is_sick(line)
         opened = self.permit.failure(error)
         if isinstance(error, RateLimitError | OverloadedError):
-            line.refused(error, gate.now())
-        if self._is_pending and isinstance(error, ProviderError):
-            line.answered((), gate.now())
+            line.refused(error, gate.now(), self._bucket)
         self._leave()
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
@@ -371,7 +369,7 @@ class Gate:
     def recovered(self, line: Line) -> None:
         """Let the calls that wait for a target that is well again through, gradually."""
         for each in self._on_host(line.host):
-            each.window = each.pending + 1
+            each.reopen()
         self.changed_health(line)
 
     def changed_health(self, line: Line) -> None:

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aiollm")
 
 WINDOW = 64
-"""Attempts that may wait for their first output at a target that is not known yet (design)."""
+"""Attempts that may wait for their first output at a server of one's own that is not known yet; one
+more with each that gets it, so the number doubles from round to round."""
 
 FIRST_WINDOW = 8
-"""The same until a service that may announce its limits has answered for the first time."""
+"""The same at a service that may have limits: up to `WINDOW`, half of one more with each output,
+and as many again after each `WIDENS_EVERY`. Doubling would overshoot by all that is allowed."""
 
-FIRST_WINDOW_SECONDS = 1.0
-"""How long that first answer is waited for."""
+WIDENS_EVERY = 1.0
+"""Seconds."""
 
 MAX_WINDOW = 1 << 20
 """A window that bounds nothing."""
@@ -169,7 +171,7 @@ class Line:
     __slots__ = (
         "_estimate",
         "_learnt",
-        "_opened_at",
+        "_widened_at",
         "host",
         "is_bounded",
         "is_new",
@@ -199,8 +201,9 @@ class Line:
         """Whether limits or a pace bound it."""
         self.tickets: list[tuple[int, int, Ticket[Line]]] = []
         self.is_new = announces_limits(self.host) or provider.scheme not in LOCAL_SCHEMES
-        self.window = FIRST_WINDOW if self.is_new else WINDOW
-        self._opened_at = now
+        """Whether it may have limits, and has not taken `WINDOW` attempts at a time yet."""
+        self.window: float = FIRST_WINDOW if self.is_new else WINDOW
+        self._widened_at = now
         self._learnt: set[Kind] = set()
 
     @property
@@ -219,7 +222,6 @@ class Line:
                 _set_meter(self.meters, kind, limit)
                 self.is_bounded = True
         if "off" in (of_target.max_concurrency, of_provider.max_concurrency):
-            self.is_new = False
             self.window = MAX_WINDOW
 
     def wait(self, demand: Demand, now: float) -> float:
@@ -227,16 +229,30 @@ class Line:
         pace = self.pace
         if pace.is_active and (wait := pace.wait(now)) > 0:
             return wait
-        if self.pending >= self.window:
-            if not self.is_new:
-                return math.inf
-            if (left := self._opened_at + FIRST_WINDOW_SECONDS - now) > 0:
-                return left
-            self._known()
-            return 0.0 if self.pending < self.window else math.inf
+        if self.pending >= self.window and (wait := self._window_wait(now)) > 0:
+            return wait
         if not self.meters:
             return 0.0
         return max(meter.wait(now, units) for _, meter, units in self.needs(demand, self.meters))
+
+    def _window_wait(self, now: float) -> float:
+        """Return the seconds until the window opens wider by itself; inf if it no longer does."""
+        if not self.is_new:
+            return math.inf
+        if now - self._widened_at >= WIDENS_EVERY:
+            self._widened_at = now
+            self._widen(FIRST_WINDOW)
+        return 0.0 if self.pending < self.window else self._widened_at + WIDENS_EVERY - now
+
+    def _widen(self, by: float) -> None:
+        self.window += by
+        if self.is_new and self.window >= WINDOW:
+            self.is_new = False
+
+    def reopen(self) -> None:
+        """Let through one more than is under way: the target is well again."""
+        self.is_new = False
+        self.window = self.pending + 1
 
     def needs(self, demand: Demand, meters: dict[Kind, Meter] | None = None) -> Iterator[Booking]:
         """Yield what a request takes of the given meters, by default of all that count it."""
@@ -286,8 +302,6 @@ class Line:
 
     def answered(self, quotas: Sequence[Quota], now: float) -> None:
         """Note an answer, and the limits that it announces: they only tighten what is declared."""
-        if self.is_new:
-            self._known()
         for quota in quotas:
             meter = self.meters.get(quota.kind)
             if meter is None:
@@ -300,25 +314,23 @@ class Line:
             self.window = MAX_WINDOW
             self.is_bounded = True
 
-    def _known(self) -> None:
-        self.is_new = False
-        self.window = max(self.window, WINDOW)
-
-    def gave_output(self, bucket: list[float]) -> None:
-        """Note a first output: one more may wait for theirs."""
+    def gave_output(self) -> None:
+        """Note a first output: one more may wait for theirs, or half of one at first."""
         self.pending = max(0, self.pending - 1)
         if self.window < MAX_WINDOW:
-            self.window += 1
-        self.pace.accepted(bucket)
+            self._widen(0.5 if self.is_new else 1.0)
+        self.pace.answered()
 
-    def refused(self, error: RateLimitError | OverloadedError, now: float) -> None:
+    def refused(
+        self, error: RateLimitError | OverloadedError, now: float, bucket: list[float]
+    ) -> None:
         """Note that the service wants fewer requests."""
         if self.scope.slots is not None:
             self.scope.slots.refused(now)
         if isinstance(error, RateLimitError):
             self.window = MAX_WINDOW  # from now on its pace bounds it
             self.is_bounded = True
-            self.pace.refused(now, error.retry_after)
+            self.pace.refused(now, error.retry_after, bucket)
 
     def snapshot(self, now: float) -> TargetLimits:
         """Return what bounds the target now."""

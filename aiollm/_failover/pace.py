@@ -17,21 +17,23 @@ BUCKETS = 64
 """Buckets remembered: eight seconds with an admission in each."""
 
 BURST = 0.5
-"""Seconds of the pace that may go at once: half of what a declared limit gets (design)."""
+"""Seconds of the pace that may go at once; halved by each 429 though paced, for some services allow
+60 a minute as one a second (OpenAI's rate limit guide)."""
 
 FIRST_BACKOFF = 1.0
 MAX_BACKOFF = 30.0
-"""Seconds that a 429 without Retry-After blocks at first and at most; it doubles (design)."""
+"""Seconds that a 429 without Retry-After blocks at first and at most; it doubles."""
 
 DECREASE = 0.7
 INCREASE = 0.01
-"""A 429 though paced lowers the pace to this share; each calm second adds this share (design)."""
+"""A 429 though paced lowers the pace at least to this share, as CUBIC does (RFC 9438); each calm
+second adds this share."""
 
 SLOWEST = 1.0
 """Requests a minute below which no pace falls."""
 
 EVIDENCE = 5
-"""Accepted requests that say how fast a target may be asked; fewer say how little was asked."""
+"""Requests that say how fast a target may be asked; fewer say how little was asked."""
 
 GUESS = 60.0
 SEARCH = 0.5
@@ -39,7 +41,11 @@ SEARCH = 0.5
 
 
 class Pace:
-    """The requests of one target: what it accepted lately, and the rate that follows from it."""
+    """The requests of one target: what it took lately, and the rate that follows from it.
+
+    What counts as taken is what was sent and not refused. An answer may come seconds later, a
+    refusal comes at once: waiting for the answer would count too few.
+    """
 
     __slots__ = (
         "_buckets",
@@ -47,7 +53,9 @@ class Pace:
         "_is_guess",
         "_measured_until",
         "_refusals",
+        "_refused",
         "_refused_at",
+        "_sent",
         "blocked_until",
         "is_active",
         "meter",
@@ -59,7 +67,12 @@ class Pace:
         """Whether it has anything to say."""
         self.meter: Meter | None = None
         self.blocked_until = 0.0
+        # [start, requests taken], oldest first.
         self._buckets: deque[list[float]] = deque(maxlen=BUCKETS)
+        # Since the pace was last measured.
+        self._sent = 0
+        self._refused = 0
+        # Refusals in a row, of which those at one time are one.
         self._refusals = 0
         self._refused_at = -math.inf
         self._measured_until: float | None = None
@@ -79,29 +92,29 @@ class Pace:
         return self.meter.wait(now, 1.0)
 
     def book(self, now: float) -> list[float]:
-        """Note an admission; return its bucket, for `accepted`."""
+        """Note an admission; return its bucket, for `refused`."""
         if self.meter is not None:
             self.meter.book(now, 1.0)
-        start = now - now % BUCKET
-        if not self._buckets or self._buckets[-1][0] != start:
-            self._buckets.append([start, 0.0])
-        return self._buckets[-1]
+        self._sent += 1
+        buckets = self._buckets
+        if buckets and now - buckets[-1][0] < BUCKET:
+            bucket = buckets[-1]
+            bucket[1] += 1.0
+        else:
+            bucket = [now, 1.0]
+            buckets.append(bucket)
+        return bucket
 
-    def accepted(self, bucket: list[float]) -> None:
-        """Note that the server took a request of that bucket."""
-        bucket[1] += 1.0
-        if self._refusals:
-            self._refusals = 0
+    def answered(self) -> None:
+        """Note an answer: the refusals in a row are over."""
+        self._refusals = 0
 
-    def refused(self, now: float, retry_after: float | None) -> float:
-        """Note a 429; return the seconds for which nothing goes.
-
-        Requests that were under way together are refused together: that is one refusal.
-        """
+    def refused(self, now: float, retry_after: float | None, bucket: list[float]) -> float:
+        """Note a 429 for a request of that bucket; return the seconds for which nothing goes."""
+        bucket[1] -= 1.0
+        self._refused += 1
         if now - self._refused_at >= 1.0 and now >= self.blocked_until:
             self._refusals += 1
-            if self.meter is not None:
-                self.meter.set_limit(max(SLOWEST, self.meter.limit * DECREASE))
         if retry_after is None:
             retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** max(0, self._refusals - 1))
         self.is_active = True
@@ -111,22 +124,36 @@ class Pace:
         return self.blocked_until - now
 
     def _measure(self, until: float) -> None:
-        """Set the pace to the best rate that was accepted lately, the block included.
+        """Set the pace to the best rate that was taken lately, the block included.
 
-        Whatever way the server counts, it took that many in that time: so it will again.
+        However the service counts, it took that many in that time: so it will again.
         """
         count = best = 0.0
-        for start, accepted in reversed(self._buckets):
-            count += accepted
+        for start, taken in reversed(self._buckets):
+            count += taken
             best = max(best, count / max(1.0, until - start))
+        sent, refused = self._sent, self._refused
         self._buckets.clear()
-        self._is_guess = self.meter is None and count < EVIDENCE
-        rate = max(GUESS if self._is_guess else SLOWEST, 60.0 * best)
+        self._sent = self._refused = 0
+        limit, burst = _limit(60.0 * best), BURST
         if self.meter is None:
-            self.meter = Meter(_limit(rate), burst=BURST)
-        elif best:
-            before = self.meter.limit / DECREASE
-            self.meter.set_limit(min(before, max(before / 2, _limit(rate))))
+            self._is_guess = count < EVIDENCE
+            if self._is_guess:
+                limit = max(limit, GUESS)
+        else:
+            before, burst = self.meter.limit, self.meter.burst / 2
+            if self._is_guess:
+                # Where several went at once, perhaps it was that and not the rate.
+                self._is_guess = before / 60 * self.meter.burst > 1
+                limit = before * DECREASE
+            elif sent < EVIDENCE:
+                limit = before * DECREASE
+            else:
+                # When a burst that the service had saved up is used up, its best rate says little,
+                # the share that it refused says more.
+                limit = min(before, max(limit, before * (1 - refused / sent)))
+        # A new one: what was booked was refused, or flowed off while nothing went.
+        self.meter = Meter(max(SLOWEST, limit), burst=burst)
 
     def _grow(self, meter: Meter, now: float) -> None:
         seconds = int(now - self._grown_at)

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from aiollm._failover.pace import Pace
 
 
-def ask(pace, now, seconds, rate, limit):
-    """Ask as often as the pace lets, against a server that takes `limit` a second."""
-    tokens, at, accepted, refused = limit, now, 0, 0
+def ask(pace, now, seconds, at_once, limit, *, burst=None, answers_in=0.0):
+    """Ask as often as the pace lets, at first `at_once`; return what was accepted and refused.
+
+    The server is a token bucket that fills with `limit` a second, up to `burst`, and answers what
+    it accepts after `answers_in` seconds.
+    """
+    full = tokens = limit if burst is None else burst
+    filled = now
     end = now + seconds
+    accepted, refused, answers = 0, 0, []
     while now < end:
-        wait = max(pace.wait(now), 1 / rate)
-        now += wait
-        tokens = min(limit, tokens + (now - at) * limit)
-        at = now
+        while answers and answers[0] <= now:
+            answers.pop(0)
+            pace.answered()
+        wait = pace.wait(now)
+        if pace.is_active or at_once == 0:
+            now += max(wait, 0.001)
+        if wait > 0:
+            continue
+        at_once = max(0, at_once - 1)
+        tokens = min(full, tokens + (now - filled) * limit)
+        filled = now
         bucket = pace.book(now)
         if tokens >= 1:
             tokens -= 1
             accepted += 1
-            pace.accepted(bucket)
+            answers.append(now + answers_in)
         else:
             refused += 1
-            pace.refused(now, 1.0)
+            pace.refused(now, 1.0, bucket)
     return accepted, refused
 
 
@@ -31,21 +46,36 @@ def test_nothing_is_paced_before_a_refusal():
     pace = Pace()
     for _ in range(1000):
         assert pace.wait(0.0) == 0
-        pace.accepted(pace.book(0.0))
+        pace.book(0.0)
+        pace.answered()
     assert not pace.is_active
 
 
-def test_the_pace_follows_what_was_accepted():
-    pace = Pace()
-    accepted, refused = ask(pace, 100.0, 60.0, 1000.0, 20.0)
+@pytest.mark.parametrize("answers_in", [0.0, 5.0])
+def test_the_pace_follows_what_was_not_refused(answers_in):
+    """An answer may come long after the time in which its request was taken."""
+    accepted, refused = ask(Pace(), 100.0, 60.0, 64, 20.0, answers_in=answers_in)
     assert accepted >= 0.9 * 20 * 60
+    assert refused <= 0.08 * accepted
+
+
+def test_a_burst_that_the_service_had_saved_up_is_not_taken_for_its_rate():
+    """Sixty a minute, all of which may go at once."""
+    accepted, refused = ask(Pace(), 100.0, 60.0, 64, 1.0, burst=60)
+    assert accepted >= 0.9 * 120
+    assert refused <= 64
+
+
+def test_a_service_that_takes_one_at_a_time_gets_them_one_at_a_time():
+    """Twenty a second, but never two together."""
+    accepted, refused = ask(Pace(), 100.0, 60.0, 8, 20.0, burst=1)
+    assert accepted >= 0.6 * 20 * 60
     assert refused <= 0.05 * accepted
 
 
 def test_a_429_without_anything_accepted_blocks_and_then_searches_upwards():
     pace = Pace()
-    pace.book(0.0)
-    assert pace.refused(0.0, 1.0) == 1.0
+    assert pace.refused(0.0, 1.0, pace.book(0.0)) == 1.0
     assert pace.wait(0.5) == 0.5
     assert pace.wait(1.0) == 0
     pace.book(1.0)
@@ -59,18 +89,18 @@ def test_without_retry_after_the_block_doubles_to_half_a_minute():
     pace = Pace()
     now, blocks = 0.0, []
     for _ in range(8):
-        blocks.append(pace.refused(now, None))
+        blocks.append(pace.refused(now, None, pace.book(now)))
         now += blocks[-1]
     assert blocks == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_requests_refused_together_are_one_refusal():
     pace = Pace()
-    assert [pace.refused(0.0, None) for _ in range(50)] == [1.0] * 50
+    assert [pace.refused(0.0, None, pace.book(0.0)) for _ in range(50)] == [1.0] * 50
 
 
 def test_a_shorter_wait_never_shortens_a_longer_one():
     pace = Pace()
-    pace.refused(0.0, 10.0)
-    assert pace.refused(0.1, 1.0) == 9.9
+    pace.refused(0.0, 10.0, pace.book(0.0))
+    assert pace.refused(0.1, 1.0, pace.book(0.1)) == 9.9
     assert math.isclose(pace.wait(5.0), 5.0)

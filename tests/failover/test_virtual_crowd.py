@@ -1,0 +1,219 @@
+"""Crowds in virtual time: what calls at once cost a service that counts, fails and comes back.
+
+The loop's clock jumps to the next timer, so a minute takes some milliseconds and every run is the
+same. The service is a token bucket; a call that it takes is answered after `answers_in` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from aiollm import FailoverError, Limits, RateLimitError, Registry, ServerError
+from aiollm._wire.quota import Quota
+from aiollm.provider import Operation
+from aiollm.testing import FakeProvider
+from aiollm.types import AnnouncedLimits, Finish, TextDelta
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that does not sleep: its clock jumps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        timers = self._scheduled
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not self._ready and timers:
+            self.now = max(self.now, timers[0]._when)
+        super()._run_once()
+
+
+def in_virtual_time(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(scenario(loop))
+    finally:
+        loop.close()
+
+
+class Service:
+    """Takes `rate` requests a second and `burst` at once; says 429 to others, 503 while down."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        rate: float,
+        *,
+        burst: float | None = None,
+        answers_in: float = 0.2,
+        announces: bool = False,
+    ) -> None:
+        self.loop = loop
+        self.rate = rate
+        self.full = self.tokens = rate if burst is None else burst
+        self.filled_at = self.began = loop.now
+        self.answers_in = answers_in
+        self.announces = announces
+        self.down_until = 0.0
+        self.accepted = self.refused = 0
+        self.failed: list[float] = []
+
+    async def stream(self, *_: object):
+        await asyncio.sleep(0.001)
+        now = self.loop.now
+        if now < self.down_until:
+            self.failed.append(now)
+            raise ServerError("down", status=503)
+        self.tokens = min(self.full, self.tokens + (now - self.filled_at) * self.rate)
+        self.filled_at = now
+        if self.tokens < 1:
+            self.refused += 1
+            raise RateLimitError("slow down", status=429, retry_after=1.0)
+        self.tokens -= 1
+        self.accepted += 1
+        if self.announces:
+            quota = Quota("requests", self.rate * 60, self.tokens)
+            yield [AnnouncedLimits((quota,))]
+        await asyncio.sleep(self.answers_in)
+        yield [TextDelta("ok"), Finish("stop")]
+
+    def registry(self, **settings: Any) -> Registry:
+        """Return a registry on the loop's clock that knows the service as `a`."""
+        reg = Registry(env={})
+        reg._health.uniform = lambda low, high: (low + high) / 2
+        reg._health.clock = reg._gate.now = self.loop.time
+        operations = {"chat": Operation(adapter=self.stream)}
+        row = FakeProvider().provider(name="a", scheme="openai", operations=operations)
+        reg.register("a", row, **settings)
+        return reg
+
+    @property
+    def allowed(self) -> float:
+        """Requests that it could have taken until now."""
+        return self.full + self.rate * (self.loop.now - self.began)
+
+    @property
+    def share_refused(self) -> float:
+        return self.refused / (self.refused + self.accepted)
+
+
+async def outcome(reg: Registry, **options: Any) -> str:
+    try:
+        return (await reg.generate("a/m", "hi", **options)).text
+    except FailoverError as error:
+        return type(error.last).__name__
+
+
+SETTINGS = {
+    "declared": ({"limits": Limits(rpm=1200)}, {}),
+    "announced": ({}, {"announces": True}),
+    "unknown": ({}, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("known", "longest", "refused"),
+    [("declared", 1.1, 0.0), ("announced", 1.1, 0.01), ("unknown", 1.1, 0.05)],
+)
+def test_a_burst_of_calls_all_get_their_answer(known: str, longest: float, refused: float) -> None:
+    settings, service_settings = SETTINGS[known]
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 20.0, **service_settings)
+        async with service.registry(**settings) as reg:
+            ends = await asyncio.gather(*(outcome(reg) for _ in range(300)))
+        assert Counter(ends) == {"ok": 300}
+        ideal = (300 - service.full) / service.rate + service.answers_in
+        assert loop.now - service.began <= longest * ideal
+        assert service.share_refused <= refused
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("known", "service_settings", "used", "refused"),
+    [
+        ("declared", {}, 0.95, 0.0),
+        ("announced", {}, 0.95, 0.01),
+        ("unknown", {}, 0.95, 0.05),
+        ("unknown", {"answers_in": 2.0}, 0.9, 0.06),
+        ("unknown", {"rate": 100.0}, 0.95, 0.05),
+        ("unknown", {"rate": 1.0, "burst": 60.0}, 0.95, 0.3),
+        ("unknown", {"burst": 1.0}, 0.35, 0.1),
+    ],
+)
+def test_callers_in_a_loop_use_what_is_allowed(
+    known: str, service_settings: dict[str, float], used: float, refused: float
+) -> None:
+    """Slow answers, a large rate, a saved-up burst, and one that never takes two together."""
+    settings, more = SETTINGS[known]
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, **{"rate": 20.0, **service_settings, **more})
+        async with service.registry(**settings) as reg:
+
+            async def caller() -> None:
+                while True:
+                    await outcome(reg)
+
+            callers = [asyncio.create_task(caller()) for _ in range(100)]
+            await asyncio.sleep(20.0)
+            assert service.accepted >= used * service.allowed
+            assert service.share_refused <= refused
+            for each in callers:
+                each.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            assert [(each.held, each.waiting) for each in reg.limits()] == [(0, 0)]
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 8.0])
+@pytest.mark.parametrize("rate", [0.5, 10.0, 100.0])
+def test_an_outage_under_traffic_loses_no_call(seconds: float, rate: float) -> None:
+    """It costs its probes and what was under way, and is noticed within 2 s of its end."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0)
+        async with service.registry() as reg:
+            calls = []
+            for number in range(int(rate * (seconds + 6))):
+                if number == int(rate):
+                    service.down_until = loop.now + seconds
+                calls.append(asyncio.create_task(outcome(reg)))
+                await asyncio.sleep(1 / rate)
+            ends = Counter(await asyncio.gather(*calls))
+        assert ends == {"ok": len(calls)}
+        under_way = 1 + int(rate * service.answers_in)
+        assert len(service.failed) <= under_way + 1 + seconds / 2 + 2
+
+    in_virtual_time(scenario)
+
+
+def test_a_target_that_stays_dead_costs_each_call_its_max_wait_and_the_probes() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0)
+        service.down_until = float("inf")
+        async with service.registry() as reg:
+            ends = Counter(await asyncio.gather(*(outcome(reg) for _ in range(200))))
+        assert ends == {"ServerError": 200}
+        waited = loop.now - service.began
+        assert waited <= 15.1
+        first = [at for at in service.failed if at - service.failed[0] < 0.1]
+        assert len(first) <= 8
+        assert len(service.failed) - len(first) <= waited / 2 + 2
+
+    in_virtual_time(scenario)
