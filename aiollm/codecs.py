@@ -33,13 +33,8 @@ from aiollm.providers.encoding import (
     sole_text,
     system_text,
 )
-from aiollm.providers.error_replies import (
-    Fault,
-    Rule,
-    error_from,
-    error_from_fault,
-    fault_of,
-)
+from aiollm.providers.error_bodies import Fault, fault_of
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.schemes import codec_of
 from aiollm.types import AnnouncedLimits, Item, Notice, UsageUpdate
 

@@ -15,13 +15,13 @@ LLMError                          .target
 |  +- QuotaError                  402, billing                                 moves on, harms long
 |  +- RateLimitError              429: paces, and is no illness                moves on
 |  +- OverloadedError             503/529                                      moves on, harms
-|  +- ServerError                 5xx                                          moves on, harms
-|  +- ModelNotFoundError          404                                          moves on, harms long
+|  +- ServerError                 other 5xx, 408, 409, 425                     moves on, harms
+|  +- ModelNotFoundError          404/405/410                                  moves on, harms long
 |  +- GenerationError             the model's output came to nothing           moves on
-|  +- InvalidRequestError         400/422: not asked again there               moves on
+|  +- InvalidRequestError         any other 4xx: not asked again there         moves on
 |     +- ContextLengthError                                                    moves on
-|     +- RequestTooLargeError    413                                           moves on
-|     +- ContentFilterError                                                    stays
+|     +- RequestTooLargeError     413                                          moves on
+|     +- ContentFilterError       unless `on_refusal` is "next": stays
 +- ProtocolError                  bytes that do not decode: .frame             moves on, harms
 +- OutputError                    the reply does not fit the requested type: .response
 +- TurnLimitError                 an agent run took all its turns: .messages .response
@@ -77,6 +77,10 @@ MAX_BODY = 64 * 1024
 
 _SHOWN = 100
 """Characters of a spec that a message shows."""
+
+_CAUSE = 500
+"""Characters of each cause that the text of a FailoverError shows: a template's exception names
+the template first, and its reason last."""
 
 DeadlineName: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
 """The field of `Timeouts` whose time was up."""
@@ -226,7 +230,7 @@ class OverloadedError(ProviderError):
 
 
 class ServerError(ProviderError):
-    """The provider failed."""
+    """The provider failed; a little later it may not, and the call may ask it again."""
 
 
 class ModelNotFoundError(ProviderError):
@@ -242,7 +246,10 @@ class GenerationError(ProviderError):
 
 
 class InvalidRequestError(ProviderError):
-    """The target refuses the request; another may take it, this one is not asked again."""
+    """The target refuses the request; another may take it, this one is not asked again.
+
+    Every 4xx that means nothing more exact is one: nobody can know what another server refuses.
+    """
 
     harms: Harm = "no"
 
@@ -256,7 +263,7 @@ class RequestTooLargeError(InvalidRequestError):
 
 
 class ContentFilterError(InvalidRequestError):
-    """The provider's policy refuses the request."""
+    """The provider's policy refuses the request; it ends a call unless `on_refusal` is "next"."""
 
     moves_on = False
 
@@ -348,7 +355,8 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
     def __str__(self) -> str:
         causes = "; ".join(
-            f"{type(error).__name__}: {error}".splitlines()[0] for error in self.exceptions
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:_CAUSE]
+            for error in self.exceptions
         )
         return f"{self.message}: {causes}"
 
@@ -363,7 +371,8 @@ class Verdict(msgspec.Struct, frozen=True):
 def classify(error: BaseException) -> Verdict:
     """Say whether `error` moves a chain on and whether it harms the target's health.
 
-    Errors that are not aiollm's own (bugs, cancellation) do neither.
+    Errors that are not aiollm's own (bugs, cancellation) do neither. A `ContentFilterError` moves
+    on only in calls with `on_refusal="next"`.
     """
     match error:
         case LLMError():

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import ipaddress
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -378,9 +379,17 @@ def _os_reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
+def _why_invalid(error: Exception) -> str:
+    """Say what is wrong with an answer's head, without the bytes that aiohttp quotes."""
+    found = _TOO_LONG.search(getattr(error, "message", ""))
+    return f"a header has more than {found[1]} bytes" if found else type(error).__name__
+
+
 _Rows: TypeAlias = tuple[
     tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[[Any], LLMError]], ...
 ]
+
+_TOO_LONG = re.compile(r"Got more than (\d{1,9}) bytes")
 
 _IN_BODY: _Rows = (
     (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
@@ -401,7 +410,7 @@ _TABLE: _Rows = (
     (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
     (
         (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
-        lambda error: ProtocolError(f"the answer is not valid HTTP: {type(error).__name__}"),
+        lambda error: ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}"),
     ),
     (OSError, lambda error: TransportError(f"the connection failed: {_os_reason(error)}")),
     (

@@ -1,4 +1,4 @@
-"""Error replies: shapes of bodies, retry hints, and rows that map codes to the error tree.
+"""Error replies: rows that map what a server says to the error tree, and its retry hints.
 
 Every codec has its own rows; an error that no row matches is mapped by its HTTP status.
 """
@@ -32,119 +32,116 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
+from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
 
 MAX_MESSAGE = 1000
 """Characters of a provider's message that an error shows."""
 
-MAX_WORD = 200
-"""Characters of a provider's code or request id that an error shows."""
+_SEARCHED = 4096
+"""Characters of a message in which the texts of rows are looked for."""
 
-
-class Fault(msgspec.Struct, frozen=True):
-    """The contents of an error body of any shape; all texts may be empty."""
-
-    message: str = ""
-    code: str = ""
-    type: str = ""
-    raw: Any = None
+_ECHOES = ("'input':", '"input":', "input_value=", "raw='")
+"""Where a message begins to repeat what the caller or the model wrote (pydantic's lists, which
+vLLM and Mistral pass on, and Ollama's parser, 2026). What follows says nothing about the error."""
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A row: every given field must match. `codes` are compared with code and type."""
+    """A row: every given field must match. `codes` are compared with code and type.
+
+    `status` is one or several; inside a stream it is the status that the error itself names, or 0.
+    `texts` are lower-case substrings of the message, for providers without codes; `*` in them
+    stands for anything without quotes. `types` and `params` are compared with the fields of these
+    names. `retry_after` is how many seconds to wait if the provider does not give a hint.
+    """
 
     error: type[ProviderError]
     codes: tuple[str, ...] = ()
-    status: int | None = None
+    status: int | tuple[int, ...] | None = None
     texts: tuple[str, ...] = ()
-    """Lower-case substrings of the message, for providers without codes."""
     retry_after: float | None = None
-    """Seconds to wait if the provider does not give a hint."""
+    types: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
 
 
 BY_STATUS: dict[int, type[ProviderError]] = {
-    400: InvalidRequestError,
     401: AuthenticationError,
     402: QuotaError,
     403: AuthenticationError,
     404: ModelNotFoundError,
-    405: ModelNotFoundError,
+    405: ModelNotFoundError,  # no chat is served at this address
+    408: ServerError,
+    409: ServerError,  # the SDKs of OpenAI and Anthropic ask again: somebody else held a lock
     410: ModelNotFoundError,
     413: RequestTooLargeError,
-    415: ModelNotFoundError,
-    422: InvalidRequestError,
+    415: UnsupportedFeatureError,
+    421: ServerError,  # the connection led to a wrong server, another one may not
+    423: ServerError,
+    424: ServerError,  # what the server depends on failed (Azure, Hugging Face)
+    425: ServerError,
     429: RateLimitError,
+    499: ServerError,  # Google's CANCELLED: we would not read it if we had cancelled
     501: UnsupportedFeatureError,
     503: OverloadedError,
     529: OverloadedError,
 }
-"""Status to error, as measured in November 2026; any other 4xx or 5xx is a ServerError."""
+"""Status to error, as measured in November 2026. Any other 4xx is an InvalidRequestError: another
+target may take what this one refuses, but asking the same one again is useless."""
 
-_CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_CONTEXT_CODES = (
+    "context_length_exceeded",
+    "exceed_context_size_error",  # llama.cpp
+    "context_exceeded",  # ds4
+    "model_max_prompt_tokens_exceeded",  # GitHub Copilot
+    "tokens_limit_reached",  # GitHub Models
+)
 _CONTEXT_TEXTS = (
-    "maximum context length",
-    "prompt is too long",
-    "exceed context limit",
-    "exceeds the available context size",
-    "context size has been exceeded",
-    "longer than the context length",
-    "input length exceeds the context length",
-    "maximum prompt length is",
-    "reduce the length of the messages",
+    "maximum context length",  # OpenAI, vLLM, OpenRouter, DeepSeek, Mistral
+    "reduce the length of the messages",  # OpenAI, Groq
+    "exceed*context window",  # OpenAI's Responses
+    "context window*exceed",  # MiniMax, llama-cpp-python
+    "prompt is too long",  # Anthropic, Fireworks
+    "exceed context limit",  # Anthropic
+    "input token count*exceeds the maximum number of tokens",  # Gemini
+    "input token count*model only supports up to",  # Vertex
+    "exceeds the available context size",  # llama.cpp
+    "context size has been exceeded",  # llama.cpp, in a stream
+    "larger than the max context size",  # llama.cpp until 2025
+    "longer than the context length",  # Ollama
+    "input length exceeds the context length",  # Ollama
+    "prompt too long; exceeded",  # Ollama
+    "longer than the model's context length",  # SGLang, Together
+    "input length*exceeds*maximum allowed",  # SGLang, Poolside
+    "longer than the maximum model length",  # vLLM
+    "context length is only",  # vLLM
+    "max_tokens must be at least 1, got -",  # vLLM until 2026: nothing is left for the answer
+    "greater than the context length",  # LM Studio
+    "when context the overflows",  # LM Studio
+    "reached context length of",  # LM Studio, in a stream
+    "input is too long for",  # Bedrock
+    "too many input tokens",  # Bedrock
+    "number of input tokens exceeds",  # Bedrock
+    "exceeded model token limit",  # Kimi
+    "prompt exceeds max length",  # z.ai
+    "prompt token count*exceeds the limit",  # GitHub Copilot
+    "range of input length should be",  # Alibaba
+    "maximum prompt length is",  # xAI
     "token limit exceeded",
+    "`inputs` tokens + `max_new_tokens` must be",  # Hugging Face's TGI
+    "inputs must have less than * tokens",
+    "must be less than max_seq_len",
+    "is greater than max_seq_len",
+    "total number of tokens*cannot exceed",  # Cohere
+    "configured context size is",  # ds4
+    "exceeds context size (",
 )
-_CONTEXT_PAIRS = (
-    ("input token count", "exceeds the maximum number of tokens"),
-    ("context window", "exceed"),
-)
+"""How servers word an overflow, where they have no code for it (November 2026)."""
 _NO_CONTEXT_STATUS = (401, 402, 403, 404, 429)
 
 
 _STATUS = re.compile("[45][0-9][0-9]")
 
-
-def fault_of(value: Any, depth: int = 4) -> Fault:
-    """Find message, code and type in a decoded error body of any known shape.
-
-    It looks `depth` levels deep, because a decoder may return a deeper nesting than can be walked.
-    """
-    match value:
-        case [first, *_] if depth:
-            return fault_of(first, depth - 1)
-        case {"error": dict() as inner} if depth:
-            return msgspec.structs.replace(fault_of(inner, depth - 1), raw=value)
-        case {"errors": [_, *_] as errors} if depth:
-            return msgspec.structs.replace(fault_of(errors, depth - 1), raw=value)
-        case {"error": str() as message}:
-            return Fault(mend(message), code=_word(value.get("code")), raw=value)
-        case dict():
-            text = value.get("message") or value.get("detail") or value.get("error_description")
-            return Fault(
-                mend(_text(text)),
-                _word(value.get("code")),
-                _word(value.get("type") or value.get("status")),
-                value,
-            )
-        case str():
-            return Fault(mend(value), raw=value)
-        case _:
-            return Fault(raw=value)
-
-
-def _text(value: Any) -> str:
-    try:
-        return "" if value is None else str(value)
-    except RecursionError:
-        return ""
-
-
-def _word(value: Any) -> str:
-    match value:
-        case bool():
-            return ""
-        case str() | int():
-            return mend(str(value))[:MAX_WORD]
-        case _:
-            return ""
+_GAP = "[^'\"`]*"
+"""What `*` stands for in a text: anything but quotes, so that a quoted name stays one name."""
 
 
 def error_from(
@@ -194,11 +191,8 @@ def error_from_fault(
 ) -> ProviderError:
     """Make the error for a fault; `status` is 0 for an error inside a stream."""
     headers = headers or {}
-    message = (message or fault.message or "the provider sent no message")[:MAX_MESSAGE]
-    rule = next((rule for rule in rules if _matches(rule, fault, status, message)), None)
-    kind = rule.error if rule else _by_fault(fault, status, message)
-    if kind is InvalidRequestError and is_context_length(fault, status, message):
-        kind = ContextLengthError
+    message = message or fault.message or "the provider sent no message"
+    rule, kind = _kind(fault, rules, status or _status_in(fault), message)
     delay = retry_after(headers)
     if delay is None and hint is not None and 0 <= hint < math.inf:
         delay = hint
@@ -206,47 +200,78 @@ def error_from_fault(
         delay = rule.retry_after
     named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")
     return kind(
-        message,
+        message[:MAX_MESSAGE],
         status=status,
         code=fault.code or fault.type,
-        request_id=_word(named),
+        request_id=mend(named)[:MAX_WORD],
         retry_after=delay,
         may_retry=headers.get("x-should-retry", "").lower() != "false",
         body=body,
     )
 
 
-def _matches(rule: Rule, fault: Fault, status: int, message: str) -> bool:
-    text = message.lower()
+def _kind(
+    fault: Fault, rules: Sequence[Rule], status: int, message: str
+) -> tuple[Rule | None, type[ProviderError]]:
+    """Return the first row that matches, if any, and the class of the error."""
+    text = _searched(message)
+    rule = next((rule for rule in rules if _matches(rule, fault, status, text)), None)
+    kind = rule.error if rule else _by_status(status)
+    if (rule is None or kind is InvalidRequestError) and _is_too_long(fault, status, text):
+        kind = ContextLengthError
+    return rule, kind
+
+
+def _matches(rule: Rule, fault: Fault, status: int, text: str) -> bool:
+    at = rule.status
     return (
-        (rule.status is None or rule.status == status)
+        (at is None or (status in at if isinstance(at, tuple) else status == at))
         and (not rule.codes or fault.code in rule.codes or fault.type in rule.codes)
-        and (not rule.texts or any(part in text for part in rule.texts))
+        and (not rule.types or fault.type in rule.types)
+        and (not rule.params or fault.param in rule.params)
+        and (not rule.texts or any(_says(text, pattern) for pattern in rule.texts))
     )
 
 
-def _by_fault(fault: Fault, status: int, message: str) -> type[ProviderError]:
-    if is_context_length(fault, status, message):
-        return ContextLengthError
-    if not status and _STATUS.fullmatch(fault.code):
-        status = int(fault.code)
+def _says(text: str, pattern: str) -> bool:
+    first, *rest = pattern.split("*")
+    if first not in text or not rest:
+        return first in text
+    return re.search(_GAP.join(map(re.escape, (first, *rest))), text) is not None
+
+
+def _searched(message: str) -> str:
+    """Return what the texts of rows are compared with: the server's own words in lower case."""
+    text = message[:_SEARCHED].lower().replace("\u2019", "'")
+    return text[: min((at for echo in _ECHOES if (at := text.find(echo)) >= 0), default=None)]
+
+
+def _status_in(fault: Fault) -> int:
+    """Return the HTTP status that an error inside a stream names, 0 where it names none."""
+    return fault.status or (int(fault.code) if _STATUS.fullmatch(fault.code) else 0)
+
+
+def _by_status(status: int) -> type[ProviderError]:
     if status in BY_STATUS:
         return BY_STATUS[status]
-    return ProviderError if 300 <= status < 400 else ServerError
+    if 300 <= status < 400:
+        return ProviderError
+    return InvalidRequestError if 400 <= status < 500 else ServerError
 
 
 def is_context_length(fault: Fault, status: int, message: str) -> bool:
     """Return whether an error means that the prompt exceeds the target's context."""
+    return _is_too_long(fault, status, _searched(message))
+
+
+def _is_too_long(fault: Fault, status: int, text: str) -> bool:
     if status in _NO_CONTEXT_STATUS:
         return False
     if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:
         return True
-    text = message.lower()
-    if "too many tokens" in text:
+    if "too many tokens" in text:  # Bedrock says so of a rate, too
         return status in (400, 413)
-    return any(part in text for part in _CONTEXT_TEXTS) or any(
-        first in text and second in text for first, second in _CONTEXT_PAIRS
-    )
+    return any(_says(text, pattern) for pattern in _CONTEXT_TEXTS)
 
 
 def _unstructured(reply: HttpResponse) -> str:

@@ -21,11 +21,13 @@ from aiollm.errors import (
     ConnectError,
     DeadlineError,
     FailoverError,
+    InvalidRequestError,
     LLMError,
     OutputError,
     ProtocolError,
     ProviderError,
     RateLimitError,
+    ServerError,
     SpecError,
     StreamInterrupted,
     TransportError,
@@ -178,6 +180,20 @@ class TestFailoverError:
         two = ConnectError("refused\nmore")
         return FailoverError("2 targets failed", [one, two], [Attempt(TARGET, 0.0)])
 
+    def test_its_text_says_what_each_target_said(self) -> None:
+        """A template's exception begins with the template, on lines of its own."""
+        template = "\n------\nWhile executing CallExpression\n  ^\nError: Jinja Exception: no"
+        refusals = [
+            InvalidRequestError(template, target=TARGET, status=500),
+            InvalidRequestError("bad field", target=Target("m2", "x"), status=400),
+            ServerError("x" * 10_000),
+        ]
+        text = str(FailoverError("all failed", refusals))
+        assert "InvalidRequestError: m1/qwen3:30b: ------ While executing" in text
+        assert "Jinja Exception: no (HTTP 500)" in text
+        assert "; InvalidRequestError: m2/x: bad field (HTTP 400); ServerError: xxx" in text
+        assert len(text) < 1000
+
     def test_holds_errors_and_attempts_in_order(self, error) -> None:
         assert [type(each) for each in error.exceptions] == [RateLimitError, ConnectError]
         assert error.attempts == (Attempt(TARGET, 0.0),)
@@ -185,9 +201,10 @@ class TestFailoverError:
         assert isinstance(error, LLMError)
         assert isinstance(error, ExceptionGroup)
 
-    def test_says_the_first_line_of_each_cause(self, error) -> None:
+    def test_says_each_cause_on_one_line(self, error) -> None:
         assert str(error) == (
-            "2 targets failed: RateLimitError: m1/qwen3:30b: slow (HTTP 429); ConnectError: refused"
+            "2 targets failed: RateLimitError: m1/qwen3:30b: slow (HTTP 429); "
+            "ConnectError: refused more"
         )
         assert error.message == "2 targets failed"
 

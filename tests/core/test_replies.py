@@ -32,15 +32,15 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
+from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
 from aiollm.providers.error_replies import (
+    _CONTEXT_TEXTS,
     BY_STATUS,
     MAX_MESSAGE,
-    MAX_WORD,
-    Fault,
     Rule,
+    _says,
     error_from,
     error_from_fault,
-    fault_of,
     is_context_length,
     retry_after,
 )
@@ -79,8 +79,31 @@ def reply(body: object, status: int = 400, **headers: str) -> HttpResponse:
                      id="vllm"),
         pytest.param({"detail": "m"}, "m", "", "", id="fastapi"),
         pytest.param({"detail": [{"loc": ["body"], "msg": "field required"}]},
-                     "[{'loc': ['body'], 'msg': 'field required'}]", "", "", id="fastapi, a list"),
+                     "body: field required", "", "", id="fastapi, a list"),
         pytest.param({"message": "m", "code": "c"}, "m", "c", "", id="flat"),
+        pytest.param({"detail": {"msg": "m", "type": "t"}}, "m", "", "t", id="koboldcpp"),
+        pytest.param({"code": 500, "msg": "m", "success": False}, "m", "500", "", id="z.ai"),
+        pytest.param({"base_resp": {"status_code": 1004, "status_msg": "m"}}, "m", "1004",
+                     "base_resp", id="minimax"),
+        pytest.param({"base_resp": {"status_code": 0, "status_msg": ""}, "message": "m"}, "m", "",
+                     "", id="minimax, nothing wrong"),
+        pytest.param({"base_resp": {"status_code": 1004, "status_msg": ["x"]}}, "['x']", "1004",
+                     "base_resp", id="minimax, of a wrong type"),
+        pytest.param({"error_code": 17, "error_msg": "m"}, "m", "17", "", id="baidu"),
+        pytest.param({"Message": "m"}, "m", "", "", id="aws"),
+        pytest.param({"error": "m", "error_type": "t"}, "m", "", "t", id="tgi"),
+        pytest.param({"error": '{"error":{"code":400,"message":"m","type":"t"}}'}, "m", "400", "t",
+                     id="a body within a text"),
+        pytest.param({"error": "{not json"}, "{not json", "", "", id="a text that looks like one"),
+        pytest.param({"error": {"message": "m", "code": 400, "metadata": {"raw": "why"}}},
+                     "m: why", "400", "", id="openrouter, a text"),
+        pytest.param({"error": {"message": "m", "code": 400, "metadata": {
+                         "raw": '{"error":{"message":"why","code":"c"}}'}}},
+                     "m: why", "c", "", id="openrouter, a body"),
+        pytest.param({"detail": [{"loc": ["body", 0], "msg": "a", "input": "x"}, {"msg": "b"}, 3]},
+                     "body.0: a; b; 3", "", "", id="fastapi, several"),
+        pytest.param({"message": {"detail": [{"loc": ["x"], "msg": "a", "input": "y"}]}}, "x: a",
+                     "", "", id="mistral"),
         pytest.param({"success": False, "errors": [{"code": 7003, "message": "m"}]}, "m", "7003",
                      "", id="a list of errors"),
         pytest.param({"error": True, "message": "m"}, "m", "", "", id="a flag"),
@@ -119,10 +142,12 @@ STATUSES = [
     (0, ServerError), (300, ProviderError), (302, ProviderError), (308, ProviderError),
     (400, InvalidRequestError), (401, AuthenticationError), (402, QuotaError),
     (403, AuthenticationError), (404, ModelNotFoundError), (405, ModelNotFoundError),
-    (408, ServerError), (409, ServerError), (410, ModelNotFoundError),
-    (413, RequestTooLargeError), (415, ModelNotFoundError), (421, ServerError),
-    (422, InvalidRequestError), (423, ServerError), (424, ServerError), (425, ServerError),
-    (429, RateLimitError), (499, ServerError), (500, ServerError), (501, UnsupportedFeatureError),
+    (406, InvalidRequestError), (408, ServerError), (409, ServerError), (410, ModelNotFoundError),
+    (413, RequestTooLargeError), (415, UnsupportedFeatureError), (418, InvalidRequestError),
+    (421, ServerError), (422, InvalidRequestError), (423, ServerError), (424, ServerError),
+    (425, ServerError), (428, InvalidRequestError), (429, RateLimitError),
+    (431, InvalidRequestError), (451, InvalidRequestError), (498, InvalidRequestError),
+    (499, ServerError), (500, ServerError), (501, UnsupportedFeatureError),
     (502, ServerError), (503, OverloadedError), (504, ServerError), (520, ServerError),
     (524, ServerError), (529, OverloadedError), (530, ServerError), (599, ServerError),
 ]  # fmt: skip
@@ -190,6 +215,36 @@ class TestRows:
         )
         assert error_from_fault(Fault("other"), self.ROWS).retry_after is None
 
+    @pytest.mark.parametrize(
+        ("rule", "fault", "status", "matches"),
+        [
+            (Rule(QuotaError, status=(0, 400)), Fault("x"), 400, True),
+            (Rule(QuotaError, status=(0, 400)), Fault("x"), 422, False),
+            (Rule(QuotaError, status=400), Fault("x", code="400"), 0, True),
+            (Rule(QuotaError, status=400), Fault("x", status=400), 0, True),
+            (Rule(QuotaError, status=0), Fault("x", status=400), 0, False),
+            (Rule(QuotaError, params=("model",)), Fault("x", param="model"), 400, True),
+            (Rule(QuotaError, params=("model",)), Fault("x", param="models"), 400, False),
+            (Rule(QuotaError, codes=("7",), types=("t",)), Fault(code="7", type="t"), 400, True),
+            (Rule(QuotaError, codes=("7",), types=("t",)), Fault(code="7"), 400, False),
+            (Rule(QuotaError, texts=("model '*' is gone",)), Fault("Model 'a b' is gone"), 400,
+             True),
+            (Rule(QuotaError, texts=("model '*' is gone",)), Fault("Model 'a': tool 'b' is gone"),
+             400, False),
+            (Rule(QuotaError, texts=("a.b*",)), Fault("axb"), 400, False),
+        ],
+    )  # fmt: skip
+    def test_all_that_a_row_gives_must_match(self, rule, fault, status, matches) -> None:
+        error = error_from_fault(fault, (rule,), status=status)
+        assert isinstance(error, QuotaError) is matches
+
+    def test_words_beyond_the_shown_ones_count_and_a_flood_of_them_does_not(self) -> None:
+        rules = (Rule(QuotaError, texts=("no credit",)),)
+        late = Fault("x" * MAX_MESSAGE + "no credit")
+        assert type(error_from_fault(late, rules, status=400)) is QuotaError
+        flood = Fault("x" * 100_000 + "no credit")
+        assert type(error_from_fault(flood, rules, status=400)) is InvalidRequestError
+
     @pytest.mark.parametrize("hint", [math.nan, math.inf, -1.0])
     def test_a_hint_that_is_no_wait_is_ignored(self, hint) -> None:
         assert error_from_fault(Fault("x"), hint=hint).retry_after is None
@@ -208,6 +263,34 @@ CONTEXT_TEXTS = [
     "This model's maximum prompt length is 131072",
     "Please reduce the length of the messages or completion.",
     "Token limit exceeded",
+    "invalid params, context window exceeds limit (2013)",
+    "Unable to submit request because the input token count is 9 but model only supports up to 8.",
+    "input is larger than the max context size. skipped",
+    "prompt too long; exceeded max context length by 4 tokens",
+    "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
+    "The input (61709 tokens) is longer than the model\u2019s context length (40960 tokens).",
+    "Input length (700001 tokens) exceeds the maximum allowed length (536826 tokens).",
+    "Input length 131393 exceeds the maximum allowed input length of 131040 tokens.",
+    "The decoder prompt (length 9) is longer than the maximum model length of 8.",
+    "You passed 9 input tokens. However, the model's context length is only 8 tokens.",
+    "max_tokens must be at least 1, got -512.",
+    "The number of tokens to keep from the initial prompt is greater than the context length.",
+    "Trying to keep the first 9 tokens when context the overflows.",
+    "Reached context length of 4096 tokens, but this model does not support going on.",
+    "Input is too long for requested model.",
+    "Too many input tokens. Max input tokens: 8",
+    "Input Tokens Exceeded: Number of input tokens exceeds maximum length.",
+    "Invalid request: Your request exceeded model token limit: 131072 (requested: 138720)",
+    "Prompt exceeds max length",
+    "prompt token count of 90001 exceeds the limit of 64000",
+    "Range of input length should be [1, 129024]",
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000",
+    "inputs must have less than 1024 tokens. Given: 2000",
+    "length of prompt_tokens (163280) must be less than max_seq_len (32768).",
+    "Prompt length 9000 is greater than max_seq_len 8192",
+    "total number of tokens in the prompt cannot exceed 4081",
+    "Prompt has 9000 tokens, but the configured context size is 8192 tokens",
+    "Prompt tokens (9) exceeds context size (8)",
 ]
 
 
@@ -227,6 +310,22 @@ class TestContextLength:
     )  # fmt: skip
     def test_is_never_read_into_a_status_that_means_something_else(self, text, status, kind):
         assert type(error_from_fault(Fault(text), status=status)) is kind
+
+    def test_every_text_is_some_servers(self) -> None:
+        for pattern in _CONTEXT_TEXTS:
+            texts = [text.lower().replace("\u2019", "'") for text in CONTEXT_TEXTS]
+            assert any(_says(text, pattern) for text in texts), pattern
+
+    @pytest.mark.parametrize("text", [
+        "max_tokens must be at most 8192",
+        "string too long. Expected a string with maximum length 10485760",
+        "the model exceeds the memory; a smaller context is a way out",
+        'the context "window" may exceed nothing',
+        "[{'msg': 'bad', 'input': 'prompt is too long'}]",
+        "bad [type=string_type, input_value='prompt is too long']",
+    ])  # fmt: skip
+    def test_is_not_read_into_other_words(self, text) -> None:
+        assert type(error_from_fault(Fault(text), status=400)) is InvalidRequestError
 
     @pytest.mark.parametrize("code", ["context_length_exceeded", "exceed_context_size_error"])
     def test_is_told_by_its_codes(self, code) -> None:
@@ -310,7 +409,10 @@ class TestBodies:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["error", "errors", "message", "code", "type", "detail", "status", "x"]),
+        st.sampled_from([
+            "error", "errors", "message", "code", "type", "detail", "status", "x", "base_resp",
+            "status_code", "status_msg", "msg", "metadata", "raw", "param", "error_code",
+        ]),
         inner,
     ),
 )  # fmt: skip

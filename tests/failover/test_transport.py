@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import http_exceptions
 
-from aiollm import LLMError, UnsupportedError
+from aiollm import FailoverError, LLMError, ProtocolError, UnsupportedError
 from aiollm._http.transport import HttpTransport, translate
 from aiollm.testing import Answer, chat, redirect
 
@@ -95,3 +95,12 @@ async def test_a_large_body_arrives_whole_and_with_its_length(serve, registry):
     (request,) = server.requests
     assert request.json()["messages"][0]["content"] == text
     assert int(request.headers["content-length"]) == len(request.body)
+
+
+async def test_a_header_that_is_too_long_is_named_and_not_quoted(serve, registry):
+    server = await serve(Answer(200, {"x-long": "secret" * 2000}, {}))
+    with pytest.raises(FailoverError) as caught:
+        await registry({"a": server}).stream("a/m", "hi").collect()
+    assert isinstance(caught.value.last, ProtocolError)
+    assert "a header has more than 8190 bytes" in str(caught.value.last)
+    assert "secret" not in str(caught.value)

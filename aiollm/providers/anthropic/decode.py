@@ -23,6 +23,7 @@ from aiollm.providers.anthropic.wire import (
     usage_of,
 )
 from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.error_bodies import is_error
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -111,8 +112,8 @@ class AnthropicDecoder:
         """Decode a reply that was not streamed. Raises: LLMError."""
         message = decode(body, MESSAGE)
         if message.content is None:
-            if message.error is not None or message.type == "error":
-                raise stream_error(load(body), body)
+            if is_error(value := load(body)):
+                raise stream_error(value, body)
             raise ProtocolError("the answer is not a message", frame=body)
         content = message.content
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -151,6 +152,8 @@ class AnthropicDecoder:
                 raise stream_error(load(data), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
+            case "" if is_error(value := load(data)):
+                raise stream_error(value, data)
             case _:
                 # Anthropic may add events at any time.
                 return

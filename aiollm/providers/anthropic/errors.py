@@ -12,7 +12,6 @@ import msgspec
 from aiollm._wire.lenient import load
 from aiollm.errors import (
     AuthenticationError,
-    ContextLengthError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -24,13 +23,14 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import Rule, error_from, error_from_fault, fault_of
+from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault
+from aiollm.providers.shared_errors import SHARED_CODES, SHARED_TEXTS
 
-RULES = (
+_CODES = (
     Rule(
         QuotaError,
         codes=(
-            "billing_error",
             "enforced_spend_limit_reached",
             "contract_spend_limit_reached",
             "linked_organization_spend_limit_reached",
@@ -39,13 +39,10 @@ RULES = (
             "user_profile_billing_not_authorized",
         ),
     ),
-    Rule(QuotaError, status=400, texts=("credit balance is too low",)),
     Rule(
         AuthenticationError,
         codes=(
             "organization_on_hold",
-            "authentication_error",
-            "permission_error",
             "claude_code_key_creator_not_member",
             "cmek_key_disabled",
             "cmek_key_network_blocked",
@@ -53,35 +50,23 @@ RULES = (
     ),
     Rule(
         ServerError,
-        codes=(
-            "request_body_timeout",
-            "api_error",
-            "timeout_error",
-            "conflict_error",
-            "cmek_key_unreachable",
-            "cmek_context_unavailable",
-        ),
+        codes=("request_body_timeout", "cmek_key_unreachable", "cmek_context_unavailable"),
     ),
-    Rule(OverloadedError, codes=("overloaded_error", "compaction_unavailable")),
-    Rule(RateLimitError, codes=("rate_limit_error", "ramp_limit_exceeded")),
-    Rule(ModelNotFoundError, codes=("not_found_error",)),
+    Rule(OverloadedError, codes=("compaction_unavailable",)),
+    Rule(RateLimitError, codes=("ramp_limit_exceeded", "concurrency_limit")),
     Rule(
         RequestTooLargeError,
-        codes=(
-            "image_dimensions_too_large",
-            "request_too_large",
-            "request_body_too_large_after_decoding",
-        ),
+        codes=("image_dimensions_too_large", "request_body_too_large_after_decoding"),
     ),
-    Rule(RequestTooLargeError, status=400, texts=("image exceeds",)),
     Rule(UnsupportedFeatureError, codes=("available_tools_limit_exceeded",)),
+)
+
+_TEXTS = (
+    Rule(RequestTooLargeError, status=400, texts=("image exceeds",)),
     Rule(
         UnsupportedFeatureError,
         status=400,
         texts=(
-            "does not support",
-            "not supported",
-            "extra inputs are not permitted",
             "thinking.type",
             "budget_tokens",
             "output_config.effort",
@@ -90,16 +75,22 @@ RULES = (
             "may not be enabled when",
         ),
     ),
-    Rule(
-        ContextLengthError,
-        codes=("invalid_request_error",),
-        status=0,
-        texts=("prompt is too long", "exceed context limit"),
-    ),
+)
+
+_TYPES = (
+    Rule(QuotaError, codes=("billing_error",)),
+    Rule(AuthenticationError, codes=("authentication_error", "permission_error")),
+    Rule(OverloadedError, codes=("overloaded_error",)),
+    Rule(RateLimitError, codes=("rate_limit_error",)),
+    Rule(ModelNotFoundError, codes=("not_found_error",)),
+    Rule(RequestTooLargeError, codes=("request_too_large",)),
     Rule(InvalidRequestError, codes=("invalid_request_error",), status=0),
 )
-"""Types are from `error.type`, finer codes from `error.details.error_code`; status 0 is an error
-inside a stream. Texts are used only where Anthropic has no code (November 2026)."""
+
+RULES = (*_CODES, *SHARED_CODES, *_TEXTS, *SHARED_TEXTS, *_TYPES)
+"""Finer codes are from `error.details.error_code`, types from `error.type`; status 0 is an error
+inside a stream. Of the types, `api_error` says nothing, so that the status decides. Texts are used
+only where Anthropic has no code (November 2026)."""
 
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 

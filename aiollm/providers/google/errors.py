@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from aiollm._wire.durations import duration
 from aiollm._wire.lenient import load
 from aiollm.errors import (
     AuthenticationError,
@@ -27,17 +25,32 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import Rule, error_from, error_from_fault, fault_of
-
-_PER_DAY = "QUOTA_PER_DAY"
-_NO_QUOTA = "QUOTA_ZERO"
-"""Our own codes for what only the details of RESOURCE_EXHAUSTED reveal."""
+from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault
+from aiollm.providers.rpc_status import (
+    NO_QUOTA,
+    PER_DAY,
+    RPC_RULES,
+    rpc_error,
+    rpc_hint,
+    rpc_word,
+    until_midnight,
+)
 
 RULES = (
-    Rule(AuthenticationError, codes=("API_KEY_INVALID", "API_KEY_EXPIRED")),
-    Rule(QuotaError, codes=(_PER_DAY, _NO_QUOTA)),
+    *RPC_RULES,
     Rule(QuotaError, texts=("credits are depleted", "spending cap")),
     Rule(QuotaError, status=402),
+    Rule(
+        InvalidRequestError,  # about a file or an address in the request, not about the target
+        status=(0, 400, 403, 404),
+        texts=(
+            "permission to access the file",
+            "is not in an active state",
+            "cannot fetch content from",
+            "cachedcontent not found",
+        ),
+    ),
     Rule(
         AuthenticationError,
         codes=("UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"),
@@ -59,6 +72,7 @@ RULES = (
             "is unsupported",
             "only works in thinking mode",
             "unsupported mime type",
+            "cannot find field",  # a field that this version of the API does not know
         ),
     ),
     Rule(InvalidRequestError, codes=("INVALID_ARGUMENT", "OUT_OF_RANGE")),
@@ -94,19 +108,11 @@ BLOCKED: tuple[str, ...] = (
 )
 """Finish reasons of Google's filters."""
 
-_RETRY_TEXT = re.compile(r"retry in (\d[\d.hms]*[hms])")
-_LIMIT_ZERO = re.compile(r"limit: 0(?![\d.])")
-
-_DAY = 86_400
-_MIDNIGHT = 8 * 3600
-"""Midnight in California, when daily quotas reset, in seconds of a UTC day; in summer this is an
-hour too late rather than too early."""
-
 
 def reply_error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
     value = load(reply.body) if reply.body else None
-    if not _inner(value):
+    if not rpc_error(value):
         return error_from(reply, RULES)
     return body_error(value, status=reply.status, headers=reply.headers, body=reply.body)
 
@@ -121,13 +127,12 @@ def body_error(
 ) -> ProviderError:
     """Translate a decoded error body; `status` is 0 inside a stream, `now` is Unix time."""
     fault = fault_of(value)
-    details = _details(value)
-    word = _word(details, fault.message) or fault.type or fault.code
+    word = rpc_word(value, fault.message) or fault.type or fault.code
     if fault.code == "402" and not status:
-        word = _NO_QUOTA
-    hint = _hint(details, fault.message)
-    if word == _PER_DAY:
-        hint = (_MIDNIGHT - (time.time() if now is None else now)) % _DAY
+        word = NO_QUOTA
+    hint = rpc_hint(value, fault.message)
+    if word == PER_DAY:
+        hint = until_midnight(time.time() if now is None else now)
     fault = msgspec.structs.replace(fault, code=word)
     return error_from_fault(fault, RULES, status=status, headers=headers, hint=hint, body=body)
 
@@ -149,45 +154,3 @@ def block_error(raw: str, message: str) -> ContentFilterError:
 
 def _with_message(what: str, message: str) -> str:
     return f"{what}: {message[:1000]}" if message else what
-
-
-def _inner(value: Any) -> dict[str, Any]:
-    while isinstance(value, list) and value:  # a list may nest deeper than calls may
-        value = value[0]
-    match value:
-        case {"error": dict() as inner}:
-            return inner
-        case _:
-            return {}
-
-
-def _details(value: Any) -> list[dict[str, Any]]:
-    details = _inner(value).get("details")
-    return [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
-
-
-def _word(details: list[dict[str, Any]], message: str) -> str:
-    """Return the most specific code in the details, "" if there is none."""
-    violations = [
-        violation
-        for detail in details
-        if isinstance(detail.get("violations"), list)
-        for violation in detail["violations"]
-        if isinstance(violation, dict)
-    ]
-    nothing = any(str(item.get("quotaValue")) == "0" for item in violations)
-    if nothing or _LIMIT_ZERO.search(message):
-        return _NO_QUOTA
-    if any("PerDay" in str(item.get("quotaId")) for item in violations):
-        return _PER_DAY
-    reasons = (detail["reason"] for detail in details if isinstance(detail.get("reason"), str))
-    return next(reasons, "")
-
-
-def _hint(details: list[dict[str, Any]], message: str) -> float | None:
-    for detail in details:
-        delay = detail.get("retryDelay")
-        if isinstance(delay, str):
-            return duration(delay)
-    found = _RETRY_TEXT.search(message)
-    return duration(found[1]) if found else None

@@ -14,8 +14,9 @@ from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
+from aiollm.providers.error_bodies import is_error
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
-from aiollm.providers.openai.errors import is_error, stream_error
+from aiollm.providers.openai.errors import stream_error
 from aiollm.providers.openai.images_codec import OpenAIImages, pixels_for
 from aiollm.types import ImagePart, Target
 

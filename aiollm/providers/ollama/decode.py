@@ -11,7 +11,8 @@ from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import new_call_id, one_more_call
-from aiollm.providers.error_replies import error_from_fault, fault_of
+from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.ollama.errors import RULES
 from aiollm.types import (
     Certainty,

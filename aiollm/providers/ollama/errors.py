@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aiollm.errors import InvalidRequestError, OverloadedError, QuotaError, UnsupportedFeatureError
 from aiollm.providers.error_replies import Rule
+from aiollm.providers.shared_errors import RUNNER_TEXTS
 
 RULES = (
+    *RUNNER_TEXTS,
     Rule(UnsupportedFeatureError, texts=("does not support",)),
     Rule(UnsupportedFeatureError, texts=("missing data required for image input",)),
     Rule(InvalidRequestError, status=500, texts=("must be of type",)),

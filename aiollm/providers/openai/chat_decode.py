@@ -20,6 +20,7 @@ from aiollm.errors import (
     ServerError,
     StreamInterrupted,
 )
+from aiollm.providers.error_bodies import is_error
 from aiollm.providers.openai.chat_extensions import Reasoning, citations, content_items, images
 from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, arguments_text
 from aiollm.providers.openai.chat_wire import (
@@ -36,7 +37,7 @@ from aiollm.providers.openai.chat_wire import (
     Lane,
     usage_of,
 )
-from aiollm.providers.openai.errors import is_error, is_object, no_answer, stream_error
+from aiollm.providers.openai.errors import is_object, no_answer, stream_error
 from aiollm.types import (
     Finish,
     FinishReason,

@@ -25,20 +25,16 @@ from aiollm.errors import (
     QuotaError,
     RateLimitError,
     RequestTooLargeError,
+    ServerError,
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_replies import (
-    Fault,
-    Rule,
-    error_from,
-    error_from_fault,
-    fault_of,
-    is_context_length,
-    retry_after,
-)
+from aiollm.providers.error_bodies import Fault, fault_of, is_error
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault, retry_after
+from aiollm.providers.rpc_status import RPC_RULES, rpc_word
+from aiollm.providers.shared_errors import SHARED_CODES, SHARED_TEXTS
 
-RULES = (
+_CODES = (
     Rule(
         QuotaError,
         codes=(
@@ -51,10 +47,8 @@ RULES = (
             "billing_not_active",
         ),
     ),
-    Rule(RequestTooLargeError, texts=("request too large for",)),
     Rule(RateLimitError, codes=("slow_down",), retry_after=15.0),
     Rule(RateLimitError, codes=("concurrency_limit",), retry_after=1.0),
-    Rule(RateLimitError, codes=("rate_limit_exceeded", "rate_limit_error")),
     Rule(
         ContentFilterError,
         codes=(
@@ -68,67 +62,57 @@ RULES = (
             "image_content_policy_violation",
         ),
     ),
-    Rule(ContentFilterError, texts=("input was flagged", "prompt was flagged")),
-    Rule(AuthenticationError, codes=("invalid_api_key", "account_deactivated")),
-    Rule(AuthenticationError, codes=("authentication_error", "permission_error")),
-    Rule(AuthenticationError, codes=("permission_denied", "unsupported_country_region_territory")),
-    Rule(AuthenticationError, texts=("ip not authorized",)),
-    Rule(ModelNotFoundError, codes=("model_not_found", "not_found_error", "DeploymentNotFound")),
-    Rule(ModelNotFoundError, texts=("does not have access to model",)),
     Rule(
-        UnsupportedFeatureError,
+        AuthenticationError,
         codes=(
-            "unsupported_parameter",
-            "unsupported_value",
-            "not_supported_error",
-            "failed_to_download_image",
-            "data_residency_mismatch",
+            "invalid_api_key",
+            "account_deactivated",
+            "permission_denied",
+            "unsupported_country_region_territory",
         ),
     ),
-    Rule(
-        UnsupportedFeatureError,
-        texts=(
-            "are not supported for",
-            "does not support",
-            "image input is not supported",
-            "is not a multimodal model",
-            "requires --jinja",
-            "requires --enable-auto-tool-choice",
-            "no endpoints found that support",
-        ),
-    ),
+    Rule(UnsupportedFeatureError, codes=("failed_to_download_image", "data_residency_mismatch")),
     Rule(RequestTooLargeError, codes=("image_too_large", "image_file_too_large")),
+    Rule(OverloadedError, codes=("server_is_overloaded", "NoCapacity")),  # OpenAI, Azure
+    Rule(InvalidRequestError, codes=("invalid_image_url", "previous_response_not_found")),
+)
+"""OpenAI's codes, which mean the same with any status."""
+
+_TEXTS = (
+    Rule(ContentFilterError, texts=("input was flagged", "prompt was flagged")),
+    Rule(AuthenticationError, texts=("ip not authorized",)),
+)
+
+_TYPES = (
+    Rule(RateLimitError, codes=("rate_limit_exceeded", "rate_limit_error")),
+    Rule(AuthenticationError, codes=("authentication_error", "permission_error")),
+    Rule(ModelNotFoundError, codes=("not_found_error",)),
     Rule(
         OverloadedError,
+        codes=("service_unavailable_error", "unavailable_error", "overloaded_error"),
+    ),
+    Rule(
+        InvalidRequestError,
         codes=(
-            "server_is_overloaded",
-            "service_unavailable_error",
-            "unavailable_error",
-            "overloaded_error",
-            "NoCapacity",
+            "invalid_request_error",
+            "BadRequestError",
+            "invalid_image",
+            "invalid_image_format",
+            "invalid_base64_image",
+            "invalid_image_mode",
+            "image_too_small",
+            "image_parse_error",
+            "unsupported_image_media_type",
+            "empty_image_file",
+            "image_file_not_found",
         ),
+        status=0,
     ),
 )
-"""Codes and texts that mean the same with any status."""
+"""General words, after all that is more exact; the last row is for errors inside a stream."""
 
-_IN_STREAM = Rule(
-    InvalidRequestError,
-    codes=(
-        "invalid_request_error",
-        "BadRequestError",
-        "invalid_image",
-        "invalid_image_format",
-        "invalid_base64_image",
-        "invalid_image_url",
-        "invalid_image_mode",
-        "image_too_small",
-        "image_parse_error",
-        "unsupported_image_media_type",
-        "empty_image_file",
-        "image_file_not_found",
-    ),
-)
-"""Rules for an error inside a stream, which has no HTTP status."""
+RULES = (*_CODES, *RPC_RULES, *SHARED_CODES, *_TEXTS, *SHARED_TEXTS, *_TYPES)
+"""The first row that matches decides; without one, the HTTP status does."""
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
@@ -152,21 +136,14 @@ def stream_error(value: Any, frame: bytes = b"") -> ProviderError:
     return _error(fault, hint=_hint(fault, {}, 0), body=frame)
 
 
-def is_error(value: Any) -> bool:
-    """Return whether a decoded frame without choices is an error, whatever its shape."""
-    match value:
-        case [first, *_]:
-            return is_error(first)
-        case {"error": error} if error:
-            return True
-        case {"object": "error"} | {"type": "error"}:
-            return True
-        case {"choices": _}:
-            return False
-        case {"message": str()} | {"detail": str() | list()}:
-            return True
-        case _:
-            return False
+def status_error(status: str) -> ProviderError:
+    """Return the error for a response whose status says that it is not an answer."""
+    if status in ("queued", "in_progress"):
+        return InvalidRequestError(
+            f"the response has status {status!r}: it runs in the background, and is not waited "
+            "for; leave `background` out of the request, or stream it"
+        )
+    return ServerError(f"the response has status {status!r}")
 
 
 def is_object(body: bytes) -> bool:
@@ -199,8 +176,6 @@ def _error(
         rules = (Rule(RateLimitError), *RULES)
     elif _never_fits(fault.message):
         rules = (Rule(RequestTooLargeError), *RULES)
-    elif not status and not is_context_length(fault, status, fault.message):
-        rules = (*RULES, _IN_STREAM)
     return error_from_fault(fault, rules, status=status, headers=headers, hint=hint, body=body)
 
 
@@ -211,10 +186,11 @@ def _never_fits(message: str) -> bool:
 
 
 def _explained(fault: Fault) -> Fault:
-    """Add what a router reports about the provider behind it."""
+    """Name the code that only Google's details reveal."""
     match fault.raw:
-        case {"error": {"metadata": {"raw": str() as raw}}} if raw and raw not in fault.message:
-            return msgspec.structs.replace(fault, message=f"{fault.message}: {raw}")
+        case {"error": {"details": list()}}:
+            word = rpc_word(fault.raw, fault.message)
+            return msgspec.structs.replace(fault, code=word) if word else fault
         case _:
             return fault
 

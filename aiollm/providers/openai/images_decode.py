@@ -12,7 +12,8 @@ from aiollm._wire.image_type import mime_of
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
-from aiollm.providers.openai.errors import is_error, stream_error
+from aiollm.providers.error_bodies import is_error
+from aiollm.providers.openai.errors import stream_error
 from aiollm.types import ImagePart, Usage
 
 

@@ -16,9 +16,10 @@ from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import StreamInterrupted
 from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.error_bodies import is_error
 from aiollm.providers.openai.chat_extensions import citations, image_of_base64
 from aiollm.providers.openai.chat_tool_calls import arguments_text
-from aiollm.providers.openai.errors import is_error, is_object, no_answer, stream_error
+from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
 from aiollm.providers.openai.responses_wire import (
     DELTA,
     EVENT,
@@ -153,7 +154,7 @@ class ResponsesDecoder:
         react = self._EVENTS.get(kind)
         if react is not None:
             react(self, event, out)
-        elif not kind and is_error(value := load(data)):
+        elif not kind.startswith("response.") and is_error(value := load(data)):
             raise stream_error(value, data)
 
     def _decode(self, data: bytes) -> Event:
@@ -336,7 +337,7 @@ class ResponsesDecoder:
                 out.append(UsageUpdate(usage))
             if response.error:
                 raise stream_error({"error": response.error})
-            raise stream_error({"message": f"the response has status {status!r}"})
+            raise status_error(status)
         self.finished = True
         details = response.incomplete_details or Reason()
         raw = details.reason or status if status == "incomplete" else status

@@ -77,7 +77,7 @@ CODES: list[tuple[int, Any, str]] = [
     (413, inner("Request too large for model `m` on TPM: Limit 6000, Requested 7000"),
      "RequestTooLargeError"),
     (422, {"detail": [{"loc": ["body", "x"], "msg": "Extra inputs are not permitted"}]},
-     "InvalidRequestError"),
+     "UnsupportedFeatureError"),
     (422, {"object": "error", "message": {"detail": []}, "type": "x", "code": None},
      "InvalidRequestError"),
     (429, inner(type="tokens", code="rate_limit_exceeded"), "RateLimitError"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm import errors
-from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.errors import InvalidRequestError, ProtocolError, StreamInterrupted
 from aiollm.types import (
     CitationChunk,
     Finish,
@@ -459,7 +459,10 @@ def test_an_answer_may_come_whole(responses) -> None:
 
 
 def test_a_whole_answer_that_is_not_one_yet_is_an_error(responses) -> None:
-    assert responses.whole({"status": "in_progress", "output": []}).error is not None
+    for status in ("queued", "in_progress"):
+        waiting = responses.whole({"status": status, "output": []}).error
+        assert isinstance(waiting, InvalidRequestError)
+        assert "background" in str(waiting)
     failed = {"status": "failed", "output": [], "error": {"code": "server_error", "message": "m"}}
     assert type(responses.whole(failed).error) is errors.ServerError
 

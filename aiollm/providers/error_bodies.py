@@ -1,0 +1,163 @@
+"""Error bodies: message, code, type and parameter, found in any shape that servers send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.lenient import load, mend
+
+MAX_WORD = 200
+"""Characters of a provider's code or request id that an error shows."""
+
+BASE_RESP = "base_resp"
+"""The type of a fault whose code is MiniMax's `base_resp.status_code`, a number of its own."""
+
+_TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message")
+"""Where a flat body has its text: most have the first, FastAPI `detail`, z.ai `msg`, Baidu
+`error_msg`, AWS's gateways `Message` (November 2026)."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """The contents of an error body of any shape; all texts may be empty.
+
+    `status` is an HTTP status that the body itself names, 0 where it names none.
+    """
+
+    message: str = ""
+    code: str = ""
+    type: str = ""
+    raw: Any = None
+    param: str = ""
+    status: int = 0
+
+
+def fault_of(value: Any, depth: int = 4) -> Fault:
+    """Find what a decoded error body says, whatever its shape.
+
+    It looks `depth` levels deep, because a decoder may return a deeper nesting than can be walked.
+    """
+    match value:
+        case [first, *_] if depth:
+            return fault_of(first, depth - 1)
+        case {"error": dict() as inner} if depth:
+            return _within(value, fault_of(inner, depth - 1))
+        case {"errors": [_, *_] as errors} if depth:
+            return _within(value, fault_of(errors, depth - 1))
+        case {"base_resp": {"status_code": code} as inner} if code:
+            text = _text(inner.get("status_msg"))
+            return Fault(mend(text), _word(code), BASE_RESP, value)
+        case {"error": str() as message} | {"detail": {"msg": str() as message}}:
+            nested = _nested(message) if depth else None
+            if nested is not None:  # Ollama and LM Studio pass on the runner's body as a text
+                return _within(value, fault_of(nested, depth - 1))
+            return _flat(value, message)
+        case dict():
+            found = (text for name in _TEXTS if (text := _text(value.get(name))))
+            return _flat(value, next(found, ""))
+        case str():
+            return Fault(mend(value), raw=value)
+        case _:
+            return Fault(raw=value)
+
+
+def is_error(value: Any) -> bool:
+    """Return whether a decoded frame or body without an answer is an error, whatever its shape."""
+    match value:
+        case [first, *_]:
+            return is_error(first)
+        case {"error": error} if error:
+            return True
+        case {"object": "error"} | {"type": "error"} | {"errors": [_, *_]}:
+            return True
+        case {"base_resp": {"status_code": code}} if code:
+            return True
+        case {"choices": _}:
+            return False
+        case {"message": str()} | {"detail": str() | list() | dict()}:
+            return True
+        case {"success": False, "msg": str()}:  # z.ai, with status 200 (November 2026)
+            return True
+        case _:
+            return False
+
+
+def _within(value: Any, inner: Fault) -> Fault:
+    """Return what the inner object says as what `value` says, and what a relay adds."""
+    code, message = inner.code, inner.message
+    match value:
+        case {"error": {"metadata": {"raw": str() as raw}}} if raw and raw not in message:
+            behind = fault_of(load(raw.encode("utf-8", "replace")))  # OpenRouter: a body or a text
+            message = f"{message}: {behind.message or raw}"
+            if behind.code and code.isdecimal():
+                code = behind.code
+        case _:
+            pass
+    status = inner.status or _status(value)
+    return msgspec.structs.replace(inner, message=message, code=code, raw=value, status=status)
+
+
+def _flat(value: dict[str, Any], message: str) -> Fault:
+    detail = value.get("detail")
+    kind = value.get("type") or value.get("status") or value.get("error_type")
+    if not kind and isinstance(detail, dict):  # KoboldCpp
+        kind = detail.get("type")
+    code = value.get("code")
+    code = value.get("error_code") if code is None else code
+    param = value.get("param")
+    return Fault(
+        mend(message),
+        _word(code),
+        _word(kind),
+        value,
+        _word(param) if isinstance(param, str) else "",
+        _status(value),
+    )
+
+
+def _status(value: dict[str, Any]) -> int:
+    status = value.get("status_code")
+    return status if type(status) is int and 400 <= status <= 599 else 0
+
+
+def _nested(message: str) -> dict[str, Any] | None:
+    value = load(message.encode("utf-8", "replace")) if message.startswith("{") else None
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: Any) -> str:
+    """Return a text as it is, and of what validators list each message with its place."""
+    try:
+        match value:
+            case None:
+                return ""
+            case {"detail": [{"msg": str()}, *_] as problems}:
+                return _text(problems)
+            case [{"msg": str()}, *_]:
+                return "; ".join(map(_problem, value))
+            case _:
+                return str(value)
+    except RecursionError:
+        return ""
+
+
+def _problem(value: Any) -> str:
+    """Return a validator's message without the input that it echoes."""
+    match value:
+        case {"loc": list() as place, "msg": str() as message}:
+            return f"{'.'.join(map(str, place))}: {message}"
+        case {"msg": str() as message}:
+            return message
+        case _:
+            return str(value)
+
+
+def _word(value: Any) -> str:
+    match value:
+        case bool():
+            return ""
+        case str() | int():
+            return mend(str(value))[:MAX_WORD]
+        case _:
+            return ""

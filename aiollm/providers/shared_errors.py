@@ -1,0 +1,299 @@
+"""Rows that several wires share: what the servers and relays behind them say.
+
+OpenAI's and Anthropic's wires are spoken by dozens of servers, and what llama.cpp or Ollama says
+arrives through any of them. Each row names who sends it; all were seen or documented by November
+2026. Codes come first, for they are exact. A text decides only between refusals, unless it names
+one server's own phrase: a class that sets a target aside, asks it again or ends the call must not
+be reached by common words.
+"""
+
+from __future__ import annotations
+
+from aiollm.errors import (
+    AuthenticationError,
+    ContentFilterError,
+    ContextLengthError,
+    GenerationError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    QuotaError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServerError,
+    UnsupportedFeatureError,
+)
+from aiollm.providers.error_bodies import BASE_RESP
+from aiollm.providers.error_replies import Rule
+
+_REFUSED = (0, 400, 404, 422)
+"""Statuses of refusals, and of an error inside a stream."""
+
+_FAILED = (0, 400, 422, 500)
+"""The same, and the 500 that local servers send for any exception."""
+
+_MINIMAX = (
+    (RateLimitError, ("1002", "1039", "1041", "2045")),
+    (AuthenticationError, ("1004", "2049")),
+    (QuotaError, ("1008", "2056")),
+    (ContentFilterError, ("1026", "1027")),
+    (ModelNotFoundError, ("2061",)),  # the plan does not include the model
+)
+
+RUNNER_TEXTS = (
+    Rule(
+        GenerationError,
+        status=_FAILED,
+        texts=(
+            "error parsing tool call",  # Ollama
+            "xml syntax error",  # Ollama, of Qwen's calls
+            "failed to parse tool call",  # llama.cpp
+            "failed to parse input at pos",  # llama.cpp until 2026
+            "the model produced output that does not match",  # llama.cpp
+            "unexpected tokens remaining in message header",  # vLLM, of gpt-oss
+        ),
+    ),
+    # With a 400 it is about the body.
+    Rule(GenerationError, status=500, texts=("[json.exception.parse_error",)),  # llama.cpp
+    Rule(
+        InvalidRequestError,
+        status=_FAILED,
+        texts=(
+            "jinja exception",  # llama.cpp: the template refuses the roles or their order
+            "raise_exception(",
+            "while executing * at line * in source",
+            "error rendering prompt with jinja template",  # LM Studio
+            "failed to parse messages",  # llama.cpp
+            "failed to parse grammar",  # llama.cpp, of a schema
+            "json schema conversion failed",  # llama.cpp
+            "[json.exception.type_error",  # llama.cpp, of a field
+            "must be larger than factor",  # Qwen-VL, of a tiny image
+            "aspect ratio must be smaller than",  # Qwen-VL
+            "failed to load image or audio file",  # llama.cpp
+        ),
+    ),
+    Rule(
+        ServerError,
+        status=(0, 400),
+        texts=(
+            "failed to load model",  # LM Studio
+            "the model has crashed",  # LM Studio
+            "model unloaded",  # LM Studio
+            "channel error",  # LM Studio: the model's process went away
+        ),
+    ),
+)
+"""What runners of open models say, without codes, also through Ollama and other relays."""
+
+SHARED_CODES = (
+    *(Rule(kind, codes=codes, types=(BASE_RESP,)) for kind, codes in _MINIMAX),
+    Rule(
+        QuotaError,
+        codes=(
+            "exceeded_current_quota_error",  # Kimi
+            "Arrearage",  # Alibaba
+            "AllocationQuota.FreeTierOnly",  # Alibaba
+            "quota_exceeded",  # GitHub Copilot
+            "1113",  # z.ai: no balance
+            "1308",  # z.ai: the plan's use is spent, as in the next two
+            "1309",
+            "1310",
+        ),
+    ),
+    Rule(RateLimitError, codes=("rate_limit_reached_error", "1302", "1303")),  # Kimi, z.ai
+    Rule(OverloadedError, codes=("engine_overloaded_error", "1305")),  # Kimi, z.ai
+    Rule(ContextLengthError, codes=("1261",)),  # z.ai
+    Rule(
+        ContentFilterError,
+        codes=("data_inspection_failed", "DataInspectionFailed", "1301"),  # Alibaba, z.ai
+    ),
+    Rule(
+        GenerationError,
+        codes=("tool_use_failed", "json_validate_failed", "output_parse_failed"),  # Groq
+    ),
+    Rule(
+        ModelNotFoundError,
+        codes=(
+            "model_not_found",
+            "model_not_supported",  # GitHub Copilot, Hugging Face
+            "unsupported_api_for_model",  # GitHub Copilot
+            "model_not_available",  # Together
+            "model_decommissioned",  # Groq
+            "model_terms_required",  # Groq
+            "unknown_model",  # GitHub Models, Azure
+            "unavailable_model",  # GitHub Models, Azure
+            "invalid_model",  # Mistral, Perplexity
+            "DeploymentNotFound",  # Azure
+            "1211",  # z.ai
+        ),
+    ),
+    Rule(
+        UnsupportedFeatureError,
+        codes=(
+            "unsupported_parameter",
+            "unsupported_value",
+            "unknown_parameter",
+            "not_supported_error",  # llama.cpp
+            "extra_forbidden",  # pydantic
+        ),
+    ),
+)
+"""Codes and types that mean the same with any status."""
+
+_ACCOUNT_TEXTS = (
+    Rule(
+        QuotaError,
+        status=(0, 400, 403, 429),
+        texts=(
+            "credit balance is too low",  # Anthropic
+            "reached your specified*usage limits",  # Anthropic, of the account or a workspace
+            "out of extra usage",  # Anthropic
+            "draw from your extra usage",  # Anthropic
+            "have any credits yet",  # xAI
+            "used all available credits",  # xAI
+            "free-models-per-day",  # OpenRouter
+        ),
+    ),
+    Rule(
+        AuthenticationError,
+        status=_REFUSED,
+        texts=(
+            "organization has been disabled",  # Anthropic
+            "incorrect api key",  # xAI
+            "invalid api key",
+            "api key not valid",  # Google
+            "pass a valid api key",  # Google
+            "api key expired",  # Google
+            "missing or invalid authorization header",  # Google
+            "user location is not supported",  # Google
+        ),
+    ),
+    Rule(
+        ContentFilterError,
+        status=(0, 400, 403),
+        texts=(
+            "blocked by content filtering policy",  # Anthropic
+            "content exists risk",  # DeepSeek
+            "content violates usage guidelines",  # xAI
+        ),
+    ),
+)
+
+_FILE_TEXTS = (
+    Rule(
+        InvalidRequestError,
+        status=(*_REFUSED, 403, 408, 500),
+        texts=(
+            "cannot fetch content from the provided url",  # Google
+            "error while downloading",  # OpenAI
+            "unable to download the file",  # Anthropic
+            "fetching image failed",  # xAI
+            "failed to fetch image",  # vLLM, SGLang
+            "no such file object",  # OpenAI
+            "file not found: file",  # Anthropic
+            "permission to access the file",  # Google
+            "is not in an active state",  # Google, of a file
+            "item with id '*' not found",  # OpenAI's Responses
+            "response with id '*' not found",  # OpenAI's Responses
+            "container is expired",  # OpenAI
+        ),
+    ),
+)
+"""A 403 or 404 about a file, an item or an address in the request, not about the target."""
+
+_MODEL_TEXTS = (
+    Rule(
+        ModelNotFoundError,
+        status=(*_REFUSED, 403),
+        texts=(
+            "model not found",  # llama.cpp's router
+            "model '*' not found",  # llama.cpp's router, Ollama, Cohere
+            'model "*" not found',
+            "model is not loaded",  # llama.cpp's router
+            "no models loaded",  # LM Studio
+            "multiple models are loaded",  # LM Studio
+            "invalid model identifier",  # LM Studio
+            "is not a valid model id",  # OpenRouter
+            "model not exist",  # DeepSeek
+            "model does not exist",  # SiliconFlow, Hugging Face
+            "the model `*` does not exist",  # OpenAI, vLLM, Groq
+            "model '*' does not exist",  # Hugging Face
+            "does not exist or your team",  # xAI
+            "does not have access to model",  # OpenAI
+            "have access to the model",  # Bedrock
+            "invalid model:",  # Mistral
+            "invalid model '",  # Perplexity
+            "invalid model name passed in",  # LiteLLM
+            "unknown model",  # GitHub Models, MiniMax, z.ai, Snowflake
+            "unavailable model",  # GitHub Models
+            "model not supported by provider",  # Hugging Face
+            "not supported by any provider you have enabled",  # Hugging Face
+            "is not a chat model",  # Hugging Face, OpenAI
+            "not found the model",  # Kimi
+            "model identifier is invalid",  # Bedrock
+            "with on-demand throughput isn't supported",  # Bedrock
+            "reached the end of its life",  # Bedrock
+            "does not work with the specified model",  # Azure
+            "api deployment for this resource does not exist",  # Azure
+            "no such model",  # Cloudflare
+        ),
+    ),
+)
+
+_UNSUPPORTED_TEXTS = (
+    Rule(
+        RequestTooLargeError,
+        status=(0, 400, 413, 429),
+        texts=(
+            "request too large for",  # OpenAI, Groq: more than a minute's tokens
+            "extra usage is required for long context",  # Anthropic
+        ),
+    ),
+    Rule(
+        UnsupportedFeatureError,
+        status=(*_REFUSED, 500),
+        texts=(
+            "does not support",
+            "doesn't support",  # Bedrock
+            "input is not supported",  # llama.cpp, of images and audio
+            "are not supported for",  # OpenAI, of tools with an effort
+            "is not a multimodal model",  # vLLM
+            "requires --jinja",  # llama.cpp
+            "requires --enable-auto-tool-choice",  # vLLM
+            "no endpoints found that support",  # OpenRouter
+        ),
+    ),
+    Rule(
+        UnsupportedFeatureError,
+        status=_REFUSED,
+        texts=(
+            "not supported by this model",  # xAI
+            "not supported on this model",  # xAI
+            "not supported with this model",  # Groq
+            "unknown variant",  # DeepSeek and all in Rust: a part or a field it does not know
+            "extra inputs are not permitted",  # pydantic: Mistral, vLLM, Anthropic
+            "extra fields not permitted",
+            "unrecognized request argument",  # OpenAI
+            "unknown parameter",
+            "only supported by certain models",  # OpenAI
+            "image(s) may be provided",  # vLLM
+            "unable to generate parser for this template",  # llama.cpp
+        ),
+    ),
+    Rule(
+        UnsupportedFeatureError,
+        status=(400, 415, 422),
+        texts=("not supported", "is unsupported"),  # only where nothing but a refusal is meant
+    ),
+)
+
+SHARED_TEXTS = (
+    *RUNNER_TEXTS,
+    *_ACCOUNT_TEXTS,
+    *_FILE_TEXTS,
+    *_MODEL_TEXTS,
+    *_UNSUPPORTED_TEXTS,
+    Rule(ModelNotFoundError, status=_REFUSED, params=("model",)),
+    Rule(InvalidRequestError, codes=("2013",), types=(BASE_RESP,)),  # MiniMax: invalid parameters
+)
+"""Texts of servers that have no code for it, and the name of the field they complain about."""
