@@ -2,7 +2,7 @@
 
 import typing
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt
+from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal
 from aiollm._failover.health import HealthState, TargetHealth
 from aiollm._failover.lines import TargetLimits
 from aiollm._resources import Closeable
@@ -193,6 +193,7 @@ __all__ = [
     "ModelNotFoundError",
     "Ollama",
     "OnInterrupt",
+    "OnRefusal",
     "OpaquePart",
     "Outcome",
     "OutputError",

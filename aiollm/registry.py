@@ -9,9 +9,7 @@ from functools import partial
 from types import TracebackType, UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-import msgspec
-
-from aiollm._failover.candidates import CallOptions, OnInterrupt, Policy
+from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.gate import Gate
@@ -66,6 +64,7 @@ class Registry:
         cooldown: float = 1.0,
         stagger: float | None = None,
         on_interrupt: OnInterrupt = "raise",
+        on_refusal: OnRefusal = "raise",
         image_workers: int | None = None,
         fetch_images: bool = False,
     ) -> None:
@@ -75,14 +74,17 @@ class Registry:
         0 for none. `patience`: seconds a call waits in line where no target has room, None for
         its first-output deadline. `max_wait`: seconds of these that it waits for failed targets
         to recover. `cooldown`: seconds a failed target is first set aside. `stagger`: seconds
-        between the starts of a race, None to learn them. `image_workers`: processes that fit
+        between the starts of a race, None to learn them. `on_refusal`: "next" asks the next target
+        where a provider's policy refuses. `image_workers`: processes that fit
         images to targets, None for one a core and at most 4, 0 for a thread. `fetch_images`:
         fetch image URLs for targets that do not do so themselves.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts)
-        self._policy = Policy(on_interrupt, retries, max_wait, stagger, timeouts.total, patience)
+        self._policy = Policy(
+            on_interrupt, retries, max_wait, stagger, timeouts.total, patience, on_refusal
+        )
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
         self._resources = Resources(self._gate, image_workers, fetch_images=fetch_images)
@@ -139,7 +141,7 @@ class Registry:
 
     # Calls
 
-    def stream(
+    def stream(  # noqa: PLR0913 - settings, all by keyword
         self,
         spec: str | Plan,
         request: RequestLike,
@@ -147,6 +149,7 @@ class Registry:
         timeouts: Timeouts | None = None,
         retries: int | None = None,
         on_interrupt: OnInterrupt | None = None,
+        on_refusal: OnRefusal | None = None,
         stagger: float | None = None,
         patience: float | None = None,
         max_wait: float | None = None,
@@ -162,7 +165,9 @@ class Registry:
         else:
             checked = as_request(request)
             check(checked)
-        policy = self._policy_for(timeouts, retries, on_interrupt, stagger, patience, max_wait)
+        policy = self._policy.overridden(
+            timeouts, (retries, on_interrupt, on_refusal, stagger, patience, max_wait)
+        )
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         return Stream(lambda total: self._start(plan, opener, policy, total))
 
@@ -251,7 +256,7 @@ class Registry:
             emit=self._emit if self._hooks else None,
         )
 
-    def stream_images(
+    def stream_images(  # noqa: PLR0913 - settings, all by keyword
         self,
         spec: str | Plan,
         request: str | ImageRequest,
@@ -259,6 +264,7 @@ class Registry:
         timeouts: Timeouts | None = None,
         retries: int | None = None,
         on_interrupt: OnInterrupt | None = None,
+        on_refusal: OnRefusal | None = None,
         stagger: float | None = None,
         patience: float | None = None,
         max_wait: float | None = None,
@@ -277,7 +283,9 @@ class Registry:
             deadlines = {
                 target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
             }
-        policy = self._policy_for(timeouts, retries, on_interrupt, stagger, patience, max_wait)
+        policy = self._policy.overridden(
+            timeouts, (retries, on_interrupt, on_refusal, stagger, patience, max_wait)
+        )
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
@@ -401,24 +409,6 @@ class Registry:
         await self.aclose()
 
     # Inside
-
-    def _policy_for(
-        self,
-        timeouts: Timeouts | None,
-        retries: int | None,
-        on_interrupt: OnInterrupt | None,
-        *seconds: float | None,
-    ) -> Policy:
-        """Return the policy of a call; `seconds` are its stagger, patience and max_wait."""
-        given = (on_interrupt, retries, *seconds)
-        if timeouts is None and given == (None, None, None, None, None):
-            return self._policy
-        names = ("on_interrupt", "retries", "stagger", "patience", "max_wait")
-        pairs = zip(names, given, strict=True)
-        changes: dict[str, Any] = {name: new for name, new in pairs if new is not None}
-        if timeouts is not None:
-            changes["total"] = timeouts.total
-        return msgspec.structs.replace(self._policy, **changes)
 
     def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
         watchdog = self._resources.bind_loop()

@@ -30,8 +30,8 @@ Every public name with its docstring; `scripts/reference.py` generates this page
 how the parts work together. Import the names of the first part with `from aiollm import ...`.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt Timeouts "
-    "Plan Step Target",
+    "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt OnRefusal "
+    "Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
 from aiollm._failover.gate import Admission
@@ -14,6 +16,7 @@ from aiollm._failover.openers import Batches, close_now
 from aiollm.errors import (
     ConfigError,
     ConnectError,
+    ContentFilterError,
     DeadlineError,
     LLMError,
     ProviderError,
@@ -37,6 +40,7 @@ from aiollm.types import (
     Item,
     Notice,
     Outcome,
+    RefusalDelta,
     TextDelta,
     Usage,
 )
@@ -53,10 +57,14 @@ class ActiveAttempt:
         "_call",
         "_deadlines",
         "_is_answered",
+        "_refusal",
         "_released",
         "record",
         "target",
     )
+
+    _refusal: str
+    """What a refusal says so far; set where one comes."""
 
     def __init__(self, call: Call, admission: Admission, queued: float = 0.0) -> None:
         """`queued` is how many seconds the call waited for the admission."""
@@ -138,13 +146,42 @@ class ActiveAttempt:
             self._deadlines.alive()
             self._report_elided_images(batch)
             return
-        now = self._deadlines.output()
-        if self.record.first_output is None:
-            self._note_first_output(now)
-        if type(last) is not TextDelta:
+        if self.record.first_output is not None:
+            self._deadlines.output()
+        elif self._call.refusals_move_on and self._is_refusal(batch):
+            self._deadlines.alive()
+            return
+        else:
+            self._note_first_output(self._deadlines.output())
+        if type(last) is Finish:
+            self._book("success", usage=last.usage)
+        elif type(last) is not TextDelta:
             finish = next((item for item in reversed(batch) if type(item) is Finish), None)
             if finish is not None:
                 self._book("success", usage=finish.usage)
+
+    def _is_refusal(self, batch: Sequence[Item]) -> bool:
+        """Say whether the words of a refusal are all there is, after which the call may go on.
+
+        Raises: ContentFilterError once a filter has ended the answer so.
+        """
+        output = [item for item in batch if item.commits]
+        said = "".join(each.refusal for each in output if type(each) is RefusalDelta)
+        self._refusal = refusal = getattr(self, "_refusal", "") + said
+        match [item for item in output if type(item) is not RefusalDelta]:
+            case []:
+                return True
+            case [Finish(reason="content_filter", raw_reason=raw, usage=usage)]:
+                raise self._fail(self._filtered(refusal, raw, usage))
+            case _:
+                return False
+
+    def _filtered(self, refusal: str, raw: str, usage: Usage) -> ContentFilterError:
+        why = refusal or "it gave no reason"
+        error = ContentFilterError(f"a filter ended the answer: {why:.1000}", code=raw)
+        if usage.certainty != "missing":
+            error.partial = msgspec.structs.replace(self._call.partial(), usage=usage)
+        return error
 
     def _note_first_output(self, now: float) -> None:
         record, call = self.record, self._call

@@ -26,6 +26,7 @@ class Call:
         "number",
         "opener",
         "prefix",
+        "refusals_move_on",
         "started",
         "target",
         "total_at",
@@ -42,11 +43,13 @@ class Call:
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
         total: float | None = None,
+        refusals_move_on: bool = False,
     ) -> None:
         """Begin the call now.
 
         `accumulated` returns what the caller has so far, `emit` passes events to the hooks, and
-        `total` is the seconds that the whole call may take.
+        `total` is the seconds that the whole call may take. `refusals_move_on` says whether an
+        answer that a filter ended before any output is a failure.
         """
         self.opener = opener
         self.gate = gate
@@ -58,6 +61,7 @@ class Call:
         self.target: Target | None = None
         self.started = now = watchdog.time()
         self.total_at = None if total is None else now + total
+        self.refusals_move_on = refusals_move_on
         self._accumulated = accumulated
         self.emit = emit
 

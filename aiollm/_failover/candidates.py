@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
@@ -14,12 +14,22 @@ from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.tickets import Demand
 from aiollm._validation import check_seconds
-from aiollm.errors import ConfigError, GenerationError, ProviderError, RateLimitError, classify
+from aiollm.errors import (
+    ConfigError,
+    ContentFilterError,
+    GenerationError,
+    ProviderError,
+    RateLimitError,
+    classify,
+)
 from aiollm.spec import Plan, Step
 from aiollm.types import Target, Timeouts
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
+
+OnRefusal: TypeAlias = Literal["raise", "next"]
+"""What happens when a provider's policy refuses the request: fail, or ask the next target."""
 
 UNKNOWN_STAGGER = 1.0
 """Seconds between the starts of a race while latencies are unknown (design: race)."""
@@ -45,17 +55,39 @@ class Policy(msgspec.Struct, frozen=True):
     stagger: float | None = None
     total: float | None = None
     patience: float | None = None
+    on_refusal: OnRefusal = "raise"
 
     def __post_init__(self) -> None:
-        if self.on_interrupt not in get_args(OnInterrupt):
-            words = ", ".join(get_args(OnInterrupt))
-            raise ConfigError(f"on_interrupt is {self.on_interrupt!r:.80}: expected one of {words}")
+        for name, kind in (("on_interrupt", OnInterrupt), ("on_refusal", OnRefusal)):
+            if (word := getattr(self, name)) not in get_args(kind):
+                words = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} is {word!r:.80}: expected one of {words}")
         if type(self.retries) is not int or self.retries < 0:
             raise ConfigError(f"retries is {self.retries!r:.80}: expected an integer from 0 up")
         check_seconds("max_wait", self.max_wait)
         for name in ("stagger", "patience"):
             if (value := getattr(self, name)) is not None:
                 check_seconds(name, value)
+
+    def overridden(self, timeouts: Timeouts | None, given: tuple[Any, ...]) -> Policy:
+        """Return the policy of a call; `given` are its own settings, in the order of `_OWN`."""
+        if timeouts is None and given == _NOTHING:
+            return self
+        pairs = zip(_OWN, given, strict=True)
+        changes: dict[str, Any] = {name: new for name, new in pairs if new is not None}
+        if timeouts is not None:
+            changes["total"] = timeouts.total
+        return msgspec.structs.replace(self, **changes)
+
+    def moves_on(self, error: Exception, *, committed: bool = False) -> bool:
+        """Say whether a call may go on to its next target; `committed`: it had output."""
+        if isinstance(error, ContentFilterError):
+            return self.on_refusal == "next" and not committed
+        return classify(error).moves_on
+
+
+_OWN = ("retries", "on_interrupt", "on_refusal", "stagger", "patience", "max_wait")
+_NOTHING = (None,) * len(_OWN)
 
 
 class CallOptions(TypedDict, total=False):
@@ -64,6 +96,7 @@ class CallOptions(TypedDict, total=False):
     timeouts: Timeouts | None
     retries: int | None
     on_interrupt: OnInterrupt | None
+    on_refusal: OnRefusal | None
     stagger: float | None
     patience: float | None
     max_wait: float | None

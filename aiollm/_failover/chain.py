@@ -13,7 +13,7 @@ from aiollm._failover.candidates import Admitted, Candidates, Policy
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Admission, Gate
 from aiollm._failover.openers import TargetOpener
-from aiollm.errors import DeadlineError, FailoverError, LLMError, classify
+from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.events import CallEnded, CallQueued, CallReleased, CallStarted, Event
 from aiollm.spec import Plan
 from aiollm.types import Item, Outcome, Response, Restart, Status, Target, TextPart
@@ -52,6 +52,7 @@ class Chain(Call):
             emit=emit,
             number=number,
             total=policy.total,
+            refusals_move_on=policy.on_refusal == "next",
         )
         self._candidates = Candidates(plan, policy, opener, gate, number)
         self._active: ActiveAttempt | None = None
@@ -133,7 +134,7 @@ class Chain(Call):
         committed, self._committed = self._committed, False
         self._active = None
         self.held = []
-        if not classify(error).moves_on or is_total(error):
+        if not self._candidates.policy.moves_on(error, committed=committed) or is_total(error):
             return True
         if committed and not self._goes_on(error):
             return True

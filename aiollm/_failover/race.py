@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import anyio
 
-from aiollm._failover.attempt import ActiveAttempt, has_output
+from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call
 from aiollm._failover.candidates import Candidates
 from aiollm._failover.deadlines import is_total
 from aiollm._failover.gate import Admission
-from aiollm.errors import classify
 from aiollm.types import Item, Status, Target
 
 
@@ -69,7 +68,7 @@ class Race:
         try:
             items = await _until_output(attempt)
         except Exception as error:  # noqa: BLE001 - classified below
-            if not classify(error).moves_on or is_total(error):
+            if not self._candidates.policy.moves_on(error) or is_total(error):
                 self.fatal = self.fatal or error
                 scope.cancel()
             else:
@@ -93,5 +92,5 @@ async def _until_output(attempt: ActiveAttempt) -> list[Item]:
         if batch is None:
             return items
         items += [item for item in batch if type(item) is not Status]
-        if has_output(batch):
+        if attempt.record.first_output is not None:
             return items

@@ -201,6 +201,8 @@ async def test_a_refused_prompt_ends_the_chain(serve, registry):
     with pytest.raises(ContentFilterError):
         await reg.generate_images("a/m,b/m", "x")
     assert second.counts.requests == 0
+    result = await reg.generate_images("a/m,b/m", "x", on_refusal="next")
+    assert [str(each.target) for each in result.attempts] == ["a/m", "b/m"]
 
 
 @pytest.mark.parametrize("scheme", ["anthropic", "ollama", "foreman"])
