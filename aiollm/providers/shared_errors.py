@@ -80,6 +80,7 @@ RUNNER_TEXTS = (
             "the model has crashed",  # LM Studio
             "model unloaded",  # LM Studio
             "channel error",  # LM Studio: the model's process went away
+            "degraded function cannot be invoked",  # NVIDIA
         ),
     ),
 )
@@ -94,6 +95,8 @@ SHARED_CODES = (
             "Arrearage",  # Alibaba
             "AllocationQuota.FreeTierOnly",  # Alibaba
             "quota_exceeded",  # GitHub Copilot
+            "budget_exceeded",  # LiteLLM
+            "blocked_api_access",  # Groq: the organization's spend limit
             "1113",  # z.ai: no balance
             "1308",  # z.ai: the plan's use is spent, as in the next two
             "1309",
@@ -143,7 +146,7 @@ SHARED_CODES = (
 _ACCOUNT_TEXTS = (
     Rule(
         QuotaError,
-        status=(0, 400, 403, 429),
+        status=(0, 400, 403, 412, 429),
         texts=(
             "credit balance is too low",  # Anthropic
             "reached your specified*usage limits",  # Anthropic, of the account or a workspace
@@ -151,6 +154,9 @@ _ACCOUNT_TEXTS = (
             "draw from your extra usage",  # Anthropic
             "have any credits yet",  # xAI
             "used all available credits",  # xAI
+            "run out of credits",  # xAI
+            "account balance is insufficient",  # SiliconFlow
+            "is suspended, possibly due to",  # Fireworks, with 412: a bill or a limit
             "free-models-per-day",  # OpenRouter
         ),
     ),

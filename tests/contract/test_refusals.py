@@ -42,7 +42,6 @@ TABLES = {
     "google": GOOGLE_RULES,
     "ollama": OLLAMA_RULES,
 }
-MARKS = ("event: error\n", "data: ")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -86,12 +85,12 @@ STREAMED = [each for each in refusals() if not each.status or each.status in (40
 """In a stream no status comes along; other statuses are what their replies mean."""
 
 
-def decoded(codec: Codec, body: str) -> Exception:
+def decoded(codec: Codec, body: str, mark: str = "event: error\n") -> Exception:
     """Return the error that a decoder raises for a stream that begins with an error."""
     framer, decoder = codec.framing(), codec.decoder()
     value = load(body.encode())
     flat = json.dumps(value[0] if isinstance(value, list) else value)
-    frame = flat + "\n" if isinstance(codec, OllamaCodec) else "".join(MARKS) + flat + "\n\n"
+    frame = flat + "\n" if isinstance(codec, OllamaCodec) else f"{mark}data: {flat}\n\n"
     with pytest.raises(errors.LLMError) as caught:
         decoder.feed([*framer.feed(frame.encode()), *framer.close()], [])
     return caught.value
@@ -143,6 +142,7 @@ def test_the_words_of_odd_bodies_are_kept(body: bytes, words: str) -> None:
         with pytest.raises(ProviderError, match=words):
             codec.decoder().whole(body, [])
         assert words in str(decoded(codec, body.decode()))
+        assert words in str(decoded(codec, body.decode(), mark=""))
 
 
 def test_a_base_resp_that_reports_nothing_is_no_error() -> None:

@@ -116,7 +116,9 @@ RULES = (*_CODES, *RPC_RULES, *SHARED_CODES, *_TEXTS, *SHARED_TEXTS, *_TYPES)
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
-_RETRY_SECONDS = re.compile(rf"(?:try again|retry) (?:in|after) ({_NUMBER}) sec", re.IGNORECASE)
+_RETRY_SECONDS = re.compile(
+    rf"(?:(?:try again|retry) (?:in|after)|please wait) ({_NUMBER}) sec", re.IGNORECASE
+)
 _TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18})\b")
 _WINDOWS = ("requests", "tokens")
 

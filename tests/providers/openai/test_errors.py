@@ -132,6 +132,7 @@ def test_what_a_target_does_not_support_moves_on_without_harm() -> None:
         ({}, inner("Please try again in 1m3s"), 63.0),
         ({}, inner("Please retry after 26 seconds."), 26.0),
         ({}, inner("Try again in 20 seconds"), 20.0),
+        ({}, inner("Rate limit of 9 per 60s exceeded. Please wait 12 seconds"), 12.0),
         ({"x_ratelimit_reset_tokens": "6m0s"}, inner(type="tokens"), 360.0),
         ({"x_ratelimit_reset_requests": "12ms", "x_ratelimit_reset_tokens": "1m2.5s"},
          inner(type="requests"), 0.012),
