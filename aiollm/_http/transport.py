@@ -381,8 +381,10 @@ def _os_reason(error: OSError) -> str:
 
 def _why_invalid(error: Exception) -> str:
     """Say what is wrong with an answer's head, without the bytes that aiohttp quotes."""
-    found = _TOO_LONG.search(getattr(error, "message", ""))
-    return f"a header has more than {found[1]} bytes" if found else type(error).__name__
+    message: str = getattr(error, "message", "")
+    if found := _TOO_LONG.search(message):
+        return f"a header has more than {found[1]} bytes"
+    return message.strip().partition("\n")[0].partition(":")[0][:80] or type(error).__name__
 
 
 _Rows: TypeAlias = tuple[

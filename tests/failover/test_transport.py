@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import aiohttp
@@ -104,3 +105,33 @@ async def test_a_header_that_is_too_long_is_named_and_not_quoted(serve, registry
     assert isinstance(caught.value.last, ProtocolError)
     assert "a header has more than 8190 bytes" in str(caught.value.last)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"nonsense\r\n\r\n", "Bad status line"),
+        (b"HTTP/1.1 200 OK\r\nbad header: secret\r\n\r\n", "header"),
+    ],
+)
+async def test_an_answer_that_is_not_http_says_what_is_wrong(registry, head, reason):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(FailoverError) as caught:
+            await registry({"a": f"http://127.0.0.1:{port}"}).stream("a/m", "hi").collect()
+    error = caught.value.last
+    assert isinstance(error, ProtocolError)
+    assert reason in error.message
+    assert "secret" not in error.message
+
+
+def test_a_header_that_comes_twice_is_named():
+    """aiohttp refuses it in Python's development mode alone."""
+    twice = http_exceptions.BadHttpMessage("Duplicate 'Server' header found.")
+    assert "Duplicate 'Server' header found" in str(translate(twice))
