@@ -1,10 +1,10 @@
 """Rows that several wires share: what the servers and relays behind them say.
 
 OpenAI's and Anthropic's wires are spoken by dozens of servers, and what llama.cpp or Ollama says
-arrives through any of them. Each row names who sends it; all were seen or documented by November
-2026. Codes come first, for they are exact. A text decides only between refusals, unless it names
-one server's own phrase: a class that sets a target aside, asks it again or ends the call must not
-be reached by common words.
+arrives through any of them. Each row names who sends it, as documented or publicly reported by
+November 2026. Codes come first, for they are exact. A text decides only between refusals, unless
+it names one server's own phrase: a class that sets a target aside, asks it again or ends the call
+must not be reached by common words.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RUNNER_TEXTS = (
             "unexpected tokens remaining in message header",  # vLLM, of gpt-oss
         ),
     ),
-    # With a 400 it is about the body.
+    # With a 400 it would be about the JSON of the request itself.
     Rule(GenerationError, status=500, texts=("[json.exception.parse_error",)),  # llama.cpp
     Rule(
         InvalidRequestError,
