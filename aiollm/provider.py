@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import astuple, force_setattr
 
 from aiollm._wire.body import Body
-from aiollm.capabilities import FAMILIES, ROWS, Capabilities, lookup
+from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
 from aiollm.dsn import DsnOptions, Limits, Secret
 from aiollm.errors import LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
@@ -87,15 +87,14 @@ class Decoder(Protocol[Frame_contra]):
 
 
 class Codec(Protocol):
-    """A wire translator, pure and stateless.
+    """The base of wire translators, which are pure and stateless.
 
-    A codec whose family has no rows in `aiollm.capabilities` may define them as `rows`, a tuple
-    of `Row`s for its family.
+    `family` names the capability rows that apply, and the opaque state that it replays. `rows` are
+    those of a new family; one that has rows in `aiollm.capabilities` keeps to them.
     """
 
-    @property
-    def family(self) -> str:
-        """The family that names its capability rows and the opaque state that it replays."""
+    family: str
+    rows: Sequence[Row] = ROWS
 
     def framing(self) -> Framer[Any]:
         """Return a new framer for one reply."""
@@ -274,7 +273,7 @@ class Provider(msgspec.Struct, frozen=True):
         if options.max_image_dimension is not None:
             facts["max_image_dimension"] = options.max_image_dimension
         family = self.rows_of or self.codec.family
-        rows = ROWS if family in FAMILIES else getattr(self.codec, "rows", ROWS)
+        rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, _hostname(self.host), model, rows, **facts)
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from aiollm._wire.framing import NDJSON
 from aiollm.errors import UnsupportedError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.provider import HttpRequest, HttpResponse, Operation, Provider, Transport
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Operation, Provider, Transport
 from aiollm.testing.connection import Sleep
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
@@ -333,7 +333,7 @@ def tool_call(
     return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index)
 
 
-class FakeCodec:
+class FakeCodec(Codec):
     """The codec of a row that never speaks HTTP."""
 
     def __init__(self, family: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import LLMError, ProtocolError
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.anthropic import encode, errors
 from aiollm.providers.anthropic.decode import AnthropicDecoder
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.types import Request, Target
 
 
-class AnthropicCodec:
+class AnthropicCodec(Codec):
     """Chat over Anthropic's Messages API."""
 
     family = FAMILY

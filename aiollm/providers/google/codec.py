@@ -12,7 +12,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode
 from aiollm.errors import LLMError
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import FAMILY, encode_body
@@ -35,7 +35,7 @@ class _Models(msgspec.Struct):
 _MODELS = msgspec.json.Decoder(_Models)
 
 
-class GoogleCodec:
+class GoogleCodec(Codec):
     """Chat over generateContent; the key is sent in a header, never in the URL."""
 
     family = FAMILY

@@ -12,7 +12,7 @@ from aiollm._wire.framing import NDJSON
 from aiollm._wire.lenient import decode
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.error_replies import error_from
 from aiollm.providers.ollama.decode import OllamaDecoder
@@ -31,7 +31,7 @@ _THINK: dict[Effort, bool | str] = {
 }
 
 
-class OllamaCodec:
+class OllamaCodec(Codec):
     """Chat over Ollama's native API; a token is sent as Bearer."""
 
     family = FAMILY

@@ -9,7 +9,7 @@ from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
@@ -18,7 +18,7 @@ from aiollm.providers.openai.errors import reply_error
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool
 
 
-class ChatCodec:
+class ChatCodec(Codec):
     """Chat completions; `dialect` overrides the one that the provider's host implies."""
 
     family = "openai"

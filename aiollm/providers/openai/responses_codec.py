@@ -7,7 +7,7 @@ from typing import Any
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge, system_text
 from aiollm.providers.openai.chat_codec import (
     check_media,
@@ -27,7 +27,7 @@ MIN_OUTPUT_TOKENS = 16
 """The lowest limit that OpenAI accepts."""
 
 
-class ResponsesCodec:
+class ResponsesCodec(Codec):
     """Responses without server-side state: every request has the complete conversation."""
 
     family = FAMILY
