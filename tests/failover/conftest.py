@@ -28,6 +28,9 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
 @pytest.fixture
 async def registry() -> AsyncIterator[Callable[..., Registry]]:
     """Make a registry whose providers are the given servers; it ends with the test."""
+    # In the first test of a run, importing aiohttp would use up deadlines of 0.1 s.
+    async with Registry(env={"LLM_A": "openai+http://127.0.0.1:1/v1"}) as loaded:
+        await loaded.preload("a/m")
     async with AsyncExitStack() as stack:
 
         def make(servers: dict[str, Any], **options: Any) -> Registry:
