@@ -18,9 +18,9 @@ async def ask(request: web.Request) -> web.StreamResponse:
     async with reg.stream("m5/qwen3:30b,m1/qwen3:30b", question) as stream:
         try:
             async for chunk in stream:
-                if not reply.prepared:  # until its first chunk, a failed call can be a 502
-                    await reply.prepare(request)
-                await reply.write(f"data: {json.dumps({'text': chunk.text})}\n\n".encode())
+                if chunk.text:  # until there is some, a failed call can be a 502
+                    await reply.prepare(request)  # the first time; later this does nothing
+                    await reply.write(f"data: {json.dumps({'text': chunk.text})}\n\n".encode())
         except LLMError as error:
             if not reply.prepared:
                 return web.json_response({"error": str(error)}, status=502)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiollm.testing import Answer, FaultServer, Gate, Hang, SeenRequest, chat
+from aiollm.testing import Answer, FaultServer, Gate, Hang, SeenRequest, chat, sse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PNG = bytes.fromhex(
@@ -125,6 +125,13 @@ async def test_a_service_answers_502_when_no_target_does():
     refusal = Answer(400, {}, {"error": {"message": "no such thing"}})
     async with FaultServer(refusal) as m5, service(m5) as port:
         assert (await get(port, until=b"no such thing")).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_a_service_answers_502_when_targets_only_report_that_they_load():
+    loading = {"choices": [{"delta": {"reasoning_content": "loading the model\n"}}]}
+    failing = sse(loading, {"error": {"message": "no memory", "code": 500}})
+    async with FaultServer(default=failing) as m5, service(m5) as port:
+        assert (await get(port, until=b"no memory")).startswith(b"HTTP/1.1 502 ")
 
 
 async def test_code_is_tested_without_network():
