@@ -1,4 +1,4 @@
-"""Connections: what aiohttp is taught of reuse, of small buffers, of bodies in many pieces."""
+"""Changes to aiohttp's connections: safe reuse, small buffers, bodies in fewer pieces."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import aiohttp
 from aiohttp.http_writer import StreamWriter
 
 RECEIVE_SIZE = 64 * 1024
-"""Bytes a plain socket reads at once: asyncio's 256 KiB go through mmap on every wake-up."""
+"""Bytes a plain socket reads at once: malloc maps asyncio's 256 KiB anew on every wake-up."""
 
 TLS_RECEIVE_SIZE = 32 * 1024
-"""Bytes of TLS read at once, two records; asyncio keeps a buffer of 256 KiB a connection."""
+"""Bytes of TLS read at once, two records; asyncio keeps 256 KiB for each connection."""
 
 SMALL_BODY = 32 * 1024
-"""Bytes of a body that a socket takes at once, half of what asyncio holds back unasked."""
+"""Bytes of a body that are written without a task: half of what asyncio buffers by default."""
 
 fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
-"""Where a connector notes for the request at hand that its connection is new."""
+"""Set by a connector when the connection of the current request is new."""
 
 
 class Connector(aiohttp.TCPConnector):
-    """Notes whether a connection is new, and hands out none that holds unread bytes."""
+    """Reports whether a connection is new, and never reuses one with unread bytes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, **options)
@@ -35,6 +35,7 @@ class Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
+            # A second response that nobody asked for would be taken for this request's.
             if not protocol.should_close or fresh.get([True])[0]:
                 return connection
             connection.close()
@@ -47,14 +48,14 @@ class Connector(aiohttp.TCPConnector):
 
 
 class Request(aiohttp.ClientRequest):
-    """Sends a small body at once.
+    """Writes a small body without a task.
 
-    Before Python 3.12 aiohttp starts a task for every body, which costs a turn of the loop; from
-    then on it begins to write without one, and `request_class` returns its own class.
+    Before Python 3.12, aiohttp starts a task for every body, which costs an iteration of the loop.
+    On later versions it does not, and `request_class` returns aiohttp's own class.
     """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write the request; return its response, still to be read."""
+        """Write the request; return its response, which has not been read yet."""
         size = self.body.size if self.body else None
         waits = conn.protocol.writing_paused or "Expect" in self.headers
         if size is None or size > SMALL_BODY or waits or self.proxy:
@@ -80,20 +81,20 @@ _RESPONSE_TAKES = {
     "self", "method", "url", "writer", "continue100", "timer", "request_info", "traces", "loop",
     "session", "stream_writer",
 }  # fmt: skip
-"""The parameters of aiohttp's response that `Request.send` knows."""
+"""The parameters of aiohttp's response that `Request.send` passes."""
 
 
 def request_class() -> type[aiohttp.ClientRequest]:
-    """Return the class of requests: ours where it saves a task and aiohttp is as we know it."""
+    """Return the class of requests: ours if it saves a task and fits this version of aiohttp."""
     known = set(inspect.signature(aiohttp.ClientResponse.__init__).parameters) == _RESPONSE_TAKES
     return Request if known and sys.version_info < (3, 12) else aiohttp.ClientRequest
 
 
 class Pieces(aiohttp.StreamReader):
-    """A body that hands out all pieces that wait in it as one.
+    """A body that returns all buffered pieces as one.
 
-    aiohttp walks through its flow control for each HTTP chunk that it takes out, which costs
-    more than parsing what is in it. Should it keep them otherwise some day, nothing happens here.
+    aiohttp runs its flow control for each HTTP chunk that it takes from its buffer, which costs
+    more than parsing the chunk. If a later version buffers differently, this changes nothing.
     """
 
     __slots__ = ()
@@ -108,17 +109,17 @@ class Pieces(aiohttp.StreamReader):
 
 
 def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
-    """Return `body` as one that joins its pieces: aiohttp lets nobody choose its class."""
+    """Return `body`, made to join its pieces; aiohttp has no setting for the class."""
     if type(body) is aiohttp.StreamReader:
         body.__class__ = Pieces
     return body
 
 
 def receive_less(transport: Any) -> None:
-    """Let a connection's reads, and the buffer that TLS keeps for them, be small.
+    """Make a connection's reads smaller, and the buffer that TLS keeps for them.
 
-    asyncio offers no setting for it but that of all connections of the process. Its names are
-    private: where they are others, as in uvloop, which needs none of this, nothing is done.
+    asyncio can set this only for all connections of the process, so private attributes are
+    changed. Where they do not exist, as in uvloop, which does not need this, nothing happens.
     """
     if isinstance(getattr(transport, "max_size", None), int):
         transport.max_size = RECEIVE_SIZE

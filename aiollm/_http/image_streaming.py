@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from aiollm._wire.base64_stream import Lift
 
 JOIN_AT_ONCE = 1024 * 1024
-"""Bytes of a file that are joined on the loop; `bytes.join` frees the lock above that."""
+"""Bytes up to which a file is joined on the loop; above, `bytes.join` releases the GIL."""
 
 NO_SUCH_ROUTE = (404, 405, 501)
-"""Statuses after which a provider's next dialect is tried."""
+"""Statuses that may mean another dialect: the provider's next one is tried."""
 
 Batch = Sequence[Item | PartialImage | ImageResult]
 
@@ -46,7 +46,7 @@ async def draw(
 
     Raises: LLMError.
     """
-    from aiollm._wire.base64_stream import Lift  # 1 ms, for calls that make images alone
+    from aiollm._wire.base64_stream import Lift  # takes 1 ms; only image calls need it
 
     codecs = provider.operations["images"].codecs()
     for codec in codecs:
@@ -54,7 +54,7 @@ async def draw(
         reply = await transport.send(http, timeouts.connect)
         try:
             announced = quotas(reply.headers, provider.host)
-            # Headers are a sign of life.
+            # The headers show that the server is alive.
             yield [AnnouncedLimits(announced)] if announced else []
             if not 200 <= reply.status < 300:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
@@ -72,13 +72,13 @@ async def draw(
                 failure = _feed(decoder, lift, data, drafts)
                 if size > MAX_IMAGE_REPLY:
                     failure = failure or ProtocolError(f"the reply exceeds {MAX_IMAGE_REPLY} bytes")
-                yield [replace(each, image=await _whole(each.image, lift)) for each in drafts]
+                yield [replace(each, image=await _restored(each.image, lift)) for each in drafts]
                 if failure is not None:
                     raise failure
                 if not data:
                     break
             result = decoder.close()
-            images = [await _whole(image, lift) for image in result.images]
+            images = [await _restored(image, lift) for image in result.images]
             result = replace(result, images=tuple(images))
             yield [result, Finish("stop", usage=result.usage)]
             await reply.drain()
@@ -91,13 +91,16 @@ def _decoder(codec: ImageCodec, reply: Reply, url: str) -> ImageDecoder:
     decoder = codec.image_decoder()
     if decoder is not None and reply.content_type == "text/event-stream":
         return decoder
-    return _Whole(codec, reply, url)
+    return _Document(codec, reply, url)
 
 
 def _feed(
     decoder: ImageDecoder, lift: Lift, data: bytes, drafts: list[PartialImage]
 ) -> LLMError | None:
-    """Decode what a read brought; return the error, so that the drafts before it go first."""
+    """Decode the bytes of one read, b"" at the end of the body.
+
+    An error is returned rather than raised, so that the drafts before it reach the caller first.
+    """
     text = lift.feed(data) if data else lift.close()
     try:
         if text:
@@ -109,8 +112,8 @@ def _feed(
     return None
 
 
-async def _whole(image: ImagePart, lift: Lift) -> ImagePart:
-    """Return the image whose stand-in a codec has decoded."""
+async def _restored(image: ImagePart, lift: Lift) -> ImagePart:
+    """Return the image with the file in place of the placeholder that a codec has decoded."""
     pieces = lift.take(image.data)
     if pieces is None:
         return image
@@ -121,8 +124,8 @@ async def _whole(image: ImagePart, lift: Lift) -> ImagePart:
     return replace(image, data=data)
 
 
-class _Whole:
-    """A decoder for a reply that came whole."""
+class _Document:
+    """A decoder for a reply that is not streamed."""
 
     finished = False
 

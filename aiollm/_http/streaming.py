@@ -14,7 +14,9 @@ from aiollm.provider import Decoder, Framer, HttpResponse, Provider, Reply, Tran
 from aiollm.types import AnnouncedLimits, Item, Notice, Request, Target, Timeouts
 
 LAST_WORDS_SECONDS = 2.0
-"""How long counts and the terminal event are awaited once the finish reason has come."""
+"""Seconds to wait for usage and the terminal event once the finish reason has arrived.
+
+Usage comes after it, but some servers send neither `[DONE]` nor the end of the body."""
 
 
 async def stream(
@@ -24,25 +26,28 @@ async def stream(
     request: Request,
     timeouts: Timeouts,
 ) -> AsyncGenerator[Sequence[Item], None]:
-    """Stream one target over HTTP; a batch is what one read brought, [] a sign of life.
+    """Stream one target over HTTP; a batch holds the items of one read.
 
-    Raises: LLMError.
+    An empty batch only shows that the server is alive. Raises: LLMError.
     """
+    # Only `connect` is enforced here. A timeout that spans a yield would cancel whatever code the
+    # consumer runs between two batches, so the chain's watchdog enforces all other deadlines.
     codec = provider.codec
     http = codec.encode(provider, target, request)
     reply = await transport.send(http, timeouts.connect)
     try:
         announced = quotas(reply.headers, provider.host)
         if announced or http.warnings or not reply.has_body:
-            # Headers are a sign of life; so is the body, where it has come with them.
+            # The headers show that the server is alive. So does a body that came with them, and
+            # then an empty batch would only cost another turn.
             first: list[Item] = [AnnouncedLimits(announced)] if announced else []
             yield first + [Notice(message) for message in http.warnings]
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         decoder = (http.decoder or codec.decoder)()
         framer = codec.framing()
-        if _comes_whole(reply, framer):
-            framer = _Whole(decoder, reply.status)
+        if _is_one_document(reply, framer):
+            framer = _Document(decoder, reply.status)
         size = 0
         failure: LLMError | None = None
         while failure is None and not decoder.finished:
@@ -64,15 +69,16 @@ async def stream(
             try:
                 raise failure
             finally:
-                del failure  # its traceback holds this frame: a cycle
+                del failure  # its traceback refers to this frame, which would make a cycle
         await reply.drain()
     finally:
         reply.close()
 
 
 async def _last_words(reply: Reply, timeouts: Timeouts) -> bytes:
-    """Read what may follow a whole answer; a server that stays silent has ended it."""
+    """Read what may follow a complete answer; b"" when the server stays silent."""
     idle = timeouts.idle or LAST_WORDS_SECONDS
+    # Half of it, because at `idle` the watchdog would fail an answer that is complete.
     try:
         async with asyncio.timeout(min(LAST_WORDS_SECONDS, idle / 2)):
             return await reply.read()
@@ -81,7 +87,10 @@ async def _last_words(reply: Reply, timeouts: Timeouts) -> bytes:
 
 
 def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError | None:
-    """Return the error that cut the body, None where the answer was whole before (wire facts)."""
+    """Return the error that cut the body, None if the answer was complete before it.
+
+    Once the finish reason has arrived, a cut can cost only the usage.
+    """
     try:
         decoder.close(batch)
     except LLMError:
@@ -92,14 +101,14 @@ def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError 
 def _decode(
     data: bytes, framer: Framer[Any], decoder: Decoder[Any], batch: list[Item]
 ) -> LLMError | None:
-    """Decode what a read brought, b"" being the end; return the error instead of raising it.
+    """Decode the bytes of one read, b"" at the end of the body.
 
-    So the items before an error reach the caller first.
+    An error is returned rather than raised, so that the items before it reach the caller first.
     """
     try:
         if data:
             decoder.feed(framer.feed(data), batch)
-        elif isinstance(framer, _Whole):
+        elif isinstance(framer, _Document):
             framer.end(batch)
         else:
             decoder.feed(framer.close(), batch)
@@ -107,26 +116,26 @@ def _decode(
                 decoder.close(batch)
     except LLMError as error:
         return error
-    except (RecursionError, MemoryError) as error:
+    except (RecursionError, MemoryError) as error:  # nested too deeply, or too large
         name = type(error).__name__
         return ProtocolError(f"a frame cannot be decoded: {name}", frame=data[:1024])
     return None
 
 
-def _comes_whole(reply: Reply, framer: Framer[Any]) -> bool:
-    """Say whether a streaming request got a whole answer, an error body or a web page."""
+def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
+    """Return whether the body is a complete answer, an error or a web page, not a stream."""
     match reply.content_type:
         case "text/html":
             return True
         case "application/json":
-            # Some servers label a stream of JSON lines so; it has no length.
+            # Some servers label a stream of JSON lines so, but only a document has a length.
             return not isinstance(framer, NDJSON) or "content-length" in reply.headers
         case _:
             return False
 
 
-class _Whole:
-    """A framer for an answer that came whole: it has no frames before its end."""
+class _Document:
+    """A framer for an answer that is not streamed: it has no frames before its end."""
 
     def __init__(self, decoder: Decoder[Any], status: int) -> None:
         self._decoder = decoder

@@ -1,4 +1,4 @@
-"""Transport: the one place where aiohttp is used; its errors become ours here."""
+"""Transport: sends requests over aiohttp, and translates its errors into aiollm's."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ READ_BUFFER = 32 * 1024
 """Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
 
 DRAIN_SECONDS = 0.1
-"""How long an answered body is read on so that its connection is reused (design)."""
+"""Seconds to wait for the end of an answered body, so that its connection can be reused.
+
+The end usually arrives with the last bytes; a longer wait would cost more than a new connection."""
 
 FETCH_BYTES = 50 * 1024 * 1024
 FETCH_SECONDS = 30.0
 FETCH_REDIRECTS = 3
-"""What fetching an image URL may cost at most."""
+"""Limits on fetching an image URL."""
 
 INLINE_BODY = 64 * 1024
-"""Bytes up to which a body goes out in one piece."""
+"""Bytes up to which a body is sent in one piece."""
 
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
 
-_BROKEN = "the connection broke off inside the body"
+_BROKEN = "the connection broke off in the middle of the body"
 _NO_ANSWER = "the server closed the connection without an answer"
 
 _FOREIGN = (
@@ -58,7 +60,7 @@ _FOREIGN = (
     ValueError,
     RuntimeError,
 )
-"""What aiohttp raises, the errors of its parser that are no ClientError included."""
+"""What aiohttp raises; the errors of its parser are not all ClientErrors."""
 
 Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 
@@ -69,7 +71,7 @@ class AiohttpReply:
     __slots__ = ("_content", "_open", "_response", "content_type", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, replies: set[AiohttpReply]) -> None:
-        """Belong to the open `replies` of a transport until closed."""
+        """Add the reply to the open `replies` of a transport until it is closed."""
         self._response = response
         self._content = in_pieces(response.content)
         self._open = replies
@@ -94,13 +96,15 @@ class AiohttpReply:
             return await self._content.readany()
         except _FOREIGN as error:
             ours = translate(error, in_body=True)
+        # Raised outside the handler, so that a foreign error, whose text may contain a URL or a
+        # header, does not become its context.
         try:
             raise ours
         finally:
-            del ours  # its traceback holds this frame: a cycle
+            del ours  # its traceback refers to this frame, which would make a cycle
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
-        """Return the rest of the body, at most `limit` bytes or as far as it got in time."""
+        """Return the rest of the body, cut at `limit` bytes or after `seconds`."""
         pieces: list[bytes] = []
         size = 0
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
@@ -111,7 +115,7 @@ class AiohttpReply:
         return b"".join(pieces)[:limit]
 
     async def drain(self) -> None:
-        """Read an answered body to its end for a moment, so that its connection is reused."""
+        """Briefly try to read an answered body to its end, so that its connection can be reused."""
         if self._content.at_eof():
             return
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
@@ -123,9 +127,10 @@ class AiohttpReply:
         """Release the connection, closing it unless the body was read to its end."""
         self._open.discard(self)
         if self._response.closed and self._response.connection is None:
-            # Read to its end: aiohttp has given the connection back.
+            # Read to its end: aiohttp has returned the connection to its pool.
             return
-        # abort, not close: a close waits for unsent bytes and, under TLS, for the other side.
+        # The rest of the body must not be left for the next request on this connection. abort()
+        # rather than close(), which waits for unsent bytes and, under TLS, for the peer.
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
@@ -154,7 +159,7 @@ def _request(
 
 
 class HttpTransport:
-    """Sends requests over one aiohttp session that it owns, opened at the first of them."""
+    """Sends requests over one aiohttp session, which it owns and opens at the first request."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -167,7 +172,7 @@ class HttpTransport:
     async def send(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
         """Send and return once the headers are in.
 
-        A reused connection that the server had closed is replaced once, by a fresh one.
+        A reused connection that the server had closed is replaced once, by a new one.
         Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
         """
         session = self._open()
@@ -177,6 +182,8 @@ class HttpTransport:
             return AiohttpReply(await _request(session, request, connect), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = translate(error, connect=connect)
+            # Servers close idle connections, sometimes just as a request is sent on one. No byte
+            # of a response has come, so it can be sent again; on a new connection, only once.
             stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
         except _FOREIGN as error:
             ours = translate(error, connect=connect)
@@ -211,6 +218,7 @@ class HttpTransport:
                 raise ConfigError(
                     "this Registry is in use on another event loop: make one Registry per loop"
                 )
+            # The loop of the earlier session has stopped, so nothing can be awaited on it.
             self.kill()
             self._closed = False
             self._loop = loop
@@ -220,7 +228,8 @@ class HttpTransport:
 
     @staticmethod
     def _new_session(*, force_close: bool = False) -> aiohttp.ClientSession:
-        # A cookie jar would carry state between unrelated calls; trust_env stays off.
+        # A cookie jar would carry state between unrelated calls. trust_env stays off, so that no
+        # proxy or .netrc of the environment gets to see or change a request.
         return aiohttp.ClientSession(
             connector=Connector(force_close=force_close),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -230,10 +239,10 @@ class HttpTransport:
         )
 
     async def fetch(self, url: str) -> bytes:
-        """Fetch a public URL, at most `FETCH_BYTES` in `FETCH_SECONDS`.
+        """Fetch a public URL: at most `FETCH_BYTES`, within `FETCH_SECONDS`.
 
-        No address inside the own network is asked, redirects included.
-        Raises: UnsupportedError.
+        Addresses that are not public are refused, also after a redirect: a URL from an untrusted
+        user must not reach services of the private network. Raises: UnsupportedError.
         """
         self._open()
         if self._public is None:
@@ -259,7 +268,7 @@ class HttpTransport:
         raise UnsupportedError(f"the image at {place.host} cannot be fetched: {reason}")
 
     async def close(self) -> None:
-        """Close all connections, those in use included; idempotent."""
+        """Close all connections, including those in use; idempotent."""
         self._closed = True
         self._close_replies()
         sessions = [self._session, self._fresh, self._public]
@@ -268,7 +277,7 @@ class HttpTransport:
             await session.close()
 
     def _close_replies(self) -> None:
-        # Closing its connection does not wake a reader; closing the response does.
+        # Closing a connection does not wake its reader, but closing the response does.
         for reply in tuple(self._replies):
             reply.close()
 
@@ -286,7 +295,7 @@ class HttpTransport:
 
 
 def _first_step(closing: Any) -> None:
-    """Run a connector's close() as far as it gets at once: connections are closed by then."""
+    """Run a connector's close() until it first waits; all connections are closed by then."""
     try:
         closing.send(None)
     except StopIteration:
@@ -295,11 +304,14 @@ def _first_step(closing: Any) -> None:
 
 
 class _NotPublicError(ValueError):
-    """An address inside the own network, or no web address at all."""
+    """A reason why a URL is refused; unlike a foreign error's text, it may be shown."""
 
 
 class _PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves names, and refuses them when any of their addresses is not public."""
+    """Resolves names, and refuses those with an address that is not public.
+
+    A check before connecting would not do: the name may resolve to another address a moment later.
+    """
 
     async def resolve(self, *args: Any, **options: Any) -> list[ResolveResult]:
         found = await super().resolve(*args, **options)
@@ -315,7 +327,7 @@ def _check_address(address: str) -> None:
 
 def _check_public(url: URL) -> None:
     if url.scheme not in ("http", "https") or not url.host:
-        raise _NotPublicError("it is no web address")
+        raise _NotPublicError("it is not an http or https URL")
     try:
         ipaddress.ip_address(url.host)
     except ValueError:
@@ -324,7 +336,7 @@ def _check_public(url: URL) -> None:
 
 
 async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | None]:
-    """Return the body of a GET, or where it redirects to. Raises: ValueError, aiohttp's errors."""
+    """Return the body of a GET, or a redirect's location. Raises: ValueError, aiohttp's errors."""
     async with session.get(url, allow_redirects=False) as response:
         if response.status in (301, 302, 303, 307, 308):
             return b"", response.headers.get("Location", "")
@@ -356,7 +368,7 @@ async def _pieces(body: Body) -> AsyncIterator[bytes]:
 def translate(
     error: BaseException, *, in_body: bool = False, connect: float | None = None
 ) -> LLMError:
-    """Map an error of aiohttp or the socket to the tree; no header or URL gets into it."""
+    """Return the LLMError for an error of aiohttp or the socket, without any header or URL."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         message = f"no connection within {connect} s"
         return DeadlineError(message, which="connect", after=connect or 0.0)
@@ -371,7 +383,7 @@ def translate(
 
 def _untrusted() -> ConnectError:
     error = ConnectError("TLS failed: the server's certificate is not trusted")
-    error.harms = "long"  # another try meets the same certificate
+    error.harms = "long"  # the next try would meet the same certificate
     return error
 
 
@@ -399,7 +411,10 @@ _IN_BODY: _Rows = (
     (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {_os_reason(error)}")),
 )
 _TABLE: _Rows = (
-    (aiohttp.ServerTimeoutError, lambda _: DeadlineError("the socket fell silent", which="idle")),
+    (
+        aiohttp.ServerTimeoutError,
+        lambda _: DeadlineError("the connection went silent", which="idle"),
+    ),
     (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
     (aiohttp.ClientConnectorCertificateError, lambda _: _untrusted()),
     (aiohttp.ClientSSLError, lambda error: ConnectError(f"TLS failed: {type(error).__name__}")),
@@ -421,4 +436,4 @@ _TABLE: _Rows = (
     ),
     (ValueError, lambda error: ConfigError(f"the request cannot be sent: {type(error).__name__}")),
 )
-"""First match wins: a subclass stands above its base."""
+"""The first match wins, so a subclass comes before its base."""

@@ -1,4 +1,4 @@
-"""Calls that are no stream: model lists, management; one request, one reply, one deadline."""
+"""Requests without a stream: model lists, management; one request, one reply, one deadline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class UnaryRequester:
         """Send a request and return its complete reply. Raises: LLMError."""
         reply = await self.open(provider, timeouts, request)
         try:
-            body = await _whole(reply, timeouts.first_output)
+            body = await _complete(reply, timeouts.first_output)
+            # A captive portal or a wrong base URL answers with a page and status 200.
             if reply.content_type != "text/html":
                 return HttpResponse(reply.status, reply.headers, body, request.url)
         finally:
@@ -46,7 +47,7 @@ class UnaryRequester:
                 reply.close()
             refused = HttpResponse(reply.status, reply.headers, body, request.url)
             raise provider.codec.error(refused)
-        except LLMError as error:
+        except LLMError as error:  # which may quote a reply that echoes the key
             redacted(error, provider.token)
             raise
         except TimeoutError:
@@ -54,8 +55,8 @@ class UnaryRequester:
         raise DeadlineError(f"no answer within {late:g} s", which="first_output", after=late)
 
 
-async def _whole(reply: Reply, seconds: float | None) -> bytes:
-    """Return the whole body, which is to come within `seconds`. Raises: LLMError."""
+async def _complete(reply: Reply, seconds: float | None) -> bytes:
+    """Return the complete body, which must arrive within `seconds`. Raises: LLMError."""
     pieces: list[bytes] = []
     size = 0
     limit = asyncio.timeout(seconds)
@@ -67,9 +68,9 @@ async def _whole(reply: Reply, seconds: float | None) -> bytes:
                 if size > MAX_UNARY_REPLY:
                     raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
     except TimeoutError:
-        if not limit.expired():
+        if not limit.expired():  # it is the caller's own timeout
             raise
     else:
         return b"".join(pieces)
-    reason = f"the answer was not whole within {seconds:g} s"
+    reason = f"the answer was not complete within {seconds:g} s"
     raise DeadlineError(reason, which="first_output", after=seconds or 0.0)

@@ -48,7 +48,7 @@ async def test_a_body_that_is_cut_is_an_error(registry, call):
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "load"])
 async def test_a_body_that_never_ends_hits_its_deadline(registry, call):
     scheme, ask = CALLS[call]
-    with pytest.raises(DeadlineError, match="not whole within") as caught:
+    with pytest.raises(DeadlineError, match="not complete within") as caught:
         await ask(await registry(Hang(5, WHOLE), scheme))
     assert (caught.value.which, caught.value.after) == ("first_output", 0.2)
 
