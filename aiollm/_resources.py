@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 class Closeable(Protocol):
-    """What a registry can own: it is closed with it."""
+    """Something that a registry can own, and close when it is closed."""
 
     async def close(self) -> None:
-        """End it, waiting until it has ended."""
+        """End it, and wait until it has ended."""
 
     def kill(self) -> None:
         """End it at once, without a running loop."""
 
 
 class Resources:
-    """The transport of a registry's calls, opened by the first of them, and all that it owns.
+    """All that a registry owns; also the transport of its calls, opened by the first of them.
 
-    It holds no reference to its registry: a cycle would leave sockets to the garbage collector.
+    It does not refer to its registry: a cycle would leave open sockets to the garbage collector.
     """
 
     def __init__(
         self, gate: Gate, image_workers: int | None = None, *, fetch_images: bool = False
     ) -> None:
-        """Take the gate of all calls and the settings of the image workers; nothing is opened."""
+        """Keep the gate of all calls and the settings of the image workers; open nothing."""
         self.gate = gate
         self.closed = False
         self._image_workers = image_workers
@@ -49,7 +49,7 @@ class Resources:
         self._watchdog: Watchdog | None = None
 
     def bind_loop(self) -> Watchdog:
-        """Serve the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
+        """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
         if self.closed:
             raise ClosedError("the registry is closed")
         watchdog = self._watchdog
@@ -62,6 +62,7 @@ class Resources:
                     "this Registry is in use on another event loop: make one Registry per loop"
                 )
         self.gate.bind_loop(loop)
+        # The workers of an earlier loop cannot be awaited on this one; new ones start when needed.
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill()
@@ -81,7 +82,7 @@ class Resources:
     async def fit(
         self, request: Request, capabilities: Capabilities
     ) -> tuple[Request, tuple[str, ...]]:
-        """Make the images of a request fit; return the request and what was left out."""
+        """Fit the images of a request; return the request, and notes about what was left out."""
         from aiollm import media
 
         pool = await self.open_pool()
@@ -93,10 +94,10 @@ class Resources:
         return await transport.fetch(url)
 
     async def open_transport(self) -> HttpTransport:
-        """Return the transport, made at the first call."""
+        """Return the transport, which the first call makes."""
         if self._transport is None:
             self.bind_loop()  # a transport that exists checks its loop itself
-            # aiohttp takes some 150 ms to import: not on the loop.
+            # Importing aiohttp takes about 150 ms, so do it in a thread.
             made = await asyncio.to_thread(_new_transport)
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._transport is None:
@@ -104,10 +105,10 @@ class Resources:
         return self._transport
 
     async def open_pool(self) -> MediaPool:
-        """Return the pool of image workers, made at the first call."""
+        """Return the pool of image workers, which the first call makes."""
         if self._pool is None:
             self.bind_loop()
-            # Its modules take some 10 ms to import: not on the loop.
+            # Importing its modules takes about 10 ms, so do it in a thread.
             made = await asyncio.to_thread(_new_pool, self._image_workers)
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._pool is None:
@@ -115,7 +116,7 @@ class Resources:
         return self._pool
 
     def own(self, closeable: Closeable) -> None:
-        """Close `closeable` with the rest."""
+        """Close `closeable` together with the rest."""
         self._owned.append(closeable)
 
     async def close(self) -> None:
@@ -132,7 +133,7 @@ class Resources:
                 await left[-1].close()
                 left.pop()
         finally:
-            # Whatever a failure or a cancellation left open ends at once.
+            # If closing failed or was cancelled, end what is left without waiting.
             for each in left:
                 each.kill()
 
@@ -147,7 +148,7 @@ class Resources:
 
 
 def _new_pool(workers: int | None) -> MediaPool:
-    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the call that comes
+    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the first call
 
     return MediaPool(workers)
 

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _CONTENT = frozenset({"request", "response", "tool_call", "result"})
-"""Fields that hold what people and models said: a log of events must not tell."""
+"""Fields that hold what people and models said: they must not get into a log of events."""
 
 
 class _ContentEvent(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class _ContentEvent(msgspec.Struct, frozen=True):
 class CallStarted(_ContentEvent, frozen=True):
     """A call begins; `call` numbers the calls of a registry, `spec` is its plan.
 
-    `operation` is `chat` or, for images, `generate_content`; `request` what was asked.
+    `operation` is `chat` or, for images, `generate_content`; `request` its request.
     """
 
     call: int
@@ -69,7 +69,7 @@ class AttemptStarted(msgspec.Struct, frozen=True):
 
 
 class FirstOutput(msgspec.Struct, frozen=True):
-    """A target gave its first output, `seconds` after its attempt began."""
+    """The first output of a target arrived, `seconds` after its attempt began."""
 
     call: int
     target: Target
@@ -96,7 +96,7 @@ class TargetOpened(msgspec.Struct, frozen=True):
 
 
 class TargetPaced(msgspec.Struct, frozen=True):
-    """A target answered 429: nothing is sent to it for `seconds`, then no more than it took."""
+    """A target answered 429: it gets nothing for `seconds`, then no more than it took before."""
 
     call: int
     target: Target
@@ -105,14 +105,14 @@ class TargetPaced(msgspec.Struct, frozen=True):
 
 
 class CallQueued(msgspec.Struct, frozen=True):
-    """A call waits in line: none of `targets` has room, or each is set aside."""
+    """A call waits in line, because each of `targets` has no room or is set aside."""
 
     call: int
     targets: tuple[Target, ...]
 
 
 class CallReleased(msgspec.Struct, frozen=True):
-    """A call that waited for `seconds` goes to a target."""
+    """A call that waited in line for `seconds` is sent to a target."""
 
     call: int
     target: Target
@@ -135,7 +135,7 @@ class ImageElided(msgspec.Struct, frozen=True):
 
 
 class CallEnded(_ContentEvent, frozen=True):
-    """A call ended: `target` is the one that answered, if any did; `response` what came."""
+    """A call ended: `target` is the one that answered, if any did; `response` what arrived."""
 
     call: int
     outcome: Outcome
@@ -155,14 +155,14 @@ class RunStarted(msgspec.Struct, frozen=True):
 
 
 class TurnStarted(msgspec.Struct, frozen=True):
-    """A run asks the model: the call that starts next, at once, is this turn's."""
+    """A run asks the model; the next `CallStarted`, which follows at once, is of this turn."""
 
     run: int
     turn: int
 
 
 class ToolCallStarted(_ContentEvent, frozen=True):
-    """A run starts a tool; sent in the tool's own task, as is its end."""
+    """A run starts a tool; hooks are called in the tool's own task, as for its end."""
 
     run: int
     name: str
@@ -183,7 +183,7 @@ class ToolCallEnded(_ContentEvent, frozen=True):
 
 
 class RunEnded(msgspec.Struct, frozen=True):
-    """A run ended after so many turns; `usage` is that of all of them."""
+    """A run ended after `turns` turns; `usage` is that of all of them."""
 
     run: int
     outcome: Outcome
@@ -211,6 +211,6 @@ Event: TypeAlias = (
     | ToolCallEnded
     | RunEnded
 )
-"""What a hook gets."""
+"""What a hook is called with."""
 Hook: TypeAlias = Callable[[Event], None]
 """What `Registry.on_event` takes; it must not block."""

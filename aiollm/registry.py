@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 IMAGE_SECONDS = 300.0
-"""Seconds that each wait for an image may take: two minutes are common (wire facts)."""
+"""Seconds each wait for an image may take: OpenAI's models can need over 120 (November 2026)."""
 
 _log = logging.getLogger("aiollm")
 
 
 class Registry:
-    """Providers by name, and everything that can be asked of them.
+    """Providers by name, and all calls to them.
 
-    Nothing runs and no connection exists before the first use. One registry belongs to one
-    event loop at a time. Leave it with `async with` or `aclose()`.
+    Nothing runs, and no connection is open, before the first use. A registry belongs to one
+    event loop at a time. Use it in `async with`, or close it with `aclose()`.
     """
 
     _uniform = staticmethod(random.uniform)
@@ -70,14 +70,14 @@ class Registry:
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
-        `timeouts`: deadlines of all calls. `retries`: more attempts once the last target failed,
-        0 for none. `patience`: seconds a call waits in line where no target has room, None for
-        its first-output deadline. `max_wait`: seconds of these that it waits for failed targets
-        to recover. `cooldown`: seconds a failed target is first set aside. `stagger`: seconds
-        between the starts of a race, None to learn them. `on_refusal`: "next" asks the next target
-        where a provider's policy refuses. `image_workers`: processes that fit
-        images to targets, None for one a core and at most 4, 0 for a thread. `fetch_images`:
-        fetch image URLs for targets that do not do so themselves.
+        `timeouts`: deadlines of all calls. `retries`: further attempts after the last target has
+        failed. `patience`: seconds a call waits in line when no target has room; None means its
+        first-output deadline. `max_wait`: how many of these seconds it waits for failed targets to
+        recover. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
+        between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks
+        the next target when a provider's policy refuses. `image_workers`: processes that fit
+        images to targets; None means one per core, at most 4; 0 means a thread. `fetch_images`:
+        load image URLs for targets that do not load them themselves.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -97,46 +97,46 @@ class Registry:
     def register(
         self, name: str, provider: Provider | str, *, limits: Limits | None = None
     ) -> None:
-        """Add a provider in code, as a row or a DSN; it wins over the environment.
+        """Add a provider in code, as a row or a DSN; it takes precedence over the environment.
 
-        `limits` win over those that it brings. Raises: ConfigError.
+        `limits` override its own. Raises: ConfigError.
         """
         self._catalog.register(name, provider, limits)
 
     def limit(self, name: str | Target, limits: Limits) -> None:
-        """Limit a provider ("box") or a target ("box/qwen3:8b"), in place of what was given here.
+        """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
 
-        What `limits` leaves open is as the provider itself says. Registering the provider anew
-        drops them. Raises: ConfigError.
+        A limit of None leaves the provider's own. Registering the provider again removes all
+        limits set here. Raises: ConfigError.
         """
         self._catalog.limit(name, limits)
 
     def alias(self, name: str, spec: str) -> None:
-        """Give a spec a name; it is expanded wherever the bare name stands. Raises: ConfigError."""
+        """Name a spec; the name is a spec itself, or an item of one. Raises: ConfigError."""
         self._catalog.alias(name, spec)
 
     def register_scheme(self, name: str, factory: SchemeFactory) -> None:
-        """Teach DSNs a scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
+        """Add a DSN scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
         self._catalog.register_scheme(name, factory)
 
     def provider(self, name: str) -> Provider:
-        """Return the resolved provider. Raises: ConfigError."""
+        """Return the provider with this name. Raises: ConfigError."""
         return self._catalog.provider(name)
 
     def providers(self) -> dict[str, str]:
-        """Return all provider names with their origin: code, environment or built-in."""
+        """Return the names of all providers with their origin: code, environment or built-in."""
         return self._catalog.providers()
 
     def aliases(self) -> dict[str, str]:
-        """Return all aliases with their specs."""
+        """Return the names of all aliases with their specs."""
         return self._catalog.aliases()
 
     def parse(self, spec: str | Plan) -> Plan:
-        """Parse a spec, aliases expanded. Raises: SpecError."""
+        """Parse a spec and expand its aliases. Raises: SpecError."""
         return self._catalog.parse(spec)
 
     def describe(self) -> str:
-        """Return all providers and aliases as text, tokens masked."""
+        """Return all providers and aliases as text, with tokens masked."""
         return self._catalog.describe()
 
     # Calls
@@ -154,10 +154,10 @@ class Registry:
         patience: float | None = None,
         max_wait: float | None = None,
     ) -> Stream:
-        """Return the lazy stream of an answer; nothing is sent before its first chunk.
+        """Return the answer as a stream; nothing is sent until it is iterated.
 
-        The keywords override the registry's for this call. Raises: SpecError, ConfigError here;
-        while iterating LLMError, FailoverError.
+        The keywords override the registry's for this call. Raises: SpecError and ConfigError at
+        once; LLMError and FailoverError while iterating.
         """
         plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
         if isinstance(request, str) and request:
@@ -207,10 +207,10 @@ class Registry:
         repairs: int = 1,
         **options: Unpack[CallOptions],
     ) -> Any:
-        """Return the whole response, or with `output` the reply decoded as that type.
+        """Return the complete response or, with `output`, the reply decoded as that type.
 
-        `output` is a type or a JSON schema. A reply that does not fit goes back to the model with
-        what is wrong with it, at most `repairs` times. `options` are those of `stream`.
+        `output` is a type or a JSON schema. A reply that does not fit is sent back to the model,
+        with what is wrong with it, at most `repairs` times. `options` are those of `stream`.
         Raises: as `stream`, OutputError.
         """
 
@@ -220,7 +220,7 @@ class Registry:
         checked = as_request(request)
         if output is None:
             return await ask(checked)
-        from aiollm._agent.typed_output import generate_typed  # for typed answers alone
+        from aiollm._agent.typed_output import generate_typed  # only typed answers need it
 
         return await generate_typed(ask, checked, output, repairs)
 
@@ -235,14 +235,14 @@ class Registry:
         tool_timeout: float | None = 60.0,
         **options: Unpack[CallOptions],
     ) -> AgentRun:
-        """Return the lazy stream of an agent's work: the model and its tools, turn by turn.
+        """Return a run of an agent as a stream: the model and its tools, turn by turn.
 
-        `max_turns`: how often the model is asked. `max_parallel`: tools at a time.
-        `tool_timeout`: seconds a tool may take, None for any time. `options` are those of
-        `stream`, for each turn. Raises: SpecError, ConfigError here; while iterating as
-        `stream`, TurnLimitError.
+        `max_turns`: how many times the model is asked. `max_parallel`: tools that run at a time.
+        `tool_timeout`: seconds a tool may take; None means no limit. `options` are those of
+        `stream`, for each turn. Raises: SpecError and ConfigError at once; while iterating, as
+        `stream`, and TurnLimitError.
         """
-        from aiollm._agent.run import new_run  # for agents alone
+        from aiollm._agent.run import new_run  # only agents need it
 
         plan = self.parse(spec)
         self._runs += 1
@@ -269,11 +269,10 @@ class Registry:
         patience: float | None = None,
         max_wait: float | None = None,
     ) -> ImageStream:
-        """Return the lazy stream of drafts and, last, the result.
+        """Return the drafts of images and, last, the result as a stream.
 
-        The keywords are those of `stream`; without `timeouts` each wait for an image may take
-        `IMAGE_SECONDS`. Raises: SpecError, ConfigError here; while iterating LLMError,
-        FailoverError.
+        The keywords are those of `stream`; without `timeouts`, each wait for an image may take
+        `IMAGE_SECONDS`. Raises: as `stream`.
         """
         from aiollm._streams.image_stream import ImageStream  # for those who make images alone
 
@@ -292,7 +291,7 @@ class Registry:
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageResult:
-        """Make images, along a chain like any call; `options` are those of `stream_images`.
+        """Make images and return the result; `options` are those of `stream_images`.
 
         Raises: as `stream_images`.
         """
@@ -313,9 +312,9 @@ class Registry:
         return self._servers().server(name, Ollama)
 
     async def preload(self, spec: str | Plan | None = None) -> None:
-        """Import what the first request needs, in a thread; with a spec, its codecs, too.
+        """Import what the first request needs, in a thread; with a spec, also its codecs.
 
-        That is aiohttp, the TLS certificates and the image modules, some 150 ms in all. Nothing
+        These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. Nothing
         is sent, and no model is loaded. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
@@ -330,11 +329,10 @@ class Registry:
     ) -> tuple[Target, ...]:
         """Load the models of a spec on the servers that can: llama-swap, Ollama and foreman.
 
-        Returns the targets whose models are loaded. A target whose model fails to load is set
-        aside as after a failed call. The capabilities of loaded models are refreshed. Without
-        `timeouts` a model may take five minutes. Calls `preload` first; without a spec, nothing
-        else. Raises: SpecError, ConfigError; FailoverError when models could be loaded and none
-        was.
+        Returns the targets whose models are loaded, and refreshes their capabilities. A target
+        whose model fails to load is set aside as after a failed call. Without `timeouts`, a model
+        may take five minutes. Calls `preload` first and, without a spec, does nothing else.
+        Raises: SpecError, ConfigError; FailoverError when every attempt to load one failed.
         """
         await self.preload(spec)
         if spec is None:
@@ -344,10 +342,10 @@ class Registry:
     async def refresh_capabilities(
         self, spec: str | Plan, *, timeouts: Timeouts | None = None
     ) -> dict[Target, Capabilities]:
-        """Ask llama-swap and Ollama servers what the models of a spec can do; loads no model.
+        """Ask llama-swap and Ollama servers what the models of a spec can do, without loading any.
 
-        Returns their capabilities, which all calls go by from now on; targets of other services
-        are left out. Facts given with the provider in code, and options of its DSN, still win.
+        Returns their capabilities, which apply to all calls from now on; targets of other services
+        are left out. Facts given with the provider in code, and options of its DSN, override them.
         Raises: SpecError, ConfigError; FailoverError when every server that was asked failed.
         """
         return await self._servers().refresh_capabilities(self.parse(spec), timeouts)
@@ -370,7 +368,7 @@ class Registry:
         return self._health.snapshot()
 
     def limits(self) -> tuple[TargetLimits, ...]:
-        """Return snapshots of what bounds all targets used so far: limits, paces, lines."""
+        """Return snapshots of the limits, paces and waiting lines of all targets used so far."""
         return self._gate.snapshot()
 
     def reset_health(self, target: Target | str | None = None) -> None:
@@ -390,11 +388,11 @@ class Registry:
     # Lifetime
 
     def own(self, closeable: Closeable) -> None:
-        """Close `closeable` with the registry."""
+        """Close `closeable` when the registry is closed."""
         self._resources.own(closeable)
 
     async def aclose(self) -> None:
-        """Close connections, worker processes and what the registry owns; idempotent."""
+        """Close connections, worker processes and all else that the registry owns; idempotent."""
         await self._resources.close()
 
     async def __aenter__(self) -> Self:
@@ -426,7 +424,7 @@ class Registry:
 
     def _servers(self) -> Servers:
         from aiollm._http.unary import UnaryRequester
-        from aiollm.servers.warming import Servers  # for those who manage servers alone
+        from aiollm.servers.warming import Servers  # only managing servers needs it
 
         return Servers(self._catalog, UnaryRequester(self._resources), self._health)
 
@@ -434,5 +432,5 @@ class Registry:
         for hook in tuple(self._hooks):
             try:
                 hook(event)
-            except Exception:  # noqa: BLE001 - a hook is the caller's code, the call is not its
+            except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
                 _log.exception("an event hook failed")
