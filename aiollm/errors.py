@@ -3,7 +3,7 @@
 LLMError                          .target
 +- ConfigError(ValueError)        bad spec, DSN, key or request: before any byte
 |  +- SpecError
-+- UnsupportedError               a capability says no: before any byte        moves on
++- UnsupportedError               a capability is missing: before any byte     moves on
 |  +- UnsupportedFeatureError     (a ProviderError too) the target said so     moves on
 +- BusyError                      no room within the patience                  moves on
 +- TransportError                 no HTTP answer                               moves on, harms
@@ -13,18 +13,18 @@ LLMError                          .target
 +- ProviderError                  .status .code .request_id .retry_after .body moves on, harms
 |  +- AuthenticationError         401/403                                      moves on, harms long
 |  +- QuotaError                  402, billing                                 moves on, harms long
-|  +- RateLimitError              429: paces, and is no illness                moves on
+|  +- RateLimitError              429: slows down what is sent there           moves on
 |  +- OverloadedError             503/529                                      moves on, harms
 |  +- ServerError                 other 5xx, 408, 409, 425                     moves on, harms
 |  +- ModelNotFoundError          404/405/410                                  moves on, harms long
-|  +- GenerationError             the model's output came to nothing           moves on
+|  +- GenerationError             the model's output is unusable               moves on
 |  +- InvalidRequestError         any other 4xx: not asked again there         moves on
 |     +- ContextLengthError                                                    moves on
 |     +- RequestTooLargeError     413                                          moves on
 |     +- ContentFilterError       unless `on_refusal` is "next": stays
 +- ProtocolError                  bytes that do not decode: .frame             moves on, harms
 +- OutputError                    the reply does not fit the requested type: .response
-+- TurnLimitError                 an agent run took all its turns: .messages .response
++- TurnLimitError                 an agent run reached its limit: .messages .response
 +- ClosedError                    a stream or registry that was closed is used again
 +- FailoverError(ExceptionGroup)  every target failed
 """
@@ -83,9 +83,9 @@ _CAUSE = 500
 the template first, and its reason last."""
 
 DeadlineName: TypeAlias = Literal["connect", "first_output", "idle", "stall", "total"]
-"""The field of `Timeouts` whose time was up."""
+"""The field of `Timeouts` that was exceeded."""
 BusyKind: TypeAlias = Literal["slots", "pace", "window", "limit"]
-"""What a call waits for where there is no room."""
+"""What a call waits for when there is no room."""
 
 
 class ConfigError(LLMError, ValueError):
@@ -109,7 +109,7 @@ def _pointed(spec: str, column: int) -> str:
 
 
 class UnsupportedError(LLMError):
-    """The target cannot take this request; nothing was sent, or it said so itself."""
+    """The target does not support this request; nothing was sent, unless it said so itself."""
 
     moves_on = True
 
@@ -118,8 +118,8 @@ class BusyError(LLMError):
     """No room at the target within the call's patience; nothing was sent.
 
     `.kind` says what it waited for: `slots` (too many at once), `pace` (too many a minute),
-    `window` (too many that wait for their first output) or `limit` (more than it ever takes).
-    `.wait`: seconds until there is room, 0 where nobody can know.
+    `window` (too many that wait for their first output) or `limit` (more than it ever accepts).
+    `.wait`: seconds until there is room, 0 if unknown.
     """
 
     moves_on = True
@@ -138,7 +138,7 @@ class TransportError(LLMError):
     moves_on = True
     harms: Harm = "target"
     partial: Response | None = None
-    """What had arrived, when any of it had reached the caller."""
+    """What had arrived, if any of it had reached the caller."""
 
 
 class ConnectError(TransportError):
@@ -166,7 +166,7 @@ class ProviderError(LLMError):
     moves_on = True
     harms: Harm = "target"
     partial: Response | None = None
-    """What had arrived, when the error came in mid-stream."""
+    """What had arrived, if the error came in mid-stream."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class QuotaError(ProviderError):
 class RateLimitError(ProviderError):
     """Too many requests; `.retry_after` says how long to wait, where the provider said so.
 
-    It slows down what is sent to the target, and is no sign of illness.
+    It slows down what is sent to the target, but does not count against its health.
     """
 
     harms: Harm = "no"
@@ -240,7 +240,7 @@ class ModelNotFoundError(ProviderError):
 
 
 class GenerationError(ProviderError):
-    """The model's output came to nothing, as a malformed call does; another try may do better."""
+    """The model's output is unusable, such as a malformed tool call; another try may succeed."""
 
     harms: Harm = "no"
 
@@ -259,7 +259,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """The request has more bytes or tokens than this target ever takes."""
+    """The request has more bytes or tokens than this target ever accepts."""
 
 
 class ContentFilterError(InvalidRequestError):
@@ -281,10 +281,10 @@ class ProtocolError(LLMError):
 
 
 class TurnLimitError(LLMError):
-    """An agent run took all its turns, and the model still wants tools.
+    """An agent run reached its limit of turns while the model was still calling tools.
 
-    `.messages` is the whole history with all results, ready to go on from; `.response` the
-    model's last answer.
+    `.messages` is the complete history with all results, ready to continue from; `.response` is
+    the model's last answer.
     """
 
     def __init__(
@@ -301,7 +301,7 @@ class TurnLimitError(LLMError):
 
 
 class ClosedError(LLMError):
-    """A stream or a registry is used after it was closed."""
+    """A stream or a registry was used after it had been closed."""
 
 
 class FailoverError(ExceptionGroup[Exception], LLMError):
@@ -310,7 +310,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
     def __new__(
         cls, message: str, errors: Sequence[Exception], attempts: Sequence[Attempt] = ()
     ) -> Self:
-        """Make the group; the errors must be known here already."""
+        """Make the group; `ExceptionGroup` takes its errors here, not in `__init__`."""
         made = super().__new__(cls, message, errors)
         made.attempts = tuple(attempts)
         return made
@@ -324,17 +324,17 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
     @property
     def last(self) -> LLMError:
-        """The last of the errors; `status`, `retry_after` and `partial` are its facts."""
+        """The last of the errors, from which `status`, `retry_after` and `partial` come."""
         return self.exceptions[-1]
 
     @property
     def status(self) -> int:
-        """The HTTP status of the last error, 0 where it has none."""
+        """The HTTP status of the last error, 0 if it has none."""
         return getattr(self.last, "status", 0)
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds after which another try may do, as far as the last error tells."""
+        """Seconds after which another try may succeed, None if the last error does not say."""
         last = self.last
         return last.wait if isinstance(last, BusyError) else getattr(last, "retry_after", None)
 
@@ -343,7 +343,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         """What had arrived before the last error."""
         return getattr(self.last, "partial", None)
 
-    if TYPE_CHECKING:  # only what moves a chain on comes here, and no group does
+    if TYPE_CHECKING:  # only errors that move a chain on get here, and no group does
 
         @property
         def exceptions(self) -> tuple[LLMError, ...]:
@@ -362,14 +362,14 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Answers about an error: does a chain move on, and how is the target's health harmed."""
+    """What an error means: whether a chain moves on, and how it affects the target's health."""
 
     moves_on: bool
     harms: Harm
 
 
 def classify(error: BaseException) -> Verdict:
-    """Say whether `error` moves a chain on and whether it harms the target's health.
+    """Return whether `error` moves a chain on, and how it affects the target's health.
 
     Errors that are not aiollm's own (bugs, cancellation) do neither. A `ContentFilterError` moves
     on only in calls with `on_refusal="next"`.
