@@ -254,7 +254,7 @@ def check_seconds(name: str, value: object) -> None:
 
 
 def checked_timeouts(timeouts: Timeouts | None) -> Timeouts | None:
-    """Return the deadlines. Raises: ConfigError for what are none."""
+    """Return `timeouts` unchanged. Raises: ConfigError unless they are Timeouts or None."""
     if timeouts is not None and type(timeouts) is not Timeouts:
         raise ConfigError(f"timeouts is {timeouts!r:.80}: expected aiollm.Timeouts, or None")
     return timeouts

@@ -515,7 +515,7 @@ class Notice(NonTextChunk, frozen=True):
 
 
 class AnnouncedLimits(NonTextChunk, frozen=True):
-    """What the headers of an answer say of its limits; it comes first, and no caller sees it."""
+    """The limits that an answer's headers state; it comes first and is never yielded as a chunk."""
 
     quotas: tuple[Any, ...]
 
@@ -534,7 +534,7 @@ Chunk: TypeAlias = (
 )
 """What iterating a stream yields."""
 Item: TypeAlias = Chunk | UsageUpdate | Notice | AnnouncedLimits
-"""What an adapter yields: chunks, and the kinds of item that no caller sees."""
+"""What an adapter yields: chunks, and items that are never yielded to a caller."""
 
 
 class Attempt(msgspec.Struct):

@@ -1,7 +1,7 @@
-"""Quotas: what the headers of an answer say of the limits it counts against.
+"""Quotas: what the headers of an answer say about the limits it counts against.
 
-Each dialect is a row of header names. Facts of November 2026: the vendors' pages, and answers that
-users have shown. A header that lies or is garbled is ignored or clamped; it never raises.
+Each dialect is a row of header names, as of November 2026, from the vendors' pages and from answers
+that users have published. A header that is wrong or garbled is ignored or clamped; it never raises.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Kind: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0
 
 MOST = 1e12
-"""A limit above this counts as no limit."""
+"""A limit above this is ignored."""
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ def _dialect_of(host: str) -> _Dialect:
 
 
 def announces_limits(host: str) -> bool:
-    """Say whether all answers of a `host[:port]` are known to carry headers of its limits."""
+    """Return whether all answers of a `host[:port]` are known to state its limits in headers."""
     return _dialect_of(host).always
 
 
@@ -155,11 +155,11 @@ _MARK = "ratelimit"
 def quotas(
     headers: Mapping[str, str], host: str = "", *, unix_time: float | None = None
 ) -> tuple[Quota, ...]:
-    """Return what headers say of limits, one quota of a kind: the lowest where there are several.
+    """Return what headers say about limits: one quota of each kind, the lowest of several.
 
-    Names of headers are in lower case. `host` may have a port.
+    Header names must be in lower case. `host` may have a port.
     """
-    if _MARK not in "".join(headers):  # most answers: a look in C rather than one a row
+    if _MARK not in "".join(headers):  # as for most answers; one search in C is cheaper than one per row
         return ()
     found: dict[Kind, Quota] = {}
     for row in _dialect_of(host).rows:
@@ -193,7 +193,7 @@ def _read(
 
 
 def _lower(one: Quota, other: Quota) -> Quota:
-    """Return the lower limit, with what remains of the one that has less left."""
+    """Return the lower limit, with the remaining units of the one that has fewer."""
     left = [each for each in (one, other) if each.remaining is not None]
     scarce = min(left, key=lambda each: each.remaining or 0.0, default=one)
     return msgspec.structs.replace(scarce, per_minute=min(one.per_minute, other.per_minute))
@@ -212,13 +212,13 @@ def _window(text: str, seconds: float) -> tuple[str, float]:
 
 
 def _full_in(text: str, seconds: float, unix_time: float | None) -> float | None:
-    """Read a time from now, `12`, `1.5s`, or a moment: RFC 3339, Unix seconds or milliseconds."""
+    """Read seconds from now, `12` or `1.5s`, or a time: RFC 3339, Unix seconds or milliseconds."""
     value = number(text)
     if value is None:
         value = duration(text)
         moment = None if value is not None else _moment(text)
     else:
-        # In seconds this is 2001 and later, in milliseconds 1973: no wait is so long.
+        # Too large for a wait: 1e9 s is in 2001, and 1e11 ms in 1973.
         moment = value / 1000 if value >= 1e11 else value if value >= 1e9 else None
     if moment is not None:
         # Clocks differ, so never wait longer than the period that the limit counts over.
