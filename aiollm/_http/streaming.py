@@ -39,7 +39,7 @@ async def stream(
         announced = quotas(reply.headers, provider.host)
         if announced or http.warnings or not reply.has_body:
             # The headers show that the server is alive. So does a body that came with them, and
-            # then an empty batch would only cost another turn.
+            # then an empty batch would only cost a turn of the loop.
             first: list[Item] = [AnnouncedLimits(announced)] if announced else []
             yield first + [Notice(message) for message in http.warnings]
         if not 200 <= reply.status < 300:

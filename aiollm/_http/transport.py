@@ -199,6 +199,7 @@ class HttpTransport:
 
     async def _send_fresh(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
         if self._fresh is None:
+            # It never reuses a connection, so no second attempt can meet a stale one.
             self._fresh = self._new_session(force_close=True)
         try:
             return AiohttpReply(await _request(self._fresh, request, connect), self._replies)
@@ -288,7 +289,7 @@ class HttpTransport:
             self._close_replies()
         for session in filter(None, (self._session, self._fresh, self._public)):
             connector = session.connector
-            session.detach()
+            session.detach()  # or the session would warn that it was not closed
             if connector is not None:
                 _first_step(connector.close())
         self._session = self._fresh = self._public = None
@@ -355,6 +356,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | N
 @functools.lru_cache(16)
 def _connect_within(seconds: float | None) -> aiohttp.ClientTimeout:
     limit = None if seconds == math.inf else seconds
+    # aiohttp ends every request after 300 s by default, but an answer may take longer than that.
     return aiohttp.ClientTimeout(total=None, connect=limit)
 
 
@@ -362,7 +364,7 @@ async def _pieces(body: Body) -> AsyncIterator[bytes]:
     for piece in body.slices():
         for start in range(0, len(piece), INLINE_BODY):
             yield piece[start : start + INLINE_BODY]
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # other streams run while a large body is sent
 
 
 def translate(

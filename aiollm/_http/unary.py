@@ -13,7 +13,10 @@ from aiollm.types import Timeouts
 
 
 class UnaryRequester:
-    """Sends single requests over a transport."""
+    """Sends single requests over a transport.
+
+    The `first_output` deadline holds for the headers of a reply, and again for its body.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

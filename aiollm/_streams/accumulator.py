@@ -94,6 +94,7 @@ class _Call:
         self.data: ProviderData | None = None
 
     def part(self) -> ToolCallPart:
+        # Several servers send "" for a call without arguments.
         arguments = "".join(self.pieces).strip() or "{}"
         valid = bool(self.name) and _is_object(arguments)
         return ToolCallPart(self.id, self.name, arguments, valid, self.data)
@@ -133,6 +134,7 @@ class Accumulator:
     )
 
     def __init__(self) -> None:
+        # A dict serves as an ordered set, because each attempt may repeat a warning.
         self.warnings: dict[str, None] = {}
         self._begin()
 
@@ -148,6 +150,7 @@ class Accumulator:
         """Add the items of one batch."""
         text = self._text
         for item in items:
+            # Nearly every item continues the last text, so this case does without a call.
             if type(item) is TextDelta and item.provider_data is None:
                 if text is None:
                     text = self._open(_Text).pieces
@@ -187,6 +190,7 @@ class Accumulator:
         return self._builders[-1]
 
     def _signed_text(self, delta: TextDelta) -> None:
+        # Its signature covers just this text, so it is never joined with its neighbours.
         self._builders.append(_Whole(TextPart(delta.text, provider_data=delta.provider_data)))
 
     def _refusal(self, delta: RefusalDelta) -> None:
@@ -210,7 +214,7 @@ class Accumulator:
     def _finish(self, finish: Finish) -> None:
         self.finish_reason = finish.reason
         self.raw_finish_reason = finish.raw_reason
-        if finish.usage.certainty != "missing":
+        if finish.usage.certainty != "missing":  # else counts may have come in a UsageUpdate
             self.usage = finish.usage
 
     def _usage(self, update: UsageUpdate) -> None:
@@ -240,6 +244,7 @@ class Accumulator:
         if call is None:
             call = self._calls[delta.index] = _Call()
             self._builders.append(call)
+        # Some servers repeat id and name in every delta: appending would give "weatherweather".
         call.id = call.id or delta.id
         call.name = call.name or delta.name
         call.data = delta.provider_data or call.data

@@ -179,6 +179,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     def _slow(self, lines: list[bytes], frames: list[F]) -> None:
         """Parse line by line, as the standard describes."""
+        # Comments, `id` and `retry` have no effect: an answer is never resumed by event id.
         for line in lines:
             name, _, value = line.partition(b":")
             # A field of an event ends raw JSON that never closed: garbage must not swallow events.

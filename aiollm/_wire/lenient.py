@@ -18,7 +18,7 @@ from aiollm.errors import ProtocolError
 T = TypeVar("T")
 
 _MAX_REPAIRS = 32
-"""How many fields are repaired in one frame before it counts as undecodable."""
+"""How many fields are repaired in one frame; each repair converts the complete value again."""
 
 _PATH = re.compile(r"`\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
@@ -31,6 +31,8 @@ def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(frame)
     except (ValueError, RecursionError):
+        # Real servers send null for any field, 5.0 for an integer, and halves of a surrogate pair,
+        # which msgspec rejects even in a field that it ignores.
         pass
     value: T = decode_leniently(frame, decoder.type)
     return value
@@ -48,6 +50,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
         cause = "it is too large"
     except RecursionError:
         pass
+    # Raised outside the handlers, because a JSONDecodeError keeps the complete text.
     raise ProtocolError(f"a frame is not the expected JSON: {cause:.200}", frame=frame)
 
 
@@ -106,6 +109,8 @@ def _repair(value: Any, reason: str) -> bool:
     try:
         for step in way:
             value = value[step]
+        # Null comes first, because most fields accept it. Where it did not fit, the field goes, so
+        # that its default applies; an item of a list goes at once, because null is not an item.
         if reason.startswith("Expected `raw`"):
             value[last] = msgspec.Raw(json.dumps(value[last]).encode())
         elif value[last] is None or isinstance(value, list):
@@ -121,7 +126,7 @@ def _steps(path: str) -> list[int | str]:
     """Split a msgspec path into steps.
 
     msgspec does not name the key of a mapping in which a value does not fit, so the path ends at
-    the mapping, which is then dropped as a whole.
+    the mapping, which is then dropped.
     """
     steps: list[int | str] = []
     for name, index in _STEP.findall(path):

@@ -159,7 +159,7 @@ def quotas(
 
     Header names must be in lower case. `host` may have a port.
     """
-    if _MARK not in "".join(headers):  # as for most answers; one search in C is cheaper than one per row
+    if _MARK not in "".join(headers):  # as in most answers; one search costs less than one per row
         return ()
     found: dict[Kind, Quota] = {}
     for row in _dialect_of(host).rows:

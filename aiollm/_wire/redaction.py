@@ -10,6 +10,8 @@ def redacted(error: LLMError, secret: Secret | None) -> LLMError:
     """Remove `secret` from an error's texts and body, in place, and return the error."""
     if secret is None:
         return error
+    # In place, because the error may already be on its way up with its traceback; in `args`,
+    # because its message, its repr and a pickle of it all come from there.
     error.args = tuple(
         secret.redact(each) if isinstance(each, str) else each for each in error.args
     )
