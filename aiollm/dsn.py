@@ -41,10 +41,11 @@ class Secret:
         It is found as it is, escaped for a URL or JSON, and cut off at the end of the text.
         """
         value = self._value.removeprefix("Bearer ")
-        if len(value) <= 3:
+        if len(value) <= 3:  # would mask parts of ordinary words
             return text
         for form in (value, quote(value, safe=""), quote(value), value.replace("/", "\\/")):
             text = text.replace(form, "***")
+        # The text may be cut inside the key; fewer than 8 characters of it may match by chance.
         for size in range(len(value) - 1, 7, -1):
             if text.endswith(value[:size]):
                 return f"{text[:-size]}***"
@@ -52,6 +53,7 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Replace the credential wherever it occurs in `data`."""
+        # Latin-1 maps every byte to a character and back, whatever the encoding really is.
         return self.redact(data.decode("latin-1")).encode("latin-1")
 
     def __repr__(self) -> str:
@@ -202,6 +204,7 @@ def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
         return _parse(text)
     except ConfigError as error:
         reason = error.message
+    # Raised outside the handler: its traceback leads to frames whose variables hold the token.
     raise ConfigError(f"{variable}: {reason}")
 
 

@@ -274,7 +274,7 @@ class Registry:
         The keywords are those of `stream`; without `timeouts`, each wait for an image may take
         `IMAGE_SECONDS`. Raises: as `stream`.
         """
-        from aiollm._streams.image_stream import ImageStream  # for those who make images alone
+        from aiollm._streams.image_stream import ImageStream  # only images need it
 
         plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
         asked = as_image_request(request)

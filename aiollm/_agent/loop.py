@@ -101,6 +101,8 @@ class AgentLoop:
             return await self._next()
         except asyncio.CancelledError:
             self._end("abandoned")
+            # The tools are cancelled already. This only waits for their own cleanup, so a second
+            # cancellation may end the wait.
             await self.gone()
             raise
         except BaseException as error:

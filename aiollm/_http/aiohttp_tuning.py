@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.http_writer import StreamWriter
 
 RECEIVE_SIZE = 64 * 1024
-"""Bytes a plain socket reads at once: malloc maps asyncio's 256 KiB anew on every wake-up."""
+"""Bytes a plain socket reads at once: malloc calls mmap for asyncio's 256 KiB on every wake-up."""
 
 TLS_RECEIVE_SIZE = 32 * 1024
 """Bytes of TLS read at once, two records; asyncio keeps 256 KiB for each connection."""

@@ -96,7 +96,7 @@ class SingleReader(Generic[Got]):
         if reader is not None and reader is not asyncio.current_task():
             if self._left is None:
                 self._left = asyncio.Event()
-                reader.cancel()
+                reader.cancel()  # nothing else wakes a task that waits for bytes
             await self._left.wait()
         await self._leave()
 

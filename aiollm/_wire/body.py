@@ -85,7 +85,7 @@ def json_body(value: Any) -> Body:
         try:
             return _written(value)
         except UnicodeEncodeError:
-            from aiollm._wire.lenient import mend_all  # for lone surrogates alone
+            from aiollm._wire.lenient import mend_all  # only lone surrogates need it
 
             return _written(mend_all(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

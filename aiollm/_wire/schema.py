@@ -210,9 +210,11 @@ def _inline(root: Schema, name: str) -> Schema:
         reference = kept.pop("$ref", None)
         if not isinstance(reference, str):
             return _map(kept, lambda item, _: expand(item, path))
+        # Only a reference inside what it refers to is recursion; two side by side are not.
         if reference in path:
             raise ConfigError(f"{name} is recursive at {reference}, which no provider accepts")
         found = expand(_resolve(root, reference, name), (*path, reference))
+        # Keywords beside the reference, such as a description, win over those that it brings.
         return found | _map(kept, lambda item, _: expand(item, path))
 
     reason = ""

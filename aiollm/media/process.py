@@ -53,7 +53,7 @@ class WorkerProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment(),
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C in a terminal reaches the parent's group, not it
             )
         except BaseException:
             mine.close()
@@ -111,7 +111,7 @@ class WorkerProcess:
 
     def _fate(self, reason: Exception) -> str:
         code = self._process.returncode
-        if code < 0 and code != -signal.SIGKILL:
+        if code < 0 and code != -signal.SIGKILL:  # SIGKILL is how `stop` ends it, not a cause
             return f"ended by {signal.Signals(-code).name}"
         return f"ended ({str(reason) or type(reason).__name__})"
 

@@ -116,6 +116,7 @@ class Workers:
 
     def _take(self, job: Job) -> WorkerProcess:
         process = self._idle_process() or self._new_process()
+        # `kill` and `give_up` hold this lock, too: whichever comes first, the process is ended.
         with self._lock:
             self.processes.add(process)
             job.process = process
