@@ -32,13 +32,14 @@ OnRefusal: TypeAlias = Literal["raise", "next"]
 """What happens when a provider's policy refuses the request: fail, or ask the next target."""
 
 UNKNOWN_STAGGER = 1.0
-"""Seconds between the starts of a race while latencies are unknown (design: race)."""
+"""Seconds between the starts of a race while latencies are unknown; each start may be billed."""
 
 STAGGER_RANGE = (0.25, 10.0)
-"""Seconds to which the observed stagger is clamped (design: race)."""
+"""Seconds to which the observed stagger is clamped: below, nearly every call would start, and may
+pay for, all targets; above, a race would not save the caller from a slow one."""
 
 DEFAULT_PATIENCE = 60.0
-"""Seconds a call waits for room where no deadline for the first output says otherwise (design)."""
+"""Seconds a call waits for room if it has no first-output deadline: that one's default."""
 
 
 class Policy(msgspec.Struct, frozen=True):

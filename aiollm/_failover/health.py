@@ -28,13 +28,13 @@ from aiollm.errors import (
 from aiollm.types import Target
 
 MAX_COOLDOWN = 300.0
-"""Seconds a cooldown lasts at most (design: failover and health)."""
+"""Seconds a cooldown lasts at most, so that a recovery is noticed within five minutes."""
 
 MISCONFIGURED = 300.0
-"""Seconds a target is set aside after 401, 402, 403 or 404 (design)."""
+"""Seconds a target is set aside after 401, 402, 403 or 404, which last until a person acts."""
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds of a provider's own wait that are honoured (design)."""
+"""Seconds of a provider's own wait that are honoured: one wrong header must not end its use."""
 
 MAX_TARGETS = 4096
 """Breakers remembered; beyond it the one used longest ago is forgotten."""
@@ -43,16 +43,19 @@ LATENCIES = 64
 """First-output latencies remembered per target."""
 
 MIN_LATENCIES = 20
-"""Latencies below which their 95th percentile is not trusted (design: race)."""
+"""Latencies below which their 95th percentile is not trusted: it would be just the slowest."""
 
 PROBE_EVERY = 2.0
-"""Seconds after which a target that failed is probed where calls wait for it (design)."""
+"""Seconds after which a target that failed is probed if calls wait for it: a request every two
+seconds burdens no server, and a recovery is noticed soon."""
 
 MISCONFIGURED_PROBE_EVERY = 5.0
-"""The same after 401, 402, 403 or 404: a key or a model is mended by a person (design)."""
+"""The same after 401, 402, 403 or 404: fixing a key or a model takes a person, who then should not
+wait long for it to be noticed."""
 
 PROBE_LEASE = 15.0
-"""Seconds a probe may take while its caller pauses, before another call may probe (design)."""
+"""Seconds a probe may take while its caller pauses; then another call may probe, so that a caller
+who has stopped reading does not keep the target closed."""
 
 HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
 """Whether a target is asked, set aside for now, or tried with a single call."""

@@ -45,7 +45,7 @@ LOCAL_SCHEMES = frozenset({"fake", "foreman", "llama-swap", "llama-swaps", "olla
 
 BURST = 0.5
 """Seconds of a limit that may go at once: half of what the strictest services allow, since requests
-bunch on their way (design: rates)."""
+bunch on their way."""
 
 KINDS: dict[str, Kind] = {
     "rpm": "requests",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -32,6 +33,9 @@ LONGER_FUNCTIONS = {
 
 COMMENTS, EXPLAINED = 1.0, 13.5
 """The least share of comments, and of comments and docstrings, in percent of all lines."""
+
+POINTER = re.compile(r"\((design|wire facts?)\b", re.IGNORECASE)
+"""What names a document that readers do not have, in place of what it says."""
 
 DIRECTIVES = ("# noqa", "# type:", "# fmt:", "# pragma")
 """Comments that are for tools, not for readers."""
@@ -165,3 +169,14 @@ def test_the_share_of_what_explains_the_code_does_not_fall() -> None:
     documented = sum(doc.count("\n") + 1 for text in texts for doc in docstrings(text))
     assert 100 * commented / lines >= COMMENTS
     assert 100 * (commented + documented) / lines >= EXPLAINED
+
+
+def test_an_explanation_gives_the_reason_itself() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}: {each}"
+        for file in MODULES
+        for text in (file.read_text(),)
+        for each in comments(text) + docstrings(text)
+        if POINTER.search(each)
+    ]
+    assert not found
