@@ -63,9 +63,6 @@ class ActiveAttempt:
         "target",
     )
 
-    _refusal: str
-    """What a refusal says so far; set where one comes."""
-
     def __init__(self, call: Call, admission: Admission, queued: float = 0.0) -> None:
         """`queued` is how many seconds the call waited for the admission."""
         target = admission.line.target
@@ -74,6 +71,7 @@ class ActiveAttempt:
         self._batches: Batches | None = None
         self._is_answered = False
         self._released = False
+        self._refusal = ""
         self.target = target
         limits = call.opener.timeouts[target]
         self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
@@ -119,9 +117,8 @@ class ActiveAttempt:
         """Note the first sign of life; return the batch without the limits that came with it."""
         self._is_answered = True
         if batch and isinstance(first := batch[0], AnnouncedLimits):
-            self._admission.answered(first.quotas)
+            self._admission.announced(first.quotas)
             return batch[1:]
-        self._admission.answered(())
         return batch
 
     def _fail(self, error: Exception) -> Exception:
@@ -146,19 +143,21 @@ class ActiveAttempt:
             self._deadlines.alive()
             self._report_elided_images(batch)
             return
-        if self.record.first_output is not None:
-            self._deadlines.output()
-        elif self._call.refusals_move_on and self._is_refusal(batch):
-            self._deadlines.alive()
-            return
-        else:
+        if self.record.first_output is None:
+            if self._call.refusals_move_on and self._is_refusal(batch):
+                self._deadlines.alive()
+                return
             self._note_first_output(self._deadlines.output())
+        else:
+            self._deadlines.output()
+        if type(last) is not TextDelta:
+            self._look_for_the_end(batch, last)
+
+    def _look_for_the_end(self, batch: Sequence[Item], last: Item) -> None:
+        if type(last) is not Finish:
+            last = next((item for item in reversed(batch) if type(item) is Finish), last)
         if type(last) is Finish:
             self._book("success", usage=last.usage)
-        elif type(last) is not TextDelta:
-            finish = next((item for item in reversed(batch) if type(item) is Finish), None)
-            if finish is not None:
-                self._book("success", usage=finish.usage)
 
     def _is_refusal(self, batch: Sequence[Item]) -> bool:
         """Say whether the words of a refusal are all there is, after which the call may go on.
@@ -167,7 +166,7 @@ class ActiveAttempt:
         """
         output = [item for item in batch if item.commits]
         said = "".join(each.refusal for each in output if type(each) is RefusalDelta)
-        self._refusal = refusal = getattr(self, "_refusal", "") + said
+        self._refusal = refusal = self._refusal + said
         match [item for item in output if type(item) is not RefusalDelta]:
             case []:
                 return True

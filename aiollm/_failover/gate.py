@@ -67,12 +67,10 @@ class Admission:
         self.number = number
         self.permit: Permit = gate.health.admit(line.target, line.host)
 
-    def answered(self, quotas: Sequence[Quota]) -> None:
-        """Note the first sign of life, and the limits that it announces."""
-        line = self.line
-        if quotas:
-            line.answered(quotas, self._gate.now())
-            self._gate.pump(line.scope)
+    def announced(self, quotas: Sequence[Quota]) -> None:
+        """Note the limits that an answer announces."""
+        self.line.announced(quotas, self._gate.now())
+        self._gate.pump(self.line.scope)
 
     def first_output(self, seconds: float) -> bool:
         """Note the first output; return whether it closed the target's breaker."""

@@ -300,8 +300,8 @@ class Line:
             if kind != "requests":
                 meter.settle(units, _used(kind, usage))
 
-    def answered(self, quotas: Sequence[Quota], now: float) -> None:
-        """Note an answer, and the limits that it announces: they only tighten what is declared."""
+    def announced(self, quotas: Sequence[Quota], now: float) -> None:
+        """Note the limits that an answer announces: they only tighten what is declared."""
         for quota in quotas:
             meter = self.meters.get(quota.kind)
             if meter is None:

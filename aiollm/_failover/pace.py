@@ -1,4 +1,4 @@
-"""Pace: how often a target that answered 429 is asked, found by what it accepted before.
+"""Pace: how often a target that answered 429 is asked, found by what it took before.
 
 Pure: times are passed in, in seconds of one monotonic clock.
 """
@@ -48,6 +48,7 @@ class Pace:
     """
 
     __slots__ = (
+        "_bucket",
         "_buckets",
         "_grown_at",
         "_is_guess",
@@ -69,6 +70,7 @@ class Pace:
         self.blocked_until = 0.0
         # [start, requests taken], oldest first.
         self._buckets: deque[list[float]] = deque(maxlen=BUCKETS)
+        self._bucket: list[float] = [-math.inf, 0.0]
         # Since the pace was last measured.
         self._sent = 0
         self._refused = 0
@@ -96,13 +98,11 @@ class Pace:
         if self.meter is not None:
             self.meter.book(now, 1.0)
         self._sent += 1
-        buckets = self._buckets
-        if buckets and now - buckets[-1][0] < BUCKET:
-            bucket = buckets[-1]
-            bucket[1] += 1.0
-        else:
-            bucket = [now, 1.0]
-            buckets.append(bucket)
+        bucket = self._bucket
+        if now >= bucket[0] + BUCKET:
+            bucket = self._bucket = [now, 0.0]
+            self._buckets.append(bucket)
+        bucket[1] += 1.0
         return bucket
 
     def answered(self) -> None:
@@ -134,6 +134,7 @@ class Pace:
             best = max(best, count / max(1.0, until - start))
         sent, refused = self._sent, self._refused
         self._buckets.clear()
+        self._bucket = [-math.inf, 0.0]
         self._sent = self._refused = 0
         limit, burst = _limit(60.0 * best), BURST
         if self.meter is None:
