@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -83,19 +84,83 @@ def test_properties_alone_make_an_object() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Node, "Node is recursive at #/$defs/Node"),
         (list[Point], r"list\[.*Point\] does not describe an object"),
         (int, "int does not describe an object"),
         (object(), "cannot make a JSON schema of <object"),
         ({"title": "T", "type": "array"}, "the JSON schema T does not describe"),
         ({"$ref": "#/$defs/X"}, "refers to #/\\$defs/X, which it does not define"),
         ({"$ref": "https://elsewhere"}, "refers to https://elsewhere"),
-        ({"properties": {"a": {"$ref": "#"}}}, "recursive at #"),
+        ({"$ref": "#"}, "nested too deeply"),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}}, "nested too deeply"),
     ],
 )
 def test_what_no_provider_takes_is_a_config_error_that_names_it(kind: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=words.replace("$defs/Node", r"\$defs/Node")):
+    with pytest.raises(ConfigError, match=words):
         json_schema(kind)
+
+
+def test_only_what_contains_itself_stays_a_reference() -> None:
+    leaf = {"type": "object", "properties": {"x": {"$ref": "#/$defs/Flat"}}}
+    node = {"type": "object", "properties": {"kids": {"items": {"$ref": "#/$defs/Node"}}}}
+    given = {
+        "type": "object",
+        "properties": {"tree": {"$ref": "#/$defs/Node"}, "leaf": {"$ref": "#/$defs/Leaf"}},
+        "$defs": {"Node": node, "Leaf": leaf, "Flat": {"type": "integer"}},
+    }
+    assert json_schema(given) == {
+        "type": "object",
+        "properties": {
+            "tree": {"$ref": "#/$defs/Node"},
+            "leaf": {"type": "object", "properties": {"x": {"type": "integer"}}},
+        },
+        "$defs": {"Node": node},
+    }
+
+
+def test_a_recursive_root_is_an_object_that_its_parts_refer_to() -> None:
+    schema = json_schema(Node)
+    assert schema["type"] == "object"
+    assert "#/$defs/Node" in json.dumps(schema["properties"])
+    assert schema["$defs"]["Node"]["properties"] == schema["properties"]
+
+
+def test_nothing_stands_beside_a_reference_and_the_root_gets_a_name() -> None:
+    given = {"properties": {"a": {"$ref": "#", "description": "again"}}}
+    properties = {"a": {"$ref": "#/$defs/root"}}
+    assert json_schema(given) == {
+        "type": "object",
+        "properties": properties,
+        "$defs": {"root": {"properties": properties}},
+    }
+
+
+def test_definitions_with_one_name_get_names_of_their_own() -> None:
+    one, two = "#/$defs/A", "#/definitions/A"
+    given = {
+        "type": "object",
+        "properties": {"one": {"$ref": one}, "two": {"$ref": two}},
+        "$defs": {"A": {"properties": {"a": {"$ref": one}}}},
+        "definitions": {"A": {"properties": {"b": {"$ref": two}}}},
+    }
+    schema = json_schema(given)
+    assert schema["properties"] == {"one": {"$ref": one}, "two": {"$ref": "#/$defs/A_2"}}
+    assert schema["$defs"]["A_2"] == {"properties": {"b": {"$ref": "#/$defs/A_2"}}}
+
+
+def test_many_types_that_contain_each_other_stay_small() -> None:
+    names = [f"T{number}" for number in range(30)]
+    every = {name: {"$ref": f"#/$defs/{name}"} for name in names}
+    kind = {"type": "object", "properties": every}
+    schema = json_schema(kind | {"$defs": dict.fromkeys(names, kind)})
+    assert schema["$defs"].keys() == set(names)
+
+
+def test_strict_mode_takes_recursion_and_anthropics_output_does_not() -> None:
+    schema = strict(json_schema(Node))
+    assert schema["$defs"]["Node"]["additionalProperties"] is False
+    assert schema["$defs"]["Node"]["required"] == list(schema["properties"])
+    with pytest.raises(UnsupportedError, match="a type that contains itself"):
+        bounded(json_schema(Node))
 
 
 def test_a_reference_bomb_is_refused_at_once() -> None:

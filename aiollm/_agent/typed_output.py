@@ -79,7 +79,8 @@ def shape_of(kind: Any) -> Shape:
         made = msgspec.defstruct(name, [("value", kind)])
         return Shape(name, made, made, wrapped=True, bare=kind)
     made = msgspec.defstruct(name, [("value", Any)])
-    wire = {
+    definitions = {"$defs": schema.pop("$defs")} if "$defs" in schema else {}
+    wire = definitions | {
         "title": name,
         "type": "object",
         "properties": {"value": schema},

@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import msgspec
 
+from aiollm._wire.references import Schema, inline
 from aiollm.errors import ConfigError, UnsupportedError
 
-MAX_NODES = 10_000
-"""The most subschemas after inlining: references can double their number at every level."""
-
-Schema: TypeAlias = dict[str, Any]
-
-_ONE = frozenset(
-    {
-        "items",
-        "additionalProperties",
-        "additionalItems",
-        "contains",
-        "propertyNames",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-        "not",
-        "if",
-        "then",
-        "else",
-        "contentSchema",
-    }
-)
-_LIST = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"})
-_SILENT = frozenset(
-    {
-        "$schema",
-        "$id",
-        "$anchor",
-        "$comment",
-        "$defs",
-        "definitions",
-        "discriminator",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-    }
-)
 _TYPES = {
     str: "string",
     bool: "boolean",
@@ -64,6 +28,8 @@ class _Dialect(msgspec.Struct, frozen=True):
     formats: frozenset[str]
     all_required: bool
     """Whether every property must be required, so that null means an absent one."""
+    recursive: bool
+    """Whether a schema may refer to itself (OpenAI does, Anthropic does not; November 2026)."""
     most_min_items: int | None = None
 
 
@@ -96,12 +62,14 @@ _OPENAI = _Dialect(
     },
     _FORMATS,
     all_required=True,
+    recursive=True,
 )
 _ANTHROPIC = _Dialect(
     "Anthropic's structured output",
     _COMMON | {"minItems"},
     _FORMATS | {"uri"},
     all_required=False,
+    recursive=False,
     most_min_items=1,
 )
 
@@ -137,10 +105,10 @@ def json_schema(kind: Any) -> dict[str, Any]:
 def type_schema(kind: Any) -> Schema:
     """Return the schema of a type, or a given schema, with references inlined.
 
-    Raises: ConfigError.
+    Only what refers to itself stays a `$ref` into `$defs`. Raises: ConfigError.
     """
     schema = dict(kind) if isinstance(kind, Mapping) else _generated(kind)
-    return _inline(schema, _shown(kind))
+    return inline(schema, _shown(kind))
 
 
 def strict(schema: Schema) -> Schema:
@@ -181,61 +149,6 @@ def _shown(kind: Any) -> str:
             return f"{kind!s:.120}"
 
 
-def _map(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> Schema:
-    """Return a copy with `change` applied to every direct subschema and its place."""
-    made: Schema = {}
-    for key, value in schema.items():
-        if key in _NAMED and isinstance(value, Mapping):
-            made[key] = {name: change(item, str(name)) for name, item in value.items()}
-        elif key in _LIST and isinstance(value, list):
-            made[key] = [change(item, key) for item in value]
-        elif key in _ONE:
-            made[key] = change(value, key)
-        else:
-            made[key] = value
-    return made
-
-
-def _inline(root: Schema, name: str) -> Schema:
-    count = 0
-
-    def expand(schema: Any, path: tuple[str, ...]) -> Any:
-        nonlocal count
-        count += 1
-        if count > MAX_NODES:
-            raise ConfigError(f"{name} has more than {MAX_NODES} subschemas")
-        if not isinstance(schema, Mapping):
-            return schema
-        kept = {key: value for key, value in schema.items() if key not in _SILENT}
-        reference = kept.pop("$ref", None)
-        if not isinstance(reference, str):
-            return _map(kept, lambda item, _: expand(item, path))
-        # Only a reference inside what it refers to is recursion; two side by side are not.
-        if reference in path:
-            raise ConfigError(f"{name} is recursive at {reference}, which no provider accepts")
-        found = expand(_resolve(root, reference, name), (*path, reference))
-        # Keywords beside the reference, such as a description, win over those that it brings.
-        return found | _map(kept, lambda item, _: expand(item, path))
-
-    reason = ""
-    try:
-        return dict(expand(root, ("#",)))
-    except RecursionError:
-        reason = f"{name} is nested too deeply"
-    raise ConfigError(reason)
-
-
-def _resolve(root: Schema, reference: str, name: str) -> Any:
-    head, *steps = reference.split("/")
-    found: Any = root if head == "#" else None
-    for step in steps:
-        key = step.replace("~1", "/").replace("~0", "~")
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{name} refers to {reference}, which it does not define")
-    return found
-
-
 def _fitted(schema: Schema, dialect: _Dialect) -> Schema:
     reason = ""
     try:
@@ -248,18 +161,25 @@ def _fitted(schema: Schema, dialect: _Dialect) -> Schema:
 def _fit(schema: Any, dialect: _Dialect, place: str) -> Schema:
     if not isinstance(schema, Mapping):
         raise _cannot(dialect, place, "a schema without a type")
+    if "$ref" in schema:
+        return _reference(schema, dialect, place)
     schema = _plain(schema)
     made: Schema = {}
     notes: list[str] = []
     for key, value in schema.items():
-        if key == "anyOf":
-            made[key] = [_fit(item, dialect, place) for item in value]
-        elif key == "items":
-            made[key] = _fit(value, dialect, f"the items of {place}")
-        elif _keeps(dialect, key, value):
-            made[key] = value
-        elif _conveys(key, value):
-            notes.append(f"{key}: {_compact(value)}")
+        match key:
+            case "anyOf":
+                made[key] = [_fit(item, dialect, place) for item in value]
+            case "$defs":
+                made[key] = {name: _fit(item, dialect, name) for name, item in value.items()}
+            case "items":
+                made[key] = _fit(value, dialect, f"the items of {place}")
+            case _ if _keeps(dialect, key, value):
+                made[key] = value
+            case _ if _conveys(key, value):
+                notes.append(f"{key}: {_compact(value)}")
+            case _:
+                pass
     if made.get("type") == "object":
         _close(schema, made, dialect, place)
     elif "type" not in made and "anyOf" not in made:
@@ -268,6 +188,12 @@ def _fit(schema: Any, dialect: _Dialect, place: str) -> Schema:
         noted = "{" + ", ".join(notes) + "}"
         made["description"] = f"{made.get('description', '')}\n\n{noted}".strip()
     return made
+
+
+def _reference(schema: Mapping[str, Any], dialect: _Dialect, place: str) -> Schema:
+    if not dialect.recursive:
+        raise _cannot(dialect, place, "a type that contains itself")
+    return {"$ref": schema["$ref"]}
 
 
 def _keeps(dialect: _Dialect, key: str, value: Any) -> bool:
