@@ -1,7 +1,11 @@
 """Capabilities: what a target accepts, as ordered rows of facts and one lookup.
 
-Numbers are the providers' published or measured limits as of November 2026. Every one can be
-overridden, per target in code and per provider by DSN options.
+Numbers are the providers' published or measured limits. Every one can be overridden, per target in
+code and per provider by DSN options.
+
+Facts grow old. A target is refused something before it is asked only where a row that names its
+model, or a wire without a field for it, says no. Anything else is sent: the server's refusal costs
+one request, and a stale "no" the whole feature.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ COMMON_MIME = ("image/jpeg", "image/png", "image/gif", "image/webp")
 class Capabilities(msgspec.Struct, frozen=True):
     """What a target accepts; None means no known limit, 0 means none are accepted.
 
+    `image_urls` None means unknown: an image's URL is fetched where aiollm may fetch, else sent.
+    `prefill` says that the target is known to go on from an assistant's message at the end.
+
     `max_image_bytes` counts base64 characters if `image_bytes_in_base64` is set, else bytes.
     `max_body_bytes` is the size of the entire encoded request. In a request of more than
     `many_images` images, `many_images_dimension` replaces `max_image_dimension`; both are in
@@ -38,10 +45,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     many_images: int | None = None
     many_images_dimension: int | None = None
     allowed_image_mime: tuple[str, ...] = ("image/jpeg", "image/png")
-    image_urls: bool = False
+    image_urls: bool | None = None
     tool_result_images: bool = False
-    documents: bool = False
-    audio: bool = False
+    documents: bool = True
+    audio: bool = True
     tools: bool = True
     output_schema: bool = True
     reasoning: bool = True
@@ -50,37 +57,41 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Facts about the targets whose family, host and model match; `*` is a wildcard."""
+    """Facts about the targets whose family, host and model match; `*` is a wildcard.
+
+    `as_of` is when the vendor said so, or its server was seen to do so, as `YYYY-MM`.
+    """
 
     family: str
     facts: dict[str, Any]
     host: str = "*"
     model: str = "*"
+    as_of: str = ""
 
 
 # fmt: off
 ROWS: tuple[Row, ...] = (
     Row("openai", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
-        "max_image_dimension": 5000, "image_urls": True, "documents": True, "audio": True,
-    }),
-    Row("openai", {"max_image_bytes": 20 * MiB, "documents": False}, host="api.x.ai"),
+        "max_image_dimension": 5000, "image_urls": True,
+    }, as_of="2026-10"),
+    Row("openai", {"max_image_bytes": 20 * MiB}, host="api.x.ai", as_of="2026-11"),
     Row("openai", {
         "max_images_per_request": 5, "max_image_bytes": 4_000_000, "image_bytes_in_base64": True,
-        "allowed_image_mime": ("image/jpeg", "image/png", "image/webp"), "documents": False,
-    }, host="api.groq.com"),
+        "allowed_image_mime": ("image/jpeg", "image/png", "image/webp"),
+    }, host="api.groq.com", as_of="2026-11"),
     Row("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
                    "max_image_dimension": 1540, "allowed_image_mime": COMMON_MIME},
-        host="api.mistral.ai"),
-    Row("openai", {"images": False, "documents": False, "audio": False}, host="api.deepseek.com"),
+        host="api.mistral.ai", as_of="2026-11"),
+    # DeepSeek takes images: since 21 August 2026 `deepseek-v4-flash-vision-exp`, since 10 September
+    # `deepseek-flash`, to which the older names lead by now. So none of its models is refused any.
     Row("openai-responses", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
-        "max_image_dimension": 5000, "image_urls": True, "documents": True,
-        "tool_result_images": True,
-    }),
+        "max_image_dimension": 5000, "image_urls": True, "tool_result_images": True,
+    }, as_of="2026-10"),
     *(
         # Elsewhere only JPEG and PNG are safe: llama.cpp, for example, silently drops a WebP.
-        Row(family, {"allowed_image_mime": COMMON_MIME}, host=host)
+        Row(family, {"allowed_image_mime": COMMON_MIME}, host=host, as_of="2026-11")
         for family in ("openai", "openai-responses")
         for host in ("*.openai.com", "*.openai.azure.com", "openrouter.ai")
     ),
@@ -88,24 +99,29 @@ ROWS: tuple[Row, ...] = (
         "max_images_per_request": 600, "max_image_bytes": 5_000_000, "image_bytes_in_base64": True,
         "max_image_dimension": 8000, "many_images": 20, "many_images_dimension": 2000,
         "max_body_bytes": 32_000_000, "allowed_image_mime": COMMON_MIME, "image_urls": True,
-        "documents": True, "tool_result_images": True,
-    }),
-    Row("anthropic", {"max_images_per_request": 100}, model="*haiku-4-5*"),
-    Row("anthropic", {"max_images_per_request": 100, "prefill": True}, model="claude-*-4-5*"),
+        "tool_result_images": True, "audio": False,
+    }, as_of="2026-11"),
+    Row("anthropic", {"max_images_per_request": 100}, model="*haiku-4-5*", as_of="2026-11"),
+    Row("anthropic", {"max_images_per_request": 100, "prefill": True}, model="claude-*-4-5*",
+        as_of="2026-11"),
     Row("google", {
         "max_images_per_request": 3000, "max_body_bytes": 20_000_000,
         "allowed_image_mime": (
             "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",
         ),
-        "documents": True, "audio": True, "tool_result_images": True,
-    }),
-    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*-image*"),
-    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*banana*"),
-    Row("google", {"max_images_per_request": 3}, model="*2.5-flash-image*"),
-    Row("ollama", {"prefill": True}),
-    Row("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com"),
-    Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud"),
-    Row("llama-swap", {"prefill": True, "audio": True}),
+        "tool_result_images": True,
+    }, as_of="2026-11"),
+    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*-image*",
+        as_of="2026-11"),
+    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*banana*",
+        as_of="2026-11"),
+    Row("google", {"max_images_per_request": 3}, model="*2.5-flash-image*", as_of="2026-11"),
+    # A message of Ollama's has a field for the bytes of images, and none for other files or URLs.
+    Row("ollama", {"prefill": True, "image_urls": False, "documents": False, "audio": False},
+        as_of="2026-08"),
+    Row("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com", as_of="2026-08"),
+    Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud", as_of="2026-08"),
+    Row("llama-swap", {"prefill": True}, as_of="2026-08"),
 )
 # fmt: on
 """Later rows add to and override earlier ones."""

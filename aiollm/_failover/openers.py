@@ -95,7 +95,10 @@ class ChatOpener(TargetOpener):
             messages = (*request.messages, assistant(prefix))
             request = msgspec.structs.replace(request, messages=messages)
         if request.tools and not provider.capabilities(target.model).tools:
-            raise UnsupportedError(f"{target.model} takes no tools")
+            raise UnsupportedError(
+                f"{target.model} takes no tools: send the request without them, or name a model "
+                "that calls tools"
+            )
         if _has_images(request):
             return self._fitted(provider, target, request)
         return self._run(provider, target, request)

@@ -13,7 +13,15 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
 from aiollm.media.limits import ImageLimits
 from aiollm.media.sniff import info
-from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, TextPart, ToolResultPart
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    OpaquePart,
+    Request,
+    TextPart,
+    ToolResultPart,
+)
 
 
 class Margins(msgspec.Struct, frozen=True):
@@ -35,7 +43,10 @@ MARGINS = Margins()
 def require_images(caps: Capabilities) -> None:
     """Raise UnsupportedError if the target does not accept images at all."""
     if not caps.images or caps.max_images_per_request == 0:
-        raise UnsupportedError("the target does not accept images, but the request contains some")
+        raise UnsupportedError(
+            "the target does not accept images, but the request contains some: leave them out, "
+            "or name a target that does"
+        )
 
 
 def base64_size(size: int) -> int:
@@ -159,16 +170,23 @@ def _share(left: int, count: int) -> int:
 def rest_weight(request: Request) -> int:
     """Return roughly how many bytes of JSON everything but the images takes."""
     plain = [request.system, request.tools, request.extra, *_texts(request)]
-    files = sum(
-        base64_size(len(part.data)) + len(part.url)
-        for message in request.messages
-        for part in message.parts
-        if isinstance(part, DocumentPart | AudioPart)
-    )
+    files = sum(base64_size(len(part.data)) + len(part.url) for part in _files(request))
     try:
         return files + len(msgspec.json.encode(plain, enc_hook=lambda _: None))
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
         return files + len(str(plain).encode("utf-8", "backslashreplace"))
+
+
+def _files(request: Request) -> Iterator[DocumentPart | AudioPart]:
+    for message in request.messages:
+        for part in message.parts:
+            match part:
+                case DocumentPart() | AudioPart():
+                    yield part
+                case ToolResultPart(content=content):
+                    yield from (item for item in content if isinstance(item, DocumentPart))
+                case _:
+                    pass
 
 
 def _texts(request: Request) -> Iterator[Any]:
@@ -177,7 +195,8 @@ def _texts(request: Request) -> Iterator[Any]:
             match part:
                 case ImagePart() | DocumentPart() | AudioPart():
                     pass
-                case ToolResultPart():
+                case ToolResultPart(content=content):
                     yield (part.id, part.name, part.text)
+                    yield from (item for item in content if isinstance(item, OpaquePart))
                 case _:
                     yield part

@@ -134,9 +134,15 @@ class _Preparation:
         )
 
     def _is_foreign(self, item: _Item) -> bool:
-        """Return whether the image is a URL that the target does not load itself."""
+        """Return whether the image is a URL that the target does not load itself.
+
+        A target of which that is not known gets the bytes where they may be fetched, else the URL.
+        """
         url = item.image.url
-        return bool(url) and (not self._caps.image_urls or url.startswith("data:"))
+        if not url or url.startswith("data:"):
+            return bool(url)
+        takes = self._caps.image_urls
+        return self._fetch is not None if takes is None else not takes
 
     async def _load(self, item: _Item) -> None:
         link = item.image

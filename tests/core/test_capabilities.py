@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 
 import pytest
@@ -28,14 +29,16 @@ GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
         ("openai", "127.0.0.1", "any", {"allowed_image_mime": PLAIN}),
         ("openai", "evil-openai.com", "any", {"allowed_image_mime": PLAIN}),
         ("openai", "api.x.ai", "grok-5",
-         {"max_image_bytes": 20 * MiB, "allowed_image_mime": PLAIN, "documents": False}),
+         {"max_image_bytes": 20 * MiB, "allowed_image_mime": PLAIN, "documents": True}),
         ("openai", "api.groq.com", "llama",
          {"max_images_per_request": 5, "max_image_bytes": 4_000_000,
           "image_bytes_in_base64": True}),
         ("openai", "api.mistral.ai", "pixtral",
          {"max_images_per_request": 8, "max_image_bytes": 10_000_000, "max_image_dimension": 1540,
           "allowed_image_mime": COMMON_MIME}),
-        ("openai", "api.deepseek.com", "v4", {"images": False}),
+        ("openai", "api.deepseek.com", "deepseek-flash", {"images": True}),
+        ("openai", "api.deepseek.com", "deepseek-v4-flash-vision-exp", {"images": True}),
+        ("openai", "api.deepseek.com", "deepseek-v5", {"images": True, "documents": True}),
         ("openai-responses", "api.openai.com", "gpt-6-sol",
          {"tool_result_images": True, "allowed_image_mime": COMMON_MIME}),
         ("openai-responses", "gpu1", "any", {"allowed_image_mime": PLAIN}),
@@ -49,7 +52,7 @@ GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
         ("anthropic", "h", "claude-opus-4-5-20251101", {"max_images_per_request": 100}),
         ("anthropic", "h", "claude-haiku-5-5", {"max_images_per_request": 600}),
         ("google", "h", "gemini-3.8-pro",
-         {"max_images_per_request": 3000, "max_body_bytes": 20_000_000, "image_urls": False,
+         {"max_images_per_request": 3000, "max_body_bytes": 20_000_000, "image_urls": None,
           "documents": True, "audio": True}),
         ("google", "h", "gemini-3-pro-image",
          {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}),
@@ -61,12 +64,30 @@ GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
         ("ollama", "ollama.com", "gpt-oss:120b", {"max_body_bytes": 20 * MiB}),
         ("ollama", "127.0.0.1", "gpt-oss:120b-cloud", {"max_body_bytes": 20 * MiB}),
         ("llama-swap", "box", "any", {"allowed_image_mime": PLAIN, "prefill": True}),
-        ("nothing", "h", "m", {"images": True, "max_images_per_request": None}),
+        ("nothing", "h", "m",
+         {"images": True, "max_images_per_request": None, "image_urls": None, "documents": True,
+          "audio": True, "tools": True, "reasoning": True}),
     ],
 )  # fmt: skip
 def test_published_limits(family, host, model, facts) -> None:
     found = lookup(family, host, model)
     assert {name: getattr(found, name) for name in facts} == facts
+
+
+FIELDLESS = {("ollama", "image_urls"), ("ollama", "documents"), ("ollama", "audio"),
+             ("anthropic", "audio")}  # fmt: skip
+"""What a wire has no field for, so that no server behind it can take it."""
+
+
+def test_only_a_wire_without_a_field_or_a_row_that_names_the_model_says_no() -> None:
+    for row in ROWS:
+        refused = {name for name, fact in row.facts.items() if fact is False or fact == 0}
+        if row.model == "*":
+            assert {(row.family, name) for name in refused} <= FIELDLESS
+
+
+def test_every_row_has_its_date() -> None:
+    assert all(re.fullmatch(r"2026-(0[1-9]|1[0-2])", row.as_of) for row in ROWS)
 
 
 def test_google_takes_no_gif() -> None:

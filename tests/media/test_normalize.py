@@ -116,7 +116,12 @@ async def test_urls_pass_where_the_target_loads_them():
 async def test_urls_are_refused_where_nobody_loads_them():
     request = Request((user("a", ImagePart(url="https://example.com/a.png")),))
     with pytest.raises(UnsupportedError, match=r"image 1 of 1 is a URL.*fetch_images=True"):
-        await normalize(request, CAPS)
+        await normalize(request, caps(image_urls=False))
+
+
+async def test_a_target_of_which_it_is_not_known_is_asked_to_load_a_url():
+    request = Request((user("a", ImagePart(url="https://example.com/a.png")),))
+    assert await normalize(request, CAPS) is request
 
 
 async def test_urls_are_loaded_once_where_that_is_allowed(dots, thread):
