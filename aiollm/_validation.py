@@ -54,7 +54,12 @@ _TEXTS: dict[type, tuple[str, ...]] = {
 }
 """Fields that must be strings; passing arguments as a dict, or a number, is an easy mistake."""
 
-_RESULT = (TextPart, ImagePart)
+_RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart)
+_HELD = ("previous_response_id", "conversation")
+"""Fields of `extra` that name a conversation which the server holds (OpenAI's Responses)."""
+_BRINGING = (*_HELD, "prompt")
+"""Fields of `extra` that bring messages of their own."""
+
 _CHOICES = ("auto", "none", "required")
 _EFFORTS: tuple[str, ...] = get_args(Effort)
 TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -96,27 +101,31 @@ def as_request(value: RequestLike) -> Request:
 
 def check(request: Request) -> None:
     """Check for what no provider accepts. Raises: ConfigError that names the field."""
-    _check_messages(request.messages)
+    _check_messages(request)
     _check_tools(request)
     _check_settings(request)
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
-    if not messages:
+def _check_messages(request: Request) -> None:
+    messages, extra = request.messages, request.extra
+    if not messages and not _any_of(_BRINGING, extra):
         raise ConfigError("messages is empty: a request needs at least one")
-    unanswered: dict[str, int] = {}
+    calls = _Calls(elsewhere=_any_of(_HELD, extra))
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         _check_message(message, where)
-        if message.role == "tool":
-            _take_answers(message.parts, where, unanswered)
-            continue
-        _check_answered(unanswered, f"before {where}")
-        if message.role == "assistant":
-            for part in message.parts:
-                if isinstance(part, ToolCallPart):
-                    unanswered[part.id] = unanswered.get(part.id, 0) + 1
-    _check_answered(unanswered, "at the end of messages")
+        match message.role:
+            case "tool":
+                calls.answer(message.parts, where)
+            case "assistant":
+                calls.ask(message.parts, where)
+            case _:
+                calls.check(f"before {where}")
+    calls.check("at the end of messages")
+
+
+def _any_of(names: Iterable[str], extra: object) -> bool:
+    return isinstance(extra, Mapping) and any(extra.get(name) for name in names)
 
 
 def _check_message(message: object, where: str) -> None:
@@ -127,7 +136,8 @@ def _check_message(message: object, where: str) -> None:
         )
     if message.role not in _PARTS:
         raise ConfigError(f"{where}.role is {message.role!r:.80}, not one of {', '.join(_PARTS)}")
-    if not message.parts:
+    # A model may answer with nothing, and its message is part of the history; encoders drop it.
+    if not message.parts and message.role != "assistant":
         raise ConfigError(f"{where} has no parts: leave it out or give it text")
     kinds = _PARTS[message.role]
     _check_parts(message.parts, kinds, f"{where}.parts", f"a message of role {message.role!r}")
@@ -144,24 +154,53 @@ def _check_parts(parts: Iterable[Any], kinds: tuple[type, ...], where: str, owne
                 raise ConfigError(f"{where}[{index}].{name} is {_kind(value)}, not a str")
 
 
-def _take_answers(parts: Iterable[Any], where: str, unanswered: dict[str, int]) -> None:
-    for index, part in enumerate(parts):
-        place = f"{where}.parts[{index}]"
-        left = unanswered.pop(part.id, 0)
-        if not left:
-            raise ConfigError(
-                f"{place} answers the tool call {part.id!r:.80}, which has an answer already "
-                "or is not in the assistant message before it"
-            )
+class _Calls:
+    """The tool calls that wait for a result.
+
+    Messages of the assistant that follow each other are one turn, whose results come after all of
+    them. `elsewhere`: the server holds the calls before the first message, so the results at the
+    start may answer any.
+    """
+
+    def __init__(self, *, elsewhere: bool) -> None:
+        self._waiting: dict[str, int] = {}
+        self._elsewhere = elsewhere
+        self._seen: set[str] = set()
+        self._answering = False
+
+    def ask(self, parts: Iterable[Any], where: str) -> None:
+        if self._answering:
+            self.check(f"before {where}")
+        self._answering = self._elsewhere = False
+        for part in parts:
+            if isinstance(part, ToolCallPart):
+                self._waiting[part.id] = self._waiting.get(part.id, 0) + 1
+
+    def answer(self, parts: Iterable[Any], where: str) -> None:
+        self._answering = True
+        for index, part in enumerate(parts):
+            place = f"{where}.parts[{index}]"
+            if not self._take(part.id):
+                raise ConfigError(
+                    f"{place} answers the tool call {part.id!r:.80}, which has an answer already "
+                    "or is not in the assistant message before it"
+                )
+            _check_parts(part.content, _RESULT, f"{place}.content", "a tool result")
+
+    def check(self, where: str) -> None:
+        if self._waiting:
+            ids = ", ".join(map(repr, self._waiting))
+            raise ConfigError(f"missing tool result {where} for the tool call {ids:.200}")
+        self._answering = False
+
+    def _take(self, id_: str) -> bool:
+        left = self._waiting.pop(id_, 0)
         if left > 1:
-            unanswered[part.id] = left - 1
-        _check_parts(part.content, _RESULT, f"{place}.content", "a tool result")
-
-
-def _check_answered(unanswered: Mapping[str, int], where: str) -> None:
-    if unanswered:
-        ids = ", ".join(map(repr, unanswered))
-        raise ConfigError(f"missing tool result {where} for the tool call {ids:.200}")
+            self._waiting[id_] = left - 1
+        if left or not self._elsewhere or id_ in self._seen:
+            return left > 0
+        self._seen.add(id_)
+        return True
 
 
 def _check_tools(request: Request) -> None:
@@ -171,12 +210,11 @@ def _check_tools(request: Request) -> None:
         if tool.name in names:
             raise ConfigError(f"two tools have the name {tool.name!r}")
         names.add(tool.name)
+    more = _any_of(("tools",), request.extra)  # tools in the provider's own form
     match request.tool_choice:
         case None | "auto" | "none":
             return
-        case "required" if names:
-            return
-        case str() as name if name in names:
+        case str() as choice if more or (names and choice == "required") or choice in names:
             return
         case choice:
             known = ", ".join((*_CHOICES, *names)) if names else "auto or none: there are no tools"

@@ -226,10 +226,14 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
-    """The result of a tool call: text (a plain string will do) and images."""
+    """The result of a tool call: text (a plain string will do), images and documents.
+
+    An `OpaquePart` is a piece in a provider's own form, such as a file's id or a search result.
+    Where a target's results hold only text, the rest follows in a user message.
+    """
 
     id: str
-    content: tuple[TextPart | ImagePart, ...]
+    content: tuple[TextPart | ImagePart | DocumentPart | OpaquePart, ...]
     name: str = ""
     is_error: bool = False
 
@@ -238,7 +242,12 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
         def __init__(
             self,
             id: str,  # noqa: A002
-            content: str | TextPart | ImagePart | Sequence[str | TextPart | ImagePart],
+            content: str
+            | TextPart
+            | ImagePart
+            | DocumentPart
+            | OpaquePart
+            | Sequence[str | TextPart | ImagePart | DocumentPart | OpaquePart],
             name: str = ...,
             is_error: bool = ...,  # noqa: FBT001
         ) -> None: ...
@@ -248,7 +257,7 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
 
     @property
     def text(self) -> str:
-        """The text of the result, without its images."""
+        """The text of the result, without its images and documents."""
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
 

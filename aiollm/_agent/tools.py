@@ -32,8 +32,8 @@ from aiollm.types import (
 
 Function: TypeAlias = Callable[..., Any]
 
-_CONTENT = (TextPart, ImagePart)
-_FOREIGN = (DocumentPart, AudioPart, ToolCallPart, ReasoningPart, RefusalPart, OpaquePart)
+_CONTENT = (TextPart, ImagePart, DocumentPart, OpaquePart)
+_FOREIGN = (AudioPart, ToolCallPart, ReasoningPart, RefusalPart)
 """Parts that no provider accepts in a tool's result."""
 
 _PLAIN = (bool, int, float, str, type(None), enum.Enum)
@@ -189,7 +189,7 @@ def _content(value: Any) -> Any:
     match value:
         case None:
             return ""
-        case str() | TextPart() | ImagePart():
+        case str() | TextPart() | ImagePart() | DocumentPart() | OpaquePart():
             return value
         case list() | tuple() if any(isinstance(item, _CONTENT) for item in value):
             return value
@@ -365,4 +365,4 @@ def _json(value: Any) -> str:
 
 def _unusable(value: Any) -> OutputError:
     kind = type(value).__name__
-    return OutputError(f"a tool's result may hold text and images, not {kind}")
+    return OutputError(f"a tool's result may hold text, images and documents, not {kind}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiollm.provider import Provider
+from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, ProviderData, Request, TextPart
 
 
@@ -39,11 +40,16 @@ def system_text(request: Request) -> str:
 
 
 def conversation(request: Request) -> tuple[Message, ...]:
-    """Return the messages after those that `system_text` includes."""
+    """Return the messages after those that `system_text` includes, each call beside its results."""
     start = 0
     while start < len(request.messages) and request.messages[start].role == "system":
         start += 1
-    return request.messages[start:]
+    return one_turn_for_its_results(request.messages[start:])
+
+
+def asks_for_tools(request: Request) -> bool:
+    """Return whether there are tools, given as such or in the provider's own form in `extra`."""
+    return bool(request.tools or request.extra.get("tools"))
 
 
 def sole_text(request: Request) -> str:

@@ -149,7 +149,6 @@ MESSAGES: list[tuple[Any, str]] = [
     ([user("a"), {"role": "user"}], r"messages\[1\] is of type dict, not a Message"),
     (["a"], r"messages\[0\] is of type str, not a Message"),
     ([user()], r"messages\[0\] has no parts"),
-    ([user("a"), assistant(), user("b")], r"messages\[1\] has no parts"),
     ([Message("bot", "a")], r"messages\[0\].role is 'bot', not one of system, user, assistant"),
     ([user(5)], r"messages\[0\].parts\[0\] is of type int: a message of role 'user' may hold Text"),
     ([user("a", None)], r"messages\[0\].parts\[1\] is of type NoneType"),
@@ -176,7 +175,9 @@ MESSAGES: list[tuple[Any, str]] = [
      r"messages\[3\].parts\[0\] answers"),
     ([user("a"), assistant(call("1")), user("b")],
      r"missing tool result before messages\[2\] for the tool call '1'"),
-    ([user("a"), assistant(call("1")), assistant("b")], r"before messages\[2\]"),
+    ([user("a"), assistant(call("1")), assistant("b"), user("c")], r"before messages\[3\]"),
+    ([user("a"), assistant(call("1")), assistant(call("2")), tool_results(result("1")),
+      assistant("b"), tool_results(result("2"))], r"before messages\[4\] for the tool call '2'"),
     ([user("a"), assistant(call("1")), system("b"), tool_results(result("1"))],
      r"before messages\[2\]"),
     ([user("a"), assistant(call("1"), call("2")), tool_results(result("1")), user("b")],
@@ -190,6 +191,41 @@ MESSAGES: list[tuple[Any, str]] = [
     ([user("a"), assistant(call()), tool_results(result("1", AudioPart(b"x")))],
      r"content\[0\] is of type AudioPart"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("a"), assistant(), user("b")],
+        [user("a"), assistant(call("1")), assistant(call("2")),
+         tool_results(result("1"), result("2"))],
+        [user("a"), assistant(call("1")), assistant("so"), tool_results(result("1"))],
+        [user("a"), assistant(call("1")), tool_results(result("1", DocumentPart(b"x")))],
+    ],
+)  # fmt: skip
+def test_what_a_provider_can_be_sent_passes(messages) -> None:
+    check(Request(messages))
+
+
+def test_results_at_the_start_may_answer_calls_that_the_server_holds() -> None:
+    held = {"previous_response_id": "resp_1"}
+    check(Request([tool_results(result("1")), user("and?")], extra=held))
+    check(Request((), extra={"conversation": "conv_1"}))
+    for messages in (
+        [tool_results(result("1"), result("1"))],
+        [assistant("x"), tool_results(result("1"))],
+    ):
+        with pytest.raises(ConfigError, match="answers the tool call '1'"):
+            check(Request(messages, extra=held))
+    with pytest.raises(ConfigError, match="answers the tool call '1'"):
+        check(Request([tool_results(result("1"))], extra={"previous_response_id": None}))
+
+
+def test_a_tool_choice_may_name_a_tool_in_the_providers_own_form() -> None:
+    for choice in ("required", "web_search"):
+        check(Request("a", tool_choice=choice, extra={"tools": [{"type": "web_search"}]}))
+        with pytest.raises(ConfigError, match="there are no tools"):
+            check(Request("a", tool_choice=choice))
 
 
 @pytest.mark.parametrize(("messages", "reason"), MESSAGES)

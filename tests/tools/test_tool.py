@@ -30,7 +30,7 @@ from aiollm import (
 )
 from aiollm._agent.tools import as_result, as_tool, bind, execute
 from aiollm._wire.schema import strict
-from aiollm.types import DocumentPart
+from aiollm.types import AudioPart, DocumentPart, OpaquePart, ProviderData
 
 
 class Point(msgspec.Struct):
@@ -342,7 +342,6 @@ async def async_generator(n: int):
         (unreadable, "'Nowhere' is not defined.*the module's top level"),
         (unsupported, "parameter 'thing' of tool 'unsupported': .*Odd.* is not supported"),
         (two_structs, "parameter 'x' of tool 'two_structs'.*must be tagged"),
-        (recursive, "parameter 'tree' of tool 'recursive'.*recursive"),
         (generator, "is a generator"),
         (async_generator, "is a generator"),
         (lambda: 1, "invalid tool name '<lambda>'"),
@@ -462,15 +461,29 @@ def test_a_tool_may_return_a_whole_result_an_error_for_one():
 
 
 @pytest.mark.parametrize(
+    "part", [DocumentPart(b"%PDF"), OpaquePart(ProviderData("anthropic", {"block": {}}))]
+)
+def test_a_tool_may_return_documents_and_a_providers_own_parts(part):
+    assert as_result(call(), part).content == (part,)
+    assert as_result(call(), ["see", part]).content == (TextPart("see"), part)
+
+
+def test_a_parameter_may_contain_its_own_type():
+    schema = tool(recursive).parameters
+    assert schema["properties"] == {"tree": {"$ref": "#/$defs/Node"}}
+    assert schema["$defs"].keys() == {"Node"}
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [
         (Odd(), "returned Odd, which is not JSON"),
         ({"a": Odd()}, "returned dict, which is not JSON"),
-        (DocumentPart(b"%PDF"), "not DocumentPart"),
-        ([IMAGE, DocumentPart(b"%PDF")], "not DocumentPart"),
-        ([DocumentPart(b"%PDF")], "not DocumentPart"),
+        (AudioPart(b"RIFF"), "not AudioPart"),
+        ([IMAGE, AudioPart(b"RIFF")], "not AudioPart"),
+        ([AudioPart(b"RIFF")], "not AudioPart"),
         ([IMAGE, 5], "not int"),
-        (ToolResultPart("id", (DocumentPart(b"%PDF"),)), "not DocumentPart"),  # type: ignore[arg-type]
+        (ToolResultPart("id", (AudioPart(b"RIFF"),)), "not AudioPart"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_a_result_says_so(value, reason):

@@ -11,6 +11,7 @@ from aiollm import (
     Chunk,
     CitationChunk,
     ConfigError,
+    DocumentPart,
     FailoverError,
     Finish,
     ImageChunk,
@@ -21,6 +22,7 @@ from aiollm import (
     Limits,
     LLMError,
     Message,
+    OpaquePart,
     Part,
     PartChunk,
     Plan,
@@ -89,7 +91,10 @@ def requests() -> None:
     Request(history)
     assert_type(user("What is it?", ImagePart(b"...")), Message)
     assert_type(Message("user", ["a", ImagePart(b"...")]).parts, tuple[Part, ...])
-    assert_type(ToolResultPart("1", "sunny").content, tuple[TextPart | ImagePart, ...])
+    assert_type(
+        ToolResultPart("1", "sunny").content,
+        tuple[TextPart | ImagePart | DocumentPart | OpaquePart, ...],
+    )
     assert_type(tool_results(ToolResultPart("1", ["sunny", ImagePart(b"...")])), Message)
     image = ImageRequest("a boat", size="16:9", images=[ImagePart(b"...")])
     assert_type(image.images, tuple[ImagePart, ...])

@@ -292,6 +292,9 @@ class AnthropicDecoder:
         if stopped is None:
             return
         self._stop = mend(stopped.stop_reason or "") or self._stop
+        if isinstance(stopped.container, dict):
+            data = ProviderData(FAMILY, {"container": stopped.container})
+            out.append(PartChunk(OpaquePart(data)))
         if details := stopped.stop_details:
             if category := _string(details.get("category")):
                 out.append(Notice(f"Anthropic declined for reasons of policy: {mend(category)}"))

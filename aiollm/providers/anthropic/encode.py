@@ -10,10 +10,10 @@ from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.anthropic.messages import messages
+from aiollm.providers.anthropic.messages import container, messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
-from aiollm.providers.encoding import Warnings, merge, system_text
-from aiollm.types import Request, Target, Tool
+from aiollm.providers.encoding import Warnings, asks_for_tools, merge, system_text
+from aiollm.types import Effort, Request, Target, Tool
 
 VERSION = "2026-10-21"
 SAMPLING_VERSION = "2023-06-01"
@@ -72,7 +72,7 @@ def _model(provider: Provider, model: str) -> str:
 
 
 def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
-    choice = _tool_choice(request, facts) if request.tools else None
+    choice = _tool_choice(request, facts) if asks_for_tools(request) else None
     thoughts = _thinking(request, facts, choice, warnings)
     body: dict[str, Any] = {
         "messages": messages(request, facts, warnings),
@@ -87,6 +87,8 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
         body["tool_choice"] = choice
     if thoughts.config:
         body["thinking"] = thoughts.config
+    if id_ := container(request):
+        body["container"] = id_
     if config := _output_config(request, thoughts):
         body["output_config"] = config
     if request.stop and (stops := _stops(request, warnings)):
@@ -124,7 +126,7 @@ def _tool_choice(request: Request, facts: Model) -> dict[str, Any] | None:
             wanted = request.parallel_tool_calls is False
         case "none":
             return {"type": "none"}
-        case _ if request.tools and not facts.forced_tools:
+        case _ if not facts.forced_tools:
             raise UnsupportedError(
                 "this model cannot be forced to call a tool: use tool_choice 'auto' and ask for "
                 "the call in the prompt"
@@ -142,13 +144,29 @@ def _thinking(
     request: Request, facts: Model, choice: dict[str, Any] | None, warnings: Warnings
 ) -> Thinking:
     limit = request.max_output_tokens
-    forced = bool(request.tools) and choice is not None and choice["type"] in ("any", "tool")
+    forced = choice is not None and choice["type"] in ("any", "tool")
     if not forced:
         return thinking(facts, request.reasoning, limit, warnings)
     if request.reasoning not in (None, "none", 0):
-        warnings.add("a forced tool call excludes reasoning: reasoning is dropped")
+        return _thinking_before_a_call(request.reasoning, facts, limit, warnings)
     # Thinking must be switched off for models that think by default.
     return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
+
+
+def _thinking_before_a_call(
+    wish: Effort | int, facts: Model, limit: int | None, warnings: Warnings
+) -> Thinking:
+    """Drop a budget, which excludes a forced tool call; adaptive thinking does not.
+
+    Opus 4.6 takes both (recorded in 2026), and Anthropic documents only the budget's limit.
+    """
+    notes = Warnings()
+    thoughts = thinking(facts, wish, limit, notes)
+    if thoughts.config is None or thoughts.config["type"] != "enabled":
+        warnings.update(notes)
+        return thoughts
+    warnings.add("a forced tool call excludes a reasoning budget: reasoning is dropped")
+    return thinking(facts, None, limit, warnings)
 
 
 def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from aiollm.types import (
     Message,
     OpaquePart,
     Part,
+    ProviderData,
     ReasoningPart,
     RefusalPart,
     Request,
@@ -47,13 +48,9 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
     turns: list[Block] = []
     for message in conversation(request):
         role = encoder.role(message)
-        blocks = encoder.blocks(message, role)
-        if not blocks:
-            continue
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        else:
-            turns.append({"role": role, "content": blocks})
+        if blocks := encoder.blocks(message, role):
+            _add(turns, role, blocks)
+    encoder.settle(turns)
     for turn in turns:
         # The API requires the results that answer a turn before anything else; keep their order.
         turn["content"].sort(key=lambda block: block["type"] != "tool_result")
@@ -61,6 +58,21 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
         raise UnsupportedError("Anthropic requires a message besides the system prompt")
     _check_prefill(turns[-1], facts)
     return turns
+
+
+def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:
+    """Add blocks to the last turn if that has their role, else as a new turn.
+
+    What a user says after a system message goes before it: Anthropic accepts a system turn only
+    after a user's turn, and before an answer or at the end (July 2026).
+    """
+    at = len(turns)
+    if role == "user" and turns and turns[-1]["role"] == "system":
+        at -= 1
+    if at and turns[at - 1]["role"] == role:
+        turns[at - 1]["content"] += blocks
+    else:
+        turns.insert(at, {"role": role, "content": blocks})
 
 
 def _check_prefill(last: Block, facts: Model) -> None:
@@ -77,6 +89,27 @@ def _check_prefill(last: Block, facts: Model) -> None:
     final["text"] = final["text"].rstrip()
 
 
+def container(request: Request) -> str:
+    """Return the id of the container in which the turn that goes on ran code, "" for none.
+
+    Calls that come from code are answered in the code's container (Anthropic, 2025). A later turn
+    gets a new one, because an old container expires and its id would then end every request.
+    """
+    before = (message for message in reversed(request.messages) if message.role != "tool")
+    last = next(before, None)
+    if last is None or last.role != "assistant":
+        return ""
+    for part in reversed(last.parts):
+        match part:
+            case OpaquePart(
+                provider_data=ProviderData(family="anthropic", data={"container": {"id": str(id_)}})
+            ):
+                return id_
+            case _:
+                pass
+    return ""
+
+
 class _Encoder:
     """Parts to blocks, with one table of ids for the whole conversation."""
 
@@ -87,12 +120,20 @@ class _Encoder:
 
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
-            self._warnings.add(
-                "this model does not accept a system message inside a conversation: sent as the "
-                "user's"
-            )
-            return "user"
+            return self._fold("inside a conversation")
         return _WIRE_ROLES[message.role]
+
+    def settle(self, turns: list[Block]) -> None:
+        """Make a system turn the user's if no user's turn comes before it."""
+        for at, turn in enumerate(turns):
+            if turn["role"] == "system" and (not at or turns[at - 1]["role"] != "user"):
+                turn["role"] = self._fold("except after a user's message")
+
+    def _fold(self, where: str) -> str:
+        self._warnings.add(
+            f"this model does not accept a system message {where}: sent as the user's"
+        )
+        return "user"
 
     def blocks(self, message: Message, role: str) -> list[Block]:
         encode = self._assistant if role == "assistant" else self._user
@@ -108,8 +149,10 @@ class _Encoder:
                 return self._marked(_document(part), part)
             case ToolResultPart():
                 return self._result(part)
+            case OpaquePart():
+                return self._opaque(part)
             case AudioPart():
-                raise UnsupportedError("Anthropic does not accept audio")
+                raise UnsupportedError("Anthropic does not accept audio: send a transcript")
             case _:
                 self._drop(part, "user")
                 return None
@@ -123,11 +166,14 @@ class _Encoder:
             case ReasoningPart():
                 return self._reasoning(part)
             case OpaquePart():
-                own = self._warnings.own(part.provider_data, FAMILY, "a part")
-                return own.get("block") if own else None
+                return self._opaque(part)
             case _:
                 self._drop(part, "assistant")
                 return None
+
+    def _opaque(self, part: OpaquePart) -> Block | None:
+        own = self._warnings.own(part.provider_data, FAMILY, "a part")
+        return own.get("block") if own else None
 
     def _drop(self, part: Part, role: str) -> None:
         name = type(part).__name__.removesuffix("Part").lower()

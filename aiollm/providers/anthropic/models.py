@@ -43,13 +43,14 @@ class Model(msgspec.Struct, frozen=True):
     prefill: bool = False
     """Whether it continues an assistant message that ends the conversation."""
     system_turns: bool = True
-    """Whether it accepts system messages inside the conversation."""
+    """Whether it accepts a system message after a user's turn."""
     max_tokens: int = 64_000
     """The output limit to send if the caller does not set one."""
 
 
-_NEWEST = Model()
-_4_7 = Model(thinks=False, system_turns=False)
+_5 = Model()
+_4_8 = Model(thinks=False)
+_4_7 = msgspec.structs.replace(_4_8, system_turns=False)
 _4_6 = msgspec.structs.replace(
     _4_7, budget=True, efforts=("low", "medium", "high", "max"), sampling=True
 )
@@ -61,8 +62,9 @@ def _named(facts: Model, *names: str, **others: Any) -> Model:
 
 
 MODELS: tuple[Model, ...] = (
+    # Since Opus 5.5 thinking cannot be switched off, and a forced tool call is refused.
     _named(
-        _NEWEST,
+        _5,
         "*opus-5-5*",
         "*fable-5-1*",
         "*fable-5-2*",
@@ -71,12 +73,17 @@ MODELS: tuple[Model, ...] = (
         off="",
         forced_tools=False,
     ),
-    _named(_NEWEST, "*sonnet-5-5*", off="between_tools", forced_tools=False),
-    _named(_4_7, "*opus-4-8*", "*opus-4-7*", "*mythos-preview*"),
+    _named(_5, "*sonnet-5-5*", off="between_tools", forced_tools=False),
+    # Alone of its generation, Sonnet 5 refuses the role system among the messages.
+    _named(_5, "*sonnet-5", "*sonnet-5-2*", "*sonnet-5-v*", system_turns=False),
+    _named(_5, "*opus-5*", "*sonnet-5*", "*haiku-5*", "*fable-5*", "*mythos-5*"),
+    _named(_4_8, "*opus-4-8*"),
+    _named(_4_7, "*opus-4-7*", "*mythos-preview*"),
     _named(_4_6, "*opus-4-6*", "*sonnet-4-6*"),
     _named(_4_5, "*-4-5*", "*opus-4*", "*sonnet-4*", "*claude-3-7*"),
     _named(_4_5, "*claude-3*", "*claude-2*", budget=False, off="", max_tokens=4096),
-    _named(_NEWEST, "*claude*"),
+    # A newer model is asked to continue an assistant's message; it may accept that again.
+    _named(_5, "*claude*", prefill=True),
     Model(
         adaptive=False,
         budget=True,
@@ -90,7 +97,9 @@ MODELS: tuple[Model, ...] = (
 )
 """The first match applies; the last row is for other models behind this wire.
 
-As of November 2026: since 4.7, models think adaptively and do not accept sampling parameters."""
+From Anthropic's documentation and what its servers accepted, as of November 2026. Since 4.6, models
+refuse to continue an assistant's message. Since 4.7, they think adaptively and refuse sampling
+parameters. Since 4.8, they accept system messages in a conversation."""
 
 
 @lru_cache(maxsize=256)

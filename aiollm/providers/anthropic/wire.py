@@ -54,6 +54,7 @@ class Message(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
     stop_reason: str | None = None
     stop_details: dict[str, Any] | None = None
+    container: Any = None
     usage: Counts | None = None
     error: Any = None
 
@@ -68,6 +69,7 @@ class Delta(msgspec.Struct, gc=False):
     partial_json: str | None = None
     stop_reason: str | None = None
     stop_details: dict[str, Any] | None = None
+    container: Any = None
 
 
 class Event(msgspec.Struct, gc=False):

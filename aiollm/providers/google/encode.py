@@ -10,7 +10,14 @@ from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
 from aiollm._wire.schema import type_schema
 from aiollm.errors import UnsupportedError
-from aiollm.providers.encoding import Warnings, conversation, merge, sole_text, system_text
+from aiollm.providers.encoding import (
+    Warnings,
+    asks_for_tools,
+    conversation,
+    merge,
+    sole_text,
+    system_text,
+)
 from aiollm.providers.google.models import generation, thinking_config
 from aiollm.types import (
     AudioPart,
@@ -62,13 +69,21 @@ def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, A
     body: dict[str, Any] = {"contents": _contents(model, request, warnings)}
     if text := system_text(request):
         body["systemInstruction"] = {"parts": [{"text": text}]}
-    if request.tools:
-        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
-        if config := _tool_config(request, warnings):
-            body["toolConfig"] = {"functionCallingConfig": config}
+    if request.tools or request.extra:
+        body |= _tools(request, warnings)
     if config := _generation_config(model, request, warnings):
         body["generationConfig"] = config
     return merge(body, request.extra)
+
+
+def _tools(request: Request, warnings: Warnings) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if request.tools:
+        declarations = [_declaration(tool) for tool in request.tools]
+        fields["tools"] = [{"functionDeclarations": declarations}]
+    if asks_for_tools(request) and (config := _tool_config(request, warnings)):
+        fields["toolConfig"] = {"functionCallingConfig": config}
+    return fields
 
 
 def _declaration(tool: Tool) -> dict[str, Any]:
@@ -176,7 +191,7 @@ class _Turns:
         self._append("model" if message.role == "assistant" else "user", wires)
 
     def flush(self) -> None:
-        """Append the waiting results, and after them the images that they cannot hold."""
+        """Append the waiting results, and after them the files that they cannot hold."""
         if not self._results:
             return
         known = [(self._known(part), part) for part in self._results]
@@ -184,7 +199,7 @@ class _Turns:
         self._results = []
         wires: list[dict[str, Any] | None] = [self._response(*pair) for pair in known]
         for call, part in known:
-            wires += self._images_beside(call, part)
+            wires += self._files_beside(call, part)
         self._append("user", wires)
 
     def _append(self, role: str, wires: list[dict[str, Any] | None]) -> None:
@@ -257,26 +272,36 @@ class _Turns:
         return _Call(len(self._calls), part.name, part.id)
 
     def _response(self, call: _Call, part: ToolResultPart) -> dict[str, Any]:
-        images = [image for image in part.content if isinstance(image, ImagePart)]
+        files = [item for item in part.content if not isinstance(item, TextPart)]
         text = part.text
-        if images and not text:
-            text = f"{len(images)} image(s)"
+        if files and not text:
+            images = sum(isinstance(file, ImagePart) for file in files)
+            text = f"{images} image(s)" if images == len(files) else f"{len(files)} file(s)"
         wire: dict[str, Any] = {"name": call.name}
         if call.id:
             wire["id"] = call.id
-        wire["response"] = {"error" if part.is_error else "output": text}
-        if held := [image for image in images if self._holds(image)]:
-            wire["parts"] = [image_part(image) for image in held]
+        wire["response"] = _structured(text, is_error=part.is_error)
+        if held := [file for file in files if self._holds(file)]:
+            wire["parts"] = [self._file(file) for file in held]
         return {"functionResponse": wire}
 
-    def _images_beside(self, call: _Call, part: ToolResultPart) -> list[dict[str, Any]]:
-        images = [image for image in part.content if isinstance(image, ImagePart)]
-        beside = [self._image(image) for image in images if not self._holds(image)]
+    def _files_beside(self, call: _Call, part: ToolResultPart) -> list[dict[str, Any]]:
+        files = [item for item in part.content if not isinstance(item, TextPart)]
+        wires = (self._part(file) for file in files if not self._holds(file))
+        beside = [wire for wire in wires if wire is not None]
         return [{"text": f"The result of {call.name} comes with:"}, *beside] if beside else []
 
-    def _holds(self, image: ImagePart) -> bool:
-        """Return whether a function's response may hold the image itself."""
-        return self._newer and bool(image.data)
+    def _holds(self, file: Part) -> bool:
+        """Return whether a function's response may hold the file itself."""
+        match file:
+            case ImagePart(data=data) | DocumentPart(data=data):
+                return self._newer and bool(data)
+            case _:
+                return False
+
+    def _file(self, file: Part) -> dict[str, Any] | None:
+        """Return a file as a function's response holds it, which is without settings."""
+        return image_part(file) if isinstance(file, ImagePart) else self._part(file)
 
     def _image(self, part: ImagePart) -> dict[str, Any]:
         wire = image_part(part)
@@ -286,6 +311,23 @@ class _Turns:
             else:
                 self._warnings.add("this Gemini has no detail setting for images: it is dropped")
         return wire
+
+
+def _structured(text: str, *, is_error: bool) -> dict[str, Any] | msgspec.Raw:
+    """Return a function's response; a text that is a JSON object goes out as that object.
+
+    That is how a tool's dict is written as text. The API requires an object, and reads its fields.
+    """
+    value: str | msgspec.Raw = text
+    if text.lstrip()[:1] == "{":
+        try:
+            if isinstance(msgspec.json.decode(text), dict):
+                value = msgspec.Raw(text.encode())
+        except (ValueError, RecursionError):
+            pass
+    if is_error:
+        return {"error": value}
+    return value if isinstance(value, msgspec.Raw) else {"output": value}
 
 
 def _sign_first_call(wires: list[dict[str, Any] | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.body import Blob
@@ -13,6 +14,7 @@ from aiollm.types import (
     ImagePart,
     Message,
     OpaquePart,
+    Part,
     ReasoningPart,
     RefusalPart,
     Request,
@@ -60,7 +62,8 @@ class _Turns:
         for result in results:
             self._result(result)
         if message.role == "assistant":
-            self.out.append(self._assistant(message))
+            if len(wire := self._assistant(message)) > 1:
+                self.out.append(wire)
         elif len(results) < len(message.parts):
             self.flush()
             self.out.append(self._plain(message))
@@ -72,6 +75,7 @@ class _Turns:
             self._waiting = []
 
     def _result(self, part: ToolResultPart) -> None:
+        self._check(part.content)
         wire = {"role": "tool", "content": part.text or ("error" if part.is_error else "")}
         if name := part.name or self._names.get(part.id, ""):
             wire["tool_name"] = name
@@ -92,8 +96,7 @@ class _Turns:
     def _assistant(self, message: Message) -> dict[str, Any]:
         wire: dict[str, Any] = {"role": "assistant"}
         calls = [self._call(part) for part in message.parts if isinstance(part, ToolCallPart)]
-        content = self._text(message)
-        if content or not calls:
+        if content := self._text(message):
             wire["content"] = content
         if thinking := self._thinking(message):
             wire["thinking"] = thinking
@@ -126,6 +129,7 @@ class _Turns:
         return {"id": part.id, **call} if part.id else call
 
     def _text(self, message: Message) -> str:
+        self._check(message.parts)
         texts = []
         for part in message.parts:
             match part:
@@ -134,17 +138,24 @@ class _Turns:
                     texts.append(text)
                 case RefusalPart(text=text):
                     texts.append(text)
+                case _:
+                    pass
+        return "".join(texts)
+
+    def _check(self, parts: Sequence[Part]) -> None:
+        """Refuse what the wire has no field for (Ollama's API, August 2026)."""
+        for part in parts:
+            match part:
                 case DocumentPart():
                     raise UnsupportedError(
                         "Ollama does not accept documents: send their text or images"
                     )
                 case AudioPart():
-                    raise UnsupportedError("Ollama does not accept audio")
+                    raise UnsupportedError("Ollama does not accept audio: send a transcript")
                 case OpaquePart(provider_data=data):
                     self._warnings.own(data, FAMILY, "a part")
                 case _:
                     pass
-        return "".join(texts)
 
 
 def _image(part: ImagePart) -> Blob | str:

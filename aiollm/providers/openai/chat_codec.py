@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.body import json_body
@@ -10,12 +11,12 @@ from aiollm._wire.lenient import load
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
-from aiollm.providers.encoding import Warnings, bearer_headers, merge
+from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
 from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, thinking
 from aiollm.providers.openai.errors import reply_error
-from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool
+from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
 
 class ChatCodec(Codec):
@@ -93,20 +94,19 @@ def check_media(provider: Provider, target: Target, request: Request) -> None:
     """Refuse documents and audio that a target does not accept. Raises: UnsupportedError."""
     for message in request.messages:
         if message.role == "user":
+            _check_parts(provider, target, message.parts)
+        elif message.role == "tool":
             for part in message.parts:
-                if type(part) in (DocumentPart, AudioPart):
-                    _check_part(provider, target, part)
+                if isinstance(part, ToolResultPart):
+                    _check_parts(provider, target, part.content)
 
 
-def _check_part(provider: Provider, target: Target, part: Part) -> None:
-    facts = provider.capabilities(target.model)
-    match part:
-        case DocumentPart() if not facts.documents:
-            raise UnsupportedError(f"{target} does not accept documents: send their text or images")
-        case AudioPart() if not facts.audio:
-            raise UnsupportedError(f"{target} does not accept audio")
-        case _:
-            pass
+def _check_parts(provider: Provider, target: Target, parts: Sequence[Part]) -> None:
+    kinds = set(map(type, parts))
+    if DocumentPart in kinds and not provider.capabilities(target.model).documents:
+        raise UnsupportedError(f"{target} does not accept documents: send their text or images")
+    if AudioPart in kinds and not provider.capabilities(target.model).audio:
+        raise UnsupportedError(f"{target} does not accept audio: send a transcript")
 
 
 def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, float]:
@@ -116,6 +116,8 @@ def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, fl
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wanted.items() if value is not None}
     if model.sampling or request.reasoning in ("none", 0):
+        return given
+    if model.quiet and request.reasoning is None:
         return given
     for name, value in given.items():
         if value != 1:
@@ -164,14 +166,16 @@ def _tools(request: Request) -> dict[str, Any]:
         fields["tools"] = [
             {"type": "function", "function": function(tool)} for tool in request.tools
         ]
-        match request.tool_choice:
-            case None:
-                pass
-            case "auto" | "none" | "required" as word:
-                fields["tool_choice"] = word
-            case name:
-                fields["tool_choice"] = {"type": "function", "function": {"name": name}}
-    if request.parallel_tool_calls is not None and (request.tools or "tools" in request.extra):
+    if not asks_for_tools(request):
+        return fields
+    match request.tool_choice:
+        case None:
+            pass
+        case "auto" | "none" | "required" as word:
+            fields["tool_choice"] = word
+        case name:
+            fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+    if request.parallel_tool_calls is not None:
         fields["parallel_tool_calls"] = request.parallel_tool_calls
     return fields
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.body import Blob
@@ -11,6 +12,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
 from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.providers.openai.dialects import Dialect
+from aiollm.providers.turns import FOLDED, alternating
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -58,17 +60,27 @@ def messages(
         out.append({"role": "user", "content": text})
         return out
     turns = _Turns(dialect, family, warnings, out)
-    for message in conversation(request):
+    for message in turns_of(request, dialect, warnings):
         turns.add(message)
     turns.flush()
     return out
 
 
+def turns_of(request: Request, dialect: Dialect, warnings: Warnings) -> tuple[Message, ...]:
+    """Return the conversation, in turns that alternate if the dialect's templates require it."""
+    messages = conversation(request)
+    if not dialect.alternates:
+        return messages
+    if any(message.role == "system" for message in messages):
+        warnings.add(FOLDED)
+    return alternating(messages)
+
+
 class _Turns:
     """Builds the wire's messages.
 
-    Images made by tools or the assistant are moved to one user message after all results of the
-    turn, because no other role may contain images.
+    Images and documents made by tools or the assistant are moved to one user message after all
+    results of the turn, because no other role may contain them.
     """
 
     def __init__(
@@ -93,8 +105,13 @@ class _Turns:
                 self.flush()
                 self.out.append({"role": self._dialect.system, "content": message.text})
             case _:
+                content = self._content(message)
+                if self._waiting and self._dialect.alternates:
+                    text = [{"type": "text", "text": content}]
+                    self._waiting += text if isinstance(content, str) else content
+                    content, self._waiting = self._waiting, []
                 self.flush()
-                self.out.append({"role": "user", "content": self._content(message)})
+                self.out.append({"role": "user", "content": content})
 
     def flush(self) -> None:
         if self._waiting:
@@ -102,16 +119,16 @@ class _Turns:
             self._waiting = []
 
     def _result(self, part: ToolResultPart) -> None:
-        images = [image for image in part.content if isinstance(image, ImagePart)]
-        text = part.text or ("The result is the image in the next message." if images else "")
+        files = [item for item in part.content if not isinstance(item, TextPart)]
+        what = _kind(files)
+        text = part.text or (f"The result is the {what} in the next message." if files else "")
         id_ = self._call_id(part.id)
         self.out.append({"role": "tool", "tool_call_id": id_, "content": text})
-        self._wait(f"The image result of tool call {id_}:", images)
+        self._wait(f"The {what} result of tool call {id_}:", files)
 
-    def _wait(self, label: str, images: list[ImagePart]) -> None:
-        if images:
-            self._waiting.append({"type": "text", "text": label})
-            self._waiting += [image_part(image) for image in images]
+    def _wait(self, label: str, files: Sequence[Part]) -> None:
+        if wires := [wire for part in files if (wire := self._user_part(part)) is not None]:
+            self._waiting += [{"type": "text", "text": label}, *wires]
 
     def _content(self, message: Message) -> str | list[dict[str, Any]]:
         if all(type(part) is TextPart for part in message.parts):
@@ -220,6 +237,10 @@ class _Turns:
             if isinstance(part, OpaquePart):
                 fields |= self._warnings.own(part.provider_data, self._family, "a part") or {}
         return fields
+
+
+def _kind(files: Sequence[Part]) -> str:
+    return "image" if all(isinstance(part, ImagePart) for part in files) else "file"
 
 
 def image_part(part: ImagePart) -> dict[str, Any]:

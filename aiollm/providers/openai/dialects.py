@@ -33,7 +33,9 @@ class Dialect(msgspec.Struct, frozen=True):
     `max_tokens`, `seed` and `budget` (of reasoning, in tokens) are names of fields, `system` of a
     role. `usage_option`: usage must be requested. `padding`: send the option that controls
     OpenAI's padding of chunks. `replay`: how to send reasoning back, None if the host does not
-    accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral.
+    accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral. `alternates`:
+    chat templates may refuse two messages of one role in a row, or a system message after the
+    first.
     """
 
     name: str
@@ -49,8 +51,9 @@ class Dialect(msgspec.Struct, frozen=True):
     replay: Replay | None = None
     json_schema: bool = True
     refusals: bool = False
-    file_urls: bool = False
+    file_urls: bool = True
     short_call_ids: bool = False
+    alternates: bool = False
 
 
 OPENAI = Dialect(
@@ -60,6 +63,7 @@ OPENAI = Dialect(
     system="developer",
     padding=False,
     refusals=True,
+    file_urls=False,  # a file is its bytes or an id (OpenAI, November 2026)
 )
 AZURE = Dialect(
     "Azure",
@@ -67,6 +71,7 @@ AZURE = Dialect(
     max_tokens="max_completion_tokens",
     system="developer",
     refusals=True,
+    file_urls=False,
 )
 OPENROUTER = Dialect(
     "OpenRouter",
@@ -75,7 +80,6 @@ OPENROUTER = Dialect(
     efforts=("none", "minimal", "low", "medium", "high", "xhigh"),
     budget="max_tokens",
     replay=as_details,
-    file_urls=True,
 )
 DEEPSEEK = Dialect(
     "DeepSeek",
@@ -104,7 +108,14 @@ STRICT = Dialect(
     "this host",
     hosts=("api.x.ai", "*.x.ai", "api.cerebras.ai", "generativelanguage.googleapis.com"),
 )
-COMPATIBLE = Dialect("this server", budget="thinking_budget_tokens", replay=in_its_field)
+COMPATIBLE = Dialect(
+    "this server",
+    budget="thinking_budget_tokens",
+    replay=in_its_field,
+    # llama.cpp, vLLM and SGLang run the model's own template. Those of Gemma, Mistral and Qwen end
+    # the request with an exception, which llama.cpp answers as a 500 (October 2026).
+    alternates=True,
+)
 
 DIALECTS = (OPENAI, AZURE, OPENROUTER, DEEPSEEK, GROQ, MISTRAL, STRICT, COMPATIBLE)
 """The first dialect whose hosts match applies."""
@@ -113,11 +124,14 @@ DIALECTS = (OPENAI, AZURE, OPENROUTER, DEEPSEEK, GROQ, MISTRAL, STRICT, COMPATIB
 class Model(msgspec.Struct, frozen=True):
     """What OpenAI's own models refuse, in chat and in Responses; the first match applies.
 
-    `plain_tools`: in chat, they call tools only if reasoning is explicitly switched off.
+    `sampling`: they accept temperature and top_p. `quiet`: they reason only if asked, and accept
+    both while they do not. `plain_tools`: in chat, they call tools only if reasoning is explicitly
+    switched off.
     """
 
     names: tuple[str, ...]
     sampling: bool = True
+    quiet: bool = False
     efforts: tuple[Effort, ...] = EFFORTS
     plain_tools: bool = False
 
@@ -127,9 +141,12 @@ _WITHOUT_MINIMAL: tuple[Effort, ...] = ("none", "low", "medium", "high", "xhigh"
 MODELS = (
     Model(("gpt-5*chat*", "gpt-6*chat*")),
     Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
+    Model(("gpt-5*codex*", "gpt-5*pro*"), sampling=False),
+    Model(("gpt-5.1*", "gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True),
     Model(("gpt-5*", "o1*", "o3*", "o4*"), sampling=False),
     Model(("*",)),
 )
+"""As of November 2026. A model that no row names is sent everything; the server decides."""
 
 _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, "medium"))
 """Effort words for budgets up to this many tokens, for hosts that accept only words."""

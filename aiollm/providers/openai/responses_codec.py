@@ -8,7 +8,13 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
-from aiollm.providers.encoding import Warnings, bearer_headers, merge, system_text
+from aiollm.providers.encoding import (
+    Warnings,
+    asks_for_tools,
+    bearer_headers,
+    merge,
+    system_text,
+)
 from aiollm.providers.openai.chat_codec import (
     check_media,
     function,
@@ -48,7 +54,7 @@ class ResponsesCodec(Codec):
         _check(request, warnings)
         body: dict[str, Any] = {
             "model": target.model,
-            "input": input_items(request, self.family, dialect.system, warnings),
+            "input": input_items(request, self.family, dialect, warnings),
             "stream": True,
             "store": False,
             **_instructions(request),
@@ -112,14 +118,16 @@ def _tools(request: Request) -> dict[str, Any]:
         fields["tools"] = [
             {"type": "function", "strict": tool.strict} | function(tool) for tool in request.tools
         ]
-        match request.tool_choice:
-            case None:
-                pass
-            case "auto" | "none" | "required" as word:
-                fields["tool_choice"] = word
-            case name:
-                fields["tool_choice"] = {"type": "function", "name": name}
-    if request.parallel_tool_calls is not None and (request.tools or "tools" in request.extra):
+    if not asks_for_tools(request):
+        return fields
+    match request.tool_choice:
+        case None:
+            pass
+        case "auto" | "none" | "required" as word:
+            fields["tool_choice"] = word
+        case name:
+            fields["tool_choice"] = {"type": "function", "name": name}
+    if request.parallel_tool_calls is not None:
         fields["parallel_tool_calls"] = request.parallel_tool_calls
     return fields
 
@@ -135,7 +143,7 @@ def _reasoning(
 ) -> dict[str, Any]:
     """Request reasoning that can be read and replayed, if the model reasons."""
     asked = request.reasoning
-    if asked is None and model.sampling:
+    if asked is None and (model.sampling or model.quiet):
         return {}
     wire: dict[str, Any] = {}
     if asked is not None:

@@ -6,8 +6,15 @@ from typing import Any
 
 from aiollm._wire.body import Blob
 from aiollm.errors import UnsupportedError
-from aiollm.providers.encoding import Warnings, conversation
-from aiollm.providers.openai.chat_messages import audio_part, call_id, document_data, image_url
+from aiollm.providers.encoding import Warnings
+from aiollm.providers.openai.chat_messages import (
+    audio_part,
+    call_id,
+    document_data,
+    image_url,
+    turns_of,
+)
+from aiollm.providers.openai.dialects import Dialect
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -33,12 +40,12 @@ _CONTEXT = {"previous_response_id", "conversation", "prompt"}
 
 
 def input_items(
-    request: Request, family: str, system_role: str, warnings: Warnings
+    request: Request, family: str, dialect: Dialect, warnings: Warnings
 ) -> list[dict[str, Any]]:
     """Translate the conversation without the system prompt. Raises: UnsupportedError."""
     stored = request.extra.get("store") is True
-    turns = _Turns(family, system_role, warnings, stored=stored)
-    for message in conversation(request):
+    turns = _Turns(family, dialect.system, warnings, stored=stored)
+    for message in turns_of(request, dialect, warnings):
         turns.add(message)
     turns.flush()
     if not turns.out and not _CONTEXT & set(request.extra):
@@ -90,12 +97,12 @@ class _Turns:
         parts = (self._content(part) for part in message.parts)
         self.out.append({"role": "user", "content": [part for part in parts if part is not None]})
 
-    def _content(self, part: Part) -> dict[str, Any] | None:
+    def _content(self, part: Part, detail: str | None = "auto") -> dict[str, Any] | None:
         match part:
             case TextPart(text=text):
                 return {"type": "input_text", "text": text}
             case ImagePart():
-                return _image(part, default="auto")
+                return _image(part, default=detail)
             case DocumentPart(url=url) if url:
                 return {"type": "input_file", "file_url": url}
             case DocumentPart():
@@ -112,13 +119,9 @@ class _Turns:
         custom = part.id in self._custom
         kind = "custom_tool_call_output" if custom else "function_call_output"
         output: str | list[dict[str, Any]] = part.text
-        if any(isinstance(item, ImagePart) for item in part.content):
-            output = [
-                _image(item, default="auto" if custom else None)
-                if isinstance(item, ImagePart)
-                else {"type": "input_text", "text": item.text}
-                for item in part.content
-            ]
+        if any(not isinstance(item, TextPart) for item in part.content):
+            wires = (self._content(item, "auto" if custom else None) for item in part.content)
+            output = [wire for wire in wires if wire is not None]
         return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
 
     def _assistant(self, message: Message) -> None:

@@ -113,6 +113,20 @@ def test_a_stream_of_text() -> None:
     ]
 
 
+def test_the_container_of_code_is_kept_as_the_providers_data() -> None:
+    container = {"id": "cont_1", "expires_at": "2026-11-28T12:00:00Z"}
+    last = end()
+    last["delta"]["container"] = container
+    kept = OpaquePart(ProviderData("anthropic", {"container": container}))
+    assert added(decode(START, last, STOP)).message.parts == (kept,)
+    out: list[Item] = []
+    message = {"type": "message", "content": [], "stop_reason": "end_turn", "container": container}
+    CODEC.decoder().whole(json.dumps(message).encode(), out)
+    assert added(out).message.parts == (kept,)
+    last["delta"]["container"] = None
+    assert added(decode(START, last, STOP)).message.parts == ()
+
+
 def test_events_without_names_are_told_by_their_type() -> None:
     events = [
         START,

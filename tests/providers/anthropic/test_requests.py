@@ -131,13 +131,14 @@ def test_system_texts_at_the_head_become_the_system_prompt() -> None:
 
 def test_a_system_message_inside_stays_one_where_the_model_takes_it() -> None:
     conversation = (user("a"), assistant("b"), user("c"), system("now shout"), user("d"))
-    assert [turn["role"] for turn in turns(*conversation)] == [
-        "user",
-        "assistant",
-        "user",
-        "system",
-        "user",
-    ]
+    # It may follow only what the user says, and only an answer may follow it.
+    for model in ("claude-opus-4-8", "claude-opus-5", "claude-opus-5-5", "claude-opus-6"):
+        sent = body(*conversation, assistant("e"), user("f"), model=model)["messages"]
+        roles = ["user", "assistant", "user", "system", "assistant", "user"]
+        assert [turn["role"] for turn in sent] == roles
+        assert [block["text"] for block in sent[2]["content"]] == ["c", "d"]
+    last = turns(user("a"), system("b"), system("c"))
+    assert [len(turn["content"]) for turn in last] == [1, 2]
     older = send(*conversation, model=OLDER)
     assert [turn["role"] for turn in json.loads(bytes(older.body))["messages"]] == [
         "user",
@@ -145,6 +146,66 @@ def test_a_system_message_inside_stays_one_where_the_model_takes_it() -> None:
         "user",
     ]
     assert "system message inside" in older.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "model", ["claude-opus-4-7", "claude-sonnet-5", "claude-sonnet-5-20260701"]
+)
+def test_a_system_message_inside_is_the_users_for_models_that_refuse_it(model: str) -> None:
+    sent = body(user("a"), assistant("b"), user("c"), system("d"), model=model)["messages"]
+    assert [turn["role"] for turn in sent] == ["user", "assistant", "user"]
+
+
+def test_a_system_message_that_follows_no_user_is_sent_as_the_users() -> None:
+    http = send(user("a"), assistant("b"), system("c"), assistant("d"), user("e"))
+    roles = [turn["role"] for turn in json.loads(bytes(http.body))["messages"]]
+    assert roles == ["user", "assistant", "user", "assistant", "user"]
+    assert "except after a user's message" in http.warnings[0]
+
+
+def test_a_users_own_parts_are_sent() -> None:
+    block = {"type": "container_upload", "file_id": "file_plum"}
+    mine = OpaquePart(ProviderData("anthropic", {"block": block}))
+    (turn,) = turns(user("Sum it up.", mine))
+    assert turn["content"][1] == block
+    http = send(user("a", OpaquePart(ProviderData("google", {"part": {}}))))
+    assert "google" in http.warnings[0]
+
+
+def test_results_hold_documents_and_search_results() -> None:
+    found = {"type": "search_result", "source": "https://x", "title": "X", "content": []}
+    mine = OpaquePart(ProviderData("anthropic", {"block": found}))
+    content = ("see", DocumentPart(b"%PDF", name="a.pdf"), mine)
+    call = assistant(ToolCallPart("a", "f"))
+    (result,) = turns(user("q"), call, tool_results(ToolResultPart("a", content)))[2]["content"]
+    assert [block["type"] for block in result["content"]] == ["text", "document", "search_result"]
+
+
+def test_calls_in_two_messages_are_one_turn_before_their_results() -> None:
+    calls = (assistant(ToolCallPart("a", "f")), assistant(ToolCallPart("b", "f")))
+    results = tool_results(ToolResultPart("a", "1"), ToolResultPart("b", "2"))
+    sent = turns(user("q"), *calls, results)
+    assert [[block["type"] for block in turn["content"]] for turn in sent[1:]] == [
+        ["tool_use", "tool_use"], ["tool_result", "tool_result"],
+    ]  # fmt: skip
+
+
+def test_the_container_of_the_turn_that_goes_on_is_named_again() -> None:
+    data = ProviderData("anthropic", {"container": {"id": "cont_1", "expires_at": "2026-11-28"}})
+    turn = assistant(ToolCallPart("a", "f"), OpaquePart(data))
+    results = tool_results(ToolResultPart("a", "1"))
+    sent = body(user("q"), turn, results)
+    assert sent["container"] == "cont_1"
+    assert [block["type"] for block in sent["messages"][1]["content"]] == ["tool_use"]
+    later = body(user("q"), turn, results, assistant("done"), user("again"))
+    assert "container" not in later
+
+
+def test_a_newer_model_is_asked_to_continue_an_answer() -> None:
+    assert turns(user("q"), assistant("so "), model="claude-opus-6")[-1]["role"] == "assistant"
+    for model in ("claude-opus-4-6", "claude-sonnet-5", "claude-haiku-5-5", "claude-fable-5"):
+        with pytest.raises(UnsupportedError, match="end with a user message"):
+            turns(user("q"), assistant("so "), model=model)
 
 
 def test_turns_of_the_same_side_are_merged() -> None:
@@ -396,12 +457,34 @@ def test_models_that_cannot_be_forced_to_call_a_tool_refuse_before_any_byte(mode
             send(model=model, tools=(Tool("f"),), tool_choice=choice)
 
 
-def test_a_forced_call_excludes_reasoning() -> None:
-    http = send(model="claude-opus-5", tools=(Tool("f"),), tool_choice="f", reasoning="high")
+def test_a_tool_choice_goes_with_tools_in_the_providers_own_form() -> None:
+    hosted = {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+    sent = body(model="claude-opus-5", tool_choice="required", extra=hosted)
+    assert sent["tool_choice"] == {"type": "any"}
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-6", "claude-opus-4-8", "claude-opus-5"])
+def test_adaptive_thinking_goes_with_a_forced_call(model: str) -> None:
+    http = send(model=model, tools=(Tool("f"),), tool_choice="f", reasoning="high")
     sent = json.loads(bytes(http.body))
+    assert sent["thinking"]["type"] == "adaptive"
+    assert sent["output_config"] == {"effort": "high"}
+    assert sent["tool_choice"] == {"type": "tool", "name": "f"}
+    assert not http.warnings
+
+
+def test_a_forced_call_excludes_a_budget() -> None:
+    for model, wish in (("claude-opus-4-6", 2000), (OLDER, "high")):
+        http = send(model=model, tools=(Tool("f"),), tool_choice="f", reasoning=wish)
+        assert "thinking" not in json.loads(bytes(http.body))
+        assert http.warnings == (
+            "a forced tool call excludes a reasoning budget: reasoning is dropped",
+        )
+
+
+def test_a_forced_call_switches_thinking_off_where_nothing_asks_for_it() -> None:
+    sent = body(model="claude-opus-5", tools=(Tool("f"),), tool_choice="f")
     assert sent["thinking"] == {"type": "disabled"}
-    assert "output_config" not in sent
-    assert http.warnings == ("a forced tool call excludes reasoning: reasoning is dropped",)
     assert "thinking" not in body(model=OLDER, tools=(Tool("f"),), tool_choice="f")
 
 

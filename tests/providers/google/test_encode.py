@@ -317,6 +317,53 @@ def test_a_result_of_an_unknown_call_needs_its_name() -> None:
         contents(user("x"), tool_results(result("z", "1")))
 
 
+def test_a_result_that_is_a_json_object_goes_back_as_that_object() -> None:
+    history = (user("q"), assistant(ToolCallPart("a", "f")))
+    for text, more, sent in (
+        ('{"temp": 12.0, "unit": "C"}', {}, {"temp": 12.0, "unit": "C"}),
+        ('{"why": "none"}', {"is_error": True}, {"error": {"why": "none"}}),
+        ("[1, 2]", {}, {"output": "[1, 2]"}),
+        ('{"cut": ', {}, {"output": '{"cut": '}),
+        ("12", {}, {"output": "12"}),
+    ):
+        (part,) = contents(*history, tool_results(result("a", text, **more)))[2]["parts"]
+        assert part["functionResponse"]["response"] == sent
+
+
+def test_the_numbers_of_a_structured_result_keep_their_digits() -> None:
+    text = '{"id": 12345678901234567890123, "share": 1.10}'
+    request = asked(user("q"), assistant(ToolCallPart("a", "f")), tool_results(result("a", text)))
+    assert text.encode() in bytes(http(request).body or b"")
+
+
+def test_documents_of_results_stand_inside_them_or_follow_in_older_models() -> None:
+    pdf = DocumentPart(b"%PDF")
+    file = {"fileData": {"fileUri": "https://files/1", "mimeType": "application/pdf"}}
+    answer = tool_results(result("a", "see", pdf, OpaquePart(own(part=file))))
+    history = (user("q"), assistant(ToolCallPart("a", "f")), answer)
+    inline = {"inlineData": {"mimeType": "application/pdf", "data": "JVBERg=="}}
+    first, label, beside = contents(*history)[2]["parts"]
+    assert first["functionResponse"]["parts"] == [inline]
+    assert (label, beside) == ({"text": "The result of f comes with:"}, file)
+    first, _, *after = contents(*history, model="gemini-2.5-pro")[2]["parts"]
+    assert "parts" not in first["functionResponse"]
+    assert after == [inline, file]
+
+
+def test_a_type_that_contains_itself_is_sent_with_its_definition() -> None:
+    leaf = {"type": "object", "properties": {"kids": {"items": {"$ref": "#/$defs/Leaf"}}}}
+    schema = {"$ref": "#/$defs/Leaf", "$defs": {"Leaf": leaf}}
+    sent = body(asked(user("q"), output=schema))["generationConfig"]["responseJsonSchema"]
+    assert sent == leaf | {"$defs": {"Leaf": leaf}}
+
+
+def test_a_tool_choice_goes_with_tools_in_the_providers_own_form() -> None:
+    request = asked(user("q"), tool_choice="required", extra={"tools": [{"googleSearch": {}}]})
+    sent = body(request)
+    assert sent["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}
+    assert sent["tools"] == [{"googleSearch": {}}]
+
+
 def test_images_of_results_stand_inside_them_for_newer_models() -> None:
     turns = contents(assistant(CALL), tool_results(result("fc-1", "see", ImagePart(PNG))))
     (part,) = turns[1]["parts"]

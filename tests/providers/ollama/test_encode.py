@@ -283,3 +283,18 @@ def test_an_output_type_becomes_the_format() -> None:
 
 def test_lone_surrogates_are_mended_on_the_way_out() -> None:
     assert wire(user("a\ud83e"))[0]["content"] == "a\ufffd"
+
+
+def test_an_empty_answer_is_left_out() -> None:
+    sent = wire(user("a"), assistant(), assistant(""), user("b"))
+    assert [message["content"] for message in sent] == ["a", "b"]
+    assert wire(user("a"), assistant(ReasoningPart("hm")))[1] == {
+        "role": "assistant",
+        "thinking": "hm",
+    }
+
+
+def test_a_result_with_a_document_is_refused_with_what_to_do() -> None:
+    result = tool_results(ToolResultPart("a", DocumentPart(b"%PDF")))
+    with pytest.raises(UnsupportedError, match="send their text or images"):
+        wire(user("q"), assistant(ToolCallPart("a", "f")), result)

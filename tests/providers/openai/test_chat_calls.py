@@ -283,8 +283,11 @@ def test_an_answer_without_reasoning_has_no_field_for_it(chat, host) -> None:
 
 
 def test_a_turn_of_reasoning_alone_is_left_out(chat) -> None:
-    sent = chat.send(COMPATIBLE, messages=(user("q"), assistant(ReasoningPart("hm")), user("r")))
+    turns = (user("q"), assistant(ReasoningPart("hm")), user("r"))
+    sent = chat.send("https://api.openai.com/v1", messages=turns)
     assert [message["role"] for message in sent.body["messages"]] == ["user", "user"]
+    joined = chat.send(COMPATIBLE, messages=turns)
+    assert joined.body["messages"] == [{"role": "user", "content": "q\n\nr"}]
 
 
 def test_a_whole_tool_round_trip_keeps_ids_and_order(chat) -> None:

@@ -22,6 +22,8 @@ from aiollm.types import (
     ProviderData,
     ReasoningPart,
     RefusalPart,
+    Request,
+    Target,
     TextPart,
     Tool,
     ToolCallPart,
@@ -35,6 +37,7 @@ from aiollm.types import (
 TESTS = Path(__file__).parents[2]
 OPENAI = "https://api.openai.com/v1"
 LOCAL = "http://127.0.0.1:8080/v1"
+GROQ = "https://api.groq.com/openai/v1"
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
@@ -176,11 +179,23 @@ def test_reasoning_is_asked_for_in_each_hosts_words(chat, url, asked, fields, wa
     assert bool(sent.warnings) == bool(warning)
 
 
-def test_reasoning_models_keep_their_own_sampling(chat) -> None:
-    sent = chat.send(model="gpt-5.4", temperature=0.2, top_p=1.0)
+@pytest.mark.parametrize(
+    ("model", "reasoning"),
+    [
+        ("gpt-5", None),
+        ("gpt-5-mini", None),
+        ("gpt-5.1-codex", None),
+        ("gpt-5.4-pro", None),
+        ("gpt-5.5", None),
+        ("gpt-6-sol", None),
+        ("gpt-5.4-nano", "low"),
+        ("gpt-5.1", 2000),
+    ],
+)
+def test_reasoning_models_keep_their_own_sampling(chat, model, reasoning) -> None:
+    sent = chat.send(model=model, temperature=0.2, top_p=1.0, reasoning=reasoning)
     assert not sent.body.keys() & {"temperature", "top_p"}
-    assert len(sent.warnings) == 1
-    assert "temperature" in sent.warnings[0]
+    assert "own temperature: 0.2 is dropped" in " ".join(sent.warnings)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,9 @@ def test_reasoning_models_keep_their_own_sampling(chat) -> None:
         (OPENAI, "gpt-4.1", None),
         (OPENAI, "gpt-5.2-chat-latest", None),
         (OPENAI, "gpt-5.4", "none"),
+        (OPENAI, "gpt-5.4-nano", None),
+        (OPENAI, "gpt-5.1", None),
+        (OPENAI, "gpt-7", None),
         (LOCAL, "gpt-5.4", None),
         ("https://openrouter.ai/api/v1", "openai/gpt-5.4", None),
     ],
@@ -309,13 +327,88 @@ def test_only_openrouter_fetches_documents(chat) -> None:
     [
         (AudioPart(b"x", mime="audio/ogg"), OPENAI),
         (AudioPart(url="https://x/a.wav"), OPENAI),
-        (AudioPart(b"x"), "https://api.deepseek.com"),
-        (DocumentPart(b"x"), "https://api.deepseek.com"),
     ],
 )
 def test_what_a_target_does_not_take_is_refused_before_any_byte(chat, part, url) -> None:
     with pytest.raises(UnsupportedError):
         messages(chat, user(part), url=url)
+
+
+@pytest.mark.parametrize("url", [LOCAL, "https://api.deepseek.com", "https://api.x.ai/v1"])
+def test_what_is_not_known_to_be_refused_is_asked(chat, url) -> None:
+    files = (DocumentPart(b"%PDF"), DocumentPart(url="https://x/a.pdf"), AudioPart(b"x"))
+    (sent,) = messages(chat, user(*files, ImagePart(PNG)), url=url)
+    kinds = [part["type"] for part in sent["content"]]
+    assert kinds == ["file", "file", "input_audio", "image_url"]
+
+
+def test_a_provider_may_say_what_it_does_not_accept(chat) -> None:
+    facts = {"documents": False, "audio": False}
+    provider = Provider("x", "openai", LOCAL, chat.codec, facts=facts)
+    file = DocumentPart(b"%PDF")
+    result = tool_results(ToolResultPart("a", file))
+    for history, words in (
+        ((user(file),), "does not accept documents: send their text"),
+        ((user("q"), assistant(ToolCallPart("a", "f")), result), "does not accept documents"),
+        ((user(AudioPart(b"x")),), "does not accept audio: send a transcript"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            chat.codec.encode(provider, Target("x", "m"), Request(history))
+
+
+def test_documents_and_a_providers_own_parts_of_results_follow_in_a_users_message(chat) -> None:
+    own = {"type": "file", "file": {"file_id": "file-1"}}
+    content = ("two files", DocumentPart(b"%PDF"), OpaquePart(ProviderData("openai", own)))
+    answer = tool_results(ToolResultPart("a", content))
+    sent = messages(chat, user("q"), assistant(ToolCallPart("a", "f")), answer)
+    assert sent[2] == {"role": "tool", "tool_call_id": "a", "content": "two files"}
+    label, pdf, other = sent[3]["content"]
+    assert label["text"] == "The file result of tool call a:"
+    assert pdf["file"]["file_data"] == "data:application/pdf;base64,JVBERg=="
+    assert other == own
+
+
+def test_calls_in_two_messages_are_one_turn_before_their_results(chat) -> None:
+    calls = (assistant("so", ToolCallPart("a", "f")), assistant(ToolCallPart("b", "g")))
+    answer = tool_results(ToolResultPart("a", "1"), ToolResultPart("b", "2"))
+    sent = messages(chat, user("q"), *calls, answer, assistant("x"), assistant("y"))
+    roles = [each["role"] for each in sent]
+    assert roles == ["user", "assistant", "tool", "tool", "assistant", "assistant"]
+    assert sent[1]["content"] == "so"
+    assert [call["id"] for call in sent[1]["tool_calls"]] == ["a", "b"]
+
+
+def test_strict_templates_get_turns_that_alternate(chat) -> None:
+    history = (
+        system("be brief"), user("a"), assistant(), user("b"), system("now shout"),
+        assistant("x"), assistant("y", ToolCallPart("1", "f")),
+        tool_results(ToolResultPart("1", ("z", ImagePart(PNG)))), user("c"), system("d"),
+    )  # fmt: skip
+    kept = messages(chat, *history)
+    assert [each["role"] for each in kept] == [
+        "developer", "user", "user", "developer", "assistant", "assistant", "tool", "user", "user",
+        "developer",
+    ]  # fmt: skip
+    sent = chat.send(LOCAL, messages=history)
+    first, *turns = sent.body["messages"]
+    assert first == {"role": "system", "content": "be brief"}
+    assert [each["role"] for each in turns] == ["user", "assistant", "tool", "user"]
+    assert turns[0]["content"] == "a\n\nb\n\nnow shout"
+    assert turns[1]["content"] == "x\n\ny"
+    texts = [part.get("text") for part in turns[3]["content"]]
+    assert texts == ["The image result of tool call 1:", None, "c\n\nd"]
+    assert sent.warnings == (
+        "this server takes a system message only at the start: a later one is sent as the user's",
+    )
+
+
+@pytest.mark.parametrize("url", [OPENAI, "https://api.anthropic.com"])
+def test_a_tool_choice_goes_with_tools_in_the_providers_own_form(chat, url) -> None:
+    hosted = {"tools": [{"type": "web_search"}]}
+    sent = chat.send(url, tool_choice="required", parallel_tool_calls=False, extra=hosted)
+    assert sent.body["tool_choice"] == "required"
+    assert sent.body["parallel_tool_calls"] is False
+    assert "tool_choice" not in chat.send(url, tool_choice="required").body
 
 
 def test_images_of_results_follow_all_results_of_the_turn_in_one_message(chat) -> None:
@@ -350,7 +443,7 @@ def test_images_of_results_come_before_the_next_answer(chat) -> None:
     answer = tool_results(ToolResultPart("a", ImagePart(PNG)))
     history = (user("q"), assistant(ToolCallPart("a", "f")), answer)
     for last in (assistant("a duck"), system("s"), user("and?")):
-        roles = [each["role"] for each in messages(chat, *history, last, url=LOCAL)]
+        roles = [each["role"] for each in messages(chat, *history, last, url=GROQ)]
         assert roles == ["user", "assistant", "tool", "user", last.role]
 
 

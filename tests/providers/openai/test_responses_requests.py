@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiollm._validation import check
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Provider
 from aiollm.types import (
@@ -164,7 +165,7 @@ def test_system_messages_later_on_keep_their_place(responses) -> None:
     sent = responses.send(messages=history, system="a").body
     assert sent["instructions"] == "a\n\nb"
     assert sent["input"][2] == {"role": "developer", "content": "c"}
-    assert items(responses, *history)[2]["role"] == "system"
+    assert items(responses, *history)[2] == {"role": "user", "content": "c"}
 
 
 def test_user_parts_have_their_own_names(responses) -> None:
@@ -183,13 +184,44 @@ def test_user_parts_have_their_own_names(responses) -> None:
     ]  # fmt: skip
 
 
-def test_audio_is_refused_before_any_byte_unless_the_provider_is_said_to_take_it(responses) -> None:
-    with pytest.raises(UnsupportedError, match="audio"):
-        items(responses, user(AudioPart(b"x")))
-    provider = Provider("x", "openai", LOCAL, responses.codec, facts={"audio": True})
-    http = responses.codec.encode(provider, Target("x", "m"), Request(user(AudioPart(b"x"))))
-    (sent,) = json.loads(bytes(http.body))["input"]
+def test_audio_is_asked_unless_the_provider_is_said_not_to_take_it(responses) -> None:
+    (sent,) = items(responses, user(AudioPart(b"x")))
     assert sent["content"][0]["input_audio"] == {"data": "eA==", "format": "wav"}
+    provider = Provider("x", "openai", LOCAL, responses.codec, facts={"audio": False})
+    with pytest.raises(UnsupportedError, match="audio"):
+        responses.codec.encode(provider, Target("x", "m"), Request(user(AudioPart(b"x"))))
+
+
+def test_results_hold_documents_and_files_by_id(responses) -> None:
+    call = assistant(ToolCallPart("a", "f"))
+    content = ("see", DocumentPart(b"%PDF", name="a.pdf"), OpaquePart(own(**FILE)))
+    result = items(responses, user("q"), call, tool_results(ToolResultPart("a", content)))[2]
+    assert result["output"] == [
+        {"type": "input_text", "text": "see"},
+        {"type": "input_file", "filename": "a.pdf",
+         "file_data": "data:application/pdf;base64,JVBERg=="},
+        FILE,
+    ]  # fmt: skip
+
+
+FILE = {"type": "input_file", "file_id": "file-1"}
+
+
+def test_results_alone_answer_calls_that_the_server_holds(responses) -> None:
+    results = tool_results(ToolResultPart("call_a", "high tide"))
+    for extra in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
+        request = Request(results, extra=extra)
+        check(request)
+        sent = responses.send(messages=request.messages, extra=extra).body
+        assert sent["input"] == [
+            {"type": "function_call_output", "call_id": "call_a", "output": "high tide"}
+        ]
+
+
+def test_a_tool_choice_goes_with_hosted_tools(responses) -> None:
+    hosted = {"tools": [{"type": "web_search"}]}
+    sent = responses.send(tool_choice="required", extra=hosted).body
+    assert (sent["tools"], sent["tool_choice"]) == (hosted["tools"], "required")
 
 
 def test_results_with_images_go_as_they_are(responses) -> None:
@@ -292,8 +324,8 @@ def test_reasoning_in_the_clear_is_replayed_to_servers_that_do_not_encrypt(respo
 def test_images_of_an_answer_come_before_what_follows(responses) -> None:
     history = (user("q"), assistant(ImagePart(PNG)))
     for last in (assistant("a duck"), system("s"), user("and?")):
-        roles = [item["role"] for item in items(responses, *history, last)]
-        assert roles == ["user", "user", last.role]
+        sent = responses.send("https://api.groq.com/openai/v1", messages=(*history, last)).body
+        assert [item["role"] for item in sent["input"]] == ["user", "user", last.role]
 
 
 def test_foreign_state_is_dropped_with_a_warning_each(responses) -> None:
