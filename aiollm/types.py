@@ -95,11 +95,15 @@ class ProviderData(msgspec.Struct, frozen=True):
 
 
 class Citation(msgspec.Struct, frozen=True):
-    """A source that the model named for the text before it."""
+    """A source that the model named for the text before it.
+
+    `provider_data` has what else the provider says of it, such as the id of a file.
+    """
 
     url: str = ""
     title: str = ""
     text: str = ""
+    provider_data: ProviderData | None = None
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
@@ -205,7 +209,8 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
     """A tool call that the model requests; `arguments` is its raw JSON text.
 
     `valid` is False when the arguments are not a complete JSON object, for example because they
-    were cut at the output limit. Such a call must not be run.
+    were lost or cut at the output limit. Such a call must not be run. `custom`: the call of a
+    custom tool, whose `arguments` are free text; `valid` then says whether they are complete.
     """
 
     id: str
@@ -213,6 +218,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
     arguments: str = "{}"
     valid: bool = True
     provider_data: ProviderData | None = None
+    custom: bool = False
 
     def parsed(self) -> dict[str, Any]:
         """Decode the arguments. Raises: OutputError when they are not a JSON object."""
@@ -220,7 +226,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
             value = msgspec.json.decode(self.arguments or "{}")
         except (ValueError, RecursionError):
             value = None
-        if not self.valid or not isinstance(value, dict):
+        if not self.valid or self.custom or not isinstance(value, dict):
             raise OutputError(f"the arguments of tool call {self.name!r} are not a JSON object")
         return value
 
@@ -410,7 +416,7 @@ def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts; cached tokens are part of input, reasoning tokens part of output.
+    """Token counts; tokens read from or written to a cache are part of input, reasoning of output.
 
     `certainty` is `exact` after a proper end, `partial` when the stream was cut and only early
     figures arrived, and `missing` when the provider sent none.
@@ -421,6 +427,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     certainty: Certainty = "missing"
+    cache_write_tokens: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -457,7 +464,8 @@ class RefusalDelta(NonTextChunk, frozen=True, gc=False):
 class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
     """A piece of tool call number `index`; `id` and `name` come with the first piece.
 
-    `arguments` is a fragment of JSON text.
+    `arguments` is a fragment of JSON text, or of free text where `custom` is set. A few servers
+    send the name in several pieces, too: join them.
     """
 
     commits: ClassVar[bool] = True
@@ -466,6 +474,7 @@ class ToolCallDelta(NonTextChunk, frozen=True, gc=False):
     name: str = ""
     arguments: str = ""
     provider_data: ProviderData | None = None
+    custom: bool = False
 
 
 class ImageChunk(NonTextChunk, frozen=True):

@@ -244,4 +244,5 @@ def _total(usages: Sequence[Usage]) -> Usage:
         cached_tokens=sum(usage.cached_tokens for usage in usages),
         reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
         certainty=certainty,
+        cache_write_tokens=sum(usage.cache_write_tokens for usage in usages),
     )

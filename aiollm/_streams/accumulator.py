@@ -85,19 +85,26 @@ class _Refusal:
 
 
 class _Call:
-    __slots__ = ("data", "id", "name", "pieces")
+    __slots__ = ("custom", "data", "id", "name", "pieces")
 
     def __init__(self) -> None:
+        self.custom = False
         self.id = ""
         self.name = ""
         self.pieces: list[str] = []
         self.data: ProviderData | None = None
 
-    def part(self) -> ToolCallPart:
-        # Several servers send "" for a call without arguments.
-        arguments = "".join(self.pieces).strip() or "{}"
-        valid = bool(self.name) and _is_object(arguments)
-        return ToolCallPart(self.id, self.name, arguments, valid, self.data)
+    def part(self, *, whole: bool) -> ToolCallPart:
+        """Return the call; `whole` says whether the answer came to its proper end."""
+        text = "".join(self.pieces)
+        if self.custom:
+            valid = bool(self.name) and whole
+            return ToolCallPart(self.id, self.name, text, valid, self.data, custom=True)
+        text = text.strip()
+        # Only the end of the answer tells a call without arguments from one that lost them.
+        arguments = _object(text) if text or not whole else "{}"
+        valid = bool(self.name and arguments)
+        return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
 
 
 class _Whole:
@@ -113,11 +120,20 @@ class _Whole:
 _Builder: TypeAlias = _Text | _Reasoning | _Refusal | _Call | _Whole
 
 
-def _is_object(text: str) -> bool:
+_CUT: tuple[FinishReason | None, ...] = (None, "length", "content_filter", "error")
+"""How an answer ends that may lack arguments at its end."""
+
+
+def _object(text: str) -> str:
+    """Return the text of a JSON object, "" if it is none; some models encode it twice."""
     try:
-        return isinstance(msgspec.json.decode(text), dict)
+        value = msgspec.json.decode(text)
+        if isinstance(value, str):
+            text = value.strip()
+            value = msgspec.json.decode(text)
     except (ValueError, RecursionError):
-        return False
+        return ""
+    return text if isinstance(value, dict) else ""
 
 
 class Accumulator:
@@ -163,7 +179,12 @@ class Accumulator:
 
     def message(self) -> Message:
         """Return the assistant message so far."""
-        return Message("assistant", tuple(builder.part() for builder in self._builders))
+        whole = self.finish_reason not in _CUT
+        parts = (
+            builder.part(whole=whole) if isinstance(builder, _Call) else builder.part()
+            for builder in self._builders
+        )
+        return Message("assistant", tuple(parts))
 
     def response(
         self, source: CallProgress | None = None, ended_at: float | None = None
@@ -246,7 +267,9 @@ class Accumulator:
             self._builders.append(call)
         # Some servers repeat id and name in every delta: appending would give "weatherweather".
         call.id = call.id or delta.id
-        call.name = call.name or delta.name
+        call.custom = call.custom or delta.custom
+        if delta.name and delta.name != call.name and not (call.name and any(call.pieces)):
+            call.name += delta.name
         call.data = delta.provider_data or call.data
         if delta.arguments:
             call.pieces.append(delta.arguments)

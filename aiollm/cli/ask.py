@@ -80,5 +80,8 @@ def _account(stream: Stream) -> str:
     ]
     usage, total = stream.partial.usage, stream.partial.timings.total
     if usage.certainty != "missing":
-        lines.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out, {total:.1f} s")
+        shares = {"cached": usage.cached_tokens, "written to the cache": usage.cache_write_tokens}
+        told = ", ".join(f"{count} {what}" for what, count in shares.items() if count)
+        given = f"{usage.input_tokens} tokens in" + (f" ({told})" if told else "")
+        lines.append(f"{given}, {usage.output_tokens} out, {total:.1f} s")
     return "\n".join([*lines, *stream.partial.warnings]) or "nothing was tried"

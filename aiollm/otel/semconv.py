@@ -114,6 +114,7 @@ def usage_attributes(usage: Usage) -> Attributes:
     }
     shares = {
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
     }
     return counts | {name: count for name, count in shares.items() if count}

@@ -1,10 +1,11 @@
-"""Shared by all decoders: counting tool calls and making their ids."""
+"""Shared by all decoders: counting tool calls, and giving each an id of its own."""
 
 from __future__ import annotations
 
 import os
 
 from aiollm.errors import ProtocolError
+from aiollm.types import Usage
 
 MAX_CALLS = 4096
 """The most tool calls in one answer."""
@@ -20,3 +21,31 @@ def one_more_call(calls: int) -> int:
 def new_call_id() -> str:
     """Return a new id for a tool call that came without one."""
     return f"call_{os.urandom(8).hex()}"
+
+
+def later_usage(earlier: Usage, later: Usage) -> Usage:
+    """Return the later counts, and earlier ones where these lack the input and more.
+
+    Some servers count the input at the start, and end with zeros (2026).
+    """
+    if later.input_tokens:
+        return later
+    return Usage(
+        earlier.input_tokens,
+        later.output_tokens or earlier.output_tokens,
+        later.cached_tokens or earlier.cached_tokens,
+        later.reasoning_tokens or earlier.reasoning_tokens,
+        later.certainty,
+        later.cache_write_tokens or earlier.cache_write_tokens,
+    )
+
+
+def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word
+    """Return the id that a call came with, a new one if it has none or another call has it.
+
+    `taken` holds the ids of the answer's other calls. Some servers give parallel calls one id, so
+    that nobody could say which call a result answers.
+    """
+    own = id if id and id not in taken else new_call_id()
+    taken.add(own)
+    return own

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiollm.provider import Provider
+from aiollm.providers.call_ids import unique_calls
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, ProviderData, Request, TextPart
 
@@ -40,11 +41,14 @@ def system_text(request: Request) -> str:
 
 
 def conversation(request: Request) -> tuple[Message, ...]:
-    """Return the messages after those that `system_text` includes, each call beside its results."""
+    """Return the messages after those that `system_text` includes.
+
+    Each call stands beside its results, and no tool-call id occurs twice.
+    """
     start = 0
     while start < len(request.messages) and request.messages[start].role == "system":
         start += 1
-    return one_turn_for_its_results(request.messages[start:])
+    return unique_calls(one_turn_for_its_results(request.messages[start:]))
 
 
 def asks_for_tools(request: Request) -> bool:

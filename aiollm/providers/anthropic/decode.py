@@ -22,7 +22,7 @@ from aiollm.providers.anthropic.wire import (
     Message,
     usage_of,
 )
-from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import is_error
 from aiollm.types import (
     Citation,
@@ -75,13 +75,14 @@ class _Block:
 class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
-    __slots__ = ("_blocks", "_calls", "_counts", "_joiner", "_plain", "_stop", "finished")
+    __slots__ = ("_blocks", "_calls", "_counts", "_ids", "_joiner", "_plain", "_stop", "finished")
 
     def __init__(self) -> None:
         self.finished: bool = False
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._counts: Counts | None = None
+        self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
         self._plain = False
         self._stop: str | None = None
@@ -207,7 +208,7 @@ class AnthropicDecoder:
         out.append(
             ToolCallDelta(
                 block.call,
-                mend(_string(block.raw.get("id"))) or new_call_id(),
+                own_call_id(mend(_string(block.raw.get("id"))), self._ids),
                 mend(_string(block.raw.get("name"))),
                 provider_data=ProviderData(FAMILY, rest) if rest else None,
             )

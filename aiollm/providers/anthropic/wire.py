@@ -31,6 +31,13 @@ class Details(msgspec.Struct, gc=False):
     thinking_tokens: _Tokens = None
 
 
+class Written(msgspec.Struct, gc=False):
+    """Tokens written to the cache, by how long they are kept."""
+
+    ephemeral_5m_input_tokens: _Tokens = None
+    ephemeral_1h_input_tokens: _Tokens = None
+
+
 class Counts(msgspec.Struct, gc=False):
     """Tokens so far."""
 
@@ -38,13 +45,34 @@ class Counts(msgspec.Struct, gc=False):
     output_tokens: _Tokens = None
     cache_creation_input_tokens: _Tokens = None
     cache_read_input_tokens: _Tokens = None
+    cache_creation: Written | None = None
     output_tokens_details: Details | None = None
 
     def update(self, later: Counts) -> None:
-        """Replace earlier counts by later ones."""
-        for name in self.__struct_fields__:
+        """Replace earlier counts by later ones, but those of the input by no zeros alone.
+
+        Some servers of this wire count the input only at the start, and end with zeros (2026).
+        """
+        input_too = self.input_tokens is None or later.has_input()
+        for name in self.__struct_fields__ if input_too else _OUTPUT:
             if (count := getattr(later, name)) is not None:
                 setattr(self, name, count)
+
+    def has_input(self) -> bool:
+        """Return whether any token of the input is counted."""
+        return bool(
+            self.input_tokens or self.cache_creation_input_tokens or self.cache_read_input_tokens
+        )
+
+    def written(self) -> int:
+        """Return the input tokens that were written to the cache."""
+        parts = self.cache_creation
+        if self.cache_creation_input_tokens is not None or parts is None:
+            return self.cache_creation_input_tokens or 0
+        return (parts.ephemeral_5m_input_tokens or 0) + (parts.ephemeral_1h_input_tokens or 0)
+
+
+_OUTPUT = ("output_tokens", "output_tokens_details")
 
 
 class Message(msgspec.Struct, gc=False):
@@ -95,14 +123,15 @@ def usage_of(counts: Counts | None, *, final: bool) -> Usage:
     if counts is None or counts == _NO_COUNTS:
         return Usage()
     cached = counts.cache_read_input_tokens or 0
-    created = counts.cache_creation_input_tokens or 0
+    written = counts.written()
     details = counts.output_tokens_details
     whole = final and counts.input_tokens is not None and counts.output_tokens is not None
     return Usage(
         # Unlike others, Anthropic does not include cache reads and writes in the input.
-        (counts.input_tokens or 0) + created + cached,
+        (counts.input_tokens or 0) + written + cached,
         counts.output_tokens or 0,
         cached,
         (details and details.thinking_tokens) or 0,
         "exact" if whole else "partial",
+        written,
     )

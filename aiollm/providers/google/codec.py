@@ -15,9 +15,10 @@ from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
-from aiollm.providers.google.encode import FAMILY, encode_body
+from aiollm.providers.google.encode import encode_body
 from aiollm.providers.google.errors import reply_error
 from aiollm.providers.google.models import resource
+from aiollm.providers.google.wire import FAMILY
 from aiollm.types import Request, Target
 
 MAX_PAGE = 1000

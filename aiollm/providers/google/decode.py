@@ -7,14 +7,15 @@ from typing import Any
 
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
-from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.google.arguments import PartialArguments
-from aiollm.providers.google.encode import FAMILY, SIGNATURE, SYNTHETIC_ID
+from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import BLOCKED, block_error, body_error, ending_error
 from aiollm.providers.google.wire import (
     CHUNK,
+    FAMILY,
     NULL,
     PLAIN,
     Call,
@@ -75,6 +76,8 @@ class GoogleDecoder:
         "_calls",
         "_cited",
         "_counted",
+        "_grounding",
+        "_ids",
         "_joiner",
         "_last",
         "_open",
@@ -89,8 +92,10 @@ class GoogleDecoder:
         self.finished: bool = False
         self._answered = False
         self._calls = 0
-        self._cited: set[tuple[str, str]] = set()
+        self._cited: set[tuple[str, str, str]] = set()
+        self._grounding: dict[str, Any] = {}
         self._counted = 0
+        self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
         self._last: Last | None = None
         self._open: PartialArguments | None = None
@@ -182,7 +187,8 @@ class GoogleDecoder:
         self._chunk(chunk, frame, out)
 
     def _chunk(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
-        self._usage = chunk.usage_metadata or self._usage
+        if chunk.usage_metadata is not None:
+            self._usage = chunk.usage_metadata.after(self._usage)
         if not chunk.candidates:
             self._bare(chunk, frame)
         for at, candidate in enumerate(chunk.candidates or ()):
@@ -276,7 +282,7 @@ class GoogleDecoder:
         out.append(
             ToolCallDelta(
                 number,
-                mend(call.id or "") or new_call_id(),
+                own_call_id(mend(call.id or ""), self._ids),
                 mend(call.name or ""),
                 "" if streamed else bytes(json_body(call.args or {})).decode(),
                 data,
@@ -295,8 +301,9 @@ class GoogleDecoder:
     def _cite(self, candidate: Candidate, out: list[Item]) -> None:
         if candidate.citation_metadata is None and candidate.grounding_metadata is None:
             return
+        self._grounding |= candidate.grounding_metadata or {}
         for citation in citations_of(candidate):
-            key = (citation.url, citation.title)
+            key = (citation.url, citation.title, citation.text)
             if key not in self._cited:
                 self._cited.add(key)
                 out.append(CitationChunk(citation))
@@ -312,6 +319,10 @@ class GoogleDecoder:
             self._close_call(out, cut=True)
         if not self._answered:
             _raise_if(ending_error(raw, mend(last.finish_message or "")))
+        if self._grounding and self._grounding.keys() - {"groundingChunks"}:
+            # Which words rest on which source, the queries, and what Google wants to be shown.
+            data = ProviderData(FAMILY, {"groundingMetadata": mend_all(self._grounding)})
+            out.append(PartChunk(OpaquePart(data)))
         if last.continuation_token:
             out.append(
                 Notice(

@@ -19,6 +19,7 @@ from aiollm.providers.encoding import (
     system_text,
 )
 from aiollm.providers.google.models import generation, thinking_config
+from aiollm.providers.google.wire import FAMILY
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -36,8 +37,6 @@ from aiollm.types import (
     ToolCallPart,
     ToolResultPart,
 )
-
-FAMILY = "google"
 
 SIGNATURE = "thoughtSignature"
 SYNTHETIC_ID = "synthetic_id"

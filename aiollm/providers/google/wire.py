@@ -10,7 +10,9 @@ import msgspec
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import ProtocolError
-from aiollm.types import Certainty, Citation, Usage
+from aiollm.types import Certainty, Citation, ProviderData, Usage
+
+FAMILY = "google"
 
 
 class _Wire(msgspec.Struct, gc=False, rename="camel"):
@@ -43,45 +45,14 @@ class Content(_Wire):
     parts: list[Part] | None = None
 
 
-class Source(_Wire):
-    """A source, with its title and URL."""
-
-    uri: str | None = None
-    source_uri: str | None = None
-    title: str | None = None
-    text: str | None = None
-
-
-class Citations(_Wire):
-    """Sources that the answer recites."""
-
-    citations: list[Source] | None = None
-    citation_sources: list[Source] | None = None
-
-
-class Ground(_Wire):
-    """A source that a search found, by its kind."""
-
-    web: Source | None = None
-    retrieved_context: Source | None = None
-    maps: Source | None = None
-    image: Source | None = None
-
-
-class Grounding(_Wire):
-    """Sources that a search found."""
-
-    grounding_chunks: list[Ground] | None = None
-
-
 class Candidate(_Wire):
     """One of the answers; only the first is read."""
 
     content: Content | None = None
     finish_reason: str | None = None
     index: int | None = None
-    citation_metadata: Citations | None = None
-    grounding_metadata: Grounding | None = None
+    citation_metadata: dict[str, Any] | None = None
+    grounding_metadata: dict[str, Any] | None = None
     finish_message: str | None = None
     continuation_token: str | None = None
 
@@ -94,6 +65,20 @@ class Counts(_Wire):
     thoughts_token_count: int | None = None
     cached_content_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
+
+    def after(self, earlier: Counts | None) -> Counts:
+        """Return these counts, and earlier ones where these lack the prompt and more.
+
+        Some servers of this wire count the prompt in one chunk only (2026).
+        """
+        if earlier is None or self.prompt_token_count:
+            return self
+        names = self.__struct_fields__
+        return Counts(*(getattr(self, name) or getattr(earlier, name) for name in names))
+
+
+class _PlainCounts(Counts, kw_only=True):
+    prompt_token_count: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _PlainPart(_Wire):
@@ -125,7 +110,7 @@ class Plain(_Wire):
     """
 
     candidates: tuple[_PlainCandidate]
-    usage_metadata: Counts | None = None
+    usage_metadata: _PlainCounts | None = None
 
 
 Last: TypeAlias = Candidate | _PlainCandidate
@@ -217,20 +202,34 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
             return "", b""
 
 
+_SOURCES = ("web", "retrievedContext", "maps", "image")
+"""The kinds of sources that a search finds."""
+_URLS = ("uri", "sourceUri")
+_CITED = {*_URLS, "title", "text"}
+
+
 def citations_of(candidate: Candidate) -> list[Citation]:
-    """Return the sources in a chunk."""
-    sources: list[Source | None] = []
-    if cited := candidate.citation_metadata:
-        sources += cited.citations or cited.citation_sources or ()
-    if candidate.grounding_metadata is not None:
-        for ground in candidate.grounding_metadata.grounding_chunks or ():
-            sources.append(ground.web or ground.retrieved_context or ground.maps or ground.image)
+    """Return the sources in a chunk; what is known of a stored file may be its text alone."""
+    cited = candidate.citation_metadata or {}
+    found = candidate.grounding_metadata or {}
+    sources = _dicts(cited.get("citations")) or _dicts(cited.get("citationSources"))
+    for ground in _dicts(found.get("groundingChunks")):
+        sources += _dicts([next(filter(None, map(ground.get, _SOURCES)), None)])
     return [
-        Citation(
-            mend(source.uri or source.source_uri or ""),
-            mend(source.title or ""),
-            mend(source.text or ""),
-        )
-        for source in sources
-        if source is not None and (source.uri or source.source_uri or source.title)
+        citation
+        for citation in map(_citation, sources)
+        if citation.url or citation.title or citation.text
     ]
+
+
+def _citation(source: dict[str, Any]) -> Citation:
+    url, other, title, text = (
+        mend(word) if isinstance(word := source.get(name), str) else ""
+        for name in (*_URLS, "title", "text")
+    )
+    rest = {key: value for key, value in source.items() if key not in _CITED and value is not None}
+    return Citation(url or other, title, text, ProviderData(FAMILY, rest) if rest else None)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import fault_of
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.ollama.errors import RULES
@@ -87,7 +87,7 @@ class OllamaDecoder:
     A prompt that fills it was probably cut.
     """
 
-    __slots__ = ("_calls", "_context", "_joiner", "finished")
+    __slots__ = ("_calls", "_context", "_ids", "_joiner", "finished")
 
     ending = False  # nothing follows the chunk that ends the answer
 
@@ -95,6 +95,7 @@ class OllamaDecoder:
         self.finished: bool = False
         self._context = context
         self._calls = 0
+        self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -172,7 +173,7 @@ class OllamaDecoder:
         function = call.function or _Function()
         return ToolCallDelta(
             index,
-            mend(call.id or new_call_id()),
+            own_call_id(mend(call.id or ""), self._ids),
             mend(function.name or ""),
             _arguments(function.arguments),
         )

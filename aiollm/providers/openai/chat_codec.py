@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from aiollm._wire.body import json_body
@@ -48,12 +49,20 @@ class ChatCodec(Codec):
             **form,
             **thinking(request, dialect, model, warnings),
         }
+        merge(body, request.extra)
         return HttpRequest(
             f"{provider.base_url}/chat/completions",
             bearer_headers(provider),
-            json_body(merge(body, request.extra)),
+            json_body(body),
             warnings=tuple(warnings),
+            decoder=self._decoder_of(body, dialect) if "n" in body or dialect.think else None,
         )
+
+    def _decoder_of(self, body: dict[str, Any], dialect: Dialect) -> Callable[[], ChatDecoder]:
+        """Return what makes the decoder of a reply that is not read like most."""
+        asked = body.get("n")
+        choices = asked if isinstance(asked, int) else 1
+        return partial(ChatDecoder, self.family, choices, dialect.think)
 
     def decoder(self) -> ChatDecoder:
         """Return a new decoder for one reply."""

@@ -6,7 +6,7 @@ because they must also work for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,8 +20,18 @@ from aiollm.errors import (
     ServerError,
     StreamInterrupted,
 )
+from aiollm.providers.decoding import later_usage
+from aiollm.providers.encoding import merge
 from aiollm.providers.error_bodies import is_error
-from aiollm.providers.openai.chat_extensions import Reasoning, citations, content_items, images
+from aiollm.providers.openai.chat_extensions import (
+    Reasoning,
+    beside,
+    citations,
+    content_items,
+    images,
+    words,
+)
+from aiollm.providers.openai.chat_think import ThinkBlock, ThinkTags
 from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, arguments_text
 from aiollm.providers.openai.chat_wire import (
     CHUNK,
@@ -79,10 +89,17 @@ _NO_USAGE = Usage()
 
 
 class ChatDecoder:
-    """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end."""
+    """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end.
+
+    `choices`: how many answers were requested, of which the first is kept. `think`: the tags in
+    which the server writes reasoning at the start of its text.
+    """
 
     __slots__ = (
+        "_beside",
+        "_block",
         "_calls",
+        "_choices",
         "_family",
         "_identified",
         "_joiner",
@@ -96,10 +113,13 @@ class ChatDecoder:
         "finished",
     )
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, choices: int = 1, think: ThinkTags | None = None) -> None:
         self.finished: bool = False
         self._family = family
-        self._lane = LANES["content"]
+        self._choices = choices
+        self._block = think and ThinkBlock(think)
+        self._lane = NO_LANE if think else LANES["content"]
+        self._beside: dict[str, Any] | None = None
         self._identified = False
         self._opened = False
         self._reason = ""
@@ -180,7 +200,7 @@ class ChatDecoder:
             self._bare(chunk, frame, out)
         # A lane reads one text and nothing else. Only a chunk that gave exactly one item makes it
         # likely that the next one is like it, and a server that counts in every chunk needs all.
-        if len(out) != before + 1 or chunk.usage is not None or self._joiner:
+        if len(out) != before + 1 or chunk.usage is not None or self._joiner or self._block:
             return NO_LANE
         match out[-1]:
             case TextDelta():
@@ -218,12 +238,15 @@ class ChatDecoder:
     def _take(self, chunk: Chunk, out: list[Item]) -> None:
         self._identified = self._identified or bool(chunk.id or chunk.model)
         for choice in chunk.choices or ():
-            if choice.index:
+            # Some gateways give every block of one answer an index of its own (2026).
+            if choice.index and self._choices > 1:
                 self._notice("the answer has several choices (n > 1): only the first is kept", out)
             elif self._is_loading(choice):
                 self._load(choice, out)
             else:
                 self._choice(choice, out)
+        if chunk.citations or chunk.search_results:
+            self._keep(citations=chunk.citations, search_results=chunk.search_results)
         self._count(chunk, out)
 
     def _choice(self, choice: Choice, out: list[Item]) -> None:
@@ -249,7 +272,7 @@ class ChatDecoder:
     def _load(self, choice: Choice | None, out: list[Item]) -> None:
         """Report the loading text line by line, without its decoration."""
         if choice is not None and choice.delta is not None:
-            self._loading += choice.delta.reasoning_content or ""
+            self._loading += words(choice.delta.reasoning_content)
             *lines, self._loading = self._loading.split("\n")
         else:
             lines, self._loading = [self._loading], ""
@@ -258,22 +281,22 @@ class ChatDecoder:
     def _delta(self, delta: Delta, out: list[Item]) -> None:
         if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
             self._think(delta, out)
-        if isinstance(delta.content, list):
-            out += content_items(delta.content)
-        elif delta.content and (text := self._joined("content", delta.content)):
-            out.append(TextDelta(text))
+        if delta.content:
+            out += self._content(delta.content)
         if delta.refusal and (refusal := self._joined("refusal", delta.refusal)):
             out.append(RefusalDelta(refusal))
         for call in delta.tool_calls or ():
-            out.append(self._call(call))
+            out += self._call(call)
         if delta.function_call is not None:
-            out.append(self._call(Call(-1, function=delta.function_call)))
+            out += self._call(Call(-1, function=delta.function_call))
         if delta.annotations:
-            out += citations(delta.annotations)
+            out += citations(delta.annotations, self._family)
         if delta.images:
             out += images(delta.images)
-        if delta.audio is not None:
+        if delta.audio and (not isinstance(delta.audio, dict) or any(delta.audio.values())):
             self._notice("the answer contains audio, which is left out", out)
+        if delta.extra_content:
+            self._keep(extra_content=delta.extra_content)
 
     def _think(self, delta: Delta, out: list[Item]) -> None:
         self._reasoning = self._reasoning or Reasoning()
@@ -283,11 +306,13 @@ class ChatDecoder:
         if thought and (thought := self._joined("reasoning", thought)):
             out.append(ReasoningDelta(thought))
 
-    def _call(self, call: Call) -> ToolCallDelta:
+    def _call(self, call: Call) -> list[ToolCallDelta]:
+        """Return what a piece of a call adds, if anything: some servers send empty ones."""
         state: dict[str, Any] = {}
-        if call.custom is not None:
+        custom = call.custom if call.custom and (call.custom.name or call.custom.input) else None
+        if custom is not None:
             state["type"] = "custom"
-            name, text = call.custom.name, call.custom.input or ""
+            name, text = custom.name, custom.input or ""
         else:
             function = call.function or Function()
             name, text = function.name, arguments_text(function.arguments)
@@ -295,12 +320,34 @@ class ChatDecoder:
             state["extra_content"] = call.extra_content
         data = ProviderData(self._family, state) if state else None
         self._calls = self._calls or ToolCallAssembler()
-        delta = self._calls.add(call.index, mend(call.id or ""), mend(name or ""), text, data)
-        if self._joiner is None:
-            return delta
-        return msgspec.structs.replace(
-            delta, arguments=self._joined(f"call {delta.index}", delta.arguments)
+        delta = self._calls.add(
+            call.index, mend(call.id or ""), mend(name or ""), text, data, custom=custom is not None
         )
+        if delta is None:
+            return []
+        if self._joiner is not None:
+            arguments = self._joined(f"call {delta.index}", delta.arguments)
+            delta = msgspec.structs.replace(delta, arguments=arguments)
+        return [delta]
+
+    def _content(
+        self, content: str | list[Any] | dict[str, Any]
+    ) -> Iterable[TextDelta | ReasoningDelta]:
+        if not isinstance(content, str):
+            return content_items(content if isinstance(content, list) else [content])
+        text = self._joined("content", content)
+        block = self._block
+        if block is None:
+            return [TextDelta(text)] if text else []
+        items = block.feed(text)
+        if block.done:
+            self._block = None
+        return items
+
+    def _keep(self, **fields: Any) -> None:
+        """Keep what belongs to the answer as a whole; chunks may repeat it or add to it."""
+        given = {name: value for name, value in fields.items() if value}
+        self._beside = merge(self._beside or {}, given)
 
     def _joined(self, field: str, text: str) -> str:
         return text if self._joiner is None else self._joiner.feed(field, text)
@@ -309,7 +356,8 @@ class ChatDecoder:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
         if not counts or counts == NO_COUNTS:
             return
-        self._usage = usage_of(counts)
+        usage = usage_of(counts)
+        self._usage = usage if self._usage is _NO_USAGE else later_usage(self._usage, usage)
         if not self._reason:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
 
@@ -326,20 +374,25 @@ class ChatDecoder:
     def _end(self, out: list[Item]) -> None:
         if self._joiner:
             self._flush(self._joiner, out)
+        if self._block is not None:
+            out += self._block.close()
         if self._reasoning is not None and (data := self._reasoning.data()) is not None:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
-        if self._calls is not None:
+        reason = self._finish_reason()
+        if self._calls is not None and reason not in ("length", "content_filter"):
             out += self._calls.end()
+        if self._beside is not None:
+            out += beside(self._beside, self._family)
         if broken := _BROKEN.get(self._reason):
             if self._usage.certainty != "missing":
                 out.append(UsageUpdate(self._usage))
             raise broken(f"the provider broke off the answer: {self._reason}", code=self._reason)
         self.finished = True
-        out.append(Finish(self._finish_reason(), self._reason, self._usage))
+        out.append(Finish(reason, self._reason, self._usage))
 
     def _finish_reason(self) -> FinishReason:
         reason = _REASONS.get(self._reason, "other")
-        if self._calls is None:
+        if not self._calls:
             return "stop" if reason == "tool_calls" else reason
         return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason
 

@@ -13,6 +13,9 @@ from aiollm.types import (
     CitationChunk,
     ImageChunk,
     ImagePart,
+    OpaquePart,
+    PartChunk,
+    ProviderData,
     ReasoningDelta,
     TextDelta,
 )
@@ -30,15 +33,15 @@ class Reasoning:
         self.field: str = ""
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
-    def read(self, content: str | None, other: Any, details: Sequence[Any] | None) -> str:
+    def read(self, content: Any, other: Any, details: Sequence[Any] | None) -> str:
         """Return a delta's reasoning only once, even if it comes under several names."""
         detailed = "".join(map(self._detail, details)) if details else ""
-        if content:
+        if text := words(content):
             self.field = "reasoning_content"
-            return content
-        if isinstance(other, str) and other:
+            return text
+        if text := words(other):
             self.field = "reasoning"
-            return other
+            return text
         return detailed
 
     def data(self) -> dict[str, Any] | None:
@@ -62,6 +65,21 @@ class Reasoning:
         else:
             self._details.append((dict(detail), [piece]))
         return piece
+
+
+def words(value: Any) -> str:
+    """Return the text of reasoning; some gateways wrap it in objects (Bedrock's do, 2026)."""
+    match value:
+        case str():
+            return value
+        case {"text": str() as text} | {"content": str() as text} | {"summary": str() as text}:
+            return text
+        case {"reasoningText": inner} | {"thinking": inner} | {"content": list() as inner}:
+            return words(inner)
+        case list():
+            return "".join(map(words, value))
+        case _:
+            return ""
 
 
 def _continues(last: dict[str, Any], detail: dict[str, Any]) -> bool:
@@ -88,16 +106,64 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
                 pass
 
 
-def citations(annotations: Sequence[Any]) -> Iterator[CitationChunk]:
-    """Read the URL citations among annotations; others have no canonical form."""
+_FILES = ("file_citation", "container_file_citation", "file_path")
+"""Kinds of annotations that name a file, which has an id and no URL."""
+
+
+def citations(annotations: Sequence[Any], family: str) -> Iterator[CitationChunk]:
+    """Read the sources among annotations: web pages, and files with their ids."""
     for annotation in annotations:
         match annotation:
             case {"url_citation": dict() as source} | ({"type": "url_citation"} as source):
-                words = (source.get("url"), source.get("title"), source.get("content"))
-                texts = (mend(word) if isinstance(word, str) else "" for word in words)
-                yield CitationChunk(Citation(*texts))
+                yield CitationChunk(_source(source, family))
+            case {"type": str() as kind} if kind in _FILES:
+                inner = annotation.get(kind)
+                source = annotation | inner if isinstance(inner, dict) else annotation
+                yield CitationChunk(_source(source, family, title="filename", text="quote"))
             case _:
                 pass
+
+
+def beside(fields: dict[str, Any], family: str) -> Iterator[CitationChunk | PartChunk]:
+    """Return what came beside an answer's text: Perplexity's sources, Gemini's signature."""
+    yield from _sources(fields.get("citations", ()), fields.get("search_results", ()), family)
+    extra = {
+        vendor: {key: value for key, value in given.items() if key != "thought"}
+        for vendor, given in fields.get("extra_content", {}).items()
+        if isinstance(given, dict)
+    }
+    if any(extra.values()):
+        yield PartChunk(OpaquePart(ProviderData(family, {"extra_content": extra})))
+
+
+def _sources(urls: Sequence[Any], results: Sequence[Any], family: str) -> Iterator[CitationChunk]:
+    seen = set()
+    for result in results:
+        match result:
+            case {"url": str() as url} | {"title": str() as url} if url:
+                seen.add(url)
+                yield CitationChunk(_source(result, family, text="snippet"))
+            case _:
+                pass
+    for url in urls:
+        match url:
+            case {"url": str()}:
+                yield CitationChunk(_source(url, family))
+            case str() if url and url not in seen:
+                seen.add(url)
+                yield CitationChunk(Citation(mend(url)))
+            case _:
+                pass
+
+
+def _source(
+    source: dict[str, Any], family: str, *, title: str = "title", text: str = "content"
+) -> Citation:
+    found = (source.get(name) for name in ("url", title, text))
+    url, name, words = (mend(word) if isinstance(word, str) else "" for word in found)
+    known = {"type", "url", title, text}
+    rest = {key: value for key, value in source.items() if key not in known and value is not None}
+    return Citation(url, name, words, ProviderData(family, rest) if rest else None)
 
 
 def images(parts: Sequence[Any]) -> Iterator[ImageChunk]:

@@ -168,7 +168,7 @@ class _Turns:
             wire["tool_calls"] = calls
         wire |= self._opaque(message)
         # Servers refuse a turn of only reasoning, which a cut answer may leave behind.
-        if text or len(wire) > 2:
+        if text or wire.keys() - {"role", "content", "extra_content"}:
             self._replay(message, wire)
             self.out.append(wire)
         images = [part for part in message.parts if isinstance(part, ImagePart)]
@@ -201,13 +201,20 @@ class _Turns:
                 "custom": {"name": part.name, "input": part.arguments},
             }
         arguments = part.arguments or "{}"
-        if not part.valid:
+        if part.custom or not part.valid:
             arguments = "{}"
             self._warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
-        return wire | (data or {})
+        return wire | self._signed(data or {})
+
+    def _signed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return state without Gemini's signatures where a host may refuse their field."""
+        if self._dialect.signatures or "extra_content" not in state:
+            return state
+        self._warnings.add(f"{self._dialect.name} does not accept extra_content back: dropped")
+        return {key: value for key, value in state.items() if key != "extra_content"}
 
     def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
         if self._dialect.short_call_ids:
@@ -236,7 +243,7 @@ class _Turns:
         for part in message.parts:
             if isinstance(part, OpaquePart):
                 fields |= self._warnings.own(part.provider_data, self._family, "a part") or {}
-        return fields
+        return self._signed(fields)
 
 
 def _kind(files: Sequence[Part]) -> str:

@@ -44,3 +44,10 @@ def as_content(wire: State, text: str, states: Iterable[State]) -> None:
         said = wire["content"]
         thought = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
         wire["content"] = [thought, *([{"type": "text", "text": said}] if said else [])]
+
+
+def as_think_block(wire: State, text: str, states: Iterable[State]) -> None:
+    """Send the text as MiniMax does: in tags, before the answer."""
+    del states
+    if text:
+        wire["content"] = f"<think>\n{text}\n</think>\n\n{wire['content'] or ''}"

@@ -6,24 +6,63 @@ import json
 from typing import Any
 
 from aiollm._wire.lenient import load, mend
-from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.types import ProviderData, ToolCallDelta
 
 
 class _Call:
-    __slots__ = ("arguments", "id", "known", "name")
+    """A call so far; `known` is the id that it came with, "" if it came without."""
 
-    def __init__(self, id: str, name: str) -> None:  # noqa: A002  the wire's word
-        self.known = bool(id)
-        self.id = id or new_call_id()
-        self.name = name
+    __slots__ = ("arguments", "custom", "known", "name")
+
+    def __init__(self, known: str, *, custom: bool) -> None:
+        self.known = known
+        self.name = ""
+        self.custom = custom
         self.arguments: list[str] = []
 
     def blank(self) -> bool:
         return not "".join(self.arguments).strip()
 
     def whole(self) -> bool:
+        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False  # the last piece is enough to tell, almost always
         return isinstance(load("".join(self.arguments).encode("utf-8", "replace")), dict)
+
+    def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+        """Return whether a fragment is this complete call once more."""
+        return (
+            bool(id and arguments)
+            and (id, name) == (self.known, self.name)
+            and self.whole()
+            and arguments == "".join(self.arguments)
+        )
+
+    def ends_before(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+        """Return whether a fragment with the same index or id begins another call."""
+        # Some servers use index 0 for every call, or none at all, or one id for all: only a changed
+        # id or name, or complete arguments, show that a new call begins.
+        if id and self.known and id != self.known:
+            return bool(name) or self.whole()
+        if not name or not self.name:
+            return False
+        if arguments.strip() and self.whole():
+            return True
+        if id or name == self.name:
+            return False
+        # Without ids, a name that brings arguments is another call's rather than a piece of one.
+        return not self.blank() or (not self.known and bool(arguments.strip()))
+
+    def extend_name(self, piece: str) -> str:
+        """Add a piece of the name; return what is new in it.
+
+        Gemini's OpenAI wire sends names in pieces (`edit_ex`, `isting_file`; 2025), other servers
+        repeat the complete name in every fragment.
+        """
+        if not piece or piece == self.name or (self.name and not self.blank()):
+            return ""
+        self.name += piece
+        return piece
 
 
 class ToolCallAssembler:
@@ -31,12 +70,14 @@ class ToolCallAssembler:
 
     A fragment belongs to the call with its index, else to the one with its id, else to the latest
     call. It begins a new call if that call has another id or name, or is already complete. A new
-    id without a name does not begin one: some servers make up an id for every fragment.
+    id without a name does not begin one: some servers make up an id for every fragment. A name
+    may come in pieces.
     """
 
-    __slots__ = ("_by_index", "_calls")
+    __slots__ = ("_by_index", "_calls", "_ids")
 
     def __init__(self) -> None:
+        self._ids: set[str] = set()
         self._calls: list[_Call] = []
         self._by_index: dict[int, int] = {}
 
@@ -50,26 +91,33 @@ class ToolCallAssembler:
         name: str,
         arguments: str,
         data: ProviderData | None = None,
-    ) -> ToolCallDelta:
-        """Add a fragment. Raises: ProtocolError for too many calls."""
-        place = self._place(index, id, name, arguments)
-        if place is None:
-            place = self._begin(index, id, name)
-            call = self._calls[place]
-            call.arguments.append(arguments)
-            return ToolCallDelta(place, call.id, name, arguments, data)
+        *,
+        custom: bool = False,
+    ) -> ToolCallDelta | None:
+        """Add a fragment; return None if it adds nothing. Raises: ProtocolError for too many."""
+        found = self._find(index, id)
+        if not (id or name or arguments.strip()) and found is None:
+            return None
+        if found is not None and self._calls[found].repeats(id, name, arguments):
+            return None
+        new = found is None or self._calls[found].ends_before(id, name, arguments)
+        place = self._begin(index, id, custom=custom) if new or found is None else found
         call = self._calls[place]
-        call.arguments.append(arguments)
-        late = "" if call.name else name
-        call.name = call.name or name
-        return ToolCallDelta(place, name=late, arguments=arguments)
+        piece = call.extend_name(name)
+        if arguments:
+            call.arguments.append(arguments)
+        if new:
+            own = own_call_id(id, self._ids)
+            return ToolCallDelta(place, own, piece, arguments, data, custom)
+        return ToolCallDelta(place, name=piece, arguments=arguments)
 
     def extend(self, index: int, arguments: str) -> ToolCallDelta | None:
         """Add a fragment that has only arguments; return None if no call has that index."""
         place = self._by_index.get(index)
         if place is None:
             return None
-        self._calls[place].arguments.append(arguments)
+        if arguments:
+            self._calls[place].arguments.append(arguments)
         return ToolCallDelta(place, arguments=arguments)
 
     def end(self) -> list[ToolCallDelta]:
@@ -77,40 +125,30 @@ class ToolCallAssembler:
         return [
             ToolCallDelta(place, arguments="{}")
             for place, call in enumerate(self._calls)
-            if call.blank()
+            if call.blank() and not call.custom
         ]
 
     def whole(self) -> bool:
         """Return whether there are calls, all with a JSON object or nothing as arguments."""
-        return bool(self._calls) and all(call.blank() or call.whole() for call in self._calls)
+        return bool(self._calls) and all(
+            call.custom or call.blank() or call.whole() for call in self._calls
+        )
 
-    def _begin(self, index: int | None, id: str, name: str) -> int:  # noqa: A002
+    def _begin(self, index: int | None, id: str, *, custom: bool) -> int:  # noqa: A002
         place = one_more_call(len(self._calls)) - 1
-        self._calls.append(_Call(id, name))
+        self._calls.append(_Call(id, custom=custom))
         if index is not None:
             self._by_index[index] = place
-        return place
-
-    def _place(self, index: int | None, id: str, name: str, arguments: str) -> int | None:  # noqa: A002
-        place = self._find(index, id)
-        if place is None:
-            return None
-        call = self._calls[place]
-        # Some servers use index 0 for every call, or none at all: only a changed id or name, or
-        # complete arguments, show that a new call begins.
-        if id and call.known and id != call.id:
-            return None if name or call.whole() else place
-        if not id and name and call.name:
-            another = name != call.name or (arguments and call.whole())
-            return None if another else place
         return place
 
     def _find(self, index: int | None, id: str) -> int | None:  # noqa: A002
         if index is not None:
             return self._by_index.get(index)
+        last = len(self._calls) - 1
         if id:
-            return next((at for at, call in enumerate(self._calls) if call.id == id), None)
-        return len(self._calls) - 1 if self._calls else None
+            places = range(last, -1, -1)
+            return next((at for at in places if self._calls[at].known == id), None)
+        return last if self._calls else None
 
 
 def arguments_text(value: Any) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
-from aiollm.types import ReasoningDelta, TextDelta, Usage
+from aiollm.types import Certainty, ReasoningDelta, TextDelta, Usage
 
 _EmptyText: TypeAlias = Literal[""] | None
 _EmptyList: TypeAlias = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
@@ -16,6 +17,7 @@ _Zero: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0)] | None
 
 class _Rest(msgspec.Struct, gc=False):
     refusal: _EmptyText = None
+    extra_content: None = None
     reasoning_details: _EmptyList = None
     function_call: None = None
     annotations: _EmptyList = None
@@ -90,6 +92,8 @@ class Plain(msgspec.Struct, Generic[D_co], gc=False):
     usage: None = None
     x_groq: None = None
     error: None = None
+    citations: None = None
+    search_results: None = None
 
 
 class Lane(NamedTuple):
@@ -114,7 +118,7 @@ class Custom(msgspec.Struct, gc=False):
 
 
 class Call(msgspec.Struct, gc=False):
-    """A call or a piece of one."""
+    """A call or a piece of one; some servers fill the field that it lacks with empty objects."""
 
     index: int | None = None
     id: str | None = None
@@ -126,8 +130,8 @@ class Call(msgspec.Struct, gc=False):
 class Delta(msgspec.Struct, gc=False):
     """The content of a chunk; a complete message has the same fields."""
 
-    content: str | list[Any] | None = None
-    reasoning_content: str | None = None
+    content: str | list[Any] | dict[str, Any] | None = None
+    reasoning_content: str | list[Any] | dict[str, Any] | None = None
     reasoning: Any = None
     reasoning_details: list[Any] | None = None
     refusal: str | None = None
@@ -136,6 +140,7 @@ class Delta(msgspec.Struct, gc=False):
     annotations: list[Any] | None = None
     images: list[Any] | None = None
     audio: Any = None
+    extra_content: dict[str, Any] | None = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -148,21 +153,38 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Details(msgspec.Struct, gc=False):
-    """A breakdown of token counts."""
+    """A breakdown of token counts, with the names that gateways have for cached ones."""
 
-    cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class Counts(msgspec.Struct, gc=False):
-    """Tokens so far; later counts replace earlier ones."""
+    """Tokens so far, with the names that services have for cached ones (November 2026)."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
+    # Read from a cache, by DeepSeek, Mistral, Moonshot, gateways to Anthropic, and Bedrock.
     prompt_cache_hit_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_read: int | None = msgspec.field(name="cacheReadInputTokens", default=None)
+    # Written to a cache.
+    cache_creation_input_tokens: int | None = None
+    cache_write: int | None = msgspec.field(name="cacheWriteInputTokens", default=None)
+
+
+_OTHERS = 5
+_WRITTEN = 5
+_OTHER_DETAILS = 1
+"""Where the fields above that hold one count under several names begin, and of them the writes."""
 
 
 class Groq(msgspec.Struct, gc=False):
@@ -180,6 +202,8 @@ class Chunk(msgspec.Struct, gc=False):
     usage: Counts | None = None
     x_groq: Groq | None = None
     error: Any = None
+    citations: list[Any] | None = None
+    search_results: list[Any] | None = None
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
@@ -206,10 +230,15 @@ def usage_of(counts: Counts) -> Usage:
     # xAI does not include reasoning in the completion tokens; only the total shows that.
     if reasoning and counts.total_tokens == prompt + completion + reasoning:
         completion += reasoning
-    return Usage(
-        prompt,
-        completion,
-        (read and read.cached_tokens) or counts.prompt_cache_hit_tokens or 0,
-        reasoning,
-        "partial" if None in given else "exact",
-    )
+    others = astuple(counts)[_OTHERS:]
+    cached, written = _cache(read, others) if read or any(others) else (0, 0)
+    certainty: Certainty = "partial" if None in given else "exact"
+    return Usage(prompt, completion, cached, reasoning, certainty, written)
+
+
+def _cache(read: Details | None, others: tuple[int | None, ...]) -> tuple[int, int]:
+    """Return the tokens read from a cache and those written, whichever name they have."""
+    details = astuple(read)[_OTHER_DETAILS:] if read is not None else ()
+    cached = (*details[:1], *others[:_WRITTEN])
+    written = (*details[1:], *others[_WRITTEN:])
+    return next(filter(None, cached), 0), next(filter(None, written), 0)

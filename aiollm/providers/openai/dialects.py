@@ -18,8 +18,10 @@ from aiollm.providers.openai.chat_replay import (
     as_content,
     as_details,
     as_reasoning_content,
+    as_think_block,
     in_its_field,
 )
+from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.types import Effort, Request
 
 Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek"]
@@ -35,7 +37,9 @@ class Dialect(msgspec.Struct, frozen=True):
     OpenAI's padding of chunks. `replay`: how to send reasoning back, None if the host does not
     accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral. `alternates`:
     chat templates may refuse two messages of one role in a row, or a system message after the
-    first.
+    first. `think`: the tags in which the host writes reasoning at the start of its text.
+    `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
+    the field.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Dialect(msgspec.Struct, frozen=True):
     file_urls: bool = True
     short_call_ids: bool = False
     alternates: bool = False
+    think: ThinkTags | None = None
+    signatures: bool = False
 
 
 OPENAI = Dialect(
@@ -94,6 +100,7 @@ GROQ = Dialect(
     hosts=("api.groq.com",),
     max_tokens="max_completion_tokens",
     efforts=("none", "low", "medium", "high"),
+    think=ThinkTags(),  # with reasoning_format raw, its default for Qwen (docs, November 2026)
 )
 MISTRAL = Dialect(
     "Mistral",
@@ -106,18 +113,49 @@ MISTRAL = Dialect(
 )
 STRICT = Dialect(
     "this host",
-    hosts=("api.x.ai", "*.x.ai", "api.cerebras.ai", "generativelanguage.googleapis.com"),
+    hosts=("api.x.ai", "*.x.ai", "api.cerebras.ai"),
+)
+GEMINI = Dialect(
+    "Gemini",
+    hosts=("generativelanguage.googleapis.com", "*aiplatform.googleapis.com"),
+    think=ThinkTags("<thought>", "</thought>"),  # where thoughts are requested (2025)
+    signatures=True,
+)
+PERPLEXITY = Dialect(
+    "Perplexity",
+    hosts=("api.perplexity.ai",),
+    think=ThinkTags(),  # sonar-reasoning-pro, even before JSON (FAQ, November 2026)
+    replay=in_its_field,
+)
+MINIMAX = Dialect(
+    "MiniMax",
+    hosts=("api.minimax.io", "api.minimaxi.com"),
+    think=ThinkTags(),  # M2 and M3, unless reasoning_split is set (2026)
+    replay=as_think_block,
 )
 COMPATIBLE = Dialect(
     "this server",
     budget="thinking_budget_tokens",
     replay=in_its_field,
+    signatures=True,
     # llama.cpp, vLLM and SGLang run the model's own template. Those of Gemma, Mistral and Qwen end
     # the request with an exception, which llama.cpp answers as a 500 (October 2026).
     alternates=True,
 )
 
-DIALECTS = (OPENAI, AZURE, OPENROUTER, DEEPSEEK, GROQ, MISTRAL, STRICT, COMPATIBLE)
+DIALECTS = (
+    OPENAI,
+    AZURE,
+    OPENROUTER,
+    DEEPSEEK,
+    GROQ,
+    MISTRAL,
+    STRICT,
+    GEMINI,
+    PERPLEXITY,
+    MINIMAX,
+    COMPATIBLE,
+)
 """The first dialect whose hosts match applies."""
 
 

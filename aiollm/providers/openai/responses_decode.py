@@ -15,7 +15,7 @@ import msgspec
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import StreamInterrupted
-from aiollm.providers.decoding import new_call_id, one_more_call
+from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import is_error
 from aiollm.providers.openai.chat_extensions import citations, image_of_base64
 from aiollm.providers.openai.chat_tool_calls import arguments_text
@@ -27,6 +27,7 @@ from aiollm.providers.openai.responses_wire import (
     Event,
     Reason,
     Response,
+    ran_on_server,
     usage_of,
 )
 from aiollm.types import (
@@ -53,6 +54,8 @@ _INCOMPLETE: dict[str, FinishReason] = {
     "max_tokens": "length",
     "content_filter": "content_filter",
 }
+RAN = -1
+"""The number of a call that the server ran itself."""
 _CALL_FIELDS = {"type", "call_id", "name", "arguments", "input"}
 """Fields of a call that become canonical; the others are kept for replay."""
 
@@ -82,6 +85,7 @@ class ResponsesDecoder:
         "_by_index",
         "_calls",
         "_current",
+        "_ids",
         "_joiner",
         "_latest",
         "finished",
@@ -95,6 +99,7 @@ class ResponsesDecoder:
         self._by_id: dict[str, _Output] = {}
         self._latest: _Output | None = None
         self._calls = 0
+        self._ids: set[str] = set()
         self._current: int | None = None
         self._joiner: SurrogateJoiner | None = None
 
@@ -188,6 +193,8 @@ class ResponsesDecoder:
         match item.get("type"):
             case "message":
                 output.waiting = _marker(item)
+            case "function_call" | "custom_tool_call" if ran_on_server(item):
+                output.call = RAN
             case "function_call" | "custom_tool_call":
                 out.append(self._call(output, item))
             case _:
@@ -242,6 +249,8 @@ class ResponsesDecoder:
 
     def _arguments(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)
+        if output.call == RAN:
+            return
         place = self._place(output)
         if text := self._news(output, ("arguments", 0), event, f"call {place}"):
             out.append(ToolCallDelta(place, arguments=text))
@@ -254,12 +263,13 @@ class ResponsesDecoder:
 
     def _call(self, output: _Output, item: dict[str, Any]) -> ToolCallDelta:
         output.named = True
-        id_ = _word(item, "call_id") or _word(item, "id") or new_call_id()
-        return ToolCallDelta(self._place(output), mend(id_), mend(_word(item, "name")))
+        id_ = own_call_id(mend(_word(item, "call_id") or _word(item, "id")), self._ids)
+        custom = item["type"] == "custom_tool_call"
+        return ToolCallDelta(self._place(output), id_, mend(_word(item, "name")), custom=custom)
 
     def _annotation(self, event: Event, out: list[Item]) -> None:
         self._output(event).cited = True
-        out += citations([event.annotation])
+        out += citations([event.annotation], FAMILY)
 
     def _done(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)
@@ -272,7 +282,7 @@ class ResponsesDecoder:
                 self._message(output, item, out)
             case "reasoning":
                 self._reasoning(output, item, out)
-            case "function_call" | "custom_tool_call":
+            case "function_call" | "custom_tool_call" if not ran_on_server(item):
                 self._whole_call(output, item, out)
             case "image_generation_call" if isinstance(item.get("result"), str):
                 out.append(_image(item))
@@ -291,7 +301,7 @@ class ResponsesDecoder:
                     if _is_news(output, "text", index):
                         self._say(output, mend(text), out)
                     if not output.cited:
-                        out += citations(_dicts(part.get("annotations")))
+                        out += citations(_dicts(part.get("annotations")), FAMILY)
                 case {"type": "refusal", "refusal": str() as text}:
                     if _is_news(output, "refusal", index) and text:
                         out.append(RefusalDelta(mend(text)))

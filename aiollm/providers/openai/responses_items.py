@@ -15,6 +15,7 @@ from aiollm.providers.openai.chat_messages import (
     turns_of,
 )
 from aiollm.providers.openai.dialects import Dialect
+from aiollm.providers.openai.responses_wire import ran_on_server
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -140,12 +141,19 @@ class _Turns:
                     self._image(turn, part, data)
                 case OpaquePart(provider_data=data):
                     if (item := self._own(data, "a part")) is not None:
-                        turn.append(item)
+                        self._opaque(turn, item)
                 case AudioPart():
                     self._warnings.add("audio of earlier answers cannot be sent back: dropped")
                 case _:
                     pass
         turn.close()
+
+    def _opaque(self, turn: _Turn, item: dict[str, Any]) -> None:
+        # Other hosts of this wire refuse a call that has no output.
+        if ran_on_server(item):
+            self._warnings.add("a call that xAI ran itself is not sent back")
+        else:
+            turn.append(item)
 
     def _reasoning(self, turn: _Turn, data: ProviderData | None) -> None:
         """Replay an item if the server sent its content; its id alone would be unknown."""
@@ -165,11 +173,11 @@ class _Turns:
         if state.get("type") == "custom_tool_call":
             self._custom.add(part.id)
             return state | wire | {"input": part.arguments}
-        if not part.valid:
+        if part.custom or not part.valid:
             self._warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
-        arguments = (part.arguments or "{}") if part.valid else "{}"
+        arguments = "{}" if part.custom or not part.valid else part.arguments or "{}"
         return {"type": "function_call", **wire, "arguments": arguments, **state}
 
     def _image(self, turn: _Turn, part: ImagePart, data: ProviderData | None) -> None:

@@ -21,6 +21,7 @@ class Details(msgspec.Struct, gc=False):
     """A breakdown of token counts."""
 
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -73,15 +74,27 @@ EVENT = msgspec.json.Decoder(Event)
 RESPONSE = msgspec.json.Decoder(Response)
 
 
+_SERVERS_CALLS = ("xs_call_",)
+"""How the ids of calls begin that a server ran itself: xAI's search of X (2026)."""
+
+
+def ran_on_server(item: dict[str, Any]) -> bool:
+    """Return whether the server ran a call itself, so that nobody else may."""
+    id_ = item.get("call_id")
+    return isinstance(id_, str) and id_.startswith(_SERVERS_CALLS)
+
+
 def usage_of(counts: Counts | None) -> Usage:
     """Return the usage of a response."""
     if counts is None or counts == Counts():
         return Usage()
     given = (counts.input_tokens, counts.output_tokens)
+    read = counts.input_tokens_details or Details()
     return Usage(
         given[0] or 0,
         given[1] or 0,
-        (counts.input_tokens_details or Details()).cached_tokens or 0,
+        read.cached_tokens or 0,
         (counts.output_tokens_details or Details()).reasoning_tokens or 0,
         "partial" if None in given else "exact",
+        read.cache_write_tokens or 0,
     )

@@ -387,8 +387,8 @@ def test_usage_adds_the_cache_to_the_input_and_later_counts_replace_earlier() ->
         STOP,
     )
     assert items == [
-        UsageUpdate(Usage(175, 1, 50, certainty="partial")),
-        Finish("stop", "end_turn", Usage(175, 43, 50, 31, "exact")),
+        UsageUpdate(Usage(175, 1, 50, 0, "partial", 100)),
+        Finish("stop", "end_turn", Usage(175, 43, 50, 31, "exact", 100)),
     ]
 
 

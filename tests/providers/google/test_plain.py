@@ -75,7 +75,10 @@ def test_the_short_way_gives_what_the_long_one_gives(frames) -> None:
 
 
 def test_counts_of_plain_chunks_are_told_at_once_and_then_rarely() -> None:
-    chunk = {"candidates": [{"content": {"parts": [{"text": "a"}]}}], "usageMetadata": {}}
+    chunk = {
+        "candidates": [{"content": {"parts": [{"text": "a"}]}}],
+        "usageMetadata": {"promptTokenCount": 3},
+    }
     decoder, out = GoogleDecoder(), list[Item]()
     decoder.feed([json.dumps(chunk).encode()] * 65, out)
     told = [at for at, item in enumerate(out) if isinstance(item, UsageUpdate)]

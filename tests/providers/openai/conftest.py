@@ -12,7 +12,7 @@ import pytest
 from aiollm._streams.stream import Accumulator
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HttpRequest, Provider
+from aiollm.provider import Codec, Decoder, HttpRequest, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import Finish, Item, Request, Response, Target
@@ -59,9 +59,19 @@ class Sent(msgspec.Struct):
 class Wire:
     """One codec, used by bytes alone."""
 
-    def __init__(self, codec: Codec, frame: Callable[[Any], str]) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        frame: Callable[[Any], str],
+        decoder: Callable[[], Decoder[Any]] | None = None,
+    ) -> None:
         self.codec = codec
         self._frame = frame
+        self._decoder = decoder or codec.decoder
+
+    def asked(self, base_url: str = "https://api.openai.com/v1", **extra: Any) -> Wire:
+        """Return the wire as it reads the reply to a request with these fields."""
+        return Wire(self.codec, self._frame, self.send(base_url, extra=extra).http.decoder)
 
     def body(self, events: Iterable[Any]) -> bytes:
         return "".join(map(self._frame, events)).encode()
@@ -71,7 +81,7 @@ class Wire:
         return self.decode([self.body(events)])
 
     def decode(self, pieces: Iterable[bytes]) -> Read:
-        framer, decoder = self.codec.framing(), self.codec.decoder()
+        framer, decoder = self.codec.framing(), self._decoder()
         read = Read([])
         try:
             for piece in pieces:
@@ -89,7 +99,7 @@ class Wire:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         read = Read([])
         try:
-            self.codec.decoder().whole(data, read.items)
+            self._decoder().whole(data, read.items)
         except LLMError as error:
             read.error = error
         return read

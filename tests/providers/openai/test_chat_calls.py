@@ -19,6 +19,7 @@ from aiollm.types import (
     user,
 )
 
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai"
 COMPATIBLE = "http://127.0.0.1:8080/v1"
 
 
@@ -159,8 +160,12 @@ def test_a_calls_signature_goes_back_where_it_was(chat) -> None:
     signed = {"extra_content": {"google": {"thought_signature": "sig"}}}
     (call,) = chat.read(chunk(fragment("{}", "f", "c1", 0, **signed)), STOP).response.tool_calls
     answer = tool_results(ToolResultPart("c1", "ok"))
-    sent = chat.send(messages=(user("q"), assistant(call), answer)).body["messages"]
+    history = (user("q"), assistant(call), answer)
+    sent = chat.send(GEMINI, messages=history).body["messages"]
     assert sent[1]["tool_calls"][0]["extra_content"] == signed["extra_content"]
+    elsewhere = chat.send(messages=history)
+    assert "extra_content" not in elsewhere.body["messages"][1]["tool_calls"][0]
+    assert "extra_content" in elsewhere.warnings[0]
 
 
 def thought(**delta: Any) -> dict[str, Any]:

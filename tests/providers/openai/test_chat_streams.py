@@ -69,7 +69,7 @@ def capture(request) -> tuple[bytes, tuple[str, int, int]]:
 
 def test_a_recorded_stream_decodes_to_its_end(chat, capture) -> None:
     body, (reason, prompt, completion) = capture
-    read = chat.decode([body])
+    read = chat.asked(n=2).decode([body])
     assert read.error is None
     assert (read.finish.reason, read.items[-1]) == (reason, read.finish)
     assert (read.finish.usage.input_tokens, read.finish.usage.output_tokens) == (prompt, completion)
@@ -99,6 +99,7 @@ def test_a_recorded_stream_may_be_cut_anywhere(chat, data) -> None:
 
 def test_a_recorded_stream_cut_off_is_never_a_success_with_less(chat, capture) -> None:
     body, _ = capture
+    chat = chat.asked(n=2)
     full = chat.decode([body])
     for end in range(0, len(body), 7):
         cut = chat.decode([body[:end]])
@@ -289,9 +290,21 @@ def test_half_a_usage_is_partial_and_an_empty_one_missing(chat) -> None:
     assert chat.read(chunk(finish="stop", usage={})).finish.usage == Usage()
 
 
+def test_an_index_counts_only_where_several_answers_were_requested(chat) -> None:
+    """Some gateways give each block of the one answer an index of its own."""
+    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"a":1}'}}
+    second = {"id": "c", "choices": [{"index": 1, "delta": {"tool_calls": [call]}}]}
+    third = {"id": "c", "choices": [{"index": 2, "delta": {"content": " there"}}]}
+    read = chat.read(text("look"), second, third, STOP, DONE)
+    assert (read.response.text, read.finish.reason) == ("look there", "tool_calls")
+    assert read.calls == [("c1", "f", '{"a":1}')]
+    assert read.of(Notice) == []
+    assert chat.asked(n=2).read(text("look"), second, third, STOP, DONE).calls == []
+
+
 def test_choices_beside_the_first_are_ignored_with_one_notice(chat) -> None:
     second = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]}
-    read = chat.read(second, text("yes"), second, STOP, DONE)
+    read = chat.asked(n=2).read(second, text("yes"), second, STOP, DONE)
     assert read.response.text == "yes"
     assert len(read.of(Notice)) == 1
 
@@ -303,7 +316,7 @@ def test_a_choice_without_index_is_the_first(chat) -> None:
 
 def test_the_end_of_another_choice_does_not_end_the_first(chat) -> None:
     second = {"id": "c", "choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}
-    assert type(chat.read(text("x"), second).error) is StreamInterrupted
+    assert type(chat.asked(n=2).read(text("x"), second).error) is StreamInterrupted
 
 
 def test_chunks_without_choices_tell_nothing(chat) -> None:
