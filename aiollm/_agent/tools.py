@@ -15,6 +15,7 @@ import msgspec
 
 from aiollm._validation import TOOL_NAME
 from aiollm._wire.lenient import decode_numbers, encode
+from aiollm._wire.loose_json import fit
 from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import (
@@ -332,9 +333,11 @@ def _bound(function: Function, signature: Signature, values: dict[str, Any]) -> 
 def _filled(values: dict[str, Any], arguments: type[msgspec.Struct]) -> msgspec.Struct:
     reason = ""
     try:
-        return msgspec.convert(values, arguments, str_keys=True)
+        filled: msgspec.Struct = fit(values, arguments)
     except (ValueError, RecursionError) as error:
         reason = str(error)
+    else:
+        return filled
     raise OutputError(f"the arguments do not fit: {reason}")
 
 

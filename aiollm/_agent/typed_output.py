@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.lenient import decode_numbers
+from aiollm._wire.loose_json import after_thinking, fit, values_in
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import OutputError
 from aiollm.types import Message, Request, Response, user
@@ -18,6 +19,9 @@ _FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.
 """JSON in a Markdown fence, a common answer where no schema is enforced."""
 
 _REPAIR = "Your answer is not valid: {}. Answer again, with the corrected JSON and nothing else."
+
+_CUT = ("length", "content_filter", "error", "tool_calls")
+"""Finish reasons of answers that go on elsewhere, of which a part must not pass for all."""
 
 _HOPELESS = {
     "length": "it was cut at its limit: raise max_output_tokens",
@@ -65,7 +69,39 @@ class Shape(msgspec.Struct, frozen=True):
                 return _decode(text, self.bare)
             except (ValueError, RecursionError):
                 pass
+        if response.finish_reason not in _CUT and (values := self._loose(response.text)):
+            return values[0]
         raise OutputError(reason, response=response, target=response.target)
+
+    def _loose(self, text: str) -> list[Any]:
+        """Return the one value that fits, among words and after thinking; none if several do."""
+        text = after_thinking(text)
+        fitting: list[Any] = []
+        for value in _sole(text) or values_in(text):
+            for kind in (self.decoded, self.bare):
+                if kind is None:
+                    continue
+                with contextlib.suppress(ValueError, RecursionError):
+                    made = _fitted(value, kind)
+                    fitting.append(made.value if self.wrapped and kind is self.decoded else made)
+                    break
+        return fitting[:1] if all(other == fitting[0] for other in fitting) else []
+
+
+def _sole(text: str) -> list[Any]:
+    """Return the value that a text is, also where it was encoded twice."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return [decode_numbers(text.strip())]
+    return []
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    try:
+        return fit(value, kind)
+    except msgspec.ValidationError:
+        if not isinstance(value, list) or len(value) != 1:
+            raise
+    return fit(value[0], kind)
 
 
 def shape_of(kind: Any) -> Shape:

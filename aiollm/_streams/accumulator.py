@@ -85,7 +85,7 @@ class _Refusal:
 
 
 class _Call:
-    __slots__ = ("custom", "data", "id", "name", "pieces")
+    __slots__ = ("custom", "data", "id", "name", "pieces", "whole")
 
     def __init__(self) -> None:
         self.custom = False
@@ -93,16 +93,16 @@ class _Call:
         self.name = ""
         self.pieces: list[str] = []
         self.data: ProviderData | None = None
+        self.whole = False  # until the answer comes to its proper end
 
-    def part(self, *, whole: bool) -> ToolCallPart:
-        """Return the call; `whole` says whether the answer came to its proper end."""
+    def part(self) -> ToolCallPart:
         text = "".join(self.pieces)
         if self.custom:
-            valid = bool(self.name) and whole
+            valid = bool(self.name) and self.whole
             return ToolCallPart(self.id, self.name, text, valid, self.data, custom=True)
         text = text.strip()
         # Only the end of the answer tells a call without arguments from one that lost them.
-        arguments = _object(text) if text or not whole else "{}"
+        arguments = _object(text) if text or not self.whole else "{}"
         valid = bool(self.name and arguments)
         return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
 
@@ -120,7 +120,7 @@ class _Whole:
 _Builder: TypeAlias = _Text | _Reasoning | _Refusal | _Call | _Whole
 
 
-_CUT: tuple[FinishReason | None, ...] = (None, "length", "content_filter", "error")
+_CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error")
 """How an answer ends that may lack arguments at its end."""
 
 
@@ -179,12 +179,7 @@ class Accumulator:
 
     def message(self) -> Message:
         """Return the assistant message so far."""
-        whole = self.finish_reason not in _CUT
-        parts = (
-            builder.part(whole=whole) if isinstance(builder, _Call) else builder.part()
-            for builder in self._builders
-        )
-        return Message("assistant", tuple(parts))
+        return Message("assistant", tuple(builder.part() for builder in self._builders))
 
     def response(
         self, source: CallProgress | None = None, ended_at: float | None = None
@@ -235,6 +230,8 @@ class Accumulator:
     def _finish(self, finish: Finish) -> None:
         self.finish_reason = finish.reason
         self.raw_finish_reason = finish.raw_reason
+        for call in self._calls.values():
+            call.whole = finish.reason not in _CUT
         if finish.usage.certainty != "missing":  # else counts may have come in a UsageUpdate
             self.usage = finish.usage
 

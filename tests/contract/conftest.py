@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -120,7 +120,10 @@ class Reply(msgspec.Struct):
 
     @property
     def calls(self) -> list[tuple[str, str, Any]]:
-        return [(call.id, call.name, call.parsed()) for call in self.response.tool_calls]
+        """The calls that may be run; custom ones have no JSON."""
+        said = self.response.tool_calls
+        calls = [call for call in said if call.valid and not call.custom]
+        return [(call.id, call.name, call.parsed()) for call in calls]
 
     @property
     def finish(self) -> Finish | None:
@@ -144,7 +147,20 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def body(self) -> bytes:
+        if "events" in self.expected:
+            return b"".join(map(self._framed, self.expected["events"]))
         return (WIRE / self.path).read_bytes()
+
+    def _framed(self, event: str) -> bytes:
+        if self.path.startswith("ollama/"):
+            return f"{event}\n".encode()
+        named = self.path.startswith(("anthropic/", "openai_responses/"))
+        name = f"event: {json.loads(event)['type']}\n" if named else ""
+        return f"{name}data: {event}\n\n".encode()
+
+    @property
+    def is_sse(self) -> bool:
+        return self.path.endswith(".sse") or not self.path.startswith("ollama/")
 
     @property
     def codec(self) -> Codec:
@@ -171,9 +187,14 @@ class Case(msgspec.Struct, frozen=True):
             self.record["status"], headers, self.body if body is None else body, "https://x/"
         )
 
+    def _decoder(self) -> Any:
+        """Return a decoder for the reply to a plain request."""
+        http = self.codec.encode(self.provider, self.target, Request("hi"))
+        return (http.decoder or self.codec.decoder)()
+
     def read(self, pieces: Iterable[bytes]) -> Reply:
         """Decode the pieces as the engine does, to the end or to the first error."""
-        framer, decoder = self.codec.framing(), self.codec.decoder()
+        framer, decoder = self.codec.framing(), self._decoder()
         reply = Reply([])
         try:
             for piece in pieces:
@@ -201,7 +222,7 @@ class Case(msgspec.Struct, frozen=True):
 def cases() -> tuple[Case, ...]:
     index = json.loads((WIRE / "index.json").read_text())
     expected = tomllib.loads((HERE / "expected.toml").read_text())
-    return tuple(
+    recorded = [
         Case(
             record["path"],
             record,
@@ -210,7 +231,17 @@ def cases() -> tuple[Case, ...]:
         )
         for record in index
         if record["path"] not in ELSEWHERE
-    )
+    ]
+    return (*recorded, *_oddities())
+
+
+def _oddities() -> Iterator[Case]:
+    for path, row in tomllib.loads((HERE / "oddities.toml").read_text()).items():
+        service = SERVICES[path.partition("/")[0]]
+        if host := row.pop("host", None):
+            service = msgspec.structs.replace(service, base_url=f"https://{host}/v1")
+        record = {"kind": "stream_error" if "error" in row else "stream"}
+        yield Case(path, record, row, service)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiollm import errors
 from aiollm.errors import StreamInterrupted
-from aiollm.types import Finish, Status
+from aiollm.types import Finish, OpaquePart, Status
 
 if TYPE_CHECKING:
     from conftest import Case, Reply
@@ -38,6 +38,7 @@ def _check_end(reply: Reply, expected: dict[str, Any]) -> None:
     usage = finish.usage
     got = [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]
     assert [*got, usage.certainty] == expected.get("usage", [0, 0, 0, 0, "missing"])
+    assert usage.cache_write_tokens == expected.get("written", usage.cache_write_tokens)
 
 
 def test_a_stream_gives_what_its_expectations_say(stream: Case) -> None:
@@ -51,6 +52,16 @@ def test_a_stream_gives_what_its_expectations_say(stream: Case) -> None:
     for (id_, name, args), (want_id, want_name, want_args) in zip(reply.calls, calls, strict=True):
         assert (name, args) == (want_name, want_args)
         assert id_ == want_id if want_id else id_
+    ids = [call.id for call in said.tool_calls]
+    assert len(set(ids)) == len(ids)
+    custom = [[call.name, call.arguments] for call in said.tool_calls if call.custom]
+    assert custom == expected.get("custom", [])
+    partial = [call.name for call in said.tool_calls if not call.valid]
+    assert partial == expected.get("partial", partial)
+    cited = [[each.url, each.title, each.text] for each in said.citations]
+    assert cited == expected.get("citations", cited)
+    opaque = sum(isinstance(part, OpaquePart) for part in said.message.parts)
+    assert opaque == expected.get("opaque", opaque)
     assert [image.mime for image in said.images] == expected.get("images", [])
     status = "".join(item.message for item in reply.items if isinstance(item, Status))
     assert expected.get("status", "") in status
@@ -94,7 +105,7 @@ def test_one_byte_at_a_time_changes_nothing(stream: Case) -> None:
 
 def test_other_line_ends_change_nothing(stream: Case) -> None:
     whole = stream.read([stream.body])
-    for ending in (b"\n", b"\r\n") + ((b"\r",) if stream.path.endswith(".sse") else ()):
+    for ending in (b"\n", b"\r\n") + ((b"\r",) if stream.is_sse else ()):
         body = re.sub(b"\r\n|\r|\n", ending, stream.body)
         assert stream.read([body]).comparable == whole.comparable
         assert stream.read(bytes([byte]) for byte in body).comparable == whole.comparable
@@ -130,4 +141,5 @@ def test_every_fixture_is_expected_to_give_something(stream: Case) -> None:
     assert len({"error", "reason"} & stream.expected.keys()) == 1
     assert ("error" in stream.expected) == (stream.record["kind"] == "stream_error")
     known = {"text", "reasoning", "refusal", "calls", "images", "status", "reason", "raw", "usage"}
+    known |= {"events", "citations", "opaque", "custom", "partial", "written"}
     assert stream.expected.keys() <= known | {"error", "message", "replayed"}

@@ -265,6 +265,23 @@ def test_arguments_that_do_not_fit_say_what_is_wrong(arguments, reason):
         bind(forecast, call(arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ({"city": "Oslo", "days": "2"}, {"city": "Oslo", "days": 2}),
+        ({"city": "2", "days": "2.0"}, {"city": "2", "days": 2}),
+        ({"city": "[1]"}, {"city": "[1]", "days": 3}),
+    ],
+)
+def test_a_text_is_read_as_json_where_the_hint_takes_none(arguments, values):
+    assert filled(forecast, arguments) == values
+
+
+def test_the_input_of_a_custom_call_is_no_arguments():
+    with pytest.raises(OutputError, match="not a JSON object"):
+        bind(forecast, ToolCallPart("id", "f", '{"city": "Oslo"}', custom=True))
+
+
 @pytest.mark.parametrize("text", ['{"city": "Os', "[1]", "5", "null", "nonsense"])
 def test_arguments_that_are_no_object_are_refused(text):
     with pytest.raises(OutputError, match="not a JSON object"):

@@ -130,10 +130,54 @@ async def test_half_a_number_is_no_integer(over):
         await over(fake).generate("fake/m", "?", output=City, repairs=0)
 
 
-async def test_text_that_only_holds_a_fence_is_not_json(over):
-    fake = FakeProvider(f"Here:\n```\n{WIRE}\n```", "no", default="never asked")
-    with pytest.raises(OutputError):
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Here:\n```\n{WIRE}\n```\nAnything else?",
+        f"Sure! {WIRE} Hope this helps.",
+        f"<think>perhaps {{}}</think>\n\n{WIRE}",
+        f"of course</think>{WIRE}",
+        '{"name":"Oslo","people":"700000"}',
+        '{"name":"Oslo", // the capital\n"people":700000,}',
+        f"[{WIRE}]",
+        msgspec.json.encode(WIRE).decode(),
+        f"{WIRE}\n{WIRE}",
+    ],
+)
+async def test_an_answer_is_read_as_models_write_it_before_anything_is_asked_again(over, text):
+    fake = FakeProvider(text)
+    assert await over(fake).generate("fake/m", "?", output=City, repairs=0) == OSLO
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{WIRE} or {{"name":"Bergen"}}',
+        f"<think>perhaps {WIRE}",
+        f'[{WIRE},{{"name":"Bergen"}}]',
+        f'{{"city": {WIRE}, oops}}',
+        '{"name":"Oslo","people":"many"}',
+    ],
+)
+async def test_an_answer_that_may_mean_several_things_is_asked_for_again(over, text):
+    fake = FakeProvider(text, WIRE)
+    assert await over(fake).generate("fake/m", "?", output=City) == OSLO
+    assert len(fake.calls) == 2
+
+
+async def test_a_part_of_a_cut_answer_never_passes_for_all_of_it(over):
+    fake = FakeProvider([f"Here: {WIRE}, and ", Finish("length")])
+    with pytest.raises(OutputError, match="max_output_tokens"):
         await over(fake).generate("fake/m", "?", output=City)
+
+
+async def test_values_that_are_no_objects_are_read_so_too(over):
+    fake = FakeProvider('{"value": "3"}', '"4"', 'They are: ["1", 2]', '{"value": "7"}')
+    reg = over(fake)
+    assert await reg.generate("fake/m", "?", output=int, repairs=0) == 3
+    assert await reg.generate("fake/m", "?", output=int, repairs=0) == 4
+    assert await reg.generate("fake/m", "?", output=list[int], repairs=0) == [1, 2]
+    assert await reg.generate("fake/m", "?", output=str, repairs=0) == "7"
 
 
 async def test_a_reply_that_does_not_fit_goes_back_once_with_what_is_wrong(over):

@@ -75,12 +75,11 @@ class _Block:
 class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
-    __slots__ = ("_blocks", "_calls", "_counts", "_ids", "_joiner", "_plain", "_stop", "finished")
+    __slots__ = ("_blocks", "_counts", "_ids", "_joiner", "_plain", "_stop", "finished")
 
     def __init__(self) -> None:
         self.finished: bool = False
         self._blocks: dict[int, _Block] = {}
-        self._calls = 0
         self._counts: Counts | None = None
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
@@ -201,8 +200,7 @@ class AnthropicDecoder:
                 pass
 
     def _call(self, block: _Block, out: list[Item]) -> None:
-        block.call = self._calls
-        self._calls = one_more_call(block.call)
+        block.call = one_more_call(len(self._ids)) - 1
         known = ("type", "id", "name", "input")
         rest = {key: value for key, value in block.raw.items() if key not in known}
         out.append(
@@ -307,7 +305,7 @@ class AnthropicDecoder:
             self._shut(index, out)
         raw = self._stop or ""
         reason = _REASONS.get(raw, "other")
-        if self._calls and reason == "stop":
+        if self._ids and reason == "stop":
             reason = "tool_calls"
         self.finished = True
         self._plain = False

@@ -73,7 +73,6 @@ class GoogleDecoder:
 
     __slots__ = (
         "_answered",
-        "_calls",
         "_cited",
         "_counted",
         "_grounding",
@@ -91,7 +90,6 @@ class GoogleDecoder:
     def __init__(self) -> None:
         self.finished: bool = False
         self._answered = False
-        self._calls = 0
         self._cited: set[tuple[str, str, str]] = set()
         self._grounding: dict[str, Any] = {}
         self._counted = 0
@@ -273,8 +271,7 @@ class GoogleDecoder:
                 self._close_call(out)
 
     def _begin_call(self, call: Call, signature: str | None, out: list[Item]) -> None:
-        number = self._calls
-        self._calls = one_more_call(number)
+        number = one_more_call(len(self._ids)) - 1
         self._answered = True
         streamed = bool(call.partial_args or call.will_continue)
         self._open = PartialArguments() if streamed else None
@@ -296,7 +293,9 @@ class GoogleDecoder:
         # Without the closing brace the arguments are not valid JSON, so the call is not valid.
         arguments = self._open.json()
         self._open = None
-        out.append(ToolCallDelta(self._calls - 1, arguments=arguments[:-1] if cut else arguments))
+        out.append(
+            ToolCallDelta(len(self._ids) - 1, arguments=arguments[:-1] if cut else arguments)
+        )
 
     def _cite(self, candidate: Candidate, out: list[Item]) -> None:
         if candidate.citation_metadata is None and candidate.grounding_metadata is None:
@@ -331,7 +330,7 @@ class GoogleDecoder:
                 )
             )
         reason = _REASONS.get(raw, "other")
-        if reason == "stop" and self._calls:
+        if reason == "stop" and self._ids:
             reason = "tool_calls"
         self.finished = True
         usage = Usage() if self._usage is None else usage_of(self._usage, "exact")

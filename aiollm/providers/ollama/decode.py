@@ -87,14 +87,13 @@ class OllamaDecoder:
     A prompt that fills it was probably cut.
     """
 
-    __slots__ = ("_calls", "_context", "_ids", "_joiner", "finished")
+    __slots__ = ("_context", "_ids", "_joiner", "finished")
 
     ending = False  # nothing follows the chunk that ends the answer
 
     def __init__(self, context: int = 0) -> None:
         self.finished: bool = False
         self._context = context
-        self._calls = 0
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
 
@@ -168,8 +167,7 @@ class OllamaDecoder:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
     def _call(self, call: _Call) -> ToolCallDelta:
-        index = self._calls
-        self._calls = one_more_call(index)
+        index = one_more_call(len(self._ids)) - 1
         function = call.function or _Function()
         return ToolCallDelta(
             index,
@@ -191,7 +189,7 @@ class OllamaDecoder:
             )
         raw = line.done_reason or ""
         reason = _REASONS.get(raw, "other")
-        if self._calls and reason == "stop":
+        if self._ids and reason == "stop":
             reason = "tool_calls"
         self.finished = True
         out.append(Finish(reason, raw, _usage(line)))
