@@ -230,8 +230,9 @@ class Accumulator:
     def _finish(self, finish: Finish) -> None:
         self.finish_reason = finish.reason
         self.raw_finish_reason = finish.raw_reason
-        for call in self._calls.values():
-            call.whole = finish.reason not in _CUT
+        if self._calls and finish.reason not in _CUT:
+            for call in self._calls.values():
+                call.whole = True
         if finish.usage.certainty != "missing":  # else counts may have come in a UsageUpdate
             self.usage = finish.usage
 

@@ -24,12 +24,10 @@ def new_call_id() -> str:
 
 
 def later_usage(earlier: Usage, later: Usage) -> Usage:
-    """Return the later counts, and earlier ones where these lack the input and more.
+    """Return later counts that lack the input, with the earlier ones where they have none.
 
     Some servers count the input at the start, and end with zeros (2026).
     """
-    if later.input_tokens:
-        return later
     return Usage(
         earlier.input_tokens,
         later.output_tokens or earlier.output_tokens,

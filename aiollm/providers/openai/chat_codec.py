@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from aiollm._wire.body import json_body
@@ -15,6 +14,7 @@ from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
+from aiollm.providers.openai.chat_think import ThinkBlock
 from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, thinking
 from aiollm.providers.openai.errors import reply_error
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
@@ -62,7 +62,8 @@ class ChatCodec(Codec):
         """Return what makes the decoder of a reply that is not read like most."""
         asked = body.get("n")
         choices = asked if isinstance(asked, int) else 1
-        return partial(ChatDecoder, self.family, choices, dialect.think)
+        tags = dialect.think
+        return lambda: ChatDecoder(self.family, choices, tags and ThinkBlock(tags))
 
     def decoder(self) -> ChatDecoder:
         """Return a new decoder for one reply."""

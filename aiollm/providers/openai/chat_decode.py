@@ -31,7 +31,7 @@ from aiollm.providers.openai.chat_extensions import (
     images,
     words,
 )
-from aiollm.providers.openai.chat_think import ThinkBlock, ThinkTags
+from aiollm.providers.openai.chat_think import ThinkBlock
 from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, arguments_text
 from aiollm.providers.openai.chat_wire import (
     CHUNK,
@@ -91,8 +91,8 @@ _NO_USAGE = Usage()
 class ChatDecoder:
     """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end.
 
-    `choices`: how many answers were requested, of which the first is kept. `think`: the tags in
-    which the server writes reasoning at the start of its text.
+    `choices`: how many answers were requested, of which the first is kept. `block` splits
+    the text of a server that begins it with reasoning in tags.
     """
 
     __slots__ = (
@@ -113,13 +113,15 @@ class ChatDecoder:
         "finished",
     )
 
-    def __init__(self, family: str, choices: int = 1, think: ThinkTags | None = None) -> None:
+    def __init__(self, family: str, choices: int = 1, block: ThinkBlock | None = None) -> None:
         self.finished: bool = False
         self._family = family
         self._choices = choices
-        self._block = think and ThinkBlock(think)
-        self._lane = NO_LANE if think else LANES["content"]
+        self._block = block
         self._beside: dict[str, Any] | None = None
+        self._lane = LANES["content"]
+        if block is not None:
+            self._beside, self._lane = {}, NO_LANE
         self._identified = False
         self._opened = False
         self._reason = ""
@@ -281,8 +283,13 @@ class ChatDecoder:
     def _delta(self, delta: Delta, out: list[Item]) -> None:
         if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
             self._think(delta, out)
-        if delta.content:
-            out += self._content(delta.content)
+        if not (content := delta.content):
+            pass
+        elif self._block is None and isinstance(content, str):
+            if text := self._joined("content", content):
+                out.append(TextDelta(text))
+        else:
+            out += self._content(content, self._block)
         if delta.refusal and (refusal := self._joined("refusal", delta.refusal)):
             out.append(RefusalDelta(refusal))
         for call in delta.tool_calls or ():
@@ -331,15 +338,12 @@ class ChatDecoder:
         return [delta]
 
     def _content(
-        self, content: str | list[Any] | dict[str, Any]
+        self, content: str | list[Any] | dict[str, Any], block: ThinkBlock | None
     ) -> Iterable[TextDelta | ReasoningDelta]:
-        if not isinstance(content, str):
+        """Read content that is no plain text: parts, or text that may begin with a think block."""
+        if block is None or not isinstance(content, str):
             return content_items(content if isinstance(content, list) else [content])
-        text = self._joined("content", content)
-        block = self._block
-        if block is None:
-            return [TextDelta(text)] if text else []
-        items = block.feed(text)
+        items = block.feed(self._joined("content", content))
         if block.done:
             self._block = None
         return items
@@ -349,6 +353,12 @@ class ChatDecoder:
         given = {name: value for name, value in fields.items() if value}
         self._beside = merge(self._beside or {}, given)
 
+    def _rest(self, fields: dict[str, Any], out: list[Item]) -> None:
+        """Emit what waited for the end: half a tag, sources, signatures."""
+        if self._block is not None:
+            out += self._block.close()
+        out += beside(fields, self._family)
+
     def _joined(self, field: str, text: str) -> str:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
@@ -357,7 +367,7 @@ class ChatDecoder:
         if not counts or counts == NO_COUNTS:
             return
         usage = usage_of(counts)
-        self._usage = usage if self._usage is _NO_USAGE else later_usage(self._usage, usage)
+        self._usage = usage if usage.input_tokens else later_usage(self._usage, usage)
         if not self._reason:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
 
@@ -374,15 +384,13 @@ class ChatDecoder:
     def _end(self, out: list[Item]) -> None:
         if self._joiner:
             self._flush(self._joiner, out)
-        if self._block is not None:
-            out += self._block.close()
+        if self._beside is not None:
+            self._rest(self._beside, out)
         if self._reasoning is not None and (data := self._reasoning.data()) is not None:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
         reason = self._finish_reason()
         if self._calls is not None and reason not in ("length", "content_filter"):
             out += self._calls.end()
-        if self._beside is not None:
-            out += beside(self._beside, self._family)
         if broken := _BROKEN.get(self._reason):
             if self._usage.certainty != "missing":
                 out.append(UsageUpdate(self._usage))

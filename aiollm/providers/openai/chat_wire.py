@@ -163,7 +163,10 @@ class Details(msgspec.Struct, gc=False):
 
 
 class Counts(msgspec.Struct, gc=False):
-    """Tokens so far, with the names that services have for cached ones (November 2026)."""
+    """Tokens so far, with the names that services have for cached ones (November 2026).
+
+    `usage_of` reads the fields in this order.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -181,10 +184,8 @@ class Counts(msgspec.Struct, gc=False):
     cache_write: int | None = msgspec.field(name="cacheWriteInputTokens", default=None)
 
 
-_OTHERS = 5
 _WRITTEN = 5
-_OTHER_DETAILS = 1
-"""Where the fields above that hold one count under several names begin, and of them the writes."""
+"""Of the fields above that hold one count under several names, the first that counts writes."""
 
 
 class Groq(msgspec.Struct, gc=False):
@@ -223,22 +224,22 @@ LANES: dict[str, Lane] = {
 
 def usage_of(counts: Counts) -> Usage:
     """Return the usage in a chunk's counts."""
-    given = (counts.prompt_tokens, counts.completion_tokens)
-    prompt, completion = given[0] or 0, given[1] or 0
-    read, made = counts.prompt_tokens_details, counts.completion_tokens_details
+    prompt, completion, total, read, made, *others = astuple(counts)
+    certainty: Certainty = "partial" if prompt is None or completion is None else "exact"
+    prompt, completion = prompt or 0, completion or 0
     reasoning = (made and made.reasoning_tokens) or 0
     # xAI does not include reasoning in the completion tokens; only the total shows that.
-    if reasoning and counts.total_tokens == prompt + completion + reasoning:
+    if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
-    others = astuple(counts)[_OTHERS:]
-    cached, written = _cache(read, others) if read or any(others) else (0, 0)
-    certainty: Certainty = "partial" if None in given else "exact"
+    if read is None and not any(others):
+        return Usage(prompt, completion, 0, reasoning, certainty)
+    cached, written = _cache(read, others)
     return Usage(prompt, completion, cached, reasoning, certainty, written)
 
 
-def _cache(read: Details | None, others: tuple[int | None, ...]) -> tuple[int, int]:
+def _cache(read: Details | None, others: list[int | None]) -> tuple[int, int]:
     """Return the tokens read from a cache and those written, whichever name they have."""
-    details = astuple(read)[_OTHER_DETAILS:] if read is not None else ()
+    details = astuple(read)[1:] if read is not None else ()
     cached = (*details[:1], *others[:_WRITTEN])
     written = (*details[1:], *others[_WRITTEN:])
     return next(filter(None, cached), 0), next(filter(None, written), 0)
