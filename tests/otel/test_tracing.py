@@ -102,7 +102,7 @@ def parent_of(span: Any, parent: Any) -> bool:
     return span.parent is not None and span.parent.span_id == parent.context.span_id
 
 
-USED = Usage(10, 5, 4, 2, "exact")
+USED = Usage(10, 5, 4, 2, "exact", 3)
 
 
 async def test_a_call_and_its_attempt_are_spans(over, spans):
@@ -125,6 +125,7 @@ async def test_a_call_and_its_attempt_are_spans(over, spans):
         "gen_ai.usage.input_tokens": 10,
         "gen_ai.usage.output_tokens": 5,
         "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.cache_creation.input_tokens": 3,
         "gen_ai.usage.reasoning.output_tokens": 2,
         "server.address": "fake",
         "aiollm.spec": "fake/m",

@@ -211,6 +211,22 @@ async def test_a_call_cut_at_the_output_limit_is_never_run(over):
     assert results(events)["c"].result.is_error
 
 
+async def test_a_call_cut_before_its_arguments_is_not_run_with_its_defaults(over):
+    ran = []
+
+    @tool
+    def wipe(path: str = "/") -> None:
+        """Delete what is there."""
+        ran.append(path)
+
+    cut = [ToolCallDelta(0, "c", "wipe"), Finish("length", "length")]
+    whole = [ToolCallDelta(0, "c", "wipe"), Finish("tool_calls", "tool_calls")]
+    await over(FakeProvider(cut, "sorry")).run("fake/m", "?", tools=[wipe]).collect()
+    assert ran == []
+    await over(FakeProvider(whole, "done")).run("fake/m", "?", tools=[wipe]).collect()
+    assert ran == ["/"]
+
+
 async def test_a_call_cut_before_its_name_leaves_the_history(over):
     cut = ["I will ", ToolCallDelta(0, "c", "", ""), Finish("length", "length")]
     run = over(FakeProvider(cut)).run("fake/m", "hi", tools=[double])
