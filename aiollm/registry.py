@@ -375,7 +375,7 @@ class Registry:
         """Forget the failures of a target, or of all. Raises: SpecError."""
         if isinstance(target, str):
             target = parse_target(target)
-        self._health.reset(target)
+        self._gate.reset(target)
 
     def on_event(self, hook: Hook) -> Callable[[], None]:
         """Call `hook` with every event; return a function that unregisters it.
@@ -426,7 +426,8 @@ class Registry:
         from aiollm._http.unary import UnaryRequester
         from aiollm.servers.warming import Servers  # only managing servers needs it
 
-        return Servers(self._catalog, UnaryRequester(self._resources), self._health)
+        requester = UnaryRequester(self._resources)
+        return Servers(self._catalog, requester, self._health, self._gate.changed_health)
 
     def _emit(self, event: Event) -> None:
         for hook in tuple(self._hooks):

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
-from aiollm._failover.gate import Admission, Gate, Patience
+from aiollm._failover.gate import Admission, Gate
 from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
-from aiollm._failover.tickets import Demand
+from aiollm._failover.tickets import Demand, Patience
 from aiollm._validation import check_seconds
 from aiollm.errors import (
     ConfigError,
@@ -177,10 +177,11 @@ class Candidates:
 
         `seconds` are left of the call's own deadline.
         """
+        total_at = self._gate.now() + seconds
         patience = self._patience = self._patience or self._full_patience()
         for step in self._steps:
             if lines := self._lines_to_wait_at(step):
-                found = await self._wait_at(lines, patience, seconds)
+                found = await self._wait_at(lines, patience, total_at)
                 found = found or self.next_free()
                 if found is not None:
                     return found
@@ -194,7 +195,7 @@ class Candidates:
             lines,
             self._demand,
             patience,
-            self._gate.now() + seconds,
+            total_at,
             retried,
             self._retry_from if self._retries > 0 else math.inf,
         )
@@ -204,14 +205,13 @@ class Candidates:
         return [*errors, *verdicts, *self._reasons(lines, verdicts, waited)]
 
     async def _wait_at(
-        self, lines: Sequence[Line], patience: Patience, seconds: float
+        self, lines: Sequence[Line], patience: Patience, total_at: float
     ) -> Admitted | None:
         """Spend what a step wants to be waited for before the steps behind it are asked."""
         self._waited_at = (self._waited_at or set()) | {line.target for line in lines}
         wanted = max(line.provider.options.wait or 0.0 for line in lines)
         own = Patience(min(wanted, patience.room), 0.0)
         spent = own.room
-        total_at = self._gate.now() + seconds
         found = await self._gate.wait(self._number, lines, self._demand, own, total_at)
         patience.room -= spent - own.room
         return self._took(found) if isinstance(found, Admission) else None

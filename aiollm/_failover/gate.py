@@ -14,11 +14,9 @@ import math
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from aiollm._failover.health import Health, Permit, without_frames
 from aiollm._failover.lines import Booking, Line, Scope, TargetLimits
-from aiollm._failover.tickets import Demand, Ticket
+from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm._wire.quota import Quota
 from aiollm.errors import ClosedError, OverloadedError, ProviderError, RateLimitError, classify
 from aiollm.provider import Provider
@@ -26,13 +24,6 @@ from aiollm.types import Target, Usage
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, those that nobody uses are forgotten."""
-
-
-class Patience(msgspec.Struct):
-    """The seconds that a call may still wait: for room, and of these for a target to recover."""
-
-    room: float
-    recovery: float
 
 
 class Admission:
@@ -79,7 +70,7 @@ class Admission:
         self._is_pending = False
         line.gave_output()
         if closed:
-            self._gate.recovered(line)
+            self._gate.changed_health(line.host)
         elif line.scope.waiting:
             self._gate.pump(line.scope)
         return closed
@@ -96,18 +87,20 @@ class Admission:
 
     def failure(self, error: Exception, *, was_sent: bool) -> bool:
         """Book a failure as `error` deserves; return whether it opened the target's breaker."""
-        line, gate = self.line, self._gate
+        line, gate, permit = self.line, self._gate, self.permit
         if not was_sent:
             self._refund()
-        was_sick = gate.is_sick(line)
-        opened = self.permit.failure(error)
+        opened = permit.failure(error)
         if isinstance(error, RateLimitError | OverloadedError):
             line.refused(error, gate.now(), self._bucket)
+        if self._is_pending:
+            self._is_pending = False
+            line.pending -= 1
+        if opened or permit.is_probe:
+            gate.changed_health(line.host)
         self._leave()
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
-        if opened or was_sick != gate.is_sick(line):
-            gate.changed_health(line)
         return opened
 
     def abandoned(self, *, was_sent: bool) -> None:
@@ -116,15 +109,17 @@ class Admission:
             self._refund()
         self.permit.abandoned()
         self._leave()
+        if self.permit.is_probe:
+            # Whoever waits at the host, under any key, may be the next to probe.
+            self._gate.changed_health(self.line.host)
 
     def _leave(self) -> None:
         line = self.line
         scope = line.scope
-        # Of a loop that is gone, nothing runs or waits for its output any more.
-        line.running = max(0, line.running - 1)
+        line.running -= 1
         if self._is_pending:
             self._is_pending = False
-            line.pending = max(0, line.pending - 1)
+            line.pending -= 1
         if scope.slots is not None:
             scope.slots.release(self)
         if scope.waiting:
@@ -134,6 +129,7 @@ class Admission:
         booked, self._booked = self._booked, ()
         for _, meter, units in booked:
             meter.refund(units)
+        self.line.pace.refund(self._bucket)
 
     def _settle(self, usage: Usage) -> None:
         booked, self._booked = self._booked, ()
@@ -158,8 +154,8 @@ class Gate:
         self._loop = loop
         for scope in self._scopes.values():
             scope.forget_loop()
-        for line in self._lines.values():
-            line.forget_loop()
+        self._lines = {target: line.of_new_loop() for target, line in self._lines.items()}
+        self.health.forget_probes()
 
     def close(self) -> None:
         """End all waits, those to come included."""
@@ -184,19 +180,23 @@ class Gate:
             if scope is None:
                 scope = self._scopes[key] = Scope(key)
             line = self._lines[target] = Line(target, provider, scope, self.now())
+            line.set_aside(is_sick=self.is_sick(line))
             if len(self._lines) > MAX_LINES:
                 self._forget_idle()
         line.provider = provider
         of_provider, of_target = provider.limits_of(target.model)
         line.scope.declare(provider.name, of_provider)
         line.declare(of_target, of_provider)
+        for each in line.scope.waiting:
+            each.drop_what_never_fits()
         return line
 
     def _forget_idle(self) -> None:
         for target, line in list(self._lines.items())[: MAX_LINES // 8]:
-            if not (line.pending or line.head()):
+            if line.is_idle:
                 del self._lines[target]
         used = {line.scope.key for line in self._lines.values()}
+        used |= {key for key, scope in self._scopes.items() if scope.waiting}
         for key in [*self._scopes.keys() - used]:
             self._scopes.pop(key).stop_timer()
 
@@ -265,10 +265,11 @@ class Gate:
             self._pump_all(lines)
             raise
         ticket.is_done = True
-        if isinstance(ticket.admission, Admission):
-            return ticket.admission
-        self._pump_all(lines)
-        return ticket.errors
+        admission = ticket.admission
+        if admission is None or len(lines) > 1:
+            # In the lines that it leaves without going, others may be the first now.
+            self._pump_all(lines)
+        return admission if isinstance(admission, Admission) else ticket.errors
 
     async def _pause(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
         """Sleep until something changes for the ticket, or its time is over."""
@@ -299,7 +300,9 @@ class Gate:
         known = math.inf
         for line in ticket.lines:
             wait = self._line_wait(line, ticket.demand, now, waiting=True)
-            if wait <= 0:
+            if line.is_new and line.pending >= line.window:
+                wait = 0.0  # an answer may come before the time that one is waited for is over
+            elif wait <= 0:
                 wait = line.scope.wait(line, ticket.demand, now)
             known = min(known, wait if math.isfinite(wait) else 0.0)
         return known
@@ -356,23 +359,21 @@ class Gate:
 
     def _set_timer(self, scope: Scope, wait: float) -> None:
         scope.stop_timer()
-        if math.isfinite(wait) and self._loop is not None and not self._is_closed:
+        loop = self._loop
+        if math.isfinite(wait) and loop is not None and not (self._is_closed or loop.is_closed()):
             # A little late rather than early: a timer that fires early finds nothing to do.
-            scope.timer = self._loop.call_later(wait + 0.001, self.pump, scope)
+            scope.timer = loop.call_later(wait + 0.001, self.pump, scope)
 
     def is_sick(self, line: Line) -> bool:
         """Say whether a target is set aside: its breaker, or that of its host, is open."""
         return self.health.remembered(line.target, line.host) is not None
 
-    def recovered(self, line: Line) -> None:
-        """Let the calls that wait for a target that is well again through, gradually."""
-        for each in self._on_host(line.host):
-            each.reopen()
-        self.changed_health(line)
-
-    def changed_health(self, line: Line) -> None:
+    def changed_health(self, host: str) -> None:
         """Let all that wait at a host look again at how long they may wait, and for what."""
-        for each in self._on_host(line.host):
+        lines = self._on_host(host)
+        for each in lines:
+            each.set_aside(is_sick=self.is_sick(each))
+        for each in lines:
             for ticket in each.live_tickets():
                 ticket.wake()
             self.pump(each.scope)
@@ -400,7 +401,20 @@ class Gate:
             ticket.drop(line, without_frames(error))
 
     def _on_host(self, host: str) -> list[Line]:
-        return [line for line in self._lines.values() if line.host == host]
+        return [line for line in self._all_lines() if line.host == host]
+
+    def _all_lines(self) -> dict[Line, None]:
+        """Return all lines, with those that calls wait in though they were replaced."""
+        lines = dict.fromkeys(self._lines.values())
+        for scope in self._scopes.values():
+            lines.update(scope.waiting)
+        return lines
+
+    def reset(self, target: Target | None = None) -> None:
+        """Forget the failures of one target and all hosts, or of everything; who waits may go."""
+        self.health.reset(target)
+        for host in {line.host for line in self._all_lines()}:
+            self.changed_health(host)
 
     def snapshot(self) -> tuple[TargetLimits, ...]:
         """Return what bounds the targets used so far."""

@@ -366,6 +366,11 @@ class Health:
             self._targets.pop(target, None)
         self._hosts.clear()
 
+    def forget_probes(self) -> None:
+        """Let others probe: the loop is gone that the attempts ran on which did."""
+        for breaker in (*self._targets.values(), *self._hosts.values()):
+            breaker.probe = None
+
     def _snap(self, target: Target, breaker: _Breaker) -> TargetHealth:
         left = max(0.0, breaker.until - self.clock()) if breaker.is_open else 0.0
         state: HealthState = "healthy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import heapq
 import logging
 import math
@@ -125,22 +126,19 @@ class Scope:
             _set_meter(self.meters, kind, min(given, default=None))
         numbers = [each.max_concurrency for each in all_limits]
         counts = [each for each in numbers if isinstance(each, int)]
-        if counts:
-            self._resize(min(counts), is_auto=False)
-        elif "auto" in numbers:
-            self._resize(None, is_auto=True)
+        if counts or "auto" in numbers:
+            self._resize(min(counts, default=None))
         else:
             self.slots = None
         self.is_bounded = self.slots is not None or bool(self.meters)
 
-    def _resize(self, limit: int | None, *, is_auto: bool) -> None:
-        if self.slots is None or self.slots.is_auto != is_auto:
-            held = self.slots.held if self.slots is not None else 0
-            from aiollm._failover.slots import Slots  # for declared numbers alone
+    def _resize(self, limit: int | None) -> None:
+        if self.slots is not None:
+            self.slots.resize(limit)
+            return
+        from aiollm._failover.slots import Slots  # for declared numbers alone
 
-            self.slots = Slots(limit, held)
-        elif limit is not None:
-            self.slots.limit = limit
+        self.slots = Slots(limit)
 
     def wait(self, line: Line, demand: Demand, now: float) -> float:
         """Return the seconds until a call may go, inf where only another's end can tell."""
@@ -170,6 +168,7 @@ class Line:
 
     __slots__ = (
         "_estimate",
+        "_is_aside",
         "_learnt",
         "_widened_at",
         "host",
@@ -204,6 +203,7 @@ class Line:
         """Whether it may have limits, and has not taken `WINDOW` attempts at a time yet."""
         self.window: float = FIRST_WINDOW if self.is_new else WINDOW
         self._widened_at = now
+        self._is_aside = False
         self._learnt: set[Kind] = set()
 
     @property
@@ -248,11 +248,6 @@ class Line:
         self.window += by
         if self.is_new and self.window >= WINDOW:
             self.is_new = False
-
-    def reopen(self) -> None:
-        """Let through one more than is under way: the target is well again."""
-        self.is_new = False
-        self.window = self.pending + 1
 
     def needs(self, demand: Demand, meters: dict[Kind, Meter] | None = None) -> Iterator[Booking]:
         """Yield what a request takes of the given meters, by default of all that count it."""
@@ -302,21 +297,35 @@ class Line:
 
     def announced(self, quotas: Sequence[Quota], now: float) -> None:
         """Note the limits that an answer announces: they only tighten what is declared."""
+        is_lower = False
+        if quotas and self.is_new:
+            self.is_new = False
+            self.window = MAX_WINDOW  # from now on its limits bound it
         for quota in quotas:
             meter = self.meters.get(quota.kind)
             if meter is None:
                 meter = self.meters[quota.kind] = Meter(quota.per_minute, burst=BURST)
                 self._learnt.add(quota.kind)
+                is_lower = True
             elif quota.kind in self._learnt or quota.per_minute < meter.limit:
+                is_lower = is_lower or quota.per_minute < meter.limit
                 meter.set_limit(quota.per_minute)
             if quota.remaining is not None:
                 meter.hold(now, quota.remaining)
-            self.window = MAX_WINDOW
             self.is_bounded = True
+        if is_lower:
+            self.drop_what_never_fits()
+
+    def set_aside(self, *, is_sick: bool) -> None:
+        """Note whether the target is set aside; one that just came back is not stormed."""
+        if self._is_aside and not is_sick:
+            self.is_new = False
+            self.window = self.pending + 1
+        self._is_aside = is_sick
 
     def gave_output(self) -> None:
         """Note a first output: one more may wait for theirs, or half of one at first."""
-        self.pending = max(0, self.pending - 1)
+        self.pending -= 1
         if self.window < MAX_WINDOW:
             self._widen(0.5 if self.is_new else 1.0)
         self.pace.answered()
@@ -353,20 +362,27 @@ class Line:
     def head(self) -> Ticket[Line] | None:
         """Return the first ticket that still waits."""
         tickets = self.tickets
-        while tickets and tickets[0][2].is_done:
+        while tickets and not tickets[0][2].waits_at(self):
             heapq.heappop(tickets)
         return tickets[0][2] if tickets else None
 
-    def forget_loop(self) -> None:
-        """Forget who runs and waits: their loop is gone."""
-        self.pending = self.running = 0
-        self.tickets.clear()
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody runs or waits here."""
+        return not self.running and self.head() is None
+
+    def of_new_loop(self) -> Line:
+        """Return the line of the same target with nobody in it: who is in this one may yet end."""
+        line = copy.copy(self)
+        line.pending = line.running = 0
+        line.tickets = []
+        return line
 
     def prober(self, now: float) -> tuple[float, Ticket[Line] | None]:
         """Return the seconds until a ticket may probe, inf if none may, and the first that may."""
         wait = math.inf
         for _, _, ticket in sorted(self.tickets):
-            if not ticket.is_done:
+            if ticket.waits_at(self):
                 left = ticket.probe_from - now if self.target in ticket.retried else 0.0
                 if left <= 0:
                     return 0.0, ticket
@@ -375,7 +391,13 @@ class Line:
 
     def live_tickets(self) -> list[Ticket[Line]]:
         """Return all tickets that still wait."""
-        return [ticket for _, _, ticket in self.tickets if not ticket.is_done]
+        return [ticket for _, _, ticket in self.tickets if ticket.waits_at(self)]
+
+    def drop_what_never_fits(self) -> None:
+        """Let those go elsewhere whose request exceeds a whole limit, which has become lower."""
+        for ticket in self.live_tickets():
+            if (error := self.never_fits(ticket.demand)) is not None:
+                ticket.drop(self, error)
 
     def why_busy(self, demand: Demand, waited: float, now: float) -> BusyError:
         """Return the error of a call that found no room here."""

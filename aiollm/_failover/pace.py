@@ -24,6 +24,9 @@ FIRST_BACKOFF = 1.0
 MAX_BACKOFF = 30.0
 """Seconds that a 429 without Retry-After blocks at first and at most; it doubles."""
 
+MAX_RETRY_AFTER = 3600.0
+"""Seconds of a server's own wait that are honoured, as for failures (design)."""
+
 DECREASE = 0.7
 INCREASE = 0.01
 """A 429 though paced lowers the pace at least to this share, as CUBIC does (RFC 9438); each calm
@@ -109,6 +112,15 @@ class Pace:
         """Note an answer: the refusals in a row are over."""
         self._refusals = 0
 
+    def refund(self, bucket: list[float]) -> None:
+        """Take back an admission of that bucket that was never sent."""
+        # A bucket that is gone was booked in a meter that is gone too.
+        if any(each is bucket for each in self._buckets):
+            bucket[1] -= 1.0
+            self._sent -= 1
+            if self.meter is not None:
+                self.meter.refund(1.0)
+
     def refused(self, now: float, retry_after: float | None, bucket: list[float]) -> float:
         """Note a 429 for a request of that bucket; return the seconds for which nothing goes."""
         bucket[1] -= 1.0
@@ -117,6 +129,7 @@ class Pace:
             self._refusals += 1
         if retry_after is None:
             retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** max(0, self._refusals - 1))
+        retry_after = min(MAX_RETRY_AFTER, retry_after)
         self.is_active = True
         self._refused_at = self._grown_at = now
         self.blocked_until = max(self.blocked_until, now + retry_after)

@@ -17,11 +17,11 @@ class Slots:
 
     __slots__ = ("_cut_at", "_holders", "held", "is_auto", "limit")
 
-    def __init__(self, limit: int | None, held: int = 0) -> None:
+    def __init__(self, limit: int | None) -> None:
         """Take a fixed limit, None to find it."""
         self.is_auto = limit is None
         self.limit: float = AUTO_START if limit is None else limit
-        self.held = held
+        self.held = 0
         self._holders: set[Any] = set()
         self._cut_at = -math.inf
 
@@ -29,6 +29,12 @@ class Slots:
     def free(self) -> int:
         """Slots that nobody holds; less than 0 after the limit has shrunk."""
         return int(self.limit) - self.held
+
+    def resize(self, limit: int | None) -> None:
+        """Take another limit, None to find one from here on; who holds a slot keeps it."""
+        self.is_auto = limit is None
+        if limit is not None:
+            self.limit = limit
 
     def take(self, holder: Any) -> None:
         """Take a slot, of which there must be one."""

@@ -1,4 +1,4 @@
-"""What waits in line: a call's demand on limits, and its ticket in the lines of its targets."""
+"""What waits in line: a call's demand on limits, its patience, its ticket in several lines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import asyncio
 from collections.abc import Container
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from aiollm.images import ImageRequest
 from aiollm.types import Request, Target
 
 LineT = TypeVar("LineT")
+
+
+class Patience(msgspec.Struct):
+    """The seconds that a call may still wait: for room, and of these for a target to recover."""
+
+    room: float
+    recovery: float
 
 
 class Demand:
@@ -67,6 +76,10 @@ class Ticket(Generic[LineT]):
         self.errors: list[Exception] = []
         self.future: asyncio.Future[None] | None = None
         self.is_done = False
+
+    def waits_at(self, line: LineT) -> bool:
+        """Say whether the call still waits in that line."""
+        return not self.is_done and line in self.lines
 
     def wake(self) -> None:
         """Let the call look again."""

@@ -37,10 +37,18 @@ KINDS: dict[str, type[LlamaSwap | Ollama]] = {
 class Servers:
     """The providers of a registry that are model servers."""
 
-    def __init__(self, catalog: Catalog, requester: UnaryRequester, health: Health) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        requester: UnaryRequester,
+        health: Health,
+        changed_health: Callable[[str], None],
+    ) -> None:
+        """Take a registry's parts, and what lets the calls that wait at a host look again."""
         self._catalog = catalog
         self._requester = requester
         self._health = health
+        self._changed_health = changed_health
 
     def server(self, name: str, kind: type[S]) -> S:
         """Return a provider's server. Raises: ConfigError when it is of another kind."""
@@ -83,7 +91,8 @@ class Servers:
 
     async def _watched_load(self, target: Target, server: Server) -> None:
         """Load a model as an attempt that counts for its target's health."""
-        permit = self._health.admit(target, self._catalog.provider(target.provider).host)
+        host = self._catalog.provider(target.provider).host
+        permit = self._health.admit(target, host)
         try:
             await server.load(target.model)
         except Exception as error:
@@ -92,7 +101,11 @@ class Servers:
         except BaseException:
             permit.abandoned()
             raise
-        permit.success()
+        else:
+            permit.success()
+        finally:
+            # Calls may wait for this target to recover, or for the probe that the load was.
+            self._changed_health(host)
 
     async def _each(
         self,

@@ -104,3 +104,8 @@ def test_a_shorter_wait_never_shortens_a_longer_one():
     pace.refused(0.0, 10.0, pace.book(0.0))
     assert pace.refused(0.1, 1.0, pace.book(0.1)) == 9.9
     assert math.isclose(pace.wait(5.0), 5.0)
+
+
+def test_a_wait_of_years_is_an_hour():
+    pace = Pace()
+    assert pace.refused(0.0, 1e9, pace.book(0.0)) == 3600
