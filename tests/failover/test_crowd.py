@@ -20,7 +20,7 @@ from aiollm import (
 )
 from aiollm._failover import health, pace
 from aiollm.events import CallQueued, CallReleased, TargetOpened, TargetPaced
-from aiollm.testing import Answer, FakeProvider, FaultServer, Gate, chat
+from aiollm.testing import Answer, FakeProvider, FaultServer, Gate, chat, tool_call
 from aiollm.types import Finish
 
 OK = chat("ok")
@@ -284,3 +284,54 @@ async def test_closing_the_registry_ends_every_wait(serve):
     await reg.aclose()
     ends = await asyncio.gather(holder, *waiting, return_exceptions=True)
     assert all(isinstance(each, Exception) for each in ends)
+
+
+async def test_a_call_made_while_the_only_slot_is_read_waits_out_its_patience_and_learns_why(serve):
+    server = await serve(chat("one", "two"))
+    async with Registry(env={"LLM_A": server.dsn("openai", max_concurrency=1)}) as reg:
+        async with reg.stream("a/m", "hi") as stream:
+            await anext(stream)
+            with pytest.raises(FailoverError) as caught:
+                await reg.generate("a/m", "inside", patience=0.05)
+        assert isinstance(caught.value.last, BusyError)
+        assert caught.value.last.kind == "slots"
+        assert "1 of 1 slots are held by calls 1" in str(caught.value.last)
+        assert idle(reg)
+    assert server.counts.requests == 1
+
+
+async def test_a_tool_may_call_the_box_whose_only_slot_its_own_run_uses():
+    fake = FakeProvider([tool_call("ask", {"about": "x"})], "inner", "done")
+    async with Registry(env={}) as reg:
+        reg.register("a", fake.provider(name="a"), limits=Limits(max_concurrency=1))
+
+        async def ask(about: str) -> str:
+            return (await reg.generate("a/m", about, patience=0)).text
+
+        result = await reg.run("a/m", "hi", tools=[ask]).collect()
+        assert result.text == "done"
+        assert idle(reg)
+
+
+async def test_a_slot_is_free_at_the_terminal_event_whatever_the_caller_does_with_the_answer(serve):
+    server = await serve(OK)
+    async with Registry(env={"LLM_A": server.dsn("openai", max_concurrency=1)}) as reg:
+        stream = reg.stream("a/m", "hi")
+        async for chunk in stream:
+            if isinstance(chunk, Finish):
+                assert reg.limits()[0].held == 0
+                assert (await reg.generate("a/m", "hi", patience=0)).text == "ok"
+        await stream.aclose()
+
+
+async def test_a_racer_without_room_starts_its_sibling_now(serve):
+    gate = Gate()
+    a, b = await serve(chat("a", gate)), await serve(chat("b"))
+    env = {"LLM_A": a.dsn("openai", max_concurrency=1), "LLM_B": b.dsn("openai")}
+    async with Registry(env=env) as reg:
+        holder = asyncio.create_task(reg.generate("a/m", "hi"))
+        await gate.reached()
+        assert (await reg.generate("a/m|b/m", "hi", stagger=1000)).text == "b"
+        gate.open()
+        await holder
+    assert a.counts.requests == 1

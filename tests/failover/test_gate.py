@@ -454,6 +454,65 @@ def test_fifty_wait_for_one_slot_and_are_served_as_they_came_but_for_those_who_l
     bench.end()
 
 
+def test_a_cooling_model_does_not_block_another_of_its_scope():
+    bench = Bench(a=Limits(max_concurrency=1))
+    holder = bench.enter(bench.am)
+    bench.an.scope.slots.resize(2)
+    bench.fails(bench.an, OverloadedError("x", status=503, retry_after=60.0))
+    bench.an.scope.slots.resize(1)
+    cooling = bench.waits(bench.an, recovery=70.0)
+    behind = bench.waits(bench.am)
+    holder.success(Usage())
+    bench.passes()
+    assert isinstance(behind.result(), Admission)
+    assert not cooling.done()
+    bench.end(cooling)
+
+
+def test_a_probe_that_streams_for_minutes_holds_up_nobody():
+    bench = Bench()
+    bench.fails(bench.am, ServerError("x", status=500))
+    bench.passes(3)
+    probe = bench.enter(bench.am)
+    waiting = bench.waits(bench.am)
+    probe.first_output(0.1)
+    bench.passes()
+    waiting.result().first_output(0.1)
+    bench.passes(300)
+    bench.enter(bench.am)
+    bench.end()
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_only_a_probe_whose_caller_pauses_is_overtaken_after_its_lease(is_paused):
+    bench = Bench()
+    bench.fails(bench.am, ServerError("x", status=500))
+    bench.passes(3)
+    probe = bench.enter(bench.am)
+    probe.permit.is_paused = lambda: is_paused
+    waiting = bench.waits(bench.am, recovery=70.0)
+    bench.passes(PROBE_LEASE - 0.5)
+    assert not waiting.done()
+    bench.passes(1)
+    assert waiting.done() is is_paused
+    probe.abandoned(was_sent=True)
+    bench.passes()
+    assert waiting.result().permit.is_probe
+    bench.end()
+
+
+def test_a_crowd_behind_failing_probes_sends_one_request_each_time():
+    bench = Bench()
+    bench.fails(bench.am, ServerError("x", status=500))
+    crowd = [bench.waits(bench.am) for _ in range(200)]
+    for count in range(1, 6):
+        bench.passes(2.1)
+        running = went(crowd)
+        assert len(running) == count
+        running[-1].failure(ServerError("x", status=500), was_sent=True)
+    bench.end(*crowd)
+
+
 class Running:
     """An attempt that was admitted and has not ended."""
 

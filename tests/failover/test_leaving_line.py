@@ -1,4 +1,4 @@
-"""Calls that are cancelled at any await of the gate leave nothing: no booking, slot, ticket, timer."""
+"""Calls that are cancelled at any turn leave nothing: no booking, slot, ticket or timer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiollm import BusyError, FailoverError, Limits, Registry, Timeouts
+from aiollm import Limits, Registry
 from aiollm._failover.lines import Scope
 from aiollm.errors import ServerError, StreamInterrupted
 from aiollm.testing import NEVER, FakeProvider, Gate
