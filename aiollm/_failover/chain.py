@@ -138,6 +138,7 @@ class Chain(Call):
             return True
         if committed and not self._goes_on(error):
             return True
+        self._error = None  # it ended an attempt, not the call
         self._failed_at(error)
         return False
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from aiollm import FailoverError, Finish, StreamInterrupted
+from aiollm import FailoverError, Finish, Limits, Registry, ServerError, StreamInterrupted
 from aiollm.events import (
     AttemptEnded,
     AttemptStarted,
     CallEnded,
+    CallQueued,
     CallStarted,
     FirstOutput,
+    ImageElided,
     TargetClosed,
     TargetOpened,
 )
-from aiollm.testing import Cut, chat
+from aiollm.testing import NEVER, Cut, FakeProvider, chat
+from aiollm.types import Notice
 
 OK = chat("Hel", "lo", usage=(3, 2))
 
@@ -104,3 +109,40 @@ async def test_a_failing_hook_is_logged_and_changes_nothing(serve, registry, cap
     remove()
     await reg.stream("a/m", "hi").collect()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("spec", ["full/m", "full/m,full/n", "slow/m|late/m", "bad/m"])
+async def test_a_call_cancelled_while_it_waits_or_races_ends_as_abandoned(spec):
+    """In line for a slot, in a race, and while its only target recovers."""
+    fake = FakeProvider(default=[NEVER])
+    bad = FakeProvider(default=ServerError("x", status=500))
+    async with Registry(env={}, stagger=0.0) as reg:
+        for name in ("full", "slow", "late"):
+            reg.register(name, fake.provider(name=name, base_url=f"fake://{name}"))
+        reg.limit("full", Limits(max_concurrency=1))
+        reg.register("bad", bad.provider())
+        holder = asyncio.create_task(reg.generate("full/m", "hi"))
+        await fake.wait_calls()
+        events = []
+        reg.on_event(events.append)
+        task = asyncio.create_task(reg.generate(spec, "hi"))
+        while not any(isinstance(each, CallQueued) for each in events) and len(fake.calls) < 3:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (ended,) = (each for each in events if isinstance(each, CallEnded))
+        holder.cancel()
+        await asyncio.gather(holder, return_exceptions=True)
+    assert (ended.outcome, ended.error) == ("abandoned", None)
+
+
+async def test_a_notice_of_something_else_is_not_an_image_left_out():
+    fake = FakeProvider([Notice("a setting was ignored"), "ok"])
+    async with Registry(env={}) as reg:
+        reg.register("a", fake.provider())
+        events = []
+        reg.on_event(events.append)
+        response = await reg.generate("a/m", "hi")
+    assert response.warnings == ("a setting was ignored",)
+    assert not any(isinstance(each, ImageElided) for each in events)

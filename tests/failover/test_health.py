@@ -165,9 +165,11 @@ def test_failed_probes_double_and_a_success_closes():
         assert tracker.ready_in(A, "one") == expected
         clock.now += expected
         assert tracker.ready_in(A, "one") == 0
+    assert tracker.snapshot()[0].last_error == "ServerError"
     tracker.admit(A, "one").success()
     (snap,) = tracker.snapshot()
     assert (snap.state, snap.failures, snap.succeeded, snap.failed) == ("healthy", 0, 1, 3)
+    assert snap.last_error == ""
     tracker.admit(A, "one").failure(ServerError("x", status=500))
     assert tracker.ready_in(A, "one") == 1.0
 
