@@ -254,6 +254,35 @@ async def test_a_cancelled_load_gives_its_probe_back(serve, registry):
     assert [each.state for each in reg.health()] == ["cooling"]
 
 
+async def test_a_load_that_succeeds_lets_calls_go_that_wait_for_the_target(serve, registry):
+    """They would else wait for the minute that the server named."""
+    answers = iter([Answer(503, {"retry-after": "60"}, b"{}"), chat("well")])
+    server = await serve(swap(**{"/v1/chat/completions": lambda _: next(answers)}))
+    reg = registry({"x": server.dsn("llama-swap")}, retries=0, max_wait=120, patience=120)
+    with pytest.raises(FailoverError):
+        await reg.generate("x/qwen", "hi")
+    waiting = asyncio.create_task(reg.generate("x/qwen", "hi"))
+    while not reg.limits()[0].waiting:
+        await asyncio.sleep(0)
+    await reg.load_models("x/qwen")
+    async with asyncio.timeout(20):
+        assert (await waiting).text == "well"
+
+
+async def test_health_that_is_reset_lets_calls_go_that_wait_for_the_target(serve, registry):
+    answers = iter([Answer(503, {"retry-after": "60"}, b"{}"), chat("well")])
+    server = await serve(swap(**{"/v1/chat/completions": lambda _: next(answers)}))
+    reg = registry({"x": server.dsn("llama-swap")}, retries=0, max_wait=120, patience=120)
+    with pytest.raises(FailoverError):
+        await reg.generate("x/qwen", "hi")
+    waiting = asyncio.create_task(reg.generate("x/qwen", "hi"))
+    while not reg.limits()[0].waiting:
+        await asyncio.sleep(0)
+    reg.reset_health("x/qwen")
+    async with asyncio.timeout(20):
+        assert (await waiting).text == "well"
+
+
 async def test_hosts_load_at_once_and_each_one_model_at_a_time_the_first_last(serve, registry):
     gate = Gate()
     ls = await serve(lambda _: Hang(answer=WELL, gate=gate))
