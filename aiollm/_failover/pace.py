@@ -25,7 +25,7 @@ MAX_BACKOFF = 30.0
 """Seconds that a 429 without Retry-After blocks at first and at most; it doubles."""
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds of a server's own wait that are honoured, as for failures (design)."""
+"""Seconds of a server's own wait that are honoured, as after a failure: a header may name years."""
 
 DECREASE = 0.7
 INCREASE = 0.01
