@@ -19,6 +19,8 @@ from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_o
 from aiollm.providers.openai.errors import reply_error
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
+_FILES = frozenset({AudioPart, DocumentPart})
+
 
 class ChatCodec(Codec):
     """Chat completions; `dialect` overrides the one that the provider's host implies."""
@@ -112,10 +114,13 @@ def check_media(provider: Provider, target: Target, request: Request) -> None:
 
 
 def _check_parts(provider: Provider, target: Target, parts: Sequence[Part]) -> None:
-    kinds = set(map(type, parts))
-    if DocumentPart in kinds and not provider.capabilities(target.model).documents:
+    kinds = _FILES.intersection(map(type, parts))
+    if not kinds:
+        return
+    known = provider.capabilities(target.model)
+    if DocumentPart in kinds and not known.documents:
         raise UnsupportedError(f"{target} does not accept documents: send their text or images")
-    if AudioPart in kinds and not provider.capabilities(target.model).audio:
+    if AudioPart in kinds and not known.audio:
         raise UnsupportedError(f"{target} does not accept audio: send a transcript")
 
 
@@ -176,7 +181,7 @@ def _tools(request: Request) -> dict[str, Any]:
         fields["tools"] = [
             {"type": "function", "function": function(tool)} for tool in request.tools
         ]
-    if not asks_for_tools(request):
+    elif not request.extra or not asks_for_tools(request):
         return fields
     match request.tool_choice:
         case None:
