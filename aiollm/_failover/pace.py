@@ -32,6 +32,9 @@ INCREASE = 0.01
 """A 429 though paced lowers the pace at least to this share, as CUBIC does (RFC 9438); each calm
 second adds this share."""
 
+CALM = 10.0
+"""Seconds without a 429 after which the pace grows twice as fast: others may have left."""
+
 SLOWEST = 1.0
 """Requests a minute below which no pace falls."""
 
@@ -173,7 +176,8 @@ class Pace:
         seconds = int(now - self._grown_at)
         if seconds >= 1:
             self._grown_at += seconds
-            growth = SEARCH if self._is_guess else INCREASE
+            calm = now - self._refused_at
+            growth = SEARCH if self._is_guess else INCREASE * (1.0 + calm / CALM)
             meter.set_limit(meter.limit * (1.0 + growth * min(seconds, 60)))
 
 

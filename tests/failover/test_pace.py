@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -83,6 +84,22 @@ def test_a_429_without_anything_accepted_blocks_and_then_searches_upwards():
     before = pace.meter.limit
     pace.wait(11.0)
     assert pace.meter.limit > 5 * before
+
+
+def test_the_pace_grows_faster_the_longer_nothing_is_refused():
+    """Others who shared the limit may have gone."""
+    pace = Pace()
+    for _ in range(20):
+        bucket = pace.book(0.0)
+    pace.refused(0.0, 1.0, bucket)
+    pace.wait(1.0)
+    rates = []
+    for now in range(1, 62, 20):
+        pace.wait(float(now))
+        rates.append(pace.meter.limit)
+    growth = [after / before for before, after in pairwise(rates)]
+    assert growth == sorted(growth)
+    assert growth[-1] > 1.5
 
 
 def test_without_retry_after_the_block_doubles_to_half_a_minute():
