@@ -2,12 +2,17 @@
 
 The rules are those of WHATWG server-sent events, applied to bytes: only CRLF, LF and CR end a
 line. A frame is the event's data; `NamedSSE` yields pairs of event name and data. An event with
-empty data is skipped. Raw JSON between events becomes a frame, too, because some servers append
-a JSON error to an event stream.
+empty data is skipped. Unlike the standard's, an event whose data is complete JSON needs no blank
+line at the end of the body, because some servers close without it.
+
+Raw JSON between events becomes a frame, too, because some servers append a JSON error to an event
+stream. If it is not an error, its frame begins with `BARE`: no decoder may take it for an event.
+An `error:` line, as some builds of llama.cpp send it, is an event named `error`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
@@ -17,11 +22,18 @@ from aiollm.errors import ProtocolError
 MAX_FRAME = 64 * 1024 * 1024
 """The most bytes in one frame; it is large because an image arrives as one line."""
 
+BARE = b"\x1e"
+"""The first byte of a frame of raw JSON that is not an error; no JSON begins with it."""
+
 _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"
 _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _LONE_CR = re.compile(rb"\r(?!\n)")
+_WORDS = {"message", "detail", "msg", "base_resp"}
+_ANSWER = {"choices", "candidates", "type"}
+"""Keys under which an error without the key `error` has its words, and keys that only answers have.
+"""
 _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 """A JSON string; its group is empty if the closing quote is missing."""
 
@@ -85,8 +97,7 @@ class NDJSON(_Framer):
     def close(self) -> list[bytes]:
         """Return the last line if only its newline is missing; an incomplete line is dropped."""
         rest = self._rest().strip()
-        complete = rest.endswith(b"}") and _RawJSON().add(rest) is not None
-        return [rest] if complete else []
+        return [rest] if _is_complete(rest) else []
 
 
 class _EventStream(_Framer, ABC, Generic[F]):
@@ -131,12 +142,12 @@ class _EventStream(_Framer, ABC, Generic[F]):
         return []
 
     def close(self) -> list[F]:
-        """Return the raw JSON that only the end completes; an incomplete event is dropped."""
+        """Return what only the end completes; an event whose JSON is incomplete is dropped."""
         frames: list[F] = []
         *lines, last = self._rest().split(b"\n")
-        self._slow(lines, frames)
-        if self._raw is not None or last[:1] in _OPENING:
-            self._collect(last, frames)
+        self._slow([*lines, last] if last else lines, frames)
+        if _is_complete(b"\n".join(self._data).strip()):
+            self._dispatch(frames)
         return frames
 
     def _events(self, block: bytes) -> list[F]:
@@ -191,6 +202,10 @@ class _EventStream(_Framer, ABC, Generic[F]):
             elif name == b"event":
                 self._name = value[1:] if value[:1] == b" " else value
                 self._raw = None
+            elif name == b"error" and value.strip():
+                self._name = name
+                self._data.append(_as_error(value.strip()))
+                self._raw = None
             elif self._raw is not None or line[:1] in _OPENING:
                 self._collect(line, frames)
 
@@ -209,7 +224,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
             return
         self._raw = None
         if value.endswith((b"}", b"]")):
-            frames.append(self._make(b"", value))
+            frames.append(self._make(b"", value if _is_error(value) else BARE + value))
 
 
 class SSE(_EventStream[bytes]):
@@ -262,6 +277,34 @@ def _end_of_crlf(data: bytes) -> int:
     """Return where the last event ends, 0 unless its lines end in CRLF and no CR follows it."""
     end = data.rfind(b"\n") + 1
     return end if data[end - 4 : end] == _CRLF and data.find(b"\r", end) < 0 else 0
+
+
+def _is_complete(data: bytes) -> bool:
+    """Say whether an object or array is complete: what follows cannot belong to it."""
+    return data.endswith((b"}", b"]")) and data[:1] in _OPENING and _RawJSON().add(data) is not None
+
+
+def _as_error(value: bytes) -> bytes:
+    """Return the value of an `error:` line as JSON; some servers send plain words."""
+    if value[:1] in _OPENING:
+        return value
+    return json.dumps({"error": value.decode("utf-8", "replace")}).encode()
+
+
+def _is_error(raw: bytes) -> bool:
+    """Say whether raw JSON reports an error; otherwise it may be a piece of an answer."""
+    from aiollm._wire.lenient import load  # most streams have no raw JSON
+
+    value = load(raw)
+    while isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        return False
+    if any(key.lower().startswith("error") and said for key, said in value.items()):
+        return True
+    if "error" in (value.get("object"), value.get("type")):
+        return True
+    return not _ANSWER & value.keys() and bool(_WORDS & value.keys())
 
 
 class _RawJSON:

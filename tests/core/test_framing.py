@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiollm._wire import framing
-from aiollm._wire.framing import NDJSON, SSE, NamedSSE
+from aiollm._wire.framing import BARE, NDJSON, SSE, NamedSSE
 from aiollm.errors import ProtocolError
 
 BOM = b"\xef\xbb\xbf"
@@ -30,31 +30,38 @@ def dribble(body: bytes) -> list[bytes]:
     return [body[at : at + 1] for at in range(len(body))]
 
 
-# The oracle: the standard's algorithm, line by line over the whole body, and our raw JSON rule.
+# The oracle: the standard's algorithm, line by line over the whole body, and our own rules: raw
+# JSON, `error:` lines, and a last event that lacks its blank line.
 
 
-def expected(body: bytes) -> list[tuple[bytes, bytes]]:
+def expected(body: bytes, *, ended: bool = True) -> list[tuple[bytes, bytes]]:
     *lines, unfinished = re.split(b"\r\n|\n|\r", body.removeprefix(BOM))
     events: list[tuple[bytes, bytes]] = []
     data: list[bytes] = []
     name = b""
     raw: list[bytes] = []
-    for line in lines:
+    for line in [*lines, unfinished] if ended and unfinished else lines:
         field, value = field_of(line)
-        if field in (b"data", b"event"):
+        if field in (b"data", b"event") or (field == b"error" and value.strip()):
             raw = []
         if field == b"data":
             data.append(value)
         elif field == b"event":
             name = value
+        elif field == b"error" and value.strip():
+            name = field
+            value = value.strip()
+            words = json.dumps({"error": value.decode("utf-8", "replace")}).encode()
+            data.append(value if value[:1] in (b"{", b"[") else words)
         elif raw or line[:1] in (b"{", b"["):
             raw = collect([*raw, line], events)
         elif not line:
             if any(data) or len(data) > 1:
                 events.append((name, b"\n".join(data)))
             data, name = [], b""
-    if raw or unfinished[:1] in (b"{", b"["):
-        collect([*raw, unfinished], events)
+    last = b"\n".join(data).strip()
+    if ended and last[:1] in (b"{", b"[") and last[-1:] in (b"}", b"]") and balanced(last):
+        events.append((name, b"\n".join(data)))
     return events
 
 
@@ -68,8 +75,19 @@ def collect(raw: list[bytes], events: list[tuple[bytes, bytes]]) -> list[bytes]:
     if not balanced(whole):
         return raw
     if whole[-1:] in (b"}", b"]"):
-        events.append((b"", whole))
+        events.append((b"", whole if reports_error(whole) else BARE + whole))
     return []
+
+
+def reports_error(whole: bytes) -> bool:
+    """Only `{"error": ...}` is generated here; other shapes have tests of their own."""
+    try:
+        value = json.loads(whole, strict=False)
+    except ValueError:
+        return False
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, dict) and bool(value.get("error"))
 
 
 def balanced(text: bytes) -> bool:
@@ -105,7 +123,7 @@ JSON = st.recursive(
 OBJECT = st.dictionaries(st.text(max_size=5), JSON, min_size=1, max_size=3)
 FIELD = st.builds(
     lambda name, colon, value: name + colon + value if colon else name,
-    st.sampled_from([b"data", b"data", b"data", b"event", b"id", b"retry", b"", b"datas", b"Data"]),
+    st.sampled_from([b"data", b"data", b"data", b"event", b"id", b"error", b"", b"datas", b"Data"]),
     st.sampled_from([b":", b": ", b":  ", b""]),
     TEXT,
 )
@@ -169,6 +187,7 @@ def test_any_cut_of_any_stream_gives_what_the_standard_says(body, places) -> Non
 def test_raw_values_are_whole_json(values, places) -> None:
     bodies = [json.dumps({"error": value}, indent=1) for value in values]
     frames = read(SSE(), cut("\n".join(bodies).encode(), places))
+    frames = [frame.removeprefix(BARE) for frame in frames]
     assert [json.loads(frame) for frame in frames] == [{"error": value} for value in values]
 
 
@@ -184,7 +203,7 @@ def test_no_event_waits_for_bytes_after_it(events, ending, places) -> None:
     for piece in cut(body, places):
         seen += piece
         frames += framer.feed(piece)
-        assert frames == expected(seen)
+        assert frames == expected(seen, ended=False)
 
 
 @example(values=["between two line ends", 0], ending=b"\r\n", places=[31])
@@ -270,6 +289,26 @@ def test_the_fast_path_gives_what_the_slow_one_gives(kind, body, places) -> None
         pytest.param(b'[{"error": 1},\n{"error": 2}]', [b'[{"error": 1},\n{"error": 2}]'],
                      id="a raw array"),
         pytest.param(b'{"error": {"message": "cut', [], id="raw JSON cut at the end is dropped"),
+        pytest.param(b'data: {"a": 1}\n', [b'{"a": 1}'], id="complete JSON needs no blank line"),
+        pytest.param(b'data: {"a": [1, "]}"', [], id="half an object"),
+        pytest.param(b"data: [DONE]", [b"[DONE]"], id="the end mark needs no blank line"),
+        pytest.param(b'data: {"a":\ndata: 1}', [b'{"a":\n1}'], id="two lines of one object"),
+        pytest.param(b'{"a": 1}\n', [BARE + b'{"a": 1}'], id="raw JSON that is no error"),
+        pytest.param(b"[1]\n\ndata: x\n\n", [BARE + b"[1]", b"x"], id="a raw list of numbers"),
+        pytest.param(b'{"choices": 1, "message": 2}', [BARE + b'{"choices": 1, "message": 2}'],
+                     id="a raw piece of an answer is no error"),
+        pytest.param(b'{"message": "x", "code": 5}', [b'{"message": "x", "code": 5}'],
+                     id="raw words of an error"),
+        pytest.param(b'{"type": "error", "error": null}', [b'{"type": "error", "error": null}'],
+                     id="a raw object whose type is error"),
+        pytest.param(b'{"error parsing tool call": "x"}\n', [b'{"error parsing tool call": "x"}'],
+                     id="a raw key that begins with error"),
+        pytest.param(b'error: {"message": "x"}\n\n', [b'{"message": "x"}'], id="an error line"),
+        pytest.param(b'error: {"message": "x"}', [b'{"message": "x"}'], id="a last error line"),
+        pytest.param(b'error: {"message": "x', [], id="half an error line"),
+        pytest.param(b"error: out of \xff\n\n", [b'{"error": "out of \\ufffd"}'],
+                     id="an error line in words"),
+        pytest.param(b"error:\n\nerror:  \n\n", [], id="empty error lines"),
         pytest.param(b"[info] loading\n\ndata: x\n\n", [b"x"], id="a log line is no JSON"),
         pytest.param(b'{"open": 1,\ndata: x\n\n', [b"x"], id="a field ends broken raw JSON"),
         pytest.param(b'{"open": 1,\nevent: e\ndata: x\n\n', [b"x"], id="a name ends it, too"),
@@ -298,6 +337,10 @@ def test_the_rules_one_by_one(body, frames) -> None:
                      id="empty data"),
         pytest.param(b'event: a\ndata: x\n\n{"error": 1}', [(b"a", b"x"), (b"", b'{"error": 1}')],
                      id="raw JSON has no name"),
+        pytest.param(b'event: a\nerror: {"a": 1}\n\n', [(b"error", b'{"a": 1}')],
+                     id="an error line is an event of that name"),
+        pytest.param(b'event: a\ndata: {"b": 2}', [(b"a", b'{"b": 2}')],
+                     id="the last event keeps its name"),
     ],
 )  # fmt: skip
 def test_names(body, pairs) -> None:
