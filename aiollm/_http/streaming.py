@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
@@ -13,13 +14,14 @@ from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError
 from aiollm.provider import Decoder, Framer, HttpResponse, Provider, Reply, Transport
 from aiollm.types import AnnouncedLimits, Item, Notice, Request, Target, Timeouts
 
-LAST_WORDS_SECONDS = 2.0
-"""Seconds to wait for usage and the terminal event once the finish reason has arrived.
+if TYPE_CHECKING:
+    from aiollm._http.last_words import LastWords
 
-Usage comes after it, but some servers send neither `[DONE]` nor the end of the body."""
+_NEVER, _NO_GAP = inf, -1.0
+"""When the last piece of an answer came, and the longest gap between two, before there are any."""
 
 
-async def stream(
+async def stream(  # noqa: C901, PLR0912, PLR0915  one generator: a second would need its own end
     provider: Provider,
     transport: Transport,
     target: Target,
@@ -50,16 +52,32 @@ async def stream(
             framer = _Document(decoder, reply.status)
         size = 0
         failure: LLMError | None = None
+        batch: list[Item] = []
+        words: LastWords | None = None
+        last, gap = _NEVER, _NO_GAP
         while failure is None and not decoder.finished:
-            batch: list[Item] = []
+            if decoder.ending:
+                words = words or _last_words(reply, timeouts, batch, last, gap)
+                following = words.read(batch)
+            else:
+                following = reply.read()
+            batch = []
             try:
-                data = await (_last_words(reply, timeouts) if decoder.ending else reply.read())
+                data = await following
             except (TransportError, ProtocolError) as error:
                 data = b""
-                failure = _cut(error, decoder, batch)
+                failure = _cut(error, framer, decoder, batch)
             else:
+                if not size and data[:1] == b"{" and not isinstance(framer, NDJSON):
+                    # JSON that is labelled as events, none of which begins so.
+                    framer = _Document(decoder, reply.status)
                 size += len(data)
                 failure = _decode(data, framer, decoder, batch)
+            if batch:
+                now = monotonic()
+                if now - last > gap:  # noqa: PLR1730  max() costs more
+                    gap = now - last
+                last = now
             if size > MAX_ANSWER:
                 failure = failure or ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
             yield batch
@@ -75,27 +93,24 @@ async def stream(
         reply.close()
 
 
-async def _last_words(reply: Reply, timeouts: Timeouts) -> bytes:
-    """Read what may follow a complete answer; b"" when the server stays silent."""
-    idle = timeouts.idle or LAST_WORDS_SECONDS
-    # Half of it, because at `idle` the watchdog would fail an answer that is complete.
-    try:
-        async with asyncio.timeout(min(LAST_WORDS_SECONDS, idle / 2)):
-            return await reply.read()
-    except TimeoutError:
-        return b""
+def _last_words(
+    reply: Reply, timeouts: Timeouts, batch: list[Item], last: float, gap: float
+) -> LastWords:
+    """Return the reader for after the finish word, which may have come in `batch`."""
+    from aiollm._http.last_words import LastWords  # most answers end with their terminal event
+
+    said = last != _NEVER
+    sure = said and not (batch and gap == _NO_GAP)
+    return LastWords(reply, timeouts, max(gap, 0.0) if said else None, sure=sure)
 
 
-def _cut(error: LLMError, decoder: Decoder[Any], batch: list[Item]) -> LLMError | None:
-    """Return the error that cut the body, None if the answer was complete before it.
-
-    Once the finish reason has arrived, a cut can cost only the usage.
-    """
-    try:
-        decoder.close(batch)
-    except LLMError:
+def _cut(
+    error: LLMError, framer: Framer[Any], decoder: Decoder[Any], batch: list[Item]
+) -> LLMError | None:
+    """Return the error that cut the body, None where the answer was complete before it."""
+    if isinstance(framer, _Document):
         return error
-    return None
+    return error if _decode(b"", framer, decoder, batch) else None
 
 
 def _decode(

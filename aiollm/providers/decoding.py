@@ -1,4 +1,4 @@
-"""Shared by all decoders: counting tool calls, and giving each an id of its own."""
+"""Shared by all decoders: frames without an answer, counting tool calls, giving each an id."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word
     own = id if id and id not in taken else new_call_id()
     taken.add(own)
     return own
+
+
+def says_nothing(frame: bytes) -> bool:
+    """Return whether a frame is blank or `null`, as some servers send to keep a stream open."""
+    return frame.strip() in (b"", b"null")
+
+
+def is_done(frame: bytes) -> bool:
+    """Return whether a frame is `[DONE]`, the end mark of chat, in any spelling."""
+    return frame[:32].strip()[:6].upper() == b"[DONE]"
+
+
+def is_unreadable(frame: bytes) -> bool:
+    """Return whether a frame cannot be an event: a word, a number, raw JSON between events.
+
+    After the finish it does not matter; before it, it is an error.
+    """
+    return not frame.lstrip().startswith(b"{")

@@ -55,7 +55,7 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
             return _flat(value, message)
         case dict():
             found = (text for name in _TEXTS if (text := _text(value.get(name))))
-            return _flat(value, next(found, ""))
+            return _flat(value, next(found, "") or named_error(value))
         case str():
             return Fault(mend(value), raw=value)
         case _:
@@ -64,9 +64,9 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
 
 def is_error(value: Any) -> bool:
     """Return whether a decoded frame or body without an answer is an error, whatever its shape."""
+    while isinstance(value, list) and value:  # a list may nest deeper than calls may
+        value = value[0]
     match value:
-        case [first, *_]:
-            return is_error(first)
         case {"error": error} if error:
             return True
         case {"object": "error"} | {"type": "error"} | {"errors": [_, *_]}:
@@ -79,8 +79,19 @@ def is_error(value: Any) -> bool:
             return True
         case {"success": False, "msg": str()}:  # z.ai, with status 200 (November 2026)
             return True
+        case dict():
+            return bool(named_error(value))
         case _:
             return False
+
+
+def named_error(value: dict[str, Any]) -> str:
+    """Return the words of an error whose key names it, "" if there is none.
+
+    llama.cpp writes `{"error parsing tool call": text}` (2026).
+    """
+    named = (f"{key}: {text}" for key, text in value.items() if key.lower().startswith("error "))
+    return next(named, "")
 
 
 def _within(value: Any, inner: Fault) -> Fault:

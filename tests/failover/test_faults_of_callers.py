@@ -27,7 +27,7 @@ from aiollm import (
     classify,
     user,
 )
-from aiollm._http import streaming
+from aiollm._http import last_words
 from aiollm._http.transport import translate
 from aiollm.events import ImageElided
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
@@ -126,7 +126,7 @@ async def test_an_answer_is_whole_at_its_finish_reason_though_the_connection_bre
 async def test_an_answer_is_whole_at_its_finish_reason_though_the_server_stays_silent(
     serve, registry, monkeypatch
 ):
-    monkeypatch.setattr(streaming, "LAST_WORDS_SECONDS", 0.05)
+    monkeypatch.setattr(last_words, "UNSURE", 0.05)
     whole = chat("Hello", done=False, usage=None)
     server = await serve(Hang(after=10_000, answer=whole))
     response = await registry({"a": server}).generate("a/m", "hi")

@@ -44,10 +44,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (99, 550, 3820),
+    "openai": (99, 550, 3870),
     "anthropic": (115, 565, 4630),
-    "google": (138, 605, 3900),
-    "ollama": (98, 520, 3540),
+    "google": (138, 605, 4630),
+    "ollama": (98, 520, 3640),
 }
 
 

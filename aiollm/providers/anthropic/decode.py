@@ -22,13 +22,19 @@ from aiollm.providers.anthropic.wire import (
     Message,
     usage_of,
 )
-from aiollm.providers.decoding import one_more_call, own_call_id
+from aiollm.providers.decoding import (
+    is_done,
+    is_unreadable,
+    one_more_call,
+    own_call_id,
+    says_nothing,
+)
 from aiollm.providers.error_bodies import is_error
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.types import (
     Citation,
     CitationChunk,
     Finish,
-    FinishReason,
     Item,
     Notice,
     OpaquePart,
@@ -44,16 +50,6 @@ from aiollm.types import (
 
 _DELTA = b"content_block_delta"
 _PING = b"ping"
-
-_REASONS: dict[str, FinishReason] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "tool_use": "tool_calls",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
-"""Anthropic's stop reasons; `pause_turn` and any unknown one become `other`."""
 
 Frame: TypeAlias = tuple[bytes, bytes]
 
@@ -75,21 +71,26 @@ class _Block:
 class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
-    __slots__ = ("_blocks", "_counts", "_ids", "_joiner", "_plain", "_stop", "finished")
+    __slots__ = (
+        "_blocks",
+        "_counts",
+        "_ids",
+        "_joiner",
+        "_plain",
+        "_stop",
+        "ending",
+        "finished",
+    )
 
     def __init__(self) -> None:
+        self.ending: bool = False
         self.finished: bool = False
         self._blocks: dict[int, _Block] = {}
         self._counts: Counts | None = None
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
         self._plain = False
-        self._stop: str | None = None
-
-    @property
-    def ending(self) -> bool:
-        """Whether the stop reason has arrived."""
-        return bool(self._stop)
+        self._stop = ""
 
     def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
@@ -128,7 +129,7 @@ class AnthropicDecoder:
         """End the reply. Raises: StreamInterrupted unless a stop reason was seen."""
         if self.finished:
             return
-        if self._stop is None:
+        if not self.ending:
             raise StreamInterrupted("the stream ended without message_stop")
         self._end(out)
 
@@ -163,7 +164,7 @@ class AnthropicDecoder:
             return EVENT.decode(data)
         except (ValueError, RecursionError):
             pass  # another server may write it differently than Anthropic
-        if not data or data.startswith(b"[DONE]"):
+        if says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data)):
             return Event("ping")
         self._plain = False
         self._joiner = self._joiner or SurrogateJoiner()
@@ -290,7 +291,9 @@ class AnthropicDecoder:
     def _note_stop(self, stopped: Delta | Message | None, out: list[Item]) -> None:
         if stopped is None:
             return
-        self._stop = mend(stopped.stop_reason or "") or self._stop
+        if stopped.stop_reason:
+            self._stop = mend(stopped.stop_reason)
+            self.ending = True
         if isinstance(stopped.container, dict):
             data = ProviderData(FAMILY, {"container": stopped.container})
             out.append(PartChunk(OpaquePart(data)))
@@ -303,8 +306,13 @@ class AnthropicDecoder:
     def _end(self, out: list[Item]) -> None:
         for index in list(self._blocks):
             self._shut(index, out)
-        raw = self._stop or ""
-        reason = _REASONS.get(raw, "other")
+        raw = self._stop
+        if is_broken(raw):
+            usage = usage_of(self._counts, final=False)
+            if usage.certainty != "missing":
+                out.append(UsageUpdate(usage))
+            raise broken_error(raw)
+        reason = reason_of(raw)
         if self._ids and reason == "stop":
             reason = "tool_calls"
         self.finished = True

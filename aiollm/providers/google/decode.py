@@ -9,10 +9,17 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
-from aiollm.providers.decoding import one_more_call, own_call_id
+from aiollm.providers.decoding import (
+    is_done,
+    is_unreadable,
+    one_more_call,
+    own_call_id,
+    says_nothing,
+)
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.google.arguments import PartialArguments
 from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
-from aiollm.providers.google.errors import BLOCKED, block_error, body_error, ending_error
+from aiollm.providers.google.errors import block_error, body_error, ending_error
 from aiollm.providers.google.wire import (
     CHUNK,
     FAMILY,
@@ -34,7 +41,6 @@ from aiollm.types import (
     AudioPart,
     CitationChunk,
     Finish,
-    FinishReason,
     ImageChunk,
     ImagePart,
     Item,
@@ -52,24 +58,15 @@ from aiollm.types import (
 USAGE_EVERY = 32
 """Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
 
-_REASONS: dict[str, FinishReason] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "FUNCTION_CALL": "tool_calls",  # not sent by Google, but by other servers of its wire
-    "MALFORMED_FUNCTION_CALL": "error",
-    "MALFORMED_RESPONSE": "error",
-    "UNEXPECTED_TOOL_CALL": "error",
-    "TOO_MANY_TOOL_CALLS": "error",
-    "MISSING_THOUGHT_SIGNATURE": "error",
-    "PUP_LIMITED_DISABLED": "error",
-    **dict.fromkeys(BLOCKED, "content_filter"),
-}
-
 _UNFINISHED = (None, "", "FINISH_REASON_UNSPECIFIED")
 
 
 class GoogleDecoder:
-    """Chunks of one reply to items; the chunk with a finishReason is the end."""
+    """Chunks of one reply to items; the end is that of the body, after a finishReason.
+
+    The chunk with a finishReason does not end it: proxies of this wire put `STOP` into every chunk,
+    or send it in empty chunks before the text (2026).
+    """
 
     __slots__ = (
         "_answered",
@@ -82,12 +79,12 @@ class GoogleDecoder:
         "_open",
         "_plain",
         "_usage",
+        "ending",
         "finished",
     )
 
-    ending = False  # nothing follows the chunk that ends the answer
-
     def __init__(self) -> None:
+        self.ending: bool = False
         self.finished: bool = False
         self._answered = False
         self._cited: set[tuple[str, str, str]] = set()
@@ -106,8 +103,6 @@ class GoogleDecoder:
             return
         try:
             self._feed(frames, out)
-            if self._last is not None:
-                self._end(self._last, out)
         except LLMError:
             self._emit_usage(out)
             raise
@@ -123,10 +118,16 @@ class GoogleDecoder:
         self.close(out)
 
     def close(self, out: list[Item]) -> None:
-        """End the reply. Raises: StreamInterrupted unless its last chunk was seen."""
-        if not self.finished:
+        """End the reply. Raises: StreamInterrupted unless a finishReason was seen, ServerError."""
+        if self.finished:
+            return
+        try:
+            if self._last is None:
+                raise StreamInterrupted("the stream ended without a finishReason")
+            self._end(self._last, out)
+        except LLMError:
             self._emit_usage(out)
-            raise StreamInterrupted("the stream ended without a finishReason")
+            raise
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         decode = PLAIN.decode
@@ -154,6 +155,8 @@ class GoogleDecoder:
                     if candidate.finish_reason:
                         self._note_end(candidate)
                     continue
+            if self.finished:
+                return
             self._frame(frame, out)
 
     def _emit_usage(self, out: list[Item]) -> None:
@@ -175,10 +178,17 @@ class GoogleDecoder:
 
     def _odd(self, frame: bytes, out: list[Item]) -> None:
         """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
-        if frame.startswith(b"[DONE]"):
+        if is_done(frame):
+            # Google does not send it, but proxies do, also where the answer was cut.
+            if self._last is not None:
+                self._end(self._last, out)
+            return
+        if says_nothing(frame):
             return
         if frame.lstrip()[:1] == b"[":
             self._feed(elements_of(frame), out)
+            return
+        if self.ending and is_unreadable(frame):
             return
         chunk = decode_leniently(frame, Chunk)
         self._joiner = self._joiner or SurrogateJoiner()
@@ -201,6 +211,7 @@ class GoogleDecoder:
     def _note_end(self, candidate: Last) -> None:
         if candidate.finish_reason not in _UNFINISHED:
             self._last = candidate
+            self.ending = True
 
     def _bare(self, chunk: Chunk, frame: bytes) -> None:
         """Raise the error in a chunk without candidates, unless it has only counts."""
@@ -329,7 +340,9 @@ class GoogleDecoder:
                     f"extra={{'continuationToken': {last.continuation_token!r}}}"
                 )
             )
-        reason = _REASONS.get(raw, "other")
+        if is_broken(raw):
+            raise broken_error(raw)
+        reason = reason_of(raw)
         if reason == "stop" and self._ids:
             reason = "tool_calls"
         self.finished = True

@@ -13,11 +13,11 @@ from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import fault_of
 from aiollm.providers.error_replies import error_from_fault
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.ollama.errors import RULES
 from aiollm.types import (
     Certainty,
     Finish,
-    FinishReason,
     Item,
     Notice,
     ReasoningDelta,
@@ -28,9 +28,6 @@ from aiollm.types import (
 
 FULL = 0.95
 """A prompt that fills this part of the context was probably cut: Ollama drops whole messages."""
-
-_REASONS: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
-"""Ollama's done reasons; `load` and `unload` answer requests without messages."""
 
 
 class _Function(msgspec.Struct):
@@ -188,7 +185,10 @@ class OllamaDecoder:
                 )
             )
         raw = line.done_reason or ""
-        reason = _REASONS.get(raw, "other")
+        if is_broken(raw):
+            raise broken_error(raw)
+        # `load` and `unload` answer requests without messages; older servers give no reason.
+        reason = reason_of(raw or "stop")
         if self._ids and reason == "stop":
             reason = "tool_calls"
         self.finished = True

@@ -13,16 +13,11 @@ import msgspec
 
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
-from aiollm.errors import (
-    OverloadedError,
-    ProtocolError,
-    ProviderError,
-    ServerError,
-    StreamInterrupted,
-)
-from aiollm.providers.decoding import later_usage
+from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.providers.decoding import is_done, is_unreadable, later_usage, says_nothing
 from aiollm.providers.encoding import merge
 from aiollm.providers.error_bodies import is_error
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
     beside,
@@ -63,28 +58,6 @@ from aiollm.types import (
     UsageUpdate,
 )
 
-_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-}
-_BROKEN: dict[str, type[ProviderError]] = {
-    "error": ServerError,
-    "abort": ServerError,
-    "insufficient_system_resource": OverloadedError,
-}
-"""Finish reasons of an answer that the server broke off, which must not count as complete."""
-
 _NO_USAGE = Usage()
 
 
@@ -93,6 +66,9 @@ class ChatDecoder:
 
     `choices`: how many answers were requested, of which the first is kept. `block` splits
     the text of a server that begins it with reasoning in tags.
+
+    `ending` is true once a finish reason has arrived: from then on the end of the body is an end,
+    too. Text that follows is kept, because some servers put a finish reason into every chunk.
     """
 
     __slots__ = (
@@ -110,10 +86,12 @@ class ChatDecoder:
         "_reason",
         "_reasoning",
         "_usage",
+        "ending",
         "finished",
     )
 
     def __init__(self, family: str, choices: int = 1, block: ThinkBlock | None = None) -> None:
+        self.ending: bool = False
         self.finished: bool = False
         self._family = family
         self._choices = choices
@@ -132,11 +110,6 @@ class ChatDecoder:
         self._noticed: tuple[str, ...] = ()
         self._joiner: SurrogateJoiner | None = None
 
-    @property
-    def ending(self) -> bool:
-        """Whether the finish reason has arrived; usage may follow."""
-        return bool(self._reason)
-
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
         append = out.append
@@ -152,7 +125,7 @@ class ChatDecoder:
                     if text := choice.delta.text:
                         append(kind(text))
                     if choice.finish_reason:
-                        self._reason = choice.finish_reason
+                        self._stop(choice.finish_reason, choice.native_finish_reason)
                         decode, kind = self._lane = NO_LANE
                     continue
             if self.finished:
@@ -177,16 +150,13 @@ class ChatDecoder:
         """End the reply. Raises: StreamInterrupted if no finish reason has arrived."""
         if self.finished:
             return
-        if not self._reason:
+        if not self.ending:
             raise StreamInterrupted("the stream ended without a finish_reason")
         self._end(out)
 
     def _frame(self, frame: bytes, out: list[Item]) -> Lane:
         """Decode any frame; return the lane with which to try the next one."""
-        if not frame.strip():
-            return NO_LANE
-        if frame.startswith(b"[DONE]"):
-            self._done(out)
+        if frame[:1] != b"{" and self._mark(frame, out):
             return NO_LANE
         # While a surrogate may be split over two deltas, every text must pass through the joiner,
         # so neither this shortcut nor a lane may be used.
@@ -212,6 +182,13 @@ class ChatDecoder:
             case _:
                 return NO_LANE
 
+    def _mark(self, frame: bytes, out: list[Item]) -> bool:
+        """Process a frame that is not a chunk; return False for one that may be one."""
+        if frame == b"[DONE]" or is_done(frame):
+            self._done(out)
+            return True
+        return says_nothing(frame) or (self.ending and is_unreadable(frame))
+
     def _decode(self, frame: bytes) -> Chunk:
         try:
             return CHUNK.decode(frame)
@@ -222,8 +199,7 @@ class ChatDecoder:
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
         except ProtocolError:
-            value = load(frame)
-            if not value or not isinstance(value, str | list):
+            if not is_error(value := load(frame)):
                 raise
         else:
             return chunk
@@ -234,7 +210,7 @@ class ChatDecoder:
         if not chunk.usage and is_error(value := load(frame)):
             raise stream_error(value, frame)
         self._count(chunk, out)
-        if chunk.usage and self._reason:
+        if chunk.usage and self.ending:
             self._end(out)
 
     def _take(self, chunk: Chunk, out: list[Item]) -> None:
@@ -259,7 +235,12 @@ class ChatDecoder:
         if delta is not None:
             self._delta(delta, out)
         if choice.finish_reason:
-            self._reason = choice.finish_reason
+            self._stop(choice.finish_reason, choice.native_finish_reason)
+
+    def _stop(self, reason: str, native: str | None) -> None:
+        """Note a finish reason; the provider's own counts where it says that it broke off."""
+        self.ending = True
+        self._reason = native if native and is_broken(native) else reason
 
     def _is_loading(self, choice: Choice) -> bool:
         """Return whether llama-swap itself sent this: it has neither id, model nor index."""
@@ -368,7 +349,7 @@ class ChatDecoder:
             return
         usage = usage_of(counts)
         self._usage = usage if usage.input_tokens else later_usage(self._usage, usage)
-        if not self._reason:
+        if not self.ending:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
 
     def _notice(self, message: str, out: list[Item]) -> None:
@@ -391,15 +372,15 @@ class ChatDecoder:
         reason = self._finish_reason()
         if self._calls is not None and reason not in ("length", "content_filter"):
             out += self._calls.end()
-        if broken := _BROKEN.get(self._reason):
+        if is_broken(self._reason):
             if self._usage.certainty != "missing":
                 out.append(UsageUpdate(self._usage))
-            raise broken(f"the provider broke off the answer: {self._reason}", code=self._reason)
+            raise broken_error(self._reason)
         self.finished = True
         out.append(Finish(reason, self._reason, self._usage))
 
     def _finish_reason(self) -> FinishReason:
-        reason = _REASONS.get(self._reason, "other")
+        reason = reason_of(self._reason)
         if not self._calls:
             return "stop" if reason == "tool_calls" else reason
         return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason

@@ -80,6 +80,7 @@ class _PlainChoice(msgspec.Struct, Generic[D_co], gc=False):
     delta: D_co
     index: _Zero = None
     finish_reason: str | None = None
+    native_finish_reason: str | None = None
 
 
 class Plain(msgspec.Struct, Generic[D_co], gc=False):
@@ -150,6 +151,8 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
+    native_finish_reason: str | None = None
+    """What the provider behind OpenRouter said, whose word may be worse than `finish_reason`."""
 
 
 class Details(msgspec.Struct, gc=False):

@@ -409,7 +409,7 @@ def test_an_error_amid_the_stream_keeps_the_counts_so_far() -> None:
     ("UNEXPECTED_TOOL_CALL", "error"), ("TOO_MANY_TOOL_CALLS", "error"),
     ("MISSING_THOUGHT_SIGNATURE", "error"), ("PUP_LIMITED_DISABLED", "error"),
     ("NO_IMAGE", "other"), ("IMAGE_OTHER", "other"), ("OTHER", "other"),
-    ("CONTINUATION", "other"), ("BRAND_NEW", "other"),
+    ("CONTINUATION", "length"), ("stop", "stop"), ("BRAND_NEW", "other"),
 ])  # fmt: skip
 def test_every_end_after_an_answer_has_a_reason_and_keeps_its_word(raw: str, reason: str) -> None:
     assert finished(chunk({"text": "a"}), end(raw))[-1] == Finish(reason, raw, Usage())
