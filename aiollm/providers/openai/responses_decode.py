@@ -1,8 +1,8 @@
 """OpenAI's Responses: events of a stream, or a complete response, to items.
 
 Events of several output items interleave. `output_index` says which one an event belongs to, or
-`item_id` for servers without it. The value that a `.done` event repeats is used only if no delta
-came before it, because some proxies send only complete values.
+`item_id` for servers without it. Of the complete values that `.done` events and the last event
+repeat, only what no delta brought is emitted: some proxies send items, or their ends, only there.
 """
 
 from __future__ import annotations
@@ -10,16 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import msgspec
-
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import StreamInterrupted
-from aiollm.providers.decoding import one_more_call, own_call_id
+from aiollm.providers.decoding import is_done, one_more_call, own_call_id, says_nothing
 from aiollm.providers.error_bodies import is_error
-from aiollm.providers.openai.chat_extensions import citations, image_of_base64
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.chat_tool_calls import arguments_text
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
+from aiollm.providers.openai.responses_outputs import (
+    ARGUMENTS,
+    RAN,
+    Output,
+    dicts,
+    image_of,
+    kind_of,
+    marker_of,
+    matched,
+    word,
+)
 from aiollm.providers.openai.responses_wire import (
     DELTA,
     EVENT,
@@ -33,7 +43,6 @@ from aiollm.providers.openai.responses_wire import (
 from aiollm.types import (
     Finish,
     FinishReason,
-    ImageChunk,
     Item,
     OpaquePart,
     PartChunk,
@@ -49,32 +58,8 @@ FAMILY = "openai-responses"
 
 _TEXT_DELTA = b"response.output_text.delta"
 
-_INCOMPLETE: dict[str, FinishReason] = {
-    "max_output_tokens": "length",
-    "max_tokens": "length",
-    "content_filter": "content_filter",
-}
-RAN = -1
-"""The number of a call that the server ran itself."""
 _CALL_FIELDS = {"type", "call_id", "name", "arguments", "input"}
 """Fields of a call that become canonical; the others are kept for replay."""
-
-
-class _Output:
-    """An output item so far; `heard` holds its parts that have been emitted.
-
-    `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
-    """
-
-    __slots__ = ("call", "cited", "heard", "named", "sent", "waiting")
-
-    def __init__(self) -> None:
-        self.call: int | None = None
-        self.named = False
-        self.cited = False
-        self.heard: set[tuple[str, int]] = set()
-        self.waiting: dict[str, Any] | None = None
-        self.sent: dict[str, Any] | None = None
 
 
 class ResponsesDecoder:
@@ -87,7 +72,8 @@ class ResponsesDecoder:
         "_current",
         "_ids",
         "_joiner",
-        "_latest",
+        "_outputs",
+        "_said",
         "finished",
     )
 
@@ -95,9 +81,10 @@ class ResponsesDecoder:
 
     def __init__(self) -> None:
         self.finished: bool = False
-        self._by_index: dict[int, _Output] = {}
-        self._by_id: dict[str, _Output] = {}
-        self._latest: _Output | None = None
+        self._outputs: list[Output] = []
+        self._by_index: dict[int, Output] = {}
+        self._by_id: dict[str, Output] = {}
+        self._said: list[str] = []
         self._calls = 0
         self._ids: set[str] = set()
         self._current: int | None = None
@@ -118,6 +105,7 @@ class ResponsesDecoder:
                 else:
                     if event.output_index == current:
                         append(TextDelta(event.delta))
+                        self._said.append(event.delta)
                         continue
             self._current = None
             self._frame(name, data, out)
@@ -150,7 +138,7 @@ class ResponsesDecoder:
             raise StreamInterrupted("the stream ended before response.completed")
 
     def _frame(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        if self.finished or not data.strip() or data.startswith(b"[DONE]"):
+        if self.finished or says_nothing(data) or is_done(data):
             return
         event = self._decode(data)
         kind = event.type = event.type or name.decode("ascii", "replace")
@@ -170,32 +158,35 @@ class ResponsesDecoder:
         event: Event = decode_leniently(data, Event)
         return event
 
-    def _output(self, event: Event) -> _Output:
+    def _output(self, event: Event) -> Output:
         """Return the item that an event belongs to, a new one if it is the item's first event."""
         if event.output_index is not None:
             found = self._by_index.get(event.output_index)
         elif event.item_id or event.item is not None:
-            found = self._by_id.get(event.item_id or _word(event.item, "id"))
+            found = self._by_id.get(event.item_id or word(event.item, "id"))
         else:
-            found = self._latest
+            found = self._outputs[-1] if self._outputs else None
         return found if found is not None else self._begin(event)
 
-    def _begin(self, event: Event) -> _Output:
-        output = self._latest = _Output()
+    def _begin(self, event: Event) -> Output:
+        output = Output()
+        self._outputs.append(output)
         if event.output_index is not None:
             self._by_index[event.output_index] = output
-        self._by_id[event.item_id or _word(event.item, "id")] = output
+        self._by_id[event.item_id or word(event.item, "id")] = output
         return output
 
     def _added(self, event: Event, out: list[Item]) -> None:
         output = self._begin(event)
-        item = event.item or {}
-        match item.get("type"):
+        item = output.offered = event.item or {}
+        output.kind = kind_of(item)
+        match output.kind:
             case "message":
-                output.waiting = _marker(item)
-            case "function_call" | "custom_tool_call" if ran_on_server(item):
+                output.waiting = marker_of(item)
+            case "call" if ran_on_server(item):
                 output.call = RAN
-            case "function_call" | "custom_tool_call":
+            case "call":
+                self._by_id.setdefault(word(item, "call_id"), output)
                 out.append(self._call(output, item))
             case _:
                 pass
@@ -203,25 +194,32 @@ class ResponsesDecoder:
     def _text(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)
         part = ("text", event.content_index or 0)
+        output.kind = output.kind or "message"
         self._say(output, self._news(output, part, event, "text"), out)
-        if not self._joiner and output.waiting is None and not _is_done(event):
+        if not self._joiner and output.waiting is None and part in output.said:
+            self._said = output.said[part]
             self._current = -1 if event.output_index is None else event.output_index
 
-    def _news(self, output: _Output, part: tuple[str, int], event: Event, field: str) -> str:
-        """Return a delta, or the complete value of a part without deltas."""
-        value = event.delta
-        if _is_done(event):
-            if part in output.heard:
-                return ""
+    def _news(self, output: Output, part: tuple[str, int], event: Event, field: str) -> str:
+        """Return a delta, or what a complete value adds to the deltas of its part."""
+        if event.is_done():
             value = event.text or event.refusal or event.arguments or event.input
-        text = arguments_text(value)
-        if self._joiner is not None:
-            text = self._joiner.feed(field, text)
+            text = output.rest(part, mend(arguments_text(value)))
+            self._drop_half(field, text)
+        else:
+            text = arguments_text(event.delta)
+            if self._joiner is not None:
+                text = self._joiner.feed(field, text)
         if text:
-            output.heard.add(part)
+            output.add(part, text)
         return text
 
-    def _say(self, output: _Output, text: str, out: list[Item]) -> None:
+    def _drop_half(self, field: str, text: str) -> None:
+        """Forget a held surrogate if `text` brings it again."""
+        if text and self._joiner:
+            self._joiner.flush(field)
+
+    def _say(self, output: Output, text: str, out: list[Item]) -> None:
         """Emit text; the first one of an item carries the item's state."""
         if not text:
             return
@@ -231,6 +229,7 @@ class ResponsesDecoder:
 
     def _refusal(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)
+        output.kind = output.kind or "message"
         if text := self._news(output, ("refusal", event.content_index or 0), event, "refusal"):
             out.append(RefusalDelta(text))
 
@@ -243,7 +242,8 @@ class ResponsesDecoder:
     def _think(self, part: tuple[str, int], event: Event, out: list[Item]) -> None:
         """Emit reasoning, with a paragraph break before each further part of the same item."""
         output = self._output(event)
-        gap = "\n\n" if output.heard and part not in output.heard else ""
+        output.kind = output.kind or "reasoning"
+        gap = "\n\n" if output.said and part not in output.said else ""
         if text := self._news(output, part, event, "reasoning"):
             out.append(ReasoningDelta(gap + text))
 
@@ -251,32 +251,49 @@ class ResponsesDecoder:
         output = self._output(event)
         if output.call == RAN:
             return
+        output.kind = output.kind or "call"
         place = self._place(output)
-        if text := self._news(output, ("arguments", 0), event, f"call {place}"):
+        if text := self._news(output, ARGUMENTS, event, f"call {place}"):
             out.append(ToolCallDelta(place, arguments=text))
+        if event.is_done():
+            output.confirm(event.input if event.arguments is None else event.arguments)
 
-    def _place(self, output: _Output) -> int:
+    def _place(self, output: Output) -> int:
         if output.call is None:
             output.call = self._calls
             self._calls = one_more_call(self._calls)
         return output.call
 
-    def _call(self, output: _Output, item: dict[str, Any]) -> ToolCallDelta:
+    def _call(self, output: Output, item: dict[str, Any]) -> ToolCallDelta:
         output.named = True
-        id_ = own_call_id(mend(_word(item, "call_id") or _word(item, "id")), self._ids)
+        id_ = own_call_id(mend(word(item, "call_id") or word(item, "id")), self._ids)
         custom = item["type"] == "custom_tool_call"
-        return ToolCallDelta(self._place(output), id_, mend(_word(item, "name")), custom=custom)
+        return ToolCallDelta(self._place(output), id_, mend(word(item, "name")), custom=custom)
 
     def _annotation(self, event: Event, out: list[Item]) -> None:
         self._output(event).cited = True
         out += citations([event.annotation], FAMILY)
 
-    def _done(self, event: Event, out: list[Item]) -> None:
-        output = self._output(event)
-        self._item(output, event.item or {}, out)
+    def _part(self, event: Event, out: list[Item]) -> None:
+        """Emit what only the end of a part brings."""
+        match event.part:
+            case {"type": "output_text", "text": str() as text}:
+                event.text = text
+                self._text(event, out)
+            case {"type": "refusal", "refusal": str() as text}:
+                event.refusal = text
+                self._refusal(event, out)
+            case _:
+                pass
 
-    def _item(self, output: _Output, item: dict[str, Any], out: list[Item]) -> None:
+    def _done(self, event: Event, out: list[Item]) -> None:
+        self._item(self._output(event), event.item or {}, out)
+
+    def _item(self, output: Output, item: dict[str, Any], out: list[Item]) -> None:
         """Emit everything in a complete item that has not been emitted yet."""
+        if output.ends > 1:
+            return
+        output.kind = output.kind or kind_of(item)
         match item.get("type"):
             case "message":
                 self._message(output, item, out)
@@ -284,62 +301,80 @@ class ResponsesDecoder:
                 self._reasoning(output, item, out)
             case "function_call" | "custom_tool_call" if not ran_on_server(item):
                 self._whole_call(output, item, out)
+            case _ if output.ends:
+                pass
             case "image_generation_call" if isinstance(item.get("result"), str):
-                out.append(_image(item))
+                out.append(image_of(item, FAMILY))
             case str():
                 out.append(PartChunk(OpaquePart(ProviderData(FAMILY, item))))
             case _:
                 pass
+        output.ends += 1
 
-    def _message(self, output: _Output, item: dict[str, Any], out: list[Item]) -> None:
-        marker = _marker(item)
+    def _message(self, output: Output, item: dict[str, Any], out: list[Item]) -> None:
+        marker = marker_of(item)
         if output.sent is None:
             output.waiting = marker
-        for index, part in enumerate(_dicts(item.get("content"))):
-            match part:
-                case {"type": "output_text", "text": str() as text}:
-                    if _is_news(output, "text", index):
-                        self._say(output, mend(text), out)
-                    if not output.cited:
-                        out += citations(_dicts(part.get("annotations")), FAMILY)
-                case {"type": "refusal", "refusal": str() as text}:
-                    if _is_news(output, "refusal", index) and text:
-                        out.append(RefusalDelta(mend(text)))
-                case _:
-                    pass
-        if output.sent is not None and output.sent != marker:
+        parts = dicts(item.get("content"))
+        texts = [mend(word(part, "text")) for part in parts if part.get("type") == "output_text"]
+        for index, text, _ in list(output.missing("text", texts)):
+            self._drop_half("text", text)
+            output.add(("text", index), text)
+            self._say(output, text, out)
+        refusals = [mend(word(part, "refusal")) for part in parts if part.get("type") == "refusal"]
+        for index, text, _ in list(output.missing("refusal", refusals)):
+            self._drop_half("refusal", text)
+            output.add(("refusal", index), text)
+            out.append(RefusalDelta(text))
+        if not output.cited:
+            notes = [one for part in parts for one in dicts(part.get("annotations"))]
+            found = citations(notes, FAMILY)
+            output.cited = bool(found)
+            out += found
+        if not output.ends and output.sent is not None and output.sent != marker:
             out.append(TextDelta("", ProviderData(FAMILY, marker)))
 
-    def _reasoning(self, output: _Output, item: dict[str, Any], out: list[Item]) -> None:
+    def _reasoning(self, output: Output, item: dict[str, Any], out: list[Item]) -> None:
         for kind, field in (("summary", "summary"), ("thought", "content")):
-            for index, part in enumerate(_dicts(item.get(field))):
-                gap = "\n\n" if output.heard else ""
-                if _is_news(output, kind, index) and (text := _word(part, "text")):
-                    out.append(ReasoningDelta(gap + mend(text)))
-        out.append(ReasoningDelta("", ProviderData(FAMILY, {"item": item})))
+            texts = [mend(word(part, "text")) for part in dicts(item.get(field))]
+            for index, text, begins in list(output.missing(kind, texts)):
+                gap = "\n\n" if begins and output.said else ""
+                self._drop_half("reasoning", text)
+                output.add((kind, index), text)
+                out.append(ReasoningDelta(gap + text))
+        if not output.ends:
+            out.append(ReasoningDelta("", ProviderData(FAMILY, {"item": item})))
 
-    def _whole_call(self, output: _Output, item: dict[str, Any], out: list[Item]) -> None:
+    def _whole_call(self, output: Output, item: dict[str, Any], out: list[Item]) -> None:
         if not output.named:
             out.append(self._call(output, item))
-        text = ""
         custom = item["type"] == "custom_tool_call"
-        if _is_news(output, "arguments", 0):
-            given = item.get("input") if custom else item.get("arguments")
-            text = mend(arguments_text(given)) or ("" if custom else "{}")
+        place = self._place(output)
+        given = item.get("input") if custom else item.get("arguments")
+        value = mend(arguments_text(given)) or output.offer()
+        text = output.rest(ARGUMENTS, value)
+        self._drop_half(f"call {place}", text)
+        whole = item.get("status") != "incomplete"
+        if whole and not (custom or value or output.said):
+            text = "{}"
+        if text:
+            output.add(ARGUMENTS, text)
+        if whole:
+            output.confirm(value or text)
+        if output.ends and not text:
+            return
         state = {key: value for key, value in item.items() if key not in _CALL_FIELDS}
         if custom:
             state["type"] = item["type"]
         data = ProviderData(FAMILY, state) if state else None
-        out.append(ToolCallDelta(self._place(output), arguments=text, provider_data=data))
+        out.append(ToolCallDelta(place, arguments=text, provider_data=data))
 
     def _completed(self, event: Event, out: list[Item]) -> None:
         response = event.response or Response()
         self._end(response, response.status or event.type.rpartition(".")[2], out)
 
     def _end(self, response: Response, status: str, out: list[Item]) -> None:
-        if self._latest is None:
-            for item in response.output or ():
-                self._item(_Output(), item, out)
+        self._reconcile(response.output or (), out)
         self._flush(out)
         usage = usage_of(response.usage)
         if status not in ("completed", "incomplete"):
@@ -348,32 +383,52 @@ class ResponsesDecoder:
             if response.error:
                 raise stream_error({"error": response.error})
             raise status_error(status)
-        self.finished = True
         details = response.incomplete_details or Reason()
         raw = details.reason or status if status == "incomplete" else status
+        self._check(status, raw)
+        self.finished = True
         out.append(Finish(self._finish_reason(status, raw), raw, usage))
+
+    def _reconcile(self, items: Sequence[dict[str, Any]], out: list[Item]) -> None:
+        """Emit what the last event brings that was not streamed, and what items only began with."""
+        for output, item in matched(items, self._outputs, self._by_id, self._by_index):
+            self._item(output or Output(), item, out)
+        for output in self._outputs:
+            item = output.offered
+            if not output.ends and (output.kind == "message" or output.offer()):
+                self._item(output, item, out)
+
+    def _check(self, status: str, raw: str) -> None:
+        """Raise the error of an answer that ends as if it were complete, but is not.
+
+        A tool must not run with its defaults because its arguments were lost on the way.
+        """
+        if status == "incomplete":
+            if is_broken(raw):
+                raise broken_error(raw)
+        elif any(output.lost() for output in self._outputs):
+            raise StreamInterrupted("the response ended before the arguments of a tool call")
 
     def _finish_reason(self, status: str, raw: str) -> FinishReason:
         if status == "incomplete":
-            return _INCOMPLETE.get(raw, "other")
+            return reason_of(raw)
         return "tool_calls" if self._calls else "stop"
 
     def _flush(self, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""
         if not self._joiner:
             return
-        if thought := self._joiner.flush("reasoning"):
-            out.append(ReasoningDelta(thought))
-        if text := self._joiner.flush("text"):
-            out.append(TextDelta(text))
-        if refusal := self._joiner.flush("refusal"):
-            out.append(RefusalDelta(refusal))
+        kinds = {"reasoning": ReasoningDelta, "text": TextDelta, "refusal": RefusalDelta}
+        for field, kind in kinds.items():
+            if text := self._joiner.flush(field):
+                out.append(kind(text))
 
     _EVENTS: ClassVar[dict[str, Callable[[ResponsesDecoder, Event, list[Item]], None]]] = {
         "response.output_item.added": _added,
         "response.output_item.done": _done,
         "response.output_text.delta": _text,
         "response.output_text.done": _text,
+        "response.content_part.done": _part,
         "response.output_text.annotation.added": _annotation,
         "response.refusal.delta": _refusal,
         "response.refusal.done": _refusal,
@@ -391,36 +446,3 @@ class ResponsesDecoder:
         "response.cancelled": _completed,
     }
     """The handler of each event; other events add nothing to these."""
-
-
-def _is_done(event: Event) -> bool:
-    return event.type.endswith(".done")
-
-
-def _is_news(output: _Output, kind: str, index: int | None) -> bool:
-    """Return whether a part has not been emitted yet, and record that it now is."""
-    part = (kind, index or 0)
-    if part in output.heard:
-        return False
-    output.heard.add(part)
-    return True
-
-
-def _marker(item: dict[str, Any]) -> dict[str, Any]:
-    """Return what a message item needs for replay besides its text."""
-    return {key: item[key] for key in ("id", "phase") if item.get(key)}
-
-
-def _word(item: dict[str, Any] | None, key: str) -> str:
-    value = item.get(key) if item is not None else None
-    return value if isinstance(value, str) else ""
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _image(item: dict[str, Any]) -> ImageChunk:
-    state = {key: value for key, value in item.items() if key != "result"}
-    image = image_of_base64(item["result"], f"image/{_word(item, 'output_format') or 'png'}")
-    return ImageChunk(msgspec.structs.replace(image, provider_data=ProviderData(FAMILY, state)))

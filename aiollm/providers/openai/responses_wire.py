@@ -64,9 +64,14 @@ class Event(msgspec.Struct, gc=False):
     arguments: str | dict[str, Any] | None = None
     input: str | None = None
     item: dict[str, Any] | None = None
+    part: dict[str, Any] | None = None
     annotation: dict[str, Any] | None = None
     response: Response | None = None
     error: Any = None
+
+    def is_done(self) -> bool:
+        """Return whether the event has a complete value."""
+        return self.type.endswith(".done")
 
 
 DELTA = msgspec.json.Decoder(Delta)

@@ -1,0 +1,186 @@
+"""The output items of a response while they stream, and what a complete item adds to one.
+
+What was streamed is compared as text, not by `content_index`: Bedrock's events for gpt-oss count
+the reasoning as a part, its finished items do not (2026).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.lenient import load, mend
+from aiollm.providers.openai.chat_extensions import image_of_base64
+from aiollm.providers.openai.chat_tool_calls import arguments_text
+from aiollm.types import ImageChunk, ProviderData
+
+ARGUMENTS: tuple[str, int] = ("arguments", 0)
+"""The part that holds what a call is given."""
+
+RAN = -1
+"""The number of a call that the server ran itself."""
+
+_COMPARED = 64
+"""The most parts that are looked for in a text that they do not continue."""
+
+_KINDS = {"function_call": "call", "custom_tool_call": "call"}
+
+
+class Output:
+    """An output item so far; `said` holds the pieces that were emitted, by part.
+
+    `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
+    `offered` is what the item began with; `ends` counts the complete items that came for it;
+    `confirmed` is whether the arguments that were emitted are known to be all.
+    """
+
+    __slots__ = (
+        "call",
+        "cited",
+        "confirmed",
+        "ends",
+        "kind",
+        "named",
+        "offered",
+        "said",
+        "sent",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.kind: str = ""
+        self.call: int | None = None
+        self.named: bool = False
+        self.cited: bool = False
+        self.ends: int = 0
+        self.confirmed: bool = False
+        self.offered: dict[str, Any] = {}
+        self.said: dict[tuple[str, int], list[str]] = {}
+        self.waiting: dict[str, Any] | None = None
+        self.sent: dict[str, Any] | None = None
+
+    def rest(self, part: tuple[str, int], value: str) -> str:
+        """Return what a complete part adds to what was streamed of it."""
+        said = self._joined(part)
+        return value[len(said) :] if value.startswith(said) else ""
+
+    def missing(self, kind: str, texts: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
+        """Yield the index and text of what complete parts add, and whether a part begins with it.
+
+        Where the texts are not a continuation of what was streamed, those that occur in it were.
+        """
+        said = "".join(self.text(kind))
+        continued = "".join(texts).startswith(said)
+        left = len(said)
+        for index, text in enumerate(texts):
+            if continued:
+                skip = min(left, len(text))
+                left -= skip
+            else:
+                skip = len(text) if len(texts) > _COMPARED or text in said else 0
+            if skip < len(text):
+                yield index, text[skip:], not skip
+
+    def text(self, kind: str) -> Iterator[str]:
+        """Yield the pieces of all parts of a kind."""
+        for (name, _), pieces in self.said.items():
+            if name == kind:
+                yield from pieces
+
+    def add(self, part: tuple[str, int], text: str) -> None:
+        """Note a piece that is emitted."""
+        self.said.setdefault(part, []).append(text)
+
+    def offer(self) -> str:
+        """Return the arguments that a call began with, "" if there were none."""
+        if self.kind != "call":
+            return ""
+        return mend(arguments_text(self.offered.get("arguments") or self.offered.get("input")))
+
+    def confirm(self, value: Any) -> None:
+        """Note complete arguments; only if they are what was emitted is that known to be all."""
+        if value is not None and mend(arguments_text(value)) == self._joined(ARGUMENTS):
+            self.confirmed = True
+
+    def lost(self) -> bool:
+        """Return whether this is a call whose arguments did not come completely."""
+        if self.call in (None, RAN) or self.confirmed:
+            return False
+        given = self._joined(ARGUMENTS)
+        if self.offered.get("type") == "custom_tool_call":
+            return not given
+        return load(given.encode("utf-8", "replace")) is None
+
+    def _joined(self, part: tuple[str, int]) -> str:
+        pieces = self.said.get(part)
+        if not pieces:
+            return ""
+        pieces[:] = ["".join(pieces)]  # so that asking again costs nothing
+        return pieces[0]
+
+
+def kind_of(item: dict[str, Any]) -> str:
+    """Return the kind of an item: its type, and `call` for both types of calls."""
+    kind = item.get("type")
+    return _KINDS.get(kind, kind) if isinstance(kind, str) else ""
+
+
+def matched(
+    items: Sequence[dict[str, Any]],
+    outputs: Sequence[Output],
+    by_id: dict[str, Output],
+    by_index: dict[int, Output],
+) -> list[tuple[Output | None, dict[str, Any]]]:
+    """Pair the items of a snapshot with what was streamed, None for an item that was not.
+
+    An id decides, then the place, then the order: some proxies change the ids with every event,
+    others leave items out of the snapshot.
+    """
+    free = {id(output): output for output in outputs}
+    found: list[Output | None] = [None] * len(items)
+
+    def take(at: int, output: Output | None) -> None:
+        if found[at] is not None or output is None or id(output) not in free:
+            return
+        if output.kind in ("", kind_of(items[at])):
+            found[at] = free.pop(id(output))
+
+    for at, item in enumerate(items):
+        for key in ("id", "call_id"):
+            if name := word(item, key):
+                take(at, by_id.get(name))
+    for at in range(len(items)):
+        take(at, by_index.get(at))
+    lines: defaultdict[str, deque[Output]] = defaultdict(deque)
+    for output in free.values():
+        lines[output.kind].append(output)
+    for at, item in enumerate(items):
+        if found[at] is None and (line := lines[kind_of(item)] or lines[""]):
+            found[at] = line.popleft()
+    return list(zip(found, items, strict=True))
+
+
+def marker_of(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a message item needs for replay besides its text."""
+    return {key: item[key] for key in ("id", "phase") if item.get(key)}
+
+
+def word(item: dict[str, Any] | None, key: str) -> str:
+    """Return a text in an item, "" where there is none."""
+    value = item.get(key) if item is not None else None
+    return value if isinstance(value, str) else ""
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def image_of(item: dict[str, Any], family: str) -> ImageChunk:
+    """Return the image of a finished image_generation_call, which is sent back without it."""
+    state = {key: value for key, value in item.items() if key != "result"}
+    image = image_of_base64(item["result"], f"image/{word(item, 'output_format') or 'png'}")
+    return ImageChunk(msgspec.structs.replace(image, provider_data=ProviderData(family, state)))

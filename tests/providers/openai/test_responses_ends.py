@@ -1,0 +1,133 @@
+"""Responses: what the last event adds to what streamed; tests/fixtures/ends has the plain cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiollm.errors import ServerError, StreamInterrupted
+from aiollm.types import Finish, Response, TextPart
+
+CALL = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f"}
+CUSTOM = {"type": "custom_tool_call", "id": "ct", "call_id": "c2", "name": "g"}
+
+
+def event(kind: str, index: int | None = 0, **fields: Any) -> dict[str, Any]:
+    known = {} if index is None else {"output_index": index}
+    return {"type": f"response.{kind}"} | known | fields
+
+
+def ended(*items: dict[str, Any], status: str = "completed", **more: Any) -> dict[str, Any]:
+    return event(status, None, response={"status": status, "output": [*items]} | more)
+
+
+def added(item: dict[str, Any], index: int | None = 0) -> dict[str, Any]:
+    return event("output_item.added", index, item=item)
+
+
+def done(item: dict[str, Any], index: int | None = 0) -> dict[str, Any]:
+    return event("output_item.done", index, item=item)
+
+
+def arguments(piece: str, index: int = 0) -> dict[str, Any]:
+    return event("function_call_arguments.delta", index, delta=piece)
+
+
+def message(*texts: str, **fields: Any) -> dict[str, Any]:
+    parts = [{"type": "output_text", "text": text} for text in texts]
+    return {"type": "message", "content": parts} | fields
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [arguments('{"a":')],
+        [arguments('{"a":'), done(CALL | {"arguments": ""})],
+        [arguments('{"a":'), event("function_call_arguments.done", arguments='{"b":1}')],
+        [event("function_call_arguments.done")],
+        [done(CALL | {"arguments": "", "status": "incomplete"})],
+    ],
+    ids=["half", "half, then nothing", "half, then others", "done without any", "incomplete"],
+)
+def test_a_call_whose_arguments_were_lost_is_an_interruption(responses: Any, events: Any) -> None:
+    read = responses.read(added(CALL | {"arguments": ""}), *events, ended())
+    assert type(read.error) is StreamInterrupted
+    assert read.finish is None
+
+
+def test_a_custom_call_whose_input_was_lost_is_an_interruption(responses: Any) -> None:
+    assert type(responses.read(added(CUSTOM), ended()).error) is StreamInterrupted
+    assert responses.read(added(CUSTOM), done(CUSTOM | {"input": ""}), ended()).error is None
+
+
+def test_arguments_that_the_model_wrote_wrongly_are_the_models_not_lost(responses: Any) -> None:
+    whole = CALL | {"arguments": '{"a":'}
+    read = responses.read(added(CALL), arguments('{"a":'), done(whole), ended(whole))
+    assert read.finish == Finish("tool_calls", "completed")
+    assert not read.response.tool_calls[0].valid
+
+
+def test_a_cut_response_may_have_a_cut_call(responses: Any) -> None:
+    cut = ended(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    read = responses.read(added(CALL), arguments('{"a":'), cut)
+    assert read.finish == Finish("length", "max_output_tokens")
+
+
+def test_a_response_that_the_server_broke_off_is_an_error(responses: Any) -> None:
+    broken = ended(status="incomplete", incomplete_details={"reason": "network_error"})
+    assert type(responses.read(broken).error) is ServerError
+
+
+def test_every_item_of_the_last_event_comes_once(responses: Any) -> None:
+    """By id, by place, by order; items that nothing streamed are new."""
+    items = [
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "hm"}]},
+        message("one", id="m1"),
+        message("two", "three", id="m2"),
+        CALL | {"arguments": '{"a":1}'},
+        CALL | {"id": "fd", "call_id": "c9", "arguments": '{"a":2}'},
+        {"type": "web_search_call", "id": "w"},
+    ]
+    whole = responses.read(ended(*items)).response
+    assert whole.text == "onetwothree"
+    for streamed in range(len(items) + 1):
+        for strip in (set(), {"id"}):
+            bare = [{k: v for k, v in item.items() if k not in strip} for item in items]
+            events = [done(item, at) for at, item in enumerate(bare[:streamed])]
+            said = responses.read(*events, ended(*items)).response
+            assert (said.text, said.reasoning) == (whole.text, whole.reasoning)
+            assert [call.arguments for call in said.tool_calls] == ['{"a":1}', '{"a":2}']
+            assert _others(said) == _others(whole)
+
+
+def _others(response: Response) -> list[type]:
+    """The kinds of parts but texts, which are joined where they have no ids."""
+    return [type(part) for part in response.message.parts if not isinstance(part, TextPart)]
+
+
+def test_text_that_does_not_continue_what_streamed_is_not_repeated(responses: Any) -> None:
+    delta = event("output_text.delta", delta="two ", item_id="m")
+    read = responses.read(delta, ended(message("one", "two ", id="m")))
+    assert read.response.text == "two one"
+
+
+def test_citations_come_once(responses: Any) -> None:
+    cited = message("a", id="m")
+    cited["content"][0]["annotations"] = [{"type": "url_citation", "url": "https://x/"}]
+    read = responses.read(done(cited), ended(cited))
+    assert len(read.response.citations) == 1
+
+
+def test_half_a_surrogate_is_completed_by_the_last_event(responses: Any) -> None:
+    half = '{"type":"response.output_text.delta","output_index":0,"delta":"a\\ud83e"}'
+    read = responses.read(half, ended(message("a\U0001f9ea")))
+    assert read.response.text == "a\U0001f9ea"
+
+
+@pytest.mark.timeout(20)
+def test_many_items_that_match_nothing_cost_one_pass(responses: Any) -> None:
+    """Matching each with each would take minutes."""
+    items = [{"type": f"x{at}"} for at in range(30_000)]
+    begun = [added({"type": f"y{at}"}, at) for at in range(30_000)]
+    assert responses.read(*begun, ended(*items)).error is None
