@@ -44,8 +44,8 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (99, 550, 3870),
-    "anthropic": (115, 565, 4630),
+    "openai": (99, 550, 3970),
+    "anthropic": (115, 565, 4700),
     "google": (138, 605, 4630),
     "ollama": (98, 520, 3640),
 }
