@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm.capabilities import Capabilities
-from aiollm.errors import ClosedError, ConfigError
+from aiollm.errors import ClosedError, ConfigError, LocalError
 from aiollm.provider import HttpRequest, Reply
 from aiollm.types import Request
 
 if TYPE_CHECKING:
     from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
+
+
+T = TypeVar("T")
 
 
 class Closeable(Protocol):
@@ -98,7 +102,7 @@ class Resources:
         if self._transport is None:
             self.bind_loop()  # a transport that exists checks its loop itself
             # Importing aiohttp takes about 150 ms, so do it in a thread.
-            made = await asyncio.to_thread(_new_transport)
+            made = await _in_thread(_new_transport)
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._transport is None:
                 self._transport = made
@@ -109,7 +113,7 @@ class Resources:
         if self._pool is None:
             self.bind_loop()
             # Importing its modules takes about 10 ms, so do it in a thread.
-            made = await asyncio.to_thread(_new_pool, self._image_workers)
+            made = await _in_thread(partial(_new_pool, self._image_workers))
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._pool is None:
                 self._pool = made
@@ -147,6 +151,15 @@ class Resources:
             each.kill()
 
 
+async def _in_thread(make: Callable[[], T]) -> T:
+    """Return what `make` makes. Raises: LocalError where this process lacks what that takes."""
+    try:
+        return await asyncio.to_thread(make)
+    except (OSError, RuntimeError, ImportError, MemoryError) as error:
+        reason = f"what sends requests cannot be loaded: {type(error).__name__}: {error}"
+    raise LocalError(reason)
+
+
 def _new_pool(workers: int | None) -> MediaPool:
     from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the first call
 
@@ -154,6 +167,10 @@ def _new_pool(workers: int | None) -> MediaPool:
 
 
 def _new_transport() -> HttpTransport:
+    from aiollm._http.aiohttp_tuning import system_context
+    from aiollm._http.local_faults import trusts_anyone
     from aiollm._http.transport import HttpTransport
+    from aiollm._wire import redaction  # noqa: F401 - a failure may leave no file to open
 
-    return HttpTransport()
+    context = system_context()
+    return HttpTransport(trusts_anyone=context is None or trusts_anyone(context))

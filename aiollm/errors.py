@@ -8,6 +8,7 @@ LLMError                          .target
 +- BusyError                      no room within the patience                  moves on
 +- TransportError                 no HTTP answer                               moves on, harms
 |  +- ConnectError
+|  |  +- LocalError               this process's own fault: no files, ports, net  moves on
 |  +- DeadlineError(TimeoutError) .which
 |  +- StreamInterrupted           .partial
 +- ProviderError                  .status .code .request_id .retry_after .body moves on, harms
@@ -53,6 +54,7 @@ __all__ = [
     "GenerationError",
     "InvalidRequestError",
     "LLMError",
+    "LocalError",
     "ModelNotFoundError",
     "OutputError",
     "OverloadedError",
@@ -143,6 +145,21 @@ class TransportError(LLMError):
 
 class ConnectError(TransportError):
     """No connection: refused, unknown host, TLS failure."""
+
+
+class LocalError(ConnectError):
+    """This process or its machine could not connect, as with no file descriptor left.
+
+    The server had no part in it, so no target is set aside. `.may_retry` says whether it may pass.
+    """
+
+    harms: Harm = "no"
+
+    def __init__(
+        self, message: str, *, may_retry: bool = True, target: Target | None = None
+    ) -> None:
+        super().__init__(message, target=target)
+        self.may_retry = may_retry
 
 
 class DeadlineError(TransportError, TimeoutError):

@@ -45,7 +45,7 @@ TOPICS = {
     "Providers and servers": "Provider Limits SchemeFactory Dsn Secret Capabilities TargetHealth "
     "TargetLimits HealthState LlamaSwap Ollama Closeable",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
-    "TransportError ConnectError DeadlineError StreamInterrupted ProviderError "
+    "TransportError ConnectError LocalError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "

@@ -18,7 +18,7 @@ from aiollm.errors import (
     ConfigError,
     ContentFilterError,
     GenerationError,
-    ProviderError,
+    LocalError,
     RateLimitError,
     classify,
 )
@@ -121,6 +121,7 @@ class Candidates:
         "_number",
         "_opener",
         "_patience",
+        "_rests_until",
         "_retries",
         "_retry_from",
         "_steps",
@@ -145,6 +146,7 @@ class Candidates:
         self._again: dict[Target, bool] | None = None
         self._patience: Patience | None = None
         self._waited_at: set[Target] | None = None
+        self._rests_until: dict[Target, float] | None = None
 
     def next_free(self) -> Admitted | None:
         """Return the first target of the plan that can be asked now.
@@ -198,6 +200,7 @@ class Candidates:
             total_at,
             retried,
             self._retry_from if self._retries > 0 else math.inf,
+            self._rests_until,
         )
         if isinstance(verdicts, Admission):
             return self._took(verdicts)
@@ -228,8 +231,17 @@ class Candidates:
             again[target] = True
         elif _may_pass(error):
             again[target] = False
+            if isinstance(error, LocalError):
+                self._rest(target)
         else:
             again.pop(target, None)
+
+    def _rest(self, target: Target) -> None:
+        """Keep away from a target that is well for as long as a failed one would be set aside."""
+        health = self._gate.health
+        seconds = health.cooldown(1 + self.policy.retries - self._retries)
+        self._rests_until = self._rests_until or {}
+        self._rests_until[target] = health.clock() + seconds
 
     def skipped(self, target: Target) -> None:
         """Keep a target of a race that had no room to join it."""
@@ -357,6 +369,5 @@ def _without(step: Step, targets: Sequence[Target]) -> Step | None:
 
 def _may_pass(error: Exception) -> bool:
     """Say whether the same target may succeed a little later."""
-    if classify(error).harms != "target" and not isinstance(error, GenerationError):
-        return False
-    return not isinstance(error, ProviderError) or error.may_retry
+    passes = isinstance(error, GenerationError | LocalError) or classify(error).harms == "target"
+    return passes and getattr(error, "may_retry", True)

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiollm._failover.health import Health, Permit, without_frames
@@ -146,12 +146,14 @@ class Gate:
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
         self._numbers = itertools.count()
+        self._tickets: set[Ticket[Line]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve `loop`; nobody of another one holds or waits for anything any more."""
         self._loop = loop
+        self._tickets.clear()
         for scope in self._scopes.values():
             scope.forget_loop()
         self._lines = {target: line.of_new_loop() for target, line in self._lines.items()}
@@ -162,9 +164,8 @@ class Gate:
         self._is_closed = True
         for scope in self._scopes.values():
             scope.stop_timer()
-            for line in tuple(scope.waiting):
-                for ticket in line.live_tickets():
-                    ticket.wake()
+        for ticket in self._tickets:
+            ticket.wake()
 
     def line(self, target: Target, provider: Provider) -> Line:
         """Return the line of a target."""
@@ -241,22 +242,23 @@ class Gate:
         total_at: float,
         retried: Container[Target] = (),
         probe_from: float = 0.0,
+        rests_until: Mapping[Target, float] | None = None,
     ) -> Admission | list[Exception]:
         """Wait in line for the first of several targets that may be asked.
 
         `number` is the call's: who began first goes first. `retried` are targets that it probes
-        only from the time `probe_from` on. `total_at` is when the call's own deadline is over.
+        only from the time `probe_from` on, and `rests_until` says from when on it goes to some at
+        all. `total_at` is when the call's own deadline is over.
         Where the wait ends without an admission, returns the verdicts of the probes that ended it,
         [] if time did. Raises: ClosedError.
         """
-        ticket = Ticket(number, demand, [*lines], retried, probe_from)
-        for line in lines:
-            heapq.heappush(line.tickets, (number, next(self._numbers), ticket))
-            line.scope.waiting[line] = None
+        ticket = Ticket(number, demand, [*lines], retried, probe_from, rests_until)
+        self._tickets.add(ticket)
         try:
-            self._pump_all(lines)
+            self._join(ticket)
             while ticket.admission is None and ticket.lines and not ticket.is_done:
                 await self._pause(ticket, patience, total_at)
+                self._join(ticket)
         except BaseException:
             admission, ticket.admission = ticket.admission, None
             ticket.is_done = True
@@ -264,6 +266,8 @@ class Gate:
                 admission.abandoned(was_sent=False)
             self._pump_all(lines)
             raise
+        finally:
+            self._tickets.discard(ticket)
         ticket.is_done = True
         admission = ticket.admission
         if admission is None or len(lines) > 1:
@@ -271,12 +275,24 @@ class Gate:
             self._pump_all(lines)
         return admission if isinstance(admission, Admission) else ticket.errors
 
+    def _join(self, ticket: Ticket[Line]) -> None:
+        """Put a ticket into the lines that it does not keep away from any longer."""
+        if ticket.is_done or not ticket.outside:
+            return
+        now = self.now()
+        lines = [line for line in ticket.outside if ticket.rest(line.target, now) <= 0]
+        for line in lines:
+            ticket.outside.remove(line)
+            heapq.heappush(line.tickets, (ticket.number, next(self._numbers), ticket))
+            line.scope.waiting[line] = None
+        self._pump_all(lines)
+
     async def _pause(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
         """Sleep until something changes for the ticket, or its time is over."""
         if self._is_closed or self._loop is None:
             raise ClosedError("the registry was closed")
         now = self.now()
-        recovers = all(map(self.is_sick, ticket.lines))
+        recovers = all(self.is_sick(line) or line in ticket.outside for line in ticket.lines)
         left = min(patience.room, total_at - now)
         if recovers:
             left = min(left, patience.recovery)
@@ -284,7 +300,8 @@ class Gate:
             ticket.is_done = True
             return
         ticket.future = future = self._loop.create_future()
-        timer = self._loop.call_later(left, ticket.wake)
+        rests = [ticket.rest(line.target, now) for line in ticket.outside]
+        timer = self._loop.call_later(min(left, *rests) if rests else left, ticket.wake)
         try:
             await future
         finally:
@@ -304,13 +321,15 @@ class Gate:
                 wait = 0.0  # an answer may come before the time that one is waited for is over
             elif wait <= 0:
                 wait = line.scope.wait(line, ticket.demand, now)
-            known = min(known, wait if math.isfinite(wait) else 0.0)
+            wait = max(ticket.rest(line.target, now), wait if math.isfinite(wait) else 0.0)
+            known = min(known, wait)
         return known
 
     def _is_hopeless(self, ticket: Ticket[Line]) -> bool:
         """Say whether nobody will find out if one of the ticket's targets is well again."""
         return all(
             self.is_sick(line)
+            and line not in ticket.outside
             and math.isinf(line.prober(self.now())[0])
             and not self.health.is_probed(line.target, line.host)
             for line in ticket.lines

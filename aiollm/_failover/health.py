@@ -20,6 +20,7 @@ from aiollm.errors import (
     ConnectError,
     DeadlineError,
     LLMError,
+    LocalError,
     ProtocolError,
     ProviderError,
     TransportError,
@@ -195,6 +196,8 @@ class Permit:
         if verdict.harms == "no":
             if isinstance(error, ProviderError):
                 self._answered()  # a refusal is an answer: the target is well
+            elif isinstance(error, LocalError) and self.is_probe:
+                self._postpone()
             return False
         self._breaker.failed += 1
         if _is_connection_failure(error):
@@ -206,6 +209,14 @@ class Permit:
     def abandoned(self) -> None:
         """Give the permit back without a verdict: the caller or a race ended the attempt."""
         self._settle()
+
+    def _postpone(self) -> None:
+        """Let the next probe wait its turn: this one never got to the target."""
+        health = self._health
+        for breaker in (self._breaker, self._host):
+            if breaker.is_open:
+                wait = min(PROBE_EVERY, health.full_cooldown(breaker.openings))
+                breaker.probe_at = max(breaker.probe_at, health.clock() + wait)
 
     def _settle(self) -> bool:
         if self._settled:

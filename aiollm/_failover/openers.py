@@ -10,7 +10,7 @@ import msgspec
 
 from aiollm._http import streaming
 from aiollm.capabilities import Capabilities
-from aiollm.errors import LLMError, UnsupportedError
+from aiollm.errors import LLMError, LocalError, UnsupportedError
 from aiollm.images import ImageRequest
 from aiollm.provider import Adapter, Provider, Transport
 from aiollm.types import (
@@ -72,9 +72,11 @@ class TargetOpener(ABC):
 
     def clean(self, target: Target, error: LLMError) -> None:
         """Put the target on the error and take its secret out."""
+        error.target = target
+        if isinstance(error, LocalError):
+            return  # it quotes no server, and may be for want of a file to open
         from aiollm._wire.redaction import redacted  # for failures alone
 
-        error.target = target
         redacted(error, self.providers[target].token)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -44,7 +44,8 @@ class Ticket(Generic[LineT]):
     """A call that waits in the lines of one or more targets; the first grant wins.
 
     Targets that it has `retried` it probes from `probe_from` on; until then, as where its retries
-    are used up, it waits for what others find out.
+    are used up, it waits for what others find out. From those that are well, and failed for what
+    is wrong with this process, it keeps away until `rests_until`: their lines are `outside`.
     """
 
     __slots__ = (
@@ -55,7 +56,9 @@ class Ticket(Generic[LineT]):
         "is_done",
         "lines",
         "number",
+        "outside",
         "probe_from",
+        "rests_until",
         "retried",
     )
 
@@ -66,10 +69,13 @@ class Ticket(Generic[LineT]):
         lines: list[LineT],
         retried: Container[Target] = (),
         probe_from: float = 0.0,
+        rests_until: Mapping[Target, float] | None = None,
     ) -> None:
         self.number = number
         self.demand = demand
         self.lines = lines
+        self.outside = [*lines]
+        self.rests_until = rests_until
         self.retried = retried
         self.probe_from = probe_from
         self.admission: Any = None
@@ -80,6 +86,10 @@ class Ticket(Generic[LineT]):
     def waits_at(self, line: LineT) -> bool:
         """Say whether the call still waits in that line."""
         return not self.is_done and line in self.lines
+
+    def rest(self, target: Target, now: float) -> float:
+        """Return the seconds for which the call keeps away from a target, 0 or less for none."""
+        return self.rests_until.get(target, now) - now if self.rests_until else 0.0
 
     def wake(self) -> None:
         """Let the call look again."""

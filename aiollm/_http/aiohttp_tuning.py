@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 import sys
 from collections import deque
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
+from aiohttp import connector
 from aiohttp.http_writer import StreamWriter
 
 RECEIVE_SIZE = 64 * 1024
@@ -88,6 +90,12 @@ def request_class() -> type[aiohttp.ClientRequest]:
     """Return the class of requests: ours if it saves a task and fits this version of aiohttp."""
     known = set(inspect.signature(aiohttp.ClientResponse.__init__).parameters) == _RESPONSE_TAKES
     return Request if known and sys.version_info < (3, 12) else aiohttp.ClientRequest
+
+
+def system_context() -> ssl.SSLContext | None:
+    """Return the context by which aiohttp checks all servers; it makes one when it is imported."""
+    context = getattr(connector, "_SSL_CONTEXT_VERIFIED", None)
+    return context if isinstance(context, ssl.SSLContext) else None
 
 
 class Pieces(aiohttp.StreamReader):

@@ -7,25 +7,23 @@ import contextlib
 import functools
 import ipaddress
 import math
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeAlias
 
 import aiohttp
-from aiohttp import http_exceptions
 from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from aiollm._http.aiohttp_tuning import Connector, fresh, in_pieces, request_class
+from aiollm._http.local_faults import local_error
+from aiollm._http.translation import FOREIGN, cause_of, translate
 from aiollm._wire.body import Body
 from aiollm.errors import (
     ClosedError,
     ConfigError,
-    ConnectError,
-    DeadlineError,
     LLMError,
+    LocalError,
     ProtocolError,
-    StreamInterrupted,
     TransportError,
     UnsupportedError,
 )
@@ -49,18 +47,10 @@ INLINE_BODY = 64 * 1024
 
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
 
-_BROKEN = "the connection broke off in the middle of the body"
-_NO_ANSWER = "the server closed the connection without an answer"
-
-_FOREIGN = (
-    aiohttp.ClientError,
-    http_exceptions.HttpProcessingError,
-    OSError,
-    asyncio.IncompleteReadError,
-    ValueError,
-    RuntimeError,
+_TRUSTS_NOBODY = (
+    "TLS failed: this process has no certificates to check servers by: install the system's "
+    "(ca-certificates), or check SSL_CERT_FILE and SSL_CERT_DIR, and start it anew"
 )
-"""What aiohttp raises; the errors of its parser are not all ClientErrors."""
 
 Data: TypeAlias = bytes | AsyncIterator[bytes] | None
 
@@ -94,7 +84,7 @@ class AiohttpReply:
         """Return what has arrived, b"" at the end. Raises: TransportError, ProtocolError."""
         try:
             return await self._content.readany()
-        except _FOREIGN as error:
+        except FOREIGN as error:
             ours = translate(error, in_body=True)
         # Raised outside the handler, so that a foreign error, whose text may contain a URL or a
         # header, does not become its context.
@@ -161,7 +151,9 @@ def _request(
 class HttpTransport:
     """Sends requests over one aiohttp session, which it owns and opens at the first request."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, trusts_anyone: bool = True) -> None:
+        """Say whether this process has certificates to check those of servers by."""
+        self._trusts_anyone = trusts_anyone
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         self._public: aiohttp.ClientSession | None = None
@@ -181,12 +173,12 @@ class HttpTransport:
         try:
             return AiohttpReply(await _request(session, request, connect), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            ours = translate(error, connect=connect)
+            ours = self._translate(error, connect)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
             stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
-        except _FOREIGN as error:
-            ours = translate(error, connect=connect)
+        except FOREIGN as error:
+            ours = self._translate(error, connect)
             stale = False
         finally:
             fresh.reset(token)
@@ -203,12 +195,17 @@ class HttpTransport:
             self._fresh = self._new_session(force_close=True)
         try:
             return AiohttpReply(await _request(self._fresh, request, connect), self._replies)
-        except _FOREIGN as error:
-            ours = translate(error, connect=connect)
+        except FOREIGN as error:
+            ours = self._translate(error, connect)
         try:
             raise ours
         finally:
             del ours
+
+    def _translate(self, error: BaseException, connect: float | None) -> LLMError:
+        if not self._trusts_anyone and isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return LocalError(_TRUSTS_NOBODY, may_retry=False)
+        return translate(error, connect=connect)
 
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -254,18 +251,25 @@ class HttpTransport:
                 timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
             )
         reason = ""
+        fault: LocalError | None = None
         place = URL(url)
         for _ in range(FETCH_REDIRECTS + 1):
             try:
                 _check_public(place)
                 body, location = await _get(self._public, place)
-            except _FOREIGN as error:
+            except FOREIGN as error:
+                fault = local_error(cause_of(error))
                 reason = str(error) if isinstance(error, _NotPublicError) else type(error).__name__
                 break
             if location is None:
                 return body
             place = place.join(URL(location))
             reason = "too many redirects"
+        if fault is not None:
+            try:
+                raise fault
+            finally:
+                del fault
         raise UnsupportedError(f"the image at {place.host} cannot be fetched: {reason}")
 
     async def close(self) -> None:
@@ -365,77 +369,3 @@ async def _pieces(body: Body) -> AsyncIterator[bytes]:
         for start in range(0, len(piece), INLINE_BODY):
             yield piece[start : start + INLINE_BODY]
             await asyncio.sleep(0)  # other streams run while a large body is sent
-
-
-def translate(
-    error: BaseException, *, in_body: bool = False, connect: float | None = None
-) -> LLMError:
-    """Return the LLMError for an error of aiohttp or the socket, without any header or URL."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        message = f"no connection within {connect} s"
-        return DeadlineError(message, which="connect", after=connect or 0.0)
-    for kinds, make in _IN_BODY if in_body else ():
-        if isinstance(error, kinds):
-            return make(error)
-    for kinds, make in _TABLE:
-        if isinstance(error, kinds):
-            return make(error)
-    return TransportError(f"the connection failed: {type(error).__name__}")
-
-
-def _untrusted() -> ConnectError:
-    error = ConnectError("TLS failed: the server's certificate is not trusted")
-    error.harms = "long"  # the next try would meet the same certificate
-    return error
-
-
-def _os_reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
-
-
-def _why_invalid(error: Exception) -> str:
-    """Say what is wrong with an answer's head, without the bytes that aiohttp quotes."""
-    message: str = getattr(error, "message", "")
-    if found := _TOO_LONG.search(message):
-        return f"a header has more than {found[1]} bytes"
-    return message.strip().partition("\n")[0].partition(":")[0][:80] or type(error).__name__
-
-
-_Rows: TypeAlias = tuple[
-    tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[[Any], LLMError]], ...
-]
-
-_TOO_LONG = re.compile(r"Got more than (\d{1,9}) bytes")
-
-_IN_BODY: _Rows = (
-    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
-    (aiohttp.ClientConnectionError, lambda _: StreamInterrupted(_BROKEN)),
-    (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {_os_reason(error)}")),
-)
-_TABLE: _Rows = (
-    (
-        aiohttp.ServerTimeoutError,
-        lambda _: DeadlineError("the connection went silent", which="idle"),
-    ),
-    (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
-    (aiohttp.ClientConnectorCertificateError, lambda _: _untrusted()),
-    (aiohttp.ClientSSLError, lambda error: ConnectError(f"TLS failed: {type(error).__name__}")),
-    (aiohttp.ClientConnectorDNSError, lambda _: ConnectError("the host name is unknown")),
-    (
-        aiohttp.ClientConnectorError,
-        lambda error: ConnectError(f"no connection: {_os_reason(error.os_error)}"),
-    ),
-    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
-    (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
-    (
-        (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
-        lambda error: ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}"),
-    ),
-    (OSError, lambda error: TransportError(f"the connection failed: {_os_reason(error)}")),
-    (
-        aiohttp.ClientError,
-        lambda error: TransportError(f"the request failed: {type(error).__name__}"),
-    ),
-    (ValueError, lambda error: ConfigError(f"the request cannot be sent: {type(error).__name__}")),
-)
-"""The first match wins, so a subclass comes before its base."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aiollm.dsn import Dsn, Secret
-from aiollm.errors import ConfigError
+from aiollm.errors import ConfigError, LocalError
 from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
 
@@ -244,7 +244,11 @@ def _all_made(names: tuple[str, ...]) -> tuple[Any, ...]:
 def _made(name: str) -> Any:
     """Import the class that a row names as "module:Class", and make an instance."""
     module, _, kind = name.partition(":")
-    return getattr(import_module(module), kind)()
+    try:
+        return getattr(import_module(module), kind)()
+    except OSError as error:
+        reason = f"{module} cannot be loaded: {error.strerror}"
+    raise LocalError(reason)
 
 
 def _vendor_key(scheme: Scheme, env: Mapping[str, str]) -> Secret | None:

@@ -28,7 +28,7 @@ from aiollm import (
     user,
 )
 from aiollm._http import last_words
-from aiollm._http.transport import translate
+from aiollm._http.translation import translate
 from aiollm.events import ImageElided
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import http_exceptions
 
 from aiollm import FailoverError, LLMError, ProtocolError, UnsupportedError
-from aiollm._http.transport import HttpTransport, translate
+from aiollm._http.translation import translate
+from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, chat, redirect
 
 

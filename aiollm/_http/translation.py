@@ -1,0 +1,155 @@
+"""Errors of aiohttp and the system become ours here; no header or URL gets into them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import aiohttp
+from aiohttp import http_exceptions
+
+from aiollm._http.local_faults import local_error, numbers_of
+from aiollm.errors import (
+    ConfigError,
+    ConnectError,
+    DeadlineError,
+    LLMError,
+    LocalError,
+    ProtocolError,
+    StreamInterrupted,
+    TransportError,
+)
+
+_BROKEN = "the connection broke off in the middle of the body"
+_NO_ANSWER = "the server closed the connection without an answer"
+
+FOREIGN = (
+    aiohttp.ClientError,
+    http_exceptions.HttpProcessingError,
+    OSError,
+    asyncio.IncompleteReadError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+)
+"""What aiohttp raises; the errors of its parser are not all ClientErrors."""
+
+
+def translate(
+    error: BaseException, *, in_body: bool = False, connect: float | None = None
+) -> LLMError:
+    """Return the LLMError for an error of aiohttp or the socket, without any header or URL."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        message = f"no connection within {connect} s"
+        return DeadlineError(message, which="connect", after=connect or 0.0)
+    if (fault := local_error(cause_of(error))) is not None:
+        return _cut_by(fault) if in_body else fault
+    for kinds, make in _IN_BODY if in_body else ():
+        if isinstance(error, kinds):
+            return make(error)
+    for kinds, make in _TABLE:
+        if isinstance(error, kinds):
+            return make(error)
+    return TransportError(f"the connection failed: {type(error).__name__}")
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error of the system that aiohttp wraps, else the error itself."""
+    return getattr(error, "_os_error", error)
+
+
+def _cut_by(fault: LocalError) -> StreamInterrupted:
+    error = StreamInterrupted(f"{_BROKEN}: {fault.message}")
+    error.harms = fault.harms
+    return error
+
+
+def _untrusted(error: aiohttp.ClientConnectorCertificateError) -> ConnectError:
+    why = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
+    ours = ConnectError(
+        f"TLS failed: the certificate of {error.host} was refused: {why.rstrip('.')} "
+        "(a private authority is trusted through SSL_CERT_FILE)"
+    )
+    ours.harms = "long"  # the next try would meet the same certificate
+    return ours
+
+
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""Reasons of OpenSSL, of any version, where what came is no TLS at all."""
+
+
+def _tls_failed(error: aiohttp.ClientConnectorSSLError) -> ConnectError:
+    reason = getattr(error.os_error, "reason", None) or type(error.os_error).__name__
+    if reason not in _NO_TLS:
+        return ConnectError(f"TLS with {error.host} failed: {reason.lower().replace('_', ' ')}")
+    ours = ConnectError(
+        f"TLS failed: {error.host} answers on port {error.port} without TLS, as a server of plain "
+        "HTTP does: for that, write +http after the DSN's scheme, as in openai+http://"
+    )
+    ours.harms = "long"  # a person mends the DSN
+    return ours
+
+
+def _unknown_name(error: aiohttp.ClientConnectorDNSError) -> ConnectError:
+    if error.os_error.errno == socket.EAI_AGAIN:
+        return ConnectError("the host name cannot be looked up at the moment")
+    return ConnectError("the host name is unknown")
+
+
+def _os_reason(error: OSError) -> str:
+    """Return the words of the system; of a host with several addresses, those of each."""
+    if error.strerror:
+        return error.strerror
+    return "; ".join(map(os.strerror, sorted(numbers_of(error)))) or type(error).__name__
+
+
+def _why_invalid(error: Exception) -> str:
+    """Say what is wrong with an answer's head, without the bytes that aiohttp quotes."""
+    message: str = getattr(error, "message", "")
+    if found := _TOO_LONG.search(message):
+        return f"a header has more than {found[1]} bytes"
+    return message.strip().partition("\n")[0].partition(":")[0][:80] or type(error).__name__
+
+
+_TOO_LONG = re.compile(r"Got more than (\d{1,9}) bytes")
+
+_Rows: TypeAlias = tuple[
+    tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[[Any], LLMError]], ...
+]
+
+_IN_BODY: _Rows = (
+    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
+    (aiohttp.ClientConnectionError, lambda _: StreamInterrupted(_BROKEN)),
+    (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {_os_reason(error)}")),
+)
+_TABLE: _Rows = (
+    (
+        aiohttp.ServerTimeoutError,
+        lambda _: DeadlineError("the connection went silent", which="idle"),
+    ),
+    (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
+    (aiohttp.ClientConnectorCertificateError, _untrusted),
+    (aiohttp.ClientSSLError, _tls_failed),
+    (aiohttp.ClientConnectorDNSError, _unknown_name),
+    (
+        aiohttp.ClientConnectorError,
+        lambda error: ConnectError(f"no connection: {_os_reason(error.os_error)}"),
+    ),
+    (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
+    (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
+    (
+        (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
+        lambda error: ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}"),
+    ),
+    (OSError, lambda error: TransportError(f"the connection failed: {_os_reason(error)}")),
+    (
+        aiohttp.ClientError,
+        lambda error: TransportError(f"the request failed: {type(error).__name__}"),
+    ),
+    (ValueError, lambda error: ConfigError(f"the request cannot be sent: {type(error).__name__}")),
+)
+"""The first match wins, so a subclass comes before its base."""
