@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from msgspec.structs import astuple, force_setattr
@@ -235,10 +237,15 @@ class Provider(msgspec.Struct, frozen=True):
     rows_of: str = ""
     """The family whose capability rows apply, if it is not the codec's."""
     host: str = ""
-    """The `host[:port]` of the base URL; set automatically."""
+    """The `host[:port]` of the base URL, in lower case, without a usual port; set automatically."""
+    origin: str = ""
+    """The scheme, host and port of the base URL: what a connection goes to; set automatically."""
 
     def __post_init__(self) -> None:
-        force_setattr(self, "host", self.base_url.partition("://")[2].partition("/")[0])
+        scheme, _, rest = self.base_url.partition("://")
+        host, port = _place(scheme.lower(), rest.partition("/")[0])
+        force_setattr(self, "host", host if port == _PORTS.get(scheme.lower()) else host + port)
+        force_setattr(self, "origin", f"{scheme.lower()}://{host}{port}")
 
     def __repr__(self) -> str:
         # Header values may hold keys.
@@ -275,6 +282,28 @@ class Provider(msgspec.Struct, frozen=True):
         family = self.rows_of or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, _hostname(self.host), model, rows, **facts)
+
+
+_PORTS = {"http": ":80", "https": ":443"}
+
+
+@lru_cache(maxsize=256)
+def _place(scheme: str, authority: str) -> tuple[str, str]:
+    """Return the host and the `:port` of a URL, in the one spelling that equal ones share."""
+    place = authority.rpartition("@")[2].lower()
+    host, colon, port = place.rpartition(":")
+    if not colon or "]" in port:
+        host, port = place, ""
+    host = _short_ipv6(host) if host.startswith("[") else host.removesuffix(".")
+    return host, f":{port}" if port else _PORTS.get(scheme, "")
+
+
+def _short_ipv6(host: str) -> str:
+    from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
+
+    with suppress(AddressValueError):
+        return f"[{IPv6Address(unquote(host[1:-1]))}]"
+    return host
 
 
 @lru_cache(maxsize=256)

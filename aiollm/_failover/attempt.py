@@ -242,7 +242,7 @@ class ActiveAttempt:
         seconds = (record.ended or 0.0) - record.started
         call.emit(AttemptEnded(call.number, target, outcome, seconds, error))
         if opened:
-            wait = call.gate.health.recovers_in(target, self._admission.line.host)
+            wait = call.gate.health.recovers_in(target, self._admission.line.origin)
             call.emit(TargetOpened(call.number, target, wait, error))
         elif isinstance(error, RateLimitError):
             wait = self._admission.line.pace.wait(call.gate.now())

@@ -56,7 +56,7 @@ class Admission:
         self._is_pending = True
         self.line = line
         self.number = number
-        self.permit: Permit = gate.health.admit(line.target, line.host)
+        self.permit: Permit = gate.health.admit(line.target, line.origin)
 
     def announced(self, quotas: Sequence[Quota]) -> None:
         """Note the limits that an answer announces."""
@@ -70,7 +70,7 @@ class Admission:
         self._is_pending = False
         line.gave_output()
         if closed:
-            self._gate.changed_health(line.host)
+            self._gate.changed_health(line.origin)
         elif line.scope.waiting:
             self._gate.pump(line.scope)
         return closed
@@ -97,7 +97,7 @@ class Admission:
             self._is_pending = False
             line.pending -= 1
         if opened or permit.is_probe:
-            gate.changed_health(line.host)
+            gate.changed_health(line.origin)
         self._leave()
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
@@ -111,7 +111,7 @@ class Admission:
         self._leave()
         if self.permit.is_probe:
             # Whoever waits at the host, under any key, may be the next to probe.
-            self._gate.changed_health(self.line.host)
+            self._gate.changed_health(self.line.origin)
 
     def _leave(self) -> None:
         line = self.line
@@ -185,6 +185,7 @@ class Gate:
             if len(self._lines) > MAX_LINES:
                 self._forget_idle()
         line.provider = provider
+        line.origin = provider.origin
         of_provider, of_target = provider.limits_of(target.model)
         line.scope.declare(provider.name, of_provider)
         line.declare(of_target, of_provider)
@@ -206,7 +207,7 @@ class Gate:
         scope = line.scope
         if scope.waiting and (scope.is_stuck or line.head() is not None):
             return None
-        if self.health.ready_in(line.target, line.host) > 0:
+        if self.health.ready_in(line.target, line.origin) > 0:
             return None
         now = self.now()
         is_bounded = line.is_bounded or scope.is_bounded or line.pending >= line.window
@@ -216,7 +217,7 @@ class Gate:
 
     def _line_wait(self, line: Line, demand: Demand, now: float, *, waiting: bool = False) -> float:
         """Return the seconds until the target itself may be asked, inf where that is unknown."""
-        wait = self.health.ready_in(line.target, line.host, waiting=waiting)
+        wait = self.health.ready_in(line.target, line.origin, waiting=waiting)
         return wait if wait > 0 else line.wait(demand, now)
 
     def _admit(self, line: Line, number: int, demand: Demand, now: float) -> Admission:
@@ -331,7 +332,7 @@ class Gate:
             self.is_sick(line)
             and line not in ticket.outside
             and math.isinf(line.prober(self.now())[0])
-            and not self.health.is_probed(line.target, line.host)
+            and not self.health.is_probed(line.target, line.origin)
             for line in ticket.lines
         )
 
@@ -352,7 +353,7 @@ class Gate:
                     continue
                 wait = self._line_wait(line, ticket.demand, now, waiting=True)
                 if wait > 0:
-                    wake = min(wake, wait, self.health.lease_left(line.target, line.host))
+                    wake = min(wake, wait, self.health.lease_left(line.target, line.origin))
                     continue
                 if self.is_sick(line):
                     wait, ticket = line.prober(now)
@@ -385,11 +386,11 @@ class Gate:
 
     def is_sick(self, line: Line) -> bool:
         """Say whether a target is set aside: its breaker, or that of its host, is open."""
-        return self.health.remembered(line.target, line.host) is not None
+        return self.health.remembered(line.target, line.origin) is not None
 
-    def changed_health(self, host: str) -> None:
+    def changed_health(self, origin: str) -> None:
         """Let all that wait at a host look again at how long they may wait, and for what."""
-        lines = self._on_host(host)
+        lines = self._at_origin(origin)
         for each in lines:
             each.set_aside(is_sick=self.is_sick(each))
         for each in lines:
@@ -399,15 +400,15 @@ class Gate:
 
     def is_misconfigured(self, line: Line) -> bool:
         """Say whether a target is set aside for what only a person can mend."""
-        error = self.health.remembered(line.target, line.host)
+        error = self.health.remembered(line.target, line.origin)
         return error is not None and classify(error).harms == "long"
 
     def remembered(self, line: Line) -> Exception | None:
         """Return the error that set a target aside, with when it may be asked again."""
-        error = self.health.remembered(line.target, line.host)
+        error = self.health.remembered(line.target, line.origin)
         if error is None:
             return None
-        wait = self.health.recovers_in(line.target, line.host, waiting=True)
+        wait = self.health.recovers_in(line.target, line.origin, waiting=True)
         error = without_frames(error)
         error.add_note(f"{line.target} is set aside and may be asked again in {wait:.3g} s")
         if isinstance(error, ProviderError) and error.retry_after is None:
@@ -419,8 +420,8 @@ class Gate:
         for ticket in line.live_tickets():
             ticket.drop(line, without_frames(error))
 
-    def _on_host(self, host: str) -> list[Line]:
-        return [line for line in self._all_lines() if line.host == host]
+    def _at_origin(self, origin: str) -> list[Line]:
+        return [line for line in self._all_lines() if line.origin == origin]
 
     def _all_lines(self) -> dict[Line, None]:
         """Return all lines, with those that calls wait in though they were replaced."""
@@ -432,8 +433,8 @@ class Gate:
     def reset(self, target: Target | None = None) -> None:
         """Forget the failures of one target and all hosts, or of everything; who waits may go."""
         self.health.reset(target)
-        for host in {line.host for line in self._all_lines()}:
-            self.changed_health(host)
+        for origin in {line.origin for line in self._all_lines()}:
+            self.changed_health(origin)
 
     def snapshot(self) -> tuple[TargetLimits, ...]:
         """Return what bounds the targets used so far."""

@@ -1,4 +1,4 @@
-"""Health: a pure state machine of circuit breakers per target and per host.
+"""Health: a pure state machine of circuit breakers per target and per host (an origin).
 
 No IO, no tasks; clock and random source are injected. Outcomes are booked synchronously through
 the `Permit` that every attempt holds. A breaker is closed (healthy), open (cooling) or, once its
@@ -292,41 +292,41 @@ class Health:
         self._targets: OrderedDict[Target, _Breaker] = OrderedDict()
         self._hosts: OrderedDict[str, _Breaker] = OrderedDict()
 
-    def ready_in(self, target: Target, host: str, *, waiting: bool = False) -> float:
+    def ready_in(self, target: Target, origin: str, *, waiting: bool = False) -> float:
         """Return the seconds until `target` may be tried, 0 for now, inf while it is probed.
 
         A call that is `waiting` for it may probe earlier than one that can go elsewhere.
         """
-        mine, hosts = self._targets.get(target), self._hosts.get(host)
+        mine, hosts = self._targets.get(target), self._hosts.get(origin)
         if not (mine is not None and mine.openings) and not (hosts is not None and hosts.openings):
             return 0.0
         for breaker in (mine, hosts):
             if breaker is not None and breaker.is_open and self._is_probed(breaker):
                 return float("inf")
-        return self.recovers_in(target, host, waiting=waiting)
+        return self.recovers_in(target, origin, waiting=waiting)
 
-    def recovers_in(self, target: Target, host: str, *, waiting: bool = False) -> float:
+    def recovers_in(self, target: Target, origin: str, *, waiting: bool = False) -> float:
         """Return the seconds until the cooldowns of `target` and its host are over."""
         now = self.clock()
-        breakers = (self._targets.get(target), self._hosts.get(host))
+        breakers = (self._targets.get(target), self._hosts.get(origin))
         times = (each.half_open_at(waiting=waiting) for each in breakers if each and each.is_open)
         return max([0.0, *(at - now for at in times)])
 
-    def lease_left(self, target: Target, host: str) -> float:
+    def lease_left(self, target: Target, origin: str) -> float:
         """Return the seconds until a probe that is out may be overtaken, inf where none is."""
-        breakers = (self._targets.get(target), self._hosts.get(host))
+        breakers = (self._targets.get(target), self._hosts.get(origin))
         probes = [each.probe for each in breakers if each and each.is_open and each.probe]
         left = [each.started + PROBE_LEASE - self.clock() for each in probes]
         return max(0.1, min(left, default=float("inf")))
 
-    def remembered(self, target: Target, host: str) -> Exception | None:
+    def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
-        breakers = (self._targets.get(target), self._hosts.get(host))
+        breakers = (self._targets.get(target), self._hosts.get(origin))
         return next((each.error for each in breakers if each and each.is_open), None)
 
-    def is_probed(self, target: Target, host: str) -> bool:
+    def is_probed(self, target: Target, origin: str) -> bool:
         """Say whether a probe of the target or its host is out."""
-        breakers = (self._targets.get(target), self._hosts.get(host))
+        breakers = (self._targets.get(target), self._hosts.get(origin))
         return any(each and each.is_open and self._is_probed(each) for each in breakers)
 
     def _is_probed(self, breaker: _Breaker) -> bool:
@@ -340,9 +340,9 @@ class Health:
         breaker.probe = None
         return False
 
-    def admit(self, target: Target, host: str) -> Permit:
+    def admit(self, target: Target, origin: str) -> Permit:
         """Return a permit for one attempt, the probe where a breaker is open without one."""
-        return Permit(self, _get(self._targets, target), _get(self._hosts, host))
+        return Permit(self, _get(self._targets, target), _get(self._hosts, origin))
 
     def cooldown(self, opening: int) -> float:
         """Return the length of the n-th cooldown in a row: doubled each time, equal jitter."""

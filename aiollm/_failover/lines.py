@@ -171,10 +171,10 @@ class Line:
         "_is_aside",
         "_learnt",
         "_widened_at",
-        "host",
         "is_bounded",
         "is_new",
         "meters",
+        "origin",
         "pace",
         "pending",
         "provider",
@@ -189,7 +189,7 @@ class Line:
         """Begin with a slow start."""
         self.target = target
         self.provider = provider
-        self.host = provider.host
+        self.origin = provider.origin
         self.scope = scope
         self.meters: dict[Kind, Meter] = {}
         self.pace = Pace()
@@ -199,7 +199,7 @@ class Line:
         self.is_bounded = False
         """Whether limits or a pace bound it."""
         self.tickets: list[tuple[int, int, Ticket[Line]]] = []
-        self.is_new = announces_limits(self.host) or provider.scheme not in LOCAL_SCHEMES
+        self.is_new = announces_limits(provider.host) or provider.scheme not in LOCAL_SCHEMES
         """Whether it may have limits, and has not taken `WINDOW` attempts at a time yet."""
         self.window: float = FIRST_WINDOW if self.is_new else WINDOW
         self._widened_at = now

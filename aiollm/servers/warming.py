@@ -91,8 +91,8 @@ class Servers:
 
     async def _watched_load(self, target: Target, server: Server) -> None:
         """Load a model as an attempt that counts for its target's health."""
-        host = self._catalog.provider(target.provider).host
-        permit = self._health.admit(target, host)
+        origin = self._catalog.provider(target.provider).origin
+        permit = self._health.admit(target, origin)
         try:
             await server.load(target.model)
         except Exception as error:
@@ -105,7 +105,7 @@ class Servers:
             permit.success()
         finally:
             # Calls may wait for this target to recover, or for the probe that the load was.
-            self._changed_health(host)
+            self._changed_health(origin)
 
     async def _each(
         self,

@@ -134,12 +134,11 @@ async def test_other_targets_are_taken_while_a_call_keeps_away_from_one(warm, se
     gate_of_b = reg._gate.line(Target("b", "m"), reg.provider("b"))
     queued = asyncio.Event()
     reg.on_event(lambda event: queued.set() if type(event) is CallQueued else None)
-    reg._health.admit(gate_of_b.target, gate_of_b.host).failure(ServerError("x", status=500))
+    reg._health.admit(gate_of_b.target, gate_of_b.origin).failure(ServerError("x", status=500))
     with no_descriptor_left():
         call = asyncio.create_task(reg.generate("a/m,b/m", "hi"))
         await queued.wait()
-        reg._health.reset()
-        reg._gate.changed_health(gate_of_b)
+        reg.reset_health()
         response = await call
     assert [str(attempt.target) for attempt in response.attempts] == ["a/m", "b/m"]
 
