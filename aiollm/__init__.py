@@ -3,8 +3,7 @@
 import typing
 
 from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal
-from aiollm._failover.health import HealthState, TargetHealth
-from aiollm._failover.lines import TargetLimits
+from aiollm._failover.snapshots import HealthState, TargetHealth, TargetLimits
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike

@@ -13,9 +13,9 @@ from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, Pol
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.gate import Gate
-from aiollm._failover.health import Health, TargetHealth
-from aiollm._failover.lines import TargetLimits
+from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
+from aiollm._failover.snapshots import TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
@@ -372,10 +372,14 @@ class Registry:
         return self._gate.snapshot()
 
     def reset_health(self, target: Target | str | None = None) -> None:
-        """Forget the failures of a target, or of all. Raises: SpecError."""
+        """Forget the failures and 429s of a target and its host, or of all; waiting calls may go.
+
+        Raises: SpecError, ConfigError.
+        """
         if isinstance(target, str):
             target = parse_target(target)
-        self._gate.reset(target)
+        origin = "" if target is None else self.provider(target.provider).origin
+        self._gate.reset(target, origin)
 
     def on_event(self, hook: Hook) -> Callable[[], None]:
         """Call `hook` with every event; return a function that unregisters it.

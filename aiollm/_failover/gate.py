@@ -15,7 +15,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiollm._failover.health import Health, Permit, without_frames
-from aiollm._failover.lines import Booking, Line, Scope, TargetLimits
+from aiollm._failover.lines import Booking, Line, Scope
+from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm._wire.quota import Quota
 from aiollm.errors import ClosedError, OverloadedError, ProviderError, RateLimitError, classify
@@ -430,11 +431,14 @@ class Gate:
             lines.update(scope.waiting)
         return lines
 
-    def reset(self, target: Target | None = None) -> None:
-        """Forget the failures of one target and all hosts, or of everything; who waits may go."""
-        self.health.reset(target)
-        for origin in {line.origin for line in self._all_lines()}:
-            self.changed_health(origin)
+    def reset(self, target: Target | None = None, origin: str = "") -> None:
+        """Forget failures and 429s, of one target and its host or of all; who waits may go."""
+        self.health.reset(target, origin)
+        for line in self._all_lines():
+            if target in (None, line.target):
+                line.forget_refusals()
+        for each in {line.origin for line in self._all_lines()}:
+            self.changed_health(each)
 
     def snapshot(self) -> tuple[TargetLimits, ...]:
         """Return what bounds the targets used so far."""

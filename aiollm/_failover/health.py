@@ -12,10 +12,9 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
-import msgspec
-
+from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
     DeadlineError,
@@ -57,27 +56,6 @@ wait long for it to be noticed."""
 PROBE_LEASE = 15.0
 """Seconds a probe may take while its caller pauses; then another call may probe, so that a caller
 who has stopped reading does not keep the target closed."""
-
-HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
-"""Whether a target is asked, set aside for now, or tried with a single call."""
-
-
-class TargetHealth(msgspec.Struct, frozen=True):
-    """A snapshot: `failures` in a row, `reopens_in` seconds until a probe (0 = at once).
-
-    `succeeded` and `failed` count genuine outcomes; `first_output` is the median latency and
-    `first_output_p95` its 95th percentile in seconds, None while too little is known.
-    """
-
-    target: Target
-    state: HealthState = "healthy"
-    failures: int = 0
-    reopens_in: float = 0.0
-    succeeded: int = 0
-    failed: int = 0
-    first_output: float | None = None
-    first_output_p95: float | None = None
-    last_error: str = ""
 
 
 class _Breaker:
@@ -369,13 +347,14 @@ class Health:
         """Return the health of all targets used so far."""
         return tuple(self._snap(target, breaker) for target, breaker in self._targets.items())
 
-    def reset(self, target: Target | None = None) -> None:
-        """Forget the failures of one target and all hosts, or of everything."""
+    def reset(self, target: Target | None = None, origin: str = "") -> None:
+        """Forget the failures of one target and of its host, or of everything."""
         if target is None:
             self._targets.clear()
+            self._hosts.clear()
         else:
             self._targets.pop(target, None)
-        self._hosts.clear()
+            self._hosts.pop(origin, None)
 
     def forget_probes(self) -> None:
         """Let others probe: the loop is gone that the attempts ran on which did."""

@@ -10,10 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
-
 from aiollm._failover.meter import Meter
 from aiollm._failover.pace import Pace
+from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Ticket
 from aiollm._wire.quota import Kind, Quota, announces_limits
 from aiollm.dsn import Limits
@@ -59,29 +58,6 @@ KINDS: dict[str, Kind] = {
 
 Booking: TypeAlias = tuple[Kind, Meter, float]
 """What an attempt took: the kind of limit, its meter, and the units."""
-
-
-class TargetLimits(msgspec.Struct, frozen=True):
-    """A snapshot of what bounds a target; a scope is its host with its key, all models together.
-
-    `declared` is what DSN or code say of the provider, `of_target` of this target alone. `learnt`
-    has what its answers announced, `used` what is booked and has not flowed off, by kind
-    (`requests`, `tokens`, `input_tokens`, `output_tokens`), a minute. `pace`: requests a minute
-    found after a 429, None before one. `slots`: streams of the scope at a time, None for any
-    number; `held` of them run. `waiting`: calls in line for this target. `blocked_for`: seconds
-    for which a 429 keeps everything back.
-    """
-
-    target: Target
-    declared: Limits = Limits()
-    of_target: Limits = Limits()
-    learnt: dict[str, float] = {}
-    used: dict[str, float] = {}
-    pace: float | None = None
-    slots: int | None = None
-    held: int = 0
-    waiting: int = 0
-    blocked_for: float = 0.0
 
 
 class Scope:
@@ -340,6 +316,17 @@ class Line:
             self.window = MAX_WINDOW  # from now on its pace bounds it
             self.is_bounded = True
             self.pace.refused(now, error.retry_after, bucket)
+
+    def forget_refusals(self) -> None:
+        """Forget what 429s blocked, paced and announced."""
+        if self.pace.is_active:
+            self.pace = Pace()
+            for kind in self._learnt:
+                del self.meters[kind]
+            self._learnt.clear()
+            self.window = FIRST_WINDOW if self.is_new else WINDOW
+            of_provider, of_target = self.provider.limits_of(self.target.model)
+            self.declare(of_target, of_provider)
 
     def snapshot(self, now: float) -> TargetLimits:
         """Return what bounds the target now."""

@@ -93,6 +93,8 @@ class Servers:
         """Load a model as an attempt that counts for its target's health."""
         origin = self._catalog.provider(target.provider).origin
         permit = self._health.admit(target, origin)
+        if permit.is_probe:
+            permit.is_paused = _always  # it may take minutes: after a while others may probe
         try:
             await server.load(target.model)
         except Exception as error:
@@ -141,6 +143,10 @@ class Servers:
             partial(stream, provider, endless),
             partial(send, provider, slow),
         )
+
+
+def _always() -> bool:
+    return True
 
 
 class _Tally(Generic[T]):

@@ -654,7 +654,7 @@ class Machine(RuleBasedStateMachine):
             assert wait > 0, f"call {number} overtakes {ticket.number}"
         if self.gate.is_sick(line):
             out = [each.running for each in self.running] + [*self.granted.values()]
-            breakers = [self.health._targets.get(line.target), self.health._hosts.get(line.host)]
+            breakers = [self.health._targets.get(line.target), self.health._hosts.get(line.origin)]
             for each in out:
                 if each is None or each.gave_output or each.admission.permit._settled:
                     continue

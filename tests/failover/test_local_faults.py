@@ -143,6 +143,25 @@ async def test_other_targets_are_taken_while_a_call_keeps_away_from_one(warm, se
     assert [str(attempt.target) for attempt in response.attempts] == ["a/m", "b/m"]
 
 
+async def test_a_call_whose_probe_could_not_leave_keeps_its_retries(warm):
+    reg, _ = await warm(retries=1, max_wait=1000, patience=1000)
+    line = reg._gate.line(Target("a", "m"), reg.provider("a"))
+    reg._health.base = 1e-9
+    reg._health.admit(line.target, line.origin).failure(ServerError("x", status=500))
+    reg._health.base = 100
+    queued = asyncio.Event()
+    reg.on_event(lambda event: queued.set() if type(event) is CallQueued else None)
+    with no_descriptor_left():
+        call = asyncio.create_task(reg.generate("a/m", "hi"))
+        await queued.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not call.done()
+    await reg.aclose()
+    with pytest.raises(ClosedError):
+        await call
+
+
 async def test_a_probe_that_could_not_leave_gives_no_verdict_and_the_next_one_waits():
     now = [1000.0]
     health = Health(clock=lambda: now[0])
