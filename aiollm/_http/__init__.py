@@ -1,1 +1,13 @@
-"""HTTP: the one place that does IO; it owns aiohttp and translates its errors."""
+"""HTTP: the one place that does IO; it owns aiohttp, translates its errors, and bounds replies."""
+
+MAX_ANSWER = 128 * 1024 * 1024
+"""The most bytes of a model's answer."""
+
+MAX_IMAGE_REPLY = 256 * 1024 * 1024
+"""The most bytes of a reply with images: ten large ones in base64."""
+
+MAX_UNARY_REPLY = 64 * 1024 * 1024
+"""The most bytes of a reply that is not an answer, such as a model list."""
+
+ERROR_BODY_SECONDS = 1.0
+"""Seconds to read an error body; what has arrived by then is enough to classify the error."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
+from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
 from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError

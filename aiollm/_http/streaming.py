@@ -7,7 +7,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_ANSWER
+from aiollm._http import ERROR_BODY_SECONDS, MAX_ANSWER
 from aiollm._wire.framing import NDJSON
 from aiollm._wire.quota import quotas
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError, TransportError

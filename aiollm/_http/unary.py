@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiollm._http.bounds import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
+from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._wire.redaction import redacted
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
