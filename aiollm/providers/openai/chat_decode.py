@@ -216,8 +216,7 @@ class ChatDecoder:
     def _take(self, chunk: Chunk, out: list[Item]) -> None:
         self._identified = self._identified or bool(chunk.id or chunk.model)
         for choice in chunk.choices or ():
-            # Some gateways give every block of one answer an index of its own (2026).
-            if choice.index and self._choices > 1:
+            if choice.index and self._is_another(choice):
                 self._notice("the answer has several choices (n > 1): only the first is kept", out)
             elif self._is_loading(choice):
                 self._load(choice, out)
@@ -227,8 +226,20 @@ class ChatDecoder:
             self._keep(citations=chunk.citations, search_results=chunk.search_results)
         self._count(chunk, out)
 
+    def _is_another(self, choice: Choice) -> bool:
+        """Return whether a choice with an index is another answer, not a block of the first.
+
+        Some gateways give every block of one answer an index of its own (2026), but the text at
+        index 0 comes first.
+        """
+        delta = choice.delta or choice.message
+        if not self._opened and delta is not None and delta.content:
+            self._choices += 1
+        return self._choices > 1
+
     def _choice(self, choice: Choice, out: list[Item]) -> None:
-        self._opened = True
+        if not choice.index or (choice.delta and choice.delta.tool_calls):
+            self._opened = True
         if self._loading:
             self._load(None, out)
         delta = choice.delta or choice.message
