@@ -332,7 +332,7 @@ class Gate:
         return all(
             self.is_sick(line)
             and line not in ticket.outside
-            and math.isinf(line.prober(self.now())[0])
+            and not line.has_prober
             and not self.health.is_probed(line.target, line.origin)
             for line in ticket.lines
         )

@@ -367,14 +367,26 @@ class Line:
 
     def prober(self, now: float) -> tuple[float, Ticket[Line] | None]:
         """Return the seconds until a ticket may probe, inf if none may, and the first that may."""
-        wait = math.inf
-        for _, _, ticket in sorted(self.tickets):
-            if ticket.waits_at(self):
-                left = ticket.probe_from - now if self.target in ticket.retried else 0.0
-                if left <= 0:
-                    return 0.0, ticket
-                wait = min(wait, left)
-        return wait, None
+        head = self.head()
+        if head is not None and head.probes_at(self.target) <= now:
+            return 0.0, head  # as most do: in short
+        first, at = None, math.inf
+        for ticket in self.live_tickets():
+            may = ticket.probes_at(self.target)
+            if may > now:
+                at = min(at, may)
+            elif first is None or ticket.number < first.number:
+                first = ticket
+        return (at - now if first is None else 0.0), first
+
+    @property
+    def has_prober(self) -> bool:
+        """Whether one of those who wait may probe, now or later."""
+        return any(
+            ticket.probes_at(self.target) < math.inf
+            for _, _, ticket in self.tickets
+            if ticket.waits_at(self)
+        )
 
     def live_tickets(self) -> list[Ticket[Line]]:
         """Return all tickets that still wait."""

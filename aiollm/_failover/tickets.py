@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Container, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -86,6 +87,10 @@ class Ticket(Generic[LineT]):
     def waits_at(self, line: LineT) -> bool:
         """Say whether the call still waits in that line."""
         return not self.is_done and line in self.lines
+
+    def probes_at(self, target: Target) -> float:
+        """Return the time from which on the call may probe a target, inf for never."""
+        return self.probe_from if target in self.retried else -math.inf
 
     def rest(self, target: Target, now: float) -> float:
         """Return the seconds for which the call keeps away from a target, 0 or less for none."""
