@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ from aiollm.errors import LLMError, StreamInterrupted
 if TYPE_CHECKING:
     from conftest import Case
 
-pytestmark = pytest.mark.timeout(120)
+EXAMPLES = int(os.environ.get("FUZZ", "25"))
+"""Damages of each answer; `FUZZ=2000` with this file alone is an hour of fuzzing."""
+
+pytestmark = pytest.mark.timeout(5 * EXAMPLES)
 COMMON = settings(
     deadline=None,
-    max_examples=25,
+    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -130,7 +130,8 @@ class TestProvider:
         ("url", "host", "cloud"),
         [
             ("https://ollama.com", "ollama.com", True),
-            ("https://ollama.com:443/x", "ollama.com:443", True),
+            ("https://ollama.com:443/x", "ollama.com", True),
+            ("https://ollama.com:8443/x", "ollama.com:8443", True),
             ("http://[::1]:11434", "[::1]:11434", False),
             ("http://[::1]", "[::1]", False),
         ],
