@@ -8,6 +8,7 @@ token bucket whose burst is one second's worth and answers in 0.2 s; the ideal t
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from aiollm import FailoverError, Registry
-from aiollm.testing import Answer, FaultServer, Pause, chat
+from aiollm import FailoverError, Limits, Registry, Request, Target, Usage
+from aiollm._failover.tickets import Demand
+from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
 
 RATE = 20.0
 ANSWER = 0.2
@@ -178,7 +180,7 @@ async def dead(status: int, callers: int = 200):
     )
 
 
-async def spread(spec: str, calls: int = 16, dies: bool = False):
+async def spread(spec: str, calls: int = 16, dies: bool = False, slots: int | None = 2):
     count = Counter()
 
     def box(name: str) -> Callable:
@@ -192,13 +194,73 @@ async def spread(spec: str, calls: int = 16, dies: bool = False):
 
     seen: Counter = Counter()
     async with FaultServer(box("a")) as a, FaultServer(box("b")) as b:
-        env = {"LLM_A": a.dsn(max_concurrency=2), "LLM_B": b.dsn(max_concurrency=2)}
+        options = {} if slots is None else {"max_concurrency": slots}
+        env = {"LLM_A": a.dsn(**options), "LLM_B": b.dsn(**options)}
         async with Registry(env=env) as reg:
             await reg.preload()
             began = time.monotonic()
             await asyncio.gather(*(outcome(reg, spec, seen) for _ in range(calls)))
             took = time.monotonic() - began
-    print(f"{spec}: {took:.2f} s (ideal 2.0 with both, 4.0 with one)", dict(seen), dict(count))
+    ideal = "ideal 2.0 with both, 4.0 with one" if slots else "without slots"
+    print(f"{spec}: {took:.2f} s ({ideal})", dict(seen), dict(count))
+
+
+async def fair(waiters: int = 50, leavers: int = 10):
+    """Let calls wait for one slot, of which some leave."""
+    order: list[int] = []
+    held = Gate()
+    first = True
+
+    def script(_):
+        nonlocal first
+        first, was_first = False, first
+        return chat("x", held) if was_first else chat("x")
+
+    async with FaultServer(script) as a, Registry(env={"LLM_A": a.dsn(max_concurrency=1)}) as reg:
+        holder = asyncio.create_task(reg.generate("a/m", "hi"))
+        await held.reached()
+
+        async def one(number: int):
+            await reg.generate("a/m", "hi")
+            order.append(number)
+
+        tasks = []
+        for number in range(waiters):
+            tasks.append(asyncio.create_task(one(number)))
+            while reg.limits()[0].waiting <= number:  # noqa: ASYNC110 - nothing says so
+                await asyncio.sleep(0)
+        for task in random.sample(tasks, leavers):
+            task.cancel()
+        held.open()
+        await holder
+        await asyncio.gather(*tasks, return_exceptions=True)
+        (limits,) = reg.limits()
+    print(
+        f"{waiters} waiters, {leavers} cancelled: {len(order)} served, "
+        f"{'in order' if order == sorted(order) else 'OUT OF ORDER'}, held {limits.held}, "
+        f"waiting {limits.waiting}"
+    )
+
+
+async def cost(attempts: int = 20_000, rounds: int = 15):
+    """Enter and leave the gate at a healthy target, without and with limits."""
+    limited = Limits(rpm=1e9, tpm=1e9, max_concurrency=50)
+    demand, usage = Demand(Request("hi")), Usage(5, 5, certainty="exact")
+    best = {}
+    for name, limits in (("without limits", None), ("with limits", limited)):
+        async with Registry(env={}) as reg:
+            reg.register("a", "openai+http://127.0.0.1:9", limits=limits)
+            target, provider = Target("a", "m"), reg.provider("a")
+            gate = reg._gate
+            for _ in range(rounds):
+                began = time.process_time()
+                for number in range(attempts):
+                    admission = gate.try_enter(gate.line(target, provider), number, demand)
+                    admission.first_output(0.1)
+                    admission.success(usage)
+                took = (time.process_time() - began) / attempts
+                best[name] = min(took, best.get(name, took))
+    print("an attempt's CPU:", ", ".join(f"{name} {x * 1e6:.1f} us" for name, x in best.items()))
 
 
 CASES: dict[str, list[Callable]] = {
@@ -211,7 +273,10 @@ CASES: dict[str, list[Callable]] = {
         partial(spread, "a/m,b/m"),
         partial(spread, "3*a/m&b/m"),
         partial(spread, "a/m&b/m", dies=True),
+        partial(spread, "3*a/m&b/m", calls=8, slots=None),
     ],
+    "fair": [fair],
+    "cost": [cost],
 }
 
 
@@ -221,4 +286,5 @@ async def main() -> None:
             await case()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
