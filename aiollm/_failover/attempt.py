@@ -160,7 +160,7 @@ class ActiveAttempt:
             self._book("success", usage=last.usage)
 
     def _is_refusal(self, batch: Sequence[Item]) -> bool:
-        """Say whether the words of a refusal are all there is, after which the call may go on.
+        """Return whether there is nothing but a refusal yet, after which the call may go on.
 
         Raises: ContentFilterError once a filter has ended the answer so.
         """
@@ -199,7 +199,7 @@ class ActiveAttempt:
         self.close("success")
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
-        """Release everything and book the outcome unless one stands already; idempotent."""
+        """Release everything and book the outcome unless there is one; idempotent."""
         if self._released:
             return
         self._released = True
@@ -250,7 +250,7 @@ class ActiveAttempt:
 
 
 def _never_left(error: Exception | None) -> bool:
-    """Say whether an error came before any byte of the request was sent."""
+    """Return whether an error came before any byte of the request was sent."""
     match error:
         case ProviderError():
             return False
@@ -263,5 +263,5 @@ def _never_left(error: Exception | None) -> bool:
 
 
 def has_output(batch: Sequence[Item]) -> bool:
-    """Say whether a batch holds anything that commits a stream."""
+    """Return whether a batch holds anything that commits a stream."""
     return any(item.commits for item in batch)

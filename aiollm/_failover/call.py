@@ -48,7 +48,7 @@ class Call:
         """Begin the call now.
 
         `accumulated` returns what the caller has so far, `emit` passes events to the hooks, and
-        `total` is the seconds that the whole call may take. `refusals_move_on` says whether an
+        `total` is the seconds that the call may take. `refusals_move_on` says whether an
         answer that a filter ended before any output is a failure.
         """
         self.opener = opener

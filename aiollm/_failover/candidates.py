@@ -1,4 +1,4 @@
-"""Who is asked next: what is free in the order of the plan, else whoever is ready first."""
+"""Which target is asked next: the first free one of the plan, else the first to be ready."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     `patience`: seconds the call waits for room at most, None for its first-output deadline.
     `max_wait`: seconds of these that it waits for failed targets to recover. `stagger`: seconds
-    between the starts of a race, None to learn them. `total`: seconds of the whole call.
+    between the starts of a race, None to learn them. `total`: seconds of the call.
     """
 
     on_interrupt: OnInterrupt = "raise"
@@ -81,7 +81,7 @@ class Policy(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **changes)
 
     def moves_on(self, error: Exception, *, committed: bool = False) -> bool:
-        """Say whether a call may go on to its next target; `committed`: it had output."""
+        """Return whether a call may go on to its next target; `committed`: it had output."""
         if isinstance(error, ContentFilterError):
             return self.on_refusal == "next" and not committed
         return classify(error).moves_on
@@ -175,7 +175,7 @@ class Candidates:
         return None
 
     async def wait(self, seconds: float) -> Admitted | list[Exception]:
-        """Wait for whoever is ready first; return it, or the reasons why there is nobody.
+        """Wait for the target that is ready first; return it, or the reasons why there is none.
 
         `seconds` are left of the call's own deadline.
         """
@@ -323,7 +323,7 @@ class Candidates:
     def _fitting(self, targets: Sequence[Target]) -> tuple[list[Line], list[Exception]]:
         """Return the lines to wait in, and the errors of targets that never take this request.
 
-        A target that is misconfigured is waited for where there is no other.
+        A misconfigured target is waited for only if there is no other.
         """
         lines: list[Line] = []
         errors: list[Exception] = []
@@ -368,6 +368,6 @@ def _without(step: Step, targets: Sequence[Target]) -> Step | None:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Say whether the same target may succeed a little later."""
+    """Return whether the same target may succeed a little later."""
     passes = isinstance(error, GenerationError | LocalError) or classify(error).harms == "target"
     return passes and getattr(error, "may_retry", True)

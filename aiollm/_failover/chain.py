@@ -143,7 +143,7 @@ class Chain(Call):
         return False
 
     def _goes_on(self, error: Exception) -> bool:
-        """Say whether the call goes on after output that was cut, and prepare it."""
+        """Return whether the call goes on after output that was cut, and prepare it."""
         match self._candidates.policy.on_interrupt:
             case "restart":
                 self.prefix = ""
@@ -172,7 +172,7 @@ class Chain(Call):
                 return winner
 
     async def _wait(self) -> Admitted:
-        """Wait in line for whoever is ready first. Raises: FailoverError, DeadlineError."""
+        """Wait in line for the target that is ready first. Raises: FailoverError, DeadlineError."""
         if self.emit is not None:
             self.emit(CallQueued(self.number, self._candidates.waiting_for))
         began = self.watchdog.time()

@@ -1,6 +1,6 @@
 """Deadlines: one timer for all attempts of a loop, which interrupts the wait that is overdue.
 
-No scope spans a `yield`: whoever waits for the next batch registers its task for that wait
+No scope spans a `yield`: the task that waits for the next batch registers itself for that wait
 alone, so a generator may move from one task to another between two waits.
 """
 
@@ -55,13 +55,13 @@ class Watchdog:
         self._when = float("inf")
 
     def add(self, deadlines: AttemptDeadlines, when: float) -> None:
-        """Take up a watch whose first deadline is due at loop time `when`."""
+        """Watch deadlines, the first of which is due at loop time `when`."""
         self._attempts.add(deadlines)
         if when < self._when:
             self.expect(when)
 
     def discard(self, deadlines: AttemptDeadlines) -> None:
-        """Drop a watch; the timer of an idle loop goes with the last one."""
+        """Stop watching; with the last one, an idle loop has no timer."""
         self._attempts.discard(deadlines)
 
     def expect(self, when: float) -> None:
@@ -113,7 +113,7 @@ class AttemptDeadlines:
     )
 
     def __init__(self, watchdog: Watchdog, limits: Timeouts, total_at: float | None) -> None:
-        """`total_at` is the loop time at which the whole call ends."""
+        """`total_at` is the loop time at which the call ends."""
         self._watchdog = watchdog
         self._limits = limits
         self._total_at = total_at
@@ -199,7 +199,7 @@ class AttemptDeadlines:
                 self._task.cancel()
 
     def is_paused(self) -> bool:
-        """Say whether nobody waits for the next batch: the caller does something else."""
+        """Return whether nothing awaits the next batch: the caller is doing something else."""
         return self._task is None
 
     def stop(self) -> None:
@@ -233,5 +233,5 @@ def at_least(timeouts: Timeouts, seconds: float) -> Timeouts:
 
 
 def is_total(error: Exception) -> bool:
-    """Say whether the deadline of the whole call ended the attempt."""
+    """Return whether the deadline of the call ended the attempt."""
     return isinstance(error, DeadlineError) and error.which == "total"

@@ -2,7 +2,7 @@
 
 Text is measured in UTF-8 bytes: with OpenAI's o200k_base four of them are a token within 14 % on
 average over prose in 26 languages, code and JSON, four characters within 24 %. Everything else is
-counted as so many bytes of text; what a target really counts is learnt from its answers.
+counted as so many bytes of text; what a target counts is learnt from its answers.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ AUDIO_SIZE = 1000
 """Bytes of audio that are taken for a token: 48 a second of WAV, 16 of MP3 (Gemini: 32)."""
 
 ANSWER = 500.0
-"""Tokens of an answer until one is known: ShareGPT's have 338 (vLLM's paper), and some reason."""
+"""Tokens of an answer while none is known: ShareGPT's have 338 (vLLM's paper), and some reason."""
 
 MAX_ANSWER = 1e6
 """Tokens of an answer that are believed."""
 
 IMAGE_ANSWER = 1056.0
-"""Tokens of an image until one is known: 1024 x 1024 of medium quality (OpenAI's pages)."""
+"""Tokens of an image while none is known: 1024 x 1024 of medium quality (OpenAI's pages)."""
 
 LEAST, MOST = 0.02, 2.0
 """Tokens a byte between which what is learnt stays; rare signs take 1.0, runs of spaces 0.01."""
 
 MAX_OVERHEAD = 2000.0
-"""Tokens that a target may add to every prompt, such as what it tells a model of tools."""
+"""Tokens that a target may add to every prompt, such as its own instructions about tools."""
 
 SHORT = 1000.0
 """Bytes of a prompt whose error is laid half on the overhead, half on the tokens a byte."""
@@ -148,7 +148,7 @@ class Estimate:
 
     def _learn_input(self, size: float, tokens: float) -> None:
         self._prompts += 1
-        # What cannot be is believed as far as it could.
+        # An impossible count is taken as the nearest possible one.
         tokens = min(MAX_OVERHEAD + size * MOST, max(size * LEAST, tokens))
         error = tokens - self._input(size)
         step = error * max(LEARNS, 1 / (1 + self._prompts)) / (SHORT * SHORT + size * size)

@@ -24,7 +24,7 @@ from aiollm.provider import Provider
 from aiollm.types import Target, Usage
 
 MAX_LINES = 4096
-"""Targets remembered; beyond it, those that nobody uses are forgotten."""
+"""Targets remembered; beyond it, unused ones are forgotten."""
 
 
 class Admission:
@@ -111,7 +111,7 @@ class Admission:
         self.permit.abandoned()
         self._leave()
         if self.permit.is_probe:
-            # Whoever waits at the host, under any key, may be the next to probe.
+            # Any call that waits at the host, under any key, may be the next to probe.
             self._gate.changed_health(self.line.origin)
 
     def _leave(self) -> None:
@@ -152,7 +152,7 @@ class Gate:
         self._is_closed = False
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve `loop`; nobody of another one holds or waits for anything any more."""
+        """Serve `loop`; calls of another loop no longer hold or wait for anything."""
         self._loop = loop
         self._tickets.clear()
         for scope in self._scopes.values():
@@ -161,7 +161,7 @@ class Gate:
         self.health.forget_probes()
 
     def close(self) -> None:
-        """End all waits, those to come included."""
+        """End all waits, including later ones."""
         self._is_closed = True
         for scope in self._scopes.values():
             scope.stop_timer()
@@ -328,7 +328,7 @@ class Gate:
         return known
 
     def _is_hopeless(self, ticket: Ticket[Line]) -> bool:
-        """Say whether nobody will find out if one of the ticket's targets is well again."""
+        """Return whether no call will find out if one of the ticket's targets is well again."""
         return all(
             self.is_sick(line)
             and line not in ticket.outside
@@ -386,11 +386,11 @@ class Gate:
             scope.timer = loop.call_later(wait + 0.001, self.pump, scope)
 
     def is_sick(self, line: Line) -> bool:
-        """Say whether a target is set aside: its breaker, or that of its host, is open."""
+        """Return whether a target is set aside: its breaker, or that of its host, is open."""
         return self.health.remembered(line.target, line.origin) is not None
 
     def changed_health(self, origin: str) -> None:
-        """Let all that wait at a host look again at how long they may wait, and for what."""
+        """Let all calls that wait at a host look again at how long they may wait, and for what."""
         lines = self._at_origin(origin)
         for each in lines:
             each.set_aside(is_sick=self.is_sick(each))
@@ -400,7 +400,7 @@ class Gate:
             self.pump(each.scope)
 
     def is_misconfigured(self, line: Line) -> bool:
-        """Say whether a target is set aside for what only a person can mend."""
+        """Return whether a target is set aside for what only a person can fix."""
         error = self.health.remembered(line.target, line.origin)
         return error is not None and classify(error).harms == "long"
 

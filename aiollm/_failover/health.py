@@ -144,7 +144,7 @@ class Permit:
     def first_output(self, seconds: float) -> bool:
         """Note the latency of the first output; return whether it closed a breaker.
 
-        A probe has its verdict now: an answer that streams for minutes holds up nobody.
+        A probe has its verdict now: an answer that streams for minutes delays no other call.
         """
         breaker, host = self._breaker, self._host
         breaker.latencies.append(seconds)
@@ -213,7 +213,7 @@ class Permit:
             self._host.probe = None
 
     def _is_current(self, breaker: _Breaker) -> bool:
-        """Say whether the attempt began after the breaker's latest opening."""
+        """Return whether the attempt began after the breaker's latest opening."""
         known = self._generations[0 if breaker is self._breaker else 1]
         return known == breaker.generation
 
@@ -232,7 +232,7 @@ class Permit:
         stated, long = _stated_wait(error), _is_long(error)
         if not (health.base or stated or long):
             return False
-        # Attempts that ran beside the one that opened it tell of the same outage: of theirs, only
+        # Attempts that ran beside the one that opened it report the same outage: from them, only
         # a time that the server itself states counts.
         opens = self._is_current(breaker)
         if opens:
@@ -303,7 +303,7 @@ class Health:
         return next((each.error for each in breakers if each and each.is_open), None)
 
     def is_probed(self, target: Target, origin: str) -> bool:
-        """Say whether a probe of the target or its host is out."""
+        """Return whether a probe of the target or its host is under way."""
         breakers = (self._targets.get(target), self._hosts.get(origin))
         return any(each and each.is_open and self._is_probed(each) for each in breakers)
 

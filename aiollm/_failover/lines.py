@@ -117,7 +117,7 @@ class Scope:
         self.slots = Slots(limit)
 
     def wait(self, line: Line, demand: Demand, now: float) -> float:
-        """Return the seconds until a call may go, inf where only another's end can tell."""
+        """Return the seconds until a call may go, inf until another call ends."""
         if self.slots is not None and self.slots.free <= 0:
             return math.inf
         if not self.meters:
@@ -248,7 +248,7 @@ class Line:
         return self.estimate.least(kind, demand.request, demand.size)
 
     def never_fits(self, demand: Demand) -> BusyError | None:
-        """Return the error of a request that exceeds a whole limit, None for all others."""
+        """Return the error of a request that exceeds a limit by itself, None for any other."""
         for meters in (self.scope.meters, self.meters):
             for kind, meter in meters.items():
                 if kind == "requests":
@@ -355,11 +355,11 @@ class Line:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody runs or waits here."""
+        """Whether no call runs or waits here."""
         return not self.running and self.head() is None
 
     def of_new_loop(self) -> Line:
-        """Return the line of the same target with nobody in it: who is in this one may yet end."""
+        """Return an empty line for the same target; calls in this one may still end."""
         line = copy.copy(self)
         line.pending = line.running = 0
         line.tickets = []
@@ -393,7 +393,7 @@ class Line:
         return [ticket for _, _, ticket in self.tickets if ticket.waits_at(self)]
 
     def drop_what_never_fits(self) -> None:
-        """Let those go elsewhere whose request exceeds a whole limit, which has become lower."""
+        """Let calls go elsewhere whose request exceeds a limit that has become lower."""
         for ticket in self.live_tickets():
             if (error := self.never_fits(ticket.demand)) is not None:
                 ticket.drop(self, error)

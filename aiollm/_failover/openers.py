@@ -67,7 +67,7 @@ class TargetOpener(ABC):
         """
 
     def takes_prefill(self, target: Target) -> bool:
-        """Say whether the target goes on from an assistant message at the end."""
+        """Return whether the target continues an assistant message at the end."""
         return self.providers[target].capabilities(target.model).prefill
 
     def clean(self, target: Target, error: LLMError) -> None:
@@ -98,8 +98,8 @@ class ChatOpener(TargetOpener):
             request = msgspec.structs.replace(request, messages=messages)
         if request.tools and not provider.capabilities(target.model).tools:
             raise UnsupportedError(
-                f"{target.model} takes no tools: send the request without them, or name a model "
-                "that calls tools"
+                f"{target.model} does not support tools: send the request without them, or name a "
+                "model that calls tools"
             )
         if _has_images(request):
             return self._fitted(provider, target, request)
@@ -136,7 +136,7 @@ class ImageOpener(TargetOpener):
         """Return the unstarted stream of drafts and result. Raises: LLMError."""
         provider = self.providers[target]
         if "images" not in provider.operations:
-            raise UnsupportedError(f"{provider.name} makes no images")
+            raise UnsupportedError(f"{provider.name} does not make images")
         return self._drawn(provider, target)
 
     async def _drawn(self, provider: Provider, target: Target) -> Batches:

@@ -27,7 +27,7 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds; less than 0 after the limit has shrunk."""
+        """Free slots; less than 0 after the limit has shrunk."""
         return int(self.limit) - self.held
 
     def resize(self, limit: int | None) -> None:

@@ -85,7 +85,7 @@ class Ticket(Generic[LineT]):
         self.is_done = False
 
     def waits_at(self, line: LineT) -> bool:
-        """Say whether the call still waits in that line."""
+        """Return whether the call still waits in that line."""
         return not self.is_done and line in self.lines
 
     def probes_at(self, target: Target) -> float:
@@ -97,12 +97,12 @@ class Ticket(Generic[LineT]):
         return self.rests_until.get(target, now) - now if self.rests_until else 0.0
 
     def wake(self) -> None:
-        """Let the call look again."""
+        """Wake the call, so that it checks again."""
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
     def drop(self, line: LineT, error: Exception) -> None:
-        """Leave a line whose target is not to be had."""
+        """Leave a line whose target cannot be asked."""
         if line in self.lines:
             self.lines.remove(line)
             self.errors.append(error)

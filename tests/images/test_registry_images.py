@@ -216,7 +216,7 @@ async def test_a_provider_without_images_is_passed_over_unharmed(serve, registry
     assert all(each.state == "healthy" for each in reg.health())
     assert first.counts.requests == 0
     assert isinstance(result.attempts[0].error, UnsupportedError)
-    assert "a makes no images" in str(caught.value)
+    assert "a does not make images" in str(caught.value)
 
 
 async def test_an_option_that_a_target_does_not_take_moves_on_before_any_byte(serve, registry):
