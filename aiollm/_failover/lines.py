@@ -31,11 +31,11 @@ WINDOW = 64
 more with each that gets it, so the number doubles from round to round."""
 
 FIRST_WINDOW = 8
-"""The same at a service that may have limits: up to `WINDOW`, half of one more with each output,
-and as many again after each `WIDENS_EVERY`. Doubling would overshoot by all that is allowed."""
+"""The same at a service that may have limits. Up to `WINDOW`, each output makes room for half of
+one more: doubling from round to round would overshoot by all that is allowed."""
 
 WIDENS_EVERY = 1.0
-"""Seconds."""
+"""Seconds after which that number doubles where it is in use, for first outputs may take long."""
 
 MAX_WINDOW = 1 << 20
 """A window that bounds nothing."""
@@ -217,7 +217,7 @@ class Line:
             return math.inf
         if now - self._widened_at >= WIDENS_EVERY:
             self._widened_at = now
-            self._widen(FIRST_WINDOW)
+            self._widen(self.window)
         return 0.0 if self.pending < self.window else self._widened_at + WIDENS_EVERY - now
 
     def _widen(self, by: float) -> None:
