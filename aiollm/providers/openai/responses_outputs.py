@@ -70,17 +70,19 @@ class Output:
     def missing(self, kind: str, texts: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
         """Yield the index and text of what complete parts add, and whether a part begins with it.
 
-        Where the texts are not a continuation of what was streamed, those that occur in it were.
+        Where the texts are not a continuation of what was streamed, those that occur in it were; if
+        none does, they say the same in other words, and saying it twice would be worse.
         """
         said = "".join(self.text(kind))
         continued = "".join(texts).startswith(said)
         left = len(said)
+        differs = len(texts) > _COMPARED or not any(text and text in said for text in texts)
         for index, text in enumerate(texts):
             if continued:
                 skip = min(left, len(text))
                 left -= skip
             else:
-                skip = len(text) if len(texts) > _COMPARED or text in said else 0
+                skip = len(text) if differs or text in said else 0
             if skip < len(text):
                 yield index, text[skip:], not skip
 

@@ -112,6 +112,12 @@ def test_text_that_does_not_continue_what_streamed_is_not_repeated(responses: An
     assert read.response.text == "two one"
 
 
+def test_text_that_the_last_event_words_otherwise_is_not_said_twice(responses: Any) -> None:
+    delta = event("output_text.delta", delta="It worked.", item_id="m")
+    final = message("It worked in the container.", id="m")
+    assert responses.read(delta, done(final), ended(final)).response.text == "It worked."
+
+
 def test_citations_come_once(responses: Any) -> None:
     cited = message("a", id="m")
     cited["content"][0]["annotations"] = [{"type": "url_citation", "url": "https://x/"}]
