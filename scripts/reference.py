@@ -12,6 +12,7 @@ import itertools
 import textwrap
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,15 +120,25 @@ def flags(kind: type) -> str:
 
 def alias(name: str, value: Any) -> str:
     """Describe a name for a type by its definition, anything else by its kind."""
+    if name in aliases():
+        shown, after = aliases()[name]
+        return f"{block(definition(name, shown))}{comment(after)}"
+    return f"A constant of the type `{type(value).__name__}`.\n"
+
+
+@cache
+def aliases() -> dict[str, tuple[ast.expr, ast.stmt]]:
+    """Return the definition of each name for a type, and what follows it; the first one counts."""
+    found: dict[str, tuple[ast.expr, ast.stmt]] = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         body = ast.parse(file.read_text()).body
         for node, after in itertools.pairwise([*body, ast.Pass()]):
             match node:
                 case ast.AnnAssign(
-                    ast.Name(id=found), ast.Name(id="TypeAlias"), ast.expr() as shown
-                ) if found == name:
-                    return f"{block(definition(name, shown))}{comment(after)}"
-    return f"A constant of the type `{type(value).__name__}`.\n"
+                    ast.Name(id=name), ast.Name(id="TypeAlias"), ast.expr() as shown
+                ):
+                    found.setdefault(name, (shown, after))
+    return found
 
 
 def comment(node: ast.stmt) -> str:
@@ -159,6 +170,7 @@ def block(*signatures: str) -> str:
     return "```py\n" + "\n".join(signatures) + "\n```\n"
 
 
+@cache
 def tree_of(value: Any) -> ast.ClassDef | Function:
     """Return the source of a class or function, parsed."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(value))).body
