@@ -258,7 +258,7 @@ class _Parser:
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
-            hint = _did_you_mean(_closest(provider, self._names.all()))
+            hint = _did_you_mean(_closest(provider, self._names.all())) or _how_to_define(provider)
             raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
@@ -319,6 +319,13 @@ def _closest(name: str, known: Iterable[str]) -> list[str]:
 
     names = {each.lower(): each for each in known}
     return [names[each] for each in get_close_matches(name.lower(), names, 3)]
+
+
+def _how_to_define(provider: str) -> str:
+    """Return a hint at the variable that defines `provider`, if a variable can."""
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", provider):
+        return ""
+    return f": set LLM_{provider.upper().replace('-', '_')}=scheme://[token@]host"
 
 
 def _did_you_mean(names: Sequence[str]) -> str:

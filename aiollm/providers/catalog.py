@@ -211,7 +211,10 @@ class Catalog:
         scheme = SCHEMES.get(dsn.scheme)
         if scheme is None:
             known = ", ".join([*SCHEMES, *self._schemes])
-            raise ConfigError(f"{variable}: unknown scheme {dsn.scheme!r} (known: {known})")
+            raise ConfigError(
+                f"{variable}: unknown scheme {dsn.scheme!r}: "
+                f"name what the server speaks, as in openai://host (known: {known})"
+            )
         return from_dsn(name, dsn, self._env, scheme)
 
     def _variable(self, name: str) -> str:
