@@ -138,6 +138,8 @@ def aliases() -> dict[str, tuple[ast.expr, ast.stmt]]:
                     ast.Name(id=name), ast.Name(id="TypeAlias"), ast.expr() as shown
                 ):
                     found.setdefault(name, (shown, after))
+                case _:
+                    pass
     return found
 
 
