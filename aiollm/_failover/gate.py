@@ -26,6 +26,9 @@ from aiollm.types import Target, Usage
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
 
+TICK = 1e-6
+"""Seconds that are no longer waited: a clock may not be able to tell so short a time."""
+
 
 class Admission:
     """The right to one attempt: its permit, its slot, and what it booked; all given back once."""
@@ -298,7 +301,7 @@ class Gate:
         left = min(patience.room, total_at - now)
         if recovers:
             left = min(left, patience.recovery)
-        if left <= 0 or self._known_wait(ticket, now) > left or self._is_hopeless(ticket):
+        if left <= TICK or self._known_wait(ticket, now) > left or self._is_hopeless(ticket):
             ticket.is_done = True
             return
         ticket.future = future = self._loop.create_future()

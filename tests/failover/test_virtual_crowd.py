@@ -217,3 +217,17 @@ def test_a_target_that_stays_dead_costs_each_call_its_max_wait_and_the_probes() 
         assert len(service.failed) - len(first) <= waited / 2 + 2
 
     in_virtual_time(scenario)
+
+
+def test_a_wait_that_is_too_short_for_the_clock_is_over() -> None:
+    """At 1000 s the clock's steps are 1e-13 s: what is left of a wait may be less."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0, answers_in=5.0)
+        async with service.registry(limits=Limits(max_concurrency=1)) as reg:
+            holder = asyncio.create_task(outcome(reg))
+            await asyncio.sleep(0.1)
+            assert await outcome(reg, patience=1e-14) == "BusyError"
+            assert await holder == "ok"
+
+    in_virtual_time(scenario)
