@@ -42,6 +42,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
     Verdict,
     classify,
+    http_status,
 )
 from aiollm.images import (
     ImageBackground,
@@ -254,6 +255,7 @@ __all__ = [
     "assistant",
     "classify",
     "from_json",
+    "http_status",
     "system",
     "to_json",
     "tool",

@@ -72,6 +72,7 @@ __all__ = [
     "UnsupportedFeatureError",
     "Verdict",
     "classify",
+    "http_status",
 ]
 
 MAX_BODY = 64 * 1024
@@ -396,3 +397,27 @@ def classify(error: BaseException) -> Verdict:
             return Verdict(error.moves_on, error.harms)
         case _:
             return Verdict(moves_on=False, harms="no")
+
+
+def http_status(error: LLMError) -> int:
+    """Return the HTTP status with which a service of yours reports `error` to its clients.
+
+    500: your configuration; 422: the request, a content policy included; 503: later, perhaps
+    after `error.retry_after`; 504: a deadline; 502: anything else. A provider's own status would
+    be wrong there: its 401 is about your key, not about your client's.
+
+        except LLMError as error:
+            raise HTTPException(http_status(error), str(error))
+    """
+    causes = error.exceptions if isinstance(error, FailoverError) else (error,)
+
+    def all_are(*classes: type[LLMError]) -> bool:
+        return all(isinstance(cause, classes) for cause in causes)
+
+    if all_are(ConfigError):
+        return 500
+    if all_are(InvalidRequestError, UnsupportedError):
+        return 422
+    if all_are(BusyError, RateLimitError, OverloadedError):
+        return 503
+    return 504 if all_are(DeadlineError) else 502

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from aiollm import LLMError, Registry
+from aiollm import LLMError, Registry, Status, http_status
 
 REGISTRY = web.AppKey("registry", Registry)
+SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
 
 async def ask(request: web.Request) -> web.StreamResponse:
-    reg, question = request.app[REGISTRY], request.query["q"]
-    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    async with reg.stream("m5/qwen3:30b,m1/qwen3:30b", question) as stream:
+    reg, reply = request.app[REGISTRY], web.StreamResponse(headers=SSE)
+    async with reg.stream("m5/qwen3:30b,m1/qwen3:30b", request.query["q"]) as stream:
         try:
-            async for chunk in stream:
-                if chunk.text:  # until there is some, a failed call can be a 502
-                    await reply.prepare(request)  # the first time; later this does nothing
+            await stream.ready()  # until a target answers, a failure can have a status of its own
+            await reply.prepare(request)
+            async for chunk in stream.heartbeat(15):
+                if chunk.text:
                     await reply.write(f"data: {json.dumps({'text': chunk.text})}\n\n".encode())
+                elif isinstance(chunk, Status):
+                    await reply.write(b": still waiting\n\n")
         except LLMError as error:
             if not reply.prepared:
-                return web.json_response({"error": str(error)}, status=502)
+                return web.json_response({"error": str(error)}, status=http_status(error))
             await reply.write(f"event: error\ndata: {json.dumps(str(error))}\n\n".encode())
     return reply
 
 
-async def close(app: web.Application) -> None:
-    await app[REGISTRY].aclose()
+@asynccontextmanager
+async def start_and_stop(app: web.Application) -> AsyncIterator[None]:
+    async with Registry() as app[REGISTRY]:
+        yield
 
 
 if __name__ == "__main__":
     app = web.Application()
-    app[REGISTRY] = Registry()
     app.router.add_get("/ask", ask)
-    app.on_cleanup.append(close)
+    app.cleanup_ctx.append(start_and_stop)
     web.run_app(app, port=int(os.environ.get("PORT", "8000")), handler_cancellation=True)

@@ -50,7 +50,8 @@ TOPICS = {
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "ClosedError BusyError BusyKind FailoverError DeadlineName Verdict Harm classify",
+    "ClosedError BusyError BusyKind FailoverError DeadlineName Verdict Harm classify "
+    "http_status",
 }
 MODULES = {
     "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "

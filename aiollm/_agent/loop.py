@@ -123,6 +123,12 @@ class AgentLoop:
             await self._calls.gone()
 
     @property
+    def is_answered(self) -> bool:
+        """Whether a target has given output."""
+        stream = self._stream
+        return self._last is not None or (stream is not None and stream.target is not None)
+
+    @property
     def response(self) -> Response | None:
         """The last answer, None before the end of the run."""
         return self._last if self._complete else None

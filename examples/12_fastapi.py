@@ -1,0 +1,50 @@
+"""A FastAPI service that streams answers as SSE; when a client leaves, the upstream is closed.
+
+Run it with `uvicorn 12_fastapi:app --timeout-graceful-shutdown 5`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+
+from aiollm import LLMError, Registry, Status, Stream, http_status
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with Registry() as app.state.llm:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/ask")
+async def ask(q: str, request: Request) -> StreamingResponse:
+    stream = request.app.state.llm.stream("m5/qwen3:30b,m1/qwen3:30b", q)
+    try:  # until a target answers, a failure can have a status of its own
+        await stream.ready(unless=leaving(request))
+    except LLMError as error:
+        raise HTTPException(http_status(error), str(error)) from error
+    return StreamingResponse(events(stream), media_type="text/event-stream")
+
+
+async def leaving(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def events(stream: Stream) -> AsyncIterator[str]:
+    try:
+        async for chunk in stream.heartbeat(15):
+            if chunk.text:
+                yield f"data: {json.dumps({'text': chunk.text})}\n\n"
+            elif isinstance(chunk, Status):
+                yield ": still waiting\n\n"
+    except LLMError as error:
+        yield f"event: error\ndata: {json.dumps(str(error))}\n\n"
