@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -34,7 +34,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
 
 @asynccontextmanager
-async def start_and_stop(app: web.Application) -> AsyncIterator[None]:
+async def start_and_stop(app: web.Application) -> AsyncGenerator[None]:
     async with Registry() as app[REGISTRY]:
         yield
 

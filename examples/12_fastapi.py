@@ -6,7 +6,7 @@ Run it with `uvicorn 12_fastapi:app --timeout-graceful-shutdown 5`.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
@@ -16,7 +16,7 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
         yield
 

@@ -6,7 +6,7 @@ Run it with `uvicorn 13_starlette:app --timeout-graceful-shutdown 5`.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
         yield
 
