@@ -16,6 +16,7 @@ from aiollm.provider import HttpRequest, Reply
 from aiollm.types import Request
 
 if TYPE_CHECKING:
+    from aiollm._agent.tool_runner import ToolRunner
     from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
 
@@ -40,17 +41,24 @@ class Resources:
     """
 
     def __init__(
-        self, gate: Gate, image_workers: int | None = None, *, fetch_images: bool = False
+        self,
+        gate: Gate,
+        image_workers: int | None = None,
+        *,
+        fetch_images: bool = False,
+        tool_threads: int = 64,
     ) -> None:
-        """Keep the gate of all calls and the settings of the image workers; open nothing."""
+        """Keep the gate of all calls and the settings of what is made later; open nothing."""
         self.gate = gate
         self.closed = False
         self._image_workers = image_workers
         self._fetch_images = fetch_images
+        self._tool_threads = tool_threads
         self._owned: list[Closeable] = []
         self._transport: HttpTransport | None = None
         self._pool: MediaPool | None = None
         self._watchdog: Watchdog | None = None
+        self._runner: ToolRunner | None = None
 
     def bind_loop(self) -> Watchdog:
         """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
@@ -118,6 +126,15 @@ class Resources:
             if self._pool is None:
                 self._pool = made
         return self._pool
+
+    def open_runner(self) -> ToolRunner:
+        """Return what runs tools on this loop, which the first tool call makes."""
+        self.bind_loop()
+        if self._runner is None or self._runner.loop is not asyncio.get_running_loop():
+            from aiollm._agent.tool_runner import ToolRunner
+
+            self._runner = ToolRunner(self._tool_threads)
+        return self._runner
 
     def own(self, closeable: Closeable) -> None:
         """Close `closeable` together with the rest."""

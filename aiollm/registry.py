@@ -22,6 +22,7 @@ from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request, check, check_seconds, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits
+from aiollm.errors import ConfigError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
@@ -67,6 +68,7 @@ class Registry:
         on_refusal: OnRefusal = "raise",
         image_workers: int | None = None,
         fetch_images: bool = False,
+        tool_threads: int = 64,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -77,7 +79,8 @@ class Registry:
         between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks
         the next target when a provider's policy refuses. `image_workers`: processes that fit
         images to targets; None means one per core, at most 4; 0 means a thread. `fetch_images`:
-        load image URLs for targets that do not load them themselves.
+        load image URLs for targets that do not load them themselves. `tool_threads`: threads for
+        tools that are plain functions, those included that overran and were left behind.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -87,7 +90,11 @@ class Registry:
         )
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
-        self._resources = Resources(self._gate, image_workers, fetch_images=fetch_images)
+        if type(tool_threads) is not int or tool_threads < 1:
+            raise ConfigError(f"tool_threads is {tool_threads!r:.80}: expected 1 or more")
+        self._resources = Resources(
+            self._gate, image_workers, fetch_images=fetch_images, tool_threads=tool_threads
+        )
         self._hooks: list[Hook] = []
         self._calls = 0
         self._runs = 0
@@ -251,6 +258,7 @@ class Registry:
             as_request(request),
             tools,
             (max_turns, max_parallel, tool_timeout),
+            self._resources.open_runner,
             spec=str(plan),
             number=self._runs,
             emit=self._emit if self._hooks else None,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 import msgspec
 
 from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
+from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.tools import as_tool
 from aiollm._streams.stream import Stream
 from aiollm.errors import TurnLimitError
@@ -62,6 +63,7 @@ class AgentLoop:
         request: Request,
         tools: Sequence[Tool | Callable[..., Any]],
         limits: RunLimits,
+        runner: Callable[[], ToolRunner],
         *,
         spec: str = "",
         number: int = 0,
@@ -69,13 +71,15 @@ class AgentLoop:
     ) -> None:
         """Prepare the first turn. Raises: ConfigError.
 
-        `ask` starts a stream, `emit` passes events to the hooks.
+        `ask` starts a stream, `runner` returns what runs the tools, `emit` passes events to the
+        hooks.
         """
         made = tuple(map(as_tool, (*request.tools, *tools)))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
         self._tools = {each.name: each for each in made}
         self._limits = limits
+        self._runner = runner
         self._spec = spec
         self._number = number
         self._emit = emit
@@ -207,7 +211,9 @@ class AgentLoop:
         return TurnEnded(response)
 
     def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
-        self._calls = ToolCalls(calls, self._tools, self._limits, run=self._number, emit=self._emit)
+        self._calls = ToolCalls(
+            calls, self._tools, self._limits, self._runner(), run=self._number, emit=self._emit
+        )
         if self._complete:
             self._calls.refuse(f"not run: the answer was stopped ({response.finish_reason})")
         else:

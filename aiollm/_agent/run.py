@@ -8,6 +8,7 @@ from typing import Any
 
 from aiollm._agent.loop import AgentLoop, RunEvent
 from aiollm._agent.tool_calls import RunLimits
+from aiollm._agent.tool_runner import ToolRunner
 from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm.errors import ClosedError
@@ -83,10 +84,11 @@ def new_run(
     request: Request,
     tools: Sequence[Tool | Callable[..., Any]],
     limits: tuple[int, int, float | None],
+    runner: Callable[[], ToolRunner],
     **named: Any,
 ) -> AgentRun:
     """Return the run of an agent; `limits` are its turns, tools at a time, and seconds a tool.
 
-    `named` are the other parameters of `AgentLoop`. Raises: ConfigError.
+    `runner` and `named` are parameters of `AgentLoop`. Raises: ConfigError.
     """
-    return AgentRun(AgentLoop(ask, request, tools, RunLimits(*limits), **named))
+    return AgentRun(AgentLoop(ask, request, tools, RunLimits(*limits), runner, **named))

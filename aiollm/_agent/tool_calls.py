@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aiollm._agent.tools import FunctionTool, as_result, bind, execute
+from aiollm._agent.tool_runner import Bound, Outcome, ToolRunner
+from aiollm._agent.tools import FunctionTool, as_result, bind
 from aiollm.errors import ConfigError, OutputError
 from aiollm.events import Event, ToolCallEnded, ToolCallStarted
 from aiollm.types import Message, TextPart, Tool, ToolCallPart, ToolResultPart, tool_results
@@ -64,6 +65,7 @@ class ToolCalls:
         calls: Sequence[ToolCallPart],
         tools: Mapping[str, Tool],
         limits: RunLimits,
+        runner: ToolRunner,
         *,
         run: int = 0,
         emit: Callable[[Event], None] | None = None,
@@ -72,6 +74,7 @@ class ToolCalls:
         self._calls = calls
         self._tools = tools
         self._limits = limits
+        self._runner = runner
         self._run = run
         self._emit = emit
         self._results: dict[int, ToolResultPart] = {}
@@ -137,7 +140,7 @@ class ToolCalls:
             raise OutputError("not run: the arguments are not a complete JSON object")
         return wanted
 
-    async def _work(self, index: int, wanted: Tool, bound: Callable[[], Any]) -> None:
+    async def _work(self, index: int, wanted: Tool, bound: Bound) -> None:
         call = self._calls[index]
         async with self._slots:
             self._happened.put_nowait(ToolStarted(call))
@@ -147,7 +150,8 @@ class ToolCalls:
             began = loop.time()
             result, error = None, None
             try:
-                result, error = await _outcome(call, bound, self._seconds(wanted))
+                outcome = await self._runner.run(call.name, bound, self._seconds(wanted))
+                result, error = _result(call, outcome)
             finally:
                 seconds = loop.time() - began
                 self._emit_end(call, seconds, result, error)
@@ -192,30 +196,17 @@ class ToolCalls:
             self._happened.put_nowait(error)
 
 
-async def _outcome(
-    call: ToolCallPart, bound: Callable[[], Any], seconds: float | None
-) -> tuple[ToolResultPart, BaseException | None]:
-    """Run a call within its time limit; return its result and the error it raised, if any."""
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return as_result(call, await execute(bound)), None
-    except TimeoutError as error:
-        reason = f"no result within {seconds:g} s" if limit.expired() else _named(error)
-        return _failed(call, reason), error
-    except OutputError as error:
-        return _failed(call, error.message), error
-    except Exception as error:  # noqa: BLE001 - a tool may raise anything, and the model gets to see it
+def _result(call: ToolCallPart, outcome: Outcome) -> tuple[ToolResultPart, BaseException | None]:
+    """Return the result of a call, and the error for it, if any."""
+    error = outcome.error
+    if error is None:
+        try:
+            return as_result(call, outcome.value), None
+        except OutputError as unusable:
+            return _failed(call, unusable.message), unusable
+    if not isinstance(error, OutputError | TimeoutError | asyncio.CancelledError):
         _log.info("tool %r raised %s", call.name, type(error).__name__, exc_info=error)
-        return _failed(call, _named(error)), error
-
-
-def _named(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        return f"{name}: {error}"
-    except Exception:  # noqa: BLE001 - a foreign error's own fault, and no reason to end the run
-        return name
+    return _failed(call, outcome.reason), error
 
 
 def _failed(call: ToolCallPart, reason: str) -> ToolResultPart:

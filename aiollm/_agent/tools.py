@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import functools
 import inspect
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias, overload
 
 import msgspec
 
+from aiollm._agent.tool_runner import called
 from aiollm._validation import TOOL_NAME
 from aiollm._wire.lenient import decode_numbers, encode
 from aiollm._wire.loose_json import fit
@@ -102,8 +102,10 @@ def tool(
     and a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
     seconds a call may take; None uses the run's time limit.
 
-    A plain function runs in a thread, so it may block. A timed-out function keeps running in its
-    thread; its result is discarded. Raises: ConfigError for what a schema cannot express.
+    A plain function runs in a thread, so it may block. One that overruns its time keeps its
+    thread, and its result is discarded; when a tool holds half of the registry's `tool_threads`
+    in this way, it is not run until one of them ends. Whatever a tool raises becomes the result
+    of its call, `SystemExit` too. Raises: ConfigError for what a schema cannot express.
 
         @tool
         def weather(city: str, days: int = 1) -> str:
@@ -160,16 +162,6 @@ def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:
             return functools.partial(wanted.function, **values)
 
 
-async def execute(bound: Callable[[], Any]) -> Any:
-    """Run a call: an async function on the event loop, any other in a thread."""
-    function = bound.func if isinstance(bound, functools.partial) else bound
-    if _is_async(function):
-        result = bound()
-    else:
-        result = await asyncio.to_thread(_guarded, bound)
-    return await result if inspect.isawaitable(result) else result
-
-
 def as_result(call: ToolCallPart, value: Any) -> ToolResultPart:
     """Turn what a tool returned into the result of its call.
 
@@ -214,17 +206,10 @@ def _description(function: Function) -> str:
     return inspect.cleandoc(own or "")
 
 
-def _called(function: Any) -> Any:
-    """Return the function or method that runs when a callable is called."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__
-
-
 def _code(function: Function) -> Function:
     """Return the function that has a callable's type hints and docstring."""
-    called = _called(function)
-    code: Function = inspect.unwrap(getattr(called, "__func__", called))
+    runs = called(function)
+    code: Function = inspect.unwrap(getattr(runs, "__func__", runs))
     return code
 
 
@@ -339,18 +324,6 @@ def _filled(values: dict[str, Any], arguments: type[msgspec.Struct]) -> msgspec.
     else:
         return filled
     raise OutputError(f"the arguments do not fit: {reason}")
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(_called(function))
-
-
-def _guarded(bound: Callable[[], Any]) -> Any:
-    try:
-        return bound()
-    except StopIteration as error:
-        # A future cannot hold a StopIteration: whoever waits for it would wait forever.
-        raise RuntimeError("the tool raised StopIteration") from error
 
 
 def _json(value: Any) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import weakref
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -19,6 +22,7 @@ from aiollm import (
     Finish,
     ImagePart,
     Message,
+    Registry,
     Request,
     Restart,
     RunResult,
@@ -41,6 +45,7 @@ from aiollm import (
     tool_results,
     user,
 )
+from aiollm._agent import tool_runner
 from aiollm._validation import check
 from aiollm.testing import NEVER, FakeProvider, Gate, chat, tool_call
 
@@ -425,23 +430,182 @@ class Stop(BaseException):
     """Nothing that a tool loop may swallow."""
 
 
-async def test_an_exception_that_is_no_error_ends_the_run(over):
+@pytest.mark.parametrize("raised", [SystemExit(2), Stop(), GeneratorExit(), StopIteration()])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_whatever_a_tool_raises_is_its_result(over, raised, kind):
+    """argparse and `exit()` raise SystemExit, and a service must not end with a tool."""
+
+    def plain() -> str:
+        raise raised
+
+    async def slow() -> str:
+        raise raised
+
+    stop = tool(name="stop")(plain if kind == "plain" else slow)
+    run = over(FakeProvider([tool_call("stop")], "ok")).run("fake/m", "hi", tools=[stop])
+    assert (await run.collect()).text == "ok"
+    (result,) = run.messages[2].parts
+    assert result.is_error
+    assert result.text.startswith((type(raised).__name__, "RuntimeError: coroutine raised Stop"))
+
+
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_ctrl_c_in_a_tool_ends_the_program(kind):
+    program = f"""
+import asyncio
+from aiollm import Registry
+from aiollm.testing import FakeProvider, tool_call
+
+{kind} stop() -> str:
+    raise KeyboardInterrupt
+
+async def main():
+    async with Registry(env={{}}) as reg:
+        reg.register("fake", FakeProvider([tool_call("stop")], "ok").provider())
+        try:
+            await reg.run("fake/m", "hi", tools=[stop]).collect()
+        finally:
+            print("ended")
+
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=50, check=False
+    )
+    assert ended.returncode != 0
+    assert b"ended" in ended.stdout
+    assert b"KeyboardInterrupt" in ended.stderr
+
+
+async def test_a_tool_that_ignores_its_cancellation_is_reported_and_left(over, monkeypatch):
+    monkeypatch.setattr(tool_runner, "GRACE", 0.01)
+    release = asyncio.Event()
+
+    @tool(timeout=0.01)
+    async def stubborn() -> str:
+        """Go on whatever happens."""
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        return "late"
+
+    run = over(FakeProvider([tool_call("stubborn")], "ok")).run("fake/m", "hi", tools=[stubborn])
+    assert (await run.collect()).text == "ok"
+    assert "ignores its cancellation and was left running" in run.messages[2].parts[0].text
+    release.set()
+    await asyncio.sleep(0)
+
+
+async def test_closing_a_run_does_not_wait_for_ever_for_a_stubborn_tool(over, monkeypatch):
+    monkeypatch.setattr(tool_runner, "GRACE", 0.01)
+    release = asyncio.Event()
+
     @tool
-    async def stop() -> str:
-        """Stop all."""
-        raise Stop
+    async def stubborn() -> str:
+        """Go on whatever happens."""
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        return "late"
 
-    gate = Gate()
+    run = over(FakeProvider([tool_call("stubborn")], "ok")).run("fake/m", "hi", tools=[stubborn])
+    async for event in run:
+        if isinstance(event, ToolStarted):
+            break
+    await run.aclose()
+    release.set()
+    await asyncio.sleep(0)
+
+
+async def test_hung_tools_take_nothing_from_others():
+    """Neither name lookups and other threads of the loop, nor other tools, and no call waits."""
+    release = threading.Event()
+
+    @tool(timeout=0.01)
+    def hung() -> str:
+        """Hang, as a call to a dead service does."""
+        release.wait(30)
+        return "late"
 
     @tool
-    async def wait() -> None:
-        """Wait."""
-        await gate.passes()
+    def fine() -> str:
+        """Work."""
+        return "fine"
 
-    calls = [tool_call("wait"), tool_call("stop", {}, 1)]
-    run = over(FakeProvider(calls)).run("fake/m", "hi", tools=[stop, wait])
-    with pytest.raises(Stop):
+    def script(_, request):
+        calls = [tool_call("hung", {}, 0), tool_call("fine", {}, 1)]
+        return "ok" if len(request.messages) > 1 else calls
+
+    try:
+        async with Registry(env={}, tool_threads=8) as reg:
+            reg.register("fake", FakeProvider(default=script).provider())
+            for number in range(20):
+                run = reg.run("fake/m", "hi", tools=[hung, fine])
+                await run.collect()
+                first, second = run.messages[2].parts
+                assert second.text == "fine"
+                expected = "no result within" if number < 4 else "4 earlier calls of it overran"
+                assert expected in first.text
+            threads = [each for each in threading.enumerate() if each.name == "aiollm tool hung"]
+            assert len(threads) == 4
+            assert all(each.daemon for each in threads)
+            assert await asyncio.to_thread(lambda: "free") == "free"
+            release.set()
+            for each in threads:
+                each.join()
+            await asyncio.sleep(0)
+            run = reg.run("fake/m", "hi", tools=[fine, hung])
+            await run.collect()
+            assert run.messages[2].parts[0].text == "late"
+    finally:
+        release.set()
+
+
+async def test_plain_tools_wait_for_a_free_thread():
+    running = Counter()
+
+    @tool
+    def work() -> str:
+        """Work, and note how many do."""
+        with lock:
+            running["now"] += 1
+            running["most"] = max(running["most"], running["now"])
+        with lock:
+            running["now"] -= 1
+        return "done"
+
+    lock = threading.Lock()
+    calls = [tool_call("work", {}, index) for index in range(20)]
+    async with Registry(env={}, tool_threads=2) as reg:
+        reg.register("fake", FakeProvider(calls, "ok").provider())
+        run = reg.run("fake/m", "hi", tools=[work], max_parallel=20)
         await run.collect()
+        assert [part.text for part in run.messages[2].parts] == ["done"] * 20
+    assert running["most"] <= 2
+
+
+async def test_a_tool_without_a_thread_says_so(over, monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    @tool
+    def f() -> str:
+        return "done"
+
+    run = over(FakeProvider([tool_call("f")], "ok")).run("fake/m", "hi", tools=[f])
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    await run.collect()
+    assert run.messages[2].parts[0].text == "not run: can't start new thread"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "8", None, True])
+def test_tool_threads_are_a_number_above_0(threads):
+    with pytest.raises(ConfigError, match="tool_threads"):
+        Registry(env={}, tool_threads=threads)
 
 
 async def test_what_a_tool_returns_that_is_no_result_is_an_error_result(over):

@@ -28,9 +28,18 @@ from aiollm import (
     ToolResultPart,
     tool,
 )
-from aiollm._agent.tools import as_result, as_tool, bind, execute
+from aiollm._agent.tool_runner import ToolRunner
+from aiollm._agent.tools import as_result, as_tool, bind
 from aiollm._wire.schema import strict
 from aiollm.types import AudioPart, DocumentPart, OpaquePart, ProviderData
+
+
+async def execute(bound):
+    """Return what a bound call returns, or raise what it raised."""
+    outcome = await ToolRunner(4).run("f", bound, None)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
 
 
 class Point(msgspec.Struct):
