@@ -109,6 +109,7 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.tools import FunctionTool, tool
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.providers.openai.histories import messages_from_openai
     from aiollm.servers import LlamaSwap, Ollama
 
 __version__ = "0.1.0"
@@ -125,6 +126,7 @@ _LAZY = {
     "ToolStarted": "aiollm._agent.tool_calls",
     "TurnEnded": "aiollm._agent.loop",
     "from_json": "aiollm._serialization",
+    "messages_from_openai": "aiollm.providers.openai.histories",
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
 }
@@ -256,6 +258,7 @@ __all__ = [
     "classify",
     "from_json",
     "http_status",
+    "messages_from_openai",
     "system",
     "to_json",
     "tool",
