@@ -2,7 +2,7 @@
 
 import typing
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal
+from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported
 from aiollm._failover.snapshots import HealthState, TargetHealth, TargetLimits
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
@@ -198,6 +198,7 @@ __all__ = [
     "Ollama",
     "OnInterrupt",
     "OnRefusal",
+    "OnUnsupported",
     "OpaquePart",
     "Outcome",
     "OutputError",

@@ -291,6 +291,12 @@ def check_seconds(name: str, value: object) -> None:
         raise ConfigError(f"{name} is {value!r:.80}: expected seconds, 0 or more")
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is an integer, 1 or more."""
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name} is {value!r:.80}: expected an integer, 1 or more")
+
+
 def checked_timeouts(timeouts: Timeouts | None) -> Timeouts | None:
     """Return `timeouts` unchanged. Raises: ConfigError unless they are Timeouts or None."""
     if timeouts is not None and type(timeouts) is not Timeouts:

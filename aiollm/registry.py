@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType, UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, Policy
+from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.gate import Gate
@@ -19,10 +19,16 @@ from aiollm._failover.snapshots import TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
-from aiollm._validation import RequestLike, as_request, check, check_seconds, checked_timeouts
+from aiollm._validation import (
+    RequestLike,
+    as_request,
+    check,
+    check_count,
+    check_seconds,
+    checked_timeouts,
+)
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits
-from aiollm.errors import ConfigError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
@@ -66,6 +72,7 @@ class Registry:
         stagger: float | None = None,
         on_interrupt: OnInterrupt = "raise",
         on_refusal: OnRefusal = "raise",
+        on_unsupported: OnUnsupported = "next",
         image_workers: int | None = None,
         fetch_images: bool = False,
         tool_threads: int = 64,
@@ -77,21 +84,21 @@ class Registry:
         first-output deadline. `max_wait`: how many of these seconds it waits for failed targets to
         recover. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
         between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks
-        the next target when a provider's policy refuses. `image_workers`: processes that fit
-        images to targets; None means one per core, at most 4; 0 means a thread. `fetch_images`:
-        load image URLs for targets that do not load them themselves. `tool_threads`: threads for
-        tools that are plain functions, those included that overran and were left behind.
+        the next target when a provider's policy refuses. `on_unsupported`: "drop" leaves out files
+        that a target does not take, with a placeholder and a warning. `image_workers`: processes
+        that fit images to targets; None means one per core, at most 4; 0 means a thread.
+        `fetch_images`: load image URLs for targets that do not load them themselves.
+        `tool_threads`: threads for tools that are plain functions, those included that overran and
+        were left behind.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts)
-        self._policy = Policy(
-            on_interrupt, retries, max_wait, stagger, timeouts.total, patience, on_refusal
-        )
+        words = (on_interrupt, on_refusal, on_unsupported)
+        self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
-        if type(tool_threads) is not int or tool_threads < 1:
-            raise ConfigError(f"tool_threads is {tool_threads!r:.80}: expected 1 or more")
+        check_count("tool_threads", tool_threads)
         self._resources = Resources(
             self._gate, image_workers, fetch_images=fetch_images, tool_threads=tool_threads
         )
@@ -148,34 +155,24 @@ class Registry:
 
     # Calls
 
-    def stream(  # noqa: PLR0913 - settings, all by keyword
-        self,
-        spec: str | Plan,
-        request: RequestLike,
-        *,
-        timeouts: Timeouts | None = None,
-        retries: int | None = None,
-        on_interrupt: OnInterrupt | None = None,
-        on_refusal: OnRefusal | None = None,
-        stagger: float | None = None,
-        patience: float | None = None,
-        max_wait: float | None = None,
+    def stream(
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[CallOptions]
     ) -> Stream:
         """Return the answer as a stream; nothing is sent until it is iterated.
 
-        The keywords override the registry's for this call. Raises: SpecError and ConfigError at
+        `options` override the registry's for this call. Raises: SpecError and ConfigError at
         once; LLMError and FailoverError while iterating.
         """
-        plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
+        timeouts = checked_timeouts(options.get("timeouts"))
+        policy = self._policy.overridden(options) if options else self._policy
+        plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
             checked = as_request(request)
             check(checked)
-        policy = self._policy.overridden(
-            timeouts, (retries, on_interrupt, on_refusal, stagger, patience, max_wait)
-        )
-        opener = ChatOpener(checked, providers, deadlines, self._resources)
+        leaves_out = policy.on_unsupported == "drop"
+        opener = ChatOpener(checked, providers, deadlines, self._resources, leaves_out=leaves_out)
         return Stream(lambda total: self._start(plan, opener, policy, total))
 
     @overload
@@ -264,35 +261,24 @@ class Registry:
             emit=self._emit if self._hooks else None,
         )
 
-    def stream_images(  # noqa: PLR0913 - settings, all by keyword
-        self,
-        spec: str | Plan,
-        request: str | ImageRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        retries: int | None = None,
-        on_interrupt: OnInterrupt | None = None,
-        on_refusal: OnRefusal | None = None,
-        stagger: float | None = None,
-        patience: float | None = None,
-        max_wait: float | None = None,
+    def stream_images(
+        self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageStream:
         """Return the drafts of images and, last, the result as a stream.
 
-        The keywords are those of `stream`; without `timeouts`, each wait for an image may take
+        `options` are those of `stream`; without `timeouts`, each wait for an image may take
         `IMAGE_SECONDS`. Raises: as `stream`.
         """
         from aiollm._streams.image_stream import ImageStream  # only images need it
 
-        plan, providers, deadlines = self._catalog.resolve(spec, checked_timeouts(timeouts))
+        timeouts = checked_timeouts(options.get("timeouts"))
+        policy = self._policy.overridden(options) if options else self._policy
+        plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         asked = as_image_request(request)
         if timeouts is None:
             deadlines = {
                 target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
             }
-        policy = self._policy.overridden(
-            timeouts, (retries, on_interrupt, on_refusal, stagger, patience, max_wait)
-        )
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 

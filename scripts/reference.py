@@ -32,7 +32,7 @@ how the parts work together. Import the names of the first part with `from aioll
 """
 TOPICS = {
     "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt OnRefusal "
-    "Timeouts Plan Step Target",
+    "OnUnsupported Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",

@@ -12,6 +12,7 @@ import msgspec
 
 from aiollm._agent.tool_runner import Bound, Outcome, ToolRunner
 from aiollm._agent.tools import FunctionTool, as_result, bind
+from aiollm._validation import check_count
 from aiollm.errors import ConfigError, OutputError
 from aiollm.events import Event, ToolCallEnded, ToolCallStarted
 from aiollm.types import Message, TextPart, Tool, ToolCallPart, ToolResultPart, tool_results
@@ -30,9 +31,7 @@ class RunLimits(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("max_turns", "max_parallel"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r:.80}: expected an integer, 1 or more")
+            check_count(name, getattr(self, name))
         if self.tool_timeout is not None and not self.tool_timeout > 0:
             raise ConfigError(f"tool_timeout is {self.tool_timeout!r}: expected seconds above 0")
 

@@ -31,6 +31,9 @@ OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 OnRefusal: TypeAlias = Literal["raise", "next"]
 """What happens when a provider's policy refuses the request: fail, or ask the next target."""
 
+OnUnsupported: TypeAlias = Literal["next", "drop"]
+"""What happens with files that a target does not take: ask the next one, or leave them out."""
+
 UNKNOWN_STAGGER = 1.0
 """Seconds between the starts of a race while latencies are unknown; each start may be billed."""
 
@@ -42,6 +45,23 @@ DEFAULT_PATIENCE = 60.0
 """Seconds a call waits for room if it has no first-output deadline: that one's default."""
 
 
+class CallOptions(TypedDict, total=False):
+    """What a call may override of its registry's settings; None means the registry's own."""
+
+    timeouts: Timeouts | None
+    retries: int | None
+    on_interrupt: OnInterrupt | None
+    on_refusal: OnRefusal | None
+    on_unsupported: OnUnsupported | None
+    stagger: float | None
+    patience: float | None
+    max_wait: float | None
+
+
+_WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
+_NAMES = ", ".join(CallOptions.__annotations__)
+
+
 class Policy(msgspec.Struct, frozen=True):
     """How a call fails over. `retries`: more attempts after the last target failed.
 
@@ -51,15 +71,16 @@ class Policy(msgspec.Struct, frozen=True):
     """
 
     on_interrupt: OnInterrupt = "raise"
+    on_refusal: OnRefusal = "raise"
+    on_unsupported: OnUnsupported = "next"
     retries: int = 2
     max_wait: float = 15.0
     stagger: float | None = None
     total: float | None = None
     patience: float | None = None
-    on_refusal: OnRefusal = "raise"
 
     def __post_init__(self) -> None:
-        for name, kind in (("on_interrupt", OnInterrupt), ("on_refusal", OnRefusal)):
+        for name, kind in _WORDS.items():
             if (word := getattr(self, name)) not in get_args(kind):
                 words = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} is {word!r:.80}: expected one of {words}")
@@ -70,12 +91,15 @@ class Policy(msgspec.Struct, frozen=True):
             if (value := getattr(self, name)) is not None:
                 check_seconds(name, value)
 
-    def overridden(self, timeouts: Timeouts | None, given: tuple[Any, ...]) -> Policy:
-        """Return the policy of a call; `given` are its own settings, in the order of `_OWN`."""
-        if timeouts is None and given == _NOTHING:
-            return self
-        pairs = zip(_OWN, given, strict=True)
-        changes: dict[str, Any] = {name: new for name, new in pairs if new is not None}
+    def overridden(self, options: CallOptions) -> Policy:
+        """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
+        changes: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in CallOptions.__annotations__:
+                raise TypeError(f"unknown option {name!r}: those of a call are {_NAMES}")
+            if value is not None and name != "timeouts":
+                changes[name] = value
+        timeouts = options.get("timeouts")
         if timeouts is not None:
             changes["total"] = timeouts.total
         return msgspec.structs.replace(self, **changes)
@@ -85,22 +109,6 @@ class Policy(msgspec.Struct, frozen=True):
         if isinstance(error, ContentFilterError):
             return self.on_refusal == "next" and not committed
         return classify(error).moves_on
-
-
-_OWN = ("retries", "on_interrupt", "on_refusal", "stagger", "patience", "max_wait")
-_NOTHING = (None,) * len(_OWN)
-
-
-class CallOptions(TypedDict, total=False):
-    """What a call may override of its registry's settings."""
-
-    timeouts: Timeouts | None
-    retries: int | None
-    on_interrupt: OnInterrupt | None
-    on_refusal: OnRefusal | None
-    stagger: float | None
-    patience: float | None
-    max_wait: float | None
 
 
 Admitted: TypeAlias = tuple[Sequence[Target], Admission]

@@ -81,13 +81,28 @@ class TargetOpener(ABC):
 
 
 class ChatOpener(TargetOpener):
-    """Opens the targets of one chat call."""
+    """Opens the targets of one chat call.
 
-    __slots__ = ()
+    `leaves_out`: files of a kind that a target does not take become placeholders.
+    """
+
+    __slots__ = ("leaves_out",)
 
     request: Request
 
     operation: ClassVar[str] = "chat"
+
+    def __init__(
+        self,
+        request: Request,
+        providers: Mapping[Target, Provider],
+        timeouts: Mapping[Target, Timeouts],
+        resources: SharedResources,
+        *,
+        leaves_out: bool = False,
+    ) -> None:
+        super().__init__(request, providers, timeouts, resources)
+        self.leaves_out = leaves_out
 
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
@@ -96,13 +111,19 @@ class ChatOpener(TargetOpener):
         if prefix:
             messages = (*request.messages, assistant(prefix))
             request = msgspec.structs.replace(request, messages=messages)
+        notices: list[Notice] = []
+        if self.leaves_out:
+            from aiollm._failover.left_out import without_unsupported
+
+            facts = provider.capabilities(target.model)
+            request, notices = without_unsupported(request, facts)
         if request.tools and not provider.capabilities(target.model).tools:
             raise UnsupportedError(
                 f"{target.model} does not support tools: send the request without them, or name a "
                 "model that calls tools"
             )
-        if _has_images(request):
-            return self._fitted(provider, target, request)
+        if notices or _has_images(request):
+            return self._fitted(provider, target, request, notices)
         return self._run(provider, target, request)
 
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
@@ -110,11 +131,16 @@ class ChatOpener(TargetOpener):
         run = (chat and chat.adapter) or streaming.stream
         return run(provider, self._resources, target, request, self.timeouts[target])
 
-    async def _fitted(self, provider: Provider, target: Target, request: Request) -> Batches:
+    async def _fitted(
+        self, provider: Provider, target: Target, request: Request, notices: list[Notice]
+    ) -> Batches:
         """Make the images fit the target, note what was left out, then run."""
-        request, left_out = await self._resources.fit(request, provider.capabilities(target.model))
-        if left_out:
-            yield [Notice(message, image_elided=True) for message in left_out]
+        if _has_images(request):
+            facts = provider.capabilities(target.model)
+            request, left_out = await self._resources.fit(request, facts)
+            notices += (Notice(message, image_elided=True) for message in left_out)
+        if notices:
+            yield notices
         batches = self._run(provider, target, request)
         try:
             async for batch in batches:
