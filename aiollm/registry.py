@@ -357,9 +357,18 @@ class Registry:
 
     # Health and events
 
-    def health(self) -> tuple[TargetHealth, ...]:
-        """Return snapshots of the health of all targets used so far."""
-        return self._health.snapshot()
+    def health(self, spec: str | Plan | None = None) -> tuple[TargetHealth, ...]:
+        """Return snapshots of the health of all targets used so far.
+
+        With a spec, of its targets, whether used or not: one whose host fails is not healthy.
+        Raises: SpecError, ConfigError.
+
+            ready = any(target.state == "healthy" for target in reg.health("m5/a,m1/b"))
+        """
+        if spec is None:
+            return self._health.snapshot()
+        providers = self._catalog.providers_of(self.parse(spec))
+        return tuple(self._health.of(target, each.origin) for target, each in providers.items())
 
     def limits(self) -> tuple[TargetLimits, ...]:
         """Return snapshots of the limits, paces and waiting lines of all targets used so far."""

@@ -14,6 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
@@ -346,6 +348,19 @@ class Health:
     def snapshot(self) -> tuple[TargetHealth, ...]:
         """Return the health of all targets used so far."""
         return tuple(self._snap(target, breaker) for target, breaker in self._targets.items())
+
+    def of(self, target: Target, origin: str) -> TargetHealth:
+        """Return the health of a target, used or not, and of its host."""
+        own = self._snap(target, self._targets.get(target) or _Breaker())
+        host = self._hosts.get(origin)
+        if host is None or not host.is_open:
+            return own
+        shared = self._snap(target, host)
+        if own.reopens_in > shared.reopens_in:
+            return own
+        return replace(
+            own, state=shared.state, reopens_in=shared.reopens_in, last_error=shared.last_error
+        )
 
     def reset(self, target: Target | None = None, origin: str = "") -> None:
         """Forget the failures of one target and of its host, or of everything."""

@@ -245,6 +245,21 @@ def test_connection_failures_set_the_whole_host_aside(error):
     assert tracker.ready_in(Target("d", "m"), "one") == 0
 
 
+def test_the_health_of_a_target_shows_its_hosts_failures_too():
+    tracker, clock = health()
+    assert tracker.of(A, "one").state == "healthy"
+    tracker.admit(A, "one").failure(ConnectError("refused"))
+    unused = tracker.of(B, "one")
+    assert (unused.target, unused.state, unused.last_error) == (B, "cooling", "ConnectError")
+    assert unused.reopens_in > 0
+    assert tracker.of(B, "two").state == "healthy"
+    tracker.admit(Target("c", "m"), "three").failure(AuthenticationError("x"))
+    assert tracker.of(Target("c", "m"), "three").state == "cooling"
+    clock.now += 301
+    tracker.admit(B, "one").success()
+    assert tracker.of(B, "one").state == "healthy"
+
+
 @pytest.mark.parametrize("error", HARMLESS)
 def test_what_says_nothing_of_the_target_changes_nothing(error):
     tracker, _ = health()

@@ -279,3 +279,21 @@ async def test_a_failed_ready_leaves_no_reference_cycle(serve, registry, unless)
         assert seen() is None
     finally:
         gc.enable()
+
+
+async def test_the_health_of_a_plan_includes_targets_that_were_not_used(serve, registry):
+    bad, good = await serve(FAILING), await serve(OK)
+    reg = registry({"a": bad, "b": good})
+    assert reg.health() == ()
+    assert [(str(each.target), each.state) for each in reg.health("a/m,b/m")] == [
+        ("a/m", "healthy"),
+        ("b/m", "healthy"),
+    ]
+    await reg.generate("a/m,b/m", "hi")
+    assert [each.state for each in reg.health("a/m,b/m,b/other")] == [
+        "cooling",
+        "healthy",
+        "healthy",
+    ]
+    with pytest.raises(ConfigError):
+        reg.health("nowhere/m")
