@@ -35,7 +35,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
     """A request to make images from a prompt, or to edit `images`; `mask` marks where to edit.
 
     `size`: pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
-    `partial_images`: how many drafts to send while the image is being made. `extra`: fields
+    `partial_images`: the most drafts while the image is being made. `extra`: fields
     merged into the wire body, for what these fields do not cover. Raises: ConfigError.
     """
 
@@ -114,7 +114,10 @@ class ImageResult(msgspec.Struct, frozen=True):
 
 
 class PartialImage(msgspec.Struct, frozen=True):
-    """A draft of an image that is still being made; later ones are better."""
+    """A draft of an image that is still being made; later ones are better.
+
+    `index` counts from 0. There are at most `ImageRequest.partial_images` of them.
+    """
 
     commits: ClassVar[bool] = True
     image: ImagePart

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
+from aiollm._http.image_quota import Quota
 from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError
@@ -64,6 +65,7 @@ async def draw(
             yield [Notice(message) for message in http.warnings]
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()
+            quota = Quota(request)
             size = 0
             while not decoder.finished:
                 data = await reply.read()
@@ -72,15 +74,18 @@ async def draw(
                 failure = _feed(decoder, lift, data, drafts)
                 if size > MAX_IMAGE_REPLY:
                     failure = failure or ProtocolError(f"the reply exceeds {MAX_IMAGE_REPLY} bytes")
-                yield [replace(each, image=await _restored(each.image, lift)) for each in drafts]
+                asked = quota.drafts(drafts)
+                yield [replace(each, image=await _restored(each.image, lift)) for each in asked]
+                for each in drafts[len(asked) :]:
+                    lift.take(each.image.data)  # frees the file
                 if failure is not None:
                     raise failure
                 if not data:
                     break
             result = decoder.close()
-            images = [await _restored(image, lift) for image in result.images]
+            images = [await _restored(image, lift) for image in quota.images(result)]
             result = replace(result, images=tuple(images))
-            yield [result, Finish("stop", usage=result.usage)]
+            yield [*quota.notices(), result, Finish("stop", usage=result.usage)]
             await reply.drain()
             return
         finally:

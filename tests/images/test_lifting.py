@@ -22,6 +22,7 @@ from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, sse
 
 DICE = random.Random(7)
+WITH_DRAFTS = ImageRequest("x", extra={"stream": True, "partial_images": 3})
 HEADS = {
     "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
     "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",
@@ -237,7 +238,7 @@ def streamed(draft: bytes, last: bytes) -> Any:
 async def test_no_codec_decodes_a_large_reply_in_one_go(serve, watched):
     files = (file_of(3_000_000), file_of(70_000, HEADS["webp"]), file_of(500, HEADS["jpeg"]))
     reg, codec = watched(await serve(whole(*files)))
-    result = await reg.generate_images("own/m", "x")
+    result = await reg.generate_images("own/m", ImageRequest("x", count=3))
     assert [image.data for image in result.images] == list(files)
     assert [image.mime for image in result.images] == ["image/png", "image/webp", "image/jpeg"]
     assert max(codec.given) < 1500
@@ -246,8 +247,7 @@ async def test_no_codec_decodes_a_large_reply_in_one_go(serve, watched):
 async def test_no_codec_decodes_a_large_event_in_one_go(serve, watched):
     draft, last = file_of(1_500_000), file_of(2_000_000)
     reg, codec = watched(await serve(streamed(draft, last)))
-    asked = ImageRequest("x", extra={"stream": True})
-    images = [each async for each in reg.stream_images("own/m", asked)]
+    images = [each async for each in reg.stream_images("own/m", WITH_DRAFTS)]
     assert images[0].image.data == draft
     assert images[1].images[0].data == last
     assert sum(codec.given) < 1500
@@ -290,14 +290,14 @@ async def threads():
 
 async def test_a_large_file_is_put_together_in_a_thread(serve, watched, threads):
     reg, _ = watched(await serve(whole(file_of(100_000), file_of(2_000_000))))
-    await reg.generate_images("own/m", "x")
+    await reg.generate_images("own/m", ImageRequest("x", count=2))
     assert threads.files == [2_000_000]
 
 
 async def test_cancelling_while_a_thread_works_ends_the_call_at_once(serve, watched, threads):
     server = await serve(streamed(file_of(500), file_of(2_000_000)))
     reg, _ = watched(server)
-    stream = reg.stream_images("own/m", ImageRequest("x", extra={"stream": True}))
+    stream = reg.stream_images("own/m", WITH_DRAFTS)
     draft = await anext(stream)
     assert len(draft.image.data) == 500
     threads.go.clear()
@@ -311,5 +311,5 @@ async def test_cancelling_while_a_thread_works_ends_the_call_at_once(serve, watc
     assert threads.files == []
     assert stream.attempts[0].outcome == "abandoned"
     threads.go.set()
-    again = await reg.generate_images("own/m", ImageRequest("x", extra={"stream": True}))
+    again = await reg.generate_images("own/m", WITH_DRAFTS)
     assert len(again.images[0].data) == 2_000_000

@@ -23,7 +23,7 @@ IMAGE = ImagePart(PNG, mime="image/png")
 ASKED = ImageRequest("a paper boat", extra={"stream": True, "partial_images": 2})
 
 
-def draft(index: int) -> tuple[str, dict[str, Any]]:
+def draft(index: object) -> tuple[str, dict[str, Any]]:
     kind = "image_generation.partial_image"
     return kind, {"type": kind, "b64_json": PNG64, "partial_image_index": index}
 
@@ -231,3 +231,53 @@ async def test_a_second_reader_is_refused(serve, registry):
     gate.open()
     assert isinstance(await reader, PartialImage)
     await stream.aclose()
+
+
+NUMBERS = [0, 1, 2, 3, -1, 10**18, 1, None, "7"]
+"""Whatever a server may write where the number of a draft belongs."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        (ImageRequest("x"), 0),
+        (ImageRequest("x", partial_images=1), 1),
+        (ImageRequest("x", partial_images=3), 3),
+        (ImageRequest("x", extra={"partial_images": 5}), 5),
+        (ImageRequest("x", extra={"partial_images": "many"}), 0),
+    ],
+)
+async def test_drafts_are_as_many_as_were_asked_for_and_numbered_as_they_come(
+    serve, registry, asked, count
+):
+    server = await serve(sse(*map(draft, NUMBERS), done()))
+    reg = registry({"a": server.dsn()})
+    async with reg.stream_images("a/m", asked) as stream:
+        *drafts, result = [item async for item in stream]
+    assert [each.index for each in drafts] == list(range(count))
+    assert all(each.image == IMAGE for each in drafts)
+    assert f"{len(NUMBERS) - count} drafts more than were asked for are left out" in result.warnings
+
+
+async def test_a_draft_nobody_asked_for_does_not_commit_the_call(serve, registry):
+    first, second = await serve(sse(draft(0), failed())), await serve(WELL)
+    reg = registry({"a": first.dsn(), "b": second.dsn()})
+    result = await reg.generate_images("a/m,b/m", "x")
+    assert result.target == Target("b", "m")
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        (ImageRequest("x"), 1),
+        (ImageRequest("x", count=2), 2),
+        (ImageRequest("x", extra={"n": 3}), 3),
+        (ImageRequest("x", extra={"batch_size": 2, "n_iter": 2}), 4),
+    ],
+)
+async def test_images_are_as_many_as_were_asked_for(serve, registry, asked, count):
+    server = await serve(Answer(200, {}, {"data": [{"b64_json": PNG64}] * 5}))
+    reg = registry({"a": server.dsn()})
+    result = await reg.generate_images("a/m", asked)
+    assert result.images == (IMAGE,) * count
+    assert f"{5 - count} images more than were asked for are left out" in result.warnings
