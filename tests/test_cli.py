@@ -202,7 +202,7 @@ def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_it_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.complain("\x1b]0;title\x07red \x9b31m\tand\nnext")
-    assert capsys.readouterr().err == "aiollm: ]0;titlered 31m\tand\nnext\n"
+    assert capsys.readouterr().err == "aiollm: ]0;titlered 31m\tand\n  next\n"
 
 
 def test_python_m_aiollm_is_the_command(tmp_path: Path) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import signal
+import re
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from aiollm import Registry, cli
-from aiollm.cli import servers
+from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
+from aiollm.cli import check, image, servers
+from aiollm.providers.schemes import SCHEMES
 from aiollm.servers.warming import KINDS
-from aiollm.testing import Answer, FaultServer, Gate, chat, sse
+from aiollm.testing import Answer, FaultServer, chat
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -33,7 +33,8 @@ def answers(request):
         case _, path if path.startswith("/api/models/unload"):
             return Answer(200, {}, "OK")
         case _, "/v1/images/generations":
-            return Answer(200, {}, {"created": 1, "data": [{"b64_json": PNG}]})
+            images = [{"b64_json": PNG}] * 3  # more than anyone asks for
+            return Answer(200, {}, {"created": 1, "data": images})
         case _:
             return chat("Hello", " there", usage=(3, 2))
 
@@ -145,104 +146,7 @@ def test_ask_as_json(box, capsys):
     response = json.loads(capsys.readouterr().out)
     assert response["finish_reason"] == "stop"
     assert response["usage"]["input_tokens"] == 3
-
-
-class Terminal:
-    """`aiollm chat` behind a pseudo-terminal."""
-
-    def __init__(self, port: int) -> None:
-        self.main, side = pty.openpty()
-        attributes = termios.tcgetattr(side)
-        attributes[3] &= ~termios.ECHO
-        termios.tcsetattr(side, termios.TCSANOW, attributes)
-        env = {**os.environ, "LLM_BOX": f"llama-swap://127.0.0.1:{port}", "TERM": "dumb"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "aiollm", "chat", "-m", "box/m"],
-            stdin=side,
-            stdout=side,
-            stderr=side,
-            env={**env, "PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-        )
-        os.close(side)
-        self.seen = ""
-
-    def until(self, text: str) -> None:
-        while text not in self.seen:
-            self.seen += os.read(self.main, 4096).decode("utf-8", "replace")
-        self.seen = self.seen.partition(text)[2]
-
-    def type(self, line: str) -> None:
-        os.write(self.main, f"{line}\n".encode())
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.main)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_stops_the_answer_and_not_the_chat():
-    gate = Gate()
-    with FaultServer(chat("Once upon", gate), chat("All right.")).in_thread() as server:
-        terminal = Terminal(server.port)
-        try:
-            terminal.until("> ")
-            terminal.type("Tell me a story.")
-            terminal.until("Once upon")
-            terminal.process.send_signal(signal.SIGINT)
-            terminal.until("stopped")
-            terminal.until("> ")
-            terminal.type("Thank you.")
-            terminal.until("All right.")
-            terminal.until("> ")
-            terminal.type("/exit")
-            assert terminal.process.wait() == cli.OK
-        finally:
-            terminal.close()
-        told = server.requests[1].json()["messages"]
-    assert [message["role"] for message in told] == ["user", "assistant", "user"]
-    assert told[1]["content"] == "Once upon"
-
-
-def test_chat_reads_lines_from_a_pipe(box):
-    run = subprocess.run(
-        [sys.executable, "-m", "aiollm", "chat", "-m", "box/m"],
-        input="Hi\n/nonsense\n/image nowhere.png\n/new\nHi again\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert run.returncode == cli.OK
-    assert run.stdout == "Hello there\nHello there\n"
-    assert "/image FILE" in run.stderr
-    assert "nowhere.png" in run.stderr
-    assert "Traceback" not in run.stderr
-    last = box.requests[-1].json()["messages"]
-    assert len(last) == 1
-
-
-def test_a_call_of_a_tool_does_not_block_the_chat():
-    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": "{}"}}
-    calling = sse(
-        {"choices": [{"index": 0, "delta": {"content": "Let me see.", "tool_calls": [call]}}]},
-        {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
-    )
-    with FaultServer(calling, chat("All right.")).in_thread() as server:
-        run = subprocess.run(
-            [sys.executable, "-m", "aiollm", "chat", "-m", "box/m"],
-            input="Hi\nAnd?\n",
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "LLM_BOX": server.dsn("openai"), "PYTHONPATH": str(ROOT)},
-        )
-        assert run.stdout == "Let me see.\nAll right.\n"
-        said = server.requests[1].json()["messages"][1]
-    assert said == {"role": "assistant", "content": "Let me see."}
+    assert response["text"] == "Hello there"
 
 
 @pytest.mark.parametrize(
@@ -267,3 +171,122 @@ def test_standard_streams_may_be_closed(box, command, closed, code, out):
     )
     assert (run.returncode, run.stdout) == (code, out)
     assert "Traceback" not in run.stderr
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    """A server whose model has a name that is two lines and drives the terminal."""
+    name = "a\nb\x1b[2J\u202e"
+    paths = {
+        "/v1/models": Answer(200, {}, {"data": [{"id": name}]}),
+        "/running": Answer(200, {}, {"running": [{"model": name, "state": "ready"}]}),
+    }
+    refused = Answer(400, {}, {"error": {"message": "no\naiollm: fine \x1b[2J"}})
+    with FaultServer(paths=paths, default=refused).in_thread() as server:
+        monkeypatch.setenv("LLM_BOX", f"llama-swap://127.0.0.1:{server.port}")
+        yield name
+
+
+@pytest.mark.parametrize("command", ["models box", "running box", "health box", "check box/m\nx"])
+def test_names_and_messages_of_a_server_make_no_lines_of_their_own(hostile, capsys, command):
+    cli.main(command.split(" "))
+    out, told = capsys.readouterr()
+    assert "\x1b" not in out + told
+    assert not re.search(r"^(b\[|x|aiollm: fine)", out + told, re.MULTILINE)
+    if "--json" not in command and command.startswith(("models", "running")):
+        assert "a\\nb[2J" in out
+
+
+def test_names_in_json_are_exact(hostile, capsys):
+    assert cli.main(["models", "--json", "box"]) == cli.OK
+    out = capsys.readouterr().out
+    assert json.loads(out) == [f"box/{hostile}"]
+    assert out.isascii()
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("command", ["models", "health"])
+def test_an_ollama_nobody_configured_is_not_missed(box, capsys, monkeypatch, command):
+    row = msgspec.structs.replace(SCHEMES["ollama"], home="http://127.0.0.1:9")
+    monkeypatch.setitem(SCHEMES, "ollama", row)
+    assert cli.main([command]) == cli.OK
+    out, told = capsys.readouterr()
+    assert "box" in out
+    assert "ollama" not in out + told
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    assert cli.main([command]) == cli.FAILED
+    assert "ollama" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_check_names_limits_of_images_only_where_images_are_taken(images):
+    facts = {"images": images, "max_image_dimension": 5000}
+    described = check._described(check.Finding("box/m", "http://box", facts, total=1.0))
+    assert ("max_image_dimension: 5000" in described) is images
+
+
+@pytest.mark.parametrize(
+    ("there", "arguments", "made"),
+    [
+        ([], [], ["boat.png"]),
+        ([], ["-n", "2"], ["boat-1.png", "boat-2.png"]),
+        (["boat.png"], ["-n", "2"], ["boat-1.png", "boat-2.png"]),
+        (["boat.png"], ["--force"], ["boat.png"]),
+    ],
+)
+def test_images_are_saved_as_many_as_were_asked_for(drawn, tmp_path, there, arguments, made):
+    for name in there:
+        (tmp_path / name).write_bytes(b"old")
+    assert drawn(*arguments) == cli.OK
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*there, *made})
+    assert all((tmp_path / name).read_bytes() != b"old" for name in made)
+
+
+@pytest.mark.parametrize(
+    ("there", "arguments"),
+    [
+        ("boat.png", []),
+        ("boat-2.png", ["-n", "2"]),
+        ("boat-draft1.png", ["--drafts", "1"]),
+        ("boat.png", ["-n", "1", "--drafts", "2"]),
+    ],
+)
+def test_a_file_that_exists_stays_and_nothing_is_asked_for(
+    box, drawn, tmp_path, capsys, there, arguments
+):
+    (tmp_path / there).write_bytes(b"old")
+    assert drawn(*arguments) == cli.USAGE
+    assert f"{there}' exists" in capsys.readouterr().err
+    assert (tmp_path / there).read_bytes() == b"old"
+    assert not box.requests
+
+
+def test_a_file_that_comes_to_exist_meanwhile_stays_too(tmp_path):
+    asked = ImageRequest("x", count=2)
+    files = image.Files(tmp_path / "boat.png", asked, replace=False)
+    for name in ("boat-2.png", "boat-2_2.png"):
+        (tmp_path / name).write_bytes(b"another's")
+    files.keep(ImageResult((ImagePart(b"1"), ImagePart(b"2"))))
+    assert [path.name for path in files.made] == ["boat-1.png", "boat-2_3.png"]
+    assert (tmp_path / "boat-2.png").read_bytes() == b"another's"
+
+
+def test_an_image_that_is_an_address_is_told(box, tmp_path, capsys, monkeypatch):
+    reply = Answer(200, {}, {"data": [{"url": "https://a.example/x.png"}]})
+    with FaultServer(default=reply).in_thread() as server:
+        monkeypatch.setenv("LLM_BOX", f"llama-swap://127.0.0.1:{server.port}")
+        assert cli.main(["image", "x", "-m", "box/m", "-o", str(tmp_path / "x.png")]) == cli.OK
+    assert capsys.readouterr().out == "https://a.example/x.png\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder_is_a_usage_error(box, tmp_path, capsys):
+    assert cli.main(["image", "x", "-m", "box/sdxl", "-o", str(tmp_path)]) == cli.USAGE
+    assert not box.requests
+
+
+@pytest.fixture
+def drawn(box, tmp_path):
+    """Run `aiollm image`, with `boat.png` as the output."""
+    output = str(tmp_path / "boat.png")
+    return lambda *more: cli.main(["image", "x", "-m", "box/sdxl", "-o", output, *more])

@@ -1,33 +1,48 @@
 """The command `aiollm`: one row for each subcommand, streaming to the terminal.
 
 Exit codes: 0 answered, 1 no target answered or the answer broke off, 2 usage or configuration,
-130 Ctrl-C, 141 the reader of the output closed it.
+130 Ctrl-C, 141 the reader of the output closed it, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from aiollm import __version__
 from aiollm.cli import ask, chat, check, image, servers
-from aiollm.cli.terminal import (
+from aiollm.cli.safe_text import one_line, printable
+from aiollm.cli.session import (
     BROKEN_PIPE,
     FAILED,
     INTERRUPTED,
     OK,
+    TERMINATED,
     USAGE,
     VENDOR_VARIABLES,
     Command,
-    complain,
-    describe,
 )
+from aiollm.cli.terminal import Log, complain, describe
 from aiollm.errors import ConfigError, LLMError
 
-__all__ = ["BROKEN_PIPE", "FAILED", "INTERRUPTED", "OK", "USAGE", "VENDOR_VARIABLES", "main"]
+__all__ = [
+    "BROKEN_PIPE",
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "TERMINATED",
+    "USAGE",
+    "VENDOR_VARIABLES",
+    "main",
+    "one_line",
+    "printable",
+]
 
 COMMANDS = (
     Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
@@ -44,28 +59,67 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _open_what_is_closed()
-    for stream in (sys.stdout, sys.stderr):
-        _never_fail_on_encoding(stream)
-    options = _parser().parse_args(arguments)
+    _never_fail_on_encoding()
+    try:
+        options = _parser().parse_args(arguments)
+        with _clean_logs():
+            code = _code(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except OSError as error:  # what is printed cannot be written, say because the disk is full
+        with suppress(OSError):
+            complain(describe(error))
+        code = FAILED
+    _settle_output()
+    return code
+
+
+def _code(options: argparse.Namespace) -> int:
     command: Command = options.command
     try:
         return command.run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Otherwise Python complains again when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except asyncio.CancelledError:
+        return TERMINATED
     except ConfigError as error:
         complain(str(error))
         return USAGE
-    except (LLMError, OSError) as error:
+    except LLMError as error:
         complain(describe(error))
         return FAILED
 
 
+@contextmanager
+def _clean_logs() -> Generator[None]:
+    handler = Log(logging.WARNING)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+
+
+def _settle_output() -> None:
+    """Give up what cannot be written, or Python tries again at exit and makes its own code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains about arguments without control characters, which may come from elsewhere."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="aiollm",
         description="Ask language models. A spec names one target, a chain or a race.",
         epilog=(__doc__ or "").partition("\n\n")[2],
@@ -89,7 +143,8 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
-def _never_fail_on_encoding(stream: TextIO) -> None:
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")
+def _never_fail_on_encoding() -> None:
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

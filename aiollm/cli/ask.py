@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TextIO
 
+import msgspec
+
 from aiollm._streams.stream import Stream
-from aiollm.cli.terminal import OK, complain, image_from, print_json, run, show, spec_of
+from aiollm.cli.session import OK, image_from, run, spec_of
+from aiollm.cli.terminal import complain, print_json, show
 from aiollm.errors import ConfigError
 from aiollm.registry import Registry
 from aiollm.types import Request, user
@@ -25,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
     add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
     add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in the answer")
-    add("--json", action="store_true", help="print the complete response as JSON at the end")
+    add("--json", action="store_true", help="print the response as JSON at the end")
     add("-v", "--verbose", action="store_true", help="show which target answered, and its usage")
 
 
@@ -44,7 +47,8 @@ async def _answer(options: argparse.Namespace, request: Request, registry: Regis
     async with registry.stream(spec, request) as stream:
         try:
             if options.json:
-                print_json(await stream.collect())
+                response = await stream.collect()
+                print_json({"text": response.text} | msgspec.to_builtins(response, enc_hook=str))
             else:
                 await show(stream)
         finally:

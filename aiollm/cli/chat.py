@@ -5,36 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from importlib.util import find_spec
 
 from aiollm._streams.stream import Stream
-from aiollm.cli.terminal import (
-    INTERRUPTED,
-    OK,
-    complain,
-    describe,
-    image_from,
-    show,
-    spec_of,
-    write,
-)
+from aiollm.cli.session import FAILED, INTERRUPTED, OK, ended_by_sigterm, image_from, spec_of
+from aiollm.cli.terminal import complain, describe, note, prompt, show
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
-from aiollm.types import (
-    ImagePart,
-    Message,
-    Request,
-    Restart,
-    TextPart,
-    ToolCallPart,
-    assistant,
-    user,
-)
+from aiollm.types import ImagePart, Message, Request, TextPart, ToolCallPart, assistant, user
 
-_HELP = """/image FILE  show the model an image with your next message
-/new         start a new conversation
-/model SPEC  continue with another model
-/exit        leave, like Ctrl-D
+_HELP = """  /image FILE  show the model an image with your next message
+  /new         start a new conversation
+  /model SPEC  continue with another model
+  /help        show this
+  /exit        leave, like Ctrl-D
 Ctrl-C stops the answer."""
 
 
@@ -86,39 +69,56 @@ class _Talk:
         self._system = system
         self._images = images
         self._messages: list[Message] = []
+        self._is_typed = sys.stdin.isatty()
+        self._failed = False
 
     def run(self) -> int:
-        """Read and answer until the end of input; return the exit code."""
-        if sys.stdin.isatty():
+        """Read and answer until the end of input; return the exit code.
+
+        Whoever types has seen what failed; a script learns it from the code.
+        """
+        if self._is_typed:
             complain(f"talking with {self._spec}; /help lists the commands")
         while True:
             try:
-                line = input("> " if sys.stdin.isatty() else "").strip()
-            except EOFError:
-                write("\n" if sys.stdin.isatty() else "")
-                return OK
+                line = self._read()
+                if line is None or line == "/exit":
+                    return FAILED if self._failed and not self._is_typed else OK
+                if line.startswith("/"):
+                    self._command(*line.split(None, 1))
+                elif line:
+                    self._turn(line)
             except KeyboardInterrupt:
-                write("\n")
-                continue
-            if line == "/exit":
-                return OK
-            if line.startswith("/"):
-                self._command(*line.split(None, 1))
-            elif line:
-                self._turn(line)
+                note("")  # ends the line where the terminal shows ^C
+
+    def _read(self) -> str | None:
+        """Return the next line, None at the end of input."""
+        if self._is_typed:
+            prompt("> ")
+        try:
+            return input().strip()
+        except EOFError:
+            if self._is_typed:
+                note("")
+            return None
 
     def _command(self, name: str, value: str = "") -> None:
         try:
             match name:
                 case "/image" if value:
                     self._images.append(image_from(value))
-                case "/new":
-                    self._messages.clear()
                 case "/model" if value:
                     self._registry.parse(value)
                     self._spec = value
+                case "/image" | "/model":
+                    complain(f"{name} needs a {'FILE' if name == '/image' else 'SPEC'}")
+                case "/new":
+                    self._messages.clear()
+                case "/help":
+                    note(_HELP)
                 case _:
-                    complain(_HELP)
+                    complain(f"unknown command {name}; these are known:")
+                    note(_HELP)
         except ConfigError as error:
             complain(str(error))
 
@@ -130,9 +130,9 @@ class _Talk:
             stream = self._registry.stream(self._spec, request)
             self._runner.run(_shown(stream))
         except KeyboardInterrupt:
-            write("\n")
             complain("stopped")
         except LLMError as error:
+            self._failed = True
             complain(describe(error))
         said = _kept(stream.partial.message) if stream is not None else assistant()
         if said.text or any(not isinstance(part, TextPart) for part in said.parts):
@@ -147,28 +147,6 @@ def _kept(said: Message) -> Message:
 
 
 async def _shown(stream: Stream) -> None:
-    async with stream:
-        if _draws():
-            await _show_markdown(stream)
-        else:
+    with ended_by_sigterm():
+        async with stream:
             await show(stream)
-
-
-def _draws() -> bool:
-    """Return whether standard output can redraw what it shows."""
-    if not sys.stdout.isatty() or find_spec("rich") is None:
-        return False
-    from rich.console import Console
-
-    return not Console().is_dumb_terminal
-
-
-async def _show_markdown(stream: Stream) -> None:
-    from rich.live import Live
-    from rich.markdown import Markdown
-
-    with Live(Markdown(""), vertical_overflow="visible", refresh_per_second=12) as live:
-        text = ""
-        async for chunk in stream:
-            text = "" if isinstance(chunk, Restart) else text + chunk.text
-            live.update(Markdown(text))

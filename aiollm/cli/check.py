@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from aiollm.cli.terminal import FAILED, OK, describe, print_json, run, spec_of, write
+from aiollm.cli.safe_text import one_line
+from aiollm.cli.session import FAILED, OK, run, spec_of
+from aiollm.cli.terminal import describe, print_json, write
 from aiollm.errors import (
     AuthenticationError,
     ConnectError,
@@ -58,7 +60,7 @@ def check(options: argparse.Namespace) -> int:
         if options.json:
             print_json(findings)
         else:
-            write(f"{plan}\n" + "".join(map(_described, findings)))
+            write(f"{one_line(plan)}\n" + "".join(map(_described, findings)))
         return OK if not any(each.problem for each in findings) else FAILED
 
     return run(work)
@@ -86,13 +88,14 @@ async def _try(registry: Registry, target: Target) -> Finding:
 
 
 def _described(finding: Finding) -> str:
-    facts = finding.capabilities
+    facts, target, url = finding.capabilities, one_line(finding.target), one_line(finding.url)
     takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
-    lines = [finding.target, f"  at {finding.url}", f"  accepts {', '.join(takes) or 'text only'}"]
-    limits = ("max_images_per_request", "max_image_dimension", "max_image_bytes")
-    lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
+    lines = [target, f"  at {url}", f"  accepts {', '.join(takes) or 'text only'}"]
+    if facts.get("images"):
+        limits = ("max_images_per_request", "max_image_dimension", "max_image_bytes")
+        lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
     if finding.problem:
-        lines.append(f"  FAILED  {finding.problem}")
+        lines.append("  FAILED  " + finding.problem.replace("\n", "\n  "))
         lines += [f"  try: {finding.advice}"] if finding.advice else []
     else:
         first = finding.first_output or 0.0

@@ -6,13 +6,19 @@ import argparse
 import asyncio
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from aiollm.cli.terminal import OK, image_from, run, write
+from aiollm.cli.safe_text import one_line
+from aiollm.cli.session import OK, image_from, run
+from aiollm.cli.terminal import clear_progress, complain, is_animated, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.registry import Registry
-from aiollm.types import Restart
+from aiollm.types import ImagePart, Restart
+
+MOST_CHECKED = 1000
+"""Of more names, only the first are checked before the request is sent."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to edit")
     add("--mask", metavar="FILE", help="where to edit: its transparent parts")
     add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts while it is made")
+    add("-f", "--force", action="store_true", help="replace files that exist")
 
 
 def image(options: argparse.Namespace) -> int:
@@ -42,9 +49,7 @@ def image(options: argparse.Namespace) -> int:
         mask=image_from(options.mask) if options.mask else None,
         partial_images=options.drafts,
     )
-    output = Path(options.output)
-    if not output.parent.is_dir():
-        raise ConfigError(f"the folder {str(output.parent)!r} does not exist")
+    files = Files(Path(options.output), request, replace=options.force)
 
     async def work(registry: Registry) -> int:
         waiting = asyncio.create_task(_tick())
@@ -52,40 +57,79 @@ def image(options: argparse.Namespace) -> int:
             async with registry.stream_images(options.model, request) as stream:
                 async for item in stream:
                     if not isinstance(item, Restart):
-                        await asyncio.to_thread(_save, item, output)
+                        await asyncio.to_thread(files.keep, item)
         finally:
             waiting.cancel()
-            _clear()
+            clear_progress()
+        for warning in stream.result.warnings:
+            complain(warning)
+        write("".join(f"{one_line(place)}\n" for place in files.made))
         return OK
 
     return run(work)
 
 
-def _save(item: PartialImage | ImageResult, output: Path) -> None:
-    match item:
-        case PartialImage(image=draft, index=index):
-            draft.save(_numbered(output, f"draft{index + 1}"))
-        case ImageResult(images=images):
-            for number, made in enumerate(images):
-                path = _numbered(output, str(number + 1)) if len(images) > 1 else output
-                made.save(path)
-                _clear()
-                write(f"{path}\n")
+class Files:
+    """Where drafts and images are saved. Raises: ConfigError before anything is paid for."""
+
+    def __init__(self, output: Path, request: ImageRequest, *, replace: bool) -> None:
+        if not output.parent.is_dir():
+            raise ConfigError(f"the folder {str(output.parent)!r} does not exist")
+        if output.is_dir():
+            raise ConfigError(f"{str(output)!r} is a folder: -o names a file")
+        self._output = output
+        self._count = request.count
+        self._replace = replace
+        self.made: list[Path | str] = []
+        drafts = (self._draft(number) for number in range(request.partial_images))
+        images = (self._image(number) for number in range(min(request.count, MOST_CHECKED)))
+        for path in () if replace else (*images, *drafts):
+            if path.exists():
+                raise ConfigError(f"{str(path)!r} exists: give another file with -o, or --force")
+
+    def keep(self, item: PartialImage | ImageResult) -> None:
+        """Save a draft or the images, and note where these are."""
+        match item:
+            case PartialImage(image=draft, index=index):
+                self._save(draft, self._draft(index))
+            case ImageResult(images=images):
+                for number, made in enumerate(images):
+                    # A few servers answer with an address, which may need a key: the user's turn.
+                    self.made.append(made.url or self._save(made, self._image(number)))
+
+    def _draft(self, number: int) -> Path:
+        return self._output.with_stem(f"{self._output.stem}-draft{number + 1}")
+
+    def _image(self, number: int) -> Path:
+        if self._count == 1:
+            return self._output
+        return self._output.with_stem(f"{self._output.stem}-{number + 1}")
+
+    def _save(self, image: ImagePart, path: Path) -> Path:
+        if not image.data:
+            return path
+        if not self._replace:
+            path = _reserved(path)
+        image.save(path)
+        return path
 
 
-def _numbered(output: Path, mark: str) -> Path:
-    return output.with_name(f"{output.stem}-{mark}{output.suffix}")
+def _reserved(path: Path) -> Path:
+    """Create the file; under another name if it has come to exist since the images were asked for.
+
+    They are paid for, so failing now would be worse than a name that nobody chose.
+    """
+    free, number = path, 1
+    while True:
+        with suppress(FileExistsError):
+            free.touch(exist_ok=False)
+            return free
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
 
 
 async def _tick() -> None:
     began = time.monotonic()
-    while sys.stderr.isatty():
-        sys.stderr.write(f"\rmaking the image: {time.monotonic() - began:.0f} s")
-        sys.stderr.flush()
+    while is_animated(sys.stderr):
+        show_progress(f"making the image: {time.monotonic() - began:.0f} s")
         await asyncio.sleep(1)
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()

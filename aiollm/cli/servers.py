@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from aiollm.cli.terminal import FAILED, OK, complain, describe, print_json, run, table, write
-from aiollm.errors import ConfigError, LLMError
+from aiollm.cli.safe_text import one_line
+from aiollm.cli.session import FAILED, OK, run
+from aiollm.cli.terminal import complain, describe, print_json, table, write
+from aiollm.errors import ConfigError, ConnectError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
+
+OLLAMA_HOST = "OLLAMA_HOST"
+"""The variable of Ollama's own programs: whoever sets it wants to hear of that server."""
+
+_NOTHING_CONFIGURED = """nothing is configured, and no Ollama answers on this machine. Set either:
+  a server:        export LLM_BOX=ollama+http://HOST:11434
+  a vendor's key:  export OPENAI_API_KEY=..."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -50,44 +60,75 @@ def models(options: argparse.Namespace) -> int:
     """List models as targets; return the exit code."""
 
     async def work(registry: Registry) -> int:
-        names = options.provider or configured(registry)
-        found = await asyncio.gather(*(_models(registry, name) for name in names))
-        targets = [f"{name}/{model}" for name, listed in found for model in listed]
-        print_json(targets) if options.json else write("".join(f"{each}\n" for each in targets))
-        return OK if targets else FAILED
+        found = await _listings(registry, options.provider)
+        for each in found:
+            if each.error is not None:
+                complain(f"{one_line(each.provider)}: {describe(each.error)}")
+        targets = [f"{each.provider}/{model}" for each in found for model in each.models]
+        lines = (f"{one_line(each)}\n" for each in targets)
+        print_json(targets) if options.json else write("".join(lines))
+        return _code(found)
 
     return run(work)
-
-
-async def _models(registry: Registry, name: str) -> tuple[str, tuple[str, ...]]:
-    try:
-        return name, await registry.models(name)
-    except LLMError as error:
-        complain(f"{name}: {describe(error)}")
-        return name, ()
 
 
 def health(options: argparse.Namespace) -> int:
     """Ask every provider for its models; return the exit code."""
 
     async def work(registry: Registry) -> int:
-        names = options.provider or configured(registry)
-        states = await asyncio.gather(*(_state(registry, name) for name in names))
+        found = await _listings(registry, options.provider)
+        states = [each.state for each in found]
         print_json(states) if options.json else write(table([_row(each) for each in states]))
-        return OK if all(each.seconds is not None for each in states) else FAILED
+        return _code(found)
 
     return run(work)
 
 
-async def _state(registry: Registry, name: str) -> State:
+class _Listing(msgspec.Struct, frozen=True):
+    """The models of a provider, or the error in their place."""
+
+    provider: str
+    url: str
+    models: tuple[str, ...] = ()
+    seconds: float | None = None
+    error: LLMError | None = None
+
+    @property
+    def state(self) -> State:
+        problem = f"{type(self.error).__name__}: {self.error}" if self.error else ""
+        return State(self.provider, self.url, len(self.models), self.seconds, problem)
+
+
+async def _listings(registry: Registry, given: Sequence[str]) -> list[_Listing]:
+    names = given or configured(registry)
+    found = await asyncio.gather(*(_listing(registry, name) for name in names))
+    if given:
+        return found
+    found = [each for each in found if not _is_absent(each, registry)]
+    if not found:
+        raise ConfigError(_NOTHING_CONFIGURED)
+    return found
+
+
+async def _listing(registry: Registry, name: str) -> _Listing:
     began = time.perf_counter()
     url = ""
     try:
         url = registry.provider(name).base_url
         listed = await registry.models(name)
     except LLMError as error:
-        return State(name, url, problem=f"{type(error).__name__}: {error}")
-    return State(name, url, len(listed), time.perf_counter() - began)
+        return _Listing(name, url, error=error)
+    return _Listing(name, url, listed, time.perf_counter() - began)
+
+
+def _is_absent(listing: _Listing, registry: Registry) -> bool:
+    """Return whether it is the Ollama of this machine, which needs no configuration to be found."""
+    is_guess = registry.providers().get("ollama") == "built-in" and not os.environ.get(OLLAMA_HOST)
+    return is_guess and listing.provider == "ollama" and isinstance(listing.error, ConnectError)
+
+
+def _code(found: Sequence[_Listing]) -> int:
+    return FAILED if any(each.error is not None for each in found) else OK
 
 
 def _row(state: State) -> tuple[str, ...]:
@@ -103,7 +144,7 @@ def _row(state: State) -> tuple[str, ...]:
 
 def configured(registry: Registry) -> Sequence[str]:
     """Return the providers worth asking: all but built-ins whose key or DSN is missing."""
-    names = []
+    names: list[str] = []
     for name, origin in registry.providers().items():
         try:
             registry.provider(name)
@@ -132,7 +173,7 @@ def _line(loaded: object) -> str:
     facts = msgspec.to_builtins(loaded, enc_hook=str)
     name = facts.pop("model", None) or facts.pop("name", "")
     state = facts.get("state", "loaded")
-    return f"{name}  {state}"
+    return one_line(f"{name}  {state}")
 
 
 def unload(options: argparse.Namespace) -> int:

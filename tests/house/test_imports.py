@@ -26,7 +26,6 @@ HEAVY = {
     "multiprocessing.context",
     "opentelemetry",
     "pytest",
-    "rich",
     "uvloop",
     "xllamacpp",
     "yarl",

@@ -52,7 +52,6 @@ def test_its_make_targets_exist() -> None:
 def test_its_extras_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     named = set(re.findall(r"(?:aiollm-client|'\.)\[(\w+)\]", README)) | {
-        "cli",
         "otel",
         "testing",
         "uvloop",

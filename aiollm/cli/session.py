@@ -1,0 +1,114 @@
+"""Shared by all commands: exit codes, and the registry for the environment."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from aiollm import local
+from aiollm.cli.terminal import complain
+from aiollm.errors import ConfigError
+from aiollm.registry import Registry
+from aiollm.types import ImagePart
+
+OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
+
+VENDOR_VARIABLES = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "OLLAMA_API_KEY",
+    "OLLAMA_HOST",
+)
+"""Variables that configure a built-in provider without any LLM_* variable."""
+
+_LOCAL = "local/smollm2"
+_NAMES_LOCAL = re.compile(r"(?:^|[,|&\s])local/")
+
+_NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
+  a provider:     export LLM_BOX=ollama+http://127.0.0.1:11434   and   aiollm ask -m box/MODEL ...
+                  (or a vendor's own key, such as OPENAI_API_KEY, and -m openai/MODEL)
+  a local model:  {install}"""
+_NO_MODEL = """no model given: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), or set a default:
+  export LLM_DEFAULT=alias:PROVIDER/MODEL"""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A subcommand: its options, and the function that runs it and returns the exit code."""
+
+    name: str
+    help: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def run(work: Callable[[Registry], Awaitable[int]]) -> int:
+    """Run `work` with a registry that reads the environment."""
+
+    async def session() -> int:
+        with ended_by_sigterm():
+            async with Registry() as registry:
+                return await work(registry)
+
+    return asyncio.run(session())
+
+
+@contextmanager
+def ended_by_sigterm() -> Generator[None]:
+    """Cancel the current task at SIGTERM, so that it closes its connections and says no more."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    # Windows has no such signal, and only the main thread may handle one.
+    with suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def spec_of(given: str | None, registry: Registry) -> str:
+    """Return the spec to use; start the local model if it is named or nothing is configured."""
+    if given is not None:
+        if _NAMES_LOCAL.search(given) and "local" not in registry.providers():
+            await _start_local(registry)
+        return given
+    if "default" in registry.aliases():
+        return "default"
+    if is_configured(os.environ):
+        raise ConfigError(_NO_MODEL)
+    await _start_local(registry)
+    complain("nothing is configured, so a small local model answers: do not expect good answers")
+    return _LOCAL
+
+
+async def _start_local(registry: Registry) -> None:
+    if lacking := local.missing():
+        raise ConfigError(_NOTHING_CONFIGURED.format(install=" && ".join(lacking)))
+    await local.start(registry)
+
+
+def is_configured(env: Mapping[str, str]) -> bool:
+    """Return whether the environment names any provider or alias."""
+    return any(
+        value and (name.startswith("LLM_") or name in VENDOR_VARIABLES)
+        for name, value in env.items()
+    )
+
+
+def image_from(path: str) -> ImagePart:
+    """Read an image. Raises: ConfigError."""
+    try:
+        return ImagePart.from_path(path)
+    except (OSError, ValueError) as error:
+        reason = f"the image {path!r} cannot be used: {error}"
+    raise ConfigError(reason)
