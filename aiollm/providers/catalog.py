@@ -211,9 +211,11 @@ class Catalog:
         scheme = SCHEMES.get(dsn.scheme)
         if scheme is None:
             known = ", ".join([*SCHEMES, *self._schemes])
+            is_url = dsn.scheme in {"http", "https"}
+            example = f"openai+{dsn.scheme}://{dsn.host}" if is_url else "openai://host"
             raise ConfigError(
                 f"{variable}: unknown scheme {dsn.scheme!r}: "
-                f"name what the server speaks, as in openai://host (known: {known})"
+                f"name what the server speaks, as in {example} (known: {known})"
             )
         return from_dsn(name, dsn, self._env, scheme)
 

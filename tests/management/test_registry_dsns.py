@@ -133,6 +133,8 @@ async def test_an_unknown_scheme_lists_those_that_exist(scheme):
         with pytest.raises(ConfigError, match="llama-swap, llama-swaps") as caught:
             reg.provider("my-box")
         assert "hunter22" not in str(caught.value)
+        spoken = f"openai+{scheme}://box" if scheme.startswith("http") else "openai://host"
+        assert f"as in {spoken} (" in str(caught.value)
 
 
 @pytest.mark.parametrize("variable", ["LLM_my_box", "LLM_MY-BOX", "LLM_My_Box"])
