@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiollm import Registry, Request, local
+from aiollm.cli import one_line, printable
 
 SPEC = "down/none,local/smollm2"
 ENVIRONMENT = {"LLM_DOWN": "openai+http://127.0.0.1:9/v1"}
@@ -27,11 +28,11 @@ async def answer(reg: Registry) -> None:
     request = Request(QUESTION, max_output_tokens=96, temperature=0.0)
     async with reg.stream(SPEC, request) as stream:
         async for chunk in stream:
-            print(chunk.text, end="", flush=True)
+            print(printable(chunk.text), end="", flush=True)  # a model must not drive the terminal
         response = stream.response
     print("\n")
     for attempt in response.attempts:
-        error = f": {attempt.error}" if attempt.error else ""
+        error = f": {one_line(attempt.error)}" if attempt.error else ""
         print(f"  at {attempt.started * 1000:.0f} ms: {attempt.target}  {attempt.outcome}{error}")
     usage, timings = response.usage, response.timings
     print(
