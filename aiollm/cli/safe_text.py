@@ -34,7 +34,10 @@ def _in_place(found: re.Match[str]) -> str:
 
 
 def one_line(text: object) -> str:
-    r"""Return a name or a message as one printable line, with breaks and tabs as `\n` and `\t`."""
+    r"""Return a name or a message as one printable line, with breaks and tabs as `\n` and `\t`.
+
+    `text` may be any object; its `str` is used.
+    """
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
