@@ -41,14 +41,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 LONG = [f"Line {number}: some *words* here" for number in range(60)]
 
 
+def environment(dsn: str, **more: str) -> dict[str, str]:
+    """Return a user's environment: output is buffered, and colors are welcome."""
+    env = {**os.environ, "LLM_BOX": dsn, "PYTHONPATH": str(ROOT), **more}
+    return {name: env[name] for name in env if name not in {"PYTHONUNBUFFERED", "NO_COLOR"}}
+
+
 class Terminal:
     """A command behind a pseudo-terminal of 80 columns and 20 rows that shows what is typed."""
 
     def __init__(self, *arguments: str, dsn: str, term: str = "xterm-256color") -> None:
         self.main, side = pty.openpty()
         self.resize(80, 20)
-        env = {**os.environ, "LLM_BOX": dsn, "TERM": term, "PYTHONPATH": str(ROOT)}
-        env.pop("NO_COLOR", None)
+        env = environment(dsn, TERM=term)
         self.process = subprocess.Popen(
             [sys.executable, "-c", BOOT, "-m", "aiollm", *arguments],
             stdin=side,
@@ -116,7 +121,7 @@ def run(
         stderr=subprocess.PIPE,
         timeout=60,
         check=False,
-        env={**os.environ, "LLM_BOX": dsn, "PYTHONPATH": str(ROOT), **more},
+        env=environment(dsn, **more),
     )
 
 
@@ -288,7 +293,7 @@ def test_a_reader_that_leaves_ends_it_silently_and_closes_the_connection():
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LLM_BOX": server.dsn("openai"), "PYTHONPATH": str(ROOT)},
+            env=environment(server.dsn("openai")),
         ) as process:
             assert process.stdout.readline() == b"first\n"
             process.stdout.close()
@@ -316,7 +321,7 @@ def test_sigterm_closes_the_connection(command):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LLM_BOX": server.dsn("openai"), "PYTHONPATH": str(ROOT)},
+            env=environment(server.dsn("openai")),
         ) as process:
             process.stdin.write(b"Hi\n")
             process.stdin.close() if command[0] == "ask" else process.stdin.flush()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aiollm import FailoverError, ServerError
 from aiollm.cli import terminal
 from aiollm.cli.emphasis import BOLD, CODE, RESET, Emphasis
 from aiollm.cli.safe_text import as_json, one_line, printable
@@ -181,6 +182,14 @@ def test_only_the_first_line_of_a_complaint_looks_like_ours(capsys):
     terminal.complain("bad\naiollm: all is well\n\naiollm: \x1b]0;title\x07done")
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["aiollm: bad", "  aiollm: all is well", "", "  aiollm: ]0;titledone"]
+
+
+def test_each_cause_of_a_failure_is_one_line():
+    causes = [ServerError("no\n  ServerError: b/m: no"), ServerError("no")]
+    error = FailoverError("failed\nServerError: a/m: no", causes)
+    lines = terminal.describe(error).splitlines()
+    assert len(lines) == 3
+    assert [line[:2] for line in lines] == ["fa", "  ", "  "]
 
 
 def test_logs_are_clean_with_their_tracebacks(capsys):
