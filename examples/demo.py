@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiollm import Registry, Request, local
-from aiollm.cli import one_line, printable
+from aiollm.cli.safe_text import one_line, printable
 
 SPEC = "down/none,local/smollm2"
 ENVIRONMENT = {"LLM_DOWN": "openai+http://127.0.0.1:9/v1"}

@@ -54,7 +54,7 @@ TOPICS = {
     "http_status",
 }
 MODULES = {
-    "aiollm.cli": "printable one_line",
+    "aiollm.cli.safe_text": "printable one_line",
     "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "
     "Notice UsageUpdate AnnouncedLimits "
     "system_text conversation sole_text Warnings merge json_schema json_body "

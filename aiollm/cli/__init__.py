@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from aiollm import __version__
 from aiollm.cli import ask, chat, check, image, servers
-from aiollm.cli.safe_text import one_line, printable
+from aiollm.cli.safe_text import printable
 from aiollm.cli.session import (
     BROKEN_PIPE,
     FAILED,
@@ -40,8 +40,6 @@ __all__ = [
     "USAGE",
     "VENDOR_VARIABLES",
     "main",
-    "one_line",
-    "printable",
 ]
 
 COMMANDS = (

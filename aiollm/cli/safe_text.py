@@ -7,6 +7,8 @@ import re
 
 import msgspec
 
+__all__ = ["one_line", "printable"]
+
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 without \t and \n: no sequence begins without one
     "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # reorder the line that is seen

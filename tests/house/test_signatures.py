@@ -13,6 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PUBLIC = (
     "aiollm",
+    "aiollm.cli.safe_text",
     "aiollm.codecs",
     "aiollm.events",
     "aiollm.local",
