@@ -120,8 +120,8 @@ class _Whole:
 _Builder: TypeAlias = _Text | _Reasoning | _Refusal | _Call | _Whole
 
 
-_CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error")
-"""How an answer ends that may lack arguments at its end."""
+_CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
+"""How an answer ends that may lack arguments at its end; `other` may mean anything."""
 
 
 def _object(text: str) -> str:

@@ -1,9 +1,11 @@
-"""Shared by all decoders: frames without an answer, counting tool calls, giving each an id."""
+"""Shared by all decoders: frames without an answer; tool calls, their ids and arguments."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from aiollm._wire.lenient import encode
 from aiollm.errors import ProtocolError
 from aiollm.types import Usage
 
@@ -47,6 +49,25 @@ def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word
     own = id if id and id not in taken else new_call_id()
     taken.add(own)
     return own
+
+
+def arguments_text(value: Any) -> str:
+    """Return a call's arguments as JSON text, "" if there are none; some servers decode them.
+
+    Raises: ProtocolError.
+    """
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case _:
+            pass
+    try:
+        return encode(value).decode()
+    except RecursionError:
+        pass
+    raise ProtocolError("the arguments of a tool call nest too deeply")
 
 
 def says_nothing(frame: bytes) -> bool:

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
@@ -23,6 +22,7 @@ from aiollm.providers.anthropic.wire import (
     usage_of,
 )
 from aiollm.providers.decoding import (
+    arguments_text,
     is_done,
     is_unreadable,
     one_more_call,
@@ -223,8 +223,8 @@ class AnthropicDecoder:
                 self._think(index, delta.thinking, out)
             case "signature_delta" if block is not None and block.kind == "thinking":
                 block.signature = delta.signature or block.signature
-            case "input_json_delta" if block is not None:
-                self._arguments(index, block, delta.partial_json, out)
+            case "input_json_delta":
+                self._arguments(index, arguments_text(delta.partial_json), out)
             case "citations_delta":
                 _cite(_inner(data).get("citation"), out)
             case _ if block is not None:
@@ -242,7 +242,12 @@ class AnthropicDecoder:
             if index in self._blocks:
                 self._blocks[index].said = True
 
-    def _arguments(self, index: int, block: _Block, text: str | None, out: list[Item]) -> None:
+    def _arguments(self, index: int, text: str, out: list[Item]) -> None:
+        block = self._blocks.get(index)
+        if block is None:
+            if text:  # of some call, which would otherwise run without them
+                raise ProtocolError(f"arguments came for block {index}, which is not open")
+            return
         if joined := self._joined(index, "input", text):
             block.partial.append(joined)
             if block.kind == "tool_use":
@@ -253,8 +258,8 @@ class AnthropicDecoder:
             return ""
         return self._joiner.feed(f"{index}.{field}", text) if self._joiner is not None else text
 
-    def _shut(self, index: int, out: list[Item]) -> None:
-        """Emit what only the end of a block completes."""
+    def _shut(self, index: int, out: list[Item], *, cut: bool = False) -> None:
+        """Emit what only the end of a block completes; `cut` if the message ended without it."""
         block = self._blocks.pop(index, None)
         if block is None:
             return
@@ -269,11 +274,12 @@ class AnthropicDecoder:
                 data = ProviderData(FAMILY, {"redacted_thinking": block.raw.get("data")})
                 out.append(PartChunk(ReasoningPart("", data)))
             case "tool_use":
-                given = block.raw.get("input")
                 # Some servers send the complete input with the start of the block, and no deltas.
-                if given and not block.partial:
-                    text = bytes(json_body(given)).decode()
-                    out.append(ToolCallDelta(block.call, arguments=text))
+                given = block.raw.get("input")
+                text = "" if given == {} else mend(arguments_text(given))
+                # Half a JSON object, so that a call whose arguments never came is not run.
+                if (text or cut) and not block.partial:
+                    out.append(ToolCallDelta(block.call, arguments=text or "{"))
             case _:
                 out.append(PartChunk(_opaque(block)))
 
@@ -305,7 +311,7 @@ class AnthropicDecoder:
 
     def _end(self, out: list[Item]) -> None:
         for index in list(self._blocks):
-            self._shut(index, out)
+            self._shut(index, out, cut=True)
         raw = self._stop
         if is_broken(raw):
             usage = usage_of(self._counts, final=False)

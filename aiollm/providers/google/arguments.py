@@ -25,8 +25,18 @@ class PartialArguments:
     def __init__(self) -> None:
         self._root: dict[str, Any] = {}
 
-    def add(self, piece: dict[str, Any]) -> None:
-        """Add a piece at its path; strings at the same path are joined. Raises: ProtocolError."""
+    def add(self, pieces: Any) -> None:
+        """Add pieces at their paths; strings at the same path are joined. Raises: ProtocolError."""
+        for piece in pieces if isinstance(pieces, list) else (pieces,):
+            match piece:
+                case None:
+                    pass
+                case dict():
+                    self._add(piece)
+                case _:
+                    raise ProtocolError(f"a piece of the arguments cannot be read: {piece!r:.100}")
+
+    def _add(self, piece: dict[str, Any]) -> None:
         path = piece.get("jsonPath")
         steps = _steps(path if isinstance(path, str) else "")
         place: Any = self._root

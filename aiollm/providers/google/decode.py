@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
+    arguments_text,
     is_done,
     is_unreadable,
     one_more_call,
@@ -271,13 +271,12 @@ class GoogleDecoder:
 
     def _call(self, call: Call, signature: str | None, out: list[Item]) -> None:
         if call.name:
-            self._close_call(out)
+            self._close_call(out, cut=True)
             self._begin_call(call, signature, out)
         elif self._open is None:
             return
         if self._open is not None:
-            for piece in call.partial_args or ():
-                self._open.add(piece)
+            self._open.add(call.partial_args)
             if not call.will_continue:
                 self._close_call(out)
 
@@ -292,7 +291,7 @@ class GoogleDecoder:
                 number,
                 own_call_id(mend(call.id or ""), self._ids),
                 mend(call.name or ""),
-                "" if streamed else bytes(json_body(call.args or {})).decode(),
+                "" if streamed else mend(arguments_text(call.args)),
                 data,
             )
         )

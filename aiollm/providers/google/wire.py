@@ -25,7 +25,7 @@ class Call(_Wire):
     name: str | None = None
     id: str | None = None
     args: Any = None
-    partial_args: list[dict[str, Any]] | None = None
+    partial_args: Any = None
     will_continue: bool | None = None
 
 

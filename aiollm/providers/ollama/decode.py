@@ -203,12 +203,12 @@ class OllamaDecoder:
 
 
 def _arguments(value: Any) -> str:
-    """Return the arguments as JSON text; some hosted models already send text."""
+    """Return the arguments as JSON text, "" if there are none; some hosted models send text."""
     match value:
         case None:
-            return "{}"
+            return ""
         case str():
-            return mend(value) or "{}"
+            return mend(value)
         case _:
             return bytes(json_body(value)).decode()
 

@@ -14,7 +14,13 @@ import msgspec
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import is_done, is_unreadable, later_usage, says_nothing
+from aiollm.providers.decoding import (
+    arguments_text,
+    is_done,
+    is_unreadable,
+    later_usage,
+    says_nothing,
+)
 from aiollm.providers.encoding import merge
 from aiollm.providers.error_bodies import is_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
@@ -27,7 +33,7 @@ from aiollm.providers.openai.chat_extensions import (
     words,
 )
 from aiollm.providers.openai.chat_think import ThinkBlock
-from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, arguments_text
+from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
 from aiollm.providers.openai.chat_wire import (
     CHUNK,
     FRAGMENT,
@@ -311,7 +317,7 @@ class ChatDecoder:
         custom = call.custom if call.custom and (call.custom.name or call.custom.input) else None
         if custom is not None:
             state["type"] = "custom"
-            name, text = custom.name, custom.input or ""
+            name, text = custom.name, arguments_text(custom.input)
         else:
             function = call.function or Function()
             name, text = function.name, arguments_text(function.arguments)
@@ -381,7 +387,7 @@ class ChatDecoder:
         if self._reasoning is not None and (data := self._reasoning.data()) is not None:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
         reason = self._finish_reason()
-        if self._calls is not None and reason not in ("length", "content_filter"):
+        if self._calls is not None and reason in ("stop", "tool_calls"):
             out += self._calls.end()
         if is_broken(self._reason):
             if self._usage.certainty != "missing":
@@ -394,7 +400,9 @@ class ChatDecoder:
         reason = reason_of(self._reason)
         if not self._calls:
             return "stop" if reason == "tool_calls" else reason
-        return "tool_calls" if reason in ("stop", "other") and self._calls.whole() else reason
+        if reason in ("stop", "other") and self._calls.whole(ended=bool(self._reason)):
+            return "tool_calls"
+        return reason
 
     def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""

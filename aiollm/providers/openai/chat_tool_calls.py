@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from aiollm._wire.lenient import load, mend
+from aiollm._wire.lenient import load
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.types import ProviderData, ToolCallDelta
 
@@ -128,10 +125,13 @@ class ToolCallAssembler:
             if call.blank() and not call.custom
         ]
 
-    def whole(self) -> bool:
-        """Return whether there are calls, all with a JSON object or nothing as arguments."""
+    def whole(self, *, ended: bool) -> bool:
+        """Return whether there are calls, and all are complete.
+
+        That a call has no arguments, or what free text it has, shows only the end of the answer.
+        """
         return bool(self._calls) and all(
-            call.custom or call.blank() or call.whole() for call in self._calls
+            call.whole() or (ended and (call.custom or call.blank())) for call in self._calls
         )
 
     def _begin(self, index: int | None, id: str, *, custom: bool) -> int:  # noqa: A002
@@ -149,14 +149,3 @@ class ToolCallAssembler:
             places = range(last, -1, -1)
             return next((at for at in places if self._calls[at].known == id), None)
         return last if self._calls else None
-
-
-def arguments_text(value: Any) -> str:
-    """Return arguments as JSON text; some servers send them decoded."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return value
-        case _:
-            return mend(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -108,14 +108,14 @@ class Function(msgspec.Struct, gc=False):
     """The function that a call names, and its arguments or a piece of them."""
 
     name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    arguments: Any = None
 
 
 class Custom(msgspec.Struct, gc=False):
     """A call of a custom tool, whose input is free text."""
 
     name: str | None = None
-    input: str | None = None
+    input: Any = None
 
 
 class Call(msgspec.Struct, gc=False):

@@ -11,18 +11,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from aiollm._wire.framing import NamedSSE
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.errors import StreamInterrupted
-from aiollm.providers.decoding import is_done, one_more_call, own_call_id, says_nothing
+from aiollm.providers.decoding import (
+    arguments_text,
+    is_done,
+    one_more_call,
+    own_call_id,
+    says_nothing,
+)
 from aiollm.providers.error_bodies import is_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.openai.chat_extensions import citations
-from aiollm.providers.openai.chat_tool_calls import arguments_text
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
 from aiollm.providers.openai.responses_outputs import (
     ARGUMENTS,
     RAN,
     Output,
+    check_arguments,
     dicts,
     image_of,
     kind_of,
@@ -93,13 +99,13 @@ class ResponsesDecoder:
     def feed(self, frames: Sequence[tuple[bytes, bytes]], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
         current = self._current
-        decode = DELTA.decode
+        plain = DELTA.decode
         append = out.append
         for name, data in frames:
             # The first delta of a part sets the current index, any other event unsets it.
             if current is not None and name == _TEXT_DELTA:
                 try:
-                    event = decode(data)
+                    event = plain(data)
                 except (ValueError, RecursionError):
                     pass
                 else:
@@ -119,18 +125,10 @@ class ResponsesDecoder:
             self.feed(framer.close(), out)
             self.close(out)
             return
-        response = self._whole(body) if is_object(body) else Response()
+        response = decode(body, RESPONSE) if is_object(body) else Response()
         if response.output is None or response.error:
             raise no_answer(body)
         self._end(response, response.status or "completed", out)
-
-    def _whole(self, body: bytes) -> Response:
-        try:
-            return RESPONSE.decode(body)
-        except (ValueError, RecursionError):
-            self._joiner = SurrogateJoiner()
-        response: Response = decode_leniently(body, Response)
-        return response
 
     def close(self, out: list[Item]) -> None:  # noqa: ARG002  the contract's
         """End the reply. Raises: StreamInterrupted if no terminal event has arrived."""
@@ -403,11 +401,9 @@ class ResponsesDecoder:
 
         A tool must not run with its defaults because its arguments were lost on the way.
         """
-        if status == "incomplete":
-            if is_broken(raw):
-                raise broken_error(raw)
-        elif any(output.lost() for output in self._outputs):
-            raise StreamInterrupted("the response ended before the arguments of a tool call")
+        if status == "incomplete" and is_broken(raw):
+            raise broken_error(raw)
+        check_arguments(self._outputs, complete=status != "incomplete")
 
     def _finish_reason(self, status: str, raw: str) -> FinishReason:
         if status == "incomplete":

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.lenient import load, mend
+from aiollm.errors import StreamInterrupted
+from aiollm.providers.decoding import arguments_text
 from aiollm.providers.openai.chat_extensions import image_of_base64
-from aiollm.providers.openai.chat_tool_calls import arguments_text
 from aiollm.types import ImageChunk, ProviderData
 
 ARGUMENTS: tuple[str, int] = ("arguments", 0)
@@ -34,13 +35,15 @@ class Output:
 
     `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
     `offered` is what the item began with; `ends` counts the complete items that came for it;
-    `confirmed` is whether the arguments that were emitted are known to be all.
+    `confirmed` is whether the arguments that were emitted are known to be all, `differs` whether
+    complete arguments have something that the emitted ones lack.
     """
 
     __slots__ = (
         "call",
         "cited",
         "confirmed",
+        "differs",
         "ends",
         "kind",
         "named",
@@ -57,6 +60,7 @@ class Output:
         self.cited: bool = False
         self.ends: int = 0
         self.confirmed: bool = False
+        self.differs: bool = False
         self.offered: dict[str, Any] = {}
         self.said: dict[tuple[str, int], list[str]] = {}
         self.waiting: dict[str, Any] | None = None
@@ -103,9 +107,16 @@ class Output:
         return mend(arguments_text(self.offered.get("arguments") or self.offered.get("input")))
 
     def confirm(self, value: Any) -> None:
-        """Note complete arguments; only if they are what was emitted is that known to be all."""
-        if value is not None and mend(arguments_text(value)) == self._joined(ARGUMENTS):
+        """Note complete arguments; only if they are what was emitted is that known to be all.
+
+        A last event that repeats fewer than were streamed does not matter: some proxies keep what
+        an item began with.
+        """
+        text, given = mend(arguments_text(value)), self._joined(ARGUMENTS)
+        if value is not None and text == given:
             self.confirmed = True
+        elif not self.confirmed:
+            self.differs = self.differs or _adds(text, given)
 
     def lost(self) -> bool:
         """Return whether this is a call whose arguments did not come completely."""
@@ -122,6 +133,25 @@ class Output:
             return ""
         pieces[:] = ["".join(pieces)]  # so that asking again costs nothing
         return pieces[0]
+
+
+def check_arguments(outputs: Sequence[Output], *, complete: bool) -> None:
+    """Raise StreamInterrupted for a call whose arguments were lost on the way."""
+    if any(output.differs for output in outputs):
+        raise StreamInterrupted("a part of the arguments of a tool call was not streamed")
+    if complete and any(output.lost() for output in outputs):
+        raise StreamInterrupted("the response ended before the arguments of a tool call")
+
+
+def _adds(text: str, given: str) -> bool:
+    """Return whether complete arguments say something that others do not, spacing aside."""
+    whole, part = (load(each.encode("utf-8", "replace")) for each in (text, given))
+    if not isinstance(whole, dict) or not isinstance(part, dict):
+        return False
+    try:
+        return any(key not in part or part[key] != item for key, item in whole.items())
+    except RecursionError:
+        return text != given
 
 
 def kind_of(item: dict[str, Any]) -> str:

@@ -148,7 +148,7 @@ def test_a_call_without_an_id_gets_one_and_a_mark() -> None:
     call, _ = finished(chunk({"functionCall": {"name": "now"}}), end())
     assert isinstance(call, ToolCallDelta)
     assert call.id.startswith("call_")
-    assert (call.name, call.arguments) == ("now", "{}")
+    assert (call.name, call.arguments) == ("now", "")
     assert call.provider_data == ProviderData("google", {"synthetic_id": True})
 
 
@@ -210,13 +210,14 @@ def test_a_call_whose_pieces_are_cut_has_arguments_that_are_no_json() -> None:
     assert items[2].reason == "length"
 
 
-def test_a_call_that_begins_ends_the_one_before_it() -> None:
+def test_a_call_that_begins_cuts_the_one_before_it() -> None:
+    """It was to continue, so its arguments are half a JSON object, and nobody runs it."""
     items = finished(
         chunk({"functionCall": {"name": "f", "id": "a", "willContinue": True}}),
         chunk({"functionCall": {"name": "g", "id": "b", "args": {}}}),
         end(),
     )
-    assert items[1] == ToolCallDelta(0, arguments="{}")
+    assert items[1] == ToolCallDelta(0, arguments="{")
     assert items[2] == ToolCallDelta(1, "b", "g", "{}")
 
 
