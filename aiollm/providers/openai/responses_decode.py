@@ -44,6 +44,7 @@ from aiollm.providers.openai.responses_wire import (
     Reason,
     Response,
     ran_on_server,
+    status_of,
     usage_of,
 )
 from aiollm.types import (
@@ -128,7 +129,7 @@ class ResponsesDecoder:
         response = decode(body, RESPONSE) if is_object(body) else Response()
         if response.output is None or response.error:
             raise no_answer(body)
-        self._end(response, response.status or "completed", out)
+        self._end(response, status_of(response), out)
 
     def close(self, out: list[Item]) -> None:  # noqa: ARG002  the contract's
         """End the reply. Raises: StreamInterrupted if no terminal event has arrived."""
@@ -369,7 +370,7 @@ class ResponsesDecoder:
 
     def _completed(self, event: Event, out: list[Item]) -> None:
         response = event.response or Response()
-        self._end(response, response.status or event.type.rpartition(".")[2], out)
+        self._end(response, status_of(response, event.type.rpartition(".")[2]), out)
 
     def _end(self, response: Response, status: str, out: list[Item]) -> None:
         self._reconcile(response.output or (), out)
@@ -382,7 +383,8 @@ class ResponsesDecoder:
                 raise stream_error({"error": response.error})
             raise status_error(status)
         details = response.incomplete_details or Reason()
-        raw = details.reason or status if status == "incomplete" else status
+        own = response.status or status
+        raw = details.reason or own if status == "incomplete" else own
         self._check(status, raw)
         self.finished = True
         out.append(Finish(self._finish_reason(status, raw), raw, usage))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aiollm.providers.finish_words import is_broken
 from aiollm.types import Usage
 
 
@@ -81,6 +82,27 @@ RESPONSE = msgspec.json.Decoder(Response)
 
 _SERVERS_CALLS = ("xs_call_",)
 """How the ids of calls begin that a server ran itself: xAI's search of X (2026)."""
+
+
+_STATUSES = ("completed", "incomplete", "failed", "cancelled", "queued", "in_progress")
+
+
+def status_of(response: Response, event: str = "") -> str:
+    """Return a response's status, "completed" if it has none; `event` is what its event says.
+
+    A status that OpenAI does not have counts for less than the event, or, without one, than output
+    that is complete: relays write `complete` (pydantic-ai's recordings, seen in November 2026).
+    """
+    status = response.status or event or "completed"
+    if status in _STATUSES or is_broken(status):
+        return status
+    return event or ("completed" if _is_complete(response.output) else status)
+
+
+def _is_complete(items: list[dict[str, Any]] | None) -> bool:
+    return bool(items) and all(
+        item.get("status") not in ("incomplete", *_STATUSES[2:]) for item in items or ()
+    )
 
 
 def ran_on_server(item: dict[str, Any]) -> bool:

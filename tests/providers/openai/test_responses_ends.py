@@ -137,3 +137,22 @@ def test_many_items_that_match_nothing_cost_one_pass(responses: Any) -> None:
     items = [{"type": f"x{at}"} for at in range(30_000)]
     begun = [added({"type": f"y{at}"}, at) for at in range(30_000)]
     assert responses.read(*begun, ended(*items)).error is None
+
+
+@pytest.mark.parametrize(
+    ("status", "items", "finish"),
+    [
+        ("complete", [message("a", status="complete")], Finish("stop", "complete")),
+        ("done", [CALL | {"arguments": "{}"}], Finish("tool_calls", "done")),
+        ("complete", [message("a", status="in_progress")], None),
+        ("complete", [], None),
+        ("expired", [], None),
+        ("aborted", [message("a")], None),
+    ],
+)
+def test_a_status_of_a_relays_own_is_an_end_if_the_output_is_complete(
+    responses: Any, status: str, items: Any, finish: Finish | None
+) -> None:
+    read = responses.whole({"object": "response", "status": status, "output": items})
+    assert read.finish == finish
+    assert type(read.error) is (type(None) if finish else ServerError)
