@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from aiollm._wire.durations import duration, number
+from aiollm._wire.durations import moment, number, wait
 
 Kind: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 
@@ -213,22 +212,11 @@ def _window(text: str, seconds: float) -> tuple[str, float]:
 
 def _full_in(text: str, seconds: float, unix_time: float | None) -> float | None:
     """Read seconds from now, `12` or `1.5s`, or a time: RFC 3339, Unix seconds or milliseconds."""
-    value = number(text)
-    if value is None:
-        value = duration(text)
-        moment = None if value is not None else _moment(text)
-    else:
-        # Too large for a wait: 1e9 s is in 2001, and 1e11 ms in 1973.
-        moment = value / 1000 if value >= 1e11 else value if value >= 1e9 else None
-    if moment is not None:
+    value: float | None
+    at = moment(text)
+    if at is not None:
         # Clocks differ, so never wait longer than the period that the limit counts over.
-        value = min(seconds, moment - (time.time() if unix_time is None else unix_time))
+        value = min(seconds, at - (time.time() if unix_time is None else unix_time))
+    else:
+        value = wait(text)
     return None if value is None else max(0.0, min(DAY, value))
-
-
-def _moment(text: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -1,4 +1,4 @@
-"""Error replies: rows that map what a server says to the error tree, and its retry hints.
+"""Error replies: rows that map what a server says to the error tree.
 
 Every codec has its own rows; an error that no row matches is mapped by its HTTP status.
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC
 from typing import Any
 
 import msgspec
 
-from aiollm._wire.durations import number
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
 from aiollm._wire.web_page import WEB_PAGE, is_web_page
@@ -33,6 +30,7 @@ from aiollm.errors import (
 )
 from aiollm.provider import HttpResponse
 from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
+from aiollm.providers.retry_hints import retry_after, retry_hint
 
 MAX_MESSAGE = 1000
 """Characters of a provider's message that an error shows."""
@@ -153,7 +151,7 @@ def error_from(
 ) -> ProviderError:
     """Map an error reply to the tree: rows first, then context length, then status.
 
-    `hint` is a retry delay in seconds found in the body, used if no header has one.
+    `hint` is a retry delay in seconds, used if no `retry-after` header has one.
     """
     fault = fault_of(_value(reply.body))
     message = fault.message or _unstructured(reply)
@@ -189,13 +187,18 @@ def error_from_fault(
     request_id: str = "",
     body: bytes = b"",
 ) -> ProviderError:
-    """Make the error for a fault; `status` is 0 for an error inside a stream."""
+    """Make the error for a fault; `status` is 0 for an error inside a stream.
+
+    `hint` is a wait in seconds that counts for more than what the message says.
+    """
     headers = headers or {}
     message = message or fault.message or "the provider sent no message"
     rule, kind = _kind(fault, rules, status or _status_in(fault), message)
     delay = retry_after(headers)
     if delay is None and hint is not None and 0 <= hint < math.inf:
         delay = hint
+    if delay is None:
+        delay = retry_hint(message, fault.raw, headers)
     if delay is None and rule is not None:
         delay = rule.retry_after
     named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")
@@ -283,27 +286,3 @@ def _unstructured(reply: HttpResponse) -> str:
     if is_web_page(reply.body, kind):
         return f"HTTP {reply.status} with {WEB_PAGE}"
     return mend(reply.body[:MAX_MESSAGE].decode("utf-8", "replace")).strip()
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Read the wait in seconds from headers; None if there is none, or it is invalid.
-
-    Order: `retry-after-ms`, `retry-after` in seconds, `retry-after` as a date (past = 0).
-    `now` is Unix time.
-    """
-    milliseconds = number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    text = headers.get("retry-after", "").strip()
-    seconds = number(text)
-    if seconds is not None or not text or text[:1] in "+-.0123456789":
-        return seconds
-    from email.utils import parsedate_to_datetime  # slow to import, and dates are rare here
-
-    try:
-        moment = parsedate_to_datetime(text)
-        # A date without a time zone is GMT, not local time.
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return max(0.0, seconds - (time.time() if now is None else now))

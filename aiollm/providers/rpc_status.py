@@ -1,11 +1,10 @@
-"""google.rpc.Status, as Gemini and Google's OpenAI wire send it: the telling word and the wait."""
+"""google.rpc.Status, as Gemini and Google's OpenAI wire send it: the telling word."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from aiollm._wire.durations import duration
 from aiollm.errors import AuthenticationError, QuotaError
 from aiollm.providers.error_replies import Rule
 
@@ -19,7 +18,6 @@ RPC_RULES = (
 )
 """Rows for the words that `rpc_word` finds."""
 
-_RETRY_TEXT = re.compile(r"retry in (\d[\d.hms]*[hms])")
 _LIMIT_ZERO = re.compile(r"limit: 0(?![\d.])")
 
 _DAY = 86_400
@@ -59,16 +57,6 @@ def rpc_word(value: Any, message: str) -> str:
         return PER_DAY
     reasons = (detail["reason"] for detail in details if isinstance(detail.get("reason"), str))
     return next(reasons, "")
-
-
-def rpc_hint(value: Any, message: str) -> float | None:
-    """Return the seconds that RetryInfo, or else the message, asks to wait."""
-    for detail in _details(value):
-        delay = detail.get("retryDelay")
-        if isinstance(delay, str):
-            return duration(delay)
-    found = _RETRY_TEXT.search(message)
-    return duration(found[1]) if found else None
 
 
 def until_midnight(now: float) -> float:

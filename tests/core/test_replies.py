@@ -42,8 +42,8 @@ from aiollm.providers.error_replies import (
     error_from,
     error_from_fault,
     is_context_length,
-    retry_after,
 )
+from aiollm.providers.retry_hints import retry_after
 from aiollm.types import LLMError
 
 KEY = "sk-proj-Ab0_cd-Ef1"

@@ -32,7 +32,6 @@ from aiollm.providers.rpc_status import (
     PER_DAY,
     RPC_RULES,
     rpc_error,
-    rpc_hint,
     rpc_word,
     until_midnight,
 )
@@ -130,9 +129,8 @@ def body_error(
     word = rpc_word(value, fault.message) or fault.type or fault.code
     if fault.code == "402" and not status:
         word = NO_QUOTA
-    hint = rpc_hint(value, fault.message)
-    if word == PER_DAY:
-        hint = until_midnight(time.time() if now is None else now)
+    # RetryInfo is there, too, but says when the limit of a minute is reset.
+    hint = until_midnight(time.time() if now is None else now) if word == PER_DAY else None
     fault = msgspec.structs.replace(fault, code=word)
     return error_from_fault(fault, RULES, status=status, headers=headers, hint=hint, body=body)
 

@@ -30,7 +30,8 @@ from aiollm.errors import (
 )
 from aiollm.provider import HttpResponse
 from aiollm.providers.error_bodies import Fault, fault_of, is_error
-from aiollm.providers.error_replies import Rule, error_from, error_from_fault, retry_after
+from aiollm.providers.error_replies import Rule, error_from, error_from_fault
+from aiollm.providers.retry_hints import retry_after, retry_hint
 from aiollm.providers.rpc_status import RPC_RULES, rpc_word
 from aiollm.providers.shared_errors import SHARED_CODES, SHARED_TEXTS
 
@@ -114,11 +115,6 @@ _TYPES = (
 RULES = (*_CODES, *RPC_RULES, *SHARED_CODES, *_TEXTS, *SHARED_TEXTS, *_TYPES)
 """The first row that matches decides; without one, the HTTP status does."""
 
-_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
-_TRY_AGAIN = re.compile(rf"(?:try again|retry) in ((?:{_NUMBER}(?:ms|[hms]))+)", re.IGNORECASE)
-_RETRY_SECONDS = re.compile(
-    rf"(?:(?:try again|retry) (?:in|after)|please wait) ({_NUMBER}) sec", re.IGNORECASE
-)
 _TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18})\b")
 _WINDOWS = ("requests", "tokens")
 
@@ -198,11 +194,8 @@ def _explained(fault: Fault) -> Fault:
 
 
 def _hint(fault: Fault, headers: Mapping[str, str], status: int) -> float | None:
-    if found := _TRY_AGAIN.search(fault.message):
-        return duration(found[1])
-    if found := _RETRY_SECONDS.search(fault.message):
-        return float(found[1])
-    return _window(fault, headers) if status == 429 else None
+    hint = retry_hint(fault.message, fault.raw, headers)
+    return _window(fault, headers) if hint is None and status == 429 else hint
 
 
 def _window(fault: Fault, headers: Mapping[str, str]) -> float | None:
