@@ -33,12 +33,28 @@ _FAILED = (0, 400, 422, 500)
 """The same, and the 500 that local servers send for any exception."""
 
 _MINIMAX = (
-    (RateLimitError, ("1002", "1039", "1041", "2045")),
+    (RateLimitError, ("1002", "1039", "1041", "2045")),  # requests, tokens, connections, growth
     (AuthenticationError, ("1004", "2049")),
-    (QuotaError, ("1008", "2056")),
-    (ContentFilterError, ("1026", "1027")),
+    (QuotaError, ("1008", "1028", "1030", "2056")),  # balance, quota, the plan's five hours
+    (ContentFilterError, ("1026", "1027")),  # input, output
     (ModelNotFoundError, ("2061",)),  # the plan does not include the model
 )
+"""`base_resp.status_code`: MiniMax's page of error codes; 1028, 1030 and 2061 are those of its own
+command line (both read in November 2026). The other codes say to try again later."""
+
+_ZAI = (
+    # No balance, the day's calls, and of a plan: five hours, its end, a week. From 1316 on the same
+    # limits of plans with extra usage, which is spent, too.
+    (QuotaError, ("1113", "1304", "1308", "1309", "1310", "1314", *map(str, range(1316, 1322)))),
+    (RateLimitError, ("1302", "1303")),  # concurrency, frequency
+    (OverloadedError, ("1305",)),
+    (AuthenticationError, ("1315",)),  # the key is for another product
+    (ContextLengthError, ("1261",)),
+    (ContentFilterError, ("1301",)),
+    (ModelNotFoundError, ("1211", "1311")),  # unknown, not in the plan
+)
+"""`error.code`: the pages of error codes of z.ai and bigmodel.cn (November 2026; 1303 and 1304 were
+on those of 2025)."""
 
 RUNNER_TEXTS = (
     Rule(
@@ -88,6 +104,7 @@ RUNNER_TEXTS = (
 
 SHARED_CODES = (
     *(Rule(kind, codes=codes, types=(BASE_RESP,)) for kind, codes in _MINIMAX),
+    *(Rule(kind, codes=codes) for kind, codes in _ZAI),
     Rule(
         QuotaError,
         codes=(
@@ -96,19 +113,15 @@ SHARED_CODES = (
             "AllocationQuota.FreeTierOnly",  # Alibaba
             "quota_exceeded",  # GitHub Copilot
             "budget_exceeded",  # LiteLLM
-            "blocked_api_access",  # Groq: the organization's spend limit
-            "1113",  # z.ai: no balance
-            "1308",  # z.ai: the plan's use is spent, as in the next two
-            "1309",
-            "1310",
+            "blocked_api_access",  # Groq, with 400: the spend limit (its docs, November 2026)
         ),
     ),
-    Rule(RateLimitError, codes=("rate_limit_reached_error", "1302", "1303")),  # Kimi, z.ai
-    Rule(OverloadedError, codes=("engine_overloaded_error", "1305")),  # Kimi, z.ai
-    Rule(ContextLengthError, codes=("1261",)),  # z.ai
+    Rule(AuthenticationError, codes=("organization_restricted",)),  # Groq, with 400 (2026)
+    Rule(RateLimitError, codes=("rate_limit_reached_error",)),  # Kimi
+    Rule(OverloadedError, codes=("engine_overloaded_error",)),  # Kimi
     Rule(
         ContentFilterError,
-        codes=("data_inspection_failed", "DataInspectionFailed", "1301"),  # Alibaba, z.ai
+        codes=("data_inspection_failed", "DataInspectionFailed"),  # Alibaba
     ),
     Rule(
         GenerationError,
@@ -127,7 +140,6 @@ SHARED_CODES = (
             "unavailable_model",  # GitHub Models, Azure
             "invalid_model",  # Mistral, Perplexity
             "DeploymentNotFound",  # Azure
-            "1211",  # z.ai
         ),
     ),
     Rule(
@@ -156,7 +168,8 @@ _ACCOUNT_TEXTS = (
             "used all available credits",  # xAI
             "run out of credits",  # xAI
             "account balance is insufficient",  # SiliconFlow
-            "is suspended, possibly due to",  # Fireworks, with 412: a bill or a limit
+            "is suspended, possibly due to",  # Fireworks, with 412: a bill, a limit (reports, 2026)
+            "usage limit reached for",  # of a plan: MiniMax's and z.ai's on Anthropic's wire (2026)
             "free-models-per-day",  # OpenRouter
         ),
     ),
@@ -300,6 +313,7 @@ SHARED_TEXTS = (
     *_MODEL_TEXTS,
     *_UNSUPPORTED_TEXTS,
     Rule(ModelNotFoundError, status=_REFUSED, params=("model",)),
-    Rule(InvalidRequestError, codes=("2013",), types=(BASE_RESP,)),  # MiniMax: invalid parameters
+    # MiniMax: invisible characters, invalid parameters (its page of error codes, November 2026)
+    Rule(InvalidRequestError, codes=("1042", "2013"), types=(BASE_RESP,)),
 )
 """Texts of servers that have no code for it, and the name of the field they complain about."""

@@ -118,7 +118,8 @@ STRICT = Dialect(
 GEMINI = Dialect(
     "Gemini",
     hosts=("generativelanguage.googleapis.com", "*aiplatform.googleapis.com"),
-    think=ThinkTags("<thought>", "</thought>"),  # where thoughts are requested (2025)
+    # Where thoughts are requested; every piece of them is marked, too (streams, September 2026).
+    think=ThinkTags("<thought>", "</thought>"),
     signatures=True,
 )
 PERPLEXITY = Dialect(
