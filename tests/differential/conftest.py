@@ -1,8 +1,9 @@
-"""Both sides of the comparison: every recorded answer through aiollm and through its official SDK.
+"""Both sides of the comparison: every answer through aiollm and through its official SDK.
 
-One loopback server gives every answer under a path of its own, in pieces of seven bytes. The SDKs
-run in child processes, in `.venv-peers` (which scripts/setup makes) or else in this Python. All is
-asked once, before the first test; the tests only compare.
+The answers are those of the contract's tests: recorded, with unusual ends, odd, and refusals. One
+loopback server gives each under a path of its own, in small pieces. The SDKs run in child
+processes, in `.venv-peers` (which scripts/setup makes) or else in this Python. All is asked once,
+before the first test; the tests only compare.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tomllib
 from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +31,7 @@ from aiollm.errors import ProviderError
 from aiollm.images import ImageRequest, PartialImage
 from aiollm.provider import Provider
 from aiollm.testing import Exchange, ReplayServer, load
+from aiollm.testing.cassette import exchange
 from aiollm.types import (
     ImagePart,
     Message,
@@ -36,6 +39,7 @@ from aiollm.types import (
     Response,
     Target,
     Tool,
+    ToolCallPart,
     ToolResultPart,
     tool_results,
     user,
@@ -43,7 +47,8 @@ from aiollm.types import (
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-INDEX = HERE.parent / "fixtures" / "index.json"
+FIXTURES = HERE.parent / "fixtures"
+INDEX = FIXTURES / "index.json"
 RANDOM_ID = re.compile(r"call_[0-9a-f]{16}")
 PIECE = 61
 """Bytes; small enough to cut through characters, lines and frames."""
@@ -61,6 +66,24 @@ LISTINGS = {
 
 NO_SDK = {"llamaswap/running.json", "llamaswap/events.sse"}
 """What no official SDK reads."""
+
+
+ENDPOINTS = {
+    "openai_chat": "/v1/chat/completions",
+    "openai_responses": "/v1/responses",
+    "anthropic": "/v1/messages",
+    "gemini": "/v1beta/models/gemini-3.8-flash:streamGenerateContent?alt=sse",
+    "ollama": "/api/chat",
+}
+"""Where an API answers; the names are those of the folders of fixtures, and of the APIs."""
+
+REFUSALS = {
+    "openai": "openai_chat",
+    "anthropic": "anthropic",
+    "google": "gemini",
+    "ollama": "ollama",
+}
+"""Which API gives the refusals of a wire."""
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -92,25 +115,32 @@ FAMILIES = {
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One recorded answer; `api` says which of the SDK's calls reads it."""
+    """One answer; `api` says which of the SDK's calls reads it, `answer` what the server gives."""
 
     path: str
     kind: str
     api: str
     endpoint: str
+    folder: str
+    answer: Exchange
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.path.partition("/")[0]]
+        return FAMILIES[self.folder]
 
     @property
     def prefix(self) -> str:
-        return "/" + self.path.rpartition(".")[0]
+        return "/" + re.sub(r"[^a-z0-9]+", "-", self.path.lower()).strip("-")
+
+    @property
+    def exchange(self) -> Exchange:
+        """The answer under a path of its own."""
+        return msgspec.structs.replace(self.answer, path=self.prefix + self.answer.path)
 
     @property
     def name(self) -> str:
         """The name of its provider in the registry."""
-        return re.sub(r"[^a-z0-9]", "-", self.prefix[1:])
+        return self.prefix[1:]
 
     @property
     def sdk(self) -> str:
@@ -141,22 +171,117 @@ def exceptions() -> dict[str, dict[str, str]]:
 
 @cache
 def cases() -> tuple[Case, ...]:
-    """Return every recorded answer that an official SDK can read."""
-    return tuple(
-        Case(one["path"], one["kind"], one["sdk"] or LISTINGS[one["path"]], one["endpoint"])
-        for one in json.loads(INDEX.read_text())
-        if one["path"] not in NO_SDK
-    )
+    """Return every answer of the contract tests that an official SDK can be asked for."""
+    found = (*_recorded(), *_ends(), *_oddities(), *_refusals())
+    assert len({case.prefix for case in found}) == len(found), "two cases have one path"
+    return found
 
 
-def exchanges() -> list[Exchange]:
-    """Return the recorded answers, each under its own path."""
-    prefixes = {case.path: case.prefix for case in cases()}
-    return [
-        msgspec.structs.replace(one, path=prefixes[one.name] + one.path)
-        for one in load(INDEX)
-        if one.name in prefixes
-    ]
+def _recorded() -> Iterator[Case]:
+    answers = {one.name: one for one in load(INDEX)}
+    for one in json.loads(INDEX.read_text()):
+        path, endpoint = one["path"], one["endpoint"]
+        if path not in NO_SDK:
+            api, folder = one["sdk"] or LISTINGS[path], path.partition("/")[0]
+            yield Case(path, one["kind"], api, endpoint, folder, answers[path])
+
+
+def _ends() -> Iterator[Case]:
+    for path, row in _rows("ends.toml"):
+        folder = path.split("/")[1]
+        begun = _event(BEGUN) if folder == "openai_responses" else b""
+        yield _streamed(path, folder, begun + (FIXTURES / path).read_bytes(), row)
+
+
+def _oddities() -> Iterator[Case]:
+    """Yield the odd answers, but for those of hosts with rules of their own, which SDKs lack."""
+    for path, row in _rows("oddities.toml"):
+        folder = path.partition("/")[0]
+        if "host" not in row:
+            frames = _complete(folder, row["events"])
+            yield _streamed(path, folder, b"".join(map(FRAMES[folder], frames)), row)
+
+
+def _rows(name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    return tomllib.loads((HERE.parent / "contract" / name).read_text()).items()
+
+
+def _complete(folder: str, events: list[str]) -> Iterator[str]:
+    """Yield the events with what the SDKs cannot do without, and which is not the point of them."""
+    first = json.loads(events[0])
+    if folder == "openai_responses":
+        yield BEGUN
+    if folder == "anthropic" and not first.get("message", {}).get("usage"):
+        yield STARTED
+        events = events[first["type"] == "message_start" :]
+    for event in events:
+        known = CHUNK if folder == "openai_chat" and event != "[DONE]" else {}
+        yield json.dumps(known | json.loads(event)) if known else event
+
+
+def _event(event: str) -> bytes:
+    return f"event: {json.loads(event)['type']}\ndata: {event}\n\n".encode()
+
+
+def _data(event: str) -> bytes:
+    return f"data: {event}\n\n".encode()
+
+
+def _line(event: str) -> bytes:
+    return f"{event}\n".encode()
+
+
+FRAMES = {
+    "openai_chat": _data,
+    "openai_responses": _event,
+    "anthropic": _event,
+    "gemini": _data,
+    "ollama": _line,
+}
+"""How an API frames its events."""
+
+CHUNK = {"object": "chat.completion.chunk", "created": 1, "model": "m"}
+BEGUN = json.dumps(
+    {
+        "type": "response.created",
+        "response": {"object": "response", "status": "in_progress", "output": []},
+    }
+)
+STARTED = json.dumps(
+    {
+        "type": "message_start",
+        "message": {
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": "m",
+            "content": [],
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        },
+    }
+)
+"""What begins an answer of Responses and of Anthropic's."""
+
+
+def _streamed(path: str, folder: str, body: bytes, row: dict[str, Any]) -> Case:
+    kind = "stream_error" if "error" in row else "stream"
+    media = "application/x-ndjson" if folder == "ollama" else "text/event-stream"
+    answer = exchange("POST", ENDPOINTS[folder], body, content_type=media)
+    return Case(path, kind, folder, ENDPOINTS[folder], folder, answer)
+
+
+def _refusals() -> Iterator[Case]:
+    """Yield the replies with an error status; those without one come inside a stream only."""
+    for wire, folder in REFUSALS.items():
+        file = FIXTURES / "refusals" / f"{wire}.toml"
+        for row in tomllib.loads(file.read_text())["case"]:
+            if status := row.get("status"):
+                path = f"refusals/{wire}: {row['from']}, {status}, {row['error']}"
+                body, endpoint = row["body"].encode(), ENDPOINTS[folder]
+                answer = exchange(
+                    "POST", endpoint, body, status=status, content_type="application/json"
+                )
+                yield Case(path, "http_error", folder, endpoint, folder, answer)
 
 
 # aiollm's side
@@ -185,7 +310,7 @@ class Ours(msgspec.Struct):
     def read(self, said: Response) -> None:
         """Take over an answer, whole or partial."""
         self.text, self.reasoning, self.refusal = said.text, said.reasoning, said.refusal
-        self.calls = [[call.name, call.parsed()] for call in said.tool_calls]
+        self.calls = [[call.name, _given(call)] for call in said.tool_calls]
         self.ids = [None if RANDOM_ID.fullmatch(c.id) else c.id for c in said.tool_calls]
         self.images = _encoded(said.images)
         self.finish, self.reason = said.raw_finish_reason or None, said.finish_reason
@@ -196,6 +321,11 @@ class Ours(msgspec.Struct):
         self.failed, self.message = True, str(error)
         if isinstance(error, ProviderError):
             self.status, self.request_id = error.status or None, error.request_id
+
+
+def _given(call: ToolCallPart) -> Any:
+    """Return a call's arguments; the text where they are none, as the SDKs have it."""
+    return call.parsed() if call.valid and not call.custom else call.arguments
 
 
 def _encoded(images: Any) -> list[str]:
@@ -432,8 +562,9 @@ class Outcome(msgspec.Struct):
     """Requests that the server had no answer for."""
 
 
-async def ask_both(python: str, answers: list[Exchange]) -> Outcome:
+async def ask_both(python: str) -> Outcome:
     """Ask aiollm, then the SDKs side by side."""
+    answers = [case.exchange for case in cases()]
     async with (
         ReplayServer(*answers, pieces=PIECE) as server,
         Registry(env={}, retries=0, image_workers=0, timeouts=Timeouts(total=30.0)) as reg,
@@ -481,7 +612,7 @@ def outcome() -> Outcome:
     if python is None:
         reason = "the official SDKs are not installed: run scripts/setup peers"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return asyncio.run(ask_both(python, exchanges()))
+    return asyncio.run(ask_both(python))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
