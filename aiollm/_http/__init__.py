@@ -9,5 +9,6 @@ MAX_IMAGE_REPLY = 256 * 1024 * 1024
 MAX_UNARY_REPLY = 64 * 1024 * 1024
 """The most bytes of a reply that is not an answer, such as a model list."""
 
-ERROR_BODY_SECONDS = 1.0
-"""Seconds to read an error body; what has arrived by then is enough to classify the error."""
+ERROR_BODY_SECONDS = 5.0
+"""Seconds to read an error body, which a busy loop or a slow proxy may hold up; of one that hangs,
+what has arrived by then is used."""
