@@ -14,6 +14,7 @@ demo: ## watch a failover from a dead target to a real local model
 test: ## run the whole test suite, including a real llama.cpp server
 	@scripts/setup dev
 	@scripts/setup peers
+	@scripts/setup oldest
 	python -m pytest $(ARGS)
 
 lint: ## check style, types, the typed sample and the import contracts
@@ -40,6 +41,7 @@ reference: ## regenerate docs/reference.md from the docstrings
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
 	@scripts/setup peers
+	@scripts/setup oldest
 	coverage erase
 	coverage run -m pytest $(ARGS) # before pytest: its plugins import aiollm
 	coverage combine -q
@@ -50,4 +52,4 @@ bench: ## measure aiollm and its peers: all, or e.g. ARGS="--quick --only openai
 	python benchmarks/run.py $(ARGS)
 
 clean: ## remove dist/, the environments and every cache
-	rm -rf dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf dist .venv .venv-peers .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

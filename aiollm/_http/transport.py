@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import math
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeAlias
 
 import aiohttp
-from aiohttp.abc import ResolveResult
-from yarl import URL
 
 from aiollm._http.aiohttp_tuning import Connector, fresh, in_pieces, request_class
-from aiollm._http.local_faults import local_error
-from aiollm._http.translation import FOREIGN, cause_of, translate
+from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body
 from aiollm.errors import (
     ClosedError,
@@ -25,7 +21,6 @@ from aiollm.errors import (
     LocalError,
     ProtocolError,
     TransportError,
-    UnsupportedError,
 )
 from aiollm.provider import HttpRequest
 
@@ -36,11 +31,6 @@ DRAIN_SECONDS = 0.1
 """Seconds to wait for the end of an answered body, so that its connection can be reused.
 
 The end usually arrives with the last bytes; a longer wait would cost more than a new connection."""
-
-FETCH_BYTES = 50 * 1024 * 1024
-FETCH_SECONDS = 30.0
-FETCH_REDIRECTS = 3
-"""Limits on fetching an image URL."""
 
 INLINE_BODY = 64 * 1024
 """Bytes up to which a body is sent in one piece."""
@@ -237,40 +227,13 @@ class HttpTransport:
         )
 
     async def fetch(self, url: str) -> bytes:
-        """Fetch a public URL: at most `FETCH_BYTES`, within `FETCH_SECONDS`.
+        """Return the body of a public URL. Raises: UnsupportedError, LocalError."""
+        from aiollm._http import fetching  # few programs fetch images
 
-        Addresses that are not public are refused, also after a redirect: a URL from an untrusted
-        user must not reach services of the private network. Raises: UnsupportedError.
-        """
         self._open()
         if self._public is None:
-            self._public = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=_PublicResolver(), limit=8),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=_HEADERS,
-                timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
-            )
-        reason = ""
-        fault: LocalError | None = None
-        place = URL(url)
-        for _ in range(FETCH_REDIRECTS + 1):
-            try:
-                _check_public(place)
-                body, location = await _get(self._public, place)
-            except FOREIGN as error:
-                fault = local_error(cause_of(error))
-                reason = str(error) if isinstance(error, _NotPublicError) else type(error).__name__
-                break
-            if location is None:
-                return body
-            place = place.join(URL(location))
-            reason = "too many redirects"
-        if fault is not None:
-            try:
-                raise fault
-            finally:
-                del fault
-        raise UnsupportedError(f"the image at {place.host} cannot be fetched: {reason}")
+            self._public = fetching.public_session()
+        return await fetching.fetch(self._public, url)
 
     async def close(self) -> None:
         """Close all connections, including those in use; idempotent."""
@@ -306,55 +269,6 @@ def _first_step(closing: Any) -> None:
     except StopIteration:
         return
     closing.close()
-
-
-class _NotPublicError(ValueError):
-    """A reason why a URL is refused; unlike a foreign error's text, it may be shown."""
-
-
-class _PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves names, and refuses those with an address that is not public.
-
-    A check before connecting would not do: the name may resolve to another address a moment later.
-    """
-
-    async def resolve(self, *args: Any, **options: Any) -> list[ResolveResult]:
-        found = await super().resolve(*args, **options)
-        for each in found:
-            _check_address(each["host"])
-        return found
-
-
-def _check_address(address: str) -> None:
-    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
-        raise _NotPublicError("its address is not public")
-
-
-def _check_public(url: URL) -> None:
-    if url.scheme not in ("http", "https") or not url.host:
-        raise _NotPublicError("it is not an http or https URL")
-    try:
-        ipaddress.ip_address(url.host)
-    except ValueError:
-        return  # a name, which the resolver checks
-    _check_address(url.host)
-
-
-async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str | None]:
-    """Return the body of a GET, or a redirect's location. Raises: ValueError, aiohttp's errors."""
-    async with session.get(url, allow_redirects=False) as response:
-        if response.status in (301, 302, 303, 307, 308):
-            return b"", response.headers.get("Location", "")
-        if response.status != 200:
-            raise _NotPublicError(f"HTTP {response.status}")
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
-            if size > FETCH_BYTES:
-                raise _NotPublicError(f"it is larger than {FETCH_BYTES} bytes")
-    return b"".join(pieces), None
 
 
 @functools.lru_cache(16)

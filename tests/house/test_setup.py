@@ -10,6 +10,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 PYTHON = f"""#!/bin/sh
 case "$*" in
-    "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     *sysconfig*) echo "$PWD" ;;
     *xllamacpp*) cat no-server && test ! -s no-server ;;
     scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
@@ -67,11 +68,13 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(machine: Path, output: int, **variables: str) -> subprocess.Popen[str]:
-    """Start setup for development."""
+def started(
+    machine: Path, output: int, what: str = "dev", **variables: str
+) -> subprocess.Popen[str]:
+    """Start setup, usually for development."""
     path = f"{machine / 'programs'}:{os.environ['PATH']}"
     return subprocess.Popen(
-        [machine / "scripts" / "setup", "dev"],
+        [machine / "scripts" / "setup", what],
         env={"PATH": path, "TERM": "xterm", **variables},
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -80,9 +83,9 @@ def started(machine: Path, output: int, **variables: str) -> subprocess.Popen[st
     )
 
 
-def setup(machine: Path) -> tuple[int, str, str]:
+def setup(machine: Path, what: str = "dev") -> tuple[int, str, str]:
     """Run it with pipes for output; return its exit code and what it said."""
-    with started(machine, subprocess.PIPE) as process:
+    with started(machine, subprocess.PIPE, what) as process:
         output, errors = process.communicate()
     return process.returncode, output, errors
 
@@ -100,6 +103,16 @@ def test_a_whole_library_is_built_once_and_never_asked_for_again(machine):
     (machine / "log").write_text("")
     assert setup(machine) == (0, "", "")
     assert log(machine) == ""
+
+
+def test_the_oldest_environment_gets_the_lower_bound_of_each_dependency(machine):
+    assert setup(machine, "oldest")[::2] == (0, "")
+    (installed,) = [line for line in log(machine).splitlines() if "--group test" in line]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        bounds = tomllib.load(file)["project"]["dependencies"]
+    assert installed.rstrip().endswith(" ".join(each.replace(">=", "==") for each in bounds))
+    assert "==" in installed
+    assert not (machine / ".venv").exists()
 
 
 @pytest.mark.parametrize("feature", ["jpg", "zlib", "webp", "libtiff", "littlecms2"])
