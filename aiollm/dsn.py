@@ -227,6 +227,8 @@ def _parse(text: str) -> Dsn:
     authority, slash, path = rest.partition("/")
     if "@" in path or "@" in query:
         raise ConfigError("found an '@' after the host: percent-encode '/' and '?' in the token")
+    if any(unquote(segment) in (".", "..") for segment in path.split("/")):
+        raise ConfigError("the path must not have '.' or '..' in it: write where they lead to")
     token, _, place = authority.rpartition("@")
     host, port = _place(place)
     return Dsn(

@@ -1,4 +1,4 @@
-"""URL rules: the path that each wire adds to a base, and the vendors' base-URL variables.
+"""URL rules: the paths that wires add to a base, models' names in them, base-URL variables.
 
 People paste a base with or without the version, with a trailing slash, or a complete endpoint.
 Every rule takes the path that they gave and returns the path of the base.
@@ -7,6 +7,7 @@ Every rule takes the path that they gave and returns the path of the base.
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import msgspec
 
@@ -14,6 +15,9 @@ from aiollm.dsn import Dsn, parse_dsn
 from aiollm.errors import ConfigError
 
 OLLAMA_PORT = 11434
+
+MAX_NAME = 1000
+"""Characters of a model's name in a URL; many servers refuse a line of 4 KiB, all longer ones."""
 
 _OPENAI_ENDPOINT = re.compile(r"/(chat/completions|responses|images/(generations|edits)|models)$")
 _ANTHROPIC_ENDPOINT = re.compile(r"/(messages(/count_tokens)?|models)$")
@@ -68,6 +72,22 @@ def ollama_url(host: str) -> str:
     if not port and not separator:
         port = str(OLLAMA_PORT)
     return f"{scheme or 'http'}://{name}{port and f':{port}'}{slash}{path}"
+
+
+def model_path(name: str, *, slashes: bool = False) -> str:
+    """Quote a model's name as one segment of a path or, with `slashes`, as several.
+
+    Raises: ConfigError for a name that cannot be a path below the base, such as one with `..`.
+    """
+    if len(name) > MAX_NAME:
+        raise ConfigError(f"a model's name has {len(name)} characters: at most {MAX_NAME}")
+    if any(each in ("", ".", "..") for each in (name.split("/") if slashes else (name,))):
+        raise ConfigError(f"{name!r:.80} is not a model name: it would change the URL's path")
+    try:
+        return quote(name, safe="/" if slashes else "")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"{name!r:.80} is not a model name: it is not valid Unicode")
 
 
 def _split_port(place: str) -> tuple[str, str]:

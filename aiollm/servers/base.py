@@ -5,13 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeAlias, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import decode
-from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply
 from aiollm.providers.encoding import bearer_headers
 
@@ -74,13 +72,3 @@ class _Version(msgspec.Struct, frozen=True):
 def read(body: bytes, kind: type[T]) -> T:
     """Decode a reply's JSON as `kind`. Raises: ProtocolError."""
     return decode(body, msgspec.json.Decoder(kind))
-
-
-def path_segment(model: str) -> str:
-    """Quote a name as one path segment, so that `/` or `..` in it cannot change the path.
-
-    Raises: ConfigError for a name that no server could accept.
-    """
-    if model in ("", ".", ".."):
-        raise ConfigError(f"{model!r} is not a model name")
-    return quote(model, safe="")

@@ -13,7 +13,8 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import ProtocolError, ProviderError
-from aiollm.servers.base import Server, path_segment, read
+from aiollm.providers.urls import model_path
+from aiollm.servers.base import Server, read
 
 ProcessState: TypeAlias = Literal["starting", "ready", "stopping", "stopped", "shutdown"] | str
 
@@ -243,7 +244,7 @@ class LlamaSwap(Server):
         Raises: ModelNotFoundError, ServerError when it does not start.
         """
         try:
-            await self._ask_slow("GET", f"/upstream/{path_segment(model)}/health")
+            await self._ask_slow("GET", f"/upstream/{model_path(model)}/health")
         except ProviderError as error:
             # An upstream that does not have this route may still be ready.
             if _is_own(error) or not await self._is_ready(model):
@@ -261,7 +262,7 @@ class LlamaSwap(Server):
         Raises: ModelNotFoundError; a model that is not running is not an error.
         """
         path = "/api/models/unload"
-        await self._ask("POST", path if model is None else f"{path}/{path_segment(model)}")
+        await self._ask("POST", path if model is None else f"{path}/{model_path(model)}")
 
     async def health(self) -> bool:
         """Return whether the server reports that it is healthy; this does not need a key."""
@@ -272,7 +273,7 @@ class LlamaSwap(Server):
 
     async def props(self, model: str) -> Props:
         """Return what the model's llama.cpp server reports about itself; this loads the model."""
-        body = await self._ask_slow("GET", f"/upstream/{path_segment(model)}/props")
+        body = await self._ask_slow("GET", f"/upstream/{model_path(model)}/props")
         return read(body, _RawProps).props()
 
     async def facts(self, model: str) -> dict[str, Any]:
@@ -297,7 +298,7 @@ class LlamaSwap(Server):
         The text comes in pieces; it begins with earlier text unless `history` is off. There is no
         deadline. Use `contextlib.aclosing` to close the connection as soon as you leave the loop.
         """
-        path = f"/logs/stream/{path_segment(source)}" if source else "/logs/stream"
+        path = f"/logs/stream/{model_path(source)}" if source else "/logs/stream"
         text = codecs.getincrementaldecoder("utf-8")("replace")
         query = "" if history else "?no-history"
         reply = await self._stream(self._request("GET", path + query))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -19,6 +18,7 @@ from aiollm.providers.google.encode import encode_body
 from aiollm.providers.google.errors import reply_error
 from aiollm.providers.google.models import resource
 from aiollm.providers.google.wire import FAMILY
+from aiollm.providers.urls import model_path
 from aiollm.types import Request, Target
 
 MAX_PAGE = 1000
@@ -79,13 +79,13 @@ class GoogleCodec(Codec):
 
 
 def method_url(provider: Provider, model: str, method: str) -> str:
-    """Return the URL of a model's method."""
+    """Return the URL of a model's method. Raises: ConfigError."""
     return f"{provider.base_url}/{_path(model)}:{method}"
 
 
 @lru_cache(maxsize=256)
 def _path(model: str) -> str:
-    return quote(resource(model), safe="/")
+    return model_path(resource(model), slashes=True)
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
