@@ -401,7 +401,8 @@ class Line:
     def why_busy(self, demand: Demand, waited: float, now: float) -> BusyError:
         """Return the error of a call that found no room here."""
         kind, reason, wait = self._what_is_full(demand, now)
-        message = f"no room within {waited:.3g} s: {reason}" if waited else f"no room: {reason}"
+        within = f" within {waited:.3g} s" if waited else ""
+        message = f"no room{within}: {reason}; the setting `patience` says how long a call waits"
         return BusyError(message, kind=kind, wait=wait, target=self.target)
 
     def _what_is_full(self, demand: Demand, now: float) -> tuple[BusyKind, str, float]:
@@ -411,13 +412,15 @@ class Line:
         slots = self.scope.slots
         if slots is not None and slots.free <= 0:
             return "slots", slots.describe(), 0.0
-        waits = [meter.wait(now, units) for _, meter, units in self.needs(demand)]
-        limits = max(waits, default=0.0)
-        if limits > 0:
-            return "pace", f"its limits allow the next request in {limits:.3g} s", limits
+        needs = self.needs(demand)
+        waits = [(meter.wait(now, units), kind, meter.limit) for kind, meter, units in needs]
+        wait, kind, limit = max(waits, default=(0.0, "", 0.0))
+        if wait > 0:
+            name = f"its limit of {limit:,.0f} {kind.replace('_', ' ')} a minute"
+            return "pace", f"{name} allows the next request in {wait:.3g} s", wait
         if self.pending >= self.window:
-            return "window", f"{self.pending} requests wait for their first output", 0.0
-        return "slots", "other calls are first in line", 0.0
+            return "window", f"{self.pending} requests to it wait for their first output", 0.0
+        return "slots", "other calls are before this one in its line", 0.0
 
 
 def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> None:

@@ -67,4 +67,6 @@ class Slots:
         """Say who holds them."""
         calls = sorted({holder.number for holder in self._holders})
         shown = ", ".join(map(str, calls[:8])) + (", ..." if len(calls) > 8 else "")
-        return f"{self.held} of {int(self.limit)} slots are held by calls {shown}"
+        return (
+            f"{self.held} of {int(self.limit)} slots are held by calls {shown} (`max_concurrency`)"
+        )

@@ -214,6 +214,7 @@ async def test_declared_limits_hold_calls_back_before_anything_is_sent(serve):
             await reg.generate("a/m", "hi", patience=0.1)
         assert isinstance(caught.value.last, BusyError)
         assert caught.value.last.kind == "pace"
+        assert "its limit of 60 requests a minute allows the next" in str(caught.value.last)
         assert 0 < caught.value.retry_after <= 61
     assert server.counts.requests == 1
 
@@ -295,7 +296,8 @@ async def test_a_call_made_while_the_only_slot_is_read_waits_out_its_patience_an
                 await reg.generate("a/m", "inside", patience=0.05)
         assert isinstance(caught.value.last, BusyError)
         assert caught.value.last.kind == "slots"
-        assert "1 of 1 slots are held by calls 1" in str(caught.value.last)
+        assert "1 of 1 slots are held by calls 1 (`max_concurrency`)" in str(caught.value.last)
+        assert "`patience` says how long" in str(caught.value.last)
         assert idle(reg)
     assert server.counts.requests == 1
 
