@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
+from aiollm._validation import check_bool, check_workers
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
 from aiollm.provider import HttpRequest, Reply
@@ -48,7 +49,12 @@ class Resources:
         fetch_images: bool = False,
         tool_threads: int = 64,
     ) -> None:
-        """Keep the gate of all calls and the settings of what is made later; open nothing."""
+        """Keep the gate of all calls and the settings of what is made later; open nothing.
+
+        Raises: ConfigError.
+        """
+        check_workers("image_workers", image_workers)
+        check_bool("fetch_images", fetch_images)
         self.gate = gate
         self.closed = False
         self._image_workers = image_workers

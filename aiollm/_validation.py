@@ -18,6 +18,7 @@ from aiollm.types import (
     ImagePart,
     Message,
     OpaquePart,
+    ProviderData,
     ReasoningPart,
     RefusalPart,
     Request,
@@ -26,6 +27,7 @@ from aiollm.types import (
     Tool,
     ToolCallPart,
     ToolResultPart,
+    _shown,
 )
 
 RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
@@ -45,14 +47,28 @@ _PARTS: dict[Any, tuple[type, ...]] = {
     ),
     "tool": (ToolResultPart,),
 }
-_TEXTS: dict[type, tuple[str, ...]] = {
-    TextPart: ("text",),
-    ReasoningPart: ("text",),
-    RefusalPart: ("text",),
-    ToolCallPart: ("id", "name", "arguments"),
-    ToolResultPart: ("id", "name"),
+_STATE = ("provider_data", (ProviderData, type(None)))
+_FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
+    TextPart: (("text", (str,)), ("citations", (tuple,)), _STATE),
+    ReasoningPart: (("text", (str,)), _STATE),
+    RefusalPart: (("text", (str,)),),
+    OpaquePart: (("provider_data", (ProviderData,)),),
+    ToolCallPart: (
+        ("id", (str,)),
+        ("name", (str,)),
+        ("arguments", (str,)),
+        ("valid", (bool,)),
+        ("custom", (bool,)),
+        _STATE,
+    ),
+    ToolResultPart: (("id", (str,)), ("name", (str,)), ("is_error", (bool,))),
+    ImagePart: (_STATE,),
+    DocumentPart: (("name", (str,)), _STATE),
+    AudioPart: (_STATE,),
 }
-"""Fields that must be strings; passing arguments as a dict, or a number, is an easy mistake."""
+"""The types of fields, checked here and not where parts are made, as they are while streaming.
+
+Passing arguments as a dict, or a number, is an easy mistake."""
 
 _RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart)
 _HELD = ("previous_response_id", "conversation")
@@ -134,8 +150,8 @@ def _check_message(message: object, where: str) -> None:
             f"{where} is {_kind(message)}, not a Message: "
             "use user(), assistant(), system() or tool_results()"
         )
-    if message.role not in _PARTS:
-        raise ConfigError(f"{where}.role is {message.role!r:.80}, not one of {', '.join(_PARTS)}")
+    if not _is(message.role, str) or message.role not in _PARTS:
+        raise ConfigError(f"{where}.role is {_shown(message.role)}, not one of {', '.join(_PARTS)}")
     # A model may answer with nothing, and its message is part of the history; encoders drop it.
     if not message.parts and message.role != "assistant":
         raise ConfigError(f"{where} has no parts: leave it out or give it text")
@@ -148,10 +164,18 @@ def _check_parts(parts: Iterable[Any], kinds: tuple[type, ...], where: str, owne
         if not isinstance(part, kinds):
             names = ", ".join(kind.__name__ for kind in kinds)
             raise ConfigError(f"{where}[{index}] is {_kind(part)}: {owner} may hold {names}")
-        for name in _TEXTS.get(type(part), ()):
+        for name, allowed in _FIELDS.get(type(part), ()):
             value = getattr(part, name)
-            if not isinstance(value, str):
-                raise ConfigError(f"{where}[{index}].{name} is {_kind(value)}, not a str")
+            if not isinstance(value, allowed):
+                wanted = allowed[0].__name__
+                raise ConfigError(f"{where}[{index}].{name} is {_kind(value)}, not a {wanted}")
+            if isinstance(value, ProviderData):
+                _check_state(value, f"{where}[{index}].{name}")
+
+
+def _check_state(state: ProviderData, where: str) -> None:
+    if not _is(state.family, str) or not _is(state.data, dict):
+        raise ConfigError(f"{where} must have the name of a family and a dict")
 
 
 class _Calls:
@@ -182,7 +206,7 @@ class _Calls:
             place = f"{where}.parts[{index}]"
             if not self._take(part.id):
                 raise ConfigError(
-                    f"{place} answers the tool call {part.id!r:.80}, which has an answer already "
+                    f"{place} answers the tool call {_shown(part.id)}, which has an answer already "
                     "or is not in the assistant message before it"
                 )
             _check_parts(part.content, _RESULT, f"{place}.content", "a tool result")
@@ -218,14 +242,17 @@ def _check_tools(request: Request) -> None:
             return
         case choice:
             known = ", ".join((*_CHOICES, *names)) if names else "auto or none: there are no tools"
-            raise ConfigError(f"tool_choice is {choice!r:.80}: expected {known:.300}")
+            raise ConfigError(f"tool_choice is {_shown(choice)}: expected {known:.300}")
 
 
 def _check_tool(tool: object, where: str) -> None:
     if not isinstance(tool, Tool):
         raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
-    if not _is(tool.name, str) or not TOOL_NAME.fullmatch(tool.name):
-        raise ConfigError(f"{where}.name is {tool.name!r:.80}: expected {TOOL_NAME.pattern}")
+    if not is_tool_name(tool.name):
+        raise ConfigError(f"{where}.name is {_shown(tool.name)}: expected {TOOL_NAME.pattern}")
+    for name, kind in (("description", str), ("strict", bool)):
+        if not _is(value := getattr(tool, name), kind):
+            raise ConfigError(f"{where}.{name} is {_kind(value)}, not a {kind.__name__}")
     schema = tool.parameters
     if not _is(schema, Mapping) or schema.get("type", "object") != "object":
         raise ConfigError(
@@ -282,23 +309,45 @@ def _kind(value: object) -> str:
 def _short(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "an integer of more than 64 bits"
-    return f"{value!r:.80}"
+    return _shown(value)
+
+
+def is_tool_name(value: object) -> bool:
+    """Return whether `value` is a name that every provider accepts."""
+    return isinstance(value, str) and TOOL_NAME.fullmatch(value) is not None
+
+
+def is_seconds(value: object) -> bool:
+    """Return whether `value` is a finite number above 0."""
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 def check_seconds(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is a finite, non-negative number of seconds."""
-    if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r:.80}: expected seconds, 0 or more")
+    if type(value) is bool or (value != 0 and not is_seconds(value)):
+        raise ConfigError(f"{name} is {_shown(value)}: expected seconds, 0 or more")
 
 
 def check_count(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is an integer, 1 or more."""
     if type(value) is not int or value < 1:
-        raise ConfigError(f"{name} is {value!r:.80}: expected an integer, 1 or more")
+        raise ConfigError(f"{name} is {_short(value)}: expected an integer, 1 or more")
+
+
+def check_workers(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is an integer from 0 up, or None."""
+    if value is not None and (type(value) is not int or value < 0):
+        raise ConfigError(f"{name} is {_short(value)}: expected an integer, 0 or more, or None")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is True or False."""
+    if type(value) is not bool:
+        raise ConfigError(f"{name} is {_short(value)}: expected a bool")
 
 
 def checked_timeouts(timeouts: Timeouts | None) -> Timeouts | None:
     """Return `timeouts` unchanged. Raises: ConfigError unless they are Timeouts or None."""
     if timeouts is not None and type(timeouts) is not Timeouts:
-        raise ConfigError(f"timeouts is {timeouts!r:.80}: expected aiollm.Timeouts, or None")
+        raise ConfigError(f"timeouts is {_shown(timeouts)}: expected aiollm.Timeouts, or None")
     return timeouts

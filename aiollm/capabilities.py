@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from aiollm.errors import ConfigError
+from aiollm.types import _shown
 
 MiB = 1024 * 1024
 
@@ -54,6 +55,35 @@ class Capabilities(msgspec.Struct, frozen=True):
     reasoning: bool = True
     prefill: bool = False
     context_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _check(name, getattr(self, name))
+
+
+_OPTIONAL_FLAGS = ("image_urls",)
+_FLAGS = {
+    "images", "image_bytes_in_base64", "tool_result_images", "documents", "audio", "tools",
+    "output_schema", "reasoning", "prefill", *_OPTIONAL_FLAGS,
+}  # fmt: skip
+
+
+def _check(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is one that the capability may have."""
+    if name in _FLAGS:
+        right = isinstance(value, bool) or (value is None and name in _OPTIONAL_FLAGS)
+    elif name == "allowed_image_mime":
+        right = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    else:
+        right = value is None or (type(value) is int and value >= 0)
+    if not right:
+        raise ConfigError(f"the capability {name} is {_shown(value)}: expected {_wanted(name)}")
+
+
+def _wanted(name: str) -> str:
+    if name in _FLAGS:
+        return "a bool"
+    return "a tuple of MIME types" if name == "allowed_image_mime" else "an integer from 0 up"
 
 
 class Row(msgspec.Struct, frozen=True):

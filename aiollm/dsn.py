@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from aiollm.errors import ConfigError
+from aiollm.types import _shown
 
 ALIAS = "alias:"
 
@@ -27,6 +28,8 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         """Check the value. Raises: ConfigError for a control byte, which could inject a header."""
+        if not isinstance(value, str):
+            raise ConfigError(f"a token is a str, not of type {type(value).__name__}")
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value) or not value.isascii():
             raise ConfigError("the token holds a control byte or a character outside ASCII")
         self._value = value
@@ -172,7 +175,7 @@ def _check(settings: Limits | DsnOptions) -> None:
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
         if value is not None and value not in _ALLOWED[name]:
-            raise ConfigError(f"{name} is {value!r:.80}: expected {_ALLOWED[name]}")
+            raise ConfigError(f"{name} is {_shown(value)}: expected {_ALLOWED[name]}")
 
 
 class Dsn(msgspec.Struct, frozen=True):
@@ -209,6 +212,8 @@ def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
 
 
 def _parse(text: str) -> Dsn:
+    if not isinstance(text, str):
+        raise ConfigError(f"a DSN is a str, not of type {type(text).__name__}")
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise ConfigError(

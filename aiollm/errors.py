@@ -36,7 +36,16 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import msgspec
 
-from aiollm.types import Attempt, Harm, LLMError, Message, OutputError, Response, Target
+from aiollm.types import (
+    Attempt,
+    ConfigError,
+    Harm,
+    LLMError,
+    Message,
+    OutputError,
+    Response,
+    Target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,10 +98,6 @@ DeadlineName: TypeAlias = Literal["connect", "first_output", "idle", "stall", "t
 """The field of `Timeouts` that was exceeded."""
 BusyKind: TypeAlias = Literal["slots", "pace", "window", "limit"]
 """What a call waits for when there is no room."""
-
-
-class ConfigError(LLMError, ValueError):
-    """Something the caller set is wrong; nothing was sent."""
 
 
 class SpecError(ConfigError):

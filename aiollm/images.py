@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from aiollm.errors import ConfigError
-from aiollm.types import Attempt, ImagePart, Target, Timings, Usage
+from aiollm.types import Attempt, ImagePart, Target, Timings, Usage, _shown
 
 ImageSize: TypeAlias = tuple[int, int] | str
 """Width and height in pixels, also as `"1024x768"`; a ratio such as `"16:9"`; or `"auto"`."""
@@ -132,7 +132,7 @@ def as_image_request(value: object) -> ImageRequest:
         case str():
             return ImageRequest(value)
         case _:
-            raise ConfigError(f"expected a prompt or an ImageRequest, not {value!r:.80}")
+            raise ConfigError(f"expected a prompt or an ImageRequest, not {_shown(value)}")
 
 
 def _images(value: object) -> tuple[ImagePart, ...]:
@@ -142,7 +142,7 @@ def _images(value: object) -> tuple[ImagePart, ...]:
         case list() | tuple() if all(isinstance(item, ImagePart) for item in value):
             return tuple(value)
         case _:
-            raise ConfigError(f"images must hold ImageParts, not {value!r:.80}")
+            raise ConfigError(f"images must hold ImageParts, not {_shown(value)}")
 
 
 def _size(value: object) -> ImageSize | None:
@@ -157,7 +157,7 @@ def _size(value: object) -> ImageSize | None:
             return _checked_pixels(width, height)
         case _:
             raise ConfigError(
-                f"size is {value!r:.80}: expected (width, height), "
+                f"size is {_shown(value)}: expected (width, height), "
                 "'1024x768', a ratio such as '16:9', or 'auto'"
             )
 
@@ -175,19 +175,19 @@ def _check_text(prompt: object) -> None:
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r:.40}: expected an integer from {low} to {high}")
+        raise ConfigError(f"{name} is {_shown(value)}: expected an integer from {low} to {high}")
 
 
 def _check_word(name: str, value: object, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
-        raise ConfigError(f"{name} is {value!r:.40}: expected one of {', '.join(known)}")
+        raise ConfigError(f"{name} is {_shown(value)}: expected one of {', '.join(known)}")
 
 
 def _check_mask(mask: object, images: tuple[ImagePart, ...]) -> None:
     if mask is None:
         return
     if not isinstance(mask, ImagePart):
-        raise ConfigError(f"mask must be an ImagePart, not {mask!r:.80}")
+        raise ConfigError(f"mask must be an ImagePart, not {_shown(mask)}")
     if not images:
         raise ConfigError("mask marks where to edit an image, but images is empty")
 

@@ -19,7 +19,7 @@ from msgspec.structs import astuple, force_setattr
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
 from aiollm.dsn import DsnOptions, Limits, Secret
-from aiollm.errors import LLMError
+from aiollm.errors import ConfigError, LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
 
@@ -218,6 +218,7 @@ class Provider(msgspec.Struct, frozen=True):
 
     `codec` is its wire for chat, the list of models and errors. `operations` holds what else it
     does (`images`), and may hold an adapter for `chat` that replaces streaming through `codec`.
+    Raises: ConfigError.
     """
 
     name: str
@@ -242,6 +243,7 @@ class Provider(msgspec.Struct, frozen=True):
     """The scheme, host and port of the base URL: what a connection goes to; set automatically."""
 
     def __post_init__(self) -> None:
+        _check(self)
         scheme, _, rest = self.base_url.partition("://")
         host, port = _place(scheme.lower(), rest.partition("/")[0])
         force_setattr(self, "host", host if port == _PORTS.get(scheme.lower()) else host + port)
@@ -282,6 +284,46 @@ class Provider(msgspec.Struct, frozen=True):
         family = self.rows_of or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, _hostname(self.host), model, rows, **facts)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "scheme": str,
+    "base_url": str,
+    "token": (Secret, type(None)),
+    "headers": dict,
+    "options": DsnOptions,
+    "operations": dict,
+    "facts": dict,
+    "learned": dict,
+    "limits": dict,
+    "rows_of": str,
+}
+_VALUES: dict[str, type] = {
+    "headers": str,
+    "operations": Operation,
+    "facts": object,
+    "learned": dict,
+    "limits": Limits,
+}
+"""What these dictionaries map strings to."""
+
+
+def _check(provider: Provider) -> None:
+    for name, kind in _KINDS.items():
+        value = getattr(provider, name)
+        if not isinstance(value, kind):
+            wrong = f"of type {type(value).__name__}"
+            raise ConfigError(f"Provider.{name} must not be {wrong}: see its annotation")
+    for name, kind in _VALUES.items():
+        for key, value in getattr(provider, name).items():
+            if not isinstance(key, str) or not isinstance(value, kind):
+                raise ConfigError(f"Provider.{name} must map strings to {kind.__name__}")
+    for text in (provider.base_url, *provider.headers, *provider.headers.values()):
+        if not text.isprintable():
+            raise ConfigError("the base URL and headers of a Provider must be printable text")
+    if not hasattr(provider.codec, "family"):
+        raise ConfigError(f"Provider.codec is of type {type(provider.codec).__name__}: no Codec")
 
 
 _PORTS = {"http": ":80", "https": ":443"}

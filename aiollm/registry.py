@@ -29,6 +29,7 @@ from aiollm._validation import (
 )
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits
+from aiollm.errors import ConfigError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
@@ -381,6 +382,8 @@ class Registry:
         """
         if isinstance(target, str):
             target = parse_target(target)
+        if target is not None and not isinstance(target, Target):
+            raise ConfigError(f"expected a target, not of type {type(target).__name__}")
         origin = "" if target is None else self.provider(target.provider).origin
         self._gate.reset(target, origin)
 
@@ -388,7 +391,10 @@ class Registry:
         """Call `hook` with every event; return a function that unregisters it.
 
         A hook must not block; an exception in it is logged and changes nothing.
+        Raises: ConfigError for what cannot be called.
         """
+        if not callable(hook):
+            raise ConfigError(f"a hook is a function, not of type {type(hook).__name__}")
         self._hooks.append(hook)
         return lambda: self._hooks.remove(hook) if hook in self._hooks else None
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from aiollm.errors import SpecError
-from aiollm.types import Target
+from aiollm.types import MAX_NAME, Target, _shown
 
 MAX_TARGETS = 64
 """The most targets after expansion, repeats included."""
@@ -101,7 +101,9 @@ def _targets(targets: object) -> tuple[Target, ...]:
 def _weights(step: Step) -> tuple[int, ...]:
     """Return a step's weights in lowest terms, () if all are 1. Raises: SpecError."""
     if step.mode not in ("race", "spread"):
-        raise SpecError(f"a step's mode is 'race' or 'spread', not {step.mode!r:.80}")
+        raise SpecError(f"a step's mode is 'race' or 'spread', not {_shown(step.mode)}")
+    if not isinstance(step.weights, Sequence):
+        raise SpecError(f"weights are a tuple, not of type {type(step.weights).__name__}")
     weights = tuple(step.weights)
     if not weights:
         return ()
@@ -109,7 +111,7 @@ def _weights(step: Step) -> tuple[int, ...]:
         raise SpecError("only a spread has weights, one for each of its targets")
     for each in weights:
         if type(each) is not int or each < 1:
-            raise SpecError(f"a weight is an integer, 1 or more, not {each!r:.80}")
+            raise SpecError(f"a weight is an integer, 1 or more, not {_shown(each)}")
     weights = _lowest(weights)
     if max(weights) > MAX_WEIGHT:
         raise SpecError(f"a weight is at most {MAX_WEIGHT}, in lowest terms, not {max(weights)}")
@@ -254,6 +256,8 @@ class _Parser:
         provider, _, model = name.partition("/")
         if not provider or not model:
             raise text.error(f"{name!r} has no {'model' if provider else 'provider'}", at)
+        if len(name) > MAX_NAME:
+            raise text.error(f"a target has {len(name)} characters: at most {MAX_NAME}", at)
         if not self._names.is_provider(provider):
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
@@ -317,6 +321,8 @@ def _trimmed(text: str, column: int) -> tuple[str, int]:
 def _closest(name: str, known: Iterable[str]) -> list[str]:
     from difflib import get_close_matches  # most programs never need it
 
+    if len(name) > MAX_NAME:  # nobody mistyped that, and comparing takes long
+        return []
     names = {each.lower(): each for each in known}
     return [names[each] for each in get_close_matches(name.lower(), names, 3)]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -30,14 +31,37 @@ Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
 """How an attempt, a call, a tool or a run ended; abandoned is neither success nor failure."""
 
 
+MAX_NAME = 1000
+"""Characters of a model's name; some go into URLs, whose lines many servers end at 4 KiB."""
+
+_MOST = 800
+"""Characters of a ConfigError's message, which quotes what the caller wrote."""
+_LAST = 300
+"""How many of them are the last ones: hints and carets come at the end."""
+
+
 class Target(msgspec.Struct, frozen=True, cache_hash=True):
-    """A provider's name and one of its models; prints as `provider/model`."""
+    """A provider's name and one of its models; prints as `provider/model`.
+
+    Raises: ConfigError unless both are strings, of at most `MAX_NAME` characters.
+    """
 
     provider: str
     model: str
 
+    def __post_init__(self) -> None:
+        for name in (self.provider, self.model):
+            _check_name(name)
+
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"a name in a target {_not(name, 'a str')}")
+    if len(name) > MAX_NAME:
+        raise ConfigError(f"a name in a target has {len(name)} characters: at most {MAX_NAME}")
 
 
 class LLMError(Exception):
@@ -72,6 +96,27 @@ def _remake(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     error = kind.__new__(kind, *args)
     error.args = args
     return error
+
+
+class ConfigError(LLMError, ValueError):
+    """Something the caller set is wrong; nothing was sent."""
+
+    def __init__(self, message: str, *, target: Target | None = None) -> None:
+        if len(message) > _MOST:
+            message = f"{message[: _MOST - _LAST]} ... {message[-_LAST:]}"
+        super().__init__(message, target=target)
+
+
+def _shown(value: object) -> str:
+    """Return the beginning of a wrong value; some cannot be shown, as integers of 4,301 digits."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - a repr may raise anything
+        return f"a value of type {type(value).__name__}"
+
+
+def _not(value: object, wanted: str) -> str:
+    return f"is of type {type(value).__name__}, not {wanted}"
 
 
 class OutputError(LLMError):
@@ -114,25 +159,38 @@ class TextPart(msgspec.Struct, frozen=True, tag="text"):
     provider_data: ProviderData | None = None
 
 
+_LONGEST_MIME = 255
+"""RFC 4288 allows 127 characters for each of the two names."""
+
+
 class _FilePart(msgspec.Struct, frozen=True):
     data: bytes = b""
     url: str = ""
     mime: str = ""
 
     def __post_init__(self) -> None:
+        owner = type(self).__name__
         if type(self.data) is not bytes:
-            force_setattr(self, "data", _bytes(self.data, type(self).__name__))
-        if bool(self.data) == bool(self.url):
-            raise ValueError(f"{type(self).__name__} takes either data (bytes) or url, not both")
+            force_setattr(self, "data", _bytes(self.data, owner))
+        for name in ("url", "mime"):
+            value = getattr(self, name)
+            if type(value) is not str:
+                raise ConfigError(f"{owner}.{name} {_not(value, 'a str')}")
+        if len(self.mime) > _LONGEST_MIME:
+            raise ConfigError(f"{owner}.mime is {_shown(self.mime)}: expected a MIME type")
+        if self.data and self.url:
+            raise ConfigError(f"{owner} takes either data (bytes) or url, not both")
+        if not self.data and not self.url:
+            raise ConfigError(f"{owner} is empty: it takes either data (bytes) or url")
 
     def __repr__(self) -> str:
         source = f"{len(self.data)} bytes" if self.data else f"url={self.url!r:.200}"
         return f"{type(self).__name__}({source}, mime={self.mime!r})"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the bytes to `path`. Raises: ValueError when the part is a URL."""
+        """Write the bytes to `path`. Raises: ConfigError when the part is a URL."""
         if not self.data:
-            raise ValueError(f"this {type(self).__name__} is a URL: {self.url:.200}")
+            raise ConfigError(f"this {type(self).__name__} is a URL: {self.url:.200}")
         _path(path).write_bytes(self.data)
 
 
@@ -147,10 +205,13 @@ def _bytes(data: object, owner: str) -> bytes:
         case bytes() | bytearray() | memoryview():
             return bytes(data)
         case _:
-            raise TypeError(
+            raise ConfigError(
                 f"{owner}: data must be bytes, not {type(data).__name__}; for a file use "
                 f"{owner}.from_path(), for an address url="
             )
+
+
+_DETAILS = ("auto", "low", "high", "original")
 
 
 class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
@@ -159,9 +220,15 @@ class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
     detail: Literal["auto", "low", "high", "original"] | None = None
     provider_data: ProviderData | None = None
 
+    def __post_init__(self) -> None:
+        _FilePart.__post_init__(self)
+        if self.detail is not None and self.detail not in _DETAILS:
+            words = ", ".join(_DETAILS)
+            raise ConfigError(f"ImagePart.detail is {_shown(self.detail)}: expected one of {words}")
+
     @classmethod
     def from_path(cls, path: str | PathLike[str]) -> ImagePart:
-        """Read a file. Raises: OSError, ValueError for an empty file."""
+        """Read a file. Raises: OSError, ConfigError for an empty file."""
         return cls(_path(path).read_bytes())
 
 
@@ -174,7 +241,7 @@ class DocumentPart(_FilePart, frozen=True, tag="document"):
 
     @classmethod
     def from_path(cls, path: str | PathLike[str], mime: str = "application/pdf") -> DocumentPart:
-        """Read a file. Raises: OSError, ValueError for an empty file."""
+        """Read a file. Raises: OSError, ConfigError for an empty file."""
         file = _path(path)
         return cls(file.read_bytes(), mime=mime, name=file.name)
 
@@ -280,14 +347,15 @@ Part: TypeAlias = (
 )
 
 
+_PARTS = frozenset(get_args(Part))
+
+
 def _parts(content: object) -> tuple[Any, ...]:
-    match content:
-        case str():
-            return (TextPart(content),)
-        case list() | tuple():
-            return tuple(TextPart(item) if isinstance(item, str) else item for item in content)
-        case _:
-            return (content,)
+    items = content if isinstance(content, list | tuple) else (content,)
+    for index, item in enumerate(items):
+        if not isinstance(item, (str, *_PARTS)):
+            raise ConfigError(f"part {index} {_not(item, 'a str or a part such as ImagePart')}")
+    return tuple(TextPart(item) if isinstance(item, str) else item for item in items)
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -301,7 +369,7 @@ class Message(msgspec.Struct, frozen=True):
         def __init__(self, role: Role, parts: str | Part | Sequence[str | Part]) -> None: ...
 
     def __post_init__(self) -> None:
-        if type(self.parts) is not tuple or str in map(type, self.parts):
+        if type(self.parts) is not tuple or not _PARTS.issuperset(map(type, self.parts)):
             force_setattr(self, "parts", _parts(self.parts))
 
     @property
@@ -409,7 +477,7 @@ def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
         case Sequence() if not isinstance(value, str | bytes):
             return tuple(value)
         case _:
-            raise TypeError(
+            raise ConfigError(
                 f"{name} must be a {kind.__name__} or a sequence of them, not "
                 f"{type(value).__name__}"
             )
@@ -637,7 +705,7 @@ class Timeouts(msgspec.Struct, frozen=True):
     `connect`: until connected, including the wait for a pool slot. `first_output`: until the
     first text, reasoning, tool call or image. `idle`: without a byte. `stall`: without output.
     `total`: the entire call, across all its targets.
-    Raises: ValueError unless each is None or above 0.
+    Raises: ConfigError unless each is None or a finite number above 0.
     """
 
     connect: float | None = 5.0
@@ -649,5 +717,10 @@ class Timeouts(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:  # also refuses NaN
-                raise ValueError(f"Timeouts.{name} is {seconds}: expected seconds above 0, or None")
+            if seconds is not None and not _is_seconds(seconds):
+                shown = f"Timeouts.{name} is {_shown(seconds)}"
+                raise ConfigError(f"{shown}: expected seconds above 0, or None for no limit")
+
+
+def _is_seconds(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]

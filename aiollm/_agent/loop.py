@@ -13,7 +13,7 @@ from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarte
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.tools import as_tool
 from aiollm._streams.stream import Stream
-from aiollm.errors import TurnLimitError
+from aiollm.errors import ConfigError, TurnLimitError
 from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
 from aiollm.types import (
     Certainty,
@@ -74,7 +74,7 @@ class AgentLoop:
         `ask` starts a stream, `runner` returns what runs the tools, `emit` passes events to the
         hooks.
         """
-        made = tuple(map(as_tool, (*request.tools, *tools)))
+        made = tuple(map(as_tool, (*request.tools, *_listed(tools))))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
         self._tools = {each.name: each for each in made}
@@ -258,3 +258,9 @@ def _total(usages: Sequence[Usage]) -> Usage:
         certainty=certainty,
         cache_write_tokens=sum(usage.cache_write_tokens for usage in usages),
     )
+
+
+def _listed(tools: object) -> Sequence[Any]:
+    if not isinstance(tools, Sequence):
+        raise ConfigError(f"tools are a list, not of type {type(tools).__name__}")
+    return tools

@@ -12,10 +12,10 @@ import msgspec
 
 from aiollm._agent.tool_runner import Bound, Outcome, ToolRunner
 from aiollm._agent.tools import FunctionTool, as_result, bind
-from aiollm._validation import check_count
+from aiollm._validation import check_count, is_seconds
 from aiollm.errors import ConfigError, OutputError
 from aiollm.events import Event, ToolCallEnded, ToolCallStarted
-from aiollm.types import Message, TextPart, Tool, ToolCallPart, ToolResultPart, tool_results
+from aiollm.types import Message, TextPart, Tool, ToolCallPart, ToolResultPart, _shown, tool_results
 
 _UNFINISHED = "the run ended before this call did"
 
@@ -32,8 +32,9 @@ class RunLimits(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("max_turns", "max_parallel"):
             check_count(name, getattr(self, name))
-        if self.tool_timeout is not None and not self.tool_timeout > 0:
-            raise ConfigError(f"tool_timeout is {self.tool_timeout!r}: expected seconds above 0")
+        if self.tool_timeout is not None and not is_seconds(self.tool_timeout):
+            shown = f"tool_timeout is {_shown(self.tool_timeout)}"
+            raise ConfigError(f"{shown}: expected seconds above 0, or None")
 
 
 class ToolStarted(msgspec.Struct, frozen=True):
@@ -134,7 +135,7 @@ class ToolCalls:
         wanted = self._tools.get(call.name)
         if wanted is None:
             known = ", ".join(self._tools) or "none"
-            raise OutputError(f"there is no tool {call.name!r:.80}; the tools are: {known}")
+            raise OutputError(f"there is no tool {_shown(call.name)}; the tools are: {known}")
         if not call.valid:
             raise OutputError("not run: the arguments are not a complete JSON object")
         return wanted

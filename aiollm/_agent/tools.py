@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias, overload
 import msgspec
 
 from aiollm._agent.tool_runner import called
-from aiollm._validation import TOOL_NAME
+from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
 from aiollm._wire.lenient import decode_numbers, encode
 from aiollm._wire.loose_json import fit
 from aiollm._wire.schema import type_schema
@@ -29,6 +30,7 @@ from aiollm.types import (
     Tool,
     ToolCallPart,
     ToolResultPart,
+    _shown,
 )
 
 Function: TypeAlias = Callable[..., Any]
@@ -100,7 +102,7 @@ def tool(
     By default the name is the function's and the description its docstring. The schema comes
     from the type hints: `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
     and a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
-    seconds a call may take; None uses the run's time limit.
+    seconds a call may take, `math.inf` for no limit; None uses the run's time limit.
 
     A plain function runs in a thread, so it may block. One that overruns its time keeps its
     thread, and its result is discarded; when a tool holds half of the registry's `tool_threads`
@@ -116,10 +118,10 @@ def tool(
             tool, name=name, description=description, strict=strict, timeout=timeout
         )
     named = name or _name(function)
-    if not TOOL_NAME.fullmatch(named):
-        raise ConfigError(f"invalid tool name {named!r:.80}: pass a name that matches {_NAMES}")
-    if timeout is not None and not timeout > 0:
-        raise ConfigError(f"tool {named!r}: timeout is {timeout!r}, expected seconds above 0")
+    if not is_tool_name(named):
+        raise ConfigError(f"invalid tool name {_shown(named)}: pass a name that matches {_NAMES}")
+    if timeout not in (None, math.inf) and not is_seconds(timeout):
+        raise ConfigError(f"tool {named!r}: timeout is {_shown(timeout)}, expected seconds above 0")
     signature, schema = _signature(function, named)
     return FunctionTool(
         name=named,
@@ -171,7 +173,11 @@ def as_result(call: ToolCallPart, value: Any) -> ToolResultPart:
     if isinstance(value, ToolResultPart):
         made = msgspec.structs.replace(value, id=call.id, name=call.name)
     else:
-        made = ToolResultPart(call.id, _content(value), call.name)
+        content = _content(value)
+        for part in content if isinstance(content, list | tuple) else (content,):
+            if not isinstance(part, (str, *_CONTENT)):
+                raise _unusable(part)
+        made = ToolResultPart(call.id, content, call.name)
     for part in made.content:
         if not isinstance(part, _CONTENT):
             raise _unusable(part)

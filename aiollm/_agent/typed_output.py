@@ -12,8 +12,8 @@ import msgspec
 from aiollm._wire.lenient import decode_numbers
 from aiollm._wire.loose_json import after_thinking, fit, values_in
 from aiollm._wire.schema import schema_name, type_schema
-from aiollm.errors import OutputError
-from aiollm.types import Message, Request, Response, user
+from aiollm.errors import ConfigError, OutputError
+from aiollm.types import Message, Request, Response, _shown, user
 
 _FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
 """JSON in a Markdown fence, a common answer where no schema is enforced."""
@@ -131,8 +131,10 @@ async def generate_typed(
 ) -> Any:
     """Return the reply as `kind`, showing the model its mistake up to `repairs` times.
 
-    Raises: OutputError with the last reply, and whatever `ask` raises.
+    Raises: OutputError with the last reply, ConfigError, and whatever `ask` raises.
     """
+    if type(repairs) is not int or repairs < 0:
+        raise ConfigError(f"repairs is {_shown(repairs)}: expected an integer from 0 up")
     shape = shape_of(kind)
     request = msgspec.structs.replace(request, output=shape.wire)
     while True:

@@ -23,7 +23,7 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.spec import Plan, Step
-from aiollm.types import Target, Timeouts
+from aiollm.types import Target, Timeouts, _shown
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
@@ -83,9 +83,9 @@ class Policy(msgspec.Struct, frozen=True):
         for name, kind in _WORDS.items():
             if (word := getattr(self, name)) not in get_args(kind):
                 words = ", ".join(get_args(kind))
-                raise ConfigError(f"{name} is {word!r:.80}: expected one of {words}")
+                raise ConfigError(f"{name} is {_shown(word)}: expected one of {words}")
         if type(self.retries) is not int or self.retries < 0:
-            raise ConfigError(f"retries is {self.retries!r:.80}: expected an integer from 0 up")
+            raise ConfigError(f"retries is {_shown(self.retries)}: expected an integer from 0 up")
         check_seconds("max_wait", self.max_wait)
         for name in ("stagger", "patience"):
             if (value := getattr(self, name)) is not None:

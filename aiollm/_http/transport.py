@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeAlias
 
@@ -273,9 +272,8 @@ def _first_step(closing: Any) -> None:
 
 @functools.lru_cache(16)
 def _connect_within(seconds: float | None) -> aiohttp.ClientTimeout:
-    limit = None if seconds == math.inf else seconds
     # aiohttp ends every request after 300 s by default, but an answer may take longer than that.
-    return aiohttp.ClientTimeout(total=None, connect=limit)
+    return aiohttp.ClientTimeout(total=None, connect=seconds)
 
 
 async def _pieces(body: Body) -> AsyncIterator[bytes]:

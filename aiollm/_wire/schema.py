@@ -82,7 +82,7 @@ def schema_name(kind: Any) -> str:
         case type() if not get_args(kind):
             name = kind.__name__
         case _:
-            name = re.sub(r"[A-Za-z0-9_<>]+\.", "", str(kind))
+            name = re.sub(r"[A-Za-z0-9_<>]+\.", "", _text(kind))
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "output"
 
 
@@ -146,7 +146,14 @@ def _shown(kind: Any) -> str:
         case type() if not get_args(kind):
             return kind.__qualname__
         case _:
-            return f"{kind!s:.120}"
+            return f"{_text(kind):.120}"
+
+
+def _text(kind: Any) -> str:
+    try:
+        return str(kind)
+    except Exception:  # noqa: BLE001 - what is passed by mistake may be a value that has no text
+        return f"a value of type {type(kind).__name__}"
 
 
 def _fitted(schema: Schema, dialect: _Dialect) -> Schema:

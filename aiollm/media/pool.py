@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import msgspec
 
-from aiollm.errors import UnsupportedError
+from aiollm.errors import ConfigError, UnsupportedError
 from aiollm.media.cache import Cache, digest
 from aiollm.media.fitting import misfit
 from aiollm.media.limits import FittedImage, ImageLimits
 from aiollm.media.workers import Job, Workers
-from aiollm.types import ImagePart
+from aiollm.types import ImagePart, _shown
 
 _AT_ONCE = 64 * 1024
 """Up to this many bytes are hashed on the loop, which is faster than using a thread."""
@@ -41,6 +41,7 @@ class MediaPool:
     process, which is then not protected from malicious images. `time_limit`: seconds per image,
     without the wait for a free worker. `memory_limit`: bytes of address space per worker.
     `cache_limit`: bytes of prepared images to keep. Use it from one event loop at a time.
+    Raises: ConfigError.
 
         async with MediaPool(workers=2) as pool:
             fitted = await pool.fit(image, ImageLimits(mime=("image/jpeg",), edge=1568))
@@ -54,6 +55,8 @@ class MediaPool:
         memory_limit: int = 2 << 30,
         cache_limit: int = 128 << 20,
     ) -> None:
+        if type(cache_limit) is not int or cache_limit < 0:
+            raise ConfigError(f"cache_limit is {_shown(cache_limit)}: expected bytes, 0 or more")
         self._workers = Workers(workers, time_limit, memory_limit)
         self._cache = Cache(cache_limit)
         self._jobs: dict[Key, Job] = {}

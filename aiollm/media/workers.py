@@ -12,9 +12,11 @@ import threading
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from aiollm.errors import ClosedError, UnsupportedError
+from aiollm._validation import is_seconds
+from aiollm.errors import ClosedError, ConfigError, UnsupportedError
 from aiollm.media.limits import FittedImage, ImageLimits
 from aiollm.media.process import WorkerDied, WorkerProcess
+from aiollm.types import _shown
 
 _MOST = 4
 
@@ -41,8 +43,7 @@ class Workers:
 
     def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
         self.processes: set[WorkerProcess] = set()
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers is {workers}: expected 0 or more")
+        _check_limits(workers, time_limit, memory_limit)
         self._isolated = workers != 0 and _can_isolate()
         self._count = workers or (_cores() if workers is None else 1)
         self._time_limit = time_limit
@@ -155,6 +156,15 @@ class Workers:
         process.stop()
         with self._lock:
             self.processes.discard(process)
+
+
+def _check_limits(workers: object, time_limit: object, memory_limit: object) -> None:
+    if workers is not None and (type(workers) is not int or workers < 0):
+        raise ConfigError(f"workers is {_shown(workers)}: expected 0 or more, or None")
+    if not is_seconds(time_limit):
+        raise ConfigError(f"time_limit is {_shown(time_limit)}: expected seconds above 0")
+    if type(memory_limit) is not int or memory_limit < 1:
+        raise ConfigError(f"memory_limit is {_shown(memory_limit)}: expected bytes, 1 or more")
 
 
 def _cores() -> int:

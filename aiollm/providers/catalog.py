@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from types import UnionType
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn
 from aiollm.spec import Names, Plan, parse_spec
-from aiollm.types import Target, Timeouts
+from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
 """Makes a provider from its name and DSN."""
@@ -34,6 +35,8 @@ class Catalog:
 
     def __init__(self, env: Mapping[str, str] | None, timeouts: Timeouts) -> None:
         """Read `env`; the default is the process's environment, which may change later."""
+        if env is not None and not _maps_strings(env):
+            raise ConfigError("env must map the names of variables to strings")
         self._live = env is None
         self._env = dict(os.environ if env is None else env)
         self._variables = {_name_of(each): each for each in self._env if _name_of(each)}
@@ -89,6 +92,8 @@ class Catalog:
     def register_scheme(self, name: str, factory: SchemeFactory) -> None:
         """Add a DSN scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
         self._check_name(name)
+        if not callable(factory):
+            raise ConfigError(f"scheme {name!r} must have a function that makes its providers")
         self._schemes[name] = factory
         self._forget_plans()
 
@@ -181,6 +186,7 @@ class Catalog:
         self._resolved_specs.clear()
 
     def _resolve(self, name: str) -> Provider:
+        _check_type(name, str, "a provider's name must be a str")
         provider = self._row(name)
         if learned := self._learned.get(name):
             provider = msgspec.structs.replace(provider, learned=dict(learned))
@@ -207,16 +213,12 @@ class Catalog:
         dsn = parse_dsn(text, variable)
         factory = self._schemes.get(dsn.scheme)
         if factory is not None:
-            return factory(name, dsn)
+            provider = factory(name, dsn)
+            _check_type(provider, Provider, f"scheme {dsn.scheme!r} must make a Provider")
+            return provider
         scheme = SCHEMES.get(dsn.scheme)
         if scheme is None:
-            known = ", ".join([*SCHEMES, *self._schemes])
-            is_url = dsn.scheme in {"http", "https"}
-            example = f"openai+{dsn.scheme}://{dsn.host}" if is_url else "openai://host"
-            raise ConfigError(
-                f"{variable}: unknown scheme {dsn.scheme!r}: "
-                f"name what the server speaks, as in {example} (known: {known})"
-            )
+            raise ConfigError(f"{variable}: {_unknown_scheme(dsn, [*SCHEMES, *self._schemes])}")
         return from_dsn(name, dsn, self._env, scheme)
 
     def _variable(self, name: str) -> str:
@@ -258,8 +260,27 @@ class Catalog:
     @staticmethod
     def _check_name(name: str) -> None:
         _check_type(name, str, "a name must be a str")
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"invalid name {name!r}: use lower-case letters, digits, '-' and '.'")
+        if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+            reason = f"use lower-case letters, digits, '-' and '.', at most {MAX_NAME} in all"
+            raise ConfigError(f"invalid name {name!r}: {reason}")
+
+
+def _unknown_scheme(dsn: Dsn, known: list[str]) -> str:
+    from difflib import get_close_matches  # most programs never need it
+
+    is_url = dsn.scheme in {"http", "https"}
+    example = f"openai+{dsn.scheme}://{dsn.host}" if is_url else "openai://host"
+    hint = f"name what the server speaks, as in {example} (known: {', '.join(known)})"
+    start = f"unknown scheme {dsn.scheme!r:.80}"
+    close = get_close_matches(dsn.scheme[:80], known, 1)
+    if not close:
+        return f"{start}: {hint}"
+    transport = "+http" if dsn.secure is False else ""
+    return f"{start}; did you mean {close[0]}{transport}://? Else {hint}"
+
+
+def _maps_strings(env: object) -> bool:
+    return isinstance(env, Mapping) and all(isinstance(each, str) for each in chain(*env.items()))
 
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:

@@ -13,11 +13,9 @@ import msgspec
 
 from aiollm.dsn import Dsn, parse_dsn
 from aiollm.errors import ConfigError
+from aiollm.types import MAX_NAME
 
 OLLAMA_PORT = 11434
-
-MAX_NAME = 1000
-"""Characters of a model's name in a URL; many servers refuse a line of 4 KiB, all longer ones."""
 
 _OPENAI_ENDPOINT = re.compile(r"/(chat/completions|responses|images/(generations|edits)|models)$")
 _ANTHROPIC_ENDPOINT = re.compile(r"/(messages(/count_tokens)?|models)$")

@@ -41,7 +41,7 @@ class SwapModel(msgspec.Struct, frozen=True):
     def facts(self) -> dict[str, Any]:
         """The capabilities that the configuration sets, as keywords of `Capabilities`."""
         facts: dict[str, Any] = {"tools": True} if "function_calling" in self.capabilities else {}
-        if self.context_length:
+        if (self.context_length or 0) > 0:
             facts["context_length"] = self.context_length
         if self.input_modalities:
             facts["images"] = "image" in self.input_modalities
@@ -206,7 +206,7 @@ class _RawProps(msgspec.Struct, frozen=True):
             known[name]: value for name, value in self.modalities.items() if name in known
         }
         context = self.default_generation_settings.n_ctx
-        if context:
+        if (context or 0) > 0:
             facts["context_length"] = context
         return Props(context, self.total_slots, self.model_path, self.build_info, facts)
 

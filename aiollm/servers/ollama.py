@@ -129,7 +129,7 @@ class Ollama(Server):
         facts = (await self.show(model)).facts
         with suppress(ProviderError, ProtocolError):  # not every server of its API has this
             for each in await self.running():
-                if each.name == _tagged(model) and each.context_length:
+                if each.name == _tagged(model) and (each.context_length or 0) > 0:
                     facts["context_length"] = each.context_length
         return facts
 

@@ -127,7 +127,7 @@ class TestRequest:
         ],
     )
     def test_what_is_no_sequence_is_refused_at_once(self, fields, reason) -> None:
-        with pytest.raises(TypeError, match=reason):
+        with pytest.raises(ConfigError, match=reason):
             Request(**fields)
 
     def test_no_two_requests_share_their_defaults(self) -> None:
@@ -141,7 +141,7 @@ class TestFiles:
         assert kind(b"x").data == b"x"
         assert kind(url="https://x").url == "https://x"
         for wrong in ({}, {"data": b"x", "url": "https://x"}):
-            with pytest.raises(ValueError, match=f"{kind.__name__} takes either data"):
+            with pytest.raises(ConfigError, match=f"{kind.__name__} .*takes either data"):
                 kind(**wrong)
 
     @pytest.mark.parametrize("buffer", [bytearray(b"abc"), memoryview(b"abc")])
@@ -152,7 +152,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("wrong", ["duck.png", 5, None])
     def test_a_path_or_anything_else_is_no_data(self, wrong) -> None:
-        with pytest.raises(TypeError, match=r"data must be bytes.*ImagePart.from_path"):
+        with pytest.raises(ConfigError, match=r"data must be bytes.*ImagePart.from_path"):
             ImagePart(wrong)
 
     def test_the_repr_shows_no_bytes(self) -> None:
@@ -169,7 +169,7 @@ class TestFiles:
         assert DocumentPart.from_path(path, "text/plain").mime == "text/plain"
 
     def test_an_address_cannot_be_saved(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="is a URL: https://x"):
+        with pytest.raises(ConfigError, match="is a URL: https://x"):
             ImagePart(url="https://x").save(tmp_path / "x")
 
 
@@ -425,12 +425,14 @@ class TestSaving:
 
 class TestTimeouts:
     @pytest.mark.parametrize("name", Timeouts.__struct_fields__)
-    @pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan])
-    def test_a_deadline_that_has_passed_before_it_begins_is_refused(self, name, seconds) -> None:
-        with pytest.raises(ValueError, match=f"Timeouts.{name} is .*: expected seconds above 0"):
+    @pytest.mark.parametrize(
+        "seconds", [0, 0.0, -1, -math.inf, math.nan, math.inf, 2**2000, "5", True]
+    )
+    def test_a_deadline_is_a_finite_number_of_seconds_above_0(self, name, seconds) -> None:
+        with pytest.raises(ConfigError, match=f"Timeouts.{name} is .*: expected seconds above 0"):
             Timeouts(**{name: seconds})
 
-    @pytest.mark.parametrize("seconds", [None, 0.001, 5, math.inf])
+    @pytest.mark.parametrize("seconds", [None, 0.001, 5])
     def test_none_is_no_limit(self, seconds) -> None:
         assert Timeouts(idle=seconds).idle == seconds
 

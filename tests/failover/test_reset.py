@@ -9,6 +9,7 @@ import pytest
 from aiollm import FailoverError, RateLimitError, Registry
 from aiollm._failover.gate import Gate as CallGate
 from aiollm._failover.health import Health
+from aiollm.codecs import codec_of
 from aiollm.errors import ConnectError, ServerError
 from aiollm.events import CallQueued
 from aiollm.provider import Provider
@@ -79,7 +80,7 @@ async def test_the_429_of_another_target_stays(serve, registry):
 def test_resetting_one_target_frees_its_own_host_alone():
     gate = CallGate(Health())
     lines = [
-        gate.line(Target(name, "m"), Provider(name, "openai", f"http://{name}", codec=None))
+        gate.line(Target(name, "m"), Provider(name, "openai", f"http://{name}", codec_of("openai")))
         for name in ("a", "b")
     ]
     for line in lines:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import FailoverError, classify
+from aiollm.codecs import codec_of
 from aiollm.dsn import Secret
 from aiollm.provider import Provider
 from aiollm.testing import FaultServer, chat
@@ -99,7 +100,7 @@ async def test_a_broken_bundle_of_authorities_is_this_process_s_own_fault(privat
 
 
 def provider(url: str) -> Provider:
-    return Provider("a", "openai", url, codec=None, token=Secret("k"))
+    return Provider("a", "openai", url, codec=codec_of("openai"), token=Secret("k"))
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,24 @@ async def test_an_unknown_scheme_lists_those_that_exist(scheme):
         assert f"as in {spoken} (" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("dsn", "meant"),
+    [
+        ("opanai+http://h", r"did you mean openai\+http://\?"),
+        ("opanai://h", "did you mean openai://"),
+        ("antropic+https://h", "did you mean anthropic://"),
+        ("lama-swap://h", "did you mean llama-swap://"),
+        ("mime://h", "did you mean mine://"),
+        ("https://h", r"name what the server speaks, as in openai\+https://h "),
+    ],
+)
+def test_a_mistyped_scheme_names_the_one_that_was_meant(dsn, meant):
+    reg = Registry(env={"LLM_A": dsn})
+    reg.register_scheme("mine", lambda name, dsn: reg.provider("ollama"))
+    with pytest.raises(ConfigError, match=f"LLM_A: unknown scheme .*{meant}"):
+        reg.provider("a")
+
+
 @pytest.mark.parametrize("variable", ["LLM_my_box", "LLM_MY-BOX", "LLM_My_Box"])
 def test_a_variable_defines_its_name_however_it_is_spelt(variable):
     reg = Registry(env={variable: "ollama+http://box", "LLM_fast": "alias:my-box/m"})
