@@ -26,7 +26,9 @@ from urllib.parse import quote
 
 from msgspec import structs
 
+from aiollm._validation import check_seconds
 from aiollm.errors import ConfigError, ConnectError, DeadlineError
+from aiollm.types import _shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -78,6 +80,8 @@ class LocalServer:
 
         async with LocalServer() as server, Registry() as reg:
             reg.register("local", server.dsn)
+
+    Raises: ConfigError.
     """
 
     def __init__(  # noqa: PLR0913 - settings, all by keyword
@@ -93,6 +97,16 @@ class LocalServer:
         chat_template: str | os.PathLike[str] = "",
         start_timeout: float = 60.0,
     ) -> None:
+        _check_numbers(threads=(threads, 1), parallel=(parallel, 1), context=(context, 0))
+        _check_numbers(port=(port, 0))
+        texts: dict[str, object] = {
+            "alias": alias,
+            "chat_template": chat_template,
+            "model": model,
+            "key": key,
+        }
+        _check_texts(texts, may_be_none=("model", "key"))
+        check_seconds("start_timeout", start_timeout)
         self.path = Path(model) if model is not None else None
         self.model: str = alias or (self.path.stem if self.path else "smollm2")
         self.url: str = ""
@@ -216,6 +230,19 @@ async def start(
     registry.register(name, server.dsn)
     registry.register(name, structs.replace(registry.provider(name), facts=_FACTS))
     return server
+
+
+def _check_numbers(**given: tuple[object, int]) -> None:
+    for name, (value, least) in given.items():
+        if type(value) is not int or not least <= value < 2**31:
+            raise ConfigError(f"{name} is {_shown(value)}: expected an integer from {least} up")
+
+
+def _check_texts(given: dict[str, object], may_be_none: tuple[str, ...]) -> None:
+    for name, value in given.items():
+        is_default = value is None and name in may_be_none
+        if not is_default and not isinstance(value, str | os.PathLike):
+            raise ConfigError(f"{name} is of type {type(value).__name__}, not a str")
 
 
 def _checked(path: Path | None) -> Path:

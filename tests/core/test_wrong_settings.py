@@ -50,6 +50,7 @@ from aiollm import (
 from aiollm._validation import check
 from aiollm.codecs import codec_of
 from aiollm.dsn import DsnOptions, parse_dsn
+from aiollm.local import LocalServer
 from aiollm.media import MediaPool, normalize
 from aiollm.testing import FakeProvider
 
@@ -206,6 +207,7 @@ ROWS = [
     (Capabilities, {}, fit),
     (Registry, {"env": {}}, call),
     (MediaPool, {}, MediaPool.close),
+    (LocalServer, {}, nothing),
 ]
 
 
