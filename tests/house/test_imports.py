@@ -66,7 +66,7 @@ def run(code: str, *arguments: str) -> str:
         env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -116,6 +116,7 @@ def test_no_file_thread_process_or_socket_is_opened(observed: dict[str, list]) -
     assert observed["effects"] == []
 
 
+@pytest.mark.timeout(600)  # 200 imports of the package
 def test_every_module_can_be_the_first_to_be_imported() -> None:
     names = [module.name for module in pkgutil.walk_packages(aiollm.__path__, "aiollm.")]
     assert len(names) > 20
