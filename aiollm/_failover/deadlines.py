@@ -118,7 +118,6 @@ class AttemptDeadlines:
         self._limits = limits
         self._total_at = total_at
         self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
         self._fired: tuple[Cause, float] | None = ("closed", 0.0) if watchdog.closed else None
         self._alive_at: float | None = None
         self._output_at: float | None = None
@@ -139,8 +138,9 @@ class AttemptDeadlines:
 
     def output(self) -> float:
         """Note that output arrived; return the loop time."""
-        self.alive()
-        now = self._output_at = self._alive_at or 0.0
+        if self._alive_at is None:
+            self.alive()
+        now = self._output_at = self._alive_at = self._watchdog.time()
         return now
 
     async def wait(self, step: Step[T], task: asyncio.Task[Any]) -> T:

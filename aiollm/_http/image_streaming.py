@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
 from aiollm._http.image_quota import Quota
+from aiollm._http.turns import Turns
 from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError
@@ -66,9 +67,10 @@ async def draw(
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()
             quota = Quota(request)
+            turns = Turns(reply.read)
             size = 0
             while not decoder.finished:
-                data = await reply.read()
+                data = await turns.read()
                 size += len(data)
                 drafts: list[PartialImage] = []
                 failure = _feed(decoder, lift, data, drafts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from aiollm.provider import Reply
+from aiollm._http.turns import Read
 from aiollm.types import Timeouts
 
 GAPS = 4.0
@@ -19,6 +20,8 @@ LONGEST = 10.0
 had one, as this server may put it into every piece; and at most. The most also counts where
 nothing was said yet, or where more was said after a finish word."""
 
+_FAR = 2 * LONGEST
+
 
 class LastWords:
     """Reads what may follow the finish word of an answer.
@@ -27,40 +30,34 @@ class LastWords:
     empty chunks, with which some servers keep a connection open for ever.
     """
 
-    __slots__ = ("_began", "_gap", "_least", "_reply", "_timeouts", "_waited")
+    __slots__ = ("_gaps", "_least", "_most", "_waited")
 
-    def __init__(self, reply: Reply, timeouts: Timeouts, gap: float | None, *, sure: bool) -> None:
-        """`gap` is the longest between two pieces so far, None if nothing was said yet.
+    def __init__(self, timeouts: Timeouts, gap: float | None, *, sure: bool) -> None:
+        """`gap` is the longest between two pieces, below 0 after one, None before the first.
 
         `sure` is whether there were pieces without a finish word.
         """
-        self._reply = reply
-        self._timeouts = timeouts
-        self._gap = gap or 0.0
+        self._gaps = 0.0 if gap is None else GAPS * gap
         self._least = LONGEST if gap is None else SURE if sure else UNSURE
+        # The answer has its finish: no deadline of a silent server may make it fail.
+        self._most = min(LONGEST, (timeouts.idle or _FAR) / 2, (timeouts.stall or _FAR) / 2)
         self._waited = 0.0
-        self._began = False
 
-    async def read(self, batch: list[Any]) -> bytes:
+    async def read(self, read: Read, batch: Sequence[Any]) -> bytes:
         """Return what comes, b"" at the end or after the silence.
 
-        `batch` is what the last of these reads brought. The caller's own pauses do not count.
+        `batch` is what the last of these reads brought, if there was one. The caller's own pauses
+        do not count.
         """
-        if batch and self._began:
+        if batch:
             self._least = LONGEST
             self._waited = 0.0
-        self._began = True
+        silence = min(max(self._gaps, self._least), self._most)
         started = monotonic()
         try:
-            async with asyncio.timeout(self._silence() - self._waited):
-                return await self._reply.read()
+            async with asyncio.timeout(silence - self._waited):
+                return await read()
         except TimeoutError:
             return b""
         finally:
             self._waited += monotonic() - started
-
-    def _silence(self) -> float:
-        # The answer has its finish: no deadline of a silent server may make it fail.
-        limits = (self._timeouts.idle, self._timeouts.stall)
-        most = min([LONGEST, *(limit / 2 for limit in limits if limit is not None)])
-        return min(max(GAPS * self._gap, self._least), most)

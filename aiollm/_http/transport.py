@@ -116,6 +116,36 @@ class AiohttpReply:
         self._response.close()
 
 
+class EncodedReply(AiohttpReply):
+    """A reply whose body is compressed or the like, although nobody asked: it is never read.
+
+    A few kilobytes can be gigabytes once they are unpacked.
+    """
+
+    __slots__ = ()
+
+    async def read(self) -> bytes:
+        """Refuse to read, unless there is nothing. Raises: ProtocolError."""
+        if self._content.at_eof():
+            return b""
+        encoding = self._response.headers["Content-Encoding"]
+        raise ProtocolError(
+            f"the answer came with the Content-Encoding {encoding!r:.40}, which nobody asked for: "
+            "turn off compression at the server, or at the proxy before it"
+        )
+
+
+_PLAIN = frozenset({"", "identity", "none", "utf-8"})
+"""Encodings that change nothing; the last two are how some servers keep a proxy from compressing
+(Vercel and nginx, 2025), or a mistake for the charset."""
+
+
+def _reply(response: aiohttp.ClientResponse, replies: set[AiohttpReply]) -> AiohttpReply:
+    encoding = response.headers.get("Content-Encoding", "")
+    kind = AiohttpReply if encoding.strip().lower() in _PLAIN else EncodedReply
+    return kind(response, replies)
+
+
 def _request(
     session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
 ) -> Awaitable[aiohttp.ClientResponse]:
@@ -160,7 +190,7 @@ class HttpTransport:
         is_fresh = [False]
         token = fresh.set(is_fresh)
         try:
-            return AiohttpReply(await _request(session, request, connect), self._replies)
+            return _reply(await _request(session, request, connect), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = self._translate(error, connect)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
@@ -183,7 +213,7 @@ class HttpTransport:
             # It never reuses a connection, so no second attempt can meet a stale one.
             self._fresh = self._new_session(force_close=True)
         try:
-            return AiohttpReply(await _request(self._fresh, request, connect), self._replies)
+            return _reply(await _request(self._fresh, request, connect), self._replies)
         except FOREIGN as error:
             ours = self._translate(error, connect)
         try:
@@ -221,6 +251,7 @@ class HttpTransport:
             connector=Connector(force_close=force_close),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
+            auto_decompress=False,
             read_bufsize=READ_BUFFER,
             request_class=request_class(),
         )

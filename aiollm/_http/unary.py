@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
+from aiollm._http.turns import Turns
 from aiollm._wire.redaction import redacted
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
@@ -62,10 +63,11 @@ async def _complete(reply: Reply, seconds: float | None) -> bytes:
     """Return the complete body, which must arrive within `seconds`. Raises: LLMError."""
     pieces: list[bytes] = []
     size = 0
+    turns = Turns(reply.read)
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            while piece := await reply.read():
+            while piece := await turns.read():
                 pieces.append(piece)
                 size += len(piece)
                 if size > MAX_UNARY_REPLY:

@@ -56,9 +56,10 @@ class Lift:
         """Return the read's bytes without files, b"" while all of them belong to a file."""
         data, self._held = self._held + data, b""
         out: list[bytes] = []
-        while data:
+        at = 0
+        while at < len(data):
             file = self._file
-            data = self._outside(data, out) if file is None else self._inside(file, data, out)
+            at = self._outside(data, at, out) if file is None else self._inside(file, data, at, out)
         return b"".join(out)
 
     def close(self) -> bytes:
@@ -70,28 +71,29 @@ class Lift:
         """Hand over the file that the placeholder `data` replaces, None if it is not one."""
         return self._lifted.pop(data, None)
 
-    def _outside(self, data: bytes, out: list[bytes]) -> bytes:
-        """Pass on the bytes before the next file; return the rest."""
-        if found := _BEGIN.search(data):
+    def _outside(self, data: bytes, at: int, out: list[bytes]) -> int:
+        """Pass on the bytes from `at` to the next file; return where it begins."""
+        if found := _BEGIN.search(data, at):
             self._file = _File()
-            out.append(data[: found.end()])
-            return data[found.end() :]
-        if cut := _MAYBE.search(data, max(0, len(data) - _HEAD)):
+            out.append(data[at : found.end()])
+            return found.end()
+        end = len(data)
+        if cut := _MAYBE.search(data, max(at, end - _HEAD)):
             self._held = cut[0]
-            data = data[: cut.start()]
-        out.append(data)
-        return b""
+            end = cut.start()
+        out.append(data[at:end])
+        return len(data)
 
-    def _inside(self, file: _File, data: bytes, out: list[bytes]) -> bytes:
-        """Add to the file until its string ends; return the rest."""
-        end = data.find(b'"')
+    def _inside(self, file: _File, data: bytes, at: int, out: list[bytes]) -> int:
+        """Add to the file until its string ends; return where."""
+        end = data.find(b'"', at)
         if end < 0:
-            file.add(data)
-            return b""
-        file.add(data[:end])
+            file.add(data[at:])
+            return len(data)
+        file.add(data[at:end])
         self._file = None
         out.append(self._stand_in(file.pieces) if file.finish() else file.text())
-        return data[end:]
+        return end
 
     def _stand_in(self, pieces: list[bytes]) -> bytes:
         # Random bytes: no string that a server sends can be mistaken for a placeholder.

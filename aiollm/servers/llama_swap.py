@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from aiollm._http.turns import Turns
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
@@ -302,8 +303,9 @@ class LlamaSwap(Server):
         text = codecs.getincrementaldecoder("utf-8")("replace")
         query = "" if history else "?no-history"
         reply = await self._stream(self._request("GET", path + query))
+        turns = Turns(reply.read)
         try:
-            while data := await reply.read():
+            while data := await turns.read():
                 if piece := text.decode(data):
                     yield piece
         finally:
@@ -316,8 +318,9 @@ class LlamaSwap(Server):
         """
         framer = SSE()
         reply = await self._stream(self._request("GET", "/api/events"))
+        turns = Turns(reply.read)
         try:
-            while data := await reply.read():
+            while data := await turns.read():
                 for frame in framer.feed(data):
                     yield _event(frame)
         finally:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import inspect
 
 import aiohttp
 import pytest
 from aiohttp import http_exceptions
 
-from aiollm import FailoverError, LLMError, ProtocolError
+from aiollm import (
+    AuthenticationError,
+    FailoverError,
+    ImageRequest,
+    LLMError,
+    OverloadedError,
+    ProtocolError,
+)
 from aiollm._http.translation import translate
 from aiollm.testing import Answer, chat
 
@@ -43,6 +51,58 @@ async def test_requests_ask_for_no_compression_and_carry_no_cookies(serve, regis
     for request in server.requests:
         assert request.headers["accept-encoding"] == "identity"
         assert "cookie" not in request.headers
+
+
+def encoded(status=200, encoding="gzip"):
+    bomb = gzip.compress(b"{}\n\n" * 1_000_000)
+    return Answer(status, {"content-type": "text/event-stream", "content-encoding": encoding}, bomb)
+
+
+CALLS = {
+    "stream": lambda reg: reg.generate("a/m", "hi"),
+    "images": lambda reg: reg.generate_images("a/m", ImageRequest("a boat")),
+    "unary": lambda reg: reg.models("a"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("encoding", ["gzip", "GZip, br", "deflate", "zstd", "x-unheard-of"])
+async def test_an_encoding_that_nobody_asked_for_is_refused_unread(serve, registry, call, encoding):
+    server = await serve(encoded(encoding=encoding))
+    with pytest.raises((FailoverError, ProtocolError)) as caught:
+        await call(registry({"a": server}))
+    error = getattr(caught.value, "last", caught.value)
+    assert type(error) is ProtocolError
+    assert error.frame == b""
+    assert f"Content-Encoding '{encoding}'" in str(error)
+    assert "turn off compression" in str(error)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (503, OverloadedError)])
+async def test_a_refusal_in_an_encoding_is_what_its_status_says(
+    serve, registry, call, status, kind
+):
+    server = await serve(encoded(status))
+    with pytest.raises((FailoverError, kind)) as caught:
+        await call(registry({"a": server}))
+    error = getattr(caught.value, "last", caught.value)
+    assert type(error) is kind
+    assert (error.status, error.body) == (status, b"")
+
+
+@pytest.mark.parametrize("encoding", ["identity", "none", "utf-8", ""])
+async def test_an_encoding_that_changes_nothing_is_accepted(serve, registry, encoding):
+    answer = chat("x")
+    server = await serve(
+        Answer(
+            200,
+            {"content-type": "text/event-stream", "content-encoding": encoding},
+            answer.body,
+            "chunked",
+        )
+    )
+    assert (await registry({"a": server}).generate("a/m", "hi")).text == "x"
 
 
 async def test_a_large_body_arrives_whole_and_with_its_length(serve, registry):

@@ -21,7 +21,7 @@ import pytest
 
 import aiollm
 from aiollm import Registry
-from aiollm._http import streaming
+from aiollm._http import answer, streaming
 from aiollm.provider import Operation, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.google.codec import GoogleCodec
@@ -171,11 +171,11 @@ def work(wire, chunks, per_read):
     """Return the instructions that a stream takes once all is warm."""
     # What is done about a gap between two reads depends on its length: all are one second here.
     seconds = itertools.count()
-    clock, streaming.monotonic = streaming.monotonic, lambda: float(next(seconds))
+    clock, answer.monotonic = answer.monotonic, lambda: float(next(seconds))
     try:
         count, length = asyncio.run(read_whole(wire, reads_of(wire, chunks, per_read)))
     finally:
-        streaming.monotonic = clock
+        answer.monotonic = clock
     assert length == chunks * len(replay.WORD)
     return count
 

@@ -1,0 +1,131 @@
+"""The event loop turns between the bytes of one reply, also where no read ever waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiollm import DeadlineError, FailoverError, ImageRequest, Registry, StreamInterrupted, Timeouts
+from aiollm._http import image_streaming, streaming
+from aiollm._http.turns import TURN
+from aiollm._http.unary import UnaryRequester
+from aiollm.provider import HttpRequest, Operation, Provider
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.images_codec import OpenAIImages
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n'
+SIZE = 40 * TURN
+READS = {
+    "many small reads": [EVENT * 10] * (SIZE // len(EVENT) // 10),
+    "one huge read": [EVENT * (SIZE // len(EVENT))],
+    "comments": [b": ping\n\n" * (TURN // 8)] * 40,
+    "blank lines": [b"\n" * SIZE],
+    "one event": [b'data: {"choices":[{"index":0,"delta":{"content":"', *[b"x" * TURN] * 40],
+    "a document": [b'{"choices": [', *[b" " * TURN] * 40],
+}
+
+
+class Ready:
+    """A transport, and its reply, of which every byte is there already."""
+
+    status = 200
+    content_type = "text/event-stream"
+    has_body = True
+
+    def __init__(self, reads, then=None):
+        self.headers = {}
+        self._reads = iter(reads)
+        self._then = then
+
+    async def send(self, request, connect):
+        return self
+
+    async def read(self):
+        found = next(self._reads, b"")
+        return found if found or self._then is None else await self._then
+
+    async def drain(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def provider(transport):
+    def chat(row, _, target, request, timeouts):
+        return streaming.stream(row, transport, target, request, timeouts)
+
+    def images(row, _, target, request, timeouts):
+        return image_streaming.draw(row, transport, target, request, timeouts)
+
+    return Provider(
+        "mem",
+        "openai",
+        "http://mem.invalid/v1",
+        ChatCodec(),
+        operations={
+            "chat": Operation(adapter=chat),
+            "images": Operation(lambda: (OpenAIImages(),), images),
+        },
+    )
+
+
+async def turns_of_the_loop(work):
+    """Return how often the loop turned until `work` was done."""
+    task = asyncio.ensure_future(work)
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    error = task.exception()
+    assert error is None or isinstance(error, FailoverError | StreamInterrupted)
+    return turns
+
+
+@pytest.mark.parametrize("reads", READS.values(), ids=READS)
+@pytest.mark.parametrize("operation", ["chat", "images", "unary"])
+async def test_the_loop_turns_once_in_so_many_bytes(operation, reads):
+    async with Registry(env={}, retries=0) as reg:
+        transport = Ready(reads)
+        reg.register("mem", provider(transport))
+        match operation:
+            case "chat":
+                work = reg.generate("mem/m", "hi")
+            case "images":
+                work = reg.generate_images("mem/m", ImageRequest("a boat"))
+            case "unary":
+                request = HttpRequest("http://mem.invalid", {})
+                requester = UnaryRequester(transport)
+                work = requester.request(provider(transport), Timeouts(), request)
+        assert await turns_of_the_loop(work) >= sum(map(len, reads)) / TURN / 2
+
+
+@pytest.mark.parametrize("reads", READS.values(), ids=READS)
+async def test_a_call_can_be_cancelled_while_bytes_are_there(reads):
+    async with Registry(env={}) as reg:
+        reg.register("mem", provider(Ready(reads)))
+        task = asyncio.create_task(reg.generate("mem/m", "hi"))
+        while not reg.health():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_deadline_fires_while_bytes_are_there():
+    """The clock is past the deadline when the loop first turns: the bytes do not hide that."""
+    loop = asyncio.get_running_loop()
+
+    def endless():
+        while True:
+            yield EVENT * 100
+
+    async with Registry(env={}, retries=0, timeouts=Timeouts(total=0.001)) as reg:
+        reg.register("mem", provider(Ready(endless())))
+        with pytest.raises((DeadlineError, FailoverError)) as caught:
+            await reg.generate("mem/m", "hi")
+    error = caught.value
+    last = error.last if isinstance(error, FailoverError) else error
+    assert isinstance(last, DeadlineError)
+    assert loop.is_running()
