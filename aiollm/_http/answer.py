@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiollm._http import MAX_ANSWER
 from aiollm._http.turns import TURN, Turns
-from aiollm._wire.framing import NDJSON
+from aiollm._wire.framing import NDJSON, check_density
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
 from aiollm.types import Item, Timeouts
@@ -165,4 +165,5 @@ class _Document:
 
         body = b"".join(self._pieces).strip()
         check_answer(body, status)
+        check_density(body)
         self._decoder.whole(body, batch)

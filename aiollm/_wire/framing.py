@@ -22,6 +22,14 @@ from aiollm.errors import ProtocolError
 MAX_FRAME = 64 * 1024 * 1024
 """The most bytes in one frame; it is large because an image arrives as one line."""
 
+MAX_LINES = 64 * 1024
+"""The most lines of data in one event."""
+
+MAX_RAW = 64 * 1024
+MAX_RAW_LINES = 1024
+MAX_RAW_VALUES = 64
+"""Raw JSON is an error at best: the most bytes and lines of one, and how many are read at all."""
+
 BARE = b"\x1e"
 """The first byte of a frame of raw JSON that is not an error; no JSON begins with it."""
 
@@ -29,6 +37,10 @@ _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"
 _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
+_MATTERS = frozenset({b"", b"d", b"e", *_OPENING})
+"""How the lines begin that are read outside raw JSON: comments, `id` and `retry` have no effect."""
+_LARGE = 64 * 1024
+"""Bytes without an end of an event after which complete lines do not wait for it."""
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _WORDS = {"message", "detail", "msg", "base_resp"}
 _ANSWER = {"choices", "candidates", "type"}
@@ -59,6 +71,7 @@ class _Framer:
         if self._pending:
             self._pending.append(head)
             head = self._rest()
+            check_density(head)
         if end < len(data):
             self._hold(data[end:])
         return head
@@ -103,13 +116,15 @@ class NDJSON(_Framer):
 class _EventStream(_Framer, ABC, Generic[F]):
     """The base of both kinds of SSE: line rules, the general parser, raw JSON between events."""
 
-    __slots__ = ("_carriage", "_data", "_name", "_raw", "_started")
+    __slots__ = ("_carriage", "_data", "_midway", "_name", "_raw", "_raw_values", "_started")
 
     def __init__(self) -> None:
         super().__init__()
         self._data: list[bytes] = []
         self._name = b""
+        self._midway = False
         self._raw: _RawJSON | None = None
+        self._raw_values = 0
         self._carriage = False
         self._started = False
 
@@ -137,6 +152,8 @@ class _EventStream(_Framer, ABC, Generic[F]):
         end = data.rfind(b"\n\n") + 2
         if end > 1 or (ended and data[:1] == b"\n"):
             return self._events(self._take(data, end))
+        if self._size + len(data) > _LARGE and (end := data.rfind(b"\n", 0, -1) + 1):
+            return self._lines(self._take(data, end))
         if data:
             self._hold(data)
         return []
@@ -154,9 +171,16 @@ class _EventStream(_Framer, ABC, Generic[F]):
         """Parse complete events, the last of which ends in LF LF or CRLF CRLF."""
         if b"\r" in block:
             block = self._normal_newlines(block)
+        return self._lines(block)
+
+    def _lines(self, block: bytes) -> list[F]:
+        """Parse complete lines, which may end in the middle of an event. Raises: ProtocolError."""
         frames: list[F] = []
         *lines, _ = block.split(b"\n")
         self._slow(lines, frames)
+        if len(self._data) > MAX_LINES:
+            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=block)
+        self._midway = self._raw is not None or bool(self._data or self._name)
         return frames
 
     @abstractmethod
@@ -192,13 +216,18 @@ class _EventStream(_Framer, ABC, Generic[F]):
         """Parse line by line, as the standard describes."""
         # Comments, `id` and `retry` have no effect: an answer is never resumed by event id.
         for line in lines:
+            if self._raw is None:
+                if not line:
+                    if self._data or self._name:
+                        self._dispatch(frames)
+                    continue
+                if line[:1] not in _MATTERS:
+                    continue
             name, _, value = line.partition(b":")
             # A field of an event ends raw JSON that never closed: garbage must not swallow events.
             if name == b"data":
                 self._data.append(value[1:] if value[:1] == b" " else value)
                 self._raw = None
-            elif self._raw is None and not line:
-                self._dispatch(frames)
             elif name == b"event":
                 self._name = value[1:] if value[:1] == b" " else value
                 self._raw = None
@@ -218,11 +247,16 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     def _collect(self, line: bytes, frames: list[F]) -> None:
         """Add a line to the raw JSON value that it begins or continues."""
-        self._raw = self._raw or _RawJSON()
-        value = self._raw.add(line)
+        if self._raw_values >= MAX_RAW_VALUES:
+            return
+        raw = self._raw = self._raw or _RawJSON()
+        if raw.size + len(line) > MAX_RAW or raw.count >= MAX_RAW_LINES:
+            raise ProtocolError(f"raw JSON is larger than {MAX_RAW} bytes", frame=line)
+        value = raw.add(line)
         if value is None:
             return
         self._raw = None
+        self._raw_values += 1
         if value.endswith((b"}", b"]")):
             frames.append(self._make(b"", value if _is_error(value) else BARE + value))
 
@@ -238,7 +272,7 @@ class SSE(_EventStream[bytes]):
     def _events(self, block: bytes) -> list[bytes]:
         # Fast path for what most servers send: each event is a single `data: ` line. Splitting at
         # a long separator is cheapest, and it was correct if no line end is left in the frames.
-        if self._raw is None and block.startswith(b"data: "):
+        if not self._midway and block.startswith(b"data: "):
             blank = _CRLF if block.endswith(_CRLF) else b"\n\n"
             frames = block[6 : -len(blank)].split(blank + b"data: ")
             text = b"".join(frames)
@@ -259,7 +293,7 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         if b"\r" in block:
             block = self._normal_newlines(block)
         # Fast path: each event is an `event: ` line and a `data: ` line, so has three newlines.
-        if self._raw is None and block.startswith(b"event: "):
+        if not self._midway and block.startswith(b"event: "):
             events = block[7:-2].split(b"\n\nevent: ")
             if block.count(b"\n") == 3 * len(events):
                 frames = [
@@ -271,6 +305,16 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
                 if len(frames) == len(events):
                     return frames
         return super()._events(block)
+
+
+def check_density(data: bytes) -> None:
+    """Refuse large JSON that is mostly structure. Raises: ProtocolError.
+
+    Each object costs a microsecond in which the event loop stands still. Text, files and
+    probabilities of tokens have far fewer in so many bytes.
+    """
+    if len(data) > _LARGE and (count := data.count(b"{")) > 16 * 1024 + len(data) // 32:
+        raise ProtocolError(f"a frame of {len(data)} bytes holds {count} objects", frame=data)
 
 
 def _end_of_crlf(data: bytes) -> int:
@@ -310,20 +354,23 @@ def _is_error(raw: bytes) -> bool:
 class _RawJSON:
     """Collects lines of a bare JSON value until its brackets balance."""
 
-    __slots__ = ("_depth", "_lines", "_quoted", "_size")
+    __slots__ = ("_depth", "_lines", "_quoted", "size")
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
         self._depth = 0
         self._quoted = False
-        self._size = 0
+        self.size = 0
+
+    @property
+    def count(self) -> int:
+        """How many lines it has so far."""
+        return len(self._lines)
 
     def add(self, line: bytes) -> bytes | None:
-        """Add a line; return the value once its brackets balance. Raises: ProtocolError."""
+        """Add a line; return the value once its brackets balance."""
         self._lines.append(line)
-        self._size += len(line)
-        if self._size > MAX_FRAME:
-            raise ProtocolError(f"raw JSON is larger than {MAX_FRAME} bytes", frame=line)
+        self.size += len(line)
         # Brackets inside strings do not count. A string may continue from the line before, where
         # the quote that opens it was.
         bare, strings = _QUOTED.subn(rb"\1", b'"' + line if self._quoted else line)

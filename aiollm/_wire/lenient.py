@@ -17,12 +17,11 @@ from aiollm.errors import ProtocolError
 
 T = TypeVar("T")
 
-_MAX_REPAIRS = 32
-"""How many fields are repaired in one frame; each repair converts the complete value again."""
+_JSON = json.JSONDecoder(strict=False)
 
-_PATH = re.compile(r"`\$([^`]*)`$")
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
-"""The steps of a msgspec path: a field, an index, any key of a mapping."""
+_LARGE = 64 * 1024
+"""Bytes from which a frame may not be mostly structure."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -42,8 +41,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
     """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
-        value = json.loads(frame.decode("utf-8-sig", "replace"), strict=False)
-        return _fit(value, kind)
+        return _fit(_loads(frame), kind)
     except ValueError as error:
         cause = str(error)
     except MemoryError:
@@ -57,7 +55,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
 def load(data: bytes) -> Any:
     """Decode any JSON value; return None if `data` is not JSON."""
     try:
-        return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+        return _loads(data)
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -88,52 +86,20 @@ def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
 
 
 def _fit(value: Any, kind: Any) -> Any:
-    # msgspec reports one misfit at a time, with its path: repair that field and try again.
-    for _ in range(_MAX_REPAIRS):
-        try:
-            return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError as error:
-            reason = str(error)
-            if not _repair(value, reason):
-                raise
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        from aiollm._wire.misfits import without_misfits  # most that comes here is only not strict
+
+        value = without_misfits(value, kind)
     return msgspec.convert(value, kind, strict=False)
 
 
-def _repair(value: Any, reason: str) -> bool:
-    """Repair the field in `reason`: encode raw JSON again, drop anything else."""
-    found = _PATH.search(reason)
-    steps = _steps(found[1]) if found else []
-    if not steps:
-        return False
-    *way, last = steps
-    try:
-        for step in way:
-            value = value[step]
-        # Null comes first, because most fields accept it. Where it did not fit, the field goes, so
-        # that its default applies; an item of a list goes at once, because null is not an item.
-        if reason.startswith("Expected `raw`"):
-            value[last] = msgspec.Raw(json.dumps(value[last]).encode())
-        elif value[last] is None or isinstance(value, list):
-            del value[last]
-        else:
-            value[last] = None
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
-
-
-def _steps(path: str) -> list[int | str]:
-    """Split a msgspec path into steps.
-
-    msgspec does not name the key of a mapping in which a value does not fit, so the path ends at
-    the mapping, which is then dropped.
-    """
-    steps: list[int | str] = []
-    for name, index in _STEP.findall(path):
-        if not name and not index:
-            break
-        steps.append(name or int(index))
-    return steps
+def _loads(data: bytes) -> Any:
+    # The standard library is slow, and makes an object of every value, read or not.
+    if len(data) > _LARGE and data.count(b",") > (_LARGE + len(data)) // 4:
+        raise ValueError("it has too many values")
+    return _JSON.decode(data.decode("utf-8-sig", "replace"))
 
 
 def mend(text: str) -> str:

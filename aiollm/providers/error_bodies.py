@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ BASE_RESP = "base_resp"
 _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message")
 """Where a flat body has its text: most have the first, FastAPI `detail`, z.ai `msg`, Baidu
 `error_msg`, AWS's gateways `Message` (November 2026)."""
+
+_MAYBE_ERROR = re.compile(rb'(?i:error)|"(?:object|type|base_resp|message|detail|success)"|\\u')
+"""What any error has: one of the keys that `is_error` knows, or an escape that may hide it."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -83,6 +87,13 @@ def is_error(value: Any) -> bool:
             return bool(named_error(value))
         case _:
             return False
+
+
+def error_in(data: bytes) -> Any:
+    """Decode a frame or body if it is an error, else return None."""
+    if _MAYBE_ERROR.search(data) and is_error(value := load(data)):
+        return value
+    return None
 
 
 def named_error(value: dict[str, Any]) -> str:

@@ -126,12 +126,33 @@ def test_what_cannot_be_read_is_a_protocol_error(frame, reason) -> None:
     assert caught.value.__context__ is None
 
 
-def test_a_field_whose_name_msgspec_cannot_point_at_is_a_protocol_error() -> None:
+def test_a_field_whose_name_msgspec_cannot_point_at_is_dropped() -> None:
     class Dotted(msgspec.Struct):
         value: int = msgspec.field(default=0, name="a.b")
 
-    with pytest.raises(ProtocolError, match="Expected `int`"):
-        decode(b'{"a.b":"x"}', msgspec.json.Decoder(Dotted))
+    assert decode(b'{"a.b":"x"}', msgspec.json.Decoder(Dotted)) == Dotted(0)
+
+
+@pytest.mark.parametrize("odd", [1, 31])
+def test_a_frame_is_converted_a_bounded_number_of_times_whatever_is_odd(monkeypatch, odd) -> None:
+    sizes = []
+    convert = msgspec.convert
+
+    def counted(value, kind, **options):
+        sizes.append(len(json.dumps(value, default=repr)))
+        return convert(value, kind, **options)
+
+    monkeypatch.setattr(msgspec, "convert", counted)
+    frame = b'{"items":[%s]}' % b",".join([b'{"need":1}'] * 5000 + [b'{"need":[]}'] * odd)
+    assert len(decode_leniently(frame, Wire).items) == 5000
+    assert sum(sizes) < 4 * len(frame)
+
+
+def test_a_large_frame_of_nothing_but_structure_is_not_read_leniently() -> None:
+    frame = b'{"text":"\\ud83e","other":[%s]}'
+    assert decode(frame % (b"0," * 1000 + b"0"), WIRE).text == "\ud83e"
+    with pytest.raises(ProtocolError, match="too many values"):
+        decode(frame % (b"0," * 1_000_000 + b"0"), WIRE)
 
 
 def test_memory_that_runs_out_is_a_protocol_error() -> None:

@@ -29,7 +29,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import is_error
+from aiollm.providers.error_bodies import error_in
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.types import (
     Citation,
@@ -113,7 +113,7 @@ class AnthropicDecoder:
         """Decode a reply that was not streamed. Raises: LLMError."""
         message = decode(body, MESSAGE)
         if message.content is None:
-            if is_error(value := load(body)):
+            if (value := error_in(body)) is not None:
                 raise stream_error(value, body)
             raise ProtocolError("the answer is not a message", frame=body)
         content = message.content
@@ -153,7 +153,7 @@ class AnthropicDecoder:
                 raise stream_error(load(data), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
-            case "" if is_error(value := load(data)):
+            case "" if (value := error_in(data)) is not None:
                 raise stream_error(value, data)
             case _:
                 # Anthropic may add events at any time.

@@ -22,7 +22,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.encoding import merge
-from aiollm.providers.error_bodies import is_error
+from aiollm.providers.error_bodies import error_in
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
@@ -65,6 +65,9 @@ from aiollm.types import (
 )
 
 _NO_USAGE = Usage()
+
+MAX_STATUS = 1000
+"""Characters of a line of loading text that are kept; llama-swap's have some 80."""
 
 
 class ChatDecoder:
@@ -205,7 +208,7 @@ class ChatDecoder:
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
         except ProtocolError:
-            if not is_error(value := load(frame)):
+            if (value := error_in(frame)) is None:
                 raise
         else:
             return chunk
@@ -213,7 +216,7 @@ class ChatDecoder:
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Process a chunk without choices: usage, an error, or one that does not matter."""
-        if not chunk.usage and is_error(value := load(frame)):
+        if not chunk.usage and (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
         self._count(chunk, out)
         if chunk.usage and self.ending:
@@ -272,8 +275,9 @@ class ChatDecoder:
     def _load(self, choice: Choice | None, out: list[Item]) -> None:
         """Report the loading text line by line, without its decoration."""
         if choice is not None and choice.delta is not None:
-            self._loading += words(choice.delta.reasoning_content)
-            *lines, self._loading = self._loading.split("\n")
+            text = self._loading + words(choice.delta.reasoning_content)
+            *lines, rest = text.split("\n")
+            self._loading = rest[:MAX_STATUS]
         else:
             lines, self._loading = [self._loading], ""
         out += [Status(line.strip()) for line in lines if any(map(str.isalnum, line))]

@@ -12,7 +12,7 @@ from aiollm._wire.image_type import mime_of
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
-from aiollm.providers.error_bodies import is_error
+from aiollm.providers.error_bodies import error_in, is_error
 from aiollm.providers.openai.errors import stream_error
 from aiollm.types import ImagePart, Usage
 
@@ -83,7 +83,7 @@ class OpenAIImageDecoder:
             reply = _Reply([datum], event.output_format, event.usage)
             self._result = _result(reply, frame)
             self.finished = True
-        elif is_error(value := load(frame)):
+        elif (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
 
 

@@ -20,7 +20,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import is_error
+from aiollm.providers.error_bodies import error_in
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
@@ -146,7 +146,7 @@ class ResponsesDecoder:
         react = self._EVENTS.get(kind)
         if react is not None:
             react(self, event, out)
-        elif not kind.startswith("response.") and is_error(value := load(data)):
+        elif not kind.startswith("response.") and (value := error_in(data)) is not None:
             raise stream_error(value, data)
 
     def _decode(self, data: bytes) -> Event:

@@ -1,0 +1,71 @@
+"""How much work hostile answers are, in bytecode instructions a byte: bounded, and linear.
+
+The shapes are those of `benchmarks/hostile.py`, which measures time, stalls and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from aiollm import FailoverError, LLMError, Registry
+from aiollm._http import streaming
+from aiollm.provider import Operation, Provider
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
+from tests.work.test_work import Counter, Memory
+
+HERE = Path(__file__).parent
+
+spec = importlib.util.spec_from_file_location("hostile", HERE.parents[1] / "benchmarks/hostile.py")
+hostile = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hostile)
+
+CODECS = {
+    "chat": ChatCodec,
+    "responses": ResponsesCodec,
+    "anthropic": AnthropicCodec,
+    "google": GoogleCodec,
+    "ollama": OllamaCodec,
+}
+SIZE = 8 * 1024
+READ = 4096
+ONCE = 20_000
+"""Instructions that a call takes whatever comes: encoding, failover, errors, the first modules."""
+
+A_BYTE = 36
+"""Instructions a byte: a blank line takes 14, an odd value of a dozen bytes some 400."""
+
+
+async def work(name: str, size: int) -> int:
+    """Return the instructions that it takes to read one answer to whatever end."""
+    wire, make = hostile.SHAPES[name]
+    body = make(size)
+    reads = [body[at : at + READ] for at in range(0, len(body), READ)]
+
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Memory(reads), target, request, timeouts)
+
+    chat = {"chat": Operation(adapter=adapter)}
+    row = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire](), operations=chat)
+    async with Registry(env={}, retries=0) as reg:
+        reg.register("mem", row)
+        with Counter() as counter:
+            with contextlib.suppress(LLMError, FailoverError):
+                await reg.stream("mem/model", "hi").collect()
+    return counter.count
+
+
+@pytest.mark.parametrize("name", hostile.SHAPES)
+def test_a_hostile_byte_costs_few_instructions_and_many_cost_no_more(name):
+    asyncio.run(work(name, SIZE))  # all is imported
+    small, large = asyncio.run(work(name, SIZE)), asyncio.run(work(name, 4 * SIZE))
+    assert large <= ONCE + A_BYTE * 4 * SIZE
+    assert large <= 4.4 * small + 2 * ONCE
