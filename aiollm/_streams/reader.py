@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -175,5 +177,18 @@ class SingleReader(Generic[Got, Y]):
         await self._leave()
 
     def __del__(self) -> None:
-        if not self._closed:
-            self._end()
+        if self._closed:
+            return
+        loop, source = self._loop, self._source
+        if loop is not None and source is not None and loop.is_running():
+            try:
+                here = asyncio.get_running_loop()
+            except RuntimeError:
+                here = None
+            if here is not loop:
+                # The last reference was dropped in another thread, where nothing of the loop may
+                # be touched: asyncio's debug mode refuses it.
+                with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                    loop.call_soon_threadsafe(source.close)
+                return
+        self._end()

@@ -7,6 +7,9 @@ import asyncio
 import pytest
 
 from aiollm import BusyError, DeadlineError, FailoverError, Registry, Timeouts
+from aiollm._http import streaming
+from aiollm.provider import Operation, Provider
+from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.testing import Answer, EndlessHeaders, Flood, Gate, Hang, Trickle, chat
 
 OK = chat("Hel", "lo")
@@ -209,3 +212,81 @@ async def test_a_stall_is_noticed_although_all_other_deadlines_are_later(serve, 
     reg = registry({"a": server})
     error = await failed(reg, timeouts=only(stall=0.1, first_output=30, idle=idle))
     assert error.which == "stall"
+
+
+PING, HALF = b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"content":"Half"}}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("limits", "after_output", "when", "which"),
+    [
+        ({"stall": 2, "first_output": 15, "idle": 15}, False, 2, "stall"),
+        ({"stall": 2, "first_output": 15, "idle": 15}, True, 3, "stall"),
+        ({"stall": 2, "first_output": 15}, True, 3, "stall"),
+        ({"stall": 2}, True, 3, "stall"),
+        ({"stall": 2, "idle": 1}, True, 3, "stall"),
+        ({"stall": 20, "first_output": 2}, True, 21, "stall"),
+        ({"stall": 20, "first_output": 2}, False, 2, "first_output"),
+        ({"stall": 20, "total": 5}, True, 5, "total"),
+    ],
+)
+def test_a_stall_is_over_to_the_second_whatever_the_other_deadlines(
+    limits, after_output, when, which
+):
+    """A server pings twice a second, and says something after one second, or never."""
+
+    class Pinging(VirtualReply):
+        async def read(self):
+            await asyncio.sleep(0.5)
+            said = after_output and loop.time() == 1.0
+            return HALF if said else PING
+
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Pinging(), target, request, timeouts)
+
+    async def call():
+        chat = {"chat": Operation(adapter=adapter)}
+        row = Provider("a", "openai", "http://mem.invalid/v1", ChatCodec(), operations=chat)
+        async with Registry(env={}, retries=0) as reg:
+            reg.register("a", row)
+            error = await failed(reg, timeouts=only(**limits))
+            assert loop.time() == when
+            assert error.which == which
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(call())
+    finally:
+        loop.close()
+
+
+class VirtualReply:
+    """A transport and its only reply."""
+
+    status = 200
+    content_type = "text/event-stream"
+    has_body = True
+
+    def __init__(self):
+        self.headers = {}
+
+    async def send(self, request, connect):
+        return self
+
+    def close(self):
+        pass
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop that jumps to its next timer instead of waiting for it."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def _run_once(self):
+        waits = [timer.when() for timer in self._scheduled if not timer.cancelled()]
+        if waits and not self._ready:
+            self.now = max(self.now, min(waits))
+        super()._run_once()

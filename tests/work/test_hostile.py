@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,20 @@ from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from tests.work.test_work import Counter, Memory
 
 HERE = Path(__file__).parent
 
-spec = importlib.util.spec_from_file_location("hostile", HERE.parents[1] / "benchmarks/hostile.py")
-hostile = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hostile)
+
+def loaded(path: Path) -> Any:
+    """Return a module that is no package's."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hostile = loaded(HERE.parents[1] / "benchmarks/hostile.py")
+streams = loaded(HERE / "test_work.py")
 
 CODECS = {
     "chat": ChatCodec,
@@ -35,8 +43,8 @@ CODECS = {
     "google": GoogleCodec,
     "ollama": OllamaCodec,
 }
-SIZE = 8 * 1024
-READ = 4096
+SIZE = 4 * 1024
+READ = 2048
 ONCE = 20_000
 """Instructions that a call takes whatever comes: encoding, failover, errors, the first modules."""
 
@@ -51,13 +59,13 @@ async def work(name: str, size: int) -> int:
     reads = [body[at : at + READ] for at in range(0, len(body), READ)]
 
     def adapter(provider, _, target, request, timeouts):
-        return streaming.stream(provider, Memory(reads), target, request, timeouts)
+        return streaming.stream(provider, streams.Memory(reads), target, request, timeouts)
 
     chat = {"chat": Operation(adapter=adapter)}
     row = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire](), operations=chat)
     async with Registry(env={}, retries=0) as reg:
         reg.register("mem", row)
-        with Counter() as counter:
+        with streams.Counter() as counter:
             with contextlib.suppress(LLMError, FailoverError):
                 await reg.stream("mem/model", "hi").collect()
     return counter.count
