@@ -166,7 +166,7 @@ class ActiveAttempt:
         """
         output = [item for item in batch if item.commits]
         said = "".join(each.refusal for each in output if type(each) is RefusalDelta)
-        self._refusal = refusal = self._refusal + said
+        self._refusal = refusal = (self._refusal + said)[:1000]  # what an error shows
         match [item for item in output if type(item) is not RefusalDelta]:
             case []:
                 return True
@@ -177,7 +177,7 @@ class ActiveAttempt:
 
     def _filtered(self, refusal: str, raw: str, usage: Usage) -> ContentFilterError:
         why = refusal or "it gave no reason"
-        error = ContentFilterError(f"a filter ended the answer: {why:.1000}", code=raw)
+        error = ContentFilterError(f"a filter ended the answer: {why}", code=raw)
         if usage.certainty != "missing":
             error.partial = msgspec.structs.replace(self._call.partial(), usage=usage)
         return error

@@ -138,9 +138,10 @@ class AttemptDeadlines:
 
     def output(self) -> float:
         """Note that output arrived; return the loop time."""
-        if self._alive_at is None:
-            self.alive()
-        now = self._output_at = self._alive_at = self._watchdog.time()
+        now = self._watchdog.time()
+        if self._alive_at is None and self._limits.idle is not None:
+            self._watchdog.expect(now + self._limits.idle)
+        self._output_at = self._alive_at = now
         return now
 
     async def wait(self, step: Step[T], task: asyncio.Task[Any]) -> T:
@@ -153,8 +154,14 @@ class AttemptDeadlines:
             step.close()
             raise self._error(*over)
         self._cancelling = task.cancelling()
-        if self._alive_at is not None:
-            self._resume(self._alive_at)
+        left_at = self._alive_at
+        if left_at is not None:
+            # The caller's own pause since the last wait is not the server's: it is left out.
+            self._alive_at = now = self._watchdog.time()
+            if self._output_at is not None:
+                self._output_at += now - left_at
+            if self._total_at is not None:
+                self._watchdog.expect(self._total_at)
         self._task = task
         try:
             result = await step
@@ -205,15 +212,6 @@ class AttemptDeadlines:
     def stop(self) -> None:
         """Stop watching; idempotent."""
         self._watchdog.discard(self)
-
-    def _resume(self, left_at: float) -> None:
-        """Leave out the caller's own pause since the last wait: it is not the server's."""
-        now = self._watchdog.time()
-        self._alive_at = now
-        if self._output_at is not None:
-            self._output_at += now - left_at
-        if self._total_at is not None:
-            self._watchdog.expect(self._total_at)
 
     def _error(self, cause: Cause, seconds: float) -> LLMError:
         if cause != "closed":

@@ -52,6 +52,20 @@ class CallProgress(Protocol):
         """Return the seconds since the call began."""
 
 
+FOLD = 4096
+"""How many pieces of one text wait until they are joined to one.
+
+A piece takes some 50 bytes beside its text, and joining millions at once, as for a partial response
+after a deadline, would hold the event loop for half a second.
+"""
+
+
+def _fold(pieces: list[str]) -> None:
+    """Join all pieces but those at the front that are long, as the last joints are."""
+    start = next((at for at, piece in enumerate(pieces) if len(piece) < FOLD), len(pieces))
+    pieces[start:] = ["".join(pieces[start:])]
+
+
 class _Text:
     __slots__ = ("citations", "pieces")
 
@@ -142,6 +156,7 @@ class Accumulator:
     __slots__ = (
         "_builders",
         "_calls",
+        "_fold_at",
         "_text",
         "finish_reason",
         "raw_finish_reason",
@@ -158,6 +173,7 @@ class Accumulator:
         self._builders: list[_Builder] = []
         self._calls: dict[int, _Call] = {}
         self._text: list[str] | None = None
+        self._fold_at = FOLD
         self.finish_reason: FinishReason | None = None
         self.raw_finish_reason: str = ""
         self.usage: Usage = Usage()
@@ -176,6 +192,13 @@ class Accumulator:
                 last = self._builders[-1] if self._builders else None
                 text = last.pieces if type(last) is _Text else None
         self._text = text
+        if text is not None and len(text) >= self._fold_at:
+            self._folded(text)
+
+    def _folded(self, pieces: list[str]) -> None:
+        if len(pieces) >= self._fold_at:
+            _fold(pieces)
+            self._fold_at = len(pieces) + FOLD
 
     def message(self) -> Message:
         """Return the assistant message so far."""
@@ -210,7 +233,9 @@ class Accumulator:
         self._builders.append(_Whole(TextPart(delta.text, provider_data=delta.provider_data)))
 
     def _refusal(self, delta: RefusalDelta) -> None:
-        self._open(_Refusal).pieces.append(delta.refusal)
+        pieces = self._open(_Refusal).pieces
+        pieces.append(delta.refusal)
+        self._folded(pieces)
 
     def _citation(self, chunk: CitationChunk) -> None:
         self._open(_Text).citations.append(chunk.citation)
@@ -249,6 +274,7 @@ class Accumulator:
                 last = _Reasoning()
                 self._builders.append(last)
             last.pieces.append(delta.reasoning)
+            self._folded(last.pieces)
             last.data = delta.provider_data
             return
         # Some servers send a block's signature after the next block has begun.
@@ -271,6 +297,7 @@ class Accumulator:
         call.data = delta.provider_data or call.data
         if delta.arguments:
             call.pieces.append(delta.arguments)
+            self._folded(call.pieces)
 
     adders: ClassVar[dict[type[Item], Callable[[Accumulator, Any], None]]] = {
         TextDelta: _signed_text,

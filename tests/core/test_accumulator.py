@@ -1,0 +1,52 @@
+"""The accumulator: millions of pieces are a text at any time, at little cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiollm._streams.accumulator import FOLD, Accumulator
+from aiollm.types import ReasoningDelta, RefusalDelta, Restart, Target, TextDelta, ToolCallDelta
+
+KINDS = {
+    "text": TextDelta,
+    "reasoning": ReasoningDelta,
+    "refusal": RefusalDelta,
+    "arguments": lambda piece: ToolCallDelta(0, "c", "f", piece),
+}
+
+
+def texts(total: Accumulator) -> list[str]:
+    found = []
+    for part in total.message().parts:
+        fields = ("text", "reasoning", "refusal", "arguments")
+        found += [getattr(part, name) for name in fields if hasattr(part, name)]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("per_batch", [1, 7, 50_000])
+def test_pieces_are_joined_from_time_to_time_and_nothing_is_lost(kind, per_batch) -> None:
+    pieces = [f"{number} " for number in range(50_000)]
+    total = Accumulator()
+    for at in range(0, len(pieces), per_batch):
+        total.add([kind(piece) for piece in pieces[at : at + per_batch]])
+        (builder,) = total._builders
+        assert len(builder.pieces) <= len(pieces) / FOLD + FOLD + 1
+    assert texts(total)[0].strip() == "".join(pieces).strip()
+
+
+def test_texts_that_alternate_are_kept_apart() -> None:
+    total = Accumulator()
+    for number in range(10_000):
+        total.add([TextDelta(f"{number} "), ToolCallDelta(number % 2, "c", "f", f"{number} ")])
+    numbers = [f"{number} " for number in range(10_000)]
+    said = "".join(part.text for part in total.message().parts if hasattr(part, "text"))
+    assert said == "".join(numbers)
+    assert total._calls[1].part().arguments == "".join(numbers[1::2]).strip()
+
+
+def test_a_restart_begins_anew() -> None:
+    total = Accumulator()
+    total.add([TextDelta("a")] * 3 * FOLD)
+    total.add([Restart(Target("b", "m"), "why"), *[TextDelta("b")] * 2 * FOLD])
+    assert texts(total) == ["b" * 2 * FOLD]
