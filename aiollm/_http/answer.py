@@ -136,14 +136,12 @@ class Answer:
 
 def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
     """Return whether the body is a complete answer, an error or a web page, not a stream."""
-    match reply.content_type:
-        case "text/html":
-            return True
-        case "application/json":
-            # Some servers label a stream of JSON lines so, but only a document has a length.
-            return not isinstance(framer, NDJSON) or "content-length" in reply.headers
-        case _:
-            return False
+    kind = reply.content_type
+    if kind not in ("text/html", "application/json"):
+        return False
+    # Some servers label a stream of JSON lines as JSON, but only a document has a length.
+    lines = kind == "application/json" and isinstance(framer, NDJSON)
+    return not lines or "content-length" in reply.headers
 
 
 class _Document:
