@@ -45,6 +45,7 @@ class Resources:
         self,
         gate: Gate,
         image_workers: int | None = None,
+        max_pixels: int | None = None,
         *,
         fetch_images: bool = False,
         tool_threads: int = 64,
@@ -58,6 +59,7 @@ class Resources:
         self.gate = gate
         self.closed = False
         self._image_workers = image_workers
+        self._max_pixels = max_pixels
         self._fetch_images = fetch_images
         self._tool_threads = tool_threads
         self._owned: list[Closeable] = []
@@ -127,7 +129,7 @@ class Resources:
         if self._pool is None:
             self.bind_loop()
             # Importing its modules takes about 10 ms, so do it in a thread.
-            made = await _in_thread(partial(_new_pool, self._image_workers))
+            made = await _in_thread(partial(_new_pool, self._image_workers, self._max_pixels))
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._pool is None:
                 self._pool = made
@@ -183,10 +185,10 @@ async def _in_thread(make: Callable[[], T]) -> T:
     raise LocalError(reason)
 
 
-def _new_pool(workers: int | None) -> MediaPool:
+def _new_pool(workers: int | None, max_pixels: int | None) -> MediaPool:
     from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the first call
 
-    return MediaPool(workers)
+    return MediaPool(workers) if max_pixels is None else MediaPool(workers, max_pixels=max_pixels)
 
 
 def _new_transport() -> HttpTransport:

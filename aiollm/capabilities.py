@@ -34,12 +34,17 @@ class Capabilities(msgspec.Struct, frozen=True):
     `max_image_bytes` counts base64 characters if `image_bytes_in_base64` is set, else bytes.
     `max_body_bytes` is the size of the entire encoded request. In a request of more than
     `many_images` images, `many_images_dimension` replaces `max_image_dimension`; both are in
-    pixels. `context_length` is in tokens, of prompt and answer together.
+    pixels of the longer side. `max_pixels` is width times height; None means that of the registry.
+    `min_image_dimension` is in pixels of the shorter side, and `max_image_ratio` the longer side
+    divided by it. `context_length` is in tokens, of prompt and answer together.
     """
 
     images: bool = True
     max_images_per_request: int | None = None
     max_image_dimension: int | None = None
+    min_image_dimension: int | None = None
+    max_image_ratio: int | None = None
+    max_pixels: int | None = None
     max_image_bytes: int | None = None
     image_bytes_in_base64: bool = False
     max_body_bytes: int | None = None
@@ -152,6 +157,19 @@ ROWS: tuple[Row, ...] = (
     Row("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com", as_of="2026-08"),
     Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud", as_of="2026-08"),
     Row("llama-swap", {"prefill": True}, as_of="2026-08"),
+    # Qwen's vision models cut images into squares of 28 pixels, from Qwen3 on of 32. Their
+    # `smart_resize`, which Ollama, vLLM and others run as it is, fails on a side below one square
+    # ("must be larger than factor") and on sides of more than 200 to 1. It does so with a 500 or a
+    # panic, which looks like a broken server.
+    *(
+        Row(family, facts, model=model, as_of="2026-11")
+        for family in ("openai", "openai-responses", "ollama", "llama-swap")
+        for model, facts in (
+            ("*[Qq]wen*[Vv][Ll]*", {"min_image_dimension": 28, "max_image_ratio": 200}),
+            ("*[Qq]wen*[Oo]mni*", {"min_image_dimension": 28, "max_image_ratio": 200}),
+            ("*[Qq]wen3*", {"min_image_dimension": 32, "max_image_ratio": 200}),
+        )
+    ),
 )
 # fmt: on
 """Later rows add to and override earlier ones."""

@@ -117,6 +117,8 @@ _ALLOWED = {
     "max_images": _Range((int,), 0),
     "max_image_bytes": _COUNT,
     "max_image_dimension": _COUNT,
+    "min_image_dimension": _COUNT,
+    "max_pixels": _COUNT,
     "api": _Range((), words=("chat", "responses")),
 }
 """The values each option allows."""
@@ -160,6 +162,8 @@ class DsnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_images: int | None = None
     max_image_bytes: int | None = None
     max_image_dimension: int | None = None
+    min_image_dimension: int | None = None
+    max_pixels: int | None = None
     api: str | None = None
 
     def __post_init__(self) -> None:

@@ -275,12 +275,9 @@ class Provider(msgspec.Struct, frozen=True):
         """Return what `model` accepts: the rows, overridden by `learned`, `facts` and options."""
         options = self.options
         facts = self.learned.get(model, {}) | self.facts
-        if options.max_images is not None:
-            facts["max_images_per_request"] = options.max_images
-        if options.max_image_bytes is not None:
-            facts["max_image_bytes"] = options.max_image_bytes
-        if options.max_image_dimension is not None:
-            facts["max_image_dimension"] = options.max_image_dimension
+        for name, option in _OPTIONS.items():
+            if (value := getattr(options, option)) is not None:
+                facts[name] = value
         family = self.rows_of or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, _hostname(self.host), model, rows, **facts)
@@ -326,6 +323,14 @@ def _check(provider: Provider) -> None:
         raise ConfigError(f"Provider.codec is of type {type(provider.codec).__name__}: no Codec")
 
 
+_OPTIONS = {
+    "max_images_per_request": "max_images",
+    "max_image_bytes": "max_image_bytes",
+    "max_image_dimension": "max_image_dimension",
+    "min_image_dimension": "min_image_dimension",
+    "max_pixels": "max_pixels",
+}
+"""The options of a DSN that set a capability."""
 _PORTS = {"http": ":80", "https": ":443"}
 
 

@@ -75,6 +75,7 @@ class Registry:
         on_refusal: OnRefusal = "raise",
         on_unsupported: OnUnsupported = "next",
         image_workers: int | None = None,
+        max_pixels: int | None = None,
         fetch_images: bool = False,
         tool_threads: int = 64,
     ) -> None:
@@ -88,9 +89,10 @@ class Registry:
         the next target when a provider's policy refuses. `on_unsupported`: "drop" leaves out files
         that a target does not take, with a placeholder and a warning. `image_workers`: processes
         that fit images to targets; None means one per core, at most 4; 0 means a thread.
-        `fetch_images`: load image URLs for targets that do not load them themselves.
-        `tool_threads`: threads for tools that are plain functions, those included that overran and
-        were left behind.
+        `max_pixels`: the most pixels of an image that is decoded, and sent to targets without a
+        number of their own; None means 80 million. `fetch_images`: load image URLs for targets
+        that do not load them themselves. `tool_threads`: threads for tools that are plain
+        functions, those included that overran and were left behind. Raises: ConfigError.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -100,8 +102,14 @@ class Registry:
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
         check_count("tool_threads", tool_threads)
+        if max_pixels is not None:
+            check_count("max_pixels", max_pixels)
         self._resources = Resources(
-            self._gate, image_workers, fetch_images=fetch_images, tool_threads=tool_threads
+            self._gate,
+            image_workers,
+            max_pixels,
+            fetch_images=fetch_images,
+            tool_threads=tool_threads,
         )
         self._hooks: list[Hook] = []
         self._calls = 0

@@ -92,7 +92,7 @@ def _described(finding: Finding) -> str:
     takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
     lines = [target, f"  at {url}", f"  accepts {', '.join(takes) or 'text only'}"]
     if facts.get("images"):
-        limits = ("max_images_per_request", "max_image_dimension", "max_image_bytes")
+        limits = ("max_images_per_request", "max_image_dimension", "max_pixels", "max_image_bytes")
         lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
     if finding.problem:
         lines.append("  FAILED  " + finding.problem.replace("\n", "\n  "))

@@ -10,7 +10,7 @@ import msgspec
 
 from aiollm.errors import UnsupportedError
 from aiollm.media.limits import FittedImage, ImageLimits, scaled
-from aiollm.media.pixels import has_alpha, on_white
+from aiollm.media.pixels import has_alpha, on_white, padded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +59,7 @@ def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bo
         spent = len(data)
         if limits.size is None or spent <= limits.size:
             return FittedImage(data, encoder.mime, *image.size)
-    return _shrunk(image, encoders[-1], limits.size or 0, spent, sharp=sharp)
+    return _shrunk(image, encoders[-1], limits, spent, sharp=sharp)
 
 
 def _choose(image: Image.Image, limits: ImageLimits, *, lossless: bool) -> list[Encoder]:
@@ -82,11 +82,11 @@ def _choose(image: Image.Image, limits: ImageLimits, *, lossless: bool) -> list[
 
 
 def _shrunk(
-    image: Image.Image, encoder: Encoder, size: int, spent: int, *, sharp: bool
+    image: Image.Image, encoder: Encoder, limits: ImageLimits, spent: int, *, sharp: bool
 ) -> FittedImage:
     import PIL.Image
 
-    edges, factor = image.size, 1.0
+    edges, factor, size = image.size, 1.0, limits.size or 0
     while True:
         # Bytes grow roughly with the area, so the square root estimates the edge that fits. The
         # step guarantees progress when the estimate is too optimistic.
@@ -96,10 +96,11 @@ def _shrunk(
             raise UnsupportedError(f"it cannot be made to fit in {size:,} bytes and stay readable")
         edges = smaller
         shrunk = image.resize(edges, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0)
+        shrunk = padded(shrunk, limits)
         data = _best(shrunk, encoder, size, sharp=sharp)
         spent = len(data)
         if spent <= size:
-            return FittedImage(data, encoder.mime, *edges)
+            return FittedImage(data, encoder.mime, *shrunk.size)
 
 
 def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool) -> bytes:

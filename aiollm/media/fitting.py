@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from aiollm._wire.image_type import mime_of
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
+from aiollm.media.exif import UPRIGHT
 from aiollm.media.limits import ImageLimits
-from aiollm.media.sniff import info
+from aiollm.media.sniff import ImageInfo, info
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -85,16 +87,25 @@ def text_weight(text: TextPart) -> int:
 
 
 def limits(
-    images: Sequence[tuple[int, ImagePart]], caps: Capabilities, left: int | None
+    images: Sequence[tuple[int, ImagePart]], caps: Capabilities, left: int | None, max_pixels: int
 ) -> list[ImageLimits]:
     """Return the limits for each image, given with the index of its message.
+
+    `max_pixels` applies where the target has no number of its own.
 
     The images of one message belong together: if they alone exceed the room, each gets an equal
     share. The share is a power of two, so that it stays the same while the text grows and an image
     that was prepared for an earlier turn can be reused.
     """
     edge, size = _edge(len(images), caps), _size(caps)
-    plain = ImageLimits(caps.allowed_image_mime, edge, size)
+    plain = ImageLimits(
+        caps.allowed_image_mime,
+        edge,
+        size,
+        max_pixels if caps.max_pixels is None else caps.max_pixels,
+        _smaller(caps.min_image_dimension or 1, edge) or 1,
+        caps.max_image_ratio,
+    )
     if left is None:
         return [plain] * len(images)
     # Per message, not over the whole request: older images can be left out to make room, but the
@@ -104,7 +115,7 @@ def limits(
         spent[number] += weight(image)
     count = Counter(number for number, _ in images)
     crowded = {
-        number: ImageLimits(plain.mime, edge, _smaller(size, _share(left, count[number])))
+        number: replace(plain, size=_smaller(size, _share(left, count[number])))
         for number, total in spent.items()
         if total > left
     }
@@ -118,15 +129,34 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
         return "its header has no size" if mime_of(data) else "its format is unknown"
     if found.mime not in wanted.mime:
         return f"{found.mime} is not accepted"
-    if wanted.edge is not None and max(found.width, found.height) > wanted.edge:
-        return f"it has {found.width} x {found.height} pixels, {wanted.edge} are accepted"
+    if reason := _misshape(found, wanted):
+        return f"it has {found.width} x {found.height} pixels, {reason}"
     if wanted.size is not None and len(data) > wanted.size:
         return f"it has {len(data):,} bytes, {wanted.size:,} are accepted"
     if found.animated:
         return "it is animated"
+    if found.orientation != UPRIGHT:
+        return f"its EXIF orientation is {found.orientation}, and few targets turn it upright"
+    if not found.srgb:
+        return COLOURS
     return "" if found.whole else CUT
 
 
+def _misshape(found: ImageInfo, wanted: ImageLimits) -> str:
+    size = found.width, found.height
+    if wanted.edge is not None and max(size) > wanted.edge:
+        return f"{wanted.edge} are accepted"
+    if wanted.pixels is not None and found.pixels > wanted.pixels:
+        return f"and {wanted.pixels:,} in all are accepted"
+    if min(size) < wanted.least:
+        return f"and needs at least {wanted.least} on each side"
+    if wanted.padded(size) != size:
+        return f"and no side may be more than {wanted.ratio} times the other"
+    return ""
+
+
+COLOURS = "its colour profile is not sRGB"
+"""A misfit that can be borne: most targets ignore profiles, and show slightly other colours."""
 CUT = "its end is missing"
 """The one misfit that may be wrong: a file with extra bytes after its end looks cut, too."""
 

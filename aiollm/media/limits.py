@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from math import sqrt
 
 import msgspec
 
 MAX_PIXELS = 80_000_000
-"""The most pixels that are decoded, 320 MB in memory; larger images are refused."""
+"""The most pixels that are decoded, 320 MB in memory, unless `max_pixels` says otherwise."""
+_HALVES = 4
+"""How many times as many a JPEG may have, which can be decoded at half its width and height.
+
+More would not save memory: decoders keep all coefficients of a progressive JPEG at full size.
+"""
 
 INSTALL = (
     "no image library is installed: install aiollm-client[images] (Pillow) "
@@ -18,18 +24,42 @@ Size = tuple[int, int]
 
 
 class ImageLimits(msgspec.Struct, frozen=True):
-    """Allowed MIME types, longest edge in pixels, and size in bytes; None means no limit."""
+    """What an image must be to be accepted; None means no limit.
+
+    `mime`: allowed types. `edge`: pixels of the longer side. `size`: bytes. `pixels`: width times
+    height. `least`: pixels of the shorter side. `ratio`: the longer side divided by the shorter.
+    """
 
     mime: tuple[str, ...]
     edge: int | None = None
     size: int | None = None
+    pixels: int | None = None
+    least: int = 1
+    ratio: int | None = None
 
     def target(self, size: Size) -> Size:
-        """Return `size`, shrunk so that its longest edge is within the limit."""
-        longest = max(size)
-        if self.edge is None or longest <= self.edge:
-            return size
-        return scaled(size, self.edge / longest)
+        """Return `size`, shrunk as much as edge and pixels need, the margins of `padded` included.
+
+        It is too large all the same where even the smallest image would be.
+        """
+        longest, factor, shrunk = max(size), 1.0, size
+        if self.edge is not None and longest > self.edge:
+            factor = self.edge / longest
+            shrunk = scaled(size, factor)
+        while self.pixels is not None and (full := area(self.padded(shrunk))) > self.pixels:
+            if max(shrunk) == 1:
+                break
+            # At least one pixel less, because `scaled` may round up.
+            factor *= min(sqrt(self.pixels / full), 1 - 1 / max(shrunk))
+            shrunk = scaled(size, factor)
+        return shrunk
+
+    def padded(self, size: Size) -> Size:
+        """Return the size of the canvas that gives an image of `size` its least shape."""
+        least = self.least
+        if self.ratio is not None:
+            least = max(least, -(-max(size) // self.ratio))
+        return max(size[0], least), max(size[1], least)
 
 
 class FittedImage(msgspec.Struct, frozen=True):
@@ -57,6 +87,14 @@ def scaled(size: Size, factor: float) -> Size:
     return max(1, min(wide, round(wide * factor))), max(1, min(high, round(high * factor)))
 
 
-def too_many_pixels(size: Size) -> str:
+def decodable(mime: str, size: Size, max_pixels: int) -> bool:
+    """Return whether an image of this size may be decoded."""
+    return area(size) <= max_pixels * (_HALVES if mime == "image/jpeg" else 1)
+
+
+def too_many_pixels(size: Size, max_pixels: int) -> str:
     """Return why an image of this size is not decoded."""
-    return f"it has {size[0]} x {size[1]} pixels, and at most {MAX_PIXELS:,} are decoded"
+    return (
+        f"it has {size[0]} x {size[1]} pixels, and at most {max_pixels:,} are decoded: "
+        "to decode more, raise the max_pixels of the Registry or MediaPool"
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aiollm.media.limits import ImageLimits, Size
+from aiollm.errors import UnsupportedError
+from aiollm.media.colours import from_lab, to_srgb
+from aiollm.media.limits import ImageLimits, Size, area, too_many_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,46 +21,85 @@ _SCALES = {"I": 65535.0, "F": 1.0}
 """The brightest value of the deep modes, unless the pixels contain a brighter one."""
 
 
-def render(image: Image.Image, limits: ImageLimits, *, sharp: bool) -> Image.Image:
-    """Return the pixels as L, LA, RGB or RGBA, shrunk to the edge limit, without metadata.
+def render(
+    image: Image.Image,
+    limits: ImageLimits,
+    max_pixels: int,
+    *,
+    sharp: bool,
+    orientation: int | None,
+) -> Image.Image:
+    """Return the pixels as L, LA, RGB or RGBA, made to fit by shape, without metadata.
 
-    `sharp` uses the finer filter, for text and drawings.
+    `sharp` uses the finer filter, for text and drawings. `orientation` is that of the header, None
+    if only PIL can read it. Raises: UnsupportedError for more than `max_pixels` to decode.
     """
-    import PIL.Image
-
     profile = image.info.get("icc_profile")
-    stored, size = image.size, limits.target(image.size)
-    image.draft(None, size)
+    stored, size = image.size, _draft(image, limits, max_pixels)
     image.load()
     if image.size == stored[::-1]:
         # PIL turns a TIFF upright by itself.
         size = size[::-1]
-    turn = _turn(image)
+    turn = _turn(image, orientation)
     image = _opaque(_plain(_eight_bits(image)))
     gap = _FINE if sharp else _CHEAP
-    if size != image.size and has_alpha(image):
-        # In one call, because each call multiplies the colours by alpha and divides them again.
-        image = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=gap)
-    elif size != image.size:
-        for shrink in _passes(image.size, size, gap):
-            image = shrink(image)
-    image = _srgb(image, profile)
+    for shrink in _passes(image.size, size, gap, at_once=has_alpha(image)):
+        image = shrink(image)
+    image = to_srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)
     # PIL's writers copy what they find here: comment, XMP, profile, transparency.
     image.info = {}
-    return image
+    return padded(image, limits)
 
 
-def _passes(old: Size, new: Size, gap: float) -> Iterator[Callable[[Image.Image], Image.Image]]:
+def padded(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    """Return the image with white, or clear, margins where it is smaller or thinner than allowed.
+
+    They are at the right and at the bottom, so that the places a model names stay right.
+    """
+    import PIL.Image
+
+    size = limits.padded(image.size)
+    if size == image.size:
+        return image
+    white: Any = {"L": 255, "LA": (255, 0), "RGB": (255, 255, 255)}.get(
+        image.mode, (255, 255, 255, 0)
+    )
+    canvas = PIL.Image.new(image.mode, size, white)
+    canvas.paste(image, (0, 0))
+    return canvas
+
+
+def _draft(image: Image.Image, limits: ImageLimits, max_pixels: int) -> Size:
+    """Choose the scale at which a JPEG is decoded; return the final size, not turned yet."""
+    stored = size = image.size
+    if area(stored) > max_pixels:
+        size = stored[0] // 2, stored[1] // 2
+    size = limits.target(size)
+    image.draft(None, size)
+    if area(image.size) > max_pixels:
+        raise UnsupportedError(too_many_pixels(stored, max_pixels))
+    return size
+
+
+def _passes(
+    old: Size, new: Size, gap: float, *, at_once: bool = False
+) -> Iterator[Callable[[Image.Image], Image.Image]]:
     """Yield the steps of `resize` with `reducing_gap`: the same pixels as in one call.
 
     If that resizes the height first, as Pillow 13 may, they differ by rounding. The caller can free
-    the earlier pixels between the steps, so that a photo takes a quarter less memory.
+    the earlier pixels between the steps, so that a photo takes a quarter less memory. `at_once` is
+    for images with alpha: each step would multiply the colours by it and divide them again.
     """
     import PIL.Image
 
     bicubic = PIL.Image.Resampling.BICUBIC
+    if old == new:
+        return
+    if at_once:
+        yield lambda image: image.resize(new, bicubic, reducing_gap=gap)
+        return
     (wide, high), (width, height) = old, new
     across, down = max(1, int(wide / width / gap)), max(1, int(high / height / gap))
     if across * down > 1:
@@ -87,8 +127,8 @@ def on_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return the rotation that makes the image upright, by its EXIF or XMP orientation."""
+def _turn(image: Image.Image, orientation: int | None) -> Image.Transpose | None:
+    """Return the rotation that makes the image upright, None if it is."""
     import PIL.Image
 
     turns = {
@@ -101,7 +141,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         8: PIL.Image.Transpose.ROTATE_90,
     }
     try:
-        return turns.get(image.getexif().get(_ORIENTATION, 1))
+        found = image.getexif().get(_ORIENTATION, 1) if orientation is None else orientation
+        return turns.get(found)
     # Metadata can be broken in many ways, and must never lose the image.
     except Exception:  # noqa: BLE001
         return None
@@ -129,6 +170,8 @@ def _plain(image: Image.Image) -> Image.Image:
             return image
         case "1":
             return image.convert("L")
+        case "LAB":
+            return from_lab(image)
         case _:
             return image.convert("RGB")
 
@@ -138,28 +181,3 @@ def _opaque(image: Image.Image) -> Image.Image:
     if has_alpha(image) and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
     return image
-
-
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert from the file's colour profile to sRGB; without a valid one, change nothing."""
-    if profile:
-        try:
-            image = _converted(image, profile)
-        # littlecms may be missing, and a profile may be broken like any metadata.
-        except Exception:  # noqa: BLE001
-            profile = None
-    return image.convert("RGB") if image.mode == "CMYK" else image
-
-
-def _converted(image: Image.Image, profile: bytes) -> Image.Image:
-    from PIL import ImageCms
-
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if "srgb" in ImageCms.getProfileDescription(source).lower():
-        return image
-    mode = "RGBA" if has_alpha(image) else "RGB"
-    colours = image.convert(mode) if image.mode == "LA" else image
-    made = ImageCms.profileToProfile(
-        colours, source, ImageCms.createProfile("sRGB"), outputMode=mode
-    )
-    return made if made is not None else image

@@ -1,4 +1,4 @@
-"""Faults in a PNG that PIL does not report: endless chunks and missing rows."""
+"""Faults in a PNG that PIL does not report or bear: endless chunks, missing rows, bad profiles."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
 _CHUNKS = 4096
 _BLOCK = 1 << 20
+_PROFILE = 1 << 20
+"""The most bytes of a profile that PIL unpacks; beyond, it refuses the image with it."""
 
 
 def too_many_chunks(data: bytes) -> bool:
@@ -37,6 +39,26 @@ def lacks_rows(data: bytes) -> bool:
                 left -= len(inflate.decompress(rest, _BLOCK))
                 rest = inflate.unconsumed_tail
     return left > 0
+
+
+def without_bad_profile(data: bytes) -> bytes:
+    """Return the file without a colour profile that PIL would refuse it for."""
+    for kind, start, end in _walk(data):
+        if kind == b"IDAT":
+            break
+        if kind == b"iCCP" and not _unpacks(data[start:end]):
+            return data[: start - 8] + data[end + 4 :]
+    return data
+
+
+def _unpacks(chunk: bytes) -> bool:
+    name, _, rest = chunk.partition(b"\0")
+    inflate = zlib.decompressobj()
+    try:
+        inflate.decompress(rest[1:], _PROFILE)
+    except zlib.error:
+        return False
+    return bool(name) and rest[:1] == b"\0" and not inflate.unconsumed_tail
 
 
 def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -10,15 +11,19 @@ from typing import Any, Self
 
 import msgspec
 
-from aiollm.errors import ConfigError, UnsupportedError
+from aiollm.errors import ConfigError, LocalError, UnsupportedError
 from aiollm.media.cache import Cache, digest
 from aiollm.media.fitting import misfit
-from aiollm.media.limits import FittedImage, ImageLimits
+from aiollm.media.limits import MAX_PIXELS, FittedImage, ImageLimits
+from aiollm.media.process import Budget
 from aiollm.media.workers import Job, Workers
 from aiollm.types import ImagePart, _shown
 
 _AT_ONCE = 64 * 1024
 """Up to this many bytes are hashed on the loop, which is faster than using a thread."""
+_MEMORY = 2 << 30
+_PER_PIXEL = 24
+"""Bytes per decoded pixel: 4 for each of the copies that conversions and filters make."""
 _SOURCE = "source"
 
 Key = tuple[bytes, ImageLimits]
@@ -39,9 +44,10 @@ class MediaPool:
 
     `workers`: processes at a time; None means one per core, at most 4; 0 means a thread of this
     process, which is then not protected from malicious images. `time_limit`: seconds per image,
-    without the wait for a free worker. `memory_limit`: bytes of address space per worker.
-    `cache_limit`: bytes of prepared images to keep. Use it from one event loop at a time.
-    Raises: ConfigError.
+    without the wait for a free worker. `memory_limit`: bytes of address space per worker; None
+    means 2 GiB, and more where `max_pixels` needs it. `cache_limit`: bytes of prepared images to
+    keep. `max_pixels`: the most pixels that are decoded, and accepted for targets without a number
+    of their own. Use it from one event loop at a time. Raises: ConfigError.
 
         async with MediaPool(workers=2) as pool:
             fitted = await pool.fit(image, ImageLimits(mime=("image/jpeg",), edge=1568))
@@ -52,16 +58,20 @@ class MediaPool:
         workers: int | None = None,
         *,
         time_limit: float = 30.0,
-        memory_limit: int = 2 << 30,
+        memory_limit: int | None = None,
         cache_limit: int = 128 << 20,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if type(cache_limit) is not int or cache_limit < 0:
             raise ConfigError(f"cache_limit is {_shown(cache_limit)}: expected bytes, 0 or more")
-        self._workers = Workers(workers, time_limit, memory_limit)
+        memory = max(_MEMORY, _PER_PIXEL * max_pixels) if memory_limit is None else memory_limit
+        self.max_pixels = max_pixels
+        self._workers = Workers(workers, Budget(time_limit, memory, max_pixels))
         self._cache = Cache(cache_limit)
         self._jobs: dict[Key, Job] = {}
         self._hasher: ThreadPoolExecutor | None = None
         self._prepared = self._refused = self._reused = 0
+        self._owner = os.getpid()
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,10 +101,10 @@ class MediaPool:
         return made if isinstance(made, FittedImage) else None
 
     async def fit(self, image: ImagePart, limits: ImageLimits) -> FittedImage:
-        """Return the image within `limits`. Raises: UnsupportedError with the reason, ClosedError.
+        """Return the image within `limits`.
 
         Callers that want the same result share one job. Its worker is stopped when the last of
-        them is cancelled.
+        them is cancelled. Raises: UnsupportedError with the reason, ClosedError, LocalError.
         """
         key = (await self._content(image), limits)
         found = self._cache.get(key)
@@ -123,8 +133,12 @@ class MediaPool:
 
     async def close(self) -> None:
         """End the workers; idempotent. Images in progress fail with ClosedError."""
+        self._leave_to_parent()
         if self._workers.kill() or self._hasher is not None:
-            await asyncio.to_thread(self._reap, join=True)
+            try:
+                await asyncio.to_thread(self._reap, join=True)
+            except RuntimeError:  # no thread can be started
+                self._reap(join=False)
 
     def kill(self) -> None:
         """End the workers within milliseconds, also without an event loop."""
@@ -132,11 +146,18 @@ class MediaPool:
         self._reap(join=False)
 
     def _reap(self, *, join: bool) -> None:
+        self._leave_to_parent()
         self._workers.reap(join=join)
         if self._hasher is not None:
             self._hasher.shutdown(wait=join)
 
+    def _leave_to_parent(self) -> None:
+        """Forget, in a process that was forked, the threads that it does not have."""
+        if self._owner != os.getpid():
+            self._owner, self._jobs, self._hasher = os.getpid(), {}, None
+
     async def _content(self, image: ImagePart) -> bytes:
+        self._leave_to_parent()
         content = self._cache.known(image)
         if content is None:
             data = image.data
@@ -148,7 +169,13 @@ class MediaPool:
         # Only one thread: several would leave no processor for the loop on a small machine.
         if self._hasher is None:
             self._hasher = ThreadPoolExecutor(1, thread_name_prefix="aiollm-hash")
-        return await asyncio.get_running_loop().run_in_executor(self._hasher, digest, data)
+        try:
+            hashing = self._hasher.submit(digest, data)
+        except RuntimeError as error:
+            reason = f"no thread can be started to read an image: {error}"
+        else:
+            return await asyncio.wrap_future(hashing)
+        raise LocalError(reason)
 
     async def _done(self, key: Key, job: Job) -> None:
         """Wait for the end of a job; abandon it when nobody waits for it any longer."""

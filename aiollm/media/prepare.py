@@ -15,10 +15,10 @@ from aiollm.errors import UnsupportedError
 from aiollm.media import fitting
 from aiollm.media.limits import (
     INSTALL,
-    MAX_PIXELS,
     FittedImage,
     ImageLimits,
     available,
+    decodable,
     too_many_pixels,
 )
 from aiollm.media.locations import Key, Location, find, rebuild
@@ -171,7 +171,8 @@ class _Preparation:
         """Set the limits of each image, and use what was prepared before."""
         images = [(item.location.key[0], item.image) for item in items]
         room = self._room([image for _, image in images])
-        for item, limits in zip(items, fitting.limits(images, self._caps, room), strict=True):
+        wanted = fitting.limits(images, self._caps, room, self._pool.max_pixels)
+        for item, limits in zip(items, wanted, strict=True):
             item.limits = limits
             item.misfit = fitting.misfit(item.image.data, limits) if item.image.data else ""
             if item.misfit and (made := self._pool.peek(item.image, limits)) is not None:
@@ -208,7 +209,7 @@ class _Preparation:
             # Sent as it is: without an image library, only the target can say if it is complete.
             item.misfit = ""
             return
-        refusal = _hopeless(item.image)
+        refusal = _hopeless(item.image, self._pool.max_pixels)
         if not refusal:
             try:
                 self._take(item, await self._pool.fit(item.image, item.limits))
@@ -216,6 +217,10 @@ class _Preparation:
                 refusal = error.message
             else:
                 return
+        if item.misfit == fitting.COLOURS:
+            # Slightly wrong colours are better than none.
+            item.misfit = ""
+            return
         raise UnsupportedError(f"{self._name(item)} must change ({item.misfit}), but {refusal}")
 
     def _take(self, item: _Item, made: FittedImage) -> None:
@@ -230,11 +235,13 @@ def _left_out(reason: str) -> TextPart:
     return TextPart(f"[image left out: {reason}]")
 
 
-def _hopeless(image: ImagePart) -> str:
+def _hopeless(image: ImagePart, max_pixels: int) -> str:
     """Return why no worker needs to try, "" if one should."""
     found = info(image)
-    if found is not None and found.pixels > MAX_PIXELS:
-        return too_many_pixels((found.width, found.height))
+    if found is not None:
+        size = found.width, found.height
+        if not decodable(found.mime, size, max_pixels):
+            return too_many_pixels(size, max_pixels)
     return "" if available() else INSTALL
 
 

@@ -1,20 +1,25 @@
-"""Read an image's header: format, size, animation, completeness, without decoding it."""
+"""Read an image's header without decoding it: format, size, orientation, colours, completeness."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from struct import unpack_from
 
 import msgspec
 
 from aiollm._wire.image_type import mime_of
+from aiollm.media import exif, icc
 from aiollm.types import ImagePart
 
 _STEPS = 4096
 """The most segments, chunks or blocks to walk, in under 2 ms; beyond, a header is unreadable."""
 _BOXES = 512
 """The most boxes of an ISO file to walk for its size; the tiles of a grid share one extent."""
+_EXIF = b"Exif\0\0"
+_PROFILE = b"ICC_PROFILE\0\1"
 _TAIL = 64 * 1024
 """Bytes at the end of a file that are searched for its end marker."""
 
@@ -23,6 +28,8 @@ class ImageInfo(msgspec.Struct, frozen=True):
     """Facts from an image's header; width and height in pixels, before any EXIF rotation.
 
     `whole` is False when the end of the file seems to be missing; only decoding can make sure.
+    `orientation` is that of EXIF: 1 means upright, 2 to 8 turned or mirrored. `srgb` is False when
+    a colour profile says that the colours are not those of sRGB.
     """
 
     mime: str
@@ -30,6 +37,8 @@ class ImageInfo(msgspec.Struct, frozen=True):
     height: int
     animated: bool = False
     whole: bool = True
+    orientation: int = exif.UPRIGHT
+    srgb: bool = True
 
     @property
     def pixels(self) -> int:
@@ -58,7 +67,8 @@ def info(data: bytes | ImagePart) -> ImageInfo | None:
 
 
 def _jpeg(data: bytes) -> ImageInfo | None:
-    position, size = 2, (0, 0)
+    position, size, srgb = 2, (0, 0), True
+    blocks: list[bytes] = []
     for _ in range(_STEPS):
         if data[position] != 0xFF:
             return None
@@ -70,10 +80,19 @@ def _jpeg(data: bytes) -> ImageInfo | None:
         if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
             height, width = unpack_from(">HH", data, position + 5)
             size = (width, height)
-        if marker == 0xDA:
+        elif marker == 0xE1 and data.startswith(_EXIF, position + 4):
+            blocks.append(data[position + 10 : position + 2 + length])
+        elif marker == 0xE2 and data.startswith(_PROFILE, position + 4):
+            # Of a profile in several segments, the first has the list of its contents.
+            start = position + 18
+            srgb = not icc.needs_conversion(data[start : start + min(length - 16, icc.MOST)])
+        elif marker == 0xDA:
             start = max(position, len(data) - _TAIL)
             # Entropy-coded data never contains FF D9, so after the scan header it is the end.
-            return ImageInfo("image/jpeg", *size, whole=data.rfind(b"\xff\xd9", start) >= 0)
+            whole = data.rfind(b"\xff\xd9", start) >= 0
+            # A block of more than 64 KB goes on in the next segment.
+            turned = exif.orientation(b"".join(blocks)) if blocks else exif.UPRIGHT
+            return ImageInfo("image/jpeg", *size, False, whole, turned, srgb)
         position += 2 + length
     return None
 
@@ -83,21 +102,66 @@ def _png(data: bytes) -> ImageInfo | None:
         return None
     width, height = unpack_from(">II", data, 16)
     whole = data.rfind(b"IEND\xaeB`\x82", max(0, len(data) - _TAIL)) >= 0
-    return ImageInfo("image/png", width, height, _png_animated(data), whole)
+    animated, turned, srgb = _png_chunks(data)
+    return ImageInfo("image/png", width, height, animated, whole, turned, srgb)
 
 
-def _png_animated(data: bytes) -> bool:
-    position = 8
+def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
+    """Return whether it is animated, its orientation, and whether its colours are sRGB's."""
+    position, animated, turned, srgb, pixels = 8, False, exif.UPRIGHT, True, False
     for _ in range(_STEPS):
+        if pixels and position + 8 > len(data):
+            break
         (length,) = unpack_from(">I", data, position)
-        match data[position + 4 : position + 8]:
+        start = position + 8
+        match data[position + 4 : start]:
             case b"acTL":
-                return True
-            case b"IDAT" | b"IEND":
-                return False
+                animated = True
+            case b"eXIf":
+                turned = exif.orientation(data[start : start + length])
+            case b"iCCP":
+                srgb = not _png_profile(data[start : start + min(length, icc.MOST)])
+            case b"IDAT" if not pixels:
+                pixels = True
+                position = _last_idat(data, position)
+                length = int.from_bytes(data[position : position + 4], "big")
+            case b"IEND":
+                break
             case _:
-                position += 12 + length
-    raise ValueError("chunks without end")
+                pass
+        position += 12 + length
+    else:
+        if not pixels:
+            raise ValueError("chunks without end")
+    return animated, turned, srgb
+
+
+def _last_idat(data: bytes, first: int) -> int:
+    """Return where the last IDAT starts if nothing but IEND comes behind them, else `first`.
+
+    A large file has hundreds, all but the last of one length: so one look finds the last.
+    """
+    end = len(data) - 12
+    stride = 12 + int.from_bytes(data[first : first + 4], "big")
+    last = first + (end - first - 1) // stride * stride
+    if last > first and data[last + 4 : last + 8] == b"IDAT":
+        length = int.from_bytes(data[last : last + 4], "big")
+        if last + 12 + length == end:
+            return last
+    return first
+
+
+@lru_cache(maxsize=16)
+def _png_profile(chunk: bytes) -> bool:
+    """Return whether the profile in a chunk, or the start of one, needs conversion."""
+    start = chunk.find(b"\0") + 2
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(chunk[start:], icc.MOST)
+    except zlib.error:
+        return False
+    # One that is larger has tables for more than sRGB, or is a trap that nobody should be sent.
+    return bool(inflate.unconsumed_tail) or icc.needs_conversion(profile)
 
 
 def _gif(data: bytes) -> ImageInfo | None:
@@ -154,7 +218,9 @@ def _webp(data: bytes) -> ImageInfo | None:
         case b"VP8X":
             wide = unpack_from("<I", data, 24)[0] & 0xFFFFFF
             high = unpack_from("<I", data, 26)[0] >> 8
-            return ImageInfo("image/webp", wide + 1, high + 1, bool(data[20] & 2), whole)
+            flags = data[20]
+            turned, srgb = _webp_chunks(data) if flags & 0x28 else (exif.UPRIGHT, True)
+            return ImageInfo("image/webp", wide + 1, high + 1, bool(flags & 2), whole, turned, srgb)
         case b"VP8L" if data[20] == 0x2F:
             (bits,) = unpack_from("<I", data, 21)
             return ImageInfo(
@@ -164,6 +230,25 @@ def _webp(data: bytes) -> ImageInfo | None:
             width, height = unpack_from("<HH", data, 26)
             return ImageInfo("image/webp", width & 0x3FFF, height & 0x3FFF, whole=whole)
     return None
+
+
+def _webp_chunks(data: bytes) -> tuple[int, bool]:
+    """Return the orientation, and whether the colours are sRGB's."""
+    position, turned, srgb = 12, exif.UPRIGHT, True
+    for _ in range(_STEPS):
+        if position + 8 > len(data):
+            break
+        (length,) = unpack_from("<I", data, position + 4)
+        start = position + 8
+        match data[position : position + 4]:
+            case b"EXIF":
+                turned = exif.orientation(data[start : start + length])
+            case b"ICCP":
+                srgb = not icc.needs_conversion(data[start : start + min(length, icc.MOST)])
+            case _:
+                pass
+        position = start + length + length % 2
+    return turned, srgb
 
 
 def _bmp(data: bytes) -> ImageInfo | None:

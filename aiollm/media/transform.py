@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ from aiollm.media.limits import (
     ImageLimits,
     area,
     available,
+    decodable,
     too_many_pixels,
 )
 from aiollm.media.pixels import render
-from aiollm.media.png import lacks_rows, too_many_chunks
-from aiollm.media.sniff import info
+from aiollm.media.png import lacks_rows, too_many_chunks, without_bad_profile
+from aiollm.media.sniff import ImageInfo, info
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,19 +67,21 @@ SOURCES = {
     "image/heif": Source("HEIF", "HEIF", plugin=_HEIF),
 }
 """The allow-list; no other format is ever opened, in particular not EPS and SVG."""
+_TURNED_BY_HEADER = {"image/jpeg", "image/png", "image/webp"}
+"""The formats whose orientation the header gives; it ignores XMP, as browsers do."""
 
 _NAMES = ", ".join(source.name for source in SOURCES.values())
 UNKNOWN = f"only these formats can be read: {_NAMES}"
 
 
-def transform(data: bytes, limits: ImageLimits) -> FittedImage:
+def transform(data: bytes, limits: ImageLimits, max_pixels: int = MAX_PIXELS) -> FittedImage:
     """Return the image within `limits`. Raises: UnsupportedError with the reason."""
     source = SOURCES.get(mime_of(data))
     if source is None:
         raise UnsupportedError(UNKNOWN)
     _require(source)
     try:
-        return _transform(data, source, limits)
+        return _transform(data, source, limits, max_pixels)
     except UnsupportedError:
         raise
     except MemoryError:
@@ -88,35 +92,49 @@ def transform(data: bytes, limits: ImageLimits) -> FittedImage:
     raise UnsupportedError(reason[:500])
 
 
-def _transform(data: bytes, source: Source, limits: ImageLimits) -> FittedImage:
-    opened = [_open(data, source)]
+def _transform(data: bytes, source: Source, limits: ImageLimits, max_pixels: int) -> FittedImage:
+    found = info(data)
+    opened = [_open(data, source, found, max_pixels)]
     original = opened[0].size
+    # The same eyes that let an image pass as upright; formats without them are left to PIL.
+    turned = found.orientation if found is not None and found.mime in _TURNED_BY_HEADER else None
     # Popped, so that earlier pixels are freed as soon as each step replaces them.
-    image = render(opened.pop(), limits, sharp=source.lossless)
+    image = render(opened.pop(), limits, max_pixels, sharp=source.lossless, orientation=turned)
     # A shrunk image has lost its sharp pixels already, so PNG would only cost bytes.
-    kept = max(image.size) == max(original) and area(original) <= LOSSLESS_PIXELS
+    kept = max(image.size) >= max(original) and area(original) <= LOSSLESS_PIXELS
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 
 
-def _open(data: bytes, source: Source) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    found = info(data)
-    if found is not None and found.pixels > MAX_PIXELS:
-        raise UnsupportedError(too_many_pixels((found.width, found.height)))
-    if source.format == "PNG" and too_many_chunks(data):
-        raise UnsupportedError("the PNG image has thousands of chunks besides its pixels")
-    try:
-        image = Image.open(io.BytesIO(data), formats=(source.format,))
-    except UnidentifiedImageError:
-        raise UnsupportedError(f"the {source.name} image has a damaged header") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnsupportedError(f"it has too many pixels: {error}") from None
-    if area(image.size) > MAX_PIXELS:
-        raise UnsupportedError(too_many_pixels(image.size))
+def _open(data: bytes, source: Source, found: ImageInfo | None, max_pixels: int) -> Image.Image:
+    if found is not None and not decodable(found.mime, (found.width, found.height), max_pixels):
+        raise UnsupportedError(too_many_pixels((found.width, found.height), max_pixels))
+    if source.format == "PNG":
+        if too_many_chunks(data):
+            raise UnsupportedError("the PNG image has thousands of chunks besides its pixels")
+        data = without_bad_profile(data)
+    elif source.format == "JPEG" and found is None:
+        raise UnsupportedError("the JPEG image has a damaged header")
+    image = _opened(data, source)
+    if not decodable(mime_of(data), image.size, max_pixels):
+        raise UnsupportedError(too_many_pixels(image.size, max_pixels))
     if source.format == "PNG" and _is_short(data, image):
         raise UnsupportedError("the PNG image is damaged: it has fewer rows than its header says")
     return image
+
+
+def _opened(data: bytes, source: Source) -> Image.Image:
+    """Open as `Image.open` does, without PIL's own limit of pixels, which is one for all users."""
+    from PIL import Image
+
+    if source.format not in Image.OPEN:
+        Image.init()
+    factory, accept = Image.OPEN[source.format]
+    try:
+        if accept is None or accept(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
+        pass
+    raise UnsupportedError(f"the {source.name} image has a damaged header")
 
 
 def _is_short(data: bytes, image: Image.Image) -> bool:

@@ -25,16 +25,18 @@ _PULSE = 1000
 
 
 def main() -> None:
-    """Serve until the socket closes. Arguments: the parent's process id, bytes of memory."""
-    parent, memory = int(sys.argv[1]), int(sys.argv[2])
+    """Serve until the socket closes. Arguments: the parent's process id, and a budget."""
+    parent, memory, max_pixels = map(int, sys.argv[1:4])
     channel = Channel(socket.socket(fileno=0))
     threading.Thread(target=_watch, args=(channel.socket.fileno(), parent), daemon=True).start()
     warnings.simplefilter("ignore")
+    with suppress(OSError):
+        os.chdir("/")  # the folder of the service may be deleted, or have to be unmounted
     _confine(memory)
-    serve(channel)
+    serve(channel, max_pixels)
 
 
-def serve(channel: Channel) -> None:
+def serve(channel: Channel, max_pixels: int) -> None:
     """Answer frame after frame; an unreadable image fails only its own answer."""
     from aiollm.media.transform import transform
 
@@ -47,7 +49,7 @@ def serve(channel: Channel) -> None:
         except EOFError:
             return
         try:
-            made = transform(data, msgspec.json.decode(head, type=ImageLimits))
+            made = transform(data, msgspec.json.decode(head, type=ImageLimits), max_pixels)
         except UnsupportedError as refusal:
             answer, data = ResultHead(refusal=refusal.message), b""
         else:
@@ -68,9 +70,15 @@ def _confine(memory: int) -> None:
     """Limit address space, and prevent core files, which would contain the image."""
     import resource
 
-    os.nice(_NICENESS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Some systems do not limit address space, and some sandboxes refuse these calls.
+    with suppress(OSError, ValueError):
+        os.nice(_NICENESS)
+    with suppress(OSError, ValueError):
+        own = [each for each in resource.getrlimit(resource.RLIMIT_AS) if each > 0]
+        most = min([memory, *own])  # RLIM_INFINITY is -1
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _watch(descriptor: int, parent: int) -> None:

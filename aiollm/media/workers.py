@@ -6,19 +6,24 @@ with any event loop or none.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
 
 from aiollm._validation import is_seconds
-from aiollm.errors import ClosedError, ConfigError, UnsupportedError
+from aiollm.errors import ClosedError, ConfigError, LocalError, UnsupportedError
 from aiollm.media.limits import FittedImage, ImageLimits
-from aiollm.media.process import WorkerDied, WorkerProcess
+from aiollm.media.process import Budget, WorkerDied, WorkerMissing, WorkerProcess
 from aiollm.types import _shown
 
 _MOST = 4
+_RETRY = 60.0
+"""Seconds until a process is tried again after one could not be started."""
+_log = logging.getLogger("aiollm")
 
 
 class LostError(UnsupportedError):
@@ -39,36 +44,61 @@ class Job:
 
 
 class Workers:
-    """Up to `workers` processes, each started when a job finds no idle one."""
+    """Up to `workers` processes, each started when a job finds no idle one.
 
-    def __init__(self, workers: int | None, time_limit: float, memory_limit: int) -> None:
+    Where none can be started, a thread of this process does the work, one image at a time.
+    """
+
+    def __init__(self, workers: int | None, budget: Budget) -> None:
         self.processes: set[WorkerProcess] = set()
-        _check_limits(workers, time_limit, memory_limit)
+        _check_limits(workers, budget)
         self._isolated = workers != 0 and _can_isolate()
         self._count = workers or (_cores() if workers is None else 1)
-        self._time_limit = time_limit
-        self._memory_limit = memory_limit
+        self._budget = budget
+        self._warned = False
+        self._retry_at = 0.0
+        self.closed: bool = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
         self._threads: ThreadPoolExecutor | None = None
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
-        self.closed: bool = False
+        self._one_at_a_time = threading.Lock()
+
+    def _leave_to_parent(self) -> None:
+        """Begin anew in a process that was forked: threads and workers are the parent's."""
+        if self._owner == os.getpid():
+            return
+        theirs, self.processes = self.processes, set()
+        for process in theirs:
+            process.abandon()
+        self._begin()
 
     def __del__(self) -> None:
-        if self.processes:
+        if self.processes and self._owner == os.getpid():
             warnings.warn("a MediaPool was not closed", ResourceWarning, stacklevel=1, source=self)
             self.kill()
             self.reap(join=False)
 
     def start(self, data: bytes, limits: ImageLimits) -> Job:
-        """Queue an image; the job's future gets its result."""
+        """Queue an image; the job's future gets its result. Raises: ClosedError, LocalError."""
         if self.closed:
             raise ClosedError("the image workers are closed")
+        self._leave_to_parent()
         if self._threads is None:
             count = self._count if self._isolated else 1
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="aiollm-media")
         job = Job(data, limits)
-        job.future = self._threads.submit(self._run, job)
-        return job
+        try:
+            job.future = self._threads.submit(self._run, job)
+        except RuntimeError as error:
+            job.given_up = True  # it may be in the queue all the same
+            reason = f"no thread can be started to fit an image: {error}"
+        else:
+            return job
+        raise LocalError(reason)
 
     def give_up(self, job: Job) -> None:
         """Remove a job from the queue, or stop the process that works on it."""
@@ -82,6 +112,7 @@ class Workers:
 
         Jobs in progress or in the queue fail with ClosedError.
         """
+        self._leave_to_parent()
         with self._lock:
             self.closed = True
             for process in self.processes:
@@ -98,15 +129,21 @@ class Workers:
             self._threads.shutdown(wait=join)
 
     def _run(self, job: Job) -> FittedImage:
-        if not self._isolated:
-            from aiollm.media.transform import transform
-
-            return transform(job.data, job.limits)
-        process = self._take(job)
+        if not self._isolated or monotonic() < self._retry_at:
+            return self._in_this_process(job)
         try:
-            return process.transform(job.data, job.limits, self._time_limit)
+            process = self._take(job)
+            return self._in_process(job, process)
+        except WorkerMissing as error:
+            reason = str(error)
+        self._warn(reason)
+        return self._in_this_process(job)
+
+    def _in_process(self, job: Job, process: WorkerProcess) -> FittedImage:
+        try:
+            return process.transform(job.data, job.limits)
         except TimeoutError:
-            reason = f"it took more than {self._time_limit:g} s and was stopped"
+            reason = f"it took more than {self._budget.seconds:g} s and was stopped"
         except WorkerDied as fate:
             if self.closed:
                 raise ClosedError("the image workers were closed") from None
@@ -115,8 +152,27 @@ class Workers:
             self._give_back(job, process)
         raise LostError(reason)
 
+    def _in_this_process(self, job: Job) -> FittedImage:
+        from aiollm.media.transform import transform
+
+        with self._one_at_a_time:
+            if self.closed or job.given_up:
+                raise ClosedError("the image workers were closed")
+            return transform(job.data, job.limits, self._budget.max_pixels)
+
+    def _warn(self, reason: str) -> None:
+        with self._lock:
+            self._retry_at = monotonic() + _RETRY
+            first, self._warned = not self._warned, True
+        if first:
+            _log.warning(
+                "no process can be started to read images, so a thread of this one does, without "
+                "a limit of time or memory: %s (image_workers=0 does the same without this line)",
+                reason,
+            )
+
     def _take(self, job: Job) -> WorkerProcess:
-        process = self._idle_process() or self._new_process()
+        process = self._idle_process() or WorkerProcess(self._budget)
         # `kill` and `give_up` hold this lock, too: whichever comes first, the process is ended.
         with self._lock:
             self.processes.add(process)
@@ -136,13 +192,6 @@ class Workers:
                 return process
             self._stop(process)
 
-    def _new_process(self) -> WorkerProcess:
-        try:
-            return WorkerProcess(self._memory_limit)
-        except OSError as error:
-            reason = f"could not start a worker process: {error}"
-        raise LostError(reason)
-
     def _give_back(self, job: Job, process: WorkerProcess) -> None:
         with self._lock:
             job.process = None
@@ -158,13 +207,13 @@ class Workers:
             self.processes.discard(process)
 
 
-def _check_limits(workers: object, time_limit: object, memory_limit: object) -> None:
+def _check_limits(workers: object, budget: Budget) -> None:
     if workers is not None and (type(workers) is not int or workers < 0):
         raise ConfigError(f"workers is {_shown(workers)}: expected 0 or more, or None")
-    if not is_seconds(time_limit):
-        raise ConfigError(f"time_limit is {_shown(time_limit)}: expected seconds above 0")
-    if type(memory_limit) is not int or memory_limit < 1:
-        raise ConfigError(f"memory_limit is {_shown(memory_limit)}: expected bytes, 1 or more")
+    if not is_seconds(budget.seconds):
+        raise ConfigError(f"time_limit is {_shown(budget.seconds)}: expected seconds above 0")
+    if type(budget.memory) is not int or budget.memory < 1:
+        raise ConfigError(f"memory_limit is {_shown(budget.memory)}: expected bytes, 1 or more")
 
 
 def _cores() -> int:
@@ -174,5 +223,5 @@ def _cores() -> int:
 
 
 def _can_isolate() -> bool:
-    """Return whether this interpreter can start another on a socket: not frozen, not Windows."""
-    return os.name == "posix" and bool(sys.executable) and not getattr(sys, "frozen", False)
+    """Return whether another interpreter can be started on a socket: not frozen, not Windows."""
+    return os.name == "posix" and not getattr(sys, "frozen", False)

@@ -94,25 +94,64 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
-def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...]) -> bytes:
-    """Return an ICC profile of a monitor with these primaries (XYZ, D50) and gamma 1."""
+SRGB = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+P3 = (0.5151, 0.2412, -0.0011), (0.292, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)
+SRGB_LINE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+"""The curve of sRGB as the numbers of a parametric one."""
 
-    def fixed(values: Iterable[float]) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+def fixed(values: Iterable[float]) -> bytes:
+    """Return numbers as an ICC profile holds them."""
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def to_light(level: float) -> float:
+    """Return how much light sRGB means by a level."""
+    return level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4
+
+
+def curve(*numbers: float, kind: int | None = None, table: int = 0) -> bytes:
+    """Return an ICC curve: parametric of a `kind`, a table of sRGB, a gamma, or a straight line."""
+    if kind is not None:
+        return b"para" + bytes(4) + struct.pack(">HH", kind, 0) + fixed(numbers)
+    if table:
+        steps = [round(to_light(at / (table - 1)) * 65535) for at in range(table)]
+        return b"curv" + bytes(4) + struct.pack(f">I{table}H", table, *steps)
+    return (
+        b"curv"
+        + bytes(4)
+        + struct.pack(f">I{len(numbers)}H", len(numbers), *(round(each * 256) for each in numbers))
+    )
+
+
+LINEAR = curve()
+
+
+def profile(
+    red: tuple[float, ...] = SRGB[0],
+    green: tuple[float, ...] = SRGB[1],
+    blue: tuple[float, ...] = SRGB[2],
+    *,
+    light: bytes = LINEAR,
+    name: str = "made for a test",
+    space: bytes = b"RGB ",
+) -> bytes:
+    """Return an ICC profile of a monitor with these primaries (XYZ, D50) and this curve."""
 
     def xyz(values: Iterable[float]) -> bytes:
         return b"XYZ \0\0\0\0" + fixed(values)
 
-    name = b"made for a test\0"
+    described = name.encode() + b"\0"
     tags = {
-        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(79),
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(described)) + described + bytes(79),
         b"cprt": b"text\0\0\0\0none\0",
         b"wtpt": xyz((0.9642, 1.0, 0.8249)),
-        b"rXYZ": xyz(red),
-        b"gXYZ": xyz(green),
-        b"bXYZ": xyz(blue),
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), b"curv\x00\x00\x00\x00\x00\x00\x00\x00"),
     }
+    if space == b"GRAY":
+        tags[b"kTRC"] = light
+    else:
+        tags |= {b"rXYZ": xyz(red), b"gXYZ": xyz(green), b"bXYZ": xyz(blue)}
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), light)
     start, table, body = 128 + 4 + 12 * len(tags), b"", b""
     for tag, data in tags.items():
         table += tag + struct.pack(">II", start + len(body), len(data))
@@ -123,13 +162,35 @@ def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float,
         bytes(4),
         0x02100000,
         b"mntr",
-        b"RGB ",
+        space,
         b"XYZ ",
         bytes(12),
         b"acsp",
     )
     header += bytes(68 - len(header)) + fixed((0.9642, 1.0, 0.8249)) + bytes(48)
     return header + struct.pack(">I", len(tags)) + table + body
+
+
+def exif(orientation: int, order: str = "<", kind: int = 3, gap: int = 0) -> bytes:
+    """Return an EXIF block with a camera and an orientation, `gap` bytes behind its header."""
+    mark = b"II" if order == "<" else b"MM"
+    value = struct.pack(order + ("HH" if kind == 3 else "I"), *[orientation, 0][: 5 - kind])
+    return (
+        mark
+        + struct.pack(order + "HI", 42, 8 + gap)
+        + bytes(gap)
+        + struct.pack(order + "H", 2)
+        + struct.pack(order + "HHI", 0x010F, 2, 4)
+        + b"abc\0"
+        + struct.pack(order + "HHI", 0x0112, kind, 1)
+        + value
+        + bytes(4)
+    )
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    """Return one JPEG segment."""
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
 
 
 def isobmff(brand: bytes, size: tuple[int, int]) -> bytes:
@@ -157,7 +218,11 @@ def make() -> SimpleNamespace:
     """The makers of this file, under one name."""
     return SimpleNamespace(
         COMMON=COMMON,
+        P3=P3,
+        SRGB_LINE=SRGB_LINE,
         chunk=chunk,
+        curve=curve,
+        exif=exif,
         isobmff=isobmff,
         load=load,
         photo=photo,
@@ -165,5 +230,7 @@ def make() -> SimpleNamespace:
         profile=profile,
         save=save,
         screenshot=screenshot,
+        segment=segment,
+        to_light=to_light,
         until=until,
     )
