@@ -150,7 +150,7 @@ def _misshape(found: ImageInfo, wanted: ImageLimits) -> str:
         return f"and {wanted.pixels:,} in all are accepted"
     if min(size) < wanted.least:
         return f"and needs at least {wanted.least} on each side"
-    if wanted.padded(size) != size:
+    if wanted.ratio is not None and wanted.padded(size) != size:
         return f"and no side may be more than {wanted.ratio} times the other"
     return ""
 

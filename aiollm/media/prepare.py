@@ -110,13 +110,16 @@ class _Preparation:
             _Item(location, number, location.image, ImageLimits(()))
             for number, location in enumerate(self._locations[first:], start=first + 1)
         ]
-        await _together([self._load(item) for item in items if self._is_foreign(item)])
+        if foreign := [item for item in items if self._is_foreign(item)]:
+            await _together([self._load(item) for item in foreign])
         self._decide(items)
         # Before fitting, so that no worker spends time on an image that must be left out anyway;
         # the newest are fitted first, because they are the last to be left out.
         items = self._that_fit(items)
-        await _together([self._fit(item) for item in reversed(items) if item.misfit])
-        for item in self._that_fit(items):
+        if changing := [item for item in reversed(items) if item.misfit]:
+            await _together([self._fit(item) for item in changing])
+            items = self._that_fit(items)
+        for item in items:
             if item.image is not item.location.image:
                 self._changes[item.location.key] = item.image
         return rebuild(self._request, self._changes), tuple(self._notes)
@@ -247,8 +250,6 @@ def _hopeless(image: ImagePart, max_pixels: int) -> str:
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all concurrently; the first error stops the others and is raised unchanged."""
-    if not work:
-        return
     try:
         async with asyncio.TaskGroup() as group:
             for each in work:

@@ -68,7 +68,7 @@ def info(data: bytes | ImagePart) -> ImageInfo | None:
 
 def _jpeg(data: bytes) -> ImageInfo | None:
     position, size, srgb = 2, (0, 0), True
-    blocks: list[bytes] = []
+    blocks: list[tuple[int, int]] = []
     for _ in range(_STEPS):
         if data[position] != 0xFF:
             return None
@@ -81,7 +81,7 @@ def _jpeg(data: bytes) -> ImageInfo | None:
             height, width = unpack_from(">HH", data, position + 5)
             size = (width, height)
         elif marker == 0xE1 and data.startswith(_EXIF, position + 4):
-            blocks.append(data[position + 10 : position + 2 + length])
+            blocks.append((position + 10, position + 2 + length))
         elif marker == 0xE2 and data.startswith(_PROFILE, position + 4):
             # Of a profile in several segments, the first has the list of its contents.
             start = position + 18
@@ -90,11 +90,19 @@ def _jpeg(data: bytes) -> ImageInfo | None:
             start = max(position, len(data) - _TAIL)
             # Entropy-coded data never contains FF D9, so after the scan header it is the end.
             whole = data.rfind(b"\xff\xd9", start) >= 0
-            # A block of more than 64 KB goes on in the next segment.
-            turned = exif.orientation(b"".join(blocks)) if blocks else exif.UPRIGHT
-            return ImageInfo("image/jpeg", *size, False, whole, turned, srgb)
+            return ImageInfo("image/jpeg", *size, False, whole, _jpeg_turn(data, blocks), srgb)
         position += 2 + length
     return None
+
+
+def _jpeg_turn(data: bytes, blocks: list[tuple[int, int]]) -> int:
+    match blocks:
+        case []:
+            return exif.UPRIGHT
+        case [(start, _)]:
+            return exif.orientation(data, start)
+        case _:  # more than 64 KB go on in the next segment
+            return exif.orientation(b"".join(data[start:end] for start, end in blocks))
 
 
 def _png(data: bytes) -> ImageInfo | None:
@@ -118,13 +126,13 @@ def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
             case b"acTL":
                 animated = True
             case b"eXIf":
-                turned = exif.orientation(data[start : start + length])
+                turned = exif.orientation(data, start)
             case b"iCCP":
                 srgb = not _png_profile(data[start : start + min(length, icc.MOST)])
             case b"IDAT" if not pixels:
                 pixels = True
-                position = _last_idat(data, position)
-                length = int.from_bytes(data[position : position + 4], "big")
+                if _ends_with_pixels(data, position, length):
+                    break
             case b"IEND":
                 break
             case _:
@@ -136,19 +144,17 @@ def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
     return animated, turned, srgb
 
 
-def _last_idat(data: bytes, first: int) -> int:
-    """Return where the last IDAT starts if nothing but IEND comes behind them, else `first`.
+def _ends_with_pixels(data: bytes, first: int, length: int) -> bool:
+    """Return whether nothing but IEND comes behind the pixels, which begin at `first`.
 
-    A large file has hundreds, all but the last of one length: so one look finds the last.
+    A large file has hundreds of IDATs, all but the last of one length: so one look finds the last.
     """
     end = len(data) - 12
-    stride = 12 + int.from_bytes(data[first : first + 4], "big")
+    stride = 12 + length
     last = first + (end - first - 1) // stride * stride
-    if last > first and data[last + 4 : last + 8] == b"IDAT":
-        length = int.from_bytes(data[last : last + 4], "big")
-        if last + 12 + length == end:
-            return last
-    return first
+    return data.startswith(b"IDAT", last + 4) and (
+        last + 12 + int.from_bytes(data[last : last + 4], "big") == end
+    )
 
 
 @lru_cache(maxsize=16)
@@ -242,7 +248,7 @@ def _webp_chunks(data: bytes) -> tuple[int, bool]:
         start = position + 8
         match data[position : position + 4]:
             case b"EXIF":
-                turned = exif.orientation(data[start : start + length])
+                turned = exif.orientation(data, start)
             case b"ICCP":
                 srgb = not icc.needs_conversion(data[start : start + min(length, icc.MOST)])
             case _:
