@@ -193,13 +193,48 @@ async def test_a_process_is_tried_again_later(make, fake, monkeypatch, caplog):
         assert pool.statistics().processes == 1
 
 
+CHATTY = """#!{python}
+import contextlib, os, socket, sys
+sys.path.insert(0, {root!r})
+from aiollm.media import worker
+from aiollm.media.ipc import Channel
+from aiollm.media.transform import transform
+
+def chatter(*arguments):
+    with contextlib.suppress(OSError):
+        os.write(2, bytes(1_000_000))
+    return transform(*arguments)
+
+import aiollm.media.transform
+aiollm.media.transform.transform = chatter
+worker.serve(Channel(socket.socket(fileno=0)), 10**6)
+"""
+
+
 async def test_what_a_library_writes_about_images_never_stops_a_worker(make, tmp_path, monkeypatch):
     chatty = tmp_path / "python"
-    chatty.write_text(f'#!/bin/sh\n(yes >&2 2>&2 &)\nexec {sys.executable} "$@"\n')
+    chatty.write_text(CHATTY.format(python=sys.executable, root=str(ROOT)))
     chatty.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(chatty))
-    async with MediaPool(1) as pool:
+    async with MediaPool(1, time_limit=10) as pool:
         assert (await pool.fit(ImagePart(make.save(make.photo(70, 60))), SMALL)).width == 60
+        assert pool.statistics().processes == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
+def test_a_worker_never_raises_the_limit_that_it_was_started_under():
+    script = """
+import resource
+from aiollm.media.worker import _confine
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (900 << 20, hard))
+_confine(2 << 30)
+print(*(each >> 20 for each in resource.getrlimit(resource.RLIMIT_AS)))
+"""
+    command = [sys.executable, "-c", script]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["900", "900"]
 
 
 def test_an_interpreter_is_found_by_its_name(tmp_path, monkeypatch):
