@@ -102,14 +102,10 @@ class Registry:
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
         check_count("tool_threads", tool_threads)
-        if max_pixels is not None:
-            check_count("max_pixels", max_pixels)
+        check_count("max_pixels", 1 if max_pixels is None else max_pixels)
+        images = image_workers, max_pixels
         self._resources = Resources(
-            self._gate,
-            image_workers,
-            max_pixels,
-            fetch_images=fetch_images,
-            tool_threads=tool_threads,
+            self._gate, *images, fetch_images=fetch_images, tool_threads=tool_threads
         )
         self._hooks: list[Hook] = []
         self._calls = 0
