@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
-from aiollm._validation import check_bool, check_workers
+from aiollm._validation import check_bool, check_count, check_workers
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
 from aiollm.provider import HttpRequest, Reply
@@ -45,10 +45,10 @@ class Resources:
         self,
         gate: Gate,
         image_workers: int | None = None,
-        max_pixels: int | None = None,
+        max_pixels: int = 80_000_000,
+        tool_threads: int = 64,
         *,
         fetch_images: bool = False,
-        tool_threads: int = 64,
     ) -> None:
         """Keep the gate of all calls and the settings of what is made later; open nothing.
 
@@ -56,6 +56,8 @@ class Resources:
         """
         check_workers("image_workers", image_workers)
         check_bool("fetch_images", fetch_images)
+        check_count("tool_threads", tool_threads)
+        check_count("max_pixels", max_pixels)
         self.gate = gate
         self.closed = False
         self._image_workers = image_workers
@@ -185,10 +187,10 @@ async def _in_thread(make: Callable[[], T]) -> T:
     raise LocalError(reason)
 
 
-def _new_pool(workers: int | None, max_pixels: int | None) -> MediaPool:
+def _new_pool(workers: int | None, max_pixels: int) -> MediaPool:
     from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the first call
 
-    return MediaPool(workers) if max_pixels is None else MediaPool(workers, max_pixels=max_pixels)
+    return MediaPool(workers, max_pixels=max_pixels)
 
 
 def _new_transport() -> HttpTransport:

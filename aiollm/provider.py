@@ -275,9 +275,9 @@ class Provider(msgspec.Struct, frozen=True):
         """Return what `model` accepts: the rows, overridden by `learned`, `facts` and options."""
         options = self.options
         facts = self.learned.get(model, {}) | self.facts
-        for name, option in _OPTIONS.items():
-            if (value := getattr(options, option)) is not None:
-                facts[name] = value
+        if options != _NO_OPTIONS:
+            given = ((name, getattr(options, option)) for name, option in _OPTIONS.items())
+            facts |= {name: value for name, value in given if value is not None}
         family = self.rows_of or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, _hostname(self.host), model, rows, **facts)
@@ -331,6 +331,7 @@ _OPTIONS = {
     "max_pixels": "max_pixels",
 }
 """The options of a DSN that set a capability."""
+_NO_OPTIONS = DsnOptions()
 _PORTS = {"http": ":80", "https": ":443"}
 
 

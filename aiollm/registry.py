@@ -23,7 +23,6 @@ from aiollm._validation import (
     RequestLike,
     as_request,
     check,
-    check_count,
     check_seconds,
     checked_timeouts,
 )
@@ -75,7 +74,7 @@ class Registry:
         on_refusal: OnRefusal = "raise",
         on_unsupported: OnUnsupported = "next",
         image_workers: int | None = None,
-        max_pixels: int | None = None,
+        max_pixels: int = 80_000_000,
         fetch_images: bool = False,
         tool_threads: int = 64,
     ) -> None:
@@ -85,14 +84,13 @@ class Registry:
         failed. `patience`: seconds a call waits in line when no target has room; None means its
         first-output deadline. `max_wait`: how many of these seconds it waits for failed targets to
         recover. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
-        between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks
-        the next target when a provider's policy refuses. `on_unsupported`: "drop" leaves out files
-        that a target does not take, with a placeholder and a warning. `image_workers`: processes
-        that fit images to targets; None means one per core, at most 4; 0 means a thread.
-        `max_pixels`: the most pixels of an image that is decoded, and sent to targets without a
-        number of their own; None means 80 million. `fetch_images`: load image URLs for targets
-        that do not load them themselves. `tool_threads`: threads for tools that are plain
-        functions, those included that overran and were left behind. Raises: ConfigError.
+        between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks the
+        next target when a provider's policy refuses. `on_unsupported`: "drop" leaves out files that
+        a target does not take, with a placeholder and a warning. `image_workers`: processes that
+        fit images to targets; None means one per core, at most 4; 0 means a thread. `max_pixels`:
+        the most pixels of an image to decode, or to send where the target has no number.
+        `fetch_images`: load image URLs for targets that do not load them themselves.
+        `tool_threads`: threads for plain functions as tools, also for those that overran.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -101,11 +99,8 @@ class Registry:
         self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
         self._gate = Gate(self._health)
-        check_count("tool_threads", tool_threads)
-        check_count("max_pixels", 1 if max_pixels is None else max_pixels)
-        images = image_workers, max_pixels
         self._resources = Resources(
-            self._gate, *images, fetch_images=fetch_images, tool_threads=tool_threads
+            self._gate, image_workers, max_pixels, tool_threads, fetch_images=fetch_images
         )
         self._hooks: list[Hook] = []
         self._calls = 0

@@ -126,6 +126,7 @@ def _opened(data: bytes, source: Source) -> Image.Image:
     """Open as `Image.open` does, without PIL's own limit of pixels, which is one for all users."""
     from PIL import Image
 
+    Image.preinit()
     if source.format not in Image.OPEN:
         Image.init()
     factory, accept = Image.OPEN[source.format]
