@@ -80,7 +80,8 @@ def _check(name: str, value: object) -> None:
     elif name == "allowed_image_mime":
         right = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
     else:
-        right = value is None or (type(value) is int and value >= 0)
+        least = name == "max_image_ratio"
+        right = value is None or (type(value) is int and value >= least)
     if not right:
         raise ConfigError(f"the capability {name} is {_shown(value)}: expected {_wanted(name)}")
 
@@ -88,7 +89,9 @@ def _check(name: str, value: object) -> None:
 def _wanted(name: str) -> str:
     if name in _FLAGS:
         return "a bool"
-    return "a tuple of MIME types" if name == "allowed_image_mime" else "an integer from 0 up"
+    if name == "allowed_image_mime":
+        return "a tuple of MIME types"
+    return f"an integer from {int(name == 'max_image_ratio')} up"
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from aiollm._validation import check_count
 from aiollm.errors import ConfigError, LocalError, UnsupportedError
 from aiollm.media.cache import Cache, digest
 from aiollm.media.fitting import misfit
@@ -64,6 +65,7 @@ class MediaPool:
     ) -> None:
         if type(cache_limit) is not int or cache_limit < 0:
             raise ConfigError(f"cache_limit is {_shown(cache_limit)}: expected bytes, 0 or more")
+        check_count("max_pixels", max_pixels)
         memory = max(_MEMORY, _PER_PIXEL * max_pixels) if memory_limit is None else memory_limit
         self.max_pixels = max_pixels
         self._workers = Workers(workers, Budget(time_limit, memory, max_pixels))
