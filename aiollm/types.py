@@ -689,10 +689,14 @@ class Response(msgspec.Struct, frozen=True):
 
     def parse(self, output: type[T]) -> T:
         """Decode the text as JSON of type `output`. Raises: OutputError."""
+        from aiollm._user_types import decode, known  # only typed answers need it
+
         try:
-            return msgspec.json.decode(self.text, type=output)
-        except (ValueError, RecursionError) as error:
+            value: T = decode(self.text, known(output))
+        except (ValueError, TypeError, RecursionError) as error:
             reason = f"the reply does not fit {getattr(output, '__name__', output)}: {error}"
+        else:
+            return value
         raise OutputError(reason, response=self, target=self.target)
 
     def _of(self, kind: type[T]) -> Iterator[T]:

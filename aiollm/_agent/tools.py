@@ -9,11 +9,12 @@ import math
 import typing
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, TypeAlias, overload
+from typing import Annotated, Any, TypeAlias, overload
 
 import msgspec
 
 from aiollm._agent.tool_runner import called
+from aiollm._user_types import convert, field_default, is_note, known, plain
 from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
 from aiollm._wire.lenient import decode_numbers, encode
 from aiollm._wire.loose_json import fit
@@ -233,7 +234,11 @@ def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]
         if parameter.default is parameter.empty:
             fields.append((parameter.name, hint))
             continue
-        fields.append((parameter.name, hint, _default(parameter.default)))
+        default, exists = field_default(parameter.default)
+        if not exists:
+            fields.append((parameter.name, hint))
+            continue
+        fields.append((parameter.name, hint, _default(default)))
         if not _takes_none(hint):
             not_null.add(parameter.name)
     arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
@@ -286,13 +291,15 @@ def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any
             raise ConfigError(f"{where}: make the tool from the bound method, tool(thing.{name})")
         raise ConfigError(f"{where} has no type hint")
     hint = hints[parameter.name]
+    if is_note(parameter.default):
+        hint = Annotated[hint, parameter.default]
     reason = ""
     try:
         type_schema(hint)
     except ConfigError as error:
         reason = error.message.splitlines()[-1]
     else:
-        return hint
+        return known(hint)
     raise ConfigError(f"{where}: {reason}")
 
 
@@ -303,7 +310,7 @@ def _default(value: Any) -> Any:
 
 def _takes_none(hint: Any) -> bool:
     try:
-        msgspec.convert(None, hint)
+        convert(None, hint)
     except msgspec.ValidationError:
         return False
     return True
@@ -339,7 +346,7 @@ def _json(value: Any) -> str:
             raise _unusable(item)
     reason = ""
     try:
-        return encode(value).decode()
+        return encode(value, plain).decode()
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     raise OutputError(f"the tool returned {type(value).__name__}, which is not JSON: {reason}")

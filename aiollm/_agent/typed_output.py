@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._user_types import convert, decode, known
 from aiollm._wire.lenient import decode_numbers
 from aiollm._wire.loose_json import after_thinking, fit, values_in
 from aiollm._wire.schema import schema_name, type_schema
@@ -34,10 +35,10 @@ _HOPELESS = {
 def _decode(text: str, kind: Any) -> Any:
     """Decode JSON; 3.0 is an integer to JSON schema, but not to msgspec. Raises: ValueError."""
     try:
-        return msgspec.json.decode(text, type=kind)
+        return decode(text, kind)
     except msgspec.ValidationError:
         with contextlib.suppress(ValueError):
-            return msgspec.convert(decode_numbers(text), kind, str_keys=True)
+            return convert(decode_numbers(text), kind)
         raise
 
 
@@ -109,6 +110,7 @@ def shape_of(kind: Any) -> Shape:
     schema = type_schema(kind)
     name = schema_name(kind)
     is_schema = isinstance(kind, Mapping)
+    kind = kind if is_schema else known(kind)
     if schema.get("type") == "object" or "properties" in schema:
         return Shape(name, kind, dict[str, Any] if is_schema else kind)
     if not is_schema:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._user_types import convert
 from aiollm._wire.lenient import decode_numbers
 
 MAX_VALUES = 32
@@ -61,12 +62,12 @@ def fit(value: Any, kind: Any) -> Any:
     """
     for _ in range(MAX_MENDED):
         try:
-            return msgspec.convert(value, kind, str_keys=True)
+            return convert(value, kind)
         except msgspec.ValidationError as error:
             value, mended = _mended(value, str(error))
             if not mended:
                 raise
-    return msgspec.convert(value, kind, str_keys=True)
+    return convert(value, kind)
 
 
 def _scan(text: str) -> Iterator[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from aiollm import _user_types
 from aiollm._wire.references import Schema, inline
 from aiollm.errors import ConfigError, UnsupportedError
 
@@ -81,6 +82,8 @@ def schema_name(kind: Any) -> str:
             name = str(kind.get("title", ""))
         case type() if not get_args(kind):
             name = kind.__name__
+        case _ if get_origin(kind) is Annotated:
+            return schema_name(get_args(kind)[0])
         case _:
             name = re.sub(r"[A-Za-z0-9_<>]+\.", "", _text(kind))
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "output"
@@ -133,7 +136,7 @@ def bounded(schema: Schema) -> Schema:
 def _generated(kind: Any) -> Schema:
     reason = ""
     try:
-        return msgspec.json.schema(kind)
+        return _user_types.schema(kind)
     except (TypeError, ValueError, NameError, RecursionError) as error:
         reason = f"cannot make a JSON schema of {_shown(kind)}: {error}"
     raise ConfigError(reason)
