@@ -10,9 +10,11 @@ import re
 import sys
 from collections.abc import Callable
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
+
+T = TypeVar("T")
 
 _SPEAKS = ("model_json_schema", "model_validate_json")
 _PATH = re.compile(r" - at `\$([^`]*)`$")
@@ -82,22 +84,7 @@ def schema(kind: Any) -> dict[str, Any]:
 
     Raises: TypeError, ValueError, NameError, RecursionError.
     """
-    definitions: dict[str, Any] = {}
-
-    def hook(foreign: type) -> dict[str, Any]:
-        if not is_model(foreign):
-            raise UnknownType(f"{foreign.__qualname__} is not supported: {_UNKNOWN}")
-        # Each model's definitions have a place of their own, because names may occur twice.
-        place = f"{len(definitions)}"
-        made = _described(foreign, f"#/$defs/{place}/{{model}}")
-        if "$defs" in made:
-            definitions[place] = made.pop("$defs")
-        return made
-
-    made = msgspec.json.schema(known(kind), schema_hook=hook)
-    if definitions:
-        made["$defs"] = made.get("$defs", {}) | definitions
-    return made
+    return _resolved(kind, lambda: _schema(kind))
 
 
 def decode(text: str | bytes, kind: Any) -> Any:
@@ -105,7 +92,8 @@ def decode(text: str | bytes, kind: Any) -> Any:
 
     A type that raises anything while its value is built raises ValidationError, too.
     """
-    return _asked(lambda: msgspec.json.decode(text, type=kind, dec_hook=_read), _misfit)
+    decoder = _resolved(kind, lambda: msgspec.json.Decoder(kind, dec_hook=_read))
+    return _asked(lambda: decoder.decode(text), _misfit)
 
 
 def convert(value: Any, kind: Any) -> Any:
@@ -126,21 +114,49 @@ def plain(value: Any) -> Any:
     )
 
 
-def field_default(value: Any) -> tuple[Any, bool]:
-    """Return the default that a parameter's default value stands for, and whether there is one.
+def field_default(value: Any, missing: Any) -> Any:
+    """Return the default that a parameter's default value stands for, `missing` if none.
 
     `x: int = pydantic.Field(ge=0)` describes a parameter rather than giving it a value.
     """
     if not is_note(value):
-        return value, True
-    if value.is_required():
-        return None, False
-    return value.get_default(call_default_factory=True), True
+        return value
+    return missing if value.is_required() else value.get_default(call_default_factory=True)
 
 
 def is_note(value: Any) -> bool:
     """Return whether a value is pydantic's description of a field."""
     return _has_pydantic_notes((value,)) and hasattr(value, "get_default")
+
+
+def _resolved(kind: Any, make: Callable[[], T]) -> T:
+    """Make something of a type, also where it refers to types that are local to a function."""
+    try:
+        return make()
+    except NameError:
+        from aiollm._local_types import settle  # only types inside functions need it
+
+        settle(kind)
+    return make()
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+
+    def hook(foreign: type) -> dict[str, Any]:
+        if not is_model(foreign):
+            raise UnknownType(f"{foreign.__qualname__} is not supported: {_UNKNOWN}")
+        # Each model's definitions have a place of their own, because names may occur twice.
+        place = f"{len(definitions)}"
+        made = _described(foreign, f"#/$defs/{place}/{{model}}")
+        if "$defs" in made:
+            definitions[place] = made.pop("$defs")
+        return made
+
+    made = msgspec.json.schema(known(kind), schema_hook=hook)
+    if definitions:
+        made["$defs"] = made.get("$defs", {}) | definitions
+    return made
 
 
 def _has_pydantic_notes(notes: tuple[Any, ...]) -> bool:

@@ -6,14 +6,13 @@ import enum
 import functools
 import inspect
 import math
-import typing
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Annotated, Any, TypeAlias, overload
 
 import msgspec
 
 from aiollm._agent.tool_runner import called
+from aiollm._local_types import hints_of
 from aiollm._user_types import convert, field_default, is_note, known, plain
 from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
 from aiollm._wire.lenient import decode_numbers, encode
@@ -56,8 +55,8 @@ class Signature(msgspec.Struct, frozen=True):
 
     arguments: type[msgspec.Struct]
     positional: tuple[str, ...] = ()
-    not_null: frozenset[str] = frozenset()
-    """Optional parameters that do not accept None; a model may send null to leave one out."""
+    absent: dict[str, tuple[str | None, ...]] = {}
+    """Optional parameters that accept no null, and how a model that sends all leaves one out."""
 
 
 class FunctionTool(Tool, frozen=True):
@@ -226,28 +225,25 @@ def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]
     hints = _hints(function, name)
     fields: list[Any] = []
     positional: list[str] = []
-    not_null: set[str] = set()
+    absent: dict[str, tuple[str | None, ...]] = {}
     for parameter in _parameters(function, name):
         hint = _hint(parameter, hints, name)
         if parameter.kind is parameter.POSITIONAL_ONLY:
             positional.append(parameter.name)
-        if parameter.default is parameter.empty:
-            fields.append((parameter.name, hint))
-            continue
-        default, exists = field_default(parameter.default)
-        if not exists:
+        default = field_default(parameter.default, parameter.empty)
+        if default is parameter.empty:
             fields.append((parameter.name, hint))
             continue
         fields.append((parameter.name, hint, _default(default)))
-        if not _takes_none(hint):
-            not_null.add(parameter.name)
+        if not _takes(hint, None):
+            absent[parameter.name] = (None,) if _takes(hint, "null") else (None, "null", "None")
     arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
     schema = type_schema(arguments)
     schema.pop("title", None)
     if not schema["required"]:
         # The oldest drafts of JSON schema forbid an empty list.
         del schema["required"]
-    return Signature(arguments, tuple(positional), frozenset(not_null)), schema
+    return Signature(arguments, tuple(positional), absent), schema
 
 
 def _parameters(function: Function, name: str) -> Iterator[inspect.Parameter]:
@@ -270,18 +266,13 @@ def _inspected(function: Function, name: str) -> inspect.Signature:
 
 
 def _hints(function: Function, name: str) -> dict[str, Any]:
-    code = _code(function)
-    around = getattr(code, "__globals__", {})
     try:
-        # Since Python 3.14, this is where hints are evaluated.
-        notes = getattr(code, "__annotations__", {})
-        noted: Any = SimpleNamespace(
-            __annotations__={key: hint for key, hint in notes.items() if key != "return"}
-        )
-        return typing.get_type_hints(noted, around, include_extras=True)
+        return hints_of(_code(function))
     except (NameError, TypeError, SyntaxError, AttributeError) as error:
         reason = f"the type hints of tool {name!r} cannot be read: {error}"
-    raise ConfigError(f"{reason}; define the types at the module's top level")
+    raise ConfigError(
+        f"{reason}; define the types at the module's top level or where the tool is made"
+    )
 
 
 def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any:
@@ -308,22 +299,24 @@ def _default(value: Any) -> Any:
     return value if isinstance(value, _PLAIN) else msgspec.field(default_factory=lambda: value)
 
 
-def _takes_none(hint: Any) -> bool:
+def _takes(hint: Any, value: Any) -> bool:
     try:
-        convert(None, hint)
+        convert(value, hint)
     except msgspec.ValidationError:
         return False
     return True
 
 
 def _bound(function: Function, signature: Signature, values: dict[str, Any]) -> Callable[[], Any]:
+    fields = signature.arguments.__struct_fields__
     given = {
         name: value
         for name, value in values.items()
-        if value is not None or name not in signature.not_null
+        # Anything that is not a parameter may be a misspelt one: it is refused unless it is null.
+        if (value is not None or name in fields) and value not in signature.absent.get(name, ())
     }
     filled = _filled(given, signature.arguments)
-    named = {field: getattr(filled, field) for field in filled.__struct_fields__}
+    named = {field: getattr(filled, field) for field in fields}
     first = [named.pop(field) for field in signature.positional]
     return functools.partial(function, *first, **named)
 

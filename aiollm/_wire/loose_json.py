@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,8 +26,10 @@ _CLOSED = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
-_MISFIT = re.compile(r"Expected `([^`]*)`, got `str`(?: - at `\$([^`]*)`)?")
+_MISFIT = re.compile(r"Expected `([^`]*)`, got `(\w+)`(?: - at `\$([^`]*)`)?")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
+_SCALARS = ("str", "int", "float", "bool")
+_WORD = re.compile(r"[^\s,;|\[{]+")
 _WORDS = {"True": True, "False": False, "None": None}
 """Constants as Python spells them."""
 
@@ -57,6 +59,8 @@ def values_in(text: str) -> Iterator[Any]:
 
 def fit(value: Any, kind: Any) -> Any:
     """Convert a value, reading texts as JSON where `kind` takes no text: "2" as 2.
+
+    A number or one word is a list of one where `kind` takes a list.
 
     Raises: msgspec.ValidationError.
     """
@@ -95,37 +99,59 @@ def _without(found: re.Match[str]) -> str:
 
 
 def _mended(value: Any, reason: str) -> tuple[Any, bool]:
-    """Read the text in `reason` as JSON; return the new value, and whether it changed."""
+    """Change the value that `reason` names to what it can only mean; return whether it changed."""
     found = _MISFIT.search(reason)
-    if found is None or "str" in found[1].split(" | "):
+    if found is None:
         return value, False
-    return _replaced(value, _STEP.findall(found[2] or ""))
+    wanted, got, steps = found[1].split(" | "), found[2], _STEP.findall(found[3] or "")
+    if "array" in wanted and got in _SCALARS:
+        return _replaced(value, steps, _listed)
+    if got == "str" and "str" not in wanted:
+        return _replaced(value, steps, _read)
+    return value, False
 
 
-def _replaced(value: Any, steps: list[tuple[str, str, str]]) -> tuple[Any, bool]:
+def _replaced(
+    value: Any, steps: list[tuple[str, str, str]], change: Callable[[Any], tuple[Any, bool]]
+) -> tuple[Any, bool]:
     if not steps:
-        return _read(value) if isinstance(value, str) else (value, False)
+        return change(value)
     (name, index, every), *rest = steps
     match value:
         case dict() if every:
-            made = {key: _replaced(item, rest) for key, item in value.items()}
+            made = {key: _replaced(item, rest, change) for key, item in value.items()}
             return {key: item for key, (item, _) in made.items()}, any(
                 changed for _, changed in made.values()
             )
         case dict() if name in value:
-            item, changed = _replaced(value[name], rest)
+            item, changed = _replaced(value[name], rest, change)
             return value | {name: item}, changed
         case list() if every:
-            items = [_replaced(item, rest) for item in value]
+            items = [_replaced(item, rest, change) for item in value]
             return [item for item, _ in items], any(changed for _, changed in items)
         case list() if index and int(index) < len(value):
-            item, changed = _replaced(value[int(index)], rest)
+            item, changed = _replaced(value[int(index)], rest, change)
             return [*value[: int(index)], item, *value[int(index) + 1 :]], changed
         case _:
             return value, False
 
 
-def _read(text: str) -> tuple[Any, bool]:
+def _listed(value: Any) -> tuple[Any, bool]:
+    """Return the list that a text holds, or a number or one word as a list of one.
+
+    Several words may be several items, and an object may be what holds the list.
+    """
+    read, changed = _read(value)
+    if changed and (read is None or isinstance(read, list | dict)):
+        return read, True
+    if isinstance(value, list | dict) or (isinstance(value, str) and not _WORD.fullmatch(value)):
+        return value, False
+    return [value], True
+
+
+def _read(text: Any) -> tuple[Any, bool]:
+    if not isinstance(text, str):
+        return text, False
     text = text.strip()
     if text in _WORDS:
         return _WORDS[text], True
