@@ -44,17 +44,18 @@ def _settle(kind: Any, seen: set[Any]) -> None:
     if not isinstance(made, type) or made in seen or "<locals>" not in made.__qualname__:
         return
     seen.add(made)
+    if hasattr(made, "model_rebuild"):
+        made.model_rebuild(raise_errors=False, _types_namespace=_names_of(made))
+        return
     for base in made.__mro__:
         for hint in _settled(base).values():
             _settle(hint, seen)
 
 
 def _settled(made: type) -> dict[str, Any]:
-    around = vars(sys.modules.get(made.__module__, typing))
-    names = _names(made.__qualname__, around) | {made.__name__: made}
     try:
         notes: dict[str, Any] = made.__annotations__
-        notes.update(_evaluated(notes, around, names))
+        notes.update(_evaluated(notes, _module(made), _names_of(made)))
     except (NameError, TypeError, SyntaxError, AttributeError):
         return {}
     return notes
@@ -65,6 +66,14 @@ def _evaluated(
 ) -> dict[str, Any]:
     noted: Any = SimpleNamespace(__annotations__=notes)
     return typing.get_type_hints(noted, around, names, include_extras=True)
+
+
+def _module(made: type) -> dict[str, Any]:
+    return vars(sys.modules.get(made.__module__, typing))
+
+
+def _names_of(made: type) -> dict[str, Any]:
+    return _names(made.__qualname__, _module(made)) | {made.__name__: made}
 
 
 def _names(qualname: str, around: dict[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _resolved(kind: Any, make: Callable[[], T]) -> T:
     """Make something of a type, also where it refers to types that are local to a function."""
     try:
         return make()
-    except NameError:
+    except (NameError, UnknownType):
         from aiollm._local_types import settle  # only types inside functions need it
 
         settle(kind)

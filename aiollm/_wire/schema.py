@@ -75,6 +75,9 @@ _ANTHROPIC = _Dialect(
 )
 
 
+_LOOKS_AROUND = re.compile(r"\(\?(?:[=!]|<[=!])")
+
+
 def schema_name(kind: Any) -> str:
     """Return a name for a type's schema: at most 64 characters of A-Z, a-z, 0-9, `_` and `-`."""
     match kind:
@@ -131,6 +134,51 @@ def bounded(schema: Schema) -> Schema:
     Raises: UnsupportedError for what it cannot express, such as an object with free keys.
     """
     return _fitted(schema, _ANTHROPIC)
+
+
+def loosened(schema: Schema) -> tuple[Schema, list[str]]:
+    """Return a schema that Gemini takes, and the properties that are no longer required in it.
+
+    Gemini unrolls what contains itself to some depth, and leaves out there what goes on. So it
+    takes a reference only in a property that is not required (its reference, November 2026).
+    """
+    names: list[str] = []
+    definitions = schema.get("$defs")
+    if not definitions:
+        return schema, names
+    made = {name: _loosened(item, names) for name, item in definitions.items()}
+    return schema | {"$defs": made}, list(dict.fromkeys(names))
+
+
+def _loosened(schema: Any, names: list[str]) -> Any:
+    """Leave the properties that hold a reference, outside their own properties, optional."""
+    if isinstance(schema, list):
+        return [_loosened(item, names) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: _loosened(item, names) for key, item in schema.items() if key != "properties"}
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return made
+    made["properties"] = {name: _loosened(item, names) for name, item in properties.items()}
+    loops = [name for name in schema.get("required", ()) if _refers(properties.get(name))]
+    if loops:
+        names += loops
+        made["required"] = [name for name in schema["required"] if name not in loops]
+    return made
+
+
+def _refers(schema: Any) -> bool:
+    """Return whether a schema holds a reference that is not inside one of its properties."""
+    if isinstance(schema, list):
+        return any(map(_refers, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    return "$ref" in schema or any(
+        _refers(item)
+        for key, item in schema.items()
+        if key not in ("properties", "default", "enum")
+    )
 
 
 def _generated(kind: Any) -> Schema:
@@ -207,6 +255,9 @@ def _reference(schema: Mapping[str, Any], dialect: _Dialect, place: str) -> Sche
 
 
 def _keeps(dialect: _Dialect, key: str, value: Any) -> bool:
+    if key == "pattern" and _LOOKS_AROUND.search(str(value)):
+        # OpenAI answers 500 or 400 to these (May 2026); pydantic writes one for every Decimal.
+        return False
     if key == "format":
         return value in dialect.formats
     if key == "minItems" and dialect.most_min_items is not None:

@@ -8,7 +8,7 @@ import msgspec
 
 from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
-from aiollm._wire.schema import type_schema
+from aiollm._wire.schema import loosened, type_schema
 from aiollm.errors import UnsupportedError
 from aiollm.providers.encoding import (
     Warnings,
@@ -78,20 +78,32 @@ def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, A
 def _tools(request: Request, warnings: Warnings) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if request.tools:
-        declarations = [_declaration(tool) for tool in request.tools]
+        declarations = [_declaration(tool, warnings) for tool in request.tools]
         fields["tools"] = [{"functionDeclarations": declarations}]
     if asks_for_tools(request) and (config := _tool_config(request, warnings)):
         fields["toolConfig"] = {"functionCallingConfig": config}
     return fields
 
 
-def _declaration(tool: Tool) -> dict[str, Any]:
+def _declaration(tool: Tool, warnings: Warnings) -> dict[str, Any]:
     wire: dict[str, Any] = {"name": tool.name}
     if tool.description:
         wire["description"] = tool.description
     if not _takes_nothing(tool.parameters):
-        wire["parametersJsonSchema"] = tool.parameters
+        given = tool.parameters
+        loops = "$defs" in given or "definitions" in given
+        wire["parametersJsonSchema"] = _loosened(given, warnings) if loops else given
     return wire
+
+
+def _loosened(kind: Any, warnings: Warnings) -> dict[str, Any]:
+    schema, names = loosened(type_schema(kind))
+    if names:
+        warnings.add(
+            f"Gemini takes a type inside itself only in optional properties: {', '.join(names)} "
+            "may be missing"
+        )
+    return schema
 
 
 def _takes_nothing(schema: dict[str, Any]) -> bool:
@@ -134,7 +146,7 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
         if request.tools and generation(model) < 3:
             raise UnsupportedError(f"{model} accepts either tools or an output schema, not both")
         config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = type_schema(request.output)
+        config["responseJsonSchema"] = _loosened(request.output, warnings)
     if request.reasoning is not None and (
         thinking := thinking_config(model, request.reasoning, warnings)
     ):
