@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from aiollm._wire.schema import bounded, json_schema, schema_name, strict, type_schema
+from aiollm._wire.schema import bounded, json_schema, loosened, schema_name, strict, type_schema
 from aiollm.errors import ConfigError, UnsupportedError
 
 
@@ -208,6 +208,34 @@ def test_strict_keeps_bounds_on_numbers_and_notes_what_it_cannot_say() -> None:
         "pattern": "^a",
         "description": "a label\n\n{minLength: 2}",
     }
+
+
+@pytest.mark.parametrize("fit", [strict, bounded])
+@pytest.mark.parametrize("pattern", ["^(?!0)a", "(?=a)", "a(?<=a)", "(?<!b)a"])
+def test_a_pattern_that_looks_around_is_only_described(fit: Any, pattern: str) -> None:
+    given = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+    fitted = fit(given | {"required": ["a"]})["properties"]["a"]
+    assert "pattern" not in fitted
+    assert pattern in fitted["description"]
+
+
+def test_loosened_leaves_optional_what_leads_into_itself_and_nothing_else() -> None:
+    class Wood(msgspec.Struct):
+        trees: list[Tree]
+        best: Tree
+
+    class Tree(msgspec.Struct):
+        name: str
+        pair: tuple[Tree, Tree]
+        box: dict[str, Tree]
+        parent: Tree | None = None
+
+    schema, names = loosened(json_schema(Wood))
+    assert names == ["pair", "box"]
+    assert schema["required"] == ["trees", "best"]
+    assert schema["$defs"]["Tree"]["required"] == ["name"]
+    assert schema["$defs"]["Tree"]["properties"] == json_schema(Wood)["$defs"]["Tree"]["properties"]
+    assert loosened(json_schema(Drawing)) == (json_schema(Drawing), [])
 
 
 def test_bounded_moves_all_bounds_to_the_description_and_keeps_optional_ones_optional() -> None:

@@ -27,6 +27,7 @@ _OPENER = re.compile(r"[{\[]")
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
 _MISFIT = re.compile(r"Expected `([^`]*)`, got `(\w+)`(?: - at `\$([^`]*)`)?")
+_NULL = re.compile(r"Invalid enum value '(?:null|None)'(?: - at `\$([^`]*)`)?")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
 _SCALARS = ("str", "int", "float", "bool")
 _WORD = re.compile(r"[^\s,;|\[{]+")
@@ -100,6 +101,8 @@ def _without(found: re.Match[str]) -> str:
 
 def _mended(value: Any, reason: str) -> tuple[Any, bool]:
     """Change the value that `reason` names to what it can only mean; return whether it changed."""
+    if none := _NULL.search(reason):
+        return _replaced(value, _STEP.findall(none[1] or ""), _read)
     found = _MISFIT.search(reason)
     if found is None:
         return value, False

@@ -119,3 +119,32 @@ def test_a_text_of_openers_alone_is_read_through(piece: str) -> None:
     """Its work grows with its size: squared, this would not end."""
     text = "{ " + piece * (1_000_000 // len(piece))
     assert list(values_in(after_thinking(text))) == []
+
+
+class Sloppy(msgspec.Struct):
+    tags: list[str] = []
+    sizes: list[int] = []
+    pairs: dict[str, list[float]] = {}
+    maybe: list[str] | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"tags": "urgent"}, Sloppy(tags=["urgent"])),
+        ({"tags": "5"}, Sloppy(tags=["5"])),
+        ({"tags": '["a", "b"]'}, Sloppy(tags=["a", "b"])),
+        ({"sizes": 5}, Sloppy(sizes=[5])),
+        ({"sizes": "5"}, Sloppy(sizes=[5])),
+        ({"pairs": {"a": 1, "b": [2]}}, Sloppy(pairs={"a": [1], "b": [2]})),
+        ({"maybe": "null"}, Sloppy(maybe=None)),
+    ],
+)
+def test_a_number_or_a_word_is_a_list_of_one(given: Any, made: Any) -> None:
+    assert fit(given, Sloppy) == made
+
+
+@pytest.mark.parametrize("tags", ["a, b", "a b", "a;b", "", "[a", {"tags": ["a"]}, None])
+def test_what_may_be_several_items_or_none_is_not_guessed(tags: Any) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        fit({"tags": tags}, Sloppy)

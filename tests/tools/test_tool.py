@@ -286,6 +286,17 @@ def test_a_text_is_read_as_json_where_the_hint_takes_none(arguments, values):
     assert filled(forecast, arguments) == values
 
 
+@pytest.mark.parametrize("nothing", [None, "null", "None"])
+def test_null_leaves_out_an_optional_parameter_and_what_is_no_parameter(nothing):
+    @tool
+    def f(city: str, days: int = 3, note: str = "", unit: Unit | None = Unit.C) -> Any:
+        return city, days, note, unit
+
+    given = {"city": "Oslo", "days": nothing, "unit": nothing, "other": None}
+    assert filled(f, given) == ("Oslo", 3, "", None)
+    assert filled(f, {"city": "null", "note": "null"}) == ("null", 3, "null", Unit.C)
+
+
 def test_the_input_of_a_custom_call_is_no_arguments():
     with pytest.raises(OutputError, match="not a JSON object"):
         bind(forecast, ToolCallPart("id", "f", '{"city": "Oslo"}', custom=True))

@@ -482,3 +482,17 @@ def test_the_models_are_listed_without_their_prefix() -> None:
     assert GoogleCodec().model_names(HttpResponse(200, {}, listing)) == (
         "gemini-4-argon", "tunedModels/x",
     )  # fmt: skip
+
+
+def test_a_type_inside_itself_is_sent_in_the_form_that_the_api_takes() -> None:
+    node = {"type": "object", "properties": {"kids": {"items": {"$ref": "#/$defs/Node"}}}}
+    node["required"] = ["kids"]
+    schema = {"type": "object", "properties": {"tree": {"$ref": "#/$defs/Node"}}}
+    schema |= {"required": ["tree"], "$defs": {"Node": node}}
+    sent = http(asked(user("hi"), output=schema, tools=(Tool("f", "", schema),)))
+    assert "in optional properties: kids may be missing" in " ".join(sent.warnings)
+    made = json.loads(bytes(sent.body))
+    declared = made["tools"][0]["functionDeclarations"][0]["parametersJsonSchema"]
+    for wire in (declared, made["generationConfig"]["responseJsonSchema"]):
+        assert wire["required"] == ["tree"]
+        assert wire["$defs"]["Node"] == node | {"required": []}
