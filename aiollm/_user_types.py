@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _SPEAKS = ("model_json_schema", "model_validate_json")
 _PATH = re.compile(r" - at `\$([^`]*)`$")
+_UNION = re.compile(r"unions .*custom type.* - type `([^`]*)`")
 _NOTES = ("pydantic", "pydantic_core", "annotated_types")
 _EXPECTED = {
     "model": "object",
@@ -153,10 +154,16 @@ def _schema(kind: Any) -> dict[str, Any]:
             definitions[place] = made.pop("$defs")
         return made
 
-    made = msgspec.json.schema(known(kind), schema_hook=hook)
-    if definitions:
-        made["$defs"] = made.get("$defs", {}) | definitions
-    return made
+    try:
+        made = msgspec.json.schema(known(kind), schema_hook=hook)
+    except TypeError as error:
+        if isinstance(error, UnknownType) or not (union := _UNION.search(str(error))):
+            raise
+        # What `known` cannot replace, because it is a field of a class of msgspec's.
+        reason = f"{union[1]} is not supported here: make it a field of a pydantic model"
+    else:
+        return made | {"$defs": made.get("$defs", {}) | definitions} if definitions else made
+    raise UnknownType(reason)
 
 
 def _has_pydantic_notes(notes: tuple[Any, ...]) -> bool:

@@ -426,6 +426,10 @@ class Odd:
     """A class that nobody can read."""
 
 
+class Pets(msgspec.Struct):
+    pet: Cat | Dog
+
+
 class Odder(BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     odd: Odd
@@ -437,6 +441,7 @@ class Odder(BaseModel):
         (Odd, "Odd is not supported: it is not a type that JSON can hold"),
         (list[Odd], "Odd is not supported"),
         (Odder, "pydantic cannot describe Odder: "),
+        (Pets, r"Cat \| .*Dog is not supported here: make it a field of a pydantic model"),
         (City | Money, "pydantic cannot read .*City .*Money"),
     ],
 )
