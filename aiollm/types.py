@@ -689,7 +689,7 @@ class Response(msgspec.Struct, frozen=True):
 
     def parse(self, output: type[T]) -> T:
         """Decode the text as JSON of type `output`. Raises: OutputError."""
-        from aiollm._user_types import decode, known  # only typed answers need it
+        from aiollm._user_types.hooks import decode, known  # only typed answers need it
 
         try:
             value: T = decode(self.text, known(output))

@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeAlias, overload
 import msgspec
 
 from aiollm._agent.tool_runner import called
-from aiollm._local_types import hints_of
-from aiollm._user_types import convert, field_default, is_note, known, plain
+from aiollm._user_types.hooks import convert, field_default, is_note, known, plain
+from aiollm._user_types.local import hints_of
 from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
 from aiollm._wire.lenient import decode_numbers, encode
 from aiollm._wire.loose_json import fit

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._user_types import convert, decode, known
+from aiollm._user_types.hooks import convert, decode, known
 from aiollm._wire.lenient import decode_numbers
 from aiollm._wire.loose_json import after_thinking, fit, values_in
 from aiollm._wire.schema import schema_name, type_schema

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._user_types import convert
+from aiollm._user_types.hooks import convert
 from aiollm._wire.lenient import decode_numbers
 
 MAX_VALUES = 32

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from aiollm import _user_types
+from aiollm._user_types import hooks
 from aiollm._wire.references import Schema, inline
 from aiollm.errors import ConfigError, UnsupportedError
 
@@ -184,7 +184,7 @@ def _refers(schema: Any) -> bool:
 def _generated(kind: Any) -> Schema:
     reason = ""
     try:
-        return _user_types.schema(kind)
+        return hooks.schema(kind)
     except (TypeError, ValueError, NameError, RecursionError) as error:
         reason = f"cannot make a JSON schema of {_shown(kind)}: {error}"
     raise ConfigError(reason)

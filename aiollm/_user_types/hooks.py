@@ -135,7 +135,7 @@ def _resolved(kind: Any, make: Callable[[], T]) -> T:
     try:
         return make()
     except (NameError, UnknownType):
-        from aiollm._local_types import settle  # only types inside functions need it
+        from aiollm._user_types.local import settle  # only types inside functions need it
 
         settle(kind)
     return make()
