@@ -217,6 +217,7 @@ def _usage(line: _Line) -> Usage:
     counts = (line.prompt_eval_count, line.eval_count)
     if counts == (None, None):
         return Usage()
-    # A zero count is missing from the line; in older servers, so is the count of a cached prompt.
+    # A zero count is missing from the line; in older servers, so is the count of a cached prompt
+    # (Ollama's source, August 2026).
     certainty: Certainty = "partial" if None in counts else "exact"
     return Usage(counts[0] or 0, counts[1] or 0, certainty=certainty)

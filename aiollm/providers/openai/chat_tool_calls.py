@@ -38,7 +38,7 @@ class _Call:
     def ends_before(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
         """Return whether a fragment with the same index or id begins another call."""
         # Some servers use index 0 for every call, or none at all, or one id for all: only a changed
-        # id or name, or complete arguments, show that a new call begins.
+        # id or name, or complete arguments, show that a new call begins (recorded by 2026).
         if id and self.known and id != self.known:
             return bool(name) or self.whole()
         if not name or not self.name:

@@ -481,6 +481,11 @@ def test_refusals_go_back_as_such_where_the_wire_has_them(chat) -> None:
     assert messages(chat, *history, url=LOCAL)[1] == {"role": "assistant", "content": "no"}
 
 
+def test_reasoning_of_unknown_origin_goes_back_in_the_field_that_most_servers_have(chat) -> None:
+    turn = assistant(ReasoningPart("hm"), TextPart("x"))
+    assert messages(chat, user("q"), turn, user("r"), url=LOCAL)[1]["reasoning_content"] == "hm"
+
+
 def test_foreign_state_is_dropped_with_a_warning_each(chat) -> None:
     foreign = ProviderData("google", {"thoughtSignature": "s"})
     turn = assistant(
