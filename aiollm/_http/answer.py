@@ -136,11 +136,10 @@ class Answer:
 
 def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
     """Return whether the body is a complete answer, an error or a web page, not a stream."""
-    kind = reply.content_type
-    if kind not in ("text/html", "application/json"):
+    if reply.content_type not in ("text/html", "application/json"):
         return False
     # Some servers label a stream of JSON lines as JSON, but only a document has a length.
-    lines = kind == "application/json" and isinstance(framer, NDJSON)
+    lines = reply.content_type == "application/json" and isinstance(framer, NDJSON)
     return not lines or "content-length" in reply.headers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property, lru_cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
@@ -13,6 +13,8 @@ MAX_MISFITS = 32
 """How many values of one frame may not fit; with more, it is not what it should be."""
 
 _MISFIT = object()
+_PLAIN = (str, int, float, bool, NoneType)
+"""Types whose values fit without a test: it costs more than all else."""
 
 
 class _Shape:
@@ -23,6 +25,7 @@ class _Shape:
         self.struct: Any = None
         self.item: _Shape | None = None
         self.is_raw = False
+        self.plain: set[Any] = set()
         self._see(kind)
 
     def _see(self, kind: Any) -> None:
@@ -36,6 +39,8 @@ class _Shape:
             self.item = _shape(get_args(kind)[0])
         elif kind is msgspec.Raw:
             self.is_raw = True
+        elif kind in _PLAIN:
+            self.plain.add(kind)
         elif isinstance(plain, type) and issubclass(plain, msgspec.Struct):
             self.struct = kind
 
@@ -93,7 +98,7 @@ class _Walk:
             return self._object(value, shape)
         if shape.item is not None and type(value) is list:
             return self._list(value, shape.item)
-        if shape.fits(value):
+        if type(value) in shape.plain or shape.fits(value):
             return value
         return msgspec.Raw(json.dumps(value).encode()) if shape.is_raw else _MISFIT
 
