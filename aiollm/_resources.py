@@ -197,7 +197,6 @@ def _new_transport() -> HttpTransport:
     from aiollm._http.aiohttp_tuning import system_context
     from aiollm._http.local_faults import trusts_anyone
     from aiollm._http.transport import HttpTransport
-    from aiollm._wire import redaction  # noqa: F401 - a failure may leave no file to open
 
     context = system_context()
     return HttpTransport(trusts_anyone=context is None or trusts_anyone(context))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any, Literal
-from urllib.parse import quote, unquote
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
+
+if TYPE_CHECKING:
+    from aiollm._redaction import Redactor
 
 ALIAS = "alias:"
 
@@ -31,6 +34,7 @@ class Secret:
         if not isinstance(value, str):
             raise ConfigError(f"a token is a str, not of type {type(value).__name__}")
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value) or not value.isascii():
+            del value  # tools show the variables of the frames that an error passes
             raise ConfigError("the token holds a control byte or a character outside ASCII")
         self._value = value
 
@@ -39,31 +43,31 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """Replace the credential wherever it occurs in `text`, with or without its `Bearer`.
+        """Replace the credential by `***` wherever it occurs in `text`, without its `Bearer`.
 
-        It is found as it is, escaped for a URL or JSON, and cut off at the end of the text.
+        It is found as it is, escaped for a URL, JSON or HTML, in base64 or hexadecimal, broken
+        over lines, and in parts of 12 characters or more (8 where the text is cut). One with fewer
+        than 8 characters is only found in full, and one with fewer than 4 never.
         """
-        value = self._value.removeprefix("Bearer ")
-        if len(value) <= 3:  # would mask parts of ordinary words
-            return text
-        for form in (value, quote(value, safe=""), quote(value), value.replace("/", "\\/")):
-            text = text.replace(form, "***")
-        # The text may be cut inside the key; fewer than 8 characters of it may match by chance.
-        for size in range(len(value) - 1, 7, -1):
-            if text.endswith(value[:size]):
-                return f"{text[:-size]}***"
-        return text
+        return self._redactor().text(text)
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """Replace the credential wherever it occurs in `data`."""
-        # Latin-1 maps every byte to a character and back, whatever the encoding really is.
-        return self.redact(data.decode("latin-1")).encode("latin-1")
+        """Replace the credential by `***` wherever it occurs in `data`, as `redact` does."""
+        return self._redactor().data(data)
+
+    def _redactor(self) -> Redactor:
+        from aiollm._redaction import Redactor  # for failures alone
+
+        return Redactor((self._value,))
 
     def __repr__(self) -> str:
         return "Secret(***)"
 
     def __str__(self) -> str:
         return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._value == self._value
@@ -211,6 +215,8 @@ def parse_dsn(text: str, variable: str = "DSN") -> Dsn:
         return _parse(text)
     except ConfigError as error:
         reason = error.message
+    finally:
+        del text  # tools show the variables of the frames that an error passes
     # Raised outside the handler: its traceback leads to frames whose variables hold the token.
     raise ConfigError(f"{variable}: {reason}")
 

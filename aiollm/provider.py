@@ -7,10 +7,10 @@ does no IO. `_http.streaming.stream` is the adapter that runs any codec over HTT
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -30,8 +30,37 @@ ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
 
 
+class HiddenValues(dict[str, str]):
+    """A dict that shows only its names, because its values hold keys, as headers do.
+
+    It cannot be pickled unless it is empty: that raises TypeError.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({sorted(self)})"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield from sorted(self)  # rich would show the items
+
+    def __copy__(self) -> HiddenValues:
+        return HiddenValues(self)
+
+    def __deepcopy__(self, _memo: object) -> HiddenValues:
+        return HiddenValues(self)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
+        if self:
+            raise TypeError("a request, provider or registry with keys cannot be pickled")
+        return HiddenValues, ()
+
+
 class HttpRequest(msgspec.Struct, frozen=True):
-    """A request as it is sent, with warnings about what the codec had to leave out."""
+    """A request as it is sent, with warnings about what the codec had to leave out.
+
+    `headers` becomes `HiddenValues`, so that its values, the key among them, are never shown.
+    """
 
     url: str
     headers: dict[str, str]
@@ -41,18 +70,34 @@ class HttpRequest(msgspec.Struct, frozen=True):
     decoder: Callable[[], Decoder[Any]] | None = None
     """Makes the decoder, if decoding the reply depends on this request."""
 
+    def __post_init__(self) -> None:
+        if type(self.headers) is not HiddenValues:
+            force_setattr(self, "headers", HiddenValues(self.headers))
+
     def __repr__(self) -> str:
-        # Header values hold the key.
-        return f"HttpRequest({self.method} {self.url}, headers={sorted(self.headers)})"
+        return f"HttpRequest({self.method} {_shown(self.url)}, headers={sorted(self.headers)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("url", _shown(self.url)), ("headers", self.headers)]
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """A complete reply that is not a stream; header names are in lower case."""
+    """A complete reply that is not a stream; header names are in lower case.
+
+    What it says is not in its repr, because servers echo keys.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     url: str = ""
+
+    def __repr__(self) -> str:
+        size = len(self.body)
+        return f"HttpResponse({self.status}, {_shown(self.url)!r}, {size} bytes)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status), ("url", _shown(self.url)), ("size", len(self.body))]
 
 
 class Framer(Protocol[Frame]):
@@ -244,17 +289,34 @@ class Provider(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _check(self)
+        force_setattr(self, "headers", HiddenValues(self.headers))
         scheme, _, rest = self.base_url.partition("://")
         host, port = _place(scheme.lower(), rest.partition("/")[0])
         force_setattr(self, "host", host if port == _PORTS.get(scheme.lower()) else host + port)
         force_setattr(self, "origin", f"{scheme.lower()}://{host}{port}")
 
     def __repr__(self) -> str:
-        # Header values may hold keys.
+        token = None if self.token is None else "***"
         return (
-            f"Provider({self.name!r}, {self.scheme!r}, {self.base_url!r}, token={self.token}, "
+            f"Provider({self.name!r}, {self.scheme!r}, {_shown(self.base_url)!r}, token={token}, "
             f"headers={sorted(self.headers)})"
         )
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        url = _shown(self.base_url)
+        return [("name", self.name), ("scheme", self.scheme), ("base_url", url)]
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Its credentials, wherever they are: what its errors must not show."""
+        own = () if self.token is None else (self.token,)
+        if not self.headers and "@" not in self.base_url and "?" not in self.base_url:
+            return own
+        from aiollm._redaction import is_secret, secrets_of_url  # for failures alone
+
+        added = [value for name, value in self.headers.items() if is_secret(name, value)]
+        added += secrets_of_url(self.base_url)
+        return (*own, *(Secret(each) for each in added if each.isascii() and each.isprintable()))
 
     @property
     def max_concurrency(self) -> int | Literal["auto", "off"] | None:
@@ -313,14 +375,23 @@ def _check(provider: Provider) -> None:
             wrong = f"of type {type(value).__name__}"
             raise ConfigError(f"Provider.{name} must not be {wrong}: see its annotation")
     for name, kind in _VALUES.items():
-        for key, value in getattr(provider, name).items():
-            if not isinstance(key, str) or not isinstance(value, kind):
-                raise ConfigError(f"Provider.{name} must map strings to {kind.__name__}")
-    for text in (provider.base_url, *provider.headers, *provider.headers.values()):
-        if not text.isprintable():
-            raise ConfigError("the base URL and headers of a Provider must be printable text")
+        items = getattr(provider, name).items()
+        if not all(isinstance(key, str) and isinstance(each, kind) for key, each in items):
+            del items  # tools show the variables of the frames that an error passes
+            raise ConfigError(f"Provider.{name} must map strings to {kind.__name__}")
+    texts = (provider.base_url, *provider.headers, *provider.headers.values())
+    if not "".join(texts).isprintable():
+        del texts
+        raise ConfigError("the base URL and headers of a Provider must be printable text")
     if not hasattr(provider.codec, "family"):
         raise ConfigError(f"Provider.codec is of type {type(provider.codec).__name__}: no Codec")
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its credentials and its query, which may hold some."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 _OPTIONS = {

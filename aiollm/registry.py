@@ -115,7 +115,10 @@ class Registry:
 
         `limits` override its own. Raises: ConfigError.
         """
-        self._catalog.register(name, provider, limits)
+        try:
+            self._catalog.register(name, provider, limits)
+        finally:
+            del provider  # tools show the variables of the frames that an error passes
 
     def limit(self, name: str | Target, limits: Limits) -> None:
         """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
@@ -417,8 +420,6 @@ class Registry:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    # Inside
 
     def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
         watchdog = self._resources.bind_loop()

@@ -106,8 +106,9 @@ class ActiveAttempt:
         except Exception as error:
             self._fail(error)
             raise
-        except BaseException:
+        except BaseException as error:
             self.close("abandoned")
+            self._call.opener.forget(error)
             raise
         else:
             self._note(batch)

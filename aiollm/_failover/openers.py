@@ -71,13 +71,19 @@ class TargetOpener(ABC):
         return self.providers[target].capabilities(target.model).prefill
 
     def clean(self, target: Target, error: LLMError) -> None:
-        """Put the target on the error and take its secret out."""
+        """Put the target on the error and take its secrets out."""
         error.target = target
         if isinstance(error, LocalError):
             return  # it quotes no server, and may be for want of a file to open
         from aiollm._wire.redaction import redacted  # for failures alone
 
-        redacted(error, self.providers[target].token)
+        redacted(error, self.providers[target].secrets)
+
+    def forget(self, error: BaseException) -> None:
+        """Clear the variables of the frames that a cancellation has ended: they hold answers."""
+        from aiollm._wire.redaction import forget_variables  # for failures alone
+
+        forget_variables(error)
 
 
 class ChatOpener(TargetOpener):

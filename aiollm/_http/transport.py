@@ -13,6 +13,7 @@ import aiohttp
 from aiollm._http.aiohttp_tuning import Connector, fresh, in_pieces, request_class
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body
+from aiollm._wire.redaction import forget_variables
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -199,6 +200,10 @@ class HttpTransport:
         except FOREIGN as error:
             ours = self._translate(error, connect)
             stale = False
+        except BaseException as error:
+            # A cancellation passes aiohttp's frames, whose variables hold the headers.
+            forget_variables(error)
+            raise
         finally:
             fresh.reset(token)
         if not stale:
@@ -216,6 +221,9 @@ class HttpTransport:
             return _reply(await _request(self._fresh, request, connect), self._replies)
         except FOREIGN as error:
             ours = self._translate(error, connect)
+        except BaseException as error:
+            forget_variables(error)
+            raise
         try:
             raise ours
         finally:

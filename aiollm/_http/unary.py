@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
+from aiollm._http.masked_reply import MaskedReply
 from aiollm._http.turns import Turns
-from aiollm._wire.redaction import redacted
+from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transport
 from aiollm.types import Timeouts
 
+T = TypeVar("T")
+
+SMALL_REPLY = 256 * 1024
+"""Bytes of a reply that are searched for keys on the loop; a larger one in a thread."""
+
 
 class UnaryRequester:
-    """Sends single requests over a transport.
+    """Sends single requests over a transport; replies and errors show no secret of the provider.
 
     The `first_output` deadline holds for the headers of a reply, and again for its body.
     """
@@ -26,19 +34,36 @@ class UnaryRequester:
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
     ) -> HttpResponse:
         """Send a request and return its complete reply. Raises: LLMError."""
-        reply = await self.open(provider, timeouts, request)
-        try:
-            body = await _complete(reply, timeouts.first_output)
-            # A captive portal or a wrong base URL answers with a page and status 200.
-            if reply.content_type != "text/html":
-                return HttpResponse(reply.status, reply.headers, body, request.url)
-        finally:
-            reply.close()
-        page = f"the answer is {WEB_PAGE}"
-        raise redacted(ServerError(page, status=reply.status, body=body), provider.token)
+        return await _clean(provider, self._request(provider, timeouts, request))
 
     async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         """Send a request and return its reply with the body unread. Raises: LLMError."""
+        reply = await _clean(provider, self._open(provider, timeouts, request))
+        redactor = redactor_of(provider.secrets)
+        return reply if redactor is None else MaskedReply(reply, redactor)
+
+    async def _request(
+        self, provider: Provider, timeouts: Timeouts, request: HttpRequest
+    ) -> HttpResponse:
+        reply = await self._open(provider, timeouts, request)
+        try:
+            body = await _complete(reply, timeouts.first_output)
+        finally:
+            reply.close()
+        # A captive portal or a wrong base URL answers with a page and status 200.
+        if reply.content_type == "text/html":
+            page = f"the answer is {WEB_PAGE}"
+            raise ServerError(page, status=reply.status, body=body)
+        # What decodes the body quotes it in its errors, and hands on what it says.
+        if (redactor := redactor_of(provider.secrets)) is None:
+            masked = body
+        elif len(body) <= SMALL_REPLY:
+            masked = redactor.data(body)
+        else:
+            masked = await asyncio.to_thread(redactor.data, body)
+        return HttpResponse(reply.status, reply.headers, masked, request.url)
+
+    async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         seconds = timeouts.first_output
         try:
             async with asyncio.timeout(seconds):
@@ -51,12 +76,21 @@ class UnaryRequester:
                 reply.close()
             refused = HttpResponse(reply.status, reply.headers, body, request.url)
             raise provider.codec.error(refused)
-        except LLMError as error:  # which may quote a reply that echoes the key
-            redacted(error, provider.token)
-            raise
         except TimeoutError:
             late = seconds or 0.0
         raise DeadlineError(f"no answer within {late:g} s", which="first_output", after=late)
+
+
+async def _clean(provider: Provider, work: Awaitable[T]) -> T:
+    """Return the result of `work`, whose errors may quote a reply that echoes a key."""
+    try:
+        return await work
+    except LLMError as error:
+        redacted(error, provider.secrets)
+        raise
+    except BaseException as error:
+        forget_variables(error)
+        raise
 
 
 async def _complete(reply: Reply, seconds: float | None) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 
 from aiollm.dsn import ALIAS, Dsn, Limits, parse_dsn
 from aiollm.errors import ConfigError, SpecError
-from aiollm.provider import ALL_MODELS, Provider
+from aiollm.provider import ALL_MODELS, HiddenValues, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn
 from aiollm.spec import Names, Plan, parse_spec
 from aiollm.types import MAX_NAME, Target, Timeouts
@@ -38,7 +38,7 @@ class Catalog:
         if env is not None and not _maps_strings(env):
             raise ConfigError("env must map the names of variables to strings")
         self._live = env is None
-        self._env = dict(os.environ if env is None else env)
+        self._env = HiddenValues(os.environ if env is None else env)
         self._variables = {_name_of(each): each for each in self._env if _name_of(each)}
         self._timeouts = timeouts
         self._aliases: dict[str, str] = {}
@@ -57,10 +57,15 @@ class Catalog:
         """
         self._check_name(name)
         _check_type(limits, Limits | None, f"the limits of {name!r} must be Limits")
-        if isinstance(provider, str):
-            provider = self._from_dsn(name, provider, f"provider {name!r}")
-        _check_type(provider, Provider, f"provider {name!r} must be a Provider or a DSN")
-        self._coded[name] = provider
+        try:
+            row: Any = provider
+            if isinstance(provider, str):
+                del row
+                row = self._from_dsn(name, provider, f"provider {name!r}")
+        finally:
+            del provider  # tools show the variables of the frames that an error passes
+        _check_type(row, Provider, f"provider {name!r} must be a Provider or a DSN")
+        self._coded[name] = row
         self._learned.pop(name, None)
         self._limits[name] = {ALL_MODELS: limits} if limits is not None else {}
         self._forget_plans()
@@ -199,9 +204,8 @@ class Catalog:
         if provider is not None:
             return provider
         variable = self._variable(name)
-        text = self._variable_value(variable)
-        if text is not None and not text.strip().startswith(ALIAS):
-            provider = self._from_dsn(name, text, variable)
+        if self._is_dsn(variable):
+            provider = self._from_dsn(name, self._variable_value(variable) or "", variable)
         elif name in BUILTINS:
             provider = builtin(name, self._env)
         else:
@@ -210,7 +214,10 @@ class Catalog:
         return provider
 
     def _from_dsn(self, name: str, text: str, variable: str) -> Provider:
-        dsn = parse_dsn(text, variable)
+        try:
+            dsn = parse_dsn(text, variable)
+        finally:
+            del text  # tools show the variables of the frames that an error passes
         factory = self._schemes.get(dsn.scheme)
         if factory is not None:
             provider = factory(name, dsn)
@@ -232,6 +239,10 @@ class Catalog:
             value = os.environ.get(variable)
         return value
 
+    def _is_dsn(self, variable: str) -> bool:
+        text = self._variable_value(variable)
+        return text is not None and not text.strip().startswith(ALIAS)
+
     def _alias(self, name: str) -> str | None:
         spec = self._aliases.get(name)
         if spec is not None:
@@ -246,8 +257,7 @@ class Catalog:
             return True
         if not _NAME.fullmatch(name):
             return False
-        text = self._variable_value(self._variable(name))
-        return text is not None and not text.strip().startswith(ALIAS)
+        return self._is_dsn(self._variable(name))
 
     def _all_names(self) -> Iterable[str]:
         return [*self.aliases(), *self.providers()]

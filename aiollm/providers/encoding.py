@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiollm.provider import Provider
+from aiollm.provider import HiddenValues, Provider
 from aiollm.providers.call_ids import unique_calls
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, ProviderData, Request, TextPart
@@ -86,7 +86,7 @@ def only_text(message: Message) -> str | None:
 
 def bearer_headers(provider: Provider) -> dict[str, str]:
     """Return the headers of a JSON request, with the provider's token as Bearer."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    headers = HiddenValues({"Content-Type": "application/json", "Accept": "application/json"})
     if provider.token is not None:
         headers["Authorization"] = f"Bearer {provider.token.reveal().removeprefix('Bearer ')}"
     headers.update(provider.headers)

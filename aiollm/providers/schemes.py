@@ -262,6 +262,7 @@ def _value(variable: str, env: Mapping[str, str]) -> str:
     """Return a variable's value, checked for use in a header, "" if unset. Raises: ConfigError."""
     value = env.get(variable, "").strip()
     if not (value.isascii() and value.isprintable()):
+        del value  # tools show the variables of the frames that an error passes
         raise ConfigError(f"{variable} holds a control byte or a character outside ASCII")
     return value
 

@@ -506,7 +506,7 @@ class TestRedaction:
                 x_request_id=f"r-{KEY}",
             )
         )
-        assert redacted(error, Secret(KEY)) is error
+        assert redacted(error, [Secret(KEY)]) is error
         assert KEY not in f"{error} {error!r} {error.args} {vars(error)}"
         assert str(error) == "Incorrect key: ***. (HTTP 401, bad ***, request r-***)"
         assert error.body == b'{"error": {"message": "Incorrect key: ***.", "code": "bad ***"}}'
@@ -514,15 +514,15 @@ class TestRedaction:
     def test_takes_it_out_where_a_bound_has_cut_it(self) -> None:
         for length in range(len(KEY) + 1):
             text = "x" * (MAX_MESSAGE - length) + KEY + "y" * 100
-            error = redacted(error_from(reply({"message": text})), Secret(KEY))
+            error = redacted(error_from(reply({"message": text})), [Secret(KEY)])
             assert KEY[:8] not in error.message
 
     def test_takes_it_out_of_frames_and_other_errors(self) -> None:
-        error = redacted(ProtocolError(f"bad {KEY}", frame=b"\xff" + KEY.encode()), Secret(KEY))
+        error = redacted(ProtocolError(f"bad {KEY}", frame=b"\xff" + KEY.encode()), [Secret(KEY)])
         assert (str(error), error.frame) == ("bad ***", b"\xff***")
-        assert str(redacted(ConnectError(f"no {KEY}"), Secret(KEY))) == "no ***"
-        assert str(redacted(LLMError(5), Secret(KEY))) == "5"
+        assert str(redacted(ConnectError(f"no {KEY}"), [Secret(KEY)])) == "no ***"
+        assert str(redacted(LLMError(5), [Secret(KEY)])) == "5"
 
     def test_without_a_key_there_is_nothing_to_take_out(self) -> None:
         error = ConnectError("x")
-        assert redacted(error, None) is error
+        assert redacted(error, ()) is error

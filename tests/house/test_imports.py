@@ -100,6 +100,7 @@ def test_what_few_calls_need_is_loaded_when_they_need_it(observed: dict[str, lis
         "_failover.slots",
         "_http.image_streaming",
         "_http.transport",
+        "_redaction",
         "_streams.image_stream",
         "_wire.lenient",
         "_wire.redaction",

@@ -9,7 +9,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
-from aiollm.provider import HttpRequest, Provider
+from aiollm.provider import HiddenValues, HttpRequest, Provider
 from aiollm.providers.anthropic.messages import container, messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
 from aiollm.providers.encoding import Warnings, asks_for_tools, merge, system_text
@@ -41,13 +41,15 @@ def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
 
 def headers(provider: Provider, version: str = VERSION) -> dict[str, str]:
     """Return the headers of a JSON request, including the key."""
-    given = {
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        "anthropic-version": version,
-    }
+    given = HiddenValues(
+        {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "anthropic-version": version,
+        }
+    )
     if provider.token is not None and not _carries_key(provider.headers):
-        given |= _key(provider.token)
+        given.update(_key(provider.token))
     given.update(provider.headers)
     return given
 

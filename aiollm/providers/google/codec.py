@@ -11,7 +11,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HiddenValues, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import encode_body
@@ -90,7 +90,7 @@ def _path(model: str) -> str:
 
 def key_headers(provider: Provider) -> dict[str, str]:
     """Return the headers of a JSON request, with the provider's key."""
-    headers = {"Content-Type": "application/json"}
+    headers = HiddenValues({"Content-Type": "application/json"})
     if provider.token is not None:
         headers["x-goog-api-key"] = provider.token.reveal()
     headers.update(provider.headers)
