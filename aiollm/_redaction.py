@@ -56,7 +56,8 @@ _ESCAPE = re.compile(
     |%(?:25)*(?:u00)?(?P<percent>[0-9a-f]{2})
     |\\+(?:u(?P<u>[0-9a-f]{4})|u\{0*(?P<braces>[0-9a-f]{1,4})\}|x(?P<x>[0-9a-f]{2}))
     |&(?:amp;)*(?:\#x0*(?P<hex>[0-9a-f]{1,4})|\#0*(?P<number>[0-9]{1,5})|(?P<name>[a-z]{2,14}));?
-    |(?P<nothing>\\+[rn]|\\+|[\r\n]+(?:data:)?[ \t]*|<w?br[ ]?/?>|\0
+    |\\+(?P<itself>[^rn\\])
+    |(?P<nothing>\\+[rn]|[\r\n]+(?:data:)?[ \t]*|<w?br[ ]?/?>|\0
         |\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad)""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -282,6 +283,8 @@ def _meaning(found: re.Match[bytes]) -> bytes | None:
     match kind:
         case "cut" | "nothing":
             return b""
+        case "itself":
+            return found[kind]
         case "name":
             return _NAMED.get(found["name"].lower())
         case _:

@@ -370,9 +370,9 @@ _VALUES: dict[str, type] = {
 
 def _check(provider: Provider) -> None:
     for name, kind in _KINDS.items():
-        value = getattr(provider, name)
-        if not isinstance(value, kind):
-            wrong = f"of type {type(value).__name__}"
+        found = type(getattr(provider, name))  # not the value: tools show variables
+        if not issubclass(found, kind):
+            wrong = f"of type {found.__name__}"
             raise ConfigError(f"Provider.{name} must not be {wrong}: see its annotation")
     for name, kind in _VALUES.items():
         items = getattr(provider, name).items()

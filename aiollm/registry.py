@@ -400,8 +400,6 @@ class Registry:
         self._hooks.append(hook)
         return lambda: self._hooks.remove(hook) if hook in self._hooks else None
 
-    # Lifetime
-
     def own(self, closeable: Closeable) -> None:
         """Close `closeable` when the registry is closed."""
         self._resources.own(closeable)

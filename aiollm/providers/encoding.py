@@ -89,5 +89,6 @@ def bearer_headers(provider: Provider) -> dict[str, str]:
     headers = HiddenValues({"Content-Type": "application/json", "Accept": "application/json"})
     if provider.token is not None:
         headers["Authorization"] = f"Bearer {provider.token.reveal().removeprefix('Bearer ')}"
-    headers.update(provider.headers)
+    if provider.headers:
+        headers.update(provider.headers)
     return headers

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -69,7 +69,8 @@ def _cut_short(data: bytes) -> HttpMessage:
 def load(path: str | Path, *names: str) -> tuple[Exchange, ...]:
     """Read the exchanges of a cassette, capture, folder or index; `names` selects some of them.
 
-    Raises: OSError, ValueError for a file of another kind, LookupError for an unknown name.
+    Raises: OSError, ValueError for a file of another kind, a cut one, or an index that names a
+    file outside its folder; LookupError for an unknown name.
     """
     found = tuple(_load(Path(path)))
     return pick(found, names) if names else found
@@ -83,6 +84,56 @@ def pick(exchanges: Iterable[Exchange], names: Iterable[str]) -> tuple[Exchange,
     return tuple(by_name[name] for name in names)
 
 
+class _Base64(msgspec.Struct):
+    base64: str
+
+
+class _Asked(msgspec.Struct):
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: str | _Base64
+
+
+class _Answered(msgspec.Struct):
+    end: Ending
+    pieces: tuple[str | _Base64, ...]
+
+
+class _Item(msgspec.Struct):
+    name: str
+    request: _Asked
+    response: _Answered
+
+
+class _Cassette(msgspec.Struct):
+    format: str
+    exchanges: tuple[_Item, ...]
+
+
+class _Record(msgspec.Struct):
+    path: str
+    endpoint: str
+    method: str = "POST"
+    status: int = 200
+    content_type: str = ""
+    headers: dict[str, str] = {}
+
+
+class _Timing(msgspec.Struct):
+    recv: tuple[tuple[Any, Annotated[int, msgspec.Meta(ge=0)]], ...] = ()
+
+
+def _decoded(path: Path, kind: Any) -> Any:
+    """Decode a file. Raises: OSError, ValueError."""
+    data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        reason = f"{path} is neither a cassette nor an index of fixtures: {error}"
+    raise ValueError(reason)
+
+
 def _load(path: Path) -> Iterator[Exchange]:
     if path.is_dir():
         for raw in sorted(path.glob("*.raw")):
@@ -90,19 +141,25 @@ def _load(path: Path) -> Iterator[Exchange]:
     elif path.suffix == ".raw":
         yield _capture(path)
     else:
-        match msgspec.json.decode(path.read_bytes()):
-            case {"format": str() as kind, "exchanges": list() as items} if kind == FORMAT:
-                yield from (_from_json(item) for item in items)
-            case list() as records:
-                yield from (_fixture(path.parent, record) for record in records)
-            case _:
-                raise ValueError(f"{path} is neither a cassette nor an index of fixtures")
+        read: _Cassette | list[_Record] = _decoded(path, _Cassette | list[_Record])
+        match read:
+            case _Cassette(format=kind) if kind != FORMAT:
+                raise ValueError(f"{path} is not a cassette of format {FORMAT!r}: {kind!r:.80}")
+            case _Cassette(exchanges=items):
+                yield from (_from_json(path, item) for item in items)
+            case records:
+                yield from (_fixture(path, record) for record in records)
 
 
 def _capture(path: Path) -> Exchange:
     response = path.read_bytes()
     asked = path.with_suffix(".req")
-    (request, *_) = Parser().feed(asked.read_bytes()) if asked.exists() else (None,)
+    request = None
+    if asked.exists():
+        try:
+            (request, *_) = Parser().feed(asked.read_bytes())
+        except (ValueError, IndexError):
+            raise ValueError(f"{asked} does not hold a complete HTTP request") from None
     method, target = request.start.split()[:2] if request else ("", "")
     return Exchange(
         method=method,
@@ -119,8 +176,7 @@ def _sizes(path: Path) -> Sequence[int]:
     """Return the sizes of the pieces in a capture's timing file, () without one."""
     if not path.exists():
         return ()
-    timing = msgspec.json.decode(path.read_bytes())
-    return [size for _, size in timing.get("recv", ())]
+    return [size for _, size in _decoded(path, _Timing).recv]
 
 
 def _cut(data: bytes, sizes: Iterable[int]) -> tuple[bytes, ...]:
@@ -138,17 +194,33 @@ def ending_of(response: bytes, method: str) -> Literal["keep", "close"]:
     return "close" if closing else "keep"
 
 
-def _fixture(folder: Path, record: dict[str, Any]) -> Exchange:
-    path = folder / record["path"]
+def _fixture(index: Path, record: _Record) -> Exchange:
     return exchange(
-        record.get("method", "POST"),
-        record["endpoint"],
-        path.read_bytes(),
-        status=record.get("status", 200),
-        content_type=record.get("content_type", ""),
-        headers=record.get("headers", {}).items(),
-        name=record["path"],
+        record.method,
+        record.endpoint,
+        _inside(index, record.path).read_bytes(),
+        status=record.status,
+        content_type=record.content_type,
+        headers=record.headers.items(),
+        name=record.path,
     )
+
+
+def _inside(index: Path, name: str) -> Path:
+    """Return the file that an index names. Raises: ValueError unless it is in the same folder.
+
+    An index may come from a stranger, and what it names is served to whoever asks.
+    """
+    # Checked as a name of Windows, too: there, backslashes and drives lead elsewhere.
+    parts = PureWindowsPath(name)
+    if "\0" in name or parts.anchor or ".." in parts.parts or not parts.name:
+        raise ValueError(f"{index} names {name!r:.200}, which is not a path within its folder")
+    found = (index.parent / name).resolve()
+    if not found.is_relative_to(index.parent.resolve()):
+        raise ValueError(f"{index} names {name!r:.200}, a link that leads out of its folder")
+    if found.exists() and not found.is_file():
+        raise ValueError(f"{index} names {name!r:.200}, which is not a file")
+    return found
 
 
 def exchange(
@@ -191,17 +263,17 @@ def _to_json(one: Exchange) -> dict[str, Any]:
     }
 
 
-def _from_json(item: dict[str, Any]) -> Exchange:
-    request, response = item["request"], item["response"]
-    return Exchange(
-        method=request["method"],
-        path=request["path"],
-        pieces=tuple(_bytes(piece) for piece in response["pieces"]),
-        end=response["end"],
-        headers=tuple((name, value) for name, value in request["headers"]),
-        body=_bytes(request["body"]),
-        name=item["name"],
-    )
+def _from_json(path: Path, item: _Item) -> Exchange:
+    request, response = item.request, item.response
+    try:
+        pieces, body = tuple(map(_bytes, response.pieces)), _bytes(request.body)
+    except ValueError as error:
+        reason = f"{path} is damaged: exchange {item.name!r:.80}: {error}"
+    else:
+        return Exchange(
+            request.method, request.path, pieces, response.end, request.headers, body, item.name
+        )
+    raise ValueError(reason)
 
 
 def _text(data: bytes) -> str | dict[str, str]:
@@ -211,5 +283,5 @@ def _text(data: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _bytes(value: str | dict[str, str]) -> bytes:
-    return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+def _bytes(value: str | _Base64) -> bytes:
+    return value.encode() if isinstance(value, str) else base64.b64decode(value.base64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
@@ -81,7 +82,7 @@ class Parser:
             return False
         self._head = bytes(self._buffer[: end + 4])
         del self._buffer[: end + 4]
-        start, headers = _head(self._head)
+        start, headers = parse_head(self._head)
         self.expects_continue = header(headers, "expect").lower() == "100-continue"
         if self._reply_to and start.split(None, 2)[1].startswith("1"):
             return self._begin()
@@ -101,17 +102,22 @@ class Parser:
         return _Rest()
 
     def _message(self, body: bytes) -> HttpMessage:
-        start, headers = _head(self._head)
+        start, headers = parse_head(self._head)
         self._body = None
         return HttpMessage(start, headers, body, self._head)
 
 
-def _head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
-    start, *lines = head[:-4].decode("latin-1").split("\r\n")
+def parse_head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the first line and the headers. Raises: ValueError."""
+    start, *lines = _FOLD.sub(" ", head[:-4].decode("latin-1")).split("\r\n")
     if len(start.split()) < 2 or "HTTP/" not in start:
         raise ValueError(f"not HTTP: {start[:80]!r}")
     pairs = (line.partition(":") for line in lines)
     return start, tuple((name.strip(), value.strip()) for name, _, value in pairs)
+
+
+_FOLD = re.compile(r"\r\n[ \t]+")
+"""A line end within a header: RFC 9112 lets a reader take it for a space."""
 
 
 class _Length:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Unpack
 from urllib.parse import urlsplit
 
+from aiollm._redaction import Redactor
 from aiollm.testing.cassette import Ending, Exchange, dump, ending_of
 from aiollm.testing.connection import AnswerSteps
 from aiollm.testing.faults import AnswerStep, End
@@ -18,12 +19,12 @@ from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
 from aiollm.testing.masking import (
     PRIVATE_HEADERS,
-    SECRET_HEADERS,
+    is_credential,
     mask,
-    mask_body,
-    mask_head,
+    mask_payload,
     mask_query,
-    secrets_of,
+    mask_response,
+    redactor_for,
 )
 from aiollm.testing.tally import SeenRequest
 
@@ -36,10 +37,11 @@ READ_SIZE = 65536
 class Recorder(Loopback):
     """Forwards each request to `upstream`, and writes the exchanges to `path` when it ends.
 
-    Keys, cookies, identities and each of `secrets` are masked before anything is kept. Responses
-    are requested uncompressed and passed on as they arrive. An exchange that the peer leaves
-    before its end is not recorded. `upstream_ssl` is a context for a server with a private
-    certificate. The other keywords are those of `Loopback`.
+    Keys, cookies, identities and each of `secrets` are masked, in every form, before anything is
+    kept. Responses are requested uncompressed and passed on as they arrive; one that comes in an
+    encoding other than gzip or deflate cannot be masked, and fails the block. An exchange that the
+    peer leaves before its end is not recorded. `upstream_ssl` is a context for a server with a
+    private certificate. The other keywords are those of `Loopback`.
     """
 
     def __init__(
@@ -120,17 +122,16 @@ class Recorder(Loopback):
         return first.encode("latin-1") + b"\r\n".join(lines) + HEAD_END + request.body
 
     def _exchange(self, request: SeenRequest, pieces: Sequence[bytes], end: Ending) -> Exchange:
-        secrets = secrets_of(request, self._secrets)
-        head, found, body = b"".join(pieces).partition(HEAD_END)
-        chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
-        masked = mask_head(head, secrets) + found + mask_body(body, secrets, chunked=chunked)
+        redactor = redactor_for(request, self._secrets)
+        masked = mask_response(b"".join(pieces), redactor)
+        encoding = request.headers.get("content-encoding", "").lower()
         return Exchange(
             method=request.method,
-            path=_text(mask_query(request.raw_path), secrets),
+            path=_text(mask_query(request.raw_path), redactor),
             pieces=_cut_like(masked, pieces),
             end=end,
-            headers=_headers(request, secrets),
-            body=mask(request.body, secrets),
+            headers=_headers(request, redactor),
+            body=mask_payload(request.body, encoding, redactor),
             name=f"{len(self.exchanges) + 1:03}",
         )
 
@@ -145,6 +146,8 @@ async def _read(reader: asyncio.StreamReader) -> tuple[bytes, Ending | None]:
 
 
 def _cut_like(data: bytes, pieces: Sequence[bytes]) -> tuple[bytes, ...]:
+    if len(data) != sum(map(len, pieces)):  # what was compressed has been masked
+        return (data,)
     cut, start = [], 0
     for piece in pieces:
         cut.append(data[start : start + len(piece)])
@@ -152,14 +155,17 @@ def _cut_like(data: bytes, pieces: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(cut)
 
 
-def _headers(request: SeenRequest, secrets: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    masked = SECRET_HEADERS | PRIVATE_HEADERS
+def _headers(request: SeenRequest, redactor: Redactor) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (name, "***" if name in masked else _text(value, secrets))
+        (name, "***" if _is_masked(name, value) else _text(value, redactor))
         for name, value in request.headers.items()
         if name != "host"
     )
 
 
-def _text(text: str, secrets: Sequence[str]) -> str:
-    return mask(text.encode(), secrets).decode()
+def _is_masked(name: str, value: str) -> bool:
+    return name in PRIVATE_HEADERS or is_credential(name, value)
+
+
+def _text(text: str, redactor: Redactor) -> str:
+    return mask(text.encode(), redactor).decode()

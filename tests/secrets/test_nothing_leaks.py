@@ -251,7 +251,7 @@ def _silent() -> Any:
 def test_the_command_line_shows_no_key(wire, forms, key, find_leaks, capsys, monkeypatch, tmp_path):
     scheme, options = WIRES[wire]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("aiollm.cli.terminal.Registry", partial(Registry, retries=0, max_wait=0))
+    monkeypatch.setattr("aiollm.cli.session.Registry", partial(Registry, retries=0, max_wait=0))
     with FaultServer().in_thread() as server:
         monkeypatch.setenv("LLM_BOX", server.dsn(scheme, key, **options))
         for answer in (refusal, broken_frame, broken_document):

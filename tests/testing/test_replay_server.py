@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._redaction import Redactor
 from aiollm.testing import (
     Answer,
     Cut,
@@ -322,15 +323,15 @@ class TestRecording:
 @given(st.lists(st.binary(min_size=1, max_size=12)), st.integers(0, 40))
 def test_masking_changes_payload_alone_and_keeps_every_length(pieces, lost):
     secret = "s3cret"
-    payload = b"".join(pieces) + secret.encode() + b"end"
-    halves = (*pieces, b"s3c", b"ret", b"end")
+    payload = b"".join(pieces) + b" " + secret.encode() + b"end"
+    halves = (*pieces, b" ", b"s3c", b"ret", b"end")
     wire = b"".join(map(chunk_bytes, halves)) + b"0\r\n\r\n"
-    masked = mask_body(wire, [secret], chunked=True)
+    masked = mask_body(wire, Redactor([secret]), chunked=True)
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     whole = parse_response(head + masked, "GET")
     assert whole.body == payload.replace(b"s3cret", b"******")
     cut_off = wire[: len(wire) - lost]
-    assert len(mask_body(cut_off, [secret], chunked=True)) == len(cut_off)
+    assert len(mask_body(cut_off, Redactor([secret]), chunked=True)) == len(cut_off)
 
 
 exchanges = st.builds(

@@ -93,5 +93,6 @@ def key_headers(provider: Provider) -> dict[str, str]:
     headers = HiddenValues({"Content-Type": "application/json"})
     if provider.token is not None:
         headers["x-goog-api-key"] = provider.token.reveal()
-    headers.update(provider.headers)
+    if provider.headers:
+        headers.update(provider.headers)
     return headers
