@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-from msgspec.structs import astuple, force_setattr
+from msgspec.structs import astuple, force_setattr, replace
 
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
@@ -28,6 +28,9 @@ Frame = TypeVar("Frame")
 
 ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
+
+
+_NOT_PICKLED = "a request, provider or registry with keys cannot be pickled"
 
 
 class HiddenValues(dict[str, str]):
@@ -52,14 +55,14 @@ class HiddenValues(dict[str, str]):
 
     def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
         if self:
-            raise TypeError("a request, provider or registry with keys cannot be pickled")
+            raise TypeError(_NOT_PICKLED)
         return HiddenValues, ()
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
     """A request as it is sent, with warnings about what the codec had to leave out.
 
-    `headers` becomes `HiddenValues`, so that its values, the key among them, are never shown.
+    It shows no value of a header, the key among them, and cannot be pickled: that raises TypeError.
     """
 
     url: str
@@ -70,15 +73,21 @@ class HttpRequest(msgspec.Struct, frozen=True):
     decoder: Callable[[], Decoder[Any]] | None = None
     """Makes the decoder, if decoding the reply depends on this request."""
 
-    def __post_init__(self) -> None:
-        if type(self.headers) is not HiddenValues:
-            force_setattr(self, "headers", HiddenValues(self.headers))
+    def __deepcopy__(self, _memo: object) -> HttpRequest:
+        return replace(self, headers=HiddenValues(self.headers))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(_NOT_PICKLED)
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {_shown(self.url)}, headers={sorted(self.headers)})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("method", self.method), ("url", _shown(self.url)), ("headers", self.headers)]
+        return [
+            ("method", self.method),
+            ("url", _shown(self.url)),
+            ("headers", sorted(self.headers)),
+        ]
 
 
 class HttpResponse(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
@@ -56,24 +57,33 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 def _chain(error: BaseException) -> list[BaseException]:
     """Return an error, the members of groups, and the causes that were caught on its way.
 
-    What the caller was handling when it called is a context, too, but it is not ours to change.
+    What a caller handles while it calls is a context, too, but it is not ours to change: a frame
+    that still runs has caught it.
     """
     found: list[BaseException] = []
-    frames: set[FrameType] = set()
+    running = _running()
     left = [error]
     while left:
         each = left.pop()
         if any(each is known for known in found):
             continue
         found.append(each)
-        frames.update(_frames(each))
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         for link in (each.__cause__, each.__context__):
             trace = link.__traceback__ if link is not None else None
-            if link is not None and (trace is None or trace.tb_frame in frames):
+            if link is not None and (trace is None or trace.tb_frame not in running):
                 left.append(link)
     return found
+
+
+def _running() -> set[FrameType]:
+    running: set[FrameType] = set()
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect takes 10 ms to import
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+    return running
 
 
 def _redact(error: BaseException, redactor: Redactor, inner: set[int]) -> None:

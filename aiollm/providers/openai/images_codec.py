@@ -15,7 +15,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm._wire.multipart import File, multipart
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import HiddenValues, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.dialects import AZURE, OPENAI, dialect_of
 from aiollm.providers.openai.errors import reply_error
@@ -233,7 +233,7 @@ def _edit(
     kind, body = multipart(_flat(merge(fields, request.extra)), files)
     return HttpRequest(
         f"{provider.base_url}/images/edits",
-        bearer_headers(provider) | {"Content-Type": kind},
+        HiddenValues(bearer_headers(provider) | {"Content-Type": kind}),
         body,
         warnings=tuple(warnings),
     )
