@@ -8,7 +8,7 @@ from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
 from aiollm.capabilities import Capabilities
-from aiollm.dsn import Dsn, Limits, Secret
+from aiollm.dsn import Dsn, Limits, Network, Secret
 from aiollm.errors import (
     AuthenticationError,
     BusyError,
@@ -195,6 +195,7 @@ __all__ = [
     "LocalError",
     "Message",
     "ModelNotFoundError",
+    "Network",
     "Ollama",
     "OnInterrupt",
     "OnRefusal",

@@ -13,11 +13,12 @@ from aiollm._failover.gate import Gate
 from aiollm._validation import check_bool, check_count, check_workers
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
-from aiollm.provider import HttpRequest, Reply
+from aiollm.provider import HttpRequest, Provider, Reply, Transport
 from aiollm.types import Request
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
+    from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
 
@@ -67,6 +68,7 @@ class Resources:
         self._owned: list[Closeable] = []
         self._transport: HttpTransport | None = None
         self._pool: MediaPool | None = None
+        self._tokens: Tokens | None = None
         self._watchdog: Watchdog | None = None
         self._runner: ToolRunner | None = None
 
@@ -90,6 +92,24 @@ class Resources:
             pool.kill()
         self._watchdog = Watchdog()
         return self._watchdog
+
+    def transport_of(self, provider: Provider) -> Transport:
+        """Return the transport for the requests of a provider."""
+        if provider.is_ordinary:
+            return self
+        from aiollm._http.access import Access  # most providers need nothing of it
+
+        return Access(provider, self)
+
+    def open_tokens(self) -> Tokens:
+        """Return the tokens of callables. Raises: ClosedError, ConfigError."""
+        self.bind_loop()
+        if self._tokens is None:
+            from aiollm._http.tokens import Tokens  # most tokens are texts
+
+            self._tokens = Tokens()
+            self._owned.append(self._tokens)
+        return self._tokens
 
     def send(self, request: HttpRequest, connect: float | None) -> Coroutine[Any, Any, Reply]:
         """Send a request over the transport. Raises: as `Transport.send`."""

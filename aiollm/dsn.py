@@ -1,4 +1,4 @@
-"""DSNs: parse `scheme://[token@]host[:port][/path][?option=value]`; Secret and Limits."""
+"""DSNs: parse `scheme://[token@]host[:port][/path][?option=value]`; secrets and limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
 
 if TYPE_CHECKING:
-    from aiollm._redaction import Redactor
+    from aiollm._settings.redactor import Redactor
 
 ALIAS = "alias:"
 
@@ -22,12 +23,16 @@ _HOST = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\.?")
 """A host name within DNS's limits, which a key in place of the host usually exceeds."""
 _PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 _OPTION = re.compile(r"[a-z_]{1,40}")
+_NETWORK = ("ca", "cert", "key", "verify", "proxy")
+"""Options that become a `Network`."""
 
 
 class Secret:
     """A credential that shows itself only to `reveal()`."""
 
     __slots__ = ("_value",)
+    changes = False
+    """Whether it is fetched anew from time to time."""
 
     def __init__(self, value: str) -> None:
         """Check the value. Raises: ConfigError for a control byte, which could inject a header."""
@@ -41,6 +46,10 @@ class Secret:
     def reveal(self) -> str:
         """Return the credential itself, for the wire only."""
         return self._value
+
+    def hidden(self) -> tuple[str, ...]:
+        """Return the values that nothing may show."""
+        return (self._value,)
 
     def redact(self, text: str) -> str:
         """Replace the credential by `***` wherever it occurs in `text`, without its `Bearer`.
@@ -56,9 +65,9 @@ class Secret:
         return self._redactor().data(data)
 
     def _redactor(self) -> Redactor:
-        from aiollm._redaction import Redactor  # for failures alone
+        from aiollm._settings.redactor import Redactor  # for failures alone
 
-        return Redactor((self._value,))
+        return Redactor(self.hidden())
 
     def __repr__(self) -> str:
         return "Secret(***)"
@@ -186,6 +195,81 @@ def _check(settings: Limits | DsnOptions) -> None:
             raise ConfigError(f"{name} is {_shown(value)}: expected {_ALLOWED[name]}")
 
 
+class Network(msgspec.Struct, frozen=True):
+    """How a provider is reached, where that is not the usual way.
+
+    `ca`: a PEM file of the authorities to trust, in place of the system's. `cert`: a PEM file
+    with the client's certificate, followed by its chain; `key` is the file of its key, if that is
+    another one. `verify`: False trusts any server. `proxy`: the URL of an http or https proxy,
+    with `user:password@` before the host if it needs one. `socket`: the path of a unix socket.
+    Files are read before the first request. Raises: ConfigError.
+    """
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    verify: bool = True
+    proxy: str = ""
+    socket: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            return  # the usual way
+        from aiollm._settings.network import (  # most providers need neither
+            checked_path,
+            checked_proxy,
+        )
+
+        for name in ("ca", "cert", "key", "socket"):
+            force_setattr(self, name, checked_path(name, getattr(self, name)))
+        if self.key and not self.cert:
+            raise ConfigError("key is set without cert: set the certificate that it belongs to")
+        if self.ca and not self.verify:
+            raise ConfigError("ca has no effect with verify off: remove one of the two")
+        if self.socket and self.proxy:
+            raise ConfigError("a unix socket is not reached through a proxy")
+        if self.proxy:
+            force_setattr(self, "proxy", checked_proxy(self.proxy))
+
+    def __repr__(self) -> str:
+        return f"Network({self.label})"
+
+    @property
+    def proxy_place(self) -> str:
+        """The URL of the proxy without credentials, "" without a proxy."""
+        scheme, separator, place = self.proxy.partition("://")
+        return f"{scheme}{separator}{place.rpartition('@')[2]}"
+
+    @property
+    def proxy_login(self) -> tuple[str, str] | None:
+        """User and password of the proxy, None if it needs none."""
+        login, at, _ = self.proxy.partition("://")[2].rpartition("@")
+        user, _, password = login.partition(":")
+        return (unquote(user), unquote(password)) if at else None
+
+    @property
+    def tls(self) -> tuple[str, str, str, bool]:
+        """The settings of TLS: connections with different ones are never shared."""
+        return self.ca, self.cert, self.key, self.verify
+
+    @property
+    def label(self) -> str:
+        """The settings as text, without secrets; "" for the usual way."""
+        parts = (
+            self.socket and f"unix:{self.socket}",
+            self.proxy and f"via {self.proxy_place}",
+            self.ca and f"ca {self.ca}",
+            self.cert and f"cert {self.cert}",
+            self.key and f"key {self.key}",
+            "" if self.verify else "verify off",
+        )
+        return ", ".join(filter(None, parts))
+
+
+DIRECT = Network()
+"""The usual way: no proxy, and TLS as the system has it."""
+
+
 class Dsn(msgspec.Struct, frozen=True):
     """A parsed DSN; `secure` is None when the scheme's default applies."""
 
@@ -196,6 +280,9 @@ class Dsn(msgspec.Struct, frozen=True):
     token: Secret | None = None
     secure: bool | None = None
     options: DsnOptions = DsnOptions()
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    network: Network = DIRECT
 
     def base_url(self, *, plain: bool = False) -> str:
         """Return the URL without a trailing slash; `plain` means the scheme defaults to http."""
@@ -232,29 +319,43 @@ def _parse(text: str) -> Dsn:
     kind, plus, transport = scheme.lower().partition("+")
     if not kind.replace("-", "").replace("_", "").isalnum():
         raise ConfigError("the scheme is not a name")
-    if plus and transport not in ("http", "https"):
-        raise ConfigError("only +http or +https may follow the scheme")
+    if plus and transport not in ("http", "https", "unix"):
+        raise ConfigError("only +http or +https or +unix may follow the scheme")
     if any(char in " #\\" or not char.isprintable() for char in rest) or not rest.isascii():
         raise ConfigError(
             "'#', '\\', white space, control and non-ASCII characters must be percent-encoded"
         )
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
-    if "@" in path or "@" in query:
+    if "@" in path or any("@" in item for item in _items(query) if item[:6] != "proxy="):
         raise ConfigError("found an '@' after the host: percent-encode '/' and '?' in the token")
     if any(unquote(segment) in (".", "..") for segment in path.split("/")):
         raise ConfigError("the path must not have '.' or '..' in it: write where they lead to")
     token, _, place = authority.rpartition("@")
+    socket = ""
+    if transport == "unix":
+        place, path, socket = _socket(place, slash + path)
     host, port = _place(place)
     return Dsn(
         scheme=kind,
         host=host,
         port=port,
-        path=(slash + path).rstrip("/"),
+        path=path.rstrip("/") if socket else (slash + path).rstrip("/"),
         token=Secret(unquote(token)) if token else None,
         secure=(transport == "https") if plus else None,
-        options=_options(query),
+        **_settings(query, socket),
     )
+
+
+def _socket(place: str, path: str) -> tuple[str, str, str]:
+    """Return host, path of the base URL, and path of the socket.
+
+    A path of the URL may follow a socket that is written as a host: `%2Frun%2Fa.sock/v1`.
+    """
+    socket, path = (unquote(place), path) if place else (unquote(path), "")
+    if not socket.startswith("/") or socket.endswith("/"):
+        raise ConfigError("expected the path of a unix socket, as in openai+unix:///run/llama.sock")
+    return "localhost", path, socket
 
 
 def _place(place: str) -> tuple[str, int | None]:
@@ -281,17 +382,50 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _options(query: str) -> DsnOptions:
-    values: dict[str, Any] = {}
-    for item in filter(None, query.split("&")):
-        name, equals, value = item.partition("=")
-        name = unquote(name)
-        if name not in DsnOptions.__struct_fields__:
+def _items(query: str) -> list[str]:
+    return [item for item in query.split("&") if item]
+
+
+def _settings(query: str, socket: str) -> dict[str, Any]:
+    """Return what the options set: fields of `Dsn`. Raises: ConfigError, which shows no value."""
+    options: dict[str, Any] = {}
+    network: dict[str, Any] = {"socket": socket} if socket else {}
+    added: dict[str, dict[str, str]] = {"header": {}, "query": {}}
+    for item in _items(query):
+        name, equals, text = item.partition("=")
+        name, value = unquote(name), unquote(text)
+        kind, dot, key = name.partition(".")
+        if dot and kind in added:
+            place, name = added[kind], key
+        elif name in DsnOptions.__struct_fields__:
+            place, value = options, _option(name, value)
+        elif name in _NETWORK:
+            place, value = network, _network_option(name, value)
+        else:
             raise ConfigError(_unknown(name if equals else ""))
-        if name in values:
-            raise ConfigError(f"option {name!r} is set twice")
-        values[name] = _option(name, unquote(value))
-    return DsnOptions(**values)
+        if name in place:
+            raise ConfigError(f"option {kind + dot + key!r} is set twice")
+        place[name] = value
+    if added["header"] or added["query"]:
+        from aiollm._settings.network import check_settings  # few providers add anything
+
+        check_settings(added["header"], added["query"])
+    return {
+        "options": DsnOptions(**options),
+        "headers": added["header"],
+        "query": added["query"],
+        "network": Network(**network) if network else DIRECT,
+    }
+
+
+def _network_option(name: str, text: str) -> Any:
+    if not text:
+        raise ConfigError(f"option {name!r} is empty")
+    if name != "verify":
+        return text
+    if text not in ("on", "off"):
+        raise ConfigError("option 'verify': expected 'on' or 'off'")
+    return text == "on"
 
 
 def _option(name: str, text: str) -> Any:
@@ -307,8 +441,9 @@ def _option(name: str, text: str) -> Any:
 def _unknown(name: str) -> str:
     from difflib import get_close_matches  # most programs never need it
 
-    close = get_close_matches(name, DsnOptions.__struct_fields__, 1)
+    known = (*DsnOptions.__struct_fields__, *_NETWORK, "header.NAME", "query.NAME")
+    close = get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     # A misplaced key also ends up here, so only what looks like an option is shown.
     shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
-    return f"unknown option{shown}{hint} (known: {', '.join(DsnOptions.__struct_fields__)})"
+    return f"unknown option{shown}{hint} (known: {', '.join(known)})"

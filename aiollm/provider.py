@@ -6,19 +6,17 @@ does no IO. `_http.streaming.stream` is the adapter that runs any codec over HTT
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
-from urllib.parse import unquote
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import astuple, force_setattr, replace
 
+from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
+from aiollm._settings.places import PORTS, hostname, place_of
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
-from aiollm.dsn import DsnOptions, Limits, Secret
+from aiollm.dsn import DIRECT, DsnOptions, Limits, Network, Secret
 from aiollm.errors import ConfigError, LLMError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
@@ -28,35 +26,6 @@ Frame = TypeVar("Frame")
 
 ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
-
-
-_NOT_PICKLED = "a request, provider or registry with keys cannot be pickled"
-
-
-class HiddenValues(dict[str, str]):
-    """A dict that shows only its names, because its values hold keys, as headers do.
-
-    It cannot be pickled unless it is empty: that raises TypeError.
-    """
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({sorted(self)})"
-
-    def __rich_repr__(self) -> Iterator[str]:
-        yield from sorted(self)  # rich would show the items
-
-    def __copy__(self) -> HiddenValues:
-        return HiddenValues(self)
-
-    def __deepcopy__(self, _memo: object) -> HiddenValues:
-        return HiddenValues(self)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
-        if self:
-            raise TypeError(_NOT_PICKLED)
-        return HiddenValues, ()
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -77,7 +46,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
         return replace(self, headers=HiddenValues(self.headers))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(_NOT_PICKLED)
+        raise TypeError(NOT_PICKLED)
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {_shown(self.url)}, headers={sorted(self.headers)})"
@@ -243,6 +212,13 @@ class Transport(Protocol):
         """Send and return once the headers are in. Raises: TransportError, DeadlineError."""
 
 
+class Transports(Protocol):
+    """Has a transport for each provider."""
+
+    def transport_of(self, provider: Provider) -> Transport:
+        """Return the transport for the requests of a provider."""
+
+
 Asked = TypeVar("Asked")
 
 Adapter: TypeAlias = Callable[
@@ -281,6 +257,7 @@ class Provider(msgspec.Struct, frozen=True):
     codec: Codec
     token: Secret | None = None
     headers: dict[str, str] = {}
+    """Headers of every request; they replace those of the codec, its key included."""
     options: DsnOptions = DsnOptions()
     operations: dict[str, Operation] = {}
     facts: dict[str, Any] = {}
@@ -291,18 +268,38 @@ class Provider(msgspec.Struct, frozen=True):
     """Limits by model, `*` for all models together; they override the options."""
     rows_of: str = ""
     """The family whose capability rows apply, if it is not the codec's."""
+    query: dict[str, str] = {}
+    """Parameters that are added to the URL of every request."""
+    network: Network = DIRECT
+    """Its proxy or socket, and whom its TLS trusts."""
     host: str = ""
     """The `host[:port]` of the base URL, in lower case, without a usual port; set automatically."""
     origin: str = ""
-    """The scheme, host and port of the base URL: what a connection goes to; set automatically."""
+    """The scheme, host and port of the base URL, and the way there; set automatically."""
+    is_ordinary: bool = True
+    """Whether its requests go out as the codec makes them; set automatically."""
 
     def __post_init__(self) -> None:
         _check(self)
         force_setattr(self, "headers", HiddenValues(self.headers))
+        if self.headers:
+            from aiollm._settings.network import check_headers  # most providers add none
+
+            check_headers(self.headers)
+        changes = self.token is not None and self.token.changes
+        is_special = changes or bool(self.query) or self.network != DIRECT
+        force_setattr(self, "is_ordinary", not is_special)
         scheme, _, rest = self.base_url.partition("://")
-        host, port = _place(scheme.lower(), rest.partition("/")[0])
-        force_setattr(self, "host", host if port == _PORTS.get(scheme.lower()) else host + port)
-        force_setattr(self, "origin", f"{scheme.lower()}://{host}{port}")
+        if not self.is_ordinary:
+            _check_scheme(self.network, scheme.lower())
+        host, port = place_of(scheme.lower(), rest.partition("/")[0])
+        force_setattr(self, "host", host if port == PORTS.get(scheme.lower()) else host + port)
+        # What goes wrong on one way to a server says nothing about another.
+        label = self.network.label
+        if self.network.socket:
+            force_setattr(self, "host", f"unix:{self.network.socket}")
+        way = f" {label}" if label else ""
+        force_setattr(self, "origin", f"{scheme.lower()}://{host}{port}{way}")
 
     def __repr__(self) -> str:
         token = None if self.token is None else "***"
@@ -319,12 +316,16 @@ class Provider(msgspec.Struct, frozen=True):
     def secrets(self) -> tuple[Secret, ...]:
         """Its credentials, wherever they are: what its errors must not show."""
         own = () if self.token is None else (self.token,)
-        if not self.headers and "@" not in self.base_url and "?" not in self.base_url:
+        has_more = self.headers or self.query or self.network.proxy
+        if not has_more and "@" not in self.base_url and "?" not in self.base_url:
             return own
-        from aiollm._redaction import is_secret, secrets_of_url  # for failures alone
+        from aiollm._settings.redactor import is_secret, secrets_of_url  # for failures alone
 
-        added = [value for name, value in self.headers.items() if is_secret(name, value)]
+        pairs = (*self.headers.items(), *self.query.items())
+        added = [value for name, value in pairs if is_secret(name, value)]
         added += secrets_of_url(self.base_url)
+        if login := self.network.proxy_login:
+            added.append(login[1])
         return (*own, *(Secret(each) for each in added if each.isascii() and each.isprintable()))
 
     @property
@@ -351,7 +352,7 @@ class Provider(msgspec.Struct, frozen=True):
             facts |= {name: value for name, value in given if value is not None}
         family = self.rows_of or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
-        return lookup(family, _hostname(self.host), model, rows, **facts)
+        return lookup(family, hostname(self.host), model, rows, **facts)
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -366,9 +367,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "learned": dict,
     "limits": dict,
     "rows_of": str,
+    "query": dict,
+    "network": Network,
 }
 _VALUES: dict[str, type] = {
     "headers": str,
+    "query": str,
     "operations": Operation,
     "facts": object,
     "learned": dict,
@@ -412,28 +416,11 @@ _OPTIONS = {
 }
 """The options of a DSN that set a capability."""
 _NO_OPTIONS = DsnOptions()
-_PORTS = {"http": ":80", "https": ":443"}
 
 
-@lru_cache(maxsize=256)
-def _place(scheme: str, authority: str) -> tuple[str, str]:
-    """Return the host and the `:port` of a URL, in the one spelling that equal ones share."""
-    place = authority.rpartition("@")[2].lower()
-    host, colon, port = place.rpartition(":")
-    if not colon or "]" in port:
-        host, port = place, ""
-    host = _short_ipv6(host) if host.startswith("[") else host.removesuffix(".")
-    return host, f":{port}" if port else _PORTS.get(scheme, "")
-
-
-def _short_ipv6(host: str) -> str:
-    from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
-
-    with suppress(AddressValueError):
-        return f"[{IPv6Address(unquote(host[1:-1]))}]"
-    return host
-
-
-@lru_cache(maxsize=256)
-def _hostname(host: str) -> str:
-    return re.sub(r":[0-9]+$", "", host)
+def _check_scheme(network: Network, scheme: str) -> None:
+    over_tls = scheme == "https" or network.proxy.startswith("https://")
+    if network.tls != DIRECT.tls and not over_tls:
+        raise ConfigError("ca, cert and verify are settings of https, but the base URL is http")
+    if network.socket and scheme != "http":
+        raise ConfigError("a unix socket speaks plain http: write +unix after the DSN's scheme")

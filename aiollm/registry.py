@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import TracebackType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported, Policy
@@ -27,7 +27,7 @@ from aiollm._validation import (
     checked_timeouts,
 )
 from aiollm.capabilities import Capabilities
-from aiollm.dsn import Limits
+from aiollm.dsn import Limits, Network, Secret
 from aiollm.errors import ConfigError
 from aiollm.events import Event, Hook
 from aiollm.images import ImageRequest, ImageResult, as_image_request
@@ -77,6 +77,7 @@ class Registry:
         max_pixels: int = 80_000_000,
         fetch_images: bool = False,
         tool_threads: int = 64,
+        trust_env: bool = False,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -89,12 +90,12 @@ class Registry:
         a target does not take, with a placeholder and a warning. `image_workers`: processes that
         fit images to targets; None means one per core, at most 4; 0 means a thread. `max_pixels`:
         the most pixels of an image to decode, or to send where the target has no number.
-        `fetch_images`: load image URLs for targets that do not load them themselves.
-        `tool_threads`: threads for plain functions as tools, also for those that overran.
+        `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
+        functions as tools, also those that overran. `trust_env`: use HTTP(S)_PROXY and NO_PROXY.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
-        self._catalog = Catalog(env, timeouts)
+        self._catalog = Catalog(env, timeouts, trust_env=trust_env)
         words = (on_interrupt, on_refusal, on_unsupported)
         self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
@@ -103,22 +104,33 @@ class Registry:
             self._gate, image_workers, max_pixels, tool_threads, fetch_images=fetch_images
         )
         self._hooks: list[Hook] = []
-        self._calls = 0
-        self._runs = 0
+        self._calls = self._runs = 0
 
     # Names
 
     def register(
-        self, name: str, provider: Provider | str, *, limits: Limits | None = None
+        self,
+        name: str,
+        provider: Provider | str,
+        *,
+        limits: Limits | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        network: Network | None = None,
+        token: str | Secret | Callable[[], object] | None = None,
     ) -> None:
         """Add a provider in code, as a row or a DSN; it takes precedence over the environment.
 
-        `limits` override its own. Raises: ConfigError.
+        `limits` and `network` override its own; `headers` and `query` are added to each request.
+        `token`: its key, or a function, async or not, that returns one: a str, (str, expiry in
+        seconds since 1970), or an object with `.token` and `.expires_on`. Raises: ConfigError.
         """
+        settings = {"headers": headers, "query": query, "network": network, "token": token}
         try:
-            self._catalog.register(name, provider, limits)
+            self._catalog.register(name, provider, limits, settings)
         finally:
-            del provider  # tools show the variables of the frames that an error passes
+            # Tools show the variables of the frames that an error passes.
+            del provider, headers, query, network, token, settings
 
     def limit(self, name: str | Target, limits: Limits) -> None:
         """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
@@ -166,16 +178,18 @@ class Registry:
         `options` override the registry's for this call. Raises: SpecError and ConfigError at
         once; LLMError and FailoverError while iterating.
         """
-        timeouts = checked_timeouts(options.get("timeouts"))
-        policy = self._policy.overridden(options) if options else self._policy
+        policy, timeouts = self._policy, None
+        if options:
+            timeouts = checked_timeouts(options.get("timeouts"))
+            policy = policy.overridden(options)
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
             checked = as_request(request)
             check(checked)
-        leaves_out = policy.on_unsupported == "drop"
-        opener = ChatOpener(checked, providers, deadlines, self._resources, leaves_out=leaves_out)
+        opener = ChatOpener(checked, providers, deadlines, self._resources)
+        opener.leaves_out = policy.on_unsupported == "drop"
         return Stream(lambda total: self._start(plan, opener, policy, total))
 
     @overload
@@ -411,27 +425,15 @@ class Registry:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
         watchdog = self._resources.bind_loop()
         self._calls += 1
-        return Chain(
-            plan,
-            opener,
-            self._gate,
-            policy,
-            watchdog=watchdog,
-            accumulated=total.response,
-            emit=self._emit if self._hooks else None,
-            number=self._calls,
-        )
+        emit, done = self._emit if self._hooks else None, total.response
+        parts = (plan, opener, self._gate, policy)
+        return Chain(*parts, watchdog=watchdog, accumulated=done, emit=emit, number=self._calls)
 
     def _servers(self) -> Servers:
         from aiollm._http.unary import UnaryRequester

@@ -43,8 +43,8 @@ TOPICS = {
     "TurnEnded RunResult",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
-    "Providers and servers": "Provider Limits SchemeFactory Dsn Secret Capabilities TargetHealth "
-    "TargetLimits HealthState LlamaSwap Ollama Closeable",
+    "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
+    "TargetHealth TargetLimits HealthState LlamaSwap Ollama Closeable",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
     "TransportError ConnectError LocalError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "

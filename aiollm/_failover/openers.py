@@ -12,7 +12,7 @@ from aiollm._http import streaming
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, LocalError, UnsupportedError
 from aiollm.images import ImageRequest
-from aiollm.provider import Adapter, Provider, Transport
+from aiollm.provider import Adapter, Provider, Transport, Transports
 from aiollm.types import (
     ImagePart,
     Item,
@@ -29,7 +29,7 @@ Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 """What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
 
 
-class SharedResources(Transport, Protocol):
+class SharedResources(Transport, Transports, Protocol):
     """What the calls of a registry share."""
 
     async def fit(
@@ -95,20 +95,9 @@ class ChatOpener(TargetOpener):
     __slots__ = ("leaves_out",)
 
     request: Request
+    leaves_out: bool
 
     operation: ClassVar[str] = "chat"
-
-    def __init__(
-        self,
-        request: Request,
-        providers: Mapping[Target, Provider],
-        timeouts: Mapping[Target, Timeouts],
-        resources: SharedResources,
-        *,
-        leaves_out: bool = False,
-    ) -> None:
-        super().__init__(request, providers, timeouts, resources)
-        self.leaves_out = leaves_out
 
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
@@ -135,7 +124,10 @@ class ChatOpener(TargetOpener):
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
         chat = provider.operations.get("chat")
         run = (chat and chat.adapter) or streaming.stream
-        return run(provider, self._resources, target, request, self.timeouts[target])
+        if provider.is_ordinary:
+            return run(provider, self._resources, target, request, self.timeouts[target])
+        transport = self._resources.transport_of(provider)
+        return run(provider, transport, target, request, self.timeouts[target])
 
     async def _fitted(
         self, provider: Provider, target: Target, request: Request, notices: list[Notice]
@@ -174,7 +166,8 @@ class ImageOpener(TargetOpener):
     async def _drawn(self, provider: Provider, target: Target) -> Batches:
         request = await self._fitted(provider, target)
         run = provider.operations["images"].adapter or _drawing()
-        batches = run(provider, self._resources, target, request, self.timeouts[target])
+        transport = self._resources.transport_of(provider)
+        batches = run(provider, transport, target, request, self.timeouts[target])
         try:
             async for batch in batches:
                 yield batch

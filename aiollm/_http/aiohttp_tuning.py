@@ -26,11 +26,8 @@ fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
 """Set by a connector when the connection of the current request is new."""
 
 
-class Connector(aiohttp.TCPConnector):
+class _Careful(aiohttp.BaseConnector):
     """Reports whether a connection is new, and never reuses one with unread bytes."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(limit=0, **options)
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
         """Return a connection that is new, or idle and clean."""
@@ -47,6 +44,20 @@ class Connector(aiohttp.TCPConnector):
         protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport)
         return protocol
+
+
+class Connector(_Careful, aiohttp.TCPConnector):
+    """Connects over the network, as often as asked."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(limit=0, **options)
+
+
+class SocketConnector(_Careful, aiohttp.UnixConnector):
+    """Connects to one unix socket, as often as asked."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, limit=0, **options)
 
 
 class Request(aiohttp.ClientRequest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.provider import Reply
 
 

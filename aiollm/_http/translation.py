@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -48,6 +49,8 @@ def translate(
         return DeadlineError(message, which="connect", after=connect or 0.0)
     if (fault := local_error(cause_of(error))) is not None:
         return _cut_by(fault) if in_body else fault
+    if not in_body and (alert := refused_identity(error)):
+        return _wants_identity(alert)
     for kinds, make in _IN_BODY if in_body else ():
         if isinstance(error, kinds):
             return make(error)
@@ -58,8 +61,27 @@ def translate(
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the error of the system that aiohttp wraps, else the error itself."""
+    """Return the error of the system or of TLS that aiohttp wraps, else the error itself."""
+    if isinstance(error.__cause__, ssl.SSLError):
+        return error.__cause__  # the numbers of TLS would be read as those of the system
     return getattr(error, "_os_error", error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return OpenSSL's name for what is wrong, "" for an error that is not of TLS."""
+    cause = cause_of(error)
+    return (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+
+
+_CERTIFICATE_ALERT = re.compile(
+    r"ALERT_(\w*CERTIFICATE\w*|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR|NO_CERTIFICATE)$"
+)
+
+
+def refused_identity(error: BaseException) -> str:
+    """Return why the server refused this side's certificate, or the want of one, else ""."""
+    found = _CERTIFICATE_ALERT.search(reason_of(error))
+    return found[1].lower().replace("_", " ") if found else ""
 
 
 def _cut_by(fault: LocalError) -> StreamInterrupted:
@@ -68,11 +90,14 @@ def _cut_by(fault: LocalError) -> StreamInterrupted:
     return error
 
 
-def _untrusted(error: aiohttp.ClientConnectorCertificateError) -> ConnectError:
+_TRUST = "trust a private authority with ?ca=FILE in the DSN, or SSL_CERT_FILE for all providers"
+
+
+def untrusted(error: aiohttp.ClientConnectorCertificateError, hint: str = _TRUST) -> ConnectError:
+    """Return the error for a server's certificate that is refused."""
     why = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
     ours = ConnectError(
-        f"TLS failed: the certificate of {error.host} was refused: {why.rstrip('.')} "
-        "(a private authority is trusted through SSL_CERT_FILE)"
+        f"TLS failed: the certificate of {error.host} was refused: {why.rstrip('.')} ({hint})"
     )
     ours.harms = "long"  # the next try would meet the same certificate
     return ours
@@ -82,10 +107,22 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LEN
 """Reasons of OpenSSL, of any version, where what came is no TLS at all."""
 
 
+def _wants_identity(alert: str) -> ConnectError:
+    ours = ConnectError(
+        f"TLS failed: the server wants a client certificate ({alert}): set ?cert=FILE in the DSN"
+    )
+    ours.harms = "long"  # a person mends the DSN
+    return ours
+
+
 def _tls_failed(error: aiohttp.ClientConnectorSSLError) -> ConnectError:
-    reason = getattr(error.os_error, "reason", None) or type(error.os_error).__name__
+    reason = reason_of(error) or type(error.os_error).__name__
     if reason not in _NO_TLS:
-        return ConnectError(f"TLS with {error.host} failed: {reason.lower().replace('_', ' ')}")
+        hint = ""
+        if reason.endswith("ALERT_HANDSHAKE_FAILURE"):  # before TLS 1.3 that is all a server says
+            hint = " (if it wants a client certificate, set ?cert=FILE in the DSN)"
+        said = reason.lower().replace("_", " ")
+        return ConnectError(f"TLS with {error.host} failed: {said}{hint}")
     ours = ConnectError(
         f"TLS failed: {error.host} answers on port {error.port} without TLS, as a server of plain "
         "HTTP does: for that, write +http after the DSN's scheme, as in openai+http://"
@@ -100,11 +137,16 @@ def _unknown_name(error: aiohttp.ClientConnectorDNSError) -> ConnectError:
     return ConnectError("the host name is unknown")
 
 
-def _os_reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """Return the words of the system; of a host with several addresses, those of each."""
     if error.strerror:
         return error.strerror
     return "; ".join(map(os.strerror, sorted(numbers_of(error)))) or type(error).__name__
+
+
+def _failure(error: OSError) -> str:
+    alert = reason_of(error)
+    return f"TLS: {alert.lower().replace('_', ' ')}" if alert else os_reason(error)
 
 
 def _why_invalid(error: Exception) -> str:
@@ -124,7 +166,7 @@ _Rows: TypeAlias = tuple[
 _IN_BODY: _Rows = (
     (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
     (aiohttp.ClientConnectionError, lambda _: StreamInterrupted(_BROKEN)),
-    (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {_os_reason(error)}")),
+    (OSError, lambda error: StreamInterrupted(f"{_BROKEN}: {os_reason(error)}")),
 )
 _TABLE: _Rows = (
     (
@@ -132,12 +174,12 @@ _TABLE: _Rows = (
         lambda _: DeadlineError("the connection went silent", which="idle"),
     ),
     (aiohttp.InvalidURL, lambda _: ConfigError("the base URL is not valid")),
-    (aiohttp.ClientConnectorCertificateError, _untrusted),
+    (aiohttp.ClientConnectorCertificateError, untrusted),
     (aiohttp.ClientSSLError, _tls_failed),
     (aiohttp.ClientConnectorDNSError, _unknown_name),
     (
         aiohttp.ClientConnectorError,
-        lambda error: ConnectError(f"no connection: {_os_reason(error.os_error)}"),
+        lambda error: ConnectError(f"no connection: {os_reason(error.os_error)}"),
     ),
     (aiohttp.ClientPayloadError, lambda _: StreamInterrupted(_BROKEN)),
     (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
@@ -145,7 +187,7 @@ _TABLE: _Rows = (
         (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
         lambda error: ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}"),
     ),
-    (OSError, lambda error: TransportError(f"the connection failed: {_os_reason(error)}")),
+    (OSError, lambda error: TransportError(f"the connection failed: {_failure(error)}")),
     (
         aiohttp.ClientError,
         lambda error: TransportError(f"the request failed: {type(error).__name__}"),

@@ -6,14 +6,21 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
 
-from aiollm._http.aiohttp_tuning import Connector, fresh, in_pieces, request_class
+from aiollm._http.aiohttp_tuning import (
+    Connector,
+    SocketConnector,
+    fresh,
+    in_pieces,
+    request_class,
+)
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body
 from aiollm._wire.redaction import forget_variables
+from aiollm.dsn import Network
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -23,6 +30,9 @@ from aiollm.errors import (
     TransportError,
 )
 from aiollm.provider import HttpRequest
+
+if TYPE_CHECKING:
+    from aiollm._http.ways import Way, Ways
 
 READ_BUFFER = 32 * 1024
 """Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
@@ -148,7 +158,7 @@ def _reply(response: aiohttp.ClientResponse, replies: set[AiohttpReply]) -> Aioh
 
 
 def _request(
-    session: aiohttp.ClientSession, request: HttpRequest, connect: float | None
+    session: aiohttp.ClientSession, request: HttpRequest, connect: float | None, way: Way | None
 ) -> Awaitable[aiohttp.ClientResponse]:
     body = request.body
     headers = request.headers
@@ -165,6 +175,7 @@ def _request(
         data=data,
         allow_redirects=False,
         timeout=_connect_within(connect),
+        **(way.options if way is not None else {}),
     )
 
 
@@ -177,28 +188,43 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         self._public: aiohttp.ClientSession | None = None
+        self._sockets: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        self._ways: Ways | None = None
         self._replies: set[AiohttpReply] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    async def send(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
+    async def way_of(self, network: Network, name: str) -> Way:
+        """Return the way to a provider. Raises: LocalError, ClosedError, ConfigError."""
+        self._open()
+        if self._ways is None:
+            from aiollm._http.ways import Ways  # most providers are reached the usual way
+
+            self._ways = Ways()
+        return await self._ways.of(network, name)
+
+    async def send(
+        self, request: HttpRequest, connect: float | None, way: Way | None = None
+    ) -> AiohttpReply:
         """Send and return once the headers are in.
 
         A reused connection that the server had closed is replaced once, by a new one.
         Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
         """
         session = self._open()
+        if way is not None and way.network.socket:
+            session = self._at(way.network.socket)
         is_fresh = [False]
         token = fresh.set(is_fresh)
         try:
-            return _reply(await _request(session, request, connect), self._replies)
+            return _reply(await _request(session, request, connect, way), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            ours = self._translate(error, connect)
+            ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
             stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
-            ours = self._translate(error, connect)
+            ours = self._translate(error, connect, way)
             stale = False
         except BaseException as error:
             # A cancellation passes aiohttp's frames, whose variables hold the headers.
@@ -211,16 +237,20 @@ class HttpTransport:
                 raise ours
             finally:
                 del ours
-        return await self._send_fresh(request, connect)
+        return await self._send_fresh(request, connect, way)
 
-    async def _send_fresh(self, request: HttpRequest, connect: float | None) -> AiohttpReply:
-        if self._fresh is None:
-            # It never reuses a connection, so no second attempt can meet a stale one.
-            self._fresh = self._new_session(force_close=True)
+    async def _send_fresh(
+        self, request: HttpRequest, connect: float | None, way: Way | None
+    ) -> AiohttpReply:
+        # It never reuses a connection, so no second attempt can meet a stale one.
+        if way is not None and way.network.socket:
+            session = self._at(way.network.socket, force_close=True)
+        else:
+            session = self._fresh = self._fresh or self._new_session(force_close=True)
         try:
-            return _reply(await _request(self._fresh, request, connect), self._replies)
+            return _reply(await _request(session, request, connect, way), self._replies)
         except FOREIGN as error:
-            ours = self._translate(error, connect)
+            ours = self._translate(error, connect, way)
         except BaseException as error:
             forget_variables(error)
             raise
@@ -229,8 +259,13 @@ class HttpTransport:
         finally:
             del ours
 
-    def _translate(self, error: BaseException, connect: float | None) -> LLMError:
-        if not self._trusts_anyone and isinstance(error, aiohttp.ClientConnectorCertificateError):
+    def _translate(self, error: BaseException, connect: float | None, way: Way | None) -> LLMError:
+        if way is not None:
+            from aiollm._http.way_faults import fault_on  # for failures of few providers
+
+            if (fault := fault_on(way.network, error, connect)) is not None:
+                return fault
+        elif not self._trusts_anyone and isinstance(error, aiohttp.ClientConnectorCertificateError):
             return LocalError(_TRUSTS_NOBODY, may_retry=False)
         return translate(error, connect=connect)
 
@@ -246,17 +281,27 @@ class HttpTransport:
             # The loop of the earlier session has stopped, so nothing can be awaited on it.
             self.kill()
             self._closed = False
+            self._ways = None
             self._loop = loop
         if self._session is None:
             self._session = self._new_session()
         return self._session
 
+    def _at(self, socket: str, *, force_close: bool = False) -> aiohttp.ClientSession:
+        session = self._sockets.get((socket, force_close))
+        if session is None:
+            connector = SocketConnector(socket, force_close=force_close)
+            session = self._sockets[socket, force_close] = self._new_session(connector)
+        return session
+
     @staticmethod
-    def _new_session(*, force_close: bool = False) -> aiohttp.ClientSession:
+    def _new_session(
+        connector: aiohttp.BaseConnector | None = None, *, force_close: bool = False
+    ) -> aiohttp.ClientSession:
         # A cookie jar would carry state between unrelated calls. trust_env stays off, so that no
         # proxy or .netrc of the environment gets to see or change a request.
         return aiohttp.ClientSession(
-            connector=Connector(force_close=force_close),
+            connector=connector or Connector(force_close=force_close),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             auto_decompress=False,
@@ -277,10 +322,14 @@ class HttpTransport:
         """Close all connections, including those in use; idempotent."""
         self._closed = True
         self._close_replies()
-        sessions = [self._session, self._fresh, self._public]
-        self._session = self._fresh = self._public = None
-        for session in filter(None, sessions):
+        for session in self._take_sessions():
             await session.close()
+
+    def _take_sessions(self) -> list[aiohttp.ClientSession]:
+        sessions = [self._session, self._fresh, self._public, *self._sockets.values()]
+        self._session = self._fresh = self._public = None
+        self._sockets = {}
+        return [each for each in sessions if each is not None]
 
     def _close_replies(self) -> None:
         # Closing a connection does not wake its reader, but closing the response does.
@@ -292,12 +341,11 @@ class HttpTransport:
         self._closed = True
         if self._loop is not None and not self._loop.is_closed():
             self._close_replies()
-        for session in filter(None, (self._session, self._fresh, self._public)):
+        for session in self._take_sessions():
             connector = session.connector
             session.detach()  # or the session would warn that it was not closed
             if connector is not None:
                 _first_step(connector.close())
-        self._session = self._fresh = self._public = None
 
 
 def _first_step(closing: Any) -> None:

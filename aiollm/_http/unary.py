@@ -12,7 +12,7 @@ from aiollm._http.turns import Turns
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import WEB_PAGE
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
-from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transport
+from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transports
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
@@ -27,8 +27,8 @@ class UnaryRequester:
     The `first_output` deadline holds for the headers of a reply, and again for its body.
     """
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, transports: Transports) -> None:
+        self._transports = transports
 
     async def request(
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
@@ -65,9 +65,10 @@ class UnaryRequester:
 
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         seconds = timeouts.first_output
+        transport = self._transports.transport_of(provider)
         try:
             async with asyncio.timeout(seconds):
-                reply = await self._transport.send(request, timeouts.connect)
+                reply = await transport.send(request, timeouts.connect)
             if 200 <= reply.status < 300:
                 return reply
             try:

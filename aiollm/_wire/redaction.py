@@ -8,14 +8,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.dsn import Secret
 from aiollm.errors import LLMError, ProtocolError, ProviderError, SpecError
 
 
 def redactor_of(secrets: Iterable[Secret]) -> Redactor | None:
     """Return what finds these secrets, None if there are none."""
-    values = [secret.reveal() for secret in secrets]
+    values = [value for secret in secrets for value in secret.hidden()]
     return Redactor(values) if values else None
 
 
@@ -72,16 +72,17 @@ def _chain(error: BaseException) -> list[BaseException]:
             left += each.exceptions
         for link in (each.__cause__, each.__context__):
             trace = link.__traceback__ if link is not None else None
-            if link is not None and (trace is None or trace.tb_frame not in running):
+            if link is not None and (trace is None or id(trace.tb_frame) not in running):
                 left.append(link)
     return found
 
 
-def _running() -> set[FrameType]:
-    running: set[FrameType] = set()
+def _running() -> set[int]:
+    """Return the ids of the frames that run: frames in a set of their own would be a cycle."""
+    running: set[int] = set()
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect takes 10 ms to import
     while frame is not None:
-        running.add(frame)
+        running.add(id(frame))
         frame = frame.f_back
     return running
 

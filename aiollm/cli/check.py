@@ -42,6 +42,7 @@ class Finding(msgspec.Struct, frozen=True):
     total: float | None = None
     problem: str = ""
     advice: str = ""
+    network: str = ""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ def check(options: argparse.Namespace) -> int:
 async def _try(registry: Registry, target: Target) -> Finding:
     provider = registry.provider(target.provider)
     facts = msgspec.to_builtins(provider.capabilities(target.model))
-    known = Finding(str(target), provider.base_url, facts)
+    known = Finding(str(target), provider.base_url, facts, network=provider.network.label)
     request = Request((user("Say hello in one word."),), max_output_tokens=200)
     try:
         answer = await registry.generate(
@@ -90,7 +91,8 @@ async def _try(registry: Registry, target: Target) -> Finding:
 def _described(finding: Finding) -> str:
     facts, target, url = finding.capabilities, one_line(finding.target), one_line(finding.url)
     takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
-    lines = [target, f"  at {url}", f"  accepts {', '.join(takes) or 'text only'}"]
+    way = f"  ({one_line(finding.network)})" if finding.network else ""
+    lines = [target, f"  at {url}{way}", f"  accepts {', '.join(takes) or 'text only'}"]
     if facts.get("images"):
         limits = ("max_images_per_request", "max_image_dimension", "max_pixels", "max_image_bytes")
         lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm.dsn import ALIAS, Dsn, Limits, parse_dsn
+from aiollm._settings.hidden import HiddenValues
+from aiollm.dsn import ALIAS, Dsn, Limits, Secret, parse_dsn
 from aiollm.errors import ConfigError, SpecError
-from aiollm.provider import ALL_MODELS, HiddenValues, Provider
-from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn
+from aiollm.provider import ALL_MODELS, Provider
+from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.spec import Names, Plan, parse_spec
 from aiollm.types import MAX_NAME, Target, Timeouts
 
@@ -33,8 +34,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 class Catalog:
     """Resolves names to providers and aliases; a malformed entry fails only when it is used."""
 
-    def __init__(self, env: Mapping[str, str] | None, timeouts: Timeouts) -> None:
-        """Read `env`; the default is the process's environment, which may change later."""
+    def __init__(
+        self, env: Mapping[str, str] | None, timeouts: Timeouts, *, trust_env: bool = False
+    ) -> None:
+        """Read `env`; the default is the process's environment, which may change later.
+
+        `trust_env`: take the proxies of `env` or, where it names none, of the process.
+        """
+        self._trust_env = trust_env
         if env is not None and not _maps_strings(env):
             raise ConfigError("env must map the names of variables to strings")
         self._live = env is None
@@ -50,22 +57,23 @@ class Catalog:
         self._plans: dict[str, Plan] = {}
         self._resolved_specs: dict[str | Plan, Resolved] = {}
 
-    def register(self, name: str, provider: Provider | str, limits: Limits | None = None) -> None:
+    def register(
+        self,
+        name: str,
+        provider: Provider | str,
+        limits: Limits | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add a provider, as a row or a DSN; it overrides the environment.
 
-        `limits` override its own. Raises: ConfigError.
+        `limits` and `settings`, which are fields of a row, override its own. Raises: ConfigError.
         """
         self._check_name(name)
         _check_type(limits, Limits | None, f"the limits of {name!r} must be Limits")
         try:
-            row: Any = provider
-            if isinstance(provider, str):
-                del row
-                row = self._from_dsn(name, provider, f"provider {name!r}")
+            self._coded[name] = self._made(name, provider, settings or {})
         finally:
-            del provider  # tools show the variables of the frames that an error passes
-        _check_type(row, Provider, f"provider {name!r} must be a Provider or a DSN")
-        self._coded[name] = row
+            del provider, settings  # tools show the variables of the frames that an error passes
         self._learned.pop(name, None)
         self._limits[name] = {ALL_MODELS: limits} if limits is not None else {}
         self._forget_plans()
@@ -144,8 +152,7 @@ class Catalog:
         for name, origin in sorted(self.providers().items()):
             try:
                 provider = self._resolve(name)
-                key = "key ***" if provider.token is not None else "no key"
-                lines.append(f"{name}  {provider.scheme}  {provider.base_url}  {key}  ({origin})")
+                lines.append(f"{name}  {_described(provider)}  ({origin})")
             except ConfigError as error:
                 lines.append(f"{name}  not usable: {error.message}  ({origin})")
         lines += [f"{name} = {spec}" for name, spec in sorted(self.aliases().items())]
@@ -210,14 +217,43 @@ class Catalog:
             provider = builtin(name, self._env)
         else:
             raise ConfigError(f"unknown provider {name!r}: set {variable} or register it")
-        self._resolved[name] = provider
+        self._resolved[name] = provider = self._proxied(provider)
         return provider
 
-    def _from_dsn(self, name: str, text: str, variable: str) -> Provider:
+    def _made(self, name: str, provider: Provider | str, settings: Mapping[str, Any]) -> Provider:
+        """Return a provider that is registered in code, with its settings."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        try:
+            if "token" in given:
+                from aiollm._wire.tokens import as_token  # most programs set none in code
+
+                given["token"] = as_token(given["token"])
+            row: Any = provider
+            if isinstance(provider, str):
+                del row
+                row = self._from_dsn(name, provider, f"provider {name!r}", given.get("token"))
+            _check_type(row, Provider, f"provider {name!r} must be a Provider or a DSN")
+            return self._proxied(_with(row, given))
+        finally:
+            del provider, settings, given  # tools show the variables of frames
+
+    def _proxied(self, provider: Provider) -> Provider:
+        if not self._trust_env:
+            return provider
+        from aiollm.providers.proxies import VARIABLES, proxied  # for those who ask for it
+
+        own = any(each in self._env for each in VARIABLES)
+        return proxied(provider, self._env if own else os.environ)
+
+    def _from_dsn(
+        self, name: str, text: str, variable: str, token: Secret | None = None
+    ) -> Provider:
         try:
             dsn = parse_dsn(text, variable)
         finally:
             del text  # tools show the variables of the frames that an error passes
+        if token is not None:
+            dsn = msgspec.structs.replace(dsn, token=token)
         factory = self._schemes.get(dsn.scheme)
         if factory is not None:
             provider = factory(name, dsn)
@@ -291,6 +327,26 @@ def _unknown_scheme(dsn: Dsn, known: list[str]) -> str:
 
 def _maps_strings(env: object) -> bool:
     return isinstance(env, Mapping) and all(isinstance(each, str) for each in chain(*env.items()))
+
+
+def _with(provider: Provider, settings: Mapping[str, Any]) -> Provider:
+    """Return a row with more headers and parameters, and other settings. Raises: ConfigError."""
+    given = dict(settings)
+    headers, query = given.get("headers", {}), given.get("query", {})
+    if headers or query:
+        from aiollm._settings.network import check_settings  # few programs add any
+
+        check_settings(headers, query)
+        given["headers"] = merged_headers(provider.headers, headers)
+        given["query"] = {**provider.query, **query}
+    return msgspec.structs.replace(provider, **given) if given else provider
+
+
+def _described(provider: Provider) -> str:
+    key = "key ***" if provider.token is not None else "no key"
+    names = ", ".join([*provider.headers, *(f"?{name}" for name in provider.query)])
+    parts = (provider.scheme, provider.base_url, key, names, provider.network.label)
+    return "  ".join(filter(None, parts))
 
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiollm.provider import HiddenValues, Provider
+from aiollm._settings.hidden import HiddenValues
+from aiollm.provider import Provider
 from aiollm.providers.call_ids import unique_calls
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, ProviderData, Request, TextPart

@@ -15,7 +15,7 @@ from aiollm.errors import ConfigError, LocalError
 from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
 
-__all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn"]
+__all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn", "merged_headers"]
 
 
 class Scheme(msgspec.Struct, frozen=True):
@@ -217,11 +217,20 @@ def _provider(
         base_url=place.base_url(plain=scheme.plain),
         codec=_codec(name, dsn, scheme),
         token=token,
-        headers=headers,
+        headers=merged_headers(headers, dsn.headers),
+        query=dsn.query,
+        network=dsn.network,
         options=dsn.options,
         rows_of=scheme.rows_of,
         operations=_operations(scheme),
     )
+
+
+def merged_headers(headers: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return headers with more of them, which replace those of the same name in any case."""
+    names = {name.lower() for name in given}
+    kept = {name: value for name, value in headers.items() if name.lower() not in names}
+    return {**kept, **given}
 
 
 def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:

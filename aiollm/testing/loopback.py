@@ -140,7 +140,7 @@ class Loopback(Host):
     ) -> str:
         """Return the server's DSN for a registry's environment."""
         transport = "https" if self._ssl else "http"
-        query = f"?{urlencode(options)}" if options else ""
+        query = f"?{urlencode(options, quote_via=quote)}" if options else ""
         key = f"{quote(token, safe='')}@" if token else ""
         return f"{scheme}+{transport}://{key}{self.host}:{self.port}{path}{query}"
 

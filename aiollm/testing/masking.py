@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 
-from aiollm._redaction import Redactor, is_secret
+from aiollm._settings.redactor import Redactor, is_secret
 from aiollm.testing.http1 import HEAD_END, chunk_bytes, header, parse_head, payload_spans
 from aiollm.testing.tally import SeenRequest
 
@@ -37,6 +37,9 @@ PRIVATE_HEADERS = frozenset(
     }
 )
 """Headers that identify the sender; they are masked."""
+
+_USUAL_HEADERS = frozenset({"accept", "content-type", "host", "user-agent"})
+"""Headers whose values are never credentials, however long they are."""
 
 SECRET_QUERY = frozenset({"access_token", "api_key", "apikey", "key", "sig", "token"})
 """Query parameters whose values are credentials."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Unpack
 from urllib.parse import urlsplit
 
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.testing.cassette import Ending, Exchange, dump, ending_of
 from aiollm.testing.connection import AnswerSteps
 from aiollm.testing.faults import AnswerStep, End

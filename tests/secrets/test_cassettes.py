@@ -13,7 +13,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.testing import Answer, FaultServer, Recorder, ReplayServer
 from aiollm.testing.cassette import load, parse_response
 from aiollm.testing.http1 import chunk_bytes

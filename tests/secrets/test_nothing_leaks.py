@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiollm import ImageRequest, LLMError, Registry, cli
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.otel import instrument
 from aiollm.testing import NEVER, Answer, FaultServer
 

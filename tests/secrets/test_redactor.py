@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm import Secret
-from aiollm._redaction import Redactor, is_secret, secrets_of_url
+from aiollm._settings.redactor import Redactor, is_secret, secrets_of_url
 
 
 def test_a_key_is_masked_in_every_form(form, key, find_leaks):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm._redaction import Redactor
+from aiollm._settings.redactor import Redactor
 from aiollm.testing import (
     Answer,
     Cut,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.body import json_body
 from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
-from aiollm.provider import HiddenValues, HttpRequest, Provider
+from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.anthropic.messages import container, messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
 from aiollm.providers.encoding import Warnings, asks_for_tools, merge, system_text

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
+from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HiddenValues, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import encode_body

@@ -51,12 +51,11 @@ def messages_from_openai(messages: Iterable[Any]) -> tuple[Message, ...]:
     for index, message in enumerate(messages):
         try:
             reader.read(_plain(message))
+            continue
         except KeyError as error:
             reason = f"it has no {error}"
         except (_Unreadable, AttributeError, TypeError, ValueError) as error:
             reason = str(error)
-        else:
-            continue
         raise ConfigError(f"messages[{index}] is not in OpenAI's form: {reason:.300}")
     return tuple(Message(role, tuple(parts)) for role, parts in reader.turns)
 

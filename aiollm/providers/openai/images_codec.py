@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.body import json_body
 from aiollm._wire.image_type import image_mime
 from aiollm._wire.multipart import File, multipart
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
-from aiollm.provider import HiddenValues, HttpRequest, HttpResponse, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.dialects import AZURE, OPENAI, dialect_of
 from aiollm.providers.openai.errors import reply_error

@@ -1,0 +1,94 @@
+"""Checks of what a provider adds: headers, a query, a proxy, paths of files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from aiollm.errors import ConfigError
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+"""The name of a header, as RFC 9110 has it."""
+
+PROTOCOL_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that a setting must not replace: HTTP and the wires depend on them."""
+
+
+def check_headers(headers: Mapping[str, object]) -> None:
+    """Check names and values. Raises: ConfigError, which never shows a value."""
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError("the name of a header holds a character that HTTP does not allow")
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise ConfigError(
+                f"header {name!r}: expected a str without control or non-ASCII characters"
+            )
+
+
+def check_settings(headers: Mapping[str, object], query: Mapping[str, object]) -> None:
+    """Check what is added to every request. Raises: ConfigError, which never shows a value."""
+    check_headers(headers)
+    for name in headers:
+        if name.lower() in PROTOCOL_HEADERS:
+            raise ConfigError(f"header {name!r} is part of the protocol: it cannot be set")
+    for name, value in query.items():
+        if not (name and isinstance(value, str)):
+            raise ConfigError("a query maps names to texts")
+
+
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """Return `url` with more parameters. Raises: ConfigError for one that the wire sets itself."""
+    path, _, own = url.partition("?")
+    items = own.split("&") if own else []
+    taken = {unquote(item.partition("=")[0]) for item in items}
+    for name, value in query.items():
+        if name in taken:
+            raise ConfigError(f"query {name!r} is part of the protocol: it cannot be set")
+        items.append(f"{quote(name, safe='')}={quote(value, safe='')}")
+    return f"{path}?{'&'.join(items)}"
+
+
+def checked_path(name: str, value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name}: expected the path of a file, not {type(value).__name__}")
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path.isprintable():
+        raise ConfigError(f"{name}: the path holds a control character")
+    return path
+
+
+def checked_proxy(text: object) -> str:
+    """Return a proxy's URL in one spelling. Raises: ConfigError, which never shows it."""
+    if not isinstance(text, str):
+        raise ConfigError(f"proxy: expected a URL, not {type(text).__name__}")
+    scheme, separator, rest = text.partition("://")
+    if not separator:  # as curl and most programs take it
+        scheme, rest = "http", text
+    if scheme.lower() not in ("http", "https"):
+        raise ConfigError("proxy: only proxies that speak http:// or https:// are supported")
+    login, at, place = rest.rpartition("@")
+    place = place.partition("/")[0].lower()
+    if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", place):
+        raise ConfigError("proxy: expected a URL like http://user:password@host:3128")
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquote(login)):
+        raise ConfigError("proxy: its user or password holds a control character")
+    return f"{scheme.lower()}://{login}{at}{place}"

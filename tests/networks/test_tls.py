@@ -1,0 +1,232 @@
+"""TLS of one provider: its own authorities, a client certificate, no checks; clear errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+
+from aiollm import ConfigError, FailoverError, LocalError, Registry, classify
+from aiollm._http import certificates
+from aiollm.dsn import Network
+from aiollm.testing import chat
+
+
+async def failure(reg: Registry, spec: str = "gw/m") -> Exception:
+    with pytest.raises(FailoverError) as caught:
+        await reg.generate(spec, "hi")
+    return caught.value.last
+
+
+async def test_a_provider_trusts_its_own_authority_and_another_does_not(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context())
+    reg = registry({"gw": server.dsn(ca=pki.path("ca.pem")), "plain": server.dsn()})
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+    error = await failure(reg, "plain/m")
+    assert "?ca=FILE" in str(error)
+    assert (await reg.generate("gw/m", "hi")).text == "well", "one breaker served two trusts"
+    assert server.counts.opened == 2
+    assert f"ca {pki.path('ca.pem')}" in reg.describe()
+
+
+async def test_an_authority_replaces_those_of_the_system(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context())
+    reg = registry({"gw": server.dsn(ca=pki.path("other-ca.pem"))})
+    error = await failure(reg)
+    assert f"ca={pki.path('other-ca.pem')}" in str(error)
+    assert classify(error).harms == "long"
+
+
+@pytest.mark.parametrize(
+    "files", [{"cert": "me-both.pem"}, {"cert": "me.pem", "key": "me.key"}], ids=["one", "two"]
+)
+async def test_a_client_certificate_is_shown(serve, registry, pki, files):
+    server = await serve(chat("well"), ssl=pki.context(wants_client=True))
+    paths = {name: pki.path(file) for name, file in files.items()}
+    reg = registry({"gw": server.dsn(ca=pki.path("ca.pem"), **paths)})
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+
+
+async def test_without_checks_there_is_one_warning_and_a_note(serve, registry, pki, caplog):
+    server = await serve(chat("well"), ssl=pki.context())
+    reg = registry({"gw": server.dsn(verify="off")})
+    for _ in range(2):
+        assert (await reg.generate("gw/m", "hi")).text == "well"
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("aiollm", "WARNING")
+    assert "'gw' is not verified" in record.getMessage()
+    assert "verify off" in reg.describe()
+
+
+async def test_connections_are_shared_only_where_all_settings_are_the_same(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context())
+    ca = {"ca": pki.path("ca.pem")}
+    me = ca | {"cert": pki.path("me-both.pem")}
+    reg = registry({"a": server.dsn(**ca), "b": server.dsn(**ca), "c": server.dsn(**me)})
+    for spec in ("a/m", "b/m", "c/m", "a/m", "c/m"):
+        await reg.generate(spec, "hi")
+    assert [each.connection for each in server.requests] == [0, 0, 1, 0, 1]
+
+
+async def test_the_files_are_read_once_for_many_calls(serve, registry, pki, monkeypatch):
+    read = []
+    load = certificates.load_context
+    monkeypatch.setattr(
+        certificates, "load_context", lambda network: read.append(network) or load(network)
+    )
+    server = await serve(chat("well"), ssl=pki.context())
+    reg = registry({"gw": server.dsn(ca=pki.path("ca.pem"))})
+    await asyncio.gather(*(reg.generate("gw/m", "hi") for _ in range(20)))
+    assert len(read) == 1
+
+
+def broken(pki, case: str, folder: Path) -> dict[str, str]:
+    """Return the options of a mistake."""
+    text = folder / "text.pem"
+    text.write_text("not a certificate")
+    damaged = folder / "damaged.pem"
+    lines = Path(pki.path("me-both.pem")).read_text().splitlines()
+    damaged.write_text("\n".join([lines[0], lines[1][::-1], *lines[2:]]))
+    locked = folder / "locked.pem"
+    locked.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    der = folder / "ca.der"
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(Path(pki.path("ca.pem")).read_text()))
+    me = pki.path("me.pem")
+    return {
+        "no ca": {"ca": str(folder / "none.pem")},
+        "a folder": {"ca": str(folder)},
+        "text for ca": {"ca": str(text)},
+        "der for ca": {"ca": str(der)},
+        "damaged ca": {"ca": str(damaged)},
+        "no cert": {"cert": str(folder / "none.pem")},
+        "text for cert": {"cert": str(text)},
+        "damaged cert": {"cert": str(damaged)},
+        "no key in cert": {"cert": me},
+        "no key in key": {"cert": me, "key": me},
+        "another's key": {"cert": me, "key": pki.path("server.key")},
+        "locked key": {"cert": me, "key": str(locked)},
+        "expired": {"cert": pki.path("late-both.pem")},
+    }[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("no ca", "No such file"),
+        ("a folder", "Is a directory"),
+        ("text for ca", "no certificate in PEM form"),
+        ("der for ca", "openssl x509 -inform der"),
+        ("damaged ca", "cannot be read"),
+        ("no cert", "No such file"),
+        ("text for cert", "no certificate in PEM form"),
+        ("damaged cert", "cannot be used"),
+        ("no key in cert", "set key=FILE"),
+        ("no key in key", "no private key"),
+        ("another's key", "does not belong to"),
+        ("locked key", "passphrase"),
+        ("expired", "expired on"),
+    ],
+)
+async def test_a_broken_file_is_named_before_any_byte(serve, registry, pki, tmp_path, case, reason):
+    server = await serve(chat("well"), ssl=pki.context())
+    options = broken(pki, case, tmp_path)
+    reg = registry({"gw": server.dsn(**options), "ok": server.dsn(ca=pki.path("ca.pem"))})
+    error = await failure(reg)
+    assert isinstance(error, LocalError)
+    assert not error.may_retry
+    assert reason in str(error)
+    assert any(f"{name}={path}" in str(error) for name, path in options.items())
+    assert server.counts.opened == 0
+    assert [each.state for each in reg.health()] == ["healthy"]
+    assert (await reg.generate("gw/m,ok/m", "hi")).target.provider == "ok"
+
+
+async def test_a_mended_file_works_at_once(serve, registry, pki, tmp_path):
+    server = await serve(chat("well"), ssl=pki.context())
+    file = tmp_path / "ca.pem"
+    reg = registry({"gw": server.dsn(ca=str(file))})
+    await failure(reg)
+    file.write_text(Path(pki.path("ca.pem")).read_text())
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+
+
+async def test_an_expired_certificate_is_read_again(serve, registry, pki, tmp_path, monkeypatch):
+    server = await serve(chat("well"), ssl=pki.context(wants_client=True))
+    file = tmp_path / "me.pem"
+    file.write_text(Path(pki.path("me-both.pem")).read_text())
+    reg = registry({"gw": server.dsn(ca=pki.path("ca.pem"), cert=str(file))})
+    await reg.generate("gw/m", "hi")
+    now = certificates.time.time()
+    monkeypatch.setattr(certificates.time, "time", lambda: now + 3 * 86400)
+    assert "expired on" in str(await failure(reg))
+    pki.issue("renewed", days=9)
+    file.write_text(Path(pki.path("renewed-both.pem")).read_text())
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+
+
+@pytest.fixture
+def picky(pki):
+    """Serve TLS as most servers do, which say why they refuse a client."""
+    listeners = []
+
+    def start(version: ssl.TLSVersion) -> int:
+        context = pki.context(wants_client=True)
+        context.maximum_version = version
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def serve() -> None:
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                tls = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                with tls, contextlib.suppress(OSError):
+                    try:
+                        tls.do_handshake()
+                    finally:  # it has sent its alert, which a reset would overtake
+                        tls.shutdown(socket.SHUT_WR)
+                        while tls.recv(65536):
+                            pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("shown", ["", "stranger-both.pem"])
+async def test_a_server_that_wants_another_certificate_is_understood(
+    picky, registry, pki, version, shown
+):
+    options = f"ca={pki.path('ca.pem')}" + (f"&cert={pki.path(shown)}" if shown else "")
+    reg = registry({"gw": f"openai://k@localhost:{picky(version)}/v1?{options}"})
+    error = await failure(reg)
+    assert not isinstance(error, LocalError)
+    if shown:
+        assert f"the server refused cert={pki.path(shown)}: unknown ca" in str(error)
+    else:
+        assert "set ?cert=FILE" in str(error)
+
+
+@pytest.mark.parametrize("options", ["ca=/x.pem", "cert=/x.pem", "verify=off"])
+def test_tls_settings_of_a_plain_server_are_a_mistake(options):
+    with pytest.raises(ConfigError, match="settings of https"):
+        Registry(env={"LLM_GW": f"openai+http://h?{options}"}).provider("gw")
+
+
+async def test_code_sets_them_too(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context())
+    reg = registry()
+    reg.register("gw", server.dsn(), network=Network(ca=Path(pki.path("ca.pem"))))
+    assert (await reg.generate("gw/m", "hi")).text == "well"
