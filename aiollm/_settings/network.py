@@ -46,6 +46,10 @@ def check_headers(headers: Mapping[str, object]) -> None:
 
 def check_settings(headers: Mapping[str, object], query: Mapping[str, object]) -> None:
     """Check what is added to every request. Raises: ConfigError, which never shows a value."""
+    for what, added in (("headers", headers), ("query", query)):
+        plain: object = added
+        if not isinstance(plain, Mapping) or not all(isinstance(name, str) for name in plain):
+            raise ConfigError(f"{what} must map names to texts")
     check_headers(headers)
     for name in headers:
         if name.lower() in PROTOCOL_HEADERS:

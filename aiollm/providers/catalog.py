@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aiollm._settings.hidden import HiddenValues
-from aiollm.dsn import ALIAS, Dsn, Limits, Secret, parse_dsn
+from aiollm.dsn import ALIAS, Dsn, Limits, Network, Secret, parse_dsn
 from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
@@ -332,8 +332,9 @@ def _maps_strings(env: object) -> bool:
 def _with(provider: Provider, settings: Mapping[str, Any]) -> Provider:
     """Return a row with more headers and parameters, and other settings. Raises: ConfigError."""
     given = dict(settings)
+    _check_type(given.get("network"), Network | None, "network must be a Network")
     headers, query = given.get("headers", {}), given.get("query", {})
-    if headers or query:
+    if "headers" in given or "query" in given:
         from aiollm._settings.network import check_settings  # few programs add any
 
         check_settings(headers, query)

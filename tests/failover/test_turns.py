@@ -29,6 +29,9 @@ READS = {
 class Ready:
     """A transport, and its reply, of which every byte is there already."""
 
+    def transport_of(self, _provider):
+        return self
+
     status = 200
     content_type = "text/event-stream"
     has_body = True
