@@ -192,7 +192,7 @@ async def test_an_agent_is_shown_photos_and_goes_on_past_its_turns(tmp_path):
         output = await run("11_agent_turns.py", cwd=tmp_path, ls=ls)
         sent = ls.requests[-1].body
     assert output == "10 tokens so far, Ctrl-C to stop\nThe duck.\n"
-    assert sent.count(base64.b64encode(PNG)) == 5
+    assert sent.count(b"data:image/") == 5  # padded: this model takes no image of one pixel
 
 
 def call(index: int, key: str, arguments: str, name: str = "weather") -> dict[str, Any]:
