@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import astuple, force_setattr
 
+from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 ALIAS = "alias:"
 
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\.?")
-"""A host name within DNS's limits, which a key in place of the host usually exceeds."""
 _PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 _OPTION = re.compile(r"[a-z_]{1,40}")
 _NETWORK = ("ca", "cert", "key", "verify", "proxy")
@@ -215,13 +213,10 @@ class Network(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not self.label:
             return  # the usual way
-        from aiollm._settings.network import (  # most providers need neither
-            checked_path,
-            checked_proxy,
-        )
+        from aiollm._settings import network as checks  # most providers need none of them
 
         for name in ("ca", "cert", "key", "socket"):
-            force_setattr(self, name, checked_path(name, getattr(self, name)))
+            force_setattr(self, name, checks.checked_path(name, getattr(self, name)))
         if self.key and not self.cert:
             raise ConfigError("key is set without cert: set the certificate that it belongs to")
         if self.ca and not self.verify:
@@ -229,10 +224,24 @@ class Network(msgspec.Struct, frozen=True):
         if self.socket and self.proxy:
             raise ConfigError("a unix socket is not reached through a proxy")
         if self.proxy:
-            force_setattr(self, "proxy", checked_proxy(self.proxy))
+            force_setattr(self, "proxy", checks.checked_proxy(self.proxy))
 
     def __repr__(self) -> str:
         return f"Network({self.label})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("", self.label)]  # rich would show the login of the proxy
+
+    def __copy__(self) -> Network:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Network:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.proxy_login:
+            raise TypeError(NOT_PICKLED)
+        return Network, astuple(self)
 
     @property
     def proxy_place(self) -> str:
@@ -361,7 +370,9 @@ def _socket(place: str, path: str) -> tuple[str, str, str]:
 def _place(place: str) -> tuple[str, int | None]:
     found = _PLACE.fullmatch(place.lower())
     host, port = found.groups() if found else ("", None)
-    if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _HOST.fullmatch(host)):
+    from aiollm._settings.network import is_host  # when the first DSN is parsed
+
+    if not is_host(host):
         raise ConfigError("the host is missing or invalid")
     if host.startswith(_KEYS) and "." not in host:
         raise ConfigError("found an API key where the host should be: write scheme://key@host")
@@ -372,16 +383,6 @@ def _place(place: str) -> tuple[str, int | None]:
     return host, int(port)
 
 
-def _is_ipv6(text: str) -> bool:
-    from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
-
-    try:
-        IPv6Address(unquote(text))
-    except AddressValueError:
-        return False
-    return True
-
-
 def _items(query: str) -> list[str]:
     return [item for item in query.split("&") if item]
 
@@ -390,7 +391,7 @@ def _settings(query: str, socket: str) -> dict[str, Any]:
     """Return what the options set: fields of `Dsn`. Raises: ConfigError, which shows no value."""
     options: dict[str, Any] = {}
     network: dict[str, Any] = {"socket": socket} if socket else {}
-    added: dict[str, dict[str, str]] = {"header": {}, "query": {}}
+    added: dict[str, dict[str, Any]] = {"header": HiddenValues(), "query": HiddenValues()}
     for item in _items(query):
         name, equals, text = item.partition("=")
         name, value = unquote(name), unquote(text)
@@ -402,7 +403,7 @@ def _settings(query: str, socket: str) -> dict[str, Any]:
         elif name in _NETWORK:
             place, value = network, _network_option(name, value)
         else:
-            raise ConfigError(_unknown(name if equals else ""))
+            raise _unknown(name if equals else "")
         if name in place:
             raise ConfigError(f"option {kind + dot + key!r} is set twice")
         place[name] = value
@@ -438,12 +439,9 @@ def _option(name: str, text: str) -> Any:
     return value
 
 
-def _unknown(name: str) -> str:
-    from difflib import get_close_matches  # most programs never need it
+def _unknown(name: str) -> ConfigError:
+    from aiollm._settings.network import unknown_option  # most programs never need it
 
     known = (*DsnOptions.__struct_fields__, *_NETWORK, "header.NAME", "query.NAME")
-    close = get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     # A misplaced key also ends up here, so only what looks like an option is shown.
-    shown = f" {name!r}" if _OPTION.fullmatch(name) else ""
-    return f"unknown option{shown}{hint} (known: {', '.join(known)})"
+    return unknown_option(name, known, is_shown=bool(_OPTION.fullmatch(name)))

@@ -282,6 +282,7 @@ class Provider(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         _check(self)
         force_setattr(self, "headers", HiddenValues(self.headers))
+        force_setattr(self, "query", HiddenValues(self.query))
         if self.headers:
             from aiollm._settings.network import check_headers  # most providers add none
 

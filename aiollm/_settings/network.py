@@ -1,16 +1,20 @@
-"""Checks of what a provider adds: headers, a query, a proxy, paths of files."""
+"""Checks of what a provider is given: hosts, headers, a query, a proxy, paths of files."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote, unquote
 
 from aiollm.errors import ConfigError
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 """The name of a header, as RFC 9110 has it."""
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\.?")
+"""A host name within DNS's limits, which a key in place of the host usually exceeds."""
 
 PROTOCOL_HEADERS = frozenset(
     {
@@ -82,17 +86,49 @@ def checked_path(name: str, value: object) -> str:
 
 def checked_proxy(text: object) -> str:
     """Return a proxy's URL in one spelling. Raises: ConfigError, which never shows it."""
+    url, reason = _spelled(text)
+    del text  # tools show the variables of the frames that an error passes
+    if reason:
+        raise ConfigError(f"proxy: {reason}")
+    return url
+
+
+def _spelled(text: object) -> tuple[str, str]:
+    """Return a proxy's URL, or "" and what is wrong with it."""
     if not isinstance(text, str):
-        raise ConfigError(f"proxy: expected a URL, not {type(text).__name__}")
+        return "", f"expected a URL, not {type(text).__name__}"
     scheme, separator, rest = text.partition("://")
     if not separator:  # as curl and most programs take it
         scheme, rest = "http", text
     if scheme.lower() not in ("http", "https"):
-        raise ConfigError("proxy: only proxies that speak http:// or https:// are supported")
+        return "", "only proxies that speak http:// or https:// are supported"
     login, at, place = rest.rpartition("@")
     place = place.partition("/")[0].lower()
     if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", place):
-        raise ConfigError("proxy: expected a URL like http://user:password@host:3128")
+        return "", "expected a URL like http://user:password@host:3128"
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquote(login)):
-        raise ConfigError("proxy: its user or password holds a control character")
-    return f"{scheme.lower()}://{login}{at}{place}"
+        return "", "its user or password holds a control character"
+    return f"{scheme.lower()}://{login}{at}{place}", ""
+
+
+def unknown_option(name: str, known: Sequence[str], *, is_shown: bool) -> ConfigError:
+    """Return the error for an option that does not exist."""
+    from difflib import get_close_matches  # most programs never need it
+
+    close = get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    shown = f" {name!r}" if is_shown else ""
+    return ConfigError(f"unknown option{shown}{hint} (known: {', '.join(known)})")
+
+
+def is_host(host: str) -> bool:
+    """Return whether this is a name in lower case, or an IPv6 address in brackets."""
+    if not host.startswith("["):
+        return bool(_HOST.fullmatch(host))
+    from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
+
+    try:
+        IPv6Address(unquote(host[1:-1]))
+    except AddressValueError:
+        return False
+    return True

@@ -72,6 +72,9 @@ class Catalog:
         _check_type(limits, Limits | None, f"the limits of {name!r} must be Limits")
         try:
             self._coded[name] = self._made(name, provider, settings or {})
+        except ConfigError as error:
+            _forget(error)
+            raise
         finally:
             del provider, settings  # tools show the variables of the frames that an error passes
         self._learned.pop(name, None)
@@ -243,7 +246,11 @@ class Catalog:
         from aiollm.providers.proxies import VARIABLES, proxied  # for those who ask for it
 
         own = any(each in self._env for each in VARIABLES)
-        return proxied(provider, self._env if own else os.environ)
+        try:
+            return proxied(provider, self._env if own else os.environ)
+        except ConfigError as error:
+            _forget(error)
+            raise
 
     def _from_dsn(
         self, name: str, text: str, variable: str, token: Secret | None = None
@@ -327,6 +334,13 @@ def _unknown_scheme(dsn: Dsn, known: list[str]) -> str:
 
 def _maps_strings(env: object) -> bool:
     return isinstance(env, Mapping) and all(isinstance(each, str) for each in chain(*env.items()))
+
+
+def _forget(error: ConfigError) -> None:
+    """Clear the variables of the frames that ended with an error: they hold settings with keys."""
+    from aiollm._wire.redaction import forget_variables  # for failures alone
+
+    forget_variables(error)
 
 
 def _with(provider: Provider, settings: Mapping[str, Any]) -> Provider:
