@@ -16,8 +16,8 @@ from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import Message, Request, Response, _shown, user
 
-_FENCED = re.compile(r"\s*```(?:json\b|\w*\s*\n)(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
-"""JSON in a Markdown fence, a common answer where no schema is enforced."""
+_FENCE = re.compile(r"```(?:json\b|\w*\s*\n)", re.IGNORECASE)
+"""What JSON in a Markdown fence, a common answer where no schema is enforced, begins with."""
 
 _REPAIR = "Your answer is not valid: {}. Answer again, with the corrected JSON and nothing else."
 
@@ -56,8 +56,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     def read(self, response: Response) -> Any:
         """Return the reply's value. Raises: OutputError."""
-        found = _FENCED.fullmatch(response.text)
-        text = found[1] if found else response.text
+        text = _unfenced(response.text)
         reason = ""
         try:
             value = _decode(text, self.decoded)
@@ -87,6 +86,17 @@ class Shape(msgspec.Struct, frozen=True):
                     fitting.append(made.value if self.wrapped and kind is self.decoded else made)
                     break
         return fitting[:1] if all(other == fitting[0] for other in fitting) else []
+
+
+def _unfenced(text: str) -> str:
+    """Return what is inside of a fence that holds all of the text, else the text."""
+    # No expression looks for the end: a model may send white space up to its limit, and each place
+    # in it would be tried as the end of what the fence holds.
+    inner = text.strip()
+    begin = _FENCE.match(inner)
+    if begin and inner.endswith("```") and begin.end() <= len(inner) - 3:
+        return inner[begin.end() : -3].rstrip()
+    return text
 
 
 def _sole(text: str) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from struct import unpack_from
 
@@ -186,24 +186,26 @@ def _gif_table(flags: int) -> int:
 def _gif_frames(data: bytes, position: int) -> tuple[int, bool]:
     """Count frames, at most two, and return whether the trailer was reached."""
     frames = 0
-    for _ in range(_STEPS):
+    steps = iter(range(_STEPS))  # for all: each of many blocks may hold as many sub-blocks
+    for _ in steps:
         match data[position]:
             case 0x2C:
                 frames += 1
                 if frames == 2:
                     return 2, True
-                position = _gif_blocks(data, position + 11 + _gif_table(data[position + 9]))
+                after = position + 11 + _gif_table(data[position + 9])
+                position = _gif_blocks(data, after, steps)
             case 0x21:
-                position = _gif_blocks(data, position + 2)
+                position = _gif_blocks(data, position + 2, steps)
             case kind:
                 return max(frames, 1), kind == 0x3B
     return max(frames, 1), False
 
 
-def _gif_blocks(data: bytes, position: int) -> int:
+def _gif_blocks(data: bytes, position: int, steps: Iterator[int]) -> int:
     """Skip a chain of sub-blocks; a run of full ones, the bulk of a large file, in one step."""
     window = 16
-    for _ in range(_STEPS):
+    for _ in steps:
         size = data[position]
         if size == 0:
             return position + 1

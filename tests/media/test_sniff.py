@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -159,3 +160,23 @@ def test_gif_frames_may_have_tables_and_extensions():
     pixels = b"\2" + b"\3abc" + b"\0"
     assert info(head + frame + pixels + b";") == ImageInfo("image/gif", 20, 10)
     assert info(head + (frame + pixels) * 2 + b";").animated
+
+
+def test_all_blocks_of_a_gif_together_are_walked_in_few_steps():
+    """Each of many blocks may hold as many sub-blocks."""
+    extension = b"\x21\xfe" + b"\x01x" * 4000 + b"\0"
+    data = b"GIF89a\1\0\1\0\0\0\0" + extension * 100
+    steps = 0
+
+    def trace(frame, event, arg):
+        nonlocal steps
+        steps += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        assert info(data).mime == "image/gif"
+    finally:
+        sys.settrace(before)
+    assert steps < 50_000

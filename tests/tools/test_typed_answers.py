@@ -291,3 +291,11 @@ def test_the_shape_of_a_reply_that_cannot_be_decoded_is_an_error():
     reply = Response(Message("assistant", (TextPart("[" * 100_000),)))
     with pytest.raises(OutputError, match="does not fit"):
         shape_of(list[int]).read(reply)
+
+
+@pytest.mark.parametrize("text", ["```json\n{}x", "```json\n{}```x", "```{}", "{}```"])
+def test_white_space_up_to_a_models_limit_is_read_at_once(text):
+    """As models send it that must write JSON; trying each place in it would take minutes."""
+    answer = Response(assistant(text.format(" " * 300_000 + "\n")), "length")
+    with pytest.raises(OutputError):
+        shape_of(City).read(answer)

@@ -57,7 +57,7 @@ Frame: TypeAlias = tuple[bytes, bytes]
 class _Block:
     """An open content block: its kind, and the state that is not emitted yet."""
 
-    __slots__ = ("call", "kind", "partial", "raw", "said", "signature")
+    __slots__ = ("call", "grown", "kind", "partial", "raw", "said", "signature")
 
     def __init__(self, kind: str, raw: dict[str, Any]) -> None:
         self.kind = kind
@@ -66,6 +66,8 @@ class _Block:
         self.said = False
         self.signature = ""
         self.partial: list[str] = []
+        self.grown: dict[str, list[str]] = {}
+        """The pieces of texts in `raw` that deltas add to."""
 
 
 class AnthropicDecoder:
@@ -228,7 +230,7 @@ class AnthropicDecoder:
             case "citations_delta":
                 _cite(_inner(data).get("citation"), out)
             case _ if block is not None:
-                _grow(block.raw, _inner(data))
+                _grow(block, _inner(data))
             case _:
                 pass
 
@@ -265,8 +267,9 @@ class AnthropicDecoder:
             return
         if self._joiner is not None:
             self._flush(index, block, self._joiner, out)
+        block.raw.update((key, "".join(pieces)) for key, pieces in block.grown.items())
         match block.kind:
-            case "text":
+            case "text" | "":  # a block without a type could not be sent back
                 pass
             case "thinking":
                 _seal(block, out)
@@ -370,13 +373,17 @@ def _seal(block: _Block, out: list[Item]) -> None:
         out.append(PartChunk(ReasoningPart("", data)))
 
 
-def _grow(raw: dict[str, Any], delta: dict[str, Any]) -> None:
+def _grow(block: _Block, delta: dict[str, Any]) -> None:
     """Merge an unknown delta into its block: text is appended, anything else replaces."""
+    raw = block.raw
     for key, value in delta.items():
         if key == "type":
             continue
-        old = raw.get(key)
-        raw[key] = old + value if isinstance(old, str) and isinstance(value, str) else value
+        if isinstance(value, str) and isinstance(raw.get(key), str):
+            block.grown.setdefault(key, [raw[key]]).append(value)
+        else:
+            raw[key] = value
+            block.grown.pop(key, None)
 
 
 def _opaque(block: _Block) -> OpaquePart:

@@ -53,7 +53,7 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
     encoder.settle(turns)
     for turn in turns:
         # The API requires the results that answer a turn before anything else; keep their order.
-        turn["content"].sort(key=lambda block: block["type"] != "tool_result")
+        turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
     if not turns:
         raise UnsupportedError("Anthropic requires a message besides the system prompt")
     _check_prefill(turns[-1], facts)

@@ -6,8 +6,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-import msgspec
-
+from aiollm._wire.lenient import encode, mend
 from aiollm.errors import ProtocolError
 
 MAX_DEPTH = 64
@@ -15,6 +14,15 @@ MAX_DEPTH = 64
 _STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
 _ESCAPE = re.compile(r"\\(.)")
 _VALUES = ("numberValue", "boolValue", "nullValue", "structValue", "listValue")
+
+
+class _Text:
+    """A string that comes in pieces."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
 
 
 class PartialArguments:
@@ -45,15 +53,22 @@ class PartialArguments:
             place = _enter(place, step, empty)
         last = steps[-1]
         if isinstance(piece.get("stringValue"), str):
-            old = _enter(place, last, "")
-            place[last] = (old if isinstance(old, str) else "") + piece["stringValue"]
+            text = _enter(place, last, None)
+            if not isinstance(text, _Text):
+                text = place[last] = _Text()
+            text.pieces.append(piece["stringValue"])
         elif key := next((key for key in _VALUES if key in piece), None):
             _enter(place, last, None)
             place[last] = None if key == "nullValue" else piece[key]
 
     def json(self) -> str:
         """Return the arguments so far as JSON text."""
-        return msgspec.json.encode(self._root).decode()
+        return encode(self._root, _joined).decode()
+
+
+def _joined(text: Any) -> str:
+    assert isinstance(text, _Text)
+    return mend("".join(text.pieces))
 
 
 def _steps(path: str) -> list[str | int]:

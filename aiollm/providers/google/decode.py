@@ -31,9 +31,9 @@ from aiollm.providers.google.wire import (
     Counts,
     Last,
     Part,
+    RawParts,
     citations_of,
     elements_of,
-    raw_part,
     read_file,
     usage_of,
 )
@@ -199,12 +199,13 @@ class GoogleDecoder:
             self._usage = chunk.usage_metadata.after(self._usage)
         if not chunk.candidates:
             self._bare(chunk, frame)
+        raw_parts = RawParts(frame)
         for at, candidate in enumerate(chunk.candidates or ()):
             if candidate.index:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
             for number, part in enumerate(parts):
-                self._part(part, (frame, at, number), out)
+                self._part(part, raw_parts, (at, number), out)
             self._cite(candidate, out)
             self._note_end(candidate)
 
@@ -226,13 +227,13 @@ class GoogleDecoder:
             if isinstance(value, dict) and ("message" in value or "detail" in value):
                 raise body_error(value, body=frame)
 
-    def _part(self, part: Part, place: tuple[bytes, int, int], out: list[Item]) -> None:
+    def _part(self, part: Part, raw_parts: RawParts, at: tuple[int, int], out: list[Item]) -> None:
         signature = part.thought_signature or None
         if part.function_call is not None:
             self._call(part.function_call, signature, out)
         elif part.inline_data and part.inline_data != NULL:
             self._file(read_file(part.inline_data), part, out)
-        elif part.text is None and (raw := raw_part(*place)):
+        elif part.text is None and (raw := raw_parts.get(*at)):
             self._answered = True
             out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))
         elif part.thought:

@@ -171,16 +171,30 @@ def elements_of(frame: bytes) -> list[bytes]:
     return [json.dumps(item).encode() for item in value]
 
 
-def raw_part(frame: bytes, candidate: int, part: int) -> dict[str, Any]:
-    """Return a part as it came, {} if it has only fields that the decoder knows."""
-    try:
-        raw = load(frame)["candidates"][candidate]["content"]["parts"][part]
-    except (KeyError, IndexError, TypeError):
-        return {}
-    known = {"text", "thought", "thoughtSignature"}
-    if not isinstance(raw, dict):
-        return {}
-    return raw if {key for key, value in raw.items() if value is not None} - known else {}
+class RawParts:
+    """The parts of a frame as they came; it is decoded once, and only if one is asked for.
+
+    Decoding it for each of many parts would take the square of its size.
+    """
+
+    __slots__ = ("_frame", "_value")
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._value: Any = None
+
+    def get(self, candidate: int, part: int) -> dict[str, Any]:
+        """Return a part, {} if it has only fields that the decoder knows."""
+        if self._value is None:
+            self._value = load(self._frame) or {}
+        try:
+            raw = self._value["candidates"][candidate]["content"]["parts"][part]
+        except (KeyError, IndexError, TypeError):
+            return {}
+        known = {"text", "thought", "thoughtSignature"}
+        if not isinstance(raw, dict):
+            return {}
+        return raw if {key for key, value in raw.items() if value is not None} - known else {}
 
 
 def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:

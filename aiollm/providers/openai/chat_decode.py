@@ -21,11 +21,11 @@ from aiollm.providers.decoding import (
     later_usage,
     says_nothing,
 )
-from aiollm.providers.encoding import merge
 from aiollm.providers.error_bodies import error_in
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
+    add_to,
     beside,
     citations,
     content_items,
@@ -353,7 +353,8 @@ class ChatDecoder:
     def _keep(self, **fields: Any) -> None:
         """Keep what belongs to the answer as a whole; chunks may repeat it or add to it."""
         given = {name: value for name, value in fields.items() if value}
-        self._beside = merge(self._beside or {}, given)
+        self._beside = {} if self._beside is None else self._beside
+        add_to(self._beside, given)
 
     def _rest(self, fields: dict[str, Any], out: list[Item]) -> None:
         """Emit what waited for the end: half a tag, sources, signatures."""

@@ -106,6 +106,19 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
                 pass
 
 
+def add_to(kept: dict[str, Any], given: dict[str, Any]) -> None:
+    """Merge fields in place: objects key by key, anything else replaces.
+
+    A copy for each chunk that adds to an object would take the square of its size.
+    """
+    for key, value in given.items():
+        old = kept.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            add_to(old, value)
+        else:
+            kept[key] = value
+
+
 _FILES = ("file_citation", "container_file_citation", "file_path")
 """Kinds of annotations that name a file, which has an id and no URL."""
 

@@ -25,7 +25,7 @@ class ThinkBlock:
 
     def __init__(self, tags: ThinkTags) -> None:
         self._tags = tags
-        self._held = ""
+        self._held: list[str] = []
         self._state = "before"
 
     @property
@@ -35,7 +35,11 @@ class ThinkBlock:
 
     def feed(self, piece: str) -> list[ReasoningDelta | TextDelta]:
         """Return what a piece of text brings; what may be part of a tag waits."""
-        text, self._held = self._held + piece, ""
+        if piece.isspace() and self._state in ("before", "inside") and self._holds_space():
+            # It is joined once, when it is known what follows: a model may send much of it.
+            self._held.append(piece)
+            return []
+        text = self._take() + piece
         out: list[ReasoningDelta | TextDelta] = []
         if self._state == "before":
             text = self._begin(text)
@@ -51,10 +55,20 @@ class ThinkBlock:
 
     def close(self) -> list[ReasoningDelta | TextDelta]:
         """Return what still waits, as it turned out to be no tag."""
-        held, self._held = self._held, ""
+        held = self._take()
         if not held:
             return []
         return [ReasoningDelta(held) if self._state == "inside" else TextDelta(held)]
+
+    def _holds_space(self) -> bool:
+        """Return whether nothing but white space waits."""
+        return not self._held or not self._held[-1] or self._held[-1].isspace()
+
+    def _take(self) -> str:
+        """Return and forget what waits."""
+        held = "".join(self._held)
+        self._held.clear()
+        return held
 
     def _begin(self, text: str) -> str:
         """Decide whether the answer begins with a block; hold the text while that is open."""
@@ -64,7 +78,7 @@ class ThinkBlock:
             self._state = "opening"
             return start[len(begin) :]
         if begin.startswith(start):
-            self._held = text
+            self._held = [text]
             return ""
         self._state = "text"
         return text
@@ -79,7 +93,7 @@ class ThinkBlock:
         else:
             # White space waits, too: it is dropped before the end of the block.
             kept = thought[: len(thought) - _overlap(thought, end)].rstrip()
-            self._held = thought[len(kept) :]
+            self._held = [thought[len(kept) :]]
             thought = kept
         if thought:
             out.append(ReasoningDelta(thought))

@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from aiollm._wire.lenient import load
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.types import ProviderData, ToolCallDelta
+
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+"""A JSON string; its group is empty if the closing quote is missing."""
+
+
+class _Brackets:
+    """Counts the brackets of JSON that comes in pieces, each of which it looks at once.
+
+    Parsing all pieces whenever one ends in a brace would take the square of their size.
+    """
+
+    __slots__ = ("_depth", "_seen", "_string")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._seen = 0
+        self._string = ""
+
+    def balance(self, pieces: Sequence[str]) -> bool:
+        """Return whether all brackets in the pieces, of which there may be more now, are closed."""
+        for piece in pieces[self._seen :]:
+            text = self._string + piece
+            # Brackets inside strings do not count, and a string or an escape in it may go on.
+            bare, strings = _STRING.subn(r"\1", text)
+            escapes = (len(text) - len(text.rstrip("\\"))) % 2
+            self._string = '"' + "\\" * escapes if bare.count('"') < strings else ""
+            self._depth += sum(map(bare.count, "{[")) - sum(map(bare.count, "}]"))
+        self._seen = len(pieces)
+        return not self._depth and not self._string
 
 
 class _Call:
     """A call so far; `known` is the id that it came with, "" if it came without."""
 
-    __slots__ = ("arguments", "custom", "known", "name")
+    __slots__ = ("_blank", "_brackets", "_spoiled", "arguments", "custom", "known", "name")
 
     def __init__(self, known: str, *, custom: bool) -> None:
         self.known = known
         self.name = ""
         self.custom = custom
         self.arguments: list[str] = []
+        self._blank = 0
+        self._brackets = _Brackets()
+        self._spoiled = False
 
     def blank(self) -> bool:
-        return not "".join(self.arguments).strip()
+        """Return whether there are no arguments but white space."""
+        pieces = self.arguments
+        while self._blank < len(pieces) and not pieces[self._blank].strip():
+            self._blank += 1  # the first pieces, which need not be looked at again
+        return self._blank == len(pieces)
 
     def whole(self) -> bool:
+        """Return whether the arguments are a JSON object."""
         if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
             return False  # the last piece is enough to tell, almost always
-        return isinstance(load("".join(self.arguments).encode("utf-8", "replace")), dict)
+        if self._spoiled or not self._brackets.balance(self.arguments):
+            return False
+        value = load("".join(self.arguments).encode("utf-8", "replace"))
+        # What is balanced but cannot be read will not become readable with more behind it.
+        self._spoiled = not isinstance(value, dict)
+        return not self._spoiled
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
         """Return whether a fragment is this complete call once more."""
@@ -71,12 +116,13 @@ class ToolCallAssembler:
     may come in pieces.
     """
 
-    __slots__ = ("_by_index", "_calls", "_ids")
+    __slots__ = ("_by_id", "_by_index", "_calls", "_ids")
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._calls: list[_Call] = []
         self._by_index: dict[int, int] = {}
+        self._by_id: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -139,13 +185,13 @@ class ToolCallAssembler:
         self._calls.append(_Call(id, custom=custom))
         if index is not None:
             self._by_index[index] = place
+        if id:
+            self._by_id[id] = place
         return place
 
     def _find(self, index: int | None, id: str) -> int | None:  # noqa: A002
         if index is not None:
             return self._by_index.get(index)
-        last = len(self._calls) - 1
         if id:
-            places = range(last, -1, -1)
-            return next((at for at in places if self._calls[at].known == id), None)
-        return last if self._calls else None
+            return self._by_id.get(id)
+        return len(self._calls) - 1 if self._calls else None

@@ -27,6 +27,9 @@ RAN = -1
 _COMPARED = 64
 """The most parts that are looked for in a text that they do not continue."""
 
+_ENDS = 16
+"""The most complete arguments that are compared with those of one call: three events bring them."""
+
 _KINDS = {"function_call": "call", "custom_tool_call": "call"}
 
 
@@ -42,6 +45,7 @@ class Output:
     __slots__ = (
         "call",
         "cited",
+        "compared",
         "confirmed",
         "differs",
         "ends",
@@ -59,6 +63,7 @@ class Output:
         self.named: bool = False
         self.cited: bool = False
         self.ends: int = 0
+        self.compared: int = 0
         self.confirmed: bool = False
         self.differs: bool = False
         self.offered: dict[str, Any] = {}
@@ -68,6 +73,8 @@ class Output:
 
     def rest(self, part: tuple[str, int], value: str) -> str:
         """Return what a complete part adds to what was streamed of it."""
+        if not self._begins(value, part):
+            return ""
         said = self._joined(part)
         return value[len(said) :] if value.startswith(said) else ""
 
@@ -112,10 +119,13 @@ class Output:
         A last event that repeats fewer than were streamed does not matter: some proxies keep what
         an item began with.
         """
+        if value is None or self.confirmed or self.compared >= _ENDS:
+            return
+        self.compared += 1
         text, given = mend(arguments_text(value)), self._joined(ARGUMENTS)
-        if value is not None and text == given:
+        if text == given:
             self.confirmed = True
-        elif not self.confirmed:
+        else:
             self.differs = self.differs or _adds(text, given)
 
     def lost(self) -> bool:
@@ -126,6 +136,15 @@ class Output:
         if self.offered.get("type") == "custom_tool_call":
             return not given
         return load(given.encode("utf-8", "replace")) is None
+
+    def _begins(self, value: str, part: tuple[str, int]) -> bool:
+        """Return whether a value may begin with a part: it has the part's first piece.
+
+        Only then may the pieces be joined: after that the first piece is all of them, so what a
+        join copies is never longer than the values that came, however often one comes.
+        """
+        pieces = self.said.get(part)
+        return not pieces or value.startswith(pieces[0])
 
     def _joined(self, part: tuple[str, int]) -> str:
         pieces = self.said.get(part)

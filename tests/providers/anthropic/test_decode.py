@@ -645,3 +645,12 @@ def test_whole_replies_of_real_servers(capture: str, text: str, raw: str) -> Non
     response = added(out)
     assert (response.text, response.raw_finish_reason) == (text, raw)
     assert response.usage.certainty == "exact"
+
+
+def test_a_block_without_a_type_is_not_kept_because_it_could_not_be_sent_back() -> None:
+    items: list[Item] = []
+    frames = [opened({"odd": 1}), opened({"type": "mystery"}, 1), end(), STOP]
+    CODEC.decoder().feed([(b"", json.dumps(frame).encode()) for frame in frames], items)
+    assert [item for item in items if isinstance(item, PartChunk)] == [
+        PartChunk(OpaquePart(ProviderData("anthropic", {"block": {"type": "mystery"}})))
+    ]

@@ -36,6 +36,14 @@ def test_strings_at_one_place_are_joined() -> None:
     assert built(*pieces) == {"a": "xy"}
 
 
+def test_halves_of_a_surrogate_pair_are_joined_and_lone_ones_replaced() -> None:
+    pieces = [{"jsonPath": "$.a", "stringValue": part} for part in ("\ud83e", "\udd2f", "\ud83e")]
+    assert built(*pieces, {"jsonPath": "$['\ud83e']", "numberValue": 1}) == {
+        "a": "\U0001f92f\ufffd",
+        "\ufffd": 1,
+    }
+
+
 @pytest.mark.parametrize(("piece", "value"), [
     ({"stringValue": ""}, ""), ({"numberValue": 2.5}, 2.5), ({"boolValue": False}, False),
     ({"nullValue": "NULL_VALUE"}, None),

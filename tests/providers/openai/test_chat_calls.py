@@ -57,6 +57,13 @@ ASSEMBLY: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
     "id and name repeated": (
         [fragment('{"a"', "f", "c1", 0), fragment(":1}", "f", "c1", 0)], [("c1", "f", '{"a":1}')],
     ),
+    "id and name repeated, with braces and escapes that are cut": (
+        [fragment(piece, "f", "c1", 0) for piece in ('{"a":"\\', '"}{"', ',"b":{}', "}")],
+        [("c1", "f", '{"a":"\\"}{","b":{}}')],
+    ),
+    "braces that are balanced and no JSON, with id and name": (
+        [fragment(piece, "f", "c1", 0) for piece in ("{x}", "{}")], [("c1", "f", "{x}{}")],
+    ),
     "an id made up for each fragment": (
         [fragment('{"a"', "f", "c1", 0), fragment(":1}", id_="c9", index=0)],
         [("c1", "f", '{"a":1}')],
