@@ -84,7 +84,7 @@ async def draw(
                     raise failure
                 if not data:
                     break
-            result = decoder.close()
+            result = _result(decoder)
             images = [await _restored(image, lift) for image in quota.images(result)]
             result = replace(result, images=tuple(images))
             yield [*quota.notices(), result, Finish("stop", usage=result.usage)]
@@ -116,7 +116,23 @@ def _feed(
             decoder.feed(b"", drafts)
     except LLMError as error:
         return error
+    except (RecursionError, MemoryError) as error:
+        return _undecodable(error)
     return None
+
+
+def _result(decoder: ImageDecoder) -> ImageResult:
+    """Return the images of an answer that has ended. Raises: LLMError."""
+    try:
+        return decoder.close()
+    except (RecursionError, MemoryError) as error:
+        failure = _undecodable(error)
+    raise failure
+
+
+def _undecodable(error: BaseException) -> ProtocolError:
+    """Return the error for an answer that is nested too deeply, or too large."""
+    return ProtocolError(f"the reply cannot be decoded: {type(error).__name__}")
 
 
 async def _restored(image: ImagePart, lift: Lift) -> ImagePart:

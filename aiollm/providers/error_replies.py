@@ -205,7 +205,7 @@ def error_from_fault(
     return kind(
         message[:MAX_MESSAGE],
         status=status,
-        code=fault.code or fault.type,
+        code=mend(fault.code or fault.type)[:MAX_WORD],
         request_id=mend(named)[:MAX_WORD],
         retry_after=delay,
         may_retry=headers.get("x-should-retry", "").lower() != "false",

@@ -7,6 +7,7 @@ The words are those of the vendors' documentation and of recorded answers, Novem
 from __future__ import annotations
 
 from aiollm.errors import OverloadedError, ProviderError, ServerError
+from aiollm.providers.error_bodies import MAX_WORD
 from aiollm.types import FinishReason
 
 _WORDS: dict[FinishReason, str] = {
@@ -68,7 +69,8 @@ def is_broken(word: str) -> bool:
 
 def broken_error(word: str) -> ProviderError:
     """Return the error for a finish word that says that the server broke off."""
-    return _BROKEN[_plain(word)](f"the provider broke off the answer: {word}", code=word)
+    kind, shown = _BROKEN[_plain(word)], word[-MAX_WORD:]
+    return kind(f"the provider broke off the answer: {shown}", code=shown)
 
 
 def _plain(word: str) -> str:

@@ -154,10 +154,12 @@ def test_no_words_and_no_image_are_a_generation_error() -> None:
         decoded(reason="NO_IMAGE")
 
 
-def test_a_blocked_prompt_is_a_content_filter_error() -> None:
-    reply = {"promptFeedback": {"blockReason": "IMAGE_SAFETY"}}
-    with pytest.raises(ContentFilterError, match="IMAGE_SAFETY"):
+@pytest.mark.parametrize("reason", ["IMAGE_SAFETY", "IMAGE_SAFETY" * 1000])
+def test_a_blocked_prompt_is_a_content_filter_error(reason: str) -> None:
+    reply = {"promptFeedback": {"blockReason": reason}}
+    with pytest.raises(ContentFilterError, match="IMAGE_SAFETY") as caught:
         GoogleImages().decode_images(HttpResponse(200, {}, json.dumps(reply).encode()))
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(("raw", "kind"), [

@@ -20,6 +20,7 @@ from aiollm.errors import (
     GenerationError,
     ModelNotFoundError,
     OverloadedError,
+    ProtocolError,
     RateLimitError,
     ServerError,
     SpecError,
@@ -467,3 +468,15 @@ async def test_a_provider_with_images_of_its_own_needs_one_codec(serve, registry
     result = await reg.generate_images("own/m", "x")
     assert json.loads(server.requests[0].body)["prompt"] == "x"
     assert result.images[0].data == PNG
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 900, 5000])
+@pytest.mark.parametrize("name", ["openai", "google", "llama-swap"])
+async def test_an_answer_that_nests_too_deeply_is_an_error_of_ours(serve, registry, name, depth):
+    nested = '[{"a":' * depth + "1" + "}]" * depth
+    content = '{"parts":[{"odd":X}]},"finishReason":"STOP","groundingMetadata":{"a":X}'
+    body = f'{{"candidates":[{{"content":{content}}}],"data":X,"images":X}}'.replace("X", nested)
+    server = await serve(Answer(200, {"content-type": "application/json"}, body))
+    with pytest.raises(FailoverError) as caught:
+        await registry({"a": server.dsn(name)}).generate_images("a/m", "x")
+    assert isinstance(caught.value.last, ProtocolError | GenerationError)

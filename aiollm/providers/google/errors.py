@@ -25,7 +25,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_bodies import MAX_WORD, fault_of
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.rpc_status import (
     NO_QUOTA,
@@ -147,6 +147,7 @@ def ending_error(raw: str, message: str) -> ProviderError | None:
 
 def block_error(raw: str, message: str) -> ContentFilterError:
     """Return the error for a prompt or an image that Google's filters block."""
+    raw = raw[:MAX_WORD]
     return ContentFilterError(_with_message(f"Google blocked it: {raw}", message), code=raw)
 
 

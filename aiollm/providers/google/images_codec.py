@@ -14,6 +14,7 @@ from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, merge
+from aiollm.providers.error_bodies import MAX_WORD
 from aiollm.providers.google.codec import key_headers, method_url
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import image_part
@@ -157,4 +158,6 @@ def _no_image(items: list[Item], body: bytes) -> LLMError:
         return block_error(raw, text)
     if error := ending_error(raw, text):
         return error
-    return GenerationError(f"the model answered without an image: {text[:1000]}", code=raw)
+    return GenerationError(
+        f"the model answered without an image: {text[:1000]}", code=raw[:MAX_WORD]
+    )

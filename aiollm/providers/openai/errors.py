@@ -141,7 +141,7 @@ def status_error(status: str) -> ProviderError:
             f"the response has status {status!r}: it runs in the background, and is not waited "
             "for; leave `background` out of the request, or stream it"
         )
-    return ServerError(f"the response has status {status!r}")
+    return ServerError(f"the response has status {status!r:.200}")
 
 
 def is_object(body: bytes) -> bool:

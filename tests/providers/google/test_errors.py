@@ -105,6 +105,14 @@ def test_the_most_telling_word_is_the_code() -> None:
     assert found.code == "API_KEY_INVALID"
 
 
+@pytest.mark.parametrize("word", ["KEY\ud83e", "K" * 10_000])
+def test_the_code_is_short_and_can_be_printed(word: str) -> None:
+    found = error(400, "INVALID_ARGUMENT", "no", reason(word))
+    assert isinstance(found, ProviderError)
+    assert found.code.startswith("K")
+    assert len(str(found).encode()) < 500
+
+
 @pytest.mark.parametrize(("details", "message", "wait"), [
     ((retry_info("38s"),), "", 38.0),
     ((retry_info("38.281s"),), "", 38.281),
