@@ -299,13 +299,14 @@ def _weighed(text: _Text, item: str, at: int) -> tuple[int, str, int]:
     if "*" not in _head(item):
         return 1, item, at
     weight, _, rest = item.partition("*")
-    if not _WEIGHT.fullmatch(weight.rstrip()):
+    figure = weight.rstrip()  # int() takes fewer characters for white space
+    if not _WEIGHT.fullmatch(figure):
         reason = f"a weight is an integer from 1 to {MAX_WEIGHT}, as in 3*provider/model"
         raise text.error(reason, at)
     name, start = _trimmed(rest, at + len(weight) + 1)
     if "*" in _head(name):
         raise text.error("an item can have only one weight", start)
-    return int(weight), name, start
+    return int(figure), name, start
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:

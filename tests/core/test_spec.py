@@ -43,6 +43,7 @@ def steps(plan: Plan) -> list[list[str]]:
         ("m1/a,m1/a|m5/b", [["m1/a"], ["m5/b"]]),
         ("m1/a|m5/b,m5/b|m1/a", [["m1/a", "m5/b"]]),
         ("m1/a,m1/A", [["m1/a"], ["m1/A"]]),
+        ("2\x1c * m1/a", [["m1/a"]]),
     ],
 )
 def test_what_a_spec_means(spec, expected) -> None:
