@@ -210,3 +210,13 @@ def test_all_that_is_printed_passes_one_module():
     for file in own.parent.glob("*.py"):
         printing = re.findall(r"\bprint\(|std(?:out|err)\.write\(|\binput\([^)]", file.read_text())
         assert not printing or file == own, file.name
+
+
+@pytest.mark.parametrize("stars", range(1, 8))
+def test_a_row_of_stars_looks_the_same_wherever_it_is_cut(stars: int) -> None:
+    text = f"a {'*' * stars}b{'*' * stars} c"
+    whole = Emphasis()
+    expected = whole.feed(text) + whole.close()
+    for at in range(len(text)):
+        cut = Emphasis()
+        assert cut.feed(text[:at]) + cut.feed(text[at:]) + cut.close() == expected

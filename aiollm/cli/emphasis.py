@@ -17,8 +17,8 @@ _UNDECIDED = re.compile(r" {0,3}(?:`{0,79}|~{0,79}|#{0,6})")
 """The beginning of a line that may still become a fence or a heading."""
 
 _MARK = re.compile(r"(`+|\*\*)")
-_CUT_MARK = re.compile(r"(?:(?<!`)`{1,79}|(?<!\*)\*)\Z")
-"""The end of a piece, where a mark may be cut."""
+_CUT_MARK = re.compile(r"(?:(?<!`)(`{1,79})|(?<!\*)(?:\*\*)*(\*))\Z")
+"""The end of a piece, where a mark may be cut: backticks, or the star that has no other."""
 
 
 class Emphasis:
@@ -75,7 +75,8 @@ class Emphasis:
 
     def _spans(self, text: str, *, ended: bool = False) -> str:
         if not ended and (cut := _CUT_MARK.search(text)):
-            self._held, text = cut[0], text[: cut.start()]
+            at = cut.start(cut.lastindex or 0)
+            self._held, text = text[at:], text[:at]
         parts = _MARK.split(text)
         parts[1::2] = map(self._marked, parts[1::2])
         return "".join(parts)
