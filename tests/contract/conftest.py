@@ -105,6 +105,10 @@ class Reply(msgspec.Struct):
 
     items: list[Item]
     error: LLMError | None = None
+    may_end: bool = False
+    """Whether a terminal event or a finish word had come by the end of the bytes."""
+    streamed: int = 0
+    """How many of the items had come by then."""
 
     @property
     def comparable(self) -> str:
@@ -202,6 +206,8 @@ class Case(msgspec.Struct, frozen=True):
                     decoder.feed(framer.feed(piece), reply.items)
             if not decoder.finished:
                 decoder.feed(framer.close(), reply.items)
+            reply.may_end = decoder.finished or decoder.ending
+            reply.streamed = len(reply.items)
             if not decoder.finished:
                 decoder.close(reply.items)
         except LLMError as error:

@@ -188,3 +188,23 @@ def test_deep_nesting_in_an_error_reply_is_an_error_of_ours(failure: Case, depth
 def test_a_stream_of_nothing_is_an_interruption(stream: Case) -> None:
     for pieces in ([], [b"\n"], [b"\n\n"]):
         assert type(stream.read(pieces).error) is StreamInterrupted
+
+
+def test_half_a_surrogate_pair_in_a_models_name_can_be_printed(listing: Case) -> None:
+    body = json.dumps(_with_half(json.loads(listing.body))).encode()
+    names = listing.codec.model_names(listing.reply(body))
+    assert names
+    assert "\ufffd" in "".join(names).encode().decode()
+
+
+def _with_half(value: Any) -> Any:
+    """Put half a surrogate pair at the end of all texts, as cut JSON does."""
+    match value:
+        case dict():
+            return {key: _with_half(item) for key, item in value.items()}
+        case list():
+            return [_with_half(item) for item in value]
+        case str():
+            return value + "\ud83e"
+        case _:
+            return value

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import decode
+from aiollm._wire.lenient import decode, mend
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings
@@ -76,7 +76,8 @@ class GoogleCodec(Codec):
         Raises: ProtocolError.
         """
         found: Any = decode(reply.body, _MODELS)
-        return tuple(model.name.removeprefix("models/") for model in found.models if model.name)
+        names = (mend(model.name) for model in found.models if model.name)
+        return tuple(name.removeprefix("models/") for name in names)
 
 
 def method_url(provider: Provider, model: str, method: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import NDJSON
-from aiollm._wire.lenient import decode
+from aiollm._wire.lenient import decode, mend
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
@@ -85,7 +85,8 @@ class OllamaCodec(Codec):
 
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
-        return tuple(model.name for model in decode(reply.body, _TAGS).models if model.name)
+        names = (model.name for model in decode(reply.body, _TAGS).models)
+        return tuple(mend(name) for name in names if name)
 
 
 def _tools(request: Request, warnings: Warnings) -> list[dict[str, Any]]:

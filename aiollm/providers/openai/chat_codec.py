@@ -7,7 +7,7 @@ from typing import Any
 
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import load
+from aiollm._wire.lenient import load, mend
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
@@ -94,7 +94,7 @@ def model_names(reply: HttpResponse) -> tuple[str, ...]:
     match load(reply.body):
         case {"data": list() as models} | {"models": list() as models} | (list() as models):
             return tuple(
-                model["id"]
+                mend(model["id"])
                 for model in models
                 if isinstance(model, dict) and isinstance(model.get("id"), str)
             )
