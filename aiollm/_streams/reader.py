@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -26,7 +27,7 @@ class Source(Protocol[Got_co]):
         """End the work now; synchronous and idempotent."""
 
 
-class SingleReader(Generic[Got, Y]):
+class SingleReader(ABC, Generic[Got, Y]):
     """Reads a source that is made at the first read, and closes it without awaiting."""
 
     __slots__ = ("__weakref__", "_closed", "_cut", "_left", "_loop", "_reader", "_source", "_start")
@@ -116,9 +117,9 @@ class SingleReader(Generic[Got, Y]):
             left.cancel()
         raise ClosedError(f"nobody waits for this {self._noun} any longer: it was closed")
 
+    @abstractmethod
     async def _wait_for_output(self) -> None:
         """Read, and keep, as far as the first output."""
-        raise NotImplementedError
 
     def heartbeat(self, seconds: float) -> AsyncIterator[Y | Status]:
         """Iterate the same items, with a `Status` whenever none came for `seconds`.
@@ -161,8 +162,8 @@ class SingleReader(Generic[Got, Y]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Y:
-        raise NotImplementedError
+    @abstractmethod
+    async def __anext__(self) -> Y: ...
 
     async def __aenter__(self) -> Self:
         return self

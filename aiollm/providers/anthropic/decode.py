@@ -267,7 +267,8 @@ class AnthropicDecoder:
             return
         if self._joiner is not None:
             self._flush(index, block, self._joiner, out)
-        block.raw.update((key, "".join(pieces)) for key, pieces in block.grown.items())
+        if block.grown:
+            block.raw.update((key, "".join(pieces)) for key, pieces in block.grown.items())
         match block.kind:
             case "text" | "":  # a block without a type could not be sent back
                 pass
