@@ -192,10 +192,29 @@ class Resources:
         if getattr(self, "closed", True) or (self._transport is None and not self._owned):
             return
         warnings.warn("a Registry was not closed: use `async with`", ResourceWarning, stacklevel=2)
-        if self._transport is not None:
-            self._transport.kill()
-        for each in (*self._owned, *filter(None, [self._pool])):
-            each.kill()
+        mine = (self._transport, self._pool)
+        left = [*self._owned, *(each for each in mine if each is not None)]
+        loop = self._watchdog.loop if self._watchdog is not None else None
+        if loop is None or not loop.is_running() or loop is _running_loop():
+            _kill(left)
+            return
+        # The last reference was dropped in another thread, which may not touch what the loop uses.
+        try:
+            loop.call_soon_threadsafe(_kill, left)
+        except RuntimeError:  # the loop was closed a moment ago
+            _kill(left)
+
+
+def _kill(left: list[Closeable]) -> None:
+    for each in left:
+        each.kill()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _in_thread(make: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiollm._http import MAX_ANSWER
-from aiollm._http.turns import TURN, Turns
+from aiollm._http.turns import PIECE, TURN, Turns
 from aiollm._wire.framing import NDJSON, check_density
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
@@ -76,17 +76,19 @@ class Answer:
 
     def _first_slice(self, data: bytes) -> bytes:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
-        if len(data) > TURN:
-            self._read = Turns(self._read, data[TURN:]).read
-            self._size -= len(data) - TURN
-            data = data[:TURN]
+        if len(data) > PIECE:
+            self._read = Turns(self._read, data[PIECE:], PIECE).read
+            self._size -= len(data) - PIECE
+            data = data[:PIECE]
         if self._turn_at:
+            self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
                 raise ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
-        elif data[:1] == b"{" and not isinstance(self._framer, NDJSON):
-            # JSON that is labelled as events, none of which begins so.
-            self._framer = _Document(self._decoder)
-        self._turn_at = self._size + TURN
+        else:
+            self._turn_at = self._size + PIECE  # a flood may follow a few bytes
+            if data[:1] == b"{" and not isinstance(self._framer, NDJSON):
+                # JSON that is labelled as events, none of which begins so.
+                self._framer = _Document(self._decoder)
         return data
 
     def _read_after_finish(self) -> Awaitable[bytes]:

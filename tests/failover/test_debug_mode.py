@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 
 import pytest
 
-from aiollm import FailoverError, ImageRequest, StreamInterrupted
+from aiollm import FailoverError, ImageRequest, Registry, StreamInterrupted
 from aiollm.testing import Answer, Gate, Reset, chat
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
@@ -91,3 +92,26 @@ async def test_closing_the_registry_in_mid_stream(serve, registry):
     await reg.aclose()
     with pytest.raises(StreamInterrupted):
         await task
+
+
+async def test_a_registry_that_is_dropped_in_another_thread_closes_through_its_loop(
+    serve, in_both_modes
+):
+    server = await serve(chat("x"))
+    reg = Registry(env={"LLM_A": f"openai+http://k@127.0.0.1:{server.port}/v1"})
+    assert (await reg.generate("a/m", "hi")).text == "x"
+    held = [reg]
+    del reg
+    found: list[threading.Thread] = []
+    transport = held[0]._resources._transport
+    kill = transport.kill
+    transport.kill = lambda: (found.append(threading.current_thread()), kill())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=held.clear)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0)
+    assert ["a Registry was not closed: use `async with`"] == [str(each.message) for each in said]
+    await server.wait_closed()
+    assert found == [threading.current_thread()]

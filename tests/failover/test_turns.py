@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 from aiollm import DeadlineError, FailoverError, ImageRequest, Registry, StreamInterrupted, Timeouts
-from aiollm._http import image_streaming, streaming
-from aiollm._http.turns import TURN
+from aiollm._http import image_streaming, streaming, turns
+from aiollm._http.turns import TURN, Turns
 from aiollm._http.unary import UnaryRequester
 from aiollm.provider import HttpRequest, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
@@ -102,6 +103,25 @@ async def test_the_loop_turns_once_in_so_many_bytes(operation, reads):
                 requester = UnaryRequester(transport)
                 work = requester.request(provider(transport), Timeouts(), request)
         assert await turns_of_the_loop(work) >= sum(map(len, reads)) / TURN / 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "usual"), [(0.0001, TURN), (0.01, 2048)], ids=["quick work", "slow work"]
+)
+async def test_pieces_become_as_large_as_their_work_allows(monkeypatch, seconds, usual):
+    now = itertools.count(1.0, seconds)
+    monkeypatch.setattr(turns, "monotonic", lambda: next(now))
+    whole = bytes(8 * TURN)
+    reader = Turns(Ready([whole]).read, whole, piece=8192)
+    sizes = [len(piece) async for piece in pieces(reader)]
+    assert sizes[0] == 8192
+    assert max(sizes[4:]) == usual
+    assert sum(sizes) == 2 * len(whole)
+
+
+async def pieces(reader):
+    while piece := await reader.read():
+        yield piece
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
