@@ -3,7 +3,7 @@
 import typing
 
 from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported
-from aiollm._failover.snapshots import HealthState, TargetHealth, TargetLimits
+from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
@@ -175,6 +175,7 @@ __all__ = [
     "FailoverError",
     "Finish",
     "FinishReason",
+    "FleetStatus",
     "FunctionTool",
     "GenerationError",
     "Harm",

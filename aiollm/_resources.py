@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
+from aiollm._failover.snapshots import FleetStatus
 from aiollm._validation import check_bool, check_count, check_workers
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
+from aiollm.events import Event
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
 from aiollm.types import Request
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
+    from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
@@ -71,6 +74,7 @@ class Resources:
         self._tokens: Tokens | None = None
         self._watchdog: Watchdog | None = None
         self._runner: ToolRunner | None = None
+        self._member: Member | None = None
 
     def bind_loop(self) -> Watchdog:
         """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
@@ -166,6 +170,18 @@ class Resources:
             self._runner = ToolRunner(self._tool_threads)
         return self._runner
 
+    def join(self, fleet: str, emit: Callable[[Event], None]) -> None:
+        """Share what is learnt of targets over a Redis server. Raises: ConfigError."""
+        from aiollm._fleet.address import parse_address  # only fleets need it
+        from aiollm._fleet.member import Member
+
+        self._member = Member(parse_address(fleet), self.gate, emit)
+
+    @property
+    def fleet(self) -> FleetStatus | None:
+        """A snapshot of the fleet, None without one."""
+        return None if self._member is None else self._member.status
+
     def own(self, closeable: Closeable) -> None:
         """Close `closeable` together with the rest."""
         self._owned.append(closeable)
@@ -173,7 +189,7 @@ class Resources:
     async def close(self) -> None:
         """End all calls, then close everything; idempotent."""
         self.closed = True
-        mine: tuple[Closeable | None, ...] = (self._pool, self._transport)
+        mine: tuple[Closeable | None, ...] = (self._member, self._pool, self._transport)
         left = [*(each for each in mine if each is not None), *self._owned]
         self._owned, self._pool = [], None
         if self._watchdog is not None:
@@ -189,11 +205,13 @@ class Resources:
                 each.kill()
 
     def __del__(self) -> None:
-        if getattr(self, "closed", True) or (self._transport is None and not self._owned):
+        if getattr(self, "closed", True):
+            return
+        mine = (self._transport, self._pool, self._member)
+        left = [*self._owned, *(each for each in mine if each is not None)]
+        if not any(getattr(each, "was_opened", True) for each in left):
             return
         warnings.warn("a Registry was not closed: use `async with`", ResourceWarning, stacklevel=2)
-        mine = (self._transport, self._pool)
-        left = [*self._owned, *(each for each in mine if each is not None)]
         loop = self._watchdog.loop if self._watchdog is not None else None
         if loop is None or not loop.is_running() or loop is _running_loop():
             _kill(left)

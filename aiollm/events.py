@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,6 +27,8 @@ __all__ = [
     "CallStarted",
     "Event",
     "FirstOutput",
+    "FleetAway",
+    "FleetBack",
     "Hook",
     "ImageElided",
     "RunEnded",
@@ -126,6 +129,18 @@ class TargetClosed(msgspec.Struct, frozen=True):
     target: Target
 
 
+class FleetAway(msgspec.Struct, frozen=True):
+    """The fleet's Redis does not answer, for `reason`; this process decides alone."""
+
+    reason: str
+
+
+class FleetBack(msgspec.Struct, frozen=True):
+    """The fleet's Redis answers again; `processes` share it."""
+
+    processes: int
+
+
 class ImageElided(msgspec.Struct, frozen=True):
     """Images were left out of a request to fit the target's limits."""
 
@@ -203,6 +218,8 @@ Event: TypeAlias = (
     | TargetPaced
     | CallQueued
     | CallReleased
+    | FleetAway
+    | FleetBack
     | ImageElided
     | CallEnded
     | RunStarted
@@ -214,3 +231,14 @@ Event: TypeAlias = (
 """What a hook is called with."""
 Hook: TypeAlias = Callable[[Event], None]
 """What `Registry.on_event` takes; it must not block."""
+
+_log = logging.getLogger("aiollm")
+
+
+def emit(hooks: Sequence[Hook], event: Event) -> None:
+    """Call every hook with an event; an exception in one is logged and changes nothing."""
+    for hook in tuple(hooks):
+        try:
+            hook(event)
+        except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
+            _log.exception("an event hook failed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from aiollm._failover.deadlines import at_least
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
-from aiollm._failover.snapshots import TargetHealth, TargetLimits
+from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
@@ -29,7 +29,7 @@ from aiollm._validation import (
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits, Network, Secret
 from aiollm.errors import ConfigError
-from aiollm.events import Event, Hook
+from aiollm.events import Hook, emit
 from aiollm.images import ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
 from aiollm.providers.catalog import Catalog, SchemeFactory
@@ -46,8 +46,6 @@ T = TypeVar("T")
 
 IMAGE_SECONDS = 300.0
 """Seconds each wait for an image may take: OpenAI's models can need over 120 (November 2026)."""
-
-_log = logging.getLogger("aiollm")
 
 
 class Registry:
@@ -78,6 +76,7 @@ class Registry:
         fetch_images: bool = False,
         tool_threads: int = 64,
         trust_env: bool = False,
+        fleet: str | None = None,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -92,6 +91,8 @@ class Registry:
         the most pixels of an image to decode, or to send where the target has no number.
         `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
         functions as tools, also those that overran. `trust_env`: use HTTP(S)_PROXY and NO_PROXY.
+        `fleet`: the URL of a Redis server over which processes share what they learn, by default
+        AIOLLM_FLEET of `env`; "" for none. Raises: ConfigError.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -105,6 +106,10 @@ class Registry:
         )
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
+        if fleet is None:
+            fleet = (os.environ if env is None else env).get("AIOLLM_FLEET", "")
+        if fleet != "":
+            self._resources.join(fleet, partial(emit, self._hooks))
 
     # Names
 
@@ -275,7 +280,7 @@ class Registry:
             self._resources.open_runner,
             spec=str(plan),
             number=self._runs,
-            emit=self._emit if self._hooks else None,
+            emit=partial(emit, self._hooks) if self._hooks else None,
         )
 
     def stream_images(
@@ -391,6 +396,11 @@ class Registry:
         """Return snapshots of the limits, paces and waiting lines of all targets used so far."""
         return self._gate.snapshot()
 
+    @property
+    def fleet(self) -> FleetStatus | None:
+        """A snapshot of the fleet that this process belongs to, None without one."""
+        return self._resources.fleet
+
     def reset_health(self, target: Target | str | None = None) -> None:
         """Forget the failures and 429s of a target and its host, or of all; waiting calls may go.
 
@@ -431,9 +441,9 @@ class Registry:
     def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
         watchdog = self._resources.bind_loop()
         self._calls += 1
-        emit, done = self._emit if self._hooks else None, total.response
+        heard, done = partial(emit, self._hooks) if self._hooks else None, total.response
         parts = (plan, opener, self._gate, policy)
-        return Chain(*parts, watchdog=watchdog, accumulated=done, emit=emit, number=self._calls)
+        return Chain(*parts, watchdog=watchdog, accumulated=done, emit=heard, number=self._calls)
 
     def _servers(self) -> Servers:
         from aiollm._http.unary import UnaryRequester
@@ -441,10 +451,3 @@ class Registry:
 
         requester = UnaryRequester(self._resources)
         return Servers(self._catalog, requester, self._health, self._gate.changed_health)
-
-    def _emit(self, event: Event) -> None:
-        for hook in tuple(self._hooks):
-            try:
-                hook(event)
-            except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
-                _log.exception("an event hook failed")

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from aiollm._failover.admission import Admission
 from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
-from aiollm._failover.gate import Admission
 from aiollm._failover.health import without_frames
 from aiollm._failover.openers import Batches, close_now
 from aiollm.errors import (

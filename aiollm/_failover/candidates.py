@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
-from aiollm._failover.gate import Admission, Gate
+from aiollm._failover.admission import Admission
+from aiollm._failover.gate import Gate
 from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call
 from aiollm._failover.candidates import Admitted, Candidates, Policy
 from aiollm._failover.deadlines import Watchdog, is_total
-from aiollm._failover.gate import Admission, Gate
+from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.events import CallEnded, CallQueued, CallReleased, CallStarted, Event
@@ -158,6 +159,9 @@ class Chain(Call):
 
     async def _start(self) -> ActiveAttempt:
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""
+        sharing = self.gate.sharing
+        if sharing is not None and not sharing.is_open:
+            await sharing.open()
         while True:
             queued = 0.0
             found = self._candidates.next_free()

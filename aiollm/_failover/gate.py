@@ -14,130 +14,21 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiollm._failover.health import Health, Permit, without_frames
+from aiollm._failover.admission import Admission
+from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
+from aiollm._failover.sharing import Sharing
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
-from aiollm._wire.quota import Quota
-from aiollm.errors import ClosedError, OverloadedError, ProviderError, RateLimitError, classify
+from aiollm.errors import ClosedError, ProviderError, classify
 from aiollm.provider import Provider
-from aiollm.types import Target, Usage
+from aiollm.types import Target
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
 
 TICK = 1e-6
 """Seconds that are no longer waited: a clock may not be able to tell so short a time."""
-
-
-class Admission:
-    """The right to one attempt: its permit, its slot, and what it booked; all given back once."""
-
-    __slots__ = (
-        "_booked",
-        "_bucket",
-        "_demand",
-        "_gate",
-        "_is_pending",
-        "line",
-        "number",
-        "permit",
-    )
-
-    def __init__(
-        self,
-        gate: Gate,
-        line: Line,
-        number: int,
-        demand: Demand,
-        bucket: list[float],
-        booked: Sequence[Booking],
-    ) -> None:
-        self._gate = gate
-        self._demand = demand
-        self._bucket = bucket
-        self._booked = booked
-        self._is_pending = True
-        self.line = line
-        self.number = number
-        self.permit: Permit = gate.health.admit(line.target, line.origin)
-
-    def announced(self, quotas: Sequence[Quota]) -> None:
-        """Note the limits that an answer announces."""
-        self.line.announced(quotas, self._gate.now())
-        self._gate.pump(self.line.scope)
-
-    def first_output(self, seconds: float) -> bool:
-        """Note the first output; return whether it closed the target's breaker."""
-        line = self.line
-        closed = self.permit.first_output(seconds)
-        self._is_pending = False
-        line.gave_output()
-        if closed:
-            self._gate.changed_health(line.origin)
-        elif line.scope.waiting:
-            self._gate.pump(line.scope)
-        return closed
-
-    def success(self, usage: Usage) -> None:
-        """Book a success: the slot is free, whatever the caller does with the answer."""
-        self.permit.success()
-        slots = self.line.scope.slots
-        if slots is not None:
-            slots.succeeded()
-        if self._booked:
-            self._settle(usage)
-        self._leave()
-
-    def failure(self, error: Exception, *, was_sent: bool) -> bool:
-        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
-        line, gate, permit = self.line, self._gate, self.permit
-        if not was_sent:
-            self._refund()
-        opened = permit.failure(error)
-        if isinstance(error, RateLimitError | OverloadedError):
-            line.refused(error, gate.now(), self._bucket)
-        if self._is_pending:
-            self._is_pending = False
-            line.pending -= 1
-        if opened or permit.is_probe:
-            gate.changed_health(line.origin)
-        self._leave()
-        if opened and classify(error).harms == "long":
-            gate.share_verdict(line, error)
-        return opened
-
-    def abandoned(self, *, was_sent: bool) -> None:
-        """Give everything back without a verdict; what was sent stays spent."""
-        if not was_sent:
-            self._refund()
-        self.permit.abandoned()
-        self._leave()
-        if self.permit.is_probe:
-            # Any call that waits at the host, under any key, may be the next to probe.
-            self._gate.changed_health(self.line.origin)
-
-    def _leave(self) -> None:
-        line = self.line
-        scope = line.scope
-        line.running -= 1
-        if self._is_pending:
-            self._is_pending = False
-            line.pending -= 1
-        if scope.slots is not None:
-            scope.slots.release(self)
-        if scope.waiting:
-            self._gate.pump(scope)
-
-    def _refund(self) -> None:
-        booked, self._booked = self._booked, ()
-        for _, meter, units in booked:
-            meter.refund(units)
-        self.line.pace.refund(self._bucket)
-
-    def _settle(self, usage: Usage) -> None:
-        booked, self._booked = self._booked, ()
-        self.line.settle(booked, self._demand, usage)
 
 
 class Gate:
@@ -147,6 +38,8 @@ class Gate:
         """Take the breakers."""
         self.health = health
         self.now = health.clock
+        self.sharing: Sharing | None = None
+        """The fleet of this process."""
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
         self._numbers = itertools.count()
@@ -186,6 +79,8 @@ class Gate:
                 scope = self._scopes[key] = Scope(key)
             line = self._lines[target] = Line(target, provider, scope, self.now())
             line.set_aside(is_sick=self.is_sick(line))
+            if self.sharing is not None:
+                self.sharing.declare(line)
             if len(self._lines) > MAX_LINES:
                 self._forget_idle()
         line.provider = provider
@@ -212,6 +107,8 @@ class Gate:
         if scope.waiting and (scope.is_stuck or line.head() is not None):
             return None
         if self.health.ready_in(line.target, line.origin) > 0:
+            if self.sharing is not None:
+                self.sharing.claim(line, waiting=False)
             return None
         now = self.now()
         is_bounded = line.is_bounded or scope.is_bounded or line.pending >= line.window
@@ -357,6 +254,8 @@ class Gate:
                     continue
                 wait = self._line_wait(line, ticket.demand, now, waiting=True)
                 if wait > 0:
+                    if self.sharing is not None and line.has_prober:
+                        self.sharing.claim(line, waiting=True)
                     wake = min(wake, wait, self.health.lease_left(line.target, line.origin))
                     continue
                 if self.is_sick(line):
@@ -437,6 +336,9 @@ class Gate:
     def reset(self, target: Target | None = None, origin: str = "") -> None:
         """Forget failures and 429s, of one target and its host or of all; who waits may go."""
         self.health.reset(target, origin)
+        if self.sharing is not None:
+            for line in self._all_lines():
+                self.sharing.closed(line)
         for line in self._all_lines():
             if target in (None, line.target):
                 line.forget_refusals()

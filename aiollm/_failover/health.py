@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from msgspec.structs import replace
 
+from aiollm._failover.breaker import Breaker, SharedState
 from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
@@ -41,9 +42,6 @@ MAX_RETRY_AFTER = 3600.0
 MAX_TARGETS = 4096
 """Breakers remembered; beyond it the one used longest ago is forgotten."""
 
-LATENCIES = 64
-"""First-output latencies remembered per target."""
-
 MIN_LATENCIES = 20
 """Latencies below which their 95th percentile is not trusted: it would be just the slowest."""
 
@@ -60,57 +58,6 @@ PROBE_LEASE = 15.0
 who has stopped reading does not keep the target closed."""
 
 
-class _Breaker:
-    __slots__ = (
-        "error",
-        "failed",
-        "failures",
-        "generation",
-        "last_error",
-        "latencies",
-        "not_before",
-        "openings",
-        "probe",
-        "probe_at",
-        "succeeded",
-        "until",
-    )
-
-    def __init__(self) -> None:
-        self.failures: int = 0
-        self.openings: int = 0
-        # Three times: when it is half open for any call, when for a call that waits for it, and
-        # before when not even that, by the server's word or the length of the hang.
-        self.until: float = 0.0
-        self.probe_at: float = 0.0
-        self.not_before: float = 0.0
-        self.error: Exception | None = None
-        self.probe: Permit | None = None
-        self.succeeded: int = 0
-        self.failed: int = 0
-        self.last_error: str = ""
-        self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self.generation: int = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self.openings > 0
-
-    def half_open_at(self, *, waiting: bool) -> float:
-        if waiting:
-            return max(self.not_before, self.probe_at)
-        return self.until
-
-    def close(self) -> None:
-        self.failures = 0
-        self.openings = 0
-        self.until = 0.0
-        self.probe_at = 0.0
-        self.not_before = 0.0
-        self.last_error = ""
-        self.error = None
-
-
 class Permit:
     """The right to one attempt; exactly one of its verdicts counts, later ones do nothing."""
 
@@ -125,7 +72,7 @@ class Permit:
         "started",
     )
 
-    def __init__(self, health: Health, breaker: _Breaker, host: _Breaker) -> None:
+    def __init__(self, health: Health, breaker: Breaker, host: Breaker) -> None:
         self._health = health
         self._breaker = breaker
         self._host = host
@@ -152,13 +99,14 @@ class Permit:
         breaker.latencies.append(seconds)
         return (breaker.failures > 0 or host.failures > 0) and self._answered()
 
-    def success(self) -> None:
-        """Book a success."""
+    def success(self) -> bool:
+        """Book a success; return whether it closed a breaker."""
         if self._settle():
             breaker = self._breaker
             breaker.succeeded += 1
             if breaker.failures > 0 or self._host.failures > 0:
-                self._answered()
+                return self._answered()
+        return False
 
     def _answered(self) -> bool:
         """Close the breakers of a target that answers; return whether one was open."""
@@ -180,7 +128,7 @@ class Permit:
                 self._postpone()
             return False
         self._breaker.failed += 1
-        if _is_connection_failure(error):
+        if is_connection_failure(error):
             self._open(self._host, error)
         else:
             self._recover(self._host)
@@ -214,24 +162,24 @@ class Permit:
         if self._host.probe is self:
             self._host.probe = None
 
-    def _is_current(self, breaker: _Breaker) -> bool:
+    def _is_current(self, breaker: Breaker) -> bool:
         """Return whether the attempt began after the breaker's latest opening."""
         known = self._generations[0 if breaker is self._breaker else 1]
         return known == breaker.generation
 
-    def _recover(self, breaker: _Breaker) -> bool:
+    def _recover(self, breaker: Breaker) -> bool:
         was_open = breaker.is_open
         # An answer to an attempt older than the opening says nothing of the time after it.
         if self._is_current(breaker):
             breaker.close()
         return was_open and not breaker.is_open
 
-    def _open(self, breaker: _Breaker, error: BaseException) -> bool:
+    def _open(self, breaker: Breaker, error: BaseException) -> bool:
         health = self._health
         now = health.clock()
         breaker.failures += 1
         breaker.last_error = type(error).__name__
-        stated, long = _stated_wait(error), _is_long(error)
+        stated, long = stated_wait(error), _is_long(error)
         if not (health.base or stated or long):
             return False
         # Attempts that ran beside the one that opened it report the same outage: from them, only
@@ -269,8 +217,8 @@ class Health:
         self.base = base
         self.clock = clock
         self.uniform = uniform
-        self._targets: OrderedDict[Target, _Breaker] = OrderedDict()
-        self._hosts: OrderedDict[str, _Breaker] = OrderedDict()
+        self._targets: OrderedDict[Target, Breaker] = OrderedDict()
+        self._hosts: OrderedDict[str, Breaker] = OrderedDict()
 
     def ready_in(self, target: Target, origin: str, *, waiting: bool = False) -> float:
         """Return the seconds until `target` may be tried, 0 for now, inf while it is probed.
@@ -283,7 +231,21 @@ class Health:
         for breaker in (mine, hosts):
             if breaker is not None and breaker.is_open and self._is_probed(breaker):
                 return float("inf")
+        if self.unclaimed(target, origin, waiting=waiting):
+            return float("inf")
         return self.recovers_in(target, origin, waiting=waiting)
+
+    def unclaimed(self, target: Target, origin: str, *, waiting: bool) -> list[Target | str]:
+        """Return which of a target and its host the fleet lets be probed, but not this process yet.
+
+        None of them before all cooldowns are over.
+        """
+        named: tuple[tuple[Target | str, Breaker | None], ...] = (
+            (target, self._targets.get(target)),
+            (origin, self._hosts.get(origin)),
+        )
+        found = [place for place, each in named if each is not None and each.is_unclaimed]
+        return [] if found and self.recovers_in(target, origin, waiting=waiting) > 0 else found
 
     def recovers_in(self, target: Target, origin: str, *, waiting: bool = False) -> float:
         """Return the seconds until the cooldowns of `target` and its host are over."""
@@ -295,9 +257,10 @@ class Health:
     def lease_left(self, target: Target, origin: str) -> float:
         """Return the seconds until a probe that is out may be overtaken, inf where none is."""
         breakers = (self._targets.get(target), self._hosts.get(origin))
-        probes = [each.probe for each in breakers if each and each.is_open and each.probe]
-        left = [each.started + PROBE_LEASE - self.clock() for each in probes]
-        return max(0.1, min(left, default=float("inf")))
+        opened = [each for each in breakers if each and each.is_open]
+        ends = [each.probe.started + PROBE_LEASE for each in opened if each.probe]
+        ends += [each.claim_ends for each in opened if each.claim_ends]
+        return max(0.1, min(ends, default=float("inf")) - self.clock())
 
     def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
@@ -309,10 +272,10 @@ class Health:
         breakers = (self._targets.get(target), self._hosts.get(origin))
         return any(each and each.is_open and self._is_probed(each) for each in breakers)
 
-    def _is_probed(self, breaker: _Breaker) -> bool:
+    def _is_probed(self, breaker: Breaker) -> bool:
         probe = breaker.probe
         if probe is None:
-            return False
+            return self.clock() < breaker.claim_ends
         paused = probe.is_paused
         if paused is None or self.clock() < probe.started + PROBE_LEASE or not paused():
             return True
@@ -351,7 +314,7 @@ class Health:
 
     def of(self, target: Target, origin: str) -> TargetHealth:
         """Return the health of a target, used or not, and of its host."""
-        own = self._snap(target, self._targets.get(target) or _Breaker())
+        own = self._snap(target, self._targets.get(target) or Breaker())
         host = self._hosts.get(origin)
         if host is None or not host.is_open:
             return own
@@ -371,12 +334,34 @@ class Health:
             self._targets.pop(target, None)
             self._hosts.pop(origin, None)
 
+    def breaker_of(self, place: Target | str) -> Breaker | None:
+        """Return the breaker of a target, or of a host; None where it was not used yet."""
+        return self._hosts.get(place) if isinstance(place, str) else self._targets.get(place)
+
+    def hear(
+        self, place: Target | str, state: SharedState, error: Exception, *, is_mine: bool
+    ) -> None:
+        """Take the fleet's state of a target, or of a host, as `Breaker.hear` does."""
+        breaker = self.breaker_of(place)
+        if breaker is None and state.openings:
+            if isinstance(place, str):
+                breaker = _get(self._hosts, place)
+            else:
+                breaker = _get(self._targets, place)
+        if breaker is not None:
+            breaker.hear(state, error, self.clock(), is_mine=is_mine)
+
+    def forget_fleet(self) -> None:
+        """Let this process decide alone about what is open for its fleet."""
+        for breaker in (*self._targets.values(), *self._hosts.values()):
+            breaker.shared = None
+
     def forget_probes(self) -> None:
         """Let others probe: the loop is gone that the attempts ran on which did."""
         for breaker in (*self._targets.values(), *self._hosts.values()):
             breaker.probe = None
 
-    def _snap(self, target: Target, breaker: _Breaker) -> TargetHealth:
+    def _snap(self, target: Target, breaker: Breaker) -> TargetHealth:
         left = max(0.0, breaker.until - self.clock()) if breaker.is_open else 0.0
         state: HealthState = "healthy"
         if breaker.is_open:
@@ -397,23 +382,23 @@ class Health:
 K = TypeVar("K", bound=Hashable)
 
 
-def _get(breakers: OrderedDict[K, _Breaker], key: K) -> _Breaker:
+def _get(breakers: OrderedDict[K, Breaker], key: K) -> Breaker:
     breaker = breakers.get(key)
     if breaker is None:
         if len(breakers) >= MAX_TARGETS:
             breakers.popitem(last=False)
-        breaker = breakers[key] = _Breaker()
+        breaker = breakers[key] = Breaker()
     else:
         breakers.move_to_end(key)
     return breaker
 
 
-def _quantile(breaker: _Breaker, share: float) -> float:
+def _quantile(breaker: Breaker, share: float) -> float:
     ordered = sorted(breaker.latencies)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _is_connection_failure(error: BaseException) -> bool:
+def is_connection_failure(error: BaseException) -> bool:
     return isinstance(error, ConnectError) or (
         isinstance(error, DeadlineError) and error.which == "connect"
     )
@@ -431,7 +416,7 @@ def _is_long(error: BaseException) -> bool:
     return isinstance(error, LLMError) and error.harms == "long"
 
 
-def _stated_wait(error: BaseException) -> float:
+def stated_wait(error: BaseException) -> float:
     """Return the seconds that the server asks to be left alone."""
     if isinstance(error, ProviderError) and error.retry_after is not None:
         return min(error.retry_after, MAX_RETRY_AFTER)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import anyio
 
+from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call
 from aiollm._failover.candidates import Candidates
 from aiollm._failover.deadlines import is_total
-from aiollm._failover.gate import Admission
 from aiollm.types import Item, Status, Target
 
 

@@ -52,3 +52,19 @@ class TargetLimits(msgspec.Struct, frozen=True):
     held: int = 0
     waiting: int = 0
     blocked_for: float = 0.0
+
+
+class FleetStatus(msgspec.Struct, frozen=True):
+    """A snapshot of the fleet that this process belongs to.
+
+    `state`: "linked", or "away" for `reason` while it decides alone. `processes` of the namespace
+    are alive. `latency`: seconds that the last reply took, None before one.
+    """
+
+    place: str
+    namespace: str
+    process: str
+    state: Literal["linked", "away"] = "away"
+    reason: str = ""
+    processes: int = 0
+    latency: float | None = None

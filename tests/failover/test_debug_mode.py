@@ -112,6 +112,6 @@ async def test_a_registry_that_is_dropped_in_another_thread_closes_through_its_l
         thread.start()
         while thread.is_alive():
             await asyncio.sleep(0)
-    assert ["a Registry was not closed: use `async with`"] == [str(each.message) for each in said]
+    assert [str(each.message) for each in said] == ["a Registry was not closed: use `async with`"]
     await server.wait_closed()
     assert found == [threading.current_thread()]

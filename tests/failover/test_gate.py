@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 )
 
 from aiollm._failover import gate as gate_module
+from aiollm._failover.admission import Admission
 from aiollm._failover.candidates import Candidates, Policy
-from aiollm._failover.gate import Admission, Gate
+from aiollm._failover.gate import Gate
 from aiollm._failover.health import PROBE_LEASE, Health
 from aiollm._failover.lines import Line, Scope
 from aiollm._failover.meter import Meter

@@ -1,0 +1,138 @@
+"""A circuit breaker: what is known of one target, or of one host, and whether it may be asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+LATENCIES = 64
+"""First-output latencies remembered per target."""
+
+
+class SharedOpening:
+    """What a breaker that is open for a whole fleet knows of it.
+
+    `generation` counts the fleet's openings. Only the process that holds the claim probes; another
+    one's ends at `claim_ends`, on this process's clock, 0 where none holds it.
+    """
+
+    __slots__ = ("claim_ends", "generation", "is_claimed")
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.is_claimed = False
+        self.claim_ends = 0.0
+
+
+class SharedState(msgspec.Struct, frozen=True):
+    """The state of one breaker in a fleet; times are seconds from now.
+
+    `openings` in a row, 0 where it is closed. `reopens`, `probes` and `not_before`: when it is
+    half open for any call, for one that waits, and before when for none. `holder`: the process
+    that probes, "" for none, for `claim` seconds. `error`: the class and `status` of the failure.
+    """
+
+    generation: int = 0
+    openings: int = 0
+    reopens: float = 0.0
+    probes: float = 0.0
+    not_before: float = 0.0
+    claim: float = 0.0
+    holder: str = ""
+    error: str = ""
+    status: int = 0
+
+
+class Breaker:
+    """The failures in a row of a target or host; open where there were any that count."""
+
+    __slots__ = (
+        "error",
+        "failed",
+        "failures",
+        "generation",
+        "last_error",
+        "latencies",
+        "not_before",
+        "openings",
+        "probe",
+        "probe_at",
+        "shared",
+        "succeeded",
+        "until",
+    )
+
+    def __init__(self) -> None:
+        self.failures: int = 0
+        self.openings: int = 0
+        # Three times: when it is half open for any call, when for a call that waits for it, and
+        # before when not even that, by the server's word or the length of the hang.
+        self.until: float = 0.0
+        self.probe_at: float = 0.0
+        self.not_before: float = 0.0
+        self.error: Exception | None = None
+        self.probe: Any = None
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.last_error: str = ""
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+        self.generation: int = 0
+        self.shared: SharedOpening | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are kept away."""
+        return self.openings > 0
+
+    @property
+    def is_unclaimed(self) -> bool:
+        """Whether it is open for a whole fleet, and this process may not probe."""
+        return self.openings > 0 and self.shared is not None and not self.shared.is_claimed
+
+    @property
+    def claim_ends(self) -> float:
+        """When the probe of another process counts as lost; 0 where none probes."""
+        return 0.0 if self.shared is None else self.shared.claim_ends
+
+    def half_open_at(self, *, waiting: bool) -> float:
+        """Return when one call may probe; one that waits for the target may earlier."""
+        if waiting:
+            return max(self.not_before, self.probe_at)
+        return self.until
+
+    def close(self) -> None:
+        """Forget the failures."""
+        self.failures = 0
+        self.openings = 0
+        self.until = 0.0
+        self.probe_at = 0.0
+        self.not_before = 0.0
+        self.last_error = ""
+        self.error = None
+        self.shared = None
+
+    def hear(self, state: SharedState, error: Exception, now: float, *, is_mine: bool) -> None:
+        """Take the state that it has in a fleet; `error` is remembered where there is none yet.
+
+        `is_mine`: it is this process that may probe. What is open here alone stays so.
+        """
+        if not state.openings:
+            if self.shared is not None:
+                self.close()
+            return
+        shared = self.shared
+        if shared is None or shared.generation != state.generation:
+            self.generation += 1  # what is under way began before this opening
+            self.shared = shared = SharedOpening(state.generation)
+        self.openings = state.openings
+        self.failures = max(1, self.failures)
+        self.until = now + state.reopens
+        self.probe_at = now + state.probes
+        self.not_before = now + state.not_before
+        if self.error is None:
+            self.error = error
+            self.last_error = type(error).__name__
+        shared.is_claimed = is_mine
+        shared.claim_ends = now + state.claim if state.holder and not is_mine else 0.0

@@ -1,0 +1,235 @@
+"""The link: one connection to Redis that pipelines commands, always reads, and comes back.
+
+Callers get futures and never touch the connection, so a cancelled one cannot put it out of step.
+Replies come in the order of the commands; what others publish comes between them (RESP3 pushes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from aiollm._fleet.address import CONNECT_TIMEOUT, Address
+from aiollm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Connection
+
+Argument: TypeAlias = bytes | str | int | float
+
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+"""Seconds between two attempts to connect; doubled, with jitter, so that no fleet comes at once."""
+
+_REFUSALS = {
+    "AuthenticationError": "refuses the user or password",
+    "AuthenticationWrongNumberOfArgsError": "refuses the user or password",
+    "NoPermissionError": "does not let this user run scripts, publish and subscribe",
+    "ReadOnlyError": "is a read-only replica: name the primary",
+    "MovedError": "is a cluster: name a server that holds all keys",
+    "ClusterDownError": "is a cluster: name a server that holds all keys",
+}
+"""What only a person can mend, by the classes of redis-py."""
+
+_WORDS = {
+    "WRONGTYPE": "has keys of another program under this namespace: choose another",
+    "NOPROTO": "is older than Redis 6",
+    "NOAUTH": "wants a password",
+    "NOPERM": "does not let this user run scripts, publish and subscribe",
+    "WRONGPASS": "refuses the user or password",
+    "DB index": "has no database of this number",
+    "invalid DB": "has no database of this number",
+    "unknown command": "lacks a command that a fleet needs (Redis 6 and Valkey have all)",
+}
+"""The same by words of the server's error."""
+
+
+class Push(list[Any]):
+    """A message that Redis sent by itself."""
+
+
+class Link:
+    """One connection; `is_up` says whether it answers in time."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        greet: Callable[[], Awaitable[None]],
+        hear: Callable[[Sequence[Any]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """`greet` makes a new connection ready, `hear` takes messages, `lost` learns of its end."""
+        self.address = address
+        self.is_up = False
+        self.trouble = ""
+        """The class of what ended the last connection, or kept it from being made."""
+        self._greet = greet
+        self._hear = hear
+        self._lost = lost
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
+        self._wakes = asyncio.Event()
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[None] | None = None
+        self._broken: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Connect, or go on trying in the background where that fails.
+
+        Raises: ConfigError for what only a person can mend; the next call tries again.
+        """
+        if self._task is None or self._task.done():
+            loop = asyncio.get_running_loop()
+            self._first = loop.create_future()
+            self._task = loop.create_task(self._run(), name="aiollm fleet")
+        assert self._first is not None
+        await asyncio.wait([self._first], timeout=CONNECT_TIMEOUT)
+        if self._first.done():
+            self._first.result()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it connects, or has connected, by itself."""
+        return self._task is not None and not self._task.done()
+
+    def send(self, *command: Argument) -> asyncio.Future[Any]:
+        """Send a command; return a future of its reply, an exception where Redis refuses it."""
+        future = asyncio.get_running_loop().create_future()
+        if self._connection is None:
+            _fail(future, ConnectionError("there is no connection to Redis"))
+            return future
+        self._unsent += self._connection.pack_command(*command)
+        self._waiting.append(future)
+        self._wakes.set()
+        return future
+
+    def give_up(self) -> None:
+        """End a connection that does not answer, so that another follows."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_exception(ConnectionError("Redis does not answer"))
+
+    async def close(self) -> None:
+        """End the connection; idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def kill(self) -> None:
+        """End the connection at once, without a running loop."""
+        task, self._task = self._task, None
+        connection, self._connection = self._connection, None
+        writer = getattr(connection, "_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()
+
+    async def _run(self) -> None:
+        wait = RETRY_FIRST
+        while True:
+            mistake = ""
+            try:
+                await self._serve()
+            except ConfigError as error:
+                mistake = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever ends a connection, another follows
+                mistake = self._mistake_in(error)
+                self.trouble = type(error).__name__
+            finally:
+                was_up = self._drop()
+            if self._first is not None and not self._first.done():
+                if mistake:
+                    self._first.set_exception(ConfigError(mistake))
+                    self._first.exception()
+                    return
+                self._first.set_result(None)
+            wait = RETRY_FIRST if was_up else min(RETRY_MOST, wait * 2)
+            await asyncio.sleep(random.uniform(wait / 2, wait))
+
+    async def _serve(self) -> None:
+        """Connect and serve one connection until it ends."""
+        # In a thread: the client takes 0.1 s to import, and reads files to make a connection.
+        connection = await asyncio.to_thread(self.address.new_connection)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+            self._connection = connection
+            self._broken = asyncio.get_running_loop().create_future()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(connection))
+                group.create_task(self._read(connection))
+                group.create_task(self._end_with(self._broken))
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await self._greet()
+                self.is_up = True
+                if self._first is not None and not self._first.done():
+                    self._first.set_result(None)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            with suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            await self._wakes.wait()
+            self._wakes.clear()
+            unsent, self._unsent = self._unsent, []
+            await connection.send_packed_command(b"".join(unsent), check_health=False)
+
+    async def _read(self, connection: Connection) -> None:
+        from redis.exceptions import ResponseError
+
+        connection._parser.set_pubsub_push_handler(_as_push)  # noqa: SLF001 - as its PubSub does
+        while True:
+            try:
+                reply = await connection.read_response(disable_decoding=True, push_request=True)
+            except ResponseError as error:
+                _fail(self._waiting.popleft(), error)
+                continue
+            if type(reply) is Push and reply[0] != b"subscribe":
+                self._hear(reply)
+                continue
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(reply)
+
+    @staticmethod
+    async def _end_with(broken: asyncio.Future[None]) -> None:
+        await broken
+
+    def _drop(self) -> bool:
+        """Forget the connection; return whether it was up."""
+        was_up, self.is_up = self.is_up, False
+        self._connection = None
+        self._unsent = []
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            _fail(future, ConnectionError("the connection to Redis was lost"))
+        if was_up:
+            self._lost()
+        return was_up
+
+    def _mistake_in(self, error: BaseException) -> str:
+        """Return what a person has to mend, "" where time may."""
+        text = str(error)
+        meaning = _REFUSALS.get(type(error).__name__) or next(
+            (meaning for word, meaning in _WORDS.items() if word in text), ""
+        )
+        return f"the fleet's Redis at {self.address.place} {meaning}" if meaning else ""
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # or asyncio would complain where nobody asks for it
+
+
+async def _as_push(message: list[Any]) -> Push:
+    return Push(message)

@@ -1,0 +1,252 @@
+"""This process as a member of its fleet: its name, its beat, and whether it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from aiollm._failover.gate import Gate
+from aiollm._failover.snapshots import FleetStatus
+from aiollm._fleet import scripts
+from aiollm._fleet.address import Address
+from aiollm._fleet.link import Argument, Link
+from aiollm._fleet.scripts import Script
+from aiollm._fleet.shared_health import SharedHealth
+from aiollm.events import Event, FleetAway, FleetBack
+
+BEAT = 2.0
+"""Seconds between two beats, with jitter: what a lost message hides is known as soon."""
+
+BEATS_MISSED = 3
+"""Beats without which a process counts as gone."""
+
+SLOW = 3
+"""Replies in a row that come too late, after which Redis counts as away."""
+
+LATE_LOOP = 0.01
+"""Seconds by which this process's own loop may be late, so that it is not Redis that is slow."""
+
+
+class Member:
+    """One process of a fleet. Owns the link; all that it shares goes through `run`."""
+
+    def __init__(self, address: Address, gate: Gate, emit: Callable[[Event], None]) -> None:
+        """Open nothing yet."""
+        self.address = address
+        self.namespace = address.namespace
+        self.machine = f"{socket.gethostname()[:64]}"
+        self.process = f"{self.machine}:{os.getpid()}:{secrets.token_hex(3)}"
+        self.channel = f"aiollm:1:{self.namespace}"
+        self.open_ones = f"{{{self.channel}}}o"
+        self.away = True
+        """Whether this process decides alone."""
+        self._emit = emit
+        self._late = 0
+        self._processes = 0
+        self._latency: float | None = None
+        self._reason = ""
+        self._beat: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._link = self._new_link()
+        self.health = SharedHealth(gate, self)
+        gate.sharing = self.health
+
+    def _new_link(self) -> Link:
+        return Link(self.address, greet=self._greet, hear=self._hear, lost=self._lost)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this loop's first connection was tried."""
+        return self._loop is asyncio.get_running_loop() and self._link.is_open
+
+    @property
+    def was_opened(self) -> bool:
+        """Whether there is anything to close."""
+        return self._loop is not None
+
+    async def open(self) -> None:
+        """Join the fleet, or decide alone where Redis does not answer. Raises: ConfigError."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                self._link.kill()  # its loop is gone
+                self._link = self._new_link()
+                self.away = True
+            self._loop = loop
+        await self._link.open()
+        if self.away and not self._reason:
+            self._go_away(f"it cannot be reached ({self._link.trouble or 'no answer'})")
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        then: Callable[[Any], None] | None,
+    ) -> None:
+        """Run a script; call `then` with its reply, never where there is none."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        sent = time.monotonic()
+
+        def replied(done: asyncio.Future[Any]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                self._timed(time.monotonic() - sent)
+                if then is not None and not self.away:
+                    then(done.result())
+            elif _is_unknown_script(error):
+                self._load()
+                self._link.send(*command).add_done_callback(replied)
+            else:
+                self._refused(error)
+
+        self._link.send(*command).add_done_callback(replied)
+
+    def _refused(self, error: BaseException) -> None:
+        """Note that Redis refuses a command, as where its memory is full."""
+        if not isinstance(error, ConnectionError):  # of which the link itself tells
+            self._go_away(f"it refuses commands ({type(error).__name__})")
+
+    def _load(self) -> None:
+        """Load the scripts again: Redis forgets them when it starts anew."""
+        for script in scripts.ALL:
+            self._link.send("SCRIPT", "LOAD", script.text)
+
+    async def _greet(self) -> None:
+        """Make a new connection ready."""
+        self._load()
+        subscribed = self._link.send("SUBSCRIBE", self.channel)
+        sent = time.monotonic()
+        self._processes = await self._send_beat()
+        subscribed.result()
+        self._latency = time.monotonic() - sent
+        self._come_back()
+
+    def _send_beat(self) -> asyncio.Future[Any]:
+        alive = int(BEAT * BEATS_MISSED * 1e6)
+        key = f"{{{self.channel}}}p"
+        return self._link.send("EVALSHA", scripts.beat.sha, 1, key, self.process, alive)
+
+    def _next_beat(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(BEAT * random.uniform(0.8, 1.2), self._pulse)
+
+    def _pulse(self) -> None:
+        """Say that this process lives, and look whether anything was missed."""
+        if self._closed or not self._link.is_up:
+            return
+        sent = time.monotonic()
+        beat = self._send_beat()
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(max(BEAT, 10 * self.address.timeout), self._missed, beat)
+
+        def replied(done: asyncio.Future[Any]) -> None:
+            timer.cancel()
+            if done.cancelled() or self._closed:
+                return
+            error = done.exception()
+            if error is None:
+                self._processes = done.result()
+                self._timed(time.monotonic() - sent)
+                if self.away and self._late == 0:
+                    self._come_back()
+                    return
+            elif _is_unknown_script(error):
+                self._load()
+            else:
+                self._refused(error)
+            if self._link.is_up:
+                self._next_beat()
+
+        beat.add_done_callback(replied)
+        self.health.renew()
+        self.health.ask()
+
+    def _missed(self, beat: asyncio.Future[Any]) -> None:
+        if not beat.done():
+            self._go_away("it does not answer")
+            self._link.give_up()
+
+    def _timed(self, seconds: float) -> None:
+        """Note how long a reply took; several late ones in a row are a slow Redis."""
+        self._latency = seconds
+        if seconds <= self.address.timeout + LATE_LOOP:
+            self._late = 0
+            return
+        self._late += 1
+        if self._late >= SLOW:
+            self._go_away(f"its replies take {seconds:.3g} s")
+
+    def _hear(self, message: Sequence[Any]) -> None:
+        if not self.away and len(message) == 3 and message[0] == b"message":
+            self.health.hear(message[2])
+
+    def _come_back(self) -> None:
+        was_away, self._reason = bool(self._reason), ""
+        self.away = False
+        self._late = 0
+        if was_away:
+            self._emit(FleetBack(self._processes))
+        self.health.joined()
+        self._next_beat()
+
+    def _lost(self) -> None:
+        self._go_away("the connection was lost")
+
+    def _go_away(self, reason: str) -> None:
+        if self._closed or self._reason:
+            return
+        self._reason = reason
+        self.away = True
+        self.health.lost()
+        self._emit(FleetAway(reason))
+
+    @property
+    def status(self) -> FleetStatus:
+        """What is known of the fleet now."""
+        return FleetStatus(
+            place=self.address.place,
+            namespace=self.namespace,
+            process=self.process,
+            state="away" if self.away else "linked",
+            reason=self._reason,
+            processes=0 if self.away else self._processes,
+            latency=self._latency,
+        )
+
+    async def close(self) -> None:
+        """Leave the fleet; idempotent."""
+        self._end()
+        if self._link.is_up:
+            leaving = self._link.send("ZREM", f"{{{self.channel}}}p", self.process)
+            with suppress(Exception):
+                async with asyncio.timeout(self.address.timeout):
+                    await leaving
+        await self._link.close()
+
+    def kill(self) -> None:
+        """Leave at once, without a running loop."""
+        self._end()
+        self._link.kill()
+
+    def _end(self) -> None:
+        self._closed = True
+        self.away = True
+        if self._beat is not None:
+            self._beat.cancel()
+
+
+def _is_unknown_script(error: BaseException) -> bool:
+    return type(error).__name__ == "NoScriptError"

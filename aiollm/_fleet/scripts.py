@@ -1,0 +1,192 @@
+"""What runs inside Redis, in Lua: each script is one step that nothing comes between.
+
+Only Redis's clock counts, and only durations cross the wire, so no two clocks are compared. Times
+are whole microseconds. A breaker is a hash, and each script that writes
+one publishes what has changed. `seq` counts changes, `gen` openings.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+_PRELUDE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local FIELDS = {'seq', 'gen', 'n', 'until', 'probe', 'nb', 'lease', 'holder', 'err', 'status'}
+local HOUR = 3600000000
+local function us(x) return string.format('%.0f', x) end
+local function read(key)
+  local v = redis.call('HMGET', key, unpack(FIELDS))
+  local s = {}
+  for i, name in ipairs(FIELDS) do
+    if i <= 7 then s[name] = tonumber(v[i] or '0') or 0 else s[name] = v[i] or '' end
+  end
+  for _, name in ipairs({'until', 'probe', 'nb', 'lease'}) do
+    if s[name] > now + HOUR + 60000000 then s[name] = now end
+  end
+  if s.lease <= now then s.holder = '' end
+  return s
+end
+local function left(at) return us(math.max(0, at - now)) end
+local function shown(key, s)
+  return cjson.encode({key, us(s.seq), us(s.gen), us(s.n), left(s['until']), left(s.probe),
+    left(s.nb), left(s.lease), s.holder, s.err, s.status})
+end
+local function write(key, s, channel, open)
+  s.seq = s.seq + 1
+  redis.call('HSET', key, 'seq', us(s.seq), 'gen', us(s.gen), 'n', us(s.n), 'until',
+    us(s['until']), 'probe', us(s.probe), 'nb', us(s.nb), 'lease', us(s.lease),
+    'holder', s.holder, 'err', s.err, 'status', s.status)
+  redis.call('PEXPIRE', key, us((math.max(0, s['until'] - now) + HOUR) / 1000))
+  if s.n > 0 then
+    redis.call('ZADD', open, us(now + HOUR), key)
+  else
+    redis.call('ZREM', open, key)
+  end
+  redis.call('PEXPIRE', open, us(2 * HOUR / 1000))
+  redis.call('PUBLISH', channel, shown(key, s))
+end
+"""
+
+OPENED = """
+-- KEYS: breaker, open ones. ARGV: channel, gen, opens, is suspect, machine, base, share of it,
+-- hang, stated wait, probe after, is long, error, status
+local key = KEYS[1]
+local s = read(key)
+local opens = ARGV[3] == '1' and (s.n == 0 or s.gen == tonumber(ARGV[2]))
+local stated = tonumber(ARGV[9])
+if ARGV[4] == '1' and s.n == 0 then
+  -- One machine's connection failures may be its own; two machines' are the server's.
+  local v = redis.call('HMGET', key, 'machine', 'seen')
+  local fresh = v[1] and now - (tonumber(v[2]) or 0) < 10000000
+  if not (fresh and v[1] ~= ARGV[5]) then
+    if opens then
+      redis.call('HSET', key, 'machine', ARGV[5], 'seen', us(now))
+      redis.call('PEXPIRE', key, us(HOUR / 1000))
+    end
+    return shown(key, s)
+  end
+end
+if opens then
+  s.gen = math.max(s.gen, tonumber(ARGV[2])) + 1
+  s.n = s.n + 1
+  local full = math.min(300000000, tonumber(ARGV[6]) * 2 ^ math.min(s.n - 1, 40))
+  local cooldown, probe, hang = full * tonumber(ARGV[7]), tonumber(ARGV[10]), tonumber(ARGV[8])
+  if ARGV[11] == '1' then cooldown = 300000000 else probe = math.min(probe, full) end
+  s['until'] = math.max(s['until'], now + math.max(cooldown, hang))
+  s.probe = now + probe
+  s.nb = math.max(s.nb, now + hang)
+  s.err = ARGV[12]
+  s.status = ARGV[13]
+  s.holder = ''
+  s.lease = 0
+elseif s.n == 0 or now + stated <= s.nb then
+  return shown(key, s)
+end
+s.nb = math.max(s.nb, now + stated)
+s['until'] = math.max(s['until'], s.nb)
+write(key, s, ARGV[1], KEYS[2])
+return shown(key, s)
+"""
+
+RESTORED = """
+-- KEYS: breaker, open ones. ARGV: channel, gen, openings, left until, probe and the earliest,
+-- error, status
+local key = KEYS[1]
+local s = read(key)
+if s.n == 0 and s.gen < tonumber(ARGV[2]) then
+  s.gen, s.n = tonumber(ARGV[2]), tonumber(ARGV[3])
+  s['until'] = now + tonumber(ARGV[4])
+  s.probe = now + tonumber(ARGV[5])
+  s.nb = now + tonumber(ARGV[6])
+  s.err, s.status = ARGV[7], ARGV[8]
+  write(key, s, ARGV[1], KEYS[2])
+end
+return shown(key, s)
+"""
+
+CLOSED = """
+-- KEYS: breaker, open ones. ARGV: channel, gen
+local key = KEYS[1]
+local s = read(key)
+if s.n > 0 and s.gen == tonumber(ARGV[2]) then
+  s.n = 0
+  s['until'], s.probe, s.nb, s.lease, s.holder, s.err, s.status = 0, 0, 0, 0, '', '', ''
+  write(key, s, ARGV[1], KEYS[2])
+end
+return shown(key, s)
+"""
+
+CLAIMED = """
+-- KEYS: breaker, open ones. ARGV: channel, process, lease, is waiting
+local key = KEYS[1]
+local s = read(key)
+local at = s['until']
+if ARGV[4] == '1' then at = math.max(s.nb, s.probe) end
+if s.n == 0 or now + 2000 < at or (s.holder ~= '' and s.holder ~= ARGV[2]) then
+  return shown(key, s)
+end
+local mine = s.holder ~= ''
+s.holder = ARGV[2]
+s.lease = now + tonumber(ARGV[3])
+if mine then
+  redis.call('HSET', key, 'lease', us(s.lease))
+else
+  write(key, s, ARGV[1], KEYS[2])
+end
+return shown(key, s)
+"""
+
+RELEASED = """
+-- KEYS: breaker, open ones. ARGV: channel, process
+local key = KEYS[1]
+local s = read(key)
+if s.holder == ARGV[2] then
+  s.holder = ''
+  s.lease = 0
+  write(key, s, ARGV[1], KEYS[2])
+end
+return shown(key, s)
+"""
+
+STATES = """
+-- KEYS: breakers
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = shown(key, read(key)) end
+return found
+"""
+
+OPEN = """
+-- KEYS: open ones
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', us(now))
+local found = {}
+for _, key in ipairs(redis.call('ZRANGE', KEYS[1], -4096, -1)) do
+  found[#found + 1] = shown(key, read(key))
+end
+return found
+"""
+
+BEAT = """
+-- KEYS: processes. ARGV: process, seconds it counts as alive
+-- First what a full memory refuses: Redis asks only before the first write of a script.
+redis.call('ZADD', KEYS[1], us(now + tonumber(ARGV[2])), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', us(now))
+redis.call('PEXPIRE', KEYS[1], us(tonumber(ARGV[2]) / 1000))
+return redis.call('ZCARD', KEYS[1])
+"""
+
+
+class Script:
+    """A script that Redis knows by the hash of its text."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = _PRELUDE + text
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+opened, restored, closed = Script(OPENED), Script(RESTORED), Script(CLOSED)
+claimed, released = Script(CLAIMED), Script(RELEASED)
+states, open_ones, beat = Script(STATES), Script(OPEN), Script(BEAT)
+ALL = (opened, restored, closed, claimed, released, states, open_ones, beat)

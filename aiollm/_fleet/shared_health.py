@@ -1,0 +1,345 @@
+"""Keeps the breakers of this process in step with those of its fleet.
+
+Each process answers "may I?" from its own memory. Changes are published; what a message lost is
+found by the beat, which asks for the states of all targets in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import msgspec
+
+from aiollm import errors
+from aiollm._failover.breaker import Breaker, SharedState
+from aiollm._failover.gate import Gate
+from aiollm._failover.health import (
+    MISCONFIGURED_PROBE_EVERY,
+    PROBE_EVERY,
+    PROBE_LEASE,
+    is_connection_failure,
+    stated_wait,
+)
+from aiollm._failover.lines import Line
+from aiollm._fleet import scripts
+from aiollm._fleet.link import Argument
+from aiollm._fleet.scripts import Script
+from aiollm.dsn import Secret
+from aiollm.errors import LLMError, ProviderError, ServerError, TransportError, classify
+from aiollm.types import Target
+
+UNUSED = 1.0
+"""Seconds that a claim is kept for a next call where none waits for it."""
+
+MAX_KEYS = 4096
+"""Breakers that are kept in step."""
+
+_SECOND = 1e6
+
+
+class Membership(Protocol):
+    """What is asked of the process as a member of its fleet."""
+
+    namespace: str
+    machine: str
+    process: str
+    channel: str
+    open_ones: str
+    away: bool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the fleet was opened on the running loop."""
+
+    async def open(self) -> None:
+        """Join the fleet. Raises: ConfigError."""
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        then: Callable[[Any], None] | None,
+    ) -> None:
+        """Run a script; call `then` with its reply, never where there is none."""
+
+
+class _Message(msgspec.Struct, array_like=True):
+    """A breaker's state as Redis sends it; times in microseconds from now."""
+
+    key: str
+    seq: int
+    generation: int
+    openings: int
+    reopens: int
+    probes: int
+    not_before: int
+    claim: int
+    holder: str
+    error: str
+    status: str
+    heard: float = 0.0
+
+
+_decode = msgspec.json.Decoder(_Message, strict=False).decode
+
+
+class SharedHealth:
+    """The breakers of a gate that others share; see `Sharing`."""
+
+    def __init__(self, gate: Gate, member: Membership) -> None:
+        self._gate = gate
+        self._member = member
+        self._local: dict[str, dict[Target | str, str]] = {}
+        self._keys: dict[Target | str, str] = {}
+        self._known: dict[str, _Message] = {}
+        self._asked: set[str] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the fleet was opened on the running loop."""
+        return self._member.is_open
+
+    async def open(self) -> None:
+        """Join the fleet. Raises: ConfigError."""
+        await self._member.open()
+
+    def declare(self, line: Line) -> None:
+        """Note a target that this process uses, and ask for its state."""
+        host, token = line.scope.key
+        who = line.provider.name if token is not None and token.changes else token
+        scope = f"{host}:{_digest(who, self._member.namespace)}"
+        found = (
+            (line.target, f"{{aiollm:1:{self._member.namespace}:{scope}}}h:{line.target.model}"),
+            (line.origin, f"{{aiollm:1:{self._member.namespace}:{line.origin}}}h"),
+        )
+        new = []
+        for place, key in found:
+            if self._keys.get(place) != key and len(self._keys) < MAX_KEYS:
+                self._keys[place] = key
+                self._local.setdefault(key, {})[place] = line.origin
+                new.append(key)
+        for key in new:
+            if key in self._known:
+                self._apply(self._known[key])
+        self.ask(new)
+
+    def ask(self, keys: Iterable[str] | None = None) -> None:
+        """Ask for the states of breakers, by default of all in use."""
+        wanted = [*(self._keys.values() if keys is None else keys)]
+        if wanted and not self._member.away:
+            self._send(scripts.states, wanted, [], self._heard_all)
+
+    def failed(self, line: Line, error: Exception, *, opened: bool, took: float) -> None:
+        """Tell the fleet of a failure after `took` seconds."""
+        if classify(error).harms != "no":
+            self._report(line.target, error, opened=opened, took=took)
+            if is_connection_failure(error):
+                self._report(line.origin, error, opened=opened, took=took)
+        self.closed(line)
+        self.released(line)
+
+    def _report(self, place: Target | str, error: Exception, *, opened: bool, took: float) -> None:
+        stated, is_long = stated_wait(error), classify(error).harms == "long"
+        health = self._gate.health
+        if (key := self._keys.get(place)) is None or not (opened or stated):
+            return
+        generation = self._known[key].generation if key in self._known else 0
+        base = health.base
+        arguments = (
+            generation,
+            int(opened),
+            int(_is_own(error)),
+            self._member.machine,
+            _us(base),
+            random.uniform(0.5, 1.0),
+            _us(took),
+            _us(stated),
+            _us(MISCONFIGURED_PROBE_EVERY if is_long else PROBE_EVERY),
+            int(is_long),
+            type(error).__name__,
+            getattr(error, "status", 0) or "",
+        )
+        self._send(scripts.opened, [key], (self._member.channel, *arguments), self._heard)
+
+    def closed(self, line: Line) -> None:
+        """Tell the fleet of a target, and a host, that answer again."""
+        for place in (line.target, line.origin):
+            key = self._keys.get(place, "")
+            known = self._known.get(key)
+            if known is not None and known.openings and not self._is_open(place):
+                known.openings = 0
+                self._send(scripts.closed, [key], (self._member.channel, known.generation), None)
+
+    def _is_open(self, place: Target | str) -> bool:
+        breaker = self._gate.health.breaker_of(place)
+        return breaker is not None and breaker.is_open
+
+    def _is_claimed(self, place: Target | str, *, probes: bool) -> bool:
+        """Return whether this process holds the claim, with or without a probe that uses it."""
+        breaker = self._gate.health.breaker_of(place)
+        if breaker is None or breaker.shared is None or not breaker.shared.is_claimed:
+            return False
+        return (breaker.probe is not None) == probes
+
+    def released(self, line: Line) -> None:
+        """Give claims back that no probe uses."""
+        for place in (line.target, line.origin):
+            self._give_back(place)
+
+    def _give_back(self, place: Target | str) -> None:
+        if self._is_claimed(place, probes=False):
+            arguments = (self._member.channel, self._member.process)
+            self._send(scripts.released, [self._keys[place]], arguments, self._heard)
+
+    def claim(self, line: Line, *, waiting: bool) -> None:
+        """Ask for the right to probe where it is time."""
+        for place in self._gate.health.unclaimed(line.target, line.origin, waiting=waiting):
+            key = self._keys.get(place)
+            if key is None or key in self._asked:
+                continue
+            self._asked.add(key)
+            arguments = (self._member.channel, self._member.process, _us(PROBE_LEASE), int(waiting))
+            self._send(scripts.claimed, [key], arguments, partial(self._claimed, key, place))
+
+    def _claimed(self, key: str, place: Target | str, reply: Any) -> None:
+        self._asked.discard(key)
+        self._heard(reply)
+        if self._is_claimed(place, probes=False):
+            asyncio.get_running_loop().call_later(UNUSED, self._give_back, place)
+
+    def renew(self) -> None:
+        """Keep the claims whose probes still run."""
+        for place, key in self._keys.items():
+            if self._is_claimed(place, probes=True):
+                arguments = (self._member.channel, self._member.process, _us(PROBE_LEASE), 1)
+                self._send(scripts.claimed, [key], arguments, None)
+
+    def hear(self, data: bytes) -> None:
+        """Take a message that another process published."""
+        self._heard(data, is_push=True)
+
+    def joined(self) -> None:
+        """Bring what was found open alone, and ask for all else."""
+        for place in self._keys:
+            breaker = self._gate.health.breaker_of(place)
+            if breaker is not None and breaker.is_open and not _is_own(breaker.error):
+                self._restore(place, breaker, 1)
+        self.ask()
+        self._send(scripts.open_ones, [], [], self._heard_all)
+
+    def _restore(self, place: Target | str, breaker: Breaker, generation: int) -> None:
+        """Put the state of a breaker into a Redis that does not have it."""
+        now = self._gate.now()
+        arguments = (
+            generation,
+            breaker.openings,
+            _us(max(0.0, breaker.until - now)),
+            _us(max(0.0, breaker.probe_at - now)),
+            _us(max(0.0, breaker.not_before - now)),
+            breaker.last_error,
+            getattr(breaker.error, "status", 0) or "",
+        )
+        keys = [self._keys[place]]
+        self._send(scripts.restored, keys, (self._member.channel, *arguments), self._heard)
+
+    def lost(self) -> None:
+        """Decide alone from now on."""
+        self._asked.clear()
+        self._known.clear()
+        self._gate.health.forget_fleet()
+        for origin in {place for place in self._keys if isinstance(place, str)}:
+            self._gate.changed_health(origin)
+
+    def _heard_all(self, reply: Sequence[bytes]) -> None:
+        for each in reply:
+            self._heard(each)
+
+    def _heard(self, data: bytes, *, is_push: bool = False) -> None:
+        """Take a state; a reply is Redis's word, a message may come twice or out of order."""
+        try:
+            state = _decode(data)
+        except msgspec.DecodeError:
+            return  # another program's message
+        known = self._known.get(state.key)
+        if known is not None:
+            if is_push and state.seq <= known.seq:
+                return
+            if (state.seq, state.holder) == (known.seq, known.holder):
+                return
+        if known is not None and known.openings and state.generation < known.generation:
+            # Redis lost it, in a restart or a flush; whoever remembers it brings it back.
+            for place in self._local.get(state.key, ()):
+                breaker = self._gate.health.breaker_of(place)
+                if breaker is not None and breaker.is_open:
+                    del self._known[state.key]
+                    self._restore(place, breaker, known.generation)
+                    return
+        if known is None and (not state.openings or len(self._known) >= MAX_KEYS):
+            return
+        state.heard = self._gate.now()
+        self._known[state.key] = state
+        self._apply(state)
+
+    def _apply(self, state: _Message) -> None:
+        """Let the breakers here be as the fleet has them."""
+        error = _error_of(state)
+        age = self._gate.now() - state.heard
+        shared = SharedState(
+            state.generation,
+            state.openings,
+            max(0.0, state.reopens / _SECOND - age),
+            max(0.0, state.probes / _SECOND - age),
+            max(0.0, state.not_before / _SECOND - age),
+            max(0.0, state.claim / _SECOND - age),
+            state.holder,
+        )
+        is_mine = state.holder == self._member.process
+        for place, origin in self._local.get(state.key, {}).items():
+            self._gate.health.hear(place, shared, error, is_mine=is_mine)
+            self._gate.changed_health(origin)
+
+    def _send(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Any],
+        then: Callable[[Any], None] | None,
+    ) -> None:
+        if not self._member.away:
+            every = [*keys] if script is scripts.states else [*keys, self._member.open_ones]
+            self._member.run(script, every, arguments, then)
+
+
+def _is_own(error: Exception | None) -> bool:
+    """Return whether a failure may be this machine's own: it may have lost its network."""
+    return isinstance(error, TransportError)
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * _SECOND)
+
+
+def _digest(who: Secret | str | None, namespace: str) -> str:
+    """Return what tells keys apart and does not show them: 40 bits of a keyed hash."""
+    data = who.reveal() if isinstance(who, Secret) else who or ""
+    return blake2b(data.encode(), key=namespace.encode(), digest_size=5).hexdigest()
+
+
+def _error_of(state: _Message) -> Exception:
+    """Return an error of the class that another process met."""
+    reason = "another process of the fleet found that it fails"
+    kind = getattr(errors, state.error, None)
+    if isinstance(kind, type) and issubclass(kind, ProviderError):
+        return kind(reason, status=int(state.status or 0))
+    if isinstance(kind, type) and issubclass(kind, LLMError):
+        try:
+            return kind(reason)
+        except TypeError:
+            pass
+    return ServerError(reason)

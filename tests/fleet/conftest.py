@@ -1,0 +1,144 @@
+"""A Redis server of the tests' own, and registries that share it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiollm import Registry
+
+NAMES = itertools.count()
+
+
+class Redis:
+    """One `redis-server` on a port of its own, ended by its process."""
+
+    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
+        self.port = port or _free_port()
+        self.folder = folder
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0?namespace=n{next(NAMES)}&timeout=5"
+
+    def start(self) -> None:
+        """Start it, and wait until it accepts connections."""
+        listening = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        quiet = ("--save", "", "--appendonly", "no", "--loglevel", "notice")
+        self._process = subprocess.Popen(
+            [_server(), *listening, *quiet, *self._arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if b"eady to accept connections" in line:
+                return
+        raise RuntimeError("redis-server did not start")
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def ask(self, *command: str, password: str = "") -> Any:
+        """Send one command over a connection of its own; return the reply."""
+        return await asyncio.to_thread(self._ask, command, password)
+
+    def _ask(self, command: tuple[str, ...], password: str) -> Any:
+        from redis import Redis as Client
+
+        with Client(port=self.port, password=password or None, decode_responses=True) as client:
+            return client.execute_command(*command)
+
+
+def _server() -> str:
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        reason = "redis-server is not installed: apt-get install redis-server"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory) -> Iterator[Redis]:
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis(shared_redis) -> Redis:
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path) -> Iterator[Callable[..., Redis]]:
+    """Start servers that a test may break."""
+    started: list[Redis] = []
+
+    def start(*arguments: str) -> Redis:
+        started.append(Redis(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+async def members() -> AsyncIterator[Callable[..., Registry]]:
+    """Make registries of one fleet; each stands for a process."""
+    made: list[Registry] = []
+
+    def make(fleet: str, servers: dict[str, Any], **settings: Any) -> Registry:
+        env = {
+            f"LLM_{name.upper()}": f"openai+http://secret-key@127.0.0.1:{server.port}/v1"
+            for name, server in servers.items()
+        }
+        made.append(Registry(env=env, fleet=fleet, **{"retries": 0} | settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.aclose()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until a condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def state(registry: Registry, spec: str = "a/m") -> str:
+    """Return the state of a target in a registry."""
+    return registry.health(spec)[0].state

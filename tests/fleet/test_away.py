@@ -1,0 +1,136 @@
+"""Without its Redis a process decides alone, no caller sees an error, and it comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from aiollm import FailoverError
+from aiollm._fleet import link, member
+from aiollm.events import FleetAway, FleetBack
+from aiollm.testing import Answer, FaultServer, chat
+from tests.fleet.conftest import until
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr(member, "BEAT", 0.05)
+    monkeypatch.setattr(link, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(link, "RETRY_MOST", 0.02)
+
+
+@pytest.fixture
+async def server():
+    async with FaultServer(chat("well")) as server:
+        yield server
+
+
+def events(registry, *kinds):
+    seen = []
+    registry.on_event(lambda event: seen.append(event) if isinstance(event, kinds) else None)
+    return seen
+
+
+def quick(url):
+    return url.replace("timeout=5", "timeout=0.02")
+
+
+async def break_by_killing(redis):
+    redis.kill()
+    return redis.start
+
+
+async def break_by_stopping(redis):
+    os.kill(redis.pid, signal.SIGSTOP)
+    return lambda: os.kill(redis.pid, signal.SIGCONT)
+
+
+async def break_by_filling(redis):
+    await redis.ask("CONFIG", "SET", "maxmemory", "1")
+    return lambda: redis.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+async def break_by_a_new_password(redis):
+    await redis.ask("CONFIG", "SET", "requirepass", "new")
+    await redis.ask("CLIENT", "KILL", "TYPE", "pubsub", password="new")
+    return lambda: redis.ask("CONFIG", "SET", "requirepass", "", password="new")
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [break_by_killing, break_by_stopping, break_by_filling, break_by_a_new_password],
+    ids=["killed", "stopped", "full", "password changed"],
+)
+async def test_calls_go_on_while_redis_is_away_and_the_fleet_is_joined_again(
+    own_redis, members, server, break_it
+):
+    redis = own_redis()
+    reg = members(quick(redis.url), {"a": server})
+    seen = events(reg, FleetAway, FleetBack)
+    assert (await reg.generate("a/m", "hi")).text == "well"
+    await until(lambda: reg.fleet.state == "linked")
+    seen.clear()
+    mend = await break_it(redis)
+    await until(lambda: reg.fleet.state == "away")
+    for _ in range(3):
+        assert (await reg.generate("a/m", "hi")).text == "well"
+    assert reg.fleet.reason
+    mended = mend()
+    if mended is not None:
+        await mended
+    await until(lambda: reg.fleet.state == "linked")
+    assert [type(each) for each in seen] == [FleetAway, FleetBack]
+
+
+async def test_a_process_starts_alone_where_redis_is_down(own_redis, members, server):
+    redis = own_redis()
+    redis.kill()
+    reg = members(redis.url, {"a": server})
+    seen = events(reg, FleetAway, FleetBack)
+    assert (await reg.generate("a/m", "hi")).text == "well"
+    assert reg.fleet.state == "away"
+    redis.start()
+    await until(lambda: reg.fleet.state == "linked")
+    assert [type(each) for each in seen] == [FleetAway, FleetBack]
+
+
+@pytest.mark.parametrize("lose", ["restart", "flush"])
+async def test_what_redis_lost_is_brought_back_by_whoever_remembers_it(
+    own_redis, members, server, lose
+):
+    server.behave(Answer(503))
+    redis = own_redis()
+    url = redis.url
+    reg = members(url, {"a": server}, cooldown=60)
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi", max_wait=0)
+    await until(lambda: reg._resources._member.health._known)
+    if lose == "restart":
+        redis.kill()
+        redis.start()
+    else:
+        await redis.ask("FLUSHALL")
+        await redis.ask("SCRIPT", "FLUSH")
+    other = members(url, {"a": server})
+    await other._resources._member.open()
+    await until(lambda: other._resources._member.health._known)
+    with pytest.raises(FailoverError):
+        await other.generate("a/m", "hi", max_wait=0)
+    assert len(server.requests) == 1
+
+
+async def test_a_breaker_that_was_open_for_the_fleet_is_probed_alone_while_away(
+    own_redis, members, server
+):
+    server.behave(Answer(503))
+    redis = own_redis()
+    reg = members(redis.url, {"a": server}, cooldown=0.05)
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi", max_wait=0)
+    await until(lambda: reg._resources._member.health._known)
+    redis.kill()
+    await until(lambda: reg.fleet.state == "away")
+    server.behave(chat("well"))
+    assert (await reg.generate("a/m", "hi")).text == "well"

@@ -1,0 +1,82 @@
+"""A wrong setting of a fleet is a clear ConfigError before any request; none shows a password."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiollm import ConfigError, Registry
+from aiollm.testing import FaultServer, chat
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h",
+        "redis",
+        "redis://",
+        "redis://h:port",
+        "redis://h?namespace=",
+        "redis://h?namespace=a b",
+        "redis://h?namespace=" + "n" * 65,
+        "redis://h?timeout=0",
+        "redis://h?timeout=soon",
+        "redis://h?timeout=nan",
+        7,
+        b"redis://h",
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_address_is_refused_when_the_registry_is_made(url):
+    with pytest.raises(ConfigError, match="fleet"):
+        Registry(env={}, fleet=url)
+
+
+def test_the_address_may_come_from_the_environment():
+    assert Registry(env={}).fleet is None
+    made = Registry(env={"AIOLLM_FLEET": "redis://u:secret@h/3?namespace=prod"})
+    assert made.fleet.place == "redis://h/3"
+    assert made.fleet.namespace == "prod"
+    assert "secret" not in repr(made.fleet) + repr(made._resources._member.address)
+    assert Registry(env={"AIOLLM_FLEET": "redis://h"}, fleet="").fleet is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "login", "query", "words"),
+    [
+        (("--requirepass", "right"), ":wrong@", "", "refuses the user or password"),
+        (("--requirepass", "right"), "", "", "password"),
+        ((), "", "&unheard_of=1", "setting"),
+        (("--databases", "1"), "", "db=7", "no database"),
+        (("--replicaof", "127.0.0.1 1"), "", "", "read-only replica"),
+        (
+            ("--user", "u", "on", ">p", "~*", "-@all", "+@connection"),
+            "u:p@",
+            "",
+            "does not let this user",
+        ),
+    ],
+    ids=["wrong password", "no password", "option", "database", "replica", "rights"],
+)
+async def test_what_only_a_person_can_mend_ends_the_first_call(
+    own_redis, members, arguments, login, query, words
+):
+    redis = own_redis(*arguments)
+    path = query.removeprefix("db=") if query.startswith("db=") else "0"
+    more = "" if query.startswith("db=") else query
+    url = f"redis://{login}127.0.0.1:{redis.port}/{path}?namespace=x{more}"
+    async with FaultServer(chat("x")) as server:
+        reg = members(url, {"a": server})
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=words) as caught:
+                await reg.generate("a/m", "hi")
+            assert "wrong@" not in str(caught.value)
+        assert not server.requests
+
+
+async def test_keys_of_another_program_are_named(redis, members):
+    url = redis.url
+    namespace = url.partition("namespace=")[2].partition("&")[0]
+    await redis.ask("SET", f"{{aiollm:1:{namespace}}}p", "mine")
+    async with FaultServer(chat("x")) as server:
+        with pytest.raises(ConfigError, match="another program"):
+            await members(url, {"a": server}).generate("a/m", "hi")

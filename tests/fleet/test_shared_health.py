@@ -1,0 +1,191 @@
+"""What one process learns of a target's health, all processes of its fleet know."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiollm import FailoverError
+from aiollm._fleet import scripts
+from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
+from tests.fleet.conftest import state, until
+
+DOWN = Answer(503)
+
+
+@pytest.fixture
+async def server():
+    async with FaultServer(chat("well")) as server:
+        yield server
+
+
+async def fails(registry, spec="a/m"):
+    with pytest.raises(FailoverError) as caught:
+        await registry.generate(spec, "hi", max_wait=0)
+    return caught.value
+
+
+async def test_an_opening_is_known_to_a_process_that_never_asked_the_target(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = members(url, {"a": server}), members(url, {"a": server})
+    await second._resources._member.open()
+    await fails(first)
+    await until(lambda: second._resources._member.health._known)
+    error = await fails(second)
+    assert len(server.requests) == 1
+    assert "another process" in str(error.exceptions[0])
+
+
+async def test_a_process_that_joins_later_knows_what_is_open(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    await fails(members(url, {"a": server}))
+    late = members(url, {"a": server})
+    await late._resources._member.open()
+    await until(lambda: late._resources._member.health._known)
+    await fails(late)
+    assert len(server.requests) == 1
+
+
+async def test_one_call_of_all_processes_probes_and_the_others_wait_for_it(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    regs = [members(url, {"a": server}, cooldown=0.05) for _ in range(4)]
+    for reg in regs:
+        await reg._resources._member.open()
+    await fails(regs[0])
+    for reg in regs:
+        await until(lambda reg=reg: reg._resources._member.health._known)
+    gate = Gate()
+    server.push(chat(gate, "probe"))
+    server.behave(chat("well"))
+    server.push(chat(gate, "probe"))
+    calls = [asyncio.create_task(reg.generate("a/m", "hi")) for reg in regs for _ in range(8)]
+    await gate.reached()
+    for reg in regs:
+        await until(lambda reg=reg: state(reg) != "healthy")
+    assert len(server.requests) == 2  # the failure, and the probe
+    gate.open()
+    texts = [response.text for response in await asyncio.gather(*calls)]
+    assert sorted(set(texts)) == ["probe", "well"]
+    assert texts.count("probe") == 1
+    for reg in regs:
+        await until(lambda reg=reg: state(reg) == "healthy")
+
+
+async def test_a_probe_that_fails_doubles_the_cooldown_of_all_once(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = (members(url, {"a": server}, cooldown=0.05) for _ in range(2))
+    await second._resources._member.open()
+    await fails(first)
+    key, known = await opened(second)
+    for openings in (2, 3):
+        with pytest.raises(FailoverError):
+            await asyncio.gather(
+                *(reg.generate("a/m", "hi", max_wait=0.5) for reg in (first, second))
+            )
+        await until(lambda at=openings: known()[key].openings >= at)
+
+
+async def opened(registry):
+    health = registry._resources._member.health
+    await until(lambda: health._known)
+    return next(iter(health._known)), lambda: health._known
+
+
+async def test_a_cancelled_probe_hands_on_to_another_process(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = (members(url, {"a": server}, cooldown=0.05) for _ in range(2))
+    await second._resources._member.open()
+    await fails(first)
+    await opened(second)
+    gate = Gate()
+    server.behave(chat(gate, "probe"))
+    probe = asyncio.create_task(first.generate("a/m", "hi"))
+    await gate.reached()
+    server.behave(chat("well"))
+    waiting = asyncio.create_task(second.generate("a/m", "hi"))
+    await until(lambda: second.limits() and second.limits()[0].waiting == 1)
+    probe.cancel()
+    assert (await waiting).text == "well"
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+
+
+async def test_a_connection_failure_is_the_fleets_only_when_a_second_machine_reports_it(
+    redis, members
+):
+    async with FaultServer(Reset()) as server:
+        url = redis.url
+        regs = [members(url, {"a": server}) for _ in range(3)]
+        for reg, machine in zip(regs, ("one", "one", "two"), strict=True):
+            reg._resources._member.machine = machine
+            await reg._resources._member.open()
+        watcher = members(url, {"a": server})
+        await watcher._resources._member.open()
+        await fails(regs[0])
+        await fails(regs[1])
+        assert state(watcher) == "healthy"
+        assert len(server.requests) == 2
+        await fails(regs[2])
+        await until(lambda: watcher._resources._member.health._known)
+        await fails(watcher)
+        assert len(server.requests) == 3
+
+
+async def test_a_claim_of_a_process_that_died_ends(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    reg = members(url, {"a": server}, cooldown=0.05)
+    await fails(reg)
+    key, known = await opened(reg)
+    member = reg._resources._member
+    await until(lambda: known()[key].openings)
+    dead = (member.channel, "dead:1:abc", 300_000, 1)
+    while True:
+        replies = []
+        member.run(scripts.claimed, [key, member.open_ones], dead, replies.append)
+        await until(replies.copy)
+        if b"dead" in replies[0]:
+            break
+    server.behave(chat("well"))
+    assert (await reg.generate("a/m", "hi")).text == "well"
+
+
+async def test_a_target_that_is_declared_well_is_so_everywhere(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = (members(url, {"a": server}) for _ in range(2))
+    await second._resources._member.open()
+    await fails(first)
+    await opened(second)
+    await fails(second)
+    assert state(second) == "cooling"
+    first.reset_health()
+    await until(lambda: state(second) == "healthy")
+
+
+async def test_nothing_secret_gets_into_redis(redis, members):
+    async with FaultServer(
+        Answer(500, {}, {"error": {"message": "words of the server"}})
+    ) as server:
+        url = redis.url
+        reg = members(url, {"a": server})
+        with pytest.raises(FailoverError):
+            await reg.generate("a/m", "words of the prompt", max_wait=0)
+        await opened(reg)
+        namespace = reg.fleet.namespace
+        found = [str(key) for key in await redis.ask("KEYS", f"*:{namespace}*")]
+        held = [*found]
+        for key in found:
+            kind = await redis.ask("TYPE", key)
+            command = {"hash": ("HGETALL", key), "zset": ("ZRANGE", key, "0", "-1")}[kind]
+            held.append(str(await redis.ask(*command)))
+        text = "\n".join(held)
+        assert "ServerError" in text
+        for secret in ("secret-key", "words of"):
+            assert secret not in text
