@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import select
+import signal
+import socket
 import sys
 
 from aiollm._streams.stream import Stream
@@ -96,6 +100,8 @@ class _Talk:
         if self._is_typed:
             prompt("> ")
         try:
+            if self._is_typed and os.name == "posix":
+                _wait_for_line()
             return input().strip()
         except EOFError:
             if self._is_typed:
@@ -139,6 +145,21 @@ class _Talk:
             # Keep what was said before a stop, but forget a turn that had no answer at all.
             self._messages += [asked, said]
             self._images = []
+
+
+def _wait_for_line() -> None:
+    """Wait until a line is typed. Raises: KeyboardInterrupt.
+
+    A Ctrl-C between the prompt and the read of `input` would be held back until the next line.
+    """
+    woken, wakes = socket.socketpair()
+    with woken, wakes:
+        wakes.setblocking(False)
+        before = signal.set_wakeup_fd(wakes.fileno())
+        try:
+            select.select([sys.stdin, woken], [], [])
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def _kept(said: Message) -> Message:
