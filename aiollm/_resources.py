@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
+from aiollm._failover.health import Health
 from aiollm._failover.snapshots import FleetStatus
 from aiollm._validation import check_bool, check_count, check_workers
 from aiollm.capabilities import Capabilities
@@ -37,6 +38,15 @@ class Closeable(Protocol):
 
     def kill(self) -> None:
         """End it at once, without a running loop."""
+
+
+def new_gate(health: Health, fleet: str) -> Gate:
+    """Return a gate, one that asks its fleet where there is one."""
+    if fleet == "":
+        return Gate(health)
+    from aiollm._failover.fleet_gate import FleetGate  # only fleets need it
+
+    return FleetGate(health)
 
 
 class Resources:
@@ -172,9 +182,11 @@ class Resources:
 
     def join(self, fleet: str, emit: Callable[[Event], None]) -> None:
         """Share what is learnt of targets over a Redis server. Raises: ConfigError."""
-        from aiollm._fleet.address import parse_address  # only fleets need it
+        from aiollm._failover.fleet_gate import FleetGate  # only fleets need it
+        from aiollm._fleet.address import parse_address
         from aiollm._fleet.member import Member
 
+        assert isinstance(self.gate, FleetGate)
         self._member = Member(parse_address(fleet), self.gate, emit)
 
     @property

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
-from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
-from aiollm._resources import Closeable, Resources
+from aiollm._resources import Closeable, Resources, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
 from aiollm._validation import (
@@ -100,14 +99,14 @@ class Registry:
         words = (on_interrupt, on_refusal, on_unsupported)
         self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
-        self._gate = Gate(self._health)
+        if fleet is None:
+            fleet = (os.environ if env is None else env).get("AIOLLM_FLEET", "")
+        self._gate = new_gate(self._health, fleet)
         self._resources = Resources(
             self._gate, image_workers, max_pixels, tool_threads, fetch_images=fetch_images
         )
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
-        if fleet is None:
-            fleet = (os.environ if env is None else env).get("AIOLLM_FLEET", "")
         if fleet != "":
             self._resources.join(fleet, partial(emit, self._hooks))
 

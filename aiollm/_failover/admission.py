@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aiollm._failover.health import Health, Permit
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Sharing
+from aiollm._failover.sharing import Limiter, Sharing
 from aiollm._failover.tickets import Demand
 from aiollm._wire.quota import Quota
 from aiollm.errors import OverloadedError, RateLimitError, classify
@@ -19,6 +19,7 @@ class Admitting(Protocol):
 
     health: Health
     sharing: Sharing | None
+    limiter: Limiter | None
     now: Callable[[], float]
 
     def pump(self, scope: Scope) -> None:
@@ -66,6 +67,9 @@ class Admission:
     def announced(self, quotas: Sequence[Quota]) -> None:
         """Note the limits that an answer announces."""
         self.line.announced(quotas, self._gate.now())
+        if self._gate.limiter is not None:
+            for quota in quotas:
+                self._gate.limiter.learnt(self.line, quota.kind, quota.per_minute)
         self._gate.pump(self.line.scope)
 
     def first_output(self, seconds: float) -> bool:
@@ -103,6 +107,8 @@ class Admission:
             gate.sharing.failed(line, error, opened=opened, took=gate.now() - permit.started)
         if isinstance(error, RateLimitError | OverloadedError):
             line.refused(error, gate.now(), self._bucket)
+            if gate.limiter is not None and line.pace.blocked_until > gate.now():
+                gate.limiter.blocked(line, line.pace.blocked_until - gate.now())
         if self._is_pending:
             self._is_pending = False
             line.pending -= 1

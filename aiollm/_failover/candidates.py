@@ -183,6 +183,27 @@ class Candidates:
                 return None
         return None
 
+    async def asked(self, target: Target) -> Admission | None:
+        """Admit a target now, None where it would have to wait; ask the fleet if it bounds it."""
+        return await self._gate.ask(self._line(target), self._number, self._demand)
+
+    async def ask(self) -> Admitted | None:
+        """Do as `next_free`, with a question to the fleet for each target that it bounds."""
+        if self._gate.limiter is None:
+            return self.next_free()
+        for place, step in enumerate(self._steps):
+            for target in step.targets if step.mode == "race" else self._by_room(step):
+                admission = await self.asked(target)
+                if admission is not None:
+                    asked: Sequence[Target] = (target,)
+                    if step.mode == "race":
+                        asked = (target, *(each for each in step.targets if each != target))
+                    self._leave(place, asked)
+                    return asked, admission
+            if self._lines_to_wait_at(step):
+                return None
+        return None
+
     async def wait(self, seconds: float) -> Admitted | list[Exception]:
         """Wait for the target that is ready first; return it, or the reasons why there is none.
 
@@ -193,7 +214,7 @@ class Candidates:
         for step in self._steps:
             if lines := self._lines_to_wait_at(step):
                 found = await self._wait_at(lines, patience, total_at)
-                found = found or self.next_free()
+                found = found or await self.ask()
                 if found is not None:
                     return found
         lines, errors = self._fitting(self._all_left())

@@ -159,12 +159,14 @@ class Chain(Call):
 
     async def _start(self) -> ActiveAttempt:
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""
-        sharing = self.gate.sharing
-        if sharing is not None and not sharing.is_open:
-            await sharing.open()
         while True:
             queued = 0.0
-            found = self._candidates.next_free()
+            if (fleet := self.gate.sharing) is None:
+                found = self._candidates.next_free()
+            else:
+                if not fleet.is_open:
+                    await fleet.open()
+                found = await self._candidates.ask()
             if found is None:
                 began = self.watchdog.time()
                 found = await self._wait()

@@ -11,13 +11,13 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Sharing
+from aiollm._failover.sharing import Limiter, Sharing
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
@@ -39,7 +39,9 @@ class Gate:
         self.health = health
         self.now = health.clock
         self.sharing: Sharing | None = None
-        """The fleet of this process."""
+        """The health that the processes of a fleet share."""
+        self.limiter: Limiter | None = None
+        """The limits that they share."""
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
         self._numbers = itertools.count()
@@ -81,6 +83,8 @@ class Gate:
             line.set_aside(is_sick=self.is_sick(line))
             if self.sharing is not None:
                 self.sharing.declare(line)
+            if self.limiter is not None:
+                self.limiter.declare(line)
             if len(self._lines) > MAX_LINES:
                 self._forget_idle()
         line.provider = provider
@@ -116,12 +120,23 @@ class Gate:
             return None
         return self._admit(line, number, demand, now)
 
+    async def ask(self, line: Line, number: int, demand: Demand) -> Admission | None:
+        """Admit a call now, as `try_enter` does; a fleet may have to be asked."""
+        return self.try_enter(line, number, demand)
+
     def _line_wait(self, line: Line, demand: Demand, now: float, *, waiting: bool = False) -> float:
         """Return the seconds until the target itself may be asked, inf where that is unknown."""
         wait = self.health.ready_in(line.target, line.origin, waiting=waiting)
         return wait if wait > 0 else line.wait(demand, now)
 
-    def _admit(self, line: Line, number: int, demand: Demand, now: float) -> Admission:
+    def _admit(
+        self,
+        line: Line,
+        number: int,
+        demand: Demand,
+        now: float,
+        make: Callable[..., Admission] = Admission,
+    ) -> Admission:
         booked: Sequence[Booking] = ()
         scope = line.scope
         if scope.meters or line.meters:
@@ -130,7 +145,7 @@ class Gate:
                 meter.book(now, units)
         line.pending += 1
         line.running += 1
-        admission = Admission(self, line, number, demand, line.pace.book(now), booked)
+        admission = make(self, line, number, demand, line.pace.book(now), booked)
         if scope.slots is not None:
             scope.slots.take(admission)
         return admission
@@ -155,6 +170,7 @@ class Gate:
         [] if time did. Raises: ClosedError.
         """
         ticket = Ticket(number, demand, [*lines], retried, probe_from, rests_until)
+        ticket.until = min(self.now() + patience.room, total_at)
         self._tickets.add(ticket)
         try:
             self._join(ticket)
@@ -169,13 +185,17 @@ class Gate:
             self._pump_all(lines)
             raise
         finally:
-            self._tickets.discard(ticket)
+            self._end(ticket)
         ticket.is_done = True
         admission = ticket.admission
         if admission is None or len(lines) > 1:
             # In the lines that it leaves without going, others may be the first now.
             self._pump_all(lines)
         return admission if isinstance(admission, Admission) else ticket.errors
+
+    def _end(self, ticket: Ticket[Line]) -> None:
+        """Forget a ticket that waits no longer."""
+        self._tickets.discard(ticket)
 
     def _join(self, ticket: Ticket[Line]) -> None:
         """Put a ticket into the lines that it does not keep away from any longer."""
@@ -218,14 +238,17 @@ class Gate:
         """Return the least time that the ticket's targets will take for sure, 0 if unknown."""
         known = math.inf
         for line in ticket.lines:
-            wait = self._line_wait(line, ticket.demand, now, waiting=True)
+            wait = self._least_wait(line, ticket, now)
             if line.is_new and line.pending >= line.window:
                 wait = 0.0  # an answer may come before the time that one is waited for is over
-            elif wait <= 0:
-                wait = line.scope.wait(line, ticket.demand, now)
             wait = max(ticket.rest(line.target, now), wait if math.isfinite(wait) else 0.0)
             known = min(known, wait)
         return known
+
+    def _least_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
+        """Return the seconds that a target takes for sure, inf where that is unknown."""
+        wait = self._line_wait(line, ticket.demand, now, waiting=True)
+        return wait if wait > 0 else line.scope.wait(line, ticket.demand, now)
 
     def _is_hopeless(self, ticket: Ticket[Line]) -> bool:
         """Return whether no call will find out if one of the ticket's targets is well again."""
@@ -252,29 +275,51 @@ class Gate:
                 if ticket is None:
                     del scope.waiting[line]
                     continue
-                wait = self._line_wait(line, ticket.demand, now, waiting=True)
-                if wait > 0:
-                    if self.sharing is not None and line.has_prober:
-                        self.sharing.claim(line, waiting=True)
-                    wake = min(wake, wait, self.health.lease_left(line.target, line.origin))
-                    continue
-                if self.is_sick(line):
-                    wait, ticket = line.prober(now)
-                    wake = min(wake, wait or math.inf)
-                if ticket is not None and (first is None or ticket.number < first[1].number):
+                wait, ticket = self._turn(line, ticket, now)
+                if ticket is None:
+                    wake = min(wake, wait)
+                elif first is None or ticket.number < first[1].number:
                     first = line, ticket
             if first is None:
                 break
             line, ticket = first
-            wait = scope.wait(line, ticket.demand, now)
+            wait = self._scope_wait(line, ticket, now)
             if wait > 0:
                 scope.is_stuck = True
                 wake = min(wake, wait)
                 break
             ticket.is_done = True
-            ticket.admission = self._admit(line, ticket.number, ticket.demand, now)
+            ticket.admission = self._admit_first(line, ticket, now)
             ticket.wake()
         self._set_timer(scope, wake)
+
+    def _turn(
+        self, line: Line, ticket: Ticket[Line], now: float
+    ) -> tuple[float, Ticket[Line] | None]:
+        """Return the seconds until a line is to be looked at again, or the ticket that may go.
+
+        `ticket` is the first of the line. Whether the scope has room is not asked yet.
+        """
+        wait = self._line_wait(line, ticket.demand, now, waiting=True)
+        return self._prober(line, ticket, now) if wait <= 0 else (self._kept(line, wait), None)
+
+    def _kept(self, line: Line, wait: float) -> float:
+        """Return the seconds until a line that has to wait so long is to be looked at again."""
+        if self.sharing is not None and line.has_prober:
+            self.sharing.claim(line, waiting=True)
+        return min(wait, self.health.lease_left(line.target, line.origin))
+
+    def _prober(
+        self, line: Line, ticket: Ticket[Line], now: float
+    ) -> tuple[float, Ticket[Line] | None]:
+        """Return the same for a line that need not wait: a sick target is probed."""
+        return line.prober(now) if self.is_sick(line) else (0.0, ticket)
+
+    def _scope_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
+        return line.scope.wait(line, ticket.demand, now)
+
+    def _admit_first(self, line: Line, ticket: Ticket[Line], now: float) -> Admission:
+        return self._admit(line, ticket.number, ticket.demand, now)
 
     def _pump_all(self, lines: Iterable[Line]) -> None:
         for scope in {line.scope: None for line in lines}:

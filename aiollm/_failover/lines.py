@@ -147,6 +147,7 @@ class Line:
         "_is_aside",
         "_learnt",
         "_widened_at",
+        "fleet_says",
         "is_bounded",
         "is_new",
         "meters",
@@ -181,6 +182,8 @@ class Line:
         self._widened_at = now
         self._is_aside = False
         self._learnt: set[Kind] = set()
+        self.fleet_says: tuple[BusyKind, str, float] | None = None
+        """Why the fleet had no room, of late."""
 
     @property
     def estimate(self) -> Estimate:
@@ -202,14 +205,17 @@ class Line:
 
     def wait(self, demand: Demand, now: float) -> float:
         """Return the seconds until the target may be asked, by its pace, limits and window."""
+        wait = self.own_wait(now)
+        if wait > 0 or not self.meters:
+            return wait
+        return max(meter.wait(now, units) for _, meter, units in self.needs(demand, self.meters))
+
+    def own_wait(self, now: float) -> float:
+        """Return the same by its pace and window alone, which no fleet shares."""
         pace = self.pace
         if pace.is_active and (wait := pace.wait(now)) > 0:
             return wait
-        if self.pending >= self.window and (wait := self._window_wait(now)) > 0:
-            return wait
-        if not self.meters:
-            return 0.0
-        return max(meter.wait(now, units) for _, meter, units in self.needs(demand, self.meters))
+        return self._window_wait(now) if self.pending >= self.window else 0.0
 
     def _window_wait(self, now: float) -> float:
         """Return the seconds until the window opens wider by itself; inf if it no longer does."""
@@ -269,7 +275,7 @@ class Line:
         self.estimate.learn(demand.size, usage)
         for kind, meter, units in booked:
             if kind != "requests":
-                meter.settle(units, _used(kind, usage))
+                meter.settle(units, used(kind, usage))
 
     def announced(self, quotas: Sequence[Quota], now: float) -> None:
         """Note the limits that an answer announces: they only tighten what is declared."""
@@ -291,6 +297,16 @@ class Line:
             self.is_bounded = True
         if is_lower:
             self.drop_what_never_fits()
+
+    def block(self, until: float) -> None:
+        """Let nothing go before that time: another process of the fleet got a 429."""
+        self.is_bounded = True
+        self.pace.block(until)
+
+    def heard_limit(self, kind: Kind, per_minute: float) -> None:
+        """Take a limit that another process of the fleet was told."""
+        if kind in KINDS.values():
+            self.announced([Quota(kind, per_minute)], 0.0)
 
     def set_aside(self, *, is_sick: bool) -> None:
         """Note whether the target is set aside; one that just came back is not stormed."""
@@ -392,6 +408,11 @@ class Line:
         """Return all tickets that still wait."""
         return [ticket for _, _, ticket in self.tickets if ticket.waits_at(self)]
 
+    def first(self, count: int) -> list[Ticket[Line]]:
+        """Return the first tickets that still wait, in their order."""
+        live = ((number, at, each) for number, at, each in self.tickets if each.waits_at(self))
+        return [ticket for _, _, ticket in heapq.nsmallest(count, live)]
+
     def drop_what_never_fits(self) -> None:
         """Let calls go elsewhere whose request exceeds a limit that has become lower."""
         for ticket in self.live_tickets():
@@ -406,6 +427,8 @@ class Line:
         return BusyError(message, kind=kind, wait=wait, target=self.target)
 
     def _what_is_full(self, demand: Demand, now: float) -> tuple[BusyKind, str, float]:
+        if self.fleet_says is not None:
+            return self.fleet_says
         pace = self.pace.wait(now)
         if pace > 0:
             return "pace", f"its pace allows the next request in {pace:.3g} s", pace
@@ -433,7 +456,7 @@ def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> No
         meter.set_limit(limit)
 
 
-def _used(kind: Kind, usage: Usage) -> float:
+def used(kind: Kind, usage: Usage) -> float:
     """Return the tokens that a limit counts of an answer."""
     match kind:
         case "input_tokens":

@@ -42,6 +42,7 @@ class Meter:
         "_rate",
         "_reported",
         "_room",
+        "_share",
         "_slots",
         "_top",
         "limit",
@@ -57,6 +58,7 @@ class Meter:
         # [end, units], oldest first, and the sum of their units.
         self._slots: deque[list[float]] = deque()
         self._minute = 0.0
+        self._share = 1
         self._set(MOST)
         self.set_limit(per_minute)
 
@@ -67,6 +69,11 @@ class Meter:
         """Keep what is booked and let it flow off at another rate; ignore what is not above 0."""
         if per_minute > 0 and per_minute != self.limit:
             self._set(min(MOST, max(LEAST, per_minute)))
+
+    def set_share(self, processes: int) -> None:
+        """Let units flow off as if so many processes shared the limit equally."""
+        self._share = max(1, processes)
+        self._set(self.limit)
 
     @property
     def burst(self) -> float:
@@ -148,7 +155,7 @@ class Meter:
 
     def _set(self, limit: float) -> None:
         self.limit = limit
-        self._rate = limit / (MINUTE + self._burst)
+        self._rate = limit / (MINUTE + self._burst) / self._share
         self._room = self._rate * self._burst
         self._top = self._rate * MAX_DEBT
         # One request must be able to go even where less than one a minute may.

@@ -139,6 +139,11 @@ class Pace:
         self._measured_until = self.blocked_until
         return self.blocked_until - now
 
+    def block(self, until: float) -> None:
+        """Let nothing go before that time, for another process was refused."""
+        self.is_active = True
+        self.blocked_until = max(self.blocked_until, until)
+
     def _measure(self, until: float) -> None:
         """Set the pace to the best rate that was taken lately, the block included.
 

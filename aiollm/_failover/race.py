@@ -44,7 +44,7 @@ class Race:
             async with anyio.create_task_group() as group:
                 for target in targets:
                     admission, self._first = self._first, None
-                    admission = admission or self._candidates.enter(target)
+                    admission = admission or await self._candidates.asked(target)
                     if admission is None:
                         self._candidates.skipped(target)
                         continue

@@ -2,9 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias
 
 from aiollm._failover.lines import Line
+from aiollm._failover.tickets import Demand
+from aiollm._wire.quota import Kind
+
+GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "alone", "over"]
+"""What became of the question whether a call may go: it may at some time, not in time, not before
+another call of the fleet ends; or the fleet did not answer, and this process decides alone."""
+
+
+class Grant:
+    """What one call asks of the limits that a fleet shares, and what it gets.
+
+    `bookings`: (field, kind, limit, units) of each meter. `wait`: seconds until it may go, or until
+    it could have gone; they count from `at`, this process's time of the answer.
+    """
+
+    __slots__ = ("at", "bookings", "line", "state", "wait")
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.state: GrantState = "asked"
+        self.bookings: list[tuple[str, Kind, float, float]] = []
+        self.wait = 0.0
+        self.at = 0.0
+
+
+class Limiter(Protocol):
+    """The limits that a fleet shares; nothing here waits, and nothing raises."""
+
+    def declare(self, line: Line) -> None:
+        """Note a target that this process uses."""
+
+    def bounds(self, line: Line) -> bool:
+        """Return whether the fleet decides when a target is asked."""
+
+    def ask(
+        self, line: Line, demand: Demand, patience: float, then: Callable[[Grant], None]
+    ) -> Grant:
+        """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
+
+    def used(self, grant: Grant) -> None:
+        """Note that an attempt begins with what was granted."""
+
+    def give_back(self, grant: Grant) -> None:
+        """Return what was asked for or granted, and not used."""
+
+    def leave(self, grant: Grant, spent: dict[Kind, float] | None) -> None:
+        """Note the end of an attempt with the units that it took, {} for those booked.
+
+        None means that nothing was sent.
+        """
+
+    def quit(self, line: Line) -> None:
+        """Note that no call of this process waits for the scope of a target any more."""
+
+    def learnt(self, line: Line, kind: Kind, limit: float) -> None:
+        """Tell the others a limit that a target announced."""
+
+    def blocked(self, line: Line, seconds: float) -> None:
+        """Tell the others that a 429 keeps a target back."""
 
 
 class Sharing(Protocol):

@@ -15,20 +15,22 @@ DECREASE = 0.5
 class Slots:
     """The streams of a scope that run now, and how many may."""
 
-    __slots__ = ("_cut_at", "_holders", "held", "is_auto", "limit")
+    __slots__ = ("_cut_at", "_holders", "held", "is_auto", "limit", "share")
 
     def __init__(self, limit: int | None) -> None:
         """Take a fixed limit, None to find it."""
         self.is_auto = limit is None
         self.limit: float = AUTO_START if limit is None else limit
         self.held = 0
+        self.share = 1
+        """Processes that share the limit equally."""
         self._holders: set[Any] = set()
         self._cut_at = -math.inf
 
     @property
     def free(self) -> int:
         """Free slots; less than 0 after the limit has shrunk."""
-        return int(self.limit) - self.held
+        return max(1, int(self.limit) // self.share) - self.held
 
     def resize(self, limit: int | None) -> None:
         """Take another limit, None to find one from here on; who holds a slot keeps it."""

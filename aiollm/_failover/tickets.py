@@ -54,6 +54,7 @@ class Ticket(Generic[LineT]):
         "demand",
         "errors",
         "future",
+        "grants",
         "is_done",
         "lines",
         "number",
@@ -61,6 +62,7 @@ class Ticket(Generic[LineT]):
         "probe_from",
         "rests_until",
         "retried",
+        "until",
     )
 
     def __init__(
@@ -82,6 +84,9 @@ class Ticket(Generic[LineT]):
         self.admission: Any = None
         self.errors: list[Exception] = []
         self.future: asyncio.Future[None] | None = None
+        self.grants: dict[LineT, Any] | None = None
+        """What a fleet says to it, line by line."""
+        self.until = math.inf
         self.is_done = False
 
     def waits_at(self, line: LineT) -> bool:

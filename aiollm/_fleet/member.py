@@ -12,35 +12,34 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from aiollm._failover.gate import Gate
+from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.snapshots import FleetStatus
 from aiollm._fleet import scripts
 from aiollm._fleet.address import Address
 from aiollm._fleet.link import Argument, Link
 from aiollm._fleet.scripts import Script
 from aiollm._fleet.shared_health import SharedHealth
+from aiollm._fleet.shared_limits import LATE_LOOP, LEASE, SharedLimits
 from aiollm.events import Event, FleetAway, FleetBack
 
-BEAT = 2.0
-"""Seconds between two beats, with jitter: what a lost message hides is known as soon."""
+BEAT = 1.0
+"""Seconds between two beats, with jitter: the slots of a process that died are free after three."""
 
-BEATS_MISSED = 3
-"""Beats without which a process counts as gone."""
+ASKS_EVERY = 2
+"""Beats between two questions for what a lost message may hide."""
 
 SLOW = 3
 """Replies in a row that come too late, after which Redis counts as away."""
-
-LATE_LOOP = 0.01
-"""Seconds by which this process's own loop may be late, so that it is not Redis that is slow."""
 
 
 class Member:
     """One process of a fleet. Owns the link; all that it shares goes through `run`."""
 
-    def __init__(self, address: Address, gate: Gate, emit: Callable[[Event], None]) -> None:
+    def __init__(self, address: Address, gate: FleetGate, emit: Callable[[Event], None]) -> None:
         """Open nothing yet."""
         self.address = address
         self.namespace = address.namespace
+        self.timeout = address.timeout
         self.machine = f"{socket.gethostname()[:64]}"
         self.process = f"{self.machine}:{os.getpid()}:{secrets.token_hex(3)}"
         self.channel = f"aiollm:1:{self.namespace}"
@@ -48,8 +47,8 @@ class Member:
         self.away = True
         """Whether this process decides alone."""
         self._emit = emit
-        self._late = 0
-        self._processes = 0
+        self._late = self._beats = 0
+        self._processes = 1
         self._latency: float | None = None
         self._reason = ""
         self._beat: asyncio.TimerHandle | None = None
@@ -57,7 +56,8 @@ class Member:
         self._closed = False
         self._link = self._new_link()
         self.health = SharedHealth(gate, self)
-        gate.sharing = self.health
+        self.limits = SharedLimits(gate, self)
+        gate.sharing, gate.limiter = self.health, self.limits
 
     def _new_link(self) -> Link:
         return Link(self.address, greet=self._greet, hear=self._hear, lost=self._lost)
@@ -91,8 +91,9 @@ class Member:
         keys: Sequence[str],
         arguments: Sequence[Argument],
         then: Callable[[Any], None] | None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
-        """Run a script; call `then` with its reply, never where there is none."""
+        """Run a script; call `then` with its reply, or `failed` where there will be none."""
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         sent = time.monotonic()
 
@@ -102,13 +103,15 @@ class Member:
             error = done.exception()
             if error is None:
                 self._timed(time.monotonic() - sent)
-                if then is not None and not self.away:
+                if then is not None:
                     then(done.result())
             elif _is_unknown_script(error):
                 self._load()
                 self._link.send(*command).add_done_callback(replied)
             else:
                 self._refused(error)
+                if failed is not None:
+                    failed()
 
         self._link.send(*command).add_done_callback(replied)
 
@@ -125,7 +128,8 @@ class Member:
     async def _greet(self) -> None:
         """Make a new connection ready."""
         self._load()
-        subscribed = self._link.send("SUBSCRIBE", self.channel)
+        own = f"{self.channel}:{self.process}"
+        subscribed = self._link.send("SUBSCRIBE", self.channel, own)
         sent = time.monotonic()
         self._processes = await self._send_beat()
         subscribed.result()
@@ -133,7 +137,7 @@ class Member:
         self._come_back()
 
     def _send_beat(self) -> asyncio.Future[Any]:
-        alive = int(BEAT * BEATS_MISSED * 1e6)
+        alive = int(LEASE * 1e6)
         key = f"{{{self.channel}}}p"
         return self._link.send("EVALSHA", scripts.beat.sha, 1, key, self.process, alive)
 
@@ -171,8 +175,11 @@ class Member:
                 self._next_beat()
 
         beat.add_done_callback(replied)
-        self.health.renew()
-        self.health.ask()
+        self.limits.beat()
+        self._beats += 1
+        if self._beats % ASKS_EVERY == 0:
+            self.health.renew()
+            self.health.ask()
 
     def _missed(self, beat: asyncio.Future[Any]) -> None:
         if not beat.done():
@@ -185,13 +192,24 @@ class Member:
         if seconds <= self.address.timeout + LATE_LOOP:
             self._late = 0
             return
+        self.late(seconds)
+
+    def late(self, seconds: float) -> None:
+        """Note that no answer came within so many seconds."""
         self._late += 1
         if self._late >= SLOW:
-            self._go_away(f"its replies take {seconds:.3g} s")
+            self._go_away(f"its replies take {seconds:.3g} s or more")
 
     def _hear(self, message: Sequence[Any]) -> None:
-        if not self.away and len(message) == 3 and message[0] == b"message":
-            self.health.hear(message[2])
+        if self.away or len(message) != 3 or message[0] != b"message":
+            return
+        _, channel, data = message
+        if channel != self.channel.encode():
+            self.limits.woken(data.decode())
+        elif data.startswith(b'["learn"'):
+            self.limits.hear(data)
+        else:
+            self.health.hear(data)
 
     def _come_back(self) -> None:
         was_away, self._reason = bool(self._reason), ""
@@ -200,6 +218,7 @@ class Member:
         if was_away:
             self._emit(FleetBack(self._processes))
         self.health.joined()
+        self.limits.joined()
         self._next_beat()
 
     def _lost(self) -> None:
@@ -211,6 +230,7 @@ class Member:
         self._reason = reason
         self.away = True
         self.health.lost()
+        self.limits.set_share(self._processes)
         self._emit(FleetAway(reason))
 
     @property

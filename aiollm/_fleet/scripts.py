@@ -176,17 +176,150 @@ return redis.call('ZCARD', KEYS[1])
 """
 
 
+_LIMITS = """
+-- A meter is the time at which all that was booked has flowed off (GCRA). Its rate leaves two
+-- seconds of each minute unused, for requests larger than a burst make a minute uneven.
+local BURST, SPARE, MOST = 500000, 62000000, 180000000
+local function rate_of(limit) return tonumber(limit) / SPARE end
+local function booked_until(q, field)
+  local at = tonumber(redis.call('HGET', q, field) or '0') or 0
+  if at > now + MOST then at = now end
+  return at
+end
+local q, alive, held, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local function reap()
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', us(now))) do
+    local had = tonumber(redis.call('HGET', held, gone) or '0')
+    if had > 0 then redis.call('HINCRBY', held, '#', -had) end
+    redis.call('HDEL', held, gone)
+    redis.call('ZREM', alive, gone)
+    redis.call('ZREM', waiting, gone)
+  end
+end
+local function hold(me, more, ttl)
+  -- Relative, for commands of one connection come in order; each beat says the sum.
+  redis.call('ZADD', alive, us(now + ttl), me)
+  local had = tonumber(redis.call('HGET', held, me) or '0')
+  more = math.max(more, -had)
+  if more ~= 0 then
+    redis.call('HINCRBY', held, '#', more)
+    redis.call('HINCRBY', held, me, more)
+  end
+  for _, key in ipairs({alive, held, waiting}) do redis.call('PEXPIRE', key, 120000) end
+  return tonumber(redis.call('HGET', held, '#') or '0'), had
+end
+local function wake(channel, free)
+  if free <= 0 then return end
+  for _, who in ipairs(redis.call('ZRANGE', waiting, 0, free - 1)) do
+    redis.call('PUBLISH', channel .. ':' .. who, q)
+  end
+end
+"""
+
+ENTER = """
+-- KEYS: quota, alive, held, waiting. ARGV: channel, process, alive for, patience, slots, model,
+-- then four of each meter: field, limit, units, furthest promise of this process
+local me, ttl, patience = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local slots = tonumber(ARGV[5])
+local blocked = booked_until(q, 'until|' .. ARGV[6])
+local wait = math.max(0, blocked - now)
+local meters = {}
+for i = 7, #ARGV, 4 do
+  local cost = tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
+  local at = math.max(booked_until(q, ARGV[i]), now + tonumber(ARGV[i + 3]))
+  local ready = at
+  if cost <= BURST then ready = at + cost - BURST end
+  wait = math.max(wait, ready - now)
+  meters[#meters + 1] = {ARGV[i], math.max(at, now) + cost}
+end
+if wait > patience then return {'busy', us(wait)} end
+if slots > 0 then
+  reap()
+  local free = slots - hold(me, 0, ttl)
+  local ahead = redis.call('ZRANK', waiting, me) or redis.call('ZCARD', waiting)
+  if free <= ahead then
+    if patience > 0 then
+      redis.call('ZADD', waiting, 'NX', us(now), me)
+      redis.call('PEXPIRE', waiting, 120000)
+    end
+    return {'full', '0'}
+  end
+  if wait > 1000000 then return {'later', us(wait)} end
+  hold(me, 1, ttl)
+  redis.call('ZREM', waiting, me)
+end
+for _, each in ipairs(meters) do redis.call('HSET', q, each[1], us(each[2])) end
+redis.call('PEXPIRE', q, 600000)
+return {'granted', us(wait)}
+"""
+
+LEAVE = """
+-- KEYS: quota, alive, held, waiting. ARGV: channel, process, alive for, slots given back, or "="
+-- and those held, slots, whether calls wait here, then three of each meter: field, limit, units
+-- more than booked
+local me, slots = ARGV[2], tonumber(ARGV[5])
+for i = 7, #ARGV, 3 do
+  local at = booked_until(q, ARGV[i])
+  if at > 0 then
+    local changed = at + tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
+    redis.call('HSET', q, ARGV[i], us(math.max(changed, now - SPARE)))
+  end
+end
+if slots > 0 then
+  reap()
+  local more = -(tonumber(ARGV[4]) or 0)
+  local _, had = hold(me, 0, tonumber(ARGV[3]))
+  if string.sub(ARGV[4], 1, 1) == '=' then more = tonumber(string.sub(ARGV[4], 2)) - had end
+  local total = hold(me, more, tonumber(ARGV[3]))
+  if ARGV[6] == '0' then redis.call('ZREM', waiting, me) end
+  wake(ARGV[1], slots - total)
+end
+return 1
+"""
+
+LEARN = """
+-- KEYS: quota. ARGV: channel, field, value, whether it is a time from now
+local value = tonumber(ARGV[3])
+if ARGV[4] == '1' then
+  value = math.max(now + value, booked_until(KEYS[1], ARGV[2]))
+end
+redis.call('HSET', KEYS[1], ARGV[2], string.format('%.17g', value))
+redis.call('PEXPIRE', KEYS[1], 600000)
+redis.call('PUBLISH', ARGV[1], cjson.encode({'learn', KEYS[1], ARGV[2], ARGV[3]}))
+return 1
+"""
+
+LEARNT = """
+-- KEYS: quota. Returns what was announced, and until when 429s keep models back.
+local found = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local value = tonumber(all[i + 1]) or 0
+  if string.sub(all[i], 1, 6) == 'until|' then value = math.max(0, value - now) end
+  if string.find(all[i], '^until|') or string.find(all[i], '^limit|') then
+    found[#found + 1] = cjson.encode({'learn', KEYS[1], all[i], string.format('%.17g', value)})
+  end
+end
+return found
+"""
+
+
 class Script:
     """A script that Redis knows by the hash of its text."""
 
     __slots__ = ("sha", "text")
 
-    def __init__(self, text: str) -> None:
-        self.text = _PRELUDE + text
+    def __init__(self, *texts: str) -> None:
+        self.text = "".join((_PRELUDE, *texts))
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 opened, restored, closed = Script(OPENED), Script(RESTORED), Script(CLOSED)
 claimed, released = Script(CLAIMED), Script(RELEASED)
 states, open_ones, beat = Script(STATES), Script(OPEN), Script(BEAT)
-ALL = (opened, restored, closed, claimed, released, states, open_ones, beat)
+enter, leave = Script(_LIMITS, ENTER), Script(_LIMITS, LEAVE)
+learn, learnt = Script(_LIMITS, LEARN), Script(LEARNT)
+ALL = (
+    *(opened, restored, closed, claimed, released, states, open_ones),
+    *(beat, enter, leave, learn, learnt),
+)

@@ -10,8 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -27,9 +26,8 @@ from aiollm._failover.health import (
 )
 from aiollm._failover.lines import Line
 from aiollm._fleet import scripts
-from aiollm._fleet.link import Argument
+from aiollm._fleet.membership import Membership, scope_name
 from aiollm._fleet.scripts import Script
-from aiollm.dsn import Secret
 from aiollm.errors import LLMError, ProviderError, ServerError, TransportError, classify
 from aiollm.types import Target
 
@@ -40,33 +38,6 @@ MAX_KEYS = 4096
 """Breakers that are kept in step."""
 
 _SECOND = 1e6
-
-
-class Membership(Protocol):
-    """What is asked of the process as a member of its fleet."""
-
-    namespace: str
-    machine: str
-    process: str
-    channel: str
-    open_ones: str
-    away: bool
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the fleet was opened on the running loop."""
-
-    async def open(self) -> None:
-        """Join the fleet. Raises: ConfigError."""
-
-    def run(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        arguments: Sequence[Argument],
-        then: Callable[[Any], None] | None,
-    ) -> None:
-        """Run a script; call `then` with its reply, never where there is none."""
 
 
 class _Message(msgspec.Struct, array_like=True):
@@ -111,9 +82,7 @@ class SharedHealth:
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses, and ask for its state."""
-        host, token = line.scope.key
-        who = line.provider.name if token is not None and token.changes else token
-        scope = f"{host}:{_digest(who, self._member.namespace)}"
+        scope = scope_name(line, self._member)
         found = (
             (line.target, f"{{aiollm:1:{self._member.namespace}:{scope}}}h:{line.target.model}"),
             (line.origin, f"{{aiollm:1:{self._member.namespace}:{line.origin}}}h"),
@@ -323,12 +292,6 @@ def _is_own(error: Exception | None) -> bool:
 
 def _us(seconds: float) -> int:
     return int(seconds * _SECOND)
-
-
-def _digest(who: Secret | str | None, namespace: str) -> str:
-    """Return what tells keys apart and does not show them: 40 bits of a keyed hash."""
-    data = who.reveal() if isinstance(who, Secret) else who or ""
-    return blake2b(data.encode(), key=namespace.encode(), digest_size=5).hexdigest()
 
 
 def _error_of(state: _Message) -> Exception:

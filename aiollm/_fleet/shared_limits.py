@@ -1,0 +1,311 @@
+"""Keeps the calls of this process within limits that its fleet shares.
+
+Rates are reservations: Redis answers when a call may go, and has booked that moment. Slots are
+state: every message says how many streams this process holds now, so that a lost one heals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from aiollm._failover.fleet_gate import FleetGate
+from aiollm._failover.lines import Line, Scope
+from aiollm._failover.sharing import Grant, GrantState
+from aiollm._failover.tickets import Demand
+from aiollm._fleet import scripts
+from aiollm._fleet.membership import Membership, scope_name
+from aiollm._wire.quota import Kind
+from aiollm.types import Target
+
+LEASE = 3.0
+"""Seconds after its last message for which a process counts as holding its slots."""
+
+LATE_LOOP = 0.01
+"""Seconds by which this process's own loop may be late, so that it is not Redis that is slow."""
+
+_SECOND = 1e6
+
+_STATES: dict[bytes, GrantState] = {
+    b"granted": "granted",
+    b"busy": "busy",
+    b"full": "full",
+    b"later": "full",
+}
+
+
+class SharedLimits:
+    """The limits of a gate that others share; see `Limiter`."""
+
+    def __init__(self, gate: FleetGate, member: Membership) -> None:
+        self._gate = gate
+        self._member = member
+        self._scopes: dict[str, Scope] = {}
+        self._lines: dict[str, list[Line]] = {}
+        self._names: dict[Scope, str] = {}
+        self._granted: dict[Scope, int] = {}
+        self._asked: dict[Scope, int] = {}
+        self._told: dict[tuple[Target, Kind], float] = {}
+        self._ahead: dict[tuple[str, str], float] = {}
+
+    def bounds(self, line: Line) -> bool:
+        """Return whether the fleet decides when a target is asked."""
+        return not self._member.away and (line.scope.is_bounded or bool(line.meters))
+
+    def declare(self, line: Line) -> None:
+        """Note a target that this process uses, and ask for what others learnt of it."""
+        name = self._names.get(line.scope)
+        if name is None:
+            name = f"{{aiollm:1:{self._member.namespace}:{scope_name(line, self._member)}}}"
+            self._names[line.scope] = name
+            self._scopes[name + "q"] = line.scope
+        self._lines.setdefault(name + "q", []).append(line)
+        self._ask_learnt(line.scope)
+
+    def _ask_learnt(self, scope: Scope) -> None:
+        if not self._member.away:
+            self._run(scripts.learnt, scope, [], self._heard_all, count=1)
+
+    def joined(self) -> None:
+        """Use all of the limits again, and ask for what others learnt."""
+        self._told.clear()
+        self.set_share(1)
+        self.beat()
+        for scope in self._names:
+            self._ask_learnt(scope)
+
+    def ask(
+        self, line: Line, demand: Demand, patience: float, then: Callable[[Grant], None]
+    ) -> Grant:
+        """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
+        grant = Grant(line)
+        grant.bookings = [*self._bookings(line, demand)]
+        scope = line.scope
+        now = self._gate.now()
+        arguments: list[Any] = [
+            self._member.channel,
+            self._member.process,
+            int(LEASE * _SECOND),
+            int(min(3600.0, max(0.0, patience)) * _SECOND),
+            0 if scope.slots is None else int(scope.slots.limit),
+            line.target.model,
+        ]
+        for field, _, limit, units in grant.bookings:
+            ahead = self._ahead.get((self._names[scope], field), now) - now
+            arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
+        loop = asyncio.get_running_loop()
+        seconds = self._member.timeout
+        self._asked[scope] = self._asked.get(scope, 0) + 1
+        timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, True)
+        answer = partial(self._answer, grant, then, timer)
+        self._run(scripts.enter, scope, arguments, answer, failed=partial(answer, None))
+        return grant
+
+    @staticmethod
+    def _bookings(line: Line, demand: Demand) -> Iterator[tuple[str, Kind, float, float]]:
+        for meters, prefix in ((line.scope.meters, ""), (line.meters, f"{line.target.model}|")):
+            for kind, meter, units in line.needs(demand, meters):
+                yield f"at|{prefix}{kind}", kind, meter.limit, units
+
+    def _answer(
+        self,
+        grant: Grant,
+        then: Callable[[Grant], None],
+        timer: asyncio.TimerHandle,
+        reply: Any,
+    ) -> None:
+        timer.cancel()
+        self._asked[grant.line.scope] -= 1
+        if grant.state == "alone":
+            return  # it came too late: what was booked was used, and the beat tells of the slots
+        given_back = grant.state == "over"
+        grant.at = self._gate.now()
+        if reply is None:
+            grant.state = "alone"
+        else:
+            grant.state = _STATES.get(reply[0], "alone")
+            grant.wait = int(reply[1]) / _SECOND
+        line = grant.line
+        if grant.state == "granted":
+            if line.scope.slots is not None:
+                self._granted[line.scope] = self._granted.get(line.scope, 0) + 1
+            for field, _, _, _ in grant.bookings:
+                key = self._names[line.scope], field
+                self._ahead[key] = max(self._ahead.get(key, 0.0), grant.at + grant.wait)
+        self._explain(grant)
+        if given_back:
+            self.give_back(grant)
+        else:
+            then(grant)
+
+    @staticmethod
+    def _explain(grant: Grant) -> None:
+        """Note why there is no room, for the error of a call whose patience ends."""
+        match grant.state:
+            case "busy":
+                reason = (
+                    f"the limits that the fleet shares allow the next request in {grant.wait:.3g} s"
+                )
+                grant.line.fleet_says = "pace", reason, grant.wait
+            case "full":
+                reason = "all slots are held by calls of the fleet (`max_concurrency`)"
+                grant.line.fleet_says = "slots", reason, 0.0
+            case _:
+                grant.line.fleet_says = None
+
+    def _late(
+        self,
+        grant: Grant,
+        then: Callable[[Grant], None],
+        due: float,
+        again: bool,  # noqa: FBT001
+    ) -> None:
+        """Decide alone where no answer came in time."""
+        if grant.state not in ("asked", "over"):
+            return
+        loop = asyncio.get_running_loop()
+        if again and loop.time() - due > LATE_LOOP:  # it is this loop that was late
+            loop.call_later(self._member.timeout, self._late, grant, then, due, False)
+            return
+        self._member.late(self._member.timeout)
+        was_asked = grant.state == "asked"
+        grant.state = "alone"
+        grant.at = self._gate.now()
+        if was_asked:
+            then(grant)
+
+    def give_back(self, grant: Grant) -> None:
+        """Return what was asked for or granted, and not used."""
+        match grant.state:
+            case "asked":
+                grant.state = "over"  # its answer will be returned
+            case "granted":
+                self._granted_less(grant.line.scope)
+                self.leave(grant, None)
+            case _:
+                pass
+
+    def _granted_less(self, scope: Scope) -> None:
+        if scope.slots is not None and self._granted.get(scope, 0) > 0:
+            self._granted[scope] -= 1
+
+    def used(self, grant: Grant) -> None:
+        """Note that an attempt holds what was granted."""
+        if grant.state == "granted":
+            self._granted_less(grant.line.scope)
+
+    def leave(self, grant: Grant, spent: dict[Kind, float] | None) -> None:
+        """Note the end of an attempt with the units that it took, None for none."""
+        changes: list[Any] = []
+        if grant.state == "granted":
+            for field, kind, limit, units in grant.bookings:
+                real = 0.0 if spent is None else spent.get(kind, units)
+                if real != units:
+                    changes += [field, limit, real - units]
+        scope = grant.line.scope
+        slots = int(grant.state == "granted" and scope.slots is not None)
+        grant.state = "over"
+        if changes or slots:
+            self._tell(scope, str(slots), changes)
+
+    def quit(self, line: Line) -> None:
+        """Note that no call of this process waits for a scope any more."""
+        if line.scope.slots is not None:
+            self._tell(line.scope, "0")
+
+    def _tell(self, scope: Scope, slots: str, changes: Sequence[Any] = ()) -> None:
+        arguments = [
+            self._member.channel,
+            self._member.process,
+            int(LEASE * _SECOND),
+            slots,
+            0 if scope.slots is None else int(scope.slots.limit),
+            int(any(line.head() is not None for line in scope.waiting)),
+            *changes,
+        ]
+        self._run(scripts.leave, scope, arguments, None)
+
+    def beat(self) -> None:
+        """Say which slots this process holds; what was lost on the way heals."""
+        for scope in self._names:
+            if scope.slots is None:
+                continue
+            # While answers are under way, nobody knows what their sum will be.
+            held = scope.slots.held + self._granted.get(scope, 0)
+            self._tell(scope, "0" if self._asked.get(scope) else f"={held}")
+
+    def learnt(self, line: Line, kind: Kind, limit: float) -> None:
+        """Tell the others a limit that a target announced."""
+        if self._told.get((line.target, kind)) == limit:
+            return
+        self._told[line.target, kind] = limit
+        field = f"limit|{line.target.model}|{kind}"
+        arguments = [self._member.channel, field, repr(limit), 0]
+        self._run(scripts.learn, line.scope, arguments, None, count=1)
+
+    def blocked(self, line: Line, seconds: float) -> None:
+        """Tell the others that a 429 keeps a target back."""
+        field = f"until|{line.target.model}"
+        arguments = [self._member.channel, field, int(seconds * _SECOND), 1]
+        self._run(scripts.learn, line.scope, arguments, None, count=1)
+
+    def woken(self, name: str) -> None:
+        """Ask again: slots are free."""
+        if (scope := self._scopes.get(name)) is not None:
+            self._gate.has_room(scope)
+
+    def _heard_all(self, reply: Any) -> None:
+        for each in reply:
+            self.hear(each)
+
+    def hear(self, data: bytes) -> None:
+        """Take what another process learnt."""
+        try:
+            _, name, field, value = msgspec.json.decode(data, type=tuple[str, str, str, str])
+            number = float(value)
+        except (ValueError, msgspec.DecodeError):
+            return
+        what, _, rest = field.partition("|")
+        for line in self._lines.get(name, ()):
+            model, _, kind = rest.rpartition("|") if what == "limit" else (rest, "", "")
+            if model != line.target.model:
+                continue
+            if what == "limit":
+                line.heard_limit(kind, number)  # type: ignore[arg-type]
+            else:
+                line.block(self._gate.now() + number / _SECOND)
+            self._gate.pump(line.scope)
+
+    def set_share(self, processes: int) -> None:
+        """Let this process use an equal share of each limit, all of it with 1."""
+        for scope in self._names:
+            if scope.slots is not None:
+                scope.slots.share = processes
+            for meter in scope.meters.values():
+                meter.set_share(processes)
+        for lines in self._lines.values():
+            for line in lines:
+                for meter in line.meters.values():
+                    meter.set_share(processes)
+        if processes > 1:
+            self._granted.clear()
+        for scope in self._names:
+            self._gate.pump(scope)
+
+    def _run(
+        self,
+        script: scripts.Script,
+        scope: Scope,
+        arguments: list[Any],
+        then: Callable[[Any], None] | None,
+        *,
+        failed: Callable[[], None] | None = None,
+        count: int = 4,
+    ) -> None:
+        name = self._names[scope]
+        keys = [name + end for end in "qpnw"[:count]]
+        self._member.run(script, keys, arguments, then, failed)

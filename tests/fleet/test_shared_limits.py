@@ -1,0 +1,127 @@
+"""The limits of a target hold for all processes of a fleet together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiollm import BusyError, FailoverError, Limits
+from aiollm.testing import Answer, FaultServer, Gate, chat
+from tests.fleet.conftest import until
+
+
+@pytest.fixture
+async def server():
+    async with FaultServer(chat("well")) as server:
+        yield server
+
+
+async def linked(members, url, servers, count, **limits):
+    made = [members(url, servers) for _ in range(count)]
+    for reg in made:
+        for name in servers:
+            reg.limit(name, Limits(**limits))
+        await reg._resources._member.open()
+        assert reg.fleet.state == "linked"
+    return made
+
+
+async def test_slots_are_one_number_for_all_processes(redis, members, server):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    regs = await linked(members, redis.url, {"a": server}, 3, max_concurrency=2)
+    calls = [asyncio.create_task(reg.generate("a/m", "hi")) for reg in regs for _ in range(4)]
+    await gate.reached(2)
+    waiting = [reg._gate for reg in regs]
+    await until(lambda: sum(len(each._tickets) for each in waiting) == 10)
+    assert len(server.requests) == 2
+    gate.open()
+    assert [each.text for each in await asyncio.gather(*calls)] == ["well"] * 12
+    held = [each.held for reg in regs for each in reg.limits()]
+    assert held == [0, 0, 0]
+
+
+async def test_a_rate_is_one_number_for_all_processes(redis, members, server):
+    regs = await linked(members, redis.url, {"a": server}, 4, rpm=60)
+    answers = await asyncio.gather(
+        *(reg.generate("a/m", "hi", patience=0) for reg in regs for _ in range(3)),
+        return_exceptions=True,
+    )
+    refused = [each for each in answers if isinstance(each, FailoverError)]
+    assert len(answers) - len(refused) == len(server.requests) == 1
+    assert all(isinstance(each.exceptions[0], BusyError) for each in refused)
+    assert "fleet" in str(refused[0])
+
+
+async def test_calls_wait_for_their_moment(redis, members, server):
+    regs = await linked(members, redis.url, {"a": server}, 2, rpm=1200)
+    calls = [reg.generate("a/m", "hi") for reg in regs for _ in range(10)]
+    assert [each.text for each in await asyncio.gather(*calls)] == ["well"] * 20
+
+
+async def test_a_chain_goes_on_where_the_fleet_has_used_up_a_target(redis, members, server):
+    async with FaultServer(chat("other")) as other:
+        servers = {"a": server, "b": other}
+        first, second = await linked(members, redis.url, servers, 2, rpm=1)
+        assert (await first.generate("a/m,b/m", "hi")).text == "well"
+        assert (await second.generate("a/m,b/m", "hi")).text == "other"
+
+
+async def test_what_was_never_sent_is_given_back_to_all(redis, members, server):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    first, second = await linked(members, redis.url, {"a": server}, 2, max_concurrency=1)
+    running = asyncio.create_task(first.generate("a/m", "hi"))
+    await gate.reached()
+    calls = [asyncio.create_task(second.generate("a/m", "hi")) for _ in range(3)]
+    await until(lambda: len(second._gate._tickets) == 3)
+    for call in calls[:2]:
+        call.cancel()
+    gate.open()
+    assert (await running).text == "well"
+    assert (await calls[2]).text == "well"
+    name = f"*:{first.fleet.namespace}:*n"
+    keys = await redis.ask("KEYS", name)
+    await asyncio.gather(*calls, return_exceptions=True)
+    held = [await redis.ask("HGET", key, "#") for key in keys]
+    while held != ["0"]:
+        held = [await redis.ask("HGET", key, "#") for key in keys]
+
+
+async def test_a_429_keeps_all_processes_back(redis, members, server):
+    url = redis.url
+    regs = [members(url, {"a": server}) for _ in range(2)]
+    for reg in regs:
+        assert (await reg.generate("a/m", "hi")).text == "well"
+    server.behave(Answer(429, {"retry-after": "60"}))
+    with pytest.raises(FailoverError):
+        await regs[0].generate("a/m", "hi", patience=0)
+    await until(lambda: regs[1].limits()[0].blocked_for > 0)
+    with pytest.raises(FailoverError):
+        await regs[1].generate("a/m", "hi", patience=0)
+    assert len(server.requests) == 3
+
+
+async def test_a_limit_that_one_process_is_told_holds_for_all(redis, members):
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}
+    async with FaultServer(Answer(200, headers, ANSWER)) as server:
+        url = redis.url
+        first, second, third = (members(url, {"a": server}) for _ in range(3))
+        await second._resources._member.open()
+        second._gate.line(*_target(second))
+        await first.generate("a/m", "hi")
+        third._gate.line(*_target(third))
+        await third._resources._member.open()
+        for reg in (second, third):
+            await until(lambda reg=reg: reg.limits()[0].learnt)
+            assert reg.limits()[0].learnt == {"requests": 60.0}
+
+
+def _target(registry):
+    target = registry.parse("a/m").steps[0].targets[0]
+    return target, registry.provider("a")
+
+
+MESSAGE = {"role": "assistant", "content": "x"}
+ANSWER = {"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}
