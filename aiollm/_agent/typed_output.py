@@ -77,7 +77,7 @@ class Shape(msgspec.Struct, frozen=True):
         """Return the one value that fits, among words and after thinking; none if several do."""
         text = after_thinking(text)
         fitting: list[Any] = []
-        for value in _sole(text) or values_in(text):
+        for value in _sole(_unfenced(text)) or values_in(text):
             for kind in (self.decoded, self.bare):
                 if kind is None:
                     continue
@@ -100,7 +100,7 @@ def _unfenced(text: str) -> str:
 
 
 def _sole(text: str) -> list[Any]:
-    """Return the value that a text is, also where it was encoded twice."""
+    """Return the value that a text is, also where it was encoded several times."""
     with contextlib.suppress(ValueError, RecursionError):
         return [decode_numbers(text.strip())]
     return []
