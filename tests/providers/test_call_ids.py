@@ -109,7 +109,11 @@ def test_calls_without_ids_get_some() -> None:
         assistant(call("", "f"), call("", "g")),
         tool_results(ToolResultPart("", "1"), ToolResultPart("", "2")),
     )
-    assert pairs(unique_calls(history)) == [("f", "1"), ("g", "2")]
+    made = unique_calls(history)
+    assert pairs(made) == [("f", "1"), ("g", "2")]
+    assert all(part.id for message in made for part in message.parts)
+    (alone,) = unique_calls([assistant(call(""))])
+    assert alone.parts[0].id
 
 
 def test_a_result_without_a_call_keeps_its_id() -> None:
