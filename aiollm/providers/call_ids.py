@@ -21,7 +21,7 @@ def unique_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
     conversation that grows is sent with the same beginning every time, as prompt caches require.
     """
     ids = [part.id for part in _calls(messages)]
-    if len(set(ids)) == len(ids) and "" not in ids:
+    if len(set(ids)) == len(ids):
         return tuple(messages)
     pairs = _Pairs()
     return tuple(pairs.renamed(message) for message in messages)
@@ -71,7 +71,7 @@ class _Pairs:
                 return part
 
     def _fresh(self, old: str) -> str:
-        new = old or "call"  # OpenAI refuses an empty id
+        new = old
         while new in self._taken:
             self._counts[old] = self._counts.get(old, 1) + 1
             new = f"{old or 'call'}_{self._counts[old]}"

@@ -12,7 +12,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
 from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.providers.openai.dialects import Dialect
-from aiollm.providers.turns import FOLDED, alternating
+from aiollm.providers.turns import FOLDED, OPENED, OPENING, alternating
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -73,7 +73,10 @@ def turns_of(request: Request, dialect: Dialect, warnings: Warnings) -> tuple[Me
         return messages
     if any(message.role == "system" for message in messages):
         warnings.add(FOLDED)
-    return alternating(messages)
+    turns = alternating(messages)
+    if turns and turns[0].text == OPENING:
+        warnings.add(OPENED)
+    return turns
 
 
 class _Turns:
@@ -278,8 +281,8 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
 
 
 def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
-    """Return a tool call's id, or a digest of it if it is longer than `limit`."""
-    return id if len(id) <= limit else f"call_{_hash(id)}"
+    """Return a tool call's id, or a digest of it if it is empty or longer than `limit`."""
+    return id if 0 < len(id) <= limit else f"call_{_hash(id)}"
 
 
 def _hash(text: str) -> str:
