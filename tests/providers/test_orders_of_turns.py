@@ -1,4 +1,4 @@
-"""A conversation that begins with an answer, such as a greeting, reaches every server."""
+"""What templates and wires want of the order of turns: a user begins, results are answered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiollm.dsn import Secret
 from aiollm.provider import Provider
 from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
+    ImagePart,
     Message,
     Request,
     Target,
@@ -33,12 +34,14 @@ CODECS = {
 CALLED = (assistant(ToolCallPart("a", "f")), tool_results(ToolResultPart("a", "1")))
 
 
-def sent(wire: str, *messages: Message, url: str = "https://h.invalid/v1") -> tuple[list[Any], Any]:
+def sent(
+    wire: str, *messages: Message, url: str = "https://h.invalid/v1", model: str = "m"
+) -> tuple[list[Any], Any]:
     """Return the turns of user and assistant that a wire sends, and the warnings."""
     module, name = CODECS[wire].split(":")
     codec = getattr(import_module(f"aiollm.providers.{module}"), name)()
     provider = Provider("p", wire, url, codec, token=Secret("k"))
-    http = codec.encode(provider, Target("p", "m"), Request(messages))
+    http = codec.encode(provider, Target("p", model), Request(messages))
     body = json.loads(bytes(http.body or b""))
     turns = body.get("messages") or body.get("contents") or body["input"]
     return [turn for turn in turns if turn.get("role") != "system"], http.warnings
@@ -88,3 +91,34 @@ def test_servers_that_take_a_greeting_get_it_as_it_is(wire: str, url: str) -> No
     turns, warnings = sent(wire, assistant("Hello!"), user("hi"), url=url)
     assert turns[0]["role"] == "assistant"
     assert not warnings
+
+
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de")
+SEEN = (assistant(ToolCallPart("a", "f")), tool_results(ToolResultPart("a", (ImagePart(PNG),))))
+LOCAL, HOSTED = "http://h.invalid/v1", "https://api.mistral.ai/v1"
+
+
+@pytest.mark.parametrize(("url", "model", "is_answered"), [
+    (HOSTED, "any", True),
+    (LOCAL, "mistral-small:24b", True),
+    (LOCAL, "unsloth/Ministral-3-8B-GGUF", True),
+    ("https://openrouter.ai/api/v1", "mistralai/devstral-2512", True),
+    (LOCAL, "Pixtral-12B", True),
+    (LOCAL, "qwen3:8b", False),
+    ("https://api.openai.com/v1", "gpt-4.1", False),
+])  # fmt: skip
+@pytest.mark.parametrize("history", [(user("go"), *CALLED, user("and?")), (user("go"), *SEEN)],
+                         ids=["words", "an image of the tool's"])  # fmt: skip
+def test_mistrals_get_an_answer_between_results_and_a_user(
+    history: tuple[Message, ...], url: str, model: str, *, is_answered: bool
+) -> None:
+    turns, _ = sent("chat", *history, url=url, model=model)
+    between = ["assistant"] * is_answered
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", *between, "user"]
+    assert all(turn.get("content") or turn.get("tool_calls") for turn in turns)
+
+
+def test_results_that_an_answer_follows_or_nothing_stay_as_they_are() -> None:
+    for history in ((user("go"), *CALLED), (user("go"), *CALLED, assistant("so"), user("and?"))):
+        turns, _ = sent("chat", *history, url=HOSTED)
+        assert [turn["role"] for turn in turns] == [message.role for message in history]
