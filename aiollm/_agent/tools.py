@@ -14,9 +14,9 @@ import msgspec
 from aiollm._agent.tool_runner import called
 from aiollm._user_types.hooks import convert, field_default, is_note, known, plain
 from aiollm._user_types.local import hints_of
+from aiollm._user_types.loose_json import decode_numbers, fit, object_in
 from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
-from aiollm._wire.lenient import decode_numbers, encode
-from aiollm._wire.loose_json import fit, object_in
+from aiollm._wire.lenient import encode
 from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import (

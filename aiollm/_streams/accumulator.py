@@ -154,8 +154,8 @@ def _object(text: str) -> str:
 
 def _loose_object(text: str) -> str:
     """Return as JSON the one object that a complete text means, "" if it is not clear."""
+    from aiollm._user_types.loose_json import object_in
     from aiollm._wire.lenient import encode  # few models write what needs it
-    from aiollm._wire.loose_json import object_in
 
     value = object_in(text)
     if value is None:

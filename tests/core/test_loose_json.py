@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from aiollm._wire.loose_json import after_thinking, fit, object_in, values_in
+from aiollm._user_types.loose_json import after_thinking, fit, object_in, values_in
 
 
 class Inner(msgspec.Struct):

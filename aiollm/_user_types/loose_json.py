@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from aiollm._user_types.hooks import convert
-from aiollm._wire.lenient import decode_numbers
 
 MAX_VALUES = 32
 """The most places of one text at which a value may begin."""
@@ -44,9 +43,20 @@ _WORDS = {"True": True, "False": False, "None": None}
 """Constants as Python spells them."""
 
 
+def decode_numbers(text: str | bytes) -> Any:
+    """Decode strict JSON; 3.0 becomes the integer 3, as JSON schema defines it.
+
+    Raises: ValueError.
+    """
+    return _NUMBERS.decode(text)
+
+
 def _number(text: str) -> int | float:
     value = float(text)
     return int(value) if value.is_integer() else value
+
+
+_NUMBERS = msgspec.json.Decoder(float_hook=_number)
 
 
 def _refuse(name: str) -> Any:
