@@ -91,8 +91,7 @@ class Registry:
         fit images to targets; None means one per core, at most 4; 0 means a thread. `max_pixels`:
         the most pixels of an image to decode, or to send where the target has no number.
         `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
-        functions as tools, also those that overran. `trust_env`: use HTTP(S)_PROXY, ALL_PROXY and
-        NO_PROXY.
+        functions as tools, also those that overran. `trust_env`: use HTTPS_PROXY and the like.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
