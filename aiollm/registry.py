@@ -89,7 +89,7 @@ class Registry:
         fit images to targets; None means one per core, at most 4; 0 means a thread. `max_pixels`:
         the most pixels of an image to decode, or to send where the target has no number.
         `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
-        functions as tools, also those that overran. `trust_env`: use HTTP(S)_PROXY and NO_PROXY.
+        functions as tools, also those that overran. `trust_env`: use HTTPS_PROXY and the like.
         `fleet`: the URL of a Redis server over which processes share what they learn, by default
         AIOLLM_FLEET of `env`; "" for none. Raises: ConfigError.
         """

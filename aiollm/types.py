@@ -688,11 +688,12 @@ class Response(msgspec.Struct, frozen=True):
         return tuple(source for part in self._of(TextPart) for source in part.citations)
 
     def parse(self, output: type[T]) -> T:
-        """Decode the text as JSON of type `output`. Raises: OutputError."""
-        from aiollm._user_types.hooks import decode, known  # only typed answers need it
+        """Read the text as JSON of type `output`, as `generate` does. Raises: OutputError."""
+        from aiollm._user_types.answers import itself, read  # only typed answers need it
+        from aiollm._user_types.hooks import known
 
         try:
-            value: T = decode(self.text, known(output))
+            value: T = read(self.text, [(known(output), itself)], self.finish_reason)
         except (ValueError, TypeError, RecursionError) as error:
             reason = f"the reply does not fit {getattr(output, '__name__', output)}: {error}"
         else:

@@ -14,9 +14,9 @@ import msgspec
 from aiollm._agent.tool_runner import called
 from aiollm._user_types.hooks import convert, field_default, is_note, known, plain
 from aiollm._user_types.local import hints_of
+from aiollm._user_types.loose_json import decode_numbers, fit, object_in
 from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
-from aiollm._wire.lenient import decode_numbers, encode
-from aiollm._wire.loose_json import fit
+from aiollm._wire.lenient import encode
 from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import (
@@ -235,8 +235,7 @@ def _signature(function: Function, name: str) -> tuple[Signature, dict[str, Any]
             fields.append((parameter.name, hint))
             continue
         fields.append((parameter.name, hint, _default(default)))
-        if not _takes(hint, None):
-            absent[parameter.name] = (None,) if _takes(hint, "null") else (None, "null", "None")
+        absent[parameter.name] = _absent(hint)
     arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
     schema = type_schema(arguments)
     schema.pop("title", None)
@@ -294,6 +293,13 @@ def _hint(parameter: inspect.Parameter, hints: dict[str, Any], name: str) -> Any
     raise ConfigError(f"{where}: {reason}")
 
 
+def _absent(hint: Any) -> tuple[str | None, ...]:
+    """Return how a model that fills in every parameter leaves this one out."""
+    if _takes(hint, None):
+        return () if _takes(hint, "") else ("",)
+    return (None,) if _takes(hint, "") else (None, "null", "None", "")
+
+
 def _default(value: Any) -> Any:
     """Return the default of a field; the schema shows it only if it is plain."""
     return value if isinstance(value, _PLAIN) else msgspec.field(default_factory=lambda: value)
@@ -311,7 +317,7 @@ def _bound(function: Function, signature: Signature, values: dict[str, Any]) -> 
     fields = signature.arguments.__struct_fields__
     given = {
         name: value
-        for name, value in values.items()
+        for name, value in _unwrapped(values, signature.arguments).items()
         # Anything that is not a parameter may be a misspelt one: it is refused unless it is null.
         if (value is not None or name in fields) and value not in signature.absent.get(name, ())
     }
@@ -319,6 +325,22 @@ def _bound(function: Function, signature: Signature, values: dict[str, Any]) -> 
     named = {field: getattr(filled, field) for field in fields}
     first = [named.pop(field) for field in signature.positional]
     return functools.partial(function, *first, **named)
+
+
+def _unwrapped(values: dict[str, Any], arguments: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the arguments themselves where a model wrote the complete call in their place."""
+    for wrapper in ("arguments", "parameters"):
+        outside = {name: value for name, value in values.items() if name != wrapper}
+        inner = values.get(wrapper)
+        if isinstance(inner, str):
+            inner = object_in(inner)
+        if (
+            isinstance(inner, dict)
+            and outside in ({}, {"name": arguments.__name__})
+            and not values.keys() & set(arguments.__struct_fields__)
+        ):
+            return inner
+    return values
 
 
 def _filled(values: dict[str, Any], arguments: type[msgspec.Struct]) -> msgspec.Struct:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from aiollm._user_types.hooks import convert, decode, known
-from aiollm._wire.lenient import decode_numbers
-from aiollm._wire.loose_json import after_thinking, fit, values_in
+from aiollm._user_types.answers import Take, itself, read
+from aiollm._user_types.hooks import known
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import Message, Request, Response, _shown, user
 
-_FENCE = re.compile(r"```(?:json\b|\w*\s*\n)", re.IGNORECASE)
-"""What JSON in a Markdown fence, a common answer where no schema is enforced, begins with."""
-
 _REPAIR = "Your answer is not valid: {}. Answer again, with the corrected JSON and nothing else."
-
-_CUT = ("length", "content_filter", "error", "tool_calls")
-"""Finish reasons of answers that go on elsewhere, of which a part must not pass for all."""
 
 _HOPELESS = {
     "length": "it was cut at its limit: raise max_output_tokens",
@@ -30,16 +22,6 @@ _HOPELESS = {
     "tool_calls": "the model called tools: use run()",
 }
 """Finish reasons after which asking again would bring the same result."""
-
-
-def _decode(text: str, kind: Any) -> Any:
-    """Decode JSON; 3.0 is an integer to JSON schema, but not to msgspec. Raises: ValueError."""
-    try:
-        return decode(text, kind)
-    except msgspec.ValidationError:
-        with contextlib.suppress(ValueError):
-            return convert(decode_numbers(text), kind)
-        raise
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -56,63 +38,16 @@ class Shape(msgspec.Struct, frozen=True):
 
     def read(self, response: Response) -> Any:
         """Return the reply's value. Raises: OutputError."""
-        text = _unfenced(response.text)
-        reason = ""
+        kinds: list[tuple[Any, Take]] = [
+            (self.decoded, attrgetter("value") if self.wrapped else itself)
+        ]
+        if self.bare is not None:
+            kinds.append((self.bare, itself))
         try:
-            value = _decode(text, self.decoded)
+            return read(response.text, kinds, response.finish_reason)
         except (ValueError, RecursionError) as error:
             reason = f"the reply does not fit {self.name}: {error}"
-        else:
-            return value.value if self.wrapped else value
-        if self.bare is not None:
-            try:
-                return _decode(text, self.bare)
-            except (ValueError, RecursionError):
-                pass
-        if response.finish_reason not in _CUT and (values := self._loose(response.text)):
-            return values[0]
         raise OutputError(reason, response=response, target=response.target)
-
-    def _loose(self, text: str) -> list[Any]:
-        """Return the one value that fits, among words and after thinking; none if several do."""
-        text = after_thinking(text)
-        fitting: list[Any] = []
-        for value in _sole(text) or values_in(text):
-            for kind in (self.decoded, self.bare):
-                if kind is None:
-                    continue
-                with contextlib.suppress(ValueError, RecursionError):
-                    made = _fitted(value, kind)
-                    fitting.append(made.value if self.wrapped and kind is self.decoded else made)
-                    break
-        return fitting[:1] if all(other == fitting[0] for other in fitting) else []
-
-
-def _unfenced(text: str) -> str:
-    """Return what is inside of a fence that holds all of the text, else the text."""
-    # No expression looks for the end: a model may send white space up to its limit, and each place
-    # in it would be tried as the end of what the fence holds.
-    inner = text.strip()
-    begin = _FENCE.match(inner)
-    if begin and inner.endswith("```") and begin.end() <= len(inner) - 3:
-        return inner[begin.end() : -3].rstrip()
-    return text
-
-
-def _sole(text: str) -> list[Any]:
-    """Return the value that a text is, also where it was encoded twice."""
-    with contextlib.suppress(ValueError, RecursionError):
-        return [decode_numbers(text.strip())]
-    return []
-
-
-def _fitted(value: Any, kind: Any) -> Any:
-    try:
-        return fit(value, kind)
-    except msgspec.ValidationError:
-        if not isinstance(value, list) or len(value) != 1:
-            raise
-    return fit(value[0], kind)
 
 
 def shape_of(kind: Any) -> Shape:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from aiollm._http.tokens import Tokens
-    from aiollm._http.transport import HttpTransport
+    from aiollm._http.transport import AiohttpReply, HttpTransport
     from aiollm.dsn import Secret
 
 
@@ -64,12 +64,20 @@ class Access:
         transport = await self._shared.open_transport()
         way = await transport.way_of(network, self._provider.name)
         reply = await transport.send(request, connect, way)
-        if reply.status == 407 and network.proxy:  # plain HTTP: no tunnel to refuse
+        if network.proxy and _is_proxys_own(reply):
             from aiollm._http.way_faults import proxy_refusal
 
             reply.close()
-            raise proxy_refusal(network, reply.status)
+            raise proxy_refusal(network, reply.status, reply.all_of("Proxy-Authenticate"))
         return reply
+
+
+def _is_proxys_own(reply: AiohttpReply) -> bool:
+    """Return whether the proxy answered in place of the server, of what came without a tunnel."""
+    if reply.status == 403 or reply.status >= 500:
+        # Squid marks its own pages so (5.7); those of other proxies look like a server's.
+        return bool(reply.all_of("X-Squid-Error"))
+    return reply.status == 407
 
 
 async def _after(reply: Reply, getting: Awaitable[Secret]) -> Secret:

@@ -26,7 +26,21 @@ fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
 """Set by a connector when the connection of the current request is new."""
 
 
-class _Careful(aiohttp.BaseConnector):
+class Prompt(aiohttp.BaseConnector):
+    """Closes what it does not keep at once.
+
+    aiohttp ends TLS politely, and then waits up to 30 s for a server that says `Connection: close`
+    but keeps its own side open, even after the session has been closed.
+    """
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        ends = self._force_close or should_close or protocol.should_close
+        if ends and protocol.transport is not None:
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=should_close)
+
+
+class _Careful(Prompt):
     """Reports whether a connection is new, and never reuses one with unread bytes."""
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from aiollm._http.aiohttp_tuning import Prompt
 from aiollm._http.local_faults import local_error
 from aiollm._http.public_addresses import is_public
 from aiollm._http.translation import FOREIGN, cause_of
@@ -59,6 +60,10 @@ class _PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
+class _PromptConnector(Prompt, aiohttp.TCPConnector):
+    """Lets no server hold a connection that has ended."""
+
+
 def public_session(
     resolver: AbstractResolver | None = None,
     make_socket: Callable[..., socket.socket] = socket.socket,
@@ -75,7 +80,7 @@ def public_session(
         return make_socket(family, kind, protocol)
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=_PromptConnector(
             resolver=_PublicResolver(resolver or aiohttp.ThreadedResolver()),
             socket_factory=checked_socket,
             limit=8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -139,14 +140,44 @@ def _unknown_name(error: aiohttp.ClientConnectorDNSError) -> ConnectError:
 
 def os_reason(error: OSError) -> str:
     """Return the words of the system; of a host with several addresses, those of each."""
-    if error.strerror:
+    # asyncio's own text would be "Connect call failed ('127.0.0.1', 80)".
+    if error.strerror and "call failed" not in error.strerror:
         return error.strerror
-    return "; ".join(map(os.strerror, sorted(numbers_of(error)))) or type(error).__name__
+    numbers = sorted(numbers_of(error)) or _NUMBERS.get(type(error), ())
+    return "; ".join(map(os.strerror, numbers)) or type(error).__name__
+
+
+_NUMBERS: dict[type[OSError], tuple[int, ...]] = {
+    ConnectionResetError: (errno.ECONNRESET,),
+    BrokenPipeError: (errno.EPIPE,),
+    ConnectionAbortedError: (errno.ECONNABORTED,),
+}
+"""Errors that asyncio raises without their number."""
 
 
 def _failure(error: OSError) -> str:
     alert = reason_of(error)
     return f"TLS: {alert.lower().replace('_', ' ')}" if alert else os_reason(error)
+
+
+_TLS_RECORD = re.compile(r"\\x1[56]\\x03")
+"""How aiohttp quotes the beginning of an alert or a handshake."""
+
+
+def is_tls(error: Exception) -> bool:
+    """Return whether what is not valid HTTP is TLS."""
+    return _TLS_RECORD.search(getattr(error, "message", "")) is not None
+
+
+def _invalid(error: Exception) -> LLMError:
+    if not is_tls(error):
+        return ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}")
+    ours = ConnectError(
+        "the server speaks TLS, but the base URL is one of plain HTTP: remove +http after the "
+        "DSN's scheme, or write +https"
+    )
+    ours.harms = "long"  # a person mends the DSN
+    return ours
 
 
 def _why_invalid(error: Exception) -> str:
@@ -185,7 +216,7 @@ _TABLE: _Rows = (
     (aiohttp.ServerDisconnectedError, lambda _: TransportError(_NO_ANSWER)),
     (
         (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError),
-        lambda error: ProtocolError(f"the answer is not valid HTTP: {_why_invalid(error)}"),
+        _invalid,
     ),
     (OSError, lambda error: TransportError(f"the connection failed: {_failure(error)}")),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
@@ -74,6 +74,10 @@ class AiohttpReply:
     def headers(self) -> Mapping[str, str]:
         """Header names in lower case."""
         return {name.lower(): value for name, value in self._response.headers.items()}
+
+    def all_of(self, name: str) -> Sequence[str]:
+        """Return the values of a header that may be sent several times."""
+        return self._response.headers.getall(name, ())
 
     @property
     def has_body(self) -> bool:

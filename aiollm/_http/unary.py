@@ -10,7 +10,7 @@ from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._http.masked_reply import MaskedReply
 from aiollm._http.turns import Turns
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
-from aiollm._wire.web_page import WEB_PAGE
+from aiollm._wire.web_page import shown_page
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transports
 from aiollm.types import Timeouts
@@ -52,7 +52,7 @@ class UnaryRequester:
             reply.close()
         # A captive portal or a wrong base URL answers with a page and status 200.
         if reply.content_type == "text/html":
-            page = f"the answer is {WEB_PAGE}"
+            page = f"the answer is {shown_page(body)}"
             raise ServerError(page, status=reply.status, body=body)
         # What decodes the body quotes it in its errors, and hands on what it says.
         if (redactor := redactor_of(provider.secrets)) is None:

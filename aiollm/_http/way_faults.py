@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterable
 
 import aiohttp
 
 from aiollm._http.local_faults import local_error
-from aiollm._http.translation import cause_of, os_reason, reason_of, refused_identity, untrusted
+from aiollm._http.translation import (
+    cause_of,
+    is_tls,
+    os_reason,
+    reason_of,
+    refused_identity,
+    untrusted,
+)
 from aiollm.dsn import Network
 from aiollm.errors import ConnectError, DeadlineError, LLMError, LocalError
 from aiollm.types import Harm
@@ -53,7 +62,11 @@ def _proxy_fault(network: Network, error: BaseException, connect: float | None) 
             reason = f"no connection within {connect} s through the proxy {proxy}"
             return DeadlineError(reason, which="connect", after=connect or 0.0)
         case aiohttp.ClientHttpProxyError(status=status):
-            return proxy_refusal(network, status)
+            return proxy_refusal(network, status, _logins(error))
+        case aiohttp.ClientResponseError(request_info=asked) if (
+            asked.method == "CONNECT" or asked.url.scheme == "http"  # not from within a tunnel
+        ):
+            return _no_http(proxy, error)
         case aiohttp.ClientConnectorDNSError():  # the proxy looks up all other names
             return ConnectError(f"the host name of the proxy {proxy} is unknown")
         case aiohttp.ClientConnectorCertificateError() if _is_proxys(network, error):
@@ -68,6 +81,8 @@ def _proxy_fault(network: Network, error: BaseException, connect: float | None) 
             return ConnectError(f"the proxy {proxy} cannot be reached: {os_reason(cause)}")
         case aiohttp.ServerDisconnectedError():
             return ConnectError(f"the connection through the proxy {proxy} was closed unanswered")
+        case aiohttp.ClientConnectorError(os_error=cause) if not reason_of(error):
+            return ConnectError(f"no connection through the proxy {proxy}: {os_reason(cause)}")
         case _:
             return None
 
@@ -77,13 +92,43 @@ def _is_proxys(network: Network, error: aiohttp.ClientConnectorError) -> bool:
     return place in (error.host, f"{error.host}:{error.port}", f"[{error.host}]:{error.port}")
 
 
-def proxy_refusal(network: Network, status: int) -> ConnectError:
-    """Return the error for what a proxy answered in place of the server."""
+def _no_http(proxy: str, error: aiohttp.ClientResponseError) -> ConnectError:
+    if is_tls(error):
+        return _fault(f"the proxy {proxy} speaks TLS: write https:// before its host", "long")
+    return ConnectError(f"the proxy {proxy} does not answer in HTTP")
+
+
+def _logins(error: aiohttp.ClientHttpProxyError) -> Iterable[str]:
+    return error.headers.getall("Proxy-Authenticate", ()) if error.headers else ()
+
+
+_LOGIN = re.compile(r"(?:^|,)\s*(Basic|Digest|Negotiate|Kerberos|NTLM)\b", re.IGNORECASE)
+
+
+def _hint(logins: Iterable[str]) -> str:
+    """Say how to log in, from the values of a proxy's `Proxy-Authenticate`."""
+    taken = dict.fromkeys(_LOGIN.findall(",".join(logins)))
+    if not taken or "basic" in map(str.lower, taken):
+        return "write user:password@ before its host"
+    return (
+        f"it takes {' or '.join(taken)} alone, of which none is supported: run a proxy on this "
+        "machine that logs in there, and name that one"
+    )
+
+
+def proxy_refusal(network: Network, status: int, logins: Iterable[str] = ()) -> ConnectError:
+    """Return the error for what a proxy answered in place of the server.
+
+    `logins`: the values of its `Proxy-Authenticate`.
+    """
     proxy = f"the proxy {network.proxy_place}"
-    if status == 407:
+    if status in (401, 407):  # 401: tinyproxy's answer to a wrong password (1.11)
         wish = "refuses the login in its URL" if network.proxy_login else "wants a login"
-        hint = "write user:password@ before its host"
-        return _fault(f"{proxy} {wish} (HTTP 407): {hint}", "long")
+        return _fault(f"{proxy} {wish} (HTTP {status}): {_hint(logins)}", "long")
+    if 300 <= status < 400 or status == 511:
+        return ConnectError(f"{proxy} wants a login to the network on a web page (HTTP {status})")
+    if status in (408, 425, 429):
+        return ConnectError(f"{proxy} is busy (HTTP {status})")
     if 400 <= status < 500:
         return _fault(f"{proxy} does not let this host through (HTTP {status})", "long")
     return ConnectError(f"{proxy} cannot reach the host (HTTP {status})")

@@ -104,7 +104,8 @@ def _spelled(text: object) -> tuple[str, str]:
         return "", "only proxies that speak http:// or https:// are supported"
     login, at, place = rest.rpartition("@")
     place = place.partition("/")[0].lower()
-    if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", place):
+    found = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?", place)
+    if not found or (found[1] and not 0 < int(found[1]) < 65536):
         return "", "expected a URL like http://user:password@host:3128"
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquote(login)):
         return "", "its user or password holds a control character"

@@ -117,6 +117,8 @@ class _Call:
         text = text.strip()
         # Only the end of the answer tells a call without arguments from one that lost them.
         arguments = _object(text) if text or not self.whole else "{}"
+        if text and self.whole and not arguments:
+            arguments = _loose_object(text)
         valid = bool(self.name and arguments)
         return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
 
@@ -148,6 +150,20 @@ def _object(text: str) -> str:
     except (ValueError, RecursionError):
         return ""
     return text if isinstance(value, dict) else ""
+
+
+def _loose_object(text: str) -> str:
+    """Return as JSON the one object that a complete text means, "" if it is not clear."""
+    from aiollm._user_types.loose_json import object_in
+    from aiollm._wire.lenient import encode  # few models write what needs it
+
+    value = object_in(text)
+    if value is None:
+        return ""
+    try:
+        return encode(value).decode()
+    except (ValueError, RecursionError):
+        return ""
 
 
 class Accumulator:

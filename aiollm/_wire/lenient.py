@@ -60,22 +60,6 @@ def load(data: bytes) -> Any:
         return None
 
 
-def decode_numbers(text: str | bytes) -> Any:
-    """Decode strict JSON; 3.0 becomes the integer 3, as JSON schema defines it.
-
-    Raises: ValueError.
-    """
-    return _NUMBERS.decode(text)
-
-
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-_NUMBERS = msgspec.json.Decoder(float_hook=_number)
-
-
 def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     """Encode as JSON, replacing lone surrogates. Raises: TypeError, ValueError."""
     try:

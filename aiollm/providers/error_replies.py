@@ -14,7 +14,7 @@ import msgspec
 
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import load, mend
-from aiollm._wire.web_page import WEB_PAGE, is_web_page
+from aiollm._wire.web_page import is_web_page, shown_page
 from aiollm.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -30,6 +30,7 @@ from aiollm.errors import (
 )
 from aiollm.provider import HttpResponse
 from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
+from aiollm.providers.gateway_refusals import gateway_refusal
 from aiollm.providers.retry_hints import retry_after, retry_hint
 
 MAX_MESSAGE = 1000
@@ -67,6 +68,7 @@ BY_STATUS: dict[int, type[ProviderError]] = {
     403: AuthenticationError,
     404: ModelNotFoundError,
     405: ModelNotFoundError,  # no chat is served at this address
+    407: AuthenticationError,  # a proxy on the way that no setting names
     408: ServerError,
     409: ServerError,  # the SDKs of OpenAI and Anthropic ask again: somebody else held a lock
     410: ModelNotFoundError,
@@ -76,6 +78,7 @@ BY_STATUS: dict[int, type[ProviderError]] = {
     423: ServerError,
     424: ServerError,  # what the server depends on failed (Azure, Hugging Face)
     425: ServerError,
+    426: ServerError,  # the gateway speaks too old an HTTP to the server (nginx before Istio)
     429: RateLimitError,
     499: ServerError,  # Google's CANCELLED: we would not read it if we had cancelled
     501: UnsupportedFeatureError,
@@ -154,6 +157,8 @@ def error_from(
     `hint` is a retry delay in seconds, used if no `retry-after` header has one.
     """
     fault = fault_of(_value(reply.body))
+    if not fault.message and (refusal := gateway_refusal(reply)) is not None:
+        return refusal
     message = fault.message or _unstructured(reply)
     return error_from_fault(
         fault,
@@ -284,5 +289,5 @@ def _unstructured(reply: HttpResponse) -> str:
     if not reply.body.strip():
         return f"HTTP {reply.status} with an empty body"
     if is_web_page(reply.body, kind):
-        return f"HTTP {reply.status} with {WEB_PAGE}"
+        return f"HTTP {reply.status} with {shown_page(reply.body)}"
     return mend(reply.body[:MAX_MESSAGE].decode("utf-8", "replace")).strip()

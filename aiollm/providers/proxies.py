@@ -1,7 +1,8 @@
-"""Proxies of the environment: HTTP_PROXY and HTTPS_PROXY, and whom NO_PROXY leaves out."""
+"""Proxies of the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, and whom NO_PROXY leaves out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
@@ -10,22 +11,24 @@ from msgspec.structs import replace
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
 
-VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+VARIABLES = (*_NAMES, *map(str.upper, _NAMES))
 """In lower case they come first, as with curl and Python's own urllib."""
 
 
 def proxied(provider: Provider, env: Mapping[str, str]) -> Provider:
     """Return a provider with the environment's proxy, unless it has its own way.
 
-    This machine itself is never reached through a proxy. Raises: ConfigError.
+    An empty variable for its scheme means none, whatever ALL_PROXY says. This machine itself is
+    never reached through a proxy. Raises: ConfigError.
     """
     network = provider.network
     scheme = provider.base_url.partition("://")[0]
     if network.proxy or network.socket or scheme.lower() not in ("http", "https"):
         return provider
-    variable, proxy = _value(f"{scheme.lower()}_proxy", env)
+    variable, proxy = _value((f"{scheme.lower()}_proxy", "all_proxy"), env)
     host, _, port = provider.origin.partition("://")[2].partition(" ")[0].rpartition(":")
-    if not proxy or _is_left_out(host, port, _value("no_proxy", env)[1]):
+    if not proxy or _is_left_out(host, port, _value(("no_proxy",), env)[1]):
         return provider
     try:
         return replace(provider, network=replace(network, proxy=proxy))
@@ -34,19 +37,20 @@ def proxied(provider: Provider, env: Mapping[str, str]) -> Provider:
     raise ConfigError(f"{variable}: {reason}")
 
 
-def _value(name: str, env: Mapping[str, str]) -> tuple[str, str]:
-    """Return the variable that is set, and its value."""
-    upper = name.upper()
-    # A CGI server puts a request's header `Proxy` into HTTP_PROXY.
-    names = (name,) if upper == "HTTP_PROXY" and "REQUEST_METHOD" in env else (name, upper)
-    found = next((each for each in names if each in env), name)
-    return found, env.get(found, "").strip()
+def _value(names: tuple[str, ...], env: Mapping[str, str]) -> tuple[str, str]:
+    """Return the first variable that is set, and its value."""
+    for each in (spelled for name in names for spelled in (name, name.upper())):
+        # A CGI server puts a request's header `Proxy` into HTTP_PROXY.
+        if each in env and not (each == "HTTP_PROXY" and "REQUEST_METHOD" in env):
+            return each, env[each].strip()
+    return names[0], ""
 
 
 def _is_left_out(host: str, port: str, listed: str) -> bool:
     if host == "localhost" or host.endswith(".localhost") or _is_loopback(host):
         return True
-    return any(_matches(host, port, each.strip().lower()) for each in listed.split(","))
+    # curl takes blanks between the items, too.
+    return any(_matches(host, port, each) for each in re.split(r"[,\s]+", listed.lower()))
 
 
 def _is_loopback(host: str) -> bool:
@@ -68,7 +72,7 @@ def _matches(host: str, port: str, item: str) -> bool:
             if wanted != port:
                 return False
             item = name
-    item = item.removeprefix("*").removeprefix(".").strip("[]")
+    item = item.removeprefix("*").strip(".[]")
     bare = host.strip("[]")
     return bare == item or bare.endswith(f".{item}")
 

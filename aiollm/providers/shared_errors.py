@@ -79,6 +79,20 @@ RUNNER_TEXTS = (
             "raise_exception(",
             "while executing * at line * in source",
             "error rendering prompt with jinja template",  # LM Studio
+            "jinja2.exceptions.",  # SGLang, and all in Python
+            "template error:",  # Hugging Face's TGI
+            "template: :*: executing",  # Ollama
+            # What templates say themselves: llama-cpp-python, MLX and others pass on nothing else.
+            "roles must alternate",  # Gemma, Llama 2, Mistral
+            "roles are supported!",  # Mistral
+            "system role not supported",  # Gemma
+            "system message must be at the beginning",  # Qwen
+            "unexpected message role",  # Qwen
+            "no user query found in messages",  # Qwen
+            "only supports single tool-calls at once",  # Llama 3
+            "tools in the first user message when there",  # Llama 3
+            "2 or more assistant messages at the end of the list",  # llama.cpp
+            "unsupported content[].type",  # llama.cpp
             "failed to parse messages",  # llama.cpp
             "failed to parse grammar",  # llama.cpp, of a schema
             "json schema conversion failed",  # llama.cpp
@@ -86,6 +100,12 @@ RUNNER_TEXTS = (
             "must be larger than factor",  # Qwen-VL, of a tiny image
             "aspect ratio must be smaller than",  # Qwen-VL
             "failed to load image or audio file",  # llama.cpp
+            "cannot identify image file",  # Pillow, in all that is written in Python
+            "image file is truncated",  # Pillow
+            "broken data stream when reading image file",  # Pillow
+            "image: unknown format",  # Ollama
+            "unable to infer channel dimension format",  # Transformers, of an image of a few pixels
+            "channel dimension is ambiguous",  # Transformers
         ),
     ),
     Rule(

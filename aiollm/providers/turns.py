@@ -15,6 +15,10 @@ from aiollm.types import (
     ToolCallPart,
 )
 
+OPENING = "(The conversation begins.)"
+"""What a user says before an answer that a conversation begins with, such as a greeting."""
+
+OPENED = "this server takes no conversation that begins with an answer: a user's line precedes it"
 FOLDED = "this server takes a system message only at the start: a later one is sent as the user's"
 
 
@@ -47,8 +51,8 @@ def _splits_calls(pair: tuple[Message, Message]) -> bool:
 def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return turns of user and assistant that alternate, as many chat templates require.
 
-    Empty answers are left out, system messages become the user's, and messages of one role that
-    follow each other are joined. Results of tools stay as they are.
+    Empty answers are left out, system messages become the user's, messages of one role that
+    follow each other are joined, and a user begins. Results of tools stay as they are.
     """
     turns: list[Message] = []
     for message in messages:
@@ -61,6 +65,8 @@ def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:
             turns.append(message)
         else:
             turns.append(Message(role, message.parts))
+    if turns and turns[0].role == "assistant":
+        turns.insert(0, Message("user", (TextPart(OPENING),)))
     return tuple(turns)
 
 

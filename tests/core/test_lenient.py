@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._user_types.loose_json import decode_numbers
 from aiollm._wire.lenient import (
     SurrogateJoiner,
     decode,
     decode_leniently,
-    decode_numbers,
     encode,
     load,
     mend,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from aiollm._wire.loose_json import after_thinking, fit, values_in
+from aiollm._user_types.loose_json import after_thinking, fit, object_in, values_in
 
 
 class Inner(msgspec.Struct):
@@ -44,6 +44,10 @@ class Place(msgspec.Struct, forbid_unknown_fields=True):
         ("scores", '{"x":"1"}', {"x": 1}),
         ("inner", '{"n":"3"}', Inner(3)),
         ("inner", {"n": "3"}, Inner(3)),
+        ("inner", "{'n': 3}", Inner(3)),
+        ("tags", "['a', 'b']", ["a", "b"]),
+        ("sizes", '"[1]"', [1]),
+        ("people", '"\\"7\\""', 7),
     ],
 )
 def test_a_text_is_read_as_json_where_no_text_fits(field: str, text: Any, value: Any) -> None:
@@ -85,7 +89,10 @@ def test_what_can_not_be_read_without_doubt_is_refused(given: dict[str, Any]) ->
         ('{"a":1, // the "first"\n "b":"http://x", /* , } */ "c":[1,],}',
          [{"a": 1, "b": "http://x", "c": [1]}]),
         ('{"a":1}\n{"b":2}', [{"a": 1}, {"b": 2}]),
-        ('{"a": {"b":1}, \'c\': 2}', []),
+        ("{'a': {\"b\":1}, 'it\\'s \"c\"': [True, None, 'x // y',]} I'm sure",
+         [{"a": {"b": 1}, 'it\'s "c"': [True, None, "x // y"]}]),
+        ('{"a":1, // it\'s\n "b":2 // that\'s\n}', [{"a": 1, "b": 2}]),
+        ('{"a":"two\nlines"}', [{"a": "two\nlines"}]),
         ('{a: {"b":1}}', []),
         ('Here: {"a": {"b": 1}, "c": ', []),
         ("no value", []),
@@ -114,11 +121,52 @@ def test_thinking_is_left_out(text: str, left: str) -> None:
     assert after_thinking(text) == left
 
 
-@pytest.mark.parametrize("piece", ["{", "[", '{"a":', "{a ", "/*", '"', ", ", "//", "<think>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"{\\"n\\":2}"',
+        '"\\"{\\\\\\"n\\\\\\":2}\\""',
+        '```json\n{"n":2}\n```',
+        '<think>{"n":1}</think>{"n":2}',
+        'Here: {"n":2} there',
+        '\ufeff{"n":2,}',
+        "{'n': 2}",
+        '{"n":2 /* x */}',
+    ],
+)
+def test_one_object_is_found(text: str) -> None:
+    assert object_in(text) == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"n":2}{"n":3}',
+        '{"n":2}}',
+        '[{"n":2}]',
+        '[1] {"n":2}',
+        '{"n":2',
+        '{"n":NaN}',
+        '{"a":"say "hi" {"n":2} ok"}',
+        '{"a":"</think> {"n":2}"}',
+        '<think>{"n":2}',
+        "two",
+        "",
+    ],
+)
+def test_an_object_that_may_be_a_part_or_one_of_several_is_not_taken(text: str) -> None:
+    assert object_in(text) is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["{", "[", '{"a":', "{a ", "/*", '"', ", ", "//", "<think>", "'", "\\'", "'\\", "True "],
+)
 def test_a_text_of_openers_alone_is_read_through(piece: str) -> None:
     """Its work grows with its size: squared, this would not end."""
     text = "{ " + piece * (1_000_000 // len(piece))
     assert list(values_in(after_thinking(text))) == []
+    assert object_in(text) is None
 
 
 class Sloppy(msgspec.Struct):

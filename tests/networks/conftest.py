@@ -43,15 +43,23 @@ async def registry() -> AsyncIterator[Callable[..., Registry]]:
         yield make
 
 
+_STRICT = """
+basicConstraints=critical,CA:TRUE
+subjectKeyIdentifier=hash
+keyUsage=critical,keyCertSign
+"""
+"""Extensions of an authority that follows RFC 5280 to the letter."""
+
+
 class Pki:
     """Certificates by openssl in a folder: `name.pem`, `name.key`, and both in `name-both.pem`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for authority in ("ca", "other-ca"):
-            self._openssl("req", "-x509", *self._new(authority), "-days", "2",
-                          "-out", self.path(f"{authority}.pem"),
-                          "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+        for name in ("ca", "other-ca"):
+            self._authority(name, _STRICT)
+        self._authority("old-ca", "basicConstraints=CA:TRUE")  # RFC 5280 wants it to be critical
+        self.issue("old", by="old-ca")
         self.issue("server")
         self.issue("me")
         self.issue("late", days=-1)
@@ -84,6 +92,14 @@ class Pki:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
+    def _authority(self, name: str, extensions: str) -> None:
+        config = self.path(f"{name}.cnf")
+        Path(config).write_text(
+            f"[req]\ndistinguished_name=d\nx509_extensions=e\n[d]\n[e]\n{extensions}\n"
+        )
+        self._openssl("req", "-x509", *self._new(name), "-days", "2", "-config", config,
+                      "-out", self.path(f"{name}.pem"))  # fmt: skip
+
     def _new(self, name: str) -> list[str]:
         return ["-newkey", "rsa:2048", "-nodes", "-keyout", self.path(f"{name}.key"),
                 "-subj", f"/CN={name}"]  # fmt: skip
@@ -102,7 +118,10 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 class Proxy:
-    """Forwards to `port`; `answer` refuses every request with a status; `login` is wanted."""
+    """Forwards to `port`; `answer` refuses every request with a status; `login` is wanted.
+
+    `headers` are complete lines of a refusal; `says` is sent to everybody in place of HTTP.
+    """
 
     def __init__(
         self,
@@ -111,10 +130,13 @@ class Proxy:
         answer: int = 0,
         login: str = "",
         context: ssl.SSLContext | None = None,
+        headers: bytes = b"",
+        says: bytes | None = None,
     ) -> None:
         self.heads: list[bytes] = []
         self.tunnels = 0
         self._port, self._answer, self._context = port, answer, context
+        self._headers, self._says = headers, says
         self._login = base64.b64encode(login.encode())
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -145,11 +167,17 @@ class Proxy:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
         wanted = b"proxy-authorization: basic " + self._login.lower()
+        if self._says is not None:
+            writer.write(self._says)
+            writer.close()
+            await writer.wait_closed()
+            return
         status = self._answer
         if self._login and wanted not in head.lower():
             status = 407
         if status:
-            writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+            end = self._headers + b"Content-Length: 0\r\n\r\n"
+            writer.write(b"HTTP/1.1 %d No\r\n%b" % (status, end))
             await writer.drain()
             await reader.read()
             return

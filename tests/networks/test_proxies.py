@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from aiollm import ConfigError, FailoverError, Registry, classify
+from aiollm import ConfigError, ConnectError, FailoverError, Registry, classify
 from aiollm.testing import FaultServer, chat
 
 
@@ -68,8 +68,12 @@ async def test_plain_http_is_sent_to_the_proxy_with_its_login(serve, registry, m
     ("status", "reason", "harms"),
     [
         (407, "wants a login", "long"),
+        (401, "wants a login", "long"),
         (403, "does not let this host through", "long"),
+        (429, "is busy", "target"),
         (502, "cannot reach the host", "target"),
+        (302, "wants a login to the network on a web page", "target"),
+        (511, "wants a login to the network on a web page", "target"),
     ],
 )
 async def test_a_refusal_of_the_proxy_is_named(
@@ -90,6 +94,63 @@ async def test_a_wrong_login_says_so_and_is_not_shown(gateway, registry, scheme,
         error = await failure(reg)
         assert "refuses the login in its URL (HTTP 407)" in str(error)
         assert "5ekret" not in f"{error!r}{error}{reg.describe()}"
+
+
+@pytest.mark.parametrize("scheme", ["openai", "openai+http"])
+@pytest.mark.parametrize(
+    ("offers", "hint"),
+    [
+        (["Negotiate", "NTLM"], "it takes Negotiate or NTLM alone, of which none is supported"),
+        (['Digest realm="basic", nonce="x"'], "it takes Digest alone"),
+        (["Negotiate", 'Basic realm="corp"'], "write user:password@ before its host"),
+        (['Negotiate, NTLM, Basic realm="a, b"'], "write user:password@ before its host"),
+        (['Odd "'], "write user:password@ before its host"),
+    ],
+)
+async def test_a_proxy_that_takes_no_password_is_named_so(
+    gateway, registry, scheme, offers, hint, make_proxy
+):
+    headers = b"".join(b"Proxy-Authenticate: %b\r\n" % each.encode() for each in offers)
+    async with make_proxy(gateway.port, answer=407, headers=headers) as proxy:
+        error = await failure(registry({"gw": f"{scheme}://k@gw.test?proxy=http://{proxy.place}"}))
+        assert f"wants a login (HTTP 407): {hint}" in str(error)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, "ConnectError"), (503, "ConnectError"),
+                                              (413, "RequestTooLargeError")])  # fmt: skip
+async def test_what_squid_answers_to_plain_http_is_its_own(
+    gateway, registry, status, kind, make_proxy
+):
+    headers = b"X-Squid-Error: ERR_SOMETHING 0\r\n"
+    async with make_proxy(gateway.port, answer=status, headers=headers) as proxy:
+        error = await failure(
+            registry({"gw": f"openai+http://k@gw.test?proxy=http://{proxy.place}"})
+        )
+        assert type(error).__name__ == kind
+        assert (f"the proxy http://{proxy.place}" in str(error)) == (kind == "ConnectError")
+
+
+@pytest.mark.parametrize("scheme", ["openai", "openai+http"])
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (b"", "closed unanswered"),
+        (b"SSH-2.0-x\r\n\r\n", "does not answer in HTTP"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "speaks TLS: write https:// before its host"),
+    ],
+)
+async def test_a_server_that_is_no_http_proxy_is_named(registry, scheme, says, reason, make_proxy):
+    async with make_proxy(0, says=says) as proxy:
+        error = await failure(registry({"gw": f"{scheme}://k@gw.test?proxy=http://{proxy.place}"}))
+        assert type(error) is ConnectError
+        assert f"the proxy http://{proxy.place}" in str(error)
+        assert reason in str(error)
+
+
+async def test_a_tunnel_that_is_cut_at_once_names_the_proxy(registry, make_proxy):
+    async with make_proxy(0, says=b"HTTP/1.1 200 OK\r\n\r\n") as proxy:
+        error = await failure(registry({"gw": f"openai://k@gw.test?proxy=http://{proxy.place}"}))
+        assert f"through the proxy http://{proxy.place}" in str(error)
 
 
 async def test_an_unreachable_proxy_is_at_fault_and_the_direct_way_is_not(
@@ -163,6 +224,10 @@ async def test_the_process_is_asked_where_the_mapping_names_no_proxy(
         ("https://gw.corp", ".corp", False),
         ("https://gw.corp", "*.corp", False),
         ("https://gw.corp", "x,corp", False),
+        ("https://gw.corp", "gw.corp.", False),
+        ("https://gw.corp", "other.corp gw.corp", False),
+        ("https://gw.corp", "other.corp,\n.corp", False),
+        ("https://gw.corp", ".", True),
         ("https://gwcorp", "corp", True),
         ("https://gw.corp", "gw.corp:443", False),
         ("https://gw.corp:8443", "gw.corp:443", True),
@@ -187,6 +252,22 @@ def test_no_proxy_leaves_hosts_out(url, no_proxy, is_proxied):
     assert found == ("http://proxy:3128" if is_proxied else "")
 
 
+@pytest.mark.parametrize(
+    ("env", "proxy"),
+    [
+        ({"ALL_PROXY": "all:1"}, "http://all:1"),
+        ({"all_proxy": "all:1", "ALL_PROXY": "upper:1"}, "http://all:1"),
+        ({"ALL_PROXY": "all:1", "HTTPS_PROXY": "https:1"}, "http://https:1"),
+        ({"ALL_PROXY": "all:1", "https_proxy": ""}, ""),
+        ({"ALL_PROXY": "all:1", "NO_PROXY": "gw.corp"}, ""),
+        ({"ALL_PROXY": "socks5://all:1", "HTTPS_PROXY": "https:1"}, "http://https:1"),
+    ],
+)
+def test_all_proxy_is_for_what_has_no_variable_of_its_own(env, proxy):
+    reg = Registry(env={**env, "LLM_GW": "openai://k@gw.corp"}, trust_env=True)
+    assert reg.provider("gw").network.proxy == proxy
+
+
 def test_a_provider_keeps_its_own_proxy_and_code_gets_that_of_the_environment():
     env = {"https_proxy": "http://proxy:3128", "LLM_GW": "openai://k@h?proxy=http://own:1"}
     reg = Registry(env=env, trust_env=True)
@@ -195,9 +276,10 @@ def test_a_provider_keeps_its_own_proxy_and_code_gets_that_of_the_environment():
     assert reg.provider("coded").network.proxy == "http://proxy:3128"
 
 
-def test_a_proxy_that_is_not_supported_is_named_by_its_variable():
-    env = {"https_proxy": "socks5://u:5ekret@h", "LLM_GW": "openai://k@h"}
-    with pytest.raises(ConfigError, match="https_proxy: proxy: only proxies that speak") as caught:
+@pytest.mark.parametrize("name", ["https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_is_not_supported_is_named_by_its_variable(name):
+    env = {name: "socks5://u:5ekret@h", "LLM_GW": "openai://k@h"}
+    with pytest.raises(ConfigError, match=f"{name}: proxy: only proxies that speak") as caught:
         Registry(env=env, trust_env=True).provider("gw")
     assert "5ekret" not in str(caught.value)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aiollm import ConfigError, FailoverError, LocalError, Registry, classify
+from aiollm import ConfigError, ConnectError, FailoverError, LocalError, Registry, classify
 from aiollm._http import certificates
 from aiollm.dsn import Network
 from aiollm.testing import chat
@@ -40,6 +40,26 @@ async def test_an_authority_replaces_those_of_the_system(serve, registry, pki):
     error = await failure(reg)
     assert f"ca={pki.path('other-ca.pem')}" in str(error)
     assert classify(error).harms == "long"
+
+
+async def test_a_server_s_own_certificate_may_be_all_that_is_trusted(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context())
+    stranger = await serve(chat("well"), ssl=pki.context("stranger"))
+    own = {"ca": pki.path("server.pem")}
+    reg = registry({"gw": server.dsn(**own), "stranger": stranger.dsn(**own)})
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+    assert "was refused" in str(await failure(reg, "stranger/m"))
+
+
+async def test_an_authority_that_forgets_a_formality_is_trusted(serve, registry, pki):
+    server = await serve(chat("well"), ssl=pki.context("old"))
+    reg = registry({"gw": server.dsn(ca=pki.path("old-ca.pem"))})
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+
+
+def test_formalities_are_not_asked_for_on_any_python(pki):
+    context, _ = certificates.load_context(Network(ca=pki.path("old-ca.pem")))
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT, "the default from 3.13 on"
 
 
 @pytest.mark.parametrize(
@@ -230,3 +250,55 @@ async def test_code_sets_them_too(serve, registry, pki):
     reg = registry()
     reg.register("gw", server.dsn(), network=Network(ca=Path(pki.path("ca.pem"))))
     assert (await reg.generate("gw/m", "hi")).text == "well"
+
+
+class Holding:
+    """Serves one answer that ends its connection, and then keeps its own side open."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        self.saw_the_end = False
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.settimeout(5)  # seconds; OpenSSL's farewell alone is not the end
+        with sock.dup() as raw, self._context.wrap_socket(sock, server_side=True) as tls:
+            asked = b""
+            while b'"messages"' not in asked:
+                asked += tls.recv(65536)
+            body = b'{"choices":[{"message":{"content":"well"},"finish_reason":"stop"}]}'
+            head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            tls.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            try:
+                while raw.recv(65536):
+                    pass
+            except ConnectionResetError:
+                pass
+            except TimeoutError:
+                return
+            self.saw_the_end = True
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._thread.join)
+        self._listener.close()
+
+
+async def test_a_server_that_never_says_farewell_holds_no_connection(registry, pki):
+    server = Holding(pki.context())
+    reg = registry({"gw": f"openai://k@localhost:{server.port}/v1?ca={pki.path('ca.pem')}"})
+    assert (await reg.generate("gw/m", "hi")).text == "well"
+    await server.end()
+    assert server.saw_the_end
+
+
+@pytest.mark.parametrize("record", [b"\x15\x03\x01\x00\x02\x02\x46", b"\x16\x03\x03"])
+async def test_plain_http_to_a_server_of_tls_says_so(registry, make_proxy, record):
+    async with make_proxy(0, says=record) as server:
+        error = await failure(registry({"gw": f"openai+http://k@{server.place}/v1"}))
+        assert isinstance(error, ConnectError)
+        assert "speaks TLS" in str(error)
+        assert classify(error).harms == "long"

@@ -142,3 +142,14 @@ def test_every_wire_sends_each_id_once(scheme: str, codec: str) -> None:
         assert sent.count(f'"{id_}"') == 2, "once as the call's, once as its result's"
     places = [sent.index(word) for word in ('"f1"', "r1", '"f2"', "r2", '"f3"', "r3")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["chat_codec:ChatCodec", "responses_codec:ResponsesCodec"])
+def test_openai_is_sent_no_empty_id(name: str) -> None:
+    """It refuses one."""
+    module, made = name.split(":")
+    codec = getattr(import_module(f"aiollm.providers.openai.{module}"), made)()
+    provider = Provider("p", "openai", "https://h.invalid/v1", codec, token=Secret("k"))
+    history = (user("go"), assistant(call("")), tool_results(ToolResultPart("", "1")), user("so?"))
+    http = codec.encode(provider, Target("p", "gpt-4.1"), Request(history))
+    assert b'id":""' not in bytes(http.body)

@@ -58,7 +58,7 @@ def error_event(form: str) -> Answer:
 
 
 def web_page(form: str) -> Answer:
-    return Answer(200, {"content-type": "text/html"}, f"<html>wrong key {form}</html>")
+    return Answer(200, {"content-type": "text/html"}, f"<title>{form}</title>wrong key {form}")
 
 
 def broken_document(form: str) -> Answer:

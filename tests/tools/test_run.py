@@ -190,8 +190,44 @@ async def test_an_exception_without_readable_text_goes_back_by_its_name(over):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        '"\\"{\\\\\\"number\\\\\\":2}\\""',
+        '```json\n{"number":2}\n```',
+        '<think>two</think>{"number":2}',
+        "{'number': 2,}",
+        '{"name":"double","arguments":{"number":2}}',
+        '{"parameters":"{\\"number\\":2}"}',
+        '{"number":2,"factor":""}',
+    ],
+)
+async def test_arguments_in_another_spelling_cost_no_turn(over, arguments):
+    ran = []
+
+    @tool(name="double")
+    def spy(number: int, factor: int | None = 2) -> str:
+        """Multiply a number."""
+        ran.append((number, factor))
+        return "4"
+
+    whole = [ToolCallDelta(0, "c", "double", arguments), Finish("tool_calls", "tool_calls")]
+    fake = FakeProvider(whole, "4")
+    await over(fake).run("fake/m", "hi", tools=[spy]).collect()
+    assert ran == [(2, 2)]
+    assert isinstance(fake.requests[1].messages[1].parts[0].parsed(), dict)
+
+
+async def test_another_spelling_in_an_answer_that_was_cut_is_not_read(over):
+    cut = [ToolCallDelta(0, "c", "double", "{'number': 2}"), Finish("length", "length")]
+    fake = FakeProvider(cut, "Sorry.")
+    events = await gather(over(fake).run("fake/m", "hi", tools=[double]))
+    assert results(events)["c"].result.is_error
+
+
+@pytest.mark.parametrize(
     ("delta", "reason"),
     [
+        (tool_call("double", {"name": "other", "arguments": {"number": 2}}), "unknown field"),
         (tool_call("doubel", {}), "there is no tool 'doubel'; the tools are: double"),
         (tool_call("double", {"number": "x"}), "Expected `int`, got `str` - at `$.number`"),
         (ToolCallDelta(0, "call_0", "double", '{"numb'), "not a complete JSON object"),

@@ -262,6 +262,27 @@ async def test_a_wrapped_type_over_the_wire_and_its_repair(serve):
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{WIRE}\n```",
+        f"<think>Oslo?</think>{WIRE}",
+        f"Here it is: {WIRE}",
+        "{'name': 'Oslo', 'people': '700000'}",
+        msgspec.json.encode(WIRE).decode(),
+    ],
+)
+def test_parse_reads_what_models_write(text):
+    assert Response(assistant(text), finish_reason="stop").parse(City) == OSLO
+    with pytest.raises(OutputError, match="does not fit City"):
+        Response(assistant(text.replace("name", "town")), finish_reason="stop").parse(City)
+
+
+def test_parse_takes_no_part_of_a_cut_answer():
+    with pytest.raises(OutputError, match="does not fit City"):
+        Response(assistant(f"So {WIRE}, or"), finish_reason="length").parse(City)
+
+
 async def test_a_run_may_end_with_a_typed_answer(over):
     @tool
     def look() -> str:

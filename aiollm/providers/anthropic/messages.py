@@ -14,6 +14,7 @@ from aiollm._wire.lenient import load
 from aiollm.errors import UnsupportedError
 from aiollm.providers.anthropic.models import Model
 from aiollm.providers.encoding import Warnings, conversation, sole_text
+from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -56,6 +57,9 @@ def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
         turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
     if not turns:
         raise UnsupportedError("Anthropic requires a message besides the system prompt")
+    if turns[0]["role"] == "assistant":  # it must be the user's (November 2026)
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
+        warnings.add(OPENED)
     _check_prefill(turns[-1], facts)
     return turns
 

@@ -20,6 +20,7 @@ from aiollm.providers.encoding import (
 )
 from aiollm.providers.google.models import generation, thinking_config
 from aiollm.providers.google.wire import FAMILY
+from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -163,6 +164,9 @@ def _contents(model: str, request: Request, warnings: Warnings) -> list[dict[str
     turns.flush()
     if not turns.contents:
         raise UnsupportedError("Gemini requires a message besides the system prompt")
+    if turns.contents[0]["role"] == "model":  # a call is refused unless a user's turn precedes it
+        turns.contents.insert(0, {"role": "user", "parts": [{"text": OPENING}]})
+        warnings.add(OPENED)
     return turns.contents
 
 

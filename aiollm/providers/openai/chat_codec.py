@@ -15,7 +15,7 @@ from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, 
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
 from aiollm.providers.openai.chat_think import ThinkBlock
-from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, thinking
+from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, suited, thinking
 from aiollm.providers.openai.errors import reply_error
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
@@ -36,7 +36,7 @@ class ChatCodec(Codec):
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
-        dialect = self._dialect or dialect_of(provider.host)
+        dialect = suited(self._dialect or dialect_of(provider.host), target.model)
         model = model_of(target.model, dialect)
         warnings = Warnings()
         check_media(provider, target, request)

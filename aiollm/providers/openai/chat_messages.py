@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiollm._wire.body import Blob
@@ -12,7 +12,7 @@ from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
 from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
 from aiollm.providers.openai.dialects import Dialect
-from aiollm.providers.turns import FOLDED, alternating
+from aiollm.providers.turns import FOLDED, OPENED, OPENING, alternating
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -30,6 +30,9 @@ from aiollm.types import (
 
 MAX_CALL_ID = 40
 """The longest tool-call id that OpenAI accepts in chat, in characters."""
+
+_ANSWER = "I have the results."
+"""What stands between results of tools and the user, where a template wants an answer there."""
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 """The tool-call ids that Mistral accepts."""
@@ -63,7 +66,17 @@ def messages(
     for message in turns_of(request, dialect, warnings):
         turns.add(message)
     turns.flush()
-    return out
+    return list(_answered(out)) if dialect.answers_results else out
+
+
+def _answered(out: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the wire's messages with an answer after results that none follows."""
+    before = ""
+    for message in out:
+        if before == "tool" and message["role"] not in ("tool", "assistant"):
+            yield {"role": "assistant", "content": _ANSWER}
+        yield message
+        before = message["role"]
 
 
 def turns_of(request: Request, dialect: Dialect, warnings: Warnings) -> tuple[Message, ...]:
@@ -73,7 +86,10 @@ def turns_of(request: Request, dialect: Dialect, warnings: Warnings) -> tuple[Me
         return messages
     if any(message.role == "system" for message in messages):
         warnings.add(FOLDED)
-    return alternating(messages)
+    turns = alternating(messages)
+    if turns and turns[0].text == OPENING:
+        warnings.add(OPENED)
+    return turns
 
 
 class _Turns:
@@ -278,8 +294,8 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
 
 
 def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
-    """Return a tool call's id, or a digest of it if it is longer than `limit`."""
-    return id if len(id) <= limit else f"call_{_hash(id)}"
+    """Return a tool call's id, or a digest of it if it is empty or longer than `limit`."""
+    return id if 0 < len(id) <= limit else f"call_{_hash(id)}"
 
 
 def _hash(text: str) -> str:

@@ -6,6 +6,7 @@ host without a row is treated like most servers, which ignore fields they do not
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -37,7 +38,8 @@ class Dialect(msgspec.Struct, frozen=True):
     OpenAI's padding of chunks. `replay`: how to send reasoning back, None if the host does not
     accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral. `alternates`:
     chat templates may refuse two messages of one role in a row, or a system message after the
-    first. `think`: the tags in which the host writes reasoning at the start of its text.
+    first. `answers_results`: an answer must stand between the results of tools and what the user
+    says next. `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
     the field.
     """
@@ -58,6 +60,7 @@ class Dialect(msgspec.Struct, frozen=True):
     file_urls: bool = True
     short_call_ids: bool = False
     alternates: bool = False
+    answers_results: bool = False
     think: ThinkTags | None = None
     signatures: bool = False
 
@@ -110,6 +113,7 @@ MISTRAL = Dialect(
     efforts=("none", "low", "medium", "high"),
     replay=as_content,
     short_call_ids=True,
+    answers_results=True,
 )
 STRICT = Dialect(
     "this host",
@@ -196,6 +200,21 @@ def dialect_of(host: str) -> Dialect:
     """Return the dialect of a `host[:port]`."""
     name = host.rpartition(":")[0] or host
     return next(row for row in DIALECTS if any(fnmatchcase(name, own) for own in row.hosts))
+
+
+_MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re.IGNORECASE)
+
+
+@lru_cache(maxsize=256)
+def suited(dialect: Dialect, model: str) -> Dialect:
+    """Return the dialect of a model, whose template its server runs.
+
+    Mistral's refuse a user's message after results of tools ("Unexpected role 'user' after role
+    'tool'", its API and vLLM, 2025; the templates for llama.cpp, 2026).
+    """
+    if dialect.answers_results or not _MISTRALS.search(model):
+        return dialect
+    return msgspec.structs.replace(dialect, answers_results=True)
 
 
 @lru_cache(maxsize=256)

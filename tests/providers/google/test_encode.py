@@ -60,7 +60,8 @@ def asked(*messages: Message, **more: Any) -> Request:
 
 
 def contents(*messages: Message, model: str = "gemini-3.8-flash") -> list[dict[str, Any]]:
-    return body(asked(*messages), model)["contents"]  # type: ignore[no-any-return]
+    """Return what is sent of messages, without the user's turn before an answer that begins."""
+    return body(asked(*messages), model)["contents"][messages[0].role == "assistant" :]  # type: ignore[no-any-return]
 
 
 def own(**data: object) -> ProviderData:
@@ -469,7 +470,7 @@ def test_a_part_of_another_kind_goes_back_as_it_came() -> None:
 def test_arguments_that_are_no_json_object_are_sent_as_nothing_with_a_warning() -> None:
     cut = ToolCallPart("x", "f", '{"a":', valid=False)
     sent = http(asked(assistant(cut), tool_results(result("x", ""))))
-    parts = json.loads(bytes(sent.body or b""))["contents"][0]["parts"]
+    parts = json.loads(bytes(sent.body or b""))["contents"][1]["parts"]
     assert parts[0]["functionCall"]["args"] == {}
     assert any("'f'" in warning for warning in sent.warnings)
 

@@ -1,4 +1,4 @@
-"""JSON as models write it: among words, after thinking, with comments, encoded twice.
+"""JSON as models write it: among words, after thinking, with comments, in Python, encoded twice.
 
 It is read only where the strict reading failed, and only where it can mean one thing.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from aiollm._user_types.hooks import convert
-from aiollm._wire.lenient import decode_numbers
 
 MAX_VALUES = 32
 """The most places of one text at which a value may begin."""
+
+MAX_ENCODED = 3
+"""How often a value may have been encoded as text."""
 
 MAX_MENDED = 256
 """The most values of one text that are mended to fit."""
@@ -26,6 +29,11 @@ _CLOSED = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
+_PYTHON = re.compile(
+    r""""(?:[^"\\]++|\\.)*+"?|'((?:[^'\\]++|\\.)*+)('?)|\b(True|False|None)\b""", re.DOTALL
+)
+_QUOTES = re.compile(r"""(\\')|\\.|(")""", re.DOTALL)
+_BRACKETS = re.compile(r"[{}\[\]]")
 _MISFIT = re.compile(r"Expected `([^`]*)`, got `(\w+)`(?: - at `\$([^`]*)`)?")
 _NULL = re.compile(r"Invalid enum value '(?:null|None)'(?: - at `\$([^`]*)`)?")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
@@ -35,12 +43,29 @@ _WORDS = {"True": True, "False": False, "None": None}
 """Constants as Python spells them."""
 
 
+def decode_numbers(text: str | bytes) -> Any:
+    """Decode strict JSON; 3.0 becomes the integer 3, as JSON schema defines it.
+
+    Raises: ValueError.
+    """
+    return _NUMBERS.decode(text)
+
+
 def _number(text: str) -> int | float:
     value = float(text)
     return int(value) if value.is_integer() else value
 
 
-_VALUE = json.JSONDecoder(parse_float=_number)
+_NUMBERS = msgspec.json.Decoder(float_hook=_number)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(name)
+
+
+# Not strict: a text of several lines often has them as they are.
+_VALUE = json.JSONDecoder(strict=False, parse_float=_number)
+_ARGUMENTS = json.JSONDecoder(strict=False, parse_constant=_refuse)
 
 
 def after_thinking(text: str) -> str:
@@ -51,11 +76,57 @@ def after_thinking(text: str) -> str:
 
 def values_in(text: str) -> Iterator[Any]:
     """Yield the JSON objects and arrays among words; none if the last one is cut."""
-    found = list(_scan(text))
-    if not found and (begin := _OPENER.search(text)):
-        text = _COMMENTS.sub(_without, text[begin.start() :])
-        found = list(_scan(_COMMAS.sub(_without, text)))
-    yield from found
+    begin = _OPENER.search(text)
+    for tidied in _tidied(text[begin.start() :]) if begin else ():
+        if found := list(_scan(tidied)):
+            yield from found
+            return
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """Return the one JSON object of a text, None if there is none, or anything but words with it.
+
+    The text may have been encoded repeatedly.
+    """
+    for _ in range(MAX_ENCODED):
+        value = _decoded(text)
+        if not isinstance(value, str):
+            break
+        text = value
+    text = after_thinking(text)
+    begin = _OPENER.search(text)
+    # What comes later could be a part of an object that cannot be read.
+    for tidied in _tidied(text[begin.start() :]) if begin else ():
+        try:
+            value, end = _ARGUMENTS.raw_decode(tidied)
+        except (ValueError, RecursionError):
+            continue
+        return value if isinstance(value, dict) and not _BRACKETS.search(tidied, end) else None
+    return None
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return _ARGUMENTS.decode(text.strip())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _tidied(text: str) -> Iterator[str]:
+    """Yield a text, then without comments and commas too many, then with Python's quotes too."""
+    yield text
+    yield _COMMAS.sub(_without, _COMMENTS.sub(_without, text))
+    plain = _PYTHON.sub(_from_python, text)
+    yield _COMMAS.sub(_without, _COMMENTS.sub(_without, plain))
+
+
+def _from_python(found: re.Match[str]) -> str:
+    if found[3]:
+        return json.dumps(_WORDS[found[3]])
+    if not found[2]:
+        return found[0]
+    text = _QUOTES.sub(lambda each: "'" if each[1] else '\\"' if each[2] else each[0], found[1])
+    return f'"{text}"'
 
 
 def fit(value: Any, kind: Any) -> Any:
@@ -158,8 +229,16 @@ def _read(text: Any) -> tuple[Any, bool]:
     text = text.strip()
     if text in _WORDS:
         return _WORDS[text], True
-    try:
-        value = decode_numbers(text)
-    except (ValueError, RecursionError):
-        return text, False
-    return value, not isinstance(value, str)
+    value: Any = text
+    for _ in range(MAX_ENCODED):
+        try:
+            value = decode_numbers(value)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, str):
+            return value, True
+    if text[:1] in ("[", "{"):
+        for tidied in _tidied(text):
+            with suppress(ValueError, RecursionError):
+                return _VALUE.decode(tidied), True
+    return text, False
