@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -38,6 +39,11 @@ class Closeable(Protocol):
 
     def kill(self) -> None:
         """End it at once, without a running loop."""
+
+
+def fleet_of(fleet: str | None, env: Mapping[str, str] | None) -> str:
+    """Return the address of a fleet, by default that of the environment, "" for none."""
+    return (os.environ if env is None else env).get("AIOLLM_FLEET", "") if fleet is None else fleet
 
 
 def new_gate(health: Health, fleet: str) -> Gate:

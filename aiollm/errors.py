@@ -45,6 +45,7 @@ from aiollm.types import (
     OutputError,
     Response,
     Target,
+    _printable,
 )
 
 if TYPE_CHECKING:
@@ -205,8 +206,8 @@ class ProviderError(LLMError):
     ) -> None:
         super().__init__(message, target=target)
         self.status = status
-        self.code = code
-        self.request_id = request_id
+        self.code: str = _printable(code)
+        self.request_id: str = _printable(request_id)
         self.retry_after = retry_after
         self.may_retry = may_retry
         self.body: bytes = body[:MAX_BODY]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
-from aiollm._resources import Closeable, Resources, new_gate
+from aiollm._resources import Closeable, Resources, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
 from aiollm._validation import (
@@ -99,8 +98,7 @@ class Registry:
         words = (on_interrupt, on_refusal, on_unsupported)
         self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
         self._health = Health(base=cooldown, uniform=self._uniform)
-        if fleet is None:
-            fleet = (os.environ if env is None else env).get("AIOLLM_FLEET", "")
+        fleet = fleet_of(fleet, env)
         self._gate = new_gate(self._health, fleet)
         self._resources = Resources(
             self._gate, image_workers, max_pixels, tool_threads, fetch_images=fetch_images

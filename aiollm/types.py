@@ -76,7 +76,7 @@ class LLMError(Exception):
     """What it does to the target's health: nothing, a cooldown, or a long one as misconfigured."""
 
     def __init__(self, message: str, *, target: Target | None = None) -> None:
-        super().__init__(message)
+        super().__init__(_printable(str(message)))
         self.target = target
 
     @property
@@ -90,6 +90,24 @@ class LLMError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with `args` alone, but subclasses have required keywords.
         return (_remake, (type(self), self.args), self.__dict__)
+
+
+def _printable(text: str) -> str:
+    """Return a text without what could control the terminal that a traceback is printed on.
+
+    Servers write parts of messages. What does not show is taken out rather than replaced, because
+    it may stand within a key, which is looked for later.
+    """
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "replace").decode()  # half surrogates do not show either
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else " " if char in _BLANKS else ""
+        for char in text
+    )
+
+
+_BLANKS = "\u00a0\u1680\u2007\u202f\u205f\u3000"
 
 
 def _remake(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aiollm._http.aiohttp_tuning import Prompt
+from aiollm._http.aiohttp_tuning import Prompt, in_pieces
 from aiollm._http.local_faults import local_error
 from aiollm._http.public_addresses import is_public
 from aiollm._http.translation import FOREIGN, cause_of
@@ -144,7 +144,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes | URL:
             raise _RefusedError("it is compressed, which was not asked for")
         pieces: list[bytes] = []
         size = 0
-        async for piece in response.content.iter_any():
+        async for piece in in_pieces(response.content).iter_any():
             pieces.append(piece)
             size += len(piece)
             if size > FETCH_BYTES:

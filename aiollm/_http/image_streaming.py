@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY
+from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY, MAX_UNARY_REPLY
 from aiollm._http.image_quota import Quota
 from aiollm._http.turns import Turns
+from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import MAX_BODY, LLMError, ProtocolError
@@ -157,14 +158,19 @@ class _Document:
         self._reply = reply
         self._url = url
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes, out: list[PartialImage]) -> None:
-        """Keep the bytes."""
+        """Keep the bytes that are not those of files. Raises: ProtocolError for too many."""
         del out
         self._pieces.append(data)
+        self._size += len(data)
+        if self._size > MAX_UNARY_REPLY:
+            raise ProtocolError(f"the reply has more than {MAX_UNARY_REPLY} bytes beside its files")
 
     def close(self) -> ImageResult:
         """Decode the reply. Raises: LLMError."""
         reply, body = self._reply, b"".join(self._pieces)
         check_answer(body, reply.status)
+        check_density(body)
         return self._codec.decode_images(HttpResponse(reply.status, reply.headers, body, self._url))

@@ -1,11 +1,64 @@
-"""A reply whose body is followed without an end, such as a log, with the keys in it masked."""
+"""Masks the keys in a reply while others run: in a complete body, or in a log that has no end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from asyncio import sleep
+from collections.abc import Iterator, Mapping
 
 from aiollm._settings.redactor import Redactor
 from aiollm.provider import Reply
+
+SLICE = 8 * 1024
+"""Bytes that are searched at once: what is mostly escapes takes a microsecond a byte."""
+
+MAX_HELD = 4 * 1024
+"""Bytes that may wait for the rest of a key: nothing but junk has so many line ends within one."""
+
+
+async def masked(body: bytes, redactor: Redactor | None) -> bytes:
+    """Return a body without the keys in it; None for a provider that has none."""
+    if redactor is None:
+        return body
+    masking = _Masking(redactor)
+    done: list[bytes] = []
+    for piece in _slices(body):
+        done.append(masking.feed(piece))
+        await sleep(0)
+    return b"".join((*done, masking.close()))
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    """Cut data between words, where it has some, so that no cut makes a key too short to find."""
+    at = 0
+    while at < len(data):
+        end = at + SLICE
+        if end < len(data):
+            end = max(data.rfind(sign, at, end) for sign in _BETWEEN) + 1 or end
+        yield data[at:end]
+        at = end
+
+
+_BETWEEN = (b'"', b",", b" ", b"\n")
+
+
+class _Masking:
+    """Masks pieces of one body, keys included that two pieces share."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what is masked. Only what may be the start of a key waits for the next piece."""
+        ready, self._held = self._redactor.split(self._held + piece)
+        if len(self._held) > MAX_HELD:
+            ready, self._held = ready + self._held, b""
+        return self._redactor.data(ready)
+
+    def close(self) -> bytes:
+        """Return what has waited."""
+        rest, self._held = self._held, b""
+        return self._redactor.data(rest)
 
 
 class MaskedReply:
@@ -14,7 +67,8 @@ class MaskedReply:
     def __init__(self, reply: Reply, redactor: Redactor) -> None:
         self._reply = reply
         self._redactor = redactor
-        self._held = b""
+        self._masking = _Masking(redactor)
+        self._slices: Iterator[bytes] = iter(())
 
     @property
     def status(self) -> int:
@@ -38,17 +92,24 @@ class MaskedReply:
 
     async def read(self) -> bytes:
         """Wait for bytes and return them, b"" at the end of the body. Raises: TransportError."""
-        while piece := await self._reply.read():
-            # Only what may be the start of a key waits: a log must not lag behind.
-            ready, self._held = self._redactor.split(self._held + piece)
-            if ready:
-                return self._redactor.data(ready)
-        rest, self._held = self._held, b""
-        return self._redactor.data(rest)
+        while piece := await self._slice():
+            if ready := self._masking.feed(piece):  # a log must not lag behind
+                return ready
+        return self._masking.close()
+
+    async def _slice(self) -> bytes:
+        """Return the next bytes, b"" at the end; others run between two slices of one read."""
+        if piece := next(self._slices, b""):
+            await sleep(0)
+            return piece
+        self._slices = _slices(await self._reply.read())
+        return next(self._slices, b"")
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
         """Return the rest of the body, cut at `limit` bytes or after `seconds`."""
-        return self._redactor.data(self._held + await self._reply.read_whole(limit, seconds))
+        rest = await self._reply.read_whole(limit, seconds)
+        ready = b"".join(map(self._masking.feed, (*self._slices, rest)))
+        return ready + self._masking.close()
 
     async def drain(self) -> None:
         """Briefly try to read the body to its end, so that the connection can be reused."""

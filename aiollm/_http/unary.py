@@ -7,8 +7,10 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
-from aiollm._http.masked_reply import MaskedReply
+from aiollm._http.masked_reply import MaskedReply, masked
 from aiollm._http.turns import Turns
+from aiollm._settings.redactor import Redactor
+from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
 from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
@@ -16,9 +18,6 @@ from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transpor
 from aiollm.types import Timeouts
 
 T = TypeVar("T")
-
-SMALL_REPLY = 256 * 1024
-"""Bytes of a reply that are searched for keys on the loop; a larger one in a thread."""
 
 
 class UnaryRequester:
@@ -47,21 +46,15 @@ class UnaryRequester:
     ) -> HttpResponse:
         reply = await self._open(provider, timeouts, request)
         try:
-            body = await _complete(reply, timeouts.first_output)
+            body = await _complete(reply, timeouts.first_output, redactor_of(provider.secrets))
         finally:
             reply.close()
         # A captive portal or a wrong base URL answers with a page and status 200.
         if reply.content_type == "text/html":
             page = f"the answer is {shown_page(body)}"
             raise ServerError(page, status=reply.status, body=body)
-        # What decodes the body quotes it in its errors, and hands on what it says.
-        if (redactor := redactor_of(provider.secrets)) is None:
-            masked = body
-        elif len(body) <= SMALL_REPLY:
-            masked = redactor.data(body)
-        else:
-            masked = await asyncio.to_thread(redactor.data, body)
-        return HttpResponse(reply.status, reply.headers, masked, request.url)
+        check_density(body)
+        return HttpResponse(reply.status, reply.headers, body, request.url)
 
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         seconds = timeouts.first_output
@@ -94,8 +87,8 @@ async def _clean(provider: Provider, work: Awaitable[T]) -> T:
         raise
 
 
-async def _complete(reply: Reply, seconds: float | None) -> bytes:
-    """Return the complete body, which must arrive within `seconds`. Raises: LLMError."""
+async def _complete(reply: Reply, seconds: float | None, redactor: Redactor | None) -> bytes:
+    """Return the complete body without the keys in it, within `seconds`. Raises: LLMError."""
     pieces: list[bytes] = []
     size = 0
     turns = Turns(reply.read)
@@ -107,10 +100,10 @@ async def _complete(reply: Reply, seconds: float | None) -> bytes:
                 size += len(piece)
                 if size > MAX_UNARY_REPLY:
                     raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
+            # What decodes it quotes it in its errors, and hands on what it says.
+            return await masked(b"".join(pieces), redactor)
     except TimeoutError:
         if not limit.expired():  # it is the caller's own timeout
             raise
-    else:
-        return b"".join(pieces)
     reason = f"the answer was not complete within {seconds:g} s"
     raise DeadlineError(reason, which="first_output", after=seconds or 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
@@ -57,15 +58,18 @@ _ESCAPE = re.compile(
     |\\+(?:u(?P<u>[0-9a-f]{4})|u\{0*(?P<braces>[0-9a-f]{1,4})\}|x(?P<x>[0-9a-f]{2}))
     |&(?:amp;)*(?:\#x0*(?P<hex>[0-9a-f]{1,4})|\#0*(?P<number>[0-9]{1,5})|(?P<name>[a-z]{2,14}));?
     |\\+(?P<itself>[^rn\\])
-    |(?P<nothing>\\+[rn]|[\r\n]+(?:data:)?[ \t]*|<w?br[ ]?/?>|\0
-        |\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad)""",
+    |(?P<nothing>\\+[rn]|[\r\n\0]+(?:data:)?[ \t]*|<w?br[ ]?/?>|(?:\xc2\xad){1,99}
+        |\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf)""",
     re.VERBOSE | re.IGNORECASE,
 )
 """Escapes of URLs, JSON, Python and HTML, and what may break a word: line ends (of an event's
 data, too), zero-width characters. `cut` is an escape that ends with the text."""
 
-_SIGN = re.compile(rb"[%\\&\r\n<\0\xe2\xef\xc2]")
-"""The first bytes of all escapes: looking for these alone is many times faster."""
+_SIGN = re.compile(
+    rb"%(?=[0-9a-fA-F]|\Z)|\\|&(?=[a-zA-Z#]|\Z)|\r|\n|\0|<(?=[wWbB])"
+    rb"|\xe2(?=[\x80\x81]|\Z)|\xef(?=\xbb|\Z)|\xc2(?=\xad|\Z)"
+)
+"""The starts of all escapes: looking for these alone is many times faster."""
 
 _NAMED = {
     b"amp": b"&", b"apos": b"'", b"ast": b"*", b"bsol": b"\\", b"colon": b":", b"comma": b",",
@@ -119,11 +123,12 @@ class Redactor:
         found = {each for value in values for each in _values(value) if len(each) >= MIN_VALUE}
         self._short = [each for each in found if len(each) < _LONG]
         self._needles = [each for value in found if len(value) >= _LONG for each in _forms(value)]
-        self._grams: dict[bytes, list[tuple[_Needle, int]]] = {}
+        self._grams: dict[int, list[tuple[_Needle, int]]] = {}
         for needle in self._needles:
             text = needle.text
             for at in range(len(text) - _GRAM + 1):
-                places = self._grams.setdefault(text[at : at + _GRAM], [])
+                gram = int.from_bytes(text[at : at + _GRAM], sys.byteorder)
+                places = self._grams.setdefault(gram, [])
                 if len(places) < _OFFSETS:
                     places.append((needle, at))
 
@@ -176,19 +181,18 @@ class Redactor:
             yield from _all(text, needle.text)
 
     def _parts(self, text: bytes) -> Iterator[Span]:
-        grams, at = self._grams, 0
-        last = len(text) - _GRAM
-        while at <= last:
+        grams, done = self._grams, 0
+        groups = memoryview(text)[: len(text) // _GRAM * _GRAM].cast("I")
+        # Almost no group is one of a value, so the loop over all of them does nothing else.
+        for at in [place * _GRAM for place, gram in enumerate(groups) if gram in grams]:
             best = at, at
-            for needle, offset in grams.get(text[at : at + _GRAM], ()):
+            for needle, offset in grams[groups[at // _GRAM]] if at >= done else ():
                 start, end = _grown(text, at, needle.text, offset)
                 if end - start >= needle.part and end > best[1]:
                     best = start, end
             if best[1] > at:
                 yield best
-                at = best[1]
-            else:
-                at += _GRAM
+                done = best[1]
 
     def _edges(self, text: bytes) -> Iterator[Span]:
         for needle in self._needles:
@@ -253,19 +257,32 @@ def _decoded(data: bytes, fold: bytes | None) -> tuple[bytes, list[_Mark]]:
     pieces: list[bytes] = []
     marks: list[_Mark] = []
     at = size = 0
-    for sign in _SIGN.finditer(data):
-        start = sign.start()
-        found = _ESCAPE.match(data, start) if start >= at else None
-        meaning = None if found is None else _meaning(found)
-        if found is None or meaning is None:
-            continue
-        meaning, end = meaning.translate(fold), found.end()
+    for start, end, meaning in _escapes(data, fold):
         pieces += data[at:start], meaning
         size += start - at
         marks.append((size, len(meaning), start, end))
         size += len(meaning)
         at = end
     return b"".join((*pieces, data[at:])) if marks else data, marks
+
+
+def _escapes(data: bytes, fold: bytes | None) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the start and end of each escape that a credential can hold, and what it stands for."""
+    known: dict[bytes, bytes | None] = {}
+    at = 0
+    while sign := _SIGN.search(data, at):
+        start = sign.start()
+        found = _ESCAPE.match(data, start)
+        if found is None:
+            at = start + 1
+            continue
+        at, escape = found.end(), found[0]
+        if escape in known and at < len(data):  # at the end it may be one that is cut
+            meaning = known[escape]
+        else:
+            meaning = known[escape] = _meaning(found, fold)
+        if meaning is not None:
+            yield start, at, meaning
 
 
 def _unfinished(data: bytes) -> int:
@@ -277,8 +294,13 @@ def _unfinished(data: bytes) -> int:
     return len(data)
 
 
-def _meaning(found: re.Match[bytes]) -> bytes | None:
-    """Return what an escape stands for, None where a credential cannot hold it."""
+def _meaning(found: re.Match[bytes], fold: bytes | None) -> bytes | None:
+    """Return what an escape stands for, folded; None where a credential cannot hold it."""
+    meaning = _unfolded(found)
+    return None if meaning is None else meaning.translate(fold)
+
+
+def _unfolded(found: re.Match[bytes]) -> bytes | None:
     kind = found.lastgroup or ""
     match kind:
         case "cut" | "nothing":

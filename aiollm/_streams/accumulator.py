@@ -140,8 +140,15 @@ _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
 """How an answer ends that may lack arguments at its end; `other` may mean anything."""
 
 
+MAX_ARGUMENTS = 2 * 1024 * 1024
+"""Characters of a call's arguments that are decoded, which holds up the event loop: models write
+at most half a million tokens (November 2026), and few of them into one call."""
+
+
 def _object(text: str) -> str:
     """Return the text of a JSON object, "" if it is none; some models encode it twice."""
+    if len(text) > MAX_ARGUMENTS:
+        return ""
     try:
         value = msgspec.json.decode(text)
         if isinstance(value, str):

@@ -32,6 +32,7 @@ from aiollm.provider import HttpResponse
 from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
 from aiollm.providers.gateway_refusals import gateway_refusal
 from aiollm.providers.retry_hints import retry_after, retry_hint
+from aiollm.types import _printable
 
 MAX_MESSAGE = 1000
 """Characters of a provider's message that an error shows."""
@@ -197,7 +198,7 @@ def error_from_fault(
     `hint` is a wait in seconds that counts for more than what the message says.
     """
     headers = headers or {}
-    message = message or fault.message or "the provider sent no message"
+    message = message or fault.message
     rule, kind = _kind(fault, rules, status or _status_in(fault), message)
     delay = retry_after(headers)
     if delay is None and hint is not None and 0 <= hint < math.inf:
@@ -208,7 +209,7 @@ def error_from_fault(
         delay = rule.retry_after
     named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")
     return kind(
-        message[:MAX_MESSAGE],
+        _printable(message[:MAX_MESSAGE]) or "the provider sent no message",
         status=status,
         code=mend(fault.code or fault.type)[:MAX_WORD],
         request_id=mend(named)[:MAX_WORD],

@@ -6,6 +6,7 @@ The words are those of the vendors' documentation and of recorded answers, Novem
 
 from __future__ import annotations
 
+from aiollm._wire.lenient import mend
 from aiollm.errors import OverloadedError, ProviderError, ServerError
 from aiollm.providers.error_bodies import MAX_WORD
 from aiollm.types import FinishReason
@@ -60,6 +61,11 @@ def reason_of(word: str) -> FinishReason:
     """Return the reason that a finish word means, in upper or lower case."""
     found = _REASONS.get(word)
     return _REASONS.get(_plain(word), "other") if found is None else found
+
+
+def shown(word: str) -> str:
+    """Return a finish word as a response keeps it: short, and without half surrogates."""
+    return word if word in _REASONS else mend(word)[:MAX_WORD]
 
 
 def is_broken(word: str) -> bool:

@@ -23,7 +23,7 @@ class HttpMessage(msgspec.Struct, frozen=True):
     @property
     def status(self) -> int:
         """The status of a response."""
-        return int(self.start.split(None, 2)[1])
+        return _status(self.start)
 
     def header(self, name: str) -> str:
         """Return the values of a header joined by commas, "" if there are none."""
@@ -77,28 +77,25 @@ class Parser:
         return self._message(bytes(self._body.data)) if self._body.take(self._buffer) else None
 
     def _begin(self) -> bool:
-        end = self._buffer.find(HEAD_END)
-        if end < 0:
-            return False
-        self._head = bytes(self._buffer[: end + 4])
-        del self._buffer[: end + 4]
-        start, headers = parse_head(self._head)
-        self.expects_continue = header(headers, "expect").lower() == "100-continue"
-        if self._reply_to and start.split(None, 2)[1].startswith("1"):
-            return self._begin()
-        self._body = self._kind(start, headers)
-        return True
+        while (end := self._buffer.find(HEAD_END)) >= 0:
+            self._head = bytes(self._buffer[: end + 4])
+            del self._buffer[: end + 4]
+            start, headers = parse_head(self._head)
+            self.expects_continue = header(headers, "expect").lower() == "100-continue"
+            # Any number of interim responses may come before the one that counts.
+            if not self._reply_to or _status(start) // 100 != 1:
+                self._body = self._kind(start, headers)
+                return True
+        return False
 
     def _kind(self, start: str, headers: tuple[tuple[str, str], ...]) -> _Length | _Chunked | _Rest:
-        if self._reply_to == "HEAD" or (
-            self._reply_to and int(start.split(None, 2)[1]) in _NO_BODY
-        ):
+        if self._reply_to == "HEAD" or (self._reply_to and _status(start) in _NO_BODY):
             return _Length(0)
         if "chunked" in header(headers, "transfer-encoding").lower():
             return _Chunked()
         length = header(headers, "content-length")
         if length or not self._reply_to:
-            return _Length(int(length or 0))
+            return _Length(_size(length or "0", 10))
         return _Rest()
 
     def _message(self, body: bytes) -> HttpMessage:
@@ -115,6 +112,27 @@ def parse_head(head: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
     pairs = (line.partition(":") for line in lines)
     return start, tuple((name.strip(), value.strip()) for name, _, value in pairs)
 
+
+def _status(start: str) -> int:
+    """Return the status in a response's first line. Raises: ValueError."""
+    return _size(start.split(None, 2)[1], 10)
+
+
+def _size(digits: str, base: int) -> int:
+    """Read a length, a chunk's size or a status; int() takes signs and underscores, too.
+
+    Raises: ValueError.
+    """
+    digits = digits.strip()
+    if not digits or len(digits) > _MOST or digits.strip(_DIGITS[base]):
+        raise ValueError(f"not HTTP: a number is {digits[:80]!r}")
+    return int(digits, base)
+
+
+_MOST = 16
+"""Digits of a length that anybody means."""
+
+_DIGITS = {10: "0123456789", 16: "0123456789abcdefABCDEF"}
 
 _FOLD = re.compile(r"\r\n[ \t]+")
 """A line end within a header: RFC 9112 lets a reader take it for a space."""
@@ -155,7 +173,7 @@ class _Chunked:
                     if not line:
                         return True
                     continue
-                size = int(line.partition(b";")[0], 16)
+                size = _size(line.partition(b";")[0].decode("latin-1"), 16)
                 self._last = size == 0
                 self._chunk = None if self._last else _Length(size + 2)
             elif not self._chunk.take(buffer):
@@ -206,14 +224,11 @@ def payload_spans(data: bytes) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     at = 0
     while (end := data.find(b"\r\n", at)) >= 0:
-        digits = data[at:end].partition(b";")[0].strip()
-        size = int(digits, 16) if digits and not digits.strip(_HEX) else 0
+        digits = data[at:end].partition(b";")[0].decode("latin-1").strip()
+        size = int(digits, 16) if digits and not digits.strip(_DIGITS[16]) else 0
         if not size:
             break
         start = end + 2
         spans.append((start, min(start + size, len(data))))
         at = start + size + 2
     return spans
-
-
-_HEX = b"0123456789abcdefABCDEF"

@@ -480,3 +480,23 @@ async def test_an_answer_that_nests_too_deeply_is_an_error_of_ours(serve, regist
     with pytest.raises(FailoverError) as caught:
         await registry({"a": server.dsn(name)}).generate_images("a/m", "x")
     assert isinstance(caught.value.last, ProtocolError | GenerationError)
+
+
+URLS = b",".join([b'{"url":""}'] * 100_000)
+
+
+@pytest.mark.parametrize("name", ["openai", "google", "llama-swap"])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"data": [%s], "images": [%s]}' % (URLS, URLS), "holds 200001 objects"),
+        (b'{"words": "%s"}' % (b"word " * 2_000_000), "more than 8388608 bytes beside its files"),
+    ],
+    ids=["objects", "words"],
+)
+async def test_a_reply_that_would_hold_up_the_loop_is_refused(serve, registry, name, body, said):
+    """It is decoded in one go, so what it has beside files, and the objects in it, have a limit."""
+    server = await serve(Answer(200, {"content-type": "application/json"}, body))
+    with pytest.raises(FailoverError) as caught:
+        await registry({"a": server.dsn(name)}).generate_images("a/m", "x")
+    assert said in str(caught.value.last)

@@ -104,6 +104,14 @@ def test_the_time_grows_with_the_length_alone(unit, key, work):
     assert many <= 9 * few + 1000
 
 
+@pytest.mark.parametrize("junk", [b"a", b"%", b"%g", b"\n", b"\0", b"\\", b"<", b"&", b"\xc2"])
+def test_what_is_no_part_of_a_key_takes_a_step_in_four_bytes(junk, key, work):
+    """A reply that an error keeps is searched in one go, on the loop."""
+    size = 32768
+    text = junk * (size // len(junk)) + b" ."  # at the very end it may be an escape that is cut
+    assert work(lambda: Redactor([key]).data(text)) <= size // 4 + 4000
+
+
 @given(st.binary(max_size=300), st.integers(0, 10**6))
 def test_any_bytes_around_a_key_stay_what_they_are(noise, seed):
     rng = random.Random(seed)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from aiollm._wire.framing import NamedSSE
-from aiollm._wire.lenient import load, mend
-from aiollm.errors import LLMError, ProtocolError
+from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.anthropic import encode, errors
 from aiollm.providers.anthropic.decode import AnthropicDecoder
 from aiollm.providers.anthropic.messages import FAMILY
+from aiollm.providers.model_lists import listed_names
 from aiollm.types import Request, Target
 
 
@@ -40,9 +40,4 @@ class AnthropicCodec(Codec):
 
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
-        match load(reply.body):
-            case {"data": list(models)}:
-                names = [model.get("id") for model in models if isinstance(model, dict)]
-                return tuple(mend(name) for name in names if isinstance(name, str) and name)
-            case _:
-                raise ProtocolError("the reply is not a list of models", frame=reply.body)
+        return listed_names(reply.body)

@@ -30,7 +30,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -327,7 +327,7 @@ class AnthropicDecoder:
             reason = "tool_calls"
         self.finished = True
         self._plain = False
-        out.append(Finish(reason, raw, usage_of(self._counts, final=True)))
+        out.append(Finish(reason, shown(raw), usage_of(self._counts, final=True)))
 
     def _count(self, counts: Counts | None) -> None:
         """Record the given counts; later ones replace earlier ones."""

@@ -16,7 +16,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.google.arguments import PartialArguments
 from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import block_error, body_error, ending_error
@@ -347,7 +347,7 @@ class GoogleDecoder:
             reason = "tool_calls"
         self.finished = True
         usage = Usage() if self._usage is None else usage_of(self._usage, "exact")
-        out.append(Finish(reason, raw, usage))
+        out.append(Finish(reason, shown(raw), usage))
 
 
 def _signed(signature: str | None, **more: Any) -> ProviderData | None:

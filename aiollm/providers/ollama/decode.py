@@ -13,7 +13,7 @@ from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import fault_of
 from aiollm.providers.error_replies import error_from_fault
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.ollama.errors import RULES
 from aiollm.types import (
     Certainty,
@@ -192,7 +192,7 @@ class OllamaDecoder:
         if self._ids and reason == "stop":
             reason = "tool_calls"
         self.finished = True
-        out.append(Finish(reason, raw, _usage(line)))
+        out.append(Finish(reason, shown(raw), _usage(line)))
 
     def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""

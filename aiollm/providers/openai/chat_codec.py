@@ -7,11 +7,11 @@ from typing import Any
 
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import load, mend
 from aiollm._wire.schema import json_schema, schema_name, strict
-from aiollm.errors import LLMError, ProtocolError, UnsupportedError
+from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
+from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
 from aiollm.providers.openai.chat_think import ThinkBlock
@@ -81,25 +81,12 @@ class ChatCodec(Codec):
 
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
-        return model_names(reply)
+        return listed_names(reply.body)
 
 
 def models_request(provider: Provider) -> HttpRequest:
     """Return the request that lists an OpenAI-compatible server's models."""
     return HttpRequest(f"{provider.base_url}/models", bearer_headers(provider), method="GET")
-
-
-def model_names(reply: HttpResponse) -> tuple[str, ...]:
-    """Read a list of models, bare or under `data`. Raises: ProtocolError."""
-    match load(reply.body):
-        case {"data": list() as models} | {"models": list() as models} | (list() as models):
-            return tuple(
-                mend(model["id"])
-                for model in models
-                if isinstance(model, dict) and isinstance(model.get("id"), str)
-            )
-        case _:
-            raise ProtocolError("the reply is not a list of models", frame=reply.body)
 
 
 def check_media(provider: Provider, target: Target, request: Request) -> None:

@@ -22,7 +22,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
     add_to,
@@ -399,7 +399,7 @@ class ChatDecoder:
                 out.append(UsageUpdate(self._usage))
             raise broken_error(self._reason)
         self.finished = True
-        out.append(Finish(reason, self._reason, self._usage))
+        out.append(Finish(reason, shown(self._reason), self._usage))
 
     def _finish_reason(self) -> FinishReason:
         reason = reason_of(self._reason)

@@ -15,10 +15,10 @@ from aiollm.providers.encoding import (
     merge,
     system_text,
 )
+from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.chat_codec import (
     check_media,
     function,
-    model_names,
     models_request,
     output_schema,
     sampling,
@@ -87,7 +87,7 @@ class ResponsesCodec(Codec):
 
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
-        return model_names(reply)
+        return listed_names(reply.body)
 
 
 def _check(request: Request, warnings: Warnings) -> None:

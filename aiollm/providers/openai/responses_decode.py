@@ -21,7 +21,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of
+from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
 from aiollm.providers.openai.responses_outputs import (
@@ -387,7 +387,7 @@ class ResponsesDecoder:
         raw = details.reason or own if status == "incomplete" else own
         self._check(status, raw)
         self.finished = True
-        out.append(Finish(self._finish_reason(status, raw), raw, usage))
+        out.append(Finish(self._finish_reason(status, raw), shown(raw), usage))
 
     def _reconcile(self, items: Sequence[dict[str, Any]], out: list[Item]) -> None:
         """Emit what the last event brings that was not streamed, and what items only began with."""

@@ -563,7 +563,7 @@ def test_a_whole_reply_may_hold_plain_text() -> None:
     assert out == [TextDelta("a"), Finish("other")]
 
 
-@pytest.mark.parametrize("body", [b"[]", b"", b'{"models":[]}', b"<html>"])
+@pytest.mark.parametrize("body", [b"{}", b"", b'{"models":7}', b"<html>"])
 def test_a_list_of_models_that_is_none_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         CODEC.model_names(HttpResponse(200, {}, body))

@@ -1,0 +1,38 @@
+"""Lists of models in OpenAI's form: of each model only its name is decoded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiollm._wire.lenient import decode, mend
+from aiollm.errors import ProtocolError
+
+
+class _Model(msgspec.Struct, gc=False):
+    id: str | None = None
+
+
+class _Page(msgspec.Struct, gc=False):
+    data: list[_Model] | None = None
+    models: list[_Model] | None = None
+
+
+_BARE = msgspec.json.Decoder(list[_Model])
+_PAGE = msgspec.json.Decoder(_Page)
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
+
+def listed_names(body: bytes) -> tuple[str, ...]:
+    """Read a list of models, bare or under `data` or `models`. Raises: ProtocolError."""
+    models: list[_Model] | None = None
+    try:
+        if body.lstrip(_BLANK).startswith(b"["):
+            models = decode(body, _BARE)
+        else:
+            page = decode(body, _PAGE)
+            models = page.models if page.data is None else page.data
+    except ProtocolError:
+        pass
+    if models is None:
+        raise ProtocolError("the reply is not a list of models", frame=body)
+    return tuple(mend(model.id) for model in models if model.id)
