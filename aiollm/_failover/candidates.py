@@ -189,8 +189,6 @@ class Candidates:
 
     async def ask(self) -> Admitted | None:
         """Do as `next_free`, with a question to the fleet for each target that it bounds."""
-        if self._gate.limiter is None:
-            return self.next_free()
         for place, step in enumerate(self._steps):
             for target in step.targets if step.mode == "race" else self._by_room(step):
                 admission = await self.asked(target)

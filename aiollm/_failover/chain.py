@@ -161,21 +161,26 @@ class Chain(Call):
         """Return the next attempt: unstarted, or in a race the winner. Raises: LLMError."""
         while True:
             queued = 0.0
-            if (fleet := self.gate.sharing) is None:
-                found = self._candidates.next_free()
-            else:
-                if not fleet.is_open:
-                    await fleet.open()
-                found = await self._candidates.ask()
+            found = self._candidates.next_free()
             if found is None:
-                began = self.watchdog.time()
-                found = await self._wait()
-                queued = self.watchdog.time() - began
+                found, queued = await self._next()
             targets, admission = found
             if len(targets) == 1:
                 return ActiveAttempt(self, admission, queued)
             if (winner := await self._race(targets, admission)) is not None:
                 return winner
+
+    async def _next(self) -> tuple[Admitted, float]:
+        """Ask the fleet, if there is one, and wait in line; return the seconds of that, too."""
+        fleet = self.gate.sharing
+        if fleet is not None:
+            if not fleet.is_open:
+                await fleet.open()
+            if (found := await self._candidates.ask()) is not None:
+                return found, 0.0
+        began = self.watchdog.time()
+        found = await self._wait()
+        return found, self.watchdog.time() - began
 
     async def _wait(self) -> Admitted:
         """Wait in line for the target that is ready first. Raises: FailoverError, DeadlineError."""

@@ -32,11 +32,15 @@ class FleetGate(Gate):
         """Return whether the fleet decides when a target is asked."""
         return self.limiter is not None and self.limiter.bounds(line)
 
+    def try_enter(self, line: Line, number: int, demand: Demand) -> Admission | None:  # noqa: ARG002 - it asks
+        """Return None: `ask` decides."""
+        return None
+
     async def ask(self, line: Line, number: int, demand: Demand) -> Admission | None:
         """Admit a call now, as `try_enter` does, where the fleet has to be asked."""
         limiter = self.limiter
         if limiter is None or not limiter.bounds(line):
-            return self.try_enter(line, number, demand)
+            return super().try_enter(line, number, demand)
         if line.scope.waiting and line.head() is not None:
             return None
         if self._own_wait(line, self.now()) > 0:
