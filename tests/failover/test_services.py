@@ -146,6 +146,19 @@ async def test_closing_the_stream_ends_its_heartbeat(serve, registry):
     assert [item async for item in beats] == []
 
 
+@pytest.mark.parametrize("kind", ["stream", "run"])
+async def test_leaving_the_async_with_ends_a_heartbeat_that_is_held(serve, registry, kind):
+    server = await serve(chat("a", Gate(), "b"))
+    reg = registry({"a": server})
+    source = reg.run("a/m", "hi", tools=[]) if kind == "run" else reg.stream("a/m", "hi")
+    beats = source.heartbeat(0.01)
+    async with source:
+        while type(await anext(beats)) is not Status:
+            pass
+    await server.wait_closed()
+    assert [item async for item in beats] == []
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", None, True])
 def test_a_heartbeat_needs_seconds_above_0(seconds):
     with pytest.raises(ConfigError, match="heartbeat"):
@@ -229,13 +242,12 @@ async def test_a_run_that_fails_is_not_ready(serve, registry):
 
 @pytest.mark.parametrize("kind", ["stream", "run"])
 async def test_ready_gives_up_when_nobody_waits_any_longer(serve, registry, kind):
-    server = await serve(Hang())
-    left = asyncio.Event()
+    gate = Gate()
+    server = await serve(Hang(gate=gate))
     reg = registry({"a": server})
     asked = reg.run("a/m", "hi", tools=[]) if kind == "run" else reg.stream("a/m", "hi")
-    asyncio.get_running_loop().call_later(0.01, left.set)
     with pytest.raises(ClosedError, match="nobody waits"):
-        await asked.ready(unless=left.wait())
+        await asked.ready(unless=gate.reached())
     await server.wait_closed()
 
 
