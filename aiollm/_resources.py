@@ -85,6 +85,7 @@ class Resources:
         self._fetch_images = fetch_images
         self._tool_threads = tool_threads
         self._owned: list[Closeable] = []
+        self._owner = os.getpid()
         self._transport: HttpTransport | None = None
         self._pool: MediaPool | None = None
         self._tokens: Tokens | None = None
@@ -101,7 +102,8 @@ class Resources:
         if watchdog is not None:
             if watchdog.loop is loop:
                 return watchdog
-            if watchdog.loop.is_running():
+            # A process that was forked has a copy of its parent's loop, which seems to run.
+            if watchdog.loop.is_running() and self._owner == os.getpid():
                 raise ConfigError(
                     "this Registry is in use on another event loop: make one Registry per loop"
                 )
@@ -110,7 +112,7 @@ class Resources:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill()
-        self._watchdog = Watchdog()
+        self._watchdog, self._owner = Watchdog(), os.getpid()
         return self._watchdog
 
     def transport_of(self, provider: Provider) -> Transport:

@@ -110,6 +110,9 @@ class ToolRunner:
         try:
             return await outcome
         except asyncio.CancelledError:
+            if not outcome.cancelled():
+                outcome.exception()  # it has just ended: nothing is left, and nobody asks for it
+                raise
             self._left[name] += 1
             _log.info("tool %r overran or was cancelled: its thread was left running", name)
             raise

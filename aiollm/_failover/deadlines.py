@@ -27,6 +27,10 @@ _TEXT = {
 }
 
 
+LATE = 0.05
+"""Seconds by which the timer may fire late; with more, this process stood still."""
+
+
 class Step(Awaitable[T_co], Protocol[T_co]):
     """A coroutine, or a step of an async generator: what can be dropped unawaited."""
 
@@ -51,7 +55,7 @@ class Watchdog:
         self.time = time.monotonic if own else loop.time
         self.closed = False
         self._attempts: set[AttemptDeadlines] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._when = float("inf")
 
     def add(self, deadlines: AttemptDeadlines, when: float) -> None:
@@ -83,7 +87,11 @@ class Watchdog:
         self._timer = None
         self._when = float("inf")
 
-    def _look(self) -> None:
+    def _look(self, turns: int = 2) -> None:
+        if turns and self.time() - self._when > LATE:
+            # It was this process that stood still. What came meanwhile is read first.
+            self._timer = self.loop.call_soon(self._look, turns - 1)
+            return
         self._timer = None
         self._when = float("inf")
         now = self.time()

@@ -8,8 +8,6 @@ whatever changes (a slot, a verdict, a limit, the time) admits the first in line
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -44,7 +42,6 @@ class Gate:
         """The limits that they share."""
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
-        self._numbers = itertools.count()
         self._tickets: set[Ticket[Line]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -185,8 +182,11 @@ class Gate:
             self._pump_all(lines)
             raise
         finally:
+            ticket.is_done = True
             self._end(ticket)
-        ticket.is_done = True
+            for line in lines:
+                if line not in ticket.outside:
+                    line.tickets.left(line)
         admission = ticket.admission
         if admission is None or len(lines) > 1:
             # In the lines that it leaves without going, others may be the first now.
@@ -205,7 +205,7 @@ class Gate:
         lines = [line for line in ticket.outside if ticket.rest(line.target, now) <= 0]
         for line in lines:
             ticket.outside.remove(line)
-            heapq.heappush(line.tickets, (ticket.number, next(self._numbers), ticket))
+            line.tickets.push(ticket)
             line.scope.waiting[line] = None
         self._pump_all(lines)
 

@@ -8,12 +8,13 @@ import heapq
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiollm._failover.meter import Meter
 from aiollm._failover.pace import Pace
 from aiollm._failover.snapshots import TargetLimits
-from aiollm._failover.tickets import Demand, Ticket
+from aiollm._failover.tickets import Demand, Queue, Ticket
 from aiollm._wire.quota import Kind, Quota, announces_limits
 from aiollm.dsn import Limits
 from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
@@ -175,7 +176,7 @@ class Line:
         self.running = 0
         self.is_bounded = False
         """Whether limits or a pace bound it."""
-        self.tickets: list[tuple[int, int, Ticket[Line]]] = []
+        self.tickets: Queue[Line] = Queue()
         self.is_new = announces_limits(provider.host) or provider.scheme not in LOCAL_SCHEMES
         """Whether it may have limits, and has not taken `WINDOW` attempts at a time yet."""
         self.window: float = FIRST_WINDOW if self.is_new else WINDOW
@@ -364,10 +365,7 @@ class Line:
 
     def head(self) -> Ticket[Line] | None:
         """Return the first ticket that still waits."""
-        tickets = self.tickets
-        while tickets and not tickets[0][2].waits_at(self):
-            heapq.heappop(tickets)
-        return tickets[0][2] if tickets else None
+        return self.tickets.first(self)
 
     @property
     def is_idle(self) -> bool:
@@ -378,7 +376,7 @@ class Line:
         """Return an empty line for the same target; calls in this one may still end."""
         line = copy.copy(self)
         line.pending = line.running = 0
-        line.tickets = []
+        line.tickets = Queue()
         return line
 
     def prober(self, now: float) -> tuple[float, Ticket[Line] | None]:
@@ -398,20 +396,16 @@ class Line:
     @property
     def has_prober(self) -> bool:
         """Whether one of those who wait may probe, now or later."""
-        return any(
-            ticket.probes_at(self.target) < math.inf
-            for _, _, ticket in self.tickets
-            if ticket.waits_at(self)
-        )
+        return any(ticket.probes_at(self.target) < math.inf for ticket in self.tickets.live(self))
 
     def live_tickets(self) -> list[Ticket[Line]]:
         """Return all tickets that still wait."""
-        return [ticket for _, _, ticket in self.tickets if ticket.waits_at(self)]
+        return [*self.tickets.live(self)]
 
     def first(self, count: int) -> list[Ticket[Line]]:
         """Return the first tickets that still wait, in their order."""
-        live = ((number, at, each) for number, at, each in self.tickets if each.waits_at(self))
-        return [ticket for _, _, ticket in heapq.nsmallest(count, live)]
+        number_of = attrgetter("number")
+        return heapq.nsmallest(count, self.tickets.live(self), key=number_of)
 
     def drop_what_never_fits(self) -> None:
         """Let calls go elsewhere whose request exceeds a limit that has become lower."""

@@ -1,10 +1,11 @@
-"""What waits in line: a call's demand on limits, its patience, its ticket in several lines."""
+"""What waits in line: a call's demand and patience, its ticket in several lines, their queues."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -112,3 +113,41 @@ class Ticket(Generic[LineT]):
             self.lines.remove(line)
             self.errors.append(error)
             self.wake()
+
+
+class Queue(Generic[LineT]):
+    """The tickets of a line, by the numbers of their calls; it soon forgets those that left."""
+
+    __slots__ = ("_joined", "_tickets", "_waiting")
+
+    def __init__(self) -> None:
+        self._tickets: list[tuple[int, int, Ticket[LineT]]] = []
+        self._joined = 0
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def live(self, line: LineT) -> Iterator[Ticket[LineT]]:
+        """Iterate the tickets that still wait at their line, in no order."""
+        return (each for _, _, each in self._tickets if each.waits_at(line))
+
+    def push(self, ticket: Ticket[LineT]) -> None:
+        """Put a ticket behind those of earlier calls, and of the same call."""
+        self._joined += 1
+        self._waiting += 1
+        heapq.heappush(self._tickets, (ticket.number, self._joined, ticket))
+
+    def first(self, line: LineT) -> Ticket[LineT] | None:
+        """Return the first ticket that still waits."""
+        tickets = self._tickets
+        while tickets and not tickets[0][2].waits_at(line):
+            heapq.heappop(tickets)
+        return tickets[0][2] if tickets else None
+
+    def left(self, line: LineT) -> None:
+        """Note that the wait of a ticket is over; a request is kept only for a call that waits."""
+        self._waiting -= 1
+        if len(self._tickets) > 2 * self._waiting:
+            self._tickets = [each for each in self._tickets if each[2].waits_at(line)]
+            heapq.heapify(self._tickets)

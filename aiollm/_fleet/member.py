@@ -40,8 +40,9 @@ class Member:
         self.address = address
         self.namespace = address.namespace
         self.timeout = address.timeout
-        self.machine = f"{socket.gethostname()[:64]}"
-        self.process = f"{self.machine}:{os.getpid()}:{secrets.token_hex(3)}"
+        self.machine = socket.gethostname()[:64]
+        self._pid = os.getpid()
+        self.process = self._new_name()
         self.channel = f"aiollm:1:{self.namespace}"
         self.open_ones = f"{{{self.channel}}}o"
         self.away = True
@@ -54,6 +55,7 @@ class Member:
         self._beat: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._inherited: Link | None = None
         self._link = self._new_link()
         self.health = SharedHealth(gate, self)
         self.limits = SharedLimits(gate, self)
@@ -77,13 +79,25 @@ class Member:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
-                self._link.kill()  # its loop is gone
-                self._link = self._new_link()
-                self.away = True
+                self._leave_loop()
             self._loop = loop
         await self._link.open()
         if self.away and not self._reason:
             self._go_away(f"it cannot be reached ({self._link.trouble or 'no answer'})")
+
+    def _leave_loop(self) -> None:
+        """Begin anew: the loop of the link is gone, or it is that of the process that forked."""
+        if os.getpid() == self._pid:
+            self._link.kill()
+        else:
+            # Closing the connection would take it out of the poll that the parent's loop shares.
+            self._inherited, self._pid = self._link, os.getpid()
+            self.process = self._new_name()
+        self._link = self._new_link()
+        self.away = True
+
+    def _new_name(self) -> str:
+        return f"{self.machine}:{self._pid}:{secrets.token_hex(3)}"
 
     def run(
         self,

@@ -74,6 +74,14 @@ class SocketConnector(_Careful, aiohttp.UnixConnector):
         super().__init__(path, limit=0, **options)
 
 
+def leave(session: aiohttp.ClientSession) -> None:
+    """Drop a session without closing its connections, now or when it is collected."""
+    connector = session.connector
+    session.detach()
+    if connector is not None:
+        connector._closed = True  # noqa: SLF001 - nothing else keeps the collector from it
+
+
 class Request(aiohttp.ClientRequest):
     """Writes a small body without a task.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +16,7 @@ from aiollm._http.aiohttp_tuning import (
     SocketConnector,
     fresh,
     in_pieces,
+    leave,
     request_class,
 )
 from aiollm._http.translation import FOREIGN, translate
@@ -90,6 +92,8 @@ class AiohttpReply:
             return await self._content.readany()
         except FOREIGN as error:
             ours = translate(error, in_body=True)
+            if self not in self._open:  # it was closed under its reader
+                ours = ClosedError("the registry was closed")
         # Raised outside the handler, so that a foreign error, whose text may contain a URL or a
         # header, does not become its context.
         try:
@@ -119,7 +123,9 @@ class AiohttpReply:
 
     def close(self) -> None:
         """Release the connection, closing it unless the body was read to its end."""
-        self._open.discard(self)
+        if self not in self._open:
+            return
+        self._open.remove(self)
         if self._response.closed and self._response.connection is None:
             # Read to its end: aiohttp has returned the connection to its pool.
             return
@@ -197,6 +203,7 @@ class HttpTransport:
         self._replies: set[AiohttpReply] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._owner = os.getpid()
 
     async def way_of(self, network: Network, name: str) -> Way:
         """Return the way to a provider. Raises: LocalError, ClosedError, ConfigError."""
@@ -219,14 +226,17 @@ class HttpTransport:
         if way is not None and way.network.socket:
             session = self._at(way.network.socket)
         is_fresh = [False]
-        token = fresh.set(is_fresh)
+        # It is not reset: who sends next sets their own, and a call whose loop was closed ends when
+        # it is collected, in the context of anyone.
+        fresh.set(is_fresh)
         try:
             return _reply(await _request(session, request, connect, way), self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
-            stale = not is_fresh[0] and not isinstance(error, aiohttp.ClientConnectorError)
+            stale = not (is_fresh[0] or self._closed)
+            stale = stale and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
             ours = self._translate(error, connect, way)
             stale = False
@@ -234,8 +244,6 @@ class HttpTransport:
             # A cancellation passes aiohttp's frames, whose variables hold the headers.
             forget_variables(error)
             raise
-        finally:
-            fresh.reset(token)
         if not stale:
             try:
                 raise ours
@@ -264,6 +272,8 @@ class HttpTransport:
             del ours
 
     def _translate(self, error: BaseException, connect: float | None, way: Way | None) -> LLMError:
+        if self._closed:
+            return ClosedError("the registry was closed")
         if way is not None:
             from aiollm._http.way_faults import fault_on  # for failures of few providers
 
@@ -278,6 +288,7 @@ class HttpTransport:
         if self._closed:
             raise ClosedError("the registry is closed")
         if self._loop is not loop:
+            self._leave_to_parent()
             if self._loop is not None and not self._loop.is_closed() and self._loop.is_running():
                 raise ConfigError(
                     "this Registry is in use on another event loop: make one Registry per loop"
@@ -322,8 +333,21 @@ class HttpTransport:
             self._public = fetching.public_session()
         return await fetching.fetch(self._public, url)
 
+    def _leave_to_parent(self) -> None:
+        """Forget, in a process that was forked, the connections that it inherited.
+
+        Closing one would also remove it from the poll of the parent's loop, which both share.
+        """
+        if self._owner == os.getpid():
+            return
+        self._owner, self._loop, self._ways = os.getpid(), None, None
+        self._replies.clear()
+        for session in self._take_sessions():
+            leave(session)
+
     async def close(self) -> None:
         """Close all connections, including those in use; idempotent."""
+        self._leave_to_parent()
         self._closed = True
         self._close_replies()
         for session in self._take_sessions():
@@ -342,6 +366,7 @@ class HttpTransport:
 
     def kill(self) -> None:
         """Close all connections at once, without a running loop."""
+        self._leave_to_parent()
         self._closed = True
         if self._loop is not None and not self._loop.is_closed():
             self._close_replies()

@@ -59,8 +59,9 @@ class UnaryRequester:
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         seconds = timeouts.first_output
         transport = self._transports.transport_of(provider)
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with limit:
                 reply = await transport.send(request, timeouts.connect)
             if 200 <= reply.status < 300:
                 return reply
@@ -71,6 +72,8 @@ class UnaryRequester:
             refused = HttpResponse(reply.status, reply.headers, body, request.url)
             raise provider.codec.error(refused)
         except TimeoutError:
+            if not limit.expired():  # another deadline's own error, such as that of `connect`
+                raise
             late = seconds or 0.0
         raise DeadlineError(f"no answer within {late:g} s", which="first_output", after=late)
 

@@ -174,7 +174,7 @@ class SingleReader(ABC, Generic[Got, Y]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave()
+        await self.aclose()  # a heartbeat's read may still run in its task
 
     def __del__(self) -> None:
         if self._closed:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
 
 from aiollm import BusyError, DeadlineError, FailoverError, Registry, Timeouts
+from aiollm._failover.deadlines import AttemptDeadlines, Watchdog
 from aiollm._http import streaming
 from aiollm.provider import Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
@@ -290,3 +293,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if waits and not self._ready:
             self.now = max(self.now, min(waits))
         super()._run_once()
+
+
+async def test_bytes_that_came_while_this_process_stood_still_are_not_late():
+    watchdog = Watchdog()
+    deadlines = AttemptDeadlines(watchdog, only(first_output=0.1), None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+
+        async def read():
+            receiving = asyncio.get_running_loop().sock_recv(ours, 9)
+            return await deadlines.wait(receiving, asyncio.current_task())
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        theirs.send(b"x")
+        stood_still = time.monotonic() + 0.2
+        while time.monotonic() < stood_still:
+            pass
+        assert await task == b"x"
+    deadlines.stop()
+    watchdog.close()

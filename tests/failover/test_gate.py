@@ -455,6 +455,30 @@ def test_fifty_wait_for_one_slot_and_are_served_as_they_came_but_for_those_who_l
     bench.end()
 
 
+@pytest.mark.parametrize("goes", [False, True])
+def test_a_line_forgets_those_who_left_though_the_first_still_waits(goes):
+    """They cancelled, or went to another target; a request may hold megabytes of images."""
+    bench = Bench(a=Limits(max_concurrency=1), c=Limits(max_concurrency=1))
+    holder = bench.enter(bench.am)
+    other = bench.enter(bench.cm)
+    first, second = bench.waits(bench.am), bench.waits(bench.am)
+    for _ in range(20):
+        brief = bench.waits(bench.am, bench.cm)
+        if goes:
+            other.success(Usage())
+        else:
+            brief.cancel()
+        bench.passes()
+        if goes:
+            other = brief.result()
+    assert len(bench.am.tickets) <= 4
+    assert [each.done() for each in (first, second)] == [False, False]
+    holder.success(Usage())
+    bench.passes()
+    assert [each.done() for each in (first, second)] == [True, False]
+    bench.end(second)
+
+
 def test_a_cooling_model_does_not_block_another_of_its_scope():
     bench = Bench(a=Limits(max_concurrency=1))
     holder = bench.enter(bench.am)
@@ -681,11 +705,7 @@ class Machine(RuleBasedStateMachine):
     def first(self, line: Line):
         """Return who is next in a line: of a sick target the first that may probe it."""
         live = sorted(
-            (
-                ticket
-                for _, _, ticket in line.tickets
-                if not ticket.is_done and line in ticket.lines
-            ),
+            (ticket for ticket in line.tickets.live(line)),
             key=lambda ticket: ticket.number,
         )
         if self.gate.is_sick(line):

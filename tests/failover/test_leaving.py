@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 
 import msgspec
@@ -16,7 +17,7 @@ from aiollm import (
     TextDelta,
     Timeouts,
 )
-from aiollm.provider import Operation
+from aiollm.provider import HttpRequest, Operation
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
 OK = chat("Hel", "lo")
@@ -354,3 +355,18 @@ async def test_an_adapter_whose_teardown_fails_gives_its_slot_back():
         await stream.aclose()
         assert reg.limits()[0].held == 0
         assert [each.outcome for each in stream.attempts] == ["abandoned"]
+
+
+async def test_the_collector_may_end_a_request_in_the_context_of_anyone(serve, registry):
+    """As it does where a loop is closed under a call: nothing is raised that nobody can catch."""
+    gate = Gate()
+    server = await serve(Hang(gate=gate))
+    reg = registry({"a": server})
+    request = HttpRequest(f"{server.url}/v1/models", {}, method="GET")
+    task = asyncio.create_task(reg._resources.send(request, 5.0))
+    await gate.reached()
+    contextvars.copy_context().run(task.get_coro().close)
+    await server.wait_closed()
+    task.cancel()
+    await asyncio.wait([task])
+    assert isinstance(task.exception(), RuntimeError), "its coroutine has ended"

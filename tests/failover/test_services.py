@@ -69,7 +69,7 @@ async def test_a_heartbeat_loses_nothing(serve, registry):
     gate = Gate()
     server = await serve(chat("Hel", gate, "lo"))
     async with registry({"a": server}).stream("a/m", "hi") as stream:
-        texts, beats = [], []
+        texts, beats = [(await anext(stream)).text], []  # however long that takes
         async for item in stream.heartbeat(0.01):
             texts.append(item.text)
             if type(item) is Status:
@@ -142,6 +142,19 @@ async def test_closing_the_stream_ends_its_heartbeat(serve, registry):
     while type(await anext(beats)) is not Status:
         pass
     await stream.aclose()
+    await server.wait_closed()
+    assert [item async for item in beats] == []
+
+
+@pytest.mark.parametrize("kind", ["stream", "run"])
+async def test_leaving_the_async_with_ends_a_heartbeat_that_is_held(serve, registry, kind):
+    server = await serve(chat("a", Gate(), "b"))
+    reg = registry({"a": server})
+    source = reg.run("a/m", "hi", tools=[]) if kind == "run" else reg.stream("a/m", "hi")
+    beats = source.heartbeat(0.01)
+    async with source:
+        while type(await anext(beats)) is not Status:
+            pass
     await server.wait_closed()
     assert [item async for item in beats] == []
 
@@ -229,11 +242,12 @@ async def test_a_run_that_fails_is_not_ready(serve, registry):
 
 @pytest.mark.parametrize("kind", ["stream", "run"])
 async def test_ready_gives_up_when_nobody_waits_any_longer(serve, registry, kind):
-    server = await serve(Hang())
+    gate = Gate()
+    server = await serve(Hang(gate=gate))
     reg = registry({"a": server})
     asked = reg.run("a/m", "hi", tools=[]) if kind == "run" else reg.stream("a/m", "hi")
     with pytest.raises(ClosedError, match="nobody waits"):
-        await asked.ready(unless=server.wait_requests(1))
+        await asked.ready(unless=gate.reached())
     await server.wait_closed()
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
 
 import pytest
 
-from aiollm import DeadlineError, FailoverError, Registry, StreamInterrupted, Timeouts
+from aiollm import (
+    ClosedError,
+    DeadlineError,
+    FailoverError,
+    Registry,
+    StreamInterrupted,
+    Timeouts,
+)
 from aiollm.errors import ProtocolError, ServerError
-from aiollm.testing import Answer, Cut, FaultServer, Hang, html
+from aiollm.testing import Answer, Cut, FaultServer, Gate, Hang, html
 
 WHOLE = Answer(200, {}, {"models": [], "data": [], "running": [], "msg": "ok"})
 
@@ -85,3 +95,39 @@ async def test_a_reply_that_would_hold_up_the_loop_is_refused(registry, call, bo
     script = Answer(200, {"content-type": "application/json"}, body)
     with pytest.raises(ProtocolError, match=said):
         await ask(await registry(script, scheme))
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_connection_that_takes_too_long_is_named_as_such(call):
+    scheme, ask = CALLS[call]
+    with socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # what a full queue is sent is dropped
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        url = f"{scheme}+http://127.0.0.1:{full.getsockname()[1]}"
+        async with Registry(env={"LLM_X": url}, timeouts=Timeouts(connect=0.1)) as reg:
+            with pytest.raises(DeadlineError, match="no connection") as caught:
+                await ask(reg)
+    assert (caught.value.which, caught.value.after) == ("connect", 0.1)
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "load"])
+async def test_closing_the_registry_ends_a_request_and_sends_no_other(call, is_reused):
+    """The closed connection is not taken for one that the server has closed while it was idle."""
+    scheme, ask = CALLS[call]
+    gate = Gate()
+    scripts = [WHOLE, Hang(0, WHOLE, gate)][not is_reused :]
+    async with FaultServer(*scripts) as server:
+        reg = Registry(env={"LLM_X": server.dsn(scheme)})
+        if is_reused:
+            await ask(reg)
+        task = asyncio.create_task(ask(reg))
+        await gate.reached()
+        await reg.aclose()
+        with pytest.raises(ClosedError):
+            await task
+        assert len(server.requests) == len(scripts)

@@ -46,6 +46,7 @@ from aiollm import (
     user,
 )
 from aiollm._agent import tool_runner
+from aiollm._agent.tool_runner import ToolRunner
 from aiollm._validation import check
 from aiollm.testing import NEVER, FakeProvider, Gate, chat, tool_call
 
@@ -601,6 +602,34 @@ async def test_hung_tools_take_nothing_from_others():
             assert run.messages[2].parts[0].text == "late"
     finally:
         release.set()
+
+
+class Cancelling(ToolRunner):
+    """Cancels a call in the very turn of the loop in which its thread has ended."""
+
+    task: asyncio.Task[Any] | None = None
+
+    def _ended(self, *what: Any) -> None:
+        super()._ended(*what)
+        if self.task is not None:
+            self.task.cancel()
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+async def test_a_thread_that_ends_as_its_time_is_over_is_not_counted_as_left(is_failing):
+    def work() -> str:
+        if is_failing:
+            raise LookupError("nothing")
+        return "done"
+
+    runner = Cancelling(2)
+    for _ in range(3):
+        runner.task = asyncio.create_task(runner._in_thread("work", work))
+        with pytest.raises(asyncio.CancelledError):
+            await runner.task
+    runner.task = None
+    outcome = await runner.run("work", lambda: "done", None)
+    assert outcome.value == "done"
 
 
 async def test_plain_tools_wait_for_a_free_thread():
