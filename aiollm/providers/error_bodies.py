@@ -19,6 +19,9 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 """Where a flat body has its text: most have the first, FastAPI `detail`, z.ai `msg`, Baidu
 `error_msg`, AWS's gateways `Message` (November 2026)."""
 
+_KINDS = ("type", "status", "error_type", "reason", "__type")
+"""Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
+
 _MAYBE_ERROR = re.compile(rb'(?i:error)|"(?:object|type|base_resp|message|detail|success)"|\\u')
 """What any error has: one of the keys that `is_error` knows, or an escape that may hide it."""
 
@@ -59,7 +62,11 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
             return _flat(value, message)
         case dict():
             found = (text for name in _TEXTS if (text := _text(value.get(name))))
-            return _flat(value, next(found, "") or named_error(value))
+            message = next(found, "") or named_error(value)
+            nested = _nested(message) if depth else None
+            if nested is not None and is_error(nested):  # Google's SDK for JavaScript, 2026
+                return _within(value, fault_of(nested, depth - 1))
+            return _flat(value, message)
         case str():
             return Fault(mend(value), raw=value)
         case _:
@@ -122,9 +129,11 @@ def _within(value: Any, inner: Fault) -> Fault:
 
 def _flat(value: dict[str, Any], message: str) -> Fault:
     detail = value.get("detail")
-    kind = value.get("type") or value.get("status") or value.get("error_type")
+    kind = next((value[name] for name in _KINDS if value.get(name)), None)
     if not kind and isinstance(detail, dict):  # KoboldCpp
         kind = detail.get("type")
+    if isinstance(kind, str):
+        kind = kind.rpartition("#")[2]  # AWS puts a name space before it
     code = value.get("code")
     code = value.get("error_code") if code is None else code
     param = value.get("param")
@@ -139,7 +148,7 @@ def _flat(value: dict[str, Any], message: str) -> Fault:
 
 
 def _status(value: dict[str, Any]) -> int:
-    status = value.get("status_code")
+    status = value.get("status_code") or value.get("StatusCode")  # Ollama, of its cloud (2026)
     return status if type(status) is int and 400 <= status <= 599 else 0
 
 

@@ -100,6 +100,14 @@ _CONTEXT_TEXTS = (
     "maximum context length",  # OpenAI, vLLM, OpenRouter, DeepSeek, Mistral
     "reduce the length of the messages",  # OpenAI, Groq
     "exceed*context window",  # OpenAI's Responses
+    "model's context window",  # OpenAI (September 2026)
+    "input tokens exceed the configured limit",  # Azure (2026)
+    "current length is*while limit is",  # Cerebras
+    "exceeded max_prompt_tokens",  # SiliconFlow (2026)
+    "too long to fit into the model",  # vLLM, with images
+    "maximum input length is",  # as LiteLLM lists it (2026)
+    "上下文长度",  # of Chinese services (2026)
+    "超过最大长度",
     "context window*exceed",  # MiniMax, llama-cpp-python
     "prompt is too long",  # Anthropic, Fireworks
     "exceed context limit",  # Anthropic

@@ -18,7 +18,8 @@ _WORDS: dict[FinishReason, str] = {
     ),
     "length": (
         "length max_tokens max_output_tokens max_length model_length max_context_length "
-        "context_length context_length_exceeded model_context_window_exceeded continuation paused"
+        "context_length context_length_exceeded model_context_window_exceeded continuation paused "
+        "error_limit"
     ),
     "tool_calls": "tool_calls tool_call tool_use function_call",
     "content_filter": (
@@ -45,6 +46,8 @@ _BROKEN: dict[str, type[ProviderError]] = {
             "network_error",  # z.ai, also as OpenRouter's native reason
             "abort",  # SGLang, vLLM
             "aborted",
+            "cancelled",
+            "user_cancel",  # Cohere
             "failed",
             "internal_error",
             "server_error",

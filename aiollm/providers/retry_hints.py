@@ -65,12 +65,13 @@ def retry_hint(
 ) -> float | None:
     """Return the wait in seconds that an error gives elsewhere than in `retry-after`.
 
-    `value` is the decoded body, `now` Unix time. Order: Google's RetryInfo, the message, headers
+    `value` is the decoded body, `now` Unix time. Order: what the body says, the message, headers
     that OpenRouter puts into the body of a 429 (2026), the reset of an empty window in headers.
     """
     passed_on = _passed_on(value)
     waits = (
         _retry_info(value),
+        _resets_in(value),
         _in_words(message[:_SEARCHED].lower(), now),
         retry_after(passed_on, now),
         _reset(passed_on, now),
@@ -85,6 +86,15 @@ def _retry_info(value: Any) -> float | None:
             delays = (each.get("retryDelay") for each in details if isinstance(each, dict))
             texts = (delay for delay in delays if isinstance(delay, str))
             return next((each for each in map(duration, texts) if each is not None), None)
+        case _:
+            return None
+
+
+def _resets_in(value: Any) -> float | None:
+    """Return the seconds until a plan's limit is reset, as ChatGPT's backend sends it (2026)."""
+    match value:
+        case {"error": {"resets_in_seconds": int() | float() as seconds}} if seconds >= 0:
+            return float(seconds)
         case _:
             return None
 

@@ -14,7 +14,7 @@ NO_QUOTA = "QUOTA_ZERO"
 
 RPC_RULES = (
     Rule(AuthenticationError, codes=("API_KEY_INVALID", "API_KEY_EXPIRED")),
-    Rule(QuotaError, codes=(PER_DAY, NO_QUOTA)),
+    Rule(QuotaError, codes=(PER_DAY, NO_QUOTA, "BILLING_DISABLED")),
 )
 """Rows for the words that `rpc_word` finds."""
 

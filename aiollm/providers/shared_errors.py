@@ -67,8 +67,13 @@ RUNNER_TEXTS = (
             "failed to parse input at pos",  # llama.cpp until 2026
             "the model produced output that does not match",  # llama.cpp
             "unexpected tokens remaining in message header",  # vLLM, of gpt-oss
+            "while expecting start token",  # vLLM, of gpt-oss
+            "tool call validation failed",  # Groq, where its code is lost
+            "the model produced invalid content",  # OpenAI
         ),
     ),
+    # With the 424 of Bedrock, which otherwise says that something behind it failed (2026).
+    Rule(GenerationError, status=(0, 400, 424), texts=("invalid sequence as part of tooluse",)),
     # With a 400 it would be about the JSON of the request itself.
     Rule(GenerationError, status=500, texts=("[json.exception.parse_error",)),  # llama.cpp
     Rule(
@@ -134,14 +139,35 @@ SHARED_CODES = (
             "quota_exceeded",  # GitHub Copilot
             "budget_exceeded",  # LiteLLM
             "blocked_api_access",  # Groq, with 400: the spend limit (its docs, November 2026)
+            "usage_limit_reached",  # ChatGPT's plans (2026)
+            "usage_not_included",  # ChatGPT's plans (2026)
+            "AccountOverdueError",  # Volcengine
+            "SetLimitExceeded",  # Volcengine, with 429: a limit of its owner
+            "CreditsError",  # OpenCode, with 401
         ),
     ),
     Rule(AuthenticationError, codes=("organization_restricted",)),  # Groq, with 400 (2026)
     Rule(RateLimitError, codes=("rate_limit_reached_error",)),  # Kimi
-    Rule(OverloadedError, codes=("engine_overloaded_error",)),  # Kimi
+    Rule(
+        OverloadedError,
+        codes=(
+            "engine_overloaded_error",  # Kimi
+            "ServerOverloaded",  # Volcengine, with 429
+            "capacity_exceeded",  # Groq's flex tier, with 498
+            "ServiceUnavailableException",  # AWS
+            "ModelNotReadyException",  # AWS
+        ),
+    ),
     Rule(
         ContentFilterError,
-        codes=("data_inspection_failed", "DataInspectionFailed"),  # Alibaba
+        codes=(
+            "data_inspection_failed",  # Alibaba
+            "DataInspectionFailed",
+            "SensitiveContentDetected",  # Volcengine
+            "InputTextSensitiveContentDetected",
+            "OutputTextSensitiveContentDetected",
+            "InputImageSensitiveContentDetected",
+        ),
     ),
     Rule(
         GenerationError,
@@ -160,6 +186,14 @@ SHARED_CODES = (
             "unavailable_model",  # GitHub Models, Azure
             "invalid_model",  # Mistral, Perplexity
             "DeploymentNotFound",  # Azure
+            "model_permission_blocked_org",  # Groq, with 403 (2026)
+            "model_permission_blocked_project",
+            "model_not_supported_on_free_tier",  # Nous
+            "MODEL_NOT_FOUND",  # Novita
+            "ENDPOINT_NOT_FOUND",  # Databricks
+            "RESOURCE_DOES_NOT_EXIST",  # Databricks
+            "ModelNotOpen",  # Volcengine
+            "InvalidEndpointOrModel.NotFound",  # Volcengine
         ),
     ),
     Rule(
@@ -181,7 +215,7 @@ _ACCOUNT_TEXTS = (
         status=(0, 400, 403, 412, 429),
         texts=(
             "credit balance is too low",  # Anthropic
-            "reached your specified*usage limits",  # Anthropic, of the account or a workspace
+            "reached your*usage limit",  # Anthropic, Kimi, Ollama's cloud
             "out of extra usage",  # Anthropic
             "draw from your extra usage",  # Anthropic
             "have any credits yet",  # xAI
@@ -191,6 +225,12 @@ _ACCOUNT_TEXTS = (
             "is suspended, possibly due to",  # Fireworks, with 412: a bill, a limit (reports, 2026)
             "usage limit reached for",  # of a plan: MiniMax's and z.ai's on Anthropic's wire (2026)
             "free-models-per-day",  # OpenRouter
+            "key limit exceeded",  # OpenRouter, with 403
+            "insufficient balance",  # DeepSeek, where its 402 is lost (2026)
+            "not enough balance",  # Novita, with 403
+            "out of available resources",  # xAI's plans, with 403 (2026)
+            "out of call volume quota",  # Azure's API management, with 403
+            "daily free allocation",  # Cloudflare, with 429
         ),
     ),
     Rule(
@@ -205,6 +245,8 @@ _ACCOUNT_TEXTS = (
             "api key expired",  # Google
             "missing or invalid authorization header",  # Google
             "user location is not supported",  # Google
+            "security token included in the request is",  # AWS
+            "authorization header is badly formatted",  # GitHub Copilot
         ),
     ),
     Rule(
@@ -214,6 +256,10 @@ _ACCOUNT_TEXTS = (
             "blocked by content filtering policy",  # Anthropic
             "content exists risk",  # DeepSeek
             "content violates usage guidelines",  # xAI
+            "flagged for possible cybersecurity risk",  # OpenAI (2026)
+            "rejected as a result of our safety system",  # OpenAI
+            "content management policy",  # Azure
+            "datainspectionfailed",  # Alibaba, with its code in the text only
         ),
     ),
 )
@@ -275,6 +321,15 @@ _MODEL_TEXTS = (
             "does not work with the specified model",  # Azure
             "api deployment for this resource does not exist",  # Azure
             "no such model",  # Cloudflare
+            "no healthy deployments for this model",  # LiteLLM (2026)
+            "the model name is invalid",  # Google
+            "malformed publisher model",  # Vertex
+            "access to model denied",  # Alibaba, with 403
+            "must qualify for at least usage tier",  # OpenAI
+            "with a chatgpt account",  # ChatGPT's plans (2026)
+            "unsupported model",  # Alibaba and others
+            "is not available in your region",  # xAI, with 403 (2026)
+            "requires a subscription, upgrade for access",  # Ollama's cloud, with 403 (2026)
         ),
     ),
 )
@@ -300,6 +355,7 @@ _UNSUPPORTED_TEXTS = (
             "requires --jinja",  # llama.cpp
             "requires --enable-auto-tool-choice",  # vLLM
             "no endpoints found that support",  # OpenRouter
+            "no endpoints found that can handle",  # OpenRouter
         ),
     ),
     Rule(
@@ -317,6 +373,13 @@ _UNSUPPORTED_TEXTS = (
             "only supported by certain models",  # OpenAI
             "image(s) may be provided",  # vLLM
             "unable to generate parser for this template",  # llama.cpp
+            "is not enabled for models/",  # Google, of developer instructions and tools
+            "only support stream mode",  # Alibaba
+            "is incompatible with thinking",  # Kimi, of a forced tool
+            "is allowed for this model",  # Kimi, of a temperature
+            "not yet available for this subscription",  # Anthropic, of a beta
+            "invalid reasoning value",  # Ollama, of an effort (2026)
+            "launch the api_server with --tool-call-parser",  # LMDeploy
         ),
     ),
     Rule(
@@ -333,6 +396,22 @@ SHARED_TEXTS = (
     *_MODEL_TEXTS,
     *_UNSUPPORTED_TEXTS,
     Rule(ModelNotFoundError, status=_REFUSED, params=("model",)),
+    # A stream has no status that would say it. Texts came first: one of them may be about money.
+    Rule(
+        RateLimitError,
+        codes=(
+            "too_many_requests",  # Azure
+            "RateLimitReached",  # Azure, GitHub Models
+            "ThrottlingException",  # AWS
+            "Throttling",  # Alibaba
+            "Throttling.RateQuota",
+            "Throttling.BurstRate",
+            "Throttling.AllocationQuota",
+            "limit_requests",  # Alibaba
+            "limit_burst_rate",
+            "service_tier_capacity_exceeded",  # Mistral
+        ),
+    ),
     # MiniMax: invisible characters, invalid parameters (its page of error codes, November 2026)
     Rule(InvalidRequestError, codes=("1042", "2013"), types=(BASE_RESP,)),
 )

@@ -91,3 +91,11 @@ def test_googles_retry_info_counts_on_openais_wire() -> None:
     body = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [info]}}]
     reply = HttpResponse(429, {}, json.dumps(body).encode())
     assert ChatCodec().error(reply).retry_after == 38.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wait"), [(60, 60.0), (0.5, 0.5), (-1, None), ("60", None), (9e9, None)]
+)
+def test_a_wait_is_read_from_the_field_of_a_plan(seconds: Any, wait: float | None) -> None:
+    body = {"error": {"type": "usage_limit_reached", "resets_in_seconds": seconds}}
+    assert retry_hint("no", body, {}, NOW) == wait

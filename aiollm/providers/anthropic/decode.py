@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
@@ -113,6 +114,11 @@ class AnthropicDecoder:
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""
+        if body.lstrip()[:5] in (b"data:", b"event"):
+            framer = NamedSSE()
+            self.feed([*framer.feed(body), *framer.close()], out)
+            self.close(out)
+            return
         message = decode(body, MESSAGE)
         if message.content is None:
             if (value := error_in(body)) is not None:

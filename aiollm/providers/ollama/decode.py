@@ -54,6 +54,7 @@ class _Line(msgspec.Struct, gc=False):
     eval_count: int | None = None
     error: Any = None
     status_code: int | None = None
+    cloud_status: int | None = msgspec.field(name="StatusCode", default=None)
 
 
 class _PlainMessage(msgspec.Struct, gc=False):
@@ -137,7 +138,8 @@ class OllamaDecoder:
         line = self._decode(frame)
         if line.error:
             fault = fault_of({"error": line.error})
-            raise error_from_fault(fault, RULES, status=line.status_code or 0, body=frame)
+            status = line.status_code or line.cloud_status or 0
+            raise error_from_fault(fault, RULES, status=status, body=frame)
         if line.message is not None:
             self._message(line.message, out)
         if line.done:

@@ -94,6 +94,7 @@ class ChatDecoder:
         "_opened",
         "_reason",
         "_reasoning",
+        "_said",
         "_usage",
         "ending",
         "finished",
@@ -111,6 +112,7 @@ class ChatDecoder:
             self._beside, self._lane = {}, NO_LANE
         self._identified = False
         self._opened = False
+        self._said = False
         self._reason = ""
         self._usage = _NO_USAGE
         self._calls: ToolCallAssembler | None = None
@@ -130,9 +132,11 @@ class ChatDecoder:
                 except (ValueError, RecursionError):
                     pass
                 else:
-                    self._opened = True
                     if text := choice.delta.text:
+                        self._said = True
                         append(kind(text))
+                    else:
+                        self._opened = True
                     if choice.finish_reason:
                         self._stop(choice.finish_reason, choice.native_finish_reason)
                         decode, kind = self._lane = NO_LANE
@@ -218,6 +222,8 @@ class ChatDecoder:
         """Process a chunk without choices: usage, an error, or one that does not matter."""
         if not chunk.usage and (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
+        if chunk.x_groq and chunk.x_groq.error:
+            raise stream_error({"error": chunk.x_groq.error}, frame)
         self._count(chunk, out)
         if chunk.usage and self.ending:
             self._end(out)
@@ -242,7 +248,7 @@ class ChatDecoder:
         index 0 comes first.
         """
         delta = choice.delta or choice.message
-        if not self._opened and delta is not None and delta.content:
+        if not (self._opened or self._said) and delta is not None and delta.content:
             self._choices += 1
         return self._choices > 1
 
@@ -251,9 +257,15 @@ class ChatDecoder:
             self._opened = True
         if self._loading:
             self._load(None, out)
-        delta = choice.delta or choice.message
-        if delta is not None:
-            self._delta(delta, out)
+        if choice.delta is not None:
+            before = len(out)
+            self._delta(choice.delta, out)
+            self._said = self._said or len(out) > before
+        elif choice.message is not None and not self._said:
+            # After deltas a complete message says what they said (Perplexity and others, 2026).
+            self._delta(choice.message, out)
+        if choice.error:
+            raise stream_error({"error": choice.error})
         if choice.finish_reason:
             self._stop(choice.finish_reason, choice.native_finish_reason)
 
@@ -265,7 +277,7 @@ class ChatDecoder:
     def _is_loading(self, choice: Choice) -> bool:
         """Return whether llama-swap itself sent this: it has neither id, model nor index."""
         return (
-            not (self._identified or self._opened)
+            not (self._identified or self._opened or self._said)
             and choice.index is None
             and choice.delta is not None
             and bool(choice.delta.reasoning_content)
@@ -283,7 +295,8 @@ class ChatDecoder:
         out += [Status(line.strip()) for line in lines if any(map(str.isalnum, line))]
 
     def _delta(self, delta: Delta, out: list[Item]) -> None:
-        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+        texts = delta.reasoning_content or delta.reasoning or delta.reasoning_text
+        if texts or delta.reasoning_details:
             self._think(delta, out)
         if not (content := delta.content):
             pass
@@ -309,9 +322,7 @@ class ChatDecoder:
 
     def _think(self, delta: Delta, out: list[Item]) -> None:
         self._reasoning = self._reasoning or Reasoning()
-        thought = self._reasoning.read(
-            delta.reasoning_content, delta.reasoning, delta.reasoning_details
-        )
+        thought = self._reasoning.read(delta)
         if thought and (thought := self._joined("reasoning", thought)):
             out.append(ReasoningDelta(thought))
 
@@ -367,6 +378,7 @@ class ChatDecoder:
 
     def _count(self, chunk: Chunk, out: list[Item]) -> None:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
+        counts = counts or next((each.usage for each in chunk.choices or () if each.usage), None)
         if not counts or counts == NO_COUNTS:
             return
         usage = usage_of(counts)
@@ -380,7 +392,7 @@ class ChatDecoder:
             out.append(Notice(message))
 
     def _done(self, out: list[Item]) -> None:
-        if not self._opened:
+        if not (self._opened or self._said):
             raise StreamInterrupted("the stream ended without an answer")
         self._end(out)
 

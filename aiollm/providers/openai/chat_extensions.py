@@ -8,6 +8,7 @@ from typing import Any
 
 from aiollm._wire.lenient import mend
 from aiollm.errors import ProtocolError
+from aiollm.providers.openai.chat_wire import Delta
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -19,6 +20,9 @@ from aiollm.types import (
     ReasoningDelta,
     TextDelta,
 )
+
+_NAMES = ("reasoning_content", "reasoning", "reasoning_text")
+"""Fields of a delta with reasoning; the last is GitHub Copilot's (2026)."""
 
 _PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
 """Kinds of reasoning details that arrive in pieces, and the field that is cut."""
@@ -33,15 +37,13 @@ class Reasoning:
         self.field: str = ""
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
-    def read(self, content: Any, other: Any, details: Sequence[Any] | None) -> str:
+    def read(self, delta: Delta) -> str:
         """Return a delta's reasoning only once, even if it comes under several names."""
-        detailed = "".join(map(self._detail, details)) if details else ""
-        if text := words(content):
-            self.field = "reasoning_content"
-            return text
-        if text := words(other):
-            self.field = "reasoning"
-            return text
+        detailed = "".join(map(self._detail, delta.reasoning_details or ()))
+        for name in _NAMES:
+            if text := words(getattr(delta, name)):
+                self.field = name
+                return text
         return detailed
 
     def data(self) -> dict[str, Any] | None:
@@ -95,6 +97,9 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
     """Read content that is a list of parts, as Mistral's reasoning models send it."""
     for part in parts:
         match part:
+            case {"type": "reasoning"}:  # Databricks, of gpt-oss (2026)
+                if thought := words(part.get("summary") or part.get("content")):
+                    yield ReasoningDelta(mend(thought))
             case {"type": "thinking", "thinking": str() as text} if text:
                 yield ReasoningDelta(mend(text))
             case {"type": "thinking", "thinking": list() as inner}:

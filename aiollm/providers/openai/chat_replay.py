@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 State: TypeAlias = dict[str, Any]
 Replay: TypeAlias = Callable[[State, str, Iterable[State]], None]
 
-_FIELDS = ("reasoning_content", "reasoning")
+_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 
 
 def in_its_field(wire: State, text: str, states: Iterable[State]) -> None:

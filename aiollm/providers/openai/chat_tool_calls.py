@@ -110,10 +110,10 @@ class _Call:
 class ToolCallAssembler:
     """Numbers the calls in order of appearance, whatever `index` and `id` the fragments carry.
 
-    A fragment belongs to the call with its index, else to the one with its id, else to the latest
-    call. It begins a new call if that call has another id or name, or is already complete. A new
-    id without a name does not begin one: some servers make up an id for every fragment. A name
-    may come in pieces.
+    A fragment belongs to the call with its index, unless its id is another call's, else to the one
+    with its id, else to the latest call. It begins a new call if that call has another id or name,
+    or is already complete. A new id without a name does not begin one: some servers make up an id
+    for every fragment. A name may come in pieces.
     """
 
     __slots__ = ("_by_id", "_by_index", "_calls", "_ids")
@@ -191,7 +191,11 @@ class ToolCallAssembler:
 
     def _find(self, index: int | None, id: str) -> int | None:  # noqa: A002
         if index is not None:
-            return self._by_index.get(index)
+            place = self._by_index.get(index)
+            if place is None or not id or id == self._calls[place].known:
+                return place
+            # Ollama gives all calls index 0, and another id each (2026).
+            return self._by_id.get(id, place)
         if id:
             return self._by_id.get(id)
         return len(self._calls) - 1 if self._calls else None

@@ -23,6 +23,7 @@ class _Rest(msgspec.Struct, gc=False):
     annotations: _EmptyList = None
     images: _EmptyList = None
     audio: None = None
+    reasoning_text: _EmptyText = None
 
 
 class OneText(_Rest, gc=False):
@@ -81,6 +82,8 @@ class _PlainChoice(msgspec.Struct, Generic[D_co], gc=False):
     index: _Zero = None
     finish_reason: str | None = None
     native_finish_reason: str | None = None
+    error: None = None
+    usage: None = None
 
 
 class Plain(msgspec.Struct, Generic[D_co], gc=False):
@@ -134,6 +137,7 @@ class Delta(msgspec.Struct, gc=False):
     content: str | list[Any] | dict[str, Any] | None = None
     reasoning_content: str | list[Any] | dict[str, Any] | None = None
     reasoning: Any = None
+    reasoning_text: Any = None
     reasoning_details: list[Any] | None = None
     refusal: str | None = None
     tool_calls: list[Call] | None = None
@@ -142,17 +146,6 @@ class Delta(msgspec.Struct, gc=False):
     images: list[Any] | None = None
     audio: Any = None
     extra_content: dict[str, Any] | None = None
-
-
-class Choice(msgspec.Struct, gc=False):
-    """One answer, or a piece of it."""
-
-    index: int | None = None
-    delta: Delta | None = None
-    message: Delta | None = None
-    finish_reason: str | None = None
-    native_finish_reason: str | None = None
-    """What the provider behind OpenRouter said, whose word may be worse than `finish_reason`."""
 
 
 class Details(msgspec.Struct, gc=False):
@@ -185,16 +178,39 @@ class Counts(msgspec.Struct, gc=False):
     # Written to a cache.
     cache_creation_input_tokens: int | None = None
     cache_write: int | None = msgspec.field(name="cacheWriteInputTokens", default=None)
+    # Under other names, by Perplexity and SGLang, and by relays of other wires.
+    reasoning_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
+
+_OTHERS = 3
+"""How many of the fields above, the last, are other names of those at the top."""
 
 _WRITTEN = 5
 """Of the fields above that hold one count under several names, the first that counts writes."""
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One answer, or a piece of it."""
+
+    index: int | None = None
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+    native_finish_reason: str | None = None
+    """What the provider behind OpenRouter said, whose word may be worse than `finish_reason`."""
+    error: Any = None
+    """What failed behind a gateway (OpenRouter and others, 2026)."""
+    usage: Counts | None = None
+    """Where Moonshot counts in a stream (2026)."""
 
 
 class Groq(msgspec.Struct, gc=False):
     """The object in which Groq sends its counts."""
 
     usage: Counts | None = None
+    error: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -227,10 +243,12 @@ LANES: dict[str, Lane] = {
 
 def usage_of(counts: Counts) -> Usage:
     """Return the usage in a chunk's counts."""
-    prompt, completion, total, read, made, *others = astuple(counts)
+    prompt, completion, total, read, made, *others = astuple(counts)[:-_OTHERS]
+    prompt = counts.input_tokens if prompt is None else prompt
+    completion = counts.output_tokens if completion is None else completion
     certainty: Certainty = "partial" if prompt is None or completion is None else "exact"
     prompt, completion = prompt or 0, completion or 0
-    reasoning = (made and made.reasoning_tokens) or 0
+    reasoning = (made and made.reasoning_tokens) or counts.reasoning_tokens or 0
     # xAI does not include reasoning in the completion tokens; only the total shows that.
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning

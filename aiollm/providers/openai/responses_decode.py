@@ -159,20 +159,22 @@ class ResponsesDecoder:
 
     def _output(self, event: Event) -> Output:
         """Return the item that an event belongs to, a new one if it is the item's first event."""
-        if event.output_index is not None:
-            found = self._by_index.get(event.output_index)
-        elif event.item_id or event.item is not None:
-            found = self._by_id.get(event.item_id or word(event.item, "id"))
-        else:
-            found = self._outputs[-1] if self._outputs else None
+        index, id_ = event.output_index, event.item_id or word(event.item, "id")
+        found = None if index is None else self._by_index.get(index)
+        # Some servers give all items one index, or an item several (2026): a known id then tells.
+        if found is None or found.id != id_:
+            found = self._by_id.get(id_, found) if id_ else found
+        if index is None and not id_ and event.item is None and self._outputs:
+            found = self._outputs[-1]
         return found if found is not None else self._begin(event)
 
     def _begin(self, event: Event) -> Output:
         output = Output()
+        output.id = event.item_id or word(event.item, "id")
         self._outputs.append(output)
         if event.output_index is not None:
             self._by_index[event.output_index] = output
-        self._by_id[event.item_id or word(event.item, "id")] = output
+        self._by_id[output.id] = output
         return output
 
     def _added(self, event: Event, out: list[Item]) -> None:
@@ -433,12 +435,14 @@ class ResponsesDecoder:
         "response.reasoning_summary_text.delta": _summary,
         "response.reasoning_summary_text.done": _summary,
         "response.reasoning_text.delta": _thought,
+        "response.reasoning.delta": _thought,
         "response.reasoning_text.done": _thought,
         "response.function_call_arguments.delta": _arguments,
         "response.function_call_arguments.done": _arguments,
         "response.custom_tool_call_input.delta": _arguments,
         "response.custom_tool_call_input.done": _arguments,
         "response.completed": _completed,
+        "response.done": _completed,
         "response.incomplete": _completed,
         "response.failed": _completed,
         "response.cancelled": _completed,

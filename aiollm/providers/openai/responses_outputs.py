@@ -37,9 +37,9 @@ class Output:
     """An output item so far; `said` holds the pieces that were emitted, by part.
 
     `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
-    `offered` is what the item began with; `ends` counts the complete items that came for it;
-    `confirmed` is whether the arguments that were emitted are known to be all, `differs` whether
-    complete arguments have something that the emitted ones lack.
+    `offered` is what the item began with, `id` its id then; `ends` counts the complete items that
+    came for it; `confirmed` is whether the arguments that were emitted are known to be all,
+    `differs` whether complete arguments have something that the emitted ones lack.
     """
 
     __slots__ = (
@@ -49,6 +49,7 @@ class Output:
         "confirmed",
         "differs",
         "ends",
+        "id",
         "kind",
         "named",
         "offered",
@@ -58,6 +59,7 @@ class Output:
     )
 
     def __init__(self) -> None:
+        self.id: str = ""
         self.kind: str = ""
         self.call: int | None = None
         self.named: bool = False

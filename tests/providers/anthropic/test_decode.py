@@ -557,6 +557,19 @@ def test_a_whole_reply_that_is_none_is_an_error(body: bytes, kind: type) -> None
         CODEC.decoder().whole(body, [])
 
 
+def test_events_that_are_labelled_as_a_whole_reply_are_read_as_events() -> None:
+    events = (
+        b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+        b'"content_block":{"type":"text","text":"a"}}\n\n'
+        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}'
+    )
+    out: list[Item] = []
+    CODEC.decoder().whole(events, out)
+    assert [type(item) for item in out] == [TextDelta, Finish]
+    with pytest.raises(StreamInterrupted):
+        CODEC.decoder().whole(events[: events.index(b"event: message_delta")], [])
+
+
 def test_a_whole_reply_may_hold_plain_text() -> None:
     out: list[Item] = []
     CODEC.decoder().whole(b'{"content":"a","stop_reason":null}', out)

@@ -71,7 +71,7 @@ def test_a_recorded_error_has_its_class(name: str, kind: type[LLMError]) -> None
         (500, "this model is missing data required for image input", UnsupportedFeatureError),
         (400, "the prompt is longer than the context length currently", ContextLengthError),
         (400, "the input length exceeds the context length", ContextLengthError),
-        (400, 'invalid think value: "max"', InvalidRequestError),
+        (400, 'invalid think value: "max"', UnsupportedFeatureError),
         (401, "unauthorized", AuthenticationError),
         (403, "ollama cloud is disabled: remote inference is unavailable", AuthenticationError),
         (429, "too many concurrent requests", RateLimitError),
