@@ -58,7 +58,7 @@ class Address(msgspec.Struct, frozen=True):
                 socket_timeout=None,  # it always reads; `Link` has its own deadlines
                 socket_connect_timeout=CONNECT_TIMEOUT,
             )
-            made: Connection = pool.make_connection()
+            made: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             reason = f"the fleet {self.place} has a setting that the Redis client refuses"
             raise ConfigError(f"{reason}: {type(error).__name__}") from None

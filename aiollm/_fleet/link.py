@@ -158,7 +158,7 @@ class Link:
         connection = await asyncio.to_thread(self.address.new_connection)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
             self._broken = asyncio.get_running_loop().create_future()
             async with asyncio.TaskGroup() as group:
@@ -186,7 +186,8 @@ class Link:
     async def _read(self, connection: Connection) -> None:
         from redis.exceptions import ResponseError
 
-        connection._parser.set_pubsub_push_handler(_as_push)  # noqa: SLF001 - as its PubSub does
+        parser: Any = connection._parser  # noqa: SLF001 - as its PubSub does
+        parser.set_pubsub_push_handler(_as_push)
         while True:
             try:
                 reply = await connection.read_response(disable_decoding=True, push_request=True)
