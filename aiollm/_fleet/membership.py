@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from aiollm._failover.lines import Line
 from aiollm._fleet.link import Argument
 from aiollm._fleet.scripts import Script
-from aiollm.dsn import Secret
+from aiollm.provider import Provider
 
 
 class Membership(Protocol):
@@ -46,12 +46,11 @@ class Membership(Protocol):
 
 def scope_name(line: Line, member: Membership) -> str:
     """Return the name of a target's host and key, which does not show the key."""
-    host, token = line.scope.key
-    who = line.provider.name if token is not None and token.changes else token
-    return f"{host}:{_digest(who, member.namespace)}"
+    return f"{line.provider.host}:{account_of(line.provider, member.namespace)}"
 
 
-def _digest(who: Secret | str | None, namespace: str) -> str:
-    """Return what tells keys apart and does not show them: 40 bits of a keyed hash."""
-    data = who.reveal() if isinstance(who, Secret) else who or ""
-    return blake2b(data.encode(), key=namespace.encode(), digest_size=5).hexdigest()
+def account_of(provider: Provider, namespace: str) -> str:
+    """Return what stands for a provider's key in a fleet: 40 bits of a keyed hash."""
+    token = provider.token
+    plain = "" if token is None else provider.name if token.changes else token.reveal()
+    return blake2b(plain.encode(), key=namespace.encode(), digest_size=5).hexdigest()
