@@ -179,6 +179,13 @@ class Resources:
                 self._pool = made
         return self._pool
 
+    async def preload(self) -> None:
+        """Make what the first call would make. Raises: ClosedError, ConfigError."""
+        await self.open_transport()
+        await self.open_pool()
+        if self._member is not None:
+            await self._member.open()
+
     def open_runner(self) -> ToolRunner:
         """Return what runs tools on this loop, which the first tool call makes."""
         self.bind_loop()

@@ -327,12 +327,11 @@ class Registry:
     async def preload(self, spec: str | Plan | None = None) -> None:
         """Import what the first request needs, in a thread; with a spec, also its codecs.
 
-        These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. Nothing
-        is sent, and no model is loaded. Raises: SpecError, ConfigError.
+        These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It joins
+        the fleet, if there is one. Nothing is sent to a provider. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
-        await self._resources.open_transport()
-        await self._resources.open_pool()
+        await self._resources.preload()
         if plan is not None:
             for provider in self._catalog.providers_of(plan).values():
                 provider.codec.decoder()

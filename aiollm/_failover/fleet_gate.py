@@ -150,7 +150,11 @@ class FleetGate(Gate):
             then = partial(self._answered, ticket)
             grants[line] = self.limiter.ask(line, ticket.demand, ticket.until - now, then)
             return math.inf
-        return self._grant_wait(line, ticket.demand, grant, now)
+        wait = self._grant_wait(line, ticket.demand, grant, now)
+        if wait > TICK and grant.state == "alone":
+            del grants[line]  # the fleet is asked again
+            return min(wait, ASKS_AGAIN)
+        return wait
 
     def _answered(self, ticket: Ticket[Line], grant: Grant) -> None:
         """Take the fleet's answer to a ticket."""

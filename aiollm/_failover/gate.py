@@ -80,8 +80,6 @@ class Gate:
             line.set_aside(is_sick=self.is_sick(line))
             if self.sharing is not None:
                 self.sharing.declare(line)
-            if self.limiter is not None:
-                self.limiter.declare(line)
             if len(self._lines) > MAX_LINES:
                 self._forget_idle()
         line.provider = provider
@@ -89,6 +87,8 @@ class Gate:
         of_provider, of_target = provider.limits_of(target.model)
         line.scope.declare(provider.name, of_provider)
         line.declare(of_target, of_provider)
+        if self.limiter is not None:
+            self.limiter.declare(line)
         for each in line.scope.waiting:
             each.drop_what_never_fits()
         return line

@@ -18,7 +18,7 @@ SCHEMES = ("redis", "rediss", "unix")
 TIMEOUT = 0.05
 """Seconds that a call waits for Redis at most: a round trip in a data centre takes under 1 ms."""
 
-CONNECT_TIMEOUT = 1.0
+CONNECT_TIMEOUT = 2.0
 """Seconds a connection may take; only the first call waits for it."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

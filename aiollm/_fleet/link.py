@@ -73,6 +73,7 @@ class Link:
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[bytes] = []
         self._wakes = asyncio.Event()
+        self._made = asyncio.Event()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
@@ -85,9 +86,10 @@ class Link:
         """
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
-            self._first = loop.create_future()
+            self._first, self._made = loop.create_future(), asyncio.Event()
             self._task = loop.create_task(self._run(), name="aiollm fleet")
         assert self._first is not None
+        await self._made.wait()  # importing the client is not the server's time
         await asyncio.wait([self._first], timeout=CONNECT_TIMEOUT)
         if self._first.done():
             self._first.result()
@@ -155,7 +157,10 @@ class Link:
     async def _serve(self) -> None:
         """Connect and serve one connection until it ends."""
         # In a thread: the client takes 0.1 s to import, and reads files to make a connection.
-        connection = await asyncio.to_thread(self.address.new_connection)
+        try:
+            connection = await asyncio.to_thread(self.address.new_connection)
+        finally:
+            self._made.set()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]

@@ -54,7 +54,7 @@ class Member:
         self._reason = ""
         self._beat: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._closed = self._is_tried = False
         self._inherited: Link | None = None
         self._link = self._new_link()
         self.health = SharedHealth(gate, self)
@@ -67,7 +67,8 @@ class Member:
     @property
     def is_open(self) -> bool:
         """Whether this loop's first connection was tried."""
-        return self._loop is asyncio.get_running_loop() and self._link.is_open
+        is_here = self._loop is asyncio.get_running_loop()
+        return is_here and self._is_tried and self._link.is_open
 
     @property
     def was_opened(self) -> bool:
@@ -81,7 +82,9 @@ class Member:
             if self._loop is not None:
                 self._leave_loop()
             self._loop = loop
+            self._is_tried = False
         await self._link.open()
+        self._is_tried = True
         if self.away and not self._reason:
             self._go_away(f"it cannot be reached ({self._link.trouble or 'no answer'})")
 
@@ -152,7 +155,7 @@ class Member:
         own = f"{self.channel}:{self.process}"
         subscribed = self._link.send("SUBSCRIBE", self.channel, own)
         sent = time.monotonic()
-        self._processes = _count(await self._send_beat())
+        self._counted(await self._send_beat())
         subscribed.result()
         self._latency = time.monotonic() - sent
         self._come_back()
@@ -160,7 +163,8 @@ class Member:
     def _send_beat(self) -> asyncio.Future[Any]:
         alive = int(LEASE * 1e6)
         key = f"{{{self.channel}}}p"
-        return self._link.send("EVALSHA", scripts.beat.sha, 1, key, self.process, alive)
+        arguments = (key, self.process, alive, self.channel)
+        return self._link.send("EVALSHA", scripts.beat.sha, 1, *arguments)
 
     def _next_beat(self) -> None:
         if self._beat is not None:
@@ -203,7 +207,10 @@ class Member:
             self.health.ask()
 
     def _counted(self, reply: Any) -> None:
-        self._processes = _count(reply)
+        processes = _count(reply)
+        if processes != self._processes:
+            self._processes = processes
+            self.limits.set_share(processes)
 
     def _missed(self, beat: asyncio.Future[Any]) -> None:
         if not beat.done():
@@ -211,12 +218,10 @@ class Member:
             self._link.give_up()
 
     def _timed(self, seconds: float) -> None:
-        """Note how long a reply took; several late ones in a row are a slow Redis."""
+        """Note how long a reply took; that it came late is the timers' to say."""
         self._latency = seconds
         if seconds <= self.address.timeout + LATE_LOOP:
             self._late = 0
-            return
-        self.late(seconds)
 
     def late(self, seconds: float) -> None:
         """Note that no answer came within so many seconds."""
@@ -230,6 +235,8 @@ class Member:
         _, channel, data = message
         if channel != self.channel.encode():
             self.limits.woken(data.decode())
+        elif data.isdigit():
+            self._counted(int(data))
         elif data.startswith(b'["learn"'):
             self.limits.hear(data)
         else:
@@ -254,7 +261,7 @@ class Member:
         self._reason = reason
         self.away = True
         self.health.lost()
-        self.limits.set_share(self._processes)
+        self.limits.lost()
         self._emit(FleetAway(reason))
 
     @property

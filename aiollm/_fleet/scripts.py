@@ -167,12 +167,14 @@ return found
 """
 
 BEAT = """
--- KEYS: processes. ARGV: process, seconds it counts as alive
+-- KEYS: processes. ARGV: process, how long it counts as alive, channel
 -- First what a full memory refuses: Redis asks only before the first write of a script.
-redis.call('ZADD', KEYS[1], us(now + tonumber(ARGV[2])), ARGV[1])
+local is_new = redis.call('ZADD', KEYS[1], us(now + tonumber(ARGV[2])), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', us(now))
 redis.call('PEXPIRE', KEYS[1], us(tonumber(ARGV[2]) / 1000))
-return redis.call('ZCARD', KEYS[1])
+local count = redis.call('ZCARD', KEYS[1])
+if is_new == 1 then redis.call('PUBLISH', ARGV[3], count) end
+return count
 """
 
 

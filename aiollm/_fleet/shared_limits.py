@@ -28,6 +28,9 @@ LEASE = 3.0
 LATE_LOOP = 0.01
 """Seconds by which this process's own loop may be late, so that it is not Redis that is slow."""
 
+RETIMED = 20
+"""How often the timer for an answer begins anew while this process's loop is late."""
+
 _SECOND = 1e6
 
 _STATES: dict[bytes, GrantState] = {
@@ -49,6 +52,7 @@ class SharedLimits:
         self._names: dict[Scope, str] = {}
         self._granted: dict[Scope, int] = {}
         self._asked: dict[Scope, int] = {}
+        self._share = 1
         self._told: dict[tuple[Target, Kind], float] = {}
         self._ahead: dict[tuple[str, str], float] = {}
 
@@ -63,17 +67,19 @@ class SharedLimits:
             name = f"{{aiollm:1:{self._member.namespace}:{scope_name(line, self._member)}}}"
             self._names[line.scope] = name
             self._scopes[name + "q"] = line.scope
-        self._lines.setdefault(name + "q", []).append(line)
-        self._ask_learnt(line.scope)
+        self.set_share(self._share)
+        lines = self._lines.setdefault(name + "q", [])
+        if line not in lines:
+            lines.append(line)
+            self._ask_learnt(line.scope)
 
     def _ask_learnt(self, scope: Scope) -> None:
         if not self._member.away:
             self._run(scripts.learnt, scope, [], self._heard_all, count=1)
 
     def joined(self) -> None:
-        """Use all of the limits again, and ask for what others learnt."""
+        """Say what is held here, and ask for what others learnt."""
         self._told.clear()
-        self.set_share(1)
         self.beat()
         for scope in self._names:
             self._ask_learnt(scope)
@@ -100,7 +106,7 @@ class SharedLimits:
         loop = asyncio.get_running_loop()
         seconds = self._member.timeout
         self._asked[scope] = self._asked.get(scope, 0) + 1
-        timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, True)
+        timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
         self._run(scripts.enter, scope, arguments, answer, failed=partial(answer, None))
         return grant
@@ -157,19 +163,15 @@ class SharedLimits:
             case _:
                 grant.line.fleet_says = None
 
-    def _late(
-        self,
-        grant: Grant,
-        then: Callable[[Grant], None],
-        due: float,
-        again: bool,  # noqa: FBT001
-    ) -> None:
+    def _late(self, grant: Grant, then: Callable[[Grant], None], due: float, times: int) -> None:
         """Decide alone where no answer came in time."""
         if grant.state not in ("asked", "over"):
             return
-        loop = asyncio.get_running_loop()
-        if again and loop.time() - due > LATE_LOOP:  # it is this loop that was late
-            loop.call_later(self._member.timeout, self._late, grant, then, due, False)
+        loop, seconds = asyncio.get_running_loop(), self._member.timeout
+        now = loop.time()
+        if times and now - due > LATE_LOOP:
+            # It is this loop that is late: the answer may have come, and is not read yet.
+            loop.call_later(seconds, self._late, grant, then, now + seconds, times - 1)
             return
         self._member.late(self._member.timeout)
         was_asked = grant.state == "asked"
@@ -231,6 +233,7 @@ class SharedLimits:
 
     def beat(self) -> None:
         """Say which slots this process holds; what was lost on the way heals."""
+        self.set_share(self._share)  # of limits learnt meanwhile, too
         for scope in self._names:
             if scope.slots is None:
                 continue
@@ -281,7 +284,8 @@ class SharedLimits:
             self._gate.pump(line.scope)
 
     def set_share(self, processes: int) -> None:
-        """Let this process use an equal share of each limit, all of it with 1."""
+        """Let this process use an equal share of each limit where it decides alone."""
+        self._share = processes
         for scope in self._names:
             if scope.slots is not None:
                 scope.slots.share = processes
@@ -291,8 +295,10 @@ class SharedLimits:
             for line in lines:
                 for meter in line.meters.values():
                     meter.set_share(processes)
-        if processes > 1:
-            self._granted.clear()
+
+    def lost(self) -> None:
+        """Decide alone from now on."""
+        self._granted.clear()
         for scope in self._names:
             self._gate.pump(scope)
 

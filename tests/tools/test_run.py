@@ -235,7 +235,7 @@ async def test_another_spelling_in_an_answer_that_was_cut_is_not_read(over):
         (ToolCallDelta(0, "call_0", "double", "[4]"), "not a complete JSON object"),
         (tool_call("double", {"number": 1, "junk": "x" * 3_000_000}), "more than 2097152"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 async def test_a_call_that_cannot_be_run_is_not_started(over, delta, reason):
     fake = FakeProvider([delta], "Sorry.")
