@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from aiollm._fleet.overview import SetAside, concerns
+from aiollm.cli.fleet import row_of, set_aside_by_fleet
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import FAILED, OK, run
 from aiollm.cli.terminal import complain, describe, print_json, table, write
@@ -26,13 +28,17 @@ _NOTHING_CONFIGURED = """nothing is configured, and no Ollama answers on this ma
 
 
 class State(msgspec.Struct, frozen=True):
-    """Whether a provider answered; `seconds` is None when it did not."""
+    """Whether a provider answered; `seconds` is None when it did not.
+
+    `set_aside`: what the fleet of this environment does not ask for now.
+    """
 
     provider: str
     url: str = ""
     models: int = 0
     seconds: float | None = None
     problem: str = ""
+    set_aside: tuple[SetAside, ...] = ()
 
 
 def configure_models(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +83,9 @@ def health(options: argparse.Namespace) -> int:
 
     async def work(registry: Registry) -> int:
         found = await _listings(registry, options.provider)
-        states = [each.state for each in found]
-        print_json(states) if options.json else write(table([_row(each) for each in states]))
+        states = await _with_fleet(registry, [each.state for each in found])
+        rows = [row for each in states for row in _rows(each)]
+        print_json(states) if options.json else write(table(rows))
         return _code(found)
 
     return run(work)
@@ -131,15 +138,24 @@ def _code(found: Sequence[_Listing]) -> int:
     return FAILED if any(each.error is not None for each in found) else OK
 
 
-def _row(state: State) -> tuple[str, ...]:
-    if state.seconds is None:
-        return state.provider, "down", state.url, state.problem
-    return (
-        state.provider,
-        "up",
-        state.url,
-        f"{state.models} models, {state.seconds * 1000:.0f} ms",
-    )
+async def _with_fleet(registry: Registry, states: list[State]) -> list[State]:
+    """Add what the fleet of this environment has set aside."""
+    namespace, opened = await set_aside_by_fleet()
+
+    def added(state: State) -> State:
+        provider = registry.provider(state.provider)
+        mine = tuple(each for each in opened if concerns(each, provider, namespace))
+        return msgspec.structs.replace(state, set_aside=mine)
+
+    return [added(each) if opened and each.url else each for each in states]
+
+
+def _rows(state: State) -> list[tuple[str, ...]]:
+    own = (state.provider, "down", state.url, state.problem)
+    if state.seconds is not None:
+        facts = f"{state.models} models, {state.seconds * 1000:.0f} ms"
+        own = (state.provider, "up", state.url, facts)
+    return [own, *(row_of(state.provider, each) for each in state.set_aside)]
 
 
 def configured(registry: Registry) -> Sequence[str]:

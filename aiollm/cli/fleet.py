@@ -1,0 +1,114 @@
+"""`aiollm fleet`: which processes share a Redis, and what they have set aside."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from aiollm._fleet.address import Address, parse_address
+from aiollm._fleet.overview import Overview, SetAside, look
+from aiollm.cli.safe_text import one_line
+from aiollm.cli.session import OK, ended_by_sigterm
+from aiollm.cli.terminal import complain, describe, print_json, table, write
+from aiollm.errors import ConfigError, ConnectError
+
+FLEET = "AIOLLM_FLEET"
+
+WATCH_EVERY = 2.0
+"""Seconds between two tables: the processes say as often that they live."""
+
+_HEAD = ("SET ASIDE", "MODEL", "ACCOUNT", "AFTER", "REOPENS IN", "PROBED BY")
+
+_NO_FLEET = f"""no fleet given. Set either:
+  an argument:  aiollm fleet redis://HOST:6379
+  a variable:   export {FLEET}=redis://HOST:6379   (also read by every Registry)"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("url", nargs="?", help=f"redis://HOST:6379?namespace=NAME; or {FLEET}")
+    parser.add_argument("--watch", action="store_true", help="print it again every 2 seconds")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def fleet(options: argparse.Namespace) -> int:
+    """Show the fleet once, or until Ctrl-C; return the exit code."""
+    address = _address(options.url)
+    if address is None:
+        raise ConfigError(_NO_FLEET)
+    return asyncio.run(_show(address, options))
+
+
+def _address(url: str | None = None) -> Address | None:
+    given = url or os.environ.get(FLEET, "")
+    return parse_address(given) if given else None
+
+
+async def _show(address: Address, options: argparse.Namespace) -> int:
+    with ended_by_sigterm():
+        _print(await look(address), options)
+        while options.watch:
+            await asyncio.sleep(WATCH_EVERY)
+            try:
+                found = await look(address)
+            except ConnectError as error:
+                complain(describe(error))  # whoever watches wants to see it come back
+                continue
+            if not options.json:
+                write("\n")
+            _print(found, options)
+    return OK
+
+
+def _print(found: Overview, options: argparse.Namespace) -> None:
+    print_json(found) if options.json else write(_text(found))
+
+
+def _text(found: Overview) -> str:
+    alive: list[tuple[str, ...]] = [("PROCESS", "ALIVE FOR")]
+    alive += [(each.name, f"{each.alive_for:.1f} s") for each in found.processes]
+    text = one_line(f"the fleet {found.namespace} at {found.place}") + "\n\n" + table(alive)
+    if not found.set_aside:
+        return text + "\nnothing is set aside\n"
+    rows: list[tuple[str, ...]] = [_HEAD, *map(_row, found.set_aside)]
+    return f"{text}\n{table(rows)}"
+
+
+def _row(each: SetAside) -> tuple[str, ...]:
+    return (
+        each.host,
+        each.model or "all",
+        each.account or "all",
+        _cause(each),
+        f"{each.reopens_in:.1f} s",
+        each.probed_by or "nobody",
+    )
+
+
+def _cause(each: SetAside) -> str:
+    cause = f"{each.error} {each.status}" if each.status else each.error
+    return f"{cause}, {each.openings} times" if each.openings > 1 else cause
+
+
+async def set_aside_by_fleet() -> tuple[str, tuple[SetAside, ...]]:
+    """Return the namespace of the environment's fleet, and what it sets aside; "" without one."""
+    address = _address()
+    if address is None:
+        return "", ()
+    try:
+        return address.namespace, (await look(address)).set_aside
+    except ConnectError as error:  # calls do not depend on it, so no provider is less healthy
+        complain(describe(error))
+    return "", ()
+
+
+def row_of(name: str, each: SetAside) -> tuple[str, ...]:
+    """Return the line that `aiollm health` has for it."""
+    probed = f", probed by {each.probed_by}" if each.probed_by else ""
+    return (
+        name,
+        "set aside",
+        each.model or "all models",
+        f"by the fleet: {_cause(each)}, reopens in {each.reopens_in:.1f} s{probed}",
+    )
