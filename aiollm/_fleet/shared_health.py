@@ -39,6 +39,9 @@ MAX_KEYS = 4096
 
 _SECOND = 1e6
 
+_SAME = 50_000
+"""Microseconds by which a moment may seem to differ: what messages take on their way."""
+
 
 class _Message(msgspec.Struct, array_like=True):
     """A breaker's state as Redis sends it; times in microseconds from now."""
@@ -239,21 +242,41 @@ class SharedHealth:
         if known is not None:
             if is_push and state.seq <= known.seq:
                 return
-            if (state.seq, state.holder) == (known.seq, known.holder):
+            if self._agree(state, known):
                 return
         if known is not None and known.openings and state.generation < known.generation:
             # Redis lost it, in a restart or a flush; whoever remembers it brings it back.
             for place in self._local.get(state.key, ()):
                 breaker = self._gate.health.breaker_of(place)
                 if breaker is not None and breaker.is_open:
-                    del self._known[state.key]
                     self._restore(place, breaker, known.generation)
+                    known.seq, known.generation = -1, 0  # whatever Redis says next counts
                     return
         if known is None and (not state.openings or len(self._known) >= MAX_KEYS):
             return
         state.heard = self._gate.now()
         self._known[state.key] = state
         self._apply(state)
+
+    def _agree(self, state: _Message, known: _Message) -> bool:
+        """Return whether a state is the one that is known, with moments that have not moved.
+
+        They do where a claim was renewed, or a message was long on its way.
+        """
+        if (state.seq, state.generation, state.holder) != (
+            known.seq,
+            known.generation,
+            known.holder,
+        ):
+            return False
+        passed = (self._gate.now() - known.heard) * _SECOND
+        moments = (
+            (state.reopens, known.reopens),
+            (state.probes, known.probes),
+            (state.not_before, known.not_before),
+            (state.claim, known.claim),
+        )
+        return all(abs(max(0, old - passed) - new) < _SAME for new, old in moments)
 
     def _apply(self, state: _Message) -> None:
         """Let the breakers here be as the fleet has them."""
