@@ -104,7 +104,7 @@ class Member:
             if error is None:
                 self._timed(time.monotonic() - sent)
                 if then is not None:
-                    then(done.result())
+                    self._take(then, done.result())
             elif _is_unknown_script(error):
                 self._load()
                 self._link.send(*command).add_done_callback(replied)
@@ -114,6 +114,13 @@ class Member:
                     failed()
 
         self._link.send(*command).add_done_callback(replied)
+
+    def _take(self, then: Callable[[Any], None], reply: Any) -> None:
+        """Use a reply; one that cannot be used is another command's: start anew."""
+        try:
+            then(reply)
+        except Exception:  # noqa: BLE001 - who knows what a server sends that is no Redis
+            self._link.give_up()
 
     def _refused(self, error: BaseException) -> None:
         """Note that Redis refuses a command, as where its memory is full."""
@@ -131,7 +138,7 @@ class Member:
         own = f"{self.channel}:{self.process}"
         subscribed = self._link.send("SUBSCRIBE", self.channel, own)
         sent = time.monotonic()
-        self._processes = await self._send_beat()
+        self._processes = _count(await self._send_beat())
         subscribed.result()
         self._latency = time.monotonic() - sent
         self._come_back()
@@ -162,7 +169,7 @@ class Member:
                 return
             error = done.exception()
             if error is None:
-                self._processes = done.result()
+                self._take(self._counted, done.result())
                 self._timed(time.monotonic() - sent)
                 if self.away and self._late == 0:
                     self._come_back()
@@ -180,6 +187,9 @@ class Member:
         if self._beats % ASKS_EVERY == 0:
             self.health.renew()
             self.health.ask()
+
+    def _counted(self, reply: Any) -> None:
+        self._processes = _count(reply)
 
     def _missed(self, beat: asyncio.Future[Any]) -> None:
         if not beat.done():
@@ -266,6 +276,13 @@ class Member:
         self.away = True
         if self._beat is not None:
             self._beat.cancel()
+
+
+def _count(reply: Any) -> int:
+    """Return the number of processes that a beat replies. Raises: ConnectionError."""
+    if type(reply) is not int:
+        raise ConnectionError("the reply to a beat is of another command")
+    return reply
 
 
 def _is_unknown_script(error: BaseException) -> bool:
