@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
+import msgspec
+
 from aiollm._failover.lines import Line
 from aiollm._fleet.link import Argument
 from aiollm._fleet.scripts import Script
-from aiollm.dsn import Secret
+from aiollm.provider import Provider
 
 
 class Membership(Protocol):
@@ -46,12 +48,28 @@ class Membership(Protocol):
 
 def scope_name(line: Line, member: Membership) -> str:
     """Return the name of a target's host and key, which does not show the key."""
-    host, token = line.scope.key
-    who = line.provider.name if token is not None and token.changes else token
-    return f"{host}:{_digest(who, member.namespace)}"
+    provider = line.provider
+    return f"{provider.host}:{_digest([_who(provider)], member.namespace)}"
 
 
-def _digest(who: Secret | str | None, namespace: str) -> str:
+def service_name(provider: Provider, namespace: str) -> str:
+    """Return the name of what answers a provider's requests, which shows no more than its host.
+
+    Behind one host and key, a gateway chooses by path, headers and parameters who that is.
+    """
+    path = provider.base_url.partition("://")[2].partition("/")[2]
+    added = [*sorted(provider.headers.items()), *sorted(provider.query.items())]
+    return f"{provider.host}:{_digest([_who(provider), path, added], namespace)}"
+
+
+def _who(provider: Provider) -> str:
+    token = provider.token
+    if token is None:
+        return ""
+    return provider.name if token.changes else token.reveal()
+
+
+def _digest(facts: Any, namespace: str) -> str:
     """Return what tells keys apart and does not show them: 40 bits of a keyed hash."""
-    data = who.reveal() if isinstance(who, Secret) else who or ""
-    return blake2b(data.encode(), key=namespace.encode(), digest_size=5).hexdigest()
+    data = msgspec.json.encode(facts)
+    return blake2b(data, key=namespace.encode(), digest_size=5).hexdigest()
