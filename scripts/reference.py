@@ -44,7 +44,7 @@ TOPICS = {
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
-    "TargetHealth TargetLimits HealthState LlamaSwap Ollama Closeable",
+    "TargetHealth TargetLimits HealthState FleetStatus LlamaSwap Ollama Closeable",
     "Errors": "LLMError ConfigError SpecError UnsupportedError UnsupportedFeatureError "
     "TransportError ConnectError LocalError DeadlineError StreamInterrupted ProviderError "
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
@@ -62,7 +62,7 @@ MODULES = {
     "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
     "codec_of Operation Adapter Transport Reply ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
-    "TargetClosed TargetPaced CallQueued CallReleased "
+    "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
+import msgspec
+
 from aiollm._failover.lines import Line
 from aiollm._fleet.link import Argument
 from aiollm._fleet.scripts import Script
@@ -46,11 +48,28 @@ class Membership(Protocol):
 
 def scope_name(line: Line, member: Membership) -> str:
     """Return the name of a target's host and key, which does not show the key."""
-    return f"{line.provider.host}:{account_of(line.provider, member.namespace)}"
+    provider = line.provider
+    return f"{provider.host}:{_digest([_who(provider)], member.namespace)}"
 
 
-def account_of(provider: Provider, namespace: str) -> str:
-    """Return what stands for a provider's key in a fleet: 40 bits of a keyed hash."""
+def service_name(provider: Provider, namespace: str) -> str:
+    """Return the name of what answers a provider's requests, which shows no more than its host.
+
+    Behind one host and key, a gateway chooses by path, headers and parameters who that is.
+    """
+    path = provider.base_url.partition("://")[2].partition("/")[2]
+    added = [*sorted(provider.headers.items()), *sorted(provider.query.items())]
+    return f"{provider.host}:{_digest([_who(provider), path, added], namespace)}"
+
+
+def _who(provider: Provider) -> str:
     token = provider.token
-    plain = "" if token is None else provider.name if token.changes else token.reveal()
-    return blake2b(plain.encode(), key=namespace.encode(), digest_size=5).hexdigest()
+    if token is None:
+        return ""
+    return provider.name if token.changes else token.reveal()
+
+
+def _digest(facts: Any, namespace: str) -> str:
+    """Return what tells keys apart and does not show them: 40 bits of a keyed hash."""
+    data = msgspec.json.encode(facts)
+    return blake2b(data, key=namespace.encode(), digest_size=5).hexdigest()

@@ -7,9 +7,9 @@ import msgspec
 from aiollm._fleet import scripts
 from aiollm._fleet.address import Address
 from aiollm._fleet.link import Link
-from aiollm._fleet.membership import account_of
+from aiollm._fleet.membership import service_name
 from aiollm._fleet.scripts import Script
-from aiollm._fleet.shared_health import _decode
+from aiollm._fleet.shared_health import decode
 from aiollm.errors import ConnectError
 from aiollm.provider import Provider
 
@@ -35,9 +35,9 @@ class Process(msgspec.Struct, frozen=True):
 class SetAside(msgspec.Struct, frozen=True):
     """A target that a fleet sets aside, or all of a host, where `model` is "".
 
-    `account` tells the keys of one host apart and does not show them. `error` and `status` are of
-    the failure, the `openings`-th in a row. `reopens_in`: seconds until any call may probe.
-    `probed_by`: the process that probes now, "" for none.
+    `account` tells the keys and paths of one host apart and does not show them. `error` and
+    `status` are of the failure, the `openings`-th in a row. `reopens_in`: seconds until any call
+    may probe. `probed_by`: the process that probes now, "" for none.
     """
 
     host: str
@@ -99,7 +99,7 @@ def _process(name: bytes, left: bytes) -> Process:
 
 def _set_aside(data: bytes, namespace: str) -> SetAside | None:
     """Return an open breaker, None for one that has closed meanwhile."""
-    state = _decode(data)
+    state = decode(data)
     if not state.openings:
         return None
     scope, _, rest = state.key.partition("}h")
@@ -123,4 +123,4 @@ def concerns(each: SetAside, provider: Provider, namespace: str) -> bool:
     """Return whether what is set aside is a target of the provider, or its host."""
     if not each.model:
         return each.host == provider.origin
-    return (each.host, each.account) == (provider.host, account_of(provider, namespace))
+    return f"{each.host}:{each.account}" == service_name(provider, namespace)

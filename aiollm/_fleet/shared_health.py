@@ -26,7 +26,7 @@ from aiollm._failover.health import (
 )
 from aiollm._failover.lines import Line
 from aiollm._fleet import scripts
-from aiollm._fleet.membership import Membership, scope_name
+from aiollm._fleet.membership import Membership, service_name
 from aiollm._fleet.scripts import Script
 from aiollm.errors import LLMError, ProviderError, ServerError, TransportError, classify
 from aiollm.types import Target
@@ -43,7 +43,7 @@ _SAME = 50_000
 """Microseconds by which a moment may seem to differ: what messages take on their way."""
 
 
-class _Message(msgspec.Struct, array_like=True):
+class Message(msgspec.Struct, array_like=True):
     """A breaker's state as Redis sends it; times in microseconds from now."""
 
     key: str
@@ -60,7 +60,7 @@ class _Message(msgspec.Struct, array_like=True):
     heard: float = 0.0
 
 
-_decode = msgspec.json.Decoder(_Message, strict=False).decode
+decode = msgspec.json.Decoder(Message, strict=False).decode
 
 
 class SharedHealth:
@@ -71,7 +71,7 @@ class SharedHealth:
         self._member = member
         self._local: dict[str, dict[Target | str, str]] = {}
         self._keys: dict[Target | str, str] = {}
-        self._known: dict[str, _Message] = {}
+        self._known: dict[str, Message] = {}
         self._asked: set[str] = set()
 
     @property
@@ -85,14 +85,17 @@ class SharedHealth:
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses, and ask for its state."""
-        scope = scope_name(line, self._member)
+        namespace = self._member.namespace
+        service = service_name(line.provider, namespace)
         found = (
-            (line.target, f"{{aiollm:1:{self._member.namespace}:{scope}}}h:{line.target.model}"),
-            (line.origin, f"{{aiollm:1:{self._member.namespace}:{line.origin}}}h"),
+            (line.target, f"{{aiollm:1:{namespace}:{service}}}h:{line.target.model}"),
+            (line.origin, f"{{aiollm:1:{namespace}:{line.origin}}}h"),
         )
         new = []
         for place, key in found:
-            if self._keys.get(place) != key and len(self._keys) < MAX_KEYS:
+            before = self._keys.get(place, "")
+            if before != key and len(self._keys) < MAX_KEYS:
+                self._local.get(before, {}).pop(place, None)
                 self._keys[place] = key
                 self._local.setdefault(key, {})[place] = line.origin
                 new.append(key)
@@ -235,9 +238,9 @@ class SharedHealth:
     def _heard(self, data: bytes, *, is_push: bool = False) -> None:
         """Take a state; a reply is Redis's word, a message may come twice or out of order."""
         if self._member.away:
-            return  # it answers a question of before
+            return  # a late reply: who decides alone must not wait for the fleet's leave
         try:
-            state = _decode(data)
+            state = decode(data)
         except msgspec.DecodeError:
             return  # another program's message
         known = self._known.get(state.key)
@@ -260,7 +263,7 @@ class SharedHealth:
         self._known[state.key] = state
         self._apply(state)
 
-    def _agree(self, state: _Message, known: _Message) -> bool:
+    def _agree(self, state: Message, known: Message) -> bool:
         """Return whether a state is the one that is known, with moments that have not moved.
 
         They do where a claim was renewed, or a message was long on its way.
@@ -280,7 +283,7 @@ class SharedHealth:
         )
         return all(abs(max(0, old - passed) - new) < _SAME for new, old in moments)
 
-    def _apply(self, state: _Message) -> None:
+    def _apply(self, state: Message) -> None:
         """Let the breakers here be as the fleet has them."""
         error = _error_of(state)
         age = self._gate.now() - state.heard
@@ -319,7 +322,7 @@ def _us(seconds: float) -> int:
     return int(seconds * _SECOND)
 
 
-def _error_of(state: _Message) -> Exception:
+def _error_of(state: Message) -> Exception:
     """Return an error of the class that another process met."""
     reason = "another process of the fleet found that it fails"
     kind = getattr(errors, state.error, None)

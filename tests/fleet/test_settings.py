@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from aiollm import ConfigError, Registry
-from aiollm.testing import FaultServer, chat
+from aiollm import ConfigError, FailoverError, Registry
+from aiollm._fleet.address import parse_address
+from aiollm._fleet.overview import look
+from aiollm.testing import Answer, FaultServer, chat
+from tests.fleet.conftest import until
 
 
 @pytest.mark.parametrize(
@@ -80,3 +86,19 @@ async def test_keys_of_another_program_are_named(redis, members):
     async with FaultServer(chat("x")) as server:
         with pytest.raises(ConfigError, match="another program"):
             await members(url, {"a": server}).generate("a/m", "hi")
+
+
+async def test_the_rights_that_the_guide_names_are_enough(own_redis, members):
+    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
+    rights = re.search(r"^ACL SETUSER aiollm (.*)$", page, re.MULTILINE)[1].split()
+    redis = own_redis("--user", "aiollm", *(each.replace("PASSWORD", "pw") for each in rights))
+    url = f"redis://aiollm:pw@127.0.0.1:{redis.port}?namespace=x&timeout=5"
+    async with FaultServer(Answer(503)) as server:
+        reg = members(url, {"a": server}, cooldown=0.01)
+        with pytest.raises(FailoverError):
+            await reg.generate("a/m", "hi", max_wait=0)
+        await until(lambda: reg._resources._member.health._known)
+        server.behave(chat("well"))
+        assert (await reg.generate("a/m", "hi")).text == "well"
+        await look(parse_address(url))
+    assert (reg.fleet.state, reg.fleet.reason) == ("linked", "")

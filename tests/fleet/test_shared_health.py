@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from aiollm import FailoverError
+from aiollm import FailoverError, Registry
 from aiollm._fleet import scripts
+from aiollm._fleet.membership import service_name
+from aiollm.spec import parse_target
 from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
 from tests.fleet.conftest import state, until
 
@@ -189,3 +191,37 @@ async def test_nothing_secret_gets_into_redis(redis, members):
         assert "ServerError" in text
         for secret in ("secret-key", "words of"):
             assert secret not in text
+
+
+async def test_services_behind_one_host_and_key_are_told_apart():
+    dsns = {
+        "A": "openai+http://k@gateway/one",
+        "B": "openai+http://k@gateway/two",
+        "C": "openai+http://k@gateway/one?header.X-Service=three",
+        "D": "openai+http://k@gateway/one?query.service=four",
+        "E": "openai+http://another@gateway/one",
+        "SAME": "openai+http://k@gateway/one",
+    }
+    async with Registry(env={f"LLM_{name}": dsn for name, dsn in dsns.items()}) as reg:
+        names = {each: service_name(reg.provider(each.lower()), "n") for each in dsns}
+    assert len(set(names.values())) == 5
+    assert names["A"] == names["SAME"]
+    assert "k@" not in str(names)
+
+
+async def test_a_late_reply_of_a_redis_that_is_away_closes_nothing(redis, members, server):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = (members(url, {"a": server}) for _ in range(2))
+    await second._resources._member.open()
+    await fails(first)
+    key, known = await opened(second)
+    await fails(second)
+    member = second._resources._member
+    replies = []
+    member.run(scripts.states, [key], [], replies.append)
+    await until(replies.copy)
+    member._go_away("it is slow")
+    member.health._heard_all(replies[0])
+    assert not known()
+    assert second._health.breaker_of(parse_target("a/m")).shared is None
