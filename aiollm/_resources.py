@@ -196,7 +196,9 @@ class Resources:
         return self._runner
 
     def join(self, fleet: str, emit: Callable[[Event], None]) -> None:
-        """Share what is learnt of targets over a Redis server. Raises: ConfigError."""
+        """Share what is learnt of targets over a Redis server, "" for none. Raises: ConfigError."""
+        if fleet == "":
+            return
         from aiollm._failover.fleet_gate import FleetGate  # only fleets need it
         from aiollm._fleet.address import parse_address
         from aiollm._fleet.member import Member

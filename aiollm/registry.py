@@ -100,13 +100,11 @@ class Registry:
         self._health = Health(base=cooldown, uniform=self._uniform)
         fleet = fleet_of(fleet, env)
         self._gate = new_gate(self._health, fleet)
-        self._resources = Resources(
-            self._gate, image_workers, max_pixels, tool_threads, fetch_images=fetch_images
-        )
+        sizes = image_workers, max_pixels, tool_threads
+        self._resources = Resources(self._gate, *sizes, fetch_images=fetch_images)
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
-        if fleet != "":
-            self._resources.join(fleet, partial(emit, self._hooks))
+        self._resources.join(fleet, partial(emit, self._hooks))
 
     # Names
 

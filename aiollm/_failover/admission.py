@@ -106,9 +106,7 @@ class Admission:
         if gate.sharing is not None:
             gate.sharing.failed(line, error, opened=opened, took=gate.now() - permit.started)
         if isinstance(error, RateLimitError | OverloadedError):
-            line.refused(error, gate.now(), self._bucket)
-            if gate.limiter is not None and line.pace.blocked_until > gate.now():
-                gate.limiter.blocked(line, line.pace.blocked_until - gate.now())
+            self._refused(error)
         if self._is_pending:
             self._is_pending = False
             line.pending -= 1
@@ -118,6 +116,13 @@ class Admission:
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
         return opened
+
+    def _refused(self, error: RateLimitError | OverloadedError) -> None:
+        """Slow down, and let the fleet do so."""
+        line, limiter, now = self.line, self._gate.limiter, self._gate.now()
+        line.refused(error, now, self._bucket)
+        if limiter is not None and line.pace.blocked_until > now:
+            limiter.blocked(line, line.pace.blocked_until - now)
 
     def abandoned(self, *, was_sent: bool) -> None:
         """Give everything back without a verdict; what was sent stays spent."""

@@ -21,9 +21,9 @@ class SharedOpening:
     __slots__ = ("claim_ends", "generation", "is_claimed")
 
     def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.is_claimed = False
-        self.claim_ends = 0.0
+        self.generation: int = generation
+        self.is_claimed: bool = False
+        self.claim_ends: float = 0.0
 
 
 class SharedState(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiollm._failover.meter import Meter
+from aiollm._failover.meter import BURST, Meter, set_meter, used
 from aiollm._failover.pace import Pace
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Queue, Ticket
@@ -43,10 +43,6 @@ MAX_WINDOW = 1 << 20
 
 LOCAL_SCHEMES = frozenset({"fake", "foreman", "llama-swap", "llama-swaps", "ollama"})
 """Schemes of servers that announce no limits."""
-
-BURST = 0.5
-"""Seconds of a limit that may go at once: half of what the strictest services allow, since requests
-bunch on their way."""
 
 KINDS: dict[str, Kind] = {
     "rpm": "requests",
@@ -100,7 +96,7 @@ class Scope:
         all_limits = tuple(self._declared.values())
         for field, kind in KINDS.items():
             given = [each for limit in all_limits if (each := getattr(limit, field)) is not None]
-            _set_meter(self.meters, kind, min(given, default=None))
+            set_meter(self.meters, kind, min(given, default=None))
         numbers = [each.max_concurrency for each in all_limits]
         counts = [each for each in numbers if isinstance(each, int)]
         if counts or "auto" in numbers:
@@ -199,7 +195,7 @@ class Line:
         """Take what is declared for the target alone."""
         for field, kind in KINDS.items():
             if (limit := getattr(of_target, field)) is not None:
-                _set_meter(self.meters, kind, limit)
+                set_meter(self.meters, kind, limit)
                 self.is_bounded = True
         if "off" in (of_target.max_concurrency, of_provider.max_concurrency):
             self.window = MAX_WINDOW
@@ -438,26 +434,3 @@ class Line:
         if self.pending >= self.window:
             return "window", f"{self.pending} requests to it wait for their first output", 0.0
         return "slots", "other calls are before this one in its line", 0.0
-
-
-def _set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> None:
-    meter = meters.get(kind)
-    if limit is None:
-        meters.pop(kind, None)
-    elif meter is None:
-        meters[kind] = Meter(limit, burst=BURST)
-    elif meter.limit != limit:
-        meter.set_limit(limit)
-
-
-def used(kind: Kind, usage: Usage) -> float:
-    """Return the tokens that a limit counts of an answer."""
-    match kind:
-        case "input_tokens":
-            # Anthropic, which counts input alone, leaves out what its cache held (its rate limit
-            # page, November 2026).
-            return max(0, usage.input_tokens - (usage.cached_tokens or 0))
-        case "output_tokens":
-            return usage.output_tokens
-        case _:
-            return usage.input_tokens + usage.output_tokens

@@ -9,10 +9,17 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from aiollm._wire.quota import Kind
+from aiollm.types import Usage
+
 MINUTE = 60.0
 
 MAX_DEBT = 180.0
 """Seconds' worth of bookings that are kept; a clock set back by more empties the meter."""
+
+BURST = 0.5
+"""Seconds of a limit that may go at once: half of what the strictest services allow, since requests
+bunch on their way."""
 
 LEAST = 1 / 1440
 """Units a minute that a limit may be at least: one a day."""
@@ -200,3 +207,27 @@ class Meter:
             left -= held
             until = end + MINUTE
         return until
+
+
+def set_meter(meters: dict[Kind, Meter], kind: Kind, limit: float | None) -> None:
+    """Let one of the meters of a scope or line have a limit, None for none."""
+    meter = meters.get(kind)
+    if limit is None:
+        meters.pop(kind, None)
+    elif meter is None:
+        meters[kind] = Meter(limit, burst=BURST)
+    elif meter.limit != limit:
+        meter.set_limit(limit)
+
+
+def used(kind: Kind, usage: Usage) -> float:
+    """Return the tokens that a limit counts of an answer."""
+    match kind:
+        case "input_tokens":
+            # Anthropic, which counts input alone, leaves out what its cache held (its rate limit
+            # page, November 2026).
+            return max(0, usage.input_tokens - (usage.cached_tokens or 0))
+        case "output_tokens":
+            return usage.output_tokens
+        case _:
+            return usage.input_tokens + usage.output_tokens

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiollm._failover.admission import Admission, Admitting
-from aiollm._failover.lines import Booking, Line, used
+from aiollm._failover.lines import Booking, Line
+from aiollm._failover.meter import used
 from aiollm._failover.sharing import Grant, Limiter
 from aiollm._failover.tickets import Demand
 from aiollm._wire.quota import Kind

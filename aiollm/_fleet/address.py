@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -67,16 +67,7 @@ class Address(msgspec.Struct, frozen=True):
 
 def parse_address(url: str) -> Address:
     """Read `redis://user:password@host:6379/0?namespace=prod&timeout=0.05`. Raises: ConfigError."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except (ValueError, AttributeError, TypeError):
-        raise ConfigError(
-            "the fleet's address cannot be read: expected redis://host:6379/0"
-        ) from None
-    if parts.scheme not in SCHEMES or not (parts.hostname or parts.path):
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigError(f"the fleet's address has no known scheme and host: expected {known}")
+    parts = _split(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
     own = {name: value for name, value in options if name in ("namespace", "timeout")}
     rest = urlencode([pair for pair in options if pair[0] not in own])
@@ -88,6 +79,19 @@ def parse_address(url: str) -> Address:
         namespace,
         _seconds(own.get("timeout")),
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except (ValueError, AttributeError, TypeError):
+        reason = "the fleet's address cannot be read: expected redis://host:6379/0"
+        raise ConfigError(reason) from None
+    if parts.scheme not in SCHEMES or not (parts.hostname or parts.path):
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise ConfigError(f"the fleet's address has no known scheme and host: expected {known}")
+    return parts
 
 
 def _seconds(text: str | None) -> float:

@@ -145,14 +145,21 @@ class Link:
                 self.trouble = type(error).__name__
             finally:
                 was_up = self._drop()
-            if self._first is not None and not self._first.done():
-                if mistake:
-                    self._first.set_exception(ConfigError(mistake))
-                    self._first.exception()
-                    return
-                self._first.set_result(None)
+            if not self._goes_on_after(mistake):
+                return
             wait = RETRY_FIRST if was_up else min(RETRY_MOST, wait * 2)
             await asyncio.sleep(random.uniform(wait / 2, wait))
+
+    def _goes_on_after(self, mistake: str) -> bool:
+        """Answer whoever waits for the first connection; return whether another is tried."""
+        first = self._first
+        if first is None or first.done():
+            return True
+        if mistake:
+            _fail(first, ConfigError(mistake))
+            return False
+        first.set_result(None)
+        return True
 
     async def _serve(self) -> None:
         """Connect and serve one connection until it ends."""

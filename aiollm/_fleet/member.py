@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from aiollm._failover.fleet_gate import FleetGate
@@ -112,25 +113,32 @@ class Member:
     ) -> None:
         """Run a script; call `then` with its reply, or `failed` where there will be none."""
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        sent = time.monotonic()
-
-        def replied(done: asyncio.Future[Any]) -> None:
-            if done.cancelled():
-                return
-            error = done.exception()
-            if error is None:
-                self._timed(time.monotonic() - sent)
-                if then is not None:
-                    self._take(then, done.result())
-            elif _is_unknown_script(error):
-                self._load()
-                self._link.send(*command).add_done_callback(replied)
-            else:
-                self._refused(error)
-                if failed is not None:
-                    failed()
-
+        replied = partial(self._replied, time.monotonic(), command, then, failed)
         self._link.send(*command).add_done_callback(replied)
+
+    def _replied(
+        self,
+        sent: float,
+        command: Sequence[Argument],
+        then: Callable[[Any], None] | None,
+        failed: Callable[[], None] | None,
+        done: asyncio.Future[Any],
+    ) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._timed(time.monotonic() - sent)
+            if then is not None:
+                self._take(then, done.result())
+        elif _is_unknown_script(error):
+            self._load()
+            again = partial(self._replied, sent, command, then, failed)
+            self._link.send(*command).add_done_callback(again)
+        else:
+            self._refused(error)
+            if failed is not None:
+                failed()
 
     def _take(self, then: Callable[[Any], None], reply: Any) -> None:
         """Use a reply; one that cannot be used is another command's: start anew."""

@@ -121,17 +121,15 @@ class SharedHealth:
 
     def _report(self, place: Target | str, error: Exception, *, opened: bool, took: float) -> None:
         stated, is_long = stated_wait(error), classify(error).harms == "long"
-        health = self._gate.health
         if (key := self._keys.get(place)) is None or not (opened or stated):
             return
         generation = self._known[key].generation if key in self._known else 0
-        base = health.base
         arguments = (
             generation,
             int(opened),
             int(_is_own(error)),
             self._member.machine,
-            _us(base),
+            _us(self._gate.health.base),
             random.uniform(0.5, 1.0),
             _us(took),
             _us(stated),
@@ -244,24 +242,28 @@ class SharedHealth:
         except msgspec.DecodeError:
             return  # another program's message
         known = self._known.get(state.key)
-        if known is not None:
-            if is_push and state.seq <= known.seq:
+        if known is None:
+            if not state.openings or len(self._known) >= MAX_KEYS:
                 return
-            if self._agree(state, known):
-                return
-        if known is not None and known.openings and state.generation < known.generation:
-            # Redis lost it, in a restart or a flush; whoever remembers it brings it back.
-            for place in self._local.get(state.key, ()):
-                breaker = self._gate.health.breaker_of(place)
-                if breaker is not None and breaker.is_open:
-                    self._restore(place, breaker, known.generation)
-                    known.seq, known.generation = -1, 0  # whatever Redis says next counts
-                    return
-        if known is None and (not state.openings or len(self._known) >= MAX_KEYS):
+        elif (
+            (is_push and state.seq <= known.seq)
+            or self._agree(state, known)
+            or (state.generation < known.generation and self._brings_back(known))
+        ):
             return
         state.heard = self._gate.now()
         self._known[state.key] = state
         self._apply(state)
+
+    def _brings_back(self, known: Message) -> bool:
+        """Restore what Redis lost in a restart or a flush; return whether it is open here."""
+        for place in self._local.get(known.key, ()) if known.openings else ():
+            breaker = self._gate.health.breaker_of(place)
+            if breaker is not None and breaker.is_open:
+                self._restore(place, breaker, known.generation)
+                known.seq, known.generation = -1, 0  # whatever Redis says next counts
+                return True
+        return False
 
     def _agree(self, state: Message, known: Message) -> bool:
         """Return whether a state is the one that is known, with moments that have not moved.

@@ -130,11 +130,7 @@ class SharedLimits:
             return  # it came too late: what was booked was used, and the beat tells of the slots
         given_back = grant.state == "over"
         grant.at = self._gate.now()
-        if reply is None:
-            grant.state = "alone"
-        else:
-            grant.state = _STATES.get(reply[0], "alone")
-            grant.wait = int(reply[1]) / _SECOND
+        grant.state, grant.wait = _answer_in(reply)
         line = grant.line
         if grant.state == "granted":
             if line.scope.slots is not None:
@@ -315,3 +311,12 @@ class SharedLimits:
         name = self._names[scope]
         keys = [name + end for end in "qpnw"[:count]]
         self._member.run(script, keys, arguments, then, failed)
+
+
+def _answer_in(reply: Any) -> tuple[GrantState, float]:
+    """Return what Redis grants, and in how many seconds; "alone" where it said nothing of use."""
+    match reply:
+        case [bytes(word), bytes(wait)] if wait.isdigit():
+            return _STATES.get(word, "alone"), int(wait) / _SECOND
+        case _:
+            return "alone", 0.0
