@@ -15,7 +15,7 @@ from aiollm._failover.admission import Admission
 from aiollm._failover.gate import TICK, Gate
 from aiollm._failover.lines import Line, Scope
 from aiollm._failover.shared_admission import SharedAdmission
-from aiollm._failover.sharing import Grant
+from aiollm._failover.sharing import Grant, Limiter
 from aiollm._failover.tickets import Demand, Ticket
 
 ASKS = 8
@@ -47,6 +47,17 @@ class FleetGate(Gate):
             if self.sharing is not None:
                 self.sharing.claim(line, waiting=False)
             return None
+        grant = await self._asked(limiter, line, demand)
+        now = self.now()
+        # Its health may have changed meanwhile.
+        if self._grant_wait(line, demand, grant, now) > TICK or self._own_wait(line, now) > 0:
+            limiter.give_back(grant)
+            return None
+        return self._admit_granted(line, number, demand, now, grant)
+
+    @staticmethod
+    async def _asked(limiter: Limiter, line: Line, demand: Demand) -> Grant:
+        """Return the fleet's answer about a call that goes now or not at all."""
         answered = asyncio.get_running_loop().create_future()
 
         def then(_: Grant) -> None:
@@ -59,12 +70,7 @@ class FleetGate(Gate):
         except BaseException:
             limiter.give_back(grant)
             raise
-        now = self.now()
-        # Its health may have changed meanwhile.
-        if self._grant_wait(line, demand, grant, now) > TICK or self._own_wait(line, now) > 0:
-            limiter.give_back(grant)
-            return None
-        return self._admit_granted(line, number, demand, now, grant)
+        return grant
 
     def _own_wait(self, line: Line, now: float, *, waiting: bool = False) -> float:
         """Return the seconds until a target may be asked as far as this process alone decides."""

@@ -241,19 +241,18 @@ class SharedHealth:
             state = decode(data)
         except msgspec.DecodeError:
             return  # another program's message
+        if self._is_news(state, is_push=is_push):
+            state.heard = self._gate.now()
+            self._known[state.key] = state
+            self._apply(state)
+
+    def _is_news(self, state: Message, *, is_push: bool) -> bool:
         known = self._known.get(state.key)
         if known is None:
-            if not state.openings or len(self._known) >= MAX_KEYS:
-                return
-        elif (
-            (is_push and state.seq <= known.seq)
-            or self._agree(state, known)
-            or (state.generation < known.generation and self._brings_back(known))
-        ):
-            return
-        state.heard = self._gate.now()
-        self._known[state.key] = state
-        self._apply(state)
+            return bool(state.openings) and len(self._known) < MAX_KEYS
+        if (is_push and state.seq <= known.seq) or self._agree(state, known):
+            return False
+        return not (state.generation < known.generation and self._brings_back(known))
 
     def _brings_back(self, known: Message) -> bool:
         """Restore what Redis lost in a restart or a flush; return whether it is open here."""
