@@ -245,6 +245,8 @@ class SharedHealth:
             state.heard = self._gate.now()
             self._known[state.key] = state
             self._apply(state)
+            if not state.openings and state.key not in self._local:
+                del self._known[state.key]  # of others' targets, only what is open matters
 
     def _is_news(self, state: Message, *, is_push: bool) -> bool:
         known = self._known.get(state.key)

@@ -882,6 +882,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from([None, *TARGETS]))
     def health_is_reset(self, which):
+        for line in [*self.waves]:
+            if which in (None, line.target) and line.pace.is_active:
+                del self.waves[line]  # who forgets its 429s forgets that it came back, too
         self.gate.reset(which)
 
     def reopens(self, line: Line) -> list[float]:
