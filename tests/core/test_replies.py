@@ -252,6 +252,7 @@ class TestRows:
 
 
 CONTEXT_TEXTS = [
+    "Your input exceeds the model's context window.",
     "This model's maximum context length is 128000 tokens. However, your messages resulted in",
     "prompt is too long: 210000 tokens > 200000 maximum",
     "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
