@@ -29,7 +29,7 @@ from aiollm import (
     tool,
     user,
 )
-from aiollm.events import RunEnded, RunStarted, TurnStarted
+from aiollm.events import RunEnded, RunStarted, TurnStarted, emit
 from aiollm.otel import instrument, semconv
 from aiollm.testing import NEVER, FakeProvider, chat, tool_call
 from aiollm.testing.faultserver import FaultServer
@@ -546,7 +546,7 @@ async def test_a_run_that_fails_says_why_and_disowns_later_calls(over, spans):
 async def test_a_turn_that_could_not_begin_adopts_no_later_call(over, spans):
     registry = over(FakeProvider())
     for event in (RunStarted(1, "fake/m"), TurnStarted(1, 1), RunEnded(1, "failed", 0.0, 1)):
-        registry._emit(event)
+        emit(registry._hooks, event)
     await registry.generate("fake/m", "hi")
     assert spans.one("chat m").parent is None
     assert spans.one("invoke_agent").attributes["error.type"] == "_OTHER"
@@ -582,9 +582,9 @@ async def test_a_provider_that_is_gone_costs_no_span(over, spans):
     instrument(other, spans.tracer)
     spans.exporter.clear()
     for event in told:
-        other._emit(event)
+        emit(other._hooks, event)
     assert spans.names == ["attempt fake/m", "chat m"]
     assert "server.address" not in spans.one("chat m").attributes
     for event in told[1:]:
-        other._emit(event)
+        emit(other._hooks, event)
     assert len(spans.all) == 2
