@@ -173,15 +173,20 @@ class FleetGate(Gate):
         self.pump(grant.line.scope)
 
     def _scope_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
-        if ticket.grants and line in ticket.grants:
+        # What the fleet has granted is booked, even if it cannot be asked any more.
+        if _is_granted(line, ticket, now) or self.is_shared(line):
             return 0.0
         return super()._scope_wait(line, ticket, now)
 
     def _admit_first(self, line: Line, ticket: Ticket[Line], now: float) -> Admission:
-        grant = ticket.grants.pop(line, None) if ticket.grants else None
-        if grant is None:
-            return super()._admit_first(line, ticket, now)
-        return self._admit_granted(line, ticket.number, ticket.demand, now, grant)
+        if ticket.grants and (_is_granted(line, ticket, now) or self.is_shared(line)):
+            grant = ticket.grants.pop(line)
+            return self._admit_granted(line, ticket.number, ticket.demand, now, grant)
+        return super()._admit_first(line, ticket, now)
+
+    def lines_of(self, scope: Scope) -> list[Line]:
+        """Return the lines of a scope."""
+        return [line for line in self._lines.values() if line.scope is scope]
 
     def has_room(self, scope: Scope) -> None:
         """Let those ask again whom the fleet had no slot for."""
@@ -191,3 +196,12 @@ class FleetGate(Gate):
                 if ticket.grants and grant is not None and grant.state == "full":
                     del ticket.grants[line]
         self.pump(scope)
+
+
+def _is_granted(line: Line, ticket: Ticket[Line], now: float) -> bool:
+    """Return whether the fleet has booked this moment, or an earlier one, for a ticket."""
+    grant = (ticket.grants or {}).get(line)
+    if grant is None or grant.state != "granted":
+        return False
+    wait: float = grant.at + grant.wait - now
+    return wait <= TICK

@@ -99,6 +99,8 @@ class Member:
             self.process = self._new_name()
         self._link = self._new_link()
         self.away = True
+        self.health.lost()  # answers that are under way will not come
+        self.limits.lost()
 
     def _new_name(self) -> str:
         return f"{self.machine}:{self._pid}:{secrets.token_hex(3)}"
@@ -123,6 +125,8 @@ class Member:
         then: Callable[[Any], None] | None,
         failed: Callable[[], None] | None,
         done: asyncio.Future[Any],
+        *,
+        is_second: bool = False,
     ) -> None:
         if done.cancelled():
             return
@@ -131,9 +135,9 @@ class Member:
             self._timed(time.monotonic() - sent)
             if then is not None:
                 self._take(then, done.result())
-        elif _is_unknown_script(error):
+        elif _is_unknown_script(error) and not is_second:
             self._load()
-            again = partial(self._replied, sent, command, then, failed)
+            again = partial(self._replied, sent, command, then, failed, is_second=True)
             self._link.send(*command).add_done_callback(again)
         else:
             self._refused(error)
@@ -288,6 +292,8 @@ class Member:
     async def close(self) -> None:
         """Leave the fleet; idempotent."""
         self._end()
+        if os.getpid() != self._pid:
+            return  # it is the link of the process that forked
         if self._link.is_up:
             leaving = self._link.send("ZREM", f"{{{self.channel}}}p", self.process)
             with suppress(Exception):
@@ -298,7 +304,8 @@ class Member:
     def kill(self) -> None:
         """Leave at once, without a running loop."""
         self._end()
-        self._link.kill()
+        if os.getpid() == self._pid:
+            self._link.kill()
 
     def _end(self) -> None:
         self._closed = True

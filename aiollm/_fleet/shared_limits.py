@@ -48,7 +48,7 @@ class SharedLimits:
         self._gate = gate
         self._member = member
         self._scopes: dict[str, Scope] = {}
-        self._lines: dict[str, list[Line]] = {}
+        self._targets: set[Target] = set()
         self._names: dict[Scope, str] = {}
         self._granted: dict[Scope, int] = {}
         self._asked: dict[Scope, int] = {}
@@ -67,10 +67,9 @@ class SharedLimits:
             name = f"{{aiollm:1:{self._member.namespace}:{scope_name(line, self._member)}}}"
             self._names[line.scope] = name
             self._scopes[name + "q"] = line.scope
-        self.set_share(self._share)
-        lines = self._lines.setdefault(name + "q", [])
-        if line not in lines:
-            lines.append(line)
+        self._divide(line.scope)
+        if line.target not in self._targets:
+            self._targets.add(line.target)
             self._ask_learnt(line.scope)
 
     def _ask_learnt(self, scope: Scope) -> None:
@@ -125,18 +124,18 @@ class SharedLimits:
         reply: Any,
     ) -> None:
         timer.cancel()
-        self._asked[grant.line.scope] -= 1
+        scope = grant.line.scope
+        self._asked[scope] = max(0, self._asked.get(scope, 0) - 1)
         if grant.state == "alone":
             return  # it came too late: what was booked was used, and the beat tells of the slots
         given_back = grant.state == "over"
         grant.at = self._gate.now()
         grant.state, grant.wait = _answer_in(reply)
-        line = grant.line
         if grant.state == "granted":
-            if line.scope.slots is not None:
-                self._granted[line.scope] = self._granted.get(line.scope, 0) + 1
+            if scope.slots is not None:
+                self._granted[scope] = self._granted.get(scope, 0) + 1
             for field, _, _, _ in grant.bookings:
-                key = self._names[line.scope], field
+                key = self._names[scope], field
                 self._ahead[key] = max(self._ahead.get(key, 0.0), grant.at + grant.wait)
         self._explain(grant)
         if given_back:
@@ -172,6 +171,7 @@ class SharedLimits:
         self._member.late(self._member.timeout)
         was_asked = grant.state == "asked"
         grant.state = "alone"
+        grant.line.fleet_says = None
         grant.at = self._gate.now()
         if was_asked:
             then(grant)
@@ -229,8 +229,8 @@ class SharedLimits:
 
     def beat(self) -> None:
         """Say which slots this process holds; what was lost on the way heals."""
-        self.set_share(self._share)  # of limits learnt meanwhile, too
         for scope in self._names:
+            self._divide(scope)  # for limits learnt meanwhile, too
             if scope.slots is None:
                 continue
             # While answers are under way, nobody knows what their sum will be.
@@ -269,7 +269,8 @@ class SharedLimits:
         except (ValueError, msgspec.DecodeError):
             return
         what, _, rest = field.partition("|")
-        for line in self._lines.get(name, ()):
+        scope = self._scopes.get(name)
+        for line in [] if scope is None else self._gate.lines_of(scope):
             model, _, kind = rest.rpartition("|") if what == "limit" else (rest, "", "")
             if model != line.target.model:
                 continue
@@ -283,19 +284,22 @@ class SharedLimits:
         """Let this process use an equal share of each limit where it decides alone."""
         self._share = processes
         for scope in self._names:
-            if scope.slots is not None:
-                scope.slots.share = processes
-            for meter in scope.meters.values():
-                meter.set_share(processes)
-        for lines in self._lines.values():
-            for line in lines:
-                for meter in line.meters.values():
-                    meter.set_share(processes)
+            self._divide(scope)
+
+    def _divide(self, scope: Scope) -> None:
+        if scope.slots is not None:
+            scope.slots.share = self._share
+        for meters in (scope.meters, *(line.meters for line in self._gate.lines_of(scope))):
+            for meter in meters.values():
+                meter.set_share(self._share)
 
     def lost(self) -> None:
         """Decide alone from now on."""
         self._granted.clear()
+        self._asked.clear()
         for scope in self._names:
+            for line in self._gate.lines_of(scope):
+                line.fleet_says = None
             self._gate.pump(scope)
 
     def _run(

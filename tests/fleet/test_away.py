@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import warnings
 
 import pytest
 
-from aiollm import FailoverError
+from aiollm import FailoverError, Limits, Registry
 from aiollm._fleet import link, member
 from aiollm.events import FleetAway, FleetBack
-from aiollm.testing import Answer, FaultServer, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat
 from tests.fleet.conftest import until
 
 
@@ -134,3 +136,78 @@ async def test_a_breaker_that_was_open_for_the_fleet_is_probed_alone_while_away(
     await until(lambda: reg.fleet.state == "away")
     server.behave(chat("well"))
     assert (await reg.generate("a/m", "hi")).text == "well"
+
+
+async def test_those_who_wait_for_a_slot_of_the_fleet_do_not_all_go_when_redis_is_away(
+    own_redis, members, server
+):
+    """Each process has an equal share of the slots then."""
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    redis = own_redis()
+    url = redis.url
+    first, second = members(url, {"a": server}), members(url, {"a": server})
+    for reg in (first, second):
+        reg.limit("a", Limits(max_concurrency=4))
+        await reg.preload()
+    running = [asyncio.create_task(first.generate("a/m", "hi")) for _ in range(4)]
+    await gate.reached(4)
+    waiting = [asyncio.create_task(second.generate("a/m", "hi")) for _ in range(6)]
+    await until(lambda: len(second._gate._tickets) == 6)
+    await until(lambda: second.limits()[0].waiting == 6 and second.fleet.processes == 2)
+    redis.kill()
+    await until(lambda: second.fleet.state == "away")
+    await gate.reached(6)
+    assert [each.held for each in second.limits()] == [2]
+    gate.open()
+    texts = [each.text for each in await asyncio.gather(*running, *waiting)]
+    assert texts == ["well"] * 10
+    assert len(server.requests) == 10
+
+
+async def test_a_redis_that_knows_no_script_any_more_and_takes_none_is_away(
+    own_redis, members, server
+):
+    redis = own_redis()
+    reg = members(redis.url, {"a": server})
+    assert (await reg.generate("a/m", "hi")).text == "well"
+    await redis.ask("ACL", "SETUSER", "default", "-script|load")
+    await redis.ask("SCRIPT", "FLUSH")
+    server.behave(Answer(503))
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi", max_wait=0)
+    await until(lambda: reg.fleet.state == "away")
+    assert "NoScriptError" in reg.fleet.reason
+
+
+def test_a_process_that_was_forked_leaves_the_link_of_its_parent_alone(own_redis):
+    redis = own_redis()
+    with FaultServer(chat("well")).in_thread() as server, asyncio.Runner() as runner:
+        env = {"LLM_A": f"openai+http://k@127.0.0.1:{server.port}/v1"}
+        reg = Registry(env=env, fleet=redis.url, retries=0)
+        assert runner.run(reg.generate("a/m", "hi")).text == "well"
+        name = reg.fleet.process
+
+        async def child():
+            await reg.aclose()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: threads
+            forked = os.fork()
+        if not forked:
+            try:
+                asyncio.run(child())
+            except BaseException:  # noqa: BLE001 - it must not go on as a test
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+
+        async def look():
+            processes = await redis.ask(
+                "ZRANGE", f"{{{reg._resources._member.channel}}}p", "0", "9"
+            )
+            assert name in processes
+            await until(lambda: reg.fleet.state == "linked")
+            await reg.aclose()
+
+        runner.run(look())
