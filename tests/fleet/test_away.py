@@ -150,19 +150,23 @@ async def test_those_who_wait_for_a_slot_of_the_fleet_do_not_all_go_when_redis_i
     for reg in (first, second):
         reg.limit("a", Limits(max_concurrency=4))
         await reg.preload()
-    running = [asyncio.create_task(first.generate("a/m", "hi")) for _ in range(4)]
+    regs = (first, first, second, second)
+    running = [asyncio.create_task(reg.generate("a/m", "hi")) for reg in regs]
     await gate.reached(4)
     waiting = [asyncio.create_task(second.generate("a/m", "hi")) for _ in range(6)]
-    await until(lambda: len(second._gate._tickets) == 6)
     await until(lambda: second.limits()[0].waiting == 6 and second.fleet.processes == 2)
+    await until(lambda: any("full" in states_of(each) for each in second._gate._tickets))
     redis.kill()
     await until(lambda: second.fleet.state == "away")
-    await gate.reached(6)
     assert [each.held for each in second.limits()] == [2]
     gate.open()
     texts = [each.text for each in await asyncio.gather(*running, *waiting)]
     assert texts == ["well"] * 10
     assert len(server.requests) == 10
+
+
+def states_of(ticket):
+    return [each.state for each in (ticket.grants or {}).values()]
 
 
 async def test_a_redis_that_knows_no_script_any_more_and_takes_none_is_away(
