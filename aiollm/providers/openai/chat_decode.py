@@ -30,6 +30,7 @@ from aiollm.providers.openai.chat_extensions import (
     citations,
     content_items,
     images,
+    unsaid,
     words,
 )
 from aiollm.providers.openai.chat_think import ThinkBlock
@@ -261,9 +262,8 @@ class ChatDecoder:
             before = len(out)
             self._delta(choice.delta, out)
             self._said = self._said or len(out) > before
-        elif choice.message is not None and not self._said:
-            # After deltas a complete message says what they said (Perplexity and others, 2026).
-            self._delta(choice.message, out)
+        elif (message := choice.message) is not None:
+            self._delta(unsaid(message, self._calls is not None) if self._said else message, out)
         if choice.error:
             raise stream_error({"error": choice.error})
         if choice.finish_reason:

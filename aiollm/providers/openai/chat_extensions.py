@@ -28,6 +28,16 @@ _PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
 """Kinds of reasoning details that arrive in pieces, and the field that is cut."""
 
 
+def unsaid(message: Delta, has_calls: bool) -> Delta:  # noqa: FBT001 - it is the only fact
+    """Return what a complete message says that the deltas before it did not: its calls.
+
+    Perplexity and others repeat an answer so (2026).
+    """
+    if has_calls:
+        return Delta()
+    return Delta(tool_calls=message.tool_calls, function_call=message.function_call)
+
+
 class Reasoning:
     """Reads reasoning under the names that servers use for it, and keeps what replay needs."""
 
