@@ -168,7 +168,11 @@ class SharedLimits:
             # It is this loop that is late: the answer may have come, and is not read yet.
             loop.call_later(seconds, self._late, grant, then, now + seconds, times - 1)
             return
-        self._member.late(self._member.timeout)
+        self._member.late(seconds)
+        if grant.line.scope.slots is not None and not self._member.away:
+            # Redis answers, if late: a slot that it may have given to another must wait for it.
+            loop.call_later(seconds, self._late, grant, then, now + seconds, RETIMED)
+            return
         was_asked = grant.state == "asked"
         grant.state = "alone"
         grant.line.fleet_says = None
