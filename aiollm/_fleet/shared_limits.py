@@ -90,25 +90,31 @@ class SharedLimits:
         grant = Grant(line)
         grant.bookings = [*self._bookings(line, demand)]
         scope = line.scope
-        now = self._gate.now()
-        arguments: list[Any] = [
-            self._member.channel,
-            self._member.process,
-            int(LEASE * _SECOND),
-            int(min(3600.0, max(0.0, patience)) * _SECOND),
-            0 if scope.slots is None else int(scope.slots.limit),
-            line.target.model,
-        ]
-        for field, _, limit, units in grant.bookings:
-            ahead = self._ahead.get((self._names[scope], field), now) - now
-            arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
         loop = asyncio.get_running_loop()
         seconds = self._member.timeout
         self._asked[scope] = self._asked.get(scope, 0) + 1
         timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
+        arguments = self._entry(grant, patience)
         self._run(scripts.enter, scope, arguments, answer, failed=partial(answer, None))
         return grant
+
+    def _entry(self, grant: Grant, patience: float) -> list[Any]:
+        """Return what Redis has to know of an attempt."""
+        line, now = grant.line, self._gate.now()
+        slots, name = line.scope.slots, self._names[line.scope]
+        arguments: list[Any] = [
+            self._member.channel,
+            self._member.process,
+            int(LEASE * _SECOND),
+            int(min(3600.0, max(0.0, patience)) * _SECOND),
+            0 if slots is None else int(slots.limit),
+            line.target.model,
+        ]
+        for field, _, limit, units in grant.bookings:
+            ahead = self._ahead.get((name, field), now) - now
+            arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
+        return arguments
 
     @staticmethod
     def _bookings(line: Line, demand: Demand) -> Iterator[tuple[str, Kind, float, float]]:
