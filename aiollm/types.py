@@ -577,10 +577,15 @@ class CitationChunk(NonTextChunk, frozen=True):
 
 
 class PartChunk(NonTextChunk, frozen=True):
-    """A part that arrives complete rather than in pieces, such as redacted reasoning."""
+    """A part that arrives complete rather than in pieces, such as redacted reasoning.
+
+    `replaces` is the index of the tool call that it takes the place of: one that the server has run
+    itself, so that nobody else may.
+    """
 
     commits: ClassVar[bool] = True
     part: Part
+    replaces: int | None = None
 
 
 class Status(NonTextChunk, frozen=True):

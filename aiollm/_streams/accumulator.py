@@ -267,7 +267,12 @@ class Accumulator:
         self._builders.append(_Whole(chunk.image))
 
     def _part(self, chunk: PartChunk) -> None:
-        self._builders.append(_Whole(chunk.part))
+        part = _Whole(chunk.part)
+        call = None if chunk.replaces is None else self._calls.pop(chunk.replaces, None)
+        if call is None:
+            self._builders.append(part)
+        else:
+            self._builders[self._builders.index(call)] = part
 
     def _status(self, _: Status) -> None:
         """Ignore it: it is not output."""

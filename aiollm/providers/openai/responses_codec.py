@@ -25,8 +25,9 @@ from aiollm.providers.openai.chat_codec import (
 )
 from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, effort_for, model_of
 from aiollm.providers.openai.errors import reply_error
-from aiollm.providers.openai.responses_decode import FAMILY, ResponsesDecoder
+from aiollm.providers.openai.responses_decode import ResponsesDecoder
 from aiollm.providers.openai.responses_items import input_items
+from aiollm.providers.openai.responses_wire import FAMILY
 from aiollm.types import Request, Target
 
 MIN_OUTPUT_TOKENS = 16

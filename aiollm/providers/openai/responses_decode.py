@@ -26,19 +26,23 @@ from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
 from aiollm.providers.openai.responses_outputs import (
     ARGUMENTS,
+    LAST_END,
     RAN,
     Output,
+    answered_call,
     check_arguments,
     dicts,
     image_of,
     kind_of,
     marker_of,
     matched,
+    state_of_call,
     word,
 )
 from aiollm.providers.openai.responses_wire import (
     DELTA,
     EVENT,
+    FAMILY,
     RESPONSE,
     Event,
     Reason,
@@ -61,12 +65,7 @@ from aiollm.types import (
     UsageUpdate,
 )
 
-FAMILY = "openai-responses"
-
 _TEXT_DELTA = b"response.output_text.delta"
-
-_CALL_FIELDS = {"type", "call_id", "name", "arguments", "input"}
-"""Fields of a call that become canonical; the others are kept for replay."""
 
 
 class ResponsesDecoder:
@@ -81,6 +80,7 @@ class ResponsesDecoder:
         "_joiner",
         "_outputs",
         "_said",
+        "_wanted",
         "finished",
     )
 
@@ -92,7 +92,7 @@ class ResponsesDecoder:
         self._by_index: dict[int, Output] = {}
         self._by_id: dict[str, Output] = {}
         self._said: list[str] = []
-        self._calls = 0
+        self._calls = self._wanted = 0
         self._ids: set[str] = set()
         self._current: int | None = None
         self._joiner: SurrogateJoiner | None = None
@@ -187,7 +187,6 @@ class ResponsesDecoder:
             case "call" if ran_on_server(item):
                 output.call = RAN
             case "call":
-                self._by_id.setdefault(word(item, "call_id"), output)
                 out.append(self._call(output, item))
             case _:
                 pass
@@ -263,10 +262,12 @@ class ResponsesDecoder:
         if output.call is None:
             output.call = self._calls
             self._calls = one_more_call(self._calls)
+            self._wanted += 1
         return output.call
 
     def _call(self, output: Output, item: dict[str, Any]) -> ToolCallDelta:
         output.named = True
+        self._by_id.setdefault(word(item, "call_id"), output)
         id_ = own_call_id(mend(word(item, "call_id") or word(item, "id")), self._ids)
         custom = item["type"] == "custom_tool_call"
         return ToolCallDelta(self._place(output), id_, mend(word(item, "name")), custom=custom)
@@ -292,7 +293,7 @@ class ResponsesDecoder:
 
     def _item(self, output: Output, item: dict[str, Any], out: list[Item]) -> None:
         """Emit everything in a complete item that has not been emitted yet."""
-        if output.ends > 1:
+        if output.ends >= LAST_END:
             return
         output.kind = output.kind or kind_of(item)
         match item.get("type"):
@@ -305,8 +306,11 @@ class ResponsesDecoder:
             case _ if output.ends:
                 pass
             case "image_generation_call" if isinstance(item.get("result"), str):
-                out.append(image_of(item, FAMILY))
+                out.append(image_of(item))
             case str():
+                if (call := answered_call(item, self._by_id)) is not None:
+                    out.append(call.take_back())
+                    self._wanted -= 1
                 out.append(PartChunk(OpaquePart(ProviderData(FAMILY, item))))
             case _:
                 pass
@@ -352,8 +356,7 @@ class ResponsesDecoder:
         custom = item["type"] == "custom_tool_call"
         place = self._place(output)
         given = item.get("input") if custom else item.get("arguments")
-        value = mend(arguments_text(given)) or output.offer()
-        text = output.rest(ARGUMENTS, value)
+        text = output.rest(ARGUMENTS, value := mend(arguments_text(given)) or output.offer())
         self._drop_half(f"call {place}", text)
         whole = item.get("status") != "incomplete"
         if whole and not (custom or value or output.said):
@@ -362,13 +365,10 @@ class ResponsesDecoder:
             output.add(ARGUMENTS, text)
         if whole:
             output.confirm(value or text)
+            output.offered = item
         if output.ends and not text:
             return
-        state = {key: value for key, value in item.items() if key not in _CALL_FIELDS}
-        if custom:
-            state["type"] = item["type"]
-        data = ProviderData(FAMILY, state) if state else None
-        out.append(ToolCallDelta(place, arguments=text, provider_data=data))
+        out.append(ToolCallDelta(place, arguments=text, provider_data=state_of_call(item)))
 
     def _completed(self, event: Event, out: list[Item]) -> None:
         response = event.response or Response()
@@ -412,7 +412,7 @@ class ResponsesDecoder:
     def _finish_reason(self, status: str, raw: str) -> FinishReason:
         if status == "incomplete":
             return reason_of(raw)
-        return "tool_calls" if self._calls else "stop"
+        return "tool_calls" if self._wanted else "stop"
 
     def _flush(self, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""

@@ -16,7 +16,8 @@ from aiollm._wire.lenient import load, mend
 from aiollm.errors import StreamInterrupted
 from aiollm.providers.decoding import arguments_text
 from aiollm.providers.openai.chat_extensions import image_of_base64
-from aiollm.types import ImageChunk, ProviderData
+from aiollm.providers.openai.responses_wire import FAMILY
+from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData
 
 ARGUMENTS: tuple[str, int] = ("arguments", 0)
 """The part that holds what a call is given."""
@@ -27,19 +28,27 @@ RAN = -1
 _COMPARED = 64
 """The most parts that are looked for in a text that they do not continue."""
 
+LAST_END = 2
+"""After so many complete items for one output, no more are read."""
+
 _ENDS = 16
 """The most complete arguments that are compared with those of one call: three events bring them."""
 
 _KINDS = {"function_call": "call", "custom_tool_call": "call"}
+
+_CALL_FIELDS = {"type", "call_id", "name", "arguments", "input"}
+"""Fields of a call that become canonical; the others are kept for replay."""
+
+_RESULTS = {"function_call_output", "custom_tool_call_output"}
 
 
 class Output:
     """An output item so far; `said` holds the pieces that were emitted, by part.
 
     `waiting` is the state to emit with the item's first text, `sent` the state that was emitted.
-    `offered` is what the item began with, `id` its id then; `ends` counts the complete items that
-    came for it; `confirmed` is whether the arguments that were emitted are known to be all,
-    `differs` whether complete arguments have something that the emitted ones lack.
+    `offered` is what the item began with, or a complete call; `id` is its first id; `ends` counts
+    the complete items that came for it; `confirmed` is whether the arguments that were emitted are
+    known to be all, `differs` whether complete arguments have something that these lack.
     """
 
     __slots__ = (
@@ -114,6 +123,14 @@ class Output:
         if self.kind != "call":
             return ""
         return mend(arguments_text(self.offered.get("arguments") or self.offered.get("input")))
+
+    def take_back(self) -> PartChunk:
+        """Return what takes the place of a call, once its result shows that the server ran it."""
+        field = "input" if self.offered.get("type") == "custom_tool_call" else "arguments"
+        given = self._joined(ARGUMENTS)
+        item = self.offered | ({field: given} if given else {})
+        place, self.call, self.ends = self.call, RAN, LAST_END
+        return PartChunk(OpaquePart(ProviderData(FAMILY, item)), place)
 
     def confirm(self, value: Any) -> None:
         """Note complete arguments; only if they are what was emitted is that known to be all.
@@ -216,6 +233,14 @@ def matched(
     return list(zip(found, items, strict=True))
 
 
+def answered_call(item: dict[str, Any], by_id: dict[str, Output]) -> Output | None:
+    """Return the call whose result an item is: the server ran it (Open Responses hosts, 2026)."""
+    if item.get("type") not in _RESULTS:
+        return None
+    call = by_id.get(word(item, "call_id") or "-")
+    return call if call is not None and call.call not in (None, RAN) else None
+
+
 def marker_of(item: dict[str, Any]) -> dict[str, Any]:
     """Return what a message item needs for replay besides its text."""
     return {key: item[key] for key in ("id", "phase") if item.get(key)}
@@ -232,8 +257,16 @@ def dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def image_of(item: dict[str, Any], family: str) -> ImageChunk:
+def state_of_call(item: dict[str, Any]) -> ProviderData | None:
+    """Return what a call needs for replay besides its canonical fields."""
+    state = {key: value for key, value in item.items() if key not in _CALL_FIELDS}
+    if item["type"] == "custom_tool_call":
+        state["type"] = item["type"]
+    return ProviderData(FAMILY, state) if state else None
+
+
+def image_of(item: dict[str, Any]) -> ImageChunk:
     """Return the image of a finished image_generation_call, which is sent back without it."""
     state = {key: value for key, value in item.items() if key != "result"}
     image = image_of_base64(item["result"], f"image/{word(item, 'output_format') or 'png'}")
-    return ImageChunk(msgspec.structs.replace(image, provider_data=ProviderData(family, state)))
+    return ImageChunk(msgspec.structs.replace(image, provider_data=ProviderData(FAMILY, state)))

@@ -9,6 +9,8 @@ import msgspec
 from aiollm.providers.finish_words import is_broken
 from aiollm.types import Usage
 
+FAMILY = "openai-responses"
+
 
 class Delta(msgspec.Struct, gc=False):
     """The most frequent event: text of the current item."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiollm.errors import ServerError, StreamInterrupted
-from aiollm.types import Finish, Response, TextPart
+from aiollm.types import Finish, OpaquePart, ProviderData, Response, TextPart, ToolCallPart
 
 CALL = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f"}
 CUSTOM = {"type": "custom_tool_call", "id": "ct", "call_id": "c2", "name": "g"}
@@ -156,3 +156,56 @@ def test_a_status_of_a_relays_own_is_an_end_if_the_output_is_complete(
     read = responses.whole({"object": "response", "status": status, "output": items})
     assert read.finish == finish
     assert type(read.error) is (type(None) if finish else ServerError)
+
+
+ASKED = CALL | {"arguments": '{"a":1}', "status": "completed"}
+RESULT = {"type": "function_call_output", "id": "o", "call_id": "c1", "output": "7"}
+LISTED = CUSTOM | {"input": "abc"}
+LISTED_RESULT = {"type": "custom_tool_call_output", "call_id": "c2", "output": "8"}
+
+
+def opaque(item: dict[str, Any]) -> OpaquePart:
+    return OpaquePart(ProviderData("openai-responses", item))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [added(CALL), arguments('{"a":1}'), done(ASKED), added(RESULT, 1), done(RESULT, 1)],
+        [added(CALL), done(ASKED), done(RESULT, 1), done(ASKED)],
+        [added(CALL), arguments('{"a":1}'), done(RESULT, 1), done(ASKED)],
+        [done(ASKED)],
+        [],
+    ],
+    ids=["in order", "the call twice", "the call ends last", "the result at the end", "at the end"],
+)
+def test_a_call_that_the_server_ran_itself_is_not_given_to_run_again(
+    responses: Any, events: Any
+) -> None:
+    """Its result is in the same answer; both go back as they came."""
+    read = responses.read(*events, done(message("seven"), 2), ended(ASKED, RESULT))
+    assert read.error is None
+    assert read.finish == Finish("stop", "completed")
+    assert not read.response.tool_calls
+    call, result = (part for part in read.response.message.parts if type(part) is OpaquePart)
+    assert {"call_id": "c1", "name": "f", "arguments": '{"a":1}'}.items() <= (
+        call.provider_data.data.items()
+    )
+    assert result == opaque(RESULT)
+
+
+def test_of_two_calls_only_the_one_without_a_result_is_to_be_run(responses: Any) -> None:
+    wanted = {"type": "function_call", "call_id": "c3", "name": "h", "arguments": "{}"}
+    read = responses.read(ended(LISTED, wanted, LISTED_RESULT))
+    assert read.finish == Finish("tool_calls", "completed")
+    assert read.response.message.parts == (
+        opaque(LISTED),
+        ToolCallPart("c3", "h"),
+        opaque(LISTED_RESULT),
+    )
+
+
+def test_the_result_of_an_unknown_call_takes_nothing_back(responses: Any) -> None:
+    other = RESULT | {"call_id": "c9"}
+    read = responses.read(ended(ASKED, other, RESULT | {"call_id": ""}))
+    assert [call.id for call in read.response.tool_calls] == ["c1"]
