@@ -69,7 +69,7 @@ class Admission:
         self.line.announced(quotas, self._gate.now())
         if self._gate.limiter is not None:
             for quota in quotas:
-                self._gate.limiter.learnt(self.line, quota.kind, quota.per_minute)
+                self._gate.limiter.learnt(self.line, quota)
         self._gate.pump(self.line.scope)
 
     def first_output(self, seconds: float) -> bool:

@@ -76,6 +76,9 @@ DOUBT = 2.0
 LEARNS = 0.2
 """Of an error, the share that later requests are spared; more of the first ones."""
 
+STEADY = 20
+"""Answers after which more of them make an estimate no surer."""
+
 
 class Estimate:
     """Tokens that a request takes, learnt per target: bytes to tokens, and the mean answer.
@@ -142,6 +145,26 @@ class Estimate:
             self._answers += 1
             error = min(MAX_ANSWER, max(0, usage.output_tokens)) - self._answer
             self._answer += error * max(LEARNS / 2, 1 / self._answers)
+
+    @property
+    def learnt(self) -> tuple[float, float, float, int]:
+        """What was learnt: the overhead, tokens a byte, the mean answer, and of how many answers.
+
+        Others may `adopt` it.
+        """
+        return self._overhead, self._ratio, self._answer, min(self._prompts, self._answers)
+
+    def adopt(self, overhead: float, ratio: float, answer: float, answers: int) -> None:
+        """Learn what others have learnt from so many answers, in proportion to one's own."""
+        theirs = min(answers, STEADY)
+        if theirs < 1:
+            return
+        share = theirs / (theirs + min(self._answers, STEADY))
+        self._answer += (min(MAX_ANSWER, max(0.0, answer)) - self._answer) * share
+        share = theirs / (theirs + min(self._prompts, STEADY))
+        self._overhead += (min(MAX_OVERHEAD, max(0.0, overhead)) - self._overhead) * share
+        self._ratio += (min(MOST, max(LEAST, ratio)) - self._ratio) * share
+        self._answers, self._prompts = max(self._answers, theirs), max(self._prompts, theirs)
 
     def _input(self, size: float) -> float:
         return self._overhead + size * self._ratio

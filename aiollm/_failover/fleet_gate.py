@@ -43,6 +43,8 @@ class FleetGate(Gate):
             return super().try_enter(line, number, demand)
         if line.scope.waiting and line.head() is not None:
             return None
+        if line.never_fits(demand) is not None:
+            return None
         if self._own_wait(line, self.now()) > 0:
             if self.sharing is not None:
                 self.sharing.claim(line, waiting=False)

@@ -7,11 +7,14 @@ from typing import Literal, Protocol, TypeAlias
 
 from aiollm._failover.lines import Line
 from aiollm._failover.tickets import Demand
-from aiollm._wire.quota import Kind
+from aiollm._wire.quota import Kind, Quota
 
 GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "alone", "over"]
 """What became of the question whether a call may go: it may at some time, not in time, not before
 another call of the fleet ends; or the fleet did not answer, and this process decides alone."""
+
+Verdict: TypeAlias = Literal["", "answered", "refused"]
+"""How an attempt ended, for slots whose number is found."""
 
 
 class Grant:
@@ -51,7 +54,7 @@ class Limiter(Protocol):
     def give_back(self, grant: Grant) -> None:
         """Return what was asked for or granted, and not used."""
 
-    def leave(self, grant: Grant, spent: dict[Kind, float] | None) -> None:
+    def leave(self, grant: Grant, spent: dict[Kind, float] | None, verdict: Verdict = "") -> None:
         """Note the end of an attempt with the units that it took, {} for those booked.
 
         None means that nothing was sent.
@@ -60,8 +63,11 @@ class Limiter(Protocol):
     def quit(self, line: Line) -> None:
         """Note that no call of this process waits for the scope of a target any more."""
 
-    def learnt(self, line: Line, kind: Kind, limit: float) -> None:
+    def learnt(self, line: Line, quota: Quota) -> None:
         """Tell the others a limit that a target announced."""
+
+    def estimated(self, line: Line) -> None:
+        """Tell the others what was learnt of the tokens that requests take."""
 
     def blocked(self, line: Line, seconds: float) -> None:
         """Tell the others that a 429 keeps a target back."""

@@ -15,7 +15,7 @@ DECREASE = 0.5
 class Slots:
     """The streams of a scope that run now, and how many may."""
 
-    __slots__ = ("_cut_at", "_holders", "held", "is_auto", "limit", "share")
+    __slots__ = ("_cut_at", "_holders", "held", "is_auto", "is_shared", "limit", "share")
 
     def __init__(self, limit: int | None) -> None:
         """Take a fixed limit, None to find it."""
@@ -24,6 +24,8 @@ class Slots:
         self.held = 0
         self.share = 1
         """Processes that share the limit equally."""
+        self.is_shared = False
+        """Whether a fleet finds the limit."""
         self._holders: set[Any] = set()
         self._cut_at = -math.inf
 
@@ -51,14 +53,14 @@ class Slots:
 
     def succeeded(self) -> None:
         """Note an answer: where all slots were in use, a round of them adds one."""
-        if self.is_auto and self.free <= 0:
-            self.limit += 1.0 / self.limit
+        if self.is_auto and not self.is_shared and self.free <= 0:
+            self.limit += self.share**2 / self.limit  # of its share of them: 1 / (limit / share)
 
     def refused(self, now: float) -> None:
         """Note that the service had no room; refusals of one second are one."""
-        if self.is_auto and now - self._cut_at >= 1.0:
+        if self.is_auto and not self.is_shared and now - self._cut_at >= 1.0:
             self._cut_at = now
-            self.limit = max(1.0, self.held * DECREASE)
+            self.limit = max(1.0, self.held * DECREASE) * self.share
 
     def clear(self) -> None:
         """Forget who holds them."""

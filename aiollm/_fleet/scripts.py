@@ -181,7 +181,7 @@ return count
 _LIMITS = """
 -- A meter is the time at which all that was booked has flowed off (GCRA). Its rate leaves two
 -- seconds of each minute unused, for requests larger than a burst make a minute uneven.
-local BURST, SPARE, MOST = 500000, 62000000, 180000000
+local BURST, SPARE, MOST, DECREASE = 500000, 62000000, 180000000, 0.5
 local function rate_of(limit) return tonumber(limit) / SPARE end
 local function booked_until(q, field)
   local at = tonumber(redis.call('HGET', q, field) or '0') or 0
@@ -210,6 +210,19 @@ local function hold(me, more, ttl)
   for _, key in ipairs({alive, held, waiting}) do redis.call('PEXPIRE', key, 120000) end
   return tonumber(redis.call('HGET', held, '#') or '0'), had
 end
+local function slots_of(given)
+  -- "~8": a number that is found, 8 to begin with.
+  if string.sub(given, 1, 1) ~= '~' then return tonumber(given) end
+  return tonumber(redis.call('HGET', q, 'slots') or string.sub(given, 2))
+end
+local function resize(channel, was, slots)
+  local value = string.format('%.17g', slots)
+  redis.call('HSET', q, 'slots', value)
+  redis.call('PEXPIRE', q, 600000)
+  if math.floor(was) ~= math.floor(slots) then
+    redis.call('PUBLISH', channel, cjson.encode({'learn', q, 'slots', value}))
+  end
+end
 local function wake(channel, free)
   if free <= 0 then return end
   for _, who in ipairs(redis.call('ZRANGE', waiting, 0, free - 1)) do
@@ -222,7 +235,7 @@ ENTER = """
 -- KEYS: quota, alive, held, waiting. ARGV: channel, process, alive for, patience, slots, model,
 -- then four of each meter: field, limit, units, furthest promise of this process
 local me, ttl, patience = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local slots = tonumber(ARGV[5])
+local slots = math.floor(slots_of(ARGV[5]))
 local blocked = booked_until(q, 'until|' .. ARGV[6])
 local wait = math.max(0, blocked - now)
 local meters = {}
@@ -257,10 +270,10 @@ return {'granted', us(wait)}
 
 LEAVE = """
 -- KEYS: quota, alive, held, waiting. ARGV: channel, process, alive for, slots given back, or "="
--- and those held, slots, whether calls wait here, then three of each meter: field, limit, units
--- more than booked
-local me, slots = ARGV[2], tonumber(ARGV[5])
-for i = 7, #ARGV, 3 do
+-- and those held, slots, whether calls wait here, verdict, then three of each meter: field, limit,
+-- units more than booked
+local me, slots = ARGV[2], slots_of(ARGV[5])
+for i = 8, #ARGV, 3 do
   local at = booked_until(q, ARGV[i])
   if at > 0 then
     local changed = at + tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
@@ -270,36 +283,50 @@ end
 if slots > 0 then
   reap()
   local more = -(tonumber(ARGV[4]) or 0)
-  local _, had = hold(me, 0, tonumber(ARGV[3]))
+  local all, had = hold(me, 0, tonumber(ARGV[3]))
+  if string.sub(ARGV[5], 1, 1) == '~' and ARGV[7] ~= '' then
+    local was, cut = slots, tonumber(redis.call('HGET', q, 'cut') or '0')
+    local is_used = ARGV[6] == '1' or all >= math.floor(was) or redis.call('ZCARD', waiting) > 0
+    if ARGV[7] == 'answered' and is_used then
+      slots = was + 1 / was
+    elseif ARGV[7] == 'refused' and (now - cut >= 1000000 or cut > now) then
+      slots = math.max(1, all * DECREASE)
+      redis.call('HSET', q, 'cut', us(now))
+    end
+    if slots ~= was then resize(ARGV[1], was, slots) end
+  end
   if string.sub(ARGV[4], 1, 1) == '=' then more = tonumber(string.sub(ARGV[4], 2)) - had end
   local total = hold(me, more, tonumber(ARGV[3]))
   if ARGV[6] == '0' then redis.call('ZREM', waiting, me) end
-  wake(ARGV[1], slots - total)
+  wake(ARGV[1], math.floor(slots) - total)
 end
 return 1
 """
 
 LEARN = """
 -- KEYS: quota. ARGV: channel, field, value, whether it is a time from now
-local value = tonumber(ARGV[3])
+local value = ARGV[3]
 if ARGV[4] == '1' then
-  value = math.max(now + value, booked_until(KEYS[1], ARGV[2]))
+  value = us(math.max(now + tonumber(value), booked_until(KEYS[1], ARGV[2])))
 end
-redis.call('HSET', KEYS[1], ARGV[2], string.format('%.17g', value))
+redis.call('HSET', KEYS[1], ARGV[2], value)
 redis.call('PEXPIRE', KEYS[1], 600000)
-redis.call('PUBLISH', ARGV[1], cjson.encode({'learn', KEYS[1], ARGV[2], ARGV[3]}))
+if string.sub(ARGV[2], 1, 3) ~= 'at|' then
+  redis.call('PUBLISH', ARGV[1], cjson.encode({'learn', KEYS[1], ARGV[2], ARGV[3]}))
+end
 return 1
 """
 
 LEARNT = """
--- KEYS: quota. Returns what was announced, and until when 429s keep models back.
+-- KEYS: quota. Returns what was announced and learnt, and until when 429s keep models back.
 local found = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local value = tonumber(all[i + 1]) or 0
-  if string.sub(all[i], 1, 6) == 'until|' then value = math.max(0, value - now) end
-  if string.find(all[i], '^until|') or string.find(all[i], '^limit|') then
-    found[#found + 1] = cjson.encode({'learn', KEYS[1], all[i], string.format('%.17g', value)})
+  local field, value = all[i], all[i + 1]
+  if string.find(field, '^until|') then value = us(math.max(0, (tonumber(value) or 0) - now)) end
+  if string.find(field, '^until|') or string.find(field, '^limit|')
+    or string.find(field, '^size|') or field == 'slots' then
+    found[#found + 1] = cjson.encode({'learn', KEYS[1], field, value})
   end
 end
 return found

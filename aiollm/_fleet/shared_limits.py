@@ -7,19 +7,22 @@ state: every message says how many streams this process holds now, so that a los
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.lines import Line, Scope
-from aiollm._failover.sharing import Grant, GrantState
+from aiollm._failover.meter import MINUTE
+from aiollm._failover.sharing import Grant, GrantState, Verdict
+from aiollm._failover.slots import Slots
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
 from aiollm._fleet.membership import Membership, scope_name
-from aiollm._wire.quota import Kind
+from aiollm._wire.quota import Kind, Quota
 from aiollm.types import Target
 
 LEASE = 3.0
@@ -31,7 +34,20 @@ LATE_LOOP = 0.01
 RETIMED = 20
 """How often the timer for an answer begins anew while this process's loop is late."""
 
+TELLS_EVERY = 1.0
+"""Seconds between two messages about the size of a target's requests; more in a fleet of many."""
+
+DIFFERS = 0.05
+"""By how much of itself an estimate has to have moved to be worth a message."""
+
+COUNTS_LATE = 1.0
+"""Seconds' worth of a limit that a server may count beyond what was booked: answers take time."""
+
+MAX_SLOTS = 1e6
+
 _SECOND = 1e6
+
+_Learnt: TypeAlias = tuple[float, float, float, int]
 
 _STATES: dict[bytes, GrantState] = {
     b"granted": "granted",
@@ -54,6 +70,7 @@ class SharedLimits:
         self._asked: dict[Scope, int] = {}
         self._share = 1
         self._told: dict[tuple[Target, Kind], float] = {}
+        self._sizes: dict[Target, tuple[float, float]] = {}
         self._ahead: dict[tuple[str, str], float] = {}
 
     def bounds(self, line: Line) -> bool:
@@ -79,6 +96,7 @@ class SharedLimits:
     def joined(self) -> None:
         """Say what is held here, and ask for what others learnt."""
         self._told.clear()
+        self._sizes.clear()
         self.beat()
         for scope in self._names:
             self._ask_learnt(scope)
@@ -108,7 +126,7 @@ class SharedLimits:
             self._member.process,
             int(LEASE * _SECOND),
             int(min(3600.0, max(0.0, patience)) * _SECOND),
-            0 if slots is None else int(slots.limit),
+            _number_of(slots),
             line.target.model,
         ]
         for field, _, limit, units in grant.bookings:
@@ -206,7 +224,7 @@ class SharedLimits:
         if grant.state == "granted":
             self._granted_less(grant.line.scope)
 
-    def leave(self, grant: Grant, spent: dict[Kind, float] | None) -> None:
+    def leave(self, grant: Grant, spent: dict[Kind, float] | None, verdict: Verdict = "") -> None:
         """Note the end of an attempt with the units that it took, None for none."""
         changes: list[Any] = []
         if grant.state == "granted":
@@ -218,21 +236,24 @@ class SharedLimits:
         slots = int(grant.state == "granted" and scope.slots is not None)
         grant.state = "over"
         if changes or slots:
-            self._tell(scope, str(slots), changes)
+            self._tell(scope, str(slots), changes, verdict)
 
     def quit(self, line: Line) -> None:
         """Note that no call of this process waits for a scope any more."""
         if line.scope.slots is not None:
             self._tell(line.scope, "0")
 
-    def _tell(self, scope: Scope, slots: str, changes: Sequence[Any] = ()) -> None:
+    def _tell(
+        self, scope: Scope, slots: str, changes: Sequence[Any] = (), verdict: Verdict = ""
+    ) -> None:
         arguments = [
             self._member.channel,
             self._member.process,
             int(LEASE * _SECOND),
             slots,
-            0 if scope.slots is None else int(scope.slots.limit),
+            _number_of(scope.slots),
             int(any(line.head() is not None for line in scope.waiting)),
+            verdict,
             *changes,
         ]
         self._run(scripts.leave, scope, arguments, None)
@@ -247,20 +268,39 @@ class SharedLimits:
             held = scope.slots.held + self._granted.get(scope, 0)
             self._tell(scope, "0" if self._asked.get(scope) else f"={held}")
 
-    def learnt(self, line: Line, kind: Kind, limit: float) -> None:
-        """Tell the others a limit that a target announced."""
-        if self._told.get((line.target, kind)) == limit:
+    def learnt(self, line: Line, quota: Quota) -> None:
+        """Tell the others a limit that a target announced, and where it counts more than they."""
+        limit, model = quota.per_minute, line.target.model
+        if self._told.get((line.target, quota.kind)) != limit:
+            self._told[line.target, quota.kind] = limit
+            self._learn(line, f"limit|{model}|{quota.kind}", repr(limit))
+        if quota.remaining is None:
             return
-        self._told[line.target, kind] = limit
-        field = f"limit|{line.target.model}|{kind}"
-        arguments = [self._member.channel, field, repr(limit), 0]
+        field = f"at|{model}|{quota.kind}"
+        gone = (1 - min(1.0, quota.remaining / limit)) * MINUTE
+        ahead = self._ahead.get((self._names[line.scope], field), -math.inf) - self._gate.now()
+        if gone > ahead + COUNTS_LATE:
+            self._learn(line, field, int(gone * _SECOND), is_time=True)
+
+    def estimated(self, line: Line) -> None:
+        """Tell the others what was learnt of the tokens that requests take."""
+        now = self._gate.now()
+        learnt = line.estimate.learnt
+        told_at, told = self._sizes.get(line.target, (-math.inf, 0.0))
+        expected = _expected(learnt)
+        is_due = now - told_at >= TELLS_EVERY * max(1.0, self._share / 8)
+        if learnt[-1] and is_due and abs(expected - told) > DIFFERS * told:
+            self._sizes[line.target] = now, expected
+            value = msgspec.json.encode(learnt).decode()
+            self._learn(line, f"size|{line.target.model}", value)
+
+    def _learn(self, line: Line, field: str, value: str | int, *, is_time: bool = False) -> None:
+        arguments = [self._member.channel, field, value, int(is_time)]
         self._run(scripts.learn, line.scope, arguments, None, count=1)
 
     def blocked(self, line: Line, seconds: float) -> None:
         """Tell the others that a 429 keeps a target back."""
-        field = f"until|{line.target.model}"
-        arguments = [self._member.channel, field, int(seconds * _SECOND), 1]
-        self._run(scripts.learn, line.scope, arguments, None, count=1)
+        self._learn(line, f"until|{line.target.model}", int(seconds * _SECOND), is_time=True)
 
     def woken(self, name: str) -> None:
         """Ask again: slots are free."""
@@ -275,20 +315,34 @@ class SharedLimits:
         """Take what another process learnt."""
         try:
             _, name, field, value = msgspec.json.decode(data, type=tuple[str, str, str, str])
-            number = float(value)
+            scope = self._scopes.get(name)
+            if scope is not None:
+                self._heard(scope, field, value)
         except (ValueError, msgspec.DecodeError):
             return
+
+    def _heard(self, scope: Scope, field: str, value: str) -> None:
+        """Take a value. Raises: ValueError for one that is none."""
         what, _, rest = field.partition("|")
-        scope = self._scopes.get(name)
-        for line in [] if scope is None else self._gate.lines_of(scope):
+        if what == "slots" and scope.slots is not None and scope.slots.is_shared:
+            scope.slots.limit = min(MAX_SLOTS, max(1.0, float(value)))
+        for line in self._gate.lines_of(scope):
             model, _, kind = rest.rpartition("|") if what == "limit" else (rest, "", "")
-            if model != line.target.model:
-                continue
-            if what == "limit":
-                line.heard_limit(kind, number)  # type: ignore[arg-type]
-            else:
-                line.block(self._gate.now() + number / _SECOND)
-            self._gate.pump(line.scope)
+            if model == line.target.model:
+                self._heard_of(line, what, kind, value)
+        self._gate.pump(scope)
+
+    def _heard_of(self, line: Line, what: str, kind: str, value: str) -> None:
+        match what:
+            case "limit":
+                line.heard_limit(kind, float(value))  # type: ignore[arg-type]
+            case "until":
+                line.block(self._gate.now() + float(value) / _SECOND)
+            case "size":
+                line.estimate.adopt(*msgspec.json.decode(value, type=_Learnt))
+                self._sizes[line.target] = self._gate.now(), _expected(line.estimate.learnt)
+            case _:
+                pass
 
     def set_share(self, processes: int) -> None:
         """Let this process use an equal share of each limit where it decides alone."""
@@ -299,6 +353,7 @@ class SharedLimits:
     def _divide(self, scope: Scope) -> None:
         if scope.slots is not None:
             scope.slots.share = self._share
+            scope.slots.is_shared = not self._member.away
         for meters in (scope.meters, *(line.meters for line in self._gate.lines_of(scope))):
             for meter in meters.values():
                 meter.set_share(self._share)
@@ -308,6 +363,7 @@ class SharedLimits:
         self._granted.clear()
         self._asked.clear()
         for scope in self._names:
+            self._divide(scope)
             for line in self._gate.lines_of(scope):
                 line.fleet_says = None
             self._gate.pump(scope)
@@ -325,6 +381,19 @@ class SharedLimits:
         name = self._names[scope]
         keys = [name + end for end in "qpnw"[:count]]
         self._member.run(script, keys, arguments, then, failed)
+
+
+def _number_of(slots: Slots | None) -> str:
+    """Return how many slots there are, for Redis: "~8" where it finds the number itself."""
+    if slots is None:
+        return "0"
+    return f"~{int(slots.limit)}" if slots.is_auto else str(int(slots.limit))
+
+
+def _expected(learnt: _Learnt) -> float:
+    """Return the tokens that a request of 4,000 bytes takes by what was learnt."""
+    overhead, ratio, answer, _ = learnt
+    return overhead + 4000 * ratio + answer
 
 
 def _answer_in(reply: Any) -> tuple[GrantState, float]:

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from aiollm import BusyError, FailoverError, Limits
+from aiollm._failover.estimate import Estimate
 from aiollm.testing import Answer, FaultServer, Gate, chat
+from aiollm.types import Usage
 from tests.fleet.conftest import until
 
 
@@ -116,6 +118,63 @@ async def test_a_limit_that_one_process_is_told_holds_for_all(redis, members):
         for reg in (second, third):
             await until(lambda reg=reg: reg.limits()[0].learnt)
             assert reg.limits()[0].learnt == {"requests": 60.0}
+
+
+async def test_slots_that_are_found_are_one_number_for_all_processes(redis, members, server):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    regs = await linked(members, redis.url, {"a": server}, 3, max_concurrency="auto")
+    calls = [asyncio.create_task(reg.generate("a/m", "hi")) for reg in regs for _ in range(6)]
+    await gate.reached(8)
+    await until(lambda: sum(len(reg._gate._tickets) for reg in regs) == 10)
+    assert len(server.requests) == 8
+    gate.open()
+    await asyncio.gather(*calls)
+    found = {reg.limits()[0].slots for reg in regs}
+    assert min(found) >= 9
+    server.behave(Answer(503))
+    with pytest.raises(FailoverError):
+        await regs[0].generate("a/m", "hi")
+    await until(lambda: {reg.limits()[0].slots for reg in regs} == {1})
+
+
+async def test_what_one_process_learnt_of_sizes_is_known_to_newcomers(redis, members):
+    counted = ANSWER | {"usage": {"prompt_tokens": 700, "completion_tokens": 9}}
+    async with FaultServer(Answer(200, {}, counted)) as server:
+        url = redis.url
+        (first,) = await linked(members, url, {"a": server}, 1, tpm=1_000_000)
+        for _ in range(3):
+            await first.generate("a/m", "x" * 700)
+        (second,) = await linked(members, url, {"a": server}, 1, tpm=1_000_000)
+        line = second._gate.line(*_target(second))
+        await until(lambda: line.estimate.learnt[-1])
+        overhead, ratio, answer, _ = line.estimate.learnt
+        assert answer == 9
+        assert 400 < overhead + 700 * ratio < 800
+
+
+async def test_what_a_server_counts_beyond_what_was_booked_holds_all_back(redis, members):
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
+    async with FaultServer(Answer(200, headers, ANSWER)) as server:
+        first, second = await linked(members, redis.url, {"a": server}, 2)
+        await first.generate("a/m", "hi")
+        second._gate.line(*_target(second))
+        await until(lambda: second.limits()[0].learnt)
+        with pytest.raises(FailoverError) as caught:
+            await second.generate("a/m", "hi", patience=0)
+        assert caught.value.exceptions[0].wait > 30
+
+
+async def test_an_estimate_takes_over_what_others_learnt_in_proportion():
+    own, other = Estimate(), Estimate()
+    for _ in range(100):
+        other.learn(1000, Usage(500, 40, certainty="exact"))
+    own.adopt(*other.learnt)
+    assert own.learnt[:3] == other.learnt[:3]
+    own.adopt(0.0, 0.1, 80.0, 20)
+    assert own.learnt[2] == 60
+    own.adopt(float("nan"), float("inf"), -1.0, 20)
+    assert all(0 <= each < 10_000 for each in own.learnt)
 
 
 def _target(registry):
