@@ -8,12 +8,14 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from aiollm._fleet.sentinels import SCHEMES as SENTINELS
+from aiollm._fleet.sentinels import primary_of
 from aiollm.errors import ConfigError
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
 
-SCHEMES = ("redis", "rediss", "unix")
+SCHEMES = ("redis", "rediss", "unix", *SENTINELS)
 
 TIMEOUT = 0.05
 """Seconds that a call waits for Redis at most: a round trip in a data centre takes under 1 ms."""
@@ -44,16 +46,26 @@ class Address(msgspec.Struct, frozen=True):
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
-    def new_connection(self) -> Connection:
-        """Return a connection that is not open yet. Raises: ConfigError."""
+    @staticmethod
+    def load() -> None:
+        """Import the Redis client, which takes 0.1 s. Raises: ConfigError."""
         try:
-            from redis.asyncio import ConnectionPool
+            import redis.asyncio  # noqa: F401 - so that it is there
         except ImportError:
             reason = "a fleet needs the Redis client: pip install 'aiollm-client[redis]'"
             raise ConfigError(reason) from None
+
+    async def find(self) -> str:
+        """Return the URL of the server itself. Raises: ConnectionError."""
+        return await primary_of(self.url) if urlsplit(self.url).scheme in SENTINELS else self.url
+
+    def new_connection(self, url: str) -> Connection:
+        """Return a connection that is not open yet. Raises: ConfigError."""
+        from redis.asyncio import ConnectionPool
+
         try:
             pool = ConnectionPool.from_url(
-                self.url,
+                url,
                 protocol=3,
                 socket_timeout=None,  # it always reads; `Link` has its own deadlines
                 socket_connect_timeout=CONNECT_TIMEOUT,
@@ -84,13 +96,16 @@ def parse_address(url: str) -> Address:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port if parts.scheme not in SENTINELS else None  # it names several
     except (ValueError, AttributeError, TypeError):
         reason = "the fleet's address cannot be read: expected redis://host:6379/0"
         raise ConfigError(reason) from None
     if parts.scheme not in SCHEMES or not (parts.hostname or parts.path):
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ConfigError(f"the fleet's address has no known scheme and host: expected {known}")
+    if parts.scheme in SENTINELS and not parts.path.strip("/"):
+        reason = "the fleet's address names no service of its sentinels"
+        raise ConfigError(f"{reason}: expected {parts.scheme}://host:26379,host:26379/service")
     return parts
 
 

@@ -163,11 +163,14 @@ class Link:
 
     async def _serve(self) -> None:
         """Connect and serve one connection until it ends."""
-        # In a thread: the client takes 0.1 s to import, and reads files to make a connection.
         try:
-            connection = await asyncio.to_thread(self.address.new_connection)
+            await asyncio.to_thread(self.address.load)
         finally:
             self._made.set()
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            url = await self.address.find()
+        # In a thread, for it reads files.
+        connection = await asyncio.to_thread(self.address.new_connection, url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]

@@ -155,6 +155,8 @@ class Member:
         """Note that Redis refuses a command, as where its memory is full."""
         if not isinstance(error, ConnectionError):  # of which the link itself tells
             self._go_away(f"it refuses commands ({type(error).__name__})")
+        if type(error).__name__ == "ReadOnlyError":
+            self._link.give_up()  # another one is the primary now
 
     def _load(self) -> None:
         """Load the scripts again: Redis forgets them when it starts anew."""

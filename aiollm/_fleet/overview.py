@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from aiollm._fleet import scripts
@@ -23,6 +25,28 @@ for i = 1, #all, 2 do
 end
 return found
 """)
+
+IN_USE = Script("""
+-- KEYS: quota, alive, held, waiting
+local held = {}
+for i, who in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], us(now), '+inf')) do
+  local count = redis.call('HGET', KEYS[3], who)
+  if count and count ~= '0' then held[#held + 1] = {who, count} end
+end
+local facts = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local value = all[i + 1]
+  if string.find(all[i], '^at|') or string.find(all[i], '^until|') then
+    value = left(tonumber(value) or 0)
+  end
+  facts[#facts + 1] = {all[i], value}
+end
+return {held, redis.call('ZRANGE', KEYS[4], 0, -1), facts}
+""")
+
+MAX_SCOPES = 1000
+"""Hosts and accounts of which the limits are read."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -50,6 +74,26 @@ class SetAside(msgspec.Struct, frozen=True):
     probed_by: str
 
 
+class LimitsInUse(msgspec.Struct, frozen=True):
+    """What the limits of a host and an account are used for now.
+
+    `held`: the streams that each process holds, where they are counted; `waiting` are the processes
+    that wait for a slot, `slots` those found where `max_concurrency` is `auto`. `booked_for`:
+    seconds until all that was booked of a limit has flowed off, `learnt` the units a minute that
+    answers announced, both by model and kind; `blocked_for`: seconds for which 429s keep a model
+    back.
+    """
+
+    host: str
+    account: str
+    held: dict[str, int]
+    waiting: tuple[str, ...]
+    slots: int | None
+    booked_for: dict[str, float]
+    learnt: dict[str, float]
+    blocked_for: dict[str, float]
+
+
 class Overview(msgspec.Struct, frozen=True):
     """A fleet at one moment."""
 
@@ -57,6 +101,7 @@ class Overview(msgspec.Struct, frozen=True):
     namespace: str
     processes: tuple[Process, ...]
     set_aside: tuple[SetAside, ...]
+    limits: tuple[LimitsInUse, ...] = ()
 
 
 async def look(address: Address) -> Overview:
@@ -90,6 +135,63 @@ async def _read(link: Link, address: Address) -> Overview:
         address.namespace,
         tuple(sorted((_process(*each) for each in processes), key=lambda each: each.name)),
         tuple(sorted(filter(None, set_aside), key=lambda each: (each.host, each.model))),
+        await _limits(link, address.namespace),
+    )
+
+
+async def _limits(link: Link, namespace: str) -> tuple[LimitsInUse, ...]:
+    scopes = sorted(await _scopes(link, namespace))[:MAX_SCOPES]
+    link.send("SCRIPT", "LOAD", IN_USE.text)
+    replies = [
+        link.send("EVALSHA", IN_USE.sha, 4, *(scope + end for end in "qpnw")) for scope in scopes
+    ]
+    start = f"{{aiollm:1:{namespace}:"
+    found = [
+        _in_use(scope.removeprefix(start)[:-1], await reply)
+        for scope, reply in zip(scopes, replies, strict=True)
+    ]
+    return tuple(
+        each
+        for each in found
+        if each.held
+        or each.waiting
+        or each.booked_for
+        or each.learnt
+        or each.blocked_for
+        or each.slots is not None
+    )
+
+
+async def _scopes(link: Link, namespace: str) -> set[str]:
+    """Return the hosts and accounts of which Redis has limits, as the beginnings of their keys."""
+    found: set[str] = set()
+    cursor = b"0"
+    while True:
+        command = ("SCAN", cursor, "MATCH", f"{{aiollm:1:{namespace}:*}}[qn]", "COUNT", 1000)
+        cursor, keys = await link.send(*command)
+        found.update(key[:-1].decode(errors="replace") for key in keys)
+        if cursor == b"0":
+            return found
+
+
+def _in_use(scope: str, reply: Any) -> LimitsInUse:
+    held, waiting, facts = reply
+    host, _, account = scope.rpartition(":")
+    kinds: dict[str, dict[str, float]] = {"at": {}, "limit": {}, "until": {}, "slots": {}}
+    for field, value in facts:
+        kind, _, rest = field.decode(errors="replace").partition("|")
+        if kind in kinds and (number := float(value)) > 0:
+            kinds[kind][rest.replace("|", " ")] = number
+    found = kinds["slots"].get("")
+    return LimitsInUse(
+        host,
+        account,
+        {who.decode(errors="replace"): int(count) for who, count in held},
+        tuple(who.decode(errors="replace") for who in waiting),
+        None if found is None else int(found),
+        {name: left / 1e6 for name, left in kinds["at"].items()},
+        kinds["limit"],
+        {name: left / 1e6 for name, left in kinds["until"].items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""`aiollm fleet`: which processes share a Redis, and what they have set aside."""
+"""`aiollm fleet`: which processes share a Redis, their limits, and what they set aside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import os
 
 from aiollm._fleet.address import Address, parse_address
-from aiollm._fleet.overview import Overview, SetAside, look
+from aiollm._fleet.overview import LimitsInUse, Overview, SetAside, look
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import OK, ended_by_sigterm
 from aiollm.cli.terminal import complain, describe, print_json, table, write
@@ -18,7 +18,12 @@ FLEET = "AIOLLM_FLEET"
 WATCH_EVERY = 2.0
 """Seconds between two tables: the processes say as often that they live."""
 
+MAX_HOLDERS = 4
+"""Processes that are named for the slots of one account; `--json` has all."""
+
 _HEAD = ("SET ASIDE", "MODEL", "ACCOUNT", "AFTER", "REOPENS IN", "PROBED BY")
+
+_LIMITS_HEAD = ("LIMITS OF", "ACCOUNT", "HELD", "WAITING", "BOOKED", "BLOCKED")
 
 _NO_FLEET = f"""no fleet given. Set either:
   an argument:  aiollm fleet redis://HOST:6379
@@ -69,10 +74,30 @@ def _text(found: Overview) -> str:
     alive: list[tuple[str, ...]] = [("PROCESS", "ALIVE FOR")]
     alive += [(each.name, f"{each.alive_for:.1f} s") for each in found.processes]
     text = one_line(f"the fleet {found.namespace} at {found.place}") + "\n\n" + table(alive)
+    if found.limits:
+        text += "\n" + table([_LIMITS_HEAD, *map(_limits_row, found.limits)])
     if not found.set_aside:
         return text + "\nnothing is set aside\n"
     rows: list[tuple[str, ...]] = [_HEAD, *map(_row, found.set_aside)]
     return f"{text}\n{table(rows)}"
+
+
+def _limits_row(each: LimitsInUse) -> tuple[str, ...]:
+    held = str(sum(each.held.values()))
+    if each.slots is not None:
+        held += f" of {each.slots}"
+    if each.held:
+        most = sorted(each.held.items(), key=lambda pair: (-pair[1], pair[0]))
+        held += ": " + ", ".join(f"{count} by {who}" for who, count in most[:MAX_HOLDERS])
+        held += ", ..." if len(most) > MAX_HOLDERS else ""
+    booked = [f"{name} for {left:.1f} s" for name, left in sorted(each.booked_for.items())]
+    blocked = [f"{name} for {left:.1f} s" for name, left in sorted(each.blocked_for.items())]
+    waiting = f"{len(each.waiting)} processes" if each.waiting else "nobody"
+    return each.host, each.account, held, waiting, _joined(booked), _joined(blocked)
+
+
+def _joined(texts: list[str]) -> str:
+    return ", ".join(texts) or "nothing"
 
 
 def _row(each: SetAside) -> tuple[str, ...]:

@@ -22,8 +22,12 @@ NAMES = itertools.count()
 class Redis:
     """One `redis-server` on a port of its own, ended by its process."""
 
-    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, port: int = 0, config: Path | None = None
+    ) -> None:
+        """Start it; `config` makes it a sentinel."""
         self.port = port or _free_port()
+        self._config = config
         self.folder = folder
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,14 +41,16 @@ class Redis:
         """Start it, and wait until it accepts connections."""
         listening = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
         quiet = ("--save", "", "--appendonly", "no", "--loglevel", "notice")
+        watches = [] if self._config is None else [str(self._config), "--sentinel"]
+        options = () if watches else quiet
         self._process = subprocess.Popen(
-            [_server(), *listening, *quiet, *self._arguments],
+            [_server(), *watches, *listening, *options, *self._arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if b"eady to accept connections" in line:
+            if b"eady to accept connections" in line or b"Sentinel ID is" in line:
                 return
         raise RuntimeError("redis-server did not start")
 

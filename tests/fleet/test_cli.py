@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from aiollm import FailoverError, cli
+from aiollm import FailoverError, Limits, cli
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.overview import look
-from aiollm.testing import Answer, FaultServer
+from aiollm.testing import Answer, FaultServer, Gate, chat
 from tests.fleet.conftest import _free_port, until
 
+MESSAGE = {"role": "assistant", "content": "x"}
+ANSWER = {"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}
 LISTED = Answer(200, {}, {"data": [{"id": "m"}]})
 
 
@@ -47,6 +49,35 @@ async def opened(reg, spec="a/m"):
     with pytest.raises(FailoverError):
         await reg.generate(spec, "hi", max_wait=0)
     await until(lambda: reg._resources._member.health._known)
+
+
+async def test_limits_and_who_uses_them_are_shown(redis, members, capsys):
+    gate = Gate()
+    headers = {"x-ratelimit-limit-tokens": "9000"}
+    async with FaultServer(Answer(200, headers, ANSWER), chat(gate, "x")) as server:
+        url = redis.url
+        reg = members(url, {"a": server})
+        reg.limit("a", Limits(rpm=600, max_concurrency="auto"))
+        await reg._resources._member.open()
+        await reg.generate("a/m", "hi")
+        call = asyncio.create_task(reg.generate("a/m", "hi"))
+        await gate.reached()
+        assert await run("fleet", url) == cli.OK
+        shown = capsys.readouterr().out
+        assert re.search(rf" 1: 1 by {re.escape(reg.fleet.process)} +nobody", shown)
+        assert await run("fleet", url, "--json") == cli.OK
+        (limits,) = json.loads(capsys.readouterr().out)["limits"]
+        assert limits["held"] == {reg.fleet.process: 1}
+        assert limits["learnt"] == {"m tokens": 9000}
+        assert set(limits["booked_for"]) == {"requests", "m tokens"}
+        gate.open()
+        await call
+        server.behave(Answer(429, {"retry-after": "60"}))
+        with pytest.raises(FailoverError):
+            await reg.generate("a/m", "hi", patience=0)
+        await until(lambda: reg.limits()[0].blocked_for)
+        assert await run("fleet", url) == cli.OK
+        assert re.search(r"0 of 1 +nobody +.* m for (60|59)\.\d s", capsys.readouterr().out)
 
 
 async def test_processes_and_what_they_set_aside_are_shown(redis, members, server, capsys):

@@ -27,6 +27,8 @@ from tests.fleet.conftest import until
         "redis://h?timeout=0",
         "redis://h?timeout=soon",
         "redis://h?timeout=nan",
+        "redis+sentinel://h:1,i:2",
+        "redis+sentinel://h:1,i:2/",
         7,
         b"redis://h",
     ],
