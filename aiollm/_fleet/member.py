@@ -26,6 +26,9 @@ from aiollm.events import Event, FleetAway, FleetBack
 BEAT = 1.0
 """Seconds between two beats, with jitter: the slots of a process that died are free after three."""
 
+HANGS = 0.5
+"""Seconds without an answer to a beat after which Redis hangs; ten times `timeout` if longer."""
+
 ASKS_EVERY = 2
 """Beats between two questions for what a lost message may hide."""
 
@@ -48,6 +51,8 @@ class Member:
         self.open_ones = f"{{{self.channel}}}o"
         self.away = True
         """Whether this process decides alone."""
+        self.is_slow = False
+        """Whether it does so because Redis is slow, but for slots, which wait for the answer."""
         self._emit = emit
         self._late = self._beats = 0
         self._processes = 1
@@ -180,11 +185,11 @@ class Member:
         arguments = (key, self.process, alive, self.channel)
         return self._link.send("EVALSHA", scripts.beat.sha, 1, *arguments)
 
-    def _next_beat(self) -> None:
+    def _next_beat(self, beats: float = 1.0) -> None:
         if self._beat is not None:
             self._beat.cancel()
         loop = asyncio.get_running_loop()
-        self._beat = loop.call_later(BEAT * random.uniform(0.8, 1.2), self._pulse)
+        self._beat = loop.call_later(BEAT * beats * random.uniform(0.8, 1.2), self._pulse)
 
     def _pulse(self) -> None:
         """Say that this process lives, and look whether anything was missed."""
@@ -192,11 +197,10 @@ class Member:
             return
         sent = time.monotonic()
         beat = self._send_beat()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(BEAT, 10 * self.address.timeout), self._missed, beat)
+        timer = self._await_beat(beat)
 
         def replied(done: asyncio.Future[Any]) -> None:
-            timer.cancel()
+            timer[0].cancel()
             if done.cancelled() or self._closed:
                 return
             error = done.exception()
@@ -226,10 +230,26 @@ class Member:
             self._processes = processes
             self.limits.set_share(processes)
 
-    def _missed(self, beat: asyncio.Future[Any]) -> None:
-        if not beat.done():
+    def _await_beat(self, beat: asyncio.Future[Any]) -> list[asyncio.TimerHandle]:
+        """Give up the connection where a beat is not answered; return the timer that will."""
+        loop = asyncio.get_running_loop()
+        seconds = max(HANGS, 10 * self.timeout)
+        due = loop.time() + seconds
+
+        def missed() -> None:
+            nonlocal due
+            if beat.done():
+                return
+            if (now := loop.time()) - due > LATE_LOOP:
+                # It is this loop that was late: the answer may have come, and is not read yet.
+                due = now + seconds
+                timer[0] = loop.call_later(seconds, missed)
+                return
             self._go_away("it does not answer")
             self._link.give_up()
+
+        timer = [loop.call_later(seconds, missed)]
+        return timer
 
     def _timed(self, seconds: float) -> None:
         """Note how long a reply took; that it came late is the timers' to say."""
@@ -241,14 +261,18 @@ class Member:
         """Note that no answer came within so many seconds."""
         self._late += 1
         if self._late >= SLOW:
-            self._go_away(f"its replies take {seconds:.3g} s or more")
+            if not self._reason:
+                self._next_beat(0.0)  # to find out soon whether it hangs
+            self._go_away(f"its replies take {seconds:.3g} s or more", is_slow=True)
 
     def _hear(self, message: Sequence[Any]) -> None:
-        if self.away or len(message) != 3 or message[0] != b"message":
+        if len(message) != 3 or message[0] != b"message":
             return
         _, channel, data = message
         if channel != self.channel.encode():
             self.limits.woken(data.decode())
+        elif self.away:
+            pass  # all that changed meanwhile is asked for afterwards
         elif data.isdigit():
             self._counted(int(data))
         elif data.startswith(b'["learn"'):
@@ -258,7 +282,7 @@ class Member:
 
     def _come_back(self) -> None:
         was_away, self._reason = bool(self._reason), ""
-        self.away = False
+        self.away = self.is_slow = False
         self._late = 0
         if was_away:
             self._emit(FleetBack(self._processes))
@@ -269,14 +293,17 @@ class Member:
     def _lost(self) -> None:
         self._go_away("the connection was lost")
 
-    def _go_away(self, reason: str) -> None:
-        if self._closed or self._reason:
+    def _go_away(self, reason: str, *, is_slow: bool = False) -> None:
+        was_away = bool(self._reason)
+        if self._closed or (was_away and (is_slow or not self.is_slow)):
             return
         self._reason = reason
-        self.away = True
-        self.health.lost()
+        self.away, self.is_slow = True, is_slow
+        if not was_away:
+            self.health.lost()
         self.limits.lost()
-        self._emit(FleetAway(reason))
+        if not was_away:
+            self._emit(FleetAway(reason))
 
     @property
     def status(self) -> FleetStatus:

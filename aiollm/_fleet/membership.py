@@ -24,6 +24,7 @@ class Membership(Protocol):
     open_ones: str
     timeout: float
     away: bool
+    is_slow: bool
 
     @property
     def is_open(self) -> bool:

@@ -75,7 +75,16 @@ class SharedLimits:
 
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
-        return not self._member.away and (line.scope.is_bounded or bool(line.meters))
+        if self._member.away:
+            return self._asks_for_slots(line.scope)
+        return line.scope.is_bounded or bool(line.meters)
+
+    def _asks_for_slots(self, scope: Scope) -> bool:
+        """Return whether Redis has to be asked for a slot, however slow it is.
+
+        A process that took one by itself would do so beside others who still use all of them.
+        """
+        return scope.slots is not None and (self._member.is_slow or not self._member.away)
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses, and ask for what others learnt of it."""
@@ -193,8 +202,7 @@ class SharedLimits:
             loop.call_later(seconds, self._late, grant, then, now + seconds, times - 1)
             return
         self._member.late(seconds)
-        if grant.line.scope.slots is not None and not self._member.away:
-            # Redis answers, if late: a slot that it may have given to another must wait for it.
+        if self._asks_for_slots(grant.line.scope):
             loop.call_later(seconds, self._late, grant, then, now + seconds, RETIMED)
             return
         was_asked = grant.state == "asked"
@@ -353,17 +361,20 @@ class SharedLimits:
     def _divide(self, scope: Scope) -> None:
         if scope.slots is not None:
             scope.slots.share = self._share
-            scope.slots.is_shared = not self._member.away
+            scope.slots.is_shared = self._asks_for_slots(scope)
         for meters in (scope.meters, *(line.meters for line in self._gate.lines_of(scope))):
             for meter in meters.values():
                 meter.set_share(self._share)
 
     def lost(self) -> None:
         """Decide alone from now on."""
-        self._granted.clear()
-        self._asked.clear()
+        if not self._member.is_slow:
+            self._granted.clear()
+            self._asked.clear()
         for scope in self._names:
             self._divide(scope)
+            if self._asks_for_slots(scope):
+                continue
             for line in self._gate.lines_of(scope):
                 line.fleet_says = None
             self._gate.pump(scope)

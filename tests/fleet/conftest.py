@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,44 @@ class Redis:
 
         with Client(port=self.port, password=password or None, decode_responses=True) as client:
             return client.execute_command(*command)
+
+
+class SlowWay:
+    """A way to Redis on which replies take `seconds` more; their order is kept."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def to(self, port: int) -> AsyncIterator[SlowWay]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                await asyncio.gather(self._pump(reader, back, 0), self._pump(there, writer, 1))
+            finally:
+                for each in (writer, back):
+                    each.transport.abort()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, share: int
+    ) -> None:
+        while data := await source.read(65536):
+            asyncio.get_running_loop().call_later(self.seconds * share, sink.write, data)
 
 
 def _server() -> str:

@@ -13,7 +13,7 @@ from aiollm import FailoverError, Limits, Registry
 from aiollm._fleet import link, member
 from aiollm.events import FleetAway, FleetBack
 from aiollm.testing import Answer, FaultServer, Gate, chat
-from tests.fleet.conftest import until
+from tests.fleet.conftest import SlowWay, until
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +163,47 @@ async def test_those_who_wait_for_a_slot_of_the_fleet_do_not_all_go_when_redis_i
     texts = [each.text for each in await asyncio.gather(*running, *waiting)]
     assert texts == ["well"] * 10
     assert len(server.requests) == 10
+
+
+async def test_slots_are_not_exceeded_while_redis_answers_however_late(redis, members, server):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    async with SlowWay().to(redis.port) as way:
+        url = quick(redis.url).replace(str(redis.port), str(way.port))
+        regs = [members(url, {"a": server}) for _ in range(2)]
+        for reg in regs:
+            reg.limit("a", Limits(max_concurrency=2))
+            await reg.preload()
+        way.seconds = 0.1
+        calls = [asyncio.create_task(reg.generate("a/m", "hi")) for reg in regs for _ in range(4)]
+        await gate.reached(2)
+        await until(lambda: all(reg.fleet.state == "away" for reg in regs))
+        assert all("replies take" in reg.fleet.reason for reg in regs)
+        for served in range(3, 9):
+            gate.let()
+            await gate.reached(served)
+            assert sum(reg.limits()[0].held for reg in regs) <= 2
+        gate.open()
+        assert [each.text for each in await asyncio.gather(*calls)] == ["well"] * 8
+        way.seconds = 0.0
+        await until(lambda: all(reg.fleet.state == "linked" for reg in regs))
+        for reg in regs:
+            await reg.aclose()
+
+
+async def test_a_redis_that_hangs_is_not_waited_for_by_those_who_want_a_slot(
+    own_redis, members, server
+):
+    redis = own_redis()
+    reg = members(quick(redis.url), {"a": server})
+    reg.limit("a", Limits(max_concurrency=1))
+    await reg.preload()
+    await reg._resources._member.open()
+    os.kill(redis.pid, signal.SIGSTOP)
+    calls = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(3)]
+    assert [each.text for each in await asyncio.gather(*calls)] == ["well"] * 3
+    os.kill(redis.pid, signal.SIGCONT)
+    await until(lambda: reg.fleet.state == "linked")
 
 
 def states_of(ticket):
