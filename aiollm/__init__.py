@@ -2,11 +2,19 @@
 
 import typing
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported
+from aiollm._failover.candidates import (
+    CallOptions,
+    GenerateOptions,
+    OnInterrupt,
+    OnRefusal,
+    OnUnsupported,
+    RunOptions,
+    StreamOptions,
+)
 from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
-from aiollm._validation import RequestLike
+from aiollm._validation import RequestFields, RequestLike
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Dsn, Limits, Network, Secret
 from aiollm.errors import (
@@ -177,6 +185,7 @@ __all__ = [
     "FinishReason",
     "FleetStatus",
     "FunctionTool",
+    "GenerateOptions",
     "GenerationError",
     "Harm",
     "HealthState",
@@ -221,12 +230,14 @@ __all__ = [
     "RefusalPart",
     "Registry",
     "Request",
+    "RequestFields",
     "RequestLike",
     "RequestTooLargeError",
     "Response",
     "Restart",
     "Role",
     "RunEvent",
+    "RunOptions",
     "RunResult",
     "SchemeFactory",
     "Secret",
@@ -236,6 +247,7 @@ __all__ = [
     "Step",
     "Stream",
     "StreamInterrupted",
+    "StreamOptions",
     "Target",
     "TargetHealth",
     "TargetLimits",

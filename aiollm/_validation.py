@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypedDict, get_args
 
 import msgspec
 
@@ -32,6 +32,22 @@ from aiollm.types import (
 
 RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
 """Anything accepted as a request: a prompt, a conversation, or a complete `Request`."""
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of `Request` that every call takes as keywords; they replace those it has."""
+
+    system: str
+    tool_choice: str | None
+    parallel_tool_calls: bool | None
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Sequence[str]
+    seed: int | None
+    reasoning: Effort | int | None
+    extra: Mapping[str, Mapping[str, Any]]
+
 
 _PARTS: dict[Any, tuple[type, ...]] = {
     "system": (TextPart,),
@@ -73,7 +89,7 @@ Passing arguments as a dict, or a number, is an easy mistake."""
 _RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart)
 _HELD = ("previous_response_id", "conversation")
 """Fields of `extra` that name a conversation which the server holds (OpenAI's Responses)."""
-_BRINGING = (*_HELD, "prompt")
+BRINGING = (*_HELD, "prompt")
 """Fields of `extra` that bring messages of their own."""
 
 _CHOICES = ("auto", "none", "required")
@@ -115,6 +131,17 @@ def as_request(value: RequestLike) -> Request:
             )
 
 
+def checked_request(
+    value: RequestLike, check_extra: Callable[[Mapping[str, Any]], object]
+) -> Request:
+    """Return `value` as a Request that some provider may accept. Raises: ConfigError."""
+    request = as_request(value)
+    check(request)
+    if request.extra:
+        check_extra(request.extra)
+    return request
+
+
 def check(request: Request) -> None:
     """Check for what no provider accepts. Raises: ConfigError that names the field."""
     _check_messages(request)
@@ -124,9 +151,9 @@ def check(request: Request) -> None:
 
 def _check_messages(request: Request) -> None:
     messages, extra = request.messages, request.extra
-    if not messages and not _any_of(_BRINGING, extra):
+    if not messages and not any_of(BRINGING, extra):
         raise ConfigError("messages is empty: a request needs at least one")
-    calls = _Calls(elsewhere=_any_of(_HELD, extra))
+    calls = _Calls(elsewhere=any_of(_HELD, extra))
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         _check_message(message, where)
@@ -140,8 +167,12 @@ def _check_messages(request: Request) -> None:
     calls.check("at the end of messages")
 
 
-def _any_of(names: Iterable[str], extra: object) -> bool:
-    return isinstance(extra, Mapping) and any(extra.get(name) for name in names)
+def any_of(names: Iterable[str], extra: object) -> bool:
+    """Return whether `extra` has one of these fields, for whichever target."""
+    if not isinstance(extra, Mapping):
+        return False
+    scopes = [each for each in extra.values() if isinstance(each, Mapping)]
+    return any(fields.get(name) for fields in scopes for name in names)
 
 
 def _check_message(message: object, where: str) -> None:
@@ -234,7 +265,7 @@ def _check_tools(request: Request) -> None:
         if tool.name in names:
             raise ConfigError(f"two tools have the name {tool.name!r}")
         names.add(tool.name)
-    more = _any_of(("tools",), request.extra)  # tools in the provider's own form
+    more = any_of(("tools",), request.extra)  # tools in the provider's own form
     match request.tool_choice:
         case None | "auto" | "none":
             return
@@ -275,7 +306,7 @@ def _check_settings(request: Request) -> None:
         raise ConfigError(f"parallel_tool_calls is {_short(parallel)}: expected a bool")
     _check_reasoning(request.reasoning)
     if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
-        raise ConfigError("extra must map field names of the wire body to values")
+        raise ConfigError("extra must map '*', wires, providers or targets to fields")
 
 
 def _is(value: object, kind: type | UnionType) -> bool:

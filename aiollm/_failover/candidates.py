@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
@@ -14,7 +14,7 @@ from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.tickets import Demand, Patience
-from aiollm._validation import check_seconds
+from aiollm._validation import RequestFields, RequestLike, as_request, check_seconds
 from aiollm.errors import (
     ConfigError,
     ContentFilterError,
@@ -24,7 +24,7 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.spec import Plan, Step
-from aiollm.types import Target, Timeouts, _shown
+from aiollm.types import Request, Target, Timeouts, Tool, _shown
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
@@ -59,8 +59,23 @@ class CallOptions(TypedDict, total=False):
     max_wait: float | None
 
 
+class GenerateOptions(RequestFields, CallOptions, total=False):
+    """The keywords of `generate` beside its own: fields of the request, and call options."""
+
+    tools: Tool | Sequence[Tool]
+
+
+class RunOptions(RequestFields, CallOptions, total=False):
+    """The keywords of `run` beside its own: fields of the request, and call options."""
+
+    output: Any
+
+
+class StreamOptions(GenerateOptions, RunOptions, total=False):
+    """The keywords of `stream`: all fields of the request but its messages, and call options."""
+
+
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
-_NAMES = ", ".join(CallOptions.__annotations__)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -94,12 +109,9 @@ class Policy(msgspec.Struct, frozen=True):
 
     def overridden(self, options: CallOptions) -> Policy:
         """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
-        changes: dict[str, Any] = {}
-        for name, value in options.items():
-            if name not in CallOptions.__annotations__:
-                raise TypeError(f"unknown option {name!r}: those of a call are {_NAMES}")
-            if value is not None and name != "timeouts":
-                changes[name] = value
+        _check_names(options, CallOptions.__annotations__)
+        given = {name: value for name, value in options.items() if value is not None}
+        changes: dict[str, Any] = {name: given[name] for name in given.keys() - {"timeouts"}}
         timeouts = options.get("timeouts")
         if timeouts is not None:
             changes["total"] = timeouts.total
@@ -110,6 +122,35 @@ class Policy(msgspec.Struct, frozen=True):
         if isinstance(error, ContentFilterError):
             return self.on_refusal == "next" and not committed
         return classify(error).moves_on
+
+
+def parted(
+    request: RequestLike, options: GenerateOptions | RunOptions, *own: str
+) -> tuple[RequestLike, CallOptions]:
+    """Put the keywords that are fields into the request; return it, and the others.
+
+    `own` are further keywords of the method. Raises: ConfigError, TypeError for an unknown one.
+    """
+    if not options:
+        return request, {}
+    _check_names(options, (*StreamOptions.__annotations__, *own))
+    fields: dict[str, Any] = {}
+    others: Any = {}
+    for name, value in options.items():
+        (fields if name in Request.__struct_fields__ else others)[name] = value
+    if fields:
+        request = msgspec.structs.replace(as_request(request), **fields)
+    return request, others
+
+
+def _check_names(options: Iterable[str], known: Iterable[str]) -> None:
+    for name in options:
+        if name not in known:
+            from difflib import get_close_matches  # most programs never need it
+
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
+            raise TypeError(f"unknown option {_shown(name)}{hint}")
 
 
 Admitted: TypeAlias = tuple[Sequence[Target], Admission]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import chain
 from types import UnionType
 from typing import Any, TypeAlias
@@ -179,6 +180,23 @@ class Catalog:
             if cached and len(self._resolved_specs) < MAX_PLANS:
                 self._resolved_specs[spec] = known
         return known
+
+    def check_extra(self, extra: Mapping[str, Any]) -> None:
+        """Check for whom the fields of a request's `extra` are. Raises: ConfigError."""
+        from aiollm._extra import check_extra  # most calls have none
+
+        names = Names(self._alias, self._is_provider, self._all_names)
+        check_extra(extra, names, self._wires)
+
+    def _wires(self) -> set[str]:
+        """Return the wires of all providers that can be used."""
+        from aiollm._extra import wires_of
+
+        found: set[str] = set()
+        for name in self.providers():
+            with suppress(ConfigError):
+                found.update(wires_of(self._resolve(name).codec.family))
+        return found
 
     def providers_of(self, plan: Plan) -> dict[Target, Provider]:
         """Resolve all targets of a plan. Raises: ConfigError."""
