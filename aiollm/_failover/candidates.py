@@ -60,19 +60,19 @@ class CallOptions(TypedDict, total=False):
 
 
 class GenerateOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `generate` beside its own: fields of the request, and call options."""
+    """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`."""
 
     tools: Tool | Sequence[Tool]
 
 
 class RunOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `run` beside its own: fields of the request, and call options."""
+    """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`."""
 
     output: Any
 
 
 class StreamOptions(GenerateOptions, RunOptions, total=False):
-    """The keywords of `stream`: all fields of the request but its messages, and call options."""
+    """The keywords of `stream`: `RequestFields`, `tools`, `output` and `CallOptions`."""
 
 
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
