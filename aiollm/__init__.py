@@ -2,19 +2,11 @@
 
 import typing
 
-from aiollm._failover.candidates import (
-    CallOptions,
-    GenerateOptions,
-    OnInterrupt,
-    OnRefusal,
-    OnUnsupported,
-    RunOptions,
-    StreamOptions,
-)
+from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported
 from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
-from aiollm._validation import RequestFields, RequestLike
+from aiollm._validation import RequestLike
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Dsn, Limits, Network, Secret
 from aiollm.errors import (
@@ -115,6 +107,12 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._failover.keywords import (
+        GenerateOptions,
+        RequestFields,
+        RunOptions,
+        StreamOptions,
+    )
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.providers.openai.histories import messages_from_openai
@@ -125,11 +123,15 @@ __version__ = "0.1.0"
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
     "FunctionTool": "aiollm._agent.tools",
+    "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
     "Ollama": "aiollm.servers",
+    "RequestFields": "aiollm._failover.keywords",
     "RunEvent": "aiollm._agent.loop",
+    "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
+    "StreamOptions": "aiollm._failover.keywords",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
     "TurnEnded": "aiollm._agent.loop",
@@ -138,7 +140,7 @@ _LAZY = {
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
 }
-"""Names whose modules are loaded when they are first used: agents, images, saving, servers."""
+"""Names whose modules are loaded when they are first used, such as those of agents and images."""
 
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ours

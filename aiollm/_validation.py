@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, TypeAlias, TypedDict, get_args
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 
@@ -32,22 +32,6 @@ from aiollm.types import (
 
 RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
 """Anything accepted as a request: a prompt, a conversation, or a complete `Request`."""
-
-
-class RequestFields(TypedDict, total=False):
-    """The fields of `Request` that every call takes as keywords; they replace those it has."""
-
-    system: str
-    tool_choice: str | None
-    parallel_tool_calls: bool | None
-    max_output_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    stop: str | Sequence[str]
-    seed: int | None
-    reasoning: Effort | int | None
-    extra: Mapping[str, Mapping[str, Any]]
-
 
 _PARTS: dict[Any, tuple[type, ...]] = {
     "system": (TextPart,),

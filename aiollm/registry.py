@@ -8,7 +8,7 @@ from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy, parted
+from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
@@ -30,7 +30,8 @@ from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts,
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
-    from aiollm._failover.candidates import CallOptions, GenerateOptions, RunOptions, StreamOptions
+    from aiollm._failover.candidates import CallOptions
+    from aiollm._failover.keywords import GenerateOptions, RunOptions, StreamOptions
     from aiollm._streams.image_stream import ImageStream
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
@@ -176,6 +177,8 @@ class Registry:
         """
         policy, timeouts = self._policy, None
         if options:
+            from aiollm._failover.keywords import parted
+
             request, own = parted(request, options)
             timeouts = checked_timeouts(own.get("timeouts"))
             policy = policy.overridden(own)
@@ -230,6 +233,8 @@ class Registry:
         with what is wrong with it, at most `repairs` times. `options` are those of `stream`.
         Raises: as `stream`, OutputError.
         """
+        from aiollm._failover.keywords import parted
+
         request, own = parted(request, options, "output", "repairs")
 
         async def ask(asked: RequestLike) -> Response:
@@ -260,6 +265,7 @@ class Registry:
         `stream`, and TurnLimitError.
         """
         from aiollm._agent.run import new_run  # only agents need it
+        from aiollm._failover.keywords import parted
 
         plan = self.parse(spec)
         request, own = parted(request, options, "max_turns", "max_parallel", "tool_timeout")
@@ -290,9 +296,7 @@ class Registry:
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         asked = as_image_request(request, self._catalog.check_extra)
         if timeouts is None:
-            deadlines = {
-                target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
-            }
+            deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
@@ -359,14 +363,11 @@ class Registry:
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
-        provider = self.provider(name)
-        codec = provider.codec
-        timeouts = self._catalog.timeouts_of(provider)
         from aiollm._http.unary import UnaryRequester
 
+        provider = self.provider(name)
         requester = UnaryRequester(self._resources)
-        reply = await requester.request(provider, timeouts, codec.models(provider))
-        return codec.model_names(reply)
+        return await requester.models(provider, self._catalog.timeouts_of(provider))
 
     # Health and events
 

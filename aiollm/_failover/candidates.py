@@ -14,7 +14,7 @@ from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.tickets import Demand, Patience
-from aiollm._validation import RequestFields, RequestLike, as_request, check_seconds
+from aiollm._validation import check_seconds
 from aiollm.errors import (
     ConfigError,
     ContentFilterError,
@@ -24,7 +24,7 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.spec import Plan, Step
-from aiollm.types import Request, Target, Timeouts, Tool, _shown
+from aiollm.types import Target, Timeouts, _shown
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
@@ -57,22 +57,6 @@ class CallOptions(TypedDict, total=False):
     stagger: float | None
     patience: float | None
     max_wait: float | None
-
-
-class GenerateOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`."""
-
-    tools: Tool | Sequence[Tool]
-
-
-class RunOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`."""
-
-    output: Any
-
-
-class StreamOptions(GenerateOptions, RunOptions, total=False):
-    """The keywords of `stream`: `RequestFields`, `tools`, `output` and `CallOptions`."""
 
 
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
@@ -109,7 +93,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     def overridden(self, options: CallOptions) -> Policy:
         """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
-        _check_names(options, CallOptions.__annotations__)
+        check_names(options, CallOptions.__annotations__)
         given = {name: value for name, value in options.items() if value is not None}
         changes: dict[str, Any] = {name: given[name] for name in given.keys() - {"timeouts"}}
         timeouts = options.get("timeouts")
@@ -124,26 +108,8 @@ class Policy(msgspec.Struct, frozen=True):
         return classify(error).moves_on
 
 
-def parted(
-    request: RequestLike, options: GenerateOptions | RunOptions, *own: str
-) -> tuple[RequestLike, CallOptions]:
-    """Put the keywords that are fields into the request; return it, and the others.
-
-    `own` are further keywords of the method. Raises: ConfigError, TypeError for an unknown one.
-    """
-    if not options:
-        return request, {}
-    _check_names(options, (*StreamOptions.__annotations__, *own))
-    fields: dict[str, Any] = {}
-    others: Any = {}
-    for name, value in options.items():
-        (fields if name in Request.__struct_fields__ else others)[name] = value
-    if fields:
-        request = msgspec.structs.replace(as_request(request), **fields)
-    return request, others
-
-
-def _check_names(options: Iterable[str], known: Iterable[str]) -> None:
+def check_names(options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for a keyword that is not known, with the one that may be meant."""
     for name in options:
         if name not in known:
             from difflib import get_close_matches  # most programs never need it
