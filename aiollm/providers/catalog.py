@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import UnionType
 from typing import Any, TypeAlias
@@ -188,15 +187,18 @@ class Catalog:
         names = Names(self._alias, self._is_provider, self._all_names)
         check_extra(extra, names, self._wires)
 
-    def _wires(self) -> set[str]:
-        """Return the wires of all providers that can be used."""
+    def _wires(self) -> Iterator[str]:
+        """Yield the wires of all providers that can be used, those at hand first."""
         from aiollm._extra import wires_of
 
-        found: set[str] = set()
-        for name in self.providers():
-            with suppress(ConfigError):
-                found.update(wires_of(self._resolve(name).codec.family))
-        return found
+        for provider in (*self._coded.values(), *self._resolved.values()):
+            yield from wires_of(provider.codec.family)
+        for name in self.providers().keys() - {*self._coded, *self._resolved}:
+            try:
+                family = self._row(name).codec.family
+            except Exception:  # noqa: BLE001, S112 - no fault of the call, which names another
+                continue
+            yield from wires_of(family)
 
     def providers_of(self, plan: Plan) -> dict[Target, Provider]:
         """Resolve all targets of a plan. Raises: ConfigError."""

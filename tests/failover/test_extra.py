@@ -155,6 +155,22 @@ async def test_an_extra_for_nobody_is_refused_before_anything_is_sent(serve, ext
     assert not server.connections
 
 
+async def test_a_wire_may_be_that_of_a_provider_which_nobody_has_used_yet() -> None:
+    fake = FakeProvider(family="acme")
+
+    def broken(name: str, dsn: Any) -> Any:
+        raise RuntimeError(name)
+
+    env = {"LLM_A": "broken://h", "LLM_B": "acme://h", "LLM_C": "acme://"}
+    async with Registry(env=env) as reg:
+        reg.register("box", FakeProvider().provider())
+        reg.register_scheme("broken", broken)
+        reg.register_scheme("acme", lambda name, dsn: fake.provider())
+        await reg.generate("box/m", "hi", extra={"wire:acme": {"a": 1}})
+        with pytest.raises(ConfigError, match="unknown wire 'wire:acne'; did you mean 'wire:acme'"):
+            reg.stream("box/m", "hi", extra={"wire:acne": {"a": 1}})
+
+
 async def test_an_extra_for_others_is_kept_for_other_specs() -> None:
     fake, other = FakeProvider(family="acme"), FakeProvider()
     extra = {"wire:acme": {"a": 1}, "other": {"b": 2}, "ollama/x": {"c": 3}, "wire:google": {}}
