@@ -107,6 +107,12 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._failover.keywords import (
+        GenerateOptions,
+        RequestFields,
+        RunOptions,
+        StreamOptions,
+    )
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.providers.openai.histories import messages_from_openai
@@ -117,11 +123,15 @@ __version__ = "0.1.0"
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
     "FunctionTool": "aiollm._agent.tools",
+    "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
     "Ollama": "aiollm.servers",
+    "RequestFields": "aiollm._failover.keywords",
     "RunEvent": "aiollm._agent.loop",
+    "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
+    "StreamOptions": "aiollm._failover.keywords",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
     "TurnEnded": "aiollm._agent.loop",
@@ -130,7 +140,7 @@ _LAZY = {
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
 }
-"""Names whose modules are loaded when they are first used: agents, images, saving, servers."""
+"""Names whose modules are loaded when they are first used, such as those of agents and images."""
 
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ours
@@ -177,6 +187,7 @@ __all__ = [
     "FinishReason",
     "FleetStatus",
     "FunctionTool",
+    "GenerateOptions",
     "GenerationError",
     "Harm",
     "HealthState",
@@ -221,12 +232,14 @@ __all__ = [
     "RefusalPart",
     "Registry",
     "Request",
+    "RequestFields",
     "RequestLike",
     "RequestTooLargeError",
     "Response",
     "Restart",
     "Role",
     "RunEvent",
+    "RunOptions",
     "RunResult",
     "SchemeFactory",
     "Secret",
@@ -236,6 +249,7 @@ __all__ = [
     "Step",
     "Stream",
     "StreamInterrupted",
+    "StreamOptions",
     "Target",
     "TargetHealth",
     "TargetLimits",

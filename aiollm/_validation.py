@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeAlias, get_args
 
@@ -73,7 +73,7 @@ Passing arguments as a dict, or a number, is an easy mistake."""
 _RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart)
 _HELD = ("previous_response_id", "conversation")
 """Fields of `extra` that name a conversation which the server holds (OpenAI's Responses)."""
-_BRINGING = (*_HELD, "prompt")
+BRINGING = (*_HELD, "prompt")
 """Fields of `extra` that bring messages of their own."""
 
 _CHOICES = ("auto", "none", "required")
@@ -115,6 +115,17 @@ def as_request(value: RequestLike) -> Request:
             )
 
 
+def checked_request(
+    value: RequestLike, check_extra: Callable[[Mapping[str, Any]], object]
+) -> Request:
+    """Return `value` as a Request that some provider may accept. Raises: ConfigError."""
+    request = as_request(value)
+    check(request)
+    if request.extra:
+        check_extra(request.extra)
+    return request
+
+
 def check(request: Request) -> None:
     """Check for what no provider accepts. Raises: ConfigError that names the field."""
     _check_messages(request)
@@ -124,9 +135,9 @@ def check(request: Request) -> None:
 
 def _check_messages(request: Request) -> None:
     messages, extra = request.messages, request.extra
-    if not messages and not _any_of(_BRINGING, extra):
+    if not messages and not any_of(BRINGING, extra):
         raise ConfigError("messages is empty: a request needs at least one")
-    calls = _Calls(elsewhere=_any_of(_HELD, extra))
+    calls = _Calls(elsewhere=any_of(_HELD, extra))
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         _check_message(message, where)
@@ -140,8 +151,12 @@ def _check_messages(request: Request) -> None:
     calls.check("at the end of messages")
 
 
-def _any_of(names: Iterable[str], extra: object) -> bool:
-    return isinstance(extra, Mapping) and any(extra.get(name) for name in names)
+def any_of(names: Iterable[str], extra: object) -> bool:
+    """Return whether `extra` has one of these fields, for whichever target."""
+    if not isinstance(extra, Mapping):
+        return False
+    scopes = [each for each in extra.values() if isinstance(each, Mapping)]
+    return any(fields.get(name) for fields in scopes for name in names)
 
 
 def _check_message(message: object, where: str) -> None:
@@ -234,7 +249,7 @@ def _check_tools(request: Request) -> None:
         if tool.name in names:
             raise ConfigError(f"two tools have the name {tool.name!r}")
         names.add(tool.name)
-    more = _any_of(("tools",), request.extra)  # tools in the provider's own form
+    more = any_of(("tools",), request.extra)  # tools in the provider's own form
     match request.tool_choice:
         case None | "auto" | "none":
             return
@@ -275,7 +290,7 @@ def _check_settings(request: Request) -> None:
         raise ConfigError(f"parallel_tool_calls is {_short(parallel)}: expected a bool")
     _check_reasoning(request.reasoning)
     if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
-        raise ConfigError("extra must map field names of the wire body to values")
+        raise ConfigError("extra must map '*', wires, providers or targets to fields")
 
 
 def _is(value: object, kind: type | UnionType) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
@@ -35,8 +35,8 @@ class ImageRequest(msgspec.Struct, frozen=True):
     """A request to make images from a prompt, or to edit `images`; `mask` marks where to edit.
 
     `size`: pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
-    `partial_images`: the most drafts while the image is being made. `extra`: fields
-    merged into the wire body, for what these fields do not cover. Raises: ConfigError.
+    `partial_images`: the most drafts while the image is being made. `extra`: fields for the wire
+    body by whom they are for, as in `Request`. Raises: ConfigError.
     """
 
     prompt: str
@@ -65,7 +65,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
             images: ImagePart | list[ImagePart] | tuple[ImagePart, ...] = ...,
             mask: ImagePart | None = ...,
             partial_images: int = ...,
-            extra: Mapping[str, Any] = ...,
+            extra: Mapping[str, Mapping[str, Any]] = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
         _check_word("background", self.background, get_args(ImageBackground))
         _check_mask(self.mask, self.images)
         if not _is(self.extra, Mapping) or not all(_is(name, str) for name in self.extra):
-            raise ConfigError("extra must map field names of the wire body to values")
+            raise ConfigError("extra must map '*', wires, providers or targets to fields")
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -124,10 +124,14 @@ class PartialImage(msgspec.Struct, frozen=True):
     index: int = 0
 
 
-def as_image_request(value: object) -> ImageRequest:
+def as_image_request(
+    value: object, check_extra: Callable[[Mapping[str, Any]], object]
+) -> ImageRequest:
     """Return `value` as an ImageRequest; text becomes its prompt. Raises: ConfigError."""
     match value:
         case ImageRequest():
+            if value.extra:
+                check_extra(value.extra)
             return value
         case str():
             return ImageRequest(value)

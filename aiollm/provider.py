@@ -114,8 +114,9 @@ class Decoder(Protocol[Frame_contra]):
 class Codec(Protocol):
     """The base of wire translators, which are pure and stateless.
 
-    `family` names the capability rows that apply, and the opaque state that it replays. `rows` are
-    those of a new family; one that has rows in `aiollm.capabilities` keeps to them.
+    `family` names the capability rows that apply, the opaque state that it replays, and its scope
+    in `Request.extra` (`wire:FAMILY`). `rows` are those of a new family; one that has rows in
+    `aiollm.capabilities` keeps to them.
     """
 
     family: str
@@ -125,7 +126,10 @@ class Codec(Protocol):
         """Return a new framer for one reply."""
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
-        """Translate a request. Raises: UnsupportedError, ConfigError."""
+        """Translate a request, whose `extra` has just the fields for this target's body.
+
+        Raises: UnsupportedError, ConfigError.
+        """
 
     def decoder(self) -> Decoder[Any]:
         """Return a new decoder for one reply."""
@@ -155,7 +159,8 @@ class ImageDecoder(Protocol):
 class ImageCodec(Protocol):
     """A wire translator for making images, pure and stateless.
 
-    It never sees large files: each is replaced by a short placeholder with the same first bytes.
+    The `extra` of a request has just the fields for its target. The codec never
+    sees large files: each is replaced by a short placeholder with the same first bytes.
     """
 
     def encode_images(

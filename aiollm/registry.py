@@ -8,7 +8,7 @@ from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported, Policy
+from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
@@ -17,13 +17,7 @@ from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
-from aiollm._validation import (
-    RequestLike,
-    as_request,
-    check,
-    check_seconds,
-    checked_timeouts,
-)
+from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits, Network, Secret
 from aiollm.errors import ConfigError
@@ -36,6 +30,8 @@ from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts,
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
+    from aiollm._failover.candidates import CallOptions
+    from aiollm._failover.keywords import GenerateOptions, RunOptions, StreamOptions
     from aiollm._streams.image_stream import ImageStream
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
@@ -171,23 +167,26 @@ class Registry:
     # Calls
 
     def stream(
-        self, spec: str | Plan, request: RequestLike, **options: Unpack[CallOptions]
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[StreamOptions]
     ) -> Stream:
         """Return the answer as a stream; nothing is sent until it is iterated.
 
-        `options` override the registry's for this call. Raises: SpecError and ConfigError at
-        once; LLMError and FailoverError while iterating.
+        `options`: fields of the request, replacing its own, and settings that override the
+        registry's. Raises: SpecError, ConfigError and TypeError at once; LLMError and
+        FailoverError while iterating.
         """
         policy, timeouts = self._policy, None
         if options:
-            timeouts = checked_timeouts(options.get("timeouts"))
-            policy = policy.overridden(options)
+            from aiollm._failover.keywords import parted
+
+            request, own = parted(request, options)
+            timeouts = checked_timeouts(own.get("timeouts"))
+            policy = policy.overridden(own)
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
         else:
-            checked = as_request(request)
-            check(checked)
+            checked = checked_request(request, self._catalog.check_extra)
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         opener.leaves_out = policy.on_unsupported == "drop"
         return Stream(lambda total: self._start(plan, opener, policy, total))
@@ -200,12 +199,12 @@ class Registry:
         *,
         output: type[T],
         repairs: int = 1,
-        **options: Unpack[CallOptions],
+        **options: Unpack[GenerateOptions],
     ) -> T: ...
 
     @overload
     async def generate(
-        self, spec: str | Plan, request: RequestLike, **options: Unpack[CallOptions]
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[GenerateOptions]
     ) -> Response: ...
 
     @overload
@@ -216,7 +215,7 @@ class Registry:
         *,
         output: UnionType | Mapping[str, Any],
         repairs: int = 1,
-        **options: Unpack[CallOptions],
+        **options: Unpack[GenerateOptions],
     ) -> Any: ...
 
     async def generate(
@@ -226,7 +225,7 @@ class Registry:
         *,
         output: Any = None,
         repairs: int = 1,
-        **options: Unpack[CallOptions],
+        **options: Unpack[GenerateOptions],
     ) -> Any:
         """Return the complete response or, with `output`, the reply decoded as that type.
 
@@ -234,16 +233,18 @@ class Registry:
         with what is wrong with it, at most `repairs` times. `options` are those of `stream`.
         Raises: as `stream`, OutputError.
         """
+        from aiollm._failover.keywords import parted
 
-        async def ask(asked: Request) -> Response:
-            return await self.stream(spec, asked, **options).collect()
+        request, own = parted(request, options, "output", "repairs")
 
-        checked = as_request(request)
+        async def ask(asked: RequestLike) -> Response:
+            return await self.stream(spec, asked, **own).collect()
+
         if output is None:
-            return await ask(checked)
+            return await ask(request)
         from aiollm._agent.typed_output import generate_typed  # only typed answers need it
 
-        return await generate_typed(ask, checked, output, repairs)
+        return await generate_typed(ask, request, output, repairs)
 
     def run(
         self,
@@ -254,7 +255,7 @@ class Registry:
         max_turns: int = 10,
         max_parallel: int = 8,
         tool_timeout: float | None = 60.0,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RunOptions],
     ) -> AgentRun:
         """Return a run of an agent as a stream: the model and its tools, turn by turn.
 
@@ -264,12 +265,14 @@ class Registry:
         `stream`, and TurnLimitError.
         """
         from aiollm._agent.run import new_run  # only agents need it
+        from aiollm._failover.keywords import parted
 
         plan = self.parse(spec)
+        request, own = parted(request, options, "max_turns", "max_parallel", "tool_timeout")
         self._runs += 1
         return new_run(
-            partial(self.stream, plan, **options),
-            as_request(request),
+            partial(self.stream, plan, **own),
+            request,
             tools,
             (max_turns, max_parallel, tool_timeout),
             self._resources.open_runner,
@@ -291,11 +294,9 @@ class Registry:
         timeouts = checked_timeouts(options.get("timeouts"))
         policy = self._policy.overridden(options) if options else self._policy
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
-        asked = as_image_request(request)
+        asked = as_image_request(request, self._catalog.check_extra)
         if timeouts is None:
-            deadlines = {
-                target: at_least(each, IMAGE_SECONDS) for target, each in deadlines.items()
-            }
+            deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         return ImageStream(lambda total: self._start(plan, opener, policy, total))
 
@@ -362,14 +363,11 @@ class Registry:
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
-        provider = self.provider(name)
-        codec = provider.codec
-        timeouts = self._catalog.timeouts_of(provider)
         from aiollm._http.unary import UnaryRequester
 
+        provider = self.provider(name)
         requester = UnaryRequester(self._resources)
-        reply = await requester.request(provider, timeouts, codec.models(provider))
-        return codec.model_names(reply)
+        return await requester.models(provider, self._catalog.timeouts_of(provider))
 
     # Health and events
 

@@ -436,9 +436,11 @@ class Request(msgspec.Struct, frozen=True):
 
     `tool_choice`: `auto`, `none`, `required`, or a tool's name. `output`: a type or a JSON schema
     that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 = off).
-    `extra`: fields merged into the wire body, for what the canonical fields do not cover.
+    `extra`: fields for the wire body that the others do not cover, by whom they are for: `"*"`
+    (every target), `"wire:openai"` (a wire), `"box"` (a provider), `"box/qwen3:8b"` (a target). A
+    later one of these replaces fields of the same name. Objects are merged into the body's own.
 
-        Request("Name three rivers.", max_output_tokens=100)
+        Request("Name three rivers.", max_output_tokens=100, extra={"box": {"top_k": 20}})
     """
 
     messages: tuple[Message, ...]
@@ -471,7 +473,7 @@ class Request(msgspec.Struct, frozen=True):
             stop: str | Sequence[str] = ...,
             seed: int | None = ...,
             reasoning: Effort | int | None = ...,
-            extra: Mapping[str, Any] = ...,
+            extra: Mapping[str, Mapping[str, Any]] = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:

@@ -31,8 +31,9 @@ Every public name with its docstring; `scripts/reference.py` generates this page
 how the parts work together. Import the names of the first part with `from aiollm import ...`.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike Role Effort CallOptions OnInterrupt OnRefusal "
-    "OnUnsupported Timeouts Plan Step Target",
+    "Asking": "Registry Stream Request RequestLike Role Effort RequestFields StreamOptions "
+    "GenerateOptions RunOptions CallOptions OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step "
+    "Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",

@@ -11,6 +11,7 @@ from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
+from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
 from aiollm.types import Message, Request, Response, Tool, Usage
 
@@ -81,7 +82,7 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
 
 def new_run(
     ask: Callable[[Request], Stream],
-    request: Request,
+    request: RequestLike,
     tools: Sequence[Tool | Callable[..., Any]],
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
@@ -91,4 +92,5 @@ def new_run(
 
     `runner` and `named` are parameters of `AgentLoop`. Raises: ConfigError.
     """
-    return AgentRun(AgentLoop(ask, request, tools, RunLimits(*limits), runner, **named))
+    loop = AgentLoop(ask, as_request(request), tools, RunLimits(*limits), runner, **named)
+    return AgentRun(loop)

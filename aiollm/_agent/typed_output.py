@@ -10,6 +10,7 @@ import msgspec
 
 from aiollm._user_types.answers import Take, itself, read
 from aiollm._user_types.hooks import known
+from aiollm._validation import RequestLike, as_request
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import Message, Request, Response, _shown, user
@@ -74,7 +75,7 @@ def shape_of(kind: Any) -> Shape:
 
 
 async def generate_typed(
-    ask: Callable[[Request], Awaitable[Response]], request: Request, kind: Any, repairs: int
+    ask: Callable[[Request], Awaitable[Response]], asked: RequestLike, kind: Any, repairs: int
 ) -> Any:
     """Return the reply as `kind`, showing the model its mistake up to `repairs` times.
 
@@ -83,7 +84,7 @@ async def generate_typed(
     if type(repairs) is not int or repairs < 0:
         raise ConfigError(f"repairs is {_shown(repairs)}: expected an integer from 0 up")
     shape = shape_of(kind)
-    request = msgspec.structs.replace(request, output=shape.wire)
+    request = msgspec.structs.replace(as_request(asked), output=shape.wire)
     while True:
         response = await ask(request)
         try:

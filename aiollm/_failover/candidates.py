@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
@@ -60,7 +60,6 @@ class CallOptions(TypedDict, total=False):
 
 
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
-_NAMES = ", ".join(CallOptions.__annotations__)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -94,12 +93,9 @@ class Policy(msgspec.Struct, frozen=True):
 
     def overridden(self, options: CallOptions) -> Policy:
         """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
-        changes: dict[str, Any] = {}
-        for name, value in options.items():
-            if name not in CallOptions.__annotations__:
-                raise TypeError(f"unknown option {name!r}: those of a call are {_NAMES}")
-            if value is not None and name != "timeouts":
-                changes[name] = value
+        check_names(options, CallOptions.__annotations__)
+        given = {name: value for name, value in options.items() if value is not None}
+        changes: dict[str, Any] = {name: given[name] for name in given.keys() - {"timeouts"}}
         timeouts = options.get("timeouts")
         if timeouts is not None:
             changes["total"] = timeouts.total
@@ -110,6 +106,17 @@ class Policy(msgspec.Struct, frozen=True):
         if isinstance(error, ContentFilterError):
             return self.on_refusal == "next" and not committed
         return classify(error).moves_on
+
+
+def check_names(options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for a keyword that is not known, with the one that may be meant."""
+    for name in options:
+        if name not in known:
+            from difflib import get_close_matches  # most programs never need it
+
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
+            raise TypeError(f"unknown option {_shown(name)}{hint}")
 
 
 Admitted: TypeAlias = tuple[Sequence[Target], Admission]

@@ -19,6 +19,7 @@ from aiollm.types import (
     Notice,
     Request,
     Target,
+    TextPart,
     Timeouts,
     ToolResultPart,
     assistant,
@@ -103,6 +104,8 @@ class ChatOpener(TargetOpener):
         """Return the target's unstarted stream. Raises: LLMError."""
         provider = self.providers[target]
         request = self.request
+        if request.extra:
+            request = _request_for(target, provider, request)
         if prefix:
             messages = (*request.messages, assistant(prefix))
             request = msgspec.structs.replace(request, messages=messages)
@@ -176,6 +179,10 @@ class ImageOpener(TargetOpener):
 
     async def _fitted(self, provider: Provider, target: Target) -> ImageRequest:
         request = self.request
+        if request.extra:
+            from aiollm._extra import image_request_for  # most calls have none
+
+            request = image_request_for(request, provider.codec.family, target)
         if not request.images or request.mask is not None:
             # A mask must keep the size of its image: both go as they are.
             return request
@@ -188,6 +195,12 @@ class ImageOpener(TargetOpener):
         return msgspec.structs.replace(request, images=images)
 
 
+def _request_for(target: Target, provider: Provider, request: Request) -> Request:
+    from aiollm._extra import request_for  # most calls have none
+
+    return request_for(request, provider.codec.family, target)
+
+
 def _drawing() -> Adapter[ImageRequest]:
     from aiollm._http.image_streaming import draw  # for calls that make images alone
 
@@ -197,6 +210,8 @@ def _drawing() -> Adapter[ImageRequest]:
 def _has_images(request: Request) -> bool:
     for message in request.messages:
         for part in message.parts:
+            if type(part) is TextPart:  # as most are
+                continue
             match part:
                 case ImagePart():
                     return True

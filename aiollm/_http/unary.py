@@ -35,6 +35,11 @@ class UnaryRequester:
         """Send a request and return its complete reply. Raises: LLMError."""
         return await _clean(provider, self._request(provider, timeouts, request))
 
+    async def models(self, provider: Provider, timeouts: Timeouts) -> tuple[str, ...]:
+        """Return the names of the provider's models. Raises: LLMError."""
+        codec = provider.codec
+        return codec.model_names(await self.request(provider, timeouts, codec.models(provider)))
+
     async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         """Send a request and return its reply with the body unread. Raises: LLMError."""
         reply = await _clean(provider, self._open(provider, timeouts, request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import UnionType
 from typing import Any, TypeAlias
@@ -179,6 +179,26 @@ class Catalog:
             if cached and len(self._resolved_specs) < MAX_PLANS:
                 self._resolved_specs[spec] = known
         return known
+
+    def check_extra(self, extra: Mapping[str, Any]) -> None:
+        """Check for whom the fields of a request's `extra` are. Raises: ConfigError."""
+        from aiollm._extra import check_extra  # most calls have none
+
+        names = Names(self._alias, self._is_provider, self._all_names)
+        check_extra(extra, names, self._wires)
+
+    def _wires(self) -> Iterator[str]:
+        """Yield the wires of all providers that can be used, those at hand first."""
+        from aiollm._extra import wires_of
+
+        for provider in (*self._coded.values(), *self._resolved.values()):
+            yield from wires_of(provider.codec.family)
+        for name in self.providers().keys() - {*self._coded, *self._resolved}:
+            try:
+                family = self._row(name).codec.family
+            except Exception:  # noqa: BLE001, S112 - no fault of the call, which names another
+                continue
+            yield from wires_of(family)
 
     def providers_of(self, plan: Plan) -> dict[Target, Provider]:
         """Resolve all targets of a plan. Raises: ConfigError."""

@@ -212,9 +212,9 @@ def test_what_a_provider_can_be_sent_passes(messages) -> None:
 
 
 def test_results_at_the_start_may_answer_calls_that_the_server_holds() -> None:
-    held = {"previous_response_id": "resp_1"}
+    held = {"openai": {"previous_response_id": "resp_1"}}
     check(Request([tool_results(result("1")), user("and?")], extra=held))
-    check(Request((), extra={"conversation": "conv_1"}))
+    check(Request((), extra={"*": {"conversation": "conv_1"}}))
     for messages in (
         [tool_results(result("1"), result("1"))],
         [assistant("x"), tool_results(result("1"))],
@@ -222,12 +222,16 @@ def test_results_at_the_start_may_answer_calls_that_the_server_holds() -> None:
         with pytest.raises(ConfigError, match="answers the tool call '1'"):
             check(Request(messages, extra=held))
     with pytest.raises(ConfigError, match="answers the tool call '1'"):
-        check(Request([tool_results(result("1"))], extra={"previous_response_id": None}))
+        check(Request([tool_results(result("1"))], extra={"*": {"previous_response_id": None}}))
 
 
 def test_a_tool_choice_may_name_a_tool_in_the_providers_own_form() -> None:
     for choice in ("required", "web_search"):
-        check(Request("a", tool_choice=choice, extra={"tools": [{"type": "web_search"}]}))
+        check(
+            Request(
+                "a", tool_choice=choice, extra={"wire:openai": {"tools": [{"type": "web_search"}]}}
+            )
+        )
         with pytest.raises(ConfigError, match="there are no tools"):
             check(Request("a", tool_choice=choice))
 
@@ -282,9 +286,9 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"reasoning": 2**63}, "reasoning is"),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls is 'no': expected a bool"),
     ({"parallel_tool_calls": 0}, "parallel_tool_calls is 0: expected a bool"),
-    ({"extra": None}, "extra must map field names"),
+    ({"extra": None}, "extra must map .* to fields"),
     ({"extra": [("a", 1)]}, "extra must map"),
-    ({"extra": {1: 2}}, "extra must map field names"),
+    ({"extra": {1: 2}}, "extra must map .* to fields"),
 ]  # fmt: skip
 
 

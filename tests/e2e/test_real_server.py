@@ -47,7 +47,7 @@ def long() -> Request:
         "Write the word tree again and again.",
         max_output_tokens=900,
         temperature=0.0,
-        extra={"logit_bias": [[2, False]], "ignore_eos": True},
+        extra={"*": {"logit_bias": [[2, False]], "ignore_eos": True}},
     )
 
 

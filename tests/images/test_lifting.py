@@ -22,7 +22,7 @@ from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.testing import Answer, sse
 
 DICE = random.Random(7)
-WITH_DRAFTS = ImageRequest("x", extra={"stream": True, "partial_images": 3})
+WITH_DRAFTS = ImageRequest("x", extra={"*": {"stream": True, "partial_images": 3}})
 HEADS = {
     "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
     "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",

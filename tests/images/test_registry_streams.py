@@ -20,7 +20,7 @@ PNG = base64.b64decode(
 )
 PNG64 = base64.b64encode(PNG).decode()
 IMAGE = ImagePart(PNG, mime="image/png")
-ASKED = ImageRequest("a paper boat", extra={"stream": True, "partial_images": 2})
+ASKED = ImageRequest("a paper boat", extra={"*": {"stream": True, "partial_images": 2}})
 
 
 def draft(index: object) -> tuple[str, dict[str, Any]]:
@@ -243,8 +243,8 @@ NUMBERS = [0, 1, 2, 3, -1, 10**18, 1, None, "7"]
         (ImageRequest("x"), 0),
         (ImageRequest("x", partial_images=1), 1),
         (ImageRequest("x", partial_images=3), 3),
-        (ImageRequest("x", extra={"partial_images": 5}), 5),
-        (ImageRequest("x", extra={"partial_images": "many"}), 0),
+        (ImageRequest("x", extra={"*": {"partial_images": 5}}), 5),
+        (ImageRequest("x", extra={"*": {"partial_images": "many"}}), 0),
     ],
 )
 async def test_drafts_are_as_many_as_were_asked_for_and_numbered_as_they_come(
@@ -271,8 +271,8 @@ async def test_a_draft_nobody_asked_for_does_not_commit_the_call(serve, registry
     [
         (ImageRequest("x"), 1),
         (ImageRequest("x", count=2), 2),
-        (ImageRequest("x", extra={"n": 3}), 3),
-        (ImageRequest("x", extra={"batch_size": 2, "n_iter": 2}), 4),
+        (ImageRequest("x", extra={"*": {"n": 3}}), 3),
+        (ImageRequest("x", extra={"*": {"batch_size": 2, "n_iter": 2}}), 4),
     ],
 )
 async def test_images_are_as_many_as_were_asked_for(serve, registry, asked, count):

@@ -341,7 +341,7 @@ async def test_a_model_is_kept_as_long_as_is_said(serve, registry, keep):
 async def test_a_chat_may_say_how_long_its_model_is_kept(serve, registry):
     server = await serve(box())
     reg = registry({"m5": server.dsn("ollama")})
-    await reg.generate("m5/smol", Request("hi", extra={"keep_alive": "30m"}))
+    await reg.generate("m5/smol", "hi", extra={"m5": {"keep_alive": "30m"}})
     assert server.requests[0].json()["keep_alive"] == "30m"
 
 

@@ -30,11 +30,13 @@ from aiollm import (
     RefusalDelta,
     Registry,
     Request,
+    RequestFields,
     Response,
     Restart,
     Status,
     Step,
     StreamInterrupted,
+    StreamOptions,
     Target,
     TextDelta,
     TextPart,
@@ -77,6 +79,19 @@ async def calls(reg: Registry) -> None:
     reg.limit("box", Limits(tpm=1e5))
     reg.limit(Target("box", "m"), Limits(max_concurrency=2))
     assert_type(reg.provider("box").limits_of("m"), tuple[Limits, Limits])
+
+
+async def keywords(reg: Registry) -> None:
+    """The fields of a request are keywords of each call, beside its options."""
+    by_hand, extra = Tool("by_hand"), {"*": {"top_k": 5}, "box/m": {"top_k": 1}}
+    reg.stream("a/x", "Why?", temperature=0, stop="END", tools=by_hand, output=City, timeouts=None)
+    assert_type(await reg.generate("a/x", "Why?", seed=1, tools=[by_hand], extra=extra), Response)
+    assert_type(await reg.generate("a/x", Request("Why?"), output=City, top_p=1.0), City)
+    reg.run("a/x", "Why?", tools=[by_hand], output=City, reasoning="low", retries=0)
+    fields: RequestFields = {"temperature": 0.2, "stop": ["a", "b"], "extra": extra}
+    options: StreamOptions = {"max_output_tokens": 5, "max_wait": 1.0}
+    reg.stream("a/x", "Why?", **fields, retries=0)
+    reg.stream("a/x", "Why?", **options)
 
 
 def requests() -> None:

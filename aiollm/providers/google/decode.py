@@ -337,7 +337,7 @@ class GoogleDecoder:
             out.append(
                 Notice(
                     "the answer pauses: send the request again with "
-                    f"extra={{'continuationToken': {last.continuation_token!r}}}"
+                    f"extra={{'wire:google': {{'continuationToken': {last.continuation_token!r}}}}}"
                 )
             )
         if is_broken(raw):

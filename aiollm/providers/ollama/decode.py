@@ -180,12 +180,7 @@ class OllamaDecoder:
             self._flush(self._joiner, out)
         tokens = line.prompt_eval_count or 0
         if self._context and tokens >= FULL * self._context:
-            out.append(
-                Notice(
-                    f"the prompt fills {tokens} of num_ctx {self._context} tokens: Ollama may have "
-                    "dropped the oldest messages; raise num_ctx, or set extra truncate to False"
-                )
-            )
+            out.append(_full(tokens, self._context))
         raw = line.done_reason or ""
         if is_broken(raw):
             raise broken_error(raw)
@@ -202,6 +197,13 @@ class OllamaDecoder:
             out.append(ReasoningDelta(thinking))
         if text := joiner.flush("content"):
             out.append(TextDelta(text))
+
+
+def _full(tokens: int, context: int) -> Notice:
+    return Notice(
+        f"the prompt fills {tokens} of num_ctx {context} tokens: Ollama may have dropped the "
+        "oldest messages; raise num_ctx, or send extra={'wire:ollama': {'truncate': False}}"
+    )
 
 
 def _arguments(value: Any) -> str:

@@ -210,7 +210,7 @@ FILE = {"type": "input_file", "file_id": "file-1"}
 def test_results_alone_answer_calls_that_the_server_holds(responses) -> None:
     results = tool_results(ToolResultPart("call_a", "high tide"))
     for extra in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
-        request = Request(results, extra=extra)
+        request = Request(results, extra={"*": extra})
         check(request)
         sent = responses.send(messages=request.messages, extra=extra).body
         assert sent["input"] == [
