@@ -69,7 +69,7 @@ SHARES = st.lists(st.floats(1e-4, 0.025), min_size=2, max_size=60)
 
 
 @settings(max_examples=40)
-@given(limit=LIMITS, shares=SHARES)
+@given(limit=LIMITS, shares=st.lists(st.floats(0.005, 0.025), min_size=80, max_size=120))
 def test_no_minute_holds_more_than_the_limit_and_who_asks_first_goes_first(meter, limit, shares):
     asked = meter(limit)
     went = [(asked.ask(share)[0], share) for share in shares]
