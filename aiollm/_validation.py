@@ -13,11 +13,13 @@ import msgspec
 from aiollm.errors import ConfigError
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     Effort,
     ImagePart,
     Message,
     OpaquePart,
+    PromptCache,
     ProviderData,
     ReasoningPart,
     RefusalPart,
@@ -34,8 +36,8 @@ RequestLike: TypeAlias = str | Request | Message | Sequence[Message]
 """Anything accepted as a request: a prompt, a conversation, or a complete `Request`."""
 
 _PARTS: dict[Any, tuple[type, ...]] = {
-    "system": (TextPart,),
-    "user": (TextPart, ImagePart, DocumentPart, AudioPart, OpaquePart),
+    "system": (TextPart, CachePoint),
+    "user": (TextPart, ImagePart, DocumentPart, AudioPart, OpaquePart, CachePoint),
     "assistant": (
         TextPart,
         ToolCallPart,
@@ -70,7 +72,7 @@ _FIELDS: dict[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
 
 Passing arguments as a dict, or a number, is an easy mistake."""
 
-_RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart)
+_RESULT = (TextPart, ImagePart, DocumentPart, OpaquePart, CachePoint)
 _HELD = ("previous_response_id", "conversation")
 """Fields of `extra` that name a conversation which the server holds (OpenAI's Responses)."""
 BRINGING = (*_HELD, "prompt")
@@ -78,6 +80,10 @@ BRINGING = (*_HELD, "prompt")
 
 _CHOICES = ("auto", "none", "required")
 _EFFORTS: tuple[str, ...] = get_args(Effort)
+_CACHES: tuple[str, ...] = get_args(PromptCache)
+MAX_CACHE_KEY = 64
+"""The longest key that OpenAI accepts (November 2026), in characters."""
+
 TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 """The names that every provider accepts."""
 
@@ -265,7 +271,7 @@ def _check_tool(tool: object, where: str) -> None:
         raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
     if not is_tool_name(tool.name):
         raise ConfigError(f"{where}.name is {_shown(tool.name)}: expected {TOOL_NAME.pattern}")
-    for name, kind in (("description", str), ("strict", bool)):
+    for name, kind in (("description", str), ("strict", bool), ("cache_point", bool)):
         if not _is(value := getattr(tool, name), kind):
             raise ConfigError(f"{where}.{name} is {_kind(value)}, not a {kind.__name__}")
     schema = tool.parameters
@@ -289,8 +295,20 @@ def _check_settings(request: Request) -> None:
     if parallel is not None and not _is(parallel, bool):
         raise ConfigError(f"parallel_tool_calls is {_short(parallel)}: expected a bool")
     _check_reasoning(request.reasoning)
+    _check_cache(request.prompt_cache, request.cache_key)
     if not _is(request.extra, Mapping) or not all(_is(name, str) for name in request.extra):
         raise ConfigError("extra must map '*', wires, providers or targets to fields")
+
+
+def _check_cache(lifetime: object, key: object) -> None:
+    if lifetime is not None and lifetime not in _CACHES:
+        expected = f"expected one of {', '.join(_CACHES)}, or None"
+        raise ConfigError(f"prompt_cache is {_short(lifetime)}: {expected}")
+    # Some providers take it as a header.
+    text = key if isinstance(key, str) else "\n"
+    if len(text) > MAX_CACHE_KEY or not (text.isascii() and text.isprintable()):
+        expected = f"expected at most {MAX_CACHE_KEY} printable ASCII characters"
+        raise ConfigError(f"cache_key is {_short(key)}: {expected}")
 
 
 def _is(value: object, kind: type | UnionType) -> bool:

@@ -19,6 +19,8 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 """Who speaks in a message."""
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How much the model thinks before it answers."""
+PromptCache: TypeAlias = Literal["off", "auto", "5m", "30m", "1h", "12h"]
+"""Whether a provider keeps the prompt for the next request, and for how long."""
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]
@@ -316,6 +318,17 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
         return value
 
 
+class CachePoint(msgspec.Struct, frozen=True, tag="cache_point"):
+    """The end of what the provider is to keep in its prompt cache: all that stands before it.
+
+    It may stand in system and user messages, and in a tool's result, which it marks as a whole.
+    It says nothing to the model, and is left out where a target has no such marks. A provider
+    with fewer marks gets the last ones, with a warning.
+
+        Request([system(rules, CachePoint()), user("What is new?")])
+    """
+
+
 class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
     """The result of a tool call: text (a plain string will do), images and documents.
 
@@ -324,7 +337,7 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
     """
 
     id: str
-    content: tuple[TextPart | ImagePart | DocumentPart | OpaquePart, ...]
+    content: tuple[TextPart | ImagePart | DocumentPart | OpaquePart | CachePoint, ...]
     name: str = ""
     is_error: bool = False
 
@@ -338,7 +351,8 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
             | ImagePart
             | DocumentPart
             | OpaquePart
-            | Sequence[str | TextPart | ImagePart | DocumentPart | OpaquePart],
+            | CachePoint
+            | Sequence[str | TextPart | ImagePart | DocumentPart | OpaquePart | CachePoint],
             name: str = ...,
             is_error: bool = ...,  # noqa: FBT001
         ) -> None: ...
@@ -362,6 +376,7 @@ Part: TypeAlias = (
     | ReasoningPart
     | RefusalPart
     | OpaquePart
+    | CachePoint
 )
 
 
@@ -419,7 +434,8 @@ def tool_results(*parts: ToolResultPart) -> Message:
 class Tool(msgspec.Struct, frozen=True):
     """A function the model may call; `parameters` is the JSON schema of its arguments.
 
-    `function` is what the agent loop runs; a plain request does not need it.
+    `function` is what the agent loop runs; a plain request does not need it. `cache_point`: a
+    `CachePoint` stands after it.
     """
 
     name: str
@@ -429,6 +445,7 @@ class Tool(msgspec.Struct, frozen=True):
     )
     strict: bool = False
     function: Callable[..., Any] | None = None
+    cache_point: bool = False
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -439,6 +456,10 @@ class Request(msgspec.Struct, frozen=True):
     `extra`: fields for the wire body that the others do not cover, by whom they are for: `"*"`
     (every target), `"wire:openai"` (a wire), `"box"` (a provider), `"box/qwen3:8b"` (a target). A
     later one of these replaces fields of the same name. Objects are merged into the body's own.
+    `prompt_cache`: `auto` asks the provider to keep the prompt, a time to keep it about as long,
+    `off` not to; None leaves it to the provider's default and to each `CachePoint`. `cache_key`:
+    requests with one key go to the same cache, where a provider takes such keys; by default that
+    of the call's `session`.
 
         Request("Name three rivers.", max_output_tokens=100, extra={"box": {"top_k": 20}})
     """
@@ -456,6 +477,8 @@ class Request(msgspec.Struct, frozen=True):
     seed: int | None = None
     reasoning: Effort | int | None = None
     extra: Mapping[str, Any] = {}
+    prompt_cache: PromptCache | None = None
+    cache_key: str = ""
 
     if TYPE_CHECKING:
 
@@ -474,6 +497,8 @@ class Request(msgspec.Struct, frozen=True):
             seed: int | None = ...,
             reasoning: Effort | int | None = ...,
             extra: Mapping[str, Mapping[str, Any]] = ...,
+            prompt_cache: PromptCache | None = ...,
+            cache_key: str = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -651,7 +676,8 @@ Item: TypeAlias = Chunk | UsageUpdate | Notice | AnnouncedLimits
 class Attempt(msgspec.Struct):
     """One try at one target; times are seconds since the stream began.
 
-    `queued` is how many seconds the call waited in line before it.
+    `queued` is how many seconds the call waited in line before it. `preferred`: the cache of the
+    target was warm for the call's session.
     """
 
     target: Target
@@ -661,6 +687,7 @@ class Attempt(msgspec.Struct):
     first_output: float | None = None
     ended: float | None = None
     queued: float = 0.0
+    preferred: bool = False
 
 
 class Timings(msgspec.Struct, frozen=True):

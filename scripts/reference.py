@@ -31,12 +31,12 @@ Every public name with its docstring; `scripts/reference.py` generates this page
 how the parts work together. Import the names of the first part with `from aiollm import ...`.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike Role Effort RequestFields StreamOptions "
-    "GenerateOptions RunOptions CallOptions OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step "
-    "Target",
+    "Asking": "Registry Stream Request RequestLike Role Effort PromptCache RequestFields "
+    "StreamOptions GenerateOptions RunOptions CallOptions OnInterrupt OnRefusal OnUnsupported "
+    "Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
-    "ToolResultPart ReasoningPart RefusalPart OpaquePart ProviderData Citation",
+    "ToolResultPart ReasoningPart RefusalPart OpaquePart CachePoint ProviderData Citation",
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
     "Answers": "Response Usage Attempt Timings FinishReason Certainty Outcome",

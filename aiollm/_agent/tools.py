@@ -21,6 +21,7 @@ from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     OpaquePart,
@@ -35,7 +36,7 @@ from aiollm.types import (
 
 Function: TypeAlias = Callable[..., Any]
 
-_CONTENT = (TextPart, ImagePart, DocumentPart, OpaquePart)
+_CONTENT = (TextPart, ImagePart, DocumentPart, OpaquePart, CachePoint)
 _FOREIGN = (AudioPart, ToolCallPart, ReasoningPart, RefusalPart)
 """Parts that no provider accepts in a tool's result."""
 
@@ -85,6 +86,7 @@ def tool(
     description: str = "",
     strict: bool = False,
     timeout: float | None = None,
+    cache_point: bool = False,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -96,6 +98,7 @@ def tool(
     description: str = "",
     strict: bool = False,
     timeout: float | None = None,
+    cache_point: bool = False,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool from a plain or async function, or from another callable.
 
@@ -103,6 +106,7 @@ def tool(
     from the type hints: `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
     and a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
     seconds a call may take, `math.inf` for no limit; None uses the run's time limit.
+    `cache_point`: the provider is to keep the tools up to this one in its prompt cache.
 
     A plain function runs in a thread, so it may block. One that overruns its time keeps its
     thread, and its result is discarded; when a tool holds half of the registry's `tool_threads`
@@ -114,14 +118,10 @@ def tool(
             "Return the forecast."
     """
     if function is None:
-        return functools.partial(
-            tool, name=name, description=description, strict=strict, timeout=timeout
-        )
+        given: dict[str, Any] = {"name": name, "description": description, "strict": strict}
+        return functools.partial(tool, **given, timeout=timeout, cache_point=cache_point)
     named = name or _name(function)
-    if not is_tool_name(named):
-        raise ConfigError(f"invalid tool name {_shown(named)}: pass a name that matches {_NAMES}")
-    if timeout not in (None, math.inf) and not is_seconds(timeout):
-        raise ConfigError(f"tool {named!r}: timeout is {_shown(timeout)}, expected seconds above 0")
+    _check(named, timeout)
     signature, schema = _signature(function, named)
     return FunctionTool(
         name=named,
@@ -130,8 +130,16 @@ def tool(
         strict=strict,
         function=function,
         timeout=timeout,
+        cache_point=cache_point,
         _signature=signature,
     )
+
+
+def _check(name: str, timeout: float | None) -> None:
+    if not is_tool_name(name):
+        raise ConfigError(f"invalid tool name {_shown(name)}: pass a name that matches {_NAMES}")
+    if timeout not in (None, math.inf) and not is_seconds(timeout):
+        raise ConfigError(f"tool {name!r}: timeout is {_shown(timeout)}, expected seconds above 0")
 
 
 def as_tool(value: Tool | Function) -> Tool:
@@ -188,7 +196,7 @@ def _content(value: Any) -> Any:
     match value:
         case None:
             return ""
-        case str() | TextPart() | ImagePart() | DocumentPart() | OpaquePart():
+        case str() | TextPart() | ImagePart() | DocumentPart() | OpaquePart() | CachePoint():
             return value
         case list() | tuple() if any(isinstance(item, _CONTENT) for item in value):
             return value

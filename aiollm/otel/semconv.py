@@ -7,6 +7,7 @@ When its names change, these will, too.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from aiollm.images import ImageRequest
 from aiollm.provider import Provider
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     Message,
@@ -168,7 +170,11 @@ def _service(provider: Provider) -> str:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "parts": [_part(part) for part in message.parts]}
+    return {"role": message.role, "parts": _parts(message.parts)}
+
+
+def _parts(parts: Iterable[Part]) -> list[dict[str, Any]]:
+    return [_part(part) for part in parts if type(part) is not CachePoint]
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -198,9 +204,9 @@ def _arguments(call: ToolCallPart) -> Any:
 
 
 def _result(result: ToolResultPart) -> Any:
-    if all(isinstance(part, TextPart) for part in result.content):
+    if all(isinstance(part, TextPart | CachePoint) for part in result.content):
         return result.text
-    return [_part(part) for part in result.content]
+    return _parts(result.content)
 
 
 def _file(part: ImagePart | DocumentPart | AudioPart) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiollm._settings.hidden import HiddenValues
 from aiollm.provider import Provider
+from aiollm.providers.cache_points import without_points
 from aiollm.providers.call_ids import unique_calls
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, ProviderData, Request, TextPart
@@ -41,15 +42,19 @@ def system_text(request: Request) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
-def conversation(request: Request) -> tuple[Message, ...]:
+def conversation(request: Request, *, points: bool = False) -> tuple[Message, ...]:
     """Return the messages after those that `system_text` includes.
 
-    Each call stands beside its results, and no tool-call id occurs twice.
+    Each call stands beside its results, and no tool-call id occurs twice. Cache points are left
+    out, unless the encoder asks for `points`.
     """
     start = 0
     while start < len(request.messages) and request.messages[start].role == "system":
         start += 1
-    return unique_calls(one_turn_for_its_results(request.messages[start:]))
+    messages = request.messages[start:]
+    if not points:
+        messages = tuple(without_points(messages))
+    return unique_calls(one_turn_for_its_results(messages))
 
 
 def asks_for_tools(request: Request) -> bool:

@@ -21,6 +21,7 @@ from aiollm.types import (
     AnnouncedLimits,
     Attempt,
     AudioPart,
+    CachePoint,
     Chunk,
     Citation,
     CitationChunk,
@@ -305,6 +306,7 @@ PARTS = st.one_of(
     st.builds(ReasoningPart, TEXT, MAYBE_DATA),
     st.builds(RefusalPart, TEXT),
     st.builds(OpaquePart, MAYBE_DATA.filter(bool)),
+    st.just(CachePoint()),
 )
 MESSAGES = st.builds(
     Message, st.sampled_from(get_args(types.Role)), st.lists(PARTS, max_size=3).map(tuple)
@@ -320,6 +322,8 @@ REQUESTS = st.builds(
     stop=st.lists(TEXT, max_size=2).map(tuple),
     reasoning=st.none() | st.sampled_from(get_args(types.Effort)) | st.integers(0, 10**5),
     extra=st.dictionaries(TEXT, st.booleans() | TEXT),
+    prompt_cache=st.none() | st.sampled_from(get_args(types.PromptCache)),
+    cache_key=TEXT,
 )
 
 
@@ -342,6 +346,7 @@ def test_what_was_stored_stays_readable() -> None:
         ReasoningPart: "reasoning",
         RefusalPart: "refusal",
         OpaquePart: "opaque",
+        CachePoint: "cache_point",
     }
     parts = b'[{"type":"text","text":"a"},{"type":"image","data":"iVBORw=="}]'
     stored = b'{"role":"user","parts":%s}' % parts

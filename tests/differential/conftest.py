@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tomllib
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -612,13 +612,31 @@ def _job(server: ReplayServer, sdk: str, sent: list[Sent]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def outcome() -> Outcome:
-    """What both sides made of everything; without the SDKs CI fails, others skip."""
+def peers() -> str:
+    """The Python that has the SDKs; without them CI fails, others skip."""
     python = peers_python()
     if python is None:
         reason = "the official SDKs are not installed: run scripts/setup peers"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return asyncio.run(ask_both(python))
+    return python
+
+
+@pytest.fixture(scope="session")
+def outcome(peers: str) -> Outcome:
+    """What both sides made of everything."""
+    return asyncio.run(ask_both(peers))
+
+
+@pytest.fixture
+def complaints(peers: str) -> Callable[[str, list[Any]], list[dict[str, str]]]:
+    """Return what an SDK's types say against each of several bodies."""
+
+    def asked(api: str, sent: list[Any]) -> list[dict[str, str]]:
+        named = [{"name": str(at), "api": api, "body": each} for at, each in enumerate(sent)]
+        done = asyncio.run(work(peers, sdk_of(api), {"cases": [], "requests": named}))
+        return [*done["complaints"].values()]
+
+    return asked
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from aiollm import (
     Attempt,
+    CachePoint,
     Chunk,
     CitationChunk,
     ConfigError,
@@ -108,7 +109,7 @@ def requests() -> None:
     assert_type(Message("user", ["a", ImagePart(b"...")]).parts, tuple[Part, ...])
     assert_type(
         ToolResultPart("1", "sunny").content,
-        tuple[TextPart | ImagePart | DocumentPart | OpaquePart, ...],
+        tuple[TextPart | ImagePart | DocumentPart | OpaquePart | CachePoint, ...],
     )
     assert_type(tool_results(ToolResultPart("1", ["sunny", ImagePart(b"...")])), Message)
     image = ImageRequest("a boat", size="16:9", images=[ImagePart(b"...")])

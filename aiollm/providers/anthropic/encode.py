@@ -11,9 +11,16 @@ from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
 from aiollm.provider import HttpRequest, Provider
-from aiollm.providers.anthropic.messages import container, messages
+from aiollm.providers.anthropic.messages import UNMARKED, Block, container, messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
-from aiollm.providers.encoding import Warnings, asks_for_tools, merge, system_text
+from aiollm.providers.cache_points import CacheMarks, has_points, nearest, system_blocks
+from aiollm.providers.encoding import (
+    Warnings,
+    asks_for_tools,
+    merge,
+    sole_text,
+    system_text,
+)
 from aiollm.types import Effort, Request, Target, Tool
 
 VERSION = "2026-10-21"
@@ -23,6 +30,10 @@ SAMPLING_VERSION = "2023-06-01"
 OWN_HOST = "api.anthropic.com"
 
 _SAMPLING = ("temperature", "top_p", "top_k")
+
+LIFETIMES = ("5m", "1h")
+MAX_MARKS = 4
+"""The cache points of a request (Anthropic, November 2026); the automatic one is one of them."""
 
 
 def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
@@ -77,20 +88,14 @@ def _model(provider: Provider, model: str) -> str:
 def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     choice = _tool_choice(request, facts) if asks_for_tools(request) else None
     thoughts = _thinking(request, facts, choice, warnings)
-    body: dict[str, Any] = {
-        "messages": messages(request, facts, warnings),
-        "max_tokens": thoughts.max_tokens,
-        "stream": True,
-    }
-    if system := system_text(request):
-        body["system"] = system
-    if request.tools:
-        body["tools"] = [_tool(tool, warnings) for tool in request.tools]
+    body = _prompt(request, facts, warnings)
+    body["max_tokens"] = thoughts.max_tokens
+    body["stream"] = True
     if choice:
         body["tool_choice"] = choice
     if thoughts.config:
         body["thinking"] = thoughts.config
-    if id_ := container(request):
+    if len(request.messages) > 1 and (id_ := container(request)):
         body["container"] = id_
     if config := _output_config(request, thoughts):
         body["output_config"] = config
@@ -99,6 +104,59 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     if request.seed is not None:
         warnings.add("Anthropic does not accept a seed: dropped")
     return body | _sampling(request, facts, thoughts, warnings)
+
+
+def _prompt(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
+    """Return messages, system prompt and tools."""
+    text = sole_text(request)
+    if (not text or request.tools or request.prompt_cache) and (marks := _marks(request)):
+        return _cached(request, facts, warnings, marks)
+    body: dict[str, Any] = {}
+    if text:
+        body["messages"] = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    else:
+        body["messages"] = messages(request, facts, warnings)
+    if system := system_text(request):
+        body["system"] = system
+    if request.tools:
+        body["tools"] = [_tool(tool, warnings) for tool in request.tools]
+    return body
+
+
+def _marks(request: Request) -> CacheMarks | None:
+    wish = request.prompt_cache
+    if wish == "off" or (wish is None and not has_points(request)):
+        return None
+    lifetime = nearest(wish, LIFETIMES)
+    control = {"type": "ephemeral"} | ({"ttl": lifetime} if lifetime else {})
+    return CacheMarks({"cache_control": control}, MAX_MARKS)
+
+
+def _cached(
+    request: Request, facts: Model, warnings: Warnings, marks: CacheMarks
+) -> dict[str, Any]:
+    """Return the prompt with a mark at the end of each piece that is cached.
+
+    The automatic mark goes on the last block, as the field `cache_control` of the body asks the
+    server to do: hosts that only speak this wire know that of blocks alone.
+    """
+    body = {name: blocks for name, blocks in _prefix(request, warnings, marks).items() if blocks}
+    turns = body["messages"] = messages(request, facts, warnings, marks)
+    if request.prompt_cache:
+        any(marks.end(turn["content"], UNMARKED) for turn in reversed(turns))
+    if note := marks.settle():
+        warnings.add(note)
+    return body
+
+
+def _prefix(request: Request, warnings: Warnings, marks: CacheMarks) -> dict[str, list[Block]]:
+    """Return what stands before the messages, in the order in which Anthropic caches it."""
+    tools: list[Block] = []
+    for tool in request.tools:
+        tools.append(_tool(tool, warnings))
+        if tool.cache_point:
+            marks.end(tools)
+    return {"tools": tools, "system": system_blocks(request, marks, "text", tools)}
 
 
 def _stops(request: Request, warnings: Warnings) -> list[str]:

@@ -13,10 +13,12 @@ from aiollm._wire.image_type import image_mime
 from aiollm._wire.lenient import load
 from aiollm.errors import UnsupportedError
 from aiollm.providers.anthropic.models import Model
-from aiollm.providers.encoding import Warnings, conversation, sole_text
+from aiollm.providers.cache_points import CacheMarks, is_marked
+from aiollm.providers.encoding import Warnings, conversation
 from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     Message,
@@ -38,18 +40,24 @@ Block: TypeAlias = dict[str, Any]
 _WIRE_ROLES = {"user": "user", "tool": "user", "assistant": "assistant", "system": "system"}
 
 
-def messages(request: Request, facts: Model, warnings: Warnings) -> list[Block]:
+UNMARKED = ("thinking", "redacted_thinking")
+"""Blocks that cannot be the end of what is cached (Anthropic, November 2026)."""
+
+
+def messages(
+    request: Request, facts: Model, warnings: Warnings, marks: CacheMarks | None = None
+) -> list[Block]:
     """Return the wire messages: turns alternate, and tool results come first in their turn.
 
+    `marks` are put at the cache points; None leaves these out.
     Raises: UnsupportedError for what Anthropic does not accept.
     """
-    if text := sole_text(request):
-        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
-    encoder = _Encoder(facts, warnings)
+    encoder = _Encoder(facts, warnings, marks)
     turns: list[Block] = []
-    for message in conversation(request):
+    for message in conversation(request, points=marks is not None):
         role = encoder.role(message)
-        if blocks := encoder.blocks(message, role):
+        before = turns[-1]["content"] if turns else []
+        if blocks := encoder.blocks(message, role, before):
             _add(turns, role, blocks)
     encoder.settle(turns)
     for turn in turns:
@@ -117,9 +125,10 @@ def container(request: Request) -> str:
 class _Encoder:
     """Parts to blocks, with one table of ids for the whole conversation."""
 
-    def __init__(self, facts: Model, warnings: Warnings) -> None:
+    def __init__(self, facts: Model, warnings: Warnings, marks: CacheMarks | None) -> None:
         self._facts = facts
         self._warnings = warnings
+        self._marks = marks
         self._ids: dict[str, str] = {}
 
     def role(self, message: Message) -> str:
@@ -139,9 +148,19 @@ class _Encoder:
         )
         return "user"
 
-    def blocks(self, message: Message, role: str) -> list[Block]:
+    def blocks(self, message: Message, role: str, before: list[Block]) -> list[Block]:
+        """Return the blocks of a message; a cache point at its start marks those before it."""
         encode = self._assistant if role == "assistant" else self._user
-        return [block for part in message.parts if (block := encode(part)) is not None]
+        blocks: list[Block] = []
+        for part in message.parts:
+            if type(part) is CachePoint:
+                if self._marks is not None:
+                    self._marks.end(blocks or before, UNMARKED)
+            elif (block := encode(part)) is not None:
+                blocks.append(block)
+                if type(part) is ToolResultPart and self._marks is not None and is_marked(part):
+                    self._marks.end(blocks)
+        return blocks
 
     def _user(self, part: Part) -> Block | None:
         match part:
@@ -177,7 +196,8 @@ class _Encoder:
 
     def _opaque(self, part: OpaquePart) -> Block | None:
         own = self._warnings.own(part.provider_data, FAMILY, "a part")
-        return own.get("block") if own else None
+        block = own.get("block") if own else None
+        return block if block is None or self._marks is None else self._marks.note(dict(block))
 
     def _drop(self, part: Part, role: str) -> None:
         name = type(part).__name__.removesuffix("Part").lower()
@@ -188,7 +208,9 @@ class _Encoder:
     ) -> Block:
         """Add the block's own keys that the part carries, such as `cache_control`."""
         own = self._warnings.own(part.provider_data, FAMILY, "the state of a part")
-        return block | own if own else block
+        if not own:
+            return block
+        return block | own if self._marks is None else self._marks.note(block | own)
 
     def _text(self, part: TextPart | RefusalPart) -> Block | None:
         if not part.text.strip():
@@ -220,7 +242,7 @@ class _Encoder:
 
     def _result(self, part: ToolResultPart) -> Block:
         block: Block = {"type": "tool_result", "tool_use_id": self._id(part.id)}
-        content = [self._user(item) for item in part.content]
+        content = [self._user(item) for item in part.content if type(item) is not CachePoint]
         if kept := [item for item in content if item is not None]:
             block["content"] = kept
         if part.is_error:

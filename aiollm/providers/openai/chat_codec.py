@@ -12,6 +12,7 @@ from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
 from aiollm.providers.model_lists import listed_names
+from aiollm.providers.openai.caching import add_fields, finish, marks_of
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
 from aiollm.providers.openai.chat_think import ThinkBlock
@@ -41,9 +42,10 @@ class ChatCodec(Codec):
         warnings = Warnings()
         check_media(provider, target, request)
         form, note = _response_format(request, dialect, warnings)
+        marks = marks_of(request, dialect, target.model) if dialect.cache_key else None
         body: dict[str, Any] = {
             "model": target.model,
-            "messages": messages(request, dialect, self.family, warnings, note),
+            "messages": messages(request, dialect, self.family, warnings, note, marks),
             "stream": True,
             **_limits(request, dialect),
             **sampling(request, model, warnings),
@@ -51,10 +53,16 @@ class ChatCodec(Codec):
             **form,
             **thinking(request, dialect, model, warnings),
         }
-        merge(body, request.extra)
+        headers = bearer_headers(provider)
+        if dialect.cache_key:
+            add_fields(body, headers, request, dialect)
+            if marks is not None:
+                finish(marks, body, request, dialect, warnings)
+        if request.extra:
+            merge(body, request.extra)
         return HttpRequest(
             f"{provider.base_url}/chat/completions",
-            bearer_headers(provider),
+            headers,
             json_body(body),
             warnings=tuple(warnings),
             decoder=self._decoder_of(body, dialect) if "n" in body or dialect.think else None,

@@ -10,11 +10,14 @@ from typing import Any
 from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
+from aiollm.providers.cache_points import CacheMarks, is_marked, system_blocks
 from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
+from aiollm.providers.openai.caching import mark_before
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.providers.turns import FOLDED, OPENED, OPENING, alternating
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     Message,
@@ -47,11 +50,17 @@ _AUDIO_FORMATS = {
 
 
 def messages(
-    request: Request, dialect: Dialect, family: str, warnings: Warnings, system_note: str = ""
+    request: Request,
+    dialect: Dialect,
+    family: str,
+    warnings: Warnings,
+    system_note: str = "",
+    marks: CacheMarks | None = None,
 ) -> list[dict[str, Any]]:
     """Translate the system prompt and the conversation. Raises: UnsupportedError.
 
-    `system_note` is appended to the system prompt.
+    `system_note` is appended to the system prompt. `marks` are put at the cache points; None
+    leaves these out.
     """
     out: list[dict[str, Any]] = []
     system = system_text(request)
@@ -59,14 +68,23 @@ def messages(
         system = f"{system}\n\n{system_note}" if system else system_note
     if system:
         out.append({"role": dialect.system, "content": system})
+    if marks is not None and system:
+        _mark_system(out[0], request, marks, system_note)
     if text := sole_text(request):
         out.append({"role": "user", "content": text})
         return out
-    turns = _Turns(dialect, family, warnings, out)
-    for message in turns_of(request, dialect, warnings):
+    turns = _Turns(dialect, family, warnings, out, marks)
+    for message in turns_of(request, dialect, warnings, points=marks is not None):
         turns.add(message)
     turns.flush()
     return list(_answered(out)) if dialect.answers_results else out
+
+
+def _mark_system(wire: dict[str, Any], request: Request, marks: CacheMarks, note: str) -> None:
+    """Give the system message parts instead of its text if there are cache points in it."""
+    blocks = system_blocks(request, marks, "text")
+    if any(block.keys() - {"type", "text"} for block in blocks):
+        wire["content"] = [*blocks, {"type": "text", "text": note}] if note else blocks
 
 
 def _answered(out: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -79,9 +97,11 @@ def _answered(out: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         before = message["role"]
 
 
-def turns_of(request: Request, dialect: Dialect, warnings: Warnings) -> tuple[Message, ...]:
+def turns_of(
+    request: Request, dialect: Dialect, warnings: Warnings, *, points: bool = False
+) -> tuple[Message, ...]:
     """Return the conversation, in turns that alternate if the dialect's templates require it."""
-    messages = conversation(request)
+    messages = conversation(request, points=points)
     if not dialect.alternates:
         return messages
     if any(message.role == "system" for message in messages):
@@ -100,9 +120,15 @@ class _Turns:
     """
 
     def __init__(
-        self, dialect: Dialect, family: str, warnings: Warnings, out: list[dict[str, Any]]
+        self,
+        dialect: Dialect,
+        family: str,
+        warnings: Warnings,
+        out: list[dict[str, Any]],
+        marks: CacheMarks | None,
     ) -> None:
         self.out = out
+        self._marks = marks
         self._dialect = dialect
         self._family = family
         self._warnings = warnings
@@ -119,7 +145,8 @@ class _Turns:
                 self._assistant(message)
             case "system":
                 self.flush()
-                self.out.append({"role": self._dialect.system, "content": message.text})
+                if content := self._content(message):
+                    self.out.append({"role": self._dialect.system, "content": content})
             case _:
                 content = self._content(message)
                 if self._waiting and self._dialect.alternates:
@@ -127,7 +154,8 @@ class _Turns:
                     self._waiting += text if isinstance(content, str) else content
                     content, self._waiting = self._waiting, []
                 self.flush()
-                self.out.append({"role": "user", "content": content})
+                if content or self._marks is None:
+                    self.out.append({"role": "user", "content": content})
 
     def flush(self) -> None:
         if self._waiting:
@@ -135,11 +163,13 @@ class _Turns:
             self._waiting = []
 
     def _result(self, part: ToolResultPart) -> None:
-        files = [item for item in part.content if not isinstance(item, TextPart)]
+        files = [item for item in part.content if not isinstance(item, TextPart | CachePoint)]
         what = _kind(files)
         text = part.text or (f"The result is the {what} in the next message." if files else "")
         id_ = self._call_id(part.id)
         self.out.append({"role": "tool", "tool_call_id": id_, "content": text})
+        if self._marks is not None and is_marked(part):
+            mark_before(self._marks, self.out, "text")
         self._wait(f"The {what} result of tool call {id_}:", files)
 
     def _wait(self, label: str, files: Sequence[Part]) -> None:
@@ -149,8 +179,19 @@ class _Turns:
     def _content(self, message: Message) -> str | list[dict[str, Any]]:
         if all(type(part) is TextPart for part in message.parts):
             return message.text
-        parts = (self._user_part(part) for part in message.parts)
-        return [part for part in parts if part is not None]
+        wires: list[dict[str, Any]] = []
+        for part in message.parts:
+            if type(part) is CachePoint and self._marks is not None:
+                self._mark(self._marks, wires)
+            elif (wire := self._user_part(part)) is not None:
+                wires.append(wire)
+        return wires
+
+    def _mark(self, marks: CacheMarks, wires: list[dict[str, Any]]) -> None:
+        if wires:
+            marks.end(wires)
+        else:
+            mark_before(marks, self.out, "text")
 
     def _user_part(self, part: Part) -> dict[str, Any] | None:
         match part:

@@ -33,6 +33,10 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 class Dialect(msgspec.Struct, frozen=True):
     """How one kind of host reads a request; the defaults suit most servers.
 
+    `cache`: how it is shown what to cache, "" if it has no such fields. `cache_key`: the field, or
+    with dashes the header, by which requests go to one cache, and `key_models` those it knows that
+    with; `responses_key` is the field in Responses.
+
     `max_tokens`, `seed` and `budget` (of reasoning, in tokens) are names of fields, `system` of a
     role. `usage_option`: usage must be requested. `padding`: send the option that controls
     OpenAI's padding of chunks. `replay`: how to send reasoning back, None if the host does not
@@ -63,6 +67,10 @@ class Dialect(msgspec.Struct, frozen=True):
     answers_results: bool = False
     think: ThinkTags | None = None
     signatures: bool = False
+    cache: Literal["", "openai", "anthropic"] = ""
+    cache_key: str = ""
+    responses_key: str = ""
+    key_models: tuple[str, ...] = ("*",)
 
 
 OPENAI = Dialect(
@@ -73,6 +81,9 @@ OPENAI = Dialect(
     padding=False,
     refusals=True,
     file_urls=False,  # a file is its bytes or an id (OpenAI, November 2026)
+    cache="openai",
+    cache_key="prompt_cache_key",
+    responses_key="prompt_cache_key",
 )
 AZURE = Dialect(
     "Azure",
@@ -81,6 +92,11 @@ AZURE = Dialect(
     system="developer",
     refusals=True,
     file_urls=False,
+    cache="openai",
+    cache_key="prompt_cache_key",
+    responses_key="prompt_cache_key",
+    # Kimi and others that Azure hosts refuse the field (reports of March and August 2026).
+    key_models=("gpt-[0-9]*", "chatgpt-*", "codex-*", "o[1-9]*"),
 )
 OPENROUTER = Dialect(
     "OpenRouter",
@@ -89,6 +105,10 @@ OPENROUTER = Dialect(
     efforts=("none", "minimal", "low", "medium", "high", "xhigh"),
     budget="max_tokens",
     replay=as_details,
+    # It turns the marks into those of the model's maker (docs, November 2026).
+    cache="anthropic",
+    cache_key="session_id",
+    responses_key="session_id",
 )
 DEEPSEEK = Dialect(
     "DeepSeek",
@@ -114,10 +134,17 @@ MISTRAL = Dialect(
     replay=as_content,
     short_call_ids=True,
     answers_results=True,
+    cache_key="prompt_cache_key",  # docs, November 2026
 )
 STRICT = Dialect(
     "this host",
-    hosts=("api.x.ai", "*.x.ai", "api.cerebras.ai"),
+    hosts=("api.cerebras.ai",),
+)
+XAI = Dialect(
+    "this host",
+    hosts=("api.x.ai", "*.x.ai"),
+    cache_key="x-grok-conv-id",  # in Responses it is a field (docs, November 2026)
+    responses_key="prompt_cache_key",
 )
 GEMINI = Dialect(
     "Gemini",
@@ -147,6 +174,16 @@ COMPATIBLE = Dialect(
     # the request with an exception, which llama.cpp answers as a 500 (October 2026).
     alternates=True,
 )
+FIREWORKS = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("api.fireworks.ai",),
+    cache_key="x-session-affinity",  # its replicas have caches of their own (2026)
+)
+MOONSHOT = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("api.moonshot.ai", "api.moonshot.cn"),
+    cache_key="prompt_cache_key",  # as Moonshot's own program sends it (August 2026)
+)
 
 DIALECTS = (
     OPENAI,
@@ -156,9 +193,12 @@ DIALECTS = (
     GROQ,
     MISTRAL,
     STRICT,
+    XAI,
     GEMINI,
     PERPLEXITY,
     MINIMAX,
+    FIREWORKS,
+    MOONSHOT,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""

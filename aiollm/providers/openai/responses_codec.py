@@ -8,6 +8,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.providers.cache_points import CacheMarks, system_blocks
 from aiollm.providers.encoding import (
     Warnings,
     asks_for_tools,
@@ -16,6 +17,7 @@ from aiollm.providers.encoding import (
     system_text,
 )
 from aiollm.providers.model_lists import listed_names
+from aiollm.providers.openai.caching import add_fields, marks_of
 from aiollm.providers.openai.chat_codec import (
     check_media,
     function,
@@ -53,12 +55,17 @@ class ResponsesCodec(Codec):
         warnings = Warnings()
         check_media(provider, target, request)
         _check(request, warnings)
+        marks = marks_of(request, dialect, target.model) if dialect.cache == "openai" else None
+        system = _marked_system(request, dialect, marks)
+        items = input_items(request, self.family, dialect, warnings, marks)
+        if marks is not None and (note := marks.settle()):
+            warnings.add(note)
         body: dict[str, Any] = {
             "model": target.model,
-            "input": input_items(request, self.family, dialect, warnings),
+            "input": system + items,
             "stream": True,
             "store": False,
-            **_instructions(request),
+            **({} if system else _instructions(request)),
             **_limits(request, dialect, warnings),
             **sampling(request, model, warnings),
             **_tools(request),
@@ -67,9 +74,12 @@ class ResponsesCodec(Codec):
         }
         if dialect.padding is not None:
             body["stream_options"] = {"include_obfuscation": dialect.padding}
+        headers = bearer_headers(provider)
+        if dialect.responses_key:
+            add_fields(body, headers, request, dialect)
         return HttpRequest(
             f"{provider.base_url}/responses",
-            bearer_headers(provider),
+            headers,
             json_body(merge(body, request.extra)),
             warnings=tuple(warnings),
         )
@@ -96,6 +106,17 @@ def _check(request: Request, warnings: Warnings) -> None:
         raise UnsupportedError("Responses do not support stop sequences: use api=chat")
     if request.seed is not None:
         warnings.add("Responses do not support a seed: dropped")
+
+
+def _marked_system(
+    request: Request, dialect: Dialect, marks: CacheMarks | None
+) -> list[dict[str, Any]]:
+    """Return a system prompt with cache points as a message: instructions cannot be marked."""
+    if marks is None:
+        return []
+    blocks = system_blocks(request, marks, "input_text")
+    marked = any("prompt_cache_breakpoint" in block for block in blocks)
+    return [{"role": dialect.system, "content": blocks}] if marked else []
 
 
 def _instructions(request: Request) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Any
 
 from aiollm._wire.body import Blob
 from aiollm.errors import UnsupportedError
+from aiollm.providers.cache_points import CacheMarks, is_marked
 from aiollm.providers.encoding import Warnings
+from aiollm.providers.openai.caching import mark_before
 from aiollm.providers.openai.chat_messages import (
     audio_part,
     call_id,
@@ -18,6 +20,7 @@ from aiollm.providers.openai.dialects import Dialect
 from aiollm.providers.openai.responses_wire import ran_on_server
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     Message,
@@ -41,12 +44,19 @@ _CONTEXT = {"previous_response_id", "conversation", "prompt"}
 
 
 def input_items(
-    request: Request, family: str, dialect: Dialect, warnings: Warnings
+    request: Request,
+    family: str,
+    dialect: Dialect,
+    warnings: Warnings,
+    marks: CacheMarks | None = None,
 ) -> list[dict[str, Any]]:
-    """Translate the conversation without the system prompt. Raises: UnsupportedError."""
+    """Translate the conversation without the system prompt. Raises: UnsupportedError.
+
+    `marks` are put at the cache points; None leaves these out.
+    """
     stored = request.extra.get("store") is True
-    turns = _Turns(family, dialect.system, warnings, stored=stored)
-    for message in turns_of(request, dialect, warnings):
+    turns = _Turns(family, dialect.system, warnings, marks, stored=stored)
+    for message in turns_of(request, dialect, warnings, points=marks is not None):
         turns.add(message)
     turns.flush()
     if not turns.out and not _CONTEXT & set(request.extra):
@@ -60,8 +70,17 @@ class _Turns:
     `stored`: the server keeps its items, so that an id is enough to refer to one.
     """
 
-    def __init__(self, family: str, system_role: str, warnings: Warnings, *, stored: bool) -> None:
+    def __init__(
+        self,
+        family: str,
+        system_role: str,
+        warnings: Warnings,
+        marks: CacheMarks | None,
+        *,
+        stored: bool,
+    ) -> None:
         self.out: list[dict[str, Any]] = []
+        self._marks = marks
         self._family = family
         self._system_role = system_role
         self._warnings = warnings
@@ -72,18 +91,20 @@ class _Turns:
     def add(self, message: Message) -> None:
         match message.role:
             case "tool":
-                self.out += [
-                    self._result(part) for part in message.parts if isinstance(part, ToolResultPart)
-                ]
+                for part in message.parts:
+                    if isinstance(part, ToolResultPart):
+                        self.out.append(self._result(part))
+                        if self._marks is not None and is_marked(part):
+                            mark_before(self._marks, self.out, "input_text")
             case "assistant":
                 self.flush()
                 self._assistant(message)
             case "system":
                 self.flush()
-                self.out.append({"role": self._system_role, "content": message.text})
+                self._say(self._system_role, message)
             case _:
                 self.flush()
-                self._user(message)
+                self._say("user", message)
 
     def flush(self) -> None:
         """Append the images of an answer, which an assistant message cannot contain."""
@@ -91,12 +112,24 @@ class _Turns:
             self.out.append({"role": "user", "content": self._waiting})
             self._waiting = []
 
-    def _user(self, message: Message) -> None:
+    def _say(self, role: str, message: Message) -> None:
         if all(type(part) is TextPart for part in message.parts):
-            self.out.append({"role": "user", "content": message.text})
+            self.out.append({"role": role, "content": message.text})
             return
-        parts = (self._content(part) for part in message.parts)
-        self.out.append({"role": "user", "content": [part for part in parts if part is not None]})
+        wires: list[dict[str, Any]] = []
+        for part in message.parts:
+            if type(part) is CachePoint and self._marks is not None:
+                self._mark(self._marks, wires)
+            elif (wire := self._content(part)) is not None:
+                wires.append(wire)
+        if wires or self._marks is None:
+            self.out.append({"role": role, "content": wires})
+
+    def _mark(self, marks: CacheMarks, wires: list[dict[str, Any]]) -> None:
+        if wires:
+            marks.end(wires)
+        else:
+            mark_before(marks, self.out, "input_text")
 
     def _content(self, part: Part, detail: str | None = "auto") -> dict[str, Any] | None:
         match part:
@@ -120,7 +153,7 @@ class _Turns:
         custom = part.id in self._custom
         kind = "custom_tool_call_output" if custom else "function_call_output"
         output: str | list[dict[str, Any]] = part.text
-        if any(not isinstance(item, TextPart) for item in part.content):
+        if any(not isinstance(item, TextPart | CachePoint) for item in part.content):
             wires = (self._content(item, "auto" if custom else None) for item in part.content)
             output = [wire for wire in wires if wire is not None]
         return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
