@@ -22,6 +22,9 @@ from aiollm.types import Request
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
+    from aiollm._failover.chain import Chain
+    from aiollm._failover.openers import ChatOpener
+    from aiollm._failover.sessions import Sessions
     from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
@@ -92,6 +95,14 @@ class Resources:
         self._watchdog: Watchdog | None = None
         self._runner: ToolRunner | None = None
         self._member: Member | None = None
+        self._sessions: Sessions | None = None
+
+    def chain_of(self, session: object, opener: ChatOpener) -> Callable[..., Chain]:
+        """Return what makes the chain for a call of a session. Raises: ConfigError."""
+        from aiollm._failover.sessions import Sessions  # only such calls need it
+
+        self._sessions = sessions = self._sessions or Sessions()
+        return sessions.chain(session, opener)
 
     def bind_loop(self) -> Watchdog:
         """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""

@@ -65,10 +65,11 @@ class CallStarted(_ContentEvent, frozen=True):
 
 
 class AttemptStarted(msgspec.Struct, frozen=True):
-    """A target is tried."""
+    """A target is tried; `preferred`: its cache was warm for the call's session."""
 
     call: int
     target: Target
+    preferred: bool = False
 
 
 class FirstOutput(msgspec.Struct, frozen=True):

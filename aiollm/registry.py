@@ -9,10 +9,10 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
-from aiollm._failover.chain import Chain
+from aiollm._failover.chain import Chain, Parts
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
-from aiollm._failover.openers import ChatOpener, ImageOpener, TargetOpener
+from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
@@ -175,11 +175,12 @@ class Registry:
         registry's. Raises: SpecError, ConfigError and TypeError at once; LLMError and
         FailoverError while iterating.
         """
-        policy, timeouts = self._policy, None
+        policy, timeouts, session = self._policy, None, None
         if options:
             from aiollm._failover.keywords import parted
 
             request, own = parted(request, options)
+            session = own.pop("session", None)
             timeouts = checked_timeouts(own.get("timeouts"))
             policy = policy.overridden(own)
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
@@ -189,7 +190,9 @@ class Registry:
             checked = checked_request(request, self._catalog.check_extra)
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         opener.leaves_out = policy.on_unsupported == "drop"
-        return Stream(lambda total: self._start(plan, opener, policy, total))
+        make = Chain if session is None else self._resources.chain_of(session, opener)
+        parts = plan, opener, self._gate, policy
+        return Stream(lambda total: self._start(parts, total, make))
 
     @overload
     async def generate(
@@ -261,17 +264,18 @@ class Registry:
 
         `max_turns`: how many times the model is asked. `max_parallel`: tools that run at a time.
         `tool_timeout`: seconds a tool may take; None means no limit. `options` are those of
-        `stream`, for each turn. Raises: SpecError and ConfigError at once; while iterating, as
-        `stream`, and TurnLimitError.
+        `stream`, for each turn; a run is a session of its own by default. Raises: SpecError and
+        ConfigError at once; while iterating, as `stream`, and TurnLimitError.
         """
         from aiollm._agent.run import new_run  # only agents need it
         from aiollm._failover.keywords import parted
+        from aiollm._failover.sessions import in_session
 
         plan = self.parse(spec)
         request, own = parted(request, options, "max_turns", "max_parallel", "tool_timeout")
         self._runs += 1
         return new_run(
-            partial(self.stream, plan, **own),
+            partial(self.stream, plan, **in_session(own)),
             request,
             tools,
             (max_turns, max_parallel, tool_timeout),
@@ -286,8 +290,8 @@ class Registry:
     ) -> ImageStream:
         """Return the drafts of images and, last, the result as a stream.
 
-        `options` are those of `stream`; without `timeouts`, each wait for an image may take
-        `IMAGE_SECONDS`. Raises: as `stream`.
+        `options` are those of `stream`, but for `session`; without `timeouts`, each wait for an
+        image may take `IMAGE_SECONDS`. Raises: as `stream`.
         """
         from aiollm._streams.image_stream import ImageStream  # only images need it
 
@@ -298,15 +302,13 @@ class Registry:
         if timeouts is None:
             deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
         opener = ImageOpener(asked, providers, deadlines, self._resources)
-        return ImageStream(lambda total: self._start(plan, opener, policy, total))
+        parts = plan, opener, self._gate, policy
+        return ImageStream(lambda total: self._start(parts, total, Chain))
 
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageResult:
-        """Make images and return the result; `options` are those of `stream_images`.
-
-        Raises: as `stream_images`.
-        """
+        """Make images; return the result. Options and errors are those of `stream_images`."""
         return await self.stream_images(spec, request, **options).collect()
 
     # Servers
@@ -430,12 +432,11 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _start(self, plan: Plan, opener: TargetOpener, policy: Policy, total: Accumulator) -> Chain:
+    def _start(self, parts: Parts, total: Accumulator, make: Callable[..., Chain]) -> Chain:
         watchdog = self._resources.bind_loop()
         self._calls += 1
         heard, done = partial(emit, self._hooks) if self._hooks else None, total.response
-        parts = (plan, opener, self._gate, policy)
-        return Chain(*parts, watchdog=watchdog, accumulated=done, emit=heard, number=self._calls)
+        return make(*parts, watchdog=watchdog, accumulated=done, emit=heard, number=self._calls)
 
     def _servers(self) -> Servers:
         from aiollm._http.unary import UnaryRequester

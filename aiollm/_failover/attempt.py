@@ -75,13 +75,14 @@ class ActiveAttempt:
         self.target = target
         limits = call.opener.timeouts[target]
         self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
-        self.record = Attempt(target, deadlines.started - call.started, queued=queued)
+        began, preferred = deadlines.started - call.started, target in call.preferred
+        self.record = Attempt(target, began, queued=queued, preferred=preferred)
         call.attempts.append(self.record)
         permit = admission.permit
         if permit.is_probe:
             permit.is_paused = deadlines.is_paused
         if call.emit is not None:
-            call.emit(AttemptStarted(call.number, target))
+            call.emit(AttemptStarted(call.number, target, preferred))
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         """Return to `task` the next batch that is not empty, None at the end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,6 +16,9 @@ from aiollm.types import Attempt, Item, Response, Target, UsageUpdate
 
 class Call:
     """What the attempts of one call share, and what they have brought so far."""
+
+    preferred: Sequence[Target] = ()
+    """The targets whose cache is warm for the call's session."""
 
     __slots__ = (
         "_accumulated",

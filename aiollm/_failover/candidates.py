@@ -181,11 +181,7 @@ class Candidates:
             for target in targets if step.mode == "race" else self._by_room(step):
                 admission = self.enter(target)
                 if admission is not None:
-                    asked: Sequence[Target] = (target,)
-                    if step.mode == "race" and len(targets) > 1:
-                        asked = (target, *(each for each in targets if each != target))
-                    self._leave(place, asked)
-                    return asked, admission
+                    return self._asked_at(place, target), admission
             if self._lines_to_wait_at(step):
                 return None
         return None
@@ -200,11 +196,7 @@ class Candidates:
             for target in step.targets if step.mode == "race" else self._by_room(step):
                 admission = await self.asked(target)
                 if admission is not None:
-                    asked: Sequence[Target] = (target,)
-                    if step.mode == "race":
-                        asked = (target, *(each for each in step.targets if each != target))
-                    self._leave(place, asked)
-                    return asked, admission
+                    return self._asked_at(place, target), admission
             if self._lines_to_wait_at(step):
                 return None
         return None
@@ -328,6 +320,15 @@ class Candidates:
             if self._opener.providers[target].options.wait and target not in waited_at
             if not self._gate.is_sick(line := self._line(target))
         ]
+
+    def _asked_at(self, place: int, target: Target) -> Sequence[Target]:
+        """Take an admitted target out of its step, with those that race it; return them all."""
+        step = self._steps[place]
+        asked: tuple[Target, ...] = (target,)
+        if step.mode == "race":
+            asked += tuple(each for each in step.targets if each != target)
+        self._leave(place, asked)
+        return asked
 
     def _leave(self, place: int, targets: Sequence[Target]) -> None:
         left = _without(self._steps[place], targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
@@ -18,6 +18,9 @@ from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.events import CallEnded, CallQueued, CallReleased, CallStarted, Event
 from aiollm.spec import Plan
 from aiollm.types import Item, Outcome, Response, Restart, Status, Target, TextPart
+
+Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
+"""What a chain is made of, in this order."""
 
 
 class Chain(Call):

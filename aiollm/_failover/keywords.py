@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm._failover.candidates import CallOptions, check_names
 from aiollm._validation import RequestLike, as_request
-from aiollm.types import Effort, Request, Tool
+from aiollm.types import Effort, PromptCache, Request, Tool
 
 
 class RequestFields(TypedDict, total=False):
@@ -25,27 +25,45 @@ class RequestFields(TypedDict, total=False):
     seed: int | None
     reasoning: Effort | int | None
     extra: Mapping[str, Mapping[str, Any]]
+    prompt_cache: PromptCache | None
+    cache_key: str
 
 
 class GenerateOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`."""
+    """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`.
 
+    `session`: the name of the conversation. Of the targets, the one whose prompt cache is warm for
+    it is asked first, if it is healthy and has room.
+    """
+
+    session: str | None
     tools: Tool | Sequence[Tool]
 
 
 class RunOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`."""
+    """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`.
 
+    `session`: the name of the conversation, as for `generate`; without one, each run is a session
+    of its own.
+    """
+
+    session: str | None
     output: Any
 
 
 class StreamOptions(GenerateOptions, RunOptions, total=False):
-    """The keywords of `stream`: `RequestFields`, `tools`, `output` and `CallOptions`."""
+    """The keywords of `stream`: `RequestFields`, `tools`, `output`, `session`, `CallOptions`."""
+
+
+class OwnOptions(CallOptions, total=False):
+    """The keywords that are settings of the call."""
+
+    session: str | None
 
 
 def parted(
     request: RequestLike, options: GenerateOptions | RunOptions, *own: str
-) -> tuple[RequestLike, CallOptions]:
+) -> tuple[RequestLike, OwnOptions]:
     """Put the keywords that are fields into the request; return it, and the others.
 
     `own` are further keywords of the method. Raises: ConfigError, TypeError for an unknown one.

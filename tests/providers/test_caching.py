@@ -328,8 +328,11 @@ def test_a_mark_never_goes_on_thoughts_and_never_into_the_callers_own_state() ->
 
 def test_a_mark_of_the_callers_own_counts_among_the_others() -> None:
     own = TextPart("a", provider_data=ProviderData("anthropic", {"cache_control": EPHEMERAL}))
-    request = Request([user(own, "b", POINT, "c", POINT, "d", POINT, "e", POINT)])
+    block = {"type": "search_result", "cache_control": EPHEMERAL}
+    found = OpaquePart(ProviderData("anthropic", {"block": block}))
+    request = Request([user(own, found, "b", POINT, "c", POINT, "d", POINT, "e", POINT)])
     assert texts_before_marks("anthropic", request) == ["b", "c", "d", "e"]
+    assert "cache_control" in block, "only what is sent is without it"
 
 
 @pytest.mark.parametrize("host", HOSTS)
