@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aiollm import CachePoint, ConfigError, system, tool, tool_results, user
 from aiollm._agent.tools import as_result
@@ -21,6 +23,7 @@ from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import (
     ImagePart,
+    Message,
     OpaquePart,
     ProviderData,
     ReasoningPart,
@@ -371,3 +374,86 @@ def test_a_tool_may_return_a_point_and_the_decorator_sets_one() -> None:
 def test_what_no_provider_takes_is_refused_before_it_is_sent(fields: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check(Request(**{"messages": "hi"} | fields))
+
+
+PIECES = st.lists(st.sampled_from(["one ", "two\n", POINT, PNG]), min_size=1, max_size=5)
+TEXTS = st.lists(st.sampled_from(["rule. ", "law. ", POINT]), min_size=1, max_size=4)
+TURNS = st.one_of(
+    st.builds(lambda parts: [user(*parts)], PIECES),
+    st.builds(lambda parts: [system(*parts)], TEXTS),
+    st.just([assistant("said")]),
+    st.builds(
+        lambda parts: [
+            assistant(ToolCallPart("call_1", "look")),
+            tool_results(ToolResultPart("call_1", parts)),
+        ],
+        st.lists(st.sampled_from(["seen ", POINT]), min_size=1, max_size=3),
+    ),
+)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@settings(max_examples=30)
+@given(
+    start=st.lists(st.builds(lambda parts: system(*parts), TEXTS), max_size=2),
+    turns=st.lists(TURNS, max_size=4),
+    wish=st.sampled_from([None, "auto", "1h"]),
+)
+def test_wherever_points_stand_the_prompt_is_the_same(host: str, start, turns, wish) -> None:
+    """Only marks differ; and there are never more of them than a host takes."""
+    messages = [*start, user("hi"), *(each for turn in turns for each in turn), user("end", POINT)]
+    pointed = Request(messages, system="house", tools=Tool("look", cache_point=True))
+    plain = with_fields(
+        pointed, messages=[*map(stripped, messages)], tools=Tool("look"), prompt_cache="off"
+    )
+    plain = with_fields(plain, messages=[each for each in plain.messages if each.parts])
+    sent = body(host, with_fields(pointed, prompt_cache=wish))
+    if host in WITH_POINTS:
+        assert 1 <= len([*marked(sent)]) <= (4 if "cache_control" in json.dumps(sent) else 99)
+    assert unmarked(sent) == unmarked(body(host, plain))
+
+
+def stripped(message: Any) -> Any:
+    parts = [
+        ToolResultPart(part.id, tuple(each for each in part.content if each != POINT))
+        if isinstance(part, ToolResultPart)
+        else part
+        for part in message.parts
+        if part != POINT
+    ]
+    return Message(message.role, tuple(parts))
+
+
+def unmarked(found: Any) -> Any:
+    """Return what is sent with its marks taken off, and texts that follow each other as one."""
+    if isinstance(found, list):
+        out: list[Any] = []
+        for each in map(unmarked, found):
+            if out and (text := text_of(each)) is not None and text_of(out[-1]) is not None:
+                out[-1] = out[-1] | {"text": text_of(out[-1]) + text}
+            else:
+                out.append(each)
+        return out
+    if not isinstance(found, dict):
+        return found
+    kept = {
+        name: unmarked(value)
+        for name, value in found.items()
+        if name not in (*MARKS, "prompt_cache_options")
+    }
+    for name in ("content", "output", "system"):
+        match kept.get(name):
+            case [{"type": "text" | "input_text", "text": text}]:
+                kept[name] = text
+    if "instructions" in kept:
+        kept["input"].insert(0, {"role": "developer", "content": kept.pop("instructions")})
+    return kept
+
+
+def text_of(block: Any) -> str | None:
+    """Return the text of a block that is nothing else."""
+    match block:
+        case {"type": "text" | "input_text", "text": text} if len(block) == 2:
+            return text
+        case _:
+            return None

@@ -75,6 +75,8 @@ async def calls(reg: Registry) -> None:
     assert_type(await reg.generate(plan, request), Response)
     assert_type(await reg.generate("a/x", "Where?", output=City), City)
     assert_type(await reg.generate("a/x", [user("Where?")], output=list[int]), list[int])
+    cached = Request([system("Rules", CachePoint()), user("Why?")], prompt_cache="1h")
+    assert_type(await reg.generate("a/x&b/y", cached, session="chat-42"), Response)
     assert_type(await reg.models("a"), tuple[str, ...])
     reg.register("box", "ollama+http://box", limits=Limits(rpm=60, max_concurrency="auto"))
     reg.limit("box", Limits(tpm=1e5))

@@ -12,6 +12,7 @@ import msgspec
 from aiollm.errors import ConfigError
 from aiollm.types import (
     AudioPart,
+    CachePoint,
     DocumentPart,
     ImagePart,
     Message,
@@ -30,6 +31,9 @@ Family = Literal["openai", "openai-responses"]
 
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII)
 
+_MARKS = ("prompt_cache_breakpoint", "cache_control")
+"""The fields that end what is to be cached."""
+
 _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
@@ -42,8 +46,9 @@ def messages_from_openai(messages: Iterable[Any]) -> tuple[Message, ...]:
     """Return a conversation from the messages of chat completions or the items of Responses.
 
     Takes dicts, and the openai SDK's objects. Results of tools that follow each other become one
-    message, and so do the items of one turn of the assistant. Parts without a canonical form are
-    kept for replay to OpenAI. Raises: ConfigError with the place of what cannot be read.
+    message, and so do the items of one turn of the assistant. Marks of prompt caches become cache
+    points. Parts without a canonical form are kept for replay to OpenAI. Raises: ConfigError with
+    the place of what cannot be read.
 
         history = messages_from_openai([{"role": "user", "content": "Hello"}])
     """
@@ -88,6 +93,7 @@ class _Reader:
             raise _Unreadable(f"the role {role!r} is unknown")
         parts = _content(wire.get("content"), family)
         if role == "assistant":
+            parts = [part for part in parts if type(part) is not CachePoint]
             parts = [*_reasoning(wire), *parts, *self._beside(wire)]
         self._add(_ROLES[role], parts, joins=family == "openai-responses")
 
@@ -169,9 +175,19 @@ def _content(content: Any, family: Family) -> list[Part]:
         case str():
             return [TextPart(content)]
         case list() | tuple():
-            return [_part(_plain(part), family) for part in content]
+            return [each for part in content for each in _parts(_plain(part), family)]
         case _:
             raise _Unreadable(f"its content is {type(content).__name__}, not text or a list")
+
+
+def _parts(part: Mapping[str, Any], family: Family) -> Iterable[Part]:
+    """Yield a part, and a cache point after it if it has a mark: OpenAI's, or OpenRouter's."""
+    marked = any(part.get(mark) for mark in _MARKS)
+    if marked:
+        part = {name: value for name, value in part.items() if name not in _MARKS}
+    yield _part(part, family)
+    if marked:
+        yield CachePoint()
 
 
 def _part(part: Mapping[str, Any], family: Family) -> Part:

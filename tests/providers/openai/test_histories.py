@@ -9,6 +9,7 @@ import pytest
 
 from aiollm import (
     AudioPart,
+    CachePoint,
     ConfigError,
     DocumentPart,
     ImagePart,
@@ -38,6 +39,30 @@ CHAT = [
     ({"role": "user", "content": "hi"}, user("hi")),
     ({"role": "system", "content": "rules"}, system("rules")),
     ({"role": "developer", "content": "rules"}, system("rules")),
+    (
+        {
+            "role": "system",
+            "content": [{"type": "text", "text": "r", "cache_control": {"type": "x"}}],
+        },
+        system("r", CachePoint()),
+    ),
+    (
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}},
+                {"type": "text", "text": "b", "cache_control": None},
+            ],
+        },
+        user("a", CachePoint(), "b"),
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "a", "cache_control": {"t": 1}}],
+        },
+        assistant("a"),
+    ),
     ({"role": "assistant", "content": None}, Message("assistant", ())),
     ({"role": "assistant", "content": "", "refusal": "no"}, assistant(RefusalPart("no"))),
     (
