@@ -253,6 +253,14 @@ def test_chat_reads_lines_from_a_pipe():
     assert [message["content"] for message in last] == ["Hi again \ufffd"]
 
 
+def test_a_chat_stays_where_its_prompt_is_cached():
+    """Without a session, a spread would go to the model that it does not know yet."""
+    with FaultServer(default=chat("Hello")).in_thread() as server:
+        run("chat", "-m", "box/one&box/two", dsn=server.dsn("openai"), text="1\n2\n3\n")
+        models = [request.json()["model"] for request in server.requests]
+    assert models == [models[0]] * 3
+
+
 def test_a_script_learns_that_a_turn_failed():
     with FaultServer(Answer(400), chat("Two")).in_thread() as server:
         ended = run("chat", "-m", "box/m", dsn=server.dsn("openai"), text="1\n2\n")

@@ -73,6 +73,7 @@ class _Talk:
         self._system = system
         self._images = images
         self._messages: list[Message] = []
+        self._session = os.urandom(8).hex()
         self._is_typed = sys.stdin.isatty()
         self._failed = False
 
@@ -120,6 +121,7 @@ class _Talk:
                     complain(f"{name} needs a {'FILE' if name == '/image' else 'SPEC'}")
                 case "/new":
                     self._messages.clear()
+                    self._session = os.urandom(8).hex()
                 case "/help":
                     note(_HELP)
                 case _:
@@ -133,7 +135,7 @@ class _Talk:
         request = Request((*self._messages, asked), system=self._system)
         stream: Stream | None = None
         try:
-            stream = self._registry.stream(self._spec, request)
+            stream = self._registry.stream(self._spec, request, session=self._session)
             self._runner.run(_shown(stream))
         except KeyboardInterrupt:
             complain("stopped")
