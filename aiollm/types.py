@@ -319,9 +319,9 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class CachePoint(msgspec.Struct, frozen=True, tag="cache_point"):
-    """The end of what the provider is to keep in its prompt cache: all that stands before it.
+    """The end of what the provider is to keep in its prompt cache: all that comes before it.
 
-    It may stand in system and user messages, and in a tool's result, which it marks as a whole.
+    It has its place in system and user messages, and in a tool's result, all of which it marks.
     It says nothing to the model, and is left out where a target has no such marks. A provider
     with fewer marks gets the last ones, with a warning.
 
@@ -435,7 +435,7 @@ class Tool(msgspec.Struct, frozen=True):
     """A function the model may call; `parameters` is the JSON schema of its arguments.
 
     `function` is what the agent loop runs; a plain request does not need it. `cache_point`: a
-    `CachePoint` stands after it.
+    `CachePoint` follows it.
     """
 
     name: str

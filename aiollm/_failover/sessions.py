@@ -88,7 +88,7 @@ class Sessions:
 
 
 def key_of(name: str) -> str:
-    """Return the key that stands for a session's name: providers do not get the name itself.
+    """Return the key of a session's name: providers do not get the name itself.
 
     It is the same in every process, because caches outlive them.
     """

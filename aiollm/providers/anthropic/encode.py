@@ -150,7 +150,7 @@ def _cached(
 
 
 def _prefix(request: Request, warnings: Warnings, marks: CacheMarks) -> dict[str, list[Block]]:
-    """Return what stands before the messages, in the order in which Anthropic caches it."""
+    """Return what comes before the messages, in the order in which Anthropic caches it."""
     tools: list[Block] = []
     for tool in request.tools:
         tools.append(_tool(tool, warnings))
