@@ -37,6 +37,8 @@ FIELDS: dict[str, Any] = {
     "seed": 7,
     "reasoning": "low",
     "extra": {"*": {"top_k": 5}},
+    "prompt_cache": "1h",
+    "cache_key": "k",
 }
 
 

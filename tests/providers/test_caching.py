@@ -336,6 +336,9 @@ def test_a_mark_of_the_callers_own_counts_among_the_others() -> None:
     request = Request([user(own, found, "b", POINT, "c", POINT, "d", POINT, "e", POINT)])
     assert texts_before_marks("anthropic", request) == ["b", "c", "d", "e"]
     assert "cache_control" in block, "only what is sent is without it"
+    by_field = with_fields(request, extra={"cache_control": EPHEMERAL})
+    turns = body("anthropic", by_field)["messages"]
+    assert [block["text"] for block in marked(turns)] == ["c", "d", "e"]
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -129,7 +129,8 @@ def _marks(request: Request) -> CacheMarks | None:
         return None
     lifetime = nearest(wish, LIFETIMES)
     control = {"type": "ephemeral"} | ({"ttl": lifetime} if lifetime else {})
-    return CacheMarks({"cache_control": control}, MAX_MARKS)
+    own = "cache_control" in request.extra  # the body's field, which takes a mark as well
+    return CacheMarks({"cache_control": control}, MAX_MARKS - own)
 
 
 def _cached(
