@@ -19,7 +19,7 @@ async def talked(reg: Registry, **options: Any) -> tuple[list[str], list[tuple[i
     """Return who answered each turn of a conversation, and the tokens read and found."""
     history, who, counts = [], [], []
     for number in range(TURNS):
-        history.append(user(f"{OPENING} Question {number}: name one."))
+        history.append(user(f"{'' if number else OPENING} Question {number}: name one."))
         request = Request(history, max_output_tokens=4, temperature=0.0)
         response = await reg.generate("one/smollm2&two/smollm2", request, **options)
         history.append(assistant(response.text))
