@@ -180,7 +180,7 @@ class ImageOpener(TargetOpener):
     async def _fitted(self, provider: Provider, target: Target) -> ImageRequest:
         request = self.request
         if request.extra:
-            from aiollm._extra import image_request_for  # most calls have none
+            from aiollm.providers.extra_fields import image_request_for  # most calls have none
 
             request = image_request_for(request, provider.codec.family, target)
         if not request.images or request.mask is not None:
@@ -196,7 +196,7 @@ class ImageOpener(TargetOpener):
 
 
 def _request_for(target: Target, provider: Provider, request: Request) -> Request:
-    from aiollm._extra import request_for  # most calls have none
+    from aiollm.providers.extra_fields import request_for  # most calls have none
 
     return request_for(request, provider.codec.family, target)
 

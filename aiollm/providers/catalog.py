@@ -182,14 +182,14 @@ class Catalog:
 
     def check_extra(self, extra: Mapping[str, Any]) -> None:
         """Check for whom the fields of a request's `extra` are. Raises: ConfigError."""
-        from aiollm._extra import check_extra  # most calls have none
+        from aiollm.providers.extra_fields import check_extra  # most calls have none
 
         names = Names(self._alias, self._is_provider, self._all_names)
         check_extra(extra, names, self._wires)
 
     def _wires(self) -> Iterator[str]:
         """Yield the wires of all providers that can be used, those at hand first."""
-        from aiollm._extra import wires_of
+        from aiollm.providers.extra_fields import wires_of
 
         for provider in (*self._coded.values(), *self._resolved.values()):
             yield from wires_of(provider.codec.family)

@@ -22,7 +22,7 @@ from aiollm import (
     UnsupportedError,
     tool_results,
 )
-from aiollm._extra import ALL, WIRE, WIRES, fields_of, wires_of
+from aiollm.providers.extra_fields import ALL, WIRE, WIRES, fields_of, wires_of
 from aiollm.providers.schemes import SCHEMES
 from aiollm.testing import Answer, FakeProvider, chat
 
