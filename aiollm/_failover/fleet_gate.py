@@ -40,7 +40,8 @@ class FleetGate(Gate):
         """Admit a call now, as `try_enter` does, where the fleet has to be asked."""
         limiter = self.limiter
         if limiter is None or not limiter.bounds(line):
-            return super().try_enter(line, number, demand)
+            is_early = limiter is not None and limiter.promised(line) > self.now() + TICK
+            return None if is_early else super().try_enter(line, number, demand)
         if line.scope.waiting and line.head() is not None:
             return None
         if line.never_fits(demand) is not None:
@@ -79,18 +80,25 @@ class FleetGate(Gate):
         wait = self.health.ready_in(line.target, line.origin, waiting=waiting)
         return wait if wait > 0 else line.own_wait(now)
 
-    @staticmethod
-    def _grant_wait(line: Line, demand: Demand, grant: Grant, now: float) -> float:
+    def _grant_wait(self, line: Line, demand: Demand, grant: Grant, now: float) -> float:
         """Return the seconds until a call may go by the fleet's answer, inf where it may not."""
         match grant.state:
             case "granted":
                 return grant.at + grant.wait - now
             case "alone":
-                return max(line.wait(demand, now), line.scope.wait(line, demand, now))
+                return self._wait_alone(line, demand, now)
             case "full":
                 return max(TICK * 2, grant.at + ASKS_AGAIN - now)
             case _:
                 return math.inf
+
+    def _line_wait(self, line: Line, demand: Demand, now: float, *, waiting: bool = False) -> float:
+        wait = super()._line_wait(line, demand, now, waiting=waiting)
+        return wait if self.limiter is None else max(wait, self.limiter.promised(line) - now)
+
+    def _wait_alone(self, line: Line, demand: Demand, now: float) -> float:
+        """Return the seconds until a call may go that this process decides about alone."""
+        return max(self._line_wait(line, demand, now), line.scope.wait(line, demand, now))
 
     def _admit_granted(
         self, line: Line, number: int, demand: Demand, now: float, grant: Grant

@@ -48,6 +48,9 @@ class Limiter(Protocol):
     ) -> Grant:
         """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
 
+    def promised(self, line: Line) -> float:
+        """Return until when the fleet has promised moments to calls of this process."""
+
     def used(self, grant: Grant) -> None:
         """Note that an attempt begins with what was granted."""
 

@@ -233,15 +233,24 @@ end
 
 ENTER = """
 -- KEYS: quota, alive, held, waiting. ARGV: channel, process, alive for, patience, slots, model,
--- then four of each meter: field, limit, units, furthest promise of this process
+-- then four of each meter: field, limit, units, and how far ahead this process knows it to be
+-- booked. Of each meter it returns the same
 local me, ttl, patience = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local slots = math.floor(slots_of(ARGV[5]))
 local blocked = booked_until(q, 'until|' .. ARGV[6])
 local wait = math.max(0, blocked - now)
 local meters = {}
+-- Meters that Redis lost are made anew from what each process knows, within two seconds.
+local lost = tonumber(redis.call('HGET', q, 'lost') or '0')
 for i = 7, #ARGV, 4 do
   local cost = tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
-  local at = math.max(booked_until(q, ARGV[i]), now + tonumber(ARGV[i + 3]))
+  local at, ahead = booked_until(q, ARGV[i]), tonumber(ARGV[i + 3])
+  if at == 0 and ahead > 0 then
+    lost = now
+    redis.call('HSET', q, 'lost', us(lost))
+    redis.call('PEXPIRE', q, 600000)
+  end
+  if math.abs(now - lost) < 2000000 then at = math.max(at, now + ahead) end
   local ready = at
   if cost <= BURST then ready = at + cost - BURST end
   wait = math.max(wait, ready - now)
@@ -263,9 +272,13 @@ if slots > 0 then
   hold(me, 1, ttl)
   redis.call('ZREM', waiting, me)
 end
-for _, each in ipairs(meters) do redis.call('HSET', q, each[1], us(each[2])) end
+local reply = {'granted', us(wait)}
+for i, each in ipairs(meters) do
+  redis.call('HSET', q, each[1], us(each[2]))
+  reply[2 + i] = us(each[2] - now)
+end
 redis.call('PEXPIRE', q, 600000)
-return {'granted', us(wait)}
+return reply
 """
 
 LEAVE = """

@@ -16,12 +16,13 @@ import msgspec
 
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.lines import Line, Scope
-from aiollm._failover.meter import MINUTE
+from aiollm._failover.meter import BURST, MINUTE, Meter
 from aiollm._failover.sharing import Grant, GrantState, Verdict
 from aiollm._failover.slots import Slots
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
 from aiollm._fleet.membership import Membership, scope_name
+from aiollm._fleet.replies import answer_in
 from aiollm._wire.quota import Kind, Quota
 from aiollm.types import Target
 
@@ -43,18 +44,14 @@ DIFFERS = 0.05
 COUNTS_LATE = 1.0
 """Seconds' worth of a limit that a server may count beyond what was booked: answers take time."""
 
+LONG_AGO = 1.0
+"""Seconds after which what a call took without an answer is not booked any more."""
+
 MAX_SLOTS = 1e6
 
 _SECOND = 1e6
 
 _Learnt: TypeAlias = tuple[float, float, float, int]
-
-_STATES: dict[bytes, GrantState] = {
-    b"granted": "granted",
-    b"busy": "busy",
-    b"full": "full",
-    b"later": "full",
-}
 
 
 class SharedLimits:
@@ -106,9 +103,29 @@ class SharedLimits:
         """Say what is held here, and ask for what others learnt."""
         self._told.clear()
         self._sizes.clear()
+        for scope in self._names:
+            self._remember_sent(scope)
         self.beat()
         for scope in self._names:
             self._ask_learnt(scope)
+
+    def _remember_sent(self, scope: Scope) -> None:
+        """Count what was sent while this process decided alone, as others will have done.
+
+        A Redis that lost everything would let a burst of each process follow it.
+        """
+        name, now = self._names[scope], self._gate.now()
+        for field, meter in self._meters_of(scope):
+            owed = meter.used(now) / meter.limit * MINUTE * self._share
+            key = name, field
+            self._ahead[key] = max(self._ahead.get(key, 0.0), now + min(LONG_AGO, owed))
+
+    def _meters_of(self, scope: Scope) -> Iterator[tuple[str, Meter]]:
+        for kind, meter in scope.meters.items():
+            yield f"at|{kind}", meter
+        for line in self._gate.lines_of(scope):
+            for kind, meter in line.meters.items():
+                yield f"at|{line.target.model}|{kind}", meter
 
     def ask(
         self, line: Line, demand: Demand, patience: float, then: Callable[[Grant], None]
@@ -159,22 +176,47 @@ class SharedLimits:
         timer.cancel()
         scope = grant.line.scope
         self._asked[scope] = max(0, self._asked.get(scope, 0) - 1)
+        state, wait, ahead = answer_in(reply)
         if grant.state == "alone":
-            return  # it came too late: what was booked was used, and the beat tells of the slots
+            self._came_late(grant, state)
+            return
         given_back = grant.state == "over"
         grant.at = self._gate.now()
-        grant.state, grant.wait = _answer_in(reply)
-        if grant.state == "granted":
+        grant.state, grant.wait = state, wait
+        if state == "granted":
             if scope.slots is not None:
                 self._granted[scope] = self._granted.get(scope, 0) + 1
-            for field, _, _, _ in grant.bookings:
+            for (field, _, _, _), seconds in zip(grant.bookings, ahead, strict=False):
                 key = self._names[scope], field
-                self._ahead[key] = max(self._ahead.get(key, 0.0), grant.at + grant.wait)
+                self._ahead[key] = grant.at + seconds
         self._explain(grant)
         if given_back:
             self.give_back(grant)
         else:
             then(grant)
+
+    def _came_late(self, grant: Grant, state: GrantState) -> None:
+        """Settle an answer that nobody waited for; the beat tells of the slots.
+
+        What was booked was used. Where Redis stood still, that is long ago, and it counts from now.
+        """
+        if state == "granted" and self._gate.now() - grant.at > LONG_AGO:
+            changes = [
+                each for field, _, limit, units in grant.bookings for each in (field, limit, -units)
+            ]
+            self._tell(grant.line.scope, "0", changes)
+
+    def promised(self, line: Line) -> float:
+        """Return until when the fleet has promised moments to calls of this process.
+
+        What a process decides alone goes after them: others hold promises up to about then.
+        """
+        name, latest = self._names[line.scope], 0.0
+        for meters, prefix in ((line.scope.meters, ""), (line.meters, f"{line.target.model}|")):
+            for kind in meters:
+                ahead = self._ahead.get((name, f"at|{prefix}{kind}"), 0.0)
+                latest = max(latest, ahead - BURST)
+        return latest
 
     @staticmethod
     def _explain(grant: Grant) -> None:
@@ -405,12 +447,3 @@ def _expected(learnt: _Learnt) -> float:
     """Return the tokens that a request of 4,000 bytes takes by what was learnt."""
     overhead, ratio, answer, _ = learnt
     return overhead + 4000 * ratio + answer
-
-
-def _answer_in(reply: Any) -> tuple[GrantState, float]:
-    """Return what Redis grants, and in how many seconds; "alone" where it said nothing of use."""
-    match reply:
-        case [bytes(word), bytes(wait)] if wait.isdigit():
-            return _STATES.get(word, "alone"), int(wait) / _SECOND
-        case _:
-            return "alone", 0.0

@@ -53,7 +53,7 @@ async def opened(reg, spec="a/m"):
 
 async def test_limits_and_who_uses_them_are_shown(redis, members, capsys):
     gate = Gate()
-    headers = {"x-ratelimit-limit-tokens": "9000"}
+    headers = {"x-ratelimit-limit-tokens": "90000"}
     async with FaultServer(Answer(200, headers, ANSWER), chat(gate, "x")) as server:
         url = redis.url
         reg = members(url, {"a": server})
@@ -68,13 +68,13 @@ async def test_limits_and_who_uses_them_are_shown(redis, members, capsys):
         assert await run("fleet", url, "--json") == cli.OK
         (limits,) = json.loads(capsys.readouterr().out)["limits"]
         assert limits["held"] == {reg.fleet.process: 1}
-        assert limits["learnt"] == {"m tokens": 9000}
+        assert limits["learnt"] == {"m tokens": 90000}
         assert set(limits["booked_for"]) == {"requests", "m tokens"}
         gate.open()
         await call
         server.behave(Answer(429, {"retry-after": "60"}))
         with pytest.raises(FailoverError):
-            await reg.generate("a/m", "hi", patience=0)
+            await reg.generate("a/m", "hi", patience=30)
         await until(lambda: reg.limits()[0].blocked_for)
         assert await run("fleet", url) == cli.OK
         assert re.search(r"0 of 1 +nobody +.* m for (60|59)\.\d s", capsys.readouterr().out)

@@ -46,7 +46,7 @@ class Meter:
     ) -> tuple[float, float]:
         """Ask for a share of a minute; return when it may go, inf for not in time, and now."""
         booking = ("at|requests", self.limit, self.limit * share, int(ahead * 1e6))
-        (word, wait), now = self._run(
+        (word, wait, *_), now = self._run(
             scripts.enter, "c", "me", 3_000_000, int(patience * 1e6), 0, "m", *booking
         )
         return (now + int(wait) / 1e6 if word == b"granted" else math.inf), now
