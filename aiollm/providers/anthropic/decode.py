@@ -175,7 +175,8 @@ class AnthropicDecoder:
         if says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data)):
             return Event("ping")
         self._plain = False
-        self._joiner = self._joiner or SurrogateJoiner()
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
         event: Event = decode_leniently(data, Event)
         return event
 

@@ -178,21 +178,26 @@ class GoogleDecoder:
 
     def _odd(self, frame: bytes, out: list[Item]) -> None:
         """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
+        if frame[:1] != b"{" and self._mark(frame, out):
+            return
+        chunk = decode_leniently(frame, Chunk)
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
+        self._chunk(chunk, frame, out)
+
+    def _mark(self, frame: bytes, out: list[Item]) -> bool:
+        """Process a frame that is not a chunk; return False for one that may be one."""
         if is_done(frame):
             # Google does not send it, but proxies do, also where the answer was cut.
             if self._last is not None:
                 self._end(self._last, out)
-            return
+            return True
         if says_nothing(frame):
-            return
+            return True
         if frame.lstrip()[:1] == b"[":
             self._feed(elements_of(frame), out)
-            return
-        if self.ending and is_unreadable(frame):
-            return
-        chunk = decode_leniently(frame, Chunk)
-        self._joiner = self._joiner or SurrogateJoiner()
-        self._chunk(chunk, frame, out)
+            return True
+        return self.ending and is_unreadable(frame)
 
     def _chunk(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         if chunk.usage_metadata is not None:

@@ -150,7 +150,8 @@ class OllamaDecoder:
         try:
             return _LINE.decode(frame)
         except (ValueError, RecursionError):
-            self._joiner = self._joiner or SurrogateJoiner()
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
         line: _Line = decode_leniently(frame, _Line)
         return line
 

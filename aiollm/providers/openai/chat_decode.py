@@ -209,7 +209,8 @@ class ChatDecoder:
         except (ValueError, RecursionError):
             # Half a surrogate pair is one reason for strict decoding to fail; from now on expect
             # more, because the pair's other half comes in a later chunk.
-            self._joiner = self._joiner or SurrogateJoiner()
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
         except ProtocolError:
@@ -328,6 +329,8 @@ class ChatDecoder:
 
     def _call(self, call: Call) -> list[ToolCallDelta]:
         """Return what a piece of a call adds, if anything: some servers send empty ones."""
+        if call.function is None and call.custom is None and not call.id:
+            return []
         state: dict[str, Any] = {}
         custom = call.custom if call.custom and (call.custom.name or call.custom.input) else None
         if custom is not None:
@@ -378,7 +381,9 @@ class ChatDecoder:
 
     def _count(self, chunk: Chunk, out: list[Item]) -> None:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        counts = counts or next((each.usage for each in chunk.choices or () if each.usage), None)
+        if not counts:
+            for choice in chunk.choices or ():
+                counts = counts or choice.usage
         if not counts or counts == NO_COUNTS:
             return
         usage = usage_of(counts)

@@ -153,7 +153,8 @@ class ResponsesDecoder:
         try:
             return EVENT.decode(data)
         except (ValueError, RecursionError):
-            self._joiner = self._joiner or SurrogateJoiner()
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
         event: Event = decode_leniently(data, Event)
         return event
 
