@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _JSON = json.JSONDecoder(strict=False)
 _decode = msgspec.json.Decoder().decode
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Checks all of an object as any decoder does, but makes no values of what is in it."""
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The escape of a surrogate."""
@@ -71,6 +73,15 @@ def load(data: bytes) -> Any:
         return _loads(data, halves=_HALF.search(data) is not None)
     except (ValueError, RecursionError, MemoryError):
         return None
+
+
+def is_object(text: str) -> bool:
+    """Return whether a text is a JSON object."""
+    try:
+        _OBJECT.decode(text)
+    except (ValueError, RecursionError):
+        return isinstance(load(text.encode("utf-8", "replace")), dict)
+    return True
 
 
 def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from aiollm._wire.lenient import load
+from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.types import ProviderData, ToolCallDelta
 
@@ -66,9 +66,8 @@ class _Call:
             return False  # the last piece is enough to tell, almost always
         if self._spoiled or not self._brackets.balance(self.arguments):
             return False
-        value = load("".join(self.arguments).encode("utf-8", "replace"))
         # What is balanced but cannot be read will not become readable with more behind it.
-        self._spoiled = not isinstance(value, dict)
+        self._spoiled = not is_object("".join(self.arguments))
         return not self._spoiled
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
