@@ -29,6 +29,9 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _LARGE = 64 * 1024
 """Bytes from which a frame may not be mostly structure."""
 
+_FEW = 4096
+"""Objects that a large frame may have, and some more for its length."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONE = re.compile(
     "[\ud800-\udfff]"  # first, so that the search runs past all other text quickly
@@ -112,7 +115,9 @@ def _without_misfits() -> Callable[[Any, Any], Any]:
 
 def _loads(data: bytes, *, halves: bool) -> Any:
     # An object is made of every value, read or not.
-    if len(data) > _LARGE and data.count(b",") > (_LARGE + len(data)) // 4:
+    if len(data) > _LARGE and (
+        data.count(b",") > (_LARGE + len(data)) // 4 or data.count(b"{") > _FEW + len(data) // 128
+    ):
         raise ValueError("it has too many values")
     if not halves:
         try:

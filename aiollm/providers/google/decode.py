@@ -10,6 +10,7 @@ from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, 
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
+    check_parts,
     is_done,
     is_unreadable,
     one_more_call,
@@ -205,10 +206,12 @@ class GoogleDecoder:
         if not chunk.candidates:
             self._bare(chunk, frame)
         raw_parts = RawParts(frame)
+        check_parts(chunk.candidates or ())
         for at, candidate in enumerate(chunk.candidates or ()):
             if candidate.index:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
+            check_parts(parts)
             for number, part in enumerate(parts):
                 self._part(part, raw_parts, (at, number), out)
             self._cite(candidate, out)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
-from aiollm.types import ProviderData, ToolCallDelta
+from aiollm.providers.openai.chat_wire import FRAGMENT
+from aiollm.types import Item, ProviderData, ToolCallDelta
 
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 """A JSON string; its group is empty if the closing quote is missing."""
@@ -198,3 +199,19 @@ class ToolCallAssembler:
         if id:
             return self._by_id.get(id)
         return len(self._calls) - 1 if self._calls else None
+
+
+def add_fragment(calls: ToolCallAssembler, frame: bytes, out: list[Item]) -> bool:
+    """Try to read a frame that has only a piece of arguments; return whether it was one."""
+    try:
+        (choice,) = FRAGMENT.decode(frame).choices
+    except (ValueError, RecursionError):
+        return False
+    if choice.finish_reason:
+        return False
+    (piece,) = choice.delta.tool_calls
+    delta = calls.extend(piece.index, piece.function.arguments)
+    if delta is None:
+        return False
+    out.append(delta)
+    return True

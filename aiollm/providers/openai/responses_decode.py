@@ -153,8 +153,7 @@ class ResponsesDecoder:
         try:
             return EVENT.decode(data)
         except (ValueError, RecursionError):
-            if self._joiner is None:
-                self._joiner = SurrogateJoiner()
+            self._joiner = SurrogateJoiner() if self._joiner is None else self._joiner
         event: Event = decode_leniently(data, Event)
         return event
 
