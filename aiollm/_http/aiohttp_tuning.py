@@ -7,11 +7,15 @@ import ssl
 import sys
 from collections import deque
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp import connector
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_writer import StreamWriter
+
+from aiollm.errors import ProtocolError
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes a plain socket reads at once: malloc calls mmap for asyncio's 256 KiB on every wake-up."""
@@ -21,6 +25,9 @@ TLS_RECEIVE_SIZE = 32 * 1024
 
 SMALL_BODY = 32 * 1024
 """Bytes of a body that are written without a task: half of what asyncio buffers by default."""
+
+MAX_INTERIM = 64
+"""The most interim responses before an answer; servers send one or two."""
 
 fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
 """Set by a connector when the connection of the current request is new."""
@@ -60,11 +67,40 @@ class _Careful(Prompt):
         return protocol
 
 
+class _Answering(ResponseHandler):
+    """A connection that takes no endless row of interim responses, such as 100 Continue.
+
+    aiohttp passes over each without a turn of the event loop.
+    """
+
+    _interim = 0
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take a response that was parsed."""
+        if self._interim > MAX_INTERIM:
+            return  # it is closed, but there may be more in the same read
+        is_interim = data[0].code < 200 and data[0].code != 101
+        self._interim = self._interim + 1 if is_interim else 0
+        if self._interim <= MAX_INTERIM:
+            super().feed_data(data, size)
+            return
+        message = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
+        self.set_exception(ProtocolError(message))
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _factory(loop: Any) -> Any:
+    """Return what aiohttp makes the protocols of connections with."""
+    return partial(_Answering, loop=loop)
+
+
 class Connector(_Careful, aiohttp.TCPConnector):
     """Connects over the network, as often as asked."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, **options)
+        self._factory = _factory(self._loop)
 
 
 class SocketConnector(_Careful, aiohttp.UnixConnector):
@@ -72,6 +108,7 @@ class SocketConnector(_Careful, aiohttp.UnixConnector):
 
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(path, limit=0, **options)
+        self._factory = _factory(self._loop)
 
 
 def leave(session: aiohttp.ClientSession) -> None:

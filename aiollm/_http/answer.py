@@ -32,6 +32,8 @@ class Answer:
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
     _size = _turn_at = 0
+    _is_cut = False
+    """Whether larger reads are cut into pieces already."""
 
     def __init__(
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
@@ -76,7 +78,8 @@ class Answer:
 
     def _first_slice(self, data: bytes) -> bytes:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
-        if len(data) > PIECE:
+        if len(data) > PIECE and not self._is_cut:
+            self._is_cut = True
             self._read = Turns(self._read, data[PIECE:], PIECE).read
             self._size -= len(data) - PIECE
             data = data[:PIECE]

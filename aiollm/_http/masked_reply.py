@@ -6,32 +6,43 @@ from asyncio import sleep
 from collections.abc import Iterator, Mapping
 
 from aiollm._settings.redactor import Redactor
+from aiollm.errors import ProtocolError
 from aiollm.provider import Reply
 
 SLICE = 8 * 1024
-"""Bytes that are searched at once: what is mostly escapes takes a microsecond a byte."""
+"""Bytes that are searched at once, or fewer where they are mostly escapes."""
 
 MAX_HELD = 4 * 1024
 """Bytes that may wait for the rest of a key: nothing but junk has so many line ends within one."""
 
+MAX_ESCAPES = 64 * 1024
+"""Escapes in one body, which take half a second; texts in a list of models have a tenth of them."""
+
+_ESCAPES = (b"\\", b"%", b"&")
+
 
 async def masked(body: bytes, redactor: Redactor | None) -> bytes:
-    """Return a body without the keys in it; None for a provider that has none."""
+    """Return a body without the keys in it; None for a provider that has none.
+
+    Raises: ProtocolError for a body of nothing but escapes, any of which may hide a key.
+    """
     if redactor is None:
         return body
+    if (escapes := sum(map(body.count, _ESCAPES))) > MAX_ESCAPES:
+        raise ProtocolError(f"the reply holds {escapes} escapes", frame=body)
     masking = _Masking(redactor)
     done: list[bytes] = []
-    for piece in _slices(body):
+    for piece in _slices(body, redactor):
         done.append(masking.feed(piece))
         await sleep(0)
     return b"".join((*done, masking.close()))
 
 
-def _slices(data: bytes) -> Iterator[bytes]:
+def _slices(data: bytes, redactor: Redactor) -> Iterator[bytes]:
     """Cut data between words, where it has some, so that no cut makes a key too short to find."""
     at = 0
     while at < len(data):
-        end = at + SLICE
+        end = at + len(redactor.start_of(data[at : at + SLICE]))
         if end < len(data):
             end = max(data.rfind(sign, at, end) for sign in _BETWEEN) + 1 or end
         yield data[at:end]
@@ -102,14 +113,17 @@ class MaskedReply:
         if piece := next(self._slices, b""):
             await sleep(0)
             return piece
-        self._slices = _slices(await self._reply.read())
+        self._slices = _slices(await self._reply.read(), self._redactor)
         return next(self._slices, b"")
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
         """Return the rest of the body, cut at `limit` bytes or after `seconds`."""
         rest = await self._reply.read_whole(limit, seconds)
-        ready = b"".join(map(self._masking.feed, (*self._slices, rest)))
-        return ready + self._masking.close()
+        done: list[bytes] = []
+        for piece in (*self._slices, *_slices(rest, self._redactor)):
+            done.append(self._masking.feed(piece))
+            await sleep(0)
+        return b"".join((*done, self._masking.close()))
 
     async def drain(self) -> None:
         """Briefly try to read the body to its end, so that the connection can be reused."""

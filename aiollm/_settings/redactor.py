@@ -8,6 +8,7 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -40,6 +41,10 @@ _OFFSETS = 8
 
 _DEPTH = 3
 """How often escapes are decoded: a JSON text within a JSON text within a URL."""
+
+MAX_FOUND = 1024
+"""Escapes, or likely pieces of a credential, up to which a text is searched in one go: each takes
+some four microseconds."""
 
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
 """Ignores case, and the difference between the two alphabets of base64."""
@@ -149,6 +154,17 @@ class Redactor:
         data = text.encode("utf-8", "surrogatepass")
         masked = self.data(data)
         return text if masked is data else masked.decode("utf-8", "surrogatepass")
+
+    def start_of(self, data: bytes) -> bytes:
+        """Return as much of the start of `data` as is searched in some ten milliseconds.
+
+        That is all, unless it is mostly escapes, or pieces of a credential.
+        """
+        groups = memoryview(data.translate(_FOLD))[: len(data) // _GRAM * _GRAM].cast("I")
+        pieces = (at * _GRAM for at, gram in enumerate(groups) if gram in self._grams)
+        escapes = (sign.start() for sign in _SIGN.finditer(data))
+        ends = (next(islice(each, MAX_FOUND, None), len(data)) for each in (escapes, pieces))
+        return data[: min(ends)]
 
     def spans(self, data: bytes) -> list[Span]:
         """Return where the credentials are: in order, and apart from each other."""

@@ -145,15 +145,21 @@ MAX_ARGUMENTS = 2 * 1024 * 1024
 at most half a million tokens (November 2026), and few of them into one call."""
 
 
+_OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw] | str] = msgspec.json.Decoder(
+    dict[str, msgspec.Raw] | str
+)
+"""Checks all of an object, as any decoder does, but makes no objects of what is in it."""
+
+
 def _object(text: str) -> str:
     """Return the text of a JSON object, "" if it is none; some models encode it twice."""
     if len(text) > MAX_ARGUMENTS:
         return ""
     try:
-        value = msgspec.json.decode(text)
+        value = _OBJECT.decode(text)
         if isinstance(value, str):
             text = value.strip()
-            value = msgspec.json.decode(text)
+            value = _OBJECT.decode(text)
     except (ValueError, RecursionError):
         return ""
     return text if isinstance(value, dict) else ""

@@ -24,6 +24,10 @@ MAX_ENCODED = 3
 MAX_MENDED = 256
 """The most values of one text that are mended to fit."""
 
+MAX_MARKS = 8192
+"""The most signs of a text that is tidied: a step of Python for each of them holds the event loop
+for ten milliseconds at most."""
+
 _OPENED = re.compile(r"\s*<(think|thinking|thought)>", re.IGNORECASE)
 _CLOSED = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
@@ -39,6 +43,8 @@ _NULL = re.compile(r"Invalid enum value '(?:null|None)'(?: - at `\$([^`]*)`)?")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[(\.\.\.)\]")
 _SCALARS = ("str", "int", "float", "bool")
 _WORD = re.compile(r"[^\s,;|\[{]+")
+_MARKS = ('"', "'", "\\", "/", ",", "True", "False", "None")
+"""What tidying stops at."""
 _WORDS = {"True": True, "False": False, "None": None}
 """Constants as Python spells them."""
 
@@ -115,6 +121,8 @@ def _decoded(text: str) -> Any:
 def _tidied(text: str) -> Iterator[str]:
     """Yield a text, then without comments and commas too many, then with Python's quotes too."""
     yield text
+    if sum(map(text.count, _MARKS)) > MAX_MARKS:
+        return
     yield _COMMAS.sub(_without, _COMMENTS.sub(_without, text))
     plain = _PYTHON.sub(_from_python, text)
     yield _COMMAS.sub(_without, _COMMENTS.sub(_without, plain))

@@ -313,7 +313,7 @@ def check_density(data: bytes) -> None:
     Each object costs a microsecond in which the event loop stands still. Text, files and
     probabilities of tokens have far fewer in so many bytes.
     """
-    if len(data) > _LARGE and (count := data.count(b"{")) > 16 * 1024 + len(data) // 32:
+    if len(data) > _LARGE and (count := data.count(b"{")) > 16 * 1024 + len(data) // 64:
         raise ProtocolError(f"a frame of {len(data)} bytes holds {count} objects", frame=data)
 
 

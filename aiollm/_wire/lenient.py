@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,11 +19,27 @@ from aiollm.errors import ProtocolError
 T = TypeVar("T")
 
 _JSON = json.JSONDecoder(strict=False)
+_decode = msgspec.json.Decoder().decode
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Checks all of an object as any decoder does, but makes no values of what is in it."""
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The escape of a surrogate."""
 
 _LARGE = 64 * 1024
 """Bytes from which a frame may not be mostly structure."""
 
+_FEW = 4096
+"""Objects that a large frame may have, and some more for its length."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LONE = re.compile(
+    "[\ud800-\udfff]"  # first, so that the search runs past all other text quickly
+    "(?:(?<=[\ud800-\udbff])(?![\udc00-\udfff])"
+    "|(?<=[\udc00-\udfff])(?<![\ud800-\udbff][\udc00-\udfff]))"
+)
+_MENDED = 4096
+"""How many lone surrogates of one text become U+FFFD; in a text of garbage, "?" does for more."""
 
 
 def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -41,7 +58,8 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
     """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
-        return _fit(_loads(frame), kind)
+        halves = _HALF.search(frame) is not None
+        return _fit(_loads(frame, halves=halves), kind, likely=halves)
     except ValueError as error:
         cause = str(error)
     except MemoryError:
@@ -55,9 +73,18 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
 def load(data: bytes) -> Any:
     """Decode any JSON value; return None if `data` is not JSON."""
     try:
-        return _loads(data)
+        return _loads(data, halves=_HALF.search(data) is not None)
     except (ValueError, RecursionError, MemoryError):
         return None
+
+
+def is_object(text: str) -> bool:
+    """Return whether a text is a JSON object."""
+    try:
+        _OBJECT.decode(text)
+    except (ValueError, RecursionError):
+        return isinstance(load(text.encode("utf-8", "replace")), dict)
+    return True
 
 
 def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
@@ -69,28 +96,53 @@ def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     return msgspec.json.encode(mend_all(plain))
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
-        from aiollm._wire.misfits import without_misfits  # most that comes here is only not strict
+def _fit(value: Any, kind: Any, *, likely: bool) -> Any:
+    """Convert what fits; where all of it is `likely` to, a walk over it would cost too much."""
+    if likely:
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError:
+            pass
+    return msgspec.convert(_without_misfits()(value, kind), kind, strict=False)
 
-        value = without_misfits(value, kind)
-    return msgspec.convert(value, kind, strict=False)
+
+@cache
+def _without_misfits() -> Callable[[Any, Any], Any]:
+    from aiollm._wire.misfits import without_misfits  # most answers fit
+
+    return without_misfits
 
 
-def _loads(data: bytes) -> Any:
-    # The standard library is slow, and makes an object of every value, read or not.
-    if len(data) > _LARGE and data.count(b",") > (_LARGE + len(data)) // 4:
+def _loads(data: bytes, *, halves: bool) -> Any:
+    # An object is made of every value, read or not.
+    if len(data) > _LARGE and (
+        data.count(b",") > (_LARGE + len(data)) // 4 or data.count(b"{") > _FEW + len(data) // 128
+    ):
         raise ValueError("it has too many values")
-    return _JSON.decode(data.decode("utf-8-sig", "replace"))
+    if not halves:
+        try:
+            return _decode(data)
+        except (ValueError, RecursionError):
+            pass  # the standard library reads more, but is slow
+    # Both the codec that skips a byte order mark and the search for white space are slow.
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    if text.startswith("{"):
+        value, end = _JSON.raw_decode(text)
+        if end == len(text):
+            return value
+    return _JSON.decode(text)
 
 
 def mend(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, so that the text can be encoded."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text, count = _LONE.subn("\ufffd", text, _MENDED)  # a codec makes an exception of each
+    if count == _MENDED:
+        return text.encode("utf-8", "replace").decode()
+    if _SURROGATE.search(text):
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    return text
 
 
 def mend_all(value: Any) -> Any:

@@ -97,7 +97,7 @@ def _redact(error: BaseException, redactor: Redactor, inner: set[int]) -> None:
         case ProviderError():
             error.code = redactor.text(error.code)
             error.request_id = redactor.text(error.request_id)
-            error.body = redactor.data(error.body)
+            error.body = redactor.data(redactor.start_of(error.body))
         case ProtocolError():
             error.frame = redactor.data(error.frame)
         case SpecError():

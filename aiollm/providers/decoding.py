@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from typing import Any
 
 from aiollm._wire.lenient import encode
 from aiollm.errors import ProtocolError
 from aiollm.types import Usage
 
-MAX_CALLS = 4096
-"""The most tool calls in one answer."""
+MAX_CALLS = 512
+"""The most tool calls in one answer: to start so many tools takes some ten milliseconds, in which
+nothing else runs. Models make a few dozen at most (November 2026)."""
+
+
+MAX_PARTS = 1024
+"""The most parts of one frame, such as choices or items of the output: all are read in one go, and
+each takes some ten microseconds."""
+
+
+def check_parts(parts: Sized) -> None:
+    """Raise ProtocolError if a frame has too many parts of one kind."""
+    if len(parts) > MAX_PARTS:
+        raise ProtocolError(f"a frame has {len(parts)} parts: at most {MAX_PARTS} are read")
 
 
 def one_more_call(calls: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import inspect
 
@@ -18,6 +19,7 @@ from aiollm import (
     OverloadedError,
     ProtocolError,
 )
+from aiollm._http.aiohttp_tuning import MAX_INTERIM
 from aiollm._http.translation import translate
 from aiollm.testing import Answer, chat
 
@@ -151,3 +153,28 @@ def test_a_header_that_comes_twice_is_named():
     """aiohttp refuses it in Python's development mode alone."""
     twice = http_exceptions.BadHttpMessage("Duplicate 'Server' header found.")
     assert "Duplicate 'Server' header found" in str(translate(twice))
+
+
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+FINAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("count", [0, 3, MAX_INTERIM, MAX_INTERIM + 1, 100_000])
+async def test_interim_responses_are_passed_over_but_not_without_end(registry, count):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(INTERIM * count + FINAL + b"".join(chat("x").body))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        call = registry({"a": f"http://127.0.0.1:{port}"}).stream("a/m", "hi").collect()
+        if count <= MAX_INTERIM:
+            assert (await call).text == "x"
+            return
+        with pytest.raises(FailoverError) as caught:
+            await call
+        assert type(caught.value.last) is ProtocolError
+        assert "interim" in str(caught.value.last)

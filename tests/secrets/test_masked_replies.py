@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aiollm._http.masked_reply import MAX_HELD, SLICE, MaskedReply, masked
-from aiollm._settings.redactor import Redactor
+from aiollm._http.masked_reply import MAX_ESCAPES, MAX_HELD, SLICE, MaskedReply, masked
+from aiollm._settings.redactor import MAX_FOUND, Redactor
+from aiollm.errors import ProtocolError
 
 LINE = b'{"id": "a", "text": "some log"},\n'
 
@@ -78,10 +79,20 @@ async def test_line_ends_within_a_key_do_not_make_a_log_wait_for_ever(key):
 
 async def test_masking_ends_as_soon_as_its_call_does(key):
     """A deadline cancels it, so a server cannot make it long."""
-    work = asyncio.create_task(masked(b"\\u0041" * 1_000_000, Redactor([key])))
+    work = asyncio.create_task(masked(LINE * 100_000, Redactor([key])))
     for _ in range(3):
         await asyncio.sleep(0)
     work.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
     assert work.cancelled()
+
+
+@pytest.mark.parametrize("unit", [b"\\n", b"\\u0041", b"%41", b"&#65;"])
+async def test_escapes_are_searched_in_smaller_slices_and_too_many_are_refused(unit, key):
+    body = b"a" * SLICE + unit * (2 * MAX_FOUND)
+    async with turns() as seen:
+        assert await masked(body, Redactor([key])) == body
+    assert len(seen) >= 3
+    with pytest.raises(ProtocolError, match="escapes"):
+        await masked(unit * (MAX_ESCAPES + 1), Redactor([key]))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from aiollm import Secret
 from aiollm._settings.redactor import Redactor, is_secret, secrets_of_url
+from aiollm._wire.redaction import redacted
+from aiollm.errors import MAX_BODY, ServerError
 
 
 def test_a_key_is_masked_in_every_form(form, key, find_leaks):
@@ -110,6 +112,16 @@ def test_what_is_no_part_of_a_key_takes_a_step_in_four_bytes(junk, key, work):
     size = 32768
     text = junk * (size // len(junk)) + b" ."  # at the very end it may be an escape that is cut
     assert work(lambda: Redactor([key]).data(text)) <= size // 4 + 4000
+
+
+@pytest.mark.parametrize("unit", ["\\n", '\\"', "%41", "&#65;", "{part}", "{part} "])
+def test_of_a_body_that_takes_long_to_search_an_error_keeps_the_start(unit, key, work, find_leaks):
+    unit = unit.format(part=key[:9])
+    body = (unit * (MAX_BODY // len(unit))).encode()
+    error = ServerError("no", status=500, body=key.encode() + b" " + body)
+    assert work(lambda: redacted(error, [Secret(key)])) <= MAX_BODY
+    assert error.body.startswith(b"*** ")
+    assert not find_leaks(error.body.decode())
 
 
 @given(st.binary(max_size=300), st.integers(0, 10**6))

@@ -48,15 +48,22 @@ READ = 2048
 ONCE = 20_000
 """Instructions that a call takes whatever comes: encoding, failover, errors, the first modules."""
 
-A_BYTE = 36
-"""Instructions a byte: a blank line takes 14, an odd value of a dozen bytes some 400."""
+A_BYTE = 27
+"""Instructions a byte: a blank line takes 14, an odd value of a dozen bytes some 250."""
 
 
-async def work(name: str, size: int) -> int:
+LARGE = 128 * 1024
+"""Bytes of a read that is cut into pieces."""
+
+A_PART = 600
+"""Instructions that one part of a frame takes, such as a choice or a call."""
+
+
+async def work(name: str, size: int, read: int = READ) -> int:
     """Return the instructions that it takes to read one answer to whatever end."""
     wire, make = hostile.SHAPES[name]
     body = make(size)
-    reads = [body[at : at + READ] for at in range(0, len(body), READ)]
+    reads = [body[at : at + read] for at in range(0, len(body), read)]
 
     def adapter(provider, _, target, request, timeouts):
         return streaming.stream(provider, streams.Memory(reads), target, request, timeouts)
@@ -77,3 +84,17 @@ def test_a_hostile_byte_costs_few_instructions_and_many_cost_no_more(name):
     small, large = asyncio.run(work(name, SIZE)), asyncio.run(work(name, 4 * SIZE))
     assert large <= ONCE + A_BYTE * 4 * SIZE
     assert large <= 4.4 * small + 2 * ONCE
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_reads_that_are_too_large_cost_no_more_the_more_there_are(wire):
+    few, many = (asyncio.run(work(f"{wire}: one text", size * LARGE, LARGE)) for size in (8, 32))
+    assert many <= 4.4 * few
+
+
+@pytest.mark.parametrize("name", [name for name in hostile.SHAPES if "many values" in name])
+def test_one_large_frame_has_few_parts_or_is_refused(name):
+    """Its parts are read without a turn of the loop between two of them."""
+    size = 8 * LARGE
+    asyncio.run(work(name, SIZE))
+    assert asyncio.run(work(name, size, size)) <= ONCE + A_PART * 1024

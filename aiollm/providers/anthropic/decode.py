@@ -24,6 +24,7 @@ from aiollm.providers.anthropic.wire import (
 )
 from aiollm.providers.decoding import (
     arguments_text,
+    check_parts,
     is_done,
     is_unreadable,
     one_more_call,
@@ -126,6 +127,7 @@ class AnthropicDecoder:
             raise ProtocolError("the answer is not a message", frame=body)
         content = message.content
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        check_parts(blocks)
         for index, block in enumerate(blocks):
             self._open(index, block, out)
             self._shut(index, out)
@@ -175,7 +177,8 @@ class AnthropicDecoder:
         if says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data)):
             return Event("ping")
         self._plain = False
-        self._joiner = self._joiner or SurrogateJoiner()
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
         event: Event = decode_leniently(data, Event)
         return event
 

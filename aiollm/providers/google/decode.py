@@ -10,6 +10,7 @@ from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, 
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
+    check_parts,
     is_done,
     is_unreadable,
     one_more_call,
@@ -178,21 +179,26 @@ class GoogleDecoder:
 
     def _odd(self, frame: bytes, out: list[Item]) -> None:
         """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
+        if frame[:1] != b"{" and self._mark(frame, out):
+            return
+        chunk = decode_leniently(frame, Chunk)
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
+        self._chunk(chunk, frame, out)
+
+    def _mark(self, frame: bytes, out: list[Item]) -> bool:
+        """Process a frame that is not a chunk; return False for one that may be one."""
         if is_done(frame):
             # Google does not send it, but proxies do, also where the answer was cut.
             if self._last is not None:
                 self._end(self._last, out)
-            return
+            return True
         if says_nothing(frame):
-            return
+            return True
         if frame.lstrip()[:1] == b"[":
             self._feed(elements_of(frame), out)
-            return
-        if self.ending and is_unreadable(frame):
-            return
-        chunk = decode_leniently(frame, Chunk)
-        self._joiner = self._joiner or SurrogateJoiner()
-        self._chunk(chunk, frame, out)
+            return True
+        return self.ending and is_unreadable(frame)
 
     def _chunk(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         if chunk.usage_metadata is not None:
@@ -200,10 +206,12 @@ class GoogleDecoder:
         if not chunk.candidates:
             self._bare(chunk, frame)
         raw_parts = RawParts(frame)
+        check_parts(chunk.candidates or ())
         for at, candidate in enumerate(chunk.candidates or ()):
             if candidate.index:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
+            check_parts(parts)
             for number, part in enumerate(parts):
                 self._part(part, raw_parts, (at, number), out)
             self._cite(candidate, out)

@@ -171,6 +171,10 @@ def elements_of(frame: bytes) -> list[bytes]:
     return [json.dumps(item).encode() for item in value]
 
 
+_READ = frozenset({"text", "thought", "thoughtSignature"})
+"""The fields of a part that has nothing else to keep."""
+
+
 class RawParts:
     """The parts of a frame as they came; it is decoded once, and only if one is asked for.
 
@@ -191,10 +195,11 @@ class RawParts:
             raw = self._value["candidates"][candidate]["content"]["parts"][part]
         except (KeyError, IndexError, TypeError):
             return {}
-        known = {"text", "thought", "thoughtSignature"}
-        if not isinstance(raw, dict):
-            return {}
-        return raw if {key for key, value in raw.items() if value is not None} - known else {}
+        if isinstance(raw, dict):
+            for key, value in raw.items():
+                if value is not None and key not in _READ:
+                    return raw
+        return {}
 
 
 def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:

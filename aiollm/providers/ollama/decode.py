@@ -78,6 +78,10 @@ _LINE = msgspec.json.Decoder(_Line)
 _PLAIN = msgspec.json.Decoder(_Plain)
 
 
+MAX_BLANK = 4096
+"""Lines without a message that are read: most of three bytes is the price of a line."""
+
+
 class OllamaDecoder:
     """Lines of one reply to items; the line with `done` is the end.
 
@@ -85,12 +89,13 @@ class OllamaDecoder:
     A prompt that fills it was probably cut.
     """
 
-    __slots__ = ("_context", "_ids", "_joiner", "finished")
+    __slots__ = ("_blank", "_context", "_ids", "_joiner", "finished")
 
     ending = False  # nothing follows the chunk that ends the answer
 
     def __init__(self, context: int = 0) -> None:
         self.finished: bool = False
+        self._blank = 0
         self._context = context
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
@@ -142,6 +147,10 @@ class OllamaDecoder:
             raise error_from_fault(fault, RULES, status=status, body=frame)
         if line.message is not None:
             self._message(line.message, out)
+        elif not line.done:
+            self._blank += 1
+            if self._blank > MAX_BLANK:
+                raise ProtocolError(f"more than {MAX_BLANK} lines are of no answer", frame=frame)
         if line.done:
             self._end(line, out)
         return self.finished
@@ -150,7 +159,8 @@ class OllamaDecoder:
         try:
             return _LINE.decode(frame)
         except (ValueError, RecursionError):
-            self._joiner = self._joiner or SurrogateJoiner()
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
         line: _Line = decode_leniently(frame, _Line)
         return line
 

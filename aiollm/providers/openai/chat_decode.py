@@ -16,6 +16,7 @@ from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
+    check_parts,
     is_done,
     is_unreadable,
     later_usage,
@@ -34,10 +35,9 @@ from aiollm.providers.openai.chat_extensions import (
     words,
 )
 from aiollm.providers.openai.chat_think import ThinkBlock
-from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
+from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler, add_fragment
 from aiollm.providers.openai.chat_wire import (
     CHUNK,
-    FRAGMENT,
     LANES,
     NO_COUNTS,
     NO_LANE,
@@ -174,7 +174,7 @@ class ChatDecoder:
             return NO_LANE
         # While a surrogate may be split over two deltas, every text must pass through the joiner,
         # so neither this shortcut nor a lane may be used.
-        if self._calls and not self._joiner and _fragment(self._calls, frame, out):
+        if self._calls and not self._joiner and add_fragment(self._calls, frame, out):
             return NO_LANE
         before = len(out)
         chunk = self._decode(frame)
@@ -209,7 +209,8 @@ class ChatDecoder:
         except (ValueError, RecursionError):
             # Half a surrogate pair is one reason for strict decoding to fail; from now on expect
             # more, because the pair's other half comes in a later chunk.
-            self._joiner = self._joiner or SurrogateJoiner()
+            if self._joiner is None:
+                self._joiner = SurrogateJoiner()
         try:
             chunk: Chunk = decode_leniently(frame, Chunk)
         except ProtocolError:
@@ -231,6 +232,7 @@ class ChatDecoder:
 
     def _take(self, chunk: Chunk, out: list[Item]) -> None:
         self._identified = self._identified or bool(chunk.id or chunk.model)
+        check_parts(chunk.choices or ())
         for choice in chunk.choices or ():
             if choice.index and self._is_another(choice):
                 self._notice("the answer has several choices (n > 1): only the first is kept", out)
@@ -328,6 +330,8 @@ class ChatDecoder:
 
     def _call(self, call: Call) -> list[ToolCallDelta]:
         """Return what a piece of a call adds, if anything: some servers send empty ones."""
+        if call.function is None and call.custom is None and not call.id:
+            return []
         state: dict[str, Any] = {}
         custom = call.custom if call.custom and (call.custom.name or call.custom.input) else None
         if custom is not None:
@@ -355,7 +359,9 @@ class ChatDecoder:
     ) -> Iterable[TextDelta | ReasoningDelta]:
         """Read content that is no plain text: parts, or text that may begin with a think block."""
         if block is None or not isinstance(content, str):
-            return content_items(content if isinstance(content, list) else [content])
+            parts = content if isinstance(content, list) else [content]
+            check_parts(parts)
+            return content_items(parts)
         items = block.feed(self._joined("content", content))
         if block.done:
             self._block = None
@@ -378,7 +384,9 @@ class ChatDecoder:
 
     def _count(self, chunk: Chunk, out: list[Item]) -> None:
         counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        counts = counts or next((each.usage for each in chunk.choices or () if each.usage), None)
+        if not counts:
+            for choice in chunk.choices or ():
+                counts = counts or choice.usage
         if not counts or counts == NO_COUNTS:
             return
         usage = usage_of(counts)
@@ -429,19 +437,3 @@ class ChatDecoder:
             out.append(TextDelta(text))
         if refusal := joiner.flush("refusal"):
             out.append(RefusalDelta(refusal))
-
-
-def _fragment(calls: ToolCallAssembler, frame: bytes, out: list[Item]) -> bool:
-    """Try to read a frame that has only a piece of arguments; return whether it was one."""
-    try:
-        (choice,) = FRAGMENT.decode(frame).choices
-    except (ValueError, RecursionError):
-        return False
-    if choice.finish_reason:
-        return False
-    (piece,) = choice.delta.tool_calls
-    delta = calls.extend(piece.index, piece.function.arguments)
-    if delta is None:
-        return False
-    out.append(delta)
-    return True

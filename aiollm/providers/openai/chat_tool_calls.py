@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from aiollm._wire.lenient import load
+from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
-from aiollm.types import ProviderData, ToolCallDelta
+from aiollm.providers.openai.chat_wire import FRAGMENT
+from aiollm.types import Item, ProviderData, ToolCallDelta
 
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 """A JSON string; its group is empty if the closing quote is missing."""
@@ -66,9 +67,8 @@ class _Call:
             return False  # the last piece is enough to tell, almost always
         if self._spoiled or not self._brackets.balance(self.arguments):
             return False
-        value = load("".join(self.arguments).encode("utf-8", "replace"))
         # What is balanced but cannot be read will not become readable with more behind it.
-        self._spoiled = not isinstance(value, dict)
+        self._spoiled = not is_object("".join(self.arguments))
         return not self._spoiled
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
@@ -199,3 +199,19 @@ class ToolCallAssembler:
         if id:
             return self._by_id.get(id)
         return len(self._calls) - 1 if self._calls else None
+
+
+def add_fragment(calls: ToolCallAssembler, frame: bytes, out: list[Item]) -> bool:
+    """Try to read a frame that has only a piece of arguments; return whether it was one."""
+    try:
+        (choice,) = FRAGMENT.decode(frame).choices
+    except (ValueError, RecursionError):
+        return False
+    if choice.finish_reason:
+        return False
+    (piece,) = choice.delta.tool_calls
+    delta = calls.extend(piece.index, piece.function.arguments)
+    if delta is None:
+        return False
+    out.append(delta)
+    return True

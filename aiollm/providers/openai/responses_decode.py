@@ -153,7 +153,7 @@ class ResponsesDecoder:
         try:
             return EVENT.decode(data)
         except (ValueError, RecursionError):
-            self._joiner = self._joiner or SurrogateJoiner()
+            self._joiner = SurrogateJoiner() if self._joiner is None else self._joiner
         event: Event = decode_leniently(data, Event)
         return event
 

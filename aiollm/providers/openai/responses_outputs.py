@@ -14,7 +14,7 @@ import msgspec
 
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import StreamInterrupted
-from aiollm.providers.decoding import arguments_text
+from aiollm.providers.decoding import arguments_text, check_parts
 from aiollm.providers.openai.chat_extensions import image_of_base64
 from aiollm.providers.openai.responses_wire import FAMILY
 from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData
@@ -207,8 +207,9 @@ def matched(
     """Pair the items of a snapshot with what was streamed, None for an item that was not.
 
     An id decides, then the place, then the order: some proxies change the ids with every event,
-    others leave items out of the snapshot.
+    others leave items out of the snapshot. Raises: ProtocolError if there are too many.
     """
+    check_parts(items)
     free = {id(output): output for output in outputs}
     found: list[Output | None] = [None] * len(items)
 
@@ -253,8 +254,11 @@ def word(item: dict[str, Any] | None, key: str) -> str:
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a list."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    """Return the objects in a list. Raises: ProtocolError if it is too long."""
+    if not isinstance(value, list):
+        return []
+    check_parts(value)
+    return [item for item in value if isinstance(item, dict)]
 
 
 def state_of_call(item: dict[str, Any]) -> ProviderData | None:

@@ -260,7 +260,7 @@ def test_further_keys_of_a_call_travel_with_it() -> None:
 
 def test_too_many_calls_are_refused() -> None:
     block = {"type": "tool_use", "id": "i", "name": "f"}
-    with pytest.raises(ProtocolError, match="4096 tool calls"):
+    with pytest.raises(ProtocolError, match="512 tool calls"):
         decode(*(opened(block, index) for index in range(4097)))
 
 

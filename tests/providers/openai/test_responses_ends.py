@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aiollm.errors import ServerError, StreamInterrupted
+from aiollm.providers.decoding import MAX_PARTS
 from aiollm.types import Finish, OpaquePart, ProviderData, Response, TextPart, ToolCallPart
 
 CALL = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f"}
@@ -134,7 +135,7 @@ def test_half_a_surrogate_is_completed_by_the_last_event(responses: Any) -> None
 @pytest.mark.timeout(20)
 def test_many_items_that_match_nothing_cost_one_pass(responses: Any) -> None:
     """Matching each with each would take minutes."""
-    items = [{"type": f"x{at}"} for at in range(30_000)]
+    items = [{"type": f"x{at}"} for at in range(MAX_PARTS)]
     begun = [added({"type": f"y{at}"}, at) for at in range(30_000)]
     assert responses.read(*begun, ended(*items)).error is None
 

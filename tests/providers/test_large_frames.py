@@ -1,0 +1,113 @@
+"""How much one frame may hold on each wire: all of it is read without a turn of the event loop."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aiollm.errors import LLMError, ProtocolError
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.decoding import MAX_CALLS, MAX_PARTS
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.ollama.decode import MAX_BLANK
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
+from aiollm.types import Item, TextDelta
+
+CODECS: dict[str, Any] = {
+    "chat": ChatCodec,
+    "responses": ResponsesCodec,
+    "anthropic": AnthropicCodec,
+    "google": GoogleCodec,
+    "ollama": OllamaCodec,
+}
+TEXT = {"type": "output_text", "text": "a"}
+
+
+def completed(*output: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.completed", "response": {"status": "completed", "output": output}}
+
+
+def read(wire: str, value: Any, *, whole: bool = False) -> tuple[list[Item], LLMError | None]:
+    """Decode one frame, or one body; return the items and the error."""
+    decoder = CODECS[wire]().decoder()
+    out: list[Item] = []
+    data = json.dumps(value).encode()
+    try:
+        if whole:
+            decoder.whole(data, out)
+        else:
+            decoder.feed([(b"", data) if wire in ("anthropic", "responses") else data], out)
+    except LLMError as error:
+        return out, error
+    return out, None
+
+
+@pytest.mark.parametrize(
+    ("wire", "make"),
+    [
+        pytest.param(
+            "chat", lambda n: {"choices": [{"delta": {"content": "a"}}] * n}, id="choices"
+        ),
+        pytest.param(
+            "chat",
+            lambda n: {"choices": [{"delta": {"content": [{"type": "text", "text": "a"}] * n}}]},
+            id="parts of a text",
+        ),
+        pytest.param(
+            "google",
+            lambda n: {"candidates": [{"content": {"parts": [{"text": "a"}] * n}}]},
+            id="parts",
+        ),
+        pytest.param("google", lambda n: {"candidates": [{"index": 1}] * n}, id="candidates"),
+        pytest.param(
+            "responses",
+            lambda n: completed(*[{"type": "message", "content": [TEXT]}] * n),
+            id="items",
+        ),
+        pytest.param(
+            "responses",
+            lambda n: completed({"type": "message", "content": [TEXT] * n}),
+            id="contents",
+        ),
+    ],
+)
+def test_one_frame_has_a_bounded_number_of_parts(wire: str, make: Any) -> None:
+    assert read(wire, make(MAX_PARTS))[1] is None
+    _, error = read(wire, make(MAX_PARTS + 1))
+    assert type(error) is ProtocolError
+    assert str(MAX_PARTS) in str(error)
+
+
+def test_so_has_a_message_that_is_not_streamed() -> None:
+    block = {"type": "text", "text": "a"}
+    assert read("anthropic", {"content": [block] * MAX_PARTS}, whole=True)[1] is None
+    _, error = read("anthropic", {"content": [block] * (MAX_PARTS + 1)}, whole=True)
+    assert type(error) is ProtocolError
+
+
+def test_the_calls_before_one_too_many_are_kept() -> None:
+    calls = [
+        {"index": at, "id": f"c{at}", "function": {"name": "f"}} for at in range(MAX_CALLS + 1)
+    ]
+    decoder = ChatCodec().decoder()
+    frames = [
+        json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() for call in calls
+    ]
+    out: list[Item] = []
+    with pytest.raises(ProtocolError, match="512 tool calls"):
+        decoder.feed(frames, out)
+    assert len(out) == MAX_CALLS
+
+
+def test_ollamas_lines_without_a_message_are_counted() -> None:
+    decoder = OllamaCodec().decoder()
+    said = b'{"message":{"content":"a"},"done":false}'
+    out: list[Item] = []
+    decoder.feed([b"{}", said] * MAX_BLANK, out)
+    with pytest.raises(ProtocolError, match="4096 lines"):
+        decoder.feed([b"{}"], out)
+    assert out == [TextDelta("a")] * MAX_BLANK
