@@ -381,7 +381,7 @@ class ChatDecoder:
         counts = counts or next((each.usage for each in chunk.choices or () if each.usage), None)
         if not counts or counts == NO_COUNTS:
             return
-        usage = usage_of(counts)
+        usage = usage_of(counts, chunk.service_tier)
         self._usage = usage if usage.input_tokens else later_usage(self._usage, usage)
         if not self.ending:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))
