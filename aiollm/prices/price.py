@@ -84,25 +84,28 @@ class Price(msgspec.Struct, frozen=True):
         return tokens / MILLION + images * self.image
 
     def _tokens(self, usage: Usage) -> float:
-        cached, written = max(0, usage.cached_tokens), max(0, usage.cache_write_tokens)
+        given, made, cached, _, _, *others = astuple(usage)
+        counts = (given, made, cached, *others[:_KINDS])
+        given, made, cached, written, long, pictures, sounds, drawn = [
+            max(0, count) for count in counts
+        ]
         # Some relays do not include them in the input, hence the 0.
-        fresh = max(0, usage.input_tokens - cached - written)
-        pictures = min(fresh, max(0, usage.input_image_tokens))
-        sounds = min(fresh - pictures, max(0, usage.input_audio_tokens))
-        long = min(written, max(0, usage.cache_write_1h_tokens))
-        output = max(0, usage.output_tokens)
-        drawn = min(output, max(0, usage.output_image_tokens))
+        fresh = max(0, given - cached - written)
+        pictures = min(fresh, pictures)
+        sounds = min(fresh - pictures, sounds)
+        long, drawn = min(written, long), min(made, drawn)
         write = _or(self.cache_write, self.input)
-        return (
+        tokens: float = (
             (fresh - pictures - sounds) * self.input
             + pictures * _or(self.input_image, self.input)
             + sounds * _or(self.input_audio, self.input)
             + cached * _or(self.cached, self.input)
             + (written - long) * write
             + long * _or(self.cache_write_1h, write)
-            + (output - drawn) * self.output
+            + (made - drawn) * self.output
             + drawn * _or(self.output_image, self.output)
         )
+        return tokens
 
     def _most(self, input_tokens: float, output_tokens: float, images: int) -> float:
         dearest_in = max(getattr(self, name) or 0.0 for name in _INPUTS)
