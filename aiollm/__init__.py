@@ -11,6 +11,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.dsn import Dsn, Limits, Network, Secret
 from aiollm.errors import (
     AuthenticationError,
+    BudgetError,
     BusyError,
     BusyKind,
     ClosedError,
@@ -65,6 +66,8 @@ from aiollm.types import (
     Chunk,
     Citation,
     CitationChunk,
+    Cost,
+    CostSource,
     DocumentPart,
     Effort,
     Finish,
@@ -117,6 +120,7 @@ if typing.TYPE_CHECKING:
     )
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.prices import Budget, Price
     from aiollm.providers.openai.histories import messages_from_openai
     from aiollm.servers import LlamaSwap, Ollama
 
@@ -124,11 +128,13 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
+    "Budget": "aiollm.prices",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
     "Ollama": "aiollm.servers",
+    "Price": "aiollm.prices",
     "RequestFields": "aiollm._failover.keywords",
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
@@ -165,6 +171,8 @@ __all__ = [
     "Attempt",
     "AudioPart",
     "AuthenticationError",
+    "Budget",
+    "BudgetError",
     "BusyError",
     "BusyKind",
     "CachePoint",
@@ -180,6 +188,8 @@ __all__ = [
     "ConnectError",
     "ContentFilterError",
     "ContextLengthError",
+    "Cost",
+    "CostSource",
     "DeadlineError",
     "DeadlineName",
     "DocumentPart",
@@ -223,6 +233,7 @@ __all__ = [
     "PartChunk",
     "PartialImage",
     "Plan",
+    "Price",
     "PromptCache",
     "ProtocolError",
     "Provider",

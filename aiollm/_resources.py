@@ -9,9 +9,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from aiollm._failover.candidates import Policy
+from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
+from aiollm._failover.openers import ChatOpener, TargetOpener
 from aiollm._failover.snapshots import FleetStatus
 from aiollm._validation import check_bool, check_count, check_workers
 from aiollm.capabilities import Capabilities
@@ -22,13 +25,13 @@ from aiollm.types import Request
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
-    from aiollm._failover.chain import Chain
-    from aiollm._failover.openers import ChatOpener
     from aiollm._failover.sessions import Sessions
     from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
     from aiollm.media import MediaPool
+    from aiollm.prices import Price
+    from aiollm.prices.book import PriceBook
 
 
 T = TypeVar("T")
@@ -47,6 +50,26 @@ class Closeable(Protocol):
 def fleet_of(fleet: str | None, env: Mapping[str, str] | None) -> str:
     """Return the address of a fleet, by default that of the environment, "" for none."""
     return (os.environ if env is None else env).get("AIOLLM_FLEET", "") if fleet is None else fleet
+
+
+def book_of(prices: Mapping[str, Price | bool] | bool) -> PriceBook | None:  # noqa: FBT001
+    """Return the book of prices, None where there are none to know. Raises: ConfigError."""
+    if prices is False:
+        return None
+    from aiollm.prices.book import PriceBook  # only who wants to know prices needs it
+
+    return PriceBook({"*": True} if prices is True else prices)
+
+
+def _paid(make: Callable[..., Chain]) -> Callable[..., Chain]:
+    """Return what makes the same kind of call, but one that counts money."""
+    if make is Chain:
+        from aiollm._failover.paid import PaidChain  # only calls with prices or a budget need it
+
+        return PaidChain
+    from aiollm._failover.paid_sessions import paid_session
+
+    return paid_session(make)
 
 
 def new_gate(health: Health, fleet: str) -> Gate:
@@ -72,6 +95,7 @@ class Resources:
         tool_threads: int = 64,
         *,
         fetch_images: bool = False,
+        book: PriceBook | None = None,
     ) -> None:
         """Keep the gate of all calls and the settings of what is made later; open nothing.
 
@@ -82,6 +106,7 @@ class Resources:
         check_count("tool_threads", tool_threads)
         check_count("max_pixels", max_pixels)
         self.gate = gate
+        self._book = book
         self.closed = False
         self._image_workers = image_workers
         self._max_pixels = max_pixels
@@ -97,12 +122,18 @@ class Resources:
         self._member: Member | None = None
         self._sessions: Sessions | None = None
 
-    def chain_of(self, session: object, opener: ChatOpener) -> Callable[..., Chain]:
-        """Return what makes the chain for a call of a session. Raises: ConfigError."""
-        from aiollm._failover.sessions import Sessions  # only such calls need it
+    def chain_of(
+        self, policy: Policy, opener: TargetOpener | None = None, session: object = None
+    ) -> Callable[..., Chain]:
+        """Return what makes the chain for a call, perhaps of a session. Raises: ConfigError."""
+        make: Callable[..., Chain] = Chain
+        if session is not None:
+            from aiollm._failover.sessions import Sessions  # only such calls need it
 
-        self._sessions = sessions = self._sessions or Sessions()
-        return sessions.chain(session, opener)
+            assert isinstance(opener, ChatOpener)
+            self._sessions = sessions = self._sessions or Sessions()
+            make = sessions.chain(session, opener)
+        return make if (policy.book or policy.budget) is None else _paid(make)
 
     def bind_loop(self) -> Watchdog:
         """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
@@ -194,6 +225,8 @@ class Resources:
         """Make what the first call would make. Raises: ClosedError, ConfigError."""
         await self.open_transport()
         await self.open_pool()
+        if self._book is not None:
+            await self._book.load()
         if self._member is not None:
             await self._member.open()
 

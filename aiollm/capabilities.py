@@ -36,7 +36,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     `many_images` images, `many_images_dimension` replaces `max_image_dimension`; both are in
     pixels of the longer side. `max_pixels` is width times height; None means that of the registry.
     `min_image_dimension` is in pixels of the shorter side, and `max_image_ratio` the longer side
-    divided by it. `context_length` is in tokens, of prompt and answer together.
+    divided by it. `context_length` is in tokens, of prompt and answer together;
+    `max_output_tokens` are the most of an answer to a request that sets no limit.
     """
 
     images: bool = True
@@ -60,6 +61,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     reasoning: bool = True
     prefill: bool = False
     context_length: int | None = None
+    max_output_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -121,6 +123,7 @@ ROWS: tuple[Row, ...] = (
     Row("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
                    "max_image_dimension": 1540, "allowed_image_mime": COMMON_MIME},
         host="api.mistral.ai", as_of="2026-11"),
+    Row("openai", {"max_output_tokens": 384_000}, host="api.deepseek.com", as_of="2026-11"),
     # DeepSeek takes images: since 21 August 2026 `deepseek-v4-flash-vision-exp`, since 10 September
     # `deepseek-flash`, to which the older names lead by now. So none of its models is refused any.
     Row("openai-responses", {
@@ -138,6 +141,7 @@ ROWS: tuple[Row, ...] = (
         "max_image_dimension": 8000, "many_images": 20, "many_images_dimension": 2000,
         "max_body_bytes": 32_000_000, "allowed_image_mime": COMMON_MIME, "image_urls": True,
         "tool_result_images": True, "audio": False,
+        "max_output_tokens": 64_000,  # every request of this wire has a limit, by default this one
     }, as_of="2026-11"),
     Row("anthropic", {"max_images_per_request": 100}, model="*haiku-4-5*", as_of="2026-11"),
     Row("anthropic", {"max_images_per_request": 100, "prefill": True}, model="claude-*-4-5*",

@@ -6,6 +6,7 @@ LLMError                          .target
 +- UnsupportedError               a capability is missing: before any byte     moves on
 |  +- UnsupportedFeatureError     (a ProviderError too) the target said so     moves on
 +- BusyError                      no room within the patience                  moves on
++- BudgetError                    .partial: a budget has no room: before any byte
 +- TransportError                 no HTTP answer                               moves on, harms
 |  +- ConnectError
 |  |  +- LocalError               this process's own fault: no files, ports, net  moves on
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "BudgetError",
     "BusyError",
     "ClosedError",
     "ConfigError",
@@ -139,6 +141,15 @@ class BusyError(LLMError):
         super().__init__(message, target=target)
         self.kind: BusyKind = kind
         self.wait = wait
+
+
+class BudgetError(LLMError):
+    """A budget has no room for what a call may cost at most, or that is not known.
+
+    The attempt that it is about was not sent; `.partial` is what an earlier one had brought.
+    """
+
+    partial: Response | None = None
 
 
 class TransportError(LLMError):
@@ -408,9 +419,9 @@ def classify(error: BaseException) -> Verdict:
 def http_status(error: LLMError) -> int:
     """Return the HTTP status with which a service of yours reports `error` to its clients.
 
-    500: your configuration; 422: the request, a content policy included; 503: later, perhaps
-    after `error.retry_after`; 504: a deadline; 502: anything else. A provider's own status would
-    be wrong there: its 401 is about your key, not about your client's.
+    500: your configuration; 402: a budget; 422: the request, a content policy included; 503: later,
+    perhaps after `error.retry_after`; 504: a deadline; 502: anything else. A provider's own status
+    would be wrong there: its 401 is about your key, not about your client's.
 
         except LLMError as error:
             raise HTTPException(http_status(error), str(error))
@@ -422,6 +433,8 @@ def http_status(error: LLMError) -> int:
 
     if all_are(ConfigError):
         return 500
+    if all_are(BudgetError):
+        return 402
     if all_are(InvalidRequestError, UnsupportedError):
         return 422
     if all_are(BusyError, RateLimitError, OverloadedError):

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from aiollm.errors import ConfigError
-from aiollm.types import Attempt, ImagePart, Target, Timings, Usage, _shown
+from aiollm.types import Attempt, Cost, ImagePart, Target, Timings, Usage, _shown
 
 ImageSize: TypeAlias = tuple[int, int] | str
 """Width and height in pixels, also as `"1024x768"`; a ratio such as `"16:9"`; or `"auto"`."""
@@ -111,6 +111,7 @@ class ImageResult(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     timings: Timings = Timings()
+    cost: Cost = Cost()
 
 
 class PartialImage(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
-from aiollm._resources import Closeable, Resources, fleet_of, new_gate
+from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aiollm._failover.candidates import CallOptions
     from aiollm._failover.keywords import GenerateOptions, RunOptions, StreamOptions
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
 
@@ -71,6 +72,7 @@ class Registry:
         tool_threads: int = 64,
         trust_env: bool = False,
         fleet: str | None = None,
+        prices: Mapping[str, Price | bool] | bool = False,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -86,18 +88,20 @@ class Registry:
         `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
         functions as tools, also those that overran. `trust_env`: use HTTPS_PROXY and the like.
         `fleet`: the URL of a Redis server over which processes share what they learn, by default
-        AIOLLM_FLEET of `env`; "" for none. Raises: ConfigError.
+        AIOLLM_FLEET of `env`; "" for none. `prices`: what targets cost, by patterns like "box/*";
+        True is the list of `aiollm-client[prices]`, alone for all targets. Raises: ConfigError.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts, trust_env=trust_env)
-        words = (on_interrupt, on_refusal, on_unsupported)
-        self._policy = Policy(*words, retries, max_wait, stagger, timeouts.total, patience)
+        on = (on_interrupt, on_refusal, on_unsupported)
+        book, fleet = book_of(prices), fleet_of(fleet, env)
+        self._policy = Policy(*on, retries, max_wait, stagger, timeouts.total, patience, book=book)
         self._health = Health(base=cooldown, uniform=self._uniform)
-        fleet = fleet_of(fleet, env)
         self._gate = new_gate(self._health, fleet)
         sizes = image_workers, max_pixels, tool_threads
-        self._resources = Resources(self._gate, *sizes, fetch_images=fetch_images)
+        self._resources = Resources(self._gate, *sizes, fetch_images=fetch_images, book=book)
+        self._make = self._resources.chain_of(self._policy)
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
         self._resources.join(fleet, partial(emit, self._hooks))
@@ -190,7 +194,7 @@ class Registry:
             checked = checked_request(request, self._catalog.check_extra)
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         opener.leaves_out = policy.on_unsupported == "drop"
-        make = Chain if session is None else self._resources.chain_of(session, opener)
+        make = self._resources.chain_of(policy, opener, session) if options else self._make
         parts = plan, opener, self._gate, policy
         return Stream(lambda total: self._start(parts, total, make))
 
@@ -301,9 +305,9 @@ class Registry:
         asked = as_image_request(request, self._catalog.check_extra)
         if timeouts is None:
             deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
-        opener = ImageOpener(asked, providers, deadlines, self._resources)
-        parts = plan, opener, self._gate, policy
-        return ImageStream(lambda total: self._start(parts, total, Chain))
+        parts = plan, ImageOpener(asked, providers, deadlines, self._resources), self._gate, policy
+        make = self._resources.chain_of(policy)
+        return ImageStream(lambda total: self._start(parts, total, make))
 
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
@@ -329,7 +333,7 @@ class Registry:
         """Import what the first request needs, in a thread; with a spec, also its codecs.
 
         These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It joins
-        the fleet, if there is one. Nothing is sent to a provider. Raises: SpecError, ConfigError.
+        a fleet and loads prices, if any. Nothing is sent out. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
         await self._resources.preload()

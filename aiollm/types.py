@@ -27,6 +27,8 @@ FinishReason: TypeAlias = Literal[
 """Why an answer ended, in the same words for every provider."""
 Certainty: TypeAlias = Literal["exact", "partial", "missing"]
 """How far token counts can be trusted."""
+CostSource: TypeAlias = Literal["billed", "listed", "unknown"]
+"""Where a cost comes from: the provider's own figure, a price list, or nowhere."""
 Harm: TypeAlias = Literal["no", "target", "long"]
 """What an error does to its target's health: nothing, a cooldown, or a long cooldown."""
 Outcome: TypeAlias = Literal["running", "success", "failed", "abandoned"]
@@ -532,7 +534,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts; tokens read from or written to a cache are part of input, reasoning of output.
 
     `certainty` is `exact` after a proper end, `partial` when the stream was cut and only early
-    figures arrived, and `missing` when the provider sent none.
+    figures arrived, and `missing` when the provider sent none. Of the tokens written to a cache,
+    `cache_write_1h_tokens` are kept for an hour or longer. Tokens of images and audio are part of
+    input or output. `tier` is the provider's word for how it served the request, such as `flex`,
+    and `billed_usd` what it says the answer costs, None where it does not say.
     """
 
     input_tokens: int = 0
@@ -541,6 +546,37 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int = 0
     certainty: Certainty = "missing"
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    input_image_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_image_tokens: int = 0
+    tier: str = ""
+    billed_usd: float | None = None
+
+
+class Cost(msgspec.Struct, frozen=True, gc=False):
+    """What a call cost, in US dollars; what is not known is None, never 0.
+
+    `usd` is for the answer: `billed`, as the provider says, or `listed`, its tokens times a price.
+    `lost` is for attempts whose answers were not used: races lost, answers cut, retries. It is an
+    estimate, from what had been counted when they ended; a server that goes on after its
+    connection was closed may bill more. `source` is about `usd` alone.
+    """
+
+    usd: float | None = None
+    source: CostSource = "unknown"
+    lost: float | None = 0.0
+
+    @property
+    def total(self) -> float | None:
+        """The answer and what was lost together, None unless both are known."""
+        return None if self.usd is None or self.lost is None else self.usd + self.lost
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return the costs of two calls together; their source is the less certain one."""
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        lost = None if self.lost is None or other.lost is None else self.lost + other.lost
+        return Cost(usd, max(self.source, other.source), lost)  # in the order of the alphabet
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -677,7 +713,8 @@ class Attempt(msgspec.Struct):
     """One try at one target; times are seconds since the stream began.
 
     `queued` is how many seconds the call waited in line before it. `preferred`: the cache of the
-    target was warm for the call's session.
+    target was warm for the call's session. `usd` is what it cost, in dollars: an estimate where it
+    was cut or lost, None while it runs and where it is not known.
     """
 
     target: Target
@@ -688,6 +725,7 @@ class Attempt(msgspec.Struct):
     ended: float | None = None
     queued: float = 0.0
     preferred: bool = False
+    usd: float | None = None
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -698,7 +736,10 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """The complete or partial answer of a stream; `finish_reason` is None while it is partial."""
+    """The complete or partial answer of a stream; `finish_reason` is None while it is partial.
+
+    The `cost` of a partial answer is that of the tokens counted so far.
+    """
 
     message: Message
     finish_reason: FinishReason | None = None
@@ -708,6 +749,7 @@ class Response(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...] = ()
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
+    cost: Cost = Cost()
 
     @property
     def text(self) -> str:

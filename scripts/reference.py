@@ -40,6 +40,7 @@ TOPICS = {
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
     "Answers": "Response Usage Attempt Timings FinishReason Certainty Outcome",
+    "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
@@ -51,7 +52,7 @@ TOPICS = {
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "ClosedError BusyError BusyKind FailoverError DeadlineName Verdict Harm classify "
+    "ClosedError BusyError BusyKind BudgetError FailoverError DeadlineName Verdict Harm classify "
     "http_status",
 }
 MODULES = {
@@ -70,6 +71,7 @@ MODULES = {
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "
     "ImageLimits FittedImage",
     "aiollm.otel": "instrument",
+    "aiollm.prices": "Reservation",
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",
@@ -80,7 +82,8 @@ MODULES = {
     "ReplayServer PieceSize RequestMatch Recorder Exchange Ending HttpMessage exchange load",
 }
 NOT_MADE_BY_HAND = (
-    "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama SeenConnection SeenRequest Stream"
+    "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Reservation SeenConnection SeenRequest "
+    "Stream"
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -20,6 +20,7 @@ import pytest
 
 from aiollm import __version__, cli, local
 from aiollm.cli import ask, terminal
+from aiollm.testing import FaultServer, sse
 
 DOWN = "openai+http://127.0.0.1:9/v1"
 
@@ -100,6 +101,20 @@ def test_a_failed_chain_lists_every_cause(
     assert out == ""
     assert "ConnectError: down/a" in told
     assert "ConnectError: gone/b" in told
+
+
+def test_verbose_shows_what_a_gateway_billed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.0021}
+    reply = sse(said, {"choices": [], "usage": usage}, "[DONE]")
+    with FaultServer(default=reply).in_thread() as server:
+        monkeypatch.setenv("LLM_GW", f"openai+http://k@127.0.0.1:{server.port}/v1?api=chat")
+        assert cli.main(["ask", "-v", "-m", "gw/a", "Why?"]) == cli.OK
+    told = capsys.readouterr().err
+    assert "3 tokens in, 2 out" in told
+    assert "$0.0021 billed" in told
 
 
 def test_verbose_shows_the_attempts_of_a_failure_too(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -18,6 +20,7 @@ from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
 from aiollm.types import (
     Certainty,
     Chunk,
+    Cost,
     Message,
     Outcome,
     Part,
@@ -40,12 +43,13 @@ class TurnEnded(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The last event of a run: the last answer, the complete history, and usage of all turns."""
+    """The last event of a run: the last answer, the history, and usage and cost of all turns."""
 
     text: ClassVar[str] = ""
     response: Response
     messages: tuple[Message, ...]
     usage: Usage
+    cost: Cost = Cost()
 
 
 RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
@@ -85,6 +89,7 @@ class AgentLoop:
         self._emit = emit
         self._history = request.messages
         self._usages: list[Usage] = []
+        self._costs: list[Cost] = []
         self.turns: int = 0
         self._first: Stream | None = ask(self._request)
         self._stream: Stream | None = None
@@ -150,6 +155,13 @@ class AgentLoop:
         running = () if self._stream is None else (self._stream.partial.usage,)
         return _total((*self._usages, *running))
 
+    @property
+    def cost(self) -> Cost:
+        """The cost of all turns so far."""
+        running = () if self._stream is None else (self._stream.partial.cost,)
+        costs = (*self._costs, *running)
+        return functools.reduce(operator.add, costs) if costs else Cost()
+
     async def _next(self) -> RunEvent:
         if self._began is None:
             self._begin()
@@ -201,6 +213,7 @@ class AgentLoop:
         self._stream = None
         self._last = response
         self._usages.append(response.usage)
+        self._costs.append(response.cost)
         parts = tuple(part for part in response.message.parts if not _is_nameless(part))
         calls = [part for part in parts if isinstance(part, ToolCallPart)]
         if parts:
@@ -225,7 +238,7 @@ class AgentLoop:
 
     def _result(self, response: Response) -> RunResult:
         self._end("success")
-        return RunResult(response, self._history, self.usage)
+        return RunResult(response, self._history, self.usage, self.cost)
 
     def _end(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """End the run; synchronous, so that a second cancellation cannot break it."""
@@ -250,13 +263,18 @@ def _total(usages: Sequence[Usage]) -> Usage:
     certainty: Certainty = "partial" if certainties else "missing"
     if len(certainties) == 1:
         (certainty,) = certainties
+    counts = {
+        name: sum(getattr(usage, name) for usage in usages)
+        for name in Usage.__struct_fields__
+        if name.endswith("_tokens")
+    }
+    bills = [usage.billed_usd for usage in usages]
+    tiers = {usage.tier for usage in usages}
     return Usage(
-        input_tokens=sum(usage.input_tokens for usage in usages),
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        cached_tokens=sum(usage.cached_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
         certainty=certainty,
-        cache_write_tokens=sum(usage.cache_write_tokens for usage in usages),
+        tier=tiers.pop() if len(tiers) == 1 else "",
+        billed_usd=None if None in bills or not bills else sum(filter(None, bills)),
+        **counts,
     )
 
 

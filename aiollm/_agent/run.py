@@ -13,7 +13,7 @@ from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
-from aiollm.types import Message, Request, Response, Tool, Usage
+from aiollm.types import Cost, Message, Request, Response, Tool, Usage
 
 
 class AgentRun(SingleReader[RunEvent, RunEvent]):
@@ -73,6 +73,11 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
     def usage(self) -> Usage:
         """The usage of all turns so far."""
         return self._agent.usage
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of all turns so far."""
+        return self._agent.cost
 
     @property
     def turns(self) -> int:

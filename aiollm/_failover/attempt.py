@@ -18,6 +18,7 @@ from aiollm.errors import (
     ConnectError,
     ContentFilterError,
     DeadlineError,
+    GenerationError,
     LLMError,
     ProviderError,
     RateLimitError,
@@ -41,6 +42,7 @@ from aiollm.types import (
     Notice,
     Outcome,
     RefusalDelta,
+    Response,
     TextDelta,
     Usage,
 )
@@ -224,19 +226,27 @@ class ActiveAttempt:
         if record.outcome != "running":
             return
         record.outcome = outcome
-        record.ended = call.elapsed()
+        record.ended = call.watchdog.time() - call.started
         admission = self._admission
         opened = False
         match outcome:
             case "success":
+                record.usd = usage.billed_usd
                 admission.success(usage)
             case "failed" if error is not None:
                 record.error = without_frames(error)
+                record.usd = self._lost(error, was_sent=was_sent)
                 opened = admission.failure(error, was_sent=was_sent)
             case _:
+                record.usd = self._lost(error, was_sent=was_sent)
                 admission.abandoned(was_sent=was_sent)
         if call.emit is not None:
             self._report_end(outcome, error, opened=opened)
+
+    def _lost(self, error: Exception | None, *, was_sent: bool) -> float | None:
+        """Return what an attempt without an end costs, None where that is not known."""
+        free = not was_sent or (error is not None and _costs_nothing(error, self.record))
+        return 0.0 if free else None
 
     def _report_end(self, outcome: Outcome, error: Exception | None, *, opened: bool) -> None:
         call, record, target = self._call, self.record, self.target
@@ -249,6 +259,19 @@ class ActiveAttempt:
         elif isinstance(error, RateLimitError):
             wait = self._admission.line.pace.wait(call.gate.now())
             call.emit(TargetPaced(call.number, target, wait, error))
+
+
+def _costs_nothing(error: Exception, record: Attempt) -> bool:
+    """Return whether a service refused a request: it bills what it answers, and only that."""
+    match error:
+        case GenerationError():
+            return False
+        case ProviderError(partial=Response(usage=usage)) if usage.certainty != "missing":
+            return False
+        case ProviderError():
+            return record.first_output is None
+        case _:
+            return False
 
 
 def _never_left(error: Exception | None) -> bool:

@@ -9,9 +9,23 @@ import msgspec
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
-from aiollm.errors import ProtocolError, ProviderError, StreamInterrupted, TransportError
+from aiollm.errors import (
+    BudgetError,
+    ProtocolError,
+    ProviderError,
+    StreamInterrupted,
+    TransportError,
+)
 from aiollm.events import Event
-from aiollm.types import Attempt, Item, Response, Target, UsageUpdate
+from aiollm.types import (
+    Attempt,
+    Cost,
+    Item,
+    Response,
+    Target,
+    Usage,
+    UsageUpdate,
+)
 
 
 class Call:
@@ -72,6 +86,31 @@ class Call:
         """Return the seconds since the call began."""
         return self.watchdog.time() - self.started
 
+    def cost(self, usage: Usage, images: Callable[[], int]) -> Cost:
+        """Return what the call has cost, its answer with these counts and so many images."""
+        del images  # without prices only a bill says something
+        billed = usage.billed_usd
+        return Cost(billed, "unknown" if billed is None else "billed", self._lost())
+
+    def is_answered(self) -> bool:
+        """Return whether the answer has come to its end."""
+        own = self._own()
+        return own is not None and own.outcome == "success"
+
+    def _own(self) -> Attempt | None:
+        """Return the attempt whose answer the caller has."""
+        return next((each for each in reversed(self.attempts) if each.target == self.target), None)
+
+    def _lost(self) -> float | None:
+        """Return what attempts have cost that did not answer, None where that is not known."""
+        own, total = self._own(), 0.0
+        for attempt in self.attempts:
+            if attempt is not own and attempt.outcome != "running":
+                if attempt.usd is None:
+                    return None
+                total += attempt.usd
+        return total
+
     def partial(self) -> Response:
         """Return what the caller has so far, with the counts that came before any output."""
         response = self._accumulated(self)
@@ -88,7 +127,9 @@ class Call:
                 error.partial = partial
             case _ if not partial.message.parts and partial.usage.certainty == "missing":
                 pass
-            case TransportError() | ProviderError() | ProtocolError() if error.partial is None:
+            case TransportError() | ProviderError() | ProtocolError() | BudgetError() if (
+                error.partial is None
+            ):
                 error.partial = partial
             case _:
                 pass

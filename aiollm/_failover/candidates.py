@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import msgspec
 
@@ -25,6 +25,10 @@ from aiollm.errors import (
 )
 from aiollm.spec import Plan, Step
 from aiollm.types import Target, Timeouts, _shown
+
+if TYPE_CHECKING:  # most calls need neither; a struct reads its annotations only to decode
+    from aiollm.prices import Budget  # noqa: TC004
+    from aiollm.prices.book import PriceBook  # noqa: TC004
 
 OnInterrupt: TypeAlias = Literal["raise", "restart", "continue"]
 """What happens when an answer is cut after its first output: fail, begin again, or go on."""
@@ -57,6 +61,7 @@ class CallOptions(TypedDict, total=False):
     stagger: float | None
     patience: float | None
     max_wait: float | None
+    budget: Budget | None
 
 
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
@@ -67,7 +72,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     `patience`: seconds the call waits for room at most, None for its first-output deadline.
     `max_wait`: seconds of these that it waits for failed targets to recover. `stagger`: seconds
-    between the starts of a race, None to learn them. `total`: seconds of the call.
+    between the starts of a race, None to learn them. `total`: seconds of the call. `budget`: what
+    its attempts may cost, `book`: the prices of targets, None where nobody wants to know them.
     """
 
     on_interrupt: OnInterrupt = "raise"
@@ -78,6 +84,8 @@ class Policy(msgspec.Struct, frozen=True):
     stagger: float | None = None
     total: float | None = None
     patience: float | None = None
+    budget: Budget | None = None
+    book: PriceBook | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _WORDS.items():
@@ -90,6 +98,8 @@ class Policy(msgspec.Struct, frozen=True):
         for name in ("stagger", "patience"):
             if (value := getattr(self, name)) is not None:
                 check_seconds(name, value)
+        if self.budget is not None and not hasattr(self.budget, "reserve"):
+            raise ConfigError(f"budget is {_shown(self.budget)}: expected a Budget")
 
     def overridden(self, options: CallOptions) -> Policy:
         """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
@@ -245,6 +255,16 @@ class Candidates:
         found = await self._gate.wait(self._number, lines, self._demand, own, total_at)
         patience.room -= spent - own.room
         return self._took(found) if isinstance(found, Admission) else None
+
+    @property
+    def room(self) -> float:
+        """The seconds that the call may still wait for room."""
+        return (self._patience or self._full_patience()).room
+
+    def waited(self, seconds: float) -> None:
+        """Take off its patience what the call has waited elsewhere."""
+        patience = self._patience = self._patience or self._full_patience()
+        patience.room = max(0.0, patience.room - seconds)
 
     @property
     def waiting_for(self) -> tuple[Target, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
@@ -25,6 +25,8 @@ Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
 
 class Chain(Call):
     """The batches of one call, over as many targets as it takes."""
+
+    attempt_type: ClassVar[type[ActiveAttempt]] = ActiveAttempt
 
     __slots__ = (
         "_active",
@@ -169,7 +171,7 @@ class Chain(Call):
                 found, queued = await self._next()
             targets, admission = found
             if len(targets) == 1:
-                return ActiveAttempt(self, admission, queued)
+                return self.attempt_type(self, admission, queued)
             if (winner := await self._race(targets, admission)) is not None:
                 return winner
 
@@ -219,7 +221,7 @@ class Chain(Call):
         """Return the attempt that gave output first, all others closed; None when all failed."""
         from aiollm._failover.race import Race  # only races pay to import anyio, some 20 ms
 
-        race = Race(self, self._candidates, admission)
+        race = Race(self, self._candidates, admission, self.attempt_type)
         try:
             await race.run(targets)
         except BaseException:

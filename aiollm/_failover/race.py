@@ -18,8 +18,14 @@ from aiollm.types import Item, Status, Target
 class Race:
     """Attempts of one step side by side until the first output; leaves no task behind."""
 
-    def __init__(self, call: Call, candidates: Candidates, first: Admission) -> None:
-        """Take the admission of the target that starts at once."""
+    def __init__(
+        self,
+        call: Call,
+        candidates: Candidates,
+        first: Admission,
+        kind: type[ActiveAttempt] = ActiveAttempt,
+    ) -> None:
+        """Take the admission of the target that starts at once, and the kind of all attempts."""
         self.winner: ActiveAttempt | None = None
         self.items: list[Item] = []
         self.errors: list[Exception] = []
@@ -27,6 +33,7 @@ class Race:
         self._call = call
         self._candidates = candidates
         self._first: Admission | None = first
+        self._kind = kind
 
     def abandon(self) -> None:
         """Close the winner too: the caller is gone."""
@@ -49,7 +56,7 @@ class Race:
                         self._candidates.skipped(target)
                         continue
                     failed = anyio.Event()
-                    attempts.append(ActiveAttempt(self._call, admission))
+                    attempts.append(self._kind(self._call, admission))
                     group.start_soon(self._run, attempts[-1], failed, group.cancel_scope)
                     if target is not targets[-1]:
                         with anyio.move_on_after(self._candidates.stagger(target)):

@@ -12,9 +12,11 @@ from aiollm.types import (
     Attempt,
     Citation,
     CitationChunk,
+    Cost,
     Finish,
     FinishReason,
     ImageChunk,
+    ImagePart,
     Item,
     Message,
     Notice,
@@ -50,6 +52,9 @@ class CallProgress(Protocol):
 
     def elapsed(self) -> float:
         """Return the seconds since the call began."""
+
+    def cost(self, usage: Usage, images: Callable[[], int]) -> Cost:
+        """Return what the call has cost, its answer with these counts and so many images."""
 
 
 FOLD = 4096
@@ -129,6 +134,10 @@ class _Whole:
     def __init__(self, part: Part) -> None:
         self._part = part
 
+    @property
+    def is_image(self) -> bool:
+        return type(self._part) is ImagePart
+
     def part(self) -> Part:
         return self._part
 
@@ -177,6 +186,9 @@ def _loose_object(text: str) -> str:
         return encode(value).decode()
     except (ValueError, RecursionError):
         return ""
+
+
+_NO_COST = Cost()
 
 
 class Accumulator:
@@ -250,7 +262,11 @@ class Accumulator:
             attempts=attempts,
             warnings=tuple(self.warnings),
             timings=Timings(min(firsts, default=None), ended_at),
+            cost=_NO_COST if source is None else source.cost(self.usage, self._images),
         )
+
+    def _images(self) -> int:
+        return sum(type(each) is _Whole and each.is_image for each in self._builders)
 
     def _open(self, kind: Callable[[], Any]) -> Any:
         if not self._builders or type(self._builders[-1]) is not kind:

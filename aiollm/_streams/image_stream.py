@@ -29,6 +29,9 @@ class ImageAccumulator(Accumulator):
     def _result(self, result: ImageResult) -> None:
         self.result = result
 
+    def _images(self) -> int:
+        return 0 if self.result is None else len(self.result.images)
+
     adders: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         **Accumulator.adders,
         PartialImage: _draft,
@@ -72,4 +75,5 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
             warnings=(*result.warnings, *response.warnings),
             attempts=response.attempts,
             timings=response.timings,
+            cost=response.cost,
         )

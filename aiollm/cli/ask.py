@@ -82,10 +82,11 @@ def _account(stream: Stream) -> str:
         f"{attempt.target}: {attempt.outcome}" + (f" ({attempt.error})" if attempt.error else "")
         for attempt in stream.attempts
     ]
-    usage, total = stream.partial.usage, stream.partial.timings.total
+    usage, total, cost = stream.partial.usage, stream.partial.timings.total, stream.partial.cost
     if usage.certainty != "missing":
         shares = {"cached": usage.cached_tokens, "written to the cache": usage.cache_write_tokens}
         told = ", ".join(f"{count} {what}" for what, count in shares.items() if count)
         given = f"{usage.input_tokens} tokens in" + (f" ({told})" if told else "")
-        lines.append(f"{given}, {usage.output_tokens} out, {total:.1f} s")
+        paid = "" if cost.usd is None else f", ${cost.usd:.6g} {cost.source}"
+        lines.append(f"{given}, {usage.output_tokens} out, {total:.1f} s{paid}")
     return "\n".join([*lines, *stream.partial.warnings]) or "nothing was tried"

@@ -101,6 +101,8 @@ def response_attributes(response: Response) -> Attributes:
         attributes["gen_ai.response.finish_reasons"] = [response.finish_reason]
     if response.target is not None:
         attributes["gen_ai.response.model"] = response.target.model
+    if response.cost.total is not None:
+        attributes["aiollm.cost.usd"] = response.cost.total
     if response.timings.first_output is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = response.timings.first_output
     return attributes

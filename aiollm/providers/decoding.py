@@ -43,14 +43,13 @@ def later_usage(earlier: Usage, later: Usage) -> Usage:
 
     Some servers count the input at the start, and end with zeros (2026).
     """
-    return Usage(
-        earlier.input_tokens,
-        later.output_tokens or earlier.output_tokens,
-        later.cached_tokens or earlier.cached_tokens,
-        later.reasoning_tokens or earlier.reasoning_tokens,
-        later.certainty,
-        later.cache_write_tokens or earlier.cache_write_tokens,
-    )
+    names = [name for name in Usage.__struct_fields__ if name not in _NEVER_EARLIER]
+    kept = {name: getattr(later, name) or getattr(earlier, name) for name in names}
+    billed = earlier.billed_usd if later.billed_usd is None else later.billed_usd
+    return Usage(certainty=later.certainty, billed_usd=billed, **kept)
+
+
+_NEVER_EARLIER = {"certainty", "billed_usd"}
 
 
 def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word

@@ -25,6 +25,7 @@ from aiollm.types import (
     Chunk,
     Citation,
     CitationChunk,
+    Cost,
     DocumentPart,
     Finish,
     ImageChunk,
@@ -374,6 +375,7 @@ class TestSaving:
             attempts=(Attempt(TARGET, 0.0, "failed", error, None, 0.5), Attempt(TARGET, 0.5)),
             usage=Usage(3, 4, certainty="exact"),
             timings=Timings(0.1, 0.2),
+            cost=Cost(0.002, "billed", None),
         )
         again = from_json(to_json(response), Response)
         failed, running = again.attempts

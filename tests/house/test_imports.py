@@ -21,6 +21,7 @@ HEAVY = {
     "anyio",
     "concurrent.futures.process",
     "email.message",
+    "genai_prices",
     "importlib.metadata",
     "multidict",
     "multiprocessing.context",
@@ -92,10 +93,13 @@ def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> No
 
 
 def test_what_few_calls_need_is_loaded_when_they_need_it(observed: dict[str, list]) -> None:
-    """Images, agents, servers, token limits, numbers of slots, error pages, mended text."""
+    """Images, agents, servers, money, token limits, numbers of slots, error pages, mended text."""
     rare = {
         "_agent",
         "_failover.estimate",
+        "_failover.money",
+        "_failover.paid",
+        "_failover.paid_sessions",
         "_failover.race",
         "_failover.slots",
         "_http.image_streaming",
@@ -107,6 +111,7 @@ def test_what_few_calls_need_is_loaded_when_they_need_it(observed: dict[str, lis
         "_wire.schema",
         "_wire.web_page",
         "media",
+        "prices",
         "servers",
         "testing",
     }

@@ -19,6 +19,7 @@ PUBLIC = (
     "aiollm.local",
     "aiollm.media",
     "aiollm.otel",
+    "aiollm.prices",
     "aiollm.servers",
     "aiollm.testing",
 )

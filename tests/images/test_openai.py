@@ -239,7 +239,8 @@ def test_the_recorded_generation_gives_its_image_and_counts() -> None:
     reply = (FIXTURES / "openai_images/generate.json").read_bytes()
     made = OpenAIImages().decode_images(HttpResponse(200, {}, reply))
     assert made == ImageResult(
-        (ImagePart(PNG, mime="image/png"),), Usage(12, 196, certainty="exact")
+        (ImagePart(PNG, mime="image/png"),),
+        Usage(12, 196, certainty="exact", output_image_tokens=196),
     )
 
 

@@ -105,6 +105,14 @@ def parent_of(span: Any, parent: Any) -> bool:
 USED = Usage(10, 5, 4, 2, "exact", 3)
 
 
+async def test_the_span_of_a_call_says_what_it_cost_where_that_is_known(over, spans):
+    billed = Usage(10, 5, certainty="exact", billed_usd=0.002)
+    await over(FakeProvider(["Hello", Finish("stop", "end", billed)])).generate("fake/m", "hi")
+    attempt, call = spans.all
+    assert call.attributes["aiollm.cost.usd"] == 0.002
+    assert "aiollm.cost.usd" not in attempt.attributes
+
+
 async def test_a_call_and_its_attempt_are_spans(over, spans):
     fake = FakeProvider(["Hello", Finish("stop", "end", USED)])
     await over(fake).generate("fake/m", "hi")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import astuple
 
+from aiollm.providers.billing import Billing
 from aiollm.types import Usage
 
 _Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None
@@ -38,41 +40,44 @@ class Written(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: _Tokens = None
 
 
-class Counts(msgspec.Struct, gc=False):
+class Counts(Billing, gc=False):
     """Tokens so far."""
 
     input_tokens: _Tokens = None
-    output_tokens: _Tokens = None
     cache_creation_input_tokens: _Tokens = None
     cache_read_input_tokens: _Tokens = None
-    cache_creation: Written | None = None
+    output_tokens: _Tokens = None
     output_tokens_details: Details | None = None
+    cache_creation: Written | None = None
+    service_tier: str | None = None
+    speed: str | None = None
 
     def update(self, later: Counts) -> None:
         """Replace earlier counts by later ones, but those of the input by no zeros alone.
 
         Some servers of this wire count the input only at the start, and end with zeros (2026).
         """
-        input_too = self.input_tokens is None or later.has_input()
-        for name in self.__struct_fields__ if input_too else _OUTPUT:
-            if (count := getattr(later, name)) is not None:
+        given = astuple(later)
+        input_too = self.input_tokens is None or any(given[:_INPUTS])
+        if not input_too and given[_PLAIN_COUNTS:] == _NO_MORE:  # as at the end of most answers
+            self.output_tokens = self.output_tokens if given[3] is None else given[3]
+            self.output_tokens_details = given[4] or self.output_tokens_details
+            return
+        for place, (name, count) in enumerate(zip(self.__struct_fields__, given, strict=True)):
+            if count is not None and (input_too or place >= _INPUTS):
                 setattr(self, name, count)
 
-    def has_input(self) -> bool:
-        """Return whether any token of the input is counted."""
-        return bool(
-            self.input_tokens or self.cache_creation_input_tokens or self.cache_read_input_tokens
-        )
-
     def written(self) -> int:
-        """Return the input tokens that were written to the cache."""
-        parts = self.cache_creation
-        if self.cache_creation_input_tokens is not None or parts is None:
-            return self.cache_creation_input_tokens or 0
+        """Return the input tokens that were written to the cache, of which this has the parts."""
+        parts = self.cache_creation or Written()
         return (parts.ephemeral_5m_input_tokens or 0) + (parts.ephemeral_1h_input_tokens or 0)
 
 
-_OUTPUT = ("output_tokens", "output_tokens_details")
+_INPUTS = 3
+"""How many of the fields, the first, count input tokens."""
+
+_PLAIN_COUNTS = 5
+"""How many of the fields, the first, most answers end with."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -116,22 +121,38 @@ PLAIN = msgspec.json.Decoder(Plain)
 EVENT = msgspec.json.Decoder(Event)
 MESSAGE = msgspec.json.Decoder(Message)
 _NO_COUNTS = Counts()
+_NO_MORE = astuple(_NO_COUNTS)[_PLAIN_COUNTS:]
 
 
 def usage_of(counts: Counts | None, *, final: bool) -> Usage:
     """Return the usage; it is exact after a proper end."""
     if counts is None or counts == _NO_COUNTS:
         return Usage()
-    cached = counts.cache_read_input_tokens or 0
-    written = counts.written()
-    details = counts.output_tokens_details
-    whole = final and counts.input_tokens is not None and counts.output_tokens is not None
-    return Usage(
+    given, written, cached, made, details, *more = astuple(counts)
+    if written is None and more[0] is not None:
+        written = counts.written()
+    usage = Usage(
         # Unlike others, Anthropic does not include cache reads and writes in the input.
-        (counts.input_tokens or 0) + written + cached,
-        counts.output_tokens or 0,
-        cached,
+        (given or 0) + (written or 0) + (cached or 0),
+        made or 0,
+        cached or 0,
         (details and details.thinking_tokens) or 0,
-        "exact" if whole else "partial",
-        written,
+        "exact" if final and given is not None and made is not None else "partial",
+        written or 0,
+    )
+    return usage if more == _NO_MORE_COUNTS else _with_more(usage, counts)
+
+
+_NO_MORE_COUNTS = [*_NO_MORE]
+
+
+def _with_more(usage: Usage, counts: Counts) -> Usage:
+    """Add what only prices depend on."""
+    parts = counts.cache_creation
+    return msgspec.structs.replace(
+        usage,
+        cache_write_1h_tokens=(parts and parts.ephemeral_1h_input_tokens) or 0,
+        # The fast mode has prices of its own.
+        tier="fast" if counts.speed == "fast" else counts.service_tier or "",
+        billed_usd=counts.usd(),
     )

@@ -72,13 +72,13 @@ class GoogleDecoder:
     __slots__ = (
         "_answered",
         "_cited",
-        "_counted",
         "_grounding",
         "_ids",
         "_joiner",
         "_last",
         "_open",
         "_plain",
+        "_until_usage",
         "_usage",
         "ending",
         "finished",
@@ -90,7 +90,7 @@ class GoogleDecoder:
         self._answered = False
         self._cited: set[tuple[str, str, str]] = set()
         self._grounding: dict[str, Any] = {}
-        self._counted = 0
+        self._until_usage = 0
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
         self._last: Last | None = None
@@ -142,9 +142,10 @@ class GoogleDecoder:
                     usage = chunk.usage_metadata
                     if usage is not None:
                         self._usage = usage
-                        self._counted += 1
-                        if self._counted % USAGE_EVERY == 1:
+                        if not self._until_usage:
+                            self._until_usage = USAGE_EVERY
                             self._emit_usage(out)
+                        self._until_usage -= 1
                     (candidate,) = chunk.candidates
                     (part,) = candidate.content.parts
                     if part.text:

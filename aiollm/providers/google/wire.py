@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -65,6 +66,10 @@ class Counts(_Wire):
     thoughts_token_count: int | None = None
     cached_content_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw()
+    candidates_tokens_details: msgspec.Raw = msgspec.Raw()
+    service_tier: str | None = None
+    traffic_type: str | None = None
 
     def after(self, earlier: Counts | None) -> Counts:
         """Return these counts, and earlier ones where these lack the prompt and more.
@@ -151,13 +156,58 @@ _BLOB = msgspec.json.Decoder(Blob | None)
 def usage_of(usage: Counts, certainty: Certainty) -> Usage:
     """Return the usage; thoughts are not included in the candidates' tokens."""
     thoughts = usage.thoughts_token_count or 0
-    return Usage(
+    counted = Usage(
         (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
         (usage.candidates_token_count or 0) + thoughts,
         usage.cached_content_token_count or 0,
         thoughts,
         certainty,
     )
+    if certainty == "partial" or not (
+        usage.service_tier
+        or usage.traffic_type
+        or _names_kinds(usage.prompt_tokens_details)
+        or _names_kinds(usage.candidates_tokens_details)
+    ):
+        return counted  # as most have it: in short
+    return _with_more(counted, usage)
+
+
+_names_kinds = re.compile(rb"IMAGE|AUDIO").search
+
+
+def _with_more(counted: Usage, usage: Counts) -> Usage:
+    """Add what only prices depend on."""
+    read = _by_kind(usage.prompt_tokens_details)
+    return msgspec.structs.replace(
+        counted,
+        input_image_tokens=read.get("IMAGE", 0),
+        input_audio_tokens=read.get("AUDIO", 0),
+        output_image_tokens=_by_kind(usage.candidates_tokens_details).get("IMAGE", 0),
+        tier=_tier(usage),
+    )
+
+
+class _Kind(_Wire):
+    modality: str = ""
+    token_count: int = 0
+
+
+_KINDS = msgspec.json.Decoder(list[_Kind])
+
+
+def _by_kind(details: msgspec.Raw) -> dict[str, int]:
+    """Return a breakdown of tokens by text, images and the like, empty where there is none."""
+    try:
+        return {each.modality: each.token_count for each in _KINDS.decode(details)}
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _tier(usage: Counts) -> str:
+    """Return what served the request: Gemini's API says it, Vertex names a type of traffic."""
+    tier = usage.service_tier or (usage.traffic_type or "").removeprefix("ON_DEMAND")
+    return tier.lower().lstrip("_")
 
 
 def elements_of(frame: bytes) -> list[bytes]:

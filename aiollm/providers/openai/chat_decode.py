@@ -389,7 +389,7 @@ class ChatDecoder:
                 counts = counts or choice.usage
         if not counts or counts == NO_COUNTS:
             return
-        usage = usage_of(counts)
+        usage = usage_of(counts, chunk.service_tier)
         self._usage = usage if usage.input_tokens else later_usage(self._usage, usage)
         if not self.ending:
             out.append(UsageUpdate(msgspec.structs.replace(self._usage, certainty="partial")))

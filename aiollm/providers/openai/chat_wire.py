@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, Type
 import msgspec
 from msgspec.structs import astuple
 
+from aiollm.providers.billing import BILLING, Billing
 from aiollm.types import Certainty, ReasoningDelta, TextDelta, Usage
 
 _EmptyText: TypeAlias = Literal[""] | None
@@ -148,6 +149,12 @@ class Delta(msgspec.Struct, gc=False):
     extra_content: dict[str, Any] | None = None
 
 
+class Written(msgspec.Struct, gc=False):
+    """Tokens written to a cache, by how long they are kept there."""
+
+    ttl_12h_tokens: int | None = None
+
+
 class Details(msgspec.Struct, gc=False):
     """A breakdown of token counts, with the names that gateways have for cached ones."""
 
@@ -156,9 +163,13 @@ class Details(msgspec.Struct, gc=False):
     cache_write_tokens: int | None = None
     cache_creation_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    # Of other kinds than text, and what is written to a cache for half a day (OpenAI, 2026).
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+    cache_write_tokens_details: Written | None = None
 
 
-class Counts(msgspec.Struct, gc=False):
+class Counts(Billing, gc=False):
     """Tokens so far, with the names that services have for cached ones (November 2026).
 
     `usage_of` reads the fields in this order.
@@ -184,8 +195,14 @@ class Counts(msgspec.Struct, gc=False):
     output_tokens: int | None = None
 
 
-_OTHERS = 3
-"""How many of the fields above, the last, are other names of those at the top."""
+_OTHERS = 3 + BILLING
+"""How many of the fields above, the last, are other names of those at the top, or about money."""
+
+_NO_OTHERS = [*astuple(Counts())[5:]]
+"""What comes behind the first five fields where a service has none of the others."""
+
+_CACHE = slice(1, 5)
+"""Of a breakdown, the fields that are about a cache."""
 
 _WRITTEN = 5
 """Of the fields above that hold one count under several names, the first that counts writes."""
@@ -224,6 +241,7 @@ class Chunk(msgspec.Struct, gc=False):
     error: Any = None
     citations: list[Any] | None = None
     search_results: list[Any] | None = None
+    service_tier: str | None = None
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
@@ -241,9 +259,9 @@ LANES: dict[str, Lane] = {
 """Lanes by the field whose text they read."""
 
 
-def usage_of(counts: Counts) -> Usage:
-    """Return the usage in a chunk's counts."""
-    prompt, completion, total, read, made, *others = astuple(counts)[:-_OTHERS]
+def usage_of(counts: Counts, tier: str | None) -> Usage:
+    """Return the usage in a chunk's counts; `tier` is what served the request."""
+    prompt, completion, total, read, made, *others = astuple(counts)
     prompt = counts.input_tokens if prompt is None else prompt
     completion = counts.output_tokens if completion is None else completion
     certainty: Certainty = "partial" if prompt is None or completion is None else "exact"
@@ -252,15 +270,32 @@ def usage_of(counts: Counts) -> Usage:
     # xAI does not include reasoning in the completion tokens; only the total shows that.
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
-    if read is None and not any(others):
+    if read is made is None and not tier and others == _NO_OTHERS:
         return Usage(prompt, completion, 0, reasoning, certainty)
-    cached, written = _cache(read, others)
-    return Usage(prompt, completion, cached, reasoning, certainty, written)
+    cached, written = _cache(read, others[:-_OTHERS])
+    read, made = read or _NO_DETAILS, made or _NO_DETAILS
+    return Usage(
+        prompt,
+        completion,
+        cached,
+        reasoning,
+        certainty,
+        written,
+        (read.cache_write_tokens_details or _NO_WRITES).ttl_12h_tokens or 0,
+        read.image_tokens or 0,
+        read.audio_tokens or 0,
+        made.image_tokens or 0,
+        tier or "",
+        counts.usd(),
+    )
+
+
+_NO_DETAILS, _NO_WRITES = Details(), Written()
 
 
 def _cache(read: Details | None, others: list[int | None]) -> tuple[int, int]:
     """Return the tokens read from a cache and those written, whichever name they have."""
-    details = astuple(read)[1:] if read is not None else ()
+    details = astuple(read)[_CACHE] if read is not None else ()
     cached = (*details[:1], *others[:_WRITTEN])
     written = (*details[1:], *others[_WRITTEN:])
     return next(filter(None, cached), 0), next(filter(None, written), 0)

@@ -12,6 +12,7 @@ from aiollm._wire.image_type import mime_of
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
+from aiollm.providers.billing import Billing
 from aiollm.providers.error_bodies import error_in, is_error
 from aiollm.providers.openai.errors import stream_error
 from aiollm.types import ImagePart, Usage
@@ -27,9 +28,15 @@ class _Datum(_Wire):
     revised_prompt: str | None = None
 
 
-class _Usage(_Wire):
+class _Details(_Wire):
+    image_tokens: int | None = None
+
+
+class _Usage(Billing, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
 
 
 class _Reply(_Wire):
@@ -126,9 +133,22 @@ def _image(data: bytes, format_: str | None) -> ImagePart:
 
 
 def _usage(usage: _Usage | None) -> Usage:
-    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+    if usage is None:
         return Usage()
-    return Usage(usage.input_tokens or 0, usage.output_tokens or 0, certainty="exact")
+    counted = usage.input_tokens is not None or usage.output_tokens is not None
+    billed = usage.usd()
+    if not counted and billed is None:
+        return Usage()
+    read = usage.input_tokens_details or _Details()
+    made = usage.output_tokens_details or _Details()
+    return Usage(
+        usage.input_tokens or 0,
+        usage.output_tokens or 0,
+        certainty="exact" if counted else "partial",
+        input_image_tokens=read.image_tokens or 0,
+        output_image_tokens=made.image_tokens or 0,
+        billed_usd=billed,
+    )
 
 
 def _lax_reply(value: Any, body: bytes) -> _Reply:
@@ -169,7 +189,8 @@ def _lax_usage(value: Any) -> _Usage | None:
     if not isinstance(value, dict):
         return None
     counts = (value.get("input_tokens"), value.get("output_tokens"))
-    return _Usage(*(count if isinstance(count, int) else None for count in counts))
+    given, made = (count if isinstance(count, int) else None for count in counts)
+    return _Usage(given, made, **{name: value.get(name) for name in Billing.__struct_fields__})
 
 
 def _text(value: Any) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aiollm.providers.billing import Billing
 from aiollm.providers.finish_words import is_broken
 from aiollm.types import Usage
 
@@ -20,15 +21,26 @@ class Delta(msgspec.Struct, gc=False):
     output_index: int = -1
 
 
+class Written(msgspec.Struct, gc=False):
+    """Tokens written to a cache, by how long they are kept there."""
+
+    ttl_12h_tokens: int | None = None
+
+
 class Details(msgspec.Struct, gc=False):
-    """A breakdown of token counts."""
+    """A breakdown of token counts; Perplexity has Anthropic's names for the cache (2026)."""
 
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens_details: Written | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
 
 
-class Counts(msgspec.Struct, gc=False):
+class Counts(Billing, gc=False):
     """The tokens of a response."""
 
     input_tokens: int | None = None
@@ -51,6 +63,7 @@ class Response(msgspec.Struct, gc=False):
     incomplete_details: Reason | None = None
     output: list[dict[str, Any]] | None = None
     usage: Counts | None = None
+    service_tier: str | None = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -113,17 +126,28 @@ def ran_on_server(item: dict[str, Any]) -> bool:
     return isinstance(id_, str) and id_.startswith(_SERVERS_CALLS)
 
 
-def usage_of(counts: Counts | None) -> Usage:
-    """Return the usage of a response."""
+def usage_of(counts: Counts | None, tier: str | None) -> Usage:
+    """Return the usage of a response; `tier` is what served the request."""
     if counts is None or counts == Counts():
         return Usage()
     given = (counts.input_tokens, counts.output_tokens)
-    read = counts.input_tokens_details or Details()
+    read = counts.input_tokens_details or _NO_DETAILS
+    made = counts.output_tokens_details or _NO_DETAILS
+    written = read.cache_write_tokens_details
     return Usage(
         given[0] or 0,
         given[1] or 0,
-        read.cached_tokens or 0,
-        (counts.output_tokens_details or Details()).reasoning_tokens or 0,
+        read.cached_tokens or read.cache_read_input_tokens or 0,
+        made.reasoning_tokens or 0,
         "partial" if None in given else "exact",
-        read.cache_write_tokens or 0,
+        read.cache_write_tokens or read.cache_creation_input_tokens or 0,
+        (written and written.ttl_12h_tokens) or 0,
+        read.image_tokens or 0,
+        read.audio_tokens or 0,
+        made.image_tokens or 0,
+        tier or "",
+        counts.usd(),
     )
+
+
+_NO_DETAILS = Details()

@@ -1,0 +1,104 @@
+"""A budget: a sum of money that any number of calls share and do not exceed."""
+
+from __future__ import annotations
+
+import math
+
+from aiollm.errors import BudgetError, ConfigError
+from aiollm.prices.ledger import MOST, PICO, Ledger, parts
+from aiollm.types import _shown
+
+
+class Budget:
+    """A sum in US dollars that calls share: `budget=` of calls, streams, images and runs.
+
+    Before a call sends anything, it reserves what it may cost at most; when it has ended, it books
+    what it did cost, and gives back the rest. A call that would exceed the sum is a BudgetError. A
+    call that may fit once others have ended waits for them, as long as its `patience` lasts.
+    A budget belongs to one event loop at a time. Raises: ConfigError unless `usd` is from 0 up.
+
+        budget = Budget(usd=2.0)
+        answers = [await reg.generate(spec, each, budget=budget) for each in questions]
+    """
+
+    __slots__ = ("_ledger", "usd")
+
+    def __init__(self, usd: float) -> None:
+        if type(usd) not in (int, float) or not 0 <= usd <= MOST:
+            raise ConfigError(f"Budget.usd is {_shown(usd)}: expected dollars from 0 to {MOST:.0f}")
+        self.usd: float = float(usd)
+        self._ledger = Ledger(parts(usd))
+
+    @property
+    def spent(self) -> float:
+        """Dollars that calls have cost so far; of an answer without counts, what it may have."""
+        return self._ledger.spent / PICO
+
+    @property
+    def reserved(self) -> float:
+        """Dollars that calls under way may still cost."""
+        return self._ledger.reserved / PICO
+
+    @property
+    def left(self) -> float:
+        """Dollars neither spent nor reserved; below 0 where more was billed than could be."""
+        ledger = self._ledger
+        return (ledger.total - ledger.spent - ledger.reserved) / PICO
+
+    async def reserve(self, usd: float, patience: float = 60.0) -> Reservation:
+        """Reserve dollars, after at most `patience` seconds, for costs of your own.
+
+        Raises: BudgetError where they do not fit.
+        """
+        amount = parts(usd, math.ceil)
+        if not await self._ledger.reserve(amount, patience):
+            raise self._refusal(usd, may_fit=self._ledger.may_fit(amount))
+        return Reservation(self._ledger, amount)
+
+    def _refusal(self, usd: float, *, may_fit: bool) -> BudgetError:
+        reason = f"this may cost ${usd:.6g}; of ${self.usd:.6g}, ${self.spent:.6g} are spent"
+        if not may_fit:
+            advice = "raise the budget, or limit the answer with max_output_tokens"
+            return BudgetError(f"{reason}: {advice}")
+        reason = f"{reason} and ${self.reserved:.6g} are reserved by calls"
+        return BudgetError(f"{reason} that did not end within its patience")
+
+    def __repr__(self) -> str:
+        return f"Budget(usd={self.usd:g}, spent={self.spent:.6g}, reserved={self.reserved:.6g})"
+
+
+class Reservation:
+    """A part of a budget that is set aside; `spend` what it was for, then `release` the rest."""
+
+    __slots__ = ("_amount", "_ledger")
+
+    def __init__(self, ledger: Ledger, amount: int) -> None:
+        self._ledger = ledger
+        self._amount = amount
+
+    @property
+    def usd(self) -> float:
+        """Dollars that are still set aside."""
+        return self._amount / PICO
+
+    def spend(self, usd: float) -> None:
+        """Book dollars that were spent, of what is set aside as far as it goes."""
+        amount = parts(usd)
+        covered = min(amount, self._amount)
+        self._amount -= covered
+        self._ledger.spend(amount, covered)
+
+    def top_up(self, usd: float) -> bool:
+        """Set aside so many dollars again if they fit now; return whether they do."""
+        more = parts(usd, math.ceil) - self._amount
+        if more > 0:
+            if not self._ledger.try_reserve(more):
+                return False
+            self._amount += more
+        return True
+
+    def release(self) -> None:
+        """Give back what is still set aside; idempotent."""
+        amount, self._amount = self._amount, 0
+        if amount:
+            self._ledger.give_back(amount)

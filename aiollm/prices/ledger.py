@@ -1,0 +1,111 @@
+"""A ledger: what of a sum is spent and reserved, and who waits for what may still come free."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+
+PICO = 10**12
+"""Parts of a dollar that are counted, as integers: what is given back is given back exactly."""
+
+MOST = 1e9
+"""Dollars that are the most of anything: above, they would be no sum of this world."""
+
+
+class _Waiter:
+    __slots__ = ("amount", "future")
+
+    def __init__(self, amount: int, future: asyncio.Future[bool]) -> None:
+        self.amount = amount
+        self.future = future
+
+
+class Ledger:
+    """A sum, in parts of a dollar: what is spent, what is reserved, and a line of those who wait.
+
+    A reservation that never fits is refused, at once or as soon as that is known; one that may fit
+    when others have been settled waits for them, first come, first served.
+    """
+
+    __slots__ = ("_line", "reserved", "spent", "total")
+
+    def __init__(self, total: int) -> None:
+        self.total: int = total
+        self.spent: int = 0
+        self.reserved: int = 0
+        self._line: deque[_Waiter] = deque()
+
+    async def reserve(self, amount: int, seconds: float) -> bool:
+        """Reserve an amount, after at most so many seconds; False where it does not fit."""
+        if self.try_reserve(amount):
+            return True
+        if not self.may_fit(amount) or seconds <= 0:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(amount, loop.create_future())
+        self._line.append(waiter)
+        timer = None
+        if seconds < math.inf:
+            timer = loop.call_later(seconds, _answer, waiter.future, False)
+        try:
+            return await waiter.future
+        except BaseException:
+            # A cancellation may come in the same breath as the grant.
+            future = waiter.future
+            if future.done() and not future.cancelled() and future.result():
+                self.give_back(amount)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if waiter in self._line:
+                self._line.remove(waiter)
+                self._admit()
+
+    def try_reserve(self, amount: int) -> bool:
+        """Reserve an amount if it fits now and nobody waits; return whether it did."""
+        if amount and (self._line or not self._fits(amount)):
+            return False
+        self.reserved += amount
+        return True
+
+    def may_fit(self, amount: int) -> bool:
+        """Return whether an amount fits once nothing is reserved any longer."""
+        return not amount or self.spent + amount <= self.total
+
+    def spend(self, amount: int, reserved: int) -> None:
+        """Book an amount that was spent, `reserved` of which had been reserved."""
+        self.spent += amount
+        self.give_back(reserved)
+
+    def give_back(self, amount: int) -> None:
+        """Give back what was reserved, and let those who wait look again."""
+        self.reserved -= amount
+        self._admit()
+
+    def _fits(self, amount: int) -> bool:
+        return self.spent + self.reserved + amount <= self.total
+
+    def _admit(self) -> None:
+        line = self._line
+        while line:
+            waiter = line[0]
+            fits = self._fits(waiter.amount)
+            if not fits and self.may_fit(waiter.amount):
+                return
+            line.popleft()
+            if not waiter.future.done():
+                self.reserved += waiter.amount if fits else 0
+                waiter.future.set_result(fits)
+
+
+def _answer(future: asyncio.Future[bool], answer: bool) -> None:  # noqa: FBT001
+    if not future.done():
+        future.set_result(answer)
+
+
+def parts(usd: float, rounded: Callable[[float], int] = round) -> int:
+    """Return dollars as parts that a ledger counts."""
+    return rounded(min(usd, MOST) * PICO)
