@@ -93,6 +93,7 @@ from aiollm.types import (
     TextPart,
     Timeouts,
     Timings,
+    TokenCount,
     Tool,
     ToolCallDelta,
     ToolCallPart,
@@ -110,6 +111,7 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
     from aiollm._failover.keywords import (
+        CountOptions,
         GenerateOptions,
         RequestFields,
         RunOptions,
@@ -124,6 +126,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
+    "CountOptions": "aiollm._failover.keywords",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
@@ -180,6 +183,7 @@ __all__ = [
     "ConnectError",
     "ContentFilterError",
     "ContextLengthError",
+    "CountOptions",
     "DeadlineError",
     "DeadlineName",
     "DocumentPart",
@@ -261,6 +265,7 @@ __all__ = [
     "TextPart",
     "Timeouts",
     "Timings",
+    "TokenCount",
     "Tool",
     "ToolCallDelta",
     "ToolCallPart",

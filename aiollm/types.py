@@ -543,6 +543,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cache_write_tokens: int = 0
 
 
+class TokenCount(msgspec.Struct, frozen=True):
+    """How many input tokens a request takes at `target`.
+
+    `certainty` is `exact` where the service itself counted, and `estimated` where it cannot.
+    """
+
+    tokens: int
+    certainty: Literal["exact", "estimated"]
+    target: Target
+
+
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the answer."""
 
