@@ -426,6 +426,31 @@ class TestRequests:
         assert not any(isinstance(part, DocumentPart) for part in fake.counted[0].messages[0].parts)
 
 
+class TestFakes:
+    async def test_a_fake_counts_what_it_is_given_and_remembers_the_requests(
+        self, fakes: Any
+    ) -> None:
+        """A number, an error that is not shared between counts, a function of both."""
+        fake = FakeProvider(tokens=3)
+        reg = await fakes(fake=fake)
+        assert await reg.count_tokens("fake/m", SHORT) == TokenCount(
+            3, "exact", Target("fake", "m")
+        )
+        fake.tokens = ServerError("down")
+        seen = []
+        for _ in range(2):
+            with pytest.raises(FailoverError) as caught:
+                await reg.count_tokens("fake/m", SHORT)
+            seen.append(caught.value.last)
+        assert seen[0] is not seen[1]
+        assert fake.tokens.target is None
+        fake.tokens = lambda target, request: ServerError(target.model + request.system)
+        with pytest.raises(FailoverError) as caught:
+            await reg.count_tokens("fake/m", SHORT, system="-sys")
+        assert "m-sys" in str(caught.value.last)
+        assert (len(fake.counted), fake.calls) == (4, [])
+
+
 class TestDeadlines:
     @pytest.mark.parametrize("after", [None, 3], ids=["no headers", "in the body"])
     async def test_a_server_that_hangs_is_given_up(self, place: Place, after: int | None) -> None:
