@@ -26,6 +26,7 @@ from aiollm import (
     RateLimitError,
     Registry,
     Request,
+    Secret,
     ServerError,
     Target,
     Timeouts,
@@ -311,6 +312,14 @@ class TestBadAnswers:
             with pytest.raises(FailoverError) as caught:
                 await place.count(wire, answer)
             assert KEY not in repr(caught.value) + str(vars(caught.value.last))
+
+    async def test_nor_does_that_of_an_adapter(self, fakes: Any) -> None:
+        reg = await fakes()
+        fake = FakeProvider(tokens=ServerError(f"wrong key {KEY}"))
+        reg.register("fake", fake.provider(token=Secret(KEY)))
+        with pytest.raises(FailoverError) as caught:
+            await reg.count_tokens("fake/m", SHORT)
+        assert KEY not in repr(caught.value) + str(caught.value)
 
 
 class TestTargets:
