@@ -96,6 +96,7 @@ from aiollm.types import (
     TextPart,
     Timeouts,
     Timings,
+    TokenCount,
     Tool,
     ToolCallDelta,
     ToolCallPart,
@@ -113,6 +114,7 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
     from aiollm._failover.keywords import (
+        CountOptions,
         GenerateOptions,
         RequestFields,
         RunOptions,
@@ -129,6 +131,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "AgentRun": "aiollm._agent.run",
     "Budget": "aiollm.prices",
+    "CountOptions": "aiollm._failover.keywords",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
@@ -190,6 +193,7 @@ __all__ = [
     "ContextLengthError",
     "Cost",
     "CostSource",
+    "CountOptions",
     "DeadlineError",
     "DeadlineName",
     "DocumentPart",
@@ -272,6 +276,7 @@ __all__ = [
     "TextPart",
     "Timeouts",
     "Timings",
+    "TokenCount",
     "Tool",
     "ToolCallDelta",
     "ToolCallPart",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
+    from aiollm._http.unary import UnaryRequester
     from aiollm.media import MediaPool
     from aiollm.prices import Price
     from aiollm.prices.book import PriceBook
@@ -164,6 +165,12 @@ class Resources:
         from aiollm._http.access import Access  # most providers need nothing of it
 
         return Access(provider, self)
+
+    def requester(self) -> UnaryRequester:
+        """Return what sends single requests."""
+        from aiollm._http.unary import UnaryRequester  # calls that stream need none
+
+        return UnaryRequester(self)
 
     def open_tokens(self) -> Tokens:
         """Return the tokens of callables. Raises: ClosedError, ConfigError."""

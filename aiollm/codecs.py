@@ -22,6 +22,7 @@ from aiollm.provider import (
     ImageDecoder,
     Operation,
     Reply,
+    TokenCodec,
     Transport,
 )
 from aiollm.providers.decoding import new_call_id, one_more_call
@@ -36,6 +37,7 @@ from aiollm.providers.encoding import (
 from aiollm.providers.error_bodies import Fault, fault_of
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.schemes import codec_of
+from aiollm.providers.token_counts import counted
 from aiollm.types import AnnouncedLimits, Item, Notice, UsageUpdate
 
 __all__ = [
@@ -62,12 +64,14 @@ __all__ = [
     "Row",
     "Rule",
     "SurrogateJoiner",
+    "TokenCodec",
     "Transport",
     "UsageUpdate",
     "Warnings",
     "bearer_headers",
     "codec_of",
     "conversation",
+    "counted",
     "decode",
     "decode_leniently",
     "error_from",

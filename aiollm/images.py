@@ -24,6 +24,9 @@ ImageBackground: TypeAlias = Literal["auto", "opaque", "transparent"]
 MAX_SIDE = 16_384
 """The longest side in pixels; no model comes near it."""
 
+IMAGE_SECONDS = 300.0
+"""Seconds each wait for an image may take: OpenAI's models can need over 120 (November 2026)."""
+
 MAX_PARTIAL_IMAGES = 3
 """The most partial images per request; OpenAI's limit."""
 

@@ -143,6 +143,22 @@ class Codec(Protocol):
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
 
+    def counters(self, provider: Provider) -> Sequence[TokenCodec]:  # noqa: ARG002
+        """Return what counts tokens there; the next is tried where a route is not known."""
+        return ()
+
+
+class TokenCodec(Protocol):
+    """Asks how many input tokens a request takes; pure and stateless."""
+
+    def encode_count(
+        self, provider: Provider, target: Target, request: Request
+    ) -> HttpRequest | None:
+        """Translate a request, None for one that it would miscount. Raises: UnsupportedError."""
+
+    def decode_count(self, reply: HttpResponse) -> int | None:
+        """Read a reply, None for one to another question. Raises: ProtocolError."""
+
 
 class ImageDecoder(Protocol):
     """Bytes of a streamed reply to drafts; `finished` is True once the images are complete."""
@@ -233,7 +249,7 @@ Adapter: TypeAlias = Callable[
 
 Each batch holds the items of one read; an empty batch shows that the server is alive. A chat
 yields the chunks of `aiollm.types`. Image generation yields a `PartialImage` for each draft, then
-the `ImageResult`.
+the `ImageResult`. Counting yields a `TokenCount`, or nothing where it cannot count.
 """
 
 
@@ -252,7 +268,8 @@ class Provider(msgspec.Struct, frozen=True):
     """A row that describes a service: its wire, address, key and limits.
 
     `codec` is its wire for chat, the list of models and errors. `operations` holds what else it
-    does (`images`), and may hold an adapter for `chat` that replaces streaming through `codec`.
+    does (`images`), and may hold an adapter for `chat` that replaces streaming through `codec`, and
+    one for `count` or other codecs that replace its `counters`.
     Raises: ConfigError.
     """
 

@@ -22,25 +22,22 @@ from aiollm.capabilities import Capabilities
 from aiollm.dsn import Limits, Network, Secret
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
-from aiollm.images import ImageRequest, ImageResult, as_image_request
+from aiollm.images import IMAGE_SECONDS, ImageRequest, ImageResult, as_image_request
 from aiollm.provider import Provider
 from aiollm.providers.catalog import Catalog, SchemeFactory
-from aiollm.spec import Plan, parse_target
-from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, Tool
+from aiollm.spec import Plan, as_target
+from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount, Tool
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
     from aiollm._failover.candidates import CallOptions
-    from aiollm._failover.keywords import GenerateOptions, RunOptions, StreamOptions
+    from aiollm._failover.keywords import CountOptions, GenerateOptions, RunOptions, StreamOptions
     from aiollm._streams.image_stream import ImageStream
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
 
 T = TypeVar("T")
-
-IMAGE_SECONDS = 300.0
-"""Seconds each wait for an image may take: OpenAI's models can need over 120 (November 2026)."""
 
 
 class Registry:
@@ -289,6 +286,19 @@ class Registry:
             emit=partial(emit, self._hooks) if self._hooks else None,
         )
 
+    async def count_tokens(
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[CountOptions]
+    ) -> TokenCount:
+        """Return how many input tokens a request takes at the first target that can be asked.
+
+        A service that can count is asked, and makes no answer; for others it is an estimate.
+        `options`: fields of the request, `timeouts` and `on_unsupported`. Raises: as `generate`.
+        """
+        from aiollm._failover.counting import count_tokens  # few programs count
+
+        parts = self._catalog, self._resources, self._gate, self._policy
+        return await count_tokens(*parts, spec, request, options)
+
     def stream_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageStream:
@@ -335,11 +345,10 @@ class Registry:
         These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It joins
         a fleet and loads prices, if any. Nothing is sent out. Raises: SpecError, ConfigError.
         """
-        plan = None if spec is None else self.parse(spec)
+        providers = {} if spec is None else self._catalog.providers_of(self.parse(spec))
         await self._resources.preload()
-        if plan is not None:
-            for provider in self._catalog.providers_of(plan).values():
-                provider.codec.decoder()
+        for provider in providers.values():
+            provider.codec.decoder()
 
     async def load_models(
         self, spec: str | Plan | None = None, *, timeouts: Timeouts | None = None
@@ -369,10 +378,7 @@ class Registry:
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
-        from aiollm._http.unary import UnaryRequester
-
-        provider = self.provider(name)
-        requester = UnaryRequester(self._resources)
+        provider, requester = self.provider(name), self._resources.requester()
         return await requester.models(provider, self._catalog.timeouts_of(provider))
 
     # Health and events
@@ -404,18 +410,13 @@ class Registry:
 
         Raises: SpecError, ConfigError.
         """
-        if isinstance(target, str):
-            target = parse_target(target)
-        if target is not None and not isinstance(target, Target):
-            raise ConfigError(f"expected a target, not of type {type(target).__name__}")
-        origin = "" if target is None else self.provider(target.provider).origin
-        self._gate.reset(target, origin)
+        known = None if target is None else as_target(target)
+        self._gate.reset(known, "" if known is None else self.provider(known.provider).origin)
 
     def on_event(self, hook: Hook) -> Callable[[], None]:
         """Call `hook` with every event; return a function that unregisters it.
 
-        A hook must not block; an exception in it is logged and changes nothing.
-        Raises: ConfigError for what cannot be called.
+        A hook must not block; an exception in it is only logged. Raises: ConfigError.
         """
         if not callable(hook):
             raise ConfigError(f"a hook is a function, not of type {type(hook).__name__}")
@@ -443,8 +444,7 @@ class Registry:
         return make(*parts, watchdog=watchdog, accumulated=done, emit=heard, number=self._calls)
 
     def _servers(self) -> Servers:
-        from aiollm._http.unary import UnaryRequester
         from aiollm.servers.warming import Servers  # only managing servers needs it
 
-        requester = UnaryRequester(self._resources)
-        return Servers(self._catalog, requester, self._health, self._gate.changed_health)
+        parts = self._catalog, self._resources.requester(), self._health
+        return Servers(*parts, self._gate.changed_health)

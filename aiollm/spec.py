@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec.structs import force_setattr
 
-from aiollm.errors import SpecError
+from aiollm.errors import ConfigError, SpecError
 from aiollm.types import MAX_NAME, Target, _shown
 
 MAX_TARGETS = 64
@@ -139,6 +139,15 @@ def parse_target(text: str) -> Target:
     if not slash:
         raise SpecError("a target is provider/model", spec=text)
     return Target(provider, model)
+
+
+def as_target(target: str | Target) -> Target:
+    """Return a target, parsed if it is a text. Raises: SpecError, ConfigError."""
+    if isinstance(target, str):
+        return parse_target(target)
+    if not isinstance(target, Target):
+        raise ConfigError(f"expected a target, not of type {type(target).__name__}")
+    return target
 
 
 def parse_spec(spec: str, names: Names) -> Plan:

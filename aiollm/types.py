@@ -579,6 +579,17 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
         return Cost(usd, max(self.source, other.source), lost)  # in the order of the alphabet
 
 
+class TokenCount(msgspec.Struct, frozen=True):
+    """How many input tokens a request takes at `target`.
+
+    `certainty` is `exact` where the service itself counted, and `estimated` where it cannot.
+    """
+
+    tokens: int
+    certainty: Literal["exact", "estimated"]
+    target: Target
+
+
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the answer."""
 

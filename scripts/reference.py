@@ -32,14 +32,14 @@ how the parts work together. Import the names of the first part with `from aioll
 """
 TOPICS = {
     "Asking": "Registry Stream Request RequestLike Role Effort PromptCache RequestFields "
-    "StreamOptions GenerateOptions RunOptions CallOptions OnInterrupt OnRefusal OnUnsupported "
-    "Timeouts Plan Step Target",
+    "StreamOptions GenerateOptions RunOptions CountOptions CallOptions OnInterrupt OnRefusal "
+    "OnUnsupported Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart CachePoint ProviderData Citation",
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
-    "Answers": "Response Usage Attempt Timings FinishReason Certainty Outcome",
+    "Answers": "Response Usage TokenCount Attempt Timings FinishReason Certainty Outcome",
     "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
@@ -62,7 +62,7 @@ MODULES = {
     "system_text conversation sole_text Warnings merge json_schema json_body "
     "Body Blob image_mime bearer_headers decode decode_leniently load mend SurrogateJoiner "
     "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
-    "codec_of Operation Adapter Transport Reply ImageCodec ImageDecoder",
+    "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
@@ -75,11 +75,12 @@ MODULES = {
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",
-    "aiollm.testing": "FakeProvider FakeCall Script ToolCallStep NEVER tool_call FaultServer "
-    "FaultScript Loopback LoopbackOptions OnConnect Sleep Fault Answer Serve Raw AnswerStep "
-    "AnswerSteps Piece End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders Stale "
-    "Unsolicited html redirect chat sse ndjson EventData Gate Counts SeenConnection SeenRequest "
-    "ReplayServer PieceSize RequestMatch Recorder Exchange Ending HttpMessage exchange load",
+    "aiollm.testing": "FakeProvider FakeCall Script Counted ToolCallStep NEVER tool_call "
+    "FaultServer FaultScript Loopback LoopbackOptions OnConnect Sleep Fault Answer Serve Raw "
+    "AnswerStep AnswerSteps Piece End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders "
+    "Stale Unsolicited html redirect chat sse ndjson EventData Gate Counts SeenConnection "
+    "SeenRequest ReplayServer PieceSize RequestMatch Recorder Exchange Ending HttpMessage exchange "
+    "load",
 }
 NOT_MADE_BY_HAND = (
     "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Reservation SeenConnection SeenRequest "

@@ -290,3 +290,34 @@ def drawn(box, tmp_path):
     """Run `aiollm image`, with `boat.png` as the output."""
     output = str(tmp_path / "boat.png")
     return lambda *more: cli.main(["image", "x", "-m", "box/sdxl", "-o", output, *more])
+
+
+def test_tokens_are_counted(box, capsys):
+    box.behave(
+        Answer(200, {}, {"input_tokens": 12}),
+        path="/upstream/qwen3:8b/v1/chat/completions/input_tokens",
+    )
+    assert cli.main(["tokens", "How", "many?", "-m", "box/qwen3:8b", "-s", "Be brief."]) == cli.OK
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("12\n", "")
+    assert box.requests[-1].json()["messages"][-1]["content"] == "How many?"
+    assert cli.main(["tokens", "x", "-m", "box/qwen3:8b", "--json"]) == cli.OK
+    found = {"tokens": 12, "certainty": "exact", "target": "box/qwen3:8b"}
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_an_estimate_of_tokens_says_so_beside_the_number(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_OLD", f"ollama+http://127.0.0.1:{box.port}")
+    assert cli.main(["tokens", "x" * 400, "-m", "old/qwen3:8b"]) == cli.OK
+    said = capsys.readouterr()
+    assert said.out == "104\n"
+    assert "old/qwen3:8b cannot count" in said.err
+
+
+def test_tokens_that_nobody_could_count_are_an_error(box, capsys):
+    route = "/upstream/qwen3:8b/v1/chat/completions/input_tokens"
+    box.behave(Answer(500, {}, {"error": {"message": "it is night"}}), path=route)
+    assert cli.main(["tokens", "x", "-m", "box/qwen3:8b"]) == cli.FAILED
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "it is night" in said.err

@@ -139,12 +139,24 @@ class Estimate:
         """Learn from the counts of an answer; of a cut one the input alone."""
         if usage.certainty == "missing":
             return
-        if usage.input_tokens > 0 and 0 < request_size < math.inf:
-            self._learn_input(request_size, usage.input_tokens)
+        if usage.input_tokens > 0:
+            self.learn_input(request_size, usage.input_tokens)
         if usage.certainty == "exact":
             self._answers += 1
             error = min(MAX_ANSWER, max(0, usage.output_tokens)) - self._answer
             self._answer += error * max(LEARNS / 2, 1 / self._answers)
+
+    def learn_input(self, size: float, tokens: float) -> None:
+        """Learn how many tokens a prompt of so many bytes takes."""
+        if not 0 < size < math.inf:
+            return
+        self._prompts += 1
+        # An impossible count is taken as the nearest possible one.
+        tokens = min(MAX_OVERHEAD + size * MOST, max(size * LEAST, tokens))
+        error = tokens - self._input(size)
+        step = error * max(LEARNS, 1 / (1 + self._prompts)) / (SHORT * SHORT + size * size)
+        self._overhead = min(MAX_OVERHEAD, max(0.0, self._overhead + step * SHORT * SHORT))
+        self._ratio = min(MOST, max(LEAST, self._ratio + step * size))
 
     @property
     def learnt(self) -> tuple[float, float, float, int]:
@@ -168,15 +180,6 @@ class Estimate:
 
     def _input(self, size: float) -> float:
         return self._overhead + size * self._ratio
-
-    def _learn_input(self, size: float, tokens: float) -> None:
-        self._prompts += 1
-        # An impossible count is taken as the nearest possible one.
-        tokens = min(MAX_OVERHEAD + size * MOST, max(size * LEAST, tokens))
-        error = tokens - self._input(size)
-        step = error * max(LEARNS, 1 / (1 + self._prompts)) / (SHORT * SHORT + size * size)
-        self._overhead = min(MAX_OVERHEAD, max(0.0, self._overhead + step * SHORT * SHORT))
-        self._ratio = min(MOST, max(LEAST, self._ratio + step * size))
 
 
 def size_of(request: Request | ImageRequest) -> float:

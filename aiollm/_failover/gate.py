@@ -134,7 +134,7 @@ class Gate:
         now: float,
         make: Callable[..., Admission] = Admission,
     ) -> Admission:
-        booked: Sequence[Booking] = ()
+        booked: Sequence[Booking] = line.unlimited
         scope = line.scope
         if scope.meters or line.meters:
             booked = tuple(line.needs(demand))

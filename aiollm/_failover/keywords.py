@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from aiollm._failover.candidates import CallOptions, check_names
+from aiollm._failover.candidates import CallOptions, OnUnsupported, check_names
 from aiollm._validation import RequestLike, as_request
-from aiollm.types import Effort, PromptCache, Request, Tool
+from aiollm.types import Effort, PromptCache, Request, Timeouts, Tool
 
 
 class RequestFields(TypedDict, total=False):
@@ -61,8 +61,17 @@ class OwnOptions(CallOptions, total=False):
     session: str | None
 
 
+class CountOptions(RequestFields, total=False):
+    """The keywords of `count_tokens`: also `RequestFields`."""
+
+    tools: Tool | Sequence[Tool]
+    output: Any
+    timeouts: Timeouts | None
+    on_unsupported: OnUnsupported | None
+
+
 def parted(
-    request: RequestLike, options: GenerateOptions | RunOptions, *own: str
+    request: RequestLike, options: GenerateOptions | RunOptions | CountOptions, *own: str
 ) -> tuple[RequestLike, OwnOptions]:
     """Put the keywords that are fields into the request; return it, and the others.
 

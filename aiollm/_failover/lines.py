@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiollm._failover.meter import BURST, Meter, set_meter, used
+from aiollm._failover.meter import BURST, MOST, Meter, set_meter, used
 from aiollm._failover.pace import Pace
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Queue, Ticket
@@ -156,6 +156,7 @@ class Line:
         "scope",
         "target",
         "tickets",
+        "unlimited",
         "window",
     )
 
@@ -179,6 +180,8 @@ class Line:
         self._widened_at = now
         self._is_aside = False
         self._learnt: set[Kind] = set()
+        self.unlimited: tuple[Booking, ...] = ()
+        """What an attempt books where there are no limits."""
         self.fleet_says: tuple[BusyKind, str, float] | None = None
         """Why the fleet had no room, of late."""
 
@@ -190,6 +193,10 @@ class Line:
 
             self._estimate = Estimate()
         return self._estimate
+
+    def learn_always(self) -> None:
+        """Let the estimate learn from answers also where no limit needs it: others ask for it."""
+        self.unlimited = (("requests", Meter(MOST), 0.0),)  # what is booked is settled
 
     def declare(self, of_target: Limits, of_provider: Limits) -> None:
         """Take what is declared for the target alone."""

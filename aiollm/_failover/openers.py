@@ -33,6 +33,9 @@ Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 class SharedResources(Transport, Transports, Protocol):
     """What the calls of a registry share."""
 
+    def bind_loop(self) -> object:
+        """Bind to the running loop. Raises: ClosedError, ConfigError."""
+
     async def fit(
         self, request: Request, capabilities: Capabilities
     ) -> tuple[Request, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from aiollm import __version__
-from aiollm.cli import ask, chat, check, fleet, image, servers
+from aiollm.cli import ask, chat, check, fleet, image, servers, tokens
 from aiollm.cli.safe_text import printable
 from aiollm.cli.session import (
     BROKEN_PIPE,
@@ -49,6 +49,7 @@ COMMANDS = (
     Command("health", "show which providers answer", servers.configure_health, servers.health),
     Command("running", "list a server's loaded models", servers.configure_box, servers.running),
     Command("unload", "unload a server's models", servers.configure_unload, servers.unload),
+    Command("tokens", "count the tokens of a question", tokens.configure, tokens.tokens),
     Command("image", "make images", image.configure, image.image),
     Command("fleet", "show what processes share over Redis", fleet.configure, fleet.fleet),
     Command("check", "try every target of a spec, explain failures", check.configure, check.check),

@@ -22,23 +22,32 @@ from aiollm.types import Request, user
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    configure_request(parser)
     add = parser.add_argument
-    add("prompt", nargs="*", help="the question; '-' or none reads standard input")
-    add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
-    add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
     add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in the answer")
     add("--json", action="store_true", help="print the response as JSON at the end")
     add("-v", "--verbose", action="store_true", help="show which target answered, and its usage")
 
 
+def configure_request(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that make a request, and whom it goes to."""
+    add = parser.add_argument
+    add("prompt", nargs="*", help="the question; '-' or none reads standard input")
+    add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
+    add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
+    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """Return the request of the options, with what standard input brings. Raises: ConfigError."""
+    text, images = _prompt(options.prompt), map(image_from, options.image)
+    return Request((user(text, *images),), system=options.system)
+
+
 def ask(options: argparse.Namespace) -> int:
     """Ask, and return the exit code."""
     # Read standard input before the loop runs: a thread that reads it would outlive Ctrl-C.
-    text, images = _prompt(options.prompt), map(image_from, options.image)
-    request = Request(
-        (user(text, *images),), system=options.system, max_output_tokens=options.max_tokens
-    )
+    request = msgspec.structs.replace(request_of(options), max_output_tokens=options.max_tokens)
     return run(partial(_answer, options, request))
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiollm.testing.cassette import Ending, Exchange, exchange, load
     from aiollm.testing.connection import AnswerSteps, Sleep
-    from aiollm.testing.fake import NEVER, FakeCall, FakeProvider, Script, ToolCallStep, tool_call
+    from aiollm.testing.fake import (
+        NEVER,
+        Counted,
+        FakeCall,
+        FakeProvider,
+        Script,
+        ToolCallStep,
+        tool_call,
+    )
     from aiollm.testing.faults import (
         Answer,
         AnswerStep,
@@ -42,7 +50,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "cassette": ("Ending", "Exchange", "exchange", "load"),
     "connection": ("Sleep", "AnswerSteps"),
-    "fake": ("NEVER", "FakeCall", "FakeProvider", "Script", "ToolCallStep", "tool_call"),
+    "fake": (
+        "NEVER",
+        "Counted",
+        "FakeCall",
+        "FakeProvider",
+        "Script",
+        "ToolCallStep",
+        "tool_call",
+    ),
     "faults": (
         "Answer",
         "Cut",
@@ -80,6 +96,7 @@ __all__ = [
     "Answer",
     "AnswerStep",
     "AnswerSteps",
+    "Counted",
     "Counts",
     "Cut",
     "End",

@@ -29,6 +29,7 @@ from aiollm.types import (
     Target,
     TextDelta,
     Timeouts,
+    TokenCount,
     ToolCallDelta,
 )
 
@@ -72,6 +73,9 @@ Script: TypeAlias = (
 )
 """One answer: text, an image, an error, steps, or a choice by target and request."""
 
+Counted: TypeAlias = int | Exception | Callable[[Target, Request], int | Exception]
+"""What a count is answered: tokens, an error to raise, or a choice by target and request."""
+
 Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult]
 """A step as it is played: a batch, an error or a wait."""
 
@@ -91,6 +95,7 @@ class FakeProvider:
 
     After the last script `default` answers, or without it the call fails with AssertionError.
     Without any script, each call is answered `Hello`, or with as many images as it asks for.
+    `tokens` is what each request takes, for `count_tokens`; without it the provider cannot count.
     `sleep` replaces `asyncio.sleep`.
 
         reg.register("fake", FakeProvider("Hello", RateLimitError("slow down")).provider())
@@ -102,11 +107,14 @@ class FakeProvider:
         default: Script | None = None,
         name: str = "fake",
         family: str = "fake",
+        tokens: Counted | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.name = name
         self.family = family
         self.calls: list[FakeCall] = []
+        self.tokens = tokens
+        self.counted: list[Request] = []
         self._scripts: deque[Script] = deque(scripts)
         self._default = _greet if default is None and not scripts else default
         self._sleep = sleep
@@ -117,7 +125,10 @@ class FakeProvider:
 
         With `images=False` it cannot make images.
         """
-        operations = {"chat": Operation(adapter=self.stream)}
+        operations = {
+            "chat": Operation(adapter=self.stream),
+            "count": Operation(adapter=self.count),
+        }
         if images:
             operations["images"] = Operation(adapter=self.draw)
         row = Provider(
@@ -185,6 +196,23 @@ class FakeProvider:
         """Play the next script as images; this is the row's image adapter."""
         del transport, timeouts
         return self._play(target, request, _drawn)
+
+    async def count(
+        self,
+        _: Provider,
+        transport: Transport | None,
+        target: Target,
+        request: Request,
+        timeouts: Timeouts,
+    ) -> AsyncGenerator[Sequence[TokenCount], None]:
+        """Count with `tokens`; this is the row's adapter for counting."""
+        del transport, timeouts
+        self.counted.append(request)
+        found = self.tokens(target, request) if callable(self.tokens) else self.tokens
+        if isinstance(found, Exception):
+            raise _fresh(found)
+        if found is not None:
+            yield [TokenCount(found, "exact", target)]
 
     async def _play(
         self,

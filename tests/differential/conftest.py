@@ -468,10 +468,23 @@ async def bodies(reg: Registry, server: ReplayServer, ours: dict[str, Ours]) -> 
         vendor = Provider(case.name, provider.scheme, home, provider.codec, token=Secret("sk-test"))
         http = vendor.codec.encode(vendor, target, request)
         sent.append(Sent(api, "vendor", json.loads(bytes(http.body or b""))))
+        sent += _to_count(api, vendor, target, request)
         before = len(server.requests)
         await reg.generate(f"{case.name}/{case.model}", request)
         sent.append(Sent(api, "loopback", server.requests[before].json()))
     return sent
+
+
+def _to_count(api: str, vendor: Provider, target: Target, request: Request) -> Iterator[Sent]:
+    """Yield what is sent to a vendor that counts the tokens of a request."""
+    for codec in vendor.codec.counters(vendor):
+        http = codec.encode_count(vendor, target, request)
+        assert http is not None
+        body = json.loads(bytes(http.body or b""))
+        if api == "gemini":  # the SDK has no type for what is around it
+            body = body["generateContentRequest"]
+            assert body.pop("model") == f"models/{target.model}"
+        yield Sent(f"{api}_count", "vendor", body)
 
 
 def variants(sent: Sent) -> list[Sent]:

@@ -67,6 +67,18 @@ def anthropic_messages(body: dict[str, Any]) -> None:
     _check(message_create_params.MessageCreateParamsStreaming, body)
 
 
+def openai_responses_count(body: dict[str, Any]) -> None:
+    from openai.types.responses import input_token_count_params
+
+    _check(input_token_count_params.InputTokenCountParams, body)
+
+
+def anthropic_count(body: dict[str, Any]) -> None:
+    from anthropic.types import message_count_tokens_params
+
+    _check(message_count_tokens_params.MessageCountTokensParams, body)
+
+
 def google_content(body: dict[str, Any]) -> None:
     from google.genai import _common, types
 
@@ -105,5 +117,8 @@ CHECKS = {
     "openai_responses": openai_responses,
     "anthropic": anthropic_messages,
     "gemini": google_content,
+    "openai_responses_count": openai_responses_count,
+    "anthropic_count": anthropic_count,
+    "gemini_count": google_content,
     "ollama": ollama_chat,
 }

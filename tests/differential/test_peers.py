@@ -90,6 +90,14 @@ def test_the_sdks_types_accept_a_request(api: str, host: str, outcome: Outcome) 
     assert outcome.complaints[f"{api} {host}"] == {}
 
 
+@pytest.mark.parametrize("counting", ["openai_responses", "anthropic", "gemini"])
+def test_the_sdks_types_accept_a_request_for_a_count(counting: str, outcome: Outcome) -> None:
+    """The same request as that of a call, and a key that means nothing is refused."""
+    assert outcome.complaints[f"{counting}_count vendor"] == {}
+    spoiled = outcome.complaints[f"{counting}_count vendor nonsense"]
+    assert "extra_forbidden" in spoiled.values()
+
+
 @pytest.mark.parametrize("host", ["vendor", "loopback"])
 def test_a_key_that_means_nothing_is_refused(api: str, host: str, outcome: Outcome) -> None:
     """Left as they are, the SDKs' types would take it."""

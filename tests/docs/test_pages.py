@@ -44,6 +44,8 @@ def answer(request: object) -> object:
     body = json.loads(request.body) if request.body else {}
     if request.path.endswith("/models"):
         return aiollm.testing.Answer(200, {}, {"data": [{"id": "qwen3:30b"}]})
+    if request.path.endswith("/input_tokens"):
+        return aiollm.testing.Answer(200, {}, {"input_tokens": 35})
     if "response_format" in body:
         return chat('{"name": "Granada", ', '"country": "Spain"}')
     return chat("One, two, ", "seven.", usage=(3, 4))

@@ -73,6 +73,23 @@ async def until_idle(busy: Callable[[], Awaitable[int]]) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
+async def test_a_count_is_what_a_call_then_takes(reg: Registry, wire: str) -> None:
+    request = msgspec.structs.replace(short("Größe? \U0001f680 Just say it."), system="Be brief.")
+    count = await reg.count_tokens(f"{wire}/smollm2", request)
+    answer = await reg.generate(f"{wire}/smollm2", request, max_output_tokens=1)
+    assert (count.tokens, count.certainty) == (answer.usage.input_tokens, "exact")
+
+
+async def test_a_count_with_a_wrong_key_or_path_is_not_a_number_of_the_server(
+    reg: Registry,
+) -> None:
+    with pytest.raises(FailoverError) as caught:
+        await reg.count_tokens("wrong-key/smollm2", short())
+    assert isinstance(caught.value.last, AuthenticationError)
+    assert (await reg.count_tokens("wrong-path/smollm2", short())).certainty == "estimated"
+
+
+@pytest.mark.parametrize("wire", WIRES)
 async def test_an_answer_streams_and_is_counted(reg: Registry, wire: str) -> None:
     stream = reg.stream(f"{wire}/smollm2", short())
     chunks = [chunk async for chunk in stream]

@@ -42,6 +42,7 @@ from aiollm import (
     TextDelta,
     TextPart,
     Timeouts,
+    TokenCount,
     Tool,
     ToolCallDelta,
     ToolCallPart,
@@ -78,6 +79,10 @@ async def calls(reg: Registry) -> None:
     cached = Request([system("Rules", CachePoint()), user("Why?")], prompt_cache="1h")
     assert_type(await reg.generate("a/x&b/y", cached, session="chat-42"), Response)
     assert_type(await reg.models("a"), tuple[str, ...])
+    counted = assert_type(
+        await reg.count_tokens("a/x", request, system="s", output=City), TokenCount
+    )
+    assert_type(counted.certainty, Literal["exact", "estimated"])
     reg.register("box", "ollama+http://box", limits=Limits(rpm=60, max_concurrency="auto"))
     reg.limit("box", Limits(tpm=1e5))
     reg.limit(Target("box", "m"), Limits(max_concurrency=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.anthropic import encode, errors
 from aiollm.providers.anthropic.decode import AnthropicDecoder
 from aiollm.providers.anthropic.messages import FAMILY
@@ -41,3 +41,9 @@ class AnthropicCodec(Codec):
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return listed_names(reply.body)
+
+    def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
+        """Return what counts at `/messages/count_tokens`."""
+        from aiollm.providers.anthropic.counting import AnthropicCounts  # few programs count
+
+        return (AnthropicCounts(),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from aiollm._settings.hidden import HiddenValues
@@ -39,25 +40,31 @@ MAX_MARKS = 4
 def encode(provider: Provider, target: Target, request: Request) -> HttpRequest:
     """Translate a request. Raises: UnsupportedError, ConfigError."""
     warnings = Warnings()
-    facts = model_facts(target.model)
-    body = {"model": _model(provider, target.model)} | _body(request, facts, warnings)
-    merge(body, request.extra)
-    older = not body.keys().isdisjoint(_SAMPLING)
+    body = encode_body(provider, target, request, warnings)
     return HttpRequest(
         f"{provider.base_url}/messages",
-        headers(provider, SAMPLING_VERSION if older else VERSION),
+        headers(provider, body),
         json_body(body),
         warnings=tuple(warnings),
     )
 
 
-def headers(provider: Provider, version: str = VERSION) -> dict[str, str]:
-    """Return the headers of a JSON request, including the key."""
+def encode_body(
+    provider: Provider, target: Target, request: Request, warnings: Warnings
+) -> dict[str, Any]:
+    """Return the body for a request. Raises: UnsupportedError, ConfigError."""
+    body = _body(request, model_facts(target.model), warnings)
+    return merge({"model": _model(provider, target.model)} | body, request.extra)
+
+
+def headers(provider: Provider, body: Mapping[str, Any] = {}) -> dict[str, str]:
+    """Return the headers of a request with that body, including the key."""
+    older = not body.keys().isdisjoint(_SAMPLING)
     given = HiddenValues(
         {
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "anthropic-version": version,
+            "anthropic-version": SAMPLING_VERSION if older else VERSION,
         }
     )
     if provider.token is not None and not _carries_key(provider.headers):
@@ -86,7 +93,8 @@ def _model(provider: Provider, model: str) -> str:
 
 
 def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
-    choice = _tool_choice(request, facts) if asks_for_tools(request) else None
+    asks = (request.tools or request.extra) and asks_for_tools(request)
+    choice = _tool_choice(request, facts) if asks else None
     thoughts = _thinking(request, facts, choice, warnings)
     body = _prompt(request, facts, warnings)
     body["max_tokens"] = thoughts.max_tokens

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode, mend
 from aiollm.errors import LLMError
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import encode_body
 from aiollm.providers.google.errors import reply_error
-from aiollm.providers.google.models import resource
+from aiollm.providers.google.places import key_headers, method_url
 from aiollm.providers.google.wire import FAMILY
-from aiollm.providers.urls import model_path
 from aiollm.types import Request, Target
 
 MAX_PAGE = 1000
@@ -79,22 +76,8 @@ class GoogleCodec(Codec):
         names = (mend(model.name) for model in found.models if model.name)
         return tuple(name.removeprefix("models/") for name in names)
 
+    def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
+        """Return what counts at `:countTokens`."""
+        from aiollm.providers.google.counting import GoogleCounts  # few programs count
 
-def method_url(provider: Provider, model: str, method: str) -> str:
-    """Return the URL of a model's method. Raises: ConfigError."""
-    return f"{provider.base_url}/{_path(model)}:{method}"
-
-
-@lru_cache(maxsize=256)
-def _path(model: str) -> str:
-    return model_path(resource(model), slashes=True)
-
-
-def key_headers(provider: Provider) -> dict[str, str]:
-    """Return the headers of a JSON request, with the provider's key."""
-    headers = HiddenValues({"Content-Type": "application/json"})
-    if provider.token is not None:
-        headers["x-goog-api-key"] = provider.token.reveal()
-    if provider.headers:
-        headers.update(provider.headers)
-    return headers
+        return (GoogleCounts(),)

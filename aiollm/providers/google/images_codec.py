@@ -15,10 +15,10 @@ from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, merge
 from aiollm.providers.error_bodies import MAX_WORD
-from aiollm.providers.google.codec import key_headers, method_url
 from aiollm.providers.google.decode import GoogleDecoder
 from aiollm.providers.google.encode import image_part
 from aiollm.providers.google.errors import BLOCKED, block_error, ending_error, reply_error
+from aiollm.providers.google.places import key_headers, method_url
 from aiollm.types import Finish, ImageChunk, Item, Target, TextDelta, Usage
 
 _RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")

@@ -14,7 +14,7 @@ from aiollm.errors import (
     RateLimitError,
     ServerError,
 )
-from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.error_replies import Rule, error_from
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.types import Request, Target
@@ -48,6 +48,12 @@ class LlamaSwapCodec(ChatCodec):
     def models(self, provider: Provider) -> HttpRequest:
         """Return the request that lists the models."""
         return super().models(openai_wire(provider))
+
+    def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
+        """Return what counts at the upstreams, which load their models for it."""
+        from aiollm.providers.llama_swap.counting import UpstreamCounts, UpstreamTokenizeCounts
+
+        return UpstreamCounts(self.encode_body), UpstreamTokenizeCounts(self.encode_body)
 
 
 def openai_wire(provider: Provider) -> Provider:

@@ -9,14 +9,22 @@ from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
 from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.caching import add_fields, finish, marks_of
 from aiollm.providers.openai.chat_decode import ChatDecoder
 from aiollm.providers.openai.chat_messages import messages
 from aiollm.providers.openai.chat_think import ThinkBlock
-from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, model_of, suited, thinking
+from aiollm.providers.openai.dialects import (
+    COMPATIBLE,
+    Dialect,
+    Model,
+    dialect_of,
+    model_of,
+    suited,
+    thinking,
+)
 from aiollm.providers.openai.errors import reply_error
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
@@ -38,8 +46,28 @@ class ChatCodec(Codec):
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         dialect = suited(self._dialect or dialect_of(provider.host), target.model)
-        model = model_of(target.model, dialect)
         warnings = Warnings()
+        headers = bearer_headers(provider)
+        body = self.encode_body(provider, target, request, dialect, headers, warnings)
+        return HttpRequest(
+            f"{provider.base_url}/chat/completions",
+            headers,
+            json_body(body),
+            warnings=tuple(warnings),
+            decoder=self._decoder_of(body, dialect) if "n" in body or dialect.think else None,
+        )
+
+    def encode_body(
+        self,
+        provider: Provider,
+        target: Target,
+        request: Request,
+        dialect: Dialect,
+        headers: dict[str, str],
+        warnings: Warnings,
+    ) -> dict[str, Any]:
+        """Return the body, and add to the headers. Raises: UnsupportedError, ConfigError."""
+        model = model_of(target.model, dialect)
         check_media(provider, target, request)
         form, note = _response_format(request, dialect, warnings)
         marks = marks_of(request, dialect, target.model) if dialect.cache_key else None
@@ -49,24 +77,16 @@ class ChatCodec(Codec):
             "stream": True,
             **_limits(request, dialect),
             **sampling(request, model, warnings),
-            **_tools(request),
             **form,
             **thinking(request, dialect, model, warnings),
         }
-        headers = bearer_headers(provider)
+        if request.tools or request.extra:
+            body |= _tools(request)
         if dialect.cache_key:
             add_fields(body, headers, request, dialect)
             if marks is not None:
                 finish(marks, body, request, dialect, warnings)
-        if request.extra:
-            merge(body, request.extra)
-        return HttpRequest(
-            f"{provider.base_url}/chat/completions",
-            headers,
-            json_body(body),
-            warnings=tuple(warnings),
-            decoder=self._decoder_of(body, dialect) if "n" in body or dialect.think else None,
-        )
+        return merge(body, request.extra) if request.extra else body
 
     def _decoder_of(self, body: dict[str, Any], dialect: Dialect) -> Callable[[], ChatDecoder]:
         """Return what makes the decoder of a reply that is not read like most."""
@@ -90,6 +110,15 @@ class ChatCodec(Codec):
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return listed_names(reply.body)
+
+    def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:
+        """Return what counts at servers of one's own; of the vendors none counts for chat."""
+        dialect = self._dialect or dialect_of(provider.host)
+        if dialect is not COMPATIBLE:
+            return ()
+        from aiollm.providers.openai.chat_counting import ChatCounts, TokenizeCounts  # few count
+
+        return ChatCounts(self.encode_body), TokenizeCounts(self.encode_body)
 
 
 def models_request(provider: Provider) -> HttpRequest:
@@ -176,7 +205,7 @@ def _tools(request: Request) -> dict[str, Any]:
         fields["tools"] = [
             {"type": "function", "function": function(tool)} for tool in request.tools
         ]
-    elif not request.extra or not asks_for_tools(request):
+    elif not asks_for_tools(request):
         return fields
     match request.tool_choice:
         case None:

@@ -7,7 +7,7 @@ from typing import Any
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
+from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.cache_points import CacheMarks, system_blocks
 from aiollm.providers.encoding import (
     Warnings,
@@ -50,9 +50,27 @@ class ResponsesCodec(Codec):
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
+        warnings = Warnings()
+        headers = bearer_headers(provider)
+        body = self.encode_body(provider, target, request, headers, warnings)
+        return HttpRequest(
+            f"{provider.base_url}/responses",
+            headers,
+            json_body(body),
+            warnings=tuple(warnings),
+        )
+
+    def encode_body(
+        self,
+        provider: Provider,
+        target: Target,
+        request: Request,
+        headers: dict[str, str],
+        warnings: Warnings,
+    ) -> dict[str, Any]:
+        """Return the body, and add to the headers. Raises: UnsupportedError, ConfigError."""
         dialect = self._dialect or dialect_of(provider.host)
         model = model_of(target.model, dialect)
-        warnings = Warnings()
         check_media(provider, target, request)
         _check(request, warnings)
         marks = marks_of(request, dialect, target.model) if dialect.cache == "openai" else None
@@ -74,15 +92,9 @@ class ResponsesCodec(Codec):
         }
         if dialect.padding is not None:
             body["stream_options"] = {"include_obfuscation": dialect.padding}
-        headers = bearer_headers(provider)
         if dialect.responses_key:
             add_fields(body, headers, request, dialect)
-        return HttpRequest(
-            f"{provider.base_url}/responses",
-            headers,
-            json_body(merge(body, request.extra)),
-            warnings=tuple(warnings),
-        )
+        return merge(body, request.extra)
 
     def decoder(self) -> ResponsesDecoder:
         """Return a new decoder for one reply."""
@@ -99,6 +111,12 @@ class ResponsesCodec(Codec):
     def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
         """Read the reply to `models`. Raises: ProtocolError."""
         return listed_names(reply.body)
+
+    def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
+        """Return what counts at `/responses/input_tokens`."""
+        from aiollm.providers.openai.responses_counting import ResponsesCounts  # few programs count
+
+        return (ResponsesCounts(self.encode_body),)
 
 
 def _check(request: Request, warnings: Warnings) -> None:
