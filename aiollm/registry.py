@@ -9,7 +9,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
-from aiollm._failover.chain import Chain, Parts
+from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener
@@ -192,8 +192,8 @@ class Registry:
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         opener.leaves_out = policy.on_unsupported == "drop"
         make = self._resources.chain_of(policy, opener, session) if options else self._make
-        parts = plan, opener, self._gate, policy
-        return Stream(lambda total: self._start(parts, total, make))
+        chain = partial(make, plan, opener, self._gate, policy)
+        return Stream(lambda total: self._start(chain, total))
 
     @overload
     async def generate(
@@ -315,9 +315,9 @@ class Registry:
         asked = as_image_request(request, self._catalog.check_extra)
         if timeouts is None:
             deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
-        parts = plan, ImageOpener(asked, providers, deadlines, self._resources), self._gate, policy
-        make = self._resources.chain_of(policy)
-        return ImageStream(lambda total: self._start(parts, total, make))
+        opener = ImageOpener(asked, providers, deadlines, self._resources)
+        chain = partial(self._resources.chain_of(policy), plan, opener, self._gate, policy)
+        return ImageStream(lambda total: self._start(chain, total))
 
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
@@ -437,11 +437,11 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _start(self, parts: Parts, total: Accumulator, make: Callable[..., Chain]) -> Chain:
+    def _start(self, chain: Callable[..., Chain], total: Accumulator) -> Chain:
         watchdog = self._resources.bind_loop()
         self._calls += 1
-        heard, done = partial(emit, self._hooks) if self._hooks else None, total.response
-        return make(*parts, watchdog=watchdog, accumulated=done, emit=heard, number=self._calls)
+        heard = partial(emit, self._hooks) if self._hooks else None
+        return chain(watchdog=watchdog, accumulated=total.response, emit=heard, number=self._calls)
 
     def _servers(self) -> Servers:
         from aiollm.servers.warming import Servers  # only managing servers needs it

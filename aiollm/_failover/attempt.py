@@ -77,7 +77,8 @@ class ActiveAttempt:
         self.target = target
         limits = call.opener.timeouts[target]
         self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
-        began, preferred = deadlines.started - call.started, target in call.preferred
+        began = deadlines.started - call.started
+        preferred = target in call.preferred
         self.record = Attempt(target, began, queued=queued, preferred=preferred)
         call.attempts.append(self.record)
         permit = admission.permit
@@ -208,9 +209,10 @@ class ActiveAttempt:
             return
         self._released = True
         self._deadlines.stop()
-        was_sent = self._batches is not None and not _never_left(error)
-        batches, self._batches = self._batches, None
+        batches = self._batches
+        was_sent = batches is not None and not _never_left(error)
         if batches is not None:
+            self._batches = None
             close_now(batches)
         self._book(outcome, error, was_sent=was_sent)
 
@@ -231,7 +233,8 @@ class ActiveAttempt:
         opened = False
         match outcome:
             case "success":
-                record.usd = usage.billed_usd
+                if usage.billed_usd is not None:
+                    record.usd = usage.billed_usd
                 admission.success(usage)
             case "failed" if error is not None:
                 record.error = without_frames(error)

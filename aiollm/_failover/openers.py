@@ -123,9 +123,9 @@ class ChatOpener(TargetOpener):
                 f"{target.model} does not support tools: send the request without them, or name a "
                 "model that calls tools"
             )
-        if notices or _has_images(request):
-            return self._fitted(provider, target, request, notices)
-        return self._run(provider, target, request)
+        if not (notices or _has_images(request)):
+            return self._run(provider, target, request)
+        return self._fitted(provider, target, request, notices)
 
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
         chat = provider.operations.get("chat")
