@@ -45,6 +45,9 @@ COUNTS_LATE = 1.0
 
 MAX_SLOTS = 1e6
 
+MAX_BLOCK = 3600.0
+"""Seconds for which a 429 may keep a target back: as many as its own process believes."""
+
 _SECOND = 1e6
 
 _Learnt: TypeAlias = tuple[float, float, float, int]
@@ -54,6 +57,7 @@ _STATES: dict[bytes, GrantState] = {
     b"busy": "busy",
     b"full": "full",
     b"later": "full",
+    b"aside": "aside",
 }
 
 
@@ -66,12 +70,11 @@ class SharedLimits:
         self._scopes: dict[str, Scope] = {}
         self._targets: set[Target] = set()
         self._names: dict[Scope, str] = {}
-        self._granted: dict[Scope, int] = {}
-        self._asked: dict[Scope, int] = {}
+        self._granted: dict[Scope, set[Grant]] = {}
+        self._asked: set[Grant] = set()
         self._share = 1
         self._told: dict[tuple[Target, Kind], float] = {}
         self._sizes: dict[Target, tuple[float, float]] = {}
-        self._ahead: dict[tuple[str, str], float] = {}
 
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
@@ -116,10 +119,11 @@ class SharedLimits:
         """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
         grant = Grant(line)
         grant.bookings = [*self._bookings(line, demand)]
+        grant.at = self._gate.now()
         scope = line.scope
         loop = asyncio.get_running_loop()
         seconds = self._member.timeout
-        self._asked[scope] = self._asked.get(scope, 0) + 1
+        self._asked.add(grant)
         timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
         arguments = self._entry(grant, patience)
@@ -128,8 +132,8 @@ class SharedLimits:
 
     def _entry(self, grant: Grant, patience: float) -> list[Any]:
         """Return what Redis has to know of an attempt."""
-        line, now = grant.line, self._gate.now()
-        slots, name = line.scope.slots, self._names[line.scope]
+        line, now = grant.line, grant.at
+        slots, promised = line.scope.slots, self._promised(line.scope)
         arguments: list[Any] = [
             self._member.channel,
             self._member.process,
@@ -139,9 +143,17 @@ class SharedLimits:
             line.target.model,
         ]
         for field, _, limit, units in grant.bookings:
-            ahead = self._ahead.get((name, field), now) - now
+            ahead = promised.get(field, now) - now
             arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
         return arguments
+
+    def _promised(self, scope: Scope) -> dict[str, float]:
+        """Return up to when each meter is booked for calls that wait here: Redis may forget it."""
+        found: dict[str, float] = {}
+        for grant in self._granted.get(scope, ()):
+            for field, _, _, _ in grant.bookings:
+                found[field] = max(found.get(field, 0.0), grant.promised)
+        return found
 
     @staticmethod
     def _bookings(line: Line, demand: Demand) -> Iterator[tuple[str, Kind, float, float]]:
@@ -158,23 +170,22 @@ class SharedLimits:
     ) -> None:
         timer.cancel()
         scope = grant.line.scope
-        self._asked[scope] = max(0, self._asked.get(scope, 0) - 1)
-        if grant.state == "alone":
-            return  # it came too late: what was booked was used, and the beat tells of the slots
-        given_back = grant.state == "over"
-        grant.at = self._gate.now()
-        grant.state, grant.wait = _answer_in(reply)
-        if grant.state == "granted":
-            if scope.slots is not None:
-                self._granted[scope] = self._granted.get(scope, 0) + 1
-            for field, _, _, _ in grant.bookings:
-                key = self._names[scope], field
-                self._ahead[key] = max(self._ahead.get(key, 0.0), grant.at + grant.wait)
-        self._explain(grant)
-        if given_back:
-            self.give_back(grant)
-        else:
+        self._asked.discard(grant)
+        was, (state, wait) = grant.state, _answer_in(reply)
+        if was != "asked" and state != "granted":
+            return  # it came too late, and there is nothing to return
+        # Counted from the question, or each late answer would move the promise on.
+        grant.promised = grant.at + wait
+        grant.state, grant.wait, grant.at = state, wait, self._gate.now()
+        if was == "over":
+            self.leave(grant, grant.spent)
+        elif was == "asked":
+            if state == "granted":
+                self._granted.setdefault(scope, set()).add(grant)
+            self._explain(grant)
             then(grant)
+            if state == "aside" and not self._gate.wants_slot(scope):
+                self.quit(grant.line)
 
     @staticmethod
     def _explain(grant: Grant) -> None:
@@ -185,6 +196,9 @@ class SharedLimits:
                     f"the limits that the fleet shares allow the next request in {grant.wait:.3g} s"
                 )
                 grant.line.fleet_says = "pace", reason, grant.wait
+            case "aside":
+                reason = f"the limits that the fleet shares hold it back for {grant.wait:.3g} s"
+                grant.line.fleet_says = "pace", reason, grant.wait
             case "full":
                 reason = "all slots are held by calls of the fleet (`max_concurrency`)"
                 grant.line.fleet_says = "slots", reason, 0.0
@@ -193,7 +207,7 @@ class SharedLimits:
 
     def _late(self, grant: Grant, then: Callable[[Grant], None], due: float, times: int) -> None:
         """Decide alone where no answer came in time."""
-        if grant.state not in ("asked", "over"):
+        if grant not in self._asked:
             return
         loop, seconds = asyncio.get_running_loop(), self._member.timeout
         now = loop.time()
@@ -205,32 +219,21 @@ class SharedLimits:
         if self._asks_for_slots(grant.line.scope):
             loop.call_later(seconds, self._late, grant, then, now + seconds, RETIMED)
             return
-        was_asked = grant.state == "asked"
-        grant.state = "alone"
-        grant.line.fleet_says = None
-        grant.at = self._gate.now()
-        if was_asked:
+        if grant.state == "asked":
+            grant.state = "alone"
+            grant.line.fleet_says = None
+            grant.at = self._gate.now()
             then(grant)
 
     def give_back(self, grant: Grant) -> None:
         """Return what was asked for or granted, and not used."""
-        match grant.state:
-            case "asked":
-                grant.state = "over"  # its answer will be returned
-            case "granted":
-                self._granted_less(grant.line.scope)
-                self.leave(grant, None)
-            case _:
-                pass
-
-    def _granted_less(self, scope: Scope) -> None:
-        if scope.slots is not None and self._granted.get(scope, 0) > 0:
-            self._granted[scope] -= 1
+        self.used(grant)
+        self.leave(grant, None)
 
     def used(self, grant: Grant) -> None:
         """Note that an attempt holds what was granted."""
-        if grant.state == "granted":
-            self._granted_less(grant.line.scope)
+        if (granted := self._granted.get(grant.line.scope)) is not None:
+            granted.discard(grant)
 
     def leave(self, grant: Grant, spent: dict[Kind, float] | None, verdict: Verdict = "") -> None:
         """Note the end of an attempt with the units that it took, None for none."""
@@ -242,7 +245,7 @@ class SharedLimits:
                     changes += [field, limit, real - units]
         scope = grant.line.scope
         slots = int(grant.state == "granted" and scope.slots is not None)
-        grant.state = "over"
+        grant.state, grant.spent = "over", spent
         if changes or slots:
             self._tell(scope, str(slots), changes, verdict)
 
@@ -260,7 +263,7 @@ class SharedLimits:
             int(LEASE * _SECOND),
             slots,
             _number_of(scope.slots),
-            int(any(line.head() is not None for line in scope.waiting)),
+            int(self._gate.wants_slot(scope)),
             verdict,
             *changes,
         ]
@@ -268,13 +271,13 @@ class SharedLimits:
 
     def beat(self) -> None:
         """Say which slots this process holds; what was lost on the way heals."""
+        asked = {grant.line.scope for grant in self._asked}
         for scope in self._names:
             self._divide(scope)  # for limits learnt meanwhile, too
-            if scope.slots is None:
-                continue
-            # While answers are under way, nobody knows what their sum will be.
-            held = scope.slots.held + self._granted.get(scope, 0)
-            self._tell(scope, "0" if self._asked.get(scope) else f"={held}")
+            if scope.slots is not None:
+                # While answers are under way, nobody knows what their sum will be.
+                held = scope.slots.held + len(self._granted.get(scope, ()))
+                self._tell(scope, "0" if scope in asked else f"={held}")
 
     def learnt(self, line: Line, quota: Quota) -> None:
         """Tell the others a limit that a target announced, and where it counts more than they."""
@@ -286,8 +289,8 @@ class SharedLimits:
             return
         field = f"at|{model}|{quota.kind}"
         gone = (1 - min(1.0, quota.remaining / limit)) * MINUTE
-        ahead = self._ahead.get((self._names[line.scope], field), -math.inf) - self._gate.now()
-        if gone > ahead + COUNTS_LATE:
+        ahead = self._promised(line.scope).get(field, 0.0) - self._gate.now()
+        if gone > max(0.0, ahead) + COUNTS_LATE:
             self._learn(line, field, int(gone * _SECOND), is_time=True)
 
     def estimated(self, line: Line) -> None:
@@ -314,6 +317,8 @@ class SharedLimits:
         """Ask again: slots are free."""
         if (scope := self._scopes.get(name)) is not None:
             self._gate.has_room(scope)
+            if not self._gate.wants_slot(scope):
+                self._tell(scope, "0")  # and the next in line is woken
 
     def _heard_all(self, reply: Any) -> None:
         for each in reply:
@@ -345,7 +350,9 @@ class SharedLimits:
             case "limit":
                 line.heard_limit(kind, float(value))  # type: ignore[arg-type]
             case "until":
-                line.block(self._gate.now() + float(value) / _SECOND)
+                seconds = float(value) / _SECOND
+                if 0 < seconds <= MAX_BLOCK:
+                    line.block(self._gate.now() + seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=_Learnt))
                 self._sizes[line.target] = self._gate.now(), _expected(line.estimate.learnt)
@@ -366,11 +373,13 @@ class SharedLimits:
             for meter in meters.values():
                 meter.set_share(self._share)
 
+    def forget_loop(self) -> None:
+        """Forget what calls of an earlier loop asked for and got: none of them goes on."""
+        self._granted.clear()
+        self._asked.clear()
+
     def lost(self) -> None:
         """Decide alone from now on."""
-        if not self._member.is_slow:
-            self._granted.clear()
-            self._asked.clear()
         for scope in self._names:
             self._divide(scope)
             if self._asks_for_slots(scope):
