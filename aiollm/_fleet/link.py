@@ -131,6 +131,7 @@ class Link:
         """End the connection at once, without a running loop."""
         task, self._task = self._task, None
         connection, self._connection = self._connection, None
+        self.is_up = False  # or its task, when it ends, would say that it was lost
         is_closed = self._loop is not None and self._loop.is_closed()
         writer = getattr(connection, "_writer", None)
         if writer is not None:
