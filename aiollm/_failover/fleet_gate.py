@@ -24,6 +24,8 @@ ASKS = 8
 ASKS_AGAIN = 1.0
 """Seconds after which a call that waits for a slot of the fleet asks again by itself."""
 
+_WAITS = frozenset({"full", "aside"})
+
 
 class FleetGate(Gate):
     """A gate whose limits hold for all processes of a fleet together."""
@@ -87,7 +89,7 @@ class FleetGate(Gate):
                 return grant.at + grant.wait - now
             case "alone":
                 return self._wait_alone(line, demand, now)
-            case "full":
+            case "full" | "aside":
                 return max(TICK * 2, grant.at + ASKS_AGAIN - now)
             case _:
                 return math.inf
@@ -161,14 +163,15 @@ class FleetGate(Gate):
     def _ticket_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
         grants = ticket.grants = {} if ticket.grants is None else ticket.grants
         grant = grants.get(line)
-        if grant is None or (grant.state == "full" and now - grant.at >= ASKS_AGAIN):
+        if grant is None or (grant.state in _WAITS and now - grant.at >= ASKS_AGAIN):
             assert self.limiter is not None
             then = partial(self._answered, ticket)
             grants[line] = self.limiter.ask(line, ticket.demand, ticket.until - now, then)
             return math.inf
         wait = self._grant_wait(line, ticket.demand, grant, now)
         if wait > TICK and grant.state == "alone":
-            del grants[line]  # the fleet is asked again
+            assert self.limiter is not None
+            self.limiter.give_back(grants.pop(line))  # the fleet is asked again
             return min(wait, ASKS_AGAIN)
         return wait
 
@@ -197,6 +200,17 @@ class FleetGate(Gate):
     def lines_of(self, scope: Scope) -> list[Line]:
         """Return the lines of a scope."""
         return [line for line in self._lines.values() if line.scope is scope]
+
+    def wants_slot(self, scope: Scope) -> bool:
+        """Return whether a call waits for a slot of the fleet, and for nothing else."""
+        now = self.now()
+        for line in scope.waiting:
+            head = line.head()
+            if head is not None and self._own_wait(line, now, waiting=True) <= 0:
+                grant = (head.grants or {}).get(line)
+                if grant is None or grant.state != "aside":
+                    return True
+        return False
 
     def has_room(self, scope: Scope) -> None:
         """Let those ask again whom the fleet had no slot for."""

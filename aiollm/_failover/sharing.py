@@ -9,9 +9,10 @@ from aiollm._failover.lines import Line
 from aiollm._failover.tickets import Demand
 from aiollm._wire.quota import Kind, Quota
 
-GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "alone", "over"]
+GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "aside", "alone", "over"]
 """What became of the question whether a call may go: it may at some time, not in time, not before
-another call of the fleet ends; or the fleet did not answer, and this process decides alone."""
+another call of the fleet ends, not before its model may be asked, while the slots are for others;
+or the fleet did not answer, and this process decides alone."""
 
 Verdict: TypeAlias = Literal["", "answered", "refused"]
 """How an attempt ended, for slots whose number is found."""
@@ -21,17 +22,21 @@ class Grant:
     """What one call asks of the limits that a fleet shares, and what it gets.
 
     `bookings`: (field, kind, limit, units) of each meter. `wait`: seconds until it may go, or until
-    it could have gone; they count from `at`, this process's time of the answer.
+    it could have gone; they count from `at`, this process's time of the answer. `ahead`: the moment
+    up to which each meter was booked then. `spent`: what was taken, None for nothing, where it was
+    over before the answer came.
     """
 
-    __slots__ = ("at", "bookings", "line", "state", "wait")
+    __slots__ = ("ahead", "at", "bookings", "line", "spent", "state", "wait")
 
     def __init__(self, line: Line) -> None:
         self.line = line
         self.state: GrantState = "asked"
         self.bookings: list[tuple[str, Kind, float, float]] = []
+        self.spent: dict[Kind, float] | None = None
         self.wait = 0.0
         self.at = 0.0
+        self.ahead: list[float] = []
 
 
 class Limiter(Protocol):

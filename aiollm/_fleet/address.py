@@ -64,12 +64,9 @@ class Address(msgspec.Struct, frozen=True):
         from redis.asyncio import ConnectionPool
 
         try:
-            pool = ConnectionPool.from_url(
-                url,
-                protocol=3,
-                socket_timeout=None,  # it always reads; `Link` has its own deadlines
-                socket_connect_timeout=CONNECT_TIMEOUT,
-            )
+            pool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT)
+            # It always reads, pushes too, and `Link` has its own deadlines: whatever the URL says.
+            pool.connection_kwargs.update(protocol=3, socket_timeout=None)
             made: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             reason = f"the fleet {self.place} has a setting that the Redis client refuses"

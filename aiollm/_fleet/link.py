@@ -75,6 +75,7 @@ class Link:
         self._wakes = asyncio.Event()
         self._made = asyncio.Event()
         self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
         self._broken: asyncio.Future[None] | None = None
@@ -85,7 +86,7 @@ class Link:
         Raises: ConfigError for what only a person can mend; the next call tries again.
         """
         if self._task is None or self._task.done():
-            loop = asyncio.get_running_loop()
+            loop = self._loop = asyncio.get_running_loop()
             self._first, self._made = loop.create_future(), asyncio.Event()
             self._task = loop.create_task(self._run(), name="aiollm fleet")
         assert self._first is not None
@@ -100,8 +101,12 @@ class Link:
         return self._task is not None and not self._task.done()
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
-        """Send a command; return a future of its reply, an exception where Redis refuses it."""
-        future = asyncio.get_running_loop().create_future()
+        """Send a command; return a future of its reply, an exception where Redis refuses it.
+
+        Its loop need not run at the moment.
+        """
+        loop = self._loop or asyncio.get_running_loop()
+        future = loop.create_future()
         if self._connection is None:
             _fail(future, ConnectionError("there is no connection to Redis"))
             return future
@@ -126,10 +131,13 @@ class Link:
         """End the connection at once, without a running loop."""
         task, self._task = self._task, None
         connection, self._connection = self._connection, None
+        self.is_up = False  # or its task, when it ends, would say that it was lost
+        is_closed = self._loop is not None and self._loop.is_closed()
         writer = getattr(connection, "_writer", None)
         if writer is not None:
-            writer.transport.abort()
-        if task is not None and not task.get_loop().is_closed():
+            with suppress(RuntimeError):  # it closes at once, and tells its loop if there is one
+                writer.transport.abort()
+        if task is not None and not is_closed:
             task.cancel()
 
     async def _run(self) -> None:
@@ -244,7 +252,7 @@ class Link:
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
+    if not (future.done() or future.get_loop().is_closed()):
         future.set_exception(error)
         future.exception()  # or asyncio would complain where nobody asks for it
 

@@ -103,8 +103,9 @@ class Member:
             self._inherited, self._pid = self._link, os.getpid()
             self.process = self._new_name()
         self._link = self._new_link()
-        self.away = True
+        self.away, self.is_slow = True, False
         self.health.lost()  # answers that are under way will not come
+        self.limits.forget_loop()
         self.limits.lost()
 
     def _new_name(self) -> str:
@@ -119,6 +120,8 @@ class Member:
         failed: Callable[[], None] | None = None,
     ) -> None:
         """Run a script; call `then` with its reply, or `failed` where there will be none."""
+        if self._loop is None or self._loop.is_closed():
+            return  # who would wait for it is gone with the loop
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         replied = partial(self._replied, time.monotonic(), command, then, failed)
         self._link.send(*command).add_done_callback(replied)
@@ -225,7 +228,7 @@ class Member:
             self.health.ask()
 
     def _counted(self, reply: Any) -> None:
-        processes = _count(reply)
+        processes = max(1, _count(reply))  # this one is there
         if processes != self._processes:
             self._processes = processes
             self.limits.set_share(processes)
@@ -323,6 +326,9 @@ class Member:
         self._end()
         if os.getpid() != self._pid:
             return  # it is the link of the process that forked
+        if self._loop is not asyncio.get_running_loop():
+            self._link.kill()  # its loop is gone, or does not run
+            return
         if self._link.is_up:
             leaving = self._link.send("ZREM", f"{{{self.channel}}}p", self.process)
             with suppress(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -180,19 +181,28 @@ def _in_use(scope: str, reply: Any) -> LimitsInUse:
     kinds: dict[str, dict[str, float]] = {"at": {}, "limit": {}, "until": {}, "slots": {}}
     for field, value in facts:
         kind, _, rest = field.decode(errors="replace").partition("|")
-        if kind in kinds and (number := float(value)) > 0:
+        if kind in kinds and (number := _number(value)) > 0:
             kinds[kind][rest.replace("|", " ")] = number
     found = kinds["slots"].get("")
     return LimitsInUse(
         host,
         account,
-        {who.decode(errors="replace"): int(count) for who, count in held},
+        {who.decode(errors="replace"): int(_number(count)) for who, count in held},
         tuple(who.decode(errors="replace") for who in waiting),
         None if found is None else int(found),
         {name: left / 1e6 for name, left in kinds["at"].items()},
         kinds["limit"],
         {name: left / 1e6 for name, left in kinds["until"].items()},
     )
+
+
+def _number(data: bytes) -> float:
+    """Return a number, 0 for what another program wrote."""
+    try:
+        number = float(data)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _process(name: bytes, left: bytes) -> Process:
@@ -214,7 +224,7 @@ def _set_aside(data: bytes, namespace: str) -> SetAside | None:
         rest[1:],
         account,
         state.error,
-        int(state.status or 0),
+        state.status_code,
         state.openings,
         state.reopens / 1e6,
         state.holder,

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-_PRELUDE = """
+PRELUDE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local FIELDS = {'seq', 'gen', 'n', 'until', 'probe', 'nb', 'lease', 'holder', 'err', 'status'}
 local HOUR = 3600000000
 local function us(x) return string.format('%.0f', x) end
+local function number(text, other)
+  -- Others may write here, too: neither a word nor "nan" may count for ever.
+  local n = tonumber(text or '')
+  if n and n > -1e18 and n < 1e18 then return n end
+  return other
+end
 local function read(key)
   local v = redis.call('HMGET', key, unpack(FIELDS))
   local s = {}
   for i, name in ipairs(FIELDS) do
-    if i <= 7 then s[name] = tonumber(v[i] or '0') or 0 else s[name] = v[i] or '' end
+    if i <= 7 then s[name] = number(v[i], 0) else s[name] = v[i] or '' end
   end
   for _, name in ipairs({'until', 'probe', 'nb', 'lease'}) do
     if s[name] > now + HOUR + 60000000 then s[name] = now end
@@ -58,7 +64,7 @@ local stated = tonumber(ARGV[9])
 if ARGV[4] == '1' and s.n == 0 then
   -- One machine's connection failures may be its own; two machines' are the server's.
   local v = redis.call('HMGET', key, 'machine', 'seen')
-  local fresh = v[1] and now - (tonumber(v[2]) or 0) < 10000000
+  local fresh = v[1] and now - number(v[2], 0) < 10000000
   if not (fresh and v[1] ~= ARGV[5]) then
     if opens then
       redis.call('HSET', key, 'machine', ARGV[5], 'seen', us(now))
@@ -171,6 +177,7 @@ BEAT = """
 -- First what a full memory refuses: Redis asks only before the first write of a script.
 local is_new = redis.call('ZADD', KEYS[1], us(now + tonumber(ARGV[2])), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', us(now))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], us(now + HOUR / 60), '+inf') -- the clock was set back
 redis.call('PEXPIRE', KEYS[1], us(tonumber(ARGV[2]) / 1000))
 local count = redis.call('ZCARD', KEYS[1])
 if is_new == 1 then redis.call('PUBLISH', ARGV[3], count) end
@@ -183,42 +190,64 @@ _LIMITS = """
 -- seconds of each minute unused, for requests larger than a burst make a minute uneven.
 local BURST, SPARE, MOST, DECREASE = 500000, 62000000, 180000000, 0.5
 local function rate_of(limit) return tonumber(limit) / SPARE end
-local function booked_until(q, field)
-  local at = tonumber(redis.call('HGET', q, field) or '0') or 0
-  if at > now + MOST then at = now end
+local function booked_until(q, field, most)
+  local at = number(redis.call('HGET', q, field), 0)
+  if at > now + (most or MOST) then at = now end
   return at
 end
 local q, alive, held, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local function reap()
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', us(now))) do
-    local had = tonumber(redis.call('HGET', held, gone) or '0')
-    if had > 0 then redis.call('HINCRBY', held, '#', -had) end
-    redis.call('HDEL', held, gone)
-    redis.call('ZREM', alive, gone)
-    redis.call('ZREM', waiting, gone)
+local function count(who) return math.max(0, number(redis.call('HGET', held, who), 0)) end
+local function recount()
+  -- Keys may be lost one by one: who is not alive holds nothing, and waits for nothing.
+  local all, each = 0, redis.call('HGETALL', held)
+  for i = 1, #each, 2 do
+    if each[i] == '#' then -- the sum
+    elseif redis.call('ZSCORE', alive, each[i]) then
+      all = all + math.max(0, number(each[i + 1], 0))
+    else
+      redis.call('HDEL', held, each[i])
+    end
   end
+  for _, who in ipairs(redis.call('ZRANGE', waiting, 0, -1)) do
+    if not redis.call('ZSCORE', alive, who) then redis.call('ZREM', waiting, who) end
+  end
+  redis.call('HSET', held, '#', us(all))
+end
+local function reap()
+  for _, range in ipairs({{'-inf', us(now)}, {us(now + HOUR / 60), '+inf'}}) do
+    for _, gone in ipairs(redis.call('ZRANGEBYSCORE', alive, range[1], range[2])) do
+      local had = count(gone)
+      if had > 0 then redis.call('HSET', held, '#', us(math.max(0, count('#') - had))) end
+      redis.call('HDEL', held, gone)
+      redis.call('ZREM', alive, gone)
+      redis.call('ZREM', waiting, gone)
+    end
+  end
+  local known = redis.call('HLEN', held)
+  if known > 0 and known ~= redis.call('ZCARD', alive) + 1 then recount() end
 end
 local function hold(me, more, ttl)
   -- Relative, for commands of one connection come in order; each beat says the sum.
   redis.call('ZADD', alive, us(now + ttl), me)
-  local had = tonumber(redis.call('HGET', held, me) or '0')
+  local had, all = count(me), count('#')
   more = math.max(more, -had)
-  if more ~= 0 then
-    redis.call('HINCRBY', held, '#', more)
-    redis.call('HINCRBY', held, me, more)
+  if more ~= 0 or redis.call('HEXISTS', held, me) == 0 then
+    all = math.max(0, all + more)
+    redis.call('HSET', held, '#', us(all), me, us(had + more))
   end
   for _, key in ipairs({alive, held, waiting}) do redis.call('PEXPIRE', key, 120000) end
-  return tonumber(redis.call('HGET', held, '#') or '0'), had
+  return all, had
 end
 local function slots_of(given)
   -- "~8": a number that is found, 8 to begin with.
   if string.sub(given, 1, 1) ~= '~' then return tonumber(given) end
-  return tonumber(redis.call('HGET', q, 'slots') or string.sub(given, 2))
+  local found = number(redis.call('HGET', q, 'slots'), 0)
+  if found >= 1 and found <= 1e6 then return found end
+  return tonumber(string.sub(given, 2))
 end
 local function resize(channel, was, slots)
   local value = string.format('%.17g', slots)
   redis.call('HSET', q, 'slots', value)
-  redis.call('PEXPIRE', q, 600000)
   if math.floor(was) ~= math.floor(slots) then
     redis.call('PUBLISH', channel, cjson.encode({'learn', q, 'slots', value}))
   end
@@ -237,11 +266,12 @@ ENTER = """
 -- booked. Of each meter it returns the same
 local me, ttl, patience = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local slots = math.floor(slots_of(ARGV[5]))
-local blocked = booked_until(q, 'until|' .. ARGV[6])
+local blocked = booked_until(q, 'until|' .. ARGV[6], HOUR)
 local wait = math.max(0, blocked - now)
+local own = wait -- of the model alone
 local meters = {}
 -- Meters that Redis lost are made anew from what each process knows, within two seconds.
-local lost = tonumber(redis.call('HGET', q, 'lost') or '0')
+local lost = number(redis.call('HGET', q, 'lost'), 0)
 for i = 7, #ARGV, 4 do
   local cost = tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
   local at, ahead = booked_until(q, ARGV[i]), tonumber(ARGV[i + 3])
@@ -254,12 +284,14 @@ for i = 7, #ARGV, 4 do
   local ready = at
   if cost <= BURST then ready = at + cost - BURST end
   wait = math.max(wait, ready - now)
+  if string.find(ARGV[i], '|', 4, true) then own = math.max(own, ready - now) end
   meters[#meters + 1] = {ARGV[i], math.max(at, now) + cost}
 end
 if wait > patience then return {'busy', us(wait)} end
 if slots > 0 then
   reap()
   local free = slots - hold(me, 0, ttl)
+  if own > 1000000 then return {'aside', us(wait)} end -- slots are for other models meanwhile
   local ahead = redis.call('ZRANK', waiting, me) or redis.call('ZCARD', waiting)
   if free <= ahead then
     if patience > 0 then
@@ -295,10 +327,13 @@ for i = 8, #ARGV, 3 do
 end
 if slots > 0 then
   reap()
+  local is_sum = string.sub(ARGV[4], 1, 1) == '='
+  -- About once a second one of the beats counts anew.
+  if is_sum and now % math.max(1, redis.call('ZCARD', alive)) == 0 then recount() end
   local more = -(tonumber(ARGV[4]) or 0)
   local all, had = hold(me, 0, tonumber(ARGV[3]))
   if string.sub(ARGV[5], 1, 1) == '~' and ARGV[7] ~= '' then
-    local was, cut = slots, tonumber(redis.call('HGET', q, 'cut') or '0')
+    local was, cut = slots, number(redis.call('HGET', q, 'cut'), 0)
     local is_used = ARGV[6] == '1' or all >= math.floor(was) or redis.call('ZCARD', waiting) > 0
     if ARGV[7] == 'answered' and is_used then
       slots = was + 1 / was
@@ -307,8 +342,9 @@ if slots > 0 then
       redis.call('HSET', q, 'cut', us(now))
     end
     if slots ~= was then resize(ARGV[1], was, slots) end
+    redis.call('PEXPIRE', q, 600000)
   end
-  if string.sub(ARGV[4], 1, 1) == '=' then more = tonumber(string.sub(ARGV[4], 2)) - had end
+  if is_sum then more = tonumber(string.sub(ARGV[4], 2)) - had end
   local total = hold(me, more, tonumber(ARGV[3]))
   if ARGV[6] == '0' then redis.call('ZREM', waiting, me) end
   wake(ARGV[1], math.floor(slots) - total)
@@ -320,7 +356,8 @@ LEARN = """
 -- KEYS: quota. ARGV: channel, field, value, whether it is a time from now
 local value = ARGV[3]
 if ARGV[4] == '1' then
-  value = us(math.max(now + tonumber(value), booked_until(KEYS[1], ARGV[2])))
+  local most = string.sub(ARGV[2], 1, 6) == 'until|' and HOUR
+  value = us(math.max(now + tonumber(value), booked_until(KEYS[1], ARGV[2], most)))
 end
 redis.call('HSET', KEYS[1], ARGV[2], value)
 redis.call('PEXPIRE', KEYS[1], 600000)
@@ -336,7 +373,7 @@ local found = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local field, value = all[i], all[i + 1]
-  if string.find(field, '^until|') then value = us(math.max(0, (tonumber(value) or 0) - now)) end
+  if string.find(field, '^until|') then value = left(booked_until(KEYS[1], field, HOUR)) end
   if string.find(field, '^until|') or string.find(field, '^limit|')
     or string.find(field, '^size|') or field == 'slots' then
     found[#found + 1] = cjson.encode({'learn', KEYS[1], field, value})
@@ -352,7 +389,7 @@ class Script:
     __slots__ = ("sha", "text")
 
     def __init__(self, *texts: str) -> None:
-        self.text = "".join((_PRELUDE, *texts))
+        self.text = "".join((PRELUDE, *texts))
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 

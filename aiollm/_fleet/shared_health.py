@@ -59,6 +59,12 @@ class Message(msgspec.Struct, array_like=True):
     status: str
     heard: float = 0.0
 
+    @property
+    def status_code(self) -> int:
+        """The status of the error, 0 where there is none."""
+        is_code = len(self.status) == 3 and self.status.isdecimal()
+        return int(self.status) if is_code else 0
+
 
 decode = msgspec.json.Decoder(Message, strict=False).decode
 
@@ -330,7 +336,7 @@ def _error_of(state: Message) -> Exception:
     reason = "another process of the fleet found that it fails"
     kind = getattr(errors, state.error, None)
     if isinstance(kind, type) and issubclass(kind, ProviderError):
-        return kind(reason, status=int(state.status or 0))
+        return kind(reason, status=state.status_code)
     if isinstance(kind, type) and issubclass(kind, LLMError):
         try:
             return kind(reason)

@@ -17,12 +17,11 @@ import msgspec
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.lines import Line, Scope
 from aiollm._failover.meter import BURST, MINUTE, Meter
-from aiollm._failover.sharing import Grant, GrantState, Verdict
-from aiollm._failover.slots import Slots
+from aiollm._failover.sharing import Grant, Verdict
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
 from aiollm._fleet.membership import Membership, scope_name
-from aiollm._fleet.replies import answer_in
+from aiollm._fleet.messages import answer_in, changes_of, number_of
 from aiollm._wire.quota import Kind, Quota
 from aiollm.types import Target
 
@@ -49,6 +48,9 @@ LONG_AGO = 1.0
 
 MAX_SLOTS = 1e6
 
+MAX_BLOCK = 3600.0
+"""Seconds for which a 429 may keep a target back: as many as its own process believes."""
+
 _SECOND = 1e6
 
 _Learnt: TypeAlias = tuple[float, float, float, int]
@@ -63,12 +65,12 @@ class SharedLimits:
         self._scopes: dict[str, Scope] = {}
         self._targets: set[Target] = set()
         self._names: dict[Scope, str] = {}
-        self._granted: dict[Scope, int] = {}
-        self._asked: dict[Scope, int] = {}
+        self._granted: dict[Scope, set[Grant]] = {}
+        self._asked: set[Grant] = set()
         self._share = 1
         self._told: dict[tuple[Target, Kind], float] = {}
         self._sizes: dict[Target, tuple[float, float]] = {}
-        self._ahead: dict[tuple[str, str], float] = {}
+        self._sent: dict[Scope, dict[str, float]] = {}
 
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
@@ -114,11 +116,11 @@ class SharedLimits:
 
         A Redis that lost everything would let a burst of each process follow it.
         """
-        name, now = self._names[scope], self._gate.now()
+        now = self._gate.now()
+        sent = self._sent[scope] = {}
         for field, meter in self._meters_of(scope):
             owed = meter.used(now) / meter.limit * MINUTE * self._share
-            key = name, field
-            self._ahead[key] = max(self._ahead.get(key, 0.0), now + min(LONG_AGO, owed))
+            sent[field] = now + min(LONG_AGO, owed)
 
     def _meters_of(self, scope: Scope) -> Iterator[tuple[str, Meter]]:
         for kind, meter in scope.meters.items():
@@ -133,10 +135,11 @@ class SharedLimits:
         """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
         grant = Grant(line)
         grant.bookings = [*self._bookings(line, demand)]
+        grant.at = self._gate.now()
         scope = line.scope
         loop = asyncio.get_running_loop()
         seconds = self._member.timeout
-        self._asked[scope] = self._asked.get(scope, 0) + 1
+        self._asked.add(grant)
         timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
         arguments = self._entry(grant, patience)
@@ -145,20 +148,31 @@ class SharedLimits:
 
     def _entry(self, grant: Grant, patience: float) -> list[Any]:
         """Return what Redis has to know of an attempt."""
-        line, now = grant.line, self._gate.now()
-        slots, name = line.scope.slots, self._names[line.scope]
+        line, now = grant.line, grant.at
+        slots, promised = line.scope.slots, self._promised(line.scope)
         arguments: list[Any] = [
             self._member.channel,
             self._member.process,
             int(LEASE * _SECOND),
             int(min(3600.0, max(0.0, patience)) * _SECOND),
-            _number_of(slots),
+            number_of(slots),
             line.target.model,
         ]
         for field, _, limit, units in grant.bookings:
-            ahead = self._ahead.get((name, field), now) - now
+            ahead = promised.get(field, now) - now
             arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
         return arguments
+
+    def _promised(self, scope: Scope) -> dict[str, float]:
+        """Return up to when each meter is booked, as far as it is known here: Redis may forget it.
+
+        Only calls that wait count, for others may have returned what they had booked.
+        """
+        found = {**self._sent.get(scope, {})}
+        for grant in self._granted.get(scope, ()):
+            for (field, _, _, _), moment in zip(grant.bookings, grant.ahead, strict=False):
+                found[field] = max(found.get(field, 0.0), moment)
+        return found
 
     @staticmethod
     def _bookings(line: Line, demand: Demand) -> Iterator[tuple[str, Kind, float, float]]:
@@ -175,48 +189,39 @@ class SharedLimits:
     ) -> None:
         timer.cancel()
         scope = grant.line.scope
-        self._asked[scope] = max(0, self._asked.get(scope, 0) - 1)
-        state, wait, ahead = answer_in(reply)
-        if grant.state == "alone":
-            self._came_late(grant, state)
-            return
-        given_back = grant.state == "over"
-        grant.at = self._gate.now()
-        grant.state, grant.wait = state, wait
-        if state == "granted":
-            if scope.slots is not None:
-                self._granted[scope] = self._granted.get(scope, 0) + 1
-            for (field, _, _, _), seconds in zip(grant.bookings, ahead, strict=False):
-                key = self._names[scope], field
-                self._ahead[key] = grant.at + seconds
-        self._explain(grant)
-        if given_back:
-            self.give_back(grant)
-        else:
+        self._asked.discard(grant)
+        now = self._gate.now()
+        was, is_stale, (state, wait, ahead) = (
+            grant.state,
+            now - grant.at > LONG_AGO,
+            answer_in(reply),
+        )
+        if was != "asked" and state != "granted":
+            return  # it came too late, and there is nothing to return
+        # Counted from the question, or each late answer would move the promise on.
+        grant.ahead = [grant.at + seconds for seconds in ahead]
+        grant.state, grant.wait, grant.at = state, wait, now
+        if was == "over":
+            self.leave(grant, None if is_stale else grant.spent)
+        elif was == "alone" and is_stale:
+            # Where Redis stood still, what was taken is long gone, and it would count from now.
+            self._tell(scope, "0", changes_of(grant, None))
+            grant.bookings = []
+        elif was == "asked":
+            if state == "granted":
+                self._granted.setdefault(scope, set()).add(grant)
+            self._explain(grant)
             then(grant)
-
-    def _came_late(self, grant: Grant, state: GrantState) -> None:
-        """Settle an answer that nobody waited for; the beat tells of the slots.
-
-        What was booked was used. Where Redis stood still, that is long ago, and it counts from now.
-        """
-        if state == "granted" and self._gate.now() - grant.at > LONG_AGO:
-            changes = [
-                each for field, _, limit, units in grant.bookings for each in (field, limit, -units)
-            ]
-            self._tell(grant.line.scope, "0", changes)
+            if state == "aside" and not self._gate.wants_slot(scope):
+                self.quit(grant.line)
 
     def promised(self, line: Line) -> float:
         """Return until when the fleet has promised moments to calls of this process.
 
         What a process decides alone goes after them: others hold promises up to about then.
         """
-        name, latest = self._names[line.scope], 0.0
-        for meters, prefix in ((line.scope.meters, ""), (line.meters, f"{line.target.model}|")):
-            for kind in meters:
-                ahead = self._ahead.get((name, f"at|{prefix}{kind}"), 0.0)
-                latest = max(latest, ahead - BURST)
-        return latest
+        ahead = [max(grant.ahead, default=0.0) for grant in self._granted.get(line.scope, ())]
+        return max(ahead, default=0.0) - BURST
 
     @staticmethod
     def _explain(grant: Grant) -> None:
@@ -227,6 +232,9 @@ class SharedLimits:
                     f"the limits that the fleet shares allow the next request in {grant.wait:.3g} s"
                 )
                 grant.line.fleet_says = "pace", reason, grant.wait
+            case "aside":
+                reason = f"the limits that the fleet shares hold it back for {grant.wait:.3g} s"
+                grant.line.fleet_says = "pace", reason, grant.wait
             case "full":
                 reason = "all slots are held by calls of the fleet (`max_concurrency`)"
                 grant.line.fleet_says = "slots", reason, 0.0
@@ -235,7 +243,7 @@ class SharedLimits:
 
     def _late(self, grant: Grant, then: Callable[[Grant], None], due: float, times: int) -> None:
         """Decide alone where no answer came in time."""
-        if grant.state not in ("asked", "over"):
+        if grant not in self._asked:
             return
         loop, seconds = asyncio.get_running_loop(), self._member.timeout
         now = loop.time()
@@ -247,44 +255,28 @@ class SharedLimits:
         if self._asks_for_slots(grant.line.scope):
             loop.call_later(seconds, self._late, grant, then, now + seconds, RETIMED)
             return
-        was_asked = grant.state == "asked"
-        grant.state = "alone"
-        grant.line.fleet_says = None
-        grant.at = self._gate.now()
-        if was_asked:
+        if grant.state == "asked":
+            grant.state = "alone"
+            grant.line.fleet_says = None
+            grant.at = self._gate.now()
             then(grant)
 
     def give_back(self, grant: Grant) -> None:
         """Return what was asked for or granted, and not used."""
-        match grant.state:
-            case "asked":
-                grant.state = "over"  # its answer will be returned
-            case "granted":
-                self._granted_less(grant.line.scope)
-                self.leave(grant, None)
-            case _:
-                pass
-
-    def _granted_less(self, scope: Scope) -> None:
-        if scope.slots is not None and self._granted.get(scope, 0) > 0:
-            self._granted[scope] -= 1
+        self.used(grant)
+        self.leave(grant, None)
 
     def used(self, grant: Grant) -> None:
         """Note that an attempt holds what was granted."""
-        if grant.state == "granted":
-            self._granted_less(grant.line.scope)
+        if (granted := self._granted.get(grant.line.scope)) is not None:
+            granted.discard(grant)
 
     def leave(self, grant: Grant, spent: dict[Kind, float] | None, verdict: Verdict = "") -> None:
         """Note the end of an attempt with the units that it took, None for none."""
-        changes: list[Any] = []
-        if grant.state == "granted":
-            for field, kind, limit, units in grant.bookings:
-                real = 0.0 if spent is None else spent.get(kind, units)
-                if real != units:
-                    changes += [field, limit, real - units]
+        changes = changes_of(grant, spent) if grant.state == "granted" else []
         scope = grant.line.scope
         slots = int(grant.state == "granted" and scope.slots is not None)
-        grant.state = "over"
+        grant.state, grant.spent = "over", spent
         if changes or slots:
             self._tell(scope, str(slots), changes, verdict)
 
@@ -301,8 +293,8 @@ class SharedLimits:
             self._member.process,
             int(LEASE * _SECOND),
             slots,
-            _number_of(scope.slots),
-            int(any(line.head() is not None for line in scope.waiting)),
+            number_of(scope.slots),
+            int(self._gate.wants_slot(scope)),
             verdict,
             *changes,
         ]
@@ -310,13 +302,13 @@ class SharedLimits:
 
     def beat(self) -> None:
         """Say which slots this process holds; what was lost on the way heals."""
+        asked = {grant.line.scope for grant in self._asked}
         for scope in self._names:
             self._divide(scope)  # for limits learnt meanwhile, too
-            if scope.slots is None:
-                continue
-            # While answers are under way, nobody knows what their sum will be.
-            held = scope.slots.held + self._granted.get(scope, 0)
-            self._tell(scope, "0" if self._asked.get(scope) else f"={held}")
+            if scope.slots is not None:
+                # While answers are under way, nobody knows what their sum will be.
+                held = scope.slots.held + len(self._granted.get(scope, ()))
+                self._tell(scope, "0" if scope in asked else f"={held}")
 
     def learnt(self, line: Line, quota: Quota) -> None:
         """Tell the others a limit that a target announced, and where it counts more than they."""
@@ -328,8 +320,8 @@ class SharedLimits:
             return
         field = f"at|{model}|{quota.kind}"
         gone = (1 - min(1.0, quota.remaining / limit)) * MINUTE
-        ahead = self._ahead.get((self._names[line.scope], field), -math.inf) - self._gate.now()
-        if gone > ahead + COUNTS_LATE:
+        ahead = self._promised(line.scope).get(field, 0.0) - self._gate.now()
+        if gone > max(0.0, ahead) + COUNTS_LATE:
             self._learn(line, field, int(gone * _SECOND), is_time=True)
 
     def estimated(self, line: Line) -> None:
@@ -356,6 +348,8 @@ class SharedLimits:
         """Ask again: slots are free."""
         if (scope := self._scopes.get(name)) is not None:
             self._gate.has_room(scope)
+            if not self._gate.wants_slot(scope):
+                self._tell(scope, "0")  # and the next in line is woken
 
     def _heard_all(self, reply: Any) -> None:
         for each in reply:
@@ -387,7 +381,9 @@ class SharedLimits:
             case "limit":
                 line.heard_limit(kind, float(value))  # type: ignore[arg-type]
             case "until":
-                line.block(self._gate.now() + float(value) / _SECOND)
+                seconds = float(value) / _SECOND
+                if 0 < seconds <= MAX_BLOCK:
+                    line.block(self._gate.now() + seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=_Learnt))
                 self._sizes[line.target] = self._gate.now(), _expected(line.estimate.learnt)
@@ -408,11 +404,13 @@ class SharedLimits:
             for meter in meters.values():
                 meter.set_share(self._share)
 
+    def forget_loop(self) -> None:
+        """Forget what calls of an earlier loop asked for and got: none of them goes on."""
+        self._granted.clear()
+        self._asked.clear()
+
     def lost(self) -> None:
         """Decide alone from now on."""
-        if not self._member.is_slow:
-            self._granted.clear()
-            self._asked.clear()
         for scope in self._names:
             self._divide(scope)
             if self._asks_for_slots(scope):
@@ -434,13 +432,6 @@ class SharedLimits:
         name = self._names[scope]
         keys = [name + end for end in "qpnw"[:count]]
         self._member.run(script, keys, arguments, then, failed)
-
-
-def _number_of(slots: Slots | None) -> str:
-    """Return how many slots there are, for Redis: "~8" where it finds the number itself."""
-    if slots is None:
-        return "0"
-    return f"~{int(slots.limit)}" if slots.is_auto else str(int(slots.limit))
 
 
 def _expected(learnt: _Learnt) -> float:

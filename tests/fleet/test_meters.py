@@ -20,8 +20,7 @@ EXACT = 1e-4
 
 TIMED = """
 local reply = (function() %s end)()
-local time = redis.call('TIME')
-return {reply, time[1], time[2]}
+return {reply, us(now)}
 """
 
 names = itertools.count()
@@ -38,8 +37,9 @@ class Meter:
     def _run(self, script: scripts.Script, *arguments: object) -> tuple[Any, float]:
         """Return a script's reply, and Redis's time of it."""
         keys = [self._scope + end for end in "qpnw"]
-        reply, seconds, micros = self._client.eval(TIMED % script.text, 4, *keys, *arguments)
-        return reply, int(seconds) + int(micros) / 1e6
+        text = TIMED % script.text.removeprefix(scripts.PRELUDE)
+        reply, micros = self._client.eval(scripts.PRELUDE + text, 4, *keys, *arguments)
+        return reply, int(micros) / 1e6
 
     def ask(
         self, share: float, *, patience: float = 1e9, ahead: float = 0.0

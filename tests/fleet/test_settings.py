@@ -81,6 +81,16 @@ async def test_what_only_a_person_can_mend_ends_the_first_call(
         assert not server.requests
 
 
+@pytest.mark.parametrize("option", ["protocol=2", "socket_timeout=0.01"])
+async def test_options_that_other_clients_need_do_not_break_the_link(redis, members, option):
+    async with FaultServer(chat("well")) as server:
+        reg = members(f"{redis.url}&{option}", {"a": server})
+        assert (await reg.generate("a/m", "hi")).text == "well"
+        assert reg.fleet.state == "linked"
+        connection = reg._resources._member._link._connection
+        assert (connection.protocol, connection.socket_timeout) == (3, None)
+
+
 async def test_keys_of_another_program_are_named(redis, members):
     url = redis.url
     namespace = url.partition("namespace=")[2].partition("&")[0]

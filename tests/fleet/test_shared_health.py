@@ -8,7 +8,9 @@ import pytest
 
 from aiollm import FailoverError, Registry
 from aiollm._fleet import scripts
+from aiollm._fleet.address import parse_address
 from aiollm._fleet.membership import service_name
+from aiollm._fleet.overview import look
 from aiollm.spec import parse_target
 from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
 from tests.fleet.conftest import state, until
@@ -225,3 +227,20 @@ async def test_a_late_reply_of_a_redis_that_is_away_closes_nothing(redis, member
     member.health._heard_all(replies[0])
     assert not known()
     assert second._health.breaker_of(parse_target("a/m")).shared is None
+
+
+@pytest.mark.parametrize("status", ["word", "1e9", "-1", "nan", "9" * 5000])
+async def test_a_status_that_is_none_ends_no_connection(redis, members, server, status):
+    server.behave(DOWN)
+    url = redis.url
+    first, second = (members(url, {"a": server}) for _ in range(2))
+    await fails(first)
+    key, _ = await opened(first)
+    await redis.ask("HSET", key, "status", status)
+    await second._resources._member.open()
+    second._gate.line(parse_target("a/m"), second.provider("a"))
+    _, known = await opened(second)
+    assert known()
+    assert second.fleet.state == "linked"
+    (found,) = (await look(parse_address(url))).set_aside
+    assert found.status == 0

@@ -91,6 +91,31 @@ async def test_what_was_never_sent_is_given_back_to_all(redis, members, server):
         held = [await redis.ask("HGET", key, "#") for key in keys]
 
 
+async def test_what_waited_and_was_cancelled_delays_nobody(redis, members, server):
+    (reg,) = await linked(members, redis.url, {"a": server}, 1, rpm=62)
+    await reg.generate("a/m", "hi")
+    calls = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(20)]
+    granted = reg._resources._member.limits._granted
+    await until(lambda: sum(map(len, granted.values())) == 8)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert (await reg.generate("a/m", "hi", patience=3)).text == "well"
+
+
+@pytest.mark.parametrize(
+    "message", ["0", "-7", *(f'["learn","%s","until|m","{n}"]' for n in ("inf", "1e30", "nan"))]
+)
+async def test_a_message_that_makes_no_sense_keeps_nobody_back(redis, members, server, message):
+    (reg,) = await linked(members, redis.url, {"a": server}, 1, max_concurrency=4)
+    await reg.generate("a/m", "hi")
+    member = reg._resources._member
+    (name,) = member.limits._scopes
+    member._hear([b"message", member.channel.encode(), message.replace("%s", name).encode()])
+    assert reg.fleet.processes == 1
+    assert (await reg.generate("a/m", "hi", patience=1)).text == "well"
+
+
 async def test_a_429_keeps_all_processes_back(redis, members, server):
     url = redis.url
     regs = [members(url, {"a": server}) for _ in range(2)]
@@ -163,6 +188,50 @@ async def test_what_a_server_counts_beyond_what_was_booked_holds_all_back(redis,
         with pytest.raises(FailoverError) as caught:
             await second.generate("a/m", "hi", patience=0)
         assert caught.value.exceptions[0].wait > 30
+
+
+async def test_a_model_that_is_kept_back_keeps_no_slot_from_another(redis, members, server):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    regs = await linked(members, redis.url, {"a": server}, 3, max_concurrency=1)
+    first, second, third = regs
+    running = asyncio.create_task(first.generate("a/m", "hi"))
+    await gate.reached()
+    waiting = asyncio.create_task(second.generate("a/kept", "hi"))
+    await until(lambda: any("full" in states_of(each) for each in second._gate._tickets))
+    line = first._gate.line(first.parse("a/kept").steps[0].targets[0], first.provider("a"))
+    first._resources._member.limits.blocked(line, 60)
+    await until(lambda: second.limits()[0].blocked_for > 0)
+    gate.open()
+    await running
+    assert (await third.generate("a/m", "hi", patience=20)).text == "well"
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def test_a_model_whose_own_limit_is_used_up_keeps_no_slot_from_another(
+    redis, members, server
+):
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    regs = await linked(members, redis.url, {"a": server}, 2, max_concurrency=1)
+    first, second = regs
+    for reg in regs:
+        reg.limit("a/rare", Limits(rpm=2))
+    calls = [asyncio.create_task(first.generate("a/rare", "hi")) for _ in range(3)]
+    await gate.reached()
+    gate.open()
+    await calls[0]
+    await until(lambda: any("aside" in states_of(each) for each in first._gate._tickets))
+    for _ in range(3):
+        assert (await second.generate("a/m", "hi", patience=20)).text == "well"
+    for call in calls[1:]:
+        call.cancel()
+    await asyncio.wait(calls[1:])
+
+
+def states_of(ticket):
+    return [each.state for each in (ticket.grants or {}).values()]
 
 
 async def test_an_estimate_takes_over_what_others_learnt_in_proportion():
