@@ -158,10 +158,10 @@ def _check_messages(request: Request) -> None:
 
 
 def any_of(names: Iterable[str], extra: object) -> bool:
-    """Return whether `extra` has one of these fields, for whichever target."""
+    """Return whether `extra` has one of these fields, for whichever target or for one alone."""
     if not isinstance(extra, Mapping):
         return False
-    scopes = [each for each in extra.values() if isinstance(each, Mapping)]
+    scopes = [extra, *(each for each in extra.values() if isinstance(each, Mapping))]
     return any(fields.get(name) for fields in scopes for name in names)
 
 

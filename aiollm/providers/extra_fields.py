@@ -42,7 +42,7 @@ def request_for(request: Request, family: str, target: Target) -> Request:
     extra = request.extra
     fields = fields_of(extra, wires_of(family), target)
     missing = [name for name in _LEANED_ON if any_of((name,), extra) and not fields.get(name)]
-    if missing and (reason := _fault(msgspec.structs.replace(request, extra={ALL: fields}))):
+    if missing and (reason := _fault(msgspec.structs.replace(request, extra=fields))):
         raise UnsupportedError(f"extra has no {' or '.join(missing)} for {target}: {reason}")
     return msgspec.structs.replace(request, extra=fields)
 
