@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -170,9 +169,9 @@ async def test_a_misspelled_keyword_of_the_method_itself_is_recognized() -> None
 
 
 def test_the_keywords_are_the_fields_of_a_request() -> None:
-    hints = {kind: set(typing.get_type_hints(kind)) for kind in (StreamOptions, GenerateOptions)}
+    hints = {kind: set(kind.__annotations__) for kind in (StreamOptions, GenerateOptions)}
     fields = set(Request.__struct_fields__) - {"messages"}
     assert fields <= hints[StreamOptions]
     assert hints[StreamOptions] - hints[GenerateOptions] == {"output"}
-    assert hints[StreamOptions] - set(typing.get_type_hints(RunOptions)) == {"tools"}
-    assert set(typing.get_type_hints(RequestFields)) == fields - {"tools", "output"} == set(FIELDS)
+    assert hints[StreamOptions] - set(RunOptions.__annotations__) == {"tools"}
+    assert set(RequestFields.__annotations__) == fields - {"tools", "output"} == set(FIELDS)
