@@ -195,7 +195,7 @@ class Line:
         return self._estimate
 
     def learn_always(self) -> None:
-        """Let the estimate learn from answers also where no limit needs it: others ask for it."""
+        """Let the estimate learn from every answer, for `count_tokens`, with limits or not."""
         self.unlimited = (("requests", Meter(MOST), 0.0),)  # what is booked is settled
 
     def declare(self, of_target: Limits, of_provider: Limits) -> None:

@@ -76,7 +76,7 @@ class Money:
         """
         if self._budget is None:
             return
-        # Who waited for more while he kept a part could wait for one who does the same.
+        # Two calls that each kept a part while they wait for more could wait for each other.
         self.release()
         self._reserved = await self._budget.reserve(self._most_of_plan(), seconds)
 

@@ -38,7 +38,8 @@ async def primary_of(url: str) -> str:
     finally:
         for each in asked:
             each.cancel()
-        await asyncio.wait(asked)
+        # Also takes the errors of those that failed after the first had answered.
+        await asyncio.gather(*asked, return_exceptions=True)
     raise ConnectionError(f"no sentinel knows the primary of {service}")
 
 

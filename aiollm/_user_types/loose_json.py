@@ -25,8 +25,8 @@ MAX_MENDED = 256
 """The most values of one text that are mended to fit."""
 
 MAX_MARKS = 8192
-"""The most signs of a text that is tidied: a step of Python for each of them holds the event loop
-for ten milliseconds at most."""
+"""The most marks in a text that is tidied: each takes a step of Python, and all of them hold up the
+event loop for ten milliseconds at most."""
 
 _OPENED = re.compile(r"\s*<(think|thinking|thought)>", re.IGNORECASE)
 _CLOSED = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 PICO = 10**12
 """Parts of a dollar that are counted, as integers: what is given back is given back exactly."""
 
 MOST = 1e9
-"""Dollars that are the most of anything: above, they would be no sum of this world."""
+"""The most dollars that a sum may have: more is a mistake."""
 
 
 class _Waiter:
@@ -35,7 +35,7 @@ class Ledger:
         self.total: int = total
         self.spent: int = 0
         self.reserved: int = 0
-        self._line: deque[_Waiter] = deque()
+        self._line: OrderedDict[_Waiter, None] = OrderedDict()
 
     async def reserve(self, amount: int, seconds: float) -> bool:
         """Reserve an amount, after at most so many seconds; False where it does not fit."""
@@ -45,14 +45,14 @@ class Ledger:
             return False
         loop = asyncio.get_running_loop()
         waiter = _Waiter(amount, loop.create_future())
-        self._line.append(waiter)
+        self._line[waiter] = None
         timer = None
         if seconds < math.inf:
             timer = loop.call_later(seconds, _answer, waiter.future, False)
         try:
             return await waiter.future
         except BaseException:
-            # A cancellation may come in the same breath as the grant.
+            # The cancellation may come just after the grant.
             future = waiter.future
             if future.done() and not future.cancelled() and future.result():
                 self.give_back(amount)
@@ -61,7 +61,7 @@ class Ledger:
             if timer is not None:
                 timer.cancel()
             if waiter in self._line:
-                self._line.remove(waiter)
+                del self._line[waiter]
                 self._admit()
 
     def try_reserve(self, amount: int) -> bool:
@@ -91,11 +91,11 @@ class Ledger:
     def _admit(self) -> None:
         line = self._line
         while line:
-            waiter = line[0]
+            waiter = next(iter(line))
             fits = self._fits(waiter.amount)
             if not fits and self.may_fit(waiter.amount):
                 return
-            line.popleft()
+            del line[waiter]
             if not waiter.future.done():
                 self.reserved += waiter.amount if fits else 0
                 waiter.future.set_result(fits)

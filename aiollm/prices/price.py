@@ -77,7 +77,7 @@ class Price(msgspec.Struct, frozen=True):
         given, made, cached, _, _, *others = astuple(usage)
         if any(others[:_KINDS]) or cached < 0 or made < 0:
             return self._tokens(usage) / MILLION + images * self.image
-        # As most answers have it: in short.
+        # Most answers have no more than this, so look no further.
         tokens: float = max(0, given - cached) * self.input + made * self.output
         if cached:
             tokens += cached * _or(self.cached, self.input)
