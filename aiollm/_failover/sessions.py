@@ -7,6 +7,7 @@ after a failure a call goes on as any other. With nothing remembered, a call is 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -55,7 +56,7 @@ class Sessions:
     __slots__ = ("_sessions",)
 
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -83,7 +84,7 @@ class Sessions:
         session = sessions.pop(key, None) or Session()
         sessions[key] = session
         if len(sessions) > MAX_SESSIONS:
-            del sessions[next(iter(sessions))]
+            sessions.popitem(last=False)
         return session
 
 
