@@ -195,6 +195,11 @@ local function booked_until(q, field, most)
   if at > now + (most or MOST) then at = now end
   return at
 end
+local function free_of(field) return 'free' .. string.sub(field, 3) end
+local function free(field)
+  -- What answers took less than was booked, as the time that it takes to flow off.
+  return math.max(0, math.min(BURST, number(redis.call('HGET', KEYS[1], free_of(field)), 0)))
+end
 local q, alive, held, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local function count(who) return math.max(0, number(redis.call('HGET', held, who), 0)) end
 local function recount()
@@ -269,7 +274,7 @@ local slots = math.floor(slots_of(ARGV[5]))
 local blocked = booked_until(q, 'until|' .. ARGV[6], HOUR)
 local wait = math.max(0, blocked - now)
 local own = wait -- of the model alone
-local meters = {}
+local meters, goes_between = {}, blocked <= now
 -- Meters that Redis lost are made anew from what each process knows, within two seconds.
 local lost = number(redis.call('HGET', q, 'lost'), 0)
 for i = 7, #ARGV, 4 do
@@ -285,8 +290,14 @@ for i = 7, #ARGV, 4 do
   if cost <= BURST then ready = at + cost - BURST end
   wait = math.max(wait, ready - now)
   if string.find(ARGV[i], '|', 4, true) then own = math.max(own, ready - now) end
-  meters[#meters + 1] = {ARGV[i], math.max(at, now) + cost}
+  local booked, left = math.max(at, now) + cost, nil
+  if ready > now then
+    left = free(ARGV[i]) - cost
+    goes_between = goes_between and left >= 0
+  end
+  meters[#meters + 1] = {ARGV[i], booked, at, left}
 end
+if goes_between then wait, own = 0, 0 end
 if wait > patience then return {'busy', us(wait)} end
 if slots > 0 then
   reap()
@@ -306,8 +317,14 @@ if slots > 0 then
 end
 local reply = {'granted', us(wait)}
 for i, each in ipairs(meters) do
-  redis.call('HSET', q, each[1], us(each[2]))
-  reply[2 + i] = us(each[2] - now)
+  local field, booked, at, left = unpack(each, 1, 4)
+  if goes_between and left then
+    redis.call('HSET', q, free_of(field), us(left))
+    booked = at
+  else
+    redis.call('HSET', q, field, us(booked), 'last' .. string.sub(field, 3), us(now + wait))
+  end
+  reply[2 + i] = us(math.max(0, booked - now))
 end
 redis.call('PEXPIRE', q, 600000)
 return reply
@@ -319,10 +336,14 @@ LEAVE = """
 -- units more than booked
 local me, slots = ARGV[2], slots_of(ARGV[5])
 for i = 8, #ARGV, 3 do
-  local at = booked_until(q, ARGV[i])
-  if at > 0 then
-    local changed = at + tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
-    redis.call('HSET', q, ARGV[i], us(math.max(changed, now - SPARE)))
+  local at, more = booked_until(q, ARGV[i]), tonumber(ARGV[i + 2]) / rate_of(ARGV[i + 1])
+  local promised = number(redis.call('HGET', q, 'last' .. string.sub(ARGV[i], 3)), 0)
+  if more < 0 and ARGV[7] == 'answered' and promised > now then
+    -- What is promised stays where it is, or what follows would be booked between: so less was
+    -- used just now, and whoever asks next may have that.
+    redis.call('HSET', q, free_of(ARGV[i]), us(math.min(BURST, free(ARGV[i]) - more)))
+  elseif at > 0 then
+    redis.call('HSET', q, ARGV[i], us(math.max(at + more, now - SPARE)))
   end
 end
 if slots > 0 then

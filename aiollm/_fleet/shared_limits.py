@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.lines import Line, Scope
-from aiollm._failover.meter import BURST, MINUTE, Meter
+from aiollm._failover.meter import BURST, MINUTE
 from aiollm._failover.sharing import Grant, Verdict
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
+from aiollm._fleet.alone import Learnt, expected, meters_of, sent_until, turn
 from aiollm._fleet.membership import Membership, scope_name
 from aiollm._fleet.messages import answer_in, changes_of, number_of
 from aiollm._wire.quota import Kind, Quota
@@ -53,8 +55,6 @@ MAX_BLOCK = 3600.0
 
 _SECOND = 1e6
 
-_Learnt: TypeAlias = tuple[float, float, float, int]
-
 
 class SharedLimits:
     """The limits of a gate that others share; see `Limiter`."""
@@ -71,6 +71,7 @@ class SharedLimits:
         self._told: dict[tuple[Target, Kind], float] = {}
         self._sizes: dict[Target, tuple[float, float]] = {}
         self._sent: dict[Scope, dict[str, float]] = {}
+        self._alone_from: dict[Scope, float] = {}
 
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
@@ -105,29 +106,16 @@ class SharedLimits:
         """Say what is held here, and ask for what others learnt."""
         self._told.clear()
         self._sizes.clear()
+        self._alone_from.clear()
+        now = self._gate.now()
         for scope in self._names:
-            self._remember_sent(scope)
+            meters = meters_of(self._gate.lines_of(scope))
+            self._sent[scope] = {
+                field: sent_until(meter, self._share, now) for field, meter in meters.items()
+            }
         self.beat()
         for scope in self._names:
             self._ask_learnt(scope)
-
-    def _remember_sent(self, scope: Scope) -> None:
-        """Count what was sent while this process decided alone, as others will have done.
-
-        A Redis that lost everything would let a burst of each process follow it.
-        """
-        now = self._gate.now()
-        sent = self._sent[scope] = {}
-        for field, meter in self._meters_of(scope):
-            owed = meter.used(now) / meter.limit * MINUTE * self._share
-            sent[field] = now + min(LONG_AGO, owed)
-
-    def _meters_of(self, scope: Scope) -> Iterator[tuple[str, Meter]]:
-        for kind, meter in scope.meters.items():
-            yield f"at|{kind}", meter
-        for line in self._gate.lines_of(scope):
-            for kind, meter in line.meters.items():
-                yield f"at|{line.target.model}|{kind}", meter
 
     def ask(
         self, line: Line, demand: Demand, patience: float, then: Callable[[Grant], None]
@@ -221,7 +209,7 @@ class SharedLimits:
         What a process decides alone goes after them: others hold promises up to about then.
         """
         ahead = [max(grant.ahead, default=0.0) for grant in self._granted.get(line.scope, ())]
-        return max(ahead, default=0.0) - BURST
+        return max(max(ahead, default=0.0) - BURST, self._alone_from.get(line.scope, 0.0))
 
     @staticmethod
     def _explain(grant: Grant) -> None:
@@ -329,10 +317,10 @@ class SharedLimits:
         now = self._gate.now()
         learnt = line.estimate.learnt
         told_at, told = self._sizes.get(line.target, (-math.inf, 0.0))
-        expected = _expected(learnt)
+        tokens = expected(learnt)
         is_due = now - told_at >= TELLS_EVERY * max(1.0, self._share / 8)
-        if learnt[-1] and is_due and abs(expected - told) > DIFFERS * told:
-            self._sizes[line.target] = now, expected
+        if learnt[-1] and is_due and abs(tokens - told) > DIFFERS * told:
+            self._sizes[line.target] = now, tokens
             value = msgspec.json.encode(learnt).decode()
             self._learn(line, f"size|{line.target.model}", value)
 
@@ -385,8 +373,8 @@ class SharedLimits:
                 if 0 < seconds <= MAX_BLOCK:
                     line.block(self._gate.now() + seconds)
             case "size":
-                line.estimate.adopt(*msgspec.json.decode(value, type=_Learnt))
-                self._sizes[line.target] = self._gate.now(), _expected(line.estimate.learnt)
+                line.estimate.adopt(*msgspec.json.decode(value, type=Learnt))
+                self._sizes[line.target] = self._gate.now(), expected(line.estimate.learnt)
             case _:
                 pass
 
@@ -411,11 +399,15 @@ class SharedLimits:
 
     def lost(self) -> None:
         """Decide alone from now on."""
+        now = self._gate.now()
         for scope in self._names:
             self._divide(scope)
             if self._asks_for_slots(scope):
                 continue
-            for line in self._gate.lines_of(scope):
+            lines = self._gate.lines_of(scope)
+            first = now + random.uniform(0.0, turn(lines, self._share))
+            self._alone_from.setdefault(scope, first)
+            for line in lines:
                 line.fleet_says = None
             self._gate.pump(scope)
 
@@ -432,9 +424,3 @@ class SharedLimits:
         name = self._names[scope]
         keys = [name + end for end in "qpnw"[:count]]
         self._member.run(script, keys, arguments, then, failed)
-
-
-def _expected(learnt: _Learnt) -> float:
-    """Return the tokens that a request of 4,000 bytes takes by what was learnt."""
-    overhead, ratio, answer, _ = learnt
-    return overhead + 4000 * ratio + answer

@@ -51,10 +51,10 @@ class Meter:
         )
         return (now + int(wait) / 1e6 if word == b"granted" else math.inf), now
 
-    def change(self, share: float) -> None:
+    def change(self, share: float, verdict: str = "") -> None:
         """Book so much more, or give it back."""
         booking = ("at|requests", self.limit, self.limit * share)
-        self._run(scripts.leave, "c", "me", 3_000_000, "0", "0", "0", "", *booking)
+        self._run(scripts.leave, "c", "me", 3_000_000, "0", "0", "0", verdict, *booking)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,18 @@ def test_what_took_more_than_was_booked_delays_the_next(meter, limit, share):
     asked.change(share)
     at, now = asked.ask(0.001)
     assert at == pytest.approx(max(now, first + (share + 0.002) * SPARE - BURST), abs=EXACT)
+
+
+@settings(max_examples=40)
+@given(limit=LIMITS, share=st.floats(0.0005, 0.004))
+def test_what_an_answer_did_not_take_moves_no_promise_and_is_the_next_ones(meter, limit, share):
+    """Later promises would else be overtaken by new ones that are booked between them."""
+    asked = meter(limit)
+    promised = [asked.ask(0.01)[0] for _ in range(10)]
+    asked.change(-2 * share, "answered")
+    at, now = asked.ask(share)
+    assert at == pytest.approx(now, abs=EXACT)
+    assert asked.ask(0.01)[0] >= promised[-1] + 0.01 * SPARE - EXACT
 
 
 @settings(max_examples=40)
