@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import warnings
 
 import pytest
 
-from aiollm import FailoverError, Limits, Registry
+from aiollm import BusyError, FailoverError, Limits, Registry
 from aiollm._fleet import link, member
 from aiollm.events import FleetAway, FleetBack
 from aiollm.testing import Answer, FaultServer, Gate, chat
@@ -203,6 +204,30 @@ async def test_a_redis_that_hangs_is_not_waited_for_by_those_who_want_a_slot(
     assert [each.text for each in await asyncio.gather(*calls)] == ["well"] * 3
     os.kill(redis.pid, signal.SIGCONT)
     await until(lambda: reg.fleet.state == "linked")
+
+
+async def test_processes_that_lose_redis_together_do_not_all_send_at_once(
+    own_redis, members, server, monkeypatch
+):
+    """The first request of each waits for a random part of the time that its share allows it."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    redis = own_redis()
+    url = redis.url
+    first, second = members(url, {"a": server}), members(url, {"a": server})
+    for reg in (first, second):
+        reg.limit("a", Limits(rpm=60))
+        await reg.preload("a/m")
+        await reg._resources._member.open()
+        reg._gate.line(reg.parse("a/m").targets[0], reg.provider("a"))
+    await until(lambda: first.fleet.processes == 2)
+    redis.kill()
+    await until(lambda: first.fleet.state == "away")
+    with pytest.raises(FailoverError) as caught:
+        await first.generate("a/m", "hi", patience=0)
+    assert type(caught.value.exceptions[0]) is BusyError
+    redis.start()
+    await until(lambda: first.fleet.state == "linked")
+    assert (await first.generate("a/m", "hi", patience=0)).text == "well"
 
 
 def states_of(ticket):
