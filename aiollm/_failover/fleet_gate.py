@@ -212,6 +212,14 @@ class FleetGate(Gate):
                     return True
         return False
 
+    def take_back(self, line: Line) -> None:
+        """Return what calls that wait for a target were promised: it may not be asked by then."""
+        for ticket in line.live_tickets():
+            grants = ticket.grants or {}
+            grant = grants.get(line)
+            if grant is not None and grant.state == "granted" and self.limiter is not None:
+                self.limiter.give_back(grants.pop(line))
+
     def has_room(self, scope: Scope) -> None:
         """Let those ask again whom the fleet had no slot for."""
         for line in scope.waiting:

@@ -299,6 +299,8 @@ for i = 7, #ARGV, 4 do
 end
 if goes_between then wait, own = 0, 0 end
 if wait > patience then return {'busy', us(wait)} end
+-- What is booked during a block would go all at once when it ends: it is asked for again then.
+if blocked > now then return {'aside', us(wait)} end
 if slots > 0 then
   reap()
   local free = slots - hold(me, 0, ttl)

@@ -330,6 +330,7 @@ class SharedLimits:
 
     def blocked(self, line: Line, seconds: float) -> None:
         """Tell the others that a 429 keeps a target back."""
+        self._gate.take_back(line)
         self._learn(line, f"until|{line.target.model}", int(seconds * _SECOND), is_time=True)
 
     def woken(self, name: str) -> None:
@@ -371,6 +372,7 @@ class SharedLimits:
             case "until":
                 seconds = float(value) / _SECOND
                 if 0 < seconds <= MAX_BLOCK:
+                    self._gate.take_back(line)
                     line.block(self._gate.now() + seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=Learnt))

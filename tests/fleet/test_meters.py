@@ -51,6 +51,16 @@ class Meter:
         )
         return (now + int(wait) / 1e6 if word == b"granted" else math.inf), now
 
+    def owed(self) -> float:
+        """Return the seconds until all that is booked has flowed off."""
+        seconds, micros = self._client.time()
+        at = float(self._client.hget(self._scope + "q", "at|requests") or 0) / 1e6
+        return max(0.0, at - seconds - micros / 1e6)
+
+    def block(self, seconds: float) -> None:
+        """Note a 429 that keeps the model back."""
+        self._run(scripts.learn, "c", "until|m", int(seconds * 1e6), 1)
+
     def change(self, share: float, verdict: str = "") -> None:
         """Book so much more, or give it back."""
         booking = ("at|requests", self.limit, self.limit * share)
@@ -124,6 +134,18 @@ def test_who_does_not_wait_so_long_books_nothing(meter, limit, shares):
     assert all(asked.ask(share, patience=0)[0] == math.inf for share in shares)
     after, _ = asked.ask(0.001)
     assert after == pytest.approx(before + 0.001 * SPARE, abs=EXACT)
+
+
+@settings(max_examples=40)
+@given(limit=LIMITS, shares=SHARES, seconds=st.floats(1, 100))
+def test_nothing_is_booked_for_the_time_of_a_block(meter, limit, shares, seconds):
+    """It would all go at once when the block ends."""
+    asked = meter(limit)
+    asked.ask(0.02)
+    asked.block(seconds)
+    assert all(asked.ask(share)[0] == math.inf for share in shares)
+    asked.change(-0.02)
+    assert asked.owed() == 0
 
 
 @settings(max_examples=40)

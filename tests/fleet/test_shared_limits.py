@@ -130,6 +130,22 @@ async def test_a_429_keeps_all_processes_back(redis, members, server):
     assert len(server.requests) == 3
 
 
+async def test_a_429_takes_back_what_calls_that_wait_were_promised(redis, members, server):
+    """They would all go at once when it is over."""
+    gate = Gate()
+    server.behave(chat(gate, "well"))
+    first, second = await linked(members, redis.url, {"a": server}, 2, rpm=6)
+    calls = [asyncio.create_task(first.generate("a/m", "hi")) for _ in range(3)]
+    await gate.reached()
+    await until(lambda: all_states(first) == ["granted", "granted"])
+    line = second._gate.line(*_target(second))
+    second._gate.limiter.blocked(line, 60)
+    await until(lambda: all_states(first) == [])
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+
+
 async def test_a_limit_that_one_process_is_told_holds_for_all(redis, members):
     headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}
     async with FaultServer(Answer(200, headers, ANSWER)) as server:
@@ -228,6 +244,10 @@ async def test_a_model_whose_own_limit_is_used_up_keeps_no_slot_from_another(
     for call in calls[1:]:
         call.cancel()
     await asyncio.wait(calls[1:])
+
+
+def all_states(reg):
+    return [state for ticket in reg._gate._tickets for state in states_of(ticket)]
 
 
 def states_of(ticket):
