@@ -19,12 +19,11 @@ from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
-from aiollm.dsn import Limits, Network, Secret
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
 from aiollm.images import IMAGE_SECONDS, ImageRequest, ImageResult, as_image_request
-from aiollm.provider import Provider
-from aiollm.providers.catalog import Catalog, SchemeFactory
+from aiollm.providers.catalog import Catalog
+from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
 from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount, Tool
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry:
+class Registry(Names):
     """Providers by name, and all calls to them.
 
     Nothing runs, and no connection is open, before the first use. A registry belongs to one
@@ -102,68 +101,6 @@ class Registry:
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
         self._resources.join(fleet, partial(emit, self._hooks))
-
-    # Names
-
-    def register(
-        self,
-        name: str,
-        provider: Provider | str,
-        *,
-        limits: Limits | None = None,
-        headers: Mapping[str, str] | None = None,
-        query: Mapping[str, str] | None = None,
-        network: Network | None = None,
-        token: str | Secret | Callable[[], object] | None = None,
-    ) -> None:
-        """Add a provider in code, as a row or a DSN; it takes precedence over the environment.
-
-        `limits` and `network` override its own; `headers` and `query` are added to each request.
-        `token`: its key, or a function, async or not, that returns one: a str, (str, expiry in
-        seconds since 1970), or an object with `.token` and `.expires_on`. Raises: ConfigError.
-        """
-        settings = {"headers": headers, "query": query, "network": network, "token": token}
-        try:
-            self._catalog.register(name, provider, limits, settings)
-        finally:
-            # Tools show the variables of the frames that an error passes.
-            del provider, headers, query, network, token, settings
-
-    def limit(self, name: str | Target, limits: Limits) -> None:
-        """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
-
-        A limit of None leaves the provider's own. Registering the provider again removes all
-        limits set here. Raises: ConfigError.
-        """
-        self._catalog.limit(name, limits)
-
-    def alias(self, name: str, spec: str) -> None:
-        """Name a spec; the name is a spec itself, or an item of one. Raises: ConfigError."""
-        self._catalog.alias(name, spec)
-
-    def register_scheme(self, name: str, factory: SchemeFactory) -> None:
-        """Add a DSN scheme: `factory(name, dsn)` returns the provider. Raises: ConfigError."""
-        self._catalog.register_scheme(name, factory)
-
-    def provider(self, name: str) -> Provider:
-        """Return the provider with this name. Raises: ConfigError."""
-        return self._catalog.provider(name)
-
-    def providers(self) -> dict[str, str]:
-        """Return the names of all providers with their origin: code, environment or built-in."""
-        return self._catalog.providers()
-
-    def aliases(self) -> dict[str, str]:
-        """Return the names of all aliases with their specs."""
-        return self._catalog.aliases()
-
-    def parse(self, spec: str | Plan) -> Plan:
-        """Parse a spec and expand its aliases. Raises: SpecError."""
-        return self._catalog.parse(spec)
-
-    def describe(self) -> str:
-        """Return all providers and aliases as text, with tokens masked."""
-        return self._catalog.describe()
 
     # Calls
 

@@ -88,7 +88,7 @@ def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> No
     loaded = {name for name in observed["modules"] if name.startswith("aiollm.providers.")}
     assert loaded <= {
         f"aiollm.providers.{name}"
-        for name in ("catalog", "encoding", "error_replies", "schemes", "urls")
+        for name in ("catalog", "encoding", "error_replies", "names", "schemes", "urls")
     }
 
 
