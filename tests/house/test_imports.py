@@ -110,6 +110,7 @@ def test_what_few_calls_need_is_loaded_when_they_need_it(observed: dict[str, lis
         "_wire.redaction",
         "_wire.schema",
         "_wire.web_page",
+        "bulk",
         "media",
         "prices",
         "servers",

@@ -1,0 +1,1 @@
+"""Bulk runs: many requests through one registry, none lost and none asked twice."""
