@@ -15,7 +15,7 @@ from typing import Any
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Limiter, Sharing
+from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
@@ -31,6 +31,11 @@ TICK = 1e-6
 
 class Gate:
     """The scopes of a registry, and the calls that wait at them."""
+
+    purse: Purse | None = None
+    """The budgets that the processes of a fleet share."""
+    memory: SessionMemory | None = None
+    """What they know of warm caches."""
 
     def __init__(self, health: Health) -> None:
         """Take the breakers."""

@@ -8,6 +8,7 @@ import msgspec
 
 from aiollm._failover.estimate import PAGE, TOKEN, size_of
 from aiollm._failover.openers import TargetOpener
+from aiollm._failover.sharing import Purse
 from aiollm._wire.lenient import encode
 from aiollm.capabilities import Capabilities
 from aiollm.errors import BudgetError
@@ -43,15 +44,21 @@ MOST_IMAGE = 10_000
 class Money:
     """The prices of a call's targets, and what its budget has set aside for it."""
 
-    __slots__ = ("_book", "_budget", "_most", "_opener", "_plan", "_reserved")
+    __slots__ = ("_book", "_budget", "_most", "_opener", "_plan", "_purse", "_reserved")
 
     def __init__(
-        self, book: PriceBook, budget: Budget | None, plan: Plan, opener: TargetOpener
+        self,
+        book: PriceBook,
+        budget: Budget | None,
+        plan: Plan,
+        opener: TargetOpener,
+        purse: Purse | None = None,
     ) -> None:
         self._book = book
         self._budget = budget
         self._plan = plan
         self._opener = opener
+        self._purse = purse
         self._most: float | None = None
         self._reserved: Reservation | None = None
 
@@ -72,10 +79,14 @@ class Money:
     async def reserve(self, seconds: float) -> None:
         """Set aside what the next attempts may cost, after at most so many seconds.
 
-        Raises: BudgetError where that does not fit.
+        Raises: BudgetError where that does not fit, ConfigError of a fleet.
         """
         if self._budget is None:
             return
+        if self._purse is not None and self._budget.name:
+            if not self._purse.is_open:
+                await self._purse.open()
+            self._purse.share(self._budget)
         # Two calls that each kept a part while they wait for more could wait for each other.
         self.release()
         self._reserved = await self._budget.reserve(self._most_of_plan(), seconds)

@@ -70,8 +70,9 @@ class PaidChain(Chain):
     def __init__(self, *parts: Any, **named: Any) -> None:
         """Take what its kind of call takes; without prices none is known."""
         chain: Parts = parts[-4:]  # a session comes before
-        plan, opener, _, policy = chain
-        self.money = Money(policy.book or PriceBook({}), policy.budget, plan, opener)
+        plan, opener, gate, policy = chain
+        book = policy.book or PriceBook({})
+        self.money = Money(book, policy.budget, plan, opener, gate.purse)
         super().__init__(*parts, **named)
 
     def close(self) -> None:

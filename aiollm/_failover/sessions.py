@@ -35,9 +35,11 @@ LIFETIME = 300.0
 class Session:
     """The targets whose cache is warm for one conversation, the one used last first."""
 
-    __slots__ = ("_warm",)
+    __slots__ = ("_warm", "key")
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
+        """Begin with nothing warm; `key` names it in a fleet, "" for one that is not shared."""
+        self.key = key
         self._warm: tuple[tuple[Target, float], ...] = ()
 
     def warm(self, now: float) -> list[Target]:
@@ -81,7 +83,7 @@ class Sessions:
 
     def _named(self, key: str) -> Session:
         sessions = self._sessions
-        session = sessions.pop(key, None) or Session()
+        session = sessions.pop(key, None) or Session(key)
         sessions[key] = session
         if len(sessions) > MAX_SESSIONS:
             sessions.popitem(last=False)
@@ -113,23 +115,55 @@ def in_session(options: CallOptions) -> dict[str, Any]:
 class SessionChain(Chain):
     """The batches of a call that prefers the targets whose cache is warm."""
 
-    __slots__ = ("_lifetime", "_session", "preferred")
+    __slots__ = ("_lifetime", "_parts", "_session", "preferred")
 
     def __init__(self, session: Session, lifetime: float, *parts: Any, **others: Any) -> None:
         """Take the session, the seconds that its cache lives, and what a chain takes."""
         super().__init__(*parts, **others)
         self._session = session
         self._lifetime = lifetime
+        self._parts: tuple[Any, ...] | None = parts
+        self.preferred: Sequence[Target] = ()
+        if self.gate.memory is None or not session.key:
+            self._prefer_warm()
+
+    async def _start(self) -> ActiveAttempt:
+        if self._parts is not None:
+            await self._ask_fleet()
+            self._prefer_warm()
+        return await super()._start()
+
+    async def _ask_fleet(self) -> None:
+        """Learn where other processes of the fleet have left the conversation."""
+        memory = self.gate.memory
+        assert memory is not None
+        if not memory.is_open:
+            await memory.open()
+        warm = await memory.warm(self._session.key, self.opener.providers)
+        now = self.gate.now()
+        for target, seconds in reversed(warm):
+            self._session.used(target, now + seconds)
+
+    def _prefer_warm(self) -> None:
+        """Look at the warm targets first; do it before any target is asked."""
+        parts, self._parts = self._parts, None
         targets = self._candidates.plan.targets
-        warm = [target for target in session.warm(self.gate.now()) if target in targets]
+        warm = [target for target in self._session.warm(self.gate.now()) if target in targets]
         self.preferred = warm
-        if warm:
+        if warm and parts is not None:
             plan, opener, gate, policy = parts
+            room = self._candidates.room
             self._candidates = WarmCandidates(warm, plan, policy, opener, gate, self.number)
+            if (waited := self._candidates.room - room) > 0:
+                self._candidates.waited(waited)
 
     def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
         # A provider's time begins when it reads the prompt, not when it has answered.
-        self._session.used(active.target, self.gate.now() + self._lifetime)
+        session, target = self._session, active.target
+        session.used(target, self.gate.now() + self._lifetime)
+        if self.gate.memory is not None and session.key:
+            provider = self.opener.providers[target]
+            self.gate.memory.used(session.key, target, provider, self._lifetime)
         return super()._commit(active, batch)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from aiollm._failover.lines import Line
 from aiollm._failover.tickets import Demand
 from aiollm._wire.quota import Kind, Quota
+from aiollm.provider import Provider
+from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm.prices import Budget
 
 GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "aside", "alone", "over"]
 """What became of the question whether a call may go: it may at some time, not in time, not before
@@ -81,8 +86,8 @@ class Limiter(Protocol):
         """Tell the others that a 429 keeps a target back."""
 
 
-class Sharing(Protocol):
-    """A fleet, as calls see it; only `open` waits or raises."""
+class Joinable(Protocol):
+    """A fleet that a call joins before it asks anything of it."""
 
     @property
     def is_open(self) -> bool:
@@ -90,6 +95,10 @@ class Sharing(Protocol):
 
     async def open(self) -> None:
         """Join the fleet, or go on alone where it does not answer. Raises: ConfigError."""
+
+
+class Sharing(Joinable, Protocol):
+    """A fleet, as calls see it; only `open` waits or raises."""
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses."""
@@ -105,3 +114,25 @@ class Sharing(Protocol):
 
     def claim(self, line: Line, *, waiting: bool) -> None:
         """Ask for the right to probe where it is time; `Gate.heard` brings the answer."""
+
+
+class Purse(Joinable, Protocol):
+    """The budgets that a fleet shares."""
+
+    def share(self, budget: Budget) -> None:
+        """Let a budget with a name draw on the sum that all processes share."""
+
+
+class SessionMemory(Joinable, Protocol):
+    """What a fleet knows of warm caches."""
+
+    async def warm(
+        self, key: str, providers: Mapping[Target, Provider]
+    ) -> list[tuple[Target, float]]:
+        """Return the targets that are warm for a session and for how many seconds, last used first.
+
+        It takes a moment at most.
+        """
+
+    def used(self, key: str, target: Target, provider: Provider, seconds: float) -> None:
+        """Tell the others that a target has read a session's prompt, and keeps it for so long."""

@@ -15,12 +15,14 @@ from typing import Any
 
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.snapshots import FleetStatus
-from aiollm._fleet import scripts
+from aiollm._fleet import scripts, shared_scripts
 from aiollm._fleet.address import Address
 from aiollm._fleet.link import Argument, Link
 from aiollm._fleet.scripts import Script
 from aiollm._fleet.shared_health import SharedHealth
 from aiollm._fleet.shared_limits import LATE_LOOP, LEASE, SharedLimits
+from aiollm._fleet.shared_money import SharedMoney
+from aiollm._fleet.shared_sessions import SharedSessions
 from aiollm.events import Event, FleetAway, FleetBack
 
 BEAT = 1.0
@@ -55,7 +57,7 @@ class Member:
         """Whether it does so because Redis is slow, but for slots, which wait for the answer."""
         self._emit = emit
         self._late = self._beats = 0
-        self._processes = 1
+        self.processes = 1
         self._latency: float | None = None
         self._reason = ""
         self._beat: asyncio.TimerHandle | None = None
@@ -65,7 +67,9 @@ class Member:
         self._link = self._new_link()
         self.health = SharedHealth(gate, self)
         self.limits = SharedLimits(gate, self)
+        self.money = SharedMoney(self)
         gate.sharing, gate.limiter = self.health, self.limits
+        gate.purse, gate.memory = self.money, SharedSessions(self)
 
     def _new_link(self) -> Link:
         return Link(self.address, greet=self._greet, hear=self._hear, lost=self._lost)
@@ -101,6 +105,7 @@ class Member:
         else:
             # Closing the connection would take it out of the poll that the parent's loop shares.
             self._inherited, self._pid = self._link, os.getpid()
+            self.money.forked()
             self.process = self._new_name()
         self._link = self._new_link()
         self.away, self.is_slow = True, False
@@ -168,7 +173,7 @@ class Member:
 
     def _load(self) -> None:
         """Load the scripts again: Redis forgets them when it starts anew."""
-        for script in scripts.ALL:
+        for script in (*scripts.ALL, *shared_scripts.ALL):
             self._link.send("SCRIPT", "LOAD", script.text)
 
     async def _greet(self) -> None:
@@ -222,6 +227,7 @@ class Member:
 
         beat.add_done_callback(replied)
         self.limits.beat()
+        self.money.beat()
         self._beats += 1
         if self._beats % ASKS_EVERY == 0:
             self.health.renew()
@@ -229,8 +235,8 @@ class Member:
 
     def _counted(self, reply: Any) -> None:
         processes = max(1, _count(reply))  # this one is there
-        if processes != self._processes:
-            self._processes = processes
+        if processes != self.processes:
+            self.processes = processes
             self.limits.set_share(processes)
 
     def _await_beat(self, beat: asyncio.Future[Any]) -> list[asyncio.TimerHandle]:
@@ -280,6 +286,8 @@ class Member:
             self._counted(int(data))
         elif data.startswith(b'["learn"'):
             self.limits.hear(data)
+        elif data.startswith(b'["money"'):
+            self.money.hear(data)
         else:
             self.health.hear(data)
 
@@ -288,9 +296,10 @@ class Member:
         self.away = self.is_slow = False
         self._late = 0
         if was_away:
-            self._emit(FleetBack(self._processes))
+            self._emit(FleetBack(self.processes))
         self.health.joined()
         self.limits.joined()
+        self.money.beat()
         self._next_beat()
 
     def _lost(self) -> None:
@@ -317,7 +326,7 @@ class Member:
             process=self.process,
             state="away" if self.away else "linked",
             reason=self._reason,
-            processes=0 if self.away else self._processes,
+            processes=0 if self.away else self.processes,
             latency=self._latency,
         )
 
@@ -329,6 +338,7 @@ class Member:
         if self._loop is not asyncio.get_running_loop():
             self._link.kill()  # its loop is gone, or does not run
             return
+        self.money.close()
         if self._link.is_up:
             leaving = self._link.send("ZREM", f"{{{self.channel}}}p", self.process)
             with suppress(Exception):

@@ -25,6 +25,7 @@ class Membership(Protocol):
     timeout: float
     away: bool
     is_slow: bool
+    processes: int
 
     @property
     def is_open(self) -> bool:

@@ -15,24 +15,33 @@ class Budget:
     Before a call sends anything, it reserves what it may cost at most; when it has ended, it books
     what it did cost, and gives back the rest. A call that would exceed the sum is a BudgetError. A
     call that may fit once others have ended waits for them, as long as its `patience` lasts.
-    A budget belongs to one event loop at a time. Raises: ConfigError unless `usd` is from 0 up.
+    With a `name`, all processes of a fleet that use this name share the sum; without a fleet it is
+    this process's own. A budget belongs to one event loop at a time.
+    Raises: ConfigError unless `usd` is from 0 up.
 
         budget = Budget(usd=2.0)
         answers = [await reg.generate(spec, each, budget=budget) for each in questions]
     """
 
-    __slots__ = ("_ledger", "usd")
+    __slots__ = ("__weakref__", "_ledger", "name", "usd")
 
-    def __init__(self, usd: float) -> None:
+    def __init__(self, usd: float, *, name: str = "") -> None:
         if type(usd) not in (int, float) or not 0 <= usd <= MOST:
             raise ConfigError(f"Budget.usd is {_shown(usd)}: expected dollars from 0 to {MOST:.0f}")
+        if type(name) is not str:
+            raise ConfigError(f"Budget.name is {_shown(name)}: expected a text")
         self.usd: float = float(usd)
+        self.name: str = name
         self._ledger = Ledger(parts(usd))
 
     @property
     def spent(self) -> float:
-        """Dollars that calls have cost so far; of an answer without counts, what it may have."""
-        return self._ledger.spent / PICO
+        """Dollars that calls have cost so far; of an answer without counts, what it may have.
+
+        Of a shared budget, what other processes spent is up to a second old.
+        """
+        ledger = self._ledger
+        return (parts(self.usd) - ledger.most + ledger.spent) / PICO
 
     @property
     def reserved(self) -> float:
@@ -43,7 +52,7 @@ class Budget:
     def left(self) -> float:
         """Dollars neither spent nor reserved; below 0 where more was billed than could be."""
         ledger = self._ledger
-        return (ledger.total - ledger.spent - ledger.reserved) / PICO
+        return (ledger.most - ledger.used) / PICO
 
     async def reserve(self, usd: float, patience: float = 60.0) -> Reservation:
         """Reserve dollars, after at most `patience` seconds, for costs of your own.
@@ -55,11 +64,19 @@ class Budget:
             raise self._refusal(usd, may_fit=self._ledger.may_fit(amount))
         return Reservation(self._ledger, amount)
 
+    def _renewed(self) -> Ledger:
+        """Begin anew in a process that was forked: what its parent has spent is not its own."""
+        self._ledger = Ledger(parts(self.usd))
+        return self._ledger
+
     def _refusal(self, usd: float, *, may_fit: bool) -> BudgetError:
         reason = f"this may cost ${usd:.6g}; of ${self.usd:.6g}, ${self.spent:.6g} are spent"
         if not may_fit:
             advice = "raise the budget, or limit the answer with max_output_tokens"
             return BudgetError(f"{reason}: {advice}")
+        if self._ledger.pool is not None:
+            reason = f"{reason}, the rest is reserved by calls of all processes"
+            return BudgetError(f"{reason}, or their Redis did not answer, within its patience")
         reason = f"{reason} and ${self.reserved:.6g} are reserved by calls"
         return BudgetError(f"{reason} that did not end within its patience")
 
