@@ -6,10 +6,10 @@ drawn is all it may use while Redis is away: a budget is not exceeded, so its ca
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -95,7 +95,7 @@ class SharedBudget:
             return
         self._refused = 0
         if what == "wanted":
-            self._yields_until = asyncio.get_running_loop().time() + WISH
+            self._yields_until = time.monotonic() + WISH
             self.returned()
         else:
             self.ledger.admit()
@@ -108,7 +108,7 @@ class SharedBudget:
         return max(0, left // (AHEAD * self._member.processes))
 
     def _is_wanted(self) -> bool:
-        return asyncio.get_running_loop().time() < self._yields_until
+        return time.monotonic() < self._yields_until
 
     def _hold(self, amount: int) -> None:
         self.ledger.total = amount

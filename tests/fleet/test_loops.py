@@ -28,14 +28,18 @@ def registry(server, url):
 
 LOOPS = """
 import asyncio, gc, sys
-from aiollm import Limits, Registry
+from aiollm import Budget, Limits, Price, Registry, Usage
 
-reg = Registry(env={"LLM_A": sys.argv[1]}, fleet=sys.argv[2], retries=0)
+prices = {"a/*": Price(1, 10)}
+reg = Registry(env={"LLM_A": sys.argv[1]}, fleet=sys.argv[2], retries=0, prices=prices)
 reg.limit("a", Limits(max_concurrency=2, rpm=6000))
+budget = Budget(100, name="loops")
 
 async def use(model):
-    answer = await reg.generate(f"a/{model}", "hi")
+    answer = await reg.generate(f"a/{model}", "hi", budget=budget, max_output_tokens=100)
+    await budget.reserve(14, 10)  # more than was drawn ahead, so that each loop has to ask for it
     print(answer.text, reg.fleet.state)
+    budget._ledger.pool._tell(0)  # what nobody on this loop hears the answer to
 
 for model in "mmn":
     asyncio.run(use(model))
