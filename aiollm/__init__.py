@@ -122,6 +122,7 @@ if typing.TYPE_CHECKING:
     )
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
     from aiollm.providers.openai.histories import messages_from_openai
     from aiollm.servers import LlamaSwap, Ollama
@@ -138,6 +139,7 @@ _LAZY = {
     "LlamaSwap": "aiollm.servers",
     "Ollama": "aiollm.servers",
     "Price": "aiollm.prices",
+    "Report": "aiollm.bulk",
     "RequestFields": "aiollm._failover.keywords",
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
@@ -250,6 +252,7 @@ __all__ = [
     "RefusalDelta",
     "RefusalPart",
     "Registry",
+    "Report",
     "Request",
     "RequestFields",
     "RequestLike",

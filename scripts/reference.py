@@ -43,6 +43,7 @@ TOPICS = {
     "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
+    "Bulk runs": "Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
@@ -56,6 +57,8 @@ TOPICS = {
     "http_status",
 }
 MODULES = {
+    "aiollm.bulk": "TargetReport Distribution Bucket Interval ScoreReport RowReport",
+    "aiollm.bulk.page": "page",
     "aiollm.cli.safe_text": "printable one_line",
     "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "
     "Notice UsageUpdate AnnouncedLimits "

@@ -13,6 +13,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PUBLIC = (
     "aiollm",
+    "aiollm.bulk",
+    "aiollm.bulk.page",
     "aiollm.cli.safe_text",
     "aiollm.codecs",
     "aiollm.events",
