@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 from aiollm._failover.candidates import Policy
 from aiollm._failover.chain import Chain
@@ -21,7 +21,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
 from aiollm.events import Event
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
-from aiollm.types import Request
+from aiollm.types import Request, ResponseCacheUse, _shown
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
     from aiollm._http.unary import UnaryRequester
+    from aiollm._response_cache.cache import ResponseCache
+    from aiollm._streams.stream import CallSource
     from aiollm.media import MediaPool
     from aiollm.prices import Price
     from aiollm.prices.book import PriceBook
@@ -122,6 +124,28 @@ class Resources:
         self._runner: ToolRunner | None = None
         self._member: Member | None = None
         self._sessions: Sessions | None = None
+        self._response_cache: ResponseCache | None = None
+
+    def source_of(
+        self, policy: Policy, opener: TargetOpener, session: object, use: ResponseCacheUse | None
+    ) -> Callable[..., CallSource]:
+        """Return what makes a call, perhaps one with the response cache. Raises: ConfigError."""
+        make = self.chain_of(policy, opener, session)
+        if use is None:
+            return make
+        from aiollm._response_cache.call import CachedCall  # few programs keep answers
+
+        cache = self._response_cache
+        if use not in get_args(ResponseCacheUse):
+            expected = f"expected one of {', '.join(get_args(ResponseCacheUse))}, or None"
+            raise ConfigError(f"response_cache is {_shown(use)}: {expected}")
+        if cache is None:
+            raise ConfigError(
+                "the call is to use the response cache, but its registry has none: "
+                "Registry(response_cache='sqlite:answers.db')"
+            )
+        cached: Callable[..., CallSource] = partial(CachedCall, cache, use, make)
+        return cached
 
     def chain_of(
         self, policy: Policy, opener: TargetOpener | None = None, session: object = None
@@ -236,6 +260,8 @@ class Resources:
             await self._book.load()
         if self._member is not None:
             await self._member.open()
+        if self._response_cache is not None:
+            await self._response_cache.find(())
 
     def open_runner(self) -> ToolRunner:
         """Return what runs tools on this loop, which the first tool call makes."""
@@ -256,6 +282,15 @@ class Resources:
 
         assert isinstance(self.gate, FleetGate)
         self._member = Member(parse_address(fleet), self.gate, emit)
+
+    def keep_answers(self, address: object, emit: Callable[[Event], None]) -> None:
+        """Keep complete answers in a file, where an address is given. Raises: ConfigError."""
+        if address is None:
+            return
+        from aiollm._response_cache.cache import ResponseCache  # few programs keep answers
+
+        self._response_cache = ResponseCache(address, self._max_pixels, emit)
+        self._owned.append(self._response_cache)
 
     @property
     def fleet(self) -> FleetStatus | None:

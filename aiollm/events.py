@@ -31,6 +31,7 @@ __all__ = [
     "FleetBack",
     "Hook",
     "ImageElided",
+    "ResponseCacheAway",
     "RunEnded",
     "RunStarted",
     "TargetClosed",
@@ -142,6 +143,12 @@ class FleetBack(msgspec.Struct, frozen=True):
     processes: int
 
 
+class ResponseCacheAway(msgspec.Struct, frozen=True):
+    """The file of the response cache cannot be used for now, for `reason`; calls go on without."""
+
+    reason: str
+
+
 class ImageElided(msgspec.Struct, frozen=True):
     """Images were left out of a request to fit the target's limits."""
 
@@ -221,6 +228,7 @@ Event: TypeAlias = (
     | CallReleased
     | FleetAway
     | FleetBack
+    | ResponseCacheAway
     | ImageElided
     | CallEnded
     | RunStarted

@@ -9,14 +9,13 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
-from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
-from aiollm._streams.stream import Stream
+from aiollm._streams.stream import CallSource, Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
@@ -69,6 +68,7 @@ class Registry(Names):
         trust_env: bool = False,
         fleet: str | None = None,
         prices: Mapping[str, Price | bool] | bool = False,
+        response_cache: str | None = None,
     ) -> None:
         """Read providers and aliases from `env`, by default the process's environment.
 
@@ -85,7 +85,8 @@ class Registry(Names):
         functions as tools, also those that overran. `trust_env`: use HTTPS_PROXY and the like.
         `fleet`: the URL of a Redis server over which processes share what they learn, by default
         AIOLLM_FLEET of `env`; "" for none. `prices`: what targets cost, by patterns like "box/*";
-        True is the list of `aiollm-client[prices]`, alone for all targets. Raises: ConfigError.
+        True is the list of `aiollm-client[prices]`, alone for all targets. `response_cache`: where
+        calls that say so keep and find answers, as "sqlite:answers.db". Raises: ConfigError.
         """
         check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
@@ -100,7 +101,9 @@ class Registry(Names):
         self._make = self._resources.chain_of(self._policy)
         self._hooks: list[Hook] = []
         self._calls = self._runs = 0
-        self._resources.join(fleet, partial(emit, self._hooks))
+        heard = partial(emit, self._hooks)
+        self._resources.join(fleet, heard)
+        self._resources.keep_answers(response_cache, heard)
 
     # Calls
 
@@ -113,12 +116,13 @@ class Registry(Names):
         registry's. Raises: SpecError, ConfigError and TypeError at once; LLMError and
         FailoverError while iterating.
         """
-        policy, timeouts, session = self._policy, None, None
+        kept: tuple[Any, Any]  # what is kept between calls: a session, answers
+        policy, timeouts, kept = self._policy, None, (None, None)
         if options:
             from aiollm._failover.keywords import parted
 
             request, own = parted(request, options)
-            session = own.pop("session", None)
+            kept = own.pop("session", None), own.pop("response_cache", None)
             timeouts = checked_timeouts(own.get("timeouts"))
             policy = policy.overridden(own)
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
@@ -128,7 +132,7 @@ class Registry(Names):
             checked = checked_request(request, self._catalog.check_extra)
         opener = ChatOpener(checked, providers, deadlines, self._resources)
         opener.leaves_out = policy.on_unsupported == "drop"
-        make = self._resources.chain_of(policy, opener, session) if options else self._make
+        make = self._resources.source_of(policy, opener, *kept) if options else self._make
         chain = partial(make, plan, opener, self._gate, policy)
         return Stream(lambda total: self._start(chain, total))
 
@@ -241,8 +245,8 @@ class Registry(Names):
     ) -> ImageStream:
         """Return the drafts of images and, last, the result as a stream.
 
-        `options` are those of `stream`, but for `session`; without `timeouts`, each wait for an
-        image may take `IMAGE_SECONDS`. Raises: as `stream`.
+        `options` are those of `stream`, but for `session` and `response_cache`; without `timeouts`,
+        each wait for an image may take `IMAGE_SECONDS`. Raises: as `stream`.
         """
         from aiollm._streams.image_stream import ImageStream  # only images need it
 
@@ -374,7 +378,7 @@ class Registry(Names):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _start(self, chain: Callable[..., Chain], total: Accumulator) -> Chain:
+    def _start(self, chain: Callable[..., CallSource], total: Accumulator) -> CallSource:
         watchdog = self._resources.bind_loop()
         self._calls += 1
         heard = partial(emit, self._hooks) if self._hooks else None

@@ -21,6 +21,8 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 """How much the model thinks before it answers."""
 PromptCache: TypeAlias = Literal["off", "auto", "5m", "30m", "1h", "12h"]
 """Whether a provider keeps the prompt for the next request, and for how long."""
+ResponseCacheUse: TypeAlias = Literal["use", "refresh"]
+"""Whether a call takes an answer from the response cache, or asks anew; both keep what comes."""
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]
@@ -725,7 +727,8 @@ class Attempt(msgspec.Struct):
 
     `queued` is how many seconds the call waited in line before it. `preferred`: the cache of the
     target was warm for the call's session. `usd` is what it cost, in dollars: an estimate where it
-    was cut or lost, None while it runs and where it is not known.
+    was cut or lost, None while it runs and where it is not known. `cached`: its answer came from
+    the response cache, and the target was not asked.
     """
 
     target: Target
@@ -737,6 +740,7 @@ class Attempt(msgspec.Struct):
     queued: float = 0.0
     preferred: bool = False
     usd: float | None = None
+    cached: bool = False
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -749,7 +753,8 @@ class Timings(msgspec.Struct, frozen=True):
 class Response(msgspec.Struct, frozen=True):
     """The complete or partial answer of a stream; `finish_reason` is None while it is partial.
 
-    The `cost` of a partial answer is that of the tokens counted so far.
+    The `cost` of a partial answer is that of the tokens counted so far. The `usage` of an answer
+    from the response cache is what it took when it was made; its cost is 0.
     """
 
     message: Message
@@ -761,6 +766,11 @@ class Response(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
     cost: Cost = Cost()
+
+    @property
+    def cached(self) -> bool:
+        """Whether the answer came from the response cache, so that nobody was asked."""
+        return any(attempt.cached for attempt in self.attempts)
 
     @property
     def text(self) -> str:

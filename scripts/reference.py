@@ -32,8 +32,8 @@ how the parts work together. Import the names of the first part with `from aioll
 """
 TOPICS = {
     "Asking": "Registry Stream Request RequestLike Role Effort PromptCache RequestFields "
-    "StreamOptions GenerateOptions RunOptions CountOptions CallOptions OnInterrupt OnRefusal "
-    "OnUnsupported Timeouts Plan Step Target",
+    "ResponseCacheUse StreamOptions GenerateOptions RunOptions CountOptions CallOptions "
+    "OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart CachePoint ProviderData Citation",
@@ -67,7 +67,7 @@ MODULES = {
     "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
     "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
-    "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack "
+    "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",

@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm._failover.candidates import CallOptions, OnUnsupported, check_names
 from aiollm._validation import RequestLike, as_request
-from aiollm.types import Effort, PromptCache, Request, Timeouts, Tool
+from aiollm.types import Effort, PromptCache, Request, ResponseCacheUse, Timeouts, Tool
 
 
 class RequestFields(TypedDict, total=False):
@@ -33,10 +33,13 @@ class GenerateOptions(RequestFields, CallOptions, total=False):
     """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`.
 
     `session`: the name of the conversation. Of the targets, the one whose prompt cache is warm for
-    it is asked first, if it is healthy and has room.
+    it is asked first, if it is healthy and has room. `response_cache`: "use" takes the answer of an
+    equal request to the first of the targets from the registry's cache, "refresh" asks anew; both
+    keep a complete answer.
     """
 
     session: str | None
+    response_cache: ResponseCacheUse | None
     tools: Tool | Sequence[Tool]
 
 
@@ -44,21 +47,26 @@ class RunOptions(RequestFields, CallOptions, total=False):
     """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`.
 
     `session`: the name of the conversation, as for `generate`; without one, each run is a session
-    of its own.
+    of its own. `response_cache`: as for `generate`, for each turn.
     """
 
     session: str | None
+    response_cache: ResponseCacheUse | None
     output: Any
 
 
 class StreamOptions(GenerateOptions, RunOptions, total=False):
-    """The keywords of `stream`: `RequestFields`, `tools`, `output`, `session`, `CallOptions`."""
+    """The keywords of `stream`: `RequestFields`, `CallOptions`, `tools`, `output` and `session`.
+
+    `response_cache`: as for `generate`.
+    """
 
 
 class OwnOptions(CallOptions, total=False):
     """The keywords that are settings of the call."""
 
     session: str | None
+    response_cache: ResponseCacheUse | None
 
 
 class CountOptions(RequestFields, total=False):

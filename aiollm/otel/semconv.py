@@ -103,6 +103,8 @@ def response_attributes(response: Response) -> Attributes:
         attributes["gen_ai.response.model"] = response.target.model
     if response.cost.total is not None:
         attributes["aiollm.cost.usd"] = response.cost.total
+    if response.cached:
+        attributes["aiollm.response_cache.hit"] = True
     if response.timings.first_output is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = response.timings.first_output
     return attributes

@@ -1,0 +1,1 @@
+"""The response cache: complete answers in a file of the user's, replayed to equal requests."""

@@ -1,0 +1,34 @@
+"""Registries that keep answers in a file of the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiollm import Registry
+from aiollm.testing import FakeProvider
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "answers.db"
+
+
+@pytest.fixture
+async def keeping(file: Path) -> AsyncIterator[Callable[..., Registry]]:
+    """Make registries with the given fakes, which share one file."""
+    async with AsyncExitStack() as stack:
+
+        async def make(*fakes: FakeProvider, query: str = "", **settings: Any) -> Registry:
+            address = f"sqlite:{file}{query}"
+            reg = Registry(env={}, response_cache=address, cooldown=0, **settings)
+            await stack.enter_async_context(reg)
+            for fake in fakes:
+                reg.register(fake.name, fake.provider())
+            return reg
+
+        yield make
