@@ -35,9 +35,19 @@ class Part:
     """
 
     def __init__(self) -> None:
-        self.answered = self.failed = self.cached = self.tries = self.failed_tries = 0
-        self.uncounted = self.exact = self.counted = self.known_costs = self.cost_unknown = 0
-        self.spent = self.lost = self.waited = 0.0
+        self.answered: int = 0
+        self.failed: int = 0
+        self.cached: int = 0
+        self.tries: int = 0
+        self.failed_tries: int = 0
+        self.uncounted: int = 0
+        self.exact: int = 0
+        self.counted: int = 0
+        self.known_costs: int = 0
+        self.cost_unknown: int = 0
+        self.spent: float = 0.0
+        self.lost: float = 0.0
+        self.waited: float = 0.0
         self.errors: dict[str, int] = {}
         self._tokens = [0] * len(_TOKENS)
         self._scores: dict[str, tuple[int, float]] = {}

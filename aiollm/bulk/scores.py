@@ -23,7 +23,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._exact: dict[float, int] | None = {}
-        self.sketch = Sketch()
+        self.sketch: Sketch = Sketch()
 
     def add(self, value: float) -> None:
         """Count a number."""
@@ -107,7 +107,7 @@ class Scores:
 
     def __init__(self) -> None:
         self._scores: dict[str, _Score] = {}
-        self.rows = 0
+        self.rows: int = 0
 
     def add(self, score: object) -> None:
         """Count the score of one row, None for a row without one."""

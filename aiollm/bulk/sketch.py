@@ -27,10 +27,10 @@ class Sketch:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
-        self.count = 0
-        self.total = 0.0
-        self.least = math.inf
-        self.most = -math.inf
+        self.count: int = 0
+        self.total: float = 0.0
+        self.least: float = math.inf
+        self.most: float = -math.inf
 
     def add(self, value: float) -> None:
         """Count a finite number."""

@@ -27,7 +27,7 @@ class Timeline:
         self._bins: dict[int, list[int]] = {}
         self._begins: list[float] = []
         self._ends: list[float] = []
-        self.seconds = 0.0
+        self.seconds: float = 0.0
 
     def add(self, began: float, ended: float, *, failed: bool, tokens: int) -> None:
         """Count a row that was under way from `began` to `ended`, in seconds since 1970."""
