@@ -41,6 +41,10 @@ class FleetGate(Gate):
     async def ask(self, line: Line, number: int, demand: Demand) -> Admission | None:
         """Admit a call now, as `try_enter` does, where the fleet has to be asked."""
         limiter = self.limiter
+        if self.sharing is not None:
+            self.sharing.use(line)
+        if limiter is not None:
+            limiter.use(line)
         if limiter is None or not limiter.bounds(line):
             is_early = limiter is not None and limiter.promised(line) > self.now() + TICK
             return None if is_early else super().try_enter(line, number, demand)
@@ -196,10 +200,6 @@ class FleetGate(Gate):
             grant = ticket.grants.pop(line)
             return self._admit_granted(line, ticket.number, ticket.demand, now, grant)
         return super()._admit_first(line, ticket, now)
-
-    def lines_of(self, scope: Scope) -> list[Line]:
-        """Return the lines of a scope."""
-        return [line for line in self._lines.values() if line.scope is scope]
 
     def wants_slot(self, scope: Scope) -> bool:
         """Return whether a call waits for a slot of the fleet, and for nothing else."""

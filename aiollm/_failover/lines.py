@@ -66,6 +66,7 @@ class Scope:
         "is_stuck",
         "key",
         "meters",
+        "shared",
         "slots",
         "timer",
         "waiting",
@@ -81,6 +82,8 @@ class Scope:
         self.is_bounded = False
         """Whether slots or limits bound it."""
         self.timer: asyncio.TimerHandle | None = None
+        self.shared: Any = None
+        """What a fleet knows of it."""
         self._declared: dict[str, Limits] = {}
 
     def declare(self, name: str, limits: Limits) -> None:

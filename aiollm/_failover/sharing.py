@@ -50,6 +50,9 @@ class Limiter(Protocol):
     def declare(self, line: Line) -> None:
         """Note a target that this process uses."""
 
+    def use(self, line: Line) -> None:
+        """Note that a call wants to go to a target: what is not used is forgotten."""
+
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
 
@@ -102,6 +105,9 @@ class Sharing(Joinable, Protocol):
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses."""
+
+    def use(self, line: Line) -> None:
+        """Note that a call wants to go to a target: what is not used is forgotten."""
 
     def failed(self, line: Line, error: Exception, *, opened: bool, took: float) -> None:
         """Note a failure after `took` seconds; `opened` says whether it opened the breaker here."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiollm._fleet.address import CONNECT_TIMEOUT, Address
+from aiollm._fleet.refusals import mistake_in
 from aiollm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,28 +24,6 @@ Argument: TypeAlias = bytes | str | int | float
 
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two attempts to connect; doubled, with jitter, so that no fleet comes at once."""
-
-_REFUSALS = {
-    "AuthenticationError": "refuses the user or password",
-    "AuthenticationWrongNumberOfArgsError": "refuses the user or password",
-    "NoPermissionError": "does not let this user run scripts, publish and subscribe",
-    "ReadOnlyError": "is a read-only replica: name the primary",
-    "MovedError": "is a cluster: name a server that holds all keys",
-    "ClusterDownError": "is a cluster: name a server that holds all keys",
-}
-"""What only a person can mend, by the classes of redis-py."""
-
-_WORDS = {
-    "WRONGTYPE": "has keys of another program under this namespace: choose another",
-    "NOPROTO": "is older than Redis 6",
-    "NOAUTH": "wants a password",
-    "NOPERM": "does not let this user run scripts, publish and subscribe",
-    "WRONGPASS": "refuses the user or password",
-    "DB index": "has no database of this number",
-    "invalid DB": "has no database of this number",
-    "unknown command": "lacks a command that a fleet needs (Redis 6 and Valkey have all)",
-}
-"""The same by words of the server's error."""
 
 
 class Push(list[Any]):
@@ -244,10 +223,7 @@ class Link:
 
     def _mistake_in(self, error: BaseException) -> str:
         """Return what a person has to mend, "" where time may."""
-        text = str(error)
-        meaning = _REFUSALS.get(type(error).__name__) or next(
-            (meaning for word, meaning in _WORDS.items() if word in text), ""
-        )
+        meaning = mistake_in(error)
         return f"the fleet's Redis at {self.address.place} {meaning}" if meaning else ""
 
 

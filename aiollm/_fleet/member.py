@@ -18,6 +18,7 @@ from aiollm._failover.snapshots import FleetStatus
 from aiollm._fleet import scripts, shared_scripts
 from aiollm._fleet.address import Address
 from aiollm._fleet.link import Argument, Link
+from aiollm._fleet.refusals import LONGEST, Refusals
 from aiollm._fleet.scripts import Script
 from aiollm._fleet.shared_health import SharedHealth
 from aiollm._fleet.shared_limits import LATE_LOOP, LEASE, SharedLimits
@@ -55,9 +56,13 @@ class Member:
         """Whether this process decides alone."""
         self.is_slow = False
         """Whether it does so because Redis is slow, but for slots, which wait for the answer."""
+        self.refusals = Refusals(address.place, gate.now)
+        """Keys that Redis keeps from this process, which decides alone about them."""
         self._emit = emit
         self._late = self._beats = 0
         self.processes = 1
+        self._refused_at: float | None = None
+        self._away_for = BEAT
         self._latency: float | None = None
         self._reason = ""
         self._beat: asyncio.TimerHandle | None = None
@@ -127,14 +132,20 @@ class Member:
         """Run a script; call `then` with its reply, or `failed` where there will be none."""
         if self._loop is None or self._loop.is_closed():
             return  # who would wait for it is gone with the loop
+        if keys[0] in self.refusals:
+            if failed is not None:
+                self._loop.call_soon(failed)
+            return
+        names = keys if script is scripts.states else keys[:1]
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        replied = partial(self._replied, time.monotonic(), command, then, failed)
+        replied = partial(self._replied, time.monotonic(), command, names, then, failed)
         self._link.send(*command).add_done_callback(replied)
 
     def _replied(
         self,
         sent: float,
         command: Sequence[Argument],
+        names: Sequence[str],
         then: Callable[[Any], None] | None,
         failed: Callable[[], None] | None,
         done: asyncio.Future[Any],
@@ -146,14 +157,18 @@ class Member:
         error = done.exception()
         if error is None:
             self._timed(time.monotonic() - sent)
+            if self.refusals:
+                self.refusals.worked(names, str(command[1]))
             if then is not None:
                 self._take(then, done.result())
         elif _is_unknown_script(error) and not is_second:
             self._load()
-            again = partial(self._replied, sent, command, then, failed, is_second=True)
+            again = partial(self._replied, sent, command, names, then, failed, is_second=True)
             self._link.send(*command).add_done_callback(again)
         else:
-            self._refused(error)
+            # Of several breakers, nobody knows which one is refused.
+            if not self.refusals.note(names if len(names) == 1 else (), error, str(command[1])):
+                self._refused(error)
             if failed is not None:
                 failed()
 
@@ -167,9 +182,22 @@ class Member:
     def _refused(self, error: BaseException) -> None:
         """Note that Redis refuses a command, as where its memory is full."""
         if not isinstance(error, ConnectionError):  # of which the link itself tells
+            if not self.away:
+                self._stays_away()
             self._go_away(f"it refuses commands ({type(error).__name__})")
         if type(error).__name__ == "ReadOnlyError":
             self._link.give_up()  # another one is the primary now
+
+    def _stays_away(self) -> None:
+        """Stay away longer each time that Redis refuses commands soon after a return."""
+        now = time.monotonic()
+        again = self._refused_at is not None and now - self._refused_at < 2 * LONGEST
+        self._refused_at, self._away_for = now, min(LONGEST, 2 * self._away_for) if again else BEAT
+
+    def _may_come_back(self) -> bool:
+        if self._refused_at is None or self._away_for <= BEAT:
+            return self._late == 0
+        return self._late == 0 and time.monotonic() >= self._refused_at + self._away_for
 
     def _load(self) -> None:
         """Load the scripts again: Redis forgets them when it starts anew."""
@@ -182,10 +210,19 @@ class Member:
         own = f"{self.channel}:{self.process}"
         subscribed = self._link.send("SUBSCRIBE", self.channel, own)
         sent = time.monotonic()
+        checked = self._check()
         self._counted(await self._send_beat())
+        await checked
         subscribed.result()
         self._latency = time.monotonic() - sent
         self._come_back()
+
+    def _check(self) -> asyncio.Future[Any]:
+        """Try what other scripts do, so that rights that are missing are known before a call."""
+        scope = f"{{{self.channel}:check:{self.process}}}"
+        keys = [*(scope + end for end in "qpnwh"), self.open_ones]
+        own = f"{self.channel}:{self.process}"
+        return self._link.send("EVALSHA", scripts.check.sha, len(keys), *keys, own)
 
     def _send_beat(self) -> asyncio.Future[Any]:
         alive = int(LEASE * 1e6)
@@ -215,7 +252,7 @@ class Member:
             if error is None:
                 self._take(self._counted, done.result())
                 self._timed(time.monotonic() - sent)
-                if self.away and self._late == 0:
+                if self.away and self._may_come_back():
                     self._come_back()
                     return
             elif _is_unknown_script(error):

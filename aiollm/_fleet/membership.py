@@ -10,6 +10,7 @@ import msgspec
 
 from aiollm._failover.lines import Line
 from aiollm._fleet.link import Argument
+from aiollm._fleet.refusals import Refusals
 from aiollm._fleet.scripts import Script
 from aiollm.provider import Provider
 
@@ -26,6 +27,7 @@ class Membership(Protocol):
     away: bool
     is_slow: bool
     processes: int
+    refusals: Refusals
 
     @property
     def is_open(self) -> bool:
@@ -42,7 +44,11 @@ class Membership(Protocol):
         then: Callable[[Any], None] | None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Run a script; call `then` with its reply, or `failed` where there will be none."""
+        """Run a script; call `then` with its reply, or `failed` where there will be none.
+
+        Where Redis refuses the keys, the first of them is among `refusals` for a time, and no
+        script runs with it.
+        """
 
     def late(self, seconds: float) -> None:
         """Note that no answer came within so many seconds."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiollm._failover.lines import Line
 from aiollm._failover.sharing import Grant, GrantState
 from aiollm._failover.slots import Slots
+from aiollm._failover.tickets import Demand
 from aiollm._wire.quota import Kind
 
 _SECOND = 1e6
@@ -41,6 +43,33 @@ def number_of(slots: Slots | None) -> str:
     if slots is None:
         return "0"
     return f"~{int(slots.limit)}" if slots.is_auto else str(int(slots.limit))
+
+
+def bookings_of(line: Line, demand: Demand) -> list[tuple[str, Kind, float, float]]:
+    """Return the field, kind, limit and units of each meter that an attempt takes of."""
+    model = line.target.model
+    return [
+        (f"at|{prefix}{kind}", kind, meter.limit, units)
+        for meters, prefix in ((line.scope.meters, ""), (line.meters, f"{model}|"))
+        for kind, meter, units in line.needs(demand, meters)
+    ]
+
+
+def explain(grant: Grant) -> None:
+    """Note why there is no room, for the error of a call whose patience ends."""
+    wait = f"{grant.wait:.3g} s"
+    match grant.state:
+        case "busy":
+            reason = f"the limits that the fleet shares allow the next request in {wait}"
+            grant.line.fleet_says = "pace", reason, grant.wait
+        case "aside":
+            reason = f"the limits that the fleet shares hold it back for {wait}"
+            grant.line.fleet_says = "pace", reason, grant.wait
+        case "full":
+            reason = "all slots are held by calls of the fleet (`max_concurrency`)"
+            grant.line.fleet_says = "slots", reason, 0.0
+        case _:
+            grant.line.fleet_says = None
 
 
 def changes_of(grant: Grant, spent: dict[Kind, float] | None) -> list[Any]:

@@ -184,6 +184,24 @@ if is_new == 1 then redis.call('PUBLISH', ARGV[3], count) end
 return count
 """
 
+CHECK = """
+-- KEYS: quota, alive, held, waiting and a breaker of nobody's scope; open ones. ARGV: own channel
+-- It uses what all others use, for a server may refuse some of it to this user.
+local hash, set = KEYS[1], KEYS[2]
+for _, key in ipairs({hash, KEYS[3], KEYS[5]}) do redis.call('HSET', key, 'a', '1', 'b', '2') end
+for _, key in ipairs({set, KEYS[4]}) do redis.call('ZADD', key, us(now), 'a') end
+read(hash)
+for _, command in ipairs({'HGET', 'HEXISTS', 'HDEL'}) do redis.call(command, hash, 'a') end
+for _, command in ipairs({'HGETALL', 'HLEN'}) do redis.call(command, hash) end
+for _, command in ipairs({'ZSCORE', 'ZRANK', 'ZREM'}) do redis.call(command, set, 'a') end
+redis.call('ZRANGE', KEYS[6], 0, 0)
+redis.call('ZRANGEBYSCORE', set, '-inf', '+inf')
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', us(now))
+redis.call('ZCARD', set)
+redis.call('PUBLISH', ARGV[1], '')
+for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], 1) end
+return 1
+"""
 
 _LIMITS = """
 -- A meter is the time at which all that was booked has flowed off (GCRA). Its rate leaves two
@@ -418,10 +436,10 @@ class Script:
 
 opened, restored, closed = Script(OPENED), Script(RESTORED), Script(CLOSED)
 claimed, released = Script(CLAIMED), Script(RELEASED)
-states, open_ones, beat = Script(STATES), Script(OPEN), Script(BEAT)
+states, open_ones, beat, check = Script(STATES), Script(OPEN), Script(BEAT), Script(CHECK)
 enter, leave = Script(_LIMITS, ENTER), Script(_LIMITS, LEAVE)
 learn, learnt = Script(_LIMITS, LEARN), Script(LEARNT)
 ALL = (
     *(opened, restored, closed, claimed, released, states, open_ones),
-    *(beat, enter, leave, learn, learnt),
+    *(beat, check, enter, leave, learn, learnt),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from aiollm._failover.health import (
 )
 from aiollm._failover.lines import Line
 from aiollm._fleet import scripts
+from aiollm._fleet.in_use import InUse
 from aiollm._fleet.membership import Membership, service_name
 from aiollm._fleet.scripts import Script
 from aiollm.errors import LLMError, ProviderError, ServerError, TransportError, classify
@@ -35,7 +36,10 @@ UNUSED = 1.0
 """Seconds that a claim is kept for a next call where none waits for it."""
 
 MAX_KEYS = 4096
-"""Breakers that are kept in step."""
+"""Breakers of others that are known."""
+
+ASKS = 256
+"""Breakers that are asked for at a time: Redis does nothing else meanwhile."""
 
 _SECOND = 1e6
 
@@ -75,8 +79,9 @@ class SharedHealth:
     def __init__(self, gate: Gate, member: Membership) -> None:
         self._gate = gate
         self._member = member
+        # The places of each key, with their origins; and the key of each place.
         self._local: dict[str, dict[Target | str, str]] = {}
-        self._keys: dict[Target | str, str] = {}
+        self.places: InUse[Target | str, str] = InUse(gate.now)
         self._known: dict[str, Message] = {}
         self._asked: set[str] = set()
 
@@ -99,22 +104,55 @@ class SharedHealth:
         )
         new = []
         for place, key in found:
-            before = self._keys.get(place, "")
-            if before != key and len(self._keys) < MAX_KEYS:
-                self._local.get(before, {}).pop(place, None)
-                self._keys[place] = key
+            if self.places.use(place) != key and not self.places.is_full:
+                self._forget(place)
+                self.places.add(place, key)
                 self._local.setdefault(key, {})[place] = line.origin
                 new.append(key)
         for key in new:
             if key in self._known:
                 self._apply(self._known[key])
-        self.ask(new)
+        self._ask(new)
 
-    def ask(self, keys: Iterable[str] | None = None) -> None:
-        """Ask for the states of breakers, by default of all in use."""
-        wanted = [*(self._keys.values() if keys is None else keys)]
-        if wanted and not self._member.away:
-            self._send(scripts.states, wanted, [], self._heard_all)
+    def use(self, line: Line) -> None:
+        """Note that a call wants to go to a target; what was forgotten of it is asked for."""
+        places = self.places
+        is_known = places.use(line.target) is not None
+        if places.use(line.origin) is None or not is_known:
+            self.declare(line)
+
+    def _forget(self, place: Target | str) -> None:
+        """Forget a target, or a host, that is not used any more."""
+        if (key := self.places.pop(place)) is not None:
+            self._left(place, key)
+
+    def _left(self, place: Target | str, key: str) -> None:
+        rest = self._local.get(key, {})
+        rest.pop(place, None)
+        if not rest:
+            self._local.pop(key, None)
+            if key in self._known and not self._known[key].openings:
+                del self._known[key]
+
+    def ask(self) -> None:
+        """Ask for the states of the breakers in use; those of others are known by messages."""
+        self._ask([*self.places.active.values()])
+        for place in [*self.places.active]:
+            if not self._is_open(place):
+                self.places.rest(place)
+        for place, key in self.places.forget():
+            self._left(place, key)
+
+    def _ask(self, keys: Sequence[str]) -> None:
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._member.refusals]
+        for start in range(0, len(wanted), ASKS):
+            some = wanted[start : start + ASKS]
+            self._send(scripts.states, some, [], self._heard_all, partial(self._ask_each, some))
+
+    def _ask_each(self, keys: Sequence[str]) -> None:
+        """Ask for the states of some keys one by one, for Redis refuses one of them at least."""
+        for key in keys:
+            self._send(scripts.states, [key], [], self._heard_all)
 
     def failed(self, line: Line, error: Exception, *, opened: bool, took: float) -> None:
         """Tell the fleet of a failure after `took` seconds."""
@@ -127,7 +165,7 @@ class SharedHealth:
 
     def _report(self, place: Target | str, error: Exception, *, opened: bool, took: float) -> None:
         stated, is_long = stated_wait(error), classify(error).harms == "long"
-        if (key := self._keys.get(place)) is None or not (opened or stated):
+        if (key := self.places.get(place)) is None or not (opened or stated):
             return
         generation = self._known[key].generation if key in self._known else 0
         arguments = (
@@ -149,7 +187,7 @@ class SharedHealth:
     def closed(self, line: Line) -> None:
         """Tell the fleet of a target, and a host, that answer again."""
         for place in (line.target, line.origin):
-            key = self._keys.get(place, "")
+            key = self.places.get(place) or ""
             known = self._known.get(key)
             if known is not None and known.openings and not self._is_open(place):
                 known.openings = 0
@@ -174,12 +212,12 @@ class SharedHealth:
     def _give_back(self, place: Target | str) -> None:
         if self._is_claimed(place, probes=False):
             arguments = (self._member.channel, self._member.process)
-            self._send(scripts.released, [self._keys[place]], arguments, self._heard)
+            self._send(scripts.released, [self._key(place)], arguments, self._heard)
 
     def claim(self, line: Line, *, waiting: bool) -> None:
         """Ask for the right to probe where it is time."""
         for place in self._gate.health.unclaimed(line.target, line.origin, waiting=waiting):
-            key = self._keys.get(place)
+            key = self.places.get(place)
             if key is None or key in self._asked:
                 continue
             self._asked.add(key)
@@ -194,7 +232,7 @@ class SharedHealth:
 
     def renew(self) -> None:
         """Keep the claims whose probes still run."""
-        for place, key in self._keys.items():
+        for place, key in [*self.places.active.items()]:
             if self._is_claimed(place, probes=True):
                 arguments = (self._member.channel, self._member.process, _us(PROBE_LEASE), 1)
                 self._send(scripts.claimed, [key], arguments, None)
@@ -205,7 +243,7 @@ class SharedHealth:
 
     def joined(self) -> None:
         """Bring what was found open alone, and ask for all else."""
-        for place in self._keys:
+        for place in self.places.active:
             breaker = self._gate.health.breaker_of(place)
             if breaker is not None and breaker.is_open and not _is_own(breaker.error):
                 self._restore(place, breaker, 1)
@@ -224,15 +262,16 @@ class SharedHealth:
             breaker.last_error,
             getattr(breaker.error, "status", 0) or "",
         )
-        keys = [self._keys[place]]
+        keys = [self._key(place)]
         self._send(scripts.restored, keys, (self._member.channel, *arguments), self._heard)
 
     def lost(self) -> None:
         """Decide alone from now on."""
+        origins = {origin for key in self._known for origin in self._local.get(key, {}).values()}
         self._asked.clear()
         self._known.clear()
         self._gate.health.forget_fleet()
-        for origin in {place for place in self._keys if isinstance(place, str)}:
+        for origin in origins:
             self._gate.changed_health(origin)
 
     def _heard_all(self, reply: Sequence[bytes]) -> None:
@@ -307,8 +346,13 @@ class SharedHealth:
         )
         is_mine = state.holder == self._member.process
         for place, origin in self._local.get(state.key, {}).items():
+            if state.openings:
+                self.places.use(place)
             self._gate.health.hear(place, shared, error, is_mine=is_mine)
             self._gate.changed_health(origin)
+
+    def _key(self, place: Target | str) -> str:
+        return self.places.get(place) or ""
 
     def _send(
         self,
@@ -316,10 +360,23 @@ class SharedHealth:
         keys: Sequence[str],
         arguments: Sequence[Any],
         then: Callable[[Any], None] | None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         if not self._member.away:
             every = [*keys] if script is scripts.states else [*keys, self._member.open_ones]
-            self._member.run(script, every, arguments, then)
+            self._member.run(script, every, arguments, then, failed or partial(self._failed, keys))
+
+    def _failed(self, keys: Sequence[str]) -> None:
+        """Decide alone about breakers that Redis keeps from this process."""
+        for key in keys:
+            if key in self._member.refusals:
+                self._asked.discard(key)
+                self._known.pop(key, None)
+                for place, origin in self._local.get(key, {}).items():
+                    breaker = self._gate.health.breaker_of(place)
+                    if breaker is not None:
+                        breaker.shared = None
+                    self._gate.changed_health(origin)
 
 
 def _is_own(error: Exception | None) -> bool:

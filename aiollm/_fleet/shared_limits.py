@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,12 @@ from aiollm._failover.meter import BURST, MINUTE
 from aiollm._failover.sharing import Grant, Verdict
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
-from aiollm._fleet.alone import Learnt, expected, meters_of, sent_until, turn
+from aiollm._fleet.alone import Learnt, expected
+from aiollm._fleet.in_use import IDLE, InUse
 from aiollm._fleet.membership import Membership, scope_name
-from aiollm._fleet.messages import answer_in, changes_of, number_of
+from aiollm._fleet.messages import answer_in, bookings_of, changes_of, explain, number_of
+from aiollm._fleet.shared_scopes import SharedScope
 from aiollm._wire.quota import Kind, Quota
-from aiollm.types import Target
 
 LEASE = 3.0
 """Seconds after its last message for which a process counts as holding its slots."""
@@ -48,6 +48,9 @@ COUNTS_LATE = 1.0
 LONG_AGO = 1.0
 """Seconds after which what a call took without an answer is not booked any more."""
 
+ASKS = 256
+"""Unused scopes that are asked about when Redis is back; others are when they are used again."""
+
 MAX_SLOTS = 1e6
 
 MAX_BLOCK = 3600.0
@@ -62,20 +65,13 @@ class SharedLimits:
     def __init__(self, gate: FleetGate, member: Membership) -> None:
         self._gate = gate
         self._member = member
-        self._scopes: dict[str, Scope] = {}
-        self._targets: set[Target] = set()
-        self._names: dict[Scope, str] = {}
-        self._granted: dict[Scope, set[Grant]] = {}
-        self._asked: set[Grant] = set()
+        self.scopes: InUse[str, SharedScope] = InUse(gate.now)
         self._share = 1
-        self._told: dict[tuple[Target, Kind], float] = {}
-        self._sizes: dict[Target, tuple[float, float]] = {}
-        self._sent: dict[Scope, dict[str, float]] = {}
-        self._alone_from: dict[Scope, float] = {}
+        self._lost_at: float | None = None
 
     def bounds(self, line: Line) -> bool:
         """Return whether the fleet decides when a target is asked."""
-        if self._member.away:
+        if self._member.away or self._is_refused(line.scope):
             return self._asks_for_slots(line.scope)
         return line.scope.is_bounded or bool(line.meters)
 
@@ -84,60 +80,96 @@ class SharedLimits:
 
         A process that took one by itself would do so beside others who still use all of them.
         """
-        return scope.slots is not None and (self._member.is_slow or not self._member.away)
+        is_asked = self._member.is_slow or not self._member.away
+        return scope.slots is not None and is_asked and not self._is_refused(scope)
+
+    def _is_refused(self, scope: Scope) -> bool:
+        """Return whether Redis refuses what has to be asked of it."""
+        refusals = self._member.refusals
+        return bool(refusals) and scope.shared is not None and scope.shared.name + "q" in refusals
+
+    def use(self, line: Line) -> None:
+        """Note that a call wants to go to a target; what was forgotten of it is asked for."""
+        shared = line.scope.shared
+        if shared is None or shared.lines.get(line.target) is not line:
+            self.declare(line)
+        elif shared.name not in self.scopes.active:
+            self._begin(shared)
 
     def declare(self, line: Line) -> None:
         """Note a target that this process uses, and ask for what others learnt of it."""
-        name = self._names.get(line.scope)
-        if name is None:
+        if line.scope.shared is None:
             name = f"{{aiollm:1:{self._member.namespace}:{scope_name(line, self._member)}}}"
-            self._names[line.scope] = name
-            self._scopes[name + "q"] = line.scope
-        self._divide(line.scope)
-        if line.target not in self._targets:
-            self._targets.add(line.target)
-            self._ask_learnt(line.scope)
+            if (shared := self.scopes.get(name)) is None:
+                self.scopes.add(name, shared := SharedScope(name))
+            shared.take(line.scope)
+            line.scope.shared = shared
+        shared = line.scope.shared
+        is_new = line.target not in shared.lines
+        shared.lines[line.target] = line
+        self._begin(shared)
+        if is_new:
+            self._ask_learnt(shared)
 
-    def _ask_learnt(self, scope: Scope) -> None:
+    def _begin(self, shared: SharedScope) -> None:
+        """Count a scope as in use."""
+        self.scopes.use(shared.name)
+        self._divide(shared)
+        if self._lost_at is not None and not self._asks_for_slots(shared.scopes[-1]):
+            shared.decides_alone(self._share, self._lost_at)
+
+    def _of(self, line: Line) -> SharedScope:
+        """Return the scope of a target, which is in use from now on."""
+        if line.scope.shared is None:
+            self.declare(line)
+        shared: SharedScope = line.scope.shared
+        if shared.name not in self.scopes.active:
+            self._begin(shared)
+        return shared
+
+    def _ask_learnt(self, shared: SharedScope) -> None:
         if not self._member.away:
-            self._run(scripts.learnt, scope, [], self._heard_all, count=1)
+            self._run(scripts.learnt, shared, [], self._heard_all, count=1)
 
     def joined(self) -> None:
         """Say what is held here, and ask for what others learnt."""
-        self._told.clear()
-        self._sizes.clear()
-        self._alone_from.clear()
+        self._lost_at = None
         now = self._gate.now()
-        for scope in self._names:
-            meters = meters_of(self._gate.lines_of(scope))
-            self._sent[scope] = {
-                field: sent_until(meter, self._share, now) for field, meter in meters.items()
-            }
+        self._forget(0.0)
+        unused = [each for each in self.scopes if not each.joins(self._share, now)]
+        for shared in unused[:-ASKS]:
+            self.scopes.rest(shared.name)
+        self._forget(0.0)
+        for shared in self.scopes:
+            self._ask_learnt(shared)
         self.beat()
-        for scope in self._names:
-            self._ask_learnt(scope)
+
+    def _forget(self, seconds: float = IDLE) -> None:
+        """Forget scopes that have not been used for so long; a call that uses one joins again."""
+        for _, shared in self.scopes.forget(seconds):
+            for scope in shared.scopes:
+                scope.shared = None
 
     def ask(
         self, line: Line, demand: Demand, patience: float, then: Callable[[Grant], None]
     ) -> Grant:
         """Ask for the right to one attempt within `patience` seconds; `then` takes the answer."""
-        grant = Grant(line)
-        grant.bookings = [*self._bookings(line, demand)]
+        shared, grant = self._of(line), Grant(line)
+        grant.bookings = bookings_of(line, demand)
         grant.at = self._gate.now()
-        scope = line.scope
         loop = asyncio.get_running_loop()
         seconds = self._member.timeout
-        self._asked.add(grant)
+        shared.asked.add(grant)
         timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
-        arguments = self._entry(grant, patience)
-        self._run(scripts.enter, scope, arguments, answer, failed=partial(answer, None))
+        arguments = self._entry(shared, grant, patience)
+        self._run(scripts.enter, shared, arguments, answer, failed=partial(answer, None))
         return grant
 
-    def _entry(self, grant: Grant, patience: float) -> list[Any]:
+    def _entry(self, shared: SharedScope, grant: Grant, patience: float) -> list[Any]:
         """Return what Redis has to know of an attempt."""
         line, now = grant.line, grant.at
-        slots, promised = line.scope.slots, self._promised(line.scope)
+        slots, promised = line.scope.slots, shared.promised(now)
         arguments: list[Any] = [
             self._member.channel,
             self._member.process,
@@ -151,23 +183,6 @@ class SharedLimits:
             arguments += [field, limit, units, max(0, int(ahead * _SECOND))]
         return arguments
 
-    def _promised(self, scope: Scope) -> dict[str, float]:
-        """Return up to when each meter is booked, as far as it is known here: Redis may forget it.
-
-        Only calls that wait count, for others may have returned what they had booked.
-        """
-        found = {**self._sent.get(scope, {})}
-        for grant in self._granted.get(scope, ()):
-            for (field, _, _, _), moment in zip(grant.bookings, grant.ahead, strict=False):
-                found[field] = max(found.get(field, 0.0), moment)
-        return found
-
-    @staticmethod
-    def _bookings(line: Line, demand: Demand) -> Iterator[tuple[str, Kind, float, float]]:
-        for meters, prefix in ((line.scope.meters, ""), (line.meters, f"{line.target.model}|")):
-            for kind, meter, units in line.needs(demand, meters):
-                yield f"at|{prefix}{kind}", kind, meter.limit, units
-
     def _answer(
         self,
         grant: Grant,
@@ -176,8 +191,8 @@ class SharedLimits:
         reply: Any,
     ) -> None:
         timer.cancel()
-        scope = grant.line.scope
-        self._asked.discard(grant)
+        shared = self._of(grant.line)
+        shared.asked.discard(grant)
         now = self._gate.now()
         was, is_stale, (state, wait, ahead) = (
             grant.state,
@@ -193,14 +208,14 @@ class SharedLimits:
             self.leave(grant, None if is_stale else grant.spent)
         elif was == "alone" and is_stale:
             # Where Redis stood still, what was taken is long gone, and it would count from now.
-            self._tell(scope, "0", changes_of(grant, None))
+            self._tell(shared, "0", changes_of(grant, None))
             grant.bookings = []
         elif was == "asked":
             if state == "granted":
-                self._granted.setdefault(scope, set()).add(grant)
-            self._explain(grant)
+                shared.granted.add(grant)
+            explain(grant)
             then(grant)
-            if state == "aside" and not self._gate.wants_slot(scope):
+            if state == "aside" and not self._gate.wants_slot(grant.line.scope):
                 self.quit(grant.line)
 
     def promised(self, line: Line) -> float:
@@ -208,30 +223,15 @@ class SharedLimits:
 
         What a process decides alone goes after them: others hold promises up to about then.
         """
-        ahead = [max(grant.ahead, default=0.0) for grant in self._granted.get(line.scope, ())]
-        return max(max(ahead, default=0.0) - BURST, self._alone_from.get(line.scope, 0.0))
-
-    @staticmethod
-    def _explain(grant: Grant) -> None:
-        """Note why there is no room, for the error of a call whose patience ends."""
-        match grant.state:
-            case "busy":
-                reason = (
-                    f"the limits that the fleet shares allow the next request in {grant.wait:.3g} s"
-                )
-                grant.line.fleet_says = "pace", reason, grant.wait
-            case "aside":
-                reason = f"the limits that the fleet shares hold it back for {grant.wait:.3g} s"
-                grant.line.fleet_says = "pace", reason, grant.wait
-            case "full":
-                reason = "all slots are held by calls of the fleet (`max_concurrency`)"
-                grant.line.fleet_says = "slots", reason, 0.0
-            case _:
-                grant.line.fleet_says = None
+        shared = line.scope.shared
+        if shared is None:
+            return 0.0
+        ahead = [max(grant.ahead, default=0.0) for grant in shared.granted]
+        return max(max(ahead, default=0.0) - BURST, shared.alone_from or 0.0)
 
     def _late(self, grant: Grant, then: Callable[[Grant], None], due: float, times: int) -> None:
         """Decide alone where no answer came in time."""
-        if grant not in self._asked:
+        if (shared := grant.line.scope.shared) is None or grant not in shared.asked:
             return
         loop, seconds = asyncio.get_running_loop(), self._member.timeout
         now = loop.time()
@@ -256,77 +256,82 @@ class SharedLimits:
 
     def used(self, grant: Grant) -> None:
         """Note that an attempt holds what was granted."""
-        if (granted := self._granted.get(grant.line.scope)) is not None:
-            granted.discard(grant)
+        if (shared := grant.line.scope.shared) is not None:
+            shared.granted.discard(grant)
 
     def leave(self, grant: Grant, spent: dict[Kind, float] | None, verdict: Verdict = "") -> None:
         """Note the end of an attempt with the units that it took, None for none."""
         changes = changes_of(grant, spent) if grant.state == "granted" else []
-        scope = grant.line.scope
-        slots = int(grant.state == "granted" and scope.slots is not None)
+        slots = int(grant.state == "granted" and grant.line.scope.slots is not None)
         grant.state, grant.spent = "over", spent
         if changes or slots:
-            self._tell(scope, str(slots), changes, verdict)
+            self._tell(self._of(grant.line), str(slots), changes, verdict)
 
     def quit(self, line: Line) -> None:
         """Note that no call of this process waits for a scope any more."""
         if line.scope.slots is not None:
-            self._tell(line.scope, "0")
+            self._tell(self._of(line), "0")
 
     def _tell(
-        self, scope: Scope, slots: str, changes: Sequence[Any] = (), verdict: Verdict = ""
+        self, shared: SharedScope, slots: str, changes: Sequence[Any] = (), verdict: Verdict = ""
     ) -> None:
         arguments = [
             self._member.channel,
             self._member.process,
             int(LEASE * _SECOND),
             slots,
-            number_of(scope.slots),
-            int(self._gate.wants_slot(scope)),
+            number_of(shared.slots),
+            int(self._wants_slot(shared)),
             verdict,
             *changes,
         ]
-        self._run(scripts.leave, scope, arguments, None)
+        self._run(scripts.leave, shared, arguments, None)
+
+    def _wants_slot(self, shared: SharedScope) -> bool:
+        return any(map(self._gate.wants_slot, shared.scopes))
 
     def beat(self) -> None:
         """Say which slots this process holds; what was lost on the way heals."""
-        asked = {grant.line.scope for grant in self._asked}
-        for scope in self._names:
-            self._divide(scope)  # for limits learnt meanwhile, too
-            if scope.slots is not None:
+        for shared in [*self.scopes.active.values()]:
+            self._divide(shared)  # for limits learnt meanwhile, too
+            if shared.slots is not None:
                 # While answers are under way, nobody knows what their sum will be.
-                held = scope.slots.held + len(self._granted.get(scope, ()))
-                self._tell(scope, "0" if scope in asked else f"={held}")
+                self._tell(shared, "0" if shared.asked else f"={shared.held}")
+            if not shared.is_busy:
+                self.scopes.rest(shared.name)
+        self._forget()
 
     def learnt(self, line: Line, quota: Quota) -> None:
         """Tell the others a limit that a target announced, and where it counts more than they."""
         limit, model = quota.per_minute, line.target.model
-        if self._told.get((line.target, quota.kind)) != limit:
-            self._told[line.target, quota.kind] = limit
+        shared = self._of(line)
+        if shared.told.get((line.target, quota.kind)) != limit:
+            shared.told[line.target, quota.kind] = limit
             self._learn(line, f"limit|{model}|{quota.kind}", repr(limit))
         if quota.remaining is None:
             return
         field = f"at|{model}|{quota.kind}"
         gone = (1 - min(1.0, quota.remaining / limit)) * MINUTE
-        ahead = self._promised(line.scope).get(field, 0.0) - self._gate.now()
+        now = self._gate.now()
+        ahead = shared.promised(now).get(field, 0.0) - now
         if gone > max(0.0, ahead) + COUNTS_LATE:
             self._learn(line, field, int(gone * _SECOND), is_time=True)
 
     def estimated(self, line: Line) -> None:
         """Tell the others what was learnt of the tokens that requests take."""
-        now = self._gate.now()
+        shared, now = self._of(line), self._gate.now()
         learnt = line.estimate.learnt
-        told_at, told = self._sizes.get(line.target, (-math.inf, 0.0))
+        told_at, told = shared.sizes.get(line.target, (-math.inf, 0.0))
         tokens = expected(learnt)
         is_due = now - told_at >= TELLS_EVERY * max(1.0, self._share / 8)
         if learnt[-1] and is_due and abs(tokens - told) > DIFFERS * told:
-            self._sizes[line.target] = now, tokens
+            shared.sizes[line.target] = now, tokens
             value = msgspec.json.encode(learnt).decode()
             self._learn(line, f"size|{line.target.model}", value)
 
     def _learn(self, line: Line, field: str, value: str | int, *, is_time: bool = False) -> None:
         arguments = [self._member.channel, field, value, int(is_time)]
-        self._run(scripts.learn, line.scope, arguments, None, count=1)
+        self._run(scripts.learn, self._of(line), arguments, None, count=1)
 
     def blocked(self, line: Line, seconds: float) -> None:
         """Tell the others that a 429 keeps a target back."""
@@ -335,10 +340,11 @@ class SharedLimits:
 
     def woken(self, name: str) -> None:
         """Ask again: slots are free."""
-        if (scope := self._scopes.get(name)) is not None:
-            self._gate.has_room(scope)
-            if not self._gate.wants_slot(scope):
-                self._tell(scope, "0")  # and the next in line is woken
+        if (shared := self.scopes.get(name.removesuffix("q"))) is not None:
+            for scope in shared.scopes:
+                self._gate.has_room(scope)
+            if not self._wants_slot(shared):
+                self._tell(shared, "0")  # and the next in line is woken
 
     def _heard_all(self, reply: Any) -> None:
         for each in reply:
@@ -348,24 +354,29 @@ class SharedLimits:
         """Take what another process learnt."""
         try:
             _, name, field, value = msgspec.json.decode(data, type=tuple[str, str, str, str])
-            scope = self._scopes.get(name)
-            if scope is not None:
-                self._heard(scope, field, value)
+            shared = self.scopes.get(name.removesuffix("q"))
+            if shared is not None:
+                self._heard(shared, field, value)
         except (ValueError, msgspec.DecodeError):
             return
 
-    def _heard(self, scope: Scope, field: str, value: str) -> None:
+    def _heard(self, shared: SharedScope, field: str, value: str) -> None:
         """Take a value. Raises: ValueError for one that is none."""
         what, _, rest = field.partition("|")
-        if what == "slots" and scope.slots is not None and scope.slots.is_shared:
-            scope.slots.limit = min(MAX_SLOTS, max(1.0, float(value)))
-        for line in self._gate.lines_of(scope):
+        for scope in shared.scopes:
+            if what == "slots" and scope.slots is not None and scope.slots.is_shared:
+                scope.slots.limit = min(MAX_SLOTS, max(1.0, float(value)))
+        for line in shared.lines.values():
             model, _, kind = rest.rpartition("|") if what == "limit" else (rest, "", "")
             if model == line.target.model:
-                self._heard_of(line, what, kind, value)
-        self._gate.pump(scope)
+                self._heard_of(shared, line, what, kind, value)
+        self._pump(shared)
 
-    def _heard_of(self, line: Line, what: str, kind: str, value: str) -> None:
+    def _pump(self, shared: SharedScope) -> None:
+        for scope in shared.scopes:
+            self._gate.pump(scope)
+
+    def _heard_of(self, shared: SharedScope, line: Line, what: str, kind: str, value: str) -> None:
         match what:
             case "limit":
                 line.heard_limit(kind, float(value))  # type: ignore[arg-type]
@@ -376,53 +387,54 @@ class SharedLimits:
                     line.block(self._gate.now() + seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=Learnt))
-                self._sizes[line.target] = self._gate.now(), expected(line.estimate.learnt)
+                shared.sizes[line.target] = self._gate.now(), expected(line.estimate.learnt)
             case _:
                 pass
 
     def set_share(self, processes: int) -> None:
         """Let this process use an equal share of each limit where it decides alone."""
         self._share = processes
-        for scope in self._names:
-            self._divide(scope)
+        for shared in self.scopes.active.values():
+            self._divide(shared)
 
-    def _divide(self, scope: Scope) -> None:
-        if scope.slots is not None:
-            scope.slots.share = self._share
-            scope.slots.is_shared = self._asks_for_slots(scope)
-        for meters in (scope.meters, *(line.meters for line in self._gate.lines_of(scope))):
-            for meter in meters.values():
-                meter.set_share(self._share)
+    def _divide(self, shared: SharedScope) -> None:
+        shared.divide(self._share, is_shared=self._asks_for_slots(shared.scopes[-1]))
 
     def forget_loop(self) -> None:
         """Forget what calls of an earlier loop asked for and got: none of them goes on."""
-        self._granted.clear()
-        self._asked.clear()
+        for shared in self.scopes:
+            shared.granted.clear()
+            shared.asked.clear()
+            shared.lines.clear()
 
     def lost(self) -> None:
         """Decide alone from now on."""
-        now = self._gate.now()
-        for scope in self._names:
-            self._divide(scope)
-            if self._asks_for_slots(scope):
-                continue
-            lines = self._gate.lines_of(scope)
-            first = now + random.uniform(0.0, turn(lines, self._share))
-            self._alone_from.setdefault(scope, first)
-            for line in lines:
-                line.fleet_says = None
-            self._gate.pump(scope)
+        self._lost_at = self._gate.now()
+        for shared in [*self.scopes.active.values()]:
+            self._begin(shared)
+            if not self._asks_for_slots(shared.scopes[-1]):
+                self._pump(shared)
 
     def _run(
         self,
         script: scripts.Script,
-        scope: Scope,
+        shared: SharedScope,
         arguments: list[Any],
         then: Callable[[Any], None] | None,
         *,
         failed: Callable[[], None] | None = None,
         count: int = 4,
     ) -> None:
-        name = self._names[scope]
-        keys = [name + end for end in "qpnw"[:count]]
-        self._member.run(script, keys, arguments, then, failed)
+        keys = [shared.name + end for end in "qpnw"[:count]]
+        ended = partial(self._failed, shared, failed)
+        self._member.run(script, keys, arguments, then, ended)
+
+    def _failed(self, shared: SharedScope, failed: Callable[[], None] | None) -> None:
+        """Let calls go by what this process knows where Redis refuses to say."""
+        if failed is not None:
+            failed()
+        if shared.name + "q" in self._member.refusals:
+            self._divide(shared)
+            for line in shared.lines.values():
+                line.fleet_says = None
+            self._pump(shared)

@@ -27,7 +27,7 @@ class Redis:
         self, folder: Path, *arguments: str, port: int = 0, config: Path | None = None
     ) -> None:
         """Start it; `config` makes it a sentinel."""
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._config = config
         self.folder = folder
         self._arguments = arguments
@@ -126,7 +126,7 @@ def _server() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

@@ -16,7 +16,7 @@ from aiollm import FailoverError, Limits, cli
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.overview import look
 from aiollm.testing import Answer, FaultServer, Gate, chat
-from tests.fleet.conftest import _free_port, until
+from tests.fleet.conftest import free_port, until
 
 MESSAGE = {"role": "assistant", "content": "x"}
 ANSWER = {"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}
@@ -124,7 +124,7 @@ async def test_json_has_the_same_facts(redis, members, server, capsys, monkeypat
 
 async def unreachable(members, url):
     """Have two machines report a host that refuses connections; return its port."""
-    nobody = SimpleNamespace(port=_free_port())
+    nobody = SimpleNamespace(port=free_port())
     for machine in ("one", "two"):
         reg = members(url, {"a": nobody}, cooldown=60)
         await reg._resources._member.open()

@@ -12,6 +12,7 @@ from aiollm._failover.health import Health
 from aiollm._failover.sharing import Grant
 from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
+from aiollm._fleet.refusals import Refusals
 from aiollm._fleet.shared_limits import SharedLimits
 from tests.fleet.conftest import until
 
@@ -20,6 +21,7 @@ class Member:
     """A process whose Redis replies when the test wants it to."""
 
     namespace, machine, process, channel, open_ones = "n", "me", "me:1:a", "c", "o"
+    refusals = Refusals("here", lambda: 0.0)
     timeout = 0.0
     away = is_slow = False
     is_open = True

@@ -12,6 +12,7 @@ from aiollm import Registry, Target
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
 from aiollm._fleet import scripts
+from aiollm._fleet.refusals import Refusals
 from aiollm._fleet.shared_health import SharedHealth
 
 TARGET = Target("a", "m")
@@ -86,6 +87,7 @@ class Member:
     timeout = 1.0
     away = False
     is_open = True
+    refusals = Refusals("here", lambda: 0.0)
 
     def __init__(self) -> None:
         self.truths: dict[str, Truth] = {}
@@ -156,7 +158,7 @@ class World:
         provider = Registry(env={"LLM_A": "openai+http://k@h/v1"}).provider("a")
         self.truth = Truth("")
         gate.line(TARGET, provider)
-        self.truth.key = self.shared._keys[TARGET]
+        self.truth.key = self.shared.places.get(TARGET)
         self.member.truths[self.truth.key] = self.truth
 
     def reply(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiollm import Limits
 from aiollm._fleet import link, member
 from aiollm.testing import FaultServer, chat
-from tests.fleet.conftest import Redis, _free_port, until
+from tests.fleet.conftest import Redis, free_port, until
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def sentinel(primary_and_replica, tmp_path):
         "sentinel failover-timeout main 2000\n"
         "requirepass watcher\n"
     )
-    server = Redis(folder, port=_free_port(), config=config)
+    server = Redis(folder, port=free_port(), config=config)
     yield server
     server.kill()
 
@@ -58,7 +58,7 @@ async def test_calls_go_on_when_a_replica_becomes_the_primary(
     while await replicas(primary) != 1:
         await asyncio.sleep(0)
     await sentinel_knows(sentinel)
-    nobody = _free_port()
+    nobody = free_port()
     url = (
         f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/main"
         "?sentinel_password=watcher&timeout=0.5"

@@ -95,8 +95,8 @@ async def test_what_waited_and_was_cancelled_delays_nobody(redis, members, serve
     (reg,) = await linked(members, redis.url, {"a": server}, 1, rpm=62)
     await reg.generate("a/m", "hi")
     calls = [asyncio.create_task(reg.generate("a/m", "hi")) for _ in range(20)]
-    granted = reg._resources._member.limits._granted
-    await until(lambda: sum(map(len, granted.values())) == 8)
+    (shared,) = reg._resources._member.limits.scopes
+    await until(lambda: len(shared.granted) == 8)
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
@@ -110,8 +110,9 @@ async def test_a_message_that_makes_no_sense_keeps_nobody_back(redis, members, s
     (reg,) = await linked(members, redis.url, {"a": server}, 1, max_concurrency=4)
     await reg.generate("a/m", "hi")
     member = reg._resources._member
-    (name,) = member.limits._scopes
-    member._hear([b"message", member.channel.encode(), message.replace("%s", name).encode()])
+    (shared,) = member.limits.scopes
+    text = message.replace("%s", shared.name + "q")
+    member._hear([b"message", member.channel.encode(), text.encode()])
     assert reg.fleet.processes == 1
     assert (await reg.generate("a/m", "hi", patience=1)).text == "well"
 
