@@ -305,10 +305,10 @@ class Line:
         if is_lower:
             self.drop_what_never_fits()
 
-    def block(self, until: float) -> None:
+    def block(self, now: float, until: float) -> None:
         """Let nothing go before that time: another process of the fleet got a 429."""
         self.is_bounded = True
-        self.pace.block(until)
+        self.pace.block(now, until, is_paced=bool(self.meters or self.scope.meters))
 
     def heard_limit(self, kind: Kind, per_minute: float) -> None:
         """Take a limit that another process of the fleet was told."""

@@ -6,6 +6,7 @@ Pure: times are passed in, in seconds of one monotonic clock.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 
 from aiollm._failover.meter import Meter
@@ -62,6 +63,7 @@ class Pace:
         "_refusals",
         "_refused",
         "_refused_at",
+        "_scatters",
         "_sent",
         "blocked_until",
         "is_active",
@@ -86,6 +88,7 @@ class Pace:
         self._measured_until: float | None = None
         self._grown_at = 0.0
         self._is_guess = False
+        self._scatters = False
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more request may go."""
@@ -94,6 +97,8 @@ class Pace:
         if self._measured_until is not None:
             self._measure(self._measured_until)
             self._measured_until = None
+            if now < self.blocked_until:
+                return self.blocked_until - now
         if self.meter is None:
             return 0.0
         self._grow(self.meter, now)
@@ -139,10 +144,21 @@ class Pace:
         self._measured_until = self.blocked_until
         return self.blocked_until - now
 
-    def block(self, until: float) -> None:
-        """Let nothing go before that time, for another process was refused."""
+    def block(self, now: float, until: float, *, is_paced: bool) -> None:
+        """Let nothing go before that time, for another process was refused.
+
+        Unless it is paced by limits that both share, what waits here would go all at once then: it
+        goes as fast as it went before, and begins at random, for all other processes begin, too.
+        """
         self.is_active = True
+        is_same = now - self._refused_at < 1.0
         self.blocked_until = max(self.blocked_until, until)
+        if self._measured_until is None and (is_same or is_paced):
+            return
+        self._measured_until = self.blocked_until
+        self._scatters = not is_paced
+        if not is_same:
+            self._refused_at = self._grown_at = now
 
     def _measure(self, until: float) -> None:
         """Set the pace to the best rate that was taken lately, the block included.
@@ -176,6 +192,9 @@ class Pace:
                 limit = min(before, max(limit, before * (1 - refused / sent)))
         # A new one: what was booked was refused, or flowed off while nothing went.
         self.meter = Meter(max(SLOWEST, limit), burst=burst)
+        if self._scatters:
+            self._scatters = False
+            self.blocked_until += random.uniform(0.0, min(MAX_BACKOFF, 60.0 / self.meter.limit))
 
     def _grow(self, meter: Meter, now: float) -> None:
         seconds = int(now - self._grown_at)

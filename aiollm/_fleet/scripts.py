@@ -206,7 +206,8 @@ return 1
 _LIMITS = """
 -- A meter is the time at which all that was booked has flowed off (GCRA). Its rate leaves two
 -- seconds of each minute unused, for requests larger than a burst make a minute uneven.
-local BURST, SPARE, MOST, DECREASE = 500000, 62000000, 180000000, 0.5
+-- What is further ahead than MOST is nonsense, so nothing is booked further than FAR.
+local BURST, SPARE, FAR, MOST, DECREASE = 500000, 62000000, 100000000, 180000000, 0.5
 local function rate_of(limit) return tonumber(limit) / SPARE end
 local function booked_until(q, field, most)
   local at = number(redis.call('HGET', q, field), 0)
@@ -308,7 +309,7 @@ for i = 7, #ARGV, 4 do
   if cost <= BURST then ready = at + cost - BURST end
   wait = math.max(wait, ready - now)
   if string.find(ARGV[i], '|', 4, true) then own = math.max(own, ready - now) end
-  local booked, left = math.max(at, now) + cost, nil
+  local booked, left = math.min(now + MOST, math.max(at, now) + cost), nil
   if ready > now then
     left = free(ARGV[i]) - cost
     goes_between = goes_between and left >= 0
@@ -317,8 +318,8 @@ for i = 7, #ARGV, 4 do
 end
 if goes_between then wait, own = 0, 0 end
 if wait > patience then return {'busy', us(wait)} end
--- What is booked during a block would go all at once when it ends: it is asked for again then.
-if blocked > now then return {'aside', us(wait)} end
+-- What is booked during a block would go all at once when it ends: it is asked for again later.
+if blocked > now or wait > FAR then return {'aside', us(wait)} end
 if slots > 0 then
   reap()
   local free = slots - hold(me, 0, ttl)
@@ -363,7 +364,7 @@ for i = 8, #ARGV, 3 do
     -- used just now, and whoever asks next may have that.
     redis.call('HSET', q, free_of(ARGV[i]), us(math.min(BURST, free(ARGV[i]) - more)))
   elseif at > 0 then
-    redis.call('HSET', q, ARGV[i], us(math.max(at + more, now - SPARE)))
+    redis.call('HSET', q, ARGV[i], us(math.min(now + MOST, math.max(at + more, now - SPARE))))
   end
 end
 if slots > 0 then

@@ -384,7 +384,7 @@ class SharedLimits:
                 seconds = float(value) / _SECOND
                 if 0 < seconds <= MAX_BLOCK:
                     self._gate.take_back(line)
-                    line.block(self._gate.now() + seconds)
+                    line.block(now := self._gate.now(), now + seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=Learnt))
                 shared.sizes[line.target] = self._gate.now(), expected(line.estimate.learnt)

@@ -126,3 +126,61 @@ def test_a_shorter_wait_never_shortens_a_longer_one():
 def test_a_wait_of_years_is_an_hour():
     pace = Pace()
     assert pace.refused(0.0, 1e9, pace.book(0.0)) == 3600
+
+
+def heard(pace, now, seconds, *, is_paced=False):
+    """Let the pace hear that another process was refused, as often as its fleet says it."""
+    for _ in range(3):
+        pace.block(now, now + seconds, is_paced=is_paced)
+
+
+def goes(pace, now, seconds):
+    """Return when requests go that wait from `now` on, for so many seconds."""
+    times, end = [], now + seconds
+    while now < end:
+        if wait := pace.wait(now):
+            now += wait
+        else:
+            pace.book(now)
+            times.append(now)
+    return times
+
+
+def test_what_waited_while_another_process_was_refused_does_not_go_all_at_once():
+    pace = Pace()
+    for number in range(80):
+        pace.wait(number / 10)
+        pace.book(number / 10)  # ten a second
+    heard(pace, 8.0, 2.0)
+    times = goes(pace, 8.0, 12.0)
+    assert times[0] >= 10.0
+    assert 50 <= len(times) <= 100
+    assert sum(each < times[0] + 0.4 for each in times) <= 8
+
+
+def test_processes_of_which_one_was_refused_do_not_begin_at_one_moment():
+    begins = set()
+    for _ in range(20):
+        heard(pace := Pace(), 8.0, 2.0)
+        begins.add(goes(pace, 8.0, 12.0)[0])
+    assert len(begins) == 20
+    assert 10.0 <= min(begins) <= max(begins) <= 11.0
+
+
+def test_limits_that_processes_share_pace_them_already():
+    heard(pace := Pace(), 8.0, 2.0, is_paced=True)
+    assert pace.wait(8.0) == 2.0
+    assert pace.wait(10.0) == 0.0
+    assert pace.meter is None
+
+
+def test_hearing_of_its_own_refusal_slows_no_process_down_twice():
+    pace = Pace()
+    for number in range(80):
+        bucket = pace.book(number / 10)
+    pace.refused(8.0, 0.001, bucket)
+    assert pace.wait(8.002) == 0.0
+    limit = pace.meter.limit
+    heard(pace, 8.003, 0.001)
+    assert pace.wait(8.1) == 0.0
+    assert pace.meter.limit == limit

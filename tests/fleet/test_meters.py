@@ -83,10 +83,21 @@ SHARES = st.lists(st.floats(1e-4, 0.025), min_size=2, max_size=60)
 def test_no_minute_holds_more_than_the_limit_and_who_asks_first_goes_first(meter, limit, shares):
     asked = meter(limit)
     went = [(asked.ask(share)[0], share) for share in shares]
+    went = [each for each in went if each[0] < math.inf]
     times = [at for at, _ in went]
     assert all(later >= earlier - EXACT for earlier, later in itertools.pairwise(times))
     for start in times:
         assert sum(share for at, share in went if start <= at < start + MINUTE) <= 1 + EXACT
+
+
+@pytest.mark.parametrize("share", [0.025, 0.3, 1.0, 10.0])
+def test_however_many_wait_and_however_long_none_goes_before_its_turn(meter, share):
+    """What is far ahead is not booked: it would pass for nonsense, and the meter for empty."""
+    asked = meter(60)
+    went = [at for at in (asked.ask(share)[0] for _ in range(300)) if at < math.inf]
+    assert went == sorted(went)
+    assert went[-1] - went[0] >= (len(went) - 1) * share * MINUTE - 1
+    assert asked.owed() > 60
 
 
 @settings(max_examples=40)
