@@ -35,6 +35,10 @@ HANGS = 0.5
 ASKS_EVERY = 2
 """Beats between two questions for what a lost message may hide."""
 
+BACK = b"back"
+"""What the first process says that finds a slow Redis quick again. Until all use it, those that do
+not use shares of limits that the others use in full."""
+
 SLOW = 3
 """Replies in a row that come too late, after which Redis counts as away."""
 
@@ -67,7 +71,7 @@ class Member:
         self._reason = ""
         self._beat: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = self._is_tried = False
+        self._closed = self._is_tried = self._is_called = False
         self._inherited: Link | None = None
         self._link = self._new_link()
         self.health = SharedHealth(gate, self)
@@ -259,6 +263,7 @@ class Member:
                 self._load()
             else:
                 self._refused(error)
+            self._is_called = False
             if self._link.is_up:
                 self._next_beat()
 
@@ -317,6 +322,10 @@ class Member:
         _, channel, data = message
         if channel != self.channel.encode():
             self.limits.woken(data.decode())
+        elif data == BACK:
+            if self.is_slow and not self._is_called:
+                self._is_called = True
+                self._next_beat(0.0)
         elif self.away:
             pass  # all that changed meanwhile is asked for afterwards
         elif data.isdigit():
@@ -330,7 +339,9 @@ class Member:
 
     def _come_back(self) -> None:
         was_away, self._reason = bool(self._reason), ""
-        self.away = self.is_slow = False
+        if self.is_slow and not self._is_called:
+            self._link.send("PUBLISH", self.channel, BACK)
+        self.away = self.is_slow = self._is_called = False
         self._late = 0
         if was_away:
             self._emit(FleetBack(self.processes))

@@ -280,3 +280,35 @@ def test_a_process_that_was_forked_leaves_the_link_of_its_parent_alone(own_redis
             await reg.aclose()
 
         runner.run(look())
+
+
+async def test_what_was_sent_without_redis_is_booked_when_it_is_back(redis, members, server):
+    """A burst of each process would follow it else."""
+    reg = members(redis.url, {"a": server})
+    reg.limit("a", Limits(rpm=60))
+    await reg._resources._member.open()
+    joined = reg._resources._member
+    joined._go_away("for a test", is_slow=True)
+    await reg.generate("a/m", "hi")
+    joined._come_back()
+    (shared,) = joined.limits.scopes
+    while (at := await redis.ask("HGET", shared.name + "q", "at|requests")) is None:
+        pass
+    assert float(at) > 0
+    assert reg.fleet.state == "linked"
+
+
+async def test_who_finds_a_slow_redis_quick_again_says_so_to_all(
+    redis, members, server, monkeypatch
+):
+    """Or some use the limits in full, and others beside them their shares, for a beat."""
+    url = redis.url
+    first, *others = (members(url, {"a": server})._resources._member for _ in range(3))
+    for each in (first, *others):
+        await each.open()
+    monkeypatch.setattr(member, "BEAT", 600.0)
+    for each in (first, *others):
+        each._go_away("it is slow", is_slow=True)
+        each._next_beat()
+    first._next_beat(0.0)
+    await until(lambda: not any(each.away for each in (first, *others)))
