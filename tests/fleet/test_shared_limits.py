@@ -131,6 +131,50 @@ async def test_a_429_keeps_all_processes_back(redis, members, server):
     assert len(server.requests) == 3
 
 
+async def test_who_hears_of_a_429_goes_on_at_a_pace_where_nothing_else_bounds_it(
+    redis, members, server
+):
+    url = redis.url
+    first, second = (members(url, {"a": server}) for _ in range(2))
+    for reg in (first, second):
+        assert (await reg.generate("a/m", "hi")).text == "well"
+    server.behave(Answer(429, {"retry-after": "1"}))
+    with pytest.raises(FailoverError):
+        await first.generate("a/m", "hi", patience=0)
+    await until(lambda: second.limits()[0].blocked_for > 0)
+    server.behave(chat("well"))
+    assert (await second.generate("a/m", "hi")).text == "well"
+    assert second.limits()[0].pace is not None
+
+
+async def test_clocks_an_hour_apart_agree(redis, members, server):
+    """No time of a process reaches another one, only how long something lasts."""
+    url = redis.url
+    regs = [members(url, {"a": server, "b": server}) for _ in range(3)]
+    for number, reg in enumerate(regs):
+        reg.limit("a", Limits(rpm=60))
+        hours = number - 1
+        reg._gate.health.clock = reg._gate.now = lambda hours=hours: loop_time() + 3600 * hours
+        await reg._resources._member.open()
+    answers = await asyncio.gather(
+        *(reg.generate("a/m", "hi", patience=0) for reg in regs for _ in range(2)),
+        return_exceptions=True,
+    )
+    busy = [each for each in answers if isinstance(each, FailoverError)]
+    assert (len(busy), len(server.requests)) == (5, 1)
+    assert all(0 < each.exceptions[0].wait < 2 for each in busy)
+    server.behave(Answer(503, {"retry-after": "60"}))
+    with pytest.raises(FailoverError):
+        await regs[2].generate("b/m", "hi", max_wait=0)
+    for reg in regs:
+        await until(lambda reg=reg: reg.health("b/m")[0].state == "cooling")
+        assert 50 < reg.health("b/m")[0].reopens_in <= 60
+
+
+def loop_time():
+    return asyncio.get_running_loop().time()
+
+
 async def test_a_429_takes_back_what_calls_that_wait_were_promised(redis, members, server):
     """They would all go at once when it is over."""
     gate = Gate()
