@@ -163,6 +163,8 @@ async def test_clocks_an_hour_apart_agree(redis, members, server):
     busy = [each for each in answers if isinstance(each, FailoverError)]
     assert (len(busy), len(server.requests)) == (5, 1)
     assert all(0 < each.exceptions[0].wait < 2 for each in busy)
+    for reg in regs:
+        await reg.generate("b/m", "hi")
     server.behave(Answer(503, {"retry-after": "60"}))
     with pytest.raises(FailoverError):
         await regs[2].generate("b/m", "hi", max_wait=0)
