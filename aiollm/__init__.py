@@ -36,6 +36,7 @@ from aiollm.errors import (
     RequestTooLargeError,
     ServerError,
     SpecError,
+    StoppedError,
     StreamInterrupted,
     TransportError,
     TurnLimitError,
@@ -114,6 +115,10 @@ if typing.TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._bulk.row import Row
+    from aiollm._bulk.run import MapRun
+    from aiollm._bulk.source import MapRow, MapRows
+    from aiollm._bulk.start import MapOptions
     from aiollm._failover.keywords import (
         CountOptions,
         GenerateOptions,
@@ -138,10 +143,15 @@ _LAZY = {
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
+    "MapOptions": "aiollm._bulk.start",
+    "MapRow": "aiollm._bulk.source",
+    "MapRows": "aiollm._bulk.source",
+    "MapRun": "aiollm._bulk.run",
     "Ollama": "aiollm.servers",
     "Price": "aiollm.prices",
     "Report": "aiollm.bulk",
     "RequestFields": "aiollm._failover.keywords",
+    "Row": "aiollm._bulk.row",
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
@@ -225,6 +235,10 @@ __all__ = [
     "Limits",
     "LlamaSwap",
     "LocalError",
+    "MapOptions",
+    "MapRow",
+    "MapRows",
+    "MapRun",
     "Message",
     "ModelNotFoundError",
     "Network",
@@ -262,6 +276,7 @@ __all__ = [
     "ResponseCacheUse",
     "Restart",
     "Role",
+    "Row",
     "RunEvent",
     "RunOptions",
     "RunResult",
@@ -271,6 +286,7 @@ __all__ = [
     "SpecError",
     "Status",
     "Step",
+    "StoppedError",
     "Stream",
     "StreamInterrupted",
     "StreamOptions",

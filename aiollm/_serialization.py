@@ -20,7 +20,7 @@ def to_json(value: Any) -> bytes:
     exception its text, a tool's function null.
     Raises: TypeError for any other value, ConfigError for an output type without a schema.
     """
-    return encode(value, _described)
+    return encode(value, described)
 
 
 def from_json(data: bytes | str, kind: type[T]) -> T:
@@ -28,7 +28,8 @@ def from_json(data: bytes | str, kind: type[T]) -> T:
     return msgspec.json.decode(data, type=kind, dec_hook=_restored)
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
+    """Describe a value that JSON cannot represent, as a hook of msgspec. Raises: TypeError."""
     match value:
         case BaseException():
             return f"{type(value).__name__}: {value}"

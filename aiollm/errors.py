@@ -339,6 +339,10 @@ class ClosedError(LLMError):
     """A stream or a registry was used after it had been closed."""
 
 
+class StoppedError(LLMError):
+    """A bulk run ended before its last row, for its `__cause__`; what is left was not asked."""
+
+
 class FailoverError(ExceptionGroup[Exception], LLMError):
     """Every target of the plan failed; `.attempts` and `.exceptions` are in order."""
 

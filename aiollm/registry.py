@@ -28,6 +28,9 @@ from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts,
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
+    from aiollm._bulk.run import MapRun
+    from aiollm._bulk.source import MapRows
+    from aiollm._bulk.start import MapOptions
     from aiollm._failover.candidates import CallOptions
     from aiollm._failover.keywords import CountOptions, GenerateOptions, RunOptions, StreamOptions
     from aiollm._streams.image_stream import ImageStream
@@ -227,6 +230,32 @@ class Registry(Names):
             emit=partial(emit, self._hooks) if self._hooks else None,
         )
 
+    @overload
+    def map(
+        self, spec: str | Plan, rows: MapRows, *, output: type[T], **options: Unpack[MapOptions]
+    ) -> MapRun[T]: ...
+
+    @overload
+    def map(
+        self, spec: str | Plan, rows: MapRows, *, output: Any = None, **options: Unpack[MapOptions]
+    ) -> MapRun[Any]: ...
+
+    def map(
+        self, spec: str | Plan, rows: MapRows, *, output: Any = None, **options: Unpack[MapOptions]
+    ) -> MapRun[Any]:
+        """Return a bulk run over the requests of an iterable; nothing is sent until it is entered.
+
+        A row is a request, or a pair of a key and a request; without a key its number, from 1, is
+        its key. `output` is the type of its answer, or a JSON schema. `options` are those of
+        `MapOptions`; nobody waits, so calls wait for room without end, and for failed targets for 5
+        minutes. Raises: SpecError, ConfigError and TypeError at once; as `MapRun` in it.
+        """
+        from aiollm._bulk.start import new_map  # only bulk runs need it
+
+        given: Any = options | {"output": output}
+        check = partial(checked_request, check_extra=self._catalog.check_extra)
+        return new_map(self.parse(spec), rows, given, check, self._caller, self._resources)
+
     async def count_tokens(
         self, spec: str | Plan, request: RequestLike, **options: Unpack[CountOptions]
     ) -> TokenCount:
@@ -383,6 +412,23 @@ class Registry(Names):
         self._calls += 1
         heard = partial(emit, self._hooks) if self._hooks else None
         return chain(watchdog=watchdog, accumulated=total.response, emit=heard, number=self._calls)
+
+    def _caller(self, plan: Plan, options: StreamOptions) -> Callable[[Request], Stream]:
+        """Return what starts many calls alike, with checked requests: it reads options once."""
+        if options.keys() & {"session", "response_cache"}:
+            return partial(self.stream, plan, **options)
+        policy, timeouts = self._policy.overridden(options), options.get("timeouts")
+        checked_timeouts(timeouts)
+        make, leaves_out = self._resources.chain_of(policy), policy.on_unsupported == "drop"
+
+        def call(request: Request) -> Stream:
+            _, providers, deadlines = self._catalog.resolve(plan, timeouts)
+            opener = ChatOpener(request, providers, deadlines, self._resources)
+            opener.leaves_out = leaves_out
+            chain = partial(make, plan, opener, self._gate, policy)
+            return Stream(lambda total: self._start(chain, total))
+
+        return call
 
     def _servers(self) -> Servers:
         from aiollm.servers.warming import Servers  # only managing servers needs it

@@ -153,7 +153,7 @@ class AgentLoop:
     def usage(self) -> Usage:
         """The usage of all turns so far."""
         running = () if self._stream is None else (self._stream.partial.usage,)
-        return _total((*self._usages, *running))
+        return total_usage((*self._usages, *running))
 
     @property
     def cost(self) -> Cost:
@@ -258,7 +258,8 @@ def _is_nameless(part: Part) -> bool:
     return isinstance(part, ToolCallPart) and not part.name
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Return the sum of several counts, as certain as all of them are."""
     certainties = {usage.certainty for usage in usages}
     certainty: Certainty = "partial" if certainties else "missing"
     if len(certainties) == 1:

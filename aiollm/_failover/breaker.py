@@ -11,6 +11,16 @@ LATENCIES = 64
 """First-output latencies remembered per target."""
 
 
+STRAYS = 3
+"""Failures in short order that a target which answers others may have without being set aside."""
+
+ANSWERS_A_STRAY = 8
+"""Answers that make up for one of them: a target that fails more often than so is not well."""
+
+LATELY = 1.0
+"""Seconds since the last first output within which a target counts as one that answers."""
+
+
 class SharedOpening:
     """What a breaker that is open for a whole fleet knows of it.
 
@@ -49,6 +59,9 @@ class Breaker:
     """The failures in a row of a target or host; open where there were any that count."""
 
     __slots__ = (
+        "_answers",
+        "_strays",
+        "answered_at",
         "error",
         "failed",
         "failures",
@@ -80,6 +93,22 @@ class Breaker:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self.generation: int = 0
         self.shared: SharedOpening | None = None
+        self.answered_at: float = 0.0
+        """When it last gave a first output."""
+        self._strays: float = STRAYS
+        self._answers: int = 0
+
+    def is_stray(self, now: float) -> bool:
+        """Note a failure; return whether it is one of few among many answers.
+
+        It then says nothing of the target, which a busy caller would otherwise lose for a second
+        each time, though it answers all others.
+        """
+        made_up = (self.succeeded - self._answers) / ANSWERS_A_STRAY
+        self._answers = self.succeeded
+        self._strays = max(0.0, self._strays - made_up) + 1
+        is_answering = not self.openings and now - self.answered_at <= LATELY
+        return is_answering and self._strays <= STRAYS
 
     @property
     def is_open(self) -> bool:

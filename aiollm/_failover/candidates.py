@@ -278,7 +278,7 @@ class Candidates:
             again[target] = True
         elif _may_pass(error):
             again[target] = False
-            if isinstance(error, LocalError):
+            if not self._gate.is_sick(self._line(target)):  # nothing else slows this call down
                 self._rest(target)
         else:
             again.pop(target, None)

@@ -395,6 +395,13 @@ class Gate:
         for each in {line.origin for line in self._all_lines()}:
             self.changed_health(each)
 
+    def crowd(self, targets: Iterable[Target]) -> tuple[int, bool]:
+        """Return how many calls wait for one of the targets, and whether limits bound them all."""
+        lines = [line for each in targets if (line := self._lines.get(each)) is not None]
+        waiting = max((line.tickets.waiting for line in lines), default=0)
+        bounded = all(line.is_bounded or line.scope.is_bounded for line in lines)
+        return waiting, bounded and bool(lines)
+
     def snapshot(self) -> tuple[TargetLimits, ...]:
         """Return what bounds the targets used so far."""
         now = self.now()

@@ -97,6 +97,7 @@ class Permit:
         """
         breaker, host = self._breaker, self._host
         breaker.latencies.append(seconds)
+        breaker.answered_at = self.started + seconds
         return (breaker.failures > 0 or host.failures > 0) and self._answered()
 
     def success(self) -> bool:
@@ -128,10 +129,13 @@ class Permit:
                 self._postpone()
             return False
         self._breaker.failed += 1
+        is_stray = self._breaker.is_stray(self._health.clock())
         if is_connection_failure(error):
             self._open(self._host, error)
         else:
             self._recover(self._host)
+            if is_stray and not (stated_wait(error) or _is_long(error)):
+                return False
         return self._open(self._breaker, error)
 
     def abandoned(self) -> None:

@@ -118,12 +118,13 @@ class Ticket(Generic[LineT]):
 class Queue(Generic[LineT]):
     """The tickets of a line, by the numbers of their calls; it soon forgets those that left."""
 
-    __slots__ = ("_joined", "_tickets", "_waiting")
+    __slots__ = ("_joined", "_tickets", "waiting")
 
     def __init__(self) -> None:
         self._tickets: list[tuple[int, int, Ticket[LineT]]] = []
         self._joined = 0
-        self._waiting = 0
+        self.waiting = 0
+        """Tickets that were pushed and have not left."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -135,7 +136,7 @@ class Queue(Generic[LineT]):
     def push(self, ticket: Ticket[LineT]) -> None:
         """Put a ticket behind those of earlier calls, and of the same call."""
         self._joined += 1
-        self._waiting += 1
+        self.waiting += 1
         heapq.heappush(self._tickets, (ticket.number, self._joined, ticket))
 
     def first(self, line: LineT) -> Ticket[LineT] | None:
@@ -147,7 +148,7 @@ class Queue(Generic[LineT]):
 
     def left(self, line: LineT) -> None:
         """Note that the wait of a ticket is over; a request is kept only for a call that waits."""
-        self._waiting -= 1
-        if len(self._tickets) > 2 * self._waiting:
+        self.waiting -= 1
+        if len(self._tickets) > 2 * self.waiting:
             self._tickets = [each for each in self._tickets if each[2].waits_at(line)]
             heapq.heapify(self._tickets)

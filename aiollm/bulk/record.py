@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm.types import Cost, FinishReason, Usage
+from aiollm.types import Cost, FinishReason, Message, Usage
 
 
 class Try(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,7 +30,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Times are seconds: `began` since 1970, `seconds` from the row's start to its end, `first_output`
     from its start to the first output, None without one, and `waited` in line for a target that has
-    room. `cached`: the answer came from the response cache.
+    room. `cached`: the answer came from the response cache. `message` has all of an answer that is
+    more than plain text. `run` and `asked` are hashes: of what all rows of the run have in common,
+    and of what this one asks.
     """
 
     key: str
@@ -48,3 +50,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     first_output: float | None = None
     waited: float = 0.0
     cached: bool = False
+    message: Message | None = None
+    warnings: tuple[str, ...] = ()
+    run: str = ""
+    asked: str = ""

@@ -1,7 +1,8 @@
 """The command `aiollm`: one row for each subcommand, streaming to the terminal.
 
-Exit codes: 0 answered, 1 no target answered or the answer broke off, 2 usage or configuration,
-130 Ctrl-C, 141 the reader of the output closed it, 143 SIGTERM.
+Exit codes: 0 answered, 1 no target answered or the answer broke off (of `map`: rows failed),
+2 usage or configuration, 3 `map` ended before its last row, 130 Ctrl-C, 141 the reader of the
+output closed it, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from aiollm import __version__
-from aiollm.cli import ask, chat, check, fleet, image, servers, tokens
+from aiollm.cli import ask, bulk, chat, check, fleet, image, servers, tokens
 from aiollm.cli.safe_text import printable
 from aiollm.cli.session import (
     BROKEN_PIPE,
     FAILED,
     INTERRUPTED,
     OK,
+    STOPPED,
     TERMINATED,
     USAGE,
     VENDOR_VARIABLES,
@@ -36,6 +38,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "OK",
+    "STOPPED",
     "TERMINATED",
     "USAGE",
     "VENDOR_VARIABLES",
@@ -45,6 +48,7 @@ __all__ = [
 COMMANDS = (
     Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
     Command("chat", "talk with a model, turn by turn", chat.configure, chat.chat),
+    Command("map", "ask every row of a JSONL file", bulk.configure, bulk.map_rows),
     Command("models", "list the models of providers", servers.configure_models, servers.models),
     Command("health", "show which providers answer", servers.configure_health, servers.health),
     Command("running", "list a server's loaded models", servers.configure_box, servers.running),

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from aiollm.errors import ConfigError
 from aiollm.registry import Registry
 from aiollm.types import ImagePart
 
-OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
+OK, FAILED, USAGE, STOPPED, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
 
 VENDOR_VARIABLES = (
     "OPENAI_API_KEY",
@@ -50,12 +51,12 @@ class Command(msgspec.Struct, frozen=True):
     run: Callable[[argparse.Namespace], int]
 
 
-def run(work: Callable[[Registry], Awaitable[int]]) -> int:
-    """Run `work` with a registry that reads the environment."""
+def run(work: Callable[[Registry], Awaitable[int]], **settings: Any) -> int:
+    """Run `work` with a registry that reads the environment, and has these settings."""
 
     async def session() -> int:
         with ended_by_sigterm():
-            async with Registry() as registry:
+            async with Registry(**settings) as registry:
                 return await work(registry)
 
     return asyncio.run(session())

@@ -127,7 +127,7 @@ def is_styled(stream: TextIO) -> bool:
 def show_progress(text: str) -> None:
     """Show text on the current line of standard error, if that is a terminal."""
     if is_animated(sys.stderr):
-        sys.stderr.write(f"\r{one_line(text)}")
+        sys.stderr.write(f"\r{one_line(text)}\x1b[K")
         sys.stderr.flush()
 
 

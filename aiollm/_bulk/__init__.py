@@ -1,0 +1,1 @@
+"""The workings of bulk runs; `aiollm.bulk` has what is public of them."""

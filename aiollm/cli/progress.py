@@ -1,0 +1,120 @@
+"""How far a bulk run is: one line that is written again, or a line now and then in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+from aiollm._bulk.row import Row
+from aiollm._bulk.run import MapRun
+from aiollm.cli.terminal import clear_progress, complain, is_animated, note, show_progress
+from aiollm.registry import Registry
+
+EVERY, RARELY = 0.25, 30.0
+"""Seconds between two lines: on a terminal, and elsewhere."""
+
+LATELY = 15.0
+"""Seconds over which the rate is measured."""
+
+
+class Progress:
+    """Counts rows, and shows them on standard error until it is left."""
+
+    def __init__(
+        self, rows: MapRun[Any], registry: Registry, total: int | None, shards: int
+    ) -> None:
+        """`total` is the number of lines, None if unknown, of which one in `shards` is asked."""
+        self._rows = rows
+        self._registry = registry
+        self._total = total
+        self._shards = shards
+        self._done = self._failed = 0
+        self._tokens = 0
+        self._usd = 0.0
+        self._began = time.monotonic()
+        self._lately: deque[tuple[float, int, int]] = deque([(self._began, 0, 0)])
+        # Answers on the same terminal would be written into the line.
+        self._is_live = is_animated(sys.stderr) and not sys.stdout.isatty()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._wait()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_live:
+            clear_progress()
+        complain(self._line(is_over=True))
+
+    def add(self, row: Row[Any]) -> None:
+        """Count a row."""
+        self._done += 1
+        self._failed += row.error is not None
+        if row.response is not None:
+            self._tokens += row.response.usage.output_tokens
+        self._usd += (row.cost.usd or 0.0) + (row.cost.lost or 0.0)
+
+    def say(self, text: str) -> None:
+        """Print a message above the line."""
+        if self._is_live:
+            clear_progress()
+        complain(text)
+
+    def _wait(self) -> None:
+        seconds = EVERY if self._is_live else RARELY
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._show)
+
+    def _show(self) -> None:
+        text = self._line()
+        if self._is_live:
+            show_progress(text[: max(20, shutil.get_terminal_size().columns - 1)])
+        else:
+            note(text)
+        self._wait()
+
+    def _line(self, *, is_over: bool = False) -> str:
+        now = time.monotonic()
+        began, done, tokens = (self._began, 0, 0) if is_over else self._since(now)
+        seconds = max(0.001, now - began)
+        rate = (self._done - done) / seconds
+        parts = [f"{self._done} done", f"{self._failed} failed", f"{rate:.3g} rows/s"]
+        if self._tokens:
+            parts.append(f"{(self._tokens - tokens) / seconds:.3g} tokens/s")
+        if self._usd:
+            parts.append(f"${self._usd:.4g}")
+        if is_over:
+            return ", ".join([*parts, f"in {_time(now - self._began)}"])
+        waiting = sum(each.waiting for each in self._registry.limits())
+        parts.append(f"{self._rows.under_way} under way")
+        if waiting:
+            parts.append(f"{waiting} waiting for limits")
+        if self._total is not None and rate > 0:
+            left = (self._total - self._rows.pulled) / self._shards + self._rows.under_way
+            parts.append(f"{_time(max(0.0, left) / rate)} left")
+        return ", ".join(parts)
+
+    def _since(self, now: float) -> tuple[float, int, int]:
+        """Return when the time over which the rate is measured began, and what was done then."""
+        lately = self._lately
+        lately.append((now, self._done, self._tokens))
+        while len(lately) > 2 and now - lately[1][0] > LATELY:
+            lately.popleft()
+        return lately[0]
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
