@@ -103,7 +103,7 @@ class Asker:
     def _started(self, stream: Stream) -> None:
         """Let the width see how long the first output took, once it was this row's turn."""
         attempt = stream.attempts[-1]
-        if attempt.first_output is not None:
+        if attempt.first_output is not None and not attempt.cached:
             seconds = attempt.first_output - attempt.started
             self._width.first_output(attempt.target, seconds, self.under_way)
 

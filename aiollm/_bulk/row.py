@@ -40,7 +40,7 @@ class Row(msgspec.Struct, Generic[T], frozen=True):
     @property
     def cached(self) -> bool:
         """Whether the answer came from the response cache."""
-        return self.response is not None and bool(getattr(self.response, "cached", False))
+        return self.response is not None and self.response.cached
 
 
 class Asks(msgspec.Struct):
