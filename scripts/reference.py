@@ -43,7 +43,7 @@ TOPICS = {
     "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
-    "Bulk runs": "Report",
+    "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
@@ -53,7 +53,7 @@ TOPICS = {
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "ClosedError BusyError BusyKind BudgetError FailoverError DeadlineName Verdict Harm classify "
+    "StoppedError ClosedError BusyError BusyKind BudgetError FailoverError DeadlineName Verdict Harm classify "
     "http_status",
 }
 MODULES = {

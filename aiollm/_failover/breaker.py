@@ -61,7 +61,7 @@ class Breaker:
     __slots__ = (
         "_answers",
         "_strays",
-        "answered_at",
+        "answered_from",
         "error",
         "failed",
         "failures",
@@ -93,8 +93,8 @@ class Breaker:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self.generation: int = 0
         self.shared: SharedOpening | None = None
-        self.answered_at: float = 0.0
-        """When it last gave a first output."""
+        self.answered_from: float = 0.0
+        """When the attempt began that gave the last first output."""
         self._strays: float = STRAYS
         self._answers: int = 0
 
@@ -107,7 +107,8 @@ class Breaker:
         made_up = (self.succeeded - self._answers) / ANSWERS_A_STRAY
         self._answers = self.succeeded
         self._strays = max(0.0, self._strays - made_up) + 1
-        is_answering = not self.openings and now - self.answered_at <= LATELY
+        answered_at = self.answered_from + (self.latencies[-1] if self.latencies else 0.0)
+        is_answering = not self.openings and now - answered_at <= LATELY
         return is_answering and self._strays <= STRAYS
 
     @property

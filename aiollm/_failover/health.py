@@ -97,7 +97,7 @@ class Permit:
         """
         breaker, host = self._breaker, self._host
         breaker.latencies.append(seconds)
-        breaker.answered_at = self.started + seconds
+        breaker.answered_from = self.started
         return (breaker.failures > 0 or host.failures > 0) and self._answered()
 
     def success(self) -> bool:
