@@ -53,8 +53,8 @@ TOPICS = {
     "AuthenticationError QuotaError RateLimitError OverloadedError ServerError "
     "ModelNotFoundError GenerationError InvalidRequestError ContextLengthError "
     "RequestTooLargeError ContentFilterError ProtocolError OutputError TurnLimitError "
-    "StoppedError ClosedError BusyError BusyKind BudgetError FailoverError DeadlineName Verdict Harm classify "
-    "http_status",
+    "StoppedError ClosedError BusyError BusyKind BudgetError FailoverError DeadlineName "
+    "Verdict Harm classify http_status",
 }
 MODULES = {
     "aiollm.bulk": "TargetReport Distribution Bucket Interval ScoreReport RowReport",
