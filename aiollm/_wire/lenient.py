@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aiollm._user_types.density import LARGE, excess_in
 from aiollm.errors import ProtocolError
 
 T = TypeVar("T")
@@ -26,11 +27,14 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The escape of a surrogate."""
 
-_LARGE = 64 * 1024
-"""Bytes from which a frame may not be mostly structure."""
+_MAX_HALVED = 512 * 1024
+"""Bytes of a frame with halves of surrogate pairs, which are read and joined slowly."""
 
-_FEW = 4096
-"""Objects that a large frame may have, and some more for its length."""
+_MAX_SLOW = 64 * 1024
+"""Escapes that the standard library reads: each takes some 0.05 microseconds."""
+
+_LONG = 4096
+"""Characters from which it is quicker to encode a text than to search it."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONE = re.compile(
@@ -58,7 +62,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
     """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
-        halves = _HALF.search(frame) is not None
+        halves = _has_halves(frame)
         return _fit(_loads(frame, halves=halves), kind, likely=halves)
     except ValueError as error:
         cause = str(error)
@@ -73,7 +77,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
 def load(data: bytes) -> Any:
     """Decode any JSON value; return None if `data` is not JSON."""
     try:
-        return _loads(data, halves=_HALF.search(data) is not None)
+        return _loads(data, halves=_has_halves(data))
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -113,17 +117,25 @@ def _without_misfits() -> Callable[[Any, Any], Any]:
     return without_misfits
 
 
+def _has_halves(data: bytes) -> bool:
+    # A word is found sooner than an expression, and few texts have an escape at all.
+    return b"\\u" in data and _HALF.search(data) is not None
+
+
 def _loads(data: bytes, *, halves: bool) -> Any:
     # An object is made of every value, read or not.
-    if len(data) > _LARGE and (
-        data.count(b",") > (_LARGE + len(data)) // 4 or data.count(b"{") > _FEW + len(data) // 128
-    ):
-        raise ValueError("it has too many values")
+    if len(data) > LARGE:
+        if halves and len(data) > _MAX_HALVED:
+            raise ValueError("it is too large to have halves of surrogate pairs")
+        if excess := excess_in(data):
+            raise ValueError(f"it holds {excess}")
     if not halves:
         try:
             return _decode(data)
         except (ValueError, RecursionError):
             pass  # the standard library reads more, but is slow
+    if len(data) > LARGE and (escapes := data.count(b"\\")) > _MAX_SLOW:
+        raise ValueError(f"it is not plain JSON and has {escapes} escapes")
     # Both the codec that skips a byte order mark and the search for white space are slow.
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     if text.startswith("{"):
@@ -135,14 +147,24 @@ def _loads(data: bytes, *, halves: bool) -> Any:
 
 def mend(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, so that the text can be encoded."""
-    if text.isascii() or not _SURROGATE.search(text):
+    if text.isascii() or not _has_surrogates(text):
         return text
     text, count = _LONE.subn("\ufffd", text, _MENDED)  # a codec makes an exception of each
     if count == _MENDED:
         return text.encode("utf-8", "replace").decode()
-    if _SURROGATE.search(text):
+    if _has_surrogates(text):
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     return text
+
+
+def _has_surrogates(text: str) -> bool:
+    if len(text) < _LONG:
+        return _SURROGATE.search(text) is not None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def mend_all(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._user_types.density import LARGE
 from aiollm._wire.lenient import load, mend
 
 MAX_WORD = 200
@@ -22,8 +23,17 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 _KINDS = ("type", "status", "error_type", "reason", "__type")
 """Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
 
-_MAYBE_ERROR = re.compile(rb'(?i:error)|"(?:object|type|base_resp|message|detail|success)"|\\u')
+_MARKS = (
+    b"error",
+    b"\\u",
+    *(
+        b'"%s"' % key
+        for key in (b"object", b"type", b"base_resp", b"message", b"detail", b"success")
+    ),
+)
 """What any error has: one of the keys that `is_error` knows, or an escape that may hide it."""
+
+_MAYBE_ERROR = re.compile(b"(?i:%s)" % b"|".join(map(re.escape, _MARKS)))
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -98,9 +108,16 @@ def is_error(value: Any) -> bool:
 
 def error_in(data: bytes) -> Any:
     """Decode a frame or body if it is an error, else return None."""
-    if _MAYBE_ERROR.search(data) and is_error(value := load(data)):
+    if _may_be_error(data) and is_error(value := load(data)):
         return value
     return None
+
+
+def _may_be_error(data: bytes) -> bool:
+    if len(data) <= LARGE:
+        return _MAYBE_ERROR.search(data) is not None
+    data = data.lower()  # in a long text, words are found much sooner than an expression
+    return any(mark in data for mark in _MARKS)
 
 
 def named_error(value: dict[str, Any]) -> str:

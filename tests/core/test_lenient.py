@@ -112,9 +112,9 @@ def test_odd_values(frame, field, value) -> None:
         pytest.param(b'{"a":1}{"b":2}', "Extra data", id="two values"),
         pytest.param(b"[1]", "Expected `object`", id="another shape"),
         pytest.param(b"null", "Expected `object`", id="null"),
-        pytest.param(b"[" * 100_000, "nests too deeply", id="deep lists"),
+        pytest.param(b"[" * 60_000, "nests too deeply", id="deep lists"),
         pytest.param(b'{"a":' * 10_000, "nests too deeply", id="deep objects"),
-        pytest.param(b'{"a":' * 100_000, "too many values", id="deep and large"),
+        pytest.param(b'{"a":' * 100_000, "strings", id="deep and large"),
         pytest.param(b'{"count":%s}' % (b"9" * 5000), "limit", id="more digits than allowed"),
         pytest.param(b'{"items":[%s]}' % b",".join([b"{}"] * 40), "than 32", id="too much is odd"),
     ],
@@ -150,10 +150,31 @@ def test_a_frame_is_converted_a_bounded_number_of_times_whatever_is_odd(monkeypa
 
 
 def test_a_large_frame_of_nothing_but_structure_is_not_read_leniently() -> None:
-    frame = b'{"text":"\\ud83e","other":[%s]}'
-    assert decode(frame % (b"0," * 1000 + b"0"), WIRE).text == "\ud83e"
-    with pytest.raises(ProtocolError, match="too many values"):
-        decode(frame % (b"0," * 1_000_000 + b"0"), WIRE)
+    frame = b'{"text":["%s"],"count":7,"other":[%s]}'
+    assert decode(frame % (b",{" * 1_000_000, b"0," * 1000 + b"0"), WIRE).count == 7
+    with pytest.raises(ProtocolError, match="holds 1000005 values"):
+        decode(frame % (b"", b"0," * 1_000_000 + b"0"), WIRE)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        pytest.param(b'{"text":"\\ud83e%s"}' % (b"a" * 600_000), "surrogate", id="halves"),
+        pytest.param(b'{"text":"%s\t"}' % (rb"\n" * 70_000), "70000 escapes", id="escapes"),
+        pytest.param(b'{"items":[%s[]]}' % (b'{"need":1},' * 8192), "8192 items", id="items"),
+    ],
+)
+def test_a_large_frame_that_is_slow_to_mend_is_refused(frame, said) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        decode(frame, WIRE)
+
+
+@pytest.mark.parametrize("text", ["\ud83e\udd99", "\ud83e", "\udd99", "é", ""])
+@pytest.mark.parametrize("length", [0, 5000])
+def test_long_texts_are_mended_like_short_ones(text, length) -> None:
+    joined = {"\ud83e\udd99": "🦙", "\ud83e": "\ufffd", "\udd99": "\ufffd"}.get(text, text)
+    for before, after in (("a" * length, ""), ("", "a" * length), ("é" * length, "é")):
+        assert mend(before + text + after) == before + joined + after
 
 
 def test_memory_that_runs_out_is_a_protocol_error() -> None:

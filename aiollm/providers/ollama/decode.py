@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -60,7 +60,7 @@ class _Line(msgspec.Struct, gc=False):
 class _PlainMessage(msgspec.Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
-    tool_calls: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
+    tool_calls: tuple[()] | None = None
 
 
 class _Plain(msgspec.Struct, gc=False):
