@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm._user_types.hooks import convert, decode
 from aiollm._user_types.density import is_dense
+from aiollm._user_types.hooks import convert, decode
 from aiollm._user_types.loose_json import after_thinking, decode_numbers, fit, values_in
 
 Take: TypeAlias = Callable[[Any], Any]

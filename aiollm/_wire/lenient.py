@@ -27,8 +27,8 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The escape of a surrogate."""
 
-_MAX_HALVED = 512 * 1024
-"""Bytes of a frame with halves of surrogate pairs, which are read and joined slowly."""
+_MAX_MENDED = 512 * 1024
+"""Bytes of a frame with halves of surrogate pairs or invalid UTF-8, which is mended slowly."""
 
 _MAX_SLOW = 64 * 1024
 """Escapes that the standard library reads: each takes some 0.05 microseconds."""
@@ -60,10 +60,22 @@ def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 def decode_leniently(frame: bytes, kind: Any) -> Any:
     """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
+    return _fitted(frame, kind)[0]
+
+
+def _fitted(frame: bytes, kind: Any) -> tuple[Any, bool]:
+    """Return what is in a frame, and whether any of it did not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
         halves = _has_halves(frame)
-        return _fit(_loads(frame, halves=halves), kind, likely=halves)
+        value = _loads(frame, halves=halves)
+        if halves:  # where all is likely to fit, a walk over it would cost too much
+            try:
+                return msgspec.convert(value, kind, strict=False), True
+            except msgspec.ValidationError:
+                pass
+        value, misfits = _without_misfits()(value, kind)
+        return msgspec.convert(value, kind, strict=False), halves or misfits > 0
     except ValueError as error:
         cause = str(error)
     except MemoryError:
@@ -100,18 +112,8 @@ def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     return msgspec.json.encode(mend_all(plain))
 
 
-def _fit(value: Any, kind: Any, *, likely: bool) -> Any:
-    """Convert what fits; where all of it is `likely` to, a walk over it would cost too much."""
-    if likely:
-        try:
-            return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError:
-            pass
-    return msgspec.convert(_without_misfits()(value, kind), kind, strict=False)
-
-
 @cache
-def _without_misfits() -> Callable[[Any, Any], Any]:
+def _without_misfits() -> Callable[[Any, Any], tuple[Any, int]]:
     from aiollm._wire.misfits import without_misfits  # most answers fit
 
     return without_misfits
@@ -125,7 +127,7 @@ def _has_halves(data: bytes) -> bool:
 def _loads(data: bytes, *, halves: bool) -> Any:
     # An object is made of every value, read or not.
     if len(data) > LARGE:
-        if halves and len(data) > _MAX_HALVED:
+        if halves and len(data) > _MAX_MENDED:
             raise ValueError("it is too large to have halves of surrogate pairs")
         if excess := excess_in(data):
             raise ValueError(f"it holds {excess}")
@@ -137,7 +139,8 @@ def _loads(data: bytes, *, halves: bool) -> Any:
     if len(data) > LARGE and (escapes := data.count(b"\\")) > _MAX_SLOW:
         raise ValueError(f"it is not plain JSON and has {escapes} escapes")
     # Both the codec that skips a byte order mark and the search for white space are slow.
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    how = "replace" if len(data) <= _MAX_MENDED else "strict"
+    text = data.decode("utf-8", how).removeprefix("\ufeff").strip(" \t\r\n")
     if text.startswith("{"):
         value, end = _JSON.raw_decode(text)
         if end == len(text):
@@ -181,15 +184,28 @@ def mend_all(value: Any) -> Any:
 
 
 class SurrogateJoiner:
-    """Joins a surrogate pair that was split over two deltas of one field."""
+    """Reads an answer with odd frames; joins a surrogate pair that was split over two deltas."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "odd")
 
     def __init__(self) -> None:
         self._held: dict[str, str] = {}
+        self.odd = False
+        """Whether the last frame that was decoded was odd, so that the next one probably is."""
 
     def __bool__(self) -> bool:
         return bool(self._held)
+
+    def decode(self, frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+        """Decode a frame, leniently at once if the last one was odd. Raises: ProtocolError."""
+        if not self.odd:
+            try:
+                return decoder.decode(frame)
+            except (ValueError, RecursionError):
+                pass
+        value: T
+        value, self.odd = _fitted(frame, decoder.type)
+        return value
 
     def feed(self, field: str, text: str) -> str:
         """Return the complete text; a trailing high surrogate waits for its other half."""

@@ -23,17 +23,17 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 _KINDS = ("type", "status", "error_type", "reason", "__type")
 """Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
 
-_MARKS = (
-    b"error",
-    b"\\u",
-    *(
-        b'"%s"' % key
-        for key in (b"object", b"type", b"base_resp", b"message", b"detail", b"success")
-    ),
-)
-"""What any error has: one of the keys that `is_error` knows, or an escape that may hide it."""
+_MARKS = (b"error", b"\\u", b'"base_resp"', b'"message"', b'"detail"', b'"success"')
+"""What any error has: its name, a key that `is_error` knows, or an escape that may hide it."""
 
-_MAYBE_ERROR = re.compile(b"(?i:%s)" % b"|".join(map(re.escape, _MARKS)))
+_MAYBE_ERROR = re.compile(
+    rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
+)
+
+_KEYS = frozenset(
+    ("error", "errors", "object", "type", "base_resp", "choices", "message", "detail", "success")
+)
+"""Keys that may make an error, or tell that there is none."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -88,6 +88,8 @@ def is_error(value: Any) -> bool:
     while isinstance(value, list) and value:  # a list may nest deeper than calls may
         value = value[0]
     match value:
+        case dict() if _KEYS.isdisjoint(value):  # quicker than so many patterns
+            return bool(named_error(value))
         case {"error": error} if error:
             return True
         case {"object": "error"} | {"type": "error"} | {"errors": [_, *_]}:

@@ -34,9 +34,9 @@ def in_text(text: str) -> dict[str, Any]:
         pytest.param({"citations": [{"url": "https://a.example/" + "a" * 200}] * 1000}, id="urls"),
     ],
 )
-@pytest.mark.parametrize("ascii", [True, False], ids=["escaped", "UTF-8"])
-def test_what_honest_servers_send_is_accepted(value: Any, ascii: bool) -> None:
-    data = json.dumps(value, ensure_ascii=ascii).encode()
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "UTF-8"])
+def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None:
+    data = json.dumps(value, ensure_ascii=escaped).encode()
     assert len(data) > LARGE
     check_density(data)
 

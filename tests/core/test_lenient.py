@@ -169,12 +169,42 @@ def test_a_large_frame_that_is_slow_to_mend_is_refused(frame, said) -> None:
         decode(frame, WIRE)
 
 
-@pytest.mark.parametrize("text", ["\ud83e\udd99", "\ud83e", "\udd99", "é", ""])
-@pytest.mark.parametrize("length", [0, 5000])
-def test_long_texts_are_mended_like_short_ones(text, length) -> None:
-    joined = {"\ud83e\udd99": "🦙", "\ud83e": "\ufffd", "\udd99": "\ufffd"}.get(text, text)
-    for before, after in (("a" * length, ""), ("", "a" * length), ("é" * length, "é")):
-        assert mend(before + text + after) == before + joined + after
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (chr(0xD83E) + chr(0xDD99), "\U0001f999"),
+        (chr(0xD83E), "\ufffd"),
+        (chr(0xDD99), "\ufffd"),
+        ("é", "é"),
+    ],
+)
+@pytest.mark.parametrize("around", ["", "a" * 5000, "é" * 5000], ids=["short", "ASCII", "long"])
+def test_long_texts_are_mended_like_short_ones(text, mended, around) -> None:
+    assert mend(around + text + around) == around + mended + around
+
+
+def test_an_odd_frame_is_read_at_once_after_another_and_any_other_strictly() -> None:
+    """What is odd is rarely alone, and a strict decoder takes its time to say what does not fit."""
+
+    class Counted:
+        type = Wire
+        calls = 0
+
+        def decode(self, frame):
+            self.calls += 1
+            return WIRE.decode(frame)
+
+    joiner, decoder = SurrogateJoiner(), Counted()
+    for frame, calls in [
+        (b'{"count":[]}', 1),
+        (b'{"text":"\\ud83e"}', 1),
+        (b'{"text":"a"}', 1),
+        (b'{"text":"a"}', 2),
+        (b'{"text":7}', 3),
+        (b'{"text":7}', 3),
+    ]:
+        assert joiner.decode(frame, decoder) == decode(frame, WIRE)
+        assert decoder.calls == calls
 
 
 def test_memory_that_runs_out_is_a_protocol_error() -> None:

@@ -490,7 +490,7 @@ URLS = b",".join([b'{"url":""}'] * 100_000)
     ("body", "said"),
     [
         (b'{"data": [%s], "images": [%s]}' % (URLS, URLS), "strings"),
-        (b'{"words": "%s"}' % (b"word " * 2_000_000), "more than 8388608 bytes beside its files"),
+        (b'{"words": "%s"}' % (b"word " * 2_000_000), "more than 4194304 bytes beside its files"),
     ],
     ids=["objects", "words"],
 )

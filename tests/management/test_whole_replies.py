@@ -85,7 +85,7 @@ MODELS = b'{"data": [%s], "running": [%s]}'
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b" " * 9 * 1024 * 1024, "larger than 8388608 bytes"),
+        (b" " * 5 * 1024 * 1024, "larger than 4194304 bytes"),
         (MODELS % ((b",".join([b'{"id":""}'] * 100_000),) * 2), "strings"),
     ],
 )

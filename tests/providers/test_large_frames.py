@@ -113,7 +113,7 @@ def test_ollamas_lines_without_a_message_are_counted() -> None:
     assert out == [TextDelta("a")] * MAX_BLANK
 
 
-DENSE = "{%s}" % ",".join(f'"b{at}":1' for at in range(40_000))
+DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ DENSE = "{%s}" % ",".join(f'"b{at}":1' for at in range(40_000))
 def test_whether_a_call_is_complete_is_found_out_of_what_is_quick_to_read(
     arguments: str, reason: str
 ) -> None:
-    """A server that says `stop` after a call means it if nobody can tell that the call is complete."""
+    """A server that says `stop` after a call that is not complete means it."""
     decoder = ChatCodec().decoder()
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": arguments}}
     chunks = [{"delta": {"tool_calls": [call]}}, {"delta": {}, "finish_reason": "stop"}]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, mend_all
+from aiollm._wire.lenient import SurrogateJoiner, load, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -167,10 +167,8 @@ class GoogleDecoder:
 
     def _frame(self, frame: bytes, out: list[Item]) -> None:
         """Decode any frame; after a piece of text, try the next one as a plain chunk."""
-        try:
-            chunk = CHUNK.decode(frame)
-        except (ValueError, RecursionError):
-            self._odd(frame, out)
+        chunk = self._decode(frame, out)
+        if chunk is None:
             return
         self._chunk(chunk, frame, out)
         if self._joiner is None and out:
@@ -178,14 +176,18 @@ class GoogleDecoder:
         if chunk.usage_metadata is not None and self._last is None:
             self._emit_usage(out)
 
-    def _odd(self, frame: bytes, out: list[Item]) -> None:
-        """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
+    def _decode(self, frame: bytes, out: list[Item]) -> Chunk | None:
+        """Decode a chunk; None for a frame that is none, such as an end mark or an array."""
+        if self._joiner is None:
+            try:
+                return CHUNK.decode(frame)
+            except (ValueError, RecursionError):
+                pass
         if frame[:1] != b"{" and self._mark(frame, out):
-            return
-        chunk = decode_leniently(frame, Chunk)
+            return None
         if self._joiner is None:
             self._joiner = SurrogateJoiner()
-        self._chunk(chunk, frame, out)
+        return self._joiner.decode(frame, CHUNK)
 
     def _mark(self, frame: bytes, out: list[Item]) -> bool:
         """Process a frame that is not a chunk; return False for one that may be one."""
