@@ -20,10 +20,10 @@ MAX_BRACKETS = 32 * 1024
 MAX_VALUES = 128 * 1024
 """Values of any kind: a number takes some 0.03 microseconds. vLLM may send a prompt's token ids."""
 
-MAX_BARE = 2 * 1024 * 1024
+MAX_BARE = 1024 * 1024
 """Bytes outside strings, such as white space and the digits of numbers."""
 
-MAX_ESCAPES = 1024 * 1024
+MAX_ESCAPES = 512 * 1024
 MAX_FOREIGN = 4 * 1024 * 1024
 """Backslashes, and bytes that are not ASCII; files have neither."""
 

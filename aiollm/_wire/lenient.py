@@ -188,9 +188,9 @@ class SurrogateJoiner:
 
     __slots__ = ("_held", "odd")
 
-    def __init__(self) -> None:
+    def __init__(self, *, odd: bool = False) -> None:
         self._held: dict[str, str] = {}
-        self.odd = False
+        self.odd = odd
         """Whether the last frame that was decoded was odd, so that the next one probably is."""
 
     def __bool__(self) -> bool:

@@ -152,8 +152,8 @@ def test_a_frame_is_converted_a_bounded_number_of_times_whatever_is_odd(monkeypa
 def test_a_large_frame_of_nothing_but_structure_is_not_read_leniently() -> None:
     frame = b'{"text":["%s"],"count":7,"other":[%s]}'
     assert decode(frame % (b",{" * 1_000_000, b"0," * 1000 + b"0"), WIRE).count == 7
-    with pytest.raises(ProtocolError, match="holds 1000005 values"):
-        decode(frame % (b"", b"0," * 1_000_000 + b"0"), WIRE)
+    with pytest.raises(ProtocolError, match="holds 300005 values"):
+        decode(frame % (b"", b"0," * 300_000 + b"0"), WIRE)
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_an_odd_frame_is_read_at_once_after_another_and_any_other_strictly() -> 
             self.calls += 1
             return WIRE.decode(frame)
 
-    joiner, decoder = SurrogateJoiner(), Counted()
+    joiner, decoder = SurrogateJoiner(odd=True), Counted()
     for frame, calls in [
-        (b'{"count":[]}', 1),
-        (b'{"text":"\\ud83e"}', 1),
+        (b'{"count":[]}', 0),
+        (b'{"text":"\\ud83e"}', 0),
+        (b'{"text":"a"}', 0),
         (b'{"text":"a"}', 1),
-        (b'{"text":"a"}', 2),
-        (b'{"text":7}', 3),
-        (b'{"text":7}', 3),
+        (b'{"text":7}', 2),
+        (b'{"text":7}', 2),
     ]:
         assert joiner.decode(frame, decoder) == decode(frame, WIRE)
         assert decoder.calls == calls

@@ -126,13 +126,17 @@ DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
         pytest.param(json.dumps({"text": "a" * 3_000_000}), "stop", id="too long"),
     ],
 )
+@pytest.mark.parametrize("piece", [10_000, 10_000_000], ids=["in pieces", "at once"])
 def test_whether_a_call_is_complete_is_found_out_of_what_is_quick_to_read(
-    arguments: str, reason: str
+    arguments: str, reason: str, piece: int
 ) -> None:
     """A server that says `stop` after a call that is not complete means it."""
     decoder = ChatCodec().decoder()
-    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": arguments}}
-    chunks = [{"delta": {"tool_calls": [call]}}, {"delta": {}, "finish_reason": "stop"}]
+    calls: list[dict[str, Any]] = [{"index": 0, "id": "c", "function": {"name": "f"}}]
+    pieces = (arguments[at : at + piece] for at in range(0, len(arguments), piece))
+    calls += ({"index": 0, "function": {"arguments": each}} for each in pieces)
+    chunks: list[dict[str, Any]] = [{"delta": {"tool_calls": [call]}} for call in calls]
+    chunks.append({"delta": {}, "finish_reason": "stop"})
     out: list[Item] = []
     decoder.feed([json.dumps({"choices": [each]}).encode() for each in chunks], out)
     decoder.close(out)

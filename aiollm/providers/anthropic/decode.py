@@ -179,7 +179,7 @@ class AnthropicDecoder:
             return Event("ping")
         self._plain = False
         if self._joiner is None:
-            self._joiner = SurrogateJoiner()
+            self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(data, EVENT)
 
     def _message_start(self, event: Event, out: list[Item]) -> None:

@@ -186,7 +186,7 @@ class GoogleDecoder:
         if frame[:1] != b"{" and self._mark(frame, out):
             return None
         if self._joiner is None:
-            self._joiner = SurrogateJoiner()
+            self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(frame, CHUNK)
 
     def _mark(self, frame: bytes, out: list[Item]) -> bool:

@@ -160,7 +160,7 @@ class OllamaDecoder:
             try:
                 return _LINE.decode(frame)
             except (ValueError, RecursionError):
-                self._joiner = SurrogateJoiner()
+                self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(frame, _LINE)
 
     def _message(self, message: _Message, out: list[Item]) -> None:

@@ -212,7 +212,7 @@ class ChatDecoder:
             except (ValueError, RecursionError):
                 # Half a surrogate pair is one reason for strict decoding to fail; from now on
                 # expect more, because the pair's other half comes in a later chunk.
-                self._joiner = SurrogateJoiner()
+                self._joiner = SurrogateJoiner(odd=True)
         try:
             return self._joiner.decode(frame, CHUNK)
         except ProtocolError:

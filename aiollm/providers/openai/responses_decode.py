@@ -154,7 +154,7 @@ class ResponsesDecoder:
             try:
                 return EVENT.decode(data)
             except (ValueError, RecursionError):
-                self._joiner = SurrogateJoiner()
+                self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(data, EVENT)
 
     def _output(self, event: Event) -> Output:
