@@ -40,9 +40,9 @@ _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _MATTERS = frozenset({b"", b"d", b"e", *_OPENING})
 """How the lines begin that are read outside raw JSON: comments, `id` and `retry` have no effect."""
-_PIECE = 16 * 1024
-_LARGE = 64 * 1024
-"""Bytes without an end of an event after which complete lines do not wait for it."""
+_LARGE = 16 * 1024
+"""Bytes without an end of an event after which complete lines do not wait for it: what is held
+takes no time, and then all of it at once."""
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _WORDS = {"message", "detail", "msg", "base_resp"}
 _ANSWER = {"choices", "candidates", "type"}
@@ -74,7 +74,7 @@ class _Framer:
             held = self._size
             self._pending.append(head)
             head = self._rest()
-            if held > _PIECE:  # fewer bytes are of no large frame: as many may follow in one read
+            if held > _LARGE:  # fewer bytes are of no large frame: as many may follow in one read
                 check_density(head)
         if end < len(data):
             self._hold(data[end:])

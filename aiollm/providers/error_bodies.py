@@ -127,8 +127,10 @@ def named_error(value: dict[str, Any]) -> str:
 
     llama.cpp writes `{"error parsing tool call": text}` (2026).
     """
-    named = (f"{key}: {text}" for key, text in value.items() if key.lower().startswith("error "))
-    return next(named, "")
+    for key, text in value.items():
+        if key[:6].lower() == "error ":
+            return f"{key}: {text}"
+    return ""
 
 
 def _within(value: Any, inner: Fault) -> Fault:

@@ -419,9 +419,9 @@ def test_hostile_json_costs_one_pass(hostile) -> None:
 def test_lines_do_not_wait_for_the_end_of_an_event_that_never_comes(junk) -> None:
     framer = SSE()
     with contextlib.suppress(ProtocolError):
-        for _ in range(100):
-            framer.feed((junk + b"\n") * 10_000)
-            assert sum(map(len, framer._pending)) < 2 * 64 * 1024
+        for _ in range(1000):
+            framer.feed((junk + b"\n") * 1000)
+            assert sum(map(len, framer._pending)) < 32 * 1024
 
 
 def test_an_event_of_endless_lines_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ from aiollm.types import (
 
 USAGE_EVERY = 32
 """Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
+
+_MAYBE_FLAT = re.compile(rb"message|detail|\\u")
+"""What a body has that is an error without the key `error`."""
 
 _UNFINISHED = (None, "", "FINISH_REASON_UNSPECIFIED")
 
@@ -208,9 +212,10 @@ class GoogleDecoder:
             self._usage = chunk.usage_metadata.after(self._usage)
         if not chunk.candidates:
             self._bare(chunk, frame)
+            return
         raw_parts = RawParts(frame)
-        check_parts(chunk.candidates or ())
-        for at, candidate in enumerate(chunk.candidates or ()):
+        check_parts(chunk.candidates)
+        for at, candidate in enumerate(chunk.candidates):
             if candidate.index:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
@@ -233,7 +238,7 @@ class GoogleDecoder:
             raise block_error(mend(feedback.block_reason), message)
         if chunk.error:
             raise body_error({"error": chunk.error}, body=frame)
-        if chunk.usage_metadata is None and feedback is None:
+        if chunk.usage_metadata is None and feedback is None and _MAYBE_FLAT.search(frame):
             value = load(frame)
             if isinstance(value, dict) and ("message" in value or "detail" in value):
                 raise body_error(value, body=frame)
