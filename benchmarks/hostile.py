@@ -113,6 +113,17 @@ TEXT = {
 }
 """A frame with one text."""
 
+ODD = {
+    "chat": b'{"choices":[{"index":[],"delta":{"content":"a"}}]}',
+    "responses": b'{"type":"response.output_text.delta","item_id":"msg_1","output_index":0,'
+    b'"content_index":[],"delta":"a"}',
+    "anthropic": b'{"type":"content_block_delta","index":0,"usage":[],'
+    b'"delta":{"type":"text_delta","text":"a"}}',
+    "google": b'{"candidates":[{"index":[],"content":{"parts":[{"text":"a"}]}}]}',
+    "ollama": b'{"message":{"content":"a"},"done":false,"eval_count":[]}',
+}
+"""A frame with one text and something odd beside it."""
+
 LISTS = {
     "chat": (b'{"choices":[%s]}', b'{"index":0,"delta":{"content":"a"}}', b'{"index":[]}'),
     "other choices": (b'{"choices":[%s]}', b'{"index":1,"delta":{"content":"a"}}', b'{"index":[]}'),
@@ -194,6 +205,9 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "empty frames": b"data: {}\n\n",
             "null frames": b"data: null\n\n",
             "named frames": b"event: a\ndata: {}\n\n",
+            "frames of a type": b'data: {"type":"a"}\n\n',
+            "frames of a message": b'data: {"a":{"message":""}}\n\n',
+            "frames of a number": b'data: {"message":7}\n\n',
         }.items()
         if wire != "ollama" or not event.startswith((b"data", b"event", b"error"))
     },
@@ -215,6 +229,19 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
                 lambda size, wire=wire: TEXT[wire] % b"[]" + b"," + b'"b":1,' * (size // 6) + b"}",
             ),
             "numbers": one(wire, lambda size: b'{"a":[0' + b",1" * (size // 2) + b"]}"),
+            "names": one(
+                wire,
+                lambda size: (
+                    b'{"error":{' + b",".join(b'"b%d":1' % at for at in range(size // 11)) + b"}}"
+                ),
+            ),
+            "nested": one(
+                wire,
+                lambda size: b'{"a":[' + (b"[" * 99 + b"]" * 99 + b",") * (size // 199) + b"0]}",
+            ),
+            "white space": one(wire, lambda size: b'{"a":' + b" " * size + b"1}"),
+            "one text of line ends": text(wire, rb"\n"),
+            "odd beside a text": before(wire, frame(wire, ODD[wire])),
             "a long number": one(wire, lambda size: b'{"a":' + b"1" * size + b"}"),
             "null texts": before(wire, frame(wire, TEXT[wire] % b"null")),
             "odd texts": before(wire, frame(wire, TEXT[wire] % b"7")),

@@ -6,7 +6,7 @@ MAX_ANSWER = 128 * 1024 * 1024
 MAX_IMAGE_REPLY = 256 * 1024 * 1024
 """The most bytes of a reply with images: ten large ones in base64."""
 
-MAX_UNARY_REPLY = 8 * 1024 * 1024
+MAX_UNARY_REPLY = 4 * 1024 * 1024
 """The most bytes of a reply that is not an answer, such as a model list: the longest lists have one
 MiB (OpenRouter, November 2026), and all of it is decoded in one go."""
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY, MAX_UNARY_REPLY
 from aiollm._http.image_quota import Quota
-from aiollm._http.turns import Turns
+from aiollm._http.turns import PIECE, Turns
 from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
 from aiollm._wire.web_page import check_answer
@@ -68,7 +68,7 @@ async def draw(
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()
             quota = Quota(request)
-            turns = Turns(reply.read)
+            turns = Turns(reply.read, piece=PIECE)
             size = 0
             while not decoder.finished:
                 data = await turns.read()

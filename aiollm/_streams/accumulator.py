@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
+from aiollm._user_types.density import is_dense
 from aiollm.types import (
     AnnouncedLimits,
     Attempt,
@@ -120,6 +121,8 @@ class _Call:
             valid = bool(self.name) and self.whole
             return ToolCallPart(self.id, self.name, text, valid, self.data, custom=True)
         text = text.strip()
+        if len(text) > MAX_ARGUMENTS or is_dense(text):
+            return ToolCallPart(self.id, self.name, text, False, self.data)
         # Only the end of the answer tells a call without arguments from one that lost them.
         arguments = _object(text) if text or not self.whole else "{}"
         if text and self.whole and not arguments:
@@ -162,12 +165,12 @@ _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw] | str] = msgspec.json.Decod
 
 def _object(text: str) -> str:
     """Return the text of a JSON object, "" if it is none; some models encode it twice."""
-    if len(text) > MAX_ARGUMENTS:
-        return ""
     try:
         value = _OBJECT.decode(text)
         if isinstance(value, str):
             text = value.strip()
+            if is_dense(text):
+                return ""
             value = _OBJECT.decode(text)
     except (ValueError, RecursionError):
         return ""

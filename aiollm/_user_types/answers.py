@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._user_types.density import is_dense
 from aiollm._user_types.hooks import convert, decode
 from aiollm._user_types.loose_json import after_thinking, decode_numbers, fit, values_in
 
@@ -33,6 +34,8 @@ def read(text: str, kinds: Sequence[tuple[Any, Take]], finish_reason: str | None
     Raises: ValueError or RecursionError, with the reason why it is not of the first kind.
     """
     inner = _unfenced(text)
+    if is_dense(inner):
+        raise ValueError("it is too large: the event loop would stand still while it is read")
     failure: ValueError | RecursionError | None = None
     for kind, take in kinds:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._user_types.density import is_dense
 from aiollm._user_types.hooks import convert
 
 MAX_VALUES = 32
@@ -95,6 +96,8 @@ def object_in(text: str) -> dict[str, Any] | None:
     The text may have been encoded repeatedly.
     """
     for _ in range(MAX_ENCODED):
+        if is_dense(text):
+            return None
         value = _decoded(text)
         if not isinstance(value, str):
             break
@@ -239,6 +242,8 @@ def _read(text: Any) -> tuple[Any, bool]:
         return _WORDS[text], True
     value: Any = text
     for _ in range(MAX_ENCODED):
+        if is_dense(value):
+            return text, False
         try:
             value = decode_numbers(value)
         except (ValueError, RecursionError):

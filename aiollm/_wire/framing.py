@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+from aiollm._user_types.density import excess_in
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -39,8 +40,9 @@ _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _MATTERS = frozenset({b"", b"d", b"e", *_OPENING})
 """How the lines begin that are read outside raw JSON: comments, `id` and `retry` have no effect."""
-_LARGE = 64 * 1024
-"""Bytes without an end of an event after which complete lines do not wait for it."""
+_LARGE = 16 * 1024
+"""Bytes without an end of an event after which complete lines do not wait for it: what is held
+takes no time, and then all of it at once."""
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _WORDS = {"message", "detail", "msg", "base_resp"}
 _ANSWER = {"choices", "candidates", "type"}
@@ -69,9 +71,11 @@ class _Framer:
         """Return all pending bytes plus `data[:end]`; keep the rest pending."""
         head = data if end == len(data) else data[:end]
         if self._pending:
+            held = self._size
             self._pending.append(head)
             head = self._rest()
-            check_density(head)
+            if held > _LARGE:  # fewer bytes are of no large frame: as many may follow in one read
+                check_density(head)
         if end < len(data):
             self._hold(data[end:])
         return head
@@ -308,13 +312,9 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
 
 
 def check_density(data: bytes) -> None:
-    """Refuse large JSON that is mostly structure. Raises: ProtocolError.
-
-    Each object costs a microsecond in which the event loop stands still. Text, files and
-    probabilities of tokens have far fewer in so many bytes.
-    """
-    if len(data) > _LARGE and (count := data.count(b"{")) > 16 * 1024 + len(data) // 64:
-        raise ProtocolError(f"a frame of {len(data)} bytes holds {count} objects", frame=data)
+    """Refuse large JSON of too many parts. Raises: ProtocolError."""
+    if excess := excess_in(data):
+        raise ProtocolError(f"a frame of {len(data)} bytes holds {excess}", frame=data)
 
 
 def _end_of_crlf(data: bytes) -> int:
@@ -324,8 +324,14 @@ def _end_of_crlf(data: bytes) -> int:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Say whether an object or array is complete: what follows cannot belong to it."""
-    return data.endswith((b"}", b"]")) and data[:1] in _OPENING and _RawJSON().add(data) is not None
+    """Say whether an object or array is complete: what follows cannot belong to it.
+
+    Raises: ProtocolError.
+    """
+    if not data.endswith((b"}", b"]")) or data[:1] not in _OPENING:
+        return False
+    check_density(data)
+    return _RawJSON().add(data) is not None
 
 
 def _as_error(value: bytes) -> bytes:

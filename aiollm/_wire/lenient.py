@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aiollm._user_types.density import LARGE, excess_in
 from aiollm.errors import ProtocolError
 
 T = TypeVar("T")
@@ -26,11 +27,14 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The escape of a surrogate."""
 
-_LARGE = 64 * 1024
-"""Bytes from which a frame may not be mostly structure."""
+_MAX_MENDED = 512 * 1024
+"""Bytes of a frame with halves of surrogate pairs or invalid UTF-8, which is mended slowly."""
 
-_FEW = 4096
-"""Objects that a large frame may have, and some more for its length."""
+_MAX_SLOW = 64 * 1024
+"""Escapes that the standard library reads: each takes some 0.05 microseconds."""
+
+_LONG = 4096
+"""Characters from which it is quicker to encode a text than to search it."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONE = re.compile(
@@ -56,10 +60,22 @@ def decode(frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 def decode_leniently(frame: bytes, kind: Any) -> Any:
     """Decode with the standard library, then drop fields that do not fit. Raises: ProtocolError."""
+    return _fitted(frame, kind)[0]
+
+
+def _fitted(frame: bytes, kind: Any) -> tuple[Any, bool]:
+    """Return what is in a frame, and whether any of it did not fit. Raises: ProtocolError."""
     cause = "it nests too deeply"
     try:
-        halves = _HALF.search(frame) is not None
-        return _fit(_loads(frame, halves=halves), kind, likely=halves)
+        halves = _has_halves(frame)
+        value = _loads(frame, halves=halves)
+        if halves:  # where all is likely to fit, a walk over it would cost too much
+            try:
+                return msgspec.convert(value, kind, strict=False), True
+            except msgspec.ValidationError:
+                pass
+        value, misfits = _without_misfits()(value, kind)
+        return msgspec.convert(value, kind, strict=False), halves or misfits > 0
     except ValueError as error:
         cause = str(error)
     except MemoryError:
@@ -73,7 +89,7 @@ def decode_leniently(frame: bytes, kind: Any) -> Any:
 def load(data: bytes) -> Any:
     """Decode any JSON value; return None if `data` is not JSON."""
     try:
-        return _loads(data, halves=_HALF.search(data) is not None)
+        return _loads(data, halves=_has_halves(data))
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -96,36 +112,35 @@ def encode(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
     return msgspec.json.encode(mend_all(plain))
 
 
-def _fit(value: Any, kind: Any, *, likely: bool) -> Any:
-    """Convert what fits; where all of it is `likely` to, a walk over it would cost too much."""
-    if likely:
-        try:
-            return msgspec.convert(value, kind, strict=False)
-        except msgspec.ValidationError:
-            pass
-    return msgspec.convert(_without_misfits()(value, kind), kind, strict=False)
-
-
 @cache
-def _without_misfits() -> Callable[[Any, Any], Any]:
+def _without_misfits() -> Callable[[Any, Any], tuple[Any, int]]:
     from aiollm._wire.misfits import without_misfits  # most answers fit
 
     return without_misfits
 
 
+def _has_halves(data: bytes) -> bool:
+    # A word is found sooner than an expression, and few texts have an escape at all.
+    return b"\\u" in data and _HALF.search(data) is not None
+
+
 def _loads(data: bytes, *, halves: bool) -> Any:
     # An object is made of every value, read or not.
-    if len(data) > _LARGE and (
-        data.count(b",") > (_LARGE + len(data)) // 4 or data.count(b"{") > _FEW + len(data) // 128
-    ):
-        raise ValueError("it has too many values")
+    if len(data) > LARGE:
+        if halves and len(data) > _MAX_MENDED:
+            raise ValueError("it is too large to have halves of surrogate pairs")
+        if excess := excess_in(data):
+            raise ValueError(f"it holds {excess}")
     if not halves:
         try:
             return _decode(data)
         except (ValueError, RecursionError):
             pass  # the standard library reads more, but is slow
+    if len(data) > LARGE and (escapes := data.count(b"\\")) > _MAX_SLOW:
+        raise ValueError(f"it is not plain JSON and has {escapes} escapes")
     # Both the codec that skips a byte order mark and the search for white space are slow.
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    how = "replace" if len(data) <= _MAX_MENDED else "strict"
+    text = data.decode("utf-8", how).removeprefix("\ufeff").strip(" \t\r\n")
     if text.startswith("{"):
         value, end = _JSON.raw_decode(text)
         if end == len(text):
@@ -135,14 +150,24 @@ def _loads(data: bytes, *, halves: bool) -> Any:
 
 def mend(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, so that the text can be encoded."""
-    if text.isascii() or not _SURROGATE.search(text):
+    if text.isascii() or not _has_surrogates(text):
         return text
     text, count = _LONE.subn("\ufffd", text, _MENDED)  # a codec makes an exception of each
     if count == _MENDED:
         return text.encode("utf-8", "replace").decode()
-    if _SURROGATE.search(text):
+    if _has_surrogates(text):
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     return text
+
+
+def _has_surrogates(text: str) -> bool:
+    if len(text) < _LONG:
+        return _SURROGATE.search(text) is not None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def mend_all(value: Any) -> Any:
@@ -159,15 +184,28 @@ def mend_all(value: Any) -> Any:
 
 
 class SurrogateJoiner:
-    """Joins a surrogate pair that was split over two deltas of one field."""
+    """Reads an answer with odd frames; joins a surrogate pair that was split over two deltas."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "odd")
 
-    def __init__(self) -> None:
+    def __init__(self, *, odd: bool = False) -> None:
         self._held: dict[str, str] = {}
+        self.odd = odd
+        """Whether the last frame that was decoded was odd, so that the next one probably is."""
 
     def __bool__(self) -> bool:
         return bool(self._held)
+
+    def decode(self, frame: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+        """Decode a frame, leniently at once if the last one was odd. Raises: ProtocolError."""
+        if not self.odd:
+            try:
+                return decoder.decode(frame)
+            except (ValueError, RecursionError):
+                pass
+        value: T
+        value, self.odd = _fitted(frame, decoder.type)
+        return value
 
     def feed(self, field: str, text: str) -> str:
         """Return the complete text; a trailing high surrogate waits for its other half."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._user_types.density import LARGE
 from aiollm._wire.lenient import load, mend
 
 MAX_WORD = 200
@@ -22,8 +23,17 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 _KINDS = ("type", "status", "error_type", "reason", "__type")
 """Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
 
-_MAYBE_ERROR = re.compile(rb'(?i:error)|"(?:object|type|base_resp|message|detail|success)"|\\u')
-"""What any error has: one of the keys that `is_error` knows, or an escape that may hide it."""
+_MARKS = (b"error", b"\\u", b'"base_resp"', b'"message"', b'"detail"', b'"success"')
+"""What any error has: its name, a key that `is_error` knows, or an escape that may hide it."""
+
+_MAYBE_ERROR = re.compile(
+    rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
+)
+
+_KEYS = frozenset(
+    ("error", "errors", "object", "type", "base_resp", "choices", "message", "detail", "success")
+)
+"""Keys that may make an error, or tell that there is none."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -78,6 +88,8 @@ def is_error(value: Any) -> bool:
     while isinstance(value, list) and value:  # a list may nest deeper than calls may
         value = value[0]
     match value:
+        case dict() if _KEYS.isdisjoint(value):  # quicker than so many patterns
+            return bool(named_error(value))
         case {"error": error} if error:
             return True
         case {"object": "error"} | {"type": "error"} | {"errors": [_, *_]}:
@@ -98,9 +110,16 @@ def is_error(value: Any) -> bool:
 
 def error_in(data: bytes) -> Any:
     """Decode a frame or body if it is an error, else return None."""
-    if _MAYBE_ERROR.search(data) and is_error(value := load(data)):
+    if _may_be_error(data) and is_error(value := load(data)):
         return value
     return None
+
+
+def _may_be_error(data: bytes) -> bool:
+    if len(data) <= LARGE:
+        return _MAYBE_ERROR.search(data) is not None
+    data = data.lower()  # in a long text, words are found much sooner than an expression
+    return any(mark in data for mark in _MARKS)
 
 
 def named_error(value: dict[str, Any]) -> str:
@@ -108,8 +127,10 @@ def named_error(value: dict[str, Any]) -> str:
 
     llama.cpp writes `{"error parsing tool call": text}` (2026).
     """
-    named = (f"{key}: {text}" for key, text in value.items() if key.lower().startswith("error "))
-    return next(named, "")
+    for key, text in value.items():
+        if key[:6].lower() == "error ":
+            return f"{key}: {text}"
+    return ""
 
 
 def _within(value: Any, inner: Fault) -> Fault:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from aiollm._streams.accumulator import FOLD, Accumulator
-from aiollm.types import ReasoningDelta, RefusalDelta, Restart, Target, TextDelta, ToolCallDelta
+from aiollm.types import (
+    Finish,
+    ReasoningDelta,
+    RefusalDelta,
+    Restart,
+    Target,
+    TextDelta,
+    ToolCallDelta,
+)
 
 KINDS = {
     "text": TextDelta,
@@ -50,3 +60,15 @@ def test_a_restart_begins_anew() -> None:
     total.add([TextDelta("a")] * 3 * FOLD)
     total.add([Restart(Target("b", "m"), "why"), *[TextDelta("b")] * 2 * FOLD])
     assert texts(total) == ["b" * 2 * FOLD]
+
+
+DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+
+
+@pytest.mark.parametrize("arguments", [DENSE, json.dumps(DENSE), json.dumps(json.dumps(DENSE))])
+def test_arguments_of_too_many_parts_are_not_decoded(arguments) -> None:
+    """They are kept as they came, for whoever wants to look at them."""
+    total = Accumulator()
+    total.add([ToolCallDelta(0, "c", "f", arguments), Finish("tool_calls")])
+    (call,) = total.message().parts
+    assert (call.arguments, call.valid) == (arguments, False)

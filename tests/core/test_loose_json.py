@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import msgspec
 import pytest
 
+from aiollm._user_types.answers import read
 from aiollm._user_types.loose_json import after_thinking, fit, object_in, values_in
 
 
@@ -196,3 +198,13 @@ def test_a_number_or_a_word_is_a_list_of_one(given: Any, made: Any) -> None:
 def test_what_may_be_several_items_or_none_is_not_guessed(tags: Any) -> None:
     with pytest.raises(msgspec.ValidationError):
         fit({"tags": tags}, Sloppy)
+
+
+DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+
+
+@pytest.mark.parametrize("text", [DENSE, json.dumps(DENSE), f"Here it is: {DENSE}"])
+def test_what_holds_too_many_parts_is_not_read(text: str) -> None:
+    assert object_in(text) is None
+    with pytest.raises(ValueError, match=r"too large|JSON|object"):
+        read(text, [(dict, lambda value: value)], "stop")

@@ -27,6 +27,7 @@ from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import MAX_IMAGE_BYTES, MAX_MASK_BYTES, OpenAIImages
+from aiollm.providers.openai.images_decode import MAX_OTHERS
 from aiollm.types import ImagePart, Target, Usage
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -385,3 +386,13 @@ def test_moderation_is_a_content_filter_error_whatever_its_type(type_: str) -> N
     error = {"error": {"message": "rejected", "type": type_, "code": "moderation_blocked"}}
     reply = HttpResponse(400, {}, json.dumps(error).encode())
     assert isinstance(OpenAIImages().error(reply), ContentFilterError)
+
+
+@pytest.mark.parametrize("event", [b'{"type":"ping"}', b'{"type":"x.partial_image","b64_json":7}'])
+def test_events_without_an_image_are_counted(event: bytes) -> None:
+    decoder = OpenAIImages().image_decoder()
+    out: list[PartialImage] = []
+    decoder.feed((b"data: " + event + b"\n\n") * MAX_OTHERS, out)
+    with pytest.raises(ProtocolError, match="4096 events"):
+        decoder.feed(b"data: " + event + b"\n\n", out)
+    assert not out

@@ -489,8 +489,8 @@ URLS = b",".join([b'{"url":""}'] * 100_000)
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"data": [%s], "images": [%s]}' % (URLS, URLS), "holds 200001 objects"),
-        (b'{"words": "%s"}' % (b"word " * 2_000_000), "more than 8388608 bytes beside its files"),
+        (b'{"data": [%s], "images": [%s]}' % (URLS, URLS), "strings"),
+        (b'{"words": "%s"}' % (b"word " * 2_000_000), "more than 4194304 bytes beside its files"),
     ],
     ids=["objects", "words"],
 )

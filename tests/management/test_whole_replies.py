@@ -85,8 +85,8 @@ MODELS = b'{"data": [%s], "running": [%s]}'
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b" " * 9 * 1024 * 1024, "larger than 8388608 bytes"),
-        (MODELS % ((b",".join([b'{"id":""}'] * 100_000),) * 2), "holds 200001 objects"),
+        (b" " * 5 * 1024 * 1024, "larger than 4194304 bytes"),
+        (MODELS % ((b",".join([b'{"id":""}'] * 100_000),) * 2), "strings"),
     ],
 )
 async def test_a_reply_that_would_hold_up_the_loop_is_refused(registry, call, body, said):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiollm.errors import LLMError, ProtocolError
+from aiollm.errors import LLMError, ProtocolError, ServerError
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.decoding import MAX_CALLS, MAX_PARTS
 from aiollm.providers.google.codec import GoogleCodec
@@ -15,7 +15,7 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.ollama.decode import MAX_BLANK
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.types import Item, TextDelta
+from aiollm.types import Finish, Item, TextDelta
 
 CODECS: dict[str, Any] = {
     "chat": ChatCodec,
@@ -111,3 +111,44 @@ def test_ollamas_lines_without_a_message_are_counted() -> None:
     with pytest.raises(ProtocolError, match="4096 lines"):
         decoder.feed([b"{}"], out)
     assert out == [TextDelta("a")] * MAX_BLANK
+
+
+DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        pytest.param(
+            json.dumps({"path": "a", "text": "line {\n" * 100_000}), "tool_calls", id="a file"
+        ),
+        pytest.param(DENSE, "stop", id="too many parts"),
+        pytest.param(json.dumps({"text": "a" * 3_000_000}), "stop", id="too long"),
+    ],
+)
+@pytest.mark.parametrize("piece", [10_000, 10_000_000], ids=["in pieces", "at once"])
+def test_whether_a_call_is_complete_is_found_out_of_what_is_quick_to_read(
+    arguments: str, reason: str, piece: int
+) -> None:
+    """A server that says `stop` after a call that is not complete means it."""
+    decoder = ChatCodec().decoder()
+    calls: list[dict[str, Any]] = [{"index": 0, "id": "c", "function": {"name": "f"}}]
+    pieces = (arguments[at : at + piece] for at in range(0, len(arguments), piece))
+    calls += ({"index": 0, "function": {"arguments": each}} for each in pieces)
+    chunks: list[dict[str, Any]] = [{"delta": {"tool_calls": [call]}} for call in calls]
+    chunks.append({"delta": {}, "finish_reason": "stop"})
+    out: list[Item] = []
+    decoder.feed([json.dumps({"choices": [each]}).encode() for each in chunks], out)
+    decoder.close(out)
+    (finish,) = [item for item in out if isinstance(item, Finish)]
+    assert finish.reason == reason
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud83e"', b"7"], ids=["half a pair", "a number"])
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_an_error_is_found_in_a_frame_of_any_length(odd: bytes, length: int) -> None:
+    decoder = ChatCodec().decoder()
+    with pytest.raises(ServerError, match="it broke"):
+        decoder.feed(
+            [b'{"id":%s,"a":"%s","error":{"message":"it broke"}}' % (odd, b"x" * length)], []
+        )

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aiollm._wire.framing import NamedSSE
-from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
@@ -170,17 +170,17 @@ class AnthropicDecoder:
                 return
 
     def _decode(self, data: bytes) -> Event:
-        try:
-            return EVENT.decode(data)
-        except (ValueError, RecursionError):
-            pass  # another server may write it differently than Anthropic
+        if self._joiner is None:
+            try:
+                return EVENT.decode(data)
+            except (ValueError, RecursionError):
+                pass  # another server may write it differently than Anthropic
         if says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data)):
             return Event("ping")
         self._plain = False
         if self._joiner is None:
-            self._joiner = SurrogateJoiner()
-        event: Event = decode_leniently(data, Event)
-        return event
+            self._joiner = SurrogateJoiner(odd=True)
+        return self._joiner.decode(data, EVENT)
 
     def _message_start(self, event: Event, out: list[Item]) -> None:
         if event.message is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend, mend_all
+from aiollm._wire.lenient import SurrogateJoiner, load, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -58,6 +59,9 @@ from aiollm.types import (
 
 USAGE_EVERY = 32
 """Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
+
+_MAYBE_FLAT = re.compile(rb"message|detail|\\u")
+"""What a body has that is an error without the key `error`."""
 
 _UNFINISHED = (None, "", "FINISH_REASON_UNSPECIFIED")
 
@@ -167,10 +171,8 @@ class GoogleDecoder:
 
     def _frame(self, frame: bytes, out: list[Item]) -> None:
         """Decode any frame; after a piece of text, try the next one as a plain chunk."""
-        try:
-            chunk = CHUNK.decode(frame)
-        except (ValueError, RecursionError):
-            self._odd(frame, out)
+        chunk = self._decode(frame, out)
+        if chunk is None:
             return
         self._chunk(chunk, frame, out)
         if self._joiner is None and out:
@@ -178,14 +180,18 @@ class GoogleDecoder:
         if chunk.usage_metadata is not None and self._last is None:
             self._emit_usage(out)
 
-    def _odd(self, frame: bytes, out: list[Item]) -> None:
-        """Decode a frame that is not a plain chunk: an end mark, an array, or lax JSON."""
-        if frame[:1] != b"{" and self._mark(frame, out):
-            return
-        chunk = decode_leniently(frame, Chunk)
+    def _decode(self, frame: bytes, out: list[Item]) -> Chunk | None:
+        """Decode a chunk; None for a frame that is none, such as an end mark or an array."""
         if self._joiner is None:
-            self._joiner = SurrogateJoiner()
-        self._chunk(chunk, frame, out)
+            try:
+                return CHUNK.decode(frame)
+            except (ValueError, RecursionError):
+                pass
+        if frame[:1] != b"{" and self._mark(frame, out):
+            return None
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner(odd=True)
+        return self._joiner.decode(frame, CHUNK)
 
     def _mark(self, frame: bytes, out: list[Item]) -> bool:
         """Process a frame that is not a chunk; return False for one that may be one."""
@@ -206,9 +212,10 @@ class GoogleDecoder:
             self._usage = chunk.usage_metadata.after(self._usage)
         if not chunk.candidates:
             self._bare(chunk, frame)
+            return
         raw_parts = RawParts(frame)
-        check_parts(chunk.candidates or ())
-        for at, candidate in enumerate(chunk.candidates or ()):
+        check_parts(chunk.candidates)
+        for at, candidate in enumerate(chunk.candidates):
             if candidate.index:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
@@ -231,7 +238,7 @@ class GoogleDecoder:
             raise block_error(mend(feedback.block_reason), message)
         if chunk.error:
             raise body_error({"error": chunk.error}, body=frame)
-        if chunk.usage_metadata is None and feedback is None:
+        if chunk.usage_metadata is None and feedback is None and _MAYBE_FLAT.search(frame):
             value = load(frame)
             if isinstance(value, dict) and ("message" in value or "detail" in value):
                 raise body_error(value, body=frame)

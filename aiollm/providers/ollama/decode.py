@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from aiollm._wire.body import json_body
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, mend
+from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import fault_of
@@ -60,7 +60,7 @@ class _Line(msgspec.Struct, gc=False):
 class _PlainMessage(msgspec.Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
-    tool_calls: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
+    tool_calls: tuple[()] | None = None
 
 
 class _Plain(msgspec.Struct, gc=False):
@@ -156,13 +156,12 @@ class OllamaDecoder:
         return self.finished
 
     def _decode(self, frame: bytes) -> _Line:
-        try:
-            return _LINE.decode(frame)
-        except (ValueError, RecursionError):
-            if self._joiner is None:
-                self._joiner = SurrogateJoiner()
-        line: _Line = decode_leniently(frame, _Line)
-        return line
+        if self._joiner is None:
+            try:
+                return _LINE.decode(frame)
+            except (ValueError, RecursionError):
+                self._joiner = SurrogateJoiner(odd=True)
+        return self._joiner.decode(frame, _LINE)
 
     def _message(self, message: _Message, out: list[Item]) -> None:
         if message.thinking and (thinking := self._joined("thinking", message.thinking)):

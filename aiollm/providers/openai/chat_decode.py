@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, decode_leniently, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -186,7 +186,9 @@ class ChatDecoder:
             self._bare(chunk, frame, out)
         # A lane reads one text and nothing else. Only a chunk that gave exactly one item makes it
         # likely that the next one is like it, and a server that counts in every chunk needs all.
-        if len(out) != before + 1 or chunk.usage is not None or self._joiner or self._block:
+        if len(out) != before + 1 or chunk.usage is not None or self._block:
+            return NO_LANE
+        if self._joiner is not None and (self._joiner.odd or self._joiner):
             return NO_LANE
         match out[-1]:
             case TextDelta():
@@ -204,20 +206,18 @@ class ChatDecoder:
         return says_nothing(frame) or (self.ending and is_unreadable(frame))
 
     def _decode(self, frame: bytes) -> Chunk:
+        if self._joiner is None:
+            try:
+                return CHUNK.decode(frame)
+            except (ValueError, RecursionError):
+                # Half a surrogate pair is one reason for strict decoding to fail; from now on
+                # expect more, because the pair's other half comes in a later chunk.
+                self._joiner = SurrogateJoiner(odd=True)
         try:
-            return CHUNK.decode(frame)
-        except (ValueError, RecursionError):
-            # Half a surrogate pair is one reason for strict decoding to fail; from now on expect
-            # more, because the pair's other half comes in a later chunk.
-            if self._joiner is None:
-                self._joiner = SurrogateJoiner()
-        try:
-            chunk: Chunk = decode_leniently(frame, Chunk)
+            return self._joiner.decode(frame, CHUNK)
         except ProtocolError:
             if (value := error_in(frame)) is None:
                 raise
-        else:
-            return chunk
         raise stream_error(value, frame)
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:

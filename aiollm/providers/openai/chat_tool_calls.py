@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from aiollm._user_types.density import is_dense
 from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.openai.chat_wire import FRAGMENT
@@ -14,22 +15,31 @@ _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 """A JSON string; its group is empty if the closing quote is missing."""
 
 
+MAX_READ = 2 * 1024 * 1024
+"""Characters of a call's arguments that are read; no longer ones are run."""
+
+
 class _Brackets:
     """Counts the brackets of JSON that comes in pieces, each of which it looks at once.
 
     Parsing all pieces whenever one ends in a brace would take the square of their size.
     """
 
-    __slots__ = ("_depth", "_seen", "_string")
+    __slots__ = ("_depth", "_left", "_seen", "_string")
 
     def __init__(self) -> None:
         self._depth = 0
+        self._left = MAX_READ
         self._seen = 0
         self._string = ""
 
     def balance(self, pieces: Sequence[str]) -> bool:
         """Return whether all brackets in the pieces, of which there may be more now, are closed."""
         for piece in pieces[self._seen :]:
+            self._left -= len(piece)
+            if self._left < 0 or is_dense(piece):
+                self._left = 0
+                return False
             text = self._string + piece
             # Brackets inside strings do not count, and a string or an escape in it may go on.
             bare, strings = _STRING.subn(r"\1", text)
@@ -68,7 +78,8 @@ class _Call:
         if self._spoiled or not self._brackets.balance(self.arguments):
             return False
         # What is balanced but cannot be read will not become readable with more behind it.
-        self._spoiled = not is_object("".join(self.arguments))
+        text = "".join(self.arguments)
+        self._spoiled = is_dense(text) or not is_object(text)
         return not self._spoiled
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002

@@ -12,7 +12,7 @@ from aiollm.providers.billing import BILLING, Billing
 from aiollm.types import Certainty, ReasoningDelta, TextDelta, Usage
 
 _EmptyText: TypeAlias = Literal[""] | None
-_EmptyList: TypeAlias = Annotated[list[Any], msgspec.Meta(max_length=0)] | None
+_EmptyList: TypeAlias = tuple[()] | None
 _Zero: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0)] | None
 
 

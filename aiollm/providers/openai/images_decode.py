@@ -57,13 +57,18 @@ _REPLY = msgspec.json.Decoder(_Reply)
 _EVENT = msgspec.json.Decoder(_Event)
 
 
+MAX_OTHERS = 4096
+"""Events without an image that are read: an image of ten minutes has as many as signs of life."""
+
+
 class OpenAIImageDecoder:
     """Events of one reply to drafts; the event that completes an image is the end."""
 
-    __slots__ = ("_framer", "_result", "finished")
+    __slots__ = ("_framer", "_others", "_result", "finished")
 
     def __init__(self) -> None:
         self.finished: bool = False
+        self._others = 0
         self._framer = SSE()
         self._result: ImageResult | None = None
 
@@ -92,6 +97,10 @@ class OpenAIImageDecoder:
             self.finished = True
         elif (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
+        else:
+            self._others += 1
+            if self._others > MAX_OTHERS:
+                raise ProtocolError(f"more than {MAX_OTHERS} events have no image", frame=frame)
 
 
 def result_of(body: bytes) -> ImageResult:

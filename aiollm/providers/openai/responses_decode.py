@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from aiollm._wire.framing import NamedSSE
-from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend
 from aiollm.errors import StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -150,12 +150,12 @@ class ResponsesDecoder:
             raise stream_error(value, data)
 
     def _decode(self, data: bytes) -> Event:
-        try:
-            return EVENT.decode(data)
-        except (ValueError, RecursionError):
-            self._joiner = SurrogateJoiner() if self._joiner is None else self._joiner
-        event: Event = decode_leniently(data, Event)
-        return event
+        if self._joiner is None:
+            try:
+                return EVENT.decode(data)
+            except (ValueError, RecursionError):
+                self._joiner = SurrogateJoiner(odd=True)
+        return self._joiner.decode(data, EVENT)
 
     def _output(self, event: Event) -> Output:
         """Return the item that an event belongs to, a new one if it is the item's first event."""

@@ -1,0 +1,74 @@
+"""What large JSON may hold: all that honest servers send, and little of what is slow to decode."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aiollm._user_types.density import LARGE, MAX_BARE
+from aiollm._wire.framing import check_density
+from aiollm.errors import ProtocolError
+
+PROBABILITY = {"token": ' "a', "logprob": -0.123456, "bytes": [32, 34, 97]}
+MODEL = {f"field {at}": "a text, and {more}" for at in range(15)}
+
+
+def in_text(text: str) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": text}}]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(in_text("A7f/+=" * 4_000_000), id="a file of 24 MB"),
+        pytest.param(in_text("a line of a program {\n" * 100_000), id="a program"),
+        pytest.param(in_text("1,2,3,[4],{5}," * 150_000), id="a table in a text"),
+        pytest.param(in_text(json.dumps([MODEL] * 500)), id="JSON in a text"),
+        pytest.param(in_text('\\"\\\\",[' * 50_000), id="escapes before quotes"),
+        pytest.param(in_text("\u6587" * 150_000), id="another script"),
+        pytest.param({"logprobs": [PROBABILITY] * 8000}, id="probabilities of tokens"),
+        pytest.param({"prompt_token_ids": list(range(128_000))}, id="a prompt of token ids"),
+        pytest.param({"data": [MODEL] * 500}, id="a list of models"),
+        pytest.param({"citations": [{"url": "https://a.example/" + "a" * 200}] * 1000}, id="urls"),
+    ],
+)
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "UTF-8"])
+def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None:
+    data = json.dumps(value, ensure_ascii=escaped).encode()
+    assert len(data) > LARGE
+    check_density(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        pytest.param(b'{"a":[%s0]}' % (b"0," * 200_000), "200002 values", id="numbers"),
+        pytest.param(b"[%s0]" % (b'"a",' * 40_000), "32768 strings", id="texts"),
+        pytest.param(
+            b"{%s}" % b",".join(b'"b%d":1' % at for at in range(40_000)), "strings", id="names"
+        ),
+        pytest.param(b"[%s0]" % (b"{}," * 40_000), "40001 objects and lists", id="objects"),
+        pytest.param(b"[" * 70_000, "70000 objects and lists", id="a deep nesting"),
+        pytest.param(b'{"a":%s1}' % (b" " * MAX_BARE), "outside its strings", id="white space"),
+        pytest.param(b'{"a":%s}' % (b"1" * MAX_BARE), "outside its strings", id="a long number"),
+        pytest.param(b'{"a":"%s"}' % (rb"\u0041" * 1_100_000), "1100000 escapes", id="escapes"),
+        pytest.param(
+            b'{"a":"%s"}' % ("é" * 2_200_000).encode(), "4400000 bytes that are not", id="UTF-8"
+        ),
+        pytest.param(
+            rb'{"a":"\\","b":[%s0]}' % (b"0," * 200_000), "200003 values", id="after a backslash"
+        ),
+        pytest.param(
+            rb'{"a":"\"","b":[%s0]}' % (b"0," * 200_000), "200003 values", id="after a quote"
+        ),
+    ],
+)
+def test_what_would_hold_up_the_loop_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        check_density(data)
+
+
+def test_up_to_64_kib_anything_is_decoded() -> None:
+    check_density(b"[" * LARGE)
