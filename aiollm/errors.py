@@ -27,6 +27,7 @@ LLMError                          .target
 +- ProtocolError                  bytes that do not decode: .frame             moves on, harms
 +- OutputError                    the reply does not fit the requested type: .response
 +- TurnLimitError                 an agent run reached its limit: .messages .response
++- StoppedError                   a bulk run ended before its last row: .__cause__
 +- ClosedError                    a stream or registry that was closed is used again
 +- FailoverError(ExceptionGroup)  every target failed
 """
@@ -77,6 +78,7 @@ __all__ = [
     "RequestTooLargeError",
     "ServerError",
     "SpecError",
+    "StoppedError",
     "StreamInterrupted",
     "TransportError",
     "TurnLimitError",

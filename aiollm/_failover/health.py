@@ -95,10 +95,10 @@ class Permit:
 
         A probe has its verdict now: an answer that streams for minutes delays no other call.
         """
-        breaker, host = self._breaker, self._host
+        breaker = self._breaker
         breaker.latencies.append(seconds)
         breaker.answered_from = self.started
-        return (breaker.failures > 0 or host.failures > 0) and self._answered()
+        return (breaker.failures > 0 or self._host.failures > 0) and self._answered()
 
     def success(self) -> bool:
         """Book a success; return whether it closed a breaker."""
