@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--image-field", metavar="NAME", help="the field with paths or URLs of images")
     add("--concurrency", type=int, metavar="N", help="rows at a time; by default it is found")
     add("--limit-usd", type=float, metavar="X", help="end before more dollars are spent")
+    add("--budget", metavar="NAME", help="share --limit-usd with all of a fleet that name it so")
+    add("--response-cache", metavar="FILE", help="keep answers here, and reuse those of equal rows")
     add("--report", metavar="FILE", help="write an HTML page about the run")
 
 

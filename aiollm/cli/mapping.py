@@ -39,6 +39,8 @@ def map_rows(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with _opened(options.rows[0]) as fd:
         registry: dict[str, Any] = {} if options.limit_usd is None else {"prices": True}
+        if options.response_cache:
+            registry["response_cache"] = f"sqlite:{options.response_cache}"
         return run(partial(_work, options, settings, fd), **registry)
 
 
@@ -73,7 +75,11 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit_usd is not None:
         from aiollm.prices import Budget  # for who wants to limit it
 
-        settings["budget"] = Budget(options.limit_usd)
+        settings["budget"] = Budget(options.limit_usd, name=options.budget or "")
+    elif options.budget:
+        raise ConfigError("--budget names a sum: say how much it is, with --limit-usd")
+    if options.response_cache:
+        settings["response_cache"] = "use"
     return {name: value for name, value in settings.items() if value is not None}
 
 

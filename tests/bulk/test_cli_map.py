@@ -250,3 +250,28 @@ def test_misuse_is_said_before_anything_is_asked(
     assert cli.main(arguments) == cli.USAGE
     assert said in capfd.readouterr().err
     assert not server.requests
+
+
+def test_equal_rows_of_a_later_run_come_from_the_response_cache(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('"a"\n"b"\n')
+    assert cli.main(command("--response-cache", "answers.db")) == cli.OK
+    write('"b"\n"c"\n')
+    later = ["map", "rows.jsonl", "-m", "m/x", "-o", "later.jsonl", "--report", "run.html"]
+    assert cli.main([*later, "--response-cache", "answers.db"]) == cli.OK
+    assert sorted(asked(each) for each in server.requests) == ["a", "b", "c"]
+    assert {each.key: each.cached for each in records(Path("later.jsonl"))} == {
+        "1": True,
+        "2": False,
+    }
+    assert "cache" in Path("run.html").read_text()
+
+
+def test_a_budget_that_is_named_has_a_sum(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('"a"\n')
+    assert cli.main(command("--budget", "monday")) == cli.USAGE
+    assert "--limit-usd" in capsys.readouterr().err
+    assert not server.requests
