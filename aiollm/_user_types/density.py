@@ -23,7 +23,7 @@ MAX_VALUES = 128 * 1024
 MAX_BARE = 1024 * 1024
 """Bytes outside strings, such as white space and the digits of numbers."""
 
-MAX_ESCAPES = 512 * 1024
+MAX_ESCAPES = 256 * 1024
 MAX_FOREIGN = 4 * 1024 * 1024
 """Backslashes, and bytes that are not ASCII; files have neither."""
 
