@@ -10,11 +10,11 @@ from __future__ import annotations
 LARGE = 64 * 1024
 """Bytes up to which anything is decoded."""
 
-MAX_STRINGS = 32 * 1024
+MAX_STRINGS = 64 * 1024
 """Names and texts: one takes some 0.1 microseconds, and a name that is the only one of its kind
 0.2. A token's probability has four, and the longest list of models 15,000 (November 2026)."""
 
-MAX_BRACKETS = 32 * 1024
+MAX_BRACKETS = 48 * 1024
 """Objects and lists: each takes some 0.1 microseconds, or 0.2 in a deep nesting."""
 
 MAX_VALUES = 128 * 1024

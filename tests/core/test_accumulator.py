@@ -62,7 +62,7 @@ def test_a_restart_begins_anew() -> None:
     assert texts(total) == ["b" * 2 * FOLD]
 
 
-DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+DENSE = json.dumps({f"b{at}": 1 for at in range(70_000)})
 
 
 @pytest.mark.parametrize("arguments", [DENSE, json.dumps(DENSE), json.dumps(json.dumps(DENSE))])

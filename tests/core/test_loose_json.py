@@ -200,7 +200,7 @@ def test_what_may_be_several_items_or_none_is_not_guessed(tags: Any) -> None:
         fit({"tags": tags}, Sloppy)
 
 
-DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+DENSE = json.dumps({f"b{at}": 1 for at in range(70_000)})
 
 
 @pytest.mark.parametrize("text", [DENSE, json.dumps(DENSE), f"Here it is: {DENSE}"])

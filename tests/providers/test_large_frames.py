@@ -113,7 +113,7 @@ def test_ollamas_lines_without_a_message_are_counted() -> None:
     assert out == [TextDelta("a")] * MAX_BLANK
 
 
-DENSE = json.dumps({f"b{at}": 1 for at in range(40_000)})
+DENSE = json.dumps({f"b{at}": 1 for at in range(70_000)})
 
 
 @pytest.mark.parametrize(
