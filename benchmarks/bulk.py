@@ -4,13 +4,15 @@
 at a server of 100 a second that fails and cuts 1 % each), `cpu` (100,000 short rows beside single
 calls), `kills` (50 processes killed at random moments), `shards` (four processes of a fleet on a
 `redis-server` of its own). A further case, `serve`, is the server, in a process of its own.
-The `openai` part of `pace` needs `.venv-peers`.
+The `openai` part of `pace` needs `.venv-peers`, and its `async-batch-llm` part an interpreter that
+has that package: `RIVAL=path/to/python`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import resource
 import shutil
@@ -30,6 +32,7 @@ from msgspec.structs import replace
 ROOT = Path(__file__).parent.parent
 RATE = 100.0
 ROWS = 2000
+WHOLE = {"choices": [{"index": 0, "message": {"content": "ok"}, "finish_reason": "stop"}]}
 BUSY = {"error": {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}}
 
 
@@ -59,6 +62,9 @@ class Service:
         if chance < self.faults:
             self.counts["500"] += 1
             return Answer(500, {}, {"error": {"message": "oops"}})
+        if b'"stream":true' not in request.body.replace(b" ", b""):
+            self.counts["ok"] += 1
+            return Answer(200, {}, WHOLE)
         answer = chat(*((Pause(self.seconds),) if self.seconds else ()), "ok", usage=(9, 1))
         if chance < 2 * self.faults:
             self.counts["cut"] += 1
@@ -110,15 +116,33 @@ async def pace() -> None:
                 failed = [row async for row in run if row.error]
             took = time.monotonic() - began
         print(f"aiollm  answered {ROWS - len(failed)}  {took / ideal:.2f} x ideal  {counts(url)}")
-    peers = ROOT / ".venv-peers" / "bin" / "python"
-    if not peers.exists():
-        return
-    with served(RATE, 0.01, 0.2) as url:
-        command = [peers, "-c", OPENAI, url, str(ROWS)]
-        out = await asyncio.to_thread(subprocess.run, command, check=True, stdout=-1)
-        answered, took = json.loads(out.stdout)
-        print(f"openai  answered {answered}  {took / ideal:.2f} x ideal  {counts(url)}")
+    peers = {
+        "openai": (ROOT / ".venv-peers" / "bin" / "python", OPENAI),
+        "async-batch-llm": (Path(os.environ.get("RIVAL", "-")), RIVAL),
+    }
+    for name, (python, code) in peers.items():
+        if not python.exists():
+            continue
+        with served(RATE, 0.01, 0.2) as url:
+            command = [python, "-c", code, url, str(ROWS)]
+            out = await asyncio.to_thread(subprocess.run, command, check=True, stdout=-1)
+            answered, took = json.loads(out.stdout.splitlines()[-1])
+            print(f"{name}  answered {answered}  {took / ideal:.2f} x ideal  {counts(url)}")
 
+
+RIVAL = """
+import asyncio, json, logging, sys, time
+from async_batch_llm import llm, process_prompts
+
+async def main(url, rows):
+    logging.disable()
+    model = llm("openai-compatible:x", base_url=url + "/v1", api_key="key")
+    began = time.monotonic()
+    batch = await process_prompts(model, [f"row {n}" for n in range(rows)], concurrency=64)
+    print(json.dumps([batch.succeeded, time.monotonic() - began]))
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
 
 OPENAI = """
 import asyncio, json, sys, time
