@@ -38,6 +38,11 @@ class Row(msgspec.Struct, Generic[T], frozen=True):
     cost: Cost = Cost()
 
     @property
+    def text(self) -> str:
+        """The answer's text, "" where there is none."""
+        return "" if self.response is None else self.response.text
+
+    @property
     def cached(self) -> bool:
         """Whether the answer came from the response cache."""
         return self.response is not None and self.response.cached

@@ -67,7 +67,7 @@ class MapRun(Generic[T]):
 
         async with registry.map("openai/gpt-5", prompts, into="answers.jsonl") as run:
             async for row in run:
-                print(row.key, row.error or row.response.text)
+                print(row.key, row.error or row.text)
         print(run.report)
     """
 

@@ -190,7 +190,7 @@ class SurrogateJoiner:
 
     def __init__(self, *, odd: bool = False) -> None:
         self._held: dict[str, str] = {}
-        self.odd = odd
+        self.odd: bool = odd
         """Whether the last frame that was decoded was odd, so that the next one probably is."""
 
     def __bool__(self) -> bool:
