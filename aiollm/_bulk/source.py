@@ -7,6 +7,7 @@ import inspect
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -28,7 +29,7 @@ AHEAD = 64
 """Rows that are pulled before there is room for them, so that the next ones are at hand."""
 
 BITE = 0.005
-"""Seconds after which rows that have been pulled are handed over, however few they are."""
+"""Seconds of pulling rows that are there at once, after which the loop has a turn."""
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -158,8 +159,8 @@ def _parted(given: Any) -> tuple[str | None, RequestLike]:
 class Source:
     """Pulls rows while they are wanted: from an iterable in a thread, or from an async one.
 
-    Any plain iterable may block, such as a file or a generator, so it is read in a thread, in
-    bites: as many rows as are wanted, or what `BITE` seconds brought.
+    Any plain iterable may block, such as a file or a generator, so it is read in a thread, as many
+    rows as are wanted. Each is there to take as soon as it is read: the next may be long in coming.
     """
 
     def __init__(self, rows: MapRows, reading: Reading, arrived: Callable[[], None]) -> None:
@@ -171,7 +172,7 @@ class Source:
         """Rows that have been pulled, those that had their answer and other shards' included."""
         self._pulling: BackgroundRead[None] | None = None
         self._thread: WorkThread | None = None
-        self._is_busy = False
+        self._is_told = False
         self.is_over = False
         """Whether all rows have been taken."""
         self._has_ended = False
@@ -187,6 +188,7 @@ class Source:
             raise ConfigError(f"rows are an iterable of requests, not of type {kind}")
         self._iter = iter(rows)
         self._thread = WorkThread("rows")
+        self._loop = asyncio.get_running_loop()
 
     def take(self) -> RowToAsk | None:
         """Return the next row, None where there is none yet."""
@@ -216,30 +218,37 @@ class Source:
 
     async def _pull_in_thread(self) -> None:
         assert self._thread is not None
-        self._is_busy = True
-        got, ended, error = await self._thread.run(self._bite)
-        self._is_busy = False
-        self._ready.extend(got)
-        self._has_ended = ended
+        self._has_ended, error = await self._thread.run(self._bite)
         if error is not None:
             raise error
 
-    def _bite(self) -> tuple[list[RowToAsk], bool, Exception | None]:
-        """Pull some rows, in the thread; return them, whether they were the last, and an error."""
+    def _bite(self) -> tuple[bool, Exception | None]:
+        """Pull some rows, in the thread; return whether they were the last, and an error."""
         assert self._iter is not None
-        got: list[RowToAsk] = []
         until = time.monotonic() + BITE
         try:
             for given in self._iter:
                 self.pulled += 1
                 row = self._reading.read(self.pulled, given)
                 if row is not None:
-                    got.append(row)
-                if len(got) >= AHEAD or time.monotonic() >= until:
-                    return got, False, None
+                    self._ready.append(row)
+                    self._tell()
+                if len(self._ready) >= AHEAD or time.monotonic() >= until:
+                    return False, None
         except Exception as error:  # noqa: BLE001 - as above
-            return got, True, error
-        return got, True, None
+            return True, error
+        return True, None
+
+    def _tell(self) -> None:
+        """Let the loop know, from the thread, that there is a row; once for all that come soon."""
+        if not self._is_told:
+            self._is_told = True
+            with suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(self._told)
+
+    def _told(self) -> None:
+        self._is_told = False
+        self._arrived()
 
     async def _pull_here(self, rows: AsyncIterator[Any]) -> None:
         until = time.monotonic() + BITE

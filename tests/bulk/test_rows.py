@@ -84,17 +84,19 @@ async def test_what_has_no_rows_is_refused_at_once(registry: Registry, rows: Any
 async def test_a_source_that_blocks_does_not_stop_the_loop_or_the_end(registry: Registry) -> None:
     registry.register("m", FakeProvider(default=echo).provider())
     blocked, over = threading.Event(), threading.Event()
+    waited: list[bool] = []
 
     def rows() -> Iterator[str]:
         yield "first"
         blocked.set()
-        over.wait(10)
+        waited.append(over.wait(30))
         yield "second"
 
     async with registry.map("m/x", rows()) as run:
         assert (await anext(run)).key == "1"
         while not blocked.is_set():
             await asyncio.sleep(0)
+    assert waited == []
     over.set()
 
 
