@@ -48,14 +48,14 @@ def read_rows(fd: int, form: LineFormat) -> Iterator[Any]:
 
 def _lines(fd: int) -> Iterator[bytes]:
     """Yield lines without Python's own buffer: a thread that holds its lock breaks the exit."""
-    rest = b""
+    rest: list[bytes] = []  # a line of many megabytes must not be copied with each bite
     while bite := os.read(fd, _BITE):
         first, *more = bite.split(b"\n")
-        rest += first
+        rest.append(first)
         for piece in more:
-            yield rest
-            rest = piece
-    yield rest
+            yield b"".join(rest)
+            rest = [piece]
+    yield b"".join(rest)
 
 
 def _row(line: bytes, form: LineFormat) -> MapRow:

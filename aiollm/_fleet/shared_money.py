@@ -51,15 +51,24 @@ class SharedBudget:
         self.key = key
         self.pid = os.getpid()
         self.patience = member.timeout
-        self._member = member
+        self._member: Membership | None = member
         self.who = who
         self._sum = parts(budget.usd)
         self._sent = self._done = 0
         self._refused = 0
         self._yields_until = -math.inf
         self._was_told = False
-        self.is_closed = False
         self._hold(ledger.used)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its process has left the fleet."""
+        return self._member is None
+
+    def close(self) -> None:
+        """Give back all that is not spent or reserved, and draw no more."""
+        self.give_back()
+        self._member = None  # the ledger refers to this, which would keep the connection alive
 
     def draw(self) -> None:
         """Ask for what the first in line needs, unless that was refused a moment ago."""
@@ -83,7 +92,7 @@ class SharedBudget:
         ledger = self.ledger
         self._refused = 0
         if self.budget() is None and not ledger.reserved and not ledger.waiting:
-            self.give_back()
+            self.close()
             return False
         wanted = ledger.used + ledger.waiting
         self._tell(min(ledger.total, wanted + self._ahead()) if not ledger.waiting else wanted)
@@ -102,7 +111,7 @@ class SharedBudget:
 
     def _ahead(self) -> int:
         ledger = self.ledger
-        if self._is_wanted():
+        if self._is_wanted() or self._member is None:
             return 0
         left = ledger.most - ledger.used - ledger.waiting
         return max(0, left // (AHEAD * self._member.processes))
@@ -115,12 +124,14 @@ class SharedBudget:
 
     def _tell(self, wanted: int) -> None:
         """Say what is spent and held here, and how much is wanted, in all."""
-        ledger = self.ledger
+        ledger, member = self.ledger, self._member
+        if member is None:
+            return
         held = max(ledger.total, ledger.used)
         first = ledger.used + ledger.needed if ledger.waiting else 0
         self._sent += 1
         arguments = (
-            self._member.channel,
+            member.channel,
             self.who,
             _up(ledger.spent),
             _up(held),
@@ -131,7 +142,7 @@ class SharedBudget:
         )
         heard = partial(self._heard, self._sent, first)
         failed = partial(self._failed, self._sent)
-        self._member.run(shared_scripts.money, [self.key], arguments, heard, failed)
+        member.run(shared_scripts.money, [self.key], arguments, heard, failed)
 
     def _failed(self, number: int) -> None:
         self._done = max(self._done, number)
@@ -211,8 +222,7 @@ class SharedMoney:
         """Give back all that is not spent or reserved."""
         budgets, self._budgets = self._budgets, {}
         for shared in budgets:
-            shared.give_back()
-            shared.is_closed = True
+            shared.close()
 
 
 def _up(amount: int) -> int:

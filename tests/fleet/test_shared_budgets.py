@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import weakref
 from contextlib import AsyncExitStack
 
 import pytest
@@ -220,3 +221,14 @@ async def test_a_forked_process_begins_with_nothing_of_its_parent_s(processes):
     assert budget._ledger.pool is not pool
     assert budget._ledger.spent / 1e12 == pytest.approx(COST)
     await until(lambda: budget.spent == pytest.approx(2 * COST))
+
+
+async def test_a_budget_keeps_no_registry_alive_that_was_closed(redis):
+    budget = Budget(1, name="b")
+    async with Registry(env={}, prices=PRICES, fleet=redis.url) as reg:
+        reg.register("fake", FakeProvider(default=ANSWER).provider())
+        await reg.generate("fake/m", QUESTION, budget=budget)
+        member = weakref.ref(reg._resources._member)
+    del reg
+    gc.collect()
+    assert member() is None
