@@ -16,11 +16,12 @@ from aiollm.errors import (
     StreamInterrupted,
     TransportError,
 )
-from aiollm.events import Event
+from aiollm.events import CallEnded, Event
 from aiollm.types import (
     Attempt,
     Cost,
     Item,
+    Outcome,
     Response,
     Target,
     Usage,
@@ -133,3 +134,20 @@ class Call:
                 error.partial = partial
             case _:
                 pass
+
+
+def ended(
+    number: int, seconds: float, response: Response, error: BaseException | None
+) -> CallEnded:
+    """Return the event of the end of a call, by what its caller has then."""
+    outcome: Outcome = "success" if response.finish_reason is not None else "abandoned"
+    return CallEnded(
+        number,
+        outcome if error is None else "failed",
+        seconds,
+        response.target,
+        response.finish_reason,
+        response.usage,
+        error,
+        response,
+    )

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, TypeAlias
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
-from aiollm._failover.call import Call
+from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates, Policy
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm.errors import DeadlineError, FailoverError, LLMError
-from aiollm.events import CallEnded, CallQueued, CallReleased, CallStarted, Event
+from aiollm.events import CallQueued, CallReleased, CallStarted, Event
 from aiollm.spec import Plan
-from aiollm.types import Item, Outcome, Response, Restart, Status, Target, TextPart
+from aiollm.types import Item, Response, Restart, Status, Target, TextPart
 
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
 """What a chain is made of, in this order."""
@@ -104,24 +104,10 @@ class Chain(Call):
             active.close("abandoned")
         if self.emit is not None and not self._closed:
             self._closed = True
-            self.emit(self._ended())
+            self.emit(ended(self.number, self.elapsed(), self.partial(), self._error))
         # The frames of a raised error hold the stream, and with it this call.
         self._error = None
         self._errors = []
-
-    def _ended(self) -> CallEnded:
-        response = self.partial()
-        outcome: Outcome = "success" if response.finish_reason is not None else "abandoned"
-        return CallEnded(
-            self.number,
-            outcome if self._error is None else "failed",
-            self.elapsed(),
-            response.target,
-            response.finish_reason,
-            response.usage,
-            self._error,
-            response,
-        )
 
     def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
         held, self.held = self.held, []

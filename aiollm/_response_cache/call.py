@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aiollm._failover.call import ended
 from aiollm._failover.chain import Chain
 from aiollm._failover.openers import ChatOpener
 from aiollm._response_cache.answers import answer_of
@@ -13,13 +14,11 @@ from aiollm._response_cache.cache import PATIENCE, ResponseCache
 from aiollm._response_cache.keys import Asked
 from aiollm._streams.accumulator import CallProgress
 from aiollm.errors import ConfigError
-from aiollm.events import CallEnded
 from aiollm.spec import Plan
 from aiollm.types import (
     Attempt,
     Cost,
     Item,
-    Outcome,
     Response,
     ResponseCacheUse,
     Target,
@@ -105,7 +104,8 @@ class CachedCall:
         if self._kept is None and self._error is None:
             self._keep()
         elif chain.emit is not None:
-            chain.emit(self._ended())
+            response = self._accumulated(self)
+            chain.emit(ended(chain.number, self.elapsed(), response, self._error))
             chain.emit = None  # the chain has asked nobody, and knows of no answer
         chain.close()
         self._error = None  # its frames hold the stream, and with it this call
@@ -124,20 +124,6 @@ class CachedCall:
         assert isinstance(opener, ChatOpener)
         provider = opener.providers[target]
         return Asked(target, provider, opener.request, opener.leaves_out, self._cache.max_pixels)
-
-    def _ended(self) -> CallEnded:
-        response = self._accumulated(self)
-        outcome: Outcome = "success" if response.finish_reason is not None else "abandoned"
-        return CallEnded(
-            self._chain.number,
-            outcome if self._error is None else "failed",
-            self.elapsed(),
-            response.target,
-            response.finish_reason,
-            response.usage,
-            self._error,
-            response,
-        )
 
     @property
     def target(self) -> Target | None:
