@@ -23,7 +23,7 @@ from aiollm._resources import Resources
 from aiollm.bulk.record import Record
 from aiollm.bulk.report import Report
 from aiollm.bulk.tally import Tally
-from aiollm.errors import ClosedError
+from aiollm.errors import ClosedError, StoppedError
 from aiollm.types import Target
 
 T = TypeVar("T")
@@ -253,12 +253,18 @@ class MapRun(Generic[T]):
     def _asked(self, task: asyncio.Task[None]) -> None:
         """Go on after a row's task has ended."""
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = self._foreign_end() if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._fail(error)
         if self._fates.is_hopeless:
             self._cancel()
         self._fill()
+
+    def _foreign_end(self) -> StoppedError | None:
+        """Return the error where a row was cancelled by others, as at the end of the loop."""
+        if self._state != "open" or self._error is not None or self._fates.is_hopeless:
+            return None
+        return StoppedError("the run ended before its last row: a row was cancelled from outside")
 
     def _ended(self, row: RowToAsk, ended: Row[T], record: Record) -> None:
         """Write the line of a row, then hand it over; a row that was not asked has no line."""

@@ -290,3 +290,17 @@ async def test_shards_take_each_row_once(registry: Registry) -> None:
             got.append({row.key async for row in run})
     assert sum(map(len, got)) == len(set.union(*got)) == 200
     assert min(map(len, got)) > 40
+
+
+async def test_a_row_that_others_cancel_ends_the_run_and_is_not_lost_in_silence(
+    registry: Registry,
+) -> None:
+    gate = Gate()
+    fake = FakeProvider(default=[gate, "done"])
+    registry.register("m", fake.provider())
+    async with registry.map("m/x", list("abcdef"), concurrency=2) as run:
+        await fake.wait_calls(2)
+        next(iter(run._tasks)).cancel()
+        with pytest.raises(StoppedError, match="cancelled from outside"):
+            await anext(run)
+        assert len(fake.calls) == 2
