@@ -131,6 +131,7 @@ if typing.TYPE_CHECKING:
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
     from aiollm.providers.openai.histories import messages_from_openai
+    from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranked, Ranking
     from aiollm.servers import LlamaSwap, Ollama
 
 __version__ = "0.1.0"
@@ -139,6 +140,9 @@ _LAZY = {
     "AgentRun": "aiollm._agent.run",
     "Budget": "aiollm.prices",
     "CountOptions": "aiollm._failover.keywords",
+    "EmbedInput": "aiollm.retrieval",
+    "EmbedKind": "aiollm.retrieval",
+    "Embeddings": "aiollm.retrieval",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
@@ -149,6 +153,8 @@ _LAZY = {
     "MapRun": "aiollm._bulk.run",
     "Ollama": "aiollm.servers",
     "Price": "aiollm.prices",
+    "Ranked": "aiollm.retrieval",
+    "Ranking": "aiollm.retrieval",
     "Report": "aiollm.bulk",
     "RequestFields": "aiollm._failover.keywords",
     "Row": "aiollm._bulk.row",
@@ -212,6 +218,9 @@ __all__ = [
     "DocumentPart",
     "Dsn",
     "Effort",
+    "EmbedInput",
+    "EmbedKind",
+    "Embeddings",
     "FailoverError",
     "Finish",
     "FinishReason",
@@ -261,6 +270,8 @@ __all__ = [
     "ProviderData",
     "ProviderError",
     "QuotaError",
+    "Ranked",
+    "Ranking",
     "RateLimitError",
     "ReasoningDelta",
     "ReasoningPart",

@@ -38,6 +38,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     `min_image_dimension` is in pixels of the shorter side, and `max_image_ratio` the longer side
     divided by it. `context_length` is in tokens, of prompt and answer together;
     `max_output_tokens` are the most of an answer to a request that sets no limit.
+    `max_embed_inputs` and `max_embed_tokens` are of one request for embeddings.
     """
 
     images: bool = True
@@ -62,6 +63,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     prefill: bool = False
     context_length: int | None = None
     max_output_tokens: int | None = None
+    max_embed_inputs: int | None = None
+    max_embed_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -124,6 +127,16 @@ ROWS: tuple[Row, ...] = (
                    "max_image_dimension": 1540, "allowed_image_mime": COMMON_MIME},
         host="api.mistral.ai", as_of="2026-11"),
     Row("openai", {"max_output_tokens": 384_000}, host="api.deepseek.com", as_of="2026-11"),
+    *(
+        Row(family, {"max_embed_inputs": 2048, "max_embed_tokens": 300_000}, host=host,
+            as_of="2026-11")
+        for family in ("openai", "openai-responses")
+        for host in ("*.openai.com", "*.openai.azure.com")
+    ),
+    # The least of its models, by its pages.
+    Row("openai", {"max_embed_inputs": 1000, "max_embed_tokens": 120_000},
+        host="api.voyageai.com", as_of="2026-11"),
+    Row("openai", {"max_embed_inputs": 2048}, host="api.jina.ai", as_of="2026-11"),
     # DeepSeek takes images: since 21 August 2026 `deepseek-v4-flash-vision-exp`, since 10 September
     # `deepseek-flash`, to which the older names lead by now. So none of its models is refused any.
     Row("openai-responses", {
@@ -151,7 +164,7 @@ ROWS: tuple[Row, ...] = (
         "allowed_image_mime": (
             "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",
         ),
-        "tool_result_images": True,
+        "tool_result_images": True, "max_embed_inputs": 100,
     }, as_of="2026-11"),
     Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*-image*",
         as_of="2026-11"),

@@ -24,6 +24,7 @@ from aiollm.provider import (
     Reply,
     TokenCodec,
     Transport,
+    UnaryCodec,
 )
 from aiollm.providers.decoding import new_call_id, one_more_call
 from aiollm.providers.encoding import (
@@ -66,6 +67,7 @@ __all__ = [
     "SurrogateJoiner",
     "TokenCodec",
     "Transport",
+    "UnaryCodec",
     "UsageUpdate",
     "Warnings",
     "bearer_headers",

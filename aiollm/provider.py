@@ -12,8 +12,9 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import astuple, force_setattr, replace
 
+from aiollm._settings.fields import Kinds, check_fields
 from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
-from aiollm._settings.places import PORTS, hostname, place_of
+from aiollm._settings.places import PORTS, hostname, place_of, shown_url
 from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
 from aiollm.dsn import DIRECT, DsnOptions, Limits, Network, Secret
@@ -23,6 +24,8 @@ from aiollm.types import Item, Request, Target, Timeouts
 
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Frame = TypeVar("Frame")
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
@@ -49,12 +52,12 @@ class HttpRequest(msgspec.Struct, frozen=True):
         raise TypeError(NOT_PICKLED)
 
     def __repr__(self) -> str:
-        return f"HttpRequest({self.method} {_shown(self.url)}, headers={sorted(self.headers)})"
+        return f"HttpRequest({self.method} {shown_url(self.url)}, headers={sorted(self.headers)})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [
             ("method", self.method),
-            ("url", _shown(self.url)),
+            ("url", shown_url(self.url)),
             ("headers", sorted(self.headers)),
         ]
 
@@ -72,10 +75,10 @@ class HttpResponse(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         size = len(self.body)
-        return f"HttpResponse({self.status}, {_shown(self.url)!r}, {size} bytes)"
+        return f"HttpResponse({self.status}, {shown_url(self.url)!r}, {size} bytes)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("status", self.status), ("url", _shown(self.url)), ("size", len(self.body))]
+        return [("status", self.status), ("url", shown_url(self.url)), ("size", len(self.body))]
 
 
 class Framer(Protocol[Frame]):
@@ -194,6 +197,25 @@ class ImageCodec(Protocol):
         """Translate an error reply."""
 
 
+class UnaryCodec(Protocol[Asked_contra, Answer_co]):
+    """A wire translator for work that has one reply, such as `embed`; pure and stateless.
+
+    The `extra` of a request has just the fields for its target.
+    """
+
+    def encode(self, provider: Provider, target: Target, request: Asked_contra) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError, ConfigError."""
+
+    def decode(self, reply: HttpResponse) -> Answer_co:
+        """Read a reply. Raises: LLMError for an error in it, ProtocolError."""
+
+    def error(self, reply: HttpResponse) -> LLMError:
+        """Translate an error reply."""
+
+    def gives_way(self, reply: HttpResponse) -> bool:
+        """Return whether an error reply is about this form: the operation's next codec is tried."""
+
+
 class Reply(Protocol):
     """An HTTP answer whose body is read piece by piece; `close` is idempotent and immediate."""
 
@@ -249,7 +271,8 @@ Adapter: TypeAlias = Callable[
 
 Each batch holds the items of one read; an empty batch shows that the server is alive. A chat
 yields the chunks of `aiollm.types`. Image generation yields a `PartialImage` for each draft, then
-the `ImageResult`. Counting yields a `TokenCount`, or nothing where it cannot count.
+the `ImageResult`. Counting yields a `TokenCount`, or nothing where it cannot count. Embedding
+yields `Embeddings`, reranking a `Ranking`.
 """
 
 
@@ -268,8 +291,8 @@ class Provider(msgspec.Struct, frozen=True):
     """A row that describes a service: its wire, address, key and limits.
 
     `codec` is its wire for chat, the list of models and errors. `operations` holds what else it
-    does (`images`), and may hold an adapter for `chat` that replaces streaming through `codec`, and
-    one for `count` or other codecs that replace its `counters`.
+    does (`images`, `embed`, `rerank`), and may hold an adapter for `chat` that replaces streaming
+    through `codec`, and one for `count` or other codecs that replace its `counters`.
     Raises: ConfigError.
     """
 
@@ -314,7 +337,11 @@ class Provider(msgspec.Struct, frozen=True):
         force_setattr(self, "is_ordinary", not is_special)
         scheme, _, rest = self.base_url.partition("://")
         if not self.is_ordinary:
-            _check_scheme(self.network, scheme.lower())
+            from aiollm._settings.network import check_scheme  # as above
+
+            network = self.network
+            sets_tls, has_socket = network.tls != DIRECT.tls, bool(network.socket)
+            check_scheme(scheme.lower(), network.proxy, sets_tls=sets_tls, has_socket=has_socket)
         host, port = place_of(scheme.lower(), rest.partition("/")[0])
         force_setattr(self, "host", host if port == PORTS.get(scheme.lower()) else host + port)
         # What goes wrong on one way to a server says nothing about another.
@@ -325,14 +352,12 @@ class Provider(msgspec.Struct, frozen=True):
         force_setattr(self, "origin", f"{scheme.lower()}://{host}{port}{way}")
 
     def __repr__(self) -> str:
-        token = None if self.token is None else "***"
-        return (
-            f"Provider({self.name!r}, {self.scheme!r}, {_shown(self.base_url)!r}, token={token}, "
-            f"headers={sorted(self.headers)})"
-        )
+        token, url = None if self.token is None else "***", shown_url(self.base_url)
+        shown = f"{self.name!r}, {self.scheme!r}, {url!r}, token={token}"
+        return f"Provider({shown}, headers={sorted(self.headers)})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        url = _shown(self.base_url)
+        url = shown_url(self.base_url)
         return [("name", self.name), ("scheme", self.scheme), ("base_url", url)]
 
     @property
@@ -378,7 +403,7 @@ class Provider(msgspec.Struct, frozen=True):
         return lookup(family, hostname(self.host), model, rows, **facts)
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
+_KINDS: Kinds = {
     "name": str,
     "scheme": str,
     "base_url": str,
@@ -393,7 +418,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "query": dict,
     "network": Network,
 }
-_VALUES: dict[str, type] = {
+_VALUES: Kinds = {
     "headers": str,
     "query": str,
     "operations": Operation,
@@ -405,29 +430,13 @@ _VALUES: dict[str, type] = {
 
 
 def _check(provider: Provider) -> None:
-    for name, kind in _KINDS.items():
-        found = type(getattr(provider, name))  # not the value: tools show variables
-        if not issubclass(found, kind):
-            wrong = f"of type {found.__name__}"
-            raise ConfigError(f"Provider.{name} must not be {wrong}: see its annotation")
-    for name, kind in _VALUES.items():
-        items = getattr(provider, name).items()
-        if not all(isinstance(key, str) and isinstance(each, kind) for key, each in items):
-            del items  # tools show the variables of the frames that an error passes
-            raise ConfigError(f"Provider.{name} must map strings to {kind.__name__}")
+    check_fields(provider, _KINDS, _VALUES)
     texts = (provider.base_url, *provider.headers, *provider.headers.values())
     if not "".join(texts).isprintable():
         del texts
         raise ConfigError("the base URL and headers of a Provider must be printable text")
     if not hasattr(provider.codec, "family"):
         raise ConfigError(f"Provider.codec is of type {type(provider.codec).__name__}: no Codec")
-
-
-def _shown(url: str) -> str:
-    """Return a URL without its credentials and its query, which may hold some."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 _OPTIONS = {
@@ -439,11 +448,3 @@ _OPTIONS = {
 }
 """The options of a DSN that set a capability."""
 _NO_OPTIONS = DsnOptions()
-
-
-def _check_scheme(network: Network, scheme: str) -> None:
-    over_tls = scheme == "https" or network.proxy.startswith("https://")
-    if network.tls != DIRECT.tls and not over_tls:
-        raise ConfigError("ca, cert and verify are settings of https, but the base URL is http")
-    if network.socket and scheme != "http":
-        raise ConfigError("a unix socket speaks plain http: write +unix after the DSN's scheme")

@@ -14,6 +14,7 @@ from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
+from aiollm._retrieval.methods import Retrieval
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import CallSource, Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
@@ -22,7 +23,6 @@ from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
 from aiollm.images import IMAGE_SECONDS, ImageRequest, ImageResult, as_image_request
 from aiollm.providers.catalog import Catalog
-from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
 from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount, Tool
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry(Names):
+class Registry(Retrieval):
     """Providers by name, and all calls to them.
 
     Nothing runs, and no connection is open, before the first use. A registry belongs to one

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 if TYPE_CHECKING:
+    from array import array
     from pathlib import Path
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ class LLMError(Exception):
     """Whether a chain tries its next target after this error."""
     harms: Harm = "no"
     """What it does to the target's health: nothing, a cooldown, or a long one as misconfigured."""
+    vectors: tuple[array[float] | None, ...] = ()
+    """Of `embed`, what had arrived: a vector for each input, None where it had not."""
 
     def __init__(self, message: str, *, target: Target | None = None) -> None:
         super().__init__(_printable(str(message)))

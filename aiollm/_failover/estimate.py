@@ -8,7 +8,7 @@ counted as so many bytes of text; what a target counts is learnt from its answer
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -29,6 +29,11 @@ from aiollm.types import (
     ToolResultPart,
     Usage,
 )
+
+if TYPE_CHECKING:  # most calls need neither
+    from aiollm.retrieval import EmbedRequest, RerankRequest
+
+    AnyRequest: TypeAlias = Request | ImageRequest | EmbedRequest | RerankRequest
 
 TOKEN = 4.0
 """Bytes that a token is taken for until the target has answered."""
@@ -96,9 +101,7 @@ class Estimate:
         self._answer = 0.0
         self._answers = 0
 
-    def reserve(
-        self, request: Request | ImageRequest, size: float | None = None
-    ) -> tuple[float, float]:
+    def reserve(self, request: AnyRequest, size: float | None = None) -> tuple[float, float]:
         """Return the input and output tokens to expect; `size` is `size_of` where it is known."""
         tokens = self._input(size_of(request) if size is None else size)
         if isinstance(request, ImageRequest):
@@ -107,7 +110,7 @@ class Estimate:
             return tokens, float(request.max_output_tokens)
         return tokens, self._answer if self._answers else ANSWER
 
-    def share(self, kind: Kind, request: Request | ImageRequest, size: float) -> float:
+    def share(self, kind: Kind, request: AnyRequest, size: float) -> float:
         """Return the units that a request takes of a limit of that kind.
 
         A limit of all tokens counts the longest answer allowed as soon as a request arrives
@@ -124,7 +127,7 @@ class Estimate:
             case _:
                 return sum(self.reserve(request, size))
 
-    def least(self, kind: Kind, request: Request | ImageRequest, size: float) -> float:
+    def least(self, kind: Kind, request: AnyRequest, size: float) -> float:
         """Return the units of a limit that a request takes at least."""
         match kind:
             case "input_tokens":
@@ -182,11 +185,13 @@ class Estimate:
         return self._overhead + size * self._ratio
 
 
-def size_of(request: Request | ImageRequest) -> float:
+def size_of(request: AnyRequest) -> float:
     """Return the bytes of text in a request, files counted as if they were text."""
     if isinstance(request, ImageRequest):
         files = len(request.images) + (request.mask is not None)
         return _text(request.prompt) + files * IMAGE
+    if not isinstance(request, Request):
+        return request.size
     size = _text(request.system) + sum(map(_message, request.messages))
     for tool in request.tools:
         size += MESSAGE + _text(tool.name) + _text(tool.description) + _json(tool.parameters)

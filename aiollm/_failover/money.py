@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,9 @@ from aiollm.types import (
     Target,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from aiollm._failover.estimate import AnyRequest
 
 MOST_OUTPUT = 128_000
 """Tokens that a model writes at most where nothing says it: the most that OpenAI, Anthropic and
@@ -167,13 +171,13 @@ class Money:
         return price.most(*most_of(self._opener.request, provider.capabilities(target.model)))
 
 
-def most_of(
-    request: Request | ImageRequest, capabilities: Capabilities
-) -> tuple[float, float, int]:
+def most_of(request: AnyRequest, capabilities: Capabilities) -> tuple[float, float, int]:
     """Return the tokens of input and output, and the images, that a request takes at most."""
     size = size_of(request)  # no token is shorter than a byte, and what surrounds them is in it
     if isinstance(request, ImageRequest):
         return size, request.count * MOST_IMAGE, request.count
+    if not isinstance(request, Request):
+        return size, 0.0, 0
     size += sum(_unseen(part) for message in request.messages for part in message.parts)
     context = capabilities.context_length or math.inf
     return min(size, context), min(_most_output(request, capabilities), context), 1

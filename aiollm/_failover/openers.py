@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,9 @@ from aiollm.types import (
     assistant,
     user,
 )
+
+if TYPE_CHECKING:
+    from aiollm._failover.estimate import AnyRequest
 
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 """What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
@@ -52,7 +55,7 @@ class TargetOpener(ABC):
 
     def __init__(
         self,
-        request: Request | ImageRequest,
+        request: AnyRequest,
         providers: Mapping[Target, Provider],
         timeouts: Mapping[Target, Timeouts],
         resources: SharedResources,

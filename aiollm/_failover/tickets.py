@@ -6,12 +6,14 @@ import asyncio
 import heapq
 import math
 from collections.abc import Container, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from aiollm.images import ImageRequest
-from aiollm.types import Request, Target
+from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm._failover.estimate import AnyRequest
 
 LineT = TypeVar("LineT")
 
@@ -28,7 +30,7 @@ class Demand:
 
     __slots__ = ("_size", "request")
 
-    def __init__(self, request: Request | ImageRequest) -> None:
+    def __init__(self, request: AnyRequest) -> None:
         self.request = request
         self._size: float | None = None
 

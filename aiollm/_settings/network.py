@@ -133,3 +133,11 @@ def is_host(host: str) -> bool:
     except AddressValueError:
         return False
     return True
+
+
+def check_scheme(scheme: str, proxy: str, *, sets_tls: bool, has_socket: bool) -> None:
+    """Check that settings of the network fit the scheme of a base URL. Raises: ConfigError."""
+    if sets_tls and scheme != "https" and not proxy.startswith("https://"):
+        raise ConfigError("ca, cert and verify are settings of https, but the base URL is http")
+    if has_socket and scheme != "http":
+        raise ConfigError("a unix socket speaks plain http: write +unix after the DSN's scheme")

@@ -33,3 +33,10 @@ def _short_ipv6(host: str) -> str:
 def hostname(host: str) -> str:
     """Return a host without its port."""
     return re.sub(r":[0-9]+$", "", host)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without its credentials and its query, which may hold some."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"

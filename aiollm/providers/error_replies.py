@@ -114,6 +114,7 @@ _CONTEXT_TEXTS = (
     "input token count*exceeds the maximum number of tokens",  # Gemini
     "input token count*model only supports up to",  # Vertex
     "exceeds the available context size",  # llama.cpp
+    "too large to process. increase the physical batch size",  # llama.cpp, of embeddings, a 500
     "context size has been exceeded",  # llama.cpp, in a stream
     "larger than the max context size",  # llama.cpp until 2025
     "longer than the context length",  # Ollama

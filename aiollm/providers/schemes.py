@@ -66,6 +66,9 @@ class Scheme(msgspec.Struct, frozen=True):
 _CHAT = "aiollm.providers.openai.chat_codec:ChatCodec"
 _RESPONSES = "aiollm.providers.openai.responses_codec:ResponsesCodec"
 _OLLAMA_CHAT = "aiollm.providers.ollama.codec:OllamaCodec"
+_OLLAMA_OPERATIONS: dict[str, tuple[str, ...]] = {
+    "embed": ("aiollm.providers.ollama.embed_codec:OllamaEmbeddings",)
+}
 
 _OPENAI = Scheme(
     "openai",
@@ -81,7 +84,14 @@ _OPENAI = Scheme(
     ),
     apis={"chat": _CHAT, "responses": _RESPONSES},
     own_api="responses",
-    operations={"images": ("aiollm.providers.openai.images_codec:OpenAIImages",)},
+    operations={
+        "images": ("aiollm.providers.openai.images_codec:OpenAIImages",),
+        "embed": (
+            "aiollm.providers.openai.embed_codec:OpenAIEmbeddings",
+            "aiollm.providers.openai.embed_codec:PlainEmbeddings",
+        ),
+        "rerank": ("aiollm.providers.openai.rerank_codec:CohereRerank",),
+    },
 )
 _ANTHROPIC = Scheme(
     "anthropic",
@@ -100,7 +110,10 @@ _GOOGLE = Scheme(
     hosts=("generativelanguage.googleapis.com",),
     keys={"GOOGLE_API_KEY": "", "GEMINI_API_KEY": ""},
     base_variable="GOOGLE_GEMINI_BASE_URL",
-    operations={"images": ("aiollm.providers.google.images_codec:GoogleImages",)},
+    operations={
+        "images": ("aiollm.providers.google.images_codec:GoogleImages",),
+        "embed": ("aiollm.providers.google.embed_codec:GoogleEmbeddings",),
+    },
 )
 _OLLAMA = Scheme(
     "ollama",
@@ -111,6 +124,7 @@ _OLLAMA = Scheme(
     keys={"OLLAMA_API_KEY": ""},
     base_variable="OLLAMA_HOST",
     read_base=urls.ollama_url,
+    operations=_OLLAMA_OPERATIONS,
 )
 _OLLAMA_CLOUD = Scheme(
     "ollama-cloud",
@@ -120,8 +134,15 @@ _OLLAMA_CLOUD = Scheme(
     hosts=("ollama.com",),
     keys={"OLLAMA_API_KEY": ""},
     base_variable="OLLAMA_CLOUD_BASE_URL",
+    operations=_OLLAMA_OPERATIONS,
 )
-_FOREMAN = Scheme("foreman", _OLLAMA_CHAT, urls.ollama_path, example="foreman://TOKEN@host")
+_FOREMAN = Scheme(
+    "foreman",
+    _OLLAMA_CHAT,
+    urls.ollama_path,
+    example="foreman://TOKEN@host",
+    operations=_OLLAMA_OPERATIONS,
+)
 _LLAMA_SWAP = Scheme(
     "llama-swap",
     "aiollm.providers.llama_swap.codec:LlamaSwapCodec",
@@ -133,7 +154,12 @@ _LLAMA_SWAP = Scheme(
         "images": (
             "aiollm.providers.llama_swap.images_codec:LlamaSwapImages",
             "aiollm.providers.llama_swap.images_codec:SdapiImages",
-        )
+        ),
+        "embed": (
+            "aiollm.providers.llama_swap.retrieval_codecs:LlamaSwapEmbeddings",
+            "aiollm.providers.llama_swap.retrieval_codecs:PlainLlamaSwapEmbeddings",
+        ),
+        "rerank": ("aiollm.providers.llama_swap.retrieval_codecs:LlamaSwapRerank",),
     },
 )
 

@@ -1,0 +1,175 @@
+"""The generators that embed and rerank: one request, one reply, checked against what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
+
+from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY, MAX_VECTORS_REPLY
+from aiollm._http.turns import Turns
+from aiollm._wire.framing import check_density
+from aiollm._wire.quota import quotas
+from aiollm._wire.vectors import Vectors, is_finite
+from aiollm.errors import MAX_BODY, ProtocolError, UnsupportedError
+from aiollm.provider import HttpResponse, Provider, Reply, Transport, UnaryCodec
+from aiollm.retrieval import (
+    Embeddings,
+    EmbedRequest,
+    Ranked,
+    Ranking,
+    RerankRequest,
+    ScoreReply,
+    Vector,
+    VectorReply,
+)
+from aiollm.types import AnnouncedLimits, Finish, Target, Timeouts
+
+JOIN_AT_ONCE = 4 * 1024 * 1024
+"""Bytes that are joined on the loop, which takes a millisecond; `bytes.join` releases the GIL."""
+
+CHECKED_AT_ONCE = 256
+"""Vectors that are checked between two turns of the event loop: some 1 ms of work."""
+
+Batches: TypeAlias = AsyncGenerator[Sequence[Any], None]
+
+
+def embed(
+    provider: Provider,
+    transport: Transport,
+    target: Target,
+    request: EmbedRequest,
+    timeouts: Timeouts,
+) -> Batches:
+    """Make the vectors of a batch at one target. Raises: LLMError."""
+
+    async def read(codec: UnaryCodec[Any, VectorReply], reply: HttpResponse) -> Embeddings:
+        return await _embeddings(codec, reply, request)
+
+    parts = provider, transport, target, request, timeouts
+    return _asked("embed", MAX_VECTORS_REPLY, read, *parts)
+
+
+def rerank(
+    provider: Provider,
+    transport: Transport,
+    target: Target,
+    request: RerankRequest,
+    timeouts: Timeouts,
+) -> Batches:
+    """Rank documents at one target. Raises: LLMError."""
+
+    async def read(codec: UnaryCodec[Any, ScoreReply], reply: HttpResponse) -> Ranking:
+        check_density(reply.body)
+        return _ranking(codec.decode(reply), request)
+
+    parts = provider, transport, target, request, timeouts
+    return _asked("rerank", MAX_UNARY_REPLY, read, *parts)
+
+
+async def _asked(
+    operation: str,
+    limit: int,
+    read: Callable[[UnaryCodec[Any, Any], HttpResponse], Awaitable[Any]],
+    provider: Provider,
+    transport: Transport,
+    target: Target,
+    request: Any,
+    timeouts: Timeouts,
+) -> Batches:
+    """Ask with the operation's first codec, or the next where a host refuses its form."""
+    codecs = provider.operations[operation].codecs()
+    for codec in codecs:
+        http = codec.encode(provider, target, request)
+        reply = await transport.send(http, timeouts.connect)
+        try:
+            announced = quotas(reply.headers, provider.host)
+            # The headers show that the server is alive.
+            yield [AnnouncedLimits(announced)] if announced else []
+            if not 200 <= reply.status < 300:
+                body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
+                refused = HttpResponse(reply.status, reply.headers, body, http.url)
+                if codec is not codecs[-1] and codec.gives_way(refused):
+                    continue
+                raise codec.error(refused)
+            body = await _whole(reply, limit)
+            whole = HttpResponse(reply.status, reply.headers, body, http.url)
+            result = await read(codec, whole)
+            if http.warnings:
+                result = replace(result, warnings=http.warnings)
+            yield [result, Finish("stop", usage=result.usage)]
+            return
+        finally:
+            reply.close()
+
+
+async def _whole(reply: Reply, limit: int) -> bytes:
+    """Return the complete body of a reply. Raises: ProtocolError for one that is too large."""
+    pieces: list[bytes] = []
+    size = 0
+    turns = Turns(reply.read)
+    while piece := await turns.read():
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise ProtocolError(f"the reply is larger than {limit} bytes")
+    if size <= JOIN_AT_ONCE:
+        return b"".join(pieces)
+    return await asyncio.to_thread(b"".join, pieces)
+
+
+async def _embeddings(
+    codec: UnaryCodec[Any, VectorReply], reply: HttpResponse, request: EmbedRequest
+) -> Embeddings:
+    """Return the vectors in a reply, one for each input, all alike. Raises: LLMError."""
+    taken = Vectors(reply.body)
+    for _ in taken.steps():
+        await asyncio.sleep(0)
+    check_density(taken.rest)
+    found = codec.decode(replace(reply, body=taken.rest))
+    count = len(request.inputs)
+    if len(found.values) != count:
+        raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")
+    vectors: list[Vector] = []
+    for start in range(0, count, CHECKED_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        for value in found.values[start : start + CHECKED_AT_ONCE]:
+            vectors.append(vector := taken.take(value))
+            _check_vector(vector, len(vectors[0]))
+    _check_width(len(vectors[0]), request.dimensions)
+    return Embeddings(tuple(vectors), found.usage)
+
+
+def _check_vector(vector: Vector, width: int) -> None:
+    if len(vector) != width:
+        raise ProtocolError(f"the reply has vectors of {width} and of {len(vector)} numbers")
+    if not is_finite(vector):
+        raise ProtocolError("the reply has a vector with a number that is not finite")
+
+
+def _check_width(width: int, wanted: int | None) -> None:
+    """Raise UnsupportedError where a server does not shorten vectors as it was asked to."""
+    if wanted is not None and width != wanted:
+        raise UnsupportedError(
+            f"the vectors have {width} numbers, not the {wanted} of `dimensions`: the server has "
+            "no other width, or leaves the setting out of account"
+        )
+
+
+def _ranking(found: ScoreReply, request: RerankRequest) -> Ranking:
+    """Return the best documents, best first. Raises: ProtocolError."""
+    count, scores = len(request.documents), dict(found.scores)
+    if len(scores) < len(found.scores):
+        raise ProtocolError("the reply has two scores for one document")
+    if not all(0 <= index < count for index in scores):
+        raise ProtocolError(f"the reply has a score for a document that is not one of {count}")
+    if not all(map(math.isfinite, scores.values())):
+        raise ProtocolError("the reply has a score that is not a finite number")
+    if len(scores) < request.wanted:
+        raise ProtocolError(f"the reply has {len(scores)} scores for {request.wanted} documents")
+    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[: request.wanted]
+    return Ranking(tuple(Ranked(*pair) for pair in best), found.usage)

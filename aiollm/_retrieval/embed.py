@@ -1,0 +1,215 @@
+"""Embedding: batches side by side, all of one model, joined in the order of the inputs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from aiollm._failover.candidates import CallOptions, Policy
+from aiollm._retrieval.batches import room, split
+from aiollm._retrieval.calls import Calls
+from aiollm._retrieval.openers import EmbedOpener, Space
+from aiollm.errors import ConfigError, DeadlineError, FailoverError, LLMError
+from aiollm.provider import Provider
+from aiollm.retrieval import Embeddings, EmbedRequest, Vector
+from aiollm.spec import Plan, Step
+from aiollm.types import Target, Timeouts, Timings, Usage
+
+AT_ONCE = 8
+"""Batches under way at most: a server of one's own works on some at a time, and lets others wait
+until their deadline. What a target allows is the gate's matter."""
+
+
+async def embed(
+    calls: Calls,
+    spec: str | Plan,
+    request: EmbedRequest,
+    batch: int | None,
+    options: CallOptions,
+    *,
+    mixed: bool,
+) -> Embeddings:
+    """Return the vectors of all inputs. Raises: LLMError, FailoverError, with what had arrived."""
+    policy, (plan, providers, deadlines) = calls.resolve(spec, options)
+    targets = providers, deadlines
+    errors: list[FailoverError] = []
+    for model in _models(plan, mixed=mixed):
+        own = _of_model(plan, model)
+        facts = [providers[target].capabilities(model) for target in own.targets]
+        call = _EmbedCall(calls, own, request, policy, targets, room(facts, batch))
+        try:
+            return await call.run()
+        except FailoverError as error:
+            error.__traceback__ = None
+            errors.append(error)
+    raise _all_failed(plan, errors)
+
+
+def _models(plan: Plan, *, mixed: bool) -> Sequence[str]:
+    """Return the models of a plan. Raises: ConfigError for several that must not be mixed."""
+    models = [*dict.fromkeys(target.model for target in plan.targets)]
+    if len(models) == 1 or mixed:
+        return models
+    raise ConfigError(
+        f"{plan} names several models ({', '.join(models)}), whose vectors must not be mixed: "
+        "name one model, or pass mixed=True if these are one model under several names, or if "
+        "nothing is compared with vectors of other calls"
+    )
+
+
+def _all_failed(plan: Plan, errors: Sequence[FailoverError]) -> FailoverError:
+    if len(errors) == 1:
+        return errors[0]
+    causes = [each for error in errors for each in error.exceptions]
+    attempts = [each for error in errors for each in error.attempts]
+    failure = FailoverError(f"every model of {plan} failed", causes, attempts)
+    failure.vectors = max((each.vectors for each in errors), key=_count)
+    return failure
+
+
+def _count(vectors: Sequence[Vector | None]) -> int:
+    return sum(each is not None for each in vectors)
+
+
+def _of_model(plan: Plan, model: str) -> Plan:
+    """Return the plan without the targets of other models."""
+    steps: list[Step] = []
+    for step in plan.steps:
+        weights = step.weights or (1,) * len(step.targets)
+        kept = [pair for pair in zip(step.targets, weights, strict=True) if pair[0].model == model]
+        if kept:
+            targets, their = zip(*kept, strict=True)
+            steps.append(Step(targets, step.mode, their if step.weights else ()))
+    return Plan(tuple(steps))
+
+
+class _EmbedCall:
+    """The batches of one call at the targets of one model."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        plan: Plan,
+        request: EmbedRequest,
+        policy: Policy,
+        targets: tuple[Mapping[Target, Provider], Mapping[Target, Timeouts]],
+        limits: tuple[int, float],
+    ) -> None:
+        self._calls = calls
+        self._plan = plan
+        self._request = request
+        self._policy = policy
+        self._targets = targets
+        self._batches = [*split(request.inputs, *limits)]
+        self._left: Iterator[int] = iter(range(len(self._batches)))
+        self._found: list[Embeddings | None] = [None] * len(self._batches)
+        self._space = Space()
+        self._error: LLMError | None = None
+
+    async def run(self) -> Embeddings:
+        """Return the vectors of all inputs. Raises: LLMError, FailoverError."""
+        began = asyncio.get_running_loop().time()
+        try:
+            await self._within()
+        except LLMError as error:
+            error.vectors = self._arrived()
+            raise
+        return self._joined(asyncio.get_running_loop().time() - began)
+
+    async def _within(self) -> None:
+        """Ask for all batches, within the seconds of the whole call."""
+        seconds = self._policy.total
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._ask_all()
+        except TimeoutError:
+            if not limit.expired():  # it is another one's, such as the caller's
+                raise
+        reason = f"the call took longer than {seconds:g} s"
+        raise DeadlineError(reason, which="total", after=seconds or 0.0)
+
+    async def _ask_all(self) -> None:
+        count = len(self._batches)
+        if count == 1:
+            await self._worker(())
+            return
+        workers: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as group:
+            workers += (
+                group.create_task(self._worker(workers)) for _ in range(min(AT_ONCE, count))
+            )
+        if self._error is not None:
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle
+
+    async def _worker(self, others: Any) -> None:
+        """Ask for one batch after another; on failure end the `others`, too."""
+        for place in self._left:
+            try:
+                await self._ask(place)
+            except LLMError as error:
+                if not others:
+                    raise
+                self._error = self._error or error
+                for each in others:
+                    if each is not asyncio.current_task():
+                        each.cancel()
+                return
+
+    async def _ask(self, place: int) -> None:
+        batch = self._batches[place]
+        request = self._request
+        if len(self._batches) > 1:
+            request = replace(request, inputs=request.inputs[batch.start : batch.stop])
+        opener = EmbedOpener(request, *self._targets, self._calls.resources, self._space)
+        self._found[place] = await self._calls.ask(self._plan, opener, self._policy)
+
+    def _arrived(self) -> tuple[Any, ...]:
+        """Return a vector for each input, None where it has not come; nothing if none has."""
+        if not any(self._found):
+            return ()
+        pairs = zip(self._batches, self._found, strict=True)
+        return tuple(
+            each
+            for batch, found in pairs
+            for each in (found.vectors if found else [None] * len(batch))
+        )
+
+    def _joined(self, seconds: float) -> Embeddings:
+        found = [each for each in self._found if each is not None]
+        if len(found) == 1:
+            return found[0]
+        firsts = [each.timings.first_output for each in found]
+        return Embeddings(
+            tuple(vector for each in found for vector in each.vectors),
+            reduce(_together, (each.usage for each in found)),
+            found[0].target,
+            tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),
+            tuple(attempt for each in found for attempt in each.attempts),
+            Timings(min((each for each in firsts if each is not None), default=None), seconds),
+            reduce(add, (each.cost for each in found)),
+        )
+
+
+def _together(one: Usage, other: Usage) -> Usage:
+    """Return the counts of two batches together, as certain as the less certain one."""
+    bills = one.billed_usd, other.billed_usd
+    worse = max(one.certainty, other.certainty)  # in the order of the alphabet
+    if worse == "missing" and one.certainty != other.certainty:
+        worse = "partial"
+    return msgspec.structs.replace(
+        one,
+        input_tokens=one.input_tokens + other.input_tokens,
+        certainty=worse,
+        billed_usd=None if None in bills else sum(each or 0.0 for each in bills),
+    )

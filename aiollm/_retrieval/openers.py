@@ -1,0 +1,138 @@
+"""The targets of calls that embed or rerank, as failover sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from msgspec.structs import replace
+
+from aiollm._failover.openers import Batches, SharedResources, TargetOpener, close_now
+from aiollm._http import retrieving
+from aiollm.errors import UnsupportedError
+from aiollm.provider import Adapter, Provider
+from aiollm.providers.extra_fields import fields_of, wires_of
+from aiollm.retrieval import Embeddings, EmbedInput, EmbedRequest, RerankRequest
+from aiollm.types import ImagePart, Request, Target, Timeouts, user
+
+AskedT = TypeVar("AskedT", EmbedRequest, RerankRequest)
+
+
+class Space:
+    """The space of vectors that all batches of one call share."""
+
+    __slots__ = ("width",)
+
+    def __init__(self) -> None:
+        self.width: int | None = None
+
+    def check(self, found: Embeddings, target: Target) -> None:
+        """Refuse vectors of another width than the first. Raises: UnsupportedError."""
+        self.width = self.width or found.width
+        if found.width != self.width:
+            raise UnsupportedError(
+                f"its vectors have {found.width} numbers, the others of this call {self.width}: "
+                f"{target.model} is another model there"
+            )
+
+
+class RetrievalOpener(TargetOpener, Generic[AskedT]):
+    """Opens the targets of one request."""
+
+    __slots__ = ()
+
+    key: ClassVar[str]
+    """The operation of a provider."""
+    what: ClassVar[str]
+    adapter: Adapter[Any]
+
+    request: AskedT
+
+    def open(self, target: Target, prefix: str) -> Batches:  # noqa: ARG002 - not gone on with
+        """Return the unstarted stream, of the result alone. Raises: LLMError."""
+        provider = self.providers[target]
+        if self.key not in provider.operations:
+            raise UnsupportedError(f"{provider.name} does not {self.what}")
+        return self._asked(provider, target)
+
+    async def _asked(self, provider: Provider, target: Target) -> Batches:
+        request: Any = self.request
+        if request.extra:
+            wires = wires_of(provider.codec.family)[:1]
+            request = replace(request, extra=fields_of(request.extra, wires, target))
+        request = await self._fitted(request, provider, target)
+        run = provider.operations[self.key].adapter or self.adapter
+        transport = self._resources.transport_of(provider)
+        batches = run(provider, transport, target, request, self.timeouts[target])
+        try:
+            async for batch in batches:
+                self._check(batch, target)
+                yield batch
+        finally:
+            close_now(batches)
+
+    async def _fitted(self, request: AskedT, provider: Provider, target: Target) -> AskedT:  # noqa: ARG002
+        return request
+
+    def _check(self, batch: Sequence[Any], target: Target) -> None:
+        """Refuse a result that does not go with others."""
+
+
+class EmbedOpener(RetrievalOpener[EmbedRequest]):
+    """Opens the targets of one batch of inputs."""
+
+    __slots__ = ("_space",)
+
+    key = "embed"
+    what = "embed: it has no wire for it"
+    adapter = staticmethod(retrieving.embed)
+    operation: ClassVar[str] = "embeddings"
+
+    def __init__(
+        self,
+        request: EmbedRequest,
+        providers: Mapping[Target, Provider],
+        timeouts: Mapping[Target, Timeouts],
+        resources: SharedResources,
+        space: Space,
+    ) -> None:
+        super().__init__(request, providers, timeouts, resources)
+        self._space = space
+
+    def _check(self, batch: Sequence[Any], target: Target) -> None:
+        for item in batch:
+            if isinstance(item, Embeddings):
+                self._space.check(item, target)
+
+    async def _fitted(
+        self, request: EmbedRequest, provider: Provider, target: Target
+    ) -> EmbedRequest:
+        images = [each for each in request.inputs if isinstance(each, ImagePart)]
+        if not images:
+            return request
+        facts = provider.capabilities(target.model)
+        # Each alone: a batch may hold more images than a conversation.
+        fitted = iter([await self._fit(each, facts) for each in images])
+        inputs: list[EmbedInput] = [
+            next(fitted) if isinstance(each, ImagePart) else each for each in request.inputs
+        ]
+        return replace(request, inputs=tuple(inputs))
+
+    async def _fit(self, image: ImagePart, facts: Any) -> ImagePart:
+        request, left_out = await self._resources.fit(Request((user(image),)), facts)
+        if left_out:
+            raise UnsupportedError(f"an input image does not fit: {left_out[0]}")
+        (part,) = request.messages[0].parts
+        assert isinstance(part, ImagePart)
+        return part
+
+
+class RerankOpener(RetrievalOpener[RerankRequest]):
+    """Opens the targets of one ranking."""
+
+    __slots__ = ()
+
+    key = "rerank"
+    what = "rerank: it has no wire for it"
+    adapter = staticmethod(retrieving.rerank)
+    operation: ClassVar[str] = "rerank"

@@ -1,0 +1,96 @@
+"""Gemini's embeddings: each input is a request of its own in a batch."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.body import json_body
+from aiollm.errors import LLMError, UnsupportedError
+from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
+from aiollm.providers.encoding import merge
+from aiollm.providers.google.encode import image_part
+from aiollm.providers.google.errors import body_error, reply_error
+from aiollm.providers.google.models import resource
+from aiollm.providers.google.places import key_headers, method_url
+from aiollm.providers.vector_replies import decode_strictly, no_answer
+from aiollm.retrieval import EmbedInput, EmbedRequest, RawVector, VectorReply
+from aiollm.types import Target, Usage
+
+_KINDS = {"query": "RETRIEVAL_QUERY", "document": "RETRIEVAL_DOCUMENT"}
+_TEXT_MODELS = ("*gemini-embedding-001*", "*gemini-embedding-exp*", "*text-embedding-*")
+"""Models that take texts alone (Google's SDK 3.4, November 2026)."""
+
+
+class _Vector(msgspec.Struct):
+    values: RawVector = 0
+
+
+class _Counts(msgspec.Struct):
+    promptTokenCount: int | None = None  # noqa: N815 - the wire's name
+
+
+class _Reply(msgspec.Struct):
+    embeddings: list[_Vector] | None = None
+    usageMetadata: _Counts | None = None  # noqa: N815 - the wire's name
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+
+
+class GoogleEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
+    """Embeds at `:batchEmbedContents`."""
+
+    def encode(self, provider: Provider, target: Target, request: EmbedRequest) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError."""
+        only_texts = all(isinstance(each, str) for each in request.inputs)
+        if not only_texts and any(fnmatchcase(target.model, each) for each in _TEXT_MODELS):
+            raise UnsupportedError(f"{target.model} embeds only texts, not images")
+        settings = merge(_settings(target, request), request.extra)
+        asked = [{**settings, "content": {"parts": [_part(each)]}} for each in request.inputs]
+        return HttpRequest(
+            method_url(provider, target.model, "batchEmbedContents"),
+            key_headers(provider),
+            json_body({"requests": asked}),
+        )
+
+    def decode(self, reply: HttpResponse) -> VectorReply:
+        """Read a reply. Raises: LLMError."""
+        found = decode_strictly(reply, _REPLY, _failed)
+        if found.embeddings is None:
+            raise no_answer(reply, _failed, "it has no embeddings")
+        counts = found.usageMetadata
+        tokens = None if counts is None else counts.promptTokenCount
+        counted = tokens is not None and tokens >= 0
+        usage = Usage(input_tokens=tokens or 0, certainty="exact") if counted else Usage()
+        return VectorReply([each.values for each in found.embeddings], usage)
+
+    def error(self, reply: HttpResponse) -> LLMError:
+        """Translate an error reply."""
+        return reply_error(reply)
+
+    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002 - there is no other
+        """Return False: there is no other form of this."""
+        return False
+
+
+def _settings(target: Target, request: EmbedRequest) -> dict[str, Any]:
+    """Return the fields of each input. Raises: UnsupportedError."""
+    if request.truncate:
+        raise UnsupportedError("Gemini has no field for truncate: cut the inputs yourself")
+    fields: dict[str, Any] = {"model": resource(target.model)}
+    if request.dimensions is not None:
+        fields["outputDimensionality"] = request.dimensions
+    if request.kind is not None:
+        fields["taskType"] = _KINDS[request.kind]
+    return fields
+
+
+def _part(each: EmbedInput) -> dict[str, Any]:
+    return {"text": each} if isinstance(each, str) else image_part(each)
+
+
+def _failed(value: Any, body: bytes) -> LLMError:
+    return body_error(value, body=body)

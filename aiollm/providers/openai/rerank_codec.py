@@ -1,0 +1,127 @@
+"""Reranking as Cohere began it: also Jina, Voyage, vLLM, llama.cpp and llama-swap have it."""
+
+from __future__ import annotations
+
+import math
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from aiollm._wire.body import json_body
+from aiollm.errors import LLMError, UnsupportedError
+from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
+from aiollm.providers.encoding import bearer_headers, merge
+from aiollm.providers.openai.errors import reply_error, stream_error
+from aiollm.providers.vector_replies import decode_strictly, no_answer
+from aiollm.retrieval import RerankRequest, ScoreReply
+from aiollm.types import Target, Usage
+
+
+class RerankDialect(msgspec.Struct, frozen=True):
+    """How matching hosts name what is asked for, "" where they have no field for it."""
+
+    host: str
+    top: str = "top_n"
+    truncate: str = ""
+    truncates: bool = False
+
+
+_DIALECTS = (
+    RerankDialect("api.voyageai.com", top="top_k", truncate="truncation", truncates=True),
+    RerankDialect("api.jina.ai", truncate="truncation", truncates=True),
+    RerankDialect("*"),
+)
+"""The first match applies (the services' own pages, November 2026)."""
+
+
+class _Score(msgspec.Struct):
+    index: int
+    relevance_score: float | None = None
+    score: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The score, not a number where there is none."""
+        found = self.score if self.relevance_score is None else self.relevance_score
+        return math.nan if found is None else found
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _Reply(msgspec.Struct):
+    results: list[_Score] | None = None
+    data: list[_Score] | None = None
+    usage: _Counts | None = None
+
+
+_REPLY = msgspec.json.Decoder(
+    _Reply | list[_Score]
+)  # the list is that of text-embeddings-inference
+
+
+class CohereRerank(UnaryCodec[RerankRequest, ScoreReply]):
+    """Scores at `/rerank`, beside the chat of the same server."""
+
+    def encode(self, provider: Provider, target: Target, request: RerankRequest) -> HttpRequest:
+        """Translate a request. Raises: UnsupportedError."""
+        dialect = next(row for row in _DIALECTS if fnmatchcase(provider.host, row.host))
+        body = {
+            "model": target.model,
+            "query": request.query,
+            "documents": [*request.documents],
+            **_settings(provider.host, request, dialect),
+        }
+        return HttpRequest(
+            f"{provider.base_url}/rerank",
+            bearer_headers(provider),
+            json_body(merge(body, request.extra)),
+        )
+
+    def decode(self, reply: HttpResponse) -> ScoreReply:
+        """Read a reply. Raises: LLMError."""
+        found = decode_strictly(reply, _REPLY, stream_error)
+        if isinstance(found, list):
+            return ScoreReply(_scores(found))
+        scores = found.data if found.results is None else found.results
+        if scores is None:
+            raise no_answer(reply, stream_error, "it has no results")
+        return ScoreReply(_scores(scores), _usage(found.usage))
+
+    def error(self, reply: HttpResponse) -> LLMError:
+        """Translate an error reply."""
+        return reply_error(reply)
+
+    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002 - there is no other
+        """Return False: there is no other form of this."""
+        return False
+
+
+def _settings(host: str, request: RerankRequest, dialect: RerankDialect) -> dict[str, Any]:
+    """Return the fields for what is asked beside the texts. Raises: UnsupportedError."""
+    fields: dict[str, Any] = {}
+    if request.top is not None:
+        fields[dialect.top] = request.wanted
+    if request.truncate and not dialect.truncate:
+        raise UnsupportedError(
+            f"{host} has no known way to cut documents that are too long: cut them yourself, or "
+            "name its field in extra"
+        )
+    if dialect.truncate and request.truncate != dialect.truncates:
+        fields[dialect.truncate] = request.truncate
+    return fields
+
+
+def _scores(found: list[_Score]) -> list[tuple[int, float]]:
+    return [(each.index, each.value) for each in found]
+
+
+def _usage(counts: _Counts | None) -> Usage:
+    """Return the counts of a reply; some have the total alone, Cohere bills searches."""
+    if counts is None:
+        return Usage()
+    tokens = counts.prompt_tokens or counts.total_tokens
+    return Usage() if not tokens or tokens < 0 else Usage(input_tokens=tokens, certainty="exact")

@@ -1,0 +1,28 @@
+"""What a codec reads from a reply of vectors or scores, before it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from aiollm.types import Usage
+
+RawVector: TypeAlias = bytes | list[float] | int
+"""What may stand for a vector in a reply: base64 of 32-bit numbers, a list of numbers, or the
+number that a vector of a large reply left in its place."""
+
+
+class VectorReply(msgspec.Struct, frozen=True):
+    """What stands for the vectors, in the order of the inputs."""
+
+    values: Sequence[RawVector]
+    usage: Usage = Usage()
+
+
+class ScoreReply(msgspec.Struct, frozen=True):
+    """The places of documents, from 0, each with its score, in any order."""
+
+    scores: Sequence[tuple[int, float]]
+    usage: Usage = Usage()
