@@ -214,6 +214,8 @@ class AgentLoop:
 
     def _next_request(self) -> Request:
         request = msgspec.structs.replace(self._request, messages=self._history)
+        if self._typed is not None and self._typed.is_correcting:
+            return self._typed.without_calls(request)
         if request.tool_choice in {None, "auto", "none"}:
             return request
         # A model that must call a tool in every turn would never finish.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from aiollm._agent.typed_output import check_repairs, correction, hopeless, shape_of
 from aiollm.errors import ClosedError, OutputError
-from aiollm.types import Message, Response
+from aiollm.types import Message, Request, Response
 
 
 class TypedEnd:
@@ -20,6 +22,8 @@ class TypedEnd:
         self._value: Any = None
         self._misfit: tuple[str, Response] | None = None
         self._ended = False
+        self.is_correcting: bool = False
+        """Whether the last answer was sent back."""
 
     @property
     def wire(self) -> Any:
@@ -33,10 +37,15 @@ class TypedEnd:
         except OutputError as error:
             if may_ask and self._left > 0 and not hopeless(response):
                 self._left -= 1
+                self.is_correcting = True
                 return correction(error)
             self._misfit = error.message, response
         self._ended = True
         return None
+
+    def without_calls(self, request: Request) -> Request:
+        """Return the request of a correction: without calls, every server enforces the schema."""
+        return msgspec.structs.replace(request, tool_choice="none") if request.tools else request
 
     def value(self) -> Any:
         """Return the value. Raises: OutputError, and ClosedError before the end of the run."""

@@ -25,7 +25,7 @@ from aiollm import (
     tool,
 )
 from aiollm.events import RunEnded
-from aiollm.testing import FakeProvider, tool_call
+from aiollm.testing import FakeProvider, chat, tool_call
 from aiollm.types import TextDelta
 
 
@@ -129,9 +129,22 @@ async def test_an_answer_that_does_not_fit_is_put_right_in_a_further_turn(over):
     assert "JSON is malformed" in wrong.text
     assert run.messages[:-1] == fake.requests[-1].messages
     assert fake.requests[-1].tools
+    assert [request.tool_choice for request in fake.requests] == [None, None, "none"]
 
 
-async def test_tools_may_be_called_again_before_the_corrected_answer(over):
+async def test_a_server_that_cannot_enforce_a_schema_beside_tools_does_so_for_a_correction(serve):
+    call = {"index": 0, "id": "c", "type": "function"}
+    called = {"tool_calls": [call | {"function": {"name": "look_up", "arguments": '{"name":"x"}'}}]}
+    server, reg = await serve(chat(called, finish="tool_calls"), chat("It is Oslo."), chat(WIRE))
+    run = reg.run("a/m", "?", tools=[look_up], output=City)
+    await run.collect()
+    assert run.value == OSLO
+    asked = [request.json() for request in server.requests]
+    assert ["response_format" in body for body in asked] == [False, False, True]
+    assert ["schema" in body["messages"][0]["content"] for body in asked] == [True, True, False]
+
+
+async def test_a_tool_that_is_called_all_the_same_is_run(over):
     call = [tool_call("look_up", '{"name": "Oslo"}')]
     run = over(FakeProvider("no", call, WIRE)).run("fake/m", "?", tools=[look_up], output=City)
     await run.collect()
