@@ -161,6 +161,14 @@ async def test_texts_and_lists_grow_numbers_come_whole_and_nothing_is_made_up(ov
     assert found[-1].value == Trip("North", [Stop("Oslo", 12), Stop("Bergen")])
 
 
+def test_what_is_whole_is_all_that_does_not_hold_the_growing_place():
+    partial: Partial[Any] = Partial({"a": [{"b": 1, "c": "x"}]}, ("a", 0, "c"))
+    assert partial.is_whole("a", 0, "b")
+    assert not any([partial.is_whole("a", 0, "c"), partial.is_whole("a", 0), partial.is_whole()])
+    assert Partial([1, 2], ()).is_whole(1)
+    assert Partial([1, 2], None).is_whole()
+
+
 async def test_a_value_that_travels_in_an_object_is_taken_out_of_it(over):
     fake = FakeProvider(['{"value":["a', 'b","c"', "]", "}"])
     found = await partials_of(over(fake), list[str])
