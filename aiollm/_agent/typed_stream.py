@@ -132,7 +132,7 @@ class _Partials(Generic[T]):
             batch = await self._next_batch()
             if batch is None:
                 self._ended = True
-                return self._final()
+                return await self._final()
             self._take(batch)
         raise StopAsyncIteration
 
@@ -161,10 +161,11 @@ class _Partials(Generic[T]):
         self._data = found[0]
         return Partial(found[0], path, restarts=self._restarts)
 
-    def _final(self) -> Partial[T]:
+    async def _final(self) -> Partial[T]:
         last = self._last()
         if not last:
             raise StopAsyncIteration
+        await asyncio.sleep(0)  # both are of the order of a millisecond for each 100 KB
         (value,) = last
         data = self._said(value)
         if self._data is not None and not _continues(self._data, data):

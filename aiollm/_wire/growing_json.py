@@ -23,10 +23,10 @@ MAX_TOKEN = 512
 PIECE = 64 * 1024
 """The most characters of a string in one step."""
 
-COPIED = 256
+COPIED = 2048
 """How much may be copied for each character that came: a value is handed out anew only when that
-pays for its copy. So all copies together cost no more than so many times the text. A list of 32
-items or a text of 256 characters pay with one character."""
+pays for its copy. So all copies together cost no more than so many times the text. A list of 256
+items or a text of 2,048 characters pays with one character."""
 
 _ITEM = 8
 _FIELD = 64
