@@ -112,14 +112,17 @@ from aiollm.types import (
 
 if typing.TYPE_CHECKING:
     from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
-    from aiollm._agent.run import AgentRun
+    from aiollm._agent.run import AgentRun, TypedRun
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._agent.typed_output import Typed
+    from aiollm._agent.typed_stream import Partial, TypedStream
     from aiollm._bulk.row import Row
     from aiollm._bulk.run import MapRun
     from aiollm._bulk.source import MapRow, MapRows
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.keywords import (
+        AgentOptions,
         CountOptions,
         GenerateOptions,
         RequestFields,
@@ -131,12 +134,13 @@ if typing.TYPE_CHECKING:
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
     from aiollm.providers.openai.histories import messages_from_openai
-    from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranked, Ranking
+    from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranked, Ranking, Vector
     from aiollm.servers import LlamaSwap, Ollama
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AgentOptions": "aiollm._failover.keywords",
     "AgentRun": "aiollm._agent.run",
     "Budget": "aiollm.prices",
     "CountOptions": "aiollm._failover.keywords",
@@ -152,6 +156,7 @@ _LAZY = {
     "MapRows": "aiollm._bulk.source",
     "MapRun": "aiollm._bulk.run",
     "Ollama": "aiollm.servers",
+    "Partial": "aiollm._agent.typed_stream",
     "Price": "aiollm.prices",
     "Ranked": "aiollm.retrieval",
     "Ranking": "aiollm.retrieval",
@@ -165,6 +170,10 @@ _LAZY = {
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
     "TurnEnded": "aiollm._agent.loop",
+    "Typed": "aiollm._agent.typed_output",
+    "TypedRun": "aiollm._agent.run",
+    "TypedStream": "aiollm._agent.typed_stream",
+    "Vector": "aiollm.retrieval",
     "from_json": "aiollm._serialization",
     "messages_from_openai": "aiollm.providers.openai.histories",
     "to_json": "aiollm._serialization",
@@ -189,6 +198,7 @@ if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ou
 
 
 __all__ = [
+    "AgentOptions",
     "AgentRun",
     "Attempt",
     "AudioPart",
@@ -261,6 +271,7 @@ __all__ = [
     "OverloadedError",
     "Part",
     "PartChunk",
+    "Partial",
     "PartialImage",
     "Plan",
     "Price",
@@ -318,9 +329,13 @@ __all__ = [
     "TransportError",
     "TurnEnded",
     "TurnLimitError",
+    "Typed",
+    "TypedRun",
+    "TypedStream",
     "UnsupportedError",
     "UnsupportedFeatureError",
     "Usage",
+    "Vector",
     "Verdict",
     "__version__",
     "assistant",

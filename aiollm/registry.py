@@ -5,34 +5,41 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from aiollm._calls.retrieval import Retrieval
+from aiollm._calls.whole import WholeAnswers
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
-from aiollm._retrieval.methods import Retrieval
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import CallSource, Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
-from aiollm.images import IMAGE_SECONDS, ImageRequest, ImageResult, as_image_request
+from aiollm.images import IMAGE_SECONDS, ImageRequest, as_image_request
 from aiollm.providers.catalog import Catalog
+from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
-from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount, Tool
+from aiollm.types import Message, Request, Target, TextPart, Timeouts, Tool
 
 if TYPE_CHECKING:
-    from aiollm._agent.run import AgentRun
+    from aiollm._agent.run import AgentRun, TypedRun
+    from aiollm._agent.typed_stream import TypedStream
     from aiollm._bulk.run import MapRun
     from aiollm._bulk.source import MapRows
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.candidates import CallOptions
-    from aiollm._failover.keywords import CountOptions, GenerateOptions, RunOptions, StreamOptions
+    from aiollm._failover.keywords import (
+        AgentOptions,
+        GenerateOptions,
+        RunOptions,
+        StreamOptions,
+    )
     from aiollm._streams.image_stream import ImageStream
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry(Retrieval):
+class Registry(WholeAnswers, Retrieval, Names):
     """Providers by name, and all calls to them.
 
     Nothing runs, and no connection is open, before the first use. A registry belongs to one
@@ -110,18 +117,47 @@ class Registry(Retrieval):
 
     # Calls
 
+    @overload
+    def stream(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        output: type[T],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[T]: ...
+
+    @overload
+    def stream(
+        self, spec: str | Plan, request: RequestLike, **options: Unpack[GenerateOptions]
+    ) -> Stream: ...
+
+    @overload
+    def stream(
+        self,
+        spec: str | Plan,
+        request: RequestLike,
+        *,
+        output: Any,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[Any]: ...
+
     def stream(
         self, spec: str | Plan, request: RequestLike, **options: Unpack[StreamOptions]
     ) -> Stream:
         """Return the answer as a stream; nothing is sent until it is iterated.
 
         `options`: fields of the request, replacing its own, and settings that override the
-        registry's. Raises: SpecError, ConfigError and TypeError at once; LLMError and
-        FailoverError while iterating.
+        registry's. With `output`, a type or a JSON schema, the stream is a `TypedStream`. Raises:
+        SpecError, ConfigError and TypeError at once; LLMError and FailoverError while iterating.
         """
         kept: tuple[Any, Any]  # what is kept between calls: a session, answers
         policy, timeouts, kept = self._policy, None, (None, None)
         if options:
+            if options.get("output") is not None:
+                from aiollm._agent.typed_stream import typed_stream
+
+                return typed_stream(partial(self.stream, spec), request, options)
             from aiollm._failover.keywords import parted
 
             request, own = parted(request, options)
@@ -140,59 +176,38 @@ class Registry(Retrieval):
         return Stream(lambda total: self._start(chain, total))
 
     @overload
-    async def generate(
+    def run(
         self,
         spec: str | Plan,
         request: RequestLike,
         *,
+        tools: Sequence[Tool | Callable[..., Any]],
         output: type[T],
         repairs: int = 1,
-        **options: Unpack[GenerateOptions],
-    ) -> T: ...
+        **options: Unpack[AgentOptions],
+    ) -> TypedRun[T]: ...
 
     @overload
-    async def generate(
-        self, spec: str | Plan, request: RequestLike, **options: Unpack[GenerateOptions]
-    ) -> Response: ...
-
-    @overload
-    async def generate(
+    def run(
         self,
         spec: str | Plan,
         request: RequestLike,
         *,
-        output: UnionType | Mapping[str, Any],
-        repairs: int = 1,
-        **options: Unpack[GenerateOptions],
-    ) -> Any: ...
+        tools: Sequence[Tool | Callable[..., Any]],
+        **options: Unpack[AgentOptions],
+    ) -> AgentRun: ...
 
-    async def generate(
+    @overload
+    def run(
         self,
         spec: str | Plan,
         request: RequestLike,
         *,
-        output: Any = None,
+        tools: Sequence[Tool | Callable[..., Any]],
+        output: Any,
         repairs: int = 1,
-        **options: Unpack[GenerateOptions],
-    ) -> Any:
-        """Return the complete response or, with `output`, the reply decoded as that type.
-
-        `output` is a type or a JSON schema. A reply that does not fit is sent back to the model,
-        with what is wrong with it, at most `repairs` times. `options` are those of `stream`.
-        Raises: as `stream`, OutputError.
-        """
-        from aiollm._failover.keywords import parted
-
-        request, own = parted(request, options, "output", "repairs")
-
-        async def ask(asked: RequestLike) -> Response:
-            return await self.stream(spec, asked, **own).collect()
-
-        if output is None:
-            return await ask(request)
-        from aiollm._agent.typed_output import generate_typed  # only typed answers need it
-
-        return await generate_typed(ask, request, output, repairs)
+        **options: Unpack[AgentOptions],
+    ) -> TypedRun[Any]: ...
 
     def run(
         self,
@@ -203,21 +218,24 @@ class Registry(Retrieval):
         max_turns: int = 10,
         max_parallel: int = 8,
         tool_timeout: float | None = 60.0,
+        output: Any = None,
+        repairs: int = 1,
         **options: Unpack[RunOptions],
     ) -> AgentRun:
         """Return a run of an agent as a stream: the model and its tools, turn by turn.
 
         `max_turns`: how many times the model is asked. `max_parallel`: tools that run at a time.
-        `tool_timeout`: seconds a tool may take; None means no limit. `options` are those of
+        `tool_timeout`: seconds a tool may take; None means no limit. `output`: the type of
+        `run.value`, which a misfit is sent back for at most `repairs` times. `options` are those of
         `stream`, for each turn; a run is a session of its own by default. Raises: SpecError and
         ConfigError at once; while iterating, as `stream`, and TurnLimitError.
         """
         from aiollm._agent.run import new_run  # only agents need it
-        from aiollm._failover.keywords import parted
+        from aiollm._failover.keywords import AgentOptions, parted
         from aiollm._failover.sessions import in_session
 
         plan = self.parse(spec)
-        request, own = parted(request, options, "max_turns", "max_parallel", "tool_timeout")
+        request, own = parted(request, options, *AgentOptions.__annotations__, "output", "repairs")
         self._runs += 1
         return new_run(
             partial(self.stream, plan, **in_session(own)),
@@ -227,6 +245,8 @@ class Registry(Retrieval):
             self._resources.open_runner,
             spec=str(plan),
             number=self._runs,
+            output=output,
+            repairs=repairs,
             emit=partial(emit, self._hooks) if self._hooks else None,
         )
 
@@ -256,19 +276,6 @@ class Registry(Retrieval):
         check = partial(checked_request, check_extra=self._catalog.check_extra)
         return new_map(self.parse(spec), rows, given, check, self._caller, self._resources)
 
-    async def count_tokens(
-        self, spec: str | Plan, request: RequestLike, **options: Unpack[CountOptions]
-    ) -> TokenCount:
-        """Return how many input tokens a request takes at the first target that can be asked.
-
-        A service that can count is asked, and makes no answer; for others it is an estimate.
-        `options`: fields of the request, `timeouts` and `on_unsupported`. Raises: as `generate`.
-        """
-        from aiollm._failover.counting import count_tokens  # few programs count
-
-        parts = self._catalog, self._resources, self._gate, self._policy
-        return await count_tokens(*parts, spec, request, options)
-
     def stream_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageStream:
@@ -288,12 +295,6 @@ class Registry(Retrieval):
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         chain = partial(self._resources.chain_of(policy), plan, opener, self._gate, policy)
         return ImageStream(lambda total: self._start(chain, total))
-
-    async def generate_images(
-        self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
-    ) -> ImageResult:
-        """Make images; return the result. Options and errors are those of `stream_images`."""
-        return await self.stream_images(spec, request, **options).collect()
 
     # Servers
 

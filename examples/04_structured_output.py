@@ -22,11 +22,15 @@ async def main() -> None:
     async with Registry() as reg:
         mail = "Since this morning nothing loads, and my customers are waiting."
         try:
-            ticket = await reg.generate("openai/gpt-6.1-sol,m5/qwen3:30b", mail, output=Ticket)
+            typed = await reg.generate(
+                "openai/gpt-6.1-sol,m5/qwen3:30b", mail, output=Ticket, with_response=True
+            )
         except OutputError as error:
             print(f"no ticket: {error}")
         else:
+            ticket = typed.value
             print(f"{ticket.team}, urgency {ticket.urgency}: {ticket.summary}")
+            print(f"by {typed.response.target}, {len(typed.misfits)} answers did not fit")
 
 
 if __name__ == "__main__":

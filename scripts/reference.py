@@ -31,17 +31,18 @@ Every public name with its docstring; `scripts/reference.py` generates this page
 how the parts work together. Import the names of the first part with `from aiollm import ...`.
 """
 TOPICS = {
-    "Asking": "Registry Stream Request RequestLike Role Effort PromptCache RequestFields "
-    "ResponseCacheUse StreamOptions GenerateOptions RunOptions CountOptions CallOptions "
-    "OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step Target",
+    "Asking": "Registry Stream TypedStream Request RequestLike Role Effort PromptCache "
+    "RequestFields ResponseCacheUse StreamOptions GenerateOptions RunOptions AgentOptions "
+    "CountOptions CallOptions OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
     "ToolResultPart ReasoningPart RefusalPart OpaquePart CachePoint ProviderData Citation",
     "Chunks of a stream": "Chunk TextDelta ReasoningDelta RefusalDelta ToolCallDelta ImageChunk "
     "CitationChunk PartChunk Status Restart Finish",
-    "Answers": "Response Usage TokenCount Attempt Timings FinishReason Certainty Outcome",
+    "Answers": "Response Typed Partial Usage TokenCount Attempt Timings FinishReason Certainty "
+    "Outcome",
     "Money": "Cost CostSource Price Budget",
-    "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
+    "Tools and agents": "tool Tool FunctionTool AgentRun TypedRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
@@ -87,7 +88,7 @@ MODULES = {
 }
 NOT_MADE_BY_HAND = (
     "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Reservation SeenConnection SeenRequest "
-    "Stream"
+    "Stream TypedRun TypedStream"
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

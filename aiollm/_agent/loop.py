@@ -14,11 +14,12 @@ import msgspec
 from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.tools import as_tool
+from aiollm._agent.totals import total_usage
+from aiollm._agent.typed_end import TypedEnd
 from aiollm._streams.stream import Stream
 from aiollm.errors import ConfigError, TurnLimitError
 from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
 from aiollm.types import (
-    Certainty,
     Chunk,
     Cost,
     Message,
@@ -43,13 +44,17 @@ class TurnEnded(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The last event of a run: the last answer, the history, and usage and cost of all turns."""
+    """The last event of a run: the last answer, the history, and usage and cost of all turns.
+
+    `value` is the last answer as the `output` of the run, None without one.
+    """
 
     text: ClassVar[str] = ""
     response: Response
     messages: tuple[Message, ...]
     usage: Usage
     cost: Cost = Cost()
+    value: Any = None
 
 
 RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
@@ -87,6 +92,7 @@ class AgentLoop:
         self._spec = spec
         self._number = number
         self._emit = emit
+        self._typed: TypedEnd | None = None
         self._history = request.messages
         self._usages: list[Usage] = []
         self._costs: list[Cost] = []
@@ -98,6 +104,10 @@ class AgentLoop:
         self._complete = False
         self._closed = False
         self._began: float | None = None
+
+    def end_in(self, end: TypedEnd) -> None:
+        """Let `end` read the last answer."""
+        self._typed = end
 
     async def next(self, _: asyncio.Task[Any]) -> RunEvent | None:
         """Return the next event, None after the end.
@@ -204,6 +214,8 @@ class AgentLoop:
 
     def _next_request(self) -> Request:
         request = msgspec.structs.replace(self._request, messages=self._history)
+        if self._typed is not None and self._typed.is_correcting:
+            return self._typed.without_calls(request)
         if request.tool_choice in {None, "auto", "none"}:
             return request
         # A model that must call a tool in every turn would never finish.
@@ -221,7 +233,16 @@ class AgentLoop:
         self._complete = not calls or response.finish_reason in _STOPPED
         if calls:
             self._run_tools(calls, response)
+        if self._complete and self._typed is not None:
+            self._read_end(self._typed, response)
         return TurnEnded(response)
+
+    def _read_end(self, end: TypedEnd, response: Response) -> None:
+        """Read the typed last answer, or let another turn put it right."""
+        may_ask = self._calls is None and self.turns < self._limits.max_turns
+        if (wrong := end.take(response, may_ask=may_ask)) is not None:
+            self._history = (*self._history, wrong)
+            self._complete = False
 
     def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
         self._calls = ToolCalls(
@@ -237,8 +258,9 @@ class AgentLoop:
         self._calls = None
 
     def _result(self, response: Response) -> RunResult:
+        value = None if self._typed is None else self._typed.value()
         self._end("success")
-        return RunResult(response, self._history, self.usage, self.cost)
+        return RunResult(response, self._history, self.usage, self.cost, value)
 
     def _end(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """End the run; synchronous, so that a second cancellation cannot break it."""
@@ -248,7 +270,7 @@ class AgentLoop:
         began, self._began = self._began, None
         if began is not None and self._emit:
             seconds = time.monotonic() - began
-            outcome = "success" if self._complete else outcome
+            outcome = "success" if self._complete and error is None else outcome
             usage = self.usage
             self._emit(RunEnded(self._number, outcome, seconds, self.turns, usage, error))
 
@@ -256,27 +278,6 @@ class AgentLoop:
 def _is_nameless(part: Part) -> bool:
     """Return whether a call was cut before its name, so that it cannot have a result."""
     return isinstance(part, ToolCallPart) and not part.name
-
-
-def total_usage(usages: Sequence[Usage]) -> Usage:
-    """Return the sum of several counts, as certain as all of them are."""
-    certainties = {usage.certainty for usage in usages}
-    certainty: Certainty = "partial" if certainties else "missing"
-    if len(certainties) == 1:
-        (certainty,) = certainties
-    counts = {
-        name: sum(getattr(usage, name) for usage in usages)
-        for name in Usage.__struct_fields__
-        if name.endswith("_tokens")
-    }
-    bills = [usage.billed_usd for usage in usages]
-    tiers = {usage.tier for usage in usages}
-    return Usage(
-        certainty=certainty,
-        tier=tiers.pop() if len(tiers) == 1 else "",
-        billed_usd=None if None in bills or not bills else sum(filter(None, bills)),
-        **counts,
-    )
 
 
 def _listed(tools: object) -> Sequence[Any]:

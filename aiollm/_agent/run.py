@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from aiollm._agent.loop import AgentLoop, RunEvent
 from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.tool_runner import ToolRunner
+from aiollm._agent.typed_end import TypedEnd
 from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
 from aiollm.types import Cost, Message, Request, Response, Tool, Usage
+
+T = TypeVar("T")
 
 
 class AgentRun(SingleReader[RunEvent, RunEvent]):
@@ -85,17 +90,46 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
         return self._agent.turns
 
 
+class TypedRun(AgentRun, Generic[T]):
+    """A run whose last answer is a value of a type: `run.value`, or `RunResult.value`.
+
+    An answer that does not fit goes back to the model, as one more turn; one that still does not
+    fit is an OutputError where the RunResult would be. `collect()` returns the response.
+    """
+
+    __slots__ = ("_typed",)
+
+    def __init__(self, agent: AgentLoop, typed: TypedEnd) -> None:
+        super().__init__(agent)
+        agent.end_in(typed)
+        self._typed = typed
+
+    @property
+    def value(self) -> T:
+        """The last answer as its type. Raises: ClosedError before the end, OutputError."""
+        value: T = self._typed.value()
+        return value
+
+
 def new_run(
     ask: Callable[[Request], Stream],
     request: RequestLike,
     tools: Sequence[Tool | Callable[..., Any]],
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
+    *,
+    output: Any = None,
+    repairs: int = 1,
     **named: Any,
 ) -> AgentRun:
     """Return the run of an agent; `limits` are its turns, tools at a time, and seconds a tool.
 
-    `runner` and `named` are parameters of `AgentLoop`. Raises: ConfigError.
+    `output` and `repairs` are those of `generate`; `runner` and `named` are parameters of
+    `AgentLoop`. Raises: ConfigError.
     """
-    loop = AgentLoop(ask, as_request(request), tools, RunLimits(*limits), runner, **named)
-    return AgentRun(loop)
+    asked, end = as_request(request), None
+    if output is not None:
+        end = TypedEnd(output, repairs)
+        asked = msgspec.structs.replace(asked, output=end.wire)
+    loop = AgentLoop(ask, asked, tools, RunLimits(*limits), runner, **named)
+    return AgentRun(loop) if end is None else TypedRun(loop, end)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import operator
 from collections.abc import Awaitable, Callable, Mapping
-from operator import attrgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from aiollm._user_types.answers import Take, itself, read
+from aiollm._agent.totals import total_usage
+from aiollm._user_types.answers import Take, fitted, itself, read
 from aiollm._user_types.hooks import known
 from aiollm._validation import RequestLike, as_request
+from aiollm._wire.growing_json import Path
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import ConfigError, OutputError
-from aiollm.types import Message, Request, Response, _shown, user
+from aiollm.types import Cost, Message, Request, Response, Usage, _shown, user
+
+T = TypeVar("T")
 
 _REPAIR = "Your answer is not valid: {}. Answer again, with the corrected JSON and nothing else."
 
@@ -23,6 +29,29 @@ _HOPELESS = {
     "tool_calls": "the model called tools: use run()",
 }
 """Finish reasons after which asking again would bring the same result."""
+
+
+class Typed(msgspec.Struct, Generic[T], frozen=True):
+    """A typed answer: its `value`, and the `response` that it was read from.
+
+    `misfits` are the answers that did not fit before it; `usage` and `cost` are those of all.
+    """
+
+    value: T
+    response: Response
+    misfits: tuple[Response, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """The usage of all answers that it took."""
+        return total_usage([each.usage for each in (*self.misfits, self.response)])
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of all answers that it took."""
+        return functools.reduce(
+            operator.add, (each.cost for each in self.misfits), self.response.cost
+        )
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -37,18 +66,42 @@ class Shape(msgspec.Struct, frozen=True):
     bare: Any = None
     """The type of an answer whose model left the wrapping out."""
 
+    @property
+    def openers(self) -> str:
+        """The brackets that an answer may begin with."""
+        return "{[" if self.bare is not None else "{"
+
+    def unwrapped(self, data: Any, path: Path | None) -> tuple[list[Any], Path | None]:
+        """Return what was asked for in a part of an answer, if it is there, and a path in it.
+
+        An object without the wrapping is known only at its end: `value` may still come.
+        """
+        if not self.wrapped or type(data) is list:
+            return [data], path
+        grows = path is not None and path[:1] == ("value",)
+        return [data["value"]] if "value" in data else [], path[1:] if path and grows else None
+
+    def means(self, data: Any, value: Any) -> bool:
+        """Return whether a whole answer, as JSON has it, is this value."""
+        for kind, take in self._kinds():
+            with contextlib.suppress(ValueError, RecursionError):
+                return bool(take(fitted(data, kind)) == value)
+        return False
+
     def read(self, response: Response) -> Any:
         """Return the reply's value. Raises: OutputError."""
-        kinds: list[tuple[Any, Take]] = [
-            (self.decoded, attrgetter("value") if self.wrapped else itself)
-        ]
-        if self.bare is not None:
-            kinds.append((self.bare, itself))
         try:
-            return read(response.text, kinds, response.finish_reason)
+            return read(response.text, self._kinds(), response.finish_reason)
         except (ValueError, RecursionError) as error:
             reason = f"the reply does not fit {self.name}: {error}"
+        if lost := hopeless(response):
+            reason = f"{reason}; {lost}"
         raise OutputError(reason, response=response, target=response.target)
+
+    def _kinds(self) -> list[tuple[Any, Take]]:
+        take: Take = operator.attrgetter("value") if self.wrapped else itself
+        kinds = [(self.decoded, take)]
+        return kinds if self.bare is None else [*kinds, (self.bare, itself)]
 
 
 def shape_of(kind: Any) -> Shape:
@@ -76,45 +129,44 @@ def shape_of(kind: Any) -> Shape:
 
 async def generate_typed(
     ask: Callable[[Request], Awaitable[Response]], asked: RequestLike, kind: Any, repairs: int
-) -> Any:
+) -> Typed[Any]:
     """Return the reply as `kind`, showing the model its mistake up to `repairs` times.
 
     Raises: OutputError with the last reply, ConfigError, and whatever `ask` raises.
     """
-    if type(repairs) is not int or repairs < 0:
-        raise ConfigError(f"repairs is {_shown(repairs)}: expected an integer from 0 up")
+    check_repairs(repairs)
     shape = shape_of(kind)
     request = msgspec.structs.replace(as_request(asked), output=shape.wire)
+    misfits: list[Response] = []
     while True:
         response = await ask(request)
         try:
-            return shape.read(response)
+            return Typed(shape.read(response), response, tuple(misfits))
         except OutputError as error:
-            failure = error
-        hopeless = _hopeless(response)
-        if hopeless:
-            failure = OutputError(
-                f"{failure.message}; {hopeless}", response=response, target=response.target
-            )
-        if hopeless or repairs <= 0:
-            try:
-                raise failure
-            finally:
-                del failure  # its traceback refers to this frame, which would make a cycle
-        repairs -= 1
-        request = _repair(request, response, failure)
+            if len(misfits) >= repairs or hopeless(response):
+                raise
+            wrong = correction(error)
+        misfits.append(response)
+        said: tuple[Message, ...] = (response.message,) if response.text.strip() else ()
+        request = msgspec.structs.replace(request, messages=(*request.messages, *said, wrong))
 
 
-def _hopeless(response: Response) -> str:
+def check_repairs(repairs: object) -> None:
+    """Raise ConfigError for what is no number of corrections to ask for."""
+    if type(repairs) is not int or repairs < 0:
+        raise ConfigError(f"repairs is {_shown(repairs)}: expected an integer from 0 up")
+
+
+def hopeless(response: Response) -> str:
     """Return why another try would not help, "" if it may."""
-    if response.tool_calls:
-        return _HOPELESS["tool_calls"]
     if response.refusal:
         return f"the model declined: {response.refusal:.200}"
-    return _HOPELESS.get(response.finish_reason or "", "")
+    reason = response.finish_reason or ""
+    if response.tool_calls and reason not in _HOPELESS:
+        reason = "tool_calls"
+    return _HOPELESS.get(reason, "")
 
 
-def _repair(request: Request, response: Response, failure: OutputError) -> Request:
-    said: tuple[Message, ...] = (response.message,) if response.text.strip() else ()
-    wrong = user(_REPAIR.format(failure.message))
-    return msgspec.structs.replace(request, messages=(*request.messages, *said, wrong))
+def correction(error: OutputError) -> Message:
+    """Return the message that asks for another answer."""
+    return user(_REPAIR.format(error.message))

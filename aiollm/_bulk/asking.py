@@ -85,7 +85,8 @@ class Asker:
         if self._typing.output is None:
             await ask(asked.request)
             return None
-        return await generate_typed(ask, asked.request, self._typing.output, self._typing.repairs)
+        typed = await generate_typed(ask, asked.request, self._typing.output, self._typing.repairs)
+        return typed.value
 
     async def _collect(self, asks: Asks, request: Request) -> Response:
         stream = self._stream(request)

@@ -52,14 +52,23 @@ class RunOptions(RequestFields, CallOptions, total=False):
 
     session: str | None
     response_cache: ResponseCacheUse | None
-    output: Any
 
 
-class StreamOptions(GenerateOptions, RunOptions, total=False):
+class AgentOptions(RunOptions, total=False):
+    """The keywords of `run` beside `tools`, `output` and `repairs`: also `RunOptions`."""
+
+    max_turns: int
+    max_parallel: int
+    tool_timeout: float | None
+
+
+class StreamOptions(GenerateOptions, total=False):
     """The keywords of `stream`: `RequestFields`, `CallOptions`, `tools`, `output` and `session`.
 
-    `response_cache`: as for `generate`.
+    `output`: the type of the answer, or a JSON schema. `response_cache`: as for `generate`.
     """
+
+    output: Any
 
 
 class OwnOptions(CallOptions, total=False):
@@ -79,7 +88,7 @@ class CountOptions(RequestFields, total=False):
 
 
 def parted(
-    request: RequestLike, options: GenerateOptions | RunOptions | CountOptions, *own: str
+    request: RequestLike, options: StreamOptions | RunOptions | CountOptions, *own: str
 ) -> tuple[RequestLike, OwnOptions]:
     """Put the keywords that are fields into the request; return it, and the others.
 

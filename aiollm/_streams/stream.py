@@ -35,6 +35,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
 
     _noun = "stream"
     _source: CallSource | None
+    _start: partial[CallSource]
 
     _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
     """Item types that only the result keeps."""
@@ -51,6 +52,10 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         super().__init__(partial(start, total))
         self._ready: Iterable[Any] = ()
         self._ended_at: float | None = None
+
+    def _call(self) -> Callable[[Accumulator], CallSource]:
+        """Return what starts the call, for a stream of another kind in place of this one."""
+        return self._start.func
 
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""

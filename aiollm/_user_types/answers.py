@@ -68,7 +68,7 @@ def _loose(text: str, kinds: Sequence[tuple[Any, Take]]) -> list[Any]:
     for value in _sole(_unfenced(text)) or values_in(text):
         for kind, take in kinds:
             with contextlib.suppress(ValueError, RecursionError):
-                fitting.append(take(_fitted(value, kind)))
+                fitting.append(take(fitted(value, kind)))
                 break
     return fitting[:1] if all(other == fitting[0] for other in fitting) else []
 
@@ -91,7 +91,8 @@ def _sole(text: str) -> list[Any]:
     return []
 
 
-def _fitted(value: Any, kind: Any) -> Any:
+def fitted(value: Any, kind: Any) -> Any:
+    """Return JSON's values as a `kind`, also the only one of a list. Raises: ValueError."""
     try:
         return fit(value, kind)
     except msgspec.ValidationError:

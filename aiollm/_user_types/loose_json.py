@@ -29,8 +29,11 @@ MAX_MARKS = 8192
 """The most marks in a text that is tidied: each takes a step of Python, and all of them hold up the
 event loop for ten milliseconds at most."""
 
-_OPENED = re.compile(r"\s*<(think|thinking|thought)>", re.IGNORECASE)
-_CLOSED = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
+THINKING = ("think", "thinking", "thought")
+"""The tags that models think in."""
+
+CLOSED = re.compile(rf"</(?:{'|'.join(THINKING)})>", re.IGNORECASE)
+_OPENED = re.compile(rf"\s*<(?:{'|'.join(THINKING)})>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
@@ -77,7 +80,7 @@ _ARGUMENTS = json.JSONDecoder(strict=False, parse_constant=_refuse)
 
 def after_thinking(text: str) -> str:
     """Return the text after its think blocks, "" if one does not end."""
-    *_, end = [0, *(found.end() for found in _CLOSED.finditer(text))]
+    *_, end = [0, *(found.end() for found in CLOSED.finditer(text))]
     return "" if not end and _OPENED.match(text) else text[end:]
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from aiollm._settings.hidden import HiddenValues
+from aiollm._wire.body import json_body
+from aiollm._wire.schema import json_schema
 from aiollm.provider import Provider
 from aiollm.providers.cache_points import without_points
 from aiollm.providers.call_ids import unique_calls
@@ -60,6 +64,31 @@ def conversation(request: Request, *, points: bool = False) -> tuple[Message, ..
 def asks_for_tools(request: Request) -> bool:
     """Return whether there are tools, given as such or in the provider's own form in `extra`."""
     return bool(request.tools or request.extra.get("tools"))
+
+
+def tools_on_offer(request: Request) -> bool:
+    """Return whether the model may call tools of the request."""
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def output_note(request: Request) -> str:
+    """Return how a prompt asks for the structured answer of a request. Raises: ConfigError."""
+    schema = bytes(json_body(json_schema(request.output))).decode()
+    note = f"Answer with one JSON object and nothing else; it must fit this JSON schema:\n{schema}"
+    if tools_on_offer(request):
+        return f"Call tools as you need them. When you know enough: {note}"
+    return note
+
+
+def with_output_in_prompt(request: Request, reason: str, warnings: Warnings) -> Request:
+    """Return the request with its output in the system prompt, in place of what enforces it.
+
+    Raises: ConfigError.
+    """
+    warnings.add(f"{reason}: the schema goes into the prompt")
+    note = output_note(request)
+    system = f"{request.system}\n\n{note}" if request.system else note
+    return msgspec.structs.replace(request, system=system, output=None)
 
 
 def sole_text(request: Request) -> str:

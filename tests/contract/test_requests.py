@@ -147,12 +147,13 @@ REQUESTS = {
             assistant(ReasoningPart("hm"), _call("call_1")),
             tool_results(_result("call_1")),
         ),
-        **COMMON | {"tools": (msgspec.structs.replace(WEATHER, strict=False),)},
+        # Beside tools, a schema is not sent unless it is asked for in the provider's own form.
+        **COMMON | {"tools": (msgspec.structs.replace(WEATHER, strict=False),), "output": None},
         max_output_tokens=100,
         temperature=0.1,
         seed=7,
         reasoning="low",
-        extra={"options": {"num_ctx": 8192}, "keep_alive": "5m"},
+        extra={"options": {"num_ctx": 8192}, "keep_alive": "5m", "format": CITY},
     ),
 }
 

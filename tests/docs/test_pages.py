@@ -34,6 +34,14 @@ PNG = bytes.fromhex(
 )
 
 
+VALUES = {
+    "City": ['{"name": "Granada", ', '"country": "Spain"}'],
+    "list_City": ['{"value": [{"name": "Granada", ', '"country": "Spain"}]}'],
+    "Trip": ['{"title": "North", "stops": [{"place": "Os', 'lo", "days": 1', "2}]}"],
+}
+"""What is answered where a schema of this name is asked for."""
+
+
 class City(msgspec.Struct):
     name: str
     country: str
@@ -47,7 +55,8 @@ def answer(request: object) -> object:
     if request.path.endswith("/input_tokens"):
         return aiollm.testing.Answer(200, {}, {"input_tokens": 35})
     if "response_format" in body:
-        return chat('{"name": "Granada", ', '"country": "Spain"}')
+        name = body["response_format"]["json_schema"]["name"]
+        return chat(*VALUES.get(name, VALUES["City"]))
     return chat("One, two, ", "seven.", usage=(3, 4))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -62,6 +64,43 @@ async def test_a_model_asks_a_tool_and_tells_its_answer() -> None:
             assert run.usage.certainty == "exact"
             assert run.turns == 2
     assert asked == ["Paris", "Paris"]
+
+
+class Weather(msgspec.Struct):
+    city: str
+    celsius: Annotated[int, msgspec.Meta(ge=-99, le=99)]
+
+
+async def test_a_run_with_a_tool_ends_in_a_value_that_the_server_enforces_at_last() -> None:
+    asked: list[str] = []
+
+    @tool
+    def get_weather(city: str) -> str:
+        """Get weather."""
+        asked.append(city)
+        return "21 C"
+
+    examples = (*shown(0, "Oslo", "5 C"), *shown(1, "Madrid", "15 C"))
+    request = Request((*examples, user("Weather in Paris?")), max_output_tokens=64, temperature=0.0)
+    async with Registry(env={}, retries=0) as reg:
+        await local.start(reg, context=2048, chat_template=TEMPLATE)
+        async with reg.run("local/smollm2", request, tools=[get_weather], output=Weather) as run:
+            await run.collect()
+    assert asked == ["Paris"]
+    assert isinstance(run.value, Weather)
+
+
+async def test_a_value_is_seen_while_it_is_written() -> None:
+    request = Request((user("Weather in Paris?"),), max_output_tokens=64, temperature=0.0)
+    async with Registry(env={}, retries=0) as reg:
+        await local.start(reg, context=2048)
+        stream = reg.stream("local/smollm2", request, output=Weather)
+        found = [partial.data async for partial in stream.partials()]
+    for before, after in itertools.pairwise(found):
+        assert list(before) == list(after)[: len(before)]
+        assert after.get("city", "").startswith(before.get("city", ""))
+    assert len(found) > 3
+    assert found[-1] == msgspec.to_builtins(stream.value)
 
 
 async def test_a_list_of_numbers_is_a_typed_answer() -> None:

@@ -72,7 +72,15 @@ async def test_a_reply_becomes_a_value_after_one_repair():
     right = chat('{"summary": "Outage", "urgency": 5, "team": "network"}')
     async with FaultServer(wrong, right) as server:
         output = await run("04_structured_output.py", openai=server, m5=server)
-    assert output == "network, urgency 5: Outage\n"
+    assert output == ("network, urgency 5: Outage\nby openai/gpt-6.1-sol, 1 answers did not fit\n")
+
+
+async def test_a_trip_is_shown_as_it_grows_and_begins_again_after_a_cut():
+    trip = '{"title":"North","stops":[{"place":"Oslo","days":2},{"place":"Bergen","days":1}]}'
+    cut = chat(trip[:50], trip[50:60], finish=None, done=False)
+    async with FaultServer(cut) as openai, FaultServer(chat(*trip)) as m5:
+        output = await run("14_growing_answers.py", openai=openai, m5=m5)
+    assert output == "- Oslo\nonce more:\n- Oslo\n- Bergen\nNorth: 3 days by m5/qwen3:30b\n"
 
 
 async def test_an_agent_calls_its_tools_and_answers():

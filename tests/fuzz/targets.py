@@ -42,6 +42,7 @@ TARGETS: dict[str, Target] = {
     "environment": Target(texts.environment, texts.environment_seeds),
     "spec": Target(texts.spec, texts.spec_seeds, 2),
     "typed_answers": Target(texts.typed_answers, texts.typed_answer_seeds, 2, is_wire=True),
+    "growing_values": Target(texts.growing_values, texts.typed_answer_seeds, 2, is_wire=True),
     "schemas": Target(texts.schemas, texts.schema_seeds, is_wire=True),
     "figures": Target(texts.figures, texts.figure_seeds),
     "terminal": Target(texts.terminal, texts.terminal_seeds),

@@ -17,6 +17,7 @@ from yarl import URL
 from aiollm import Timeouts
 from aiollm._agent.typed_output import shape_of
 from aiollm._wire.durations import duration, number
+from aiollm._wire.growing_json import GrowingJson
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm._wire.multipart import File, multipart
 from aiollm._wire.schema import bounded, json_schema, strict
@@ -230,6 +231,57 @@ def typed_answer_seeds() -> Iterator[bytes]:
     yield b'[1, 2, "3"] and {"a": "1.5", "b": None}'
     text = (ROOT / "tests/core/test_loose_json.py").read_text()
     yield from (each.encode() for each in re.findall(r"'([^'\n]*[{\[][^'\n]*)'", text)[:100])
+
+
+def growing_values(data: bytes) -> None:
+    """Read a model's text in pieces, with a value after each.
+
+    Each value is a beginning of the next, however the text is cut, and what is strict JSON is read
+    as such.
+    """
+    text = mend(data.decode("utf-8", "replace"))
+    ends = []
+    for pieces in cuts(text.encode("utf-32-le")):
+        growing, last = GrowingJson(), None
+        rest = b""
+        for piece in pieces:
+            rest += piece
+            whole = len(rest) - len(rest) % 4
+            growing.feed(rest[:whole].decode("utf-32-le"))
+            rest = rest[whole:]
+            while not growing.read():
+                pass
+            if growing.is_due:
+                last, before = growing.value(), last
+                assert before is None or _begins(before, last), (before, last)
+                assert growing.whole == (growing.growing() is None)
+        ends.append((growing.began, growing.whole, growing.value() if growing.began else None))
+    assert ends[0] == ends[1]
+    if text[:1] in ("{", "["):
+        _check_strict(text, *ends[0][1:])
+
+
+def _check_strict(text: str, whole: bool, value: Any) -> None:
+    try:
+        strictly = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return
+    if whole:
+        assert value == strictly
+
+
+def _begins(part: Any, whole: Any) -> bool:
+    match part, whole:
+        case str(), str():
+            return whole.startswith(part)
+        case list(), list():
+            return len(part) <= len(whole) and all(map(_begins, part, whole))
+        case dict(), dict():
+            return list(part) == list(whole)[: len(part)] and all(
+                _begins(part[name], whole[name]) for name in part
+            )
+        case _:
+            return type(part) is type(whole) and part == whole
 
 
 def schemas(data: bytes) -> None:

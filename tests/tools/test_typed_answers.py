@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import enum
 import gc
 import weakref
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
+import pydantic
 import pytest
 
 from aiollm import (
@@ -48,6 +52,19 @@ class Pair(msgspec.Struct, array_like=True):
     b: int
 
 
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Model(pydantic.BaseModel):
+    n: int
+
+
 OSLO = City("Oslo", 700_000)
 WIRE = '{"name":"Oslo","people":700000}'
 
@@ -78,6 +95,19 @@ async def test_without_an_output_the_whole_response_comes_back(over):
         (Pair, Pair(1, 2), '{"value":[1,2]}'),
         (Any, [1], '{"value":[1]}'),
         (dict[str, int], {"a": 1}, '{"a":1}'),
+        (dict[str, City], {"a": OSLO}, f'{{"a":{WIRE}}}'),
+        (City | None, OSLO, f'{{"value":{WIRE}}}'),
+        (int | str | None, "x", '{"value":"x"}'),
+        (Colour, Colour.RED, '{"value":"red"}'),
+        (list[Colour], [Colour.RED], '{"value":["red"]}'),
+        (float, 1.5, '{"value":1.5}'),
+        (dt.date, dt.date(2026, 5, 17), '{"value":"2026-05-17"}'),
+        (Annotated[int, msgspec.Meta(ge=1)], 5, '{"value":5}'),
+        (Point, Point(1), '{"x":1}'),
+        (list[Point], [Point(1)], '{"value":[{"x":1}]}'),
+        (Model, Model(n=2), '{"n":2}'),
+        (list[Model], [Model(n=2)], '{"value":[{"n":2}]}'),
+        (Model | None, None, '{"value":null}'),
         (Row, {"x": 1}, '{"x":1}'),
         ({"type": "object", "properties": {"a": {"type": "integer"}}}, {"a": 1}, '{"a":1}'),
         ({"properties": {"a": {"type": "integer"}}}, {"a": 1}, '{"a":1}'),
@@ -169,6 +199,26 @@ async def test_a_part_of_a_cut_answer_never_passes_for_all_of_it(over):
     fake = FakeProvider([f"Here: {WIRE}, and ", Finish("length")])
     with pytest.raises(OutputError, match="max_output_tokens"):
         await over(fake).generate("fake/m", "?", output=City)
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "```json\n{}\n```", "Here: {} Fine?", "<think>{{}}</think>{}"]
+)
+@pytest.mark.parametrize(
+    ("kind", "value", "wire"),
+    [
+        (list[City], [OSLO], f"[{WIRE}]"),
+        (list[City], [OSLO], f'{{"value": [{WIRE}]}}'),
+        (int, 5, '{"value": 5}'),
+        (City | None, OSLO, WIRE),
+        (dict[str, int], {"a": 1}, '{"a": 1}'),
+        (tuple[int, str], (1, "x"), '[1, "x"]'),
+        (Literal["a", "b"], "b", '{"value": "b"}'),
+    ],
+)
+async def test_every_kind_of_value_is_read_as_models_write_it(over, kind, value, wire, around):
+    fake = FakeProvider(around.format(wire))
+    assert await over(fake).generate("fake/m", "?", output=kind, repairs=0) == value
 
 
 async def test_values_that_are_no_objects_are_read_so_too(over):

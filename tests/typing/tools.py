@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_never, assert_type
+import enum
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    assert_never,
+    assert_type,
+)
 
 import msgspec
+from msgspec import Meta
 
 from aiollm import (
     AgentRun,
+    Chunk,
     Finish,
     FunctionTool,
     Message,
+    Partial,
     Registry,
     Request,
     Response,
@@ -18,6 +28,7 @@ from aiollm import (
     RunEvent,
     RunResult,
     Status,
+    Stream,
     TextDelta,
     Timeouts,
     Tool,
@@ -25,6 +36,9 @@ from aiollm import (
     ToolStarted,
     TurnEnded,
     TurnLimitError,
+    Typed,
+    TypedRun,
+    TypedStream,
     Usage,
     tool,
     user,
@@ -43,6 +57,12 @@ class City(msgspec.Struct):
     """A type to ask for."""
 
     name: str
+
+
+class Colour(enum.Enum):
+    """Another one."""
+
+    RED = "red"
 
 
 @tool
@@ -72,8 +92,58 @@ async def answers(reg: Registry) -> None:
     assert_type(await reg.generate("a/x", "Why?", timeouts=Timeouts(idle=5)), Response)
     assert_type(await reg.generate("a/x", "Where?", output=City), City)
     assert_type(await reg.generate("a/x", "Where?", output=list[City], repairs=0), list[City])
+    assert_type(await reg.generate("a/x", "Where?", output=dict[str, City]), dict[str, City])
+    assert_type(await reg.generate("a/x", "Where?", output=tuple[int, str]), tuple[int, str])
+    assert_type(await reg.generate("a/x", "Where?", output=Colour), Colour)
+    assert_type(await reg.generate("a/x", "Where?", output=int), int)
     assert_type(await reg.generate("a/x", "Where?", output={"type": "object"}, retries=1), Any)
-    await reg.generate("a/x", "Where?", output=City | None)
+
+
+async def forms(reg: Registry) -> None:
+    """Forms that are no classes can be asked for, too; checkers have no type for their values."""
+    for form in (City | None, Literal["a", "b"]):
+        assert_type(await reg.generate("a/x", "Where?", output=form), Any)
+    await reg.generate("a/x", "Where?", output=Literal["a", "b"])
+    await reg.generate("a/x", "Where?", output=City | None, with_response=True)
+    reg.stream("a/x", "Where?", output=City | None).partials()
+    assert_type(reg.run("a/x", "Where?", tools=[], output=Annotated[int, Meta(ge=1)]).value, Any)
+
+
+async def beside(reg: Registry) -> None:
+    """The response comes beside the value."""
+    typed = await reg.generate("a/x", "Where?", output=list[City], with_response=True, repairs=2)
+    assert_type(typed, Typed[list[City]])
+    assert_type(typed.value, list[City])
+    assert_type(typed.response, Response)
+    assert_type(typed.usage, Usage)
+    assert_type(await reg.generate("a/x", "Where?", output=City, with_response=False), City)
+
+
+async def partials(reg: Registry) -> None:
+    """A typed stream yields chunks, or the value as far as it has come."""
+    assert_type(reg.stream("a/x", "Where?"), Stream)
+    async with reg.stream("a/x", "Where?", output=City, retries=0) as stream:
+        assert_type(stream, TypedStream[City])
+        async for partial in stream.partials():
+            assert_type(partial, Partial[City])
+            assert_type(partial.data, Any)
+            assert_type(partial.growing, tuple[str | int, ...] | None)
+            assert_type(partial.value, City | None)
+    assert_type(stream.value, City)
+    assert_type(await reg.stream("a/x", "Where?", output=City).collect(), Response)
+    async for chunk in reg.stream("a/x", "Where?", output=list[City]):
+        assert_type(chunk, Chunk)
+
+
+async def typed_runs(reg: Registry) -> None:
+    """A run ends in a value."""
+    async with reg.run("a/x", "Where?", tools=[plain], output=City, repairs=2, max_turns=3) as run:
+        assert_type(run, TypedRun[City])
+        async for event in run:
+            assert_type(event, RunEvent)
+    assert_type(run.value, City)
+    assert_type(run.response, Response)
+    assert_type(await reg.run("a/x", "Where?", tools=[], output=list[int]).collect(), Response)
 
 
 async def runs(reg: Registry) -> None:

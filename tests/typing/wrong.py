@@ -38,15 +38,19 @@ def requests() -> None:
 
 async def calls(reg: Registry) -> None:
     """Options are those that exist, and answers have the type that was asked for."""
-    reg.stream("a/x", {"messages": []})  # type: ignore[arg-type]
-    reg.stream("a/x", "hi", timeout=5)  # type: ignore[call-arg]
-    reg.stream("a/x", "hi", on_interrupt="retry")  # type: ignore[arg-type]
-    reg.stream("a/x", "hi", temperature="hot")  # type: ignore[arg-type]
-    reg.stream("a/x", "hi", max_tokens=5)  # type: ignore[call-arg]
+    reg.stream("a/x", {"messages": []})  # type: ignore[call-overload]
+    reg.stream("a/x", "hi", timeout=5)  # type: ignore[call-overload]
+    reg.stream("a/x", "hi", on_interrupt="retry")  # type: ignore[call-overload]
+    reg.stream("a/x", "hi", temperature="hot")  # type: ignore[call-overload]
+    reg.stream("a/x", "hi", max_tokens=5)  # type: ignore[call-overload]
     reg.stream("a/x", "hi", extra={"top_k": 5})  # type: ignore[dict-item]
     await reg.generate("a/x", "hi", max_tokens=5)  # type: ignore[call-overload]
-    reg.run("a/x", "hi", tools=[], reasoning="hard")  # type: ignore[arg-type]
+    reg.run("a/x", "hi", tools=[], reasoning="hard")  # type: ignore[call-overload]
     await reg.generate("a/x", "hi", output=int).text  # type: ignore[attr-defined]
+    await reg.generate("a/x", "hi", with_response=True)  # type: ignore[call-overload]
+    reg.stream("a/x", "hi").partials()  # type: ignore[attr-defined]
+    reg.run("a/x", "hi", tools=[]).value  # type: ignore[attr-defined]  # noqa: B018
+    reg.run("a/x", "hi", tools=[], repairs=2)  # type: ignore[call-overload]
     await reg.generate_images("a/x", "a boat", timeout=5)  # type: ignore[call-arg]
     await reg.generate_images("a/x", "a boat", retries="2")  # type: ignore[arg-type]
     async for chunk in reg.stream("a/x", "hi"):

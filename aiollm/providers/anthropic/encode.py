@@ -21,6 +21,7 @@ from aiollm.providers.encoding import (
     merge,
     sole_text,
     system_text,
+    with_output_in_prompt,
 )
 from aiollm.types import Effort, Request, Target, Tool
 
@@ -106,6 +107,9 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     if len(request.messages) > 1 and (id_ := container(request)):
         body["container"] = id_
     if config := _output_config(request, thoughts):
+        if isinstance(config.get("format"), UnsupportedError):
+            prompted = with_output_in_prompt(request, config["format"].message, warnings)
+            return _body(prompted, facts, warnings)
         body["output_config"] = config
     if request.stop and (stops := _stops(request, warnings)):
         body["stop_sequences"] = stops
@@ -240,12 +244,16 @@ def _thinking_before_a_call(
 
 
 def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:
+    """Return effort and format, or in place of the format why no schema can say it."""
     config: dict[str, Any] = {}
     if thoughts.effort:
         config["effort"] = thoughts.effort
     if request.output is not None:
-        schema = bounded(json_schema(request.output))
-        config["format"] = {"type": "json_schema", "schema": schema}
+        schema = json_schema(request.output)
+        try:
+            config["format"] = {"type": "json_schema", "schema": bounded(schema)}
+        except UnsupportedError as error:
+            config["format"] = error
     return config
 
 

@@ -17,6 +17,7 @@ from aiollm.providers.encoding import (
     merge,
     sole_text,
     system_text,
+    with_output_in_prompt,
 )
 from aiollm.providers.google.models import generation, thinking_config
 from aiollm.providers.google.wire import FAMILY
@@ -70,6 +71,9 @@ def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, A
     if text := system_text(request):
         body["systemInstruction"] = {"parts": [{"text": text}]}
     if request.tools or request.extra:
+        if request.output is not None and request.tools and generation(model) < 3:
+            reason = f"{model} accepts either tools or an output schema"
+            return encode_body(model, with_output_in_prompt(request, reason, warnings), warnings)
         body |= _tools(request, warnings)
     if config := _generation_config(model, request, warnings):
         body["generationConfig"] = config
@@ -144,8 +148,6 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
     if request.seed is not None:
         config["seed"] = request.seed
     if request.output is not None:
-        if request.tools and generation(model) < 3:
-            raise UnsupportedError(f"{model} accepts either tools or an output schema, not both")
         config["responseMimeType"] = "application/json"
         config["responseJsonSchema"] = _loosened(request.output, warnings)
     if request.reasoning is not None and (

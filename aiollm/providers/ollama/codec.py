@@ -13,7 +13,7 @@ from aiollm._wire.lenient import decode, mend
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
-from aiollm.providers.encoding import Warnings, bearer_headers, merge
+from aiollm.providers.encoding import Warnings, bearer_headers, merge, with_output_in_prompt
 from aiollm.providers.error_replies import error_from
 from aiollm.providers.ollama.decode import OllamaDecoder
 from aiollm.providers.ollama.errors import RULES
@@ -53,7 +53,7 @@ class OllamaCodec(Codec):
         if asks and (tools := _tools(request, warnings)):
             body["tools"] = tools
         if request.output is not None:
-            body["format"] = json_schema(request.output)
+            _ask_for_output(body, request, warnings)
         if options := _options(request):
             body["options"] = options
         if request.reasoning is not None:
@@ -87,6 +87,16 @@ class OllamaCodec(Codec):
         """Read the reply to `models`. Raises: ProtocolError."""
         names = (model.name for model in decode(reply.body, _TAGS).models)
         return tuple(mend(name) for name in names if name)
+
+
+def _ask_for_output(body: dict[str, Any], request: Request, warnings: Warnings) -> None:
+    """Set the format, which would hold a call of a tool to it, too, so that there is none."""
+    if "tools" in body:
+        reason = "Ollama does not enforce JSON where tools may be called"
+        plain = with_output_in_prompt(request, reason, warnings)
+        body["messages"] = messages(plain, warnings)
+    else:
+        body["format"] = json_schema(request.output)
 
 
 def _tools(request: Request, warnings: Warnings) -> list[dict[str, Any]]:

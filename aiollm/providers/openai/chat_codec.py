@@ -10,7 +10,14 @@ from aiollm._wire.framing import SSE
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
-from aiollm.providers.encoding import Warnings, asks_for_tools, bearer_headers, merge
+from aiollm.providers.encoding import (
+    Warnings,
+    asks_for_tools,
+    bearer_headers,
+    merge,
+    output_note,
+    tools_on_offer,
+)
 from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.caching import add_fields, finish, marks_of
 from aiollm.providers.openai.chat_decode import ChatDecoder
@@ -121,6 +128,9 @@ class ChatCodec(Codec):
         return ChatCounts(self.encode_body), TokenizeCounts(self.encode_body)
 
 
+JSON_OR_TOOLS = "does not enforce JSON where tools may be called"
+
+
 def models_request(provider: Provider) -> HttpRequest:
     """Return the request that lists an OpenAI-compatible server's models."""
     return HttpRequest(f"{provider.base_url}/models", bearer_headers(provider), method="GET")
@@ -225,10 +235,11 @@ def _response_format(
     """Return the field for a structured answer, and a note about it for the system prompt."""
     if request.output is None:
         return {}, ""
+    if tools_on_offer(request) and not dialect.json_with_tools:
+        warnings.add(f"{dialect.name} {JSON_OR_TOOLS}: the schema goes into the prompt")
+        return {}, output_note(request)
     if dialect.json_schema:
         schema = output_schema(request.output, warnings)
         return {"response_format": {"type": "json_schema", "json_schema": schema}}, ""
     warnings.add(f"{dialect.name} enforces JSON but no schema: the schema goes into the prompt")
-    text = bytes(json_body(json_schema(request.output))).decode()
-    note = f"Answer with one JSON object and nothing else; it must fit this JSON schema:\n{text}"
-    return {"response_format": {"type": "json_object"}}, note
+    return {"response_format": {"type": "json_object"}}, output_note(request)

@@ -43,7 +43,9 @@ class Dialect(msgspec.Struct, frozen=True):
     accept it. `short_call_ids`: ids must be nine letters and digits, as for Mistral. `alternates`:
     chat templates may refuse two messages of one role in a row, or a system message after the
     first. `answers_results`: an answer must stand between the results of tools and what the user
-    says next. `think`: the tags in which the host writes reasoning at the start of its text.
+    says next. `json_with_tools`: a model that may call tools can be held to a schema; most servers
+    hold all that it says to it, so that it calls none (llama.cpp and vLLM), or refuse both together
+    (Groq, 2026). `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
     the field.
     """
@@ -60,6 +62,7 @@ class Dialect(msgspec.Struct, frozen=True):
     budget: str = ""
     replay: Replay | None = None
     json_schema: bool = True
+    json_with_tools: bool = False
     refusals: bool = False
     file_urls: bool = True
     short_call_ids: bool = False
@@ -84,6 +87,7 @@ OPENAI = Dialect(
     cache="openai",
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",
+    json_with_tools=True,
 )
 AZURE = Dialect(
     "Azure",
@@ -97,6 +101,7 @@ AZURE = Dialect(
     responses_key="prompt_cache_key",
     # Kimi and others that Azure hosts refuse the field (reports of March and August 2026).
     key_models=("gpt-[0-9]*", "chatgpt-*", "codex-*", "o[1-9]*"),
+    json_with_tools=True,
 )
 OPENROUTER = Dialect(
     "OpenRouter",
@@ -109,6 +114,7 @@ OPENROUTER = Dialect(
     cache="anthropic",
     cache_key="session_id",
     responses_key="session_id",
+    json_with_tools=True,
 )
 DEEPSEEK = Dialect(
     "DeepSeek",
@@ -135,6 +141,7 @@ MISTRAL = Dialect(
     short_call_ids=True,
     answers_results=True,
     cache_key="prompt_cache_key",  # docs, November 2026
+    json_with_tools=True,
 )
 STRICT = Dialect(
     "this host",
@@ -145,6 +152,7 @@ XAI = Dialect(
     hosts=("api.x.ai", "*.x.ai"),
     cache_key="x-grok-conv-id",  # in Responses it is a field (docs, November 2026)
     responses_key="prompt_cache_key",
+    json_with_tools=True,
 )
 GEMINI = Dialect(
     "Gemini",

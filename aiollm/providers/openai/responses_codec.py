@@ -15,10 +15,13 @@ from aiollm.providers.encoding import (
     bearer_headers,
     merge,
     system_text,
+    tools_on_offer,
+    with_output_in_prompt,
 )
 from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.caching import add_fields, marks_of
 from aiollm.providers.openai.chat_codec import (
+    JSON_OR_TOOLS,
     check_media,
     function,
     models_request,
@@ -72,6 +75,8 @@ class ResponsesCodec(Codec):
         dialect = self._dialect or dialect_of(provider.host)
         model = model_of(target.model, dialect)
         check_media(provider, target, request)
+        if request.output is not None and not dialect.json_with_tools and tools_on_offer(request):
+            request = with_output_in_prompt(request, f"{dialect.name} {JSON_OR_TOOLS}", warnings)
         _check(request, warnings)
         marks = marks_of(request, dialect, target.model) if dialect.cache == "openai" else None
         system = _marked_system(request, dialect, marks)

@@ -509,6 +509,21 @@ def test_a_type_becomes_the_output_format() -> None:
     }
 
 
+def test_tools_and_a_type_go_together() -> None:
+    sent = body(output=City, tools=(Tool("f"),))
+    assert sent["tools"]
+    assert sent["output_config"]["format"]["type"] == "json_schema"
+
+
+def test_a_type_that_no_schema_can_say_is_asked_for_in_the_prompt() -> None:
+    http = send(output=dict[str, int], system="Be brief", reasoning="low")
+    sent = json.loads(bytes(http.body))
+    assert "format" not in sent["output_config"]
+    assert sent["system"].startswith("Be brief\n\nAnswer with one JSON object")
+    assert '"additionalProperties":{"type":"integer"}' in sent["system"]
+    assert "an object with free keys" in http.warnings[0]
+
+
 def test_an_output_that_is_no_object_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"list\[.*City\]"):
         send(output=list[City])

@@ -249,11 +249,18 @@ def test_an_output_type_or_schema_is_a_response_schema(output: Any) -> None:
     assert config["responseJsonSchema"]["properties"] == CITY["properties"]
 
 
-def test_tools_with_an_output_schema_need_a_newer_model() -> None:
-    request = asked(user("hi"), tools=(TOOL,), output=City)
-    assert body(request, "gemini-3-pro-preview")
-    with pytest.raises(UnsupportedError, match="not both"):
-        body(request, "gemini-2.5-pro")
+def test_an_older_model_has_the_schema_in_its_prompt_beside_tools() -> None:
+    request = asked(user("hi"), system="Be brief", tools=(TOOL,), output=City)
+    assert "responseJsonSchema" in body(request, "gemini-3-pro-preview")["generationConfig"]
+    sent = http(request, "gemini-2.5-pro")
+    wire = json.loads(bytes(sent.body))
+    assert wire["tools"]
+    assert "generationConfig" not in wire
+    (part,) = wire["systemInstruction"]["parts"]
+    assert part["text"].startswith("Be brief\n\nCall tools as you need them.")
+    assert '"city":{"type":"string"}' in part["text"]
+    assert "either tools or an output schema" in sent.warnings[0]
+    assert "generationConfig" in body(asked(user("hi"), output=City), "gemini-2.5-pro")
 
 
 def test_extra_fields_are_merged_into_the_body() -> None:

@@ -267,6 +267,33 @@ def test_an_output_that_strict_mode_cannot_say_is_asked_for_loosely(chat) -> Non
         chat.send(output=int)
 
 
+@pytest.mark.parametrize(
+    ("url", "native"),
+    [
+        (OPENAI, True),
+        ("https://openrouter.ai/api/v1", True),
+        ("https://api.x.ai/v1", True),
+        (LOCAL, False),
+        ("https://api.groq.com/openai/v1", False),
+        ("https://api.deepseek.com", False),
+    ],
+)
+def test_an_output_beside_tools_is_enforced_only_where_they_can_still_be_called(
+    chat, responses, url, native
+) -> None:
+    tools = (Tool("f"),)
+    sent = chat.send(url, output=City, tools=tools, system="Be brief")
+    told = responses.send(url, output=City, tools=tools, system="Be brief")
+    assert ("response_format" in sent.body, "text" in told.body) == (native, native)
+    asked = sent.body["messages"][0]["content"], told.body["instructions"]
+    for text in asked:
+        assert text.startswith("Be brief\n\nCall tools as you need them.") == (not native)
+    assert any("schema goes into the prompt" in each for each in sent.warnings) == (not native)
+    assert any("schema goes into the prompt" in each for each in told.warnings) == (not native)
+    alone = chat.send(url, output=City, tools=tools, tool_choice="none")
+    assert "response_format" in alone.body
+
+
 def test_a_host_without_schemas_is_told_of_it(chat) -> None:
     sent = chat.send("https://api.deepseek.com", output=City, system="Be brief")
     assert sent.body["response_format"] == {"type": "json_object"}

@@ -1,11 +1,9 @@
-"""The part of a registry that searches by meaning: embedding and reranking."""
+"""Searching by meaning: embedding and reranking."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
-
-from aiollm.providers.names import Names
 
 if TYPE_CHECKING:
     from aiollm._failover.candidates import CallOptions, Policy
@@ -14,13 +12,15 @@ if TYPE_CHECKING:
     from aiollm._retrieval.calls import Calls
     from aiollm._streams.accumulator import Accumulator
     from aiollm._streams.stream import CallSource
+    from aiollm.providers.catalog import Catalog
     from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranking
     from aiollm.spec import Plan
 
 
-class Retrieval(Names):
-    """What a registry asks of models that make vectors and scores."""
+class Retrieval:
+    """The calls of a registry to models that make vectors and scores."""
 
+    _catalog: Catalog
     _resources: Resources
     _gate: Gate
     _policy: Policy

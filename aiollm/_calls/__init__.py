@@ -1,0 +1,1 @@
+"""Calls of the registry that return all of an answer at once."""
