@@ -111,10 +111,15 @@ from aiollm.types import (
 )
 
 if typing.TYPE_CHECKING:
+    from aiollm._agent.approval import ApprovalNeeded
+    from aiollm._agent.compaction import Compacted, CompactHook, NextTurn
     from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
+    from aiollm._agent.options import AgentOptions, Approval, ApproveHook, SaveHook
     from aiollm._agent.run import AgentRun
+    from aiollm._agent.steering import Steered
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._agent.trimming import CountHook, Summarize, SummaryHook, TrimTo
     from aiollm._bulk.row import Row
     from aiollm._bulk.run import MapRun
     from aiollm._bulk.source import MapRow, MapRows
@@ -126,7 +131,7 @@ if typing.TYPE_CHECKING:
         RunOptions,
         StreamOptions,
     )
-    from aiollm._serialization import from_json, to_json
+    from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
@@ -136,8 +141,16 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AgentOptions": "aiollm._agent.options",
     "AgentRun": "aiollm._agent.run",
+    "Approval": "aiollm._agent.options",
+    "ApprovalNeeded": "aiollm._agent.approval",
+    "ApproveHook": "aiollm._agent.options",
     "Budget": "aiollm.prices",
+    "CallState": "aiollm._serialization",
+    "CompactHook": "aiollm._agent.compaction",
+    "Compacted": "aiollm._agent.compaction",
+    "CountHook": "aiollm._agent.trimming",
     "CountOptions": "aiollm._failover.keywords",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
@@ -147,6 +160,7 @@ _LAZY = {
     "MapRow": "aiollm._bulk.source",
     "MapRows": "aiollm._bulk.source",
     "MapRun": "aiollm._bulk.run",
+    "NextTurn": "aiollm._agent.compaction",
     "Ollama": "aiollm.servers",
     "Price": "aiollm.prices",
     "Report": "aiollm.bulk",
@@ -155,9 +169,16 @@ _LAZY = {
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
+    "SaveHook": "aiollm._agent.options",
+    "SavedCall": "aiollm._serialization",
+    "SavedRun": "aiollm._serialization",
+    "Steered": "aiollm._agent.steering",
     "StreamOptions": "aiollm._failover.keywords",
+    "Summarize": "aiollm._agent.trimming",
+    "SummaryHook": "aiollm._agent.trimming",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
+    "TrimTo": "aiollm._agent.trimming",
     "TurnEnded": "aiollm._agent.loop",
     "from_json": "aiollm._serialization",
     "messages_from_openai": "aiollm.providers.openai.histories",
@@ -183,7 +204,11 @@ if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ou
 
 
 __all__ = [
+    "AgentOptions",
     "AgentRun",
+    "Approval",
+    "ApprovalNeeded",
+    "ApproveHook",
     "Attempt",
     "AudioPart",
     "AuthenticationError",
@@ -193,6 +218,7 @@ __all__ = [
     "BusyKind",
     "CachePoint",
     "CallOptions",
+    "CallState",
     "Capabilities",
     "Certainty",
     "Chunk",
@@ -200,12 +226,15 @@ __all__ = [
     "CitationChunk",
     "Closeable",
     "ClosedError",
+    "CompactHook",
+    "Compacted",
     "ConfigError",
     "ConnectError",
     "ContentFilterError",
     "ContextLengthError",
     "Cost",
     "CostSource",
+    "CountHook",
     "CountOptions",
     "DeadlineError",
     "DeadlineName",
@@ -242,6 +271,7 @@ __all__ = [
     "Message",
     "ModelNotFoundError",
     "Network",
+    "NextTurn",
     "Ollama",
     "OnInterrupt",
     "OnRefusal",
@@ -280,16 +310,22 @@ __all__ = [
     "RunEvent",
     "RunOptions",
     "RunResult",
+    "SaveHook",
+    "SavedCall",
+    "SavedRun",
     "SchemeFactory",
     "Secret",
     "ServerError",
     "SpecError",
     "Status",
+    "Steered",
     "Step",
     "StoppedError",
     "Stream",
     "StreamInterrupted",
     "StreamOptions",
+    "Summarize",
+    "SummaryHook",
     "Target",
     "TargetHealth",
     "TargetLimits",
@@ -305,6 +341,7 @@ __all__ = [
     "ToolResultPart",
     "ToolStarted",
     "TransportError",
+    "TrimTo",
     "TurnEnded",
     "TurnLimitError",
     "UnsupportedError",

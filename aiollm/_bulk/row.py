@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from aiollm._agent.loop import total_usage
+from aiollm._agent.usage import total_usage
 from aiollm._serialization import described
 from aiollm._user_types.hooks import plain
 from aiollm._wire.lenient import encode
