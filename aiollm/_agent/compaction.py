@@ -9,9 +9,9 @@ from typing import ClassVar, TypeAlias, TypeVar
 
 import msgspec
 
-from aiollm._failover.estimate import Estimate, size_of, size_of_message
+from aiollm._failover.estimate import LEAST, MOST, TOKEN, size_of, size_of_message
 from aiollm.errors import ConfigError
-from aiollm.types import Message, Request, Response
+from aiollm.types import Message, Request, Response, Usage
 
 T = TypeVar("T")
 
@@ -19,7 +19,8 @@ T = TypeVar("T")
 class NextTurn(msgspec.Struct, frozen=True):
     """The turn that a run is about to ask for: its number, from 1, and its request.
 
-    `tokens` is about how many input tokens the request takes, learnt from the answers of the run.
+    `tokens` is about how many input tokens the request takes: as many a byte as the provider
+    counted for the last one, or one for four bytes.
     """
 
     turn: int
@@ -56,7 +57,7 @@ class Compactor:
 
     def __init__(self, hook: CompactHook) -> None:
         self._hook = hook
-        self._estimate = Estimate()
+        self._rate = 1 / TOKEN
         self._sizes: dict[int, tuple[Message, float]] = {}
         self._turn = 0
         self._asked = 0.0
@@ -68,11 +69,10 @@ class Compactor:
         if turn == self._turn:
             return None
         self._turn = turn
-        if last is not None and self._asked and last.usage.certainty == "exact":
-            self._estimate.learn_input(self._asked, last.usage.input_tokens)
+        if last is not None:
+            self._learn(last.usage)
         size = self._size(request)
-        overhead, rate, *_ = self._estimate.learnt
-        next_turn = NextTurn(turn, request, math.ceil(overhead + size * rate), self._tokens_of)
+        next_turn = NextTurn(turn, request, math.ceil(size * self._rate), self._tokens_of)
         returned = self._hook(next_turn)
         if inspect.isawaitable(returned):
             returned = await returned
@@ -82,6 +82,14 @@ class Compactor:
         messages = _checked(returned)
         self._asked = self._size(msgspec.structs.replace(request, messages=messages))
         return messages
+
+    def _learn(self, usage: Usage) -> None:
+        """Take what the last request was counted as for the measure of the next one.
+
+        They have nearly all in common, so that is nearer than any mean of earlier counts.
+        """
+        if self._asked and usage.input_tokens > 0 and usage.certainty == "exact":
+            self._rate = min(MOST, max(LEAST, usage.input_tokens / self._asked))
 
     def _size(self, request: Request) -> float:
         """Return the size of a request; a message of the last turn is not measured again."""
@@ -94,8 +102,7 @@ class Compactor:
         return rest + sum(self._sizes[id(message)][1] for message in request.messages)
 
     def _tokens_of(self, messages: Sequence[Message]) -> int:
-        rate = self._estimate.learnt[1]
-        return math.ceil(sum(map(self._message_size, messages)) * rate)
+        return math.ceil(sum(map(self._message_size, messages)) * self._rate)
 
     def _message_size(self, message: Message) -> float:
         known = self._sizes.get(id(message))

@@ -20,7 +20,7 @@ from aiollm._agent.tools import as_tool
 from aiollm._agent.usage import total_cost, total_usage
 from aiollm._serialization import SavedRun
 from aiollm._streams.stream import Stream
-from aiollm.errors import ClosedError, ConfigError, TurnLimitError
+from aiollm.errors import ConfigError, TurnLimitError
 from aiollm.events import Event, HistoryCompacted, RunEnded, RunStarted, RunSteered, TurnStarted
 from aiollm.types import (
     Chunk,
@@ -161,6 +161,11 @@ class AgentLoop:
         return self._last is not None or (stream is not None and stream.target is not None)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._closed
+
+    @property
     def response(self) -> Response | None:
         """The last answer, None before the end of the run."""
         return self._last if self._complete else None
@@ -195,12 +200,7 @@ class AgentLoop:
         )
 
     def steer(self, parts: Sequence[str | Part]) -> None:
-        """Put a user message in before the next turn.
-
-        Raises: ClosedError, ConfigError, BusyError.
-        """
-        if self._closed:
-            raise ClosedError("the run has ended: start another one from its `messages`")
+        """Put a user message in before the next turn. Raises: ConfigError, BusyError."""
         self._steering.add(parts)
 
     @property

@@ -82,6 +82,8 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
         any task of the loop. Raises: ClosedError once the run has ended, ConfigError, BusyError
         while 64 messages wait.
         """
+        if self._closed or self._agent.has_ended:
+            raise ClosedError("the run has ended: start another one from its `messages`")
         self._agent.steer(parts)
 
     @property
