@@ -121,10 +121,10 @@ def tool(
         def weather(city: str, days: int = 1) -> str:
             "Return the forecast."
     """
+    options: dict[str, Any] = {"strict": strict, "timeout": timeout}
+    options |= {"cache_point": cache_point, "approve": approve}
     if function is None:
-        given: dict[str, Any] = {"name": name, "description": description, "strict": strict}
-        given |= {"timeout": timeout, "cache_point": cache_point, "approve": approve}
-        return functools.partial(tool, **given)
+        return functools.partial(tool, name=name, description=description, **options)
     named = name or _name(function)
     _check(named, timeout, approve)
     signature, schema = _signature(function, named)
@@ -132,12 +132,9 @@ def tool(
         name=named,
         description=description or _description(function),
         parameters=schema,
-        strict=strict,
         function=function,
-        timeout=timeout,
-        cache_point=cache_point,
-        approve=approve,
         _signature=signature,
+        **options,
     )
 
 
