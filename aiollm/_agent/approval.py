@@ -50,16 +50,20 @@ class GuardedCalls(ToolCalls):
         self._save = save
         self._states: list[CallState] = ["open"] * len(calls)
         self._notes: dict[int, str] = {}
+        self._approvals: Mapping[str, Approval] = {}
 
     def restore(self, saved: Sequence[SavedCall]) -> None:
-        """Begin with what was saved: results stay, and what had been started is not run again."""
-        approvals = self._lasting.approvals
+        """Begin with what was saved: results stay, and what had been started is not run again.
+
+        The approvals of the run are for these calls alone: later ones may have the same ids.
+        """
+        self._approvals = self._lasting.approvals
         for index, call in enumerate(saved):
             if call.result is not None:
                 self._results[index] = call.result
                 self._states[index] = "done"
                 self._pending -= 1
-            elif call.state == "started" and not approvals.get(call.id):
+            elif call.state == "started" and not _is_yes(self._approvals.get(call.id)):
                 self._finish(index, failed(self._calls[index], _UNKNOWN))
             else:
                 self._states[index] = "open" if call.state == "open" else "waiting"
@@ -75,7 +79,7 @@ class GuardedCalls(ToolCalls):
             else:
                 self._launch(index, *found)
         if held:
-            held.sort(key=lambda each: self._calls[each[0]].id not in self._lasting.approvals)
+            held.sort(key=lambda each: self._calls[each[0]].id not in self._approvals)
             task = asyncio.create_task(self._decide(held))
             task.add_done_callback(self._decided)
             self._tasks.append(task)
@@ -105,11 +109,10 @@ class GuardedCalls(ToolCalls):
         return super()._missing(index)
 
     def _is_held(self, index: int, wanted: Tool) -> bool:
-        call, lasting = self._calls[index], self._lasting
-        if self._states[index] == "waiting" or call.id in lasting.approvals:
+        if self._states[index] == "waiting" or self._calls[index].id in self._approvals:
             return True
         if wanted.approve is None:
-            return lasting.approve is not None
+            return self._lasting.approve is not None
         return wanted.approve is not False
 
     async def _decide(self, held: Sequence[tuple[int, Tool, Bound]]) -> None:
@@ -126,10 +129,10 @@ class GuardedCalls(ToolCalls):
                 self._emit(ApprovalDecided(self._run, call.name, call, decision, seconds))
 
     async def _approval(self, call: ToolCallPart) -> Approval:
-        lasting = self._lasting
-        if call.id in lasting.approvals or lasting.approve is None:
-            return lasting.approvals.get(call.id)
-        approval: Approval = await called(self._runner, "approve", lasting.approve, call)
+        hook = self._lasting.approve
+        if call.id in self._approvals or hook is None:
+            return self._approvals.get(call.id)
+        approval: Approval = await called(self._runner, "approve", hook, call)
         check_approval(approval, f"the answer of the approve hook to {_shown(call.name)}")
         return approval
 
@@ -186,6 +189,10 @@ class GuardedCalls(ToolCalls):
             self._happened.put_nowait(error)
 
 
+def _is_yes(approval: Approval) -> bool:
+    return approval is True or isinstance(approval, Mapping)
+
+
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:
     if task.cancelled():
         return LLMError("the wait for approvals was cancelled")
@@ -217,7 +224,7 @@ def check_calls(
     for id_ in lasting.approvals:
         _check_id(id_, undone)
     for call, each in zip(calls, saved, strict=True):
-        runs = each.state != "started" or lasting.approvals.get(call.id)
+        runs = each.state != "started" or _is_yes(lasting.approvals.get(call.id))
         if runs and each.result is None and call.name not in tools:
             known = ", ".join(tools) or "none"
             raise ConfigError(

@@ -156,9 +156,11 @@ class AgentLoop:
 
     @property
     def is_answered(self) -> bool:
-        """Whether a target has given output."""
-        stream = self._stream
-        return self._last is not None or (stream is not None and stream.target is not None)
+        """Whether a target has given output, or the run has ended without asking one."""
+        saved, stream = self._lasting.saved, self._stream
+        old = None if saved is None or saved.ended else saved.response
+        is_new = self._last is not None and self._last is not old
+        return is_new or bool(self.waiting) or (stream is not None and stream.target is not None)
 
     @property
     def has_ended(self) -> bool:

@@ -17,12 +17,14 @@ from aiollm import (
     ApprovalNeeded,
     ConfigError,
     Cost,
+    FailoverError,
     Finish,
     Registry,
     Request,
     RunResult,
     SavedCall,
     SavedRun,
+    ServerError,
     TextPart,
     Tool,
     ToolCallPart,
@@ -513,3 +515,39 @@ async def test_a_registry_is_not_needed_to_read_a_save(over, desk):
     async with Registry(env={}) as reg:
         with pytest.raises(ConfigError, match=r"one\b"):
             reg.run("one/x", saved, tools=desk.tools)
+
+
+async def test_an_approval_is_for_the_saved_call_and_for_no_later_one_of_the_same_id(over, desk):
+    """Many servers number the calls of each answer from the same beginning."""
+    saved = await stopped(over, desk)
+    fake = FakeProvider([tool_call("pay", {"amount": 9000}, id="p")])
+    run = over(fake).run("fake/m", saved, tools=desk.tools, approvals={"p": True})
+    events = await gather(run)
+    assert isinstance(events[-1], ApprovalNeeded)
+    assert desk.done == ["look here", "pay 5"]
+
+
+async def test_no_arguments_at_all_are_arguments_too(over, desk):
+    @tool(approve=True)
+    async def stop(reason: str = "late") -> None:
+        """Stop."""
+        desk.done.append(reason)
+
+    calls = (ToolCallPart("s", "stop", '{"reason":"tired"}'),)
+    messages = (user("hi"), assistant(*calls), tool_results(ToolResultPart("s", "?", "stop")))
+    begun = SavedRun(messages, Request(()), (SavedCall("s", "started"),), turns=1)
+    run = over(FakeProvider("ok")).run("fake/m", begun, tools=[stop], approvals={"s": {}})
+    await run.collect()
+    assert desk.done == ["late"]
+    with pytest.raises(ConfigError, match="is to call the tool 'stop'"):
+        over(FakeProvider("ok")).run("fake/m", begun, tools=[], approvals={"s": {}})
+
+
+async def test_a_run_that_goes_on_is_ready_when_it_has_something_new(over, desk):
+    saved = await stopped(over, desk)
+    registry = over(FakeProvider(ServerError("down", status=500)))
+    async with registry.run("fake/m", saved, tools=desk.tools) as run:
+        await run.ready()
+    async with registry.run("fake/m", saved, tools=desk.tools, approvals={"p": True}) as run:
+        with pytest.raises(FailoverError):
+            await run.ready()
