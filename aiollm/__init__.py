@@ -111,10 +111,21 @@ from aiollm.types import (
 )
 
 if typing.TYPE_CHECKING:
+    from aiollm._agent.approval import ApprovalNeeded
+    from aiollm._agent.compaction import Compacted, CompactHook, NextTurn
     from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
+    from aiollm._agent.options import (
+        AgentOptions,
+        Approval,
+        ApproveHook,
+        LastingOptions,
+        SaveHook,
+    )
     from aiollm._agent.run import AgentRun, TypedRun
+    from aiollm._agent.steering import Steered
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
+    from aiollm._agent.trimming import CountHook, Summarize, SummaryHook, TrimTo
     from aiollm._agent.typed_output import Typed
     from aiollm._agent.typed_stream import Partial, TypedStream
     from aiollm._bulk.row import Row
@@ -122,14 +133,13 @@ if typing.TYPE_CHECKING:
     from aiollm._bulk.source import MapRow, MapRows
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.keywords import (
-        AgentOptions,
         CountOptions,
         GenerateOptions,
         RequestFields,
         RunOptions,
         StreamOptions,
     )
-    from aiollm._serialization import from_json, to_json
+    from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
@@ -140,9 +150,16 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "AgentOptions": "aiollm._failover.keywords",
+    "AgentOptions": "aiollm._agent.options",
     "AgentRun": "aiollm._agent.run",
+    "Approval": "aiollm._agent.options",
+    "ApprovalNeeded": "aiollm._agent.approval",
+    "ApproveHook": "aiollm._agent.options",
     "Budget": "aiollm.prices",
+    "CallState": "aiollm._serialization",
+    "CompactHook": "aiollm._agent.compaction",
+    "Compacted": "aiollm._agent.compaction",
+    "CountHook": "aiollm._agent.trimming",
     "CountOptions": "aiollm._failover.keywords",
     "EmbedInput": "aiollm.retrieval",
     "EmbedKind": "aiollm.retrieval",
@@ -150,11 +167,13 @@ _LAZY = {
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "ImageStream": "aiollm._streams.image_stream",
+    "LastingOptions": "aiollm._agent.options",
     "LlamaSwap": "aiollm.servers",
     "MapOptions": "aiollm._bulk.start",
     "MapRow": "aiollm._bulk.source",
     "MapRows": "aiollm._bulk.source",
     "MapRun": "aiollm._bulk.run",
+    "NextTurn": "aiollm._agent.compaction",
     "Ollama": "aiollm.servers",
     "Partial": "aiollm._agent.typed_stream",
     "Price": "aiollm.prices",
@@ -166,9 +185,16 @@ _LAZY = {
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
+    "SaveHook": "aiollm._agent.options",
+    "SavedCall": "aiollm._serialization",
+    "SavedRun": "aiollm._serialization",
+    "Steered": "aiollm._agent.steering",
     "StreamOptions": "aiollm._failover.keywords",
+    "Summarize": "aiollm._agent.trimming",
+    "SummaryHook": "aiollm._agent.trimming",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
+    "TrimTo": "aiollm._agent.trimming",
     "TurnEnded": "aiollm._agent.loop",
     "Typed": "aiollm._agent.typed_output",
     "TypedRun": "aiollm._agent.run",
@@ -200,6 +226,9 @@ if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ou
 __all__ = [
     "AgentOptions",
     "AgentRun",
+    "Approval",
+    "ApprovalNeeded",
+    "ApproveHook",
     "Attempt",
     "AudioPart",
     "AuthenticationError",
@@ -209,6 +238,7 @@ __all__ = [
     "BusyKind",
     "CachePoint",
     "CallOptions",
+    "CallState",
     "Capabilities",
     "Certainty",
     "Chunk",
@@ -216,12 +246,15 @@ __all__ = [
     "CitationChunk",
     "Closeable",
     "ClosedError",
+    "CompactHook",
+    "Compacted",
     "ConfigError",
     "ConnectError",
     "ContentFilterError",
     "ContextLengthError",
     "Cost",
     "CostSource",
+    "CountHook",
     "CountOptions",
     "DeadlineError",
     "DeadlineName",
@@ -251,6 +284,7 @@ __all__ = [
     "ImageStream",
     "InvalidRequestError",
     "LLMError",
+    "LastingOptions",
     "Limits",
     "LlamaSwap",
     "LocalError",
@@ -261,6 +295,7 @@ __all__ = [
     "Message",
     "ModelNotFoundError",
     "Network",
+    "NextTurn",
     "Ollama",
     "OnInterrupt",
     "OnRefusal",
@@ -302,16 +337,22 @@ __all__ = [
     "RunEvent",
     "RunOptions",
     "RunResult",
+    "SaveHook",
+    "SavedCall",
+    "SavedRun",
     "SchemeFactory",
     "Secret",
     "ServerError",
     "SpecError",
     "Status",
+    "Steered",
     "Step",
     "StoppedError",
     "Stream",
     "StreamInterrupted",
     "StreamOptions",
+    "Summarize",
+    "SummaryHook",
     "Target",
     "TargetHealth",
     "TargetLimits",
@@ -327,6 +368,7 @@ __all__ = [
     "ToolResultPart",
     "ToolStarted",
     "TransportError",
+    "TrimTo",
     "TurnEnded",
     "TurnLimitError",
     "Typed",

@@ -1,20 +1,59 @@
-"""Saving: requests, messages and responses as JSON, and back."""
+"""Saving: requests, messages, responses and runs as JSON, and back."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_origin
 
 import msgspec
 
 from aiollm._wire.lenient import encode
 from aiollm._wire.schema import type_schema
-from aiollm.errors import LLMError
+from aiollm.errors import ConfigError, LLMError
+from aiollm.types import Cost, Message, Request, Response, ToolResultPart, Usage
 
 T = TypeVar("T")
 
+RUN_VERSION = 1
+"""The version of the format of saved runs."""
+
+CallState: TypeAlias = Literal["open", "waiting", "started", "done"]
+"""How far a saved tool call is: not begun, waiting for approval, begun, or with its result."""
+
+
+class SavedCall(msgspec.Struct, frozen=True):
+    """How far a tool call of a saved run is; `result` is that of one that is done."""
+
+    id: str
+    state: CallState = "open"
+    result: ToolResultPart | None = None
+
+
+class SavedRun(msgspec.Struct, frozen=True):
+    """An agent run as far as it is, to go on from: `reg.run(spec, saved, tools=...)`.
+
+    `messages` is a valid history: calls without a result have an error in its place. `request` has
+    the settings, but neither messages nor tools; `calls` are those of the last answer, in order.
+    `steered` waits for the next turn, `ended` says that `response` is the last answer.
+    """
+
+    messages: tuple[Message, ...]
+    request: Request
+    calls: tuple[SavedCall, ...] = ()
+    steered: tuple[Message, ...] = ()
+    turns: int = 0
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    response: Response | None = None
+    ended: bool = False
+    version: int = RUN_VERSION
+
+
+class _Header(msgspec.Struct):
+    version: int = 0
+
 
 def to_json(value: Any) -> bytes:
-    """Encode a request, a message, a response, or a list of them.
+    """Encode a request, a message, a response, a saved run, or a list of them.
 
     Values JSON cannot represent are described instead: an output type becomes its schema, an
     exception its text, a tool's function null.
@@ -24,8 +63,35 @@ def to_json(value: Any) -> bytes:
 
 
 def from_json(data: bytes | str, kind: type[T]) -> T:
-    """Decode a `kind` that `to_json` encoded. Raises: ValueError (msgspec.ValidationError)."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+    """Decode a `kind` that `to_json` encoded. Raises: ValueError (msgspec.ValidationError).
+
+    For a `SavedRun` that is a ConfigError, also where it is of another version of the format. The
+    history of any version can be read: `from_json(data, Request).messages`.
+    """
+    if kind is not SavedRun:
+        return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+    reason = ""
+    try:
+        check_version(msgspec.json.decode(data, type=_Header).version)
+        return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ConfigError(f"this is no saved run: {reason}")
+
+
+def check_version(version: int) -> None:
+    """Raise ConfigError unless saved runs of that version can be read."""
+    if version == RUN_VERSION:
+        return
+    if version < 1:
+        raise ConfigError("this is no saved run: it has no version")
+    raise ConfigError(
+        f"the run was saved in version {version} of the format, and this aiollm reads version "
+        f"{RUN_VERSION}: go on with the aiollm that saved it, or start a new run from its history, "
+        "from_json(data, Request).messages"
+    )
 
 
 def described(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -19,21 +19,26 @@ from aiollm.types import (
 )
 
 __all__ = [
+    "ApprovalAsked",
+    "ApprovalDecided",
     "AttemptEnded",
     "AttemptStarted",
     "CallEnded",
     "CallQueued",
     "CallReleased",
     "CallStarted",
+    "Decision",
     "Event",
     "FirstOutput",
     "FleetAway",
     "FleetBack",
+    "HistoryCompacted",
     "Hook",
     "ImageElided",
     "ResponseCacheAway",
     "RunEnded",
     "RunStarted",
+    "RunSteered",
     "TargetClosed",
     "TargetOpened",
     "TargetPaced",
@@ -41,6 +46,9 @@ __all__ = [
     "ToolCallStarted",
     "TurnStarted",
 ]
+
+Decision: TypeAlias = Literal["approved", "changed", "refused", "later"]
+"""What was decided about a tool call; "changed": it runs with other arguments."""
 
 _CONTENT = frozenset({"request", "response", "tool_call", "result"})
 """Fields that hold what people and models said: they must not get into a log of events."""
@@ -205,8 +213,45 @@ class ToolCallEnded(_ContentEvent, frozen=True):
     result: ToolResultPart | None = None
 
 
+class ApprovalAsked(_ContentEvent, frozen=True):
+    """A tool call needs approval; hooks are called in a task of the run, as for the decision."""
+
+    run: int
+    name: str
+    tool_call: ToolCallPart
+
+
+class ApprovalDecided(_ContentEvent, frozen=True):
+    """It was decided about a tool call, `seconds` after it was asked about."""
+
+    run: int
+    name: str
+    tool_call: ToolCallPart
+    decision: Decision
+    seconds: float
+
+
+class HistoryCompacted(msgspec.Struct, frozen=True):
+    """The history of a run was replaced before a turn: its messages before and after."""
+
+    run: int
+    turn: int
+    before: int
+    after: int
+
+
+class RunSteered(msgspec.Struct, frozen=True):
+    """A message was put in before a turn of a run."""
+
+    run: int
+    turn: int
+
+
 class RunEnded(msgspec.Struct, frozen=True):
-    """A run ended after `turns` turns; `usage` is that of all of them."""
+    """A run ended after `turns` turns; `usage` is that of all of them.
+
+    `waiting`: how many tool calls wait for approval, so that it can go on.
+    """
 
     run: int
     outcome: Outcome
@@ -214,6 +259,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     turns: int
     usage: Usage = Usage()
     error: BaseException | None = None
+    waiting: int = 0
 
 
 Event: TypeAlias = (
@@ -235,6 +281,10 @@ Event: TypeAlias = (
     | TurnStarted
     | ToolCallStarted
     | ToolCallEnded
+    | ApprovalAsked
+    | ApprovalDecided
+    | HistoryCompacted
+    | RunSteered
     | RunEnded
 )
 """What a hook is called with."""

@@ -28,18 +28,15 @@ from aiollm.spec import Plan, as_target
 from aiollm.types import Message, Request, Target, TextPart, Timeouts, Tool
 
 if TYPE_CHECKING:
+    from aiollm._agent.options import AgentOptions, LastingOptions
     from aiollm._agent.run import AgentRun, TypedRun
     from aiollm._agent.typed_stream import TypedStream
     from aiollm._bulk.run import MapRun
     from aiollm._bulk.source import MapRows
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.candidates import CallOptions
-    from aiollm._failover.keywords import (
-        AgentOptions,
-        GenerateOptions,
-        RunOptions,
-        StreamOptions,
-    )
+    from aiollm._failover.keywords import GenerateOptions, StreamOptions
+    from aiollm._serialization import SavedRun
     from aiollm._streams.image_stream import ImageStream
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
@@ -179,7 +176,7 @@ class Registry(WholeAnswers, Retrieval, Names):
     def run(
         self,
         spec: str | Plan,
-        request: RequestLike,
+        request: RequestLike | SavedRun,
         *,
         tools: Sequence[Tool | Callable[..., Any]],
         output: type[T],
@@ -191,7 +188,7 @@ class Registry(WholeAnswers, Retrieval, Names):
     def run(
         self,
         spec: str | Plan,
-        request: RequestLike,
+        request: RequestLike | SavedRun,
         *,
         tools: Sequence[Tool | Callable[..., Any]],
         **options: Unpack[AgentOptions],
@@ -201,7 +198,7 @@ class Registry(WholeAnswers, Retrieval, Names):
     def run(
         self,
         spec: str | Plan,
-        request: RequestLike,
+        request: RequestLike | SavedRun,
         *,
         tools: Sequence[Tool | Callable[..., Any]],
         output: Any,
@@ -212,7 +209,7 @@ class Registry(WholeAnswers, Retrieval, Names):
     def run(
         self,
         spec: str | Plan,
-        request: RequestLike,
+        request: RequestLike | SavedRun,
         *,
         tools: Sequence[Tool | Callable[..., Any]],
         max_turns: int = 10,
@@ -220,29 +217,30 @@ class Registry(WholeAnswers, Retrieval, Names):
         tool_timeout: float | None = 60.0,
         output: Any = None,
         repairs: int = 1,
-        **options: Unpack[RunOptions],
+        **options: Unpack[LastingOptions],
     ) -> AgentRun:
         """Return a run of an agent as a stream: the model and its tools, turn by turn.
 
-        `max_turns`: how many times the model is asked. `max_parallel`: tools that run at a time.
-        `tool_timeout`: seconds a tool may take; None means no limit. `output`: the type of
-        `run.value`, which a misfit is sent back for at most `repairs` times. `options` are those of
-        `stream`, for each turn; a run is a session of its own by default. Raises: SpecError and
-        ConfigError at once; while iterating, as `stream`, and TurnLimitError.
+        It begins with a request, or goes on where a saved run was. `max_turns`: how many times the
+        model is asked. `max_parallel`: tools that run at a time. `tool_timeout`: seconds a tool may
+        take; None means no limit. `output`: the type of `run.value`, which a misfit is sent back
+        for at most `repairs` times. `options` are those of `stream`, for each turn, and those of
+        `AgentOptions`; a run is a session of its own by default. Raises: SpecError and ConfigError
+        at once; while iterating, as `stream`, and TurnLimitError.
         """
-        from aiollm._agent.run import new_run  # only agents need it
-        from aiollm._failover.keywords import AgentOptions, parted
-        from aiollm._failover.sessions import in_session
+        from aiollm._agent.options import taken  # only agents need it
+        from aiollm._agent.run import new_run
 
         plan = self.parse(spec)
-        request, own = parted(request, options, *AgentOptions.__annotations__, "output", "repairs")
+        request, own, lasting = taken(request, options)
         self._runs += 1
         return new_run(
-            partial(self.stream, plan, **in_session(own)),
+            partial(self.stream, plan, **own),
             request,
             tools,
             (max_turns, max_parallel, tool_timeout),
             self._resources.open_runner,
+            lasting=lasting,
             spec=str(plan),
             number=self._runs,
             output=output,

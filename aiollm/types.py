@@ -442,7 +442,8 @@ class Tool(msgspec.Struct, frozen=True):
     """A function the model may call; `parameters` is the JSON schema of its arguments.
 
     `function` is what the agent loop runs; a plain request does not need it. `cache_point`: a
-    `CachePoint` follows it.
+    `CachePoint` follows it. `approve`: True, its calls run only once somebody has approved them;
+    False, they always run; None, they are asked about where a run has an `approve` hook.
     """
 
     name: str
@@ -453,6 +454,7 @@ class Tool(msgspec.Struct, frozen=True):
     strict: bool = False
     function: Callable[..., Any] | None = None
     cache_point: bool = False
+    approve: bool | None = None
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -43,7 +43,9 @@ TOPICS = {
     "Outcome",
     "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun TypedRun RunEvent ToolStarted ToolEnded "
-    "TurnEnded RunResult",
+    "TurnEnded RunResult AgentOptions LastingOptions",
+    "Agents that last": "Approval ApproveHook ApprovalNeeded SavedRun SavedCall CallState SaveHook "
+    "NextTurn CompactHook Compacted TrimTo CountHook Summarize SummaryHook Steered",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
@@ -70,7 +72,7 @@ MODULES = {
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
-    "RunEnded Event Hook",
+    "ApprovalAsked ApprovalDecided Decision HistoryCompacted RunSteered RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "
     "ImageLimits FittedImage",

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
-from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
+from aiollm._agent.approval import ApprovalNeeded, GuardedCalls
+from aiollm._agent.compaction import Compacted, Compactor, sendable
+from aiollm._agent.options import Lasting
+from aiollm._agent.saving import Saver, unanswered
+from aiollm._agent.steering import Steered, Steering
+from aiollm._agent.tool_calls import RunLimits, ToolEnded, ToolStarted
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.tools import as_tool
-from aiollm._agent.totals import total_usage
+from aiollm._agent.totals import total_cost, total_usage
 from aiollm._agent.typed_end import TypedEnd
+from aiollm._serialization import SavedRun
 from aiollm._streams.stream import Stream
 from aiollm.errors import ConfigError, TurnLimitError
-from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
+from aiollm.events import Event, HistoryCompacted, RunEnded, RunStarted, RunSteered, TurnStarted
 from aiollm.types import (
     Chunk,
     Cost,
@@ -57,7 +61,9 @@ class RunResult(msgspec.Struct, frozen=True):
     value: Any = None
 
 
-RunEvent: TypeAlias = Chunk | ToolStarted | ToolEnded | TurnEnded | RunResult
+RunEvent: TypeAlias = (
+    Chunk | ToolStarted | ToolEnded | TurnEnded | Compacted | Steered | ApprovalNeeded | RunResult
+)
 
 
 class AgentLoop:
@@ -66,7 +72,9 @@ class AgentLoop:
     `close` ends its work; so do the end of the run and an error.
     """
 
-    def __init__(
+    _typed: TypedEnd | None = None
+
+    def __init__(  # noqa: PLR0913 - what it works with, and how it is named in events
         self,
         ask: Callable[[Request], Stream],
         request: Request,
@@ -74,6 +82,7 @@ class AgentLoop:
         limits: RunLimits,
         runner: Callable[[], ToolRunner],
         *,
+        lasting: Lasting,
         spec: str = "",
         number: int = 0,
         emit: Callable[[Event], None] | None = None,
@@ -92,22 +101,39 @@ class AgentLoop:
         self._spec = spec
         self._number = number
         self._emit = emit
-        self._typed: TypedEnd | None = None
+        self._lasting = lasting
         self._history = request.messages
         self._usages: list[Usage] = []
         self._costs: list[Cost] = []
         self.turns: int = 0
-        self._first: Stream | None = ask(self._request)
+        self._prepared: Stream | None = ask(self._request)
         self._stream: Stream | None = None
-        self._calls: ToolCalls | None = None
+        self._calls: GuardedCalls | None = None
         self._last: Response | None = None
         self._complete = False
         self._closed = False
         self._began: float | None = None
+        self._steering = Steering()
+        self._compactor = Compactor(lasting.compact) if lasting.compact else None
+        self._saver = Saver(lasting.save, self.saved, runner) if lasting.save else None
+        self._unanswered: Sequence[ToolCallPart] = ()
+        if lasting.saved is not None:
+            self._restore(lasting.saved)
+
+    def _restore(self, saved: SavedRun) -> None:
+        """Go on where a saved run was. Raises: ConfigError."""
+        self._history, self._unanswered = unanswered(saved, self._lasting, self._tools)
+        self.turns, self._last, self._complete = saved.turns, saved.response, saved.ended
+        if saved.turns:
+            self._usages, self._costs = [saved.usage], [saved.cost]
+        self._steering = Steering(saved.steered)
+        self._prepared = None
 
     def end_in(self, end: TypedEnd) -> None:
-        """Let `end` read the last answer."""
+        """Let `end` read the last answer, which a saved run may have already."""
         self._typed = end
+        if self._complete and self._last is not None:
+            self._read_end(end, self._last)
 
     async def next(self, _: asyncio.Task[Any]) -> RunEvent | None:
         """Return the next event, None after the end.
@@ -143,9 +169,16 @@ class AgentLoop:
 
     @property
     def is_answered(self) -> bool:
-        """Whether a target has given output."""
-        stream = self._stream
-        return self._last is not None or (stream is not None and stream.target is not None)
+        """Whether a target has given output, or the run has ended without asking one."""
+        saved, stream = self._lasting.saved, self._stream
+        old = None if saved is None or saved.ended else saved.response
+        is_new = self._last is not None and self._last is not old
+        return is_new or bool(self.waiting) or (stream is not None and stream.target is not None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._closed
 
     @property
     def response(self) -> Response | None:
@@ -155,9 +188,35 @@ class AgentLoop:
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history so far, with a result for every tool call."""
-        if self._calls is None:
-            return self._history
-        return (*self._history, self._calls.message())
+        if self._calls is not None:
+            return (*self._history, self._calls.message())
+        saved = self._lasting.saved
+        return saved.messages if saved is not None and self._unanswered else self._history
+
+    @property
+    def waiting(self) -> tuple[ToolCallPart, ...]:
+        """The calls for whose approval the run has ended."""
+        return () if self._calls is None else self._calls.waiting
+
+    def saved(self) -> SavedRun:
+        """Return the run as far as it is."""
+        old, calls = self._lasting.saved, self._calls
+        open_calls = old.calls if old is not None and self._unanswered else ()
+        return SavedRun(
+            messages=self.messages,
+            request=msgspec.structs.replace(self._request, messages=(), tools=()),
+            calls=open_calls if calls is None else calls.saved(),
+            steered=self._steering.waiting,
+            turns=self.turns - (self._stream is not None),
+            usage=self.usage,
+            cost=self.cost,
+            response=self._last,
+            ended=self._complete,
+        )
+
+    def steer(self, parts: Sequence[str | Part]) -> None:
+        """Put a user message in before the next turn. Raises: ConfigError, BusyError."""
+        self._steering.add(parts)
 
     @property
     def usage(self) -> Usage:
@@ -169,44 +228,98 @@ class AgentLoop:
     def cost(self) -> Cost:
         """The cost of all turns so far."""
         running = () if self._stream is None else (self._stream.partial.cost,)
-        costs = (*self._costs, *running)
-        return functools.reduce(operator.add, costs) if costs else Cost()
+        return total_cost((*self._costs, *running))
 
     async def _next(self) -> RunEvent:
         if self._began is None:
             self._begin()
+        event: RunEvent | None
         if self._calls is not None:
-            event = await self._calls.next()
+            event = await self._calls.next() or await self._paused(self._calls)
             if event is not None:
                 return event
             self._take_results(self._calls)
-        response = self.response
-        if response is not None:
-            return self._result(response)
+        if self._stream is None and (event := await self._between()) is not None:
+            return event
         stream = self._stream or self._ask_model()
         try:
             return await anext(stream)
         except StopAsyncIteration:
             response = stream.response
-        return self._take_answer(response)
+        answered = self._take_answer(response)
+        await self._save()
+        return answered
+
+    async def _between(self) -> RunEvent | None:
+        """Do what comes before a turn; None once the model is to be asked."""
+        if (message := self._steering.take()) is not None:
+            return self._steer(message)
+        response = self.response
+        if response is not None:
+            return self._result(response)
+        self._check_turns()
+        return None if self._compactor is None else await self._compact(self._compactor)
+
+    async def _paused(self, calls: GuardedCalls) -> ApprovalNeeded | None:
+        """End the run if calls wait for approval."""
+        waiting = calls.waiting
+        if not waiting:
+            return None
+        await self._save()
+        self._end("success")
+        return ApprovalNeeded(waiting)
+
+    async def _save(self) -> None:
+        if self._saver is not None:
+            await self._saver()
+
+    def _steer(self, message: Message) -> Steered:
+        self._history = (*self._history, message)
+        self._prepared = None
+        self._complete = False
+        if self._emit:
+            self._emit(RunSteered(self._number, self.turns + 1))
+        return Steered(message)
+
+    async def _compact(self, compactor: Compactor) -> Compacted | None:
+        request, before = self._next_request(), self._history
+        after = await compactor.shorter(self.turns + 1, request, self._last)
+        if after is None:
+            return None
+        self._prepared = sendable(self._ask, msgspec.structs.replace(request, messages=after))
+        self._history = after
+        if self._emit:
+            lengths = len(before), len(after)
+            self._emit(HistoryCompacted(self._number, self.turns + 1, *lengths))
+        return Compacted(before, after)
 
     def _begin(self) -> None:
         self._began = time.monotonic()
         if self._emit:
             self._emit(RunStarted(self._number, self._spec))
+        saved, calls = self._lasting.saved, self._unanswered
+        if saved is not None and calls:
+            self._calls = self._guarded(calls)
+            self._unanswered = ()
+            self._calls.restore(saved.calls)
+            self._calls.start()
+
+    def _check_turns(self) -> None:
+        if self.turns < self._limits.max_turns:
+            return
+        turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
+        is_steered = self._history[-1].role == "user"
+        what = "a message was put in" if is_steered else "the model was still calling tools"
+        raise TurnLimitError(
+            f"{what} after {turns}: continue from `.messages`, or raise max_turns",
+            messages=self._history,
+            response=self._last,
+            target=self._last.target if self._last else None,
+        )
 
     def _ask_model(self) -> Stream:
-        if self.turns >= self._limits.max_turns:
-            turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
-            raise TurnLimitError(
-                f"the model was still calling tools after {turns}: continue from `.messages`, "
-                "or raise max_turns",
-                messages=self._history,
-                response=self._last,
-                target=self._last.target if self._last else None,
-            )
-        first, self._first = self._first, None
-        self._stream = first or self._ask(self._next_request())
+        prepared, self._prepared = self._prepared, None
+        self._stream = prepared or self._ask(self._next_request())
         self.turns += 1
         if self._emit:
             self._emit(TurnStarted(self._number, self.turns))
@@ -216,7 +329,7 @@ class AgentLoop:
         request = msgspec.structs.replace(self._request, messages=self._history)
         if self._typed is not None and self._typed.is_correcting:
             return self._typed.without_calls(request)
-        if request.tool_choice in {None, "auto", "none"}:
+        if not self.turns or request.tool_choice in {None, "auto", "none"}:
             return request
         # A model that must call a tool in every turn would never finish.
         return msgspec.structs.replace(request, tool_choice="auto")
@@ -245,15 +358,25 @@ class AgentLoop:
             self._complete = False
 
     def _run_tools(self, calls: Sequence[ToolCallPart], response: Response) -> None:
-        self._calls = ToolCalls(
-            calls, self._tools, self._limits, self._runner(), run=self._number, emit=self._emit
-        )
+        self._calls = self._guarded(calls)
         if self._complete:
             self._calls.refuse(f"not run: the answer was stopped ({response.finish_reason})")
         else:
             self._calls.start()
 
-    def _take_results(self, calls: ToolCalls) -> None:
+    def _guarded(self, calls: Sequence[ToolCallPart]) -> GuardedCalls:
+        return GuardedCalls(
+            calls,
+            self._tools,
+            self._limits,
+            self._runner(),
+            lasting=self._lasting,
+            save=self._saver,
+            run=self._number,
+            emit=self._emit,
+        )
+
+    def _take_results(self, calls: GuardedCalls) -> None:
         self._history = (*self._history, calls.message())
         self._calls = None
 
@@ -271,8 +394,8 @@ class AgentLoop:
         if began is not None and self._emit:
             seconds = time.monotonic() - began
             outcome = "success" if self._complete and error is None else outcome
-            usage = self.usage
-            self._emit(RunEnded(self._number, outcome, seconds, self.turns, usage, error))
+            usage, waiting = self.usage, len(self.waiting)
+            self._emit(RunEnded(self._number, outcome, seconds, self.turns, usage, error, waiting))
 
 
 def _is_nameless(part: Part) -> bool:

@@ -12,11 +12,12 @@ from aiollm._agent.loop import AgentLoop, RunEvent
 from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.typed_end import TypedEnd
+from aiollm._serialization import SavedRun, to_json
 from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
-from aiollm.types import Cost, Message, Request, Response, Tool, Usage
+from aiollm.types import Cost, Message, Part, Request, Response, Tool, ToolCallPart, Usage
 
 T = TypeVar("T")
 
@@ -65,14 +66,47 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
     def response(self) -> Response:
         """The last answer. Raises: ClosedError before the run has ended."""
         response = self._agent.response
-        if response is None:
-            raise ClosedError("the run has not ended yet: use `messages` for what it has done")
-        return response
+        if response is not None:
+            return response
+        if names := ", ".join(call.name for call in self.waiting):
+            raise ClosedError(
+                f"the run waits for the approval of {names}: go on with reg.run(spec, run.saved, "
+                "approvals={...}, tools=[...])"
+            )
+        raise ClosedError("the run has not ended yet: use `messages` for what it has done")
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history so far, ready for the next request: every tool call has a result."""
         return self._agent.messages
+
+    def steer(self, *parts: str | Part) -> None:
+        """Put a user message in, which goes to the model with the next turn, after tool results.
+
+        If the model has just given its last answer, the run goes on with the message. Call it from
+        any task of the loop. Raises: ClosedError once the run has ended, ConfigError, BusyError
+        while 64 messages wait.
+        """
+        if self._closed or self._agent.has_ended:
+            raise ClosedError("the run has ended: start another one from its `messages`")
+        self._agent.steer(parts)
+
+    @property
+    def waiting(self) -> tuple[ToolCallPart, ...]:
+        """The calls that wait for approval, once the run has ended for their sake."""
+        return self._agent.waiting
+
+    @property
+    def saved(self) -> SavedRun:
+        """The run as far as it is, to go on from with `reg.run(spec, saved, tools=...)`.
+
+        A turn that is being answered is asked again. A call that has begun is not run again.
+        """
+        return self._agent.saved()
+
+    def to_json(self) -> bytes:
+        """Return `saved` as JSON, for `from_json(data, SavedRun)`."""
+        return to_json(self.saved)
 
     @property
     def usage(self) -> Usage:

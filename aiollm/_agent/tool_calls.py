@@ -72,7 +72,7 @@ class ToolCalls:
         emit: Callable[[Event], None] | None = None,
     ) -> None:
         """Prepare the calls; `emit` passes the events of run number `run` to the hooks."""
-        self._calls = calls
+        self._calls: Sequence[ToolCallPart] = calls
         self._tools = tools
         self._limits = limits
         self._runner = runner
@@ -80,7 +80,7 @@ class ToolCalls:
         self._emit = emit
         self._results: dict[int, ToolResultPart] = {}
         self._pending = len(calls)
-        self._happened: asyncio.Queue[ToolStarted | ToolEnded | BaseException]
+        self._happened: asyncio.Queue[ToolStarted | ToolEnded | BaseException | None]
         self._happened = asyncio.Queue()
         self._slots = asyncio.Semaphore(limits.max_parallel)
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,37 +89,29 @@ class ToolCalls:
     def start(self) -> None:
         """Start all calls that can be run; the result of any other is an error."""
         for index, call in enumerate(self._calls):
-            try:
-                wanted = self._find(call)
-                bound = bind(wanted, call)
-            except OutputError as error:
-                self._finish(index, _failed(call, error.message), 0.0, error)
-                continue
-            task = asyncio.create_task(self._work(index, wanted, bound))
-            task.add_done_callback(functools.partial(self._ended, index))
-            self._tasks.append(task)
+            if (found := self._found(index, call)) is not None:
+                self._launch(index, *found)
 
     def refuse(self, reason: str) -> None:
         """Run no calls; `reason` becomes the result of each."""
         for index, call in enumerate(self._calls):
-            self._finish(index, _failed(call, reason))
+            self._finish(index, failed(call, reason))
 
     async def next(self) -> ToolStarted | ToolEnded | None:
         """Return the next event, None once every call has its result."""
-        if not self._pending:
-            return None
-        happened = await self._happened.get()
-        if isinstance(happened, BaseException):
-            raise happened
-        self._pending -= isinstance(happened, ToolEnded)
-        return happened
+        while self._pending:
+            happened = await self._happened.get()
+            if isinstance(happened, BaseException):
+                raise happened
+            self._pending -= not isinstance(happened, ToolStarted)
+            if happened is not None:  # a call was put off
+                return happened
+        return None
 
     def message(self) -> Message:
         """Return all results in the order of the calls; one still missing becomes an error."""
-        pairs = enumerate(self._calls)
-        return tool_results(
-            *(self._results.get(index) or _failed(call, _UNFINISHED) for index, call in pairs)
-        )
+        indices = range(len(self._calls))
+        return tool_results(*(self._results.get(i) or self._missing(i) for i in indices))
 
     def cancel(self) -> None:
         """Cancel the calls that still run; synchronous and idempotent."""
@@ -131,6 +123,31 @@ class ToolCalls:
         """Wait until every task has ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _missing(self, index: int) -> ToolResultPart:
+        return failed(self._calls[index], _UNFINISHED)
+
+    def _found(self, index: int, call: ToolCallPart) -> tuple[Tool, Bound] | None:
+        """Return what a call runs; one that cannot be run gets its result here."""
+        try:
+            wanted = self._find(call)
+            return wanted, bind(wanted, call)
+        except OutputError as error:
+            self._finish(index, failed(call, error.message), 0.0, error)
+        return None
+
+    def _launch(self, index: int, wanted: Tool, bound: Bound) -> None:
+        task = asyncio.create_task(self._work(index, wanted, bound))
+        task.add_done_callback(functools.partial(self._ended, index))
+        self._tasks.append(task)
+
+    async def _before(self, index: int) -> None:
+        """Do what must be done before a tool starts."""
+
+    async def _after(self, index: int, result: ToolResultPart) -> ToolResultPart:
+        """Do what must be done once a tool has ended; return the result of its call."""
+        del index
+        return result
 
     def _find(self, call: ToolCallPart) -> Tool:
         wanted = self._tools.get(call.name)
@@ -146,6 +163,7 @@ class ToolCalls:
     async def _work(self, index: int, wanted: Tool, bound: Bound) -> None:
         call = self._calls[index]
         async with self._slots:
+            await self._before(index)
             self._happened.put_nowait(ToolStarted(call))
             if self._emit:
                 self._emit(ToolCallStarted(self._run, call.name, call, wanted.description))
@@ -158,7 +176,7 @@ class ToolCalls:
             finally:
                 seconds = loop.time() - began
                 self._emit_end(call, seconds, result, error)
-            self._finish(index, result, seconds, error)
+            self._finish(index, await self._after(index, result), seconds, error)
 
     def _seconds(self, wanted: Tool) -> float | None:
         own = wanted.timeout if isinstance(wanted, FunctionTool) else None
@@ -194,7 +212,7 @@ class ToolCalls:
         if task.cancelled():
             # The run did not cancel it: the tool raised CancelledError itself, or something that
             # it waited for was cancelled.
-            self._finish(index, _failed(self._calls[index], "the tool was cancelled"))
+            self._finish(index, failed(self._calls[index], "the tool was cancelled"))
         elif (error := task.exception()) is not None:
             self._happened.put_nowait(error)
 
@@ -206,11 +224,12 @@ def _result(call: ToolCallPart, outcome: Outcome) -> tuple[ToolResultPart, BaseE
         try:
             return as_result(call, outcome.value), None
         except OutputError as unusable:
-            return _failed(call, unusable.message), unusable
+            return failed(call, unusable.message), unusable
     if not isinstance(error, OutputError | TimeoutError | asyncio.CancelledError):
         _log.info("tool %r raised %s", call.name, type(error).__name__, exc_info=error)
-    return _failed(call, outcome.reason), error
+    return failed(call, outcome.reason), error
 
 
-def _failed(call: ToolCallPart, reason: str) -> ToolResultPart:
+def failed(call: ToolCallPart, reason: str) -> ToolResultPart:
+    """Return the result of a call that failed, or that was not run."""
     return ToolResultPart(call.id, (TextPart(reason),), call.name, is_error=True)

@@ -87,6 +87,7 @@ def tool(
     strict: bool = False,
     timeout: float | None = None,
     cache_point: bool = False,
+    approve: bool | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -99,6 +100,7 @@ def tool(
     strict: bool = False,
     timeout: float | None = None,
     cache_point: bool = False,
+    approve: bool | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool from a plain or async function, or from another callable.
 
@@ -106,7 +108,9 @@ def tool(
     from the type hints: `Annotated[str, msgspec.Meta(description="...")]` describes a parameter,
     and a default makes it optional. `strict` asks the provider to enforce the schema. `timeout`:
     seconds a call may take, `math.inf` for no limit; None uses the run's time limit.
-    `cache_point`: the provider is to keep the tools up to this one in its prompt cache.
+    `cache_point`: the provider is to keep the tools up to this one in its prompt cache. `approve`:
+    True, a call runs only once somebody has approved it; False, it always runs; None, it is asked
+    about where the run has an `approve` hook.
 
     A plain function runs in a thread, so it may block. One that overruns its time keeps its
     thread, and its result is discarded; when a tool holds half of the registry's `tool_threads`
@@ -117,29 +121,30 @@ def tool(
         def weather(city: str, days: int = 1) -> str:
             "Return the forecast."
     """
+    options: dict[str, Any] = {"strict": strict, "timeout": timeout}
+    options |= {"cache_point": cache_point, "approve": approve}
     if function is None:
-        given: dict[str, Any] = {"name": name, "description": description, "strict": strict}
-        return functools.partial(tool, **given, timeout=timeout, cache_point=cache_point)
+        return functools.partial(tool, name=name, description=description, **options)
     named = name or _name(function)
-    _check(named, timeout)
+    _check(named, timeout, approve)
     signature, schema = _signature(function, named)
     return FunctionTool(
         name=named,
         description=description or _description(function),
         parameters=schema,
-        strict=strict,
         function=function,
-        timeout=timeout,
-        cache_point=cache_point,
         _signature=signature,
+        **options,
     )
 
 
-def _check(name: str, timeout: float | None) -> None:
+def _check(name: str, timeout: float | None, approve: object) -> None:
     if not is_tool_name(name):
         raise ConfigError(f"invalid tool name {_shown(name)}: pass a name that matches {_NAMES}")
     if timeout not in (None, math.inf) and not is_seconds(timeout):
         raise ConfigError(f"tool {name!r}: timeout is {_shown(timeout)}, expected seconds above 0")
+    if approve is not None and type(approve) is not bool:
+        raise ConfigError(f"tool {name!r}: approve is {_shown(approve)}, expected a bool or None")
 
 
 def as_tool(value: Tool | Function) -> Tool:

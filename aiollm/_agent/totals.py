@@ -1,10 +1,17 @@
-"""Usage of several answers together."""
+"""Usage and cost of several answers together."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
-from aiollm.types import Certainty, Usage
+from aiollm.types import Certainty, Cost, Usage
+
+
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    """Return the sum of several costs; of none it is not known."""
+    return functools.reduce(operator.add, costs) if costs else Cost()
 
 
 def total_usage(usages: Sequence[Usage]) -> Usage:

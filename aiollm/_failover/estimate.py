@@ -192,13 +192,14 @@ def size_of(request: AnyRequest) -> float:
         return _text(request.prompt) + files * IMAGE
     if not isinstance(request, Request):
         return request.size
-    size = _text(request.system) + sum(map(_message, request.messages))
+    size = _text(request.system) + sum(map(size_of_message, request.messages))
     for tool in request.tools:
         size += MESSAGE + _text(tool.name) + _text(tool.description) + _json(tool.parameters)
     return size if request.output is None else size + _schema(request.output)
 
 
-def _message(message: Message) -> float:
+def size_of_message(message: Message) -> float:
+    """Return the bytes of text that a message counts."""
     return MESSAGE + sum(map(_part, message.parts))
 
 

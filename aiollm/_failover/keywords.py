@@ -54,14 +54,6 @@ class RunOptions(RequestFields, CallOptions, total=False):
     response_cache: ResponseCacheUse | None
 
 
-class AgentOptions(RunOptions, total=False):
-    """The keywords of `run` beside `tools`, `output` and `repairs`: also `RunOptions`."""
-
-    max_turns: int
-    max_parallel: int
-    tool_timeout: float | None
-
-
 class StreamOptions(GenerateOptions, total=False):
     """The keywords of `stream`: `RequestFields`, `CallOptions`, `tools`, `output` and `session`.
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from aiollm.errors import OutputError, ProviderError
+from aiollm.events import ApprovalAsked, ApprovalDecided, HistoryCompacted, RunSteered
 from aiollm.images import ImageRequest
 from aiollm.provider import Provider
 from aiollm.types import (
@@ -108,6 +109,27 @@ def response_attributes(response: Response) -> Attributes:
     if response.timings.first_output is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = response.timings.first_output
     return attributes
+
+
+def run_note(
+    event: ApprovalAsked | ApprovalDecided | HistoryCompacted | RunSteered,
+) -> tuple[str, Attributes]:
+    """Return the name and the attributes of a span's event for what happened to a run."""
+    match event:
+        case ApprovalAsked(name=name, tool_call=call):
+            return "aiollm.approval.asked", _call_attributes(name, call)
+        case ApprovalDecided(name=name, tool_call=call, decision=decision):
+            decided: Attributes = {"aiollm.approval.decision": decision}
+            return "aiollm.approval.decided", _call_attributes(name, call) | decided
+        case HistoryCompacted(turn=turn, before=before, after=after):
+            lengths = {"aiollm.messages.before": before, "aiollm.messages.after": after}
+            return "aiollm.compacted", {"aiollm.turn": turn} | lengths
+        case RunSteered(turn=turn):
+            return "aiollm.steered", {"aiollm.turn": turn}
+
+
+def _call_attributes(name: str, call: ToolCallPart) -> Attributes:
+    return {"gen_ai.tool.name": name, "gen_ai.tool.call.id": call.id}
 
 
 def usage_attributes(usage: Usage) -> Attributes:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiollm.errors import ConfigError
 from aiollm.events import (
+    ApprovalAsked,
+    ApprovalDecided,
     AttemptEnded,
     AttemptStarted,
     CallEnded,
     CallStarted,
     Event,
     FirstOutput,
+    HistoryCompacted,
     RunEnded,
     RunStarted,
+    RunSteered,
     ToolCallEnded,
     ToolCallStarted,
     TurnStarted,
@@ -107,9 +111,18 @@ class _Spans:
             case RunEnded(run=run, usage=usage):
                 self._turn = None
                 attributes = semconv.usage_attributes(usage) | {"aiollm.turns": event.turns}
+                if event.waiting:
+                    attributes["aiollm.waiting"] = event.waiting
                 self._end(("run", run), event.outcome, event.error, attributes)
+            case ApprovalAsked() | ApprovalDecided() | HistoryCompacted() | RunSteered():
+                self._note(event)
             case _:
                 pass
+
+    def _note(self, event: ApprovalAsked | ApprovalDecided | HistoryCompacted | RunSteered) -> None:
+        """Add what happened to a run to its span, as events."""
+        if (span := self._open.get(("run", event.run))) is not None:
+            span.add_event(*semconv.run_note(event))
 
     def close(self) -> None:
         """End all open spans."""

@@ -53,11 +53,15 @@ PIXEL: Final = ImagePart(
 
 
 class ToolCallStep(msgspec.Struct, frozen=True):
-    """A complete tool call in a script; without an `index` it gets the next free one."""
+    """A complete tool call in a script; without an `index` it gets the next free one.
+
+    Without an `id` that is `call_` and the index, which repeats in every answer.
+    """
 
     name: str
     arguments: str = "{}"
     index: int | None = None
+    id: str = ""
 
 
 Said: TypeAlias = str | Item | ImagePart | ToolCallStep
@@ -338,7 +342,7 @@ def _call(step: ToolCallStep, indices: set[int]) -> ToolCallDelta:
     if index in indices:
         raise AssertionError(f"two tool calls of the script have the index {index}: leave it out")
     indices.add(index)
-    return ToolCallDelta(index, f"call_{index}", step.name, step.arguments)
+    return ToolCallDelta(index, step.id or f"call_{index}", step.name, step.arguments)
 
 
 def _fresh(error: Exception) -> Exception:
@@ -351,14 +355,17 @@ def _fresh(error: Exception) -> Exception:
 
 
 def tool_call(
-    name: str, arguments: Mapping[str, Any] | None = None, index: int | None = None
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    index: int | None = None,
+    id: str = "",  # noqa: A002 - the field's name
 ) -> ToolCallStep:
-    """Return a complete tool call as a step of a script; its id is `call_` and its index.
+    """Return a complete tool call as a step of a script; its id is `id`, or `call_` and its index.
 
     `index`: its place among the calls of the answer; None means the next free one. A script in
     which two calls have the same index fails with AssertionError.
     """
-    return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index)
+    return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index, id)
 
 
 class FakeCodec(Codec):

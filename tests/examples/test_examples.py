@@ -79,7 +79,7 @@ async def test_a_trip_is_shown_as_it_grows_and_begins_again_after_a_cut():
     trip = '{"title":"North","stops":[{"place":"Oslo","days":2},{"place":"Bergen","days":1}]}'
     cut = chat(trip[:50], trip[50:60], finish=None, done=False)
     async with FaultServer(cut) as openai, FaultServer(chat(*trip)) as m5:
-        output = await run("14_growing_answers.py", openai=openai, m5=m5)
+        output = await run("17_growing_answers.py", openai=openai, m5=m5)
     assert output == "- Oslo\nonce more:\n- Oslo\n- Bergen\nNorth: 3 days by m5/qwen3:30b\n"
 
 
@@ -203,6 +203,63 @@ async def test_an_agent_is_shown_photos_and_goes_on_past_its_turns(tmp_path):
     assert sent.count(b"data:image/") == 5  # padded: this model takes no image of one pixel
 
 
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [("yes", "paid 40 to Ann"), ("no", "not run: it was not approved: the owner said no")],
+)
+async def test_an_agent_pays_once_a_person_has_approved_in_a_later_process(
+    tmp_path, answer, result
+):
+    paying = [call(0, "p", '{"to": "Ann", "euros": 40}', "pay"), call(1, "b", "{}", "bills")]
+    script = chat({"tool_calls": paying}, finish="tool_calls"), chat("Settled.")
+    async with FaultServer(*script) as server:
+        servers = {"openai": server, "anthropic": server}
+        output = await run("14_approval.py", cwd=tmp_path, **servers)
+        assert output == 'To approve: pay{"to": "Ann", "euros": 40}\n\n'
+        assert await run("14_approval.py", answer, cwd=tmp_path, **servers) == "Settled.\n"
+        sent = server.requests[-1].json()["messages"]
+    assert [message["content"] for message in sent[-2:]] == [result, '{"Ann":40.0,"Bo":900.0}']
+
+
+async def test_an_agent_reads_a_book_that_is_longer_than_its_history_may_be(tmp_path):
+    (tmp_path / "book").mkdir()
+    for number in range(20):
+        (tmp_path / "book" / f"{number:02}.txt").write_text("It was a dark night. " * 100)
+
+    def reader(request: SeenRequest) -> Answer:
+        body = request.json()
+        if body.get("tool_choice") == "none":
+            return chat("It was always dark.")
+        seen.append(len(request.body))
+        if len(seen) > 20:
+            return chat("The gardener.")
+        page = f'{{"page": "{len(seen) - 1:02}.txt"}}'
+        said = {"tool_calls": [call(0, "r", page, "read")]}
+        return chat(said, finish="tool_calls", usage=(len(request.body) // 4, 5))
+
+    seen: list[int] = []
+    async with FaultServer(default=reader) as m5:
+        output = await run("15_long_history.py", cwd=tmp_path, m5=m5)
+    assert "messages became" in output
+    assert "The gardener.\n21 turns, " in output
+    assert max(seen) < 40_000
+
+
+async def test_an_agent_hears_what_is_typed_while_it_works():
+    measuring = chat(
+        {"tool_calls": [call(0, "m", '{"place": "Oslo"}', "measure")]}, finish="tool_calls"
+    )
+    async with FaultServer(measuring, chat("11.5 in Oslo.")) as m5:
+        program = started(EXAMPLES / "16_steering.py", typed=True, **dsns({"m5": m5}))
+        async with program as process:
+            shown = await process.stdout.readuntil(b"}\n")
+            process.stdin.write(b"only Oslo\n")
+            shown += await process.stdout.read()
+        sent = m5.requests[-1].json()["messages"]
+    assert shown.endswith(b"you: only Oslo\n11.5 in Oslo.\n")
+    assert sent[-1]["content"] == "only Oslo"
+
+
 def call(index: int, key: str, arguments: str, name: str = "weather") -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
     return {"index": index, "id": key, "type": "function", "function": function}
@@ -230,13 +287,16 @@ def llama_swap(running: list[str]):
 
 
 @asynccontextmanager
-async def started(*command: object, cwd: Path | None = None, **more: str) -> AsyncIterator[Any]:
+async def started(
+    *command: object, cwd: Path | None = None, typed: bool = False, **more: str
+) -> AsyncIterator[Any]:
     paths = {"PATH": os.environ["PATH"], "PYTHONPATH": str(EXAMPLES.parent)}
     env = {**paths, "PYTHONUNBUFFERED": "1", **more}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", *map(str, command)),
         env=env,
         cwd=cwd,
+        stdin=asyncio.subprocess.PIPE if typed else None,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

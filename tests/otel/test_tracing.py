@@ -488,6 +488,40 @@ async def test_a_run_its_calls_and_its_tools_are_one_tree(over, spans):
     assert run.end_time >= second.end_time
 
 
+async def test_approvals_shorter_histories_and_steering_are_events_of_the_run(over, spans):
+    fake = FakeProvider(
+        [
+            tool_call("look", {"place": "here"}, id="a"),
+            tool_call("look", {"place": "there"}, id="b"),
+        ]
+    )
+    run = over(fake, capture_content=True).run(
+        "fake/m",
+        [user("hi"), assistant("hello"), user("so?")],
+        tools=[look],
+        approve=lambda call: call.id == "a" or None,
+        compact=lambda turn: turn.messages[-1:],
+    )
+    run.steer(SECRET)
+    async for _ in run:
+        pass
+    span = spans.one("invoke_agent")
+    call = {"gen_ai.tool.name": "look", "gen_ai.tool.call.id": "a"}
+    later = call | {"gen_ai.tool.call.id": "b"}
+    assert [(event.name, dict(event.attributes)) for event in span.events] == [
+        ("aiollm.steered", {"aiollm.turn": 1}),
+        ("aiollm.compacted",
+         {"aiollm.turn": 1, "aiollm.messages.before": 4, "aiollm.messages.after": 1}),
+        ("aiollm.approval.asked", call),
+        ("aiollm.approval.decided", call | {"aiollm.approval.decision": "approved"}),
+        ("aiollm.approval.asked", later),
+        ("aiollm.approval.decided", later | {"aiollm.approval.decision": "later"}),
+    ]  # fmt: skip
+    assert span.attributes["aiollm.waiting"] == 1
+    assert span.attributes["aiollm.outcome"] == "success"
+    assert [each.name for each in spans.all].count("execute_tool look") == 1
+
+
 async def test_what_a_tool_does_is_its_child_in_threads_too(over, spans):
     fake = FakeProvider([tool_call("ask"), tool_call("block", {}, 1)], "inner", "outer")
     registry = over(fake)

@@ -80,6 +80,10 @@ class TestScripts:
                 (4, "call_4"),
             ]
 
+    async def test_a_tool_call_may_have_an_id_of_its_own(self):
+        got = await items(FakeProvider([tool_call("look"), tool_call("pay", id="p-7")]))
+        assert [each.id for each in got if isinstance(each, ToolCallDelta)] == ["call_0", "p-7"]
+
     async def test_two_tool_calls_of_an_answer_are_two_calls(self):
         fake = FakeProvider([tool_call("look", {"a": 1}), tool_call("rate", {"b": 2})])
         async with Registry(env={}) as reg:

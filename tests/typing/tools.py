@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from functools import partial
 from typing import (
     Annotated,
     Any,
@@ -16,10 +18,14 @@ from msgspec import Meta
 
 from aiollm import (
     AgentRun,
+    Approval,
+    ApprovalNeeded,
     Chunk,
+    Compacted,
     Finish,
     FunctionTool,
     Message,
+    NextTurn,
     Partial,
     Registry,
     Request,
@@ -27,19 +33,25 @@ from aiollm import (
     Restart,
     RunEvent,
     RunResult,
+    SavedRun,
     Status,
+    Steered,
     Stream,
+    Summarize,
     TextDelta,
     Timeouts,
     Tool,
+    ToolCallPart,
     ToolEnded,
     ToolStarted,
+    TrimTo,
     TurnEnded,
     TurnLimitError,
     Typed,
     TypedRun,
     TypedStream,
     Usage,
+    from_json,
     tool,
     user,
 )
@@ -183,7 +195,43 @@ def told(event: RunEvent) -> str:
             return f"{result.text} after {seconds:.1f} s"
         case TurnEnded(response=response):
             return response.text
+        case Compacted(before=before, after=after):
+            return f"{len(before)} messages became {len(after)}"
+        case Steered(message=message):
+            return message.text
+        case ApprovalNeeded(calls=calls):
+            return ", ".join(call.name for call in calls)
         case RunResult(usage=usage):
             return str(usage.output_tokens)
         case _:
             assert_never(event)
+
+
+async def lasting(reg: Registry) -> None:
+    """A run that waits for approval, is saved, goes on, is steered, and keeps its history short."""
+
+    def ask(call: ToolCallPart) -> Approval:
+        return input(call.name) == "y" or "the user said no"
+
+    async def later(call: ToolCallPart) -> bool | None:
+        return True if call.name == "plain" else None
+
+    def shorter(turn: NextTurn) -> list[Message] | None:
+        return None if turn.tokens < 1000 else [*turn.messages[:1], *turn.messages[-2:]]
+
+    async def summary(messages: Sequence[Message]) -> str:
+        return f"{len(messages)} messages"
+
+    run = reg.run("a/x", "Why?", tools=[plain], approve=ask, compact=shorter)
+    run.steer("Be brief.")
+    assert_type(run.waiting, tuple[ToolCallPart, ...])
+    assert_type(run.saved, SavedRun)
+    saved = from_json(run.to_json(), SavedRun)
+    assert_type(saved, SavedRun)
+    decided: dict[str, Approval] = {"call_0": True, "call_1": "no", "call_2": {"number": 1}}
+    again = reg.run(
+        "b/y", saved, tools=[plain], approve=later, approvals=decided, save=lambda run: None
+    )
+    assert_type(again, AgentRun)
+    for hook in (TrimTo(1000), Summarize(1000, by=summary, count=partial(reg.count_tokens, "a/x"))):
+        reg.run("a/x", "Why?", tools=[plain], compact=hook)
