@@ -46,6 +46,15 @@ from aiollm.errors import (
     classify,
     http_status,
 )
+from aiollm.hosted import (
+    CodeExecution,
+    FileSearch,
+    Hosted,
+    HostedTool,
+    ToolBase,
+    UserLocation,
+    WebSearch,
+)
 from aiollm.images import (
     ImageBackground,
     ImageFormat,
@@ -60,6 +69,7 @@ from aiollm.providers.catalog import SchemeFactory
 from aiollm.registry import Registry
 from aiollm.spec import Plan, Step
 from aiollm.types import (
+    AnyTool,
     Attempt,
     AudioPart,
     CachePoint,
@@ -130,6 +140,7 @@ if typing.TYPE_CHECKING:
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
+    from aiollm.providers.hosted_calls import HostedCall, hosted_calls
     from aiollm.providers.openai.histories import messages_from_openai
     from aiollm.servers import LlamaSwap, Ollama
 
@@ -141,6 +152,7 @@ _LAZY = {
     "CountOptions": "aiollm._failover.keywords",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
+    "HostedCall": "aiollm.providers.hosted_calls",
     "ImageStream": "aiollm._streams.image_stream",
     "LlamaSwap": "aiollm.servers",
     "MapOptions": "aiollm._bulk.start",
@@ -160,6 +172,7 @@ _LAZY = {
     "ToolStarted": "aiollm._agent.tool_calls",
     "TurnEnded": "aiollm._agent.loop",
     "from_json": "aiollm._serialization",
+    "hosted_calls": "aiollm.providers.hosted_calls",
     "messages_from_openai": "aiollm.providers.openai.histories",
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
@@ -184,6 +197,7 @@ if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ou
 
 __all__ = [
     "AgentRun",
+    "AnyTool",
     "Attempt",
     "AudioPart",
     "AuthenticationError",
@@ -200,6 +214,7 @@ __all__ = [
     "CitationChunk",
     "Closeable",
     "ClosedError",
+    "CodeExecution",
     "ConfigError",
     "ConnectError",
     "ContentFilterError",
@@ -213,6 +228,7 @@ __all__ = [
     "Dsn",
     "Effort",
     "FailoverError",
+    "FileSearch",
     "Finish",
     "FinishReason",
     "FleetStatus",
@@ -221,6 +237,9 @@ __all__ = [
     "GenerationError",
     "Harm",
     "HealthState",
+    "Hosted",
+    "HostedCall",
+    "HostedTool",
     "ImageBackground",
     "ImageChunk",
     "ImageFormat",
@@ -299,6 +318,7 @@ __all__ = [
     "Timings",
     "TokenCount",
     "Tool",
+    "ToolBase",
     "ToolCallDelta",
     "ToolCallPart",
     "ToolEnded",
@@ -310,11 +330,14 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedFeatureError",
     "Usage",
+    "UserLocation",
     "Verdict",
+    "WebSearch",
     "__version__",
     "assistant",
     "classify",
     "from_json",
+    "hosted_calls",
     "http_status",
     "messages_from_openai",
     "system",

@@ -20,11 +20,12 @@ from aiollm._validation import RequestLike, check_seconds, checked_request, chec
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
+from aiollm.hosted import ToolBase
 from aiollm.images import IMAGE_SECONDS, ImageRequest, ImageResult, as_image_request
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
-from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount, Tool
+from aiollm.types import Message, Request, Response, Target, TextPart, Timeouts, TokenCount
 
 if TYPE_CHECKING:
     from aiollm._agent.run import AgentRun
@@ -199,7 +200,7 @@ class Registry(Names):
         spec: str | Plan,
         request: RequestLike,
         *,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         max_turns: int = 10,
         max_parallel: int = 8,
         tool_timeout: float | None = 60.0,

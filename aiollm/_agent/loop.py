@@ -17,6 +17,7 @@ from aiollm._agent.tools import as_tool
 from aiollm._streams.stream import Stream
 from aiollm.errors import ConfigError, TurnLimitError
 from aiollm.events import Event, RunEnded, RunStarted, TurnStarted
+from aiollm.hosted import ToolBase
 from aiollm.types import (
     Certainty,
     Chunk,
@@ -33,6 +34,9 @@ from aiollm.types import (
 
 _STOPPED = ("content_filter", "error")
 """Finish reasons after which a tool call may be incomplete, so it must not be run."""
+
+_PAUSED = "pause_turn"
+"""Anthropic's word where its own tools take long: the same conversation, sent again, goes on."""
 
 
 class TurnEnded(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class AgentLoop:
         self,
         ask: Callable[[Request], Stream],
         request: Request,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         limits: RunLimits,
         runner: Callable[[], ToolRunner],
         *,
@@ -81,7 +85,7 @@ class AgentLoop:
         made = tuple(map(as_tool, (*request.tools, *_listed(tools))))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
-        self._tools = {each.name: each for each in made}
+        self._tools = {each.name: each for each in made if isinstance(each, Tool)}
         self._limits = limits
         self._runner = runner
         self._spec = spec
@@ -204,7 +208,7 @@ class AgentLoop:
 
     def _next_request(self) -> Request:
         request = msgspec.structs.replace(self._request, messages=self._history)
-        if request.tool_choice in {None, "auto", "none"}:
+        if request.tool_choice in (None, "auto", "none") or request.tool_choice[0] == "auto":
             return request
         # A model that must call a tool in every turn would never finish.
         return msgspec.structs.replace(request, tool_choice="auto")
@@ -218,7 +222,8 @@ class AgentLoop:
         calls = [part for part in parts if isinstance(part, ToolCallPart)]
         if parts:
             self._history = (*self._history, Message("assistant", parts))
-        self._complete = not calls or response.finish_reason in _STOPPED
+        paused = bool(parts) and response.raw_finish_reason == _PAUSED
+        self._complete = not (calls or paused) or response.finish_reason in _STOPPED
         if calls:
             self._run_tools(calls, response)
         return TurnEnded(response)
@@ -267,7 +272,7 @@ def total_usage(usages: Sequence[Usage]) -> Usage:
     counts = {
         name: sum(getattr(usage, name) for usage in usages)
         for name in Usage.__struct_fields__
-        if name.endswith("_tokens")
+        if name.endswith(("_tokens", "_requests"))
     }
     bills = [usage.billed_usd for usage in usages]
     tiers = {usage.tier for usage in usages}

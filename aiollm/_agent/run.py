@@ -13,7 +13,8 @@ from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
-from aiollm.types import Cost, Message, Request, Response, Tool, Usage
+from aiollm.hosted import ToolBase
+from aiollm.types import Cost, Message, Request, Response, Usage
 
 
 class AgentRun(SingleReader[RunEvent, RunEvent]):
@@ -88,7 +89,7 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
 def new_run(
     ask: Callable[[Request], Stream],
     request: RequestLike,
-    tools: Sequence[Tool | Callable[..., Any]],
+    tools: Sequence[ToolBase | Callable[..., Any]],
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
     **named: Any,

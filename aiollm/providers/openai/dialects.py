@@ -45,7 +45,7 @@ class Dialect(msgspec.Struct, frozen=True):
     first. `answers_results`: an answer must stand between the results of tools and what the user
     says next. `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
-    the field.
+    the field. `chooses`: a choice of tools may be a list of them.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Dialect(msgspec.Struct, frozen=True):
     answers_results: bool = False
     think: ThinkTags | None = None
     signatures: bool = False
+    chooses: bool = False
     cache: Literal["", "openai", "anthropic"] = ""
     cache_key: str = ""
     responses_key: str = ""
@@ -81,6 +82,7 @@ OPENAI = Dialect(
     padding=False,
     refusals=True,
     file_urls=False,  # a file is its bytes or an id (OpenAI, November 2026)
+    chooses=True,
     cache="openai",
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",
@@ -92,6 +94,7 @@ AZURE = Dialect(
     system="developer",
     refusals=True,
     file_urls=False,
+    chooses=True,
     cache="openai",
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",
