@@ -18,6 +18,7 @@ from aiollm import (
     ProviderData,
     ReasoningPart,
     Request,
+    Response,
     TextPart,
     ToolCallPart,
     ToolResultPart,
@@ -90,6 +91,19 @@ def test_the_calls_can_be_read_alike_whoever_ran_them(answers) -> None:
     search, code = calls["google"]
     assert (search.arguments, search.id) == ({"queries": ["plums"]}, "s1")
     assert (code.arguments["code"], code.result["output"]) == ("print(6*7)", "42\n")
+
+
+def test_sources_keep_what_else_the_provider_says(answers) -> None:
+    found = {
+        name: [source.provider_data for source in Response(message).citations]
+        for name, message in answers.items()
+    }
+    assert found["anthropic"] == [ProviderData("anthropic", {"encrypted_index": "Eo8C=="})]
+    assert found["google"] == [None]
+    assert [each and [*each.data] for each in found["responses"]] == [
+        ["start_index", "end_index"],
+        ["file_id", "index"],
+    ]
 
 
 def opaque(family: str, **data: Any) -> OpaquePart:
@@ -187,6 +201,11 @@ def kinds(wire_of) -> Callable[..., list[str]]:
 def test_a_call_that_was_cut_is_left_out_once_the_user_goes_on(kinds) -> None:
     assert kinds(user("a"), assistant("b", CALL), user("c")) == ["text"] * 3
     assert kinds(user("a"), assistant(CALL), user("c")) == ["text"] * 2
+
+
+def test_a_turn_of_which_nothing_is_left_is_left_out(wire_of) -> None:
+    body = wire_of("anthropic").body(Request([user("a"), assistant(CALL), user("c")]))
+    assert [turn["role"] for turn in body["messages"]] == ["user", "user"]
 
 
 def test_a_call_in_a_turn_that_goes_on_stays(kinds) -> None:
