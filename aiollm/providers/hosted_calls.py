@@ -56,7 +56,7 @@ def _parts_of(said: Response | Message | Iterable[Part]) -> Iterable[Part]:
 
 
 class _Calls:
-    """The calls so far; a result goes to the call with its id, or to the last one without."""
+    """The calls so far; a result goes to the first call with its id, or without one, that waits."""
 
     def __init__(self) -> None:
         self.calls: list[HostedCall] = []
@@ -65,8 +65,7 @@ class _Calls:
         self.calls.append(call)
 
     def give(self, id_: str, result: Any) -> None:
-        for at in range(len(self.calls) - 1, -1, -1):
-            call = self.calls[at]
+        for at, call in enumerate(self.calls):
             if call.id == id_ and call.result is None:
                 self.calls[at] = msgspec.structs.replace(call, result=result)
                 return
