@@ -46,6 +46,15 @@ from aiollm.errors import (
     classify,
     http_status,
 )
+from aiollm.hosted import (
+    CodeExecution,
+    FileSearch,
+    Hosted,
+    HostedTool,
+    ToolBase,
+    UserLocation,
+    WebSearch,
+)
 from aiollm.images import (
     ImageBackground,
     ImageFormat,
@@ -60,6 +69,7 @@ from aiollm.providers.catalog import SchemeFactory
 from aiollm.registry import Registry
 from aiollm.spec import Plan, Step
 from aiollm.types import (
+    AnyTool,
     Attempt,
     AudioPart,
     CachePoint,
@@ -143,6 +153,7 @@ if typing.TYPE_CHECKING:
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
     from aiollm.prices import Budget, Price
+    from aiollm.providers.hosted_calls import HostedCall, hosted_calls
     from aiollm.providers.openai.histories import messages_from_openai
     from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranked, Ranking, Vector
     from aiollm.servers import LlamaSwap, Ollama
@@ -166,6 +177,7 @@ _LAZY = {
     "Embeddings": "aiollm.retrieval",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
+    "HostedCall": "aiollm.providers.hosted_calls",
     "ImageStream": "aiollm._streams.image_stream",
     "LastingOptions": "aiollm._agent.options",
     "LlamaSwap": "aiollm.servers",
@@ -201,6 +213,7 @@ _LAZY = {
     "TypedStream": "aiollm._agent.typed_stream",
     "Vector": "aiollm.retrieval",
     "from_json": "aiollm._serialization",
+    "hosted_calls": "aiollm.providers.hosted_calls",
     "messages_from_openai": "aiollm.providers.openai.histories",
     "to_json": "aiollm._serialization",
     "tool": "aiollm._agent.tools",
@@ -226,6 +239,7 @@ if not typing.TYPE_CHECKING:  # a type checker would take any name for one of ou
 __all__ = [
     "AgentOptions",
     "AgentRun",
+    "AnyTool",
     "Approval",
     "ApprovalNeeded",
     "ApproveHook",
@@ -246,6 +260,7 @@ __all__ = [
     "CitationChunk",
     "Closeable",
     "ClosedError",
+    "CodeExecution",
     "CompactHook",
     "Compacted",
     "ConfigError",
@@ -265,6 +280,7 @@ __all__ = [
     "EmbedKind",
     "Embeddings",
     "FailoverError",
+    "FileSearch",
     "Finish",
     "FinishReason",
     "FleetStatus",
@@ -273,6 +289,9 @@ __all__ = [
     "GenerationError",
     "Harm",
     "HealthState",
+    "Hosted",
+    "HostedCall",
+    "HostedTool",
     "ImageBackground",
     "ImageChunk",
     "ImageFormat",
@@ -362,6 +381,7 @@ __all__ = [
     "Timings",
     "TokenCount",
     "Tool",
+    "ToolBase",
     "ToolCallDelta",
     "ToolCallPart",
     "ToolEnded",
@@ -377,12 +397,15 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedFeatureError",
     "Usage",
+    "UserLocation",
     "Vector",
     "Verdict",
+    "WebSearch",
     "__version__",
     "assistant",
     "classify",
     "from_json",
+    "hosted_calls",
     "http_status",
     "messages_from_openai",
     "system",

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 
 from aiollm.errors import ConfigError
+from aiollm.hosted import CodeExecution, FileSearch, Hosted, HostedTool, UserLocation, WebSearch
 from aiollm.types import (
     AudioPart,
     CachePoint,
@@ -256,17 +257,29 @@ def _check_tools(request: Request) -> None:
             raise ConfigError(f"two tools have the name {tool.name!r}")
         names.add(tool.name)
     more = any_of(("tools",), request.extra)  # tools in the provider's own form
-    match request.tool_choice:
+    chosen: object = request.tool_choice
+    match chosen:
         case None | "auto" | "none":
             return
         case str() as choice if more or (names and choice == "required") or choice in names:
+            return
+        case (list() | tuple()) as several if _are_names(several, names, more=more):
             return
         case choice:
             known = ", ".join((*_CHOICES, *names)) if names else "auto or none: there are no tools"
             raise ConfigError(f"tool_choice is {_shown(choice)}: expected {known:.300}")
 
 
+def _are_names(several: Sequence[Any], names: set[str], *, more: bool) -> bool:
+    """Return whether these are names of tools, the first of which may be the word `auto`."""
+    called = several[1:] if several and several[0] == "auto" else several
+    return bool(called) and all(_is(name, str) and (more or name in names) for name in called)
+
+
 def _check_tool(tool: object, where: str) -> None:
+    if isinstance(tool, Hosted):
+        _check_hosted(tool, where)
+        return
     if not isinstance(tool, Tool):
         raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
     if not is_tool_name(tool.name):
@@ -279,6 +292,38 @@ def _check_tool(tool: object, where: str) -> None:
         raise ConfigError(
             f"the parameters of tool {tool.name!r} must be a JSON schema of an object"
         )
+
+
+def _check_hosted(tool: Hosted, where: str) -> None:
+    match tool:
+        case WebSearch():
+            _check_texts(tool.allowed_domains, f"{where}.allowed_domains")
+            _check_texts(tool.blocked_domains, f"{where}.blocked_domains")
+            if tool.allowed_domains and tool.blocked_domains:
+                raise ConfigError(f"{where} has allowed and blocked domains: give one of the two")
+            if tool.location is not None and not _is(tool.location, UserLocation):
+                raise ConfigError(f"{where}.location is {_kind(tool.location)}, not a UserLocation")
+            _check_limit(tool.max_uses, f"{where}.max_uses")
+        case FileSearch():
+            _check_texts(tool.stores, f"{where}.stores")
+            if not tool.stores:
+                raise ConfigError(f"{where}.stores is empty: name a store to search in")
+            _check_limit(tool.max_results, f"{where}.max_results")
+        case CodeExecution():
+            _check_texts((tool.container or "-",), f"{where}.container")
+        case HostedTool():
+            if not (_is(tool.raw, Mapping) and _is(tool.name, str) and tool.name):
+                raise ConfigError(f"{where}.raw must map field names of the wire body to values")
+
+
+def _check_limit(limit: object, where: str) -> None:
+    if limit is not None:
+        check_count(where, limit)
+
+
+def _check_texts(values: object, where: str) -> None:
+    if not _is(values, tuple) or not all(_is(each, str) and each for each in values):  # type: ignore[attr-defined]
+        raise ConfigError(f"{where} is {_shown(values)}: expected texts that are not empty")
 
 
 def _check_settings(request: Request) -> None:

@@ -37,8 +37,10 @@ from aiollm.providers.encoding import (
 )
 from aiollm.providers.error_bodies import Fault, fault_of
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
+from aiollm.providers.hosted import functions_of, hosted_of
 from aiollm.providers.schemes import codec_of
 from aiollm.providers.token_counts import counted
+from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import AnnouncedLimits, Item, Notice, UsageUpdate
 
 __all__ = [
@@ -79,6 +81,8 @@ __all__ = [
     "error_from",
     "error_from_fault",
     "fault_of",
+    "functions_of",
+    "hosted_of",
     "image_mime",
     "json_body",
     "json_schema",
@@ -87,6 +91,7 @@ __all__ = [
     "merge",
     "new_call_id",
     "one_more_call",
+    "only_chosen",
     "sole_text",
     "system_text",
 ]

@@ -21,11 +21,12 @@ from aiollm._validation import RequestLike, check_seconds, checked_request, chec
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
+from aiollm.hosted import ToolBase
 from aiollm.images import IMAGE_SECONDS, ImageRequest, as_image_request
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
-from aiollm.types import Message, Request, Target, TextPart, Timeouts, Tool
+from aiollm.types import Message, Request, Target, TextPart, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._agent.options import AgentOptions, LastingOptions
@@ -178,7 +179,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         spec: str | Plan,
         request: RequestLike | SavedRun,
         *,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         output: type[T],
         repairs: int = 1,
         **options: Unpack[AgentOptions],
@@ -190,7 +191,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         spec: str | Plan,
         request: RequestLike | SavedRun,
         *,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         **options: Unpack[AgentOptions],
     ) -> AgentRun: ...
 
@@ -200,7 +201,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         spec: str | Plan,
         request: RequestLike | SavedRun,
         *,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         output: Any,
         repairs: int = 1,
         **options: Unpack[AgentOptions],
@@ -211,7 +212,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         spec: str | Plan,
         request: RequestLike | SavedRun,
         *,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         max_turns: int = 10,
         max_parallel: int = 8,
         tool_timeout: float | None = 60.0,

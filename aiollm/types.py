@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, ge
 import msgspec
 from msgspec.structs import force_setattr
 
+from aiollm.hosted import CodeExecution, FileSearch, Hosted, HostedTool, ToolBase, WebSearch
+
 if TYPE_CHECKING:
     from array import array
     from pathlib import Path
@@ -438,7 +440,7 @@ def tool_results(*parts: ToolResultPart) -> Message:
     return Message("tool", parts)
 
 
-class Tool(msgspec.Struct, frozen=True):
+class Tool(ToolBase, frozen=True, tag="function"):
     """A function the model may call; `parameters` is the JSON schema of its arguments.
 
     `function` is what the agent loop runs; a plain request does not need it. `cache_point`: a
@@ -457,14 +459,21 @@ class Tool(msgspec.Struct, frozen=True):
     approve: bool | None = None
 
 
+AnyTool: TypeAlias = Tool | Hosted
+"""A function of one's own, or a tool that the provider runs itself."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """A canonical request; a plain string as `messages` becomes one user message.
 
-    `tool_choice`: `auto`, `none`, `required`, or a tool's name. `output`: a type or a JSON schema
-    that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 = off).
-    `extra`: fields for the wire body that the others do not cover, by whom they are for: `"*"`
-    (every target), `"wire:openai"` (a wire), `"box"` (a provider), `"box/qwen3:8b"` (a target). A
-    later one of these replaces fields of the same name. Objects are merged into the body's own.
+    `tools`: functions, and what the provider runs itself, such as `WebSearch()`. `tool_choice`:
+    `auto`, `none`, `required`, a tool's name, or several names, of which one must be called;
+    after `"auto"` as the first of them, they are those that may be called. `output`: a type or a
+    JSON schema that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 =
+    off). `extra`: fields for the wire body that the others do not cover, by whom they are for:
+    `"*"` (every target), `"wire:openai"` (a wire), `"box"` (a provider), `"box/qwen3:8b"` (a
+    target). A later one of these replaces fields of the same name. Objects are merged into the
+    body's own.
     `prompt_cache`: `auto` asks the provider to keep the prompt, a time to keep it about as long,
     `off` not to; None leaves it to the provider's default and to each `CachePoint`. `cache_key`:
     requests with one key go to the same cache, where a provider takes such keys; by default that
@@ -475,8 +484,8 @@ class Request(msgspec.Struct, frozen=True):
 
     messages: tuple[Message, ...]
     system: str = ""
-    tools: tuple[Tool, ...] = ()
-    tool_choice: str | None = None
+    tools: tuple[AnyTool, ...] = ()
+    tool_choice: str | tuple[str, ...] | None = None
     parallel_tool_calls: bool | None = None
     output: Any = None
     max_output_tokens: int | None = None
@@ -495,8 +504,8 @@ class Request(msgspec.Struct, frozen=True):
             self,
             messages: str | Message | Sequence[Message],
             system: str = ...,
-            tools: Tool | Sequence[Tool] = ...,
-            tool_choice: str | None = ...,
+            tools: ToolBase | Sequence[ToolBase] = ...,
+            tool_choice: str | Sequence[str] | None = ...,
             parallel_tool_calls: bool | None = ...,  # noqa: FBT001
             output: Any = ...,
             max_output_tokens: int | None = ...,
@@ -514,13 +523,21 @@ class Request(msgspec.Struct, frozen=True):
         if type(self.messages) is not tuple:
             force_setattr(self, "messages", _messages(self.messages))
         if type(self.tools) is not tuple:
-            force_setattr(self, "tools", _several(self.tools, Tool, "tools"))
+            force_setattr(self, "tools", _tools(self.tools))
         if type(self.stop) is not tuple:
             force_setattr(self, "stop", _several(self.stop, str, "stop"))
 
 
 def _messages(value: object) -> tuple[Message, ...]:
     return (user(value),) if isinstance(value, str) else _several(value, Message, "messages")
+
+
+def _tools(value: object) -> tuple[AnyTool, ...]:
+    match value:
+        case WebSearch() | CodeExecution() | FileSearch() | HostedTool():
+            return (value,)
+        case _:
+            return _several(value, Tool, "tools")
 
 
 def _several(value: object, kind: type[T], name: str) -> tuple[T, ...]:
@@ -543,8 +560,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     `certainty` is `exact` after a proper end, `partial` when the stream was cut and only early
     figures arrived, and `missing` when the provider sent none. Of the tokens written to a cache,
     `cache_write_1h_tokens` are kept for an hour or longer. Tokens of images and audio are part of
-    input or output. `tier` is the provider's word for how it served the request, such as `flex`,
-    and `billed_usd` what it says the answer costs, None where it does not say.
+    input or output. `web_search_requests` are the searches that the provider counted. `tier` is the
+    provider's word for how it served the request, such as `flex`, and `billed_usd` what it says the
+    answer costs, None where it does not say.
     """
 
     input_tokens: int = 0
@@ -559,6 +577,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     output_image_tokens: int = 0
     tier: str = ""
     billed_usd: float | None = None
+    web_search_requests: int = 0
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):

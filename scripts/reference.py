@@ -42,6 +42,8 @@ TOPICS = {
     "Answers": "Response Typed Partial Usage TokenCount Attempt Timings FinishReason Certainty "
     "Outcome",
     "Money": "Cost CostSource Price Budget",
+    "Tools that providers run": "WebSearch UserLocation CodeExecution FileSearch HostedTool "
+    "HostedCall hosted_calls AnyTool Hosted ToolBase",
     "Tools and agents": "tool Tool FunctionTool AgentRun TypedRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult AgentOptions LastingOptions",
     "Agents that last": "Approval ApproveHook ApprovalNeeded SavedRun SavedCall CallState SaveHook "
@@ -64,11 +66,11 @@ MODULES = {
     "aiollm.bulk.page": "page",
     "aiollm.cli.safe_text": "printable one_line",
     "aiollm.codecs": "Codec HttpRequest HttpResponse Framer SSE NamedSSE NDJSON Decoder Item "
-    "Notice UsageUpdate AnnouncedLimits "
-    "system_text conversation sole_text Warnings merge json_schema json_body "
-    "Body Blob image_mime bearer_headers decode decode_leniently load mend SurrogateJoiner "
-    "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
-    "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
+    "Notice UsageUpdate AnnouncedLimits system_text conversation sole_text functions_of "
+    "hosted_of only_chosen Warnings merge json_schema json_body Body Blob image_mime "
+    "bearer_headers decode decode_leniently load mend SurrogateJoiner new_call_id "
+    "one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions codec_of "
+    "Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
@@ -82,11 +84,11 @@ MODULES = {
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",
     "aiollm.testing": "FakeProvider FakeCall Script Counted ToolCallStep NEVER tool_call "
-    "FaultServer FaultScript Loopback LoopbackOptions OnConnect Sleep Fault Answer Serve Raw "
-    "AnswerStep AnswerSteps Piece End Pause Hang Cut Truncate Reset Trickle Flood EndlessHeaders "
-    "Stale Unsolicited html redirect chat sse ndjson EventData Gate Counts SeenConnection "
-    "SeenRequest ReplayServer PieceSize RequestMatch Recorder Exchange Ending HttpMessage exchange "
-    "load",
+    "hosted_call FaultServer FaultScript Loopback LoopbackOptions OnConnect Sleep Fault "
+    "Answer Serve Raw AnswerStep AnswerSteps Piece End Pause Hang Cut Truncate Reset Trickle "
+    "Flood EndlessHeaders Stale Unsolicited html redirect chat sse ndjson EventData Gate "
+    "Counts SeenConnection SeenRequest ReplayServer PieceSize RequestMatch Recorder Exchange "
+    "Ending HttpMessage exchange load",
 }
 NOT_MADE_BY_HAND = (
     "AgentRun Counts FakeCall ImageStream LlamaSwap Ollama Reservation SeenConnection SeenRequest "

@@ -23,6 +23,7 @@ from aiollm._serialization import SavedRun
 from aiollm._streams.stream import Stream
 from aiollm.errors import ConfigError, TurnLimitError
 from aiollm.events import Event, HistoryCompacted, RunEnded, RunStarted, RunSteered, TurnStarted
+from aiollm.hosted import ToolBase
 from aiollm.types import (
     Chunk,
     Cost,
@@ -38,6 +39,9 @@ from aiollm.types import (
 
 _STOPPED = ("content_filter", "error")
 """Finish reasons after which a tool call may be incomplete, so it must not be run."""
+
+_PAUSED = "pause_turn"
+"""Anthropic's word where its own tools take long: the same conversation, sent again, goes on."""
 
 
 class TurnEnded(msgspec.Struct, frozen=True):
@@ -78,7 +82,7 @@ class AgentLoop:
         self,
         ask: Callable[[Request], Stream],
         request: Request,
-        tools: Sequence[Tool | Callable[..., Any]],
+        tools: Sequence[ToolBase | Callable[..., Any]],
         limits: RunLimits,
         runner: Callable[[], ToolRunner],
         *,
@@ -95,7 +99,7 @@ class AgentLoop:
         made = tuple(map(as_tool, (*request.tools, *_listed(tools))))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
-        self._tools = {each.name: each for each in made}
+        self._tools = {each.name: each for each in made if isinstance(each, Tool)}
         self._limits = limits
         self._runner = runner
         self._spec = spec
@@ -329,7 +333,8 @@ class AgentLoop:
         request = msgspec.structs.replace(self._request, messages=self._history)
         if self._typed is not None and self._typed.is_correcting:
             return self._typed.without_calls(request)
-        if not self.turns or request.tool_choice in {None, "auto", "none"}:
+        choice = request.tool_choice
+        if not self.turns or choice in (None, "auto", "none") or choice[0] == "auto":
             return request
         # A model that must call a tool in every turn would never finish.
         return msgspec.structs.replace(request, tool_choice="auto")
@@ -343,7 +348,8 @@ class AgentLoop:
         calls = [part for part in parts if isinstance(part, ToolCallPart)]
         if parts:
             self._history = (*self._history, Message("assistant", parts))
-        self._complete = not calls or response.finish_reason in _STOPPED
+        paused = bool(parts) and response.raw_finish_reason == _PAUSED
+        self._complete = not (calls or paused) or response.finish_reason in _STOPPED
         if calls:
             self._run_tools(calls, response)
         if self._complete and self._typed is not None:

@@ -17,7 +17,8 @@ from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
-from aiollm.types import Cost, Message, Part, Request, Response, Tool, ToolCallPart, Usage
+from aiollm.hosted import ToolBase
+from aiollm.types import Cost, Message, Part, Request, Response, ToolCallPart, Usage
 
 T = TypeVar("T")
 
@@ -148,7 +149,7 @@ class TypedRun(AgentRun, Generic[T]):
 def new_run(
     ask: Callable[[Request], Stream],
     request: RequestLike,
-    tools: Sequence[Tool | Callable[..., Any]],
+    tools: Sequence[ToolBase | Callable[..., Any]],
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
     *,

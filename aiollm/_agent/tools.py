@@ -19,7 +19,9 @@ from aiollm._validation import TOOL_NAME, is_seconds, is_tool_name
 from aiollm._wire.lenient import encode
 from aiollm._wire.schema import type_schema
 from aiollm.errors import ConfigError, OutputError
+from aiollm.hosted import CodeExecution, FileSearch, HostedTool, ToolBase, WebSearch
 from aiollm.types import (
+    AnyTool,
     AudioPart,
     CachePoint,
     DocumentPart,
@@ -147,12 +149,14 @@ def _check(name: str, timeout: float | None, approve: object) -> None:
         raise ConfigError(f"tool {name!r}: approve is {_shown(approve)}, expected a bool or None")
 
 
-def as_tool(value: Tool | Function) -> Tool:
-    """Return a tool that can be run: `value` itself, or one made from a function.
+def as_tool(value: ToolBase | Function) -> AnyTool:
+    """Return a tool that can be run, here or by the provider: `value`, or one of a function.
 
     Raises: ConfigError.
     """
     match value:
+        case WebSearch() | CodeExecution() | FileSearch() | HostedTool():
+            return value
         case Tool(function=None):
             raise ConfigError(f"tool {value.name!r} has no function to run: make it with @tool")
         case Tool():

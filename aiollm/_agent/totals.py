@@ -23,7 +23,7 @@ def total_usage(usages: Sequence[Usage]) -> Usage:
     counts = {
         name: sum(getattr(usage, name) for usage in usages)
         for name in Usage.__struct_fields__
-        if name.endswith("_tokens")
+        if name.endswith(("_tokens", "_requests"))
     }
     bills = [usage.billed_usd for usage in usages]
     tiers = {usage.tier for usage in usages}

@@ -25,6 +25,7 @@ from aiollm.types import (
     RefusalPart,
     Request,
     TextPart,
+    Tool,
     ToolCallPart,
     ToolResultPart,
     Usage,
@@ -194,7 +195,9 @@ def size_of(request: AnyRequest) -> float:
         return request.size
     size = _text(request.system) + sum(map(size_of_message, request.messages))
     for tool in request.tools:
-        size += MESSAGE + _text(tool.name) + _text(tool.description) + _json(tool.parameters)
+        size += MESSAGE + _text(tool.name)
+        if isinstance(tool, Tool):
+            size += _text(tool.description) + _json(tool.parameters)
     return size if request.output is None else size + _schema(request.output)
 
 

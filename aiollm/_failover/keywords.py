@@ -9,14 +9,15 @@ import msgspec
 
 from aiollm._failover.candidates import CallOptions, OnUnsupported, check_names
 from aiollm._validation import RequestLike, as_request
-from aiollm.types import Effort, PromptCache, Request, ResponseCacheUse, Timeouts, Tool
+from aiollm.hosted import ToolBase
+from aiollm.types import Effort, PromptCache, Request, ResponseCacheUse, Timeouts
 
 
 class RequestFields(TypedDict, total=False):
     """The fields of `Request` that every call takes as keywords; they replace those it has."""
 
     system: str
-    tool_choice: str | None
+    tool_choice: str | Sequence[str] | None
     parallel_tool_calls: bool | None
     max_output_tokens: int | None
     temperature: float | None
@@ -40,7 +41,7 @@ class GenerateOptions(RequestFields, CallOptions, total=False):
 
     session: str | None
     response_cache: ResponseCacheUse | None
-    tools: Tool | Sequence[Tool]
+    tools: ToolBase | Sequence[ToolBase]
 
 
 class RunOptions(RequestFields, CallOptions, total=False):
@@ -73,7 +74,7 @@ class OwnOptions(CallOptions, total=False):
 class CountOptions(RequestFields, total=False):
     """The keywords of `count_tokens`: also `RequestFields`."""
 
-    tools: Tool | Sequence[Tool]
+    tools: ToolBase | Sequence[ToolBase]
     output: Any
     timeouts: Timeouts | None
     on_unsupported: OnUnsupported | None

@@ -21,6 +21,7 @@ from aiollm.errors import LLMError
 from aiollm.provider import Provider
 from aiollm.providers.extra_fields import request_for
 from aiollm.types import (
+    AnyTool,
     AudioPart,
     CachePoint,
     DocumentPart,
@@ -29,6 +30,7 @@ from aiollm.types import (
     Part,
     Request,
     Target,
+    Tool,
     ToolResultPart,
 )
 
@@ -102,7 +104,7 @@ def _settings(request: Request) -> list[Any]:
     output = request.output
     return [
         request.system,
-        [[each.name, each.description, each.parameters, each.strict] for each in request.tools],
+        [_tool(each) for each in request.tools],
         request.tool_choice,
         request.parallel_tool_calls,
         None if output is None else [schema_name(output), type_schema(output)],
@@ -114,6 +116,12 @@ def _settings(request: Request) -> list[Any]:
         request.reasoning,
         sorted(request.extra.items()),
     ]
+
+
+def _tool(tool: AnyTool) -> Any:
+    if isinstance(tool, Tool):
+        return [tool.name, tool.description, tool.parameters, tool.strict]
+    return msgspec.structs.replace(tool, cache_point=False)
 
 
 def _number(value: float | None) -> float | None:

@@ -19,7 +19,7 @@ SHORTEST, LONGEST = 1e-6, 1e9
 """Seconds between which all times are taken to be."""
 BARS = 40
 
-_TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_tokens"))
+_TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith(("_tokens", "_requests")))
 _counts_of = attrgetter(*_TOKENS)
 _SUMS = (
     *("answered", "failed", "cached", "tries", "failed_tries", "uncounted", "exact", "counted"),

@@ -17,6 +17,7 @@ from aiollm.events import ApprovalAsked, ApprovalDecided, HistoryCompacted, RunS
 from aiollm.images import ImageRequest
 from aiollm.provider import Provider
 from aiollm.types import (
+    AnyTool,
     AudioPart,
     CachePoint,
     DocumentPart,
@@ -29,6 +30,7 @@ from aiollm.types import (
     Response,
     Target,
     TextPart,
+    Tool,
     ToolCallPart,
     ToolResultPart,
     Usage,
@@ -164,7 +166,7 @@ def request_content(request: Any) -> Attributes:
             if request.system:
                 attributes["gen_ai.system_instructions"] = _json([_part(TextPart(request.system))])
             if request.tools:
-                tools = [{"type": "function", "name": tool.name} for tool in request.tools]
+                tools = [{"type": _kind_of(tool), "name": tool.name} for tool in request.tools]
                 attributes["gen_ai.tool.definitions"] = _json(tools)
             return attributes
         case ImageRequest():
@@ -187,6 +189,11 @@ def tool_result_content(result: ToolResultPart) -> Attributes:
     content = _result(result)
     text = content if isinstance(content, str) else _json(content)
     return {"gen_ai.tool.call.result": text}
+
+
+def _kind_of(tool: AnyTool) -> str:
+    """Return `function`, or the name of what the provider runs, which has no type of its own."""
+    return "function" if isinstance(tool, Tool) else tool.name
 
 
 def _service(provider: Provider) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         FakeProvider,
         Script,
         ToolCallStep,
+        hosted_call,
         tool_call,
     )
     from aiollm.testing.faults import (
@@ -57,6 +58,7 @@ _HOMES = {
         "FakeProvider",
         "Script",
         "ToolCallStep",
+        "hosted_call",
         "tool_call",
     ),
     "faults": (
@@ -136,6 +138,7 @@ __all__ = [
     "Unsolicited",
     "chat",
     "exchange",
+    "hosted_call",
     "html",
     "load",
     "ndjson",

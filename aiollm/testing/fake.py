@@ -16,6 +16,7 @@ from aiollm._wire.framing import NDJSON
 from aiollm.errors import UnsupportedError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Operation, Provider, Transport
+from aiollm.providers.hosted_calls import FAKE
 from aiollm.testing.connection import Sleep
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
@@ -25,6 +26,9 @@ from aiollm.types import (
     ImagePart,
     Item,
     LLMError,
+    OpaquePart,
+    PartChunk,
+    ProviderData,
     Request,
     Target,
     TextDelta,
@@ -366,6 +370,14 @@ def tool_call(
     which two calls have the same index fails with AssertionError.
     """
     return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index, id)
+
+
+def hosted_call(
+    name: str, arguments: Mapping[str, Any] | None = None, result: Any = None
+) -> PartChunk:
+    """Return what the provider ran itself, as an item of a script; `hosted_calls` reads it."""
+    call = {"name": name, "arguments": dict(arguments or {}), "result": result}
+    return PartChunk(OpaquePart(ProviderData("fake", {FAKE: call})))
 
 
 class FakeCodec(Codec):

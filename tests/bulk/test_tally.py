@@ -90,7 +90,9 @@ def test_a_quantile_is_the_least_number_that_so_many_are_at_or_below() -> None:
 
 
 def test_rows_add_up() -> None:
-    usage = Usage(100, 20, cached_tokens=40, reasoning_tokens=5, certainty="exact")
+    usage = Usage(
+        100, 20, cached_tokens=40, reasoning_tokens=5, certainty="exact", web_search_requests=2
+    )
     tries = (Try("a/m", "failed", "RateLimitError"), Try("a/m", "success"))
     report = report_of(
         answer("1", usage=usage, cost=Cost(0.25, "listed", 0.5), tries=tries, waited=2.0),
@@ -103,6 +105,7 @@ def test_rows_add_up() -> None:
     sums = report.usage
     assert (sums.input_tokens, sums.output_tokens, sums.certainty) == (200, 40, "exact")
     assert (sums.cached_tokens, sums.reasoning_tokens) == (80, 10)
+    assert sums.web_search_requests == 4
     assert (report.cost, report.lost, report.cost_unknown) == (1.0, 0.5, 0)
     assert report.tries == {"failed": 2, "success": 1}
     assert report.try_errors == {"RateLimitError": 1, "AuthenticationError": 1}

@@ -39,6 +39,7 @@ def _check_end(reply: Reply, expected: dict[str, Any]) -> None:
     got = [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]
     assert [*got, usage.certainty] == expected.get("usage", [0, 0, 0, 0, "missing"])
     assert usage.cache_write_tokens == expected.get("written", usage.cache_write_tokens)
+    assert usage.web_search_requests == expected.get("searches", 0)
 
 
 def test_a_stream_gives_what_its_expectations_say(stream: Case) -> None:
@@ -143,5 +144,5 @@ def test_every_fixture_is_expected_to_give_something(stream: Case) -> None:
     assert len({"error", "reason"} & stream.expected.keys()) == 1
     assert ("error" in stream.expected) == (stream.record["kind"] == "stream_error")
     known = {"text", "reasoning", "refusal", "calls", "images", "status", "reason", "raw", "usage"}
-    known |= {"events", "citations", "opaque", "custom", "partial", "written"}
+    known |= {"events", "citations", "opaque", "custom", "partial", "written", "searches"}
     assert stream.expected.keys() <= known | {"error", "message", "replayed", "early"}

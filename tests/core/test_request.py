@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiollm._validation import as_request, check
 from aiollm.errors import ConfigError, UnsupportedError
+from aiollm.hosted import CodeExecution, FileSearch, HostedTool, WebSearch
 from aiollm.provider import HttpRequest, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.google.codec import GoogleCodec
@@ -259,7 +260,21 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "required"}, "tool_choice is 'required': expected auto or none"),
     ({"tools": Tool("g"), "tool_choice": "f"},
      "tool_choice is 'f': expected auto, none, required, g"),
-    ({"tools": Tool("g"), "tool_choice": ["g"]}, r"tool_choice is \['g'\]"),
+    ({"tools": Tool("g"), "tool_choice": ["g", "h"]}, r"tool_choice is \['g', 'h'\]"),
+    ({"tools": Tool("g"), "tool_choice": ()}, r"tool_choice is \(\)"),
+    ({"tools": Tool("g"), "tool_choice": ("auto",)}, r"tool_choice is \('auto',\)"),
+    ({"tools": Tool("g"), "tool_choice": ("g", 1)}, r"tool_choice is \('g', 1\)"),
+    ({"tools": [WebSearch(), Tool("web_search")]}, "two tools have the name 'web_search'"),
+    ({"tools": WebSearch(0)}, r"tools\[0\].max_uses is 0: expected an integer, 1 or more"),
+    ({"tools": WebSearch(None, "a.test", "b.test")}, r"tools\[0\] has allowed and blocked domains"),
+    ({"tools": WebSearch(None, ["a.test", ""])}, r"tools\[0\].allowed_domains is \('a.test', ''\)"),
+    ({"tools": WebSearch(None, 5)}, r"tools\[0\].allowed_domains is 5: expected texts"),
+    ({"tools": WebSearch(location="Oslo")}, "location is of type str, not a UserLocation"),
+    ({"tools": CodeExecution(5)}, r"tools\[0\].container is \(5,\): expected texts"),
+    ({"tools": FileSearch(())}, r"tools\[0\].stores is empty"),
+    ({"tools": FileSearch("s", True)}, r"tools\[0\].max_results is True"),
+    ({"tools": HostedTool({})}, r"tools\[0\].raw must map field names"),
+    ({"tools": HostedTool("web")}, r"tools\[0\].raw must map field names"),
     ({"tools": Tool("g"), "tool_choice": Tool("g")}, "tool_choice is Tool"),
     ({"temperature": -0.1}, "temperature is -0.1: expected a finite number, 0 or more"),
     ({"temperature": math.nan}, "temperature is nan"),

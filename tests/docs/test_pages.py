@@ -14,7 +14,7 @@ import pytest
 
 import aiollm
 from aiollm import ImagePart, Registry, Request, user
-from aiollm.testing import FaultServer, chat
+from aiollm.testing import FaultServer, chat, sse
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md"}
@@ -52,19 +52,48 @@ def answer(request: object) -> object:
     body = json.loads(request.body) if request.body else {}
     if request.path.endswith("/models"):
         return aiollm.testing.Answer(200, {}, {"data": [{"id": "qwen3:30b"}]})
-    if request.path.endswith("/input_tokens"):
+    if request.path.endswith(("/input_tokens", "/count_tokens")):
         return aiollm.testing.Answer(200, {}, {"input_tokens": 35})
+    if request.path.endswith("/messages"):
+        return messages(
+            '{"name": "Granada", "country": "Spain"}' if "output_config" in body else ""
+        )
     if "response_format" in body:
         name = body["response_format"]["json_schema"]["name"]
         return chat(*VALUES.get(name, VALUES["City"]))
     return chat("One, two, ", "seven.", usage=(3, 4))
 
 
+def messages(text: str) -> object:
+    """Return an answer of Anthropic's, which has searched before it says its text."""
+    use = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "plums"}}
+    page = {"type": "web_search_result", "url": "https://a.test/", "title": "A"}
+    found = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [page]}
+    source = {"type": "web_search_result_location", "url": "https://a.test/", "title": "A"}
+    searched = [] if text else [use, found]
+    said = {"type": "text", "text": text or "One, two, seven.", "citations": [source]}
+    usage = {"output_tokens": 4, "server_tool_use": {"web_search_requests": len(searched) // 2}}
+    return sse(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 3}}},
+        *(
+            event
+            for at, block in enumerate([*searched, said])
+            for event in (
+                {"type": "content_block_start", "index": at, "content_block": block},
+                {"type": "content_block_stop", "index": at},
+            )
+        ),
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    )
+
+
 @pytest.fixture
 async def world(monkeypatch, tmp_path):
     """An environment in which every name that the pages use is a loopback server."""
     async with FaultServer(default=answer) as server:
-        for name in ("M5", "M1", "OPENAI", "ANTHROPIC", "GOOGLE", "BOX"):
+        monkeypatch.setenv("LLM_ANTHROPIC", server.dsn("anthropic"))
+        for name in ("M5", "M1", "OPENAI", "GOOGLE", "BOX"):
             dsn = f"openai+http://key@127.0.0.1:{server.port}/v1?api=chat"
             monkeypatch.setenv(f"LLM_{name}", dsn)
         monkeypatch.setenv("LLM_LS", f"llama-swap://127.0.0.1:{server.port}")

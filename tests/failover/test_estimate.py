@@ -22,6 +22,7 @@ from aiollm._failover.estimate import (
     Estimate,
     size_of,
 )
+from aiollm.hosted import WebSearch
 from aiollm.images import ImageRequest
 from aiollm.types import (
     AudioPart,
@@ -116,6 +117,10 @@ class TestSize:
     def test_parameters_that_are_no_json_do_not_raise(self):
         odd = {"x": object()}
         assert size_of(Request("x", tools=Tool("a", parameters=odd))) == 1 + 1 + 2 * MESSAGE
+
+    def test_a_tool_that_the_provider_runs_counts_by_its_name(self):
+        request = Request("x", tools=[Tool("a", "b"), WebSearch()])
+        assert size_of(request) == size_of(Request("x", tools=Tool("a", "b"))) + 10 + MESSAGE
 
     def test_the_size_of_a_long_request_is_the_sum_of_its_messages(self):
         one = size_of(Request(user("x" * 100)))

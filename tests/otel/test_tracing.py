@@ -25,6 +25,7 @@ from aiollm import (
     Target,
     TurnLimitError,
     Usage,
+    WebSearch,
     assistant,
     tool,
     user,
@@ -365,6 +366,16 @@ async def work(registry: Registry) -> None:
 def script() -> FakeProvider:
     calls = [tool_call("look", {"place": SECRET}), tool_call("look", {"place": "nowhere"}, 1)]
     return FakeProvider(calls, SECRET)
+
+
+async def test_a_tool_that_the_provider_runs_is_no_function(over, spans):
+    tools = [WebSearch(), look]
+    await over(FakeProvider("a"), capture_content=True).generate("fake/m", "hi", tools=tools)
+    (span,) = [span for span in spans.all if span.name == "chat m"]
+    assert json.loads(span.attributes["gen_ai.tool.definitions"]) == [
+        {"type": "web_search", "name": "web_search"},
+        {"type": "function", "name": "look"},
+    ]
 
 
 async def test_content_is_off_by_default(over, spans):

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm import CachePoint, ImagePart, Request, Tool, assistant, system, tool_results, user
+from aiollm import (
+    CachePoint,
+    CodeExecution,
+    HostedTool,
+    ImagePart,
+    Request,
+    Tool,
+    WebSearch,
+    assistant,
+    system,
+    tool_results,
+    user,
+)
 from aiollm._response_cache.keys import Asked, key_of
 from aiollm.dsn import Network, Secret
 from aiollm.provider import Provider
@@ -63,6 +75,14 @@ SAME = {
         Request("hi", tools=Tool("f", cache_point=True)),
         Request("hi", tools=Tool("f")),
     ),
+    "a cache point after a hosted tool": (
+        Request("hi", tools=WebSearch(cache_point=True)),
+        Request("hi", tools=WebSearch()),
+    ),
+    "domains in a list": (
+        Request("hi", tools=WebSearch(None, ["a.test"])),
+        Request("hi", tools=WebSearch(None, "a.test")),
+    ),
     "what runs a tool": (
         Request("hi", tools=Tool("f", function=print)),
         Request("hi", tools=Tool("f")),
@@ -111,6 +131,13 @@ DIFFERENT = (
     Request("hi", tools=Tool("f"), parallel_tool_calls=False),
     Request("hi", tools=Tool("f", "", {"properties": {"a": {}, "b": {}}})),
     Request("hi", tools=Tool("f", "", {"properties": {"b": {}, "a": {}}})),  # models read in order
+    Request("hi", tools=Tool("web_search")),
+    Request("hi", tools=WebSearch()),
+    Request("hi", tools=WebSearch(3)),
+    Request("hi", tools=CodeExecution()),
+    Request("hi", tools=HostedTool({"type": "code_execution"})),
+    Request("hi", tools=[Tool("f"), Tool("g")], tool_choice=("f", "g")),
+    Request("hi", tools=[Tool("f"), Tool("g")], tool_choice=("auto", "f", "g")),
     Request("hi", extra={"*": {"a": 1}}),
     Request("hi", extra={"*": {"a": True}}),
     Request("hi", extra={"*": {"a": "1"}}),

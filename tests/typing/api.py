@@ -7,14 +7,19 @@ from typing import Literal, assert_never, assert_type
 import msgspec
 
 from aiollm import (
+    AnyTool,
     Attempt,
     CachePoint,
     Chunk,
     CitationChunk,
+    CodeExecution,
     ConfigError,
     DocumentPart,
     FailoverError,
+    FileSearch,
     Finish,
+    HostedCall,
+    HostedTool,
     ImageChunk,
     ImagePart,
     ImageRequest,
@@ -48,10 +53,13 @@ from aiollm import (
     ToolCallPart,
     ToolResultPart,
     Usage,
+    UserLocation,
     Verdict,
+    WebSearch,
     assistant,
     classify,
     from_json,
+    hosted_calls,
     system,
     to_json,
     tool_results,
@@ -107,7 +115,14 @@ def requests() -> None:
     by_hand = Tool("by_hand")
     assert_type(Request("Why?").messages, tuple[Message, ...])
     assert_type(Request("Why?", stop="END").stop, tuple[str, ...])
-    assert_type(Request(user("Why?"), tools=by_hand).tools, tuple[Tool, ...])
+    assert_type(Request(user("Why?"), tools=by_hand).tools, tuple[AnyTool, ...])
+    hosted: list[AnyTool] = [
+        WebSearch(3, "example.com", location=UserLocation("Oslo")),
+        CodeExecution(),
+    ]
+    Request("Why?", tools=[by_hand, *hosted, FileSearch("vs_1"), HostedTool({"type": "x"})])
+    Request("Why?", tools=hosted, tool_choice=["auto", "web_search"])
+    assert_type(hosted_calls(Response(assistant("Blue."))), tuple[HostedCall, ...])
     Request([user("Name a colour."), assistant("Blue.")], temperature=0.2, tools=[by_hand])
     Request((system("One word."), user("Why?", ImagePart(b"..."))), reasoning="high")
     history = [user("Why?")]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aiollm._wire.framing import NamedSSE
-from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
@@ -369,7 +369,12 @@ def _cite(citation: Any, out: list[Item]) -> None:
     url = _string(citation.get("url")) or _string(citation.get("source"))
     title = _string(citation.get("title")) or _string(citation.get("document_title"))
     text = _string(citation.get("cited_text"))
-    out.append(CitationChunk(Citation(mend(url), mend(title), mend(text))))
+    rest = {key: value for key, value in citation.items() if key not in _CITED}
+    data = ProviderData(FAMILY, mend_all(rest)) if rest else None
+    out.append(CitationChunk(Citation(mend(url), mend(title), mend(text), data)))
+
+
+_CITED = {"type", "url", "source", "title", "document_title", "cited_text"}
 
 
 def _seal(block: _Block, out: list[Item]) -> None:

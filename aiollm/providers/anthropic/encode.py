@@ -23,7 +23,8 @@ from aiollm.providers.encoding import (
     system_text,
     with_output_in_prompt,
 )
-from aiollm.types import Effort, Request, Target, Tool
+from aiollm.providers.tool_choice import only_chosen
+from aiollm.types import AnyTool, Effort, Request, Target, Tool
 
 VERSION = "2026-10-21"
 SAMPLING_VERSION = "2023-06-01"
@@ -54,7 +55,7 @@ def encode_body(
     provider: Provider, target: Target, request: Request, warnings: Warnings
 ) -> dict[str, Any]:
     """Return the body for a request. Raises: UnsupportedError, ConfigError."""
-    body = _body(request, model_facts(target.model), warnings)
+    body = _body(request, target.model, warnings)
     return merge({"model": _model(provider, target.model)} | body, request.extra)
 
 
@@ -93,11 +94,14 @@ def _model(provider: Provider, model: str) -> str:
     return re.sub(r"(?<=\d)\.(?=\d)", "-", model) if provider.host == OWN_HOST else model
 
 
-def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
-    asks = (request.tools or request.extra) and asks_for_tools(request)
-    choice = _tool_choice(request, facts) if asks else None
+def _body(request: Request, model: str, warnings: Warnings) -> dict[str, Any]:
+    facts = model_facts(model)
+    choice = None
+    if (request.tools or request.extra) and asks_for_tools(request):
+        request = only_chosen(request)
+        choice = _tool_choice(request, facts)
     thoughts = _thinking(request, facts, choice, warnings)
-    body = _prompt(request, facts, warnings)
+    body = _prompt(request, model, facts, warnings)
     body["max_tokens"] = thoughts.max_tokens
     body["stream"] = True
     if choice:
@@ -109,7 +113,7 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     if config := _output_config(request, thoughts):
         if isinstance(config.get("format"), UnsupportedError):
             prompted = with_output_in_prompt(request, config["format"].message, warnings)
-            return _body(prompted, facts, warnings)
+            return _body(prompted, model, warnings)
         body["output_config"] = config
     if request.stop and (stops := _stops(request, warnings)):
         body["stop_sequences"] = stops
@@ -118,11 +122,11 @@ def _body(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
     return body | _sampling(request, facts, thoughts, warnings)
 
 
-def _prompt(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any]:
-    """Return messages, system prompt and tools."""
+def _prompt(request: Request, model: str, facts: Model, warnings: Warnings) -> dict[str, Any]:
+    """Return messages, system prompt and tools, and the container of tools that run code."""
     text = sole_text(request)
     if (not text or request.tools or request.prompt_cache) and (marks := _marks(request)):
-        return _cached(request, facts, warnings, marks)
+        return _cached(request, model, warnings, marks)
     body: dict[str, Any] = {}
     if text:
         body["messages"] = [{"role": "user", "content": [{"type": "text", "text": text}]}]
@@ -131,7 +135,8 @@ def _prompt(request: Request, facts: Model, warnings: Warnings) -> dict[str, Any
     if system := system_text(request):
         body["system"] = system
     if request.tools:
-        body["tools"] = [_tool(tool, warnings) for tool in request.tools]
+        body["tools"] = [_tool(tool, model, warnings) for tool in request.tools]
+        body |= _container(request)
     return body
 
 
@@ -145,16 +150,16 @@ def _marks(request: Request) -> CacheMarks | None:
     return CacheMarks({"cache_control": control}, MAX_MARKS - own)
 
 
-def _cached(
-    request: Request, facts: Model, warnings: Warnings, marks: CacheMarks
-) -> dict[str, Any]:
+def _cached(request: Request, model: str, warnings: Warnings, marks: CacheMarks) -> dict[str, Any]:
     """Return the prompt with a mark at the end of each piece that is cached.
 
     The automatic mark goes on the last block, as the field `cache_control` of the body asks the
     server to do: hosts that only speak this wire know that of blocks alone.
     """
-    body = {name: blocks for name, blocks in _prefix(request, warnings, marks).items() if blocks}
-    turns = body["messages"] = messages(request, facts, warnings, marks)
+    prefix = _prefix(request, model, warnings, marks)
+    body: dict[str, Any] = {name: blocks for name, blocks in prefix.items() if blocks}
+    turns = body["messages"] = messages(request, model_facts(model), warnings, marks)
+    body |= _container(request)
     if request.prompt_cache:
         any(marks.end(turn["content"], UNMARKED) for turn in reversed(turns))
     if note := marks.settle():
@@ -162,11 +167,13 @@ def _cached(
     return body
 
 
-def _prefix(request: Request, warnings: Warnings, marks: CacheMarks) -> dict[str, list[Block]]:
+def _prefix(
+    request: Request, model: str, warnings: Warnings, marks: CacheMarks
+) -> dict[str, list[Block]]:
     """Return what comes before the messages, in the order in which Anthropic caches it."""
     tools: list[Block] = []
     for tool in request.tools:
-        tools.append(_tool(tool, warnings))
+        tools.append(_tool(tool, model, warnings))
         if tool.cache_point:
             marks.end(tools)
     return {"tools": tools, "system": system_blocks(request, marks, "text", tools)}
@@ -179,7 +186,25 @@ def _stops(request: Request, warnings: Warnings) -> list[str]:
     return stops
 
 
-def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
+def _container(request: Request) -> dict[str, str]:
+    if all(isinstance(tool, Tool) for tool in request.tools):
+        return {}
+    from aiollm.providers.anthropic.hosted import container_of  # as below
+
+    return container_of(request)
+
+
+def _called(request: Request, name: Any) -> str:
+    from aiollm.providers.anthropic.hosted import called  # as below
+
+    return called(request, name)
+
+
+def _tool(tool: AnyTool, model: str, warnings: Warnings) -> dict[str, Any]:
+    if not isinstance(tool, Tool):
+        from aiollm.providers.anthropic.hosted import tool_of  # most requests have no such tools
+
+        return tool_of(tool, model)
     made: dict[str, Any] = {"name": tool.name}
     if tool.description:
         made["description"] = tool.description
@@ -208,7 +233,7 @@ def _tool_choice(request: Request, facts: Model) -> dict[str, Any] | None:
         case "required":
             choice, wanted = {"type": "any"}, True
         case name:
-            choice, wanted = {"type": "tool", "name": name}, True
+            choice, wanted = {"type": "tool", "name": _called(request, name)}, True
     if request.parallel_tool_calls is False:
         choice["disable_parallel_tool_use"] = True
     return choice if wanted or request.tool_choice else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -60,6 +60,8 @@ def messages(
         if blocks := encoder.blocks(message, role, before):
             _add(turns, role, blocks)
     encoder.settle(turns)
+    if encoder.ran:
+        _pair_hosted(turns, warnings)
     for turn in turns:
         # The API requires the results that answer a turn before anything else; keep their order.
         turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
@@ -85,6 +87,47 @@ def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:
         turns[at - 1]["content"] += blocks
     else:
         turns.insert(at, {"role": role, "content": blocks})
+
+
+def _pair_hosted(turns: list[Block], warnings: Warnings) -> None:
+    """Leave out halves of what Anthropic ran itself: calls without results, and the reverse.
+
+    An answer that was cut ends in a call, and a history that was cut may begin with a result. The
+    API refuses both, but for calls in a turn that goes on, in which only results of other tools may
+    follow (Anthropic on stop reasons, 2026).
+    """
+    halves = set(_halves(turns))
+    if not halves:
+        return
+    warnings.add("half of a call of Anthropic's own tools is left: dropped")
+    for number, turn in enumerate(turns):
+        blocks = enumerate(turn["content"])
+        turn["content"] = [block for at, block in blocks if (number, at) not in halves]
+    turns[:] = [turn for turn in turns if turn["content"]]
+
+
+def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
+    """Yield the places of halves: the number of the turn, and that of the block in it."""
+    waiting: dict[Any, tuple[int, int]] = {}
+    for number, turn in enumerate(turns):
+        others = (each for each in turn["content"] if each.get("type") != "tool_result")
+        if turn["role"] != "assistant" and any(others):
+            yield from waiting.values()
+            waiting = {}
+        for at, block in enumerate(turn["content"]):
+            if block.get("type") in _OWN_CALLS:
+                if (before := waiting.get(block.get("id"))) is not None:
+                    yield before
+                waiting[block.get("id")] = number, at
+            elif _is_own_result(block) and waiting.pop(block["tool_use_id"], None) is None:
+                yield number, at
+
+
+_OWN_CALLS = ("server_tool_use", "mcp_tool_use")
+
+
+def _is_own_result(block: Block) -> bool:
+    return "tool_use_id" in block and block.get("type") != "tool_result"
 
 
 def _check_prefill(last: Block, facts: Model) -> None:
@@ -130,6 +173,8 @@ class _Encoder:
         self._warnings = warnings
         self._marks = marks
         self._ids: dict[str, str] = {}
+        self.ran = False
+        """Whether there are calls of Anthropic's own tools."""
 
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
@@ -197,6 +242,8 @@ class _Encoder:
     def _opaque(self, part: OpaquePart) -> Block | None:
         own = self._warnings.own(part.provider_data, FAMILY, "a part")
         block = own.get("block") if own else None
+        if block is not None and (block.get("type") in _OWN_CALLS or _is_own_result(block)):
+            self.ran = True
         return block if block is None or self._marks is None else self._marks.note(dict(block))
 
     def _drop(self, part: Part, role: str) -> None:

@@ -40,6 +40,12 @@ class Written(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: _Tokens = None
 
 
+class Hosted(msgspec.Struct, gc=False):
+    """Calls of Anthropic's own tools."""
+
+    web_search_requests: _Tokens = None
+
+
 class Counts(Billing, gc=False):
     """Tokens so far."""
 
@@ -51,6 +57,7 @@ class Counts(Billing, gc=False):
     cache_creation: Written | None = None
     service_tier: str | None = None
     speed: str | None = None
+    server_tool_use: Hosted | None = None
 
     def update(self, later: Counts) -> None:
         """Replace earlier counts by later ones, but those of the input by no zeros alone.
@@ -155,4 +162,8 @@ def _with_more(usage: Usage, counts: Counts) -> Usage:
         # The fast mode has prices of its own.
         tier="fast" if counts.speed == "fast" else counts.service_tier or "",
         billed_usd=counts.usd(),
+        web_search_requests=(counts.server_tool_use or _NONE_HOSTED).web_search_requests or 0,
     )
+
+
+_NONE_HOSTED = Hosted()

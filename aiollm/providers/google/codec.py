@@ -46,11 +46,10 @@ class GoogleCodec(Codec):
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         warnings = Warnings()
-        body = encode_body(target.model, request, warnings)
         return HttpRequest(
             f"{method_url(provider, target.model, 'streamGenerateContent')}?alt=sse",
             key_headers(provider),
-            json_body(body),
+            json_body(encode_body(provider, target.model, request, warnings)),
             warnings=tuple(warnings),
         )
 

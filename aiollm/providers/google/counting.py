@@ -19,7 +19,7 @@ class GoogleCounts:
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         # `contents` alone would leave out the system prompt and tools, for which the SDK refuses to
         # count; the request inside has to name its model (Google's reference, November 2026).
-        body = encode_body(target.model, request, Warnings())
+        body = encode_body(provider, target.model, request, Warnings())
         asked = {"model": resource(target.model), **body}
         return HttpRequest(
             method_url(provider, target.model, "countTokens"),

@@ -8,11 +8,10 @@ import msgspec
 
 from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
-from aiollm._wire.schema import loosened, type_schema
 from aiollm.errors import UnsupportedError
+from aiollm.provider import Provider
 from aiollm.providers.encoding import (
     Warnings,
-    asks_for_tools,
     conversation,
     merge,
     sole_text,
@@ -20,6 +19,7 @@ from aiollm.providers.encoding import (
     with_output_in_prompt,
 )
 from aiollm.providers.google.models import generation, thinking_config
+from aiollm.providers.google.tools import loosened_schema, tool_fields
 from aiollm.providers.google.wire import FAMILY
 from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
@@ -35,7 +35,6 @@ from aiollm.types import (
     RefusalPart,
     Request,
     TextPart,
-    Tool,
     ToolCallPart,
     ToolResultPart,
 )
@@ -54,7 +53,6 @@ _RESOLUTIONS = {
     "high": "MEDIA_RESOLUTION_HIGH",
     "original": "MEDIA_RESOLUTION_ULTRA_HIGH",
 }
-_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 _SUFFIXES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -65,7 +63,9 @@ _SUFFIXES = {
 }
 
 
-def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
+def encode_body(
+    provider: Provider, model: str, request: Request, warnings: Warnings
+) -> dict[str, Any]:
     """Return the body for a request. Raises: UnsupportedError, ConfigError."""
     body: dict[str, Any] = {"contents": _contents(model, request, warnings)}
     if text := system_text(request):
@@ -73,64 +73,12 @@ def encode_body(model: str, request: Request, warnings: Warnings) -> dict[str, A
     if request.tools or request.extra:
         if request.output is not None and request.tools and generation(model) < 3:
             reason = f"{model} accepts either tools or an output schema"
-            return encode_body(model, with_output_in_prompt(request, reason, warnings), warnings)
-        body |= _tools(request, warnings)
+            prompted = with_output_in_prompt(request, reason, warnings)
+            return encode_body(provider, model, prompted, warnings)
+        body |= tool_fields(provider, model, request, warnings)
     if config := _generation_config(model, request, warnings):
         body["generationConfig"] = config
     return merge(body, request.extra)
-
-
-def _tools(request: Request, warnings: Warnings) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    if request.tools:
-        declarations = [_declaration(tool, warnings) for tool in request.tools]
-        fields["tools"] = [{"functionDeclarations": declarations}]
-    if asks_for_tools(request) and (config := _tool_config(request, warnings)):
-        fields["toolConfig"] = {"functionCallingConfig": config}
-    return fields
-
-
-def _declaration(tool: Tool, warnings: Warnings) -> dict[str, Any]:
-    wire: dict[str, Any] = {"name": tool.name}
-    if tool.description:
-        wire["description"] = tool.description
-    if not _takes_nothing(tool.parameters):
-        given = tool.parameters
-        loops = "$defs" in given or "definitions" in given
-        wire["parametersJsonSchema"] = _loosened(given, warnings) if loops else given
-    return wire
-
-
-def _loosened(kind: Any, warnings: Warnings) -> dict[str, Any]:
-    schema, names = loosened(type_schema(kind))
-    if names:
-        warnings.add(
-            f"Gemini takes a type inside itself only in optional properties: {', '.join(names)} "
-            "may be missing"
-        )
-    return schema
-
-
-def _takes_nothing(schema: dict[str, Any]) -> bool:
-    """Return whether a schema is an object without properties, which older models refuse."""
-    keywords = {key for key, value in schema.items() if value}
-    return keywords <= {"type", "title", "description", "$schema"} and (
-        schema.get("type", "object") == "object"
-    )
-
-
-def _tool_config(request: Request, warnings: Warnings) -> dict[str, Any]:
-    if request.parallel_tool_calls is False:
-        warnings.add("Gemini cannot forbid parallel tool calls: parallel_tool_calls is dropped")
-    match request.tool_choice:
-        case None | "auto" if any(tool.strict for tool in request.tools):
-            return {"mode": "VALIDATED"}
-        case None:
-            return {}
-        case "auto" | "none" | "required" as word:
-            return {"mode": _MODES[word]}
-        case name:
-            return {"mode": "ANY", "allowedFunctionNames": [name]}
 
 
 def _generation_config(model: str, request: Request, warnings: Warnings) -> dict[str, Any]:
@@ -149,7 +97,7 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
         config["seed"] = request.seed
     if request.output is not None:
         config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = _loosened(request.output, warnings)
+        config["responseJsonSchema"] = loosened_schema(request.output, warnings)
     if request.reasoning is not None and (
         thinking := thinking_config(model, request.reasoning, warnings)
     ):

@@ -15,9 +15,11 @@ from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers, merge, with_output_in_prompt
 from aiollm.providers.error_replies import error_from
+from aiollm.providers.hosted import functions_of, hosted_of, lacking
 from aiollm.providers.ollama.decode import OllamaDecoder
 from aiollm.providers.ollama.errors import RULES
 from aiollm.providers.ollama.messages import FAMILY, messages
+from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import Effort, Request, Target, Tool
 
 _THINK: dict[Effort, bool | str] = {
@@ -102,13 +104,16 @@ def _ask_for_output(body: dict[str, Any], request: Request, warnings: Warnings) 
 def _tools(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
     if request.tool_choice == "none":
         return []
+    request = only_chosen(request)
+    for tool in hosted_of(request):
+        raise lacking(tool, "Ollama runs no tools itself")
     if request.tool_choice not in (None, "auto"):
         raise UnsupportedError(
             f"Ollama cannot force a tool call (tool_choice={request.tool_choice!r}): use 'auto'"
         )
     if request.tools and request.parallel_tool_calls is False:
         warnings.add("Ollama cannot forbid parallel tool calls: parallel_tool_calls is dropped")
-    return [_tool(tool, warnings) for tool in request.tools]
+    return [_tool(tool, warnings) for tool in functions_of(request)]
 
 
 def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from aiollm.providers.encoding import (
     output_note,
     tools_on_offer,
 )
+from aiollm.providers.hosted import functions_of
 from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.caching import add_fields, finish, marks_of
 from aiollm.providers.openai.chat_decode import ChatDecoder
@@ -33,6 +34,7 @@ from aiollm.providers.openai.dialects import (
     thinking,
 )
 from aiollm.providers.openai.errors import reply_error
+from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
 _FILES = frozenset({AudioPart, DocumentPart})
@@ -88,7 +90,8 @@ class ChatCodec(Codec):
             **thinking(request, dialect, model, warnings),
         }
         if request.tools or request.extra:
-            body |= _tools(request)
+            request = _choosable(request, dialect)
+            body |= _tools(request, dialect, target.model, warnings)
         if dialect.cache_key:
             add_fields(body, headers, request, dialect)
             if marks is not None:
@@ -209,24 +212,59 @@ def _limits(request: Request, dialect: Dialect) -> dict[str, Any]:
     return fields
 
 
-def _tools(request: Request) -> dict[str, Any]:
+def _choosable(request: Request, dialect: Dialect) -> Request:
+    """Return the request without the tools that its choice leaves out, unless the host has lists.
+
+    Most hosts know no list of tools in a choice, and none takes what it runs itself in one.
+    """
+    choice = request.tool_choice
+    if choice is None or isinstance(choice, str):
+        return request
+    from aiollm.providers.openai.hosted import chat_choice  # few requests choose among several
+
+    if dialect.chooses and chat_choice(request) is not None:
+        return request
+    return only_chosen(request)
+
+
+def _tools(request: Request, dialect: Dialect, model: str, warnings: Warnings) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if request.tools:
-        fields["tools"] = [
-            {"type": "function", "function": function(tool)} for tool in request.tools
-        ]
+        if all(isinstance(tool, Tool) for tool in request.tools):
+            fields["tools"] = [_function(tool) for tool in functions_of(request)]
+        else:
+            from aiollm.providers.openai.hosted import chat_tools  # most requests have no such
+
+            fields = chat_tools(request, dialect, model, _function, warnings)
     elif not asks_for_tools(request):
         return fields
-    match request.tool_choice:
-        case None:
-            pass
-        case "auto" | "none" | "required" as word:
-            fields["tool_choice"] = word
-        case name:
-            fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+    if (choice := _choice(request)) is not None:
+        fields["tool_choice"] = choice
     if request.parallel_tool_calls is not None:
         fields["parallel_tool_calls"] = request.parallel_tool_calls
     return fields
+
+
+def _choice(request: Request) -> Any:
+    match request.tool_choice:
+        case None | "auto" | "none" | "required" as word:
+            return word
+        case str() as name:
+            return _forced(request, name)
+        case _:
+            from aiollm.providers.openai.hosted import chat_choice
+
+            return chat_choice(request)
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    return {"type": "function", "function": function(tool)}
+
+
+def _forced(request: Request, name: str) -> Any:
+    if any(tool.name == name and not isinstance(tool, Tool) for tool in request.tools):
+        raise UnsupportedError(f"chat completions cannot be made to call {name!r}: use 'auto'")
+    return {"type": "function", "function": {"name": name}}
 
 
 def _response_format(

@@ -47,7 +47,7 @@ class Dialect(msgspec.Struct, frozen=True):
     hold all that it says to it, so that it calls none (llama.cpp and vLLM), or refuse both together
     (Groq, 2026). `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
-    the field.
+    the field. `chooses`: a choice of tools may be a list of them.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Dialect(msgspec.Struct, frozen=True):
     answers_results: bool = False
     think: ThinkTags | None = None
     signatures: bool = False
+    chooses: bool = False
     cache: Literal["", "openai", "anthropic"] = ""
     cache_key: str = ""
     responses_key: str = ""
@@ -84,6 +85,7 @@ OPENAI = Dialect(
     padding=False,
     refusals=True,
     file_urls=False,  # a file is its bytes or an id (OpenAI, November 2026)
+    chooses=True,
     cache="openai",
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",
@@ -96,6 +98,7 @@ AZURE = Dialect(
     system="developer",
     refusals=True,
     file_urls=False,
+    chooses=True,
     cache="openai",
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",

@@ -18,6 +18,7 @@ from aiollm.providers.encoding import (
     tools_on_offer,
     with_output_in_prompt,
 )
+from aiollm.providers.hosted import functions_of
 from aiollm.providers.model_lists import listed_names
 from aiollm.providers.openai.caching import add_fields, marks_of
 from aiollm.providers.openai.chat_codec import (
@@ -33,7 +34,8 @@ from aiollm.providers.openai.errors import reply_error
 from aiollm.providers.openai.responses_decode import ResponsesDecoder
 from aiollm.providers.openai.responses_items import input_items
 from aiollm.providers.openai.responses_wire import FAMILY
-from aiollm.types import Request, Target
+from aiollm.providers.tool_choice import only_chosen
+from aiollm.types import AnyTool, Request, Target, Tool
 
 MIN_OUTPUT_TOKENS = 16
 """The lowest limit that OpenAI accepts."""
@@ -91,10 +93,11 @@ class ResponsesCodec(Codec):
             **({} if system else _instructions(request)),
             **_limits(request, dialect, warnings),
             **sampling(request, model, warnings),
-            **_tools(request),
             **_text(request, warnings),
             **_reasoning(request, dialect, model, warnings),
         }
+        if request.tools or request.extra:
+            _add_tools(body, request, dialect, warnings)
         if dialect.padding is not None:
             body["stream_options"] = {"include_obfuscation": dialect.padding}
         if dialect.responses_key:
@@ -157,24 +160,50 @@ def _limits(request: Request, dialect: Dialect, warnings: Warnings) -> dict[str,
     return {"max_output_tokens": limit}
 
 
-def _tools(request: Request) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _add_tools(
+    body: dict[str, Any], request: Request, dialect: Dialect, warnings: Warnings
+) -> None:
+    if not dialect.chooses:
+        request = only_chosen(request)
     if request.tools:
-        fields["tools"] = [
-            {"type": "function", "strict": tool.strict} | function(tool) for tool in request.tools
-        ]
+        body["tools"] = [_tool(tool) for tool in request.tools]
+        if len(functions_of(request)) < len(request.tools):
+            _add_hosted(body, request, dialect, warnings)
     if not asks_for_tools(request):
-        return fields
-    match request.tool_choice:
-        case None:
-            pass
-        case "auto" | "none" | "required" as word:
-            fields["tool_choice"] = word
-        case name:
-            fields["tool_choice"] = {"type": "function", "name": name}
+        return
+    if (choice := _choice(request)) is not None:
+        body["tool_choice"] = choice
     if request.parallel_tool_calls is not None:
-        fields["parallel_tool_calls"] = request.parallel_tool_calls
-    return fields
+        body["parallel_tool_calls"] = request.parallel_tool_calls
+
+
+def _choice(request: Request) -> Any:
+    match request.tool_choice:
+        case None | "auto" | "none" | "required" as word:
+            return word
+        case _:
+            from aiollm.providers.openai.hosted import responses_choice  # few requests name a tool
+
+            return responses_choice(request)
+
+
+def _tool(tool: AnyTool) -> dict[str, Any]:
+    if isinstance(tool, Tool):
+        return {"type": "function", "strict": tool.strict} | function(tool)
+    from aiollm.providers.openai.hosted import responses_tool  # most requests have no such tools
+
+    return responses_tool(tool)
+
+
+def _add_hosted(
+    body: dict[str, Any], request: Request, dialect: Dialect, warnings: Warnings
+) -> None:
+    from aiollm.providers.openai.hosted import responses_fields  # as above
+
+    fields = responses_fields(request, dialect, warnings)
+    if included := fields.pop("include", None):
+        body["include"] = [*body.get("include", ()), *included]
+    body |= fields
 
 
 def _text(request: Request, warnings: Warnings) -> dict[str, Any]:

@@ -377,7 +377,7 @@ class ResponsesDecoder:
     def _end(self, response: Response, status: str, out: list[Item]) -> None:
         self._reconcile(response.output or (), out)
         self._flush(out)
-        usage = usage_of(response.usage, response.service_tier)
+        usage = usage_of(response)
         if status not in ("completed", "incomplete"):
             if usage.certainty != "missing":
                 out.append(UsageUpdate(usage))

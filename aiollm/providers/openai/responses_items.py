@@ -185,6 +185,9 @@ class _Turns:
         # Other hosts of this wire refuse a call that has no output.
         if ran_on_server(item):
             self._warnings.add("a call that xAI ran itself is not sent back")
+        elif turn.unpaired and str(item.get("type")).endswith("_call"):
+            # It needs its id, which is refused without the reasoning that led to it.
+            self._warnings.add("a call of the host's own tools came without its reasoning: dropped")
         else:
             turn.append(item)
 

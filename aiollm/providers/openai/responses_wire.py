@@ -55,6 +55,18 @@ class Reason(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
+class Searches(msgspec.Struct, gc=False):
+    """The searches of the web that OpenAI bills."""
+
+    num_requests: int | None = None
+
+
+class ToolUsage(msgspec.Struct, gc=False):
+    """What the host's own tools used, beside tokens."""
+
+    web_search: Searches | None = None
+
+
 class Response(msgspec.Struct, gc=False):
     """A response, complete or at the end of a stream."""
 
@@ -64,6 +76,7 @@ class Response(msgspec.Struct, gc=False):
     output: list[dict[str, Any]] | None = None
     usage: Counts | None = None
     service_tier: str | None = None
+    tool_usage: ToolUsage | None = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -126,8 +139,9 @@ def ran_on_server(item: dict[str, Any]) -> bool:
     return isinstance(id_, str) and id_.startswith(_SERVERS_CALLS)
 
 
-def usage_of(counts: Counts | None, tier: str | None) -> Usage:
-    """Return the usage of a response; `tier` is what served the request."""
+def usage_of(response: Response) -> Usage:
+    """Return the usage of a response."""
+    counts = response.usage
     if counts is None or counts == Counts():
         return Usage()
     given = (counts.input_tokens, counts.output_tokens)
@@ -145,9 +159,14 @@ def usage_of(counts: Counts | None, tier: str | None) -> Usage:
         read.image_tokens or 0,
         read.audio_tokens or 0,
         made.image_tokens or 0,
-        tier or "",
+        response.service_tier or "",
         counts.usd(),
+        _searches(response.tool_usage),
     )
+
+
+def _searches(usage: ToolUsage | None) -> int:
+    return (usage and usage.web_search and usage.web_search.num_requests) or 0
 
 
 _NO_DETAILS = Details()

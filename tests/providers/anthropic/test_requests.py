@@ -372,13 +372,11 @@ def test_parts_on_the_wrong_side_are_dropped_with_a_warning() -> None:
 
 
 def test_opaque_blocks_and_refusals_are_replayed() -> None:
-    block = {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {"q": 1}}
-    sent = turns(
-        user("go"),
-        assistant(OpaquePart(ProviderData("anthropic", {"block": block})), RefusalPart("no")),
-        user("why"),
-    )
-    assert sent[1]["content"] == [block, {"type": "text", "text": "no"}]
+    call = {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {"q": 1}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srv", "content": []}
+    opaque = [OpaquePart(ProviderData("anthropic", {"block": block})) for block in (call, found)]
+    sent = turns(user("go"), assistant(*opaque, RefusalPart("no")), user("why"))
+    assert sent[1]["content"] == [call, found, {"type": "text", "text": "no"}]
 
 
 def test_a_part_may_carry_keys_of_its_block() -> None:
