@@ -211,6 +211,29 @@ async def test_a_run_is_saved_before_and_after_each_tool_and_at_its_end(over, de
         assert from_json(to_json(saved), SavedRun).calls == saved.calls
 
 
+async def test_a_run_is_saved_where_it_waits(over, desk):
+    kept: list[SavedRun] = []
+    await gather(over(FakeProvider([PAY])).run("fake/m", "hi", tools=desk.tools, save=kept.append))
+    assert kept[-1].calls == (SavedCall("p", "waiting"),)
+
+
+async def test_what_is_approved_already_does_not_wait_for_what_a_person_is_asked(over, desk):
+    saved = await stopped(over, desk, PAY, tool_call("pay", {"amount": 6}, id="q"))
+    gate = Gate()
+
+    async def hook(call: ToolCallPart) -> bool:
+        await gate.passes()
+        return True
+
+    run = over(FakeProvider("ok")).run(
+        "fake/m", saved, tools=desk.tools, approve=hook, approvals={"q": True}
+    )
+    async for event in run:
+        if isinstance(event, ToolEnded):
+            gate.open()
+    assert desk.done == ["pay 6", "pay 5"]
+
+
 async def test_a_save_that_fails_ends_the_run_before_the_tool(over, desk):
     async def save(saved: SavedRun) -> None:
         if any(call.state == "started" for call in saved.calls):
