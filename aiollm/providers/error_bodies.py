@@ -23,9 +23,6 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 _KINDS = ("type", "status", "error_type", "reason", "__type")
 """Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
 
-_MARKS = (b"error", b"\\u", b'"base_resp"', b'"message"', b'"detail"', b'"success"')
-"""What any error has: its name, a key that `is_error` knows, or an escape that may hide it."""
-
 _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
@@ -118,8 +115,8 @@ def error_in(data: bytes) -> Any:
 def _may_be_error(data: bytes) -> bool:
     if len(data) <= LARGE:
         return _MAYBE_ERROR.search(data) is not None
-    data = data.lower()  # in a long text, words are found much sooner than an expression
-    return any(mark in data for mark in _MARKS)
+    # Errors that echo a prompt are long, too, but to search all of it would take long.
+    return any(_MAYBE_ERROR.search(end) for end in (data[:LARGE], data[-LARGE:]))
 
 
 def named_error(value: dict[str, Any]) -> str:
