@@ -101,22 +101,27 @@ async def _complete(
     reply: Reply, seconds: float | None, redactor: Redactor | None, weight: Weight
 ) -> bytes:
     """Return the complete body without the keys in it, within `seconds`. Raises: LLMError."""
-    pieces: list[bytes] = []
-    size = 0
-    turns = Turns(reply.read)
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            while piece := await turns.read():
-                pieces.append(piece)
-                weight.add(piece)
-                size += len(piece)
-                if size > MAX_UNARY_REPLY:
-                    raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
             # What decodes it quotes it in its errors, and hands on what it says.
-            return await masked(b"".join(pieces), redactor)
+            return await masked(await _whole(reply, weight), redactor)
     except TimeoutError:
         if not limit.expired():  # it is the caller's own timeout
             raise
     reason = f"the answer was not complete within {seconds:g} s"
     raise DeadlineError(reason, which="first_output", after=seconds or 0.0)
+
+
+async def _whole(reply: Reply, weight: Weight) -> bytes:
+    """Return the complete body, which is weighed while it arrives. Raises: ProtocolError."""
+    pieces: list[bytes] = []
+    size = 0
+    turns = Turns(reply.read)
+    while piece := await turns.read():
+        pieces.append(piece)
+        weight.add(piece)
+        size += len(piece)
+        if size > MAX_UNARY_REPLY:
+            raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
+    return b"".join(pieces)

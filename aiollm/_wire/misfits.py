@@ -13,7 +13,7 @@ MAX_MISFITS = 32
 """How many values of one frame may not fit; with more, it is not what it should be."""
 
 MAX_WALKED = 4096
-"""How many items the lists of one frame may have that is walked: each takes a microsecond or two."""
+"""How many items the lists of one frame may have that is walked: a microsecond or two each."""
 
 _MISFIT = object()
 _TYPES = frozenset({str, int, float, bool, NoneType, list, dict})

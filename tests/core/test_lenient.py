@@ -144,8 +144,8 @@ def test_a_frame_is_converted_a_bounded_number_of_times_whatever_is_odd(monkeypa
         return convert(value, kind, **options)
 
     monkeypatch.setattr(msgspec, "convert", counted)
-    frame = b'{"items":[%s]}' % b",".join([b'{"need":1}'] * 5000 + [b'{"need":[]}'] * odd)
-    assert len(decode_leniently(frame, Wire).items) == 5000
+    frame = b'{"items":[%s]}' % b",".join([b'{"need":1}'] * 4000 + [b'{"need":[]}'] * odd)
+    assert len(decode_leniently(frame, Wire).items) == 4000
     assert sum(sizes) < 4 * len(frame)
 
 
@@ -159,9 +159,9 @@ def test_a_large_frame_of_nothing_but_structure_is_not_read_leniently() -> None:
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        pytest.param(b'{"text":"\\ud83e%s"}' % (b"a" * 600_000), "surrogate", id="halves"),
+        pytest.param(b'{"text":"\\ud83e%s"}' % (b"a" * 300_000), "surrogate", id="halves"),
         pytest.param(b'{"text":"%s\t"}' % (rb"\n" * 70_000), "70000 escapes", id="escapes"),
-        pytest.param(b'{"items":[%s[]]}' % (b'{"need":1},' * 8192), "8192 items", id="items"),
+        pytest.param(b'{"items":[%s[]]}' % (b'{"need":1},' * 4096), "4096 items", id="items"),
     ],
 )
 def test_a_large_frame_that_is_slow_to_mend_is_refused(frame, said) -> None:
