@@ -39,6 +39,8 @@ _CRLF = b"\r\n\r\n"
 _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
 _DATA = b"data: "
+_BEGIN = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: (?=[^\r\n]*\Z)")
+"""How the first piece of a large event begins, as most have it."""
 _FIELDS = frozenset({b"", b"d", b"e"})
 _MATTERS = frozenset({*_FIELDS, *_OPENING})
 """How the lines begin that are read outside raw JSON, and while any of it is read: comments, `id`
@@ -191,10 +193,11 @@ class _EventStream(_Framer, ABC, Generic[F]):
         All other ways to find it would copy it several times. Whether it was found comes, too.
         """
         end = data.find(b"\n")
-        first = self._pending[0]
-        if not 0 <= end < len(data) - 1 or not first.startswith(_DATA) or self._raw is not None:
+        found = _BEGIN.match(self._pending[0])
+        if not 0 <= end < len(data) - 1 or found is None or self._raw is not None:
             return data, False
-        self._pending[0] = first[len(_DATA) :]
+        self._name = self._name if found[1] is None else found[1]
+        self._pending[0] = self._pending[0][found.end() :]
         self._data.append(self._take(data[:end], end))
         self._midway = True
         return data[end + 1 :], True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from itertools import pairwise
@@ -456,13 +457,15 @@ def test_what_a_large_frame_holds_is_counted_piece_by_piece() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
 def test_a_large_event_ends_wherever_its_end_is_cut(end, cut) -> None:
     text = b'"%s"' % (b"a" * 100_000)
-    for kind in (SSE, NamedSSE):
+    for kind, begin in itertools.product(
+        (SSE, NamedSSE), (b"data: ", b"data: {}\n\nevent: a\ndata: ")
+    ):
         framer = kind()
-        found = framer.feed(b"data: " + text[:50_000])
+        found = framer.feed(begin + text[:50_000])
         found += framer.feed(text[50_000:70_000]) + framer.feed(text[70_000:] + end[:cut])
         found += framer.feed(end[cut:])
-        assert found == read(kind(), [b"data: " + text + end])
-        assert len(found) == 1 + end.count(b"{}")
+        assert found == read(kind(), [begin + text + end])
+        assert len(found) == 1 + (begin + end).count(b"{}")
 
 
 def test_the_lines_of_one_event_are_counted_together() -> None:

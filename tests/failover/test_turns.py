@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 
@@ -16,11 +17,13 @@ from aiollm import (
     Timeouts,
 )
 from aiollm._http import image_streaming, streaming, turns
-from aiollm._http.turns import TURN, Turns
+from aiollm._http.turns import FIRST, PIECE, TURN, Turns
 from aiollm._http.unary import UnaryRequester
+from aiollm._wire.framing import SSE
 from aiollm.provider import HttpRequest, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
+from aiollm.servers import llama_swap
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n'
 SIZE = 40 * TURN
@@ -149,6 +152,29 @@ async def test_pieces_whose_work_takes_long_do_not_share_a_turn(monkeypatch):
         return [len(piece) async for piece in pieces(reader)]
 
     assert await turns_of_the_loop(read()) >= 16
+
+
+async def test_the_events_of_a_model_server_come_in_small_pieces(monkeypatch):
+    """Each event is handed on, so that a large piece would hold up the loop for long."""
+    sizes = []
+
+    class Counting(SSE):
+        __slots__ = ()
+
+        def feed(self, data):
+            sizes.append(len(data))
+            return super().feed(data)
+
+    now = itertools.count(1.0, 0.0001)
+    monkeypatch.setattr(turns, "monotonic", lambda: next(now))
+    monkeypatch.setattr(llama_swap, "SSE", Counting)
+    transport = Ready([b'data:{"type":"a"}\n\n' * 20_000])
+    row = provider(transport)
+    opened = partial(UnaryRequester(transport).open, row, Timeouts())
+    async for _ in llama_swap.LlamaSwap(row, opened, opened).events():
+        pass
+    assert sizes[0] == FIRST
+    assert max(sizes) <= PIECE
 
 
 async def pieces(reader):
