@@ -23,6 +23,12 @@ _TEXTS = ("message", "detail", "error_description", "msg", "error_msg", "Message
 _KINDS = ("type", "status", "error_type", "reason", "__type")
 """Where a flat body has its kind: Novita has `reason`, AWS `__type` (November 2026)."""
 
+_MARKS = (b"error", b"\\u", b'"base_resp"', b'"message"', b'"detail"', b'"success"')
+"""What any error has: its name, a key that `is_error` knows, or an escape that may hide it."""
+
+_LONG = 4 * 1024
+"""Bytes from which words are found much sooner than an expression."""
+
 _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
@@ -113,10 +119,12 @@ def error_in(data: bytes) -> Any:
 
 
 def _may_be_error(data: bytes) -> bool:
-    if len(data) <= LARGE:
+    if len(data) <= _LONG:
         return _MAYBE_ERROR.search(data) is not None
-    # Errors that echo a prompt are long, too, but to search all of it would take long.
-    return any(_MAYBE_ERROR.search(end) for end in (data[:LARGE], data[-LARGE:]))
+    if len(data) > 2 * LARGE:  # it may echo a prompt, all of which would take long to search
+        data = data[:LARGE] + data[-LARGE:]
+    data = data.lower()
+    return any(mark in data for mark in _MARKS)
 
 
 def named_error(value: dict[str, Any]) -> str:
