@@ -13,9 +13,11 @@ import asyncio
 import functools
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from aiollm import FailoverError, LLMError, Registry, Timeouts
 HERE = Path(__file__).parent
 MIB = 1024 * 1024
 ROUNDS = 3
+COMPILED = str(Path(tempfile.gettempdir()) / "aiollm-hostile")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
 DSN = {
     "chat": "openai+http://k@127.0.0.1:{}/{}",
@@ -34,9 +37,17 @@ DSN = {
     "ollama": "ollama+http://127.0.0.1:{}/{}",
 }
 
-spec = importlib.util.spec_from_file_location("replay", HERE / "replay.py")
-replay = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(replay)
+
+def beside(name: str):
+    """Return the module of a file beside this one."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+replay = beside("replay")
+servers = beside("hostile_servers")
 
 
 def responses(count: int) -> list[bytes]:
@@ -302,18 +313,27 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
 """The wire of a shape, and what makes an answer of so many bytes."""
 
 
+ALL = SHAPES | servers.SHAPES
+
+
+def media_type(wire: str) -> bytes:
+    """Return what the replies of a wire are labelled with."""
+    if wire in servers.CALLS:
+        return servers.CALLS[wire][1]
+    return b"application/x-ndjson" if wire == "ollama" else b"text/event-stream"
+
+
 async def serve() -> None:
     """Answer `/shape/size/...` with that shape until standard input closes."""
-    made = functools.cache(lambda name, size: SHAPES[name][1](size))
-    names = list(SHAPES)
+    made = functools.cache(lambda name, size: ALL[name][1](size))
+    names = list(ALL)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             _, number, size, *_ = head.split(b" ", 2)[1].decode().split("/")
             name = names[int(number)]
-            kind = b"application/x-ndjson" if SHAPES[name][0] == "ollama" else b"text/event-stream"
-            writer.write(HEAD % kind + made(name, int(size)))
+            writer.write(HEAD % media_type(ALL[name][0]) + made(name, int(size)))
             await writer.drain()
             writer.close()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -324,16 +344,22 @@ async def serve() -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
+async def answered(reg: Registry) -> None:
+    """Read one answer."""
+    await reg.generate("x/m", "hi")
+
+
 async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
     """Stream one shape; return what it cost."""
-    wire, make = SHAPES[name]
+    wire, make = ALL[name]
     length = len(make(size))
-    place = f"{list(SHAPES).index(name)}/{size}"
     limits = Timeouts(total=120)
-    env = {
-        "LLM_X": DSN[wire].format(port, place),
-        "LLM_W": DSN[wire].format(port, f"{list(SHAPES).index(f'{wire}: normal')}/10000"),
-    }
+    dsn, call = DSN.get(wire, ""), answered
+    if wire in servers.CALLS:
+        scheme, _, call = servers.CALLS[wire]
+        dsn = f"{scheme}+http://key-0123456789abcdef@127.0.0.1:{{}}/{{}}"
+    env = {"LLM_X": dsn.format(port, f"{list(ALL).index(name)}/{size}")}
+    usual = {"LLM_X": dsn.format(port, f"{list(ALL).index(f'{wire}: normal')}/10000")}
     worst = 0.0
 
     async def beat() -> None:
@@ -343,15 +369,16 @@ async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
             await asyncio.sleep(0.001)
             worst = max(worst, time.monotonic() - began - 0.001)
 
+    async with Registry(env=usual, retries=0, timeouts=limits) as reg:
+        await call(reg)  # all is imported
     async with Registry(env=env, retries=0, timeouts=limits) as reg:
-        await reg.generate("w/m", "hi")  # all is imported
         beating = asyncio.create_task(beat())
         await asyncio.sleep(0.01)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worst, cpu = 0.0, time.process_time()
         how = "ok"
         try:
-            await reg.generate("x/m", "hi")
+            await call(reg)
         except FailoverError as error:
             how = f"{type(error.last).__name__}: {error.last}"
         except LLMError as error:
@@ -366,9 +393,11 @@ async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
 def run(name: str, port: int, size: int) -> dict[str, float | str]:
     """Measure one shape in processes of their own; return the least of each figure."""
     found = []
+    # As for users, modules are compiled already; some are imported where an answer is odd.
+    env = os.environ | {"PYTHONPYCACHEPREFIX": COMPILED, "PYTHONDONTWRITEBYTECODE": ""}
     for _ in range(ROUNDS):
         command = [sys.executable, __file__, "--one", name, str(port), "--size", str(size)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
         found.append(json.loads(done.stdout))
     return {key: min(each[key] for each in found) for key in found[0]}
 
@@ -382,19 +411,19 @@ def report(words: list[str], size: int) -> None:
         port = int(server.stdout.readline())
         names = [
             name
-            for name in SHAPES
+            for name in ALL
             if not name.endswith(": normal") and (not words or any(word in name for word in words))
         ]
         usual = {
             wire: run(f"{wire}: normal", port, size)
-            for wire in dict.fromkeys(SHAPES[name][0] for name in names)
+            for wire in dict.fromkeys(ALL[name][0] for name in names)
         }
         print(
             f"{'answer':42} {'MB':>6} {'stall ms':>8} {'x':>6} {'ns/byte':>8} {'x':>6} {'mem':>5}"
         )
         for name, wire in [
             *((f"{wire}: normal", wire) for wire in usual),
-            *((name, SHAPES[name][0]) for name in names),
+            *((name, ALL[name][0]) for name in names),
         ]:
             found = usual[wire] if name.endswith(": normal") else run(name, port, size)
             each, least = found["cpu"] / found["bytes"], usual[wire]["cpu"] / usual[wire]["bytes"]

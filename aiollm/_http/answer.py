@@ -9,7 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiollm._http import MAX_ANSWER
-from aiollm._http.turns import PIECE, TURN, Turns
+from aiollm._http.turns import FIRST, PIECE, TURN, Turns
+from aiollm._user_types.density import Weight
 from aiollm._wire.framing import NDJSON, check_density
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
@@ -80,9 +81,9 @@ class Answer:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
         if len(data) > PIECE and not self._is_cut:
             self._is_cut = True
-            self._read = Turns(self._read, data[PIECE:], PIECE).read
-            self._size -= len(data) - PIECE
-            data = data[:PIECE]
+            self._read = Turns(self._read, data[FIRST:], FIRST, PIECE).read
+            self._size -= len(data) - FIRST
+            data = data[:FIRST]
         if self._turn_at:
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
@@ -154,9 +155,11 @@ class _Document:
     def __init__(self, decoder: Decoder[Any]) -> None:
         self._decoder = decoder
         self._pieces: list[bytes] = []
+        self._weight = Weight()
 
     def feed(self, data: bytes) -> list[Any]:
         self._pieces.append(data)
+        self._weight.add(data)
         return []
 
     def close(self) -> list[Any]:
@@ -167,5 +170,5 @@ class _Document:
 
         body = b"".join(self._pieces).strip()
         check_answer(body, status)
-        check_density(body)
+        check_density(body, self._weight)
         self._decoder.whole(body, batch)

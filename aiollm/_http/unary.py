@@ -10,6 +10,7 @@ from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._http.masked_reply import MaskedReply, masked
 from aiollm._http.turns import Turns
 from aiollm._settings.redactor import Redactor
+from aiollm._user_types.density import Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
@@ -50,15 +51,16 @@ class UnaryRequester:
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
     ) -> HttpResponse:
         reply = await self._open(provider, timeouts, request)
+        redactor, weight = redactor_of(provider.secrets), Weight()
         try:
-            body = await _complete(reply, timeouts.first_output, redactor_of(provider.secrets))
+            body = await _complete(reply, timeouts.first_output, redactor, weight)
         finally:
             reply.close()
         # A captive portal or a wrong base URL answers with a page and status 200.
         if reply.content_type == "text/html":
             page = f"the answer is {shown_page(body)}"
             raise ServerError(page, status=reply.status, body=body)
-        check_density(body)
+        check_density(body, weight)
         return HttpResponse(reply.status, reply.headers, body, request.url)
 
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
@@ -95,23 +97,31 @@ async def _clean(provider: Provider, work: Awaitable[T]) -> T:
         raise
 
 
-async def _complete(reply: Reply, seconds: float | None, redactor: Redactor | None) -> bytes:
+async def _complete(
+    reply: Reply, seconds: float | None, redactor: Redactor | None, weight: Weight
+) -> bytes:
     """Return the complete body without the keys in it, within `seconds`. Raises: LLMError."""
-    pieces: list[bytes] = []
-    size = 0
-    turns = Turns(reply.read)
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            while piece := await turns.read():
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_UNARY_REPLY:
-                    raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
             # What decodes it quotes it in its errors, and hands on what it says.
-            return await masked(b"".join(pieces), redactor)
+            return await masked(await _whole(reply, weight), redactor)
     except TimeoutError:
         if not limit.expired():  # it is the caller's own timeout
             raise
     reason = f"the answer was not complete within {seconds:g} s"
     raise DeadlineError(reason, which="first_output", after=seconds or 0.0)
+
+
+async def _whole(reply: Reply, weight: Weight) -> bytes:
+    """Return the complete body, which is weighed while it arrives. Raises: ProtocolError."""
+    pieces: list[bytes] = []
+    size = 0
+    turns = Turns(reply.read)
+    while piece := await turns.read():
+        pieces.append(piece)
+        weight.add(piece)
+        size += len(piece)
+        if size > MAX_UNARY_REPLY:
+            raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
+    return b"".join(pieces)

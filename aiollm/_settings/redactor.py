@@ -155,15 +155,15 @@ class Redactor:
         masked = self.data(data)
         return text if masked is data else masked.decode("utf-8", "surrogatepass")
 
-    def start_of(self, data: bytes) -> bytes:
+    def start_of(self, data: bytes, most: int = MAX_FOUND) -> bytes:
         """Return as much of the start of `data` as is searched in some ten milliseconds.
 
-        That is all, unless it is mostly escapes, or pieces of a credential.
+        That is all, unless it is mostly escapes, or pieces of a credential; `most` is how many.
         """
         groups = memoryview(data.translate(_FOLD))[: len(data) // _GRAM * _GRAM].cast("I")
         pieces = (at * _GRAM for at, gram in enumerate(groups) if gram in self._grams)
         escapes = (sign.start() for sign in _SIGN.finditer(data))
-        ends = (next(islice(each, MAX_FOUND, None), len(data)) for each in (escapes, pieces))
+        ends = (next(islice(each, most, None), len(data)) for each in (escapes, pieces))
         return data[: min(ends)]
 
     def spans(self, data: bytes) -> list[Span]:

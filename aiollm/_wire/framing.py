@@ -17,7 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from aiollm._user_types.density import excess_in
+from aiollm._user_types.density import LARGE, Weight, excess_in
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -38,9 +38,14 @@ _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"
 _BLANK = (b"\n\n", _CRLF)
 _OPENING = (b"{", b"[")
-_MATTERS = frozenset({b"", b"d", b"e", *_OPENING})
-"""How the lines begin that are read outside raw JSON: comments, `id` and `retry` have no effect."""
-_LARGE = 16 * 1024
+_DATA = b"data: "
+_BEGIN = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: (?=[^\r\n]*\Z)")
+"""How the first piece of a large event begins, as most have it."""
+_FIELDS = frozenset({b"", b"d", b"e"})
+_MATTERS = frozenset({*_FIELDS, *_OPENING})
+"""How the lines begin that are read outside raw JSON, and while any of it is read: comments, `id`
+and `retry` have no effect."""
+_LARGE = 4 * 1024
 """Bytes without an end of an event after which complete lines do not wait for it: what is held
 takes no time, and then all of it at once."""
 _LONE_CR = re.compile(rb"\r(?!\n)")
@@ -61,7 +66,10 @@ class _Framer:
     times: joining on every read would be quadratic for a frame that spans thousands of reads.
     """
 
-    __slots__ = ("_pending", "_size")
+    __slots__ = ("_pending", "_size", "_weight")
+
+    _weight: Weight
+    """What the bytes of a large frame hold so far; there is none before."""
 
     def __init__(self) -> None:
         self._pending: list[bytes] = []
@@ -73,8 +81,10 @@ class _Framer:
         if self._pending:
             held = self._size
             self._pending.append(head)
+            if held > LARGE:
+                self._weigh(head, held + len(head))
             head = self._rest()
-            if held > _LARGE:  # fewer bytes are of no large frame: as many may follow in one read
+            if _LARGE < held <= LARGE:  # fewer are of no large frame: as many may follow at once
                 check_density(head)
         if end < len(data):
             self._hold(data[end:])
@@ -84,11 +94,22 @@ class _Framer:
         """Keep `data` until its separator arrives."""
         self._pending.append(data)
         self._size += len(data)
-        if self._size > MAX_FRAME:
-            head = self._pending[0]
-            self._pending = []
-            self._size = 0
-            raise ProtocolError(f"one frame is larger than {MAX_FRAME} bytes", frame=head)
+        if self._size > LARGE:
+            if self._size - len(data) <= LARGE:
+                self._weight = Weight()
+                data = b"".join(self._pending)
+            self._weigh(data, self._size)
+
+    def _weigh(self, piece: bytes, size: int) -> None:
+        """Count what a piece of a large frame holds. Raises: ProtocolError."""
+        excess = self._weight.add(piece)
+        if not excess and size <= MAX_FRAME:
+            return
+        head = self._pending[0]
+        self._rest()
+        if excess:
+            raise ProtocolError(f"a frame of {size} bytes or more holds {excess}", frame=head)
+        raise ProtocolError(f"one frame is larger than {MAX_FRAME} bytes", frame=head)
 
     def _rest(self) -> bytes:
         """Return and forget all pending bytes."""
@@ -150,23 +171,43 @@ class _EventStream(_Framer, ABC, Generic[F]):
         if self._carriage or b"\r" in data:
             # Keep a CRLF stream as it is up to its last complete event, so that subclasses can
             # use their fast path; only the remainder is normalized.
-            if end := 0 if self._carriage or ended else _end_of_crlf(data):
+            # A large event is not normalized once more because of the line ends behind it.
+            lone = self._carriage or ended or self._size > _LARGE
+            if end := 0 if lone else _end_of_crlf(data):
                 return self._events(self._take(data, end))
             data = self._normal_newlines(data)
+        if self._size > LARGE and not ended:
+            data, ended = self._end_line(data)
         end = data.rfind(b"\n\n") + 2
         if end > 1 or (ended and data[:1] == b"\n"):
             return self._events(self._take(data, end))
         if self._size + len(data) > _LARGE and (end := data.rfind(b"\n", 0, -1) + 1):
-            return self._lines(self._take(data, end))
+            return self._lines(self._take(data, end).split(b"\n"))
         if data:
             self._hold(data)
         return []
 
+    def _end_line(self, data: bytes) -> tuple[bytes, bool]:
+        """Take a large line of data out, if it ends in this read; return what is behind it.
+
+        All other ways to find it would copy it several times. Whether it was found comes, too.
+        """
+        end = data.find(b"\n")
+        found = _BEGIN.match(self._pending[0])
+        if not 0 <= end < len(data) - 1 or found is None or self._raw is not None:
+            return data, False
+        self._name = self._name if found[1] is None else found[1]
+        self._pending[0] = self._pending[0][found.end() :]
+        self._data.append(self._take(data[:end], end))
+        self._midway = True
+        return data[end + 1 :], True
+
     def close(self) -> list[F]:
         """Return what only the end completes; an event whose JSON is incomplete is dropped."""
         frames: list[F] = []
-        *lines, last = self._rest().split(b"\n")
-        self._slow([*lines, last] if last else lines, frames)
+        if self._pending:
+            *lines, last = self._rest().split(b"\n")
+            self._slow([*lines, last] if last else lines, frames)
         if _is_complete(b"\n".join(self._data).strip()):
             self._dispatch(frames)
         return frames
@@ -175,15 +216,18 @@ class _EventStream(_Framer, ABC, Generic[F]):
         """Parse complete events, the last of which ends in LF LF or CRLF CRLF."""
         if b"\r" in block:
             block = self._normal_newlines(block)
-        return self._lines(block)
+        return self._lines(block.split(b"\n"))
 
-    def _lines(self, block: bytes) -> list[F]:
-        """Parse complete lines, which may end in the middle of an event. Raises: ProtocolError."""
+    def _lines(self, lines: list[bytes]) -> list[F]:
+        """Parse complete lines, which may end in the middle of an event. Raises: ProtocolError.
+
+        They come split, with "" behind the last, so that nobody holds a large block any longer.
+        """
         frames: list[F] = []
-        *lines, _ = block.split(b"\n")
+        lines.pop()
         self._slow(lines, frames)
         if len(self._data) > MAX_LINES:
-            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=block)
+            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=self._data[0])
         self._midway = self._raw is not None or bool(self._data or self._name)
         return frames
 
@@ -219,13 +263,17 @@ class _EventStream(_Framer, ABC, Generic[F]):
     def _slow(self, lines: list[bytes], frames: list[F]) -> None:
         """Parse line by line, as the standard describes."""
         # Comments, `id` and `retry` have no effect: an answer is never resumed by event id.
+        matters = _MATTERS if self._raw_values < MAX_RAW_VALUES else _FIELDS
         for line in lines:
             if self._raw is None:
                 if not line:
                     if self._data or self._name:
                         self._dispatch(frames)
                     continue
-                if line[:1] not in _MATTERS:
+                if line[:1] not in matters:
+                    continue
+                if line[:6] == _DATA:  # as most have it
+                    self._data.append(line[6:])
                     continue
             name, _, value = line.partition(b":")
             # A field of an event ends raw JSON that never closed: garbage must not swallow events.
@@ -244,6 +292,8 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     def _dispatch(self, frames: list[F]) -> None:
         data = b"\n".join(self._data)
+        if len(self._data) > 1:
+            check_density(data)  # its lines may have come one by one
         if data:
             frames.append(self._make(self._name, data))
         self._data.clear()
@@ -311,9 +361,9 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         return super()._events(block)
 
 
-def check_density(data: bytes) -> None:
-    """Refuse large JSON of too many parts. Raises: ProtocolError."""
-    if excess := excess_in(data):
+def check_density(data: bytes, weight: Weight | None = None) -> None:
+    """Refuse large JSON of too many parts, which `weight` has counted. Raises: ProtocolError."""
+    if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data)):
         raise ProtocolError(f"a frame of {len(data)} bytes holds {excess}", frame=data)
 
 

@@ -12,8 +12,8 @@ import msgspec
 MAX_MISFITS = 32
 """How many values of one frame may not fit; with more, it is not what it should be."""
 
-MAX_WALKED = 8192
-"""How many items the lists of one frame may have that is walked: each takes a microsecond."""
+MAX_WALKED = 4096
+"""How many items the lists of one frame may have that is walked: a microsecond or two each."""
 
 _MISFIT = object()
 _TYPES = frozenset({str, int, float, bool, NoneType, list, dict})

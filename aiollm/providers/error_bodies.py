@@ -26,6 +26,9 @@ _KINDS = ("type", "status", "error_type", "reason", "__type")
 _MARKS = (b"error", b"\\u", b'"base_resp"', b'"message"', b'"detail"', b'"success"')
 """What any error has: its name, a key that `is_error` knows, or an escape that may hide it."""
 
+_LONG = 4 * 1024
+"""Bytes from which words are found much sooner than an expression."""
+
 _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
@@ -116,9 +119,11 @@ def error_in(data: bytes) -> Any:
 
 
 def _may_be_error(data: bytes) -> bool:
-    if len(data) <= LARGE:
+    if len(data) <= _LONG:
         return _MAYBE_ERROR.search(data) is not None
-    data = data.lower()  # in a long text, words are found much sooner than an expression
+    if len(data) > 2 * LARGE:  # it may echo a prompt, all of which would take long to search
+        data = data[:LARGE] + data[-LARGE:]
+    data = data.lower()
     return any(mark in data for mark in _MARKS)
 
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from aiollm._http.turns import Turns
+from aiollm._http.turns import FIRST, PIECE, Turns
 from aiollm._wire.body import json_body
-from aiollm._wire.framing import SSE
+from aiollm._wire.framing import SSE, check_density
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import ProtocolError, ProviderError
 from aiollm.providers.urls import model_path
@@ -318,7 +318,7 @@ class LlamaSwap(Server):
         """
         framer = SSE()
         reply = await self._stream(self._request("GET", "/api/events"))
-        turns = Turns(reply.read)
+        turns = Turns(reply.read, piece=FIRST, most=PIECE)
         try:
             while data := await turns.read():
                 for frame in framer.feed(data):
@@ -343,8 +343,10 @@ def _event(frame: bytes) -> SwapEvent:
     inner = mend(data).encode() if isinstance(data, str) else bytes(json_body(data))
     match envelope.type:
         case "modelStatus":
+            check_density(inner)  # `load` does it, too
             return ModelsChanged(read(inner, tuple[ModelState, ...]))
         case kind if kind in _EVENTS:
+            check_density(inner)
             return read(inner, _EVENTS[kind])
         case kind:
             return OtherEvent(kind, load(inner))

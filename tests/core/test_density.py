@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from aiollm._user_types import density
 from aiollm._user_types.density import LARGE, MAX_BARE
 from aiollm._wire.framing import check_density
 from aiollm.errors import ProtocolError
@@ -44,24 +47,34 @@ def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        pytest.param(b'{"a":[%s0]}' % (b"0," * 200_000), "200002 values", id="numbers"),
+        pytest.param(b'{"a":[%s0]}' % (b"0," * 200_000), "more than 131072 values", id="numbers"),
         pytest.param(b"[%s0]" % (b'"a",' * 70_000), "65536 strings", id="texts"),
         pytest.param(
             b"{%s}" % b",".join(b'"b%d":1' % at for at in range(70_000)), "strings", id="names"
         ),
-        pytest.param(b"[%s0]" % (b"{}," * 50_000), "50001 objects and lists", id="objects"),
-        pytest.param(b"[" * 70_000, "70000 objects and lists", id="a deep nesting"),
+        pytest.param(
+            b"[%s0]" % (b"{}," * 50_000), "more than 49152 objects and lists", id="objects"
+        ),
+        pytest.param(b"[" * 70_000, "more than 49152 objects and lists", id="a deep nesting"),
         pytest.param(b'{"a":%s1}' % (b" " * MAX_BARE), "outside its strings", id="white space"),
         pytest.param(b'{"a":%s}' % (b"1" * MAX_BARE), "outside its strings", id="a long number"),
-        pytest.param(b'{"a":"%s"}' % (rb"\u0041" * 1_100_000), "1100000 escapes", id="escapes"),
         pytest.param(
-            b'{"a":"%s"}' % ("é" * 2_200_000).encode(), "4400000 bytes that are not", id="UTF-8"
+            b'{"a":"%s"}' % (rb"\u0041" * 1_100_000), "more than 262144 escapes", id="escapes"
         ),
         pytest.param(
-            rb'{"a":"\\","b":[%s0]}' % (b"0," * 200_000), "200003 values", id="after a backslash"
+            b'{"a":"%s"}' % ("é" * 2_200_000).encode(),
+            "more than 4194304 bytes that are not",
+            id="UTF-8",
         ),
         pytest.param(
-            rb'{"a":"\"","b":[%s0]}' % (b"0," * 200_000), "200003 values", id="after a quote"
+            rb'{"a":"\\","b":[%s0]}' % (b"0," * 200_000),
+            "more than 131072 values",
+            id="after a backslash",
+        ),
+        pytest.param(
+            rb'{"a":"\"","b":[%s0]}' % (b"0," * 200_000),
+            "more than 131072 values",
+            id="after a quote",
         ),
     ],
 )
@@ -72,3 +85,17 @@ def test_what_would_hold_up_the_loop_is_refused(data: bytes, said: str) -> None:
 
 def test_up_to_64_kib_anything_is_decoded() -> None:
     check_density(b"[" * LARGE)
+
+
+@given(st.lists(st.text('"\\{[,\n'), min_size=1), st.lists(st.integers(0, 3)))
+def test_pieces_count_as_the_whole(texts: list[str], sizes: list[int]) -> None:
+    """Also where an escape is cut."""
+    data = json.dumps([texts, {"a": texts}]).encode()
+    whole, cut = density.Weight(), density.Weight()
+    whole.add(data)
+    for size in sizes:
+        cut.add(data[:size])
+        data = data[size:]
+    cut.add(data)
+    for name in ("_bare", "_brackets", "_commas", "_quotes"):
+        assert getattr(whole, name) == getattr(cut, name), name

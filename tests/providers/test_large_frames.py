@@ -152,3 +152,12 @@ def test_an_error_is_found_in_a_frame_of_any_length(odd: bytes, length: int) -> 
         decoder.feed(
             [b'{"id":%s,"a":"%s","error":{"message":"it broke"}}' % (odd, b"x" * length)], []
         )
+
+
+@pytest.mark.parametrize("before", [0, 100_000, 1_000_000])
+def test_an_error_without_its_key_is_found_at_both_ends_of_a_large_frame(before: int) -> None:
+    """It may echo the prompt before its words or behind them."""
+    echo = {"echo": "a" * before}
+    for value in (echo | {"detail": "no such model"}, {"detail": "no such model"} | echo):
+        _, error = read("chat", value)
+        assert "no such model" in str(error)

@@ -175,12 +175,15 @@ class AnthropicDecoder:
                 return EVENT.decode(data)
             except (ValueError, RecursionError):
                 pass  # another server may write it differently than Anthropic
-        if says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data)):
+        if data[:1] != b"{" and self._is_none(data):
             return Event("ping")
         self._plain = False
         if self._joiner is None:
             self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(data, EVENT)
+
+    def _is_none(self, data: bytes) -> bool:
+        return says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data))
 
     def _message_start(self, event: Event, out: list[Item]) -> None:
         if event.message is not None:

@@ -182,15 +182,13 @@ class GoogleDecoder:
 
     def _decode(self, frame: bytes, out: list[Item]) -> Chunk | None:
         """Decode a chunk; None for a frame that is none, such as an end mark or an array."""
+        if frame[:1] != b"{" and self._mark(frame, out):
+            return None
         if self._joiner is None:
             try:
                 return CHUNK.decode(frame)
             except (ValueError, RecursionError):
-                pass
-        if frame[:1] != b"{" and self._mark(frame, out):
-            return None
-        if self._joiner is None:
-            self._joiner = SurrogateJoiner(odd=True)
+                self._joiner = SurrogateJoiner(odd=True)
         return self._joiner.decode(frame, CHUNK)
 
     def _mark(self, frame: bytes, out: list[Item]) -> bool:

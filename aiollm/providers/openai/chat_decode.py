@@ -6,6 +6,7 @@ because they must also work for llama.cpp, vLLM, OpenRouter, DeepSeek, Groq, Mis
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -309,8 +310,9 @@ class ChatDecoder:
             out += self._content(content, self._block)
         if delta.refusal and (refusal := self._joined("refusal", delta.refusal)):
             out.append(RefusalDelta(refusal))
-        for call in delta.tool_calls or ():
-            out += self._call(call)
+        if delta.tool_calls:
+            check_parts(delta.tool_calls)
+            out += itertools.chain.from_iterable(map(self._call, delta.tool_calls))
         if delta.function_call is not None:
             out += self._call(Call(-1, function=delta.function_call))
         if delta.annotations:

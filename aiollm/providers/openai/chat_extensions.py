@@ -8,6 +8,7 @@ from typing import Any
 
 from aiollm._wire.lenient import mend
 from aiollm.errors import ProtocolError
+from aiollm.providers.decoding import check_parts
 from aiollm.providers.openai.chat_wire import Delta
 from aiollm.types import (
     Citation,
@@ -196,6 +197,7 @@ def _source(
 
 def images(parts: Sequence[Any]) -> Iterator[ImageChunk]:
     """Read generated images, which OpenRouter sends as data URIs."""
+    check_parts(parts)
     for part in parts:
         match part:
             case {"image_url": {"url": str() as url}} if url:

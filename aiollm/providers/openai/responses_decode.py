@@ -137,7 +137,7 @@ class ResponsesDecoder:
             raise StreamInterrupted("the stream ended before response.completed")
 
     def _frame(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        if self.finished or says_nothing(data) or is_done(data):
+        if self.finished or (data[:1] != b"{" and (says_nothing(data) or is_done(data))):
             return
         event = self._decode(data)
         kind = event.type = event.type or name.decode("ascii", "replace")
