@@ -32,7 +32,7 @@ how the parts work together. Import the names of the first part with `from aioll
 """
 TOPICS = {
     "Asking": "Registry Stream TypedStream Request RequestLike Role Effort PromptCache "
-    "RequestFields ResponseCacheUse StreamOptions GenerateOptions RunOptions AgentOptions "
+    "RequestFields ResponseCacheUse StreamOptions GenerateOptions RunOptions "
     "CountOptions CallOptions OnInterrupt OnRefusal OnUnsupported Timeouts Plan Step Target",
     "Messages": "Message user assistant system tool_results to_json from_json messages_from_openai",
     "Parts of messages": "Part TextPart ImagePart DocumentPart AudioPart ToolCallPart "
