@@ -113,6 +113,7 @@ from aiollm.types import (
 if typing.TYPE_CHECKING:
     from aiollm._agent.loop import RunEvent, RunResult, TurnEnded
     from aiollm._agent.run import AgentRun
+    from aiollm._agent.served_tools import ServedTool
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
     from aiollm._bulk.row import Row
@@ -126,6 +127,7 @@ if typing.TYPE_CHECKING:
         RunOptions,
         StreamOptions,
     )
+    from aiollm._mcp.server import McpOptions, McpServer, McpState, McpStatus
     from aiollm._serialization import from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
@@ -147,6 +149,10 @@ _LAZY = {
     "MapRow": "aiollm._bulk.source",
     "MapRows": "aiollm._bulk.source",
     "MapRun": "aiollm._bulk.run",
+    "McpOptions": "aiollm._mcp.server",
+    "McpServer": "aiollm._mcp.server",
+    "McpState": "aiollm._mcp.server",
+    "McpStatus": "aiollm._mcp.server",
     "Ollama": "aiollm.servers",
     "Price": "aiollm.prices",
     "Report": "aiollm.bulk",
@@ -155,6 +161,7 @@ _LAZY = {
     "RunEvent": "aiollm._agent.loop",
     "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
+    "ServedTool": "aiollm._agent.served_tools",
     "StreamOptions": "aiollm._failover.keywords",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
@@ -239,6 +246,10 @@ __all__ = [
     "MapRow",
     "MapRows",
     "MapRun",
+    "McpOptions",
+    "McpServer",
+    "McpState",
+    "McpStatus",
     "Message",
     "ModelNotFoundError",
     "Network",
@@ -282,6 +293,7 @@ __all__ = [
     "RunResult",
     "SchemeFactory",
     "Secret",
+    "ServedTool",
     "ServerError",
     "SpecError",
     "Status",

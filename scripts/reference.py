@@ -43,6 +43,7 @@ TOPICS = {
     "Money": "Cost CostSource Price Budget",
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
+    "MCP servers": "McpServer McpOptions McpStatus McpState ServedTool",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
@@ -68,7 +69,8 @@ MODULES = {
     "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
-    "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
+    "McpStarted McpDied McpRestarted McpToolsChanged ImageElided CallEnded RunStarted "
+    "TurnStarted ToolCallStarted ToolCallEnded "
     "RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "

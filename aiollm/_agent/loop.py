@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
+from aiollm._agent.served_tools import told_apart
 from aiollm._agent.tool_calls import RunLimits, ToolCalls, ToolEnded, ToolStarted
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.tools import as_tool
@@ -78,7 +79,7 @@ class AgentLoop:
         `ask` starts a stream, `runner` returns what runs the tools, `emit` passes events to the
         hooks.
         """
-        made = tuple(map(as_tool, (*request.tools, *_listed(tools))))
+        made = told_apart(map(as_tool, (*request.tools, *_listed(tools))))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
         self._tools = {each.name: each for each in made}
