@@ -160,5 +160,5 @@ def checked_name(name: object) -> str:
 
 def _short(text: str) -> str:
     """Make a name of what a server's package, module or host is called."""
-    text = re.sub(r"\.(?:py|js|mjs|ts)$", "", _AROUND.sub("", text))
+    text = _AROUND.sub("", re.sub(r"\.(?:py|js|mjs|ts)$", "", text))
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:32] or "mcp"

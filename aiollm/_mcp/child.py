@@ -153,13 +153,16 @@ class Child(asyncio.SubprocessProtocol):
 
     def write(self, data: bytes) -> bool:
         """Write to its input; return whether it is open."""
-        if self._closed or self._process is None:
+        if not self.is_open:
             return False
-        pipe: Any = self._process.get_pipe_transport(0)
-        if pipe is None or pipe.is_closing():
-            return False
-        pipe.write(data)
+        self._pipe(0).write(data)
         return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its input is open."""
+        pipe = None if self._closed else self._pipe(0)
+        return pipe is not None and not pipe.is_closing()
 
     async def has_room(self) -> None:
         """Wait until it has read most of what was written."""

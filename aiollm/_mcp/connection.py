@@ -21,7 +21,7 @@ from aiollm._mcp.lines import MAX_ITEMS
 from aiollm._mcp.sdk import Sdk, load
 from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.tools import Listed
-from aiollm._mcp.traffic import SESSION_LOST, Traffic
+from aiollm._mcp.traffic import CLOSED, SESSION_LOST, WHOLE, Traffic
 from aiollm._settings.hidden import HiddenValues
 from aiollm._wire.printable import printable
 from aiollm.errors import ConfigError
@@ -75,8 +75,8 @@ class Settings(msgspec.Struct, frozen=True):
         return bearer | self.headers
 
 
-class SessionLostError(Exception):
-    """The server did not run the call, because it has forgotten the session."""
+class NotRunError(Exception):
+    """The server did not get the call, or has forgotten the session: it can be made again."""
 
 
 class FailedCallError(Exception):
@@ -102,7 +102,6 @@ class Connection:
         self.is_new = True
         """Whether it has not been up yet."""
         self.tools: tuple[Listed, ...] = ()
-        self.calls = 0
         self.ready: asyncio.Future[None] = loop.create_future()
         self.began = loop.time()
         self._loop, self._owner = loop, os.getpid()
@@ -210,7 +209,9 @@ class Connection:
                 if not cursor or len(found) >= MAX_ITEMS:
                     break
         some = found[:MAX_ITEMS]
-        return tuple(Listed(each.name, each.description or "", each.input_schema) for each in some)
+        schemas = (each.input_schema.get(WHOLE, each.input_schema) for each in some)
+        pairs = zip(some, schemas, strict=True)
+        return tuple(Listed(each.name, each.description or "", schema) for each, schema in pairs)
 
     @property
     def _changes(self) -> bool:
@@ -235,10 +236,12 @@ class Connection:
     async def call(self, name: str, arguments: Mapping[str, Any], seconds: float | None) -> Any:
         """Call a tool; return the SDK's result.
 
-        Raises: TimeoutError, SessionLostError, FailedCallError.
+        Raises: TimeoutError, NotRunError, FailedCallError.
         """
+        if isinstance(self._transport, StdioTransport) and not self._transport.child.is_open:
+            self._end("it closed its input")
+            raise NotRunError
         heard = self._traffic.heard
-        self.calls += 1
         sdk, reason = self._sdk, ""
         try:
             async with asyncio.timeout(seconds):
@@ -249,7 +252,9 @@ class Connection:
         except sdk.Error as error:
             if error.error.code == SESSION_LOST:
                 self._end("it has forgotten the session")
-                raise SessionLostError from None
+                raise NotRunError from None
+            if error.error.code == CLOSED and self.pid is not None:
+                self._end("the connection ended")
             reason = self.reason if self.is_over else error.error.message
         except sdk.ValidationError as error:
             reason = f"the result is not valid: {error.errors()[0]['msg']}"

@@ -16,17 +16,19 @@ _NAMED = ("properties", "patternProperties", "$defs")
 _Rule: TypeAlias = Callable[[Schema], None]
 
 
-def mended(schema: Mapping[str, Any]) -> Schema:
+def mended(schema: Any) -> Schema:
     """Return a schema that providers take, with references inlined.
 
     An alternative at the root becomes one object; what is required exists; arrays have items.
     Raises: ConfigError for what cannot be mended, such as a reference to somewhere else.
     """
-    kind, reason = schema.get("type"), ""
+    if not isinstance(schema, Mapping):
+        raise ConfigError("its schema is not an object")
+    kind, reason = schema.get("type", "object"), ""
     if kind != "object":
         raise ConfigError(f"its arguments are of type {kind!r:.40}, not an object")
     try:
-        found: Schema = _node(_one_object(_node(json_schema(schema))))
+        found: Schema = _node(_one_object(json_schema({**schema, "type": "object"})))
     except ConfigError as error:
         reason = error.message
     except (RecursionError, TypeError, AttributeError, ValueError) as error:
@@ -98,17 +100,21 @@ _RULES: tuple[_Rule, ...] = (
 
 def _one_object(schema: Schema) -> Schema:
     """Join the alternatives at the root, which OpenAI and Anthropic refuse there."""
-    properties = dict(schema.get("properties", {}))
-    required = list(schema.get("required", ()))
+    properties = dict(schema.get("properties") or {})
+    required = _names(schema)
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf", "allOf")}
     for key in ("allOf", "anyOf", "oneOf"):
         branches = [each for each in schema.get(key, ()) if isinstance(each, dict)]
         for branch in branches:
-            for name, item in branch.get("properties", {}).items():
+            for name, item in (branch.get("properties") or {}).items():
                 properties.setdefault(name, item)
         if branches:
-            sets = [set(branch.get("required", ())) for branch in branches]
+            sets = [set(_names(branch)) for branch in branches]
             common = set.union(*sets) if key == "allOf" else set.intersection(*sets)
             required += sorted(common - set(required))
-    rest |= {"properties": properties}
-    return rest | {"required": required} if required else rest
+    return rest | {"properties": properties, "required": required}
+
+
+def _names(schema: Schema) -> list[str]:
+    given = schema.get("required")
+    return [each for each in given if isinstance(each, str)] if isinstance(given, list) else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict
 import msgspec
 
 from aiollm._agent.served_tools import ServedTool, prefixed
-from aiollm._mcp.connection import Connection, FailedCallError, SessionLostError, Settings
+from aiollm._mcp.connection import Connection, FailedCallError, NotRunError, Settings
 from aiollm._mcp.results import result_of
 from aiollm._mcp.tools import Book, Listed, book_of, chosen
 from aiollm.dsn import Secret
@@ -184,8 +184,8 @@ class McpServer:
                 raise ProtocolError(f"MCP server {self.name!r} has no tool {name!r:.80} any more")
             try:
                 result = await connection.call(name, arguments, seconds)
-            except SessionLostError:
-                error = self._error(ConnectError, "has forgotten the session twice")
+            except NotRunError:
+                error = self._error(ConnectError, "was lost twice before it ran the call")
                 continue
             except TimeoutError:
                 reason = f"did not answer {name!r:.80} within {seconds:g} s"

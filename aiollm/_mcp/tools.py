@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -33,7 +33,7 @@ class Listed(msgspec.Struct, frozen=True):
 
     name: str
     description: str
-    schema: Mapping[str, Any]
+    schema: Any
 
 
 class Remote:
@@ -99,7 +99,7 @@ async def book_of(
     return Book(tools, refused)
 
 
-def valid_name(name: str, taken: Iterable[str] = ()) -> str:
+def valid_name(name: str, taken: Container[str] = ()) -> str:
     """Return a name that every provider accepts and that is not taken."""
     made = name if is_tool_name(name) else re.sub(r"[^A-Za-z0-9_-]", "_", name)
     if not re.match(r"[A-Za-z_]", made):
@@ -108,7 +108,8 @@ def valid_name(name: str, taken: Iterable[str] = ()) -> str:
         return made
     # The same name each time, whatever else is listed: a prompt cache holds it.
     ending = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
-    return f"{made[:55]}_{ending}"
+    hashed = f"{made[:55]}_{ending}"
+    return hashed if hashed not in taken else valid_name(f"{name}_", taken)
 
 
 def chosen(server: str, book: Book, patterns: Sequence[str]) -> list[ServedTool]:

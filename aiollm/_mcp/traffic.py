@@ -11,6 +11,11 @@ from aiollm._mcp.sdk import Sdk
 MAX_ASKED = 256
 """Requests of a server that are not answered yet, at most: it may ask without reading."""
 
+WHOLE = "aiollm: the whole schema"
+"""Where a schema that is not one of an object is kept: the SDK would refuse the list for it."""
+
+CLOSED = -32000
+"""The SDK's code for a call whose connection ended."""
 TOO_LARGE = -32011
 """The code of an answer that was left out, because it is too large."""
 UNREACHABLE = -32012
@@ -131,9 +136,9 @@ def _clean(listed: Any) -> list[dict[str, Any]]:
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
             continue
         schema = tool.get("inputSchema") or {}
-        # Who uses it refuses a schema that is no object, and says so.
-        schema = schema if isinstance(schema, dict) else {"": schema}
+        if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+            schema = {WHOLE: schema}  # who makes a tool of it refuses it, and says why
         words = tool.get("description")
         kept = {"description": words} if isinstance(words, str) else {}
-        found.append({"name": tool["name"], "inputSchema": {"type": "object", **schema}, **kept})
+        found.append({"name": tool["name"], "inputSchema": {**schema, "type": "object"}, **kept})
     return found
