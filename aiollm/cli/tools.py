@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from aiollm._agent.loop import RunEvent
 from aiollm._agent.tool_calls import ToolEnded, ToolStarted
@@ -76,7 +77,8 @@ def _imported(name: str) -> Tool:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # where a user's own modules are, as with `python -m`
-    reason, found = "", None
+    reason = ""
+    found: Any = None
     try:
         found = importlib.import_module(module)
         for each in path.split("."):

@@ -150,6 +150,9 @@ class Stdio:
                 page = int(request.get("params", {}).get("cursor", 0))
                 more = {"nextCursor": str(page + 1)} if page < 2 else {}
                 self.answer(request, {"tools": tools[page * 10 : page * 10 + 10], **more})
+            case "page":
+                tools = [{"name": f"{x}_text_file", "inputSchema": {}} for x in ("read", "list")]
+                self.answer(request, {"tools": tools})
             case "odd":
                 self.answer(request, {"tools": odd_tools()})
             case _:
