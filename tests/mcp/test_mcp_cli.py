@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from aiollm.testing import FaultServer, chat, tool_call
+from aiollm.testing import Answer, FaultServer, chat
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("fake_server.py")
 MODULE = "def double(number: int) -> str:\n    return f'{2 * number}\\x1b[31m'\n"
+
+
+def asked(text: str, *calls: tuple[str, dict]) -> Answer:
+    """Return an answer that calls tools."""
+    made = [
+        {
+            "index": index,
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments, separators=(",", ":"))},
+        }
+        for index, (name, arguments) in enumerate(calls)
+    ]
+    return chat(text, {"tool_calls": made}, finish="tool_calls")
 
 
 async def command(*arguments: str, model: FaultServer, folder: Path, typed: str = ""):
@@ -38,7 +53,7 @@ async def command(*arguments: str, model: FaultServer, folder: Path, typed: str 
 
 async def test_ask_runs_tools_of_servers_and_functions_and_shows_them(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
-    calls = chat("Hm.", tool_call("echo", {"text": "a\nb"}), tool_call("double", {"number": 4}))
+    calls = asked("Hm.", ("echo", {"text": "a\nb"}), ("double", {"number": 4}))
     async with FaultServer([calls, chat("All done.")]) as model:
         tools = ("--mcp", "files", "--tools", "mine:double")
         done = await command("ask", "hi", *tools, model=model, folder=tmp_path)
@@ -51,7 +66,7 @@ async def test_ask_runs_tools_of_servers_and_functions_and_shows_them(tmp_path):
 
 
 async def test_chat_keeps_calls_and_results_in_its_history(tmp_path):
-    calls = chat(tool_call("fail", {}))
+    calls = asked("", ("fail", {}))
     async with FaultServer([calls, chat("It failed."), chat("As I said.")]) as model:
         arguments = ("chat", "--mcp", "files")
         done = await command(*arguments, model=model, folder=tmp_path, typed="one\ntwo\n")

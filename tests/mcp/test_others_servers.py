@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import DocumentPart, ImagePart, ToolEnded, tool
+from aiollm.events import McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
 
 NODE = Path(__file__).parents[2] / ".node" / "node_modules" / ".bin"
@@ -90,24 +93,64 @@ async def test_the_filesystem_server_reads_files_and_collides_with_a_tool_of_our
     assert {each.result.text for each in ended} == {"what it says", "nothing"}
 
 
+DOCUMENTS = """
+import base64
+from mcp.server import MCPServer
+from mcp_types import BlobResourceContents, EmbeddedResource
+
+server = MCPServer("documents")
+
+@server.tool()
+def read() -> list[EmbeddedResource]:
+    blob = base64.b64encode(b"%PDF-1.4").decode()
+    held = BlobResourceContents(uri="a:///b.pdf", mime_type="application/pdf", blob=blob)
+    return [EmbeddedResource(type="resource", resource=held)]
+
+server.run()
+"""
+
+
 async def test_a_document_of_the_sdks_own_server_is_a_part(registry, tmp_path):
     script = tmp_path / "server.py"
-    script.write_text(
-        "import base64\n"
-        "from mcp.server import MCPServer\n"
-        "from mcp_types import BlobResourceContents, EmbeddedResource\n"
-        "server = MCPServer('documents')\n"
-        "@server.tool()\n"
-        "def read() -> list[EmbeddedResource]:\n"
-        "    blob = base64.b64encode(b'%PDF-1.4').decode()\n"
-        "    kind = 'application/pdf'
-"
-        "    held = BlobResourceContents(uri='a:///b.pdf', mime_type=kind, blob=blob)
-"
-        "    return [EmbeddedResource(type='resource', resource=held)]\n"
-        "server.run()\n"
-    )
+    script.write_text(DOCUMENTS)
     async with registry() as reg, reg.mcp(f"stdio:{sys.executable} {script}") as server:
         result = await server.call("read")
         assert server.status.protocol >= "2026"
     assert isinstance(result.content[0], DocumentPart)
+
+
+CHANGING = """
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+
+server = MCPServer("changing")
+
+@server.tool()
+async def grow(ctx: Context) -> str:
+    def grown() -> str:
+        return "I am new"
+    server.add_tool(grown)
+    await ctx.notify_tools_changed()
+    return "ok"
+
+server.run()
+"""
+
+
+async def test_changes_of_the_tools_of_the_sdks_own_server_are_heard(registry, tmp_path):
+    script, heard = tmp_path / "server.py", asyncio.Event()
+    script.write_text(CHANGING)
+
+    def hook(event):
+        if isinstance(event, McpToolsChanged) and event.added == ("grown",):
+            heard.set()
+
+    async with registry() as reg:
+        reg.on_event(hook)
+        async with reg.mcp(f"stdio:{sys.executable} {script}") as server:
+            await server.start()
+            while not heard.is_set():
+                await server.call("grow")  # the subscription may not be there yet
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(heard.wait(), 0.5)
+            assert (await server.call("grown")).text == "I am new"
