@@ -132,6 +132,7 @@ if typing.TYPE_CHECKING:
         SaveHook,
     )
     from aiollm._agent.run import AgentRun, TypedRun
+    from aiollm._agent.served_tools import ServedTool
     from aiollm._agent.steering import Steered
     from aiollm._agent.tool_calls import ToolEnded, ToolStarted
     from aiollm._agent.tools import FunctionTool, tool
@@ -149,6 +150,7 @@ if typing.TYPE_CHECKING:
         RunOptions,
         StreamOptions,
     )
+    from aiollm._mcp.server import McpOptions, McpServer, McpState, McpStatus
     from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
@@ -185,6 +187,10 @@ _LAZY = {
     "MapRow": "aiollm._bulk.source",
     "MapRows": "aiollm._bulk.source",
     "MapRun": "aiollm._bulk.run",
+    "McpOptions": "aiollm._mcp.server",
+    "McpServer": "aiollm._mcp.server",
+    "McpState": "aiollm._mcp.server",
+    "McpStatus": "aiollm._mcp.server",
     "NextTurn": "aiollm._agent.compaction",
     "Ollama": "aiollm.servers",
     "Partial": "aiollm._agent.typed_stream",
@@ -200,6 +206,7 @@ _LAZY = {
     "SaveHook": "aiollm._agent.options",
     "SavedCall": "aiollm._serialization",
     "SavedRun": "aiollm._serialization",
+    "ServedTool": "aiollm._agent.served_tools",
     "Steered": "aiollm._agent.steering",
     "StreamOptions": "aiollm._failover.keywords",
     "Summarize": "aiollm._agent.trimming",
@@ -311,6 +318,10 @@ __all__ = [
     "MapRow",
     "MapRows",
     "MapRun",
+    "McpOptions",
+    "McpServer",
+    "McpState",
+    "McpStatus",
     "Message",
     "ModelNotFoundError",
     "Network",
@@ -361,6 +372,7 @@ __all__ = [
     "SavedRun",
     "SchemeFactory",
     "Secret",
+    "ServedTool",
     "ServerError",
     "SpecError",
     "Status",

@@ -301,6 +301,10 @@ class Resources:
         """Close `closeable` together with the rest."""
         self._owned.append(closeable)
 
+    def disown(self, closeable: Closeable) -> None:
+        """Forget `closeable`, which was closed by itself."""
+        self._owned = [each for each in self._owned if each is not closeable]
+
     async def close(self) -> None:
         """End all calls, then close everything; idempotent."""
         self.closed = True

@@ -35,6 +35,10 @@ __all__ = [
     "HistoryCompacted",
     "Hook",
     "ImageElided",
+    "McpDied",
+    "McpRestarted",
+    "McpStarted",
+    "McpToolsChanged",
     "ResponseCacheAway",
     "RunEnded",
     "RunStarted",
@@ -157,6 +161,39 @@ class ResponseCacheAway(msgspec.Struct, frozen=True):
     reason: str
 
 
+class McpStarted(msgspec.Struct, frozen=True):
+    """An MCP server is up for the first time, `seconds` after its start; it has `tools` tools."""
+
+    server: str
+    seconds: float
+    tools: int
+
+
+class McpDied(msgspec.Struct, frozen=True):
+    """An MCP server died, or did not start, for `reason`; it is not started for `seconds`."""
+
+    server: str
+    reason: str
+    seconds: float = 0.0
+
+
+class McpRestarted(msgspec.Struct, frozen=True):
+    """An MCP server is up again, for the `restarts`-th time."""
+
+    server: str
+    seconds: float
+    tools: int
+    restarts: int
+
+
+class McpToolsChanged(msgspec.Struct, frozen=True):
+    """An MCP server has other tools now: the names of those that came, and of those that went."""
+
+    server: str
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
 class ImageElided(msgspec.Struct, frozen=True):
     """Images were left out of a request to fit the target's limits."""
 
@@ -275,6 +312,10 @@ Event: TypeAlias = (
     | FleetAway
     | FleetBack
     | ResponseCacheAway
+    | McpStarted
+    | McpDied
+    | McpRestarted
+    | McpToolsChanged
     | ImageElided
     | CallEnded
     | RunStarted

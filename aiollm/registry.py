@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.candidates import CallOptions
     from aiollm._failover.keywords import GenerateOptions, StreamOptions
+    from aiollm._mcp.server import McpOptions, McpServer
     from aiollm._serialization import SavedRun
     from aiollm._streams.image_stream import ImageStream
     from aiollm.prices import Price
@@ -308,6 +309,16 @@ class Registry(WholeAnswers, Retrieval, Names):
         from aiollm.servers import Ollama
 
         return self._servers().server(name, Ollama)
+
+    def mcp(self, address: str, **options: Unpack[McpOptions]) -> McpServer:
+        """Return an MCP server: 'stdio:COMMAND ...', a URL, or the NAME of AIOLLM_MCP_<NAME>.
+
+        It is started when its tools are needed. Raises: ConfigError, TypeError.
+        """
+        from aiollm._mcp.start import new_server  # only such tools need it
+
+        parts = self._catalog.environment(), self._resources, partial(emit, self._hooks)
+        return new_server(address, *parts, options)
 
     async def preload(self, spec: str | Plan | None = None) -> None:
         """Import what the first request needs, in a thread; with a spec, also its codecs.

@@ -27,7 +27,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 APART = {"peers", "simd"}
 """Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
 CORE = {"aiohttp", "anyio", "msgspec"}
-OPTIONAL = ("PIL", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
+OPTIONAL = ("PIL", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
 MADE_BY_BUILDING = {"PKG-INFO"}
 NEEDED = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "tests/conftest.py"}
 

@@ -48,6 +48,7 @@ TOPICS = {
     "TurnEnded RunResult AgentOptions LastingOptions",
     "Agents that last": "Approval ApproveHook ApprovalNeeded SavedRun SavedCall CallState SaveHook "
     "NextTurn CompactHook Compacted TrimTo CountHook Summarize SummaryHook Steered",
+    "MCP servers": "McpServer McpOptions McpStatus McpState ServedTool",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
@@ -73,6 +74,7 @@ MODULES = {
     "Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
+    "McpStarted McpDied McpRestarted McpToolsChanged "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "ApprovalAsked ApprovalDecided Decision HistoryCompacted RunSteered RunEnded Event Hook",
     "aiollm.local": "start LocalServer find_model missing",

@@ -13,6 +13,7 @@ from aiollm._agent.approval import ApprovalNeeded, GuardedCalls
 from aiollm._agent.compaction import Compacted, Compactor, sendable
 from aiollm._agent.options import Lasting
 from aiollm._agent.saving import Saver, unanswered
+from aiollm._agent.served_tools import told_apart
 from aiollm._agent.steering import Steered, Steering
 from aiollm._agent.tool_calls import RunLimits, ToolEnded, ToolStarted
 from aiollm._agent.tool_runner import ToolRunner
@@ -96,7 +97,7 @@ class AgentLoop:
         `ask` starts a stream, `runner` returns what runs the tools, `emit` passes events to the
         hooks.
         """
-        made = tuple(map(as_tool, (*request.tools, *_listed(tools))))
+        made = told_apart(map(as_tool, (*request.tools, *_listed(tools))))
         self._ask = ask
         self._request = msgspec.structs.replace(request, tools=made)
         self._tools = {each.name: each for each in made if isinstance(each, Tool)}

@@ -13,6 +13,7 @@ from typing import TextIO
 import msgspec
 
 from aiollm._streams.stream import Stream
+from aiollm.cli import tools
 from aiollm.cli.session import OK, image_from, run, spec_of
 from aiollm.cli.terminal import complain, print_json, show
 from aiollm.errors import ConfigError
@@ -23,6 +24,7 @@ from aiollm.types import Request, user
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     configure_request(parser)
+    tools.configure(parser)
     add = parser.add_argument
     add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in the answer")
     add("--json", action="store_true", help="print the response as JSON at the end")
@@ -53,6 +55,8 @@ def ask(options: argparse.Namespace) -> int:
 
 async def _answer(options: argparse.Namespace, request: Request, registry: Registry) -> int:
     spec = await spec_of(options.model, registry)
+    if options.mcp or options.tools:
+        return await _run(spec, options, request, registry)
     async with registry.stream(spec, request) as stream:
         try:
             if options.json:
@@ -63,6 +67,22 @@ async def _answer(options: argparse.Namespace, request: Request, registry: Regis
         finally:
             if options.verbose:
                 complain(_account(stream))
+    return OK
+
+
+async def _run(spec: str, options: argparse.Namespace, request: Request, registry: Registry) -> int:
+    given = await tools.open_tools(options, registry)
+    async with registry.run(spec, request, tools=given) as run:
+        try:
+            if options.json:
+                response = await run.collect()
+                print_json({"text": response.text} | msgspec.to_builtins(response, enc_hook=str))
+            else:
+                await show(run, tools.described)
+        finally:
+            if options.verbose:
+                usage, turns = run.usage, "1 turn" if run.turns == 1 else f"{run.turns} turns"
+                complain(f"{turns}, {usage.input_tokens} tokens in, {usage.output_tokens} out")
     return OK
 
 

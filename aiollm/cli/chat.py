@@ -10,12 +10,23 @@ import signal
 import socket
 import sys
 
+from aiollm._agent.run import AgentRun
 from aiollm._streams.stream import Stream
+from aiollm.cli import tools
 from aiollm.cli.session import FAILED, INTERRUPTED, OK, ended_by_sigterm, image_from, spec_of
 from aiollm.cli.terminal import complain, describe, note, prompt, show
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
-from aiollm.types import ImagePart, Message, Request, TextPart, ToolCallPart, assistant, user
+from aiollm.types import (
+    AnyTool,
+    ImagePart,
+    Message,
+    Request,
+    TextPart,
+    ToolCallPart,
+    assistant,
+    user,
+)
 
 _HELP = """  /image FILE  show the model an image with your next message
   /new         start a new conversation
@@ -38,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="an image for the first message",
     )
+    tools.configure(parser)
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -48,7 +60,8 @@ def chat(options: argparse.Namespace) -> int:
         try:
             spec = runner.run(spec_of(options.model, registry))
             registry.parse(spec)
-            talk = _Talk(runner, registry, spec, options.system, images)
+            given = runner.run(tools.open_tools(options, registry))
+            talk = _Talk(runner, registry, spec, options.system, images, given)
             return talk.run()
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -66,12 +79,14 @@ class _Talk:
         spec: str,
         system: str,
         images: list[ImagePart],
+        given: list[AnyTool],
     ) -> None:
         self._runner = runner
         self._registry = registry
         self._spec = spec
         self._system = system
         self._images = images
+        self._tools = given
         self._messages: list[Message] = []
         self._session = os.urandom(8).hex()
         self._is_typed = sys.stdin.isatty()
@@ -133,6 +148,9 @@ class _Talk:
     def _turn(self, line: str) -> None:
         asked = user(*self._images, TextPart(line))
         request = Request((*self._messages, asked), system=self._system)
+        if self._tools:
+            self._agent(request)
+            return
         stream: Stream | None = None
         try:
             stream = self._registry.stream(self._spec, request, session=self._session)
@@ -146,6 +164,21 @@ class _Talk:
         if said.text or any(not isinstance(part, TextPart) for part in said.parts):
             # Keep what was said before a stop, but forget a turn that had no answer at all.
             self._messages += [asked, said]
+            self._images = []
+
+    def _agent(self, request: Request) -> None:
+        """Answer with tools; the history keeps their calls, each with its result."""
+        run = None
+        try:
+            run = self._registry.run(self._spec, request, tools=self._tools, session=self._session)
+            self._runner.run(_shown(run))
+        except KeyboardInterrupt:
+            complain("stopped")
+        except LLMError as error:
+            self._failed = True
+            complain(describe(error))
+        if run is not None and len(run.messages) > len(request.messages):
+            self._messages = list(run.messages)
             self._images = []
 
 
@@ -169,7 +202,7 @@ def _kept(said: Message) -> Message:
     return assistant(*(part for part in said.parts if not isinstance(part, ToolCallPart)))
 
 
-async def _shown(stream: Stream) -> None:
+async def _shown(stream: Stream | AgentRun) -> None:
     with ended_by_sigterm():
         async with stream:
-            await show(stream)
+            await show(stream, tools.described)

@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from aiollm._streams.stream import Stream
 from aiollm.cli.emphasis import Emphasis
@@ -16,9 +17,18 @@ from aiollm.cli.safe_text import as_json, one_line, printable
 from aiollm.errors import FailoverError
 from aiollm.types import RefusalDelta, Restart, Status
 
+if TYPE_CHECKING:
+    from aiollm._agent.loop import RunEvent
+    from aiollm._agent.run import AgentRun
 
-async def show(stream: Stream) -> None:
-    """Print the answer as it arrives; notes about it go to standard error."""
+
+async def show(
+    stream: Stream | AgentRun, described: Callable[[RunEvent], str] = lambda _: ""
+) -> None:
+    """Print the answer as it arrives; notes about it go to standard error.
+
+    `described` returns what such a note says of an event, "" for none.
+    """
     page = Page()
     try:
         async for chunk in stream:
@@ -30,6 +40,9 @@ async def show(stream: Stream) -> None:
                     complain(message)
                 case RefusalDelta(refusal=text):
                     page.add(text)
+                case _ if text := described(chunk):
+                    page.end_line()
+                    note(text)
                 case _:
                     page.add(chunk.text)
     except asyncio.CancelledError:

@@ -291,6 +291,10 @@ class Catalog:
             raise ConfigError(f"{variable}: {_unknown_scheme(dsn, [*SCHEMES, *self._schemes])}")
         return from_dsn(name, dsn, self._env, scheme)
 
+    def environment(self) -> HiddenValues:
+        """Return the variables that names are looked up in."""
+        return HiddenValues(os.environ | self._env) if self._live else self._env
+
     def _variable(self, name: str) -> str:
         """Return the variable that defines a name: `LLM_MY_BOX`, or the one that is really set."""
         usual = f"LLM_{name.upper().replace('-', '_')}"

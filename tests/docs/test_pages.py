@@ -17,7 +17,7 @@ from aiollm import ImagePart, Registry, Request, user
 from aiollm.testing import FaultServer, chat, sse
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md"}
+ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md", "mcp.md"}
 """Pages whose blocks are tests themselves, or need other servers: they have tests of their own."""
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

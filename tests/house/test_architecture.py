@@ -59,6 +59,8 @@ FORBIDDEN = {
     ("registry", "anyio"): "anyio outside its rooms",
     ("_http.streaming", "PIL"): "PIL outside its room",
     ("_http.transport", "openai"): "a vendor's SDK",
+    ("_agent.loop", "mcp"): "MCP's SDK outside its room",
+    ("_agent.tools", "aiollm._mcp.tools"): "upward, from tools to where they come from",
 }
 """Imports that must never be, one for each rule."""
 

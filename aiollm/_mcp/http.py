@@ -1,0 +1,169 @@
+"""A server over streamable HTTP: the SDK's transport over a client that bounds what it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from aiollm._mcp.lines import seen
+from aiollm._mcp.sdk import Sdk
+from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Sent, Traffic
+
+CONNECTIONS = 100
+"""Requests under way at a time; others wait in the client."""
+
+_ERROR_BODY = 2048
+"""Bytes of an error page that are read."""
+
+_NOT_FOUND = (404, 405)
+
+
+class HttpTransport:
+    """Speaks with a server over HTTP; an async context manager, as the SDK wants it."""
+
+    def __init__(
+        self, traffic: Traffic, url: str, headers: Mapping[str, str], connect: float, most: int
+    ) -> None:
+        """`connect`: seconds for a connection; `most`: bytes of a message at most."""
+        self._traffic = traffic
+        self._url = url
+        self._headers = headers
+        self._connect = connect
+        self._most = most
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[Received, Sent]:
+        # Making one reads the certificates of the system, some 30 ms.
+        made = await asyncio.to_thread(self._client)
+        client = await self._stack.enter_async_context(made)
+        transport = self._traffic.sdk.http_transport(
+            self._url, http_client=client, max_sse_event_size=self._most
+        )
+        try:
+            reading, writing = await self._stack.enter_async_context(transport)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return Received(reading, self._traffic), Sent(writing, self._traffic)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def close(self) -> None:
+        """Do nothing: there is no process that must end at once."""
+
+    def _client(self) -> Any:
+        httpx = self._traffic.sdk.httpx
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        inner = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+        # Calls have deadlines of their own; one that waits for the model's next event has none.
+        timeout = httpx.Timeout(None, connect=self._connect)
+        return httpx.AsyncClient(
+            # Of compressed bytes, nobody knows how many there will be.
+            headers={"accept-encoding": "identity", **self._headers},
+            timeout=timeout,
+            trust_env=False,
+            transport=_Bounded(self._traffic.sdk, inner, self._most),
+        )
+
+
+class _Bounded:
+    """A transport whose failures, refusals and large answers are answers to their own request.
+
+    With the SDK's own, a request that fails ends the connection, and all others with it.
+    """
+
+    def __init__(self, sdk: Sdk, inner: Any, most: int) -> None:
+        self._sdk = sdk
+        self._inner = inner
+        self._most = most
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Return the answer to a request, whatever happens. Raises: CancelledError."""
+        httpx = self._sdk.httpx
+        try:
+            response = await self._inner.handle_async_request(request)
+            return await self._checked(request, response)
+        except httpx.TransportError as error:
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        return self._error(UNREACHABLE, reason)
+
+    async def _checked(self, request: Any, response: Any) -> Any:
+        status, kind = response.status_code, response.headers.get("content-type", "")
+        if request.method != "POST" or 300 <= status < 400 or status == 202:
+            return response
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            return self._error(UNREACHABLE, "the answer is compressed, which was not asked for")
+        if status < 300 and "json" not in kind:
+            return response
+        limit = self._most if "json" in kind else _ERROR_BODY
+        body = await self._body(response, limit)
+        if status >= 400:
+            return self._refused(request, response, body)
+        if body is None:
+            return self._error(TOO_LARGE, f"the result is too large: more than {limit} bytes")
+        found = seen(body)
+        if found.refusal:
+            return self._error(TOO_LARGE, f"the result is too large: {found.refusal}")
+        return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
+
+    async def _body(self, response: Any, most: int) -> bytes | None:
+        """Read a body, None if it has more than `most` bytes; leave nothing open."""
+        pieces, size = [], 0
+        try:
+            async for piece in response.aiter_bytes():
+                pieces.append(piece)
+                size += len(piece)
+                if size > most:
+                    return None
+        finally:
+            await response.aclose()
+        return b"".join(pieces)
+
+    def _refused(self, request: Any, response: Any, body: bytes | None) -> Any:
+        status = response.status_code
+        found = seen(body or b"")
+        if status == 404 and "mcp-session-id" in request.headers:
+            return self._error(SESSION_LOST, "the server has forgotten the session")
+        if found.is_message and not found.refusal:
+            return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
+        if status in _NOT_FOUND and not body:
+            return self._error(UNREACHABLE, f"HTTP {status}: no MCP server at this path")
+        text = (body or b"")[:_ERROR_BODY].decode("utf-8", "replace")
+        said = " ".join(text.split())[:300]
+        return self._error(UNREACHABLE, f"HTTP {status}: {said}".strip(": "))
+
+    def _error(self, code: int, reason: str) -> Any:
+        """Return an answer that the SDK takes as an error of this request alone."""
+        error = {"code": code, "message": reason}
+        body = msgspec.json.encode({"jsonrpc": "2.0", "id": None, "error": error})
+        headers = {"content-type": "application/json"}
+        return self._sdk.httpx.Response(502, headers=headers, content=body)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._inner.__aexit__(*error)
+
+
+def _plain(response: Any) -> dict[str, str]:
+    """Return the headers of a response that is whole and decoded."""
+    gone = ("content-length", "content-encoding", "transfer-encoding")
+    return {name: value for name, value in response.headers.items() if name not in gone}

@@ -1,0 +1,168 @@
+"""Lines of JSON-RPC: cut from a stream within bounds, and looked at before they are decoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+MAX_ITEMS = 1000
+"""Pieces of content in a result, or tools in a list, at most."""
+
+MAX_STRUCTURE = 1024 * 1024
+"""Bytes of a message without its texts and files: each becomes Python objects, several times over,
+and a megabyte of them holds the event loop for some 100 ms."""
+
+_EDGE = 256
+"""Bytes of each end of a line that is too long: one of them holds its id."""
+
+_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,15})\s*,')
+_LAST = re.compile(rb'[,{]\s*"id"\s*:\s*(\d{1,15})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+"""The id of a message at its start and at its end: further inside it may be someone else's."""
+
+CHANGED = "notifications/tools/list_changed"
+HEARD = frozenset(
+    {
+        CHANGED,
+        "notifications/cancelled",
+        "notifications/subscriptions/acknowledged",
+    }
+)
+"""Notifications that are passed on. Each of the others, such as logs, would cost a task."""
+
+
+class TooLong(msgspec.Struct, frozen=True):
+    """A line that was left out; `id` is that of the request it answers, None where it is hidden."""
+
+    size: int
+    id: int | None
+
+
+class Lines:
+    """Cuts bytes into lines without copying them again and again, and keeps no more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._head = self._tail = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes | TooLong]:
+        """Yield the lines that are complete; empty ones are left out."""
+        *complete, rest = data.split(b"\n")
+        for piece in complete:
+            if not self._size:
+                if piece and len(piece) <= self._most:
+                    yield piece
+                    continue
+                if not piece:
+                    continue
+            self._keep(piece)
+            yield self._taken()
+        self._keep(rest)
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= self._most:
+            if piece:
+                self._pieces.append(piece)
+            return
+        if not self._head:
+            self._head = b"".join([*self._pieces, piece])[:_EDGE]
+            self._pieces.clear()
+        self._tail = (self._tail + piece[-_EDGE:])[-_EDGE:]
+
+    def _taken(self) -> bytes | TooLong:
+        size, head, tail = self._size, self._head, self._tail
+        line = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size, self._head, self._tail = 0, b"", b""
+        if not head:
+            return line
+        found = _FIRST.match(head) or _LAST.search(tail)
+        return TooLong(size, int(found[1]) if found else None)
+
+
+class _Resource(msgspec.Struct):
+    text: msgspec.Raw = msgspec.Raw()
+    blob: msgspec.Raw = msgspec.Raw()
+
+
+class _Item(msgspec.Struct):
+    text: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()
+    resource: _Resource | None = None
+
+
+class _Content(msgspec.Struct):
+    content: list[_Item] = []
+
+
+class _Listed(msgspec.Struct):
+    content: list[msgspec.Raw] = []
+    tools: list[msgspec.Raw] = []
+
+
+class _Head(msgspec.Struct):
+    id: int | str | None = None
+    method: str = ""
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a message is: whether it is passed on, or why not, and the request it answers."""
+
+    is_message: bool = False
+    method: str = ""
+    id: int | str | None = None
+    refusal: str = ""
+
+
+def seen(line: bytes) -> Seen:
+    """Look at a message without making objects of all that it holds."""
+    try:
+        head = msgspec.json.decode(line, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Seen()
+    has_answer = bool(bytes(head.result) or bytes(head.error))
+    if not head.method and not has_answer:
+        return Seen()
+    return Seen(is_message=True, method=head.method, id=head.id, refusal=_refusal(line, head))
+
+
+def _refusal(line: bytes, head: _Head) -> str:
+    result = bytes(head.result)
+    if len(line) <= 4096:
+        return ""
+    listed = _probe(result, _Listed)
+    count = max(len(listed.content), len(listed.tools)) if listed else 0
+    if count > MAX_ITEMS:
+        return f"it has {count} items, more than {MAX_ITEMS}"
+    size = len(line) - (_texts(result) if len(line) > MAX_STRUCTURE else 0)
+    if size > MAX_STRUCTURE:
+        return f"it has {size} bytes beside its texts and files, more than {MAX_STRUCTURE}"
+    return ""
+
+
+def _texts(result: bytes) -> int:
+    """Return how many bytes of a result are texts and files."""
+    found = _probe(result, _Content)
+    total = 0
+    for item in found.content if found else ():
+        resource = item.resource or _Resource()
+        for raw in (item.text, item.data, resource.text, resource.blob):
+            text = bytes(raw)
+            total += len(text) if text.startswith(b'"') else 0
+    return total
+
+
+def _probe(result: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(result, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -1,0 +1,91 @@
+"""Servers over streamable HTTP: a request that fails costs itself alone."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from aiollm import ConnectError, ProtocolError
+
+_spec = importlib.util.spec_from_file_location(
+    "fake_mcp_server", Path(__file__).with_name("fake_server.py")
+)
+fake_server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_server)
+
+TOKEN = "sk-token-of-the-user"
+
+
+@pytest.fixture
+def http():
+    """Return a function that starts a scripted server."""
+    started = []
+
+    def start(mode="json"):
+        started.append(fake_server.Http(mode))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.mark.parametrize("mode", ["json", "sse"])
+async def test_tools_are_called_over_http(http, registry, mode):
+    fake = http(mode)
+    async with registry() as reg:
+        async with reg.mcp(fake.url, token=TOKEN, headers={"x-team": "search"}) as server:
+            (echo,) = await server.tools("echo")
+            assert (await echo(text="hi")).text == "echo: hi"
+            assert server.status.pid is None
+    assert fake.deleted == 1
+    assert {each.get("authorization") for each in fake.seen} == {f"Bearer {TOKEN}"}
+    assert {each.get("x-team") for each in fake.seen} == {"search"}
+
+
+async def test_many_calls_at_once_share_a_session(http, registry):
+    fake = http()
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        found = await asyncio.gather(*(server.call("echo", {"text": str(n)}) for n in range(300)))
+    assert [each.text for each in found] == [f"echo: {n}" for n in range(300)]
+    assert len(fake.sessions) == 1
+
+
+@pytest.mark.parametrize("mode", ["json", "sse"])
+@pytest.mark.parametrize("name", ["big", "die", "half", "secret", "noise", "bad_result"])
+async def test_a_request_that_fails_costs_itself_alone(http, registry, mode, name):
+    fake = http(mode)
+    async with registry() as reg, reg.mcp(fake.url, token=TOKEN) as server:
+        await server.start()
+        with pytest.raises(ProtocolError) as caught:
+            await server.call(name)
+        assert TOKEN not in str(caught.value)
+        assert (await server.call("echo", {"text": "on"})).text == "echo: on"
+        assert server.status.starts == 1
+
+
+async def test_a_session_that_is_forgotten_is_begun_anew(http, registry):
+    fake = http()
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        fake.sessions.clear()
+        assert (await server.call("echo", {"text": "x"})).text == "echo: x"
+        assert server.status.starts == 2
+
+
+async def test_a_refusal_says_why_without_the_token(http, registry):
+    fake = http("refuse")
+    async with registry() as reg, reg.mcp(fake.url, token=TOKEN) as server:
+        with pytest.raises(ConnectError, match="HTTP 401") as caught:
+            await server.tools()
+    assert TOKEN not in str(caught.value)
+
+
+async def test_a_server_that_is_not_there_is_an_error(registry):
+    async with registry() as reg:
+        with pytest.raises(ConnectError, match="did not start"):
+            await reg.mcp("http://127.0.0.1:9/mcp").tools()
