@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict
 
@@ -92,19 +93,12 @@ class McpServer:
             run = reg.run(spec, "What changed?", tools=await git.tools("git_log", "git_diff*"))
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        resources: Resources,
-        emit: Callable[[Event], None],
-        cooldown: float,
-        uniform: Callable[[float, float], float],
-    ) -> None:
-        self._settings = settings
-        self._resources = resources
-        self._emit = emit
+    def __init__(self, settings: Any, resources: Any, emit: Any, cooldown: float) -> None:
+        """Start nothing; `Registry.mcp` makes it, of parts that are not for others."""
+        self._settings: Settings = settings
+        self._resources: Resources = resources
+        self._emit: Callable[[Event], None] = emit
         self._cooldown = cooldown
-        self._uniform = uniform
         self._owner = os.getpid()
         self._connection: Connection | None = None
         self._leaving: set[Connection] = set()
@@ -279,7 +273,7 @@ class McpServer:
         # One that was up and died is started again at once; if it then dies again, it has to wait.
         steps = self._failures - (1 if connection.is_new else 2)
         seconds = min(LONGEST, self._cooldown * 2**steps) if steps >= 0 else 0.0
-        seconds = self._uniform(seconds / 2, seconds)
+        seconds = random.uniform(seconds / 2, seconds)
         self._reopens_at = asyncio.get_running_loop().time() + seconds
         self._emit(McpDied(self.name, connection.reason, seconds))
 

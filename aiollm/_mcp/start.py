@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ def new_server(
     )
     check_count("max_result", settings.max_result)
     _check_fits(found, given)
-    return McpServer(settings, resources, emit, cooldown, random.uniform)
+    return McpServer(settings, resources, emit, cooldown)
 
 
 def _check_fits(address: Stdio | Http, given: Mapping[str, Any]) -> None:

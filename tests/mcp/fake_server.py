@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
@@ -49,6 +50,7 @@ NAMES = [
     "half",
     "rpc_error",
     "logs",
+    "mumble",
 ]
 
 
@@ -178,6 +180,10 @@ class Stdio:
             sys.stdout.write(line + "\n")
         self.answer(request, text("after the noise"))
 
+    def do_mumble(self, _request: dict, _arguments: dict) -> None:
+        params = {"level": "info", "data": "still at it"}
+        self.write({"jsonrpc": "2.0", "method": "notifications/message", "params": params})
+
     def do_flood(self, _request: dict, _arguments: dict) -> None:
         while True:
             sys.stdout.write("noise\n" * 1000)
@@ -242,8 +248,9 @@ def run(mode: str) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             Stdio(mode).serve()
             time.sleep(600)
-        case "deaf":
-            threading.Event().wait()
+        case "polite":
+            Stdio(mode).serve()
+            Path(os.environ["GOODBYE"]).write_text("goodbye")
         case _:
             Stdio(mode).serve()
 
