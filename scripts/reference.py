@@ -44,6 +44,7 @@ TOPICS = {
     "Tools and agents": "tool Tool FunctionTool AgentRun RunEvent ToolStarted ToolEnded "
     "TurnEnded RunResult",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
+    "Searching by meaning": "Embeddings EmbedInput EmbedKind Ranking Ranked",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
@@ -65,16 +66,18 @@ MODULES = {
     "system_text conversation sole_text Warnings merge json_schema json_body "
     "Body Blob image_mime bearer_headers decode decode_leniently load mend SurrogateJoiner "
     "new_call_id one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions "
-    "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
+    "codec_of Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder "
+    "UnaryCodec",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "RunEnded Event Hook",
-    "aiollm.local": "start LocalServer find_model missing",
+    "aiollm.local": "start LocalServer Pooling find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "
     "ImageLimits FittedImage",
     "aiollm.otel": "instrument",
     "aiollm.prices": "Reservation",
+    "aiollm.retrieval": "EmbedRequest RerankRequest Vector RawVector VectorReply ScoreReply",
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",

@@ -14,7 +14,7 @@ from aiollm.cli.vector_files import Output
 from aiollm.errors import ConfigError, LLMError
 from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.registry import Registry
-from aiollm.retrieval import EmbedRequest
+from aiollm.retrieval import Embeddings, EmbedRequest
 
 
 def embed(options: argparse.Namespace) -> int:
@@ -32,17 +32,8 @@ def embed(options: argparse.Namespace) -> int:
 async def _embed(
     options: argparse.Namespace, texts: Sequence[Text], output: Output, registry: Registry
 ) -> int:
-    spec = await spec_of(options.model, registry, embeddings=True)
     try:
-        with VectorProgress(registry, len(texts)):
-            found = await registry.embed(
-                spec,
-                [each.text for each in texts],
-                dimensions=options.dimensions,
-                kind=options.kind,
-                truncate=options.truncate,
-                batch=options.batch,
-            )
+        found = await _found(options, [each.text for each in texts], registry)
     except ConfigError:
         raise
     except LLMError as error:
@@ -57,6 +48,21 @@ async def _embed(
         by = f"{len(texts)} vectors of {found.width} numbers by {found.target}"
         complain(f"{output}: {by}")
     return OK
+
+
+async def _found(
+    options: argparse.Namespace, texts: Sequence[str], registry: Registry
+) -> Embeddings:
+    spec = await spec_of(options.model, registry, embeddings=True)
+    with VectorProgress(registry, len(texts)):
+        return await registry.embed(
+            spec,
+            texts,
+            dimensions=options.dimensions,
+            kind=options.kind,
+            truncate=options.truncate,
+            batch=options.batch,
+        )
 
 
 class VectorProgress(Progress):

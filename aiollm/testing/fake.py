@@ -132,24 +132,24 @@ class FakeProvider:
         It cannot make images with `images=False`, vectors with `embed=False`, nor rank documents
         with `rerank=False`.
         """
-        operations = {
-            "chat": Operation(adapter=self.stream),
-            "count": Operation(adapter=self.count),
-        }
-        optional = (
-            ("images", images, self.draw),
-            ("embed", embed, self.embed),
-            ("rerank", rerank, self.rerank),
-        )
-        operations |= {name: Operation(adapter=run) for name, wanted, run in optional if wanted}
+        wanted = {"chat": True, "count": True, "images": images, "embed": embed, "rerank": rerank}
         row = Provider(
             name=self.name,
             scheme="fake",
             base_url=f"fake://{self.name}",
             codec=FakeCodec(self.family),
-            operations=operations,
+            operations={name: each for name, each in self._operations().items() if wanted[name]},
         )
         return replace(row, **fields)
+
+    def _operations(self) -> dict[str, Operation]:
+        return {
+            "chat": Operation(adapter=self.stream),
+            "count": Operation(adapter=self.count),
+            "images": Operation(adapter=self.draw),
+            "embed": Operation(adapter=self.embed),
+            "rerank": Operation(adapter=self.rerank),
+        }
 
     def push(self, *scripts: Script) -> None:
         """Append scripts to the queue."""

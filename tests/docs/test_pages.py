@@ -46,6 +46,17 @@ def answer(request: object) -> object:
         return aiollm.testing.Answer(200, {}, {"data": [{"id": "qwen3:30b"}]})
     if request.path.endswith("/input_tokens"):
         return aiollm.testing.Answer(200, {}, {"input_tokens": 35})
+    if request.path.endswith("/embeddings"):
+        vectors = [
+            {"embedding": [0.6, 0.8] * (body.get("dimensions", 4) // 2)} for _ in body["input"]
+        ]
+        usage = {"prompt_tokens": len(vectors)}
+        return aiollm.testing.Answer(200, {}, {"data": vectors, "usage": usage})
+    if request.path.endswith("/rerank"):
+        scores = [
+            {"index": n, "relevance_score": 1 / (n + 1)} for n in range(len(body["documents"]))
+        ]
+        return aiollm.testing.Answer(200, {}, {"results": scores})
     if "response_format" in body:
         return chat('{"name": "Granada", ', '"country": "Spain"}')
     return chat("One, two, ", "seven.", usage=(3, 4))
