@@ -68,7 +68,8 @@ class _ContentEvent(msgspec.Struct, frozen=True):
 class CallStarted(_ContentEvent, frozen=True):
     """A call begins; `call` numbers the calls of a registry, `spec` is its plan.
 
-    `operation` is `chat` or, for images, `generate_content`; `request` its request.
+    `operation` is `chat`, `generate_content` (images), `embeddings` (a batch) or `rerank`;
+    `request` is its request.
     """
 
     call: int

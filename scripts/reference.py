@@ -50,6 +50,7 @@ TOPICS = {
     "NextTurn CompactHook Compacted TrimTo CountHook Summarize SummaryHook Steered",
     "MCP servers": "McpServer McpOptions McpStatus McpState ServedTool",
     "Bulk runs": "MapRun Row MapRow MapRows MapOptions Report",
+    "Searching by meaning": "Embeddings EmbedInput EmbedKind Vector Ranking Ranked",
     "Images to be made": "ImageRequest ImageResult ImageStream PartialImage ImageSize ImageQuality "
     "ImageFormat ImageBackground",
     "Providers and servers": "Provider Limits Network SchemeFactory Dsn Secret Capabilities "
@@ -71,17 +72,19 @@ MODULES = {
     "hosted_of only_chosen Warnings merge json_schema json_body Body Blob image_mime "
     "bearer_headers decode decode_leniently load mend SurrogateJoiner new_call_id "
     "one_more_call error_from error_from_fault fault_of Fault Rule Row DsnOptions codec_of "
-    "Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder",
+    "Operation Adapter Transport Reply TokenCodec counted ImageCodec ImageDecoder "
+    "UnaryCodec",
     "aiollm.events": "CallStarted AttemptStarted FirstOutput AttemptEnded TargetOpened "
     "TargetClosed TargetPaced CallQueued CallReleased FleetAway FleetBack ResponseCacheAway "
     "McpStarted McpDied McpRestarted McpToolsChanged "
     "ImageElided CallEnded RunStarted TurnStarted ToolCallStarted ToolCallEnded "
     "ApprovalAsked ApprovalDecided Decision HistoryCompacted RunSteered RunEnded Event Hook",
-    "aiollm.local": "start LocalServer find_model missing",
+    "aiollm.local": "start LocalServer Pooling find_model missing",
     "aiollm.media": "info normalize normalize_with_notes ImageInfo MediaPool PoolStatistics "
     "ImageLimits FittedImage",
     "aiollm.otel": "instrument",
     "aiollm.prices": "Reservation",
+    "aiollm.retrieval": "EmbedRequest RerankRequest RawVector VectorReply ScoreReply",
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",

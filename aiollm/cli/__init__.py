@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from aiollm import __version__
-from aiollm.cli import ask, bulk, chat, check, fleet, image, servers, tokens
+from aiollm.cli import ask, bulk, chat, check, fleet, image, retrieval, servers, tokens
 from aiollm.cli.safe_text import printable
 from aiollm.cli.session import (
     BROKEN_PIPE,
@@ -49,6 +49,8 @@ COMMANDS = (
     Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
     Command("chat", "talk with a model, turn by turn", chat.configure, chat.chat),
     Command("map", "ask every row of a JSONL file", bulk.configure, bulk.map_rows),
+    Command("embed", "make vectors of texts", retrieval.configure_embed, retrieval.embed),
+    Command("rerank", "order texts by a query", retrieval.configure_rerank, retrieval.rerank),
     Command("models", "list the models of providers", servers.configure_models, servers.models),
     Command("health", "show which providers answer", servers.configure_health, servers.health),
     Command("running", "list a server's loaded models", servers.configure_box, servers.running),

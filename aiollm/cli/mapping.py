@@ -20,7 +20,7 @@ from aiollm._bulk.keys import parse_shard
 from aiollm._bulk.lines import LineFormat, read_rows
 from aiollm._bulk.merge import merge, report_of
 from aiollm._bulk.run import MapRun
-from aiollm.cli.progress import Progress
+from aiollm.cli.progress import RowProgress
 from aiollm.cli.session import FAILED, OK, STOPPED, run, spec_of
 from aiollm.cli.terminal import complain, describe
 from aiollm.errors import ConfigError, StoppedError
@@ -128,7 +128,7 @@ async def _work(
     code, stopped = OK, False
     try:
         async with registry.map(spec, read_rows(fd, form), **settings) as rows:
-            with Progress(rows, registry, total, shards) as progress:
+            with RowProgress(rows, registry, total, shards) as progress:
                 code, stopped = await _ask(rows, progress)
     except asyncio.CancelledError:
         complain(f"stopped; {_advice(options)}")
@@ -140,7 +140,7 @@ async def _work(
     return code
 
 
-async def _ask(rows: MapRun[Any], progress: Progress) -> tuple[int, bool]:
+async def _ask(rows: MapRun[Any], progress: RowProgress) -> tuple[int, bool]:
     """Take all rows; return the exit code, and whether some are left."""
     code, shown = OK, 0
     try:

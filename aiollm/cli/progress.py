@@ -1,4 +1,4 @@
-"""How far a bulk run is: one line that is written again, or a line now and then in a log."""
+"""How far a long command is: one line that is written again, or a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
@@ -22,22 +23,12 @@ LATELY = 15.0
 """Seconds over which the rate is measured."""
 
 
-class Progress:
-    """Counts rows, and shows them on standard error until it is left."""
+class Progress(ABC):
+    """Shows on standard error how far the work is, until it is left."""
 
-    def __init__(
-        self, rows: MapRun[Any], registry: Registry, total: int | None, shards: int
-    ) -> None:
-        """`total` is the number of lines, None if unknown, of which one in `shards` is asked."""
-        self._rows = rows
-        self._registry = registry
-        self._total = total
-        self._shards = shards
-        self._done = self._failed = 0
-        self._tokens = 0
-        self._usd = 0.0
+    def __init__(self) -> None:
         self._began = time.monotonic()
-        self._lately: deque[tuple[float, int, int]] = deque([(self._began, 0, 0)])
+        self._lately: deque[tuple[float, tuple[int, int]]] = deque([(self._began, (0, 0))])
         # Answers on the same terminal would be written into the line.
         self._is_live = is_animated(sys.stderr) and not sys.stdout.isatty()
         self._timer: asyncio.TimerHandle | None = None
@@ -58,19 +49,20 @@ class Progress:
             clear_progress()
         complain(self._line(is_over=True))
 
-    def add(self, row: Row[Any]) -> None:
-        """Count a row."""
-        self._done += 1
-        self._failed += row.error is not None
-        if row.response is not None:
-            self._tokens += row.response.usage.output_tokens
-        self._usd += (row.cost.usd or 0.0) + (row.cost.lost or 0.0)
-
     def say(self, text: str) -> None:
         """Print a message above the line."""
         if self._is_live:
             clear_progress()
         complain(text)
+
+    @abstractmethod
+    def _line(self, *, is_over: bool = False) -> str:
+        """Return how far the work is, or what has become of it."""
+
+    @property
+    def _seconds(self) -> float:
+        """The seconds since it began."""
+        return time.monotonic() - self._began
 
     def _wait(self) -> None:
         seconds = EVERY if self._is_live else RARELY
@@ -84,37 +76,64 @@ class Progress:
             note(text)
         self._wait()
 
-    def _line(self, *, is_over: bool = False) -> str:
-        now = time.monotonic()
-        began, done, tokens = (self._began, 0, 0) if is_over else self._since(now)
+    def _rates(self, counts: tuple[int, int], *, is_over: bool) -> tuple[float, float]:
+        """Return how much of two counts comes in a second: lately, or in all when it is over."""
+        now, lately = time.monotonic(), self._lately
+        began, before = self._began, (0, 0)
+        if not is_over:
+            lately.append((now, counts))
+            while len(lately) > 2 and now - lately[1][0] > LATELY:
+                lately.popleft()
+            began, before = lately[0]
         seconds = max(0.001, now - began)
-        rate = (self._done - done) / seconds
+        return (counts[0] - before[0]) / seconds, (counts[1] - before[1]) / seconds
+
+
+class RowProgress(Progress):
+    """Counts rows."""
+
+    def __init__(
+        self, rows: MapRun[Any], registry: Registry, total: int | None, shards: int
+    ) -> None:
+        """`total` is the number of lines, None if unknown, of which one in `shards` is asked."""
+        super().__init__()
+        self._rows = rows
+        self._registry = registry
+        self._total = total
+        self._shards = shards
+        self._done = self._failed = 0
+        self._tokens = 0
+        self._usd = 0.0
+
+    def add(self, row: Row[Any]) -> None:
+        """Count a row."""
+        self._done += 1
+        self._failed += row.error is not None
+        if row.response is not None:
+            self._tokens += row.response.usage.output_tokens
+        self._usd += (row.cost.usd or 0.0) + (row.cost.lost or 0.0)
+
+    def _line(self, *, is_over: bool = False) -> str:
+        rate, speed = self._rates((self._done, self._tokens), is_over=is_over)
         parts = [f"{self._done} done", f"{self._failed} failed", f"{rate:.3g} rows/s"]
         if self._tokens:
-            parts.append(f"{(self._tokens - tokens) / seconds:.3g} tokens/s")
+            parts.append(f"{speed:.3g} tokens/s")
         if self._usd:
             parts.append(f"${self._usd:.4g}")
         if is_over:
-            return ", ".join([*parts, f"in {_time(now - self._began)}"])
+            return ", ".join([*parts, f"in {time_text(self._seconds)}"])
         waiting = sum(each.waiting for each in self._registry.limits())
         parts.append(f"{self._rows.under_way} under way")
         if waiting:
             parts.append(f"{waiting} waiting for limits")
         if self._total is not None and rate > 0:
             left = (self._total - self._rows.pulled) / self._shards + self._rows.under_way
-            parts.append(f"{_time(max(0.0, left) / rate)} left")
+            parts.append(f"{time_text(max(0.0, left) / rate)} left")
         return ", ".join(parts)
 
-    def _since(self, now: float) -> tuple[float, int, int]:
-        """Return when the time over which the rate is measured began, and what was done then."""
-        lately = self._lately
-        lately.append((now, self._done, self._tokens))
-        while len(lately) > 2 and now - lately[1][0] > LATELY:
-            lately.popleft()
-        return lately[0]
 
-
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return seconds as minutes and seconds, with hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -77,25 +77,28 @@ def ended_by_sigterm() -> Generator[None]:
             loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def spec_of(given: str | None, registry: Registry) -> str:
-    """Return the spec to use; start the local model if it is named or nothing is configured."""
+async def spec_of(given: str | None, registry: Registry, **options: Any) -> str:
+    """Return the spec to use; start the local model if it is named or nothing is configured.
+
+    `options` are those of `LocalServer`.
+    """
     if given is not None:
         if _NAMES_LOCAL.search(given) and "local" not in registry.providers():
-            await _start_local(registry)
+            await _start_local(registry, **options)
         return given
     if "default" in registry.aliases():
         return "default"
     if is_configured(os.environ):
         raise ConfigError(_NO_MODEL)
-    await _start_local(registry)
+    await _start_local(registry, **options)
     complain("nothing is configured, so a small local model answers: do not expect good answers")
     return _LOCAL
 
 
-async def _start_local(registry: Registry) -> None:
+async def _start_local(registry: Registry, **options: Any) -> None:
     if lacking := local.missing():
         raise ConfigError(_NOTHING_CONFIGURED.format(install=" && ".join(lacking)))
-    await local.start(registry)
+    await local.start(registry, **options)
 
 
 def is_configured(env: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ from aiollm.errors import OutputError, ProviderError
 from aiollm.events import ApprovalAsked, ApprovalDecided, HistoryCompacted, RunSteered
 from aiollm.images import ImageRequest
 from aiollm.provider import Provider
+from aiollm.retrieval import EmbedRequest, RerankRequest
 from aiollm.types import (
     AnyTool,
     AudioPart,
@@ -90,6 +91,11 @@ def request_attributes(request: Any) -> Attributes:
             count = request.count if request.count != 1 else None
             settings = {"seed": request.seed, "choice.count": count}
             output = "image"
+        case EmbedRequest():
+            width = request.dimensions
+            return {} if width is None else {"gen_ai.embeddings.dimension.count": width}
+        case RerankRequest():
+            return {} if request.top is None else {"gen_ai.retrieval.top_k": request.top}
         case _:
             return {}
     named: Attributes = {f"gen_ai.request.{name}": value for name, value in settings.items()}
@@ -159,7 +165,7 @@ def error_attributes(error: BaseException | None) -> Attributes:
 
 
 def request_content(request: Any) -> Attributes:
-    """Return the messages, system prompt and tools of a request."""
+    """Return the messages, system prompt and tools of a request, or its texts."""
     match request:
         case Request():
             attributes = {"gen_ai.input.messages": _json([*map(_message, request.messages)])}
@@ -172,6 +178,19 @@ def request_content(request: Any) -> Attributes:
         case ImageRequest():
             parts = [_part(TextPart(request.prompt)), *map(_part, request.images)]
             return {"gen_ai.input.messages": _json([{"role": "user", "parts": parts}])}
+        case EmbedRequest():
+            parts = [
+                _part(TextPart(each) if isinstance(each, str) else each) for each in request.inputs
+            ]
+            return {"gen_ai.input.messages": _json([{"role": "user", "parts": parts}])}
+        case RerankRequest():
+            documents = [
+                {"id": str(n), "content": text} for n, text in enumerate(request.documents)
+            ]
+            return {
+                "gen_ai.retrieval.query.text": request.query,
+                "gen_ai.retrieval.documents": _json(documents),
+            }
         case _:
             return {}
 

@@ -7,17 +7,19 @@ import binascii
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
-from aiollm._wire.framing import NDJSON
-from aiollm.errors import UnsupportedError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
-from aiollm.provider import Codec, HttpRequest, HttpResponse, Operation, Provider, Transport
+from aiollm.provider import Operation, Provider, Transport
 from aiollm.providers.hosted_calls import FAKE
+from aiollm.retrieval import Embeddings, EmbedRequest, Ranking, RerankRequest
 from aiollm.testing.connection import Sleep
+from aiollm.testing.fake_codec import FakeCodec
+from aiollm.testing.fake_retrieval import checked_result, embeddings_for, ranking_for
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
 from aiollm.types import (
@@ -25,7 +27,6 @@ from aiollm.types import (
     ImageChunk,
     ImagePart,
     Item,
-    LLMError,
     OpaquePart,
     PartChunk,
     ProviderData,
@@ -70,21 +71,23 @@ class ToolCallStep(msgspec.Struct, frozen=True):
 
 Said: TypeAlias = str | Item | ImagePart | ToolCallStep
 Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
+Found: TypeAlias = Embeddings | Ranking
+Shown: TypeAlias = Said | Drawn | Found
 Wait: TypeAlias = Gate | Pause | Literal[Never.NEVER]
-ScriptStep: TypeAlias = Said | Drawn | Exception | Wait | Sequence[Said | Drawn]
-"""Text, an item, an image, an error to raise, a wait, or several items at once.
+ScriptStep: TypeAlias = Shown | Exception | Wait | Sequence[Said | Drawn]
+"""Text, an item, an image, vectors or scores, an error to raise, a wait, or several items at once.
 
 An empty list is a sign of life without output.
 """
 Script: TypeAlias = (
-    str | Drawn | Exception | Sequence[ScriptStep] | Callable[[Target, Any], "Script"]
+    str | Drawn | Found | Exception | Sequence[ScriptStep] | Callable[[Target, Any], "Script"]
 )
-"""One answer: text, an image, an error, steps, or a choice by target and request."""
+"""One answer: text, an image, vectors, an error, steps, or a choice by target and request."""
 
 Counted: TypeAlias = int | Exception | Callable[[Target, Request], int | Exception]
 """What a count is answered: tokens, an error to raise, or a choice by target and request."""
 
-Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult]
+Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult | Found]
 """A step as it is played: a batch, an error or a wait."""
 
 
@@ -93,7 +96,7 @@ class FakeCall(msgspec.Struct):
 
     target: Target
     request: Any
-    """The Request, or the ImageRequest of a call that makes images."""
+    """The Request, or the ImageRequest, EmbedRequest or RerankRequest of another operation."""
     at: float
     outcome: Literal["running", "finished", "failed", "closed"] = "running"
 
@@ -102,7 +105,8 @@ class FakeProvider:
     """Answers each call with the next script; a script without a `Finish` gets one at its end.
 
     After the last script `default` answers, or without it the call fails with AssertionError.
-    Without any script, each call is answered `Hello`, or with as many images as it asks for.
+    Without any script, each call is answered `Hello`, or with what it asks for: images, a vector of
+    length 1 for each input (made of hashes, so equal in each run), documents by shared words.
     `tokens` is what each request takes, for `count_tokens`; without it the provider cannot count.
     `sleep` replaces `asyncio.sleep`.
 
@@ -128,25 +132,32 @@ class FakeProvider:
         self._sleep = sleep
         self._signal = Signal()
 
-    def provider(self, *, images: bool = True, **fields: Any) -> Provider:
+    def provider(
+        self, *, images: bool = True, embed: bool = True, rerank: bool = True, **fields: Any
+    ) -> Provider:
         """Return the row to register; `fields` are those of `Provider`, such as `facts`.
 
-        With `images=False` it cannot make images.
+        It cannot make images with `images=False`, vectors with `embed=False`, nor rank documents
+        with `rerank=False`.
         """
-        operations = {
-            "chat": Operation(adapter=self.stream),
-            "count": Operation(adapter=self.count),
-        }
-        if images:
-            operations["images"] = Operation(adapter=self.draw)
+        wanted = {"chat": True, "count": True, "images": images, "embed": embed, "rerank": rerank}
         row = Provider(
             name=self.name,
             scheme="fake",
             base_url=f"fake://{self.name}",
             codec=FakeCodec(self.family),
-            operations=operations,
+            operations={name: each for name, each in self._operations().items() if wanted[name]},
         )
         return replace(row, **fields)
+
+    def _operations(self) -> dict[str, Operation]:
+        return {
+            "chat": Operation(adapter=self.stream),
+            "count": Operation(adapter=self.count),
+            "images": Operation(adapter=self.draw),
+            "embed": Operation(adapter=self.embed),
+            "rerank": Operation(adapter=self.rerank),
+        }
 
     def push(self, *scripts: Script) -> None:
         """Append scripts to the queue."""
@@ -161,6 +172,16 @@ class FakeProvider:
     def image_requests(self) -> tuple[ImageRequest, ...]:
         """The requests of all image calls, in order."""
         return tuple(each.request for each in self.calls if isinstance(each.request, ImageRequest))
+
+    @property
+    def embed_requests(self) -> tuple[EmbedRequest, ...]:
+        """The requests of all calls that embed, one for each batch, in order."""
+        return tuple(each.request for each in self.calls if isinstance(each.request, EmbedRequest))
+
+    @property
+    def rerank_requests(self) -> tuple[RerankRequest, ...]:
+        """The requests of all calls that rank documents, in order."""
+        return tuple(each.request for each in self.calls if isinstance(each.request, RerankRequest))
 
     @property
     def running(self) -> int:
@@ -204,6 +225,30 @@ class FakeProvider:
         """Play the next script as images; this is the row's image adapter."""
         del transport, timeouts
         return self._play(target, request, _drawn)
+
+    def embed(
+        self,
+        _: Provider,
+        transport: Transport | None,
+        target: Target,
+        request: EmbedRequest,
+        timeouts: Timeouts,
+    ) -> AsyncGenerator[Sequence[Item | Embeddings], None]:
+        """Play the next script as vectors; this is the row's adapter for embedding."""
+        del transport, timeouts
+        return self._play(target, request, partial(_found, lambda: embeddings_for(request)))
+
+    def rerank(
+        self,
+        _: Provider,
+        transport: Transport | None,
+        target: Target,
+        request: RerankRequest,
+        timeouts: Timeouts,
+    ) -> AsyncGenerator[Sequence[Item | Ranking], None]:
+        """Play the next script as scores; this is the row's adapter for reranking."""
+        del transport, timeouts
+        return self._play(target, request, partial(_found, lambda: ranking_for(request)))
 
     async def count(
         self,
@@ -269,12 +314,20 @@ class FakeProvider:
                 )
             case str() | Exception() | ImagePart() | PartialImage() | ImageResult():
                 return (script,)
+            case Embeddings() | Ranking():
+                return (script,)
             case _:
                 return script
 
 
 def _greet(_: Target, request: Any) -> Script:
-    return [PIXEL] * request.count if isinstance(request, ImageRequest) else "Hello"
+    match request:
+        case ImageRequest():
+            return [PIXEL] * request.count
+        case EmbedRequest() | RerankRequest():
+            return ()
+        case _:
+            return "Hello"
 
 
 def _said(script: Sequence[ScriptStep]) -> Iterator[Played]:
@@ -319,11 +372,26 @@ def _drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
     yield [result, Finish("stop", "stop", result.usage)]
 
 
-def _several(step: Said | Drawn | Sequence[Said | Drawn]) -> Sequence[Said | Drawn]:
+def _found(make: Callable[[], Found], script: Sequence[ScriptStep]) -> Iterator[Played]:
+    """Play the errors and waits, then the result: the one in the script, or else what is made."""
+    own = make()
+    result = own
+    for step in script:
+        if isinstance(step, Exception | Gate | Pause | Never):
+            yield step
+        elif isinstance(step, type(own)):
+            result = step
+        elif step != []:
+            wanted = f"a call for a result of type {type(own).__name__} cannot yield {step!r:.80}"
+            raise AssertionError(f"{wanted}: script it with a function of the request")
+    yield [checked_result(result, own), Finish("stop", "stop", result.usage)]
+
+
+def _several(step: Shown | Sequence[Said | Drawn]) -> Sequence[Shown]:
     return step if isinstance(step, Sequence) and not isinstance(step, str) else (step,)
 
 
-def _item(said: Said | Drawn, indices: set[int]) -> Item:
+def _item(said: Shown, indices: set[int]) -> Item:
     """Return the item of a step; `indices` are those of the answer's tool calls so far."""
     match said:
         case str():
@@ -337,6 +405,8 @@ def _item(said: Said | Drawn, indices: set[int]) -> Item:
             return ImageChunk(said)
         case PartialImage() | ImageResult():
             raise AssertionError(f"only image calls can yield {type(said).__name__}")
+        case Embeddings() | Ranking():
+            raise AssertionError(f"a chat cannot yield {type(said).__name__}")
         case _:
             return said
 
@@ -378,56 +448,3 @@ def hosted_call(
     """Return what the provider ran itself, as an item of a script; `hosted_calls` reads it."""
     call = {"name": name, "arguments": dict(arguments or {}), "result": result}
     return PartChunk(OpaquePart(ProviderData("fake", {FAKE: call})))
-
-
-class FakeCodec(Codec):
-    """The codec of a row that never speaks HTTP."""
-
-    def __init__(self, family: str) -> None:
-        self.family = family
-
-    def framing(self) -> NDJSON:
-        """Return a framer that is never fed."""
-        return NDJSON()
-
-    def decoder(self) -> FakeDecoder:
-        """Return a decoder that is never fed."""
-        return FakeDecoder()
-
-    def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
-        """Refuse: there is no wire."""
-        del target, request
-        _no_wire(provider)
-
-    def error(self, reply: HttpResponse) -> LLMError:
-        """Name the status."""
-        return LLMError(f"HTTP {reply.status}")
-
-    def models(self, provider: Provider) -> HttpRequest:
-        """Refuse: there is no wire."""
-        _no_wire(provider)
-
-    def model_names(self, reply: HttpResponse) -> tuple[str, ...]:
-        """Return nothing."""
-        del reply
-        return ()
-
-
-class FakeDecoder:
-    """A decoder that is never fed."""
-
-    finished = True
-    ending = False
-
-    def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
-        """Take nothing."""
-
-    def whole(self, body: bytes, out: list[Item]) -> None:
-        """Take nothing."""
-
-    def close(self, out: list[Item]) -> None:
-        """Add nothing."""
-
-
-def _no_wire(provider: Provider) -> NoReturn:
-    raise UnsupportedError(f"{provider.name!r} is a FakeProvider: it speaks no HTTP")

@@ -58,6 +58,17 @@ def answer(request: object) -> object:
         return messages(
             '{"name": "Granada", "country": "Spain"}' if "output_config" in body else ""
         )
+    if request.path.endswith("/embeddings"):
+        vectors = [
+            {"embedding": [0.6, 0.8] * (body.get("dimensions", 4) // 2)} for _ in body["input"]
+        ]
+        usage = {"prompt_tokens": len(vectors)}
+        return aiollm.testing.Answer(200, {}, {"data": vectors, "usage": usage})
+    if request.path.endswith("/rerank"):
+        scores = [
+            {"index": n, "relevance_score": 1 / (n + 1)} for n in range(len(body["documents"]))
+        ]
+        return aiollm.testing.Answer(200, {}, {"results": scores})
     if "response_format" in body:
         name = body["response_format"]["json_schema"]["name"]
         return chat(*VALUES.get(name, VALUES["City"]))

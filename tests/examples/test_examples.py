@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from aiollm.retrieval import EmbedRequest
 from aiollm.testing import Answer, FaultServer, Gate, Hang, SeenRequest, chat, sse
+from aiollm.testing.fake_retrieval import embeddings_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PNG = bytes.fromhex(
@@ -258,6 +260,32 @@ async def test_an_agent_hears_what_is_typed_while_it_works():
         sent = m5.requests[-1].json()["messages"]
     assert shown.endswith(b"you: only Oslo\n11.5 in Oslo.\n")
     assert sent[-1]["content"] == "only Oslo"
+
+
+@pytest.mark.parametrize("name", ["nomic", "broken"])
+async def test_the_guides_are_searched_by_meaning(name):
+    def vectors(request: SeenRequest) -> Answer:
+        body = request.json()
+        if body["model"] == "broken":
+            return Answer(400, {}, {"error": {"message": "no pooling"}})
+        asked = EmbedRequest(body["input"], dimensions=256)
+        made = [{"embedding": each.tolist()} for each in embeddings_for(asked).vectors]
+        return Answer(200, {}, {"data": made, "usage": {"prompt_tokens": len(made)}})
+
+    question = "rate limits and many calls: waiting"
+    async with FaultServer(default=vectors) as ls:
+        if name == "nomic":
+            output = await run("18_semantic_search.py", question, f"ls/{name}", ls=ls)
+            assert (
+                output.splitlines()[0].partition("  ")[2].startswith("Rate limits and many calls")
+            )
+            assert " sections by ls/nomic, " in output
+            return
+        command = EXAMPLES / "18_semantic_search.py", question, "ls/broken"
+        async with started(*command, **dsns({"ls": ls})) as process:
+            _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"no search: every target of ls/broken failed" in errors
 
 
 def call(index: int, key: str, arguments: str, name: str = "weather") -> dict[str, Any]:

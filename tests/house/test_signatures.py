@@ -22,6 +22,7 @@ PUBLIC = (
     "aiollm.media",
     "aiollm.otel",
     "aiollm.prices",
+    "aiollm.retrieval",
     "aiollm.servers",
     "aiollm.testing",
 )

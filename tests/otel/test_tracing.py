@@ -641,3 +641,45 @@ async def test_a_provider_that_is_gone_costs_no_span(over, spans):
     for event in told[1:]:
         emit(other._hooks, event)
     assert len(spans.all) == 2
+
+
+async def test_a_batch_of_embeddings_is_a_span_with_the_width_that_is_asked_for(over, spans):
+    registry = over(FakeProvider(), capture_content=True)
+    await registry.embed("fake/nomic", ["one", ImagePart(url="https://x.example/y.png")])
+    await registry.embed("fake/nomic", "two", dimensions=4)
+    plain, sized = (each for each in spans.all if each.name == "embeddings nomic")
+    assert sized.kind is SpanKind.CLIENT
+    assert sized.attributes["gen_ai.operation.name"] == "embeddings"
+    assert sized.attributes["gen_ai.embeddings.dimension.count"] == 4
+    assert sized.attributes["gen_ai.response.model"] == "nomic"
+    assert "gen_ai.embeddings.dimension.count" not in plain.attributes
+    assert "gen_ai.request.stream" not in plain.attributes
+    (asked,) = json.loads(plain.attributes["gen_ai.input.messages"])
+    assert [part.get("content") or part["uri"] for part in asked["parts"]] == [
+        "one",
+        "https://x.example/y.png",
+    ]
+    assert parent_of(spans.all[0], plain)
+
+
+async def test_each_batch_of_one_call_has_a_span_and_a_failed_one_says_why(over, spans):
+    registry = over(FakeProvider([], [], ServerError("broken", status=500)))
+    with pytest.raises(FailoverError):
+        await registry.embed("fake/m", ["one", "two", "three"], batch=1)
+    calls = [each for each in spans.all if each.name == "embeddings m"]
+    assert [each.attributes["aiollm.outcome"] for each in calls].count("failed") == 1
+    assert len(calls) == 3
+    assert not any("gen_ai.input.messages" in each.attributes for each in calls)
+
+
+async def test_reranking_is_a_span_whose_texts_are_content(over, spans):
+    registry = over(FakeProvider(), capture_content=True)
+    await registry.rerank("fake/bge", "panda?", ["a bear", "a panda"], top=1)
+    attributes = spans.one("rerank bge").attributes
+    assert attributes["gen_ai.operation.name"] == "rerank"
+    assert attributes["gen_ai.retrieval.top_k"] == 1
+    assert attributes["gen_ai.retrieval.query.text"] == "panda?"
+    documents = json.loads(attributes["gen_ai.retrieval.documents"])
+    assert documents[1] == {"id": "1", "content": "a panda"}
+    await over(FakeProvider()).rerank("fake/plain", "panda?", ["a bear"])
+    assert "gen_ai.retrieval.query.text" not in spans.one("rerank plain").attributes

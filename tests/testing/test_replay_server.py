@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+from array import array
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm import Ranked, Registry
 from aiollm._settings.redactor import Redactor
 from aiollm.testing import (
     Answer,
@@ -225,6 +228,25 @@ class TestRecording:
         assert len(first.pieces) > 1
         async with ReplayServer(path) as replay:
             assert await ask(replay, "/v1/chat") == direct
+
+    async def test_vectors_and_scores_come_back_number_by_number(self, tmp_path):
+        vectors = [array("f", [0.1 * place, -1e-7]) for place in range(3)]
+        data = [
+            {"index": place, "embedding": base64.b64encode(each.tobytes()).decode()}
+            for place, each in enumerate(vectors)
+        ]
+        ranked = {"results": [{"index": 0, "relevance_score": -3.25}]}
+        upstream = FaultServer(Answer(200, {}, {"data": data}), Answer(200, {}, ranked))
+
+        async def ask_both(server):
+            async with Registry(env={"LLM_BOX": server.dsn("openai")}, retries=0) as reg:
+                found = await reg.embed("box/m", ["one", "two", "three"])
+                return found.vectors, (await reg.rerank("box/m", "q", ["a"])).ranked
+
+        async with upstream, Recorder(upstream.url, tmp_path / "c.json") as proxy:
+            recorded = await ask_both(proxy)
+        async with ReplayServer(tmp_path / "c.json", pieces=1) as server:
+            assert await ask_both(server) == recorded == (tuple(vectors), (Ranked(0, -3.25),))
 
     async def test_keys_cookies_and_identities_are_masked_everywhere(self, tmp_path):
         path = tmp_path / "cassette.json"
