@@ -34,11 +34,12 @@ def reply(count: int, vector: str = VECTOR) -> bytes:
 
 
 SDK = """
-import sys, time, openai, openai._base_client as base
-httpx = base.httpx
+import sys, time, httpx2, openai
 def client(body):
-    answer = lambda request: httpx.Response(200, content=body, headers={"content-type": "application/json"})
-    return openai.OpenAI(api_key="k", http_client=httpx.Client(transport=httpx.MockTransport(answer)))
+    kind = {"content-type": "application/json"}
+    answer = lambda request: httpx2.Response(200, content=body, headers=kind)
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return openai.OpenAI(api_key="k", http_client=http)
 large, small = (client(open(name, "rb").read()) for name in sys.argv[1:])
 def best(asked):
     begin = time.process_time()
@@ -112,14 +113,16 @@ async def embed(dsn: str) -> None:
     """Print what the vectors take, and the longest time that the loop stood still."""
     from aiollm import Registry
 
-    longest, at = 0.0, 0.0
+    longest = work = at = 0.0
 
     async def watch() -> None:
-        nonlocal longest, at
+        nonlocal longest, work, at
         while True:
             before = time.monotonic()
+            used = time.thread_time()
             await asyncio.sleep(0)
             took = time.monotonic() - before
+            work = max(work, time.thread_time() - used)
             if took > longest:
                 longest, at = took, before - began
 
@@ -138,7 +141,10 @@ async def embed(dsn: str) -> None:
     print(
         f"large   {COUNT} vectors in {seconds:.1f} s  resident {ratio:.3f} x their bytes (bar 1.2)"
     )
-    print(f"large   longest stall {longest * 1e3:.1f} ms (bar 10), after {at:.2f} s")
+    print(
+        f"large   longest stall {longest * 1e3:.1f} ms (bar 10), after {at:.2f} s; "
+        f"of CPU {work * 1e3:.1f} ms"
+    )
 
 
 def large() -> None:

@@ -35,7 +35,7 @@ MAX_REST = 4 * 1024 * 1024
 """Bytes that may be left of a large reply: each vector leaves some 100."""
 
 _BEGIN = re.compile(rb'"|\[\s{0,64}(?=[-0-9])')
-"""Where a text or a list of numbers begins; texts are read to their ends, for lists may be in them."""
+"""Where a text or a list of numbers begins; texts are read to their ends: lists may be in them."""
 
 _TEXT = re.compile(rb'(?s:"(?:[^"\\]++|\\.)*+")')
 _LEAST = 26

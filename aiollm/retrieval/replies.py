@@ -10,8 +10,8 @@ import msgspec
 from aiollm.types import Usage
 
 RawVector: TypeAlias = bytes | list[float]
-"""What may stand for a vector in a reply: base64 of 32-bit numbers, or a list of numbers. In a large
-reply bytes of another length stand for a vector that was taken out of it: codecs hand them on."""
+"""What may stand for a vector in a reply: base64 of 32-bit numbers, or a list of numbers. In large
+replies bytes of another length stand for a vector that was taken out: codecs hand them on."""
 
 
 class VectorReply(msgspec.Struct, frozen=True):

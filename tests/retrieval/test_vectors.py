@@ -231,8 +231,8 @@ def test_many_tiny_lists_count_as_work_each():
 async def test_the_loop_turns_while_30_megabytes_are_read():
     """A task that runs at each turn runs for every 128 KiB, and between checks of vectors."""
     row = ",".join(["0.123456789012345678"] * 1536)
-    items = ",".join('{"embedding":[%s]}' % row for _ in range(1000))
-    body = b'{"data":[%s]}' % items.encode()
+    items = b",".join([b'{"embedding":[%s]}' % row.encode()] * 1000)
+    body = b'{"data":[%s]}' % items
     turns = 0
 
     async def count():
