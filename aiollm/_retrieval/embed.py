@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -196,7 +197,7 @@ class _EmbedCall:
             return found[0]
         firsts = [each.timings.first_output for each in found]
         return Embeddings(
-            tuple(vector for each in found for vector in each.vectors),
+            tuple(chain.from_iterable(each.vectors for each in found)),
             reduce(_together, (each.usage for each in found)),
             found[0].target,
             tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),

@@ -8,8 +8,11 @@ import random
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiollm import Budget, DeadlineError, FailoverError, LLMError, Price, Timeouts
+from aiollm._retrieval.batches import split
 from aiollm.testing import Answer, Gate, Reset
 from aiollm.types import Usage
 
@@ -175,3 +178,17 @@ async def test_batches_without_counts_leave_the_sum_uncertain(serve, registry):
 
     found = await registry({"a": dsn(await serve(script))}).embed("a/m", texts(2), batch=1)
     assert found.usage == Usage(input_tokens=1, certainty="partial")
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=30),
+    st.integers(1, 9),
+    st.sampled_from([float("inf"), 20.0, 1.0]),
+)
+def test_batches_hold_all_inputs_in_order_within_the_limits(inputs, most, most_size):
+    batches = [*split(inputs, most, most_size)]
+    assert [place for batch in batches for place in batch] == list(range(len(inputs)))
+    for batch in batches:
+        size = sum(len(inputs[place].encode()) for place in batch)
+        assert 1 <= len(batch) <= most
+        assert size <= most_size or len(batch) == 1
