@@ -106,12 +106,10 @@ class _EmbedCall:
         limits: tuple[int, float],
         end: float | None,
     ) -> None:
-        self._calls = calls
-        self._plan = plan
+        self._calls, self._plan, self._end = calls, plan, end
         self._request = request
         self._policy = policy
         self._targets = targets
-        self._end = end
         self._batches = [*split(request.inputs, *limits)]
         self._left: Iterator[int] = iter(range(len(self._batches)))
         self._found: list[Embeddings | None] = [None] * len(self._batches)
