@@ -125,12 +125,12 @@ async def _embeddings(
     codec: UnaryCodec[Any, VectorReply], reply: HttpResponse, request: EmbedRequest
 ) -> Embeddings:
     """Return the vectors in a reply, one for each input, all alike. Raises: LLMError."""
-    taken = Vectors(reply.body)
+    count = len(request.inputs)
+    taken = Vectors(reply.body, count)
     for _ in taken.steps():
         await asyncio.sleep(0)
     check_density(taken.rest)
     found = codec.decode(replace(reply, body=taken.rest))
-    count = len(request.inputs)
     if len(found.values) != count:
         raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")
     vectors: list[Vector] = []

@@ -32,6 +32,10 @@ def room(facts: Iterable[Capabilities], batch: int | None) -> tuple[int, float]:
 
 def split(inputs: Sequence[EmbedInput], most: int, most_size: float) -> Iterator[range]:
     """Yield the places of the inputs of each batch; one that is too large alone is alone."""
+    count = len(inputs)
+    if most_size == float("inf"):
+        yield from (range(at, min(at + most, count)) for at in range(0, count, most))
+        return
     start, size = 0, 0.0
     for place, each in enumerate(inputs):
         own = size_of_input(each)
@@ -39,4 +43,4 @@ def split(inputs: Sequence[EmbedInput], most: int, most_size: float) -> Iterator
             yield range(start, place)
             start, size = place, 0.0
         size += own
-    yield range(start, len(inputs))
+    yield range(start, count)

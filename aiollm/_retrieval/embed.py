@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -39,10 +40,13 @@ async def embed(
     policy, (plan, providers, deadlines) = calls.resolve(spec, options)
     targets = providers, deadlines
     errors: list[FailoverError] = []
+    clock = asyncio.get_running_loop().time
+    seconds = policy.total
+    end = None if seconds is None else clock() + seconds
     for model in _models(plan, mixed=mixed):
         own = _of_model(plan, model)
         facts = [providers[target].capabilities(model) for target in own.targets]
-        call = _EmbedCall(calls, own, request, policy, targets, room(facts, batch))
+        call = _EmbedCall(calls, own, request, policy, targets, room(facts, batch), end)
         try:
             return await call.run()
         except FailoverError as error:
@@ -100,9 +104,9 @@ class _EmbedCall:
         policy: Policy,
         targets: tuple[Mapping[Target, Provider], Mapping[Target, Timeouts]],
         limits: tuple[int, float],
+        end: float | None,
     ) -> None:
-        self._calls = calls
-        self._plan = plan
+        self._calls, self._plan, self._end = calls, plan, end
         self._request = request
         self._policy = policy
         self._targets = targets
@@ -124,14 +128,14 @@ class _EmbedCall:
 
     async def _within(self) -> None:
         """Ask for all batches, within the seconds of the whole call."""
-        seconds = self._policy.total
-        limit = asyncio.timeout(seconds)
+        limit = asyncio.timeout_at(self._end)
         try:
             async with limit:
                 return await self._ask_all()
         except TimeoutError:
             if not limit.expired():  # it is another one's, such as the caller's
                 raise
+        seconds = self._policy.total
         reason = f"the call took longer than {seconds:g} s"
         raise DeadlineError(reason, which="total", after=seconds or 0.0)
 
@@ -191,7 +195,7 @@ class _EmbedCall:
             return found[0]
         firsts = [each.timings.first_output for each in found]
         return Embeddings(
-            tuple(vector for each in found for vector in each.vectors),
+            tuple(chain.from_iterable(each.vectors for each in found)),
             reduce(_together, (each.usage for each in found)),
             found[0].target,
             tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),

@@ -1,4 +1,4 @@
-"""Take vectors out of JSON: each leaves its number, and what is left is small.
+"""Take vectors out of JSON: each leaves a mark, and what is left is small.
 
 A reply of vectors has megabytes of numbers, which a decoder of JSON would make into objects while
 the event loop stands still. Each vector is decoded alone here, so that others run in between.
@@ -6,9 +6,11 @@ the event loop stands still. Each vector is decoded alone here, so that others r
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from array import array
+from base64 import b64encode
 from collections.abc import Iterator
 
 import msgspec
@@ -26,20 +28,39 @@ MAX_NUMBERS = 48 * 1024
 STEP = 128 * 1024
 """Bytes between two turns of the event loop: some 0.4 ms of work."""
 
-_BEGIN = re.compile(rb'\[\s{0,64}(?=[-0-9])|"(?=[A-Za-z0-9+/\\]{24})')
-"""Where a list of numbers, or a long text that may be base64, begins."""
+SAMPLE = 64 * 1024
+"""Bytes at the beginning that show how dense the numbers of a reply are."""
+
+EACH = 512
+"""Bytes of work that one list or text is counted as, however short."""
+
+MAX_REST = 4 * 1024 * 1024
+"""Bytes that may be left of a large reply: each vector leaves some 100."""
+
+_BEGIN = re.compile(rb'"|\[\s{0,64}(?=[-0-9])')
+"""Where a text or a list of numbers begins; texts are read to their ends: lists may be in them."""
+
+_TEXT = re.compile(rb'(?s:"(?:[^"\\]++|\\.)*+")')
+_LEAST = 26
+"""Bytes of a text with its quotes that may be taken out."""
 
 _LONGEST_BEGIN = 90
+_NAME_ENDS = re.compile(rb"\s{0,64}:")
 _NUMBERS = msgspec.json.Decoder(list[float])
 _BYTES = msgspec.json.Decoder(bytes)
 """The fastest strict base64 decoder available, 2.5 times as fast as `binascii`."""
 
 
 class Vectors:
-    """The vectors of one reply; the large ones by the numbers that they left in `rest`."""
+    """The vectors of one reply; those of a large one by the marks that they left in `rest`."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, count: int) -> None:
+        """Read a reply that should have `count` vectors."""
         self._found: list[Vector | None] = []
+        # Beside its vector an item has names, and may have texts and lists of its own.
+        self._most = 32 * count + 1024
+        # No vector has such a length, and no server can know the mark.
+        self._mark = os.urandom(_MARK)
         self.rest = body
         """The JSON to decode: all of a small reply, of a large one what is not in vectors."""
 
@@ -49,25 +70,40 @@ class Vectors:
         Raises: ProtocolError.
         """
         body = self.rest
-        if len(body) <= LARGE and body.count(b",") <= MAX_NUMBERS:
+        size = len(body)
+        begun = body.count(b",", 0, SAMPLE)  # `check_density` bounds what its rest has more
+        if size <= LARGE and begun * size <= MAX_NUMBERS * min(size, SAMPLE):
             return
         out: list[bytes] = []
-        kept = at = done = 0
+        kept = at = work = tried = 0
         while at < len(body):
-            begin = _BEGIN.search(body, at, at + STEP)
-            if begin is None:
-                at = max(at + 1, min(len(body), at + STEP) - _LONGEST_BEGIN)
+            before = at
+            if (begin := _BEGIN.search(body, at, at + STEP)) is None:
+                at = len(body) if at + STEP >= len(body) else at + STEP - _LONGEST_BEGIN
             else:
                 start = begin.start()
+                tried += 1
+                if tried > self._most:
+                    reason = f"the reply has more than {self._most} lists and texts"
+                    raise ProtocolError(reason, frame=body[start:])
                 at, vector = _at(body, start)
                 if vector is not None:
-                    out += body[kept:start], b"%d" % len(self._found)
-                    self._found.append(vector)
+                    out += body[kept:start], self._keep(vector)
                     kept = at
-            if at - done >= STEP:
-                done = at
+            work += at - before + EACH
+            if work >= STEP:
+                work = 0
                 yield
         self.rest = b"".join((*out, body[kept:]))
+        if len(self.rest) > MAX_REST:
+            reason = f"the reply has {len(self.rest)} bytes beside its vectors"
+            raise ProtocolError(reason, frame=self.rest)
+
+    def _keep(self, vector: Vector) -> bytes:
+        """Return what stands for a vector from now on."""
+        place = len(self._found)
+        self._found.append(vector)
+        return b'"%s"' % b64encode(self._mark + place.to_bytes(_PLACE))
 
     def take(self, value: RawVector) -> Vector:
         """Return the vector for what stands in its place. Raises: ProtocolError."""
@@ -76,8 +112,9 @@ class Vectors:
                 return _little_endian(value)
             case list() if value:
                 return _of_numbers(value)
-            case int() if 0 <= value < len(self._found):
-                vector, self._found[value] = self._found[value], None
+            case bytes() if value.startswith(self._mark) and len(value) == _MARK + _PLACE:
+                place = int.from_bytes(value[_MARK:])
+                vector, self._found[place] = self._found[place], None
                 if vector is not None:
                     return vector
         raise ProtocolError("the reply has something else in the place of a vector")
@@ -93,23 +130,45 @@ def is_finite(vector: Vector) -> bool:
     return total == total  # noqa: PLR0124 - NaN alone differs from itself
 
 
+_MARK, _PLACE = 5, 4
+"""Bytes of what stands for a vector: nine, which is no multiple of four."""
+
 _LAST = 3 if sys.byteorder == "little" else 0
 
 
 def _at(body: bytes, start: int) -> tuple[int, Vector | None]:
     """Return where what begins at `start` ends, and the vector that it is, if it is one."""
     is_list = body[start] == ord("[")
-    end = body.find(b"]" if is_list else b'"', start + 1, start + MAX_TEXT) + 1
+    end, other = (_list_end if is_list else _text_end)(body, start, start + MAX_TEXT)
+    if other:
+        return other, None
     if not end:
         raise ProtocolError(f"a value has more than {MAX_TEXT} bytes", frame=body[start:])
-    text = body[start:end]
+    if not is_list and (end - start < _LEAST or _NAME_ENDS.match(body, end)):
+        return end, None
     try:
         if is_list:
-            return end, _of_numbers(_NUMBERS.decode(text))
-        data = _BYTES.decode(text.replace(rb"\/", b"/") if b"\\" in text else text)
+            return end, _of_numbers(_NUMBERS.decode(body[start:end]))
+        data = _BYTES.decode(body[start:end])
     except (ValueError, RecursionError):
         return (start + 1 if is_list else end), None
     return end, (None if len(data) % 4 else _little_endian(data))
+
+
+def _list_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
+    """Return where a list without lists ends, or else where one in it begins."""
+    # Looked for first, a list in it bounds the other search.
+    other = body.find(b"[", start + 1, limit)
+    end = body.find(b"]", start + 1, limit if other < 0 else other) + 1
+    return end, 0 if end else max(other, 0)
+
+
+def _text_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
+    end = body.find(b'"', start + 1, limit) + 1
+    if end and body[end - 2] == ord("\\"):
+        whole = _TEXT.match(body, start, limit)
+        end = whole.end() if whole else 0
+    return end, 0
 
 
 def _of_numbers(numbers: list[float]) -> Vector:

@@ -45,7 +45,7 @@ def decode_strictly(reply: HttpResponse, decoder: msgspec.json.Decoder[T], faile
     try:
         return decoder.decode(body)
     except (ValueError, RecursionError) as error:
-        cause = f"{error:.200}" if isinstance(error, ValueError) else "it nests too deeply"
+        cause = str(error)[:200] if isinstance(error, ValueError) else "it nests too deeply"
     raise no_answer(reply, failed, cause)
 
 

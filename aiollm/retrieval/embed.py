@@ -124,6 +124,13 @@ def _inputs(value: object) -> tuple[EmbedInput, ...]:
             raise ConfigError(f"expected texts or ImageParts, not {_shown(value)}")
     if not inputs:
         raise ConfigError("there is nothing to embed: the list of inputs is empty")
+    _check_inputs(inputs)
+    return inputs
+
+
+def _check_inputs(inputs: Sequence[Any]) -> None:
+    if set(map(type, inputs)) == {str} and all(map(str.strip, inputs)):
+        return  # a tenth of the time of what follows: there may be 100,000
     for place, each in enumerate(inputs):
         if not isinstance(each, str | ImagePart):
             raise ConfigError(f"input {place} is {_shown(each)}: expected a text or an ImagePart")
@@ -131,4 +138,3 @@ def _inputs(value: object) -> tuple[EmbedInput, ...]:
             raise ConfigError(
                 f"input {place} is empty, and an empty text has no meaning: leave it out"
             )
-    return inputs

@@ -9,9 +9,9 @@ import msgspec
 
 from aiollm.types import Usage
 
-RawVector: TypeAlias = bytes | list[float] | int
-"""What may stand for a vector in a reply: base64 of 32-bit numbers, a list of numbers, or the
-number that a vector of a large reply left in its place."""
+RawVector: TypeAlias = bytes | list[float]
+"""What may stand for a vector in a reply: base64 of 32-bit numbers, or a list of numbers. In large
+replies bytes of another length stand for a vector that was taken out: codecs hand them on."""
 
 
 class VectorReply(msgspec.Struct, frozen=True):

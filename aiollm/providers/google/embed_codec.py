@@ -25,7 +25,7 @@ _TEXT_MODELS = ("*gemini-embedding-001*", "*gemini-embedding-exp*", "*text-embed
 
 
 class _Vector(msgspec.Struct):
-    values: RawVector = 0
+    values: RawVector = b""
 
 
 class _Counts(msgspec.Struct):

@@ -58,7 +58,7 @@ _DIALECTS = (
 
 
 class _Vector(msgspec.Struct):
-    embedding: RawVector = 0
+    embedding: RawVector = b""
     index: int | None = None
 
 

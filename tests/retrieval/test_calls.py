@@ -1,0 +1,194 @@
+"""Calls of many batches: order, failover in one space, crowds, cancellation, limits, budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiollm import Budget, DeadlineError, FailoverError, LLMError, Price, Timeouts
+from aiollm._retrieval.batches import split
+from aiollm.testing import Answer, Gate, Reset
+from aiollm.types import Usage
+
+
+class Embedder:
+    """Answers with vectors that hold the number in each text; counts what it answered."""
+
+    def __init__(self, width=3, dies_after=None, gate=None):
+        self.width = width
+        self.left = dies_after
+        self.gate = gate
+        self.answered = Counter()
+        self.under_way = self.most = 0
+
+    def __call__(self, request):
+        inputs = request.json()["input"]
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                return Reset()
+        self.answered.update(inputs)
+        data = [
+            {"index": n, "embedding": [float(text)] + [float(self.width)] * (self.width - 1)}
+            for n, text in enumerate(inputs)
+        ]
+        usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
+        body = json.dumps({"data": data, "usage": usage}).encode()
+        return Answer(200, {}, [*([self.gate] if self.gate else []), body])
+
+
+def texts(count):
+    return [str(n) for n in range(count)]
+
+
+def firsts(found):
+    return [int(each[0]) for each in found.vectors]
+
+
+def dsn(server, **options):
+    return server.dsn("openai", path="/v1", **options)
+
+
+def idle(reg):
+    return all((each.held, each.waiting) == (0, 0) for each in reg.limits())
+
+
+async def test_a_server_that_dies_midway_loses_and_doubles_nothing(serve, registry):
+    """Of 200 batches: each vector is there once, in order, of one width."""
+    one, two = Embedder(dies_after=100), Embedder()
+    reg = registry({"a": dsn(await serve(one)), "b": dsn(await serve(two))})
+    found = await reg.embed("a/m,b/m", texts(2000), batch=10)
+    assert firsts(found) == list(range(2000))
+    assert {len(each) for each in found.vectors} == {3}
+    assert found.usage.input_tokens == 2000
+    assert one.answered.total() == two.answered.total() == 1000
+    assert set((one.answered + two.answered).values()) == {1}
+
+
+async def test_vectors_of_another_width_are_never_mixed_in(serve, registry):
+    one, two = Embedder(dies_after=20), Embedder(width=4)
+    reg = registry({"a": dsn(await serve(one)), "b": dsn(await serve(two))})
+    with pytest.raises(LLMError) as raised:
+        await reg.embed("a/m,b/m", texts(400), batch=10)
+    arrived = raised.value.vectors
+    assert len(arrived) == 400
+    assert {len(each) for each in arrived if each} == {3}
+    assert all(each is None or each[0] == n for n, each in enumerate(arrived))
+
+
+async def test_mixed_models_still_give_the_vectors_of_one(serve, registry):
+    one, two = Embedder(dies_after=20), Embedder(width=4)
+    reg = registry({"a": dsn(await serve(one)), "b": dsn(await serve(two))})
+    found = await reg.embed("a/m,b/n", texts(400), batch=10, mixed=True)
+    assert firsts(found) == list(range(400))
+    assert {len(each) for each in found.vectors} == {4}
+    assert found.target.model == "n"
+
+
+async def test_another_width_than_was_asked_for_is_an_error(serve, registry):
+    reg = registry({"a": dsn(await serve(Embedder()))})
+    with pytest.raises(FailoverError) as raised:
+        await reg.embed("a/m", "1", dimensions=64)
+    assert "not the 64 of `dimensions`" in str(raised.value.last)
+
+
+@pytest.mark.parametrize("count", [64, 1000])
+async def test_a_crowd_cancelled_at_random_leaves_nothing(serve, registry, count):
+    """The guards of every test look for tasks and sockets; here it is slots, and a call after."""
+    reg = registry({"a": dsn(await serve(Embedder()), max_concurrency=16)})
+    chance = random.Random(count)
+    calls = [asyncio.create_task(reg.embed("a/m", texts(3), batch=1)) for _ in range(count)]
+    for call in chance.sample(calls, count // 2):
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        call.cancel()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    kinds = Counter(type(end).__name__ for end in ends)
+    assert kinds.keys() <= {"Embeddings", "CancelledError"}
+    assert kinds["Embeddings"] >= count // 2
+    assert idle(reg)
+    assert firsts(await reg.embed("a/m", texts(5), batch=2)) == list(range(5))
+
+
+async def test_concurrency_is_kept_to_the_limit(serve, registry):
+    gate = Gate()
+    server = await serve(Embedder(gate=gate))
+    reg = registry({"a": dsn(server, max_concurrency=2)})
+    call = asyncio.create_task(reg.embed("a/m", texts(6), batch=1))
+    for seen in (2, 4, 6):
+        await gate.reached(seen)
+        assert len(server.requests) == seen
+        gate.let(2)
+    assert firsts(await call) == list(range(6))
+
+
+@pytest.mark.parametrize("spec", ["a/m", "a/m,a/n"])
+async def test_the_total_deadline_is_that_of_all_batches_and_models(serve, registry, spec):
+    """What had arrived is on the error."""
+    gate = Gate()
+
+    def script(request):
+        return Embedder(gate=gate if request.json()["input"] == ["3"] else None)(request)
+
+    reg = registry({"a": dsn(await serve(script))})
+    with pytest.raises(LLMError) as raised:
+        limits = Timeouts(total=0.5)
+        await reg.embed(spec, texts(4), batch=1, mixed=True, timeouts=limits)
+    causes = getattr(raised.value, "exceptions", [raised.value])
+    assert isinstance(causes[-1], DeadlineError)
+    assert [each and each[0] for each in raised.value.vectors] == [0, 1, 2, None]
+    assert idle(reg)
+
+
+async def test_a_budget_is_not_exceeded_and_what_came_is_kept(serve, registry):
+    """At a dollar a byte of these texts, ten dollars are room for ten of them."""
+    server = await serve(Embedder())
+    reg = registry({"a": dsn(server)}, prices={"a/*": Price(1_000_000, 0)})
+    budget = Budget(usd=10)
+    found = await reg.embed("a/m", texts(10), batch=1, budget=budget)
+    assert found.cost.usd == pytest.approx(10)
+    with pytest.raises(LLMError) as raised:
+        await reg.embed("a/m", "1", budget=budget)
+    causes = getattr(raised.value, "exceptions", [raised.value])
+    assert type(causes[-1]).__name__ == "BudgetError"
+    assert len(server.requests) == 10
+
+
+async def test_half_a_character_is_replaced_as_in_chats(serve, registry):
+    """UTF-8 cannot carry it."""
+    server = await serve(Answer(200, {}, {"data": [{"embedding": [1.0]}]}))
+    await registry({"a": dsn(server)}).embed("a/m", "x\ud800")
+    assert server.requests[0].json()["input"] == ["x\ufffd"]
+
+
+async def test_batches_without_counts_leave_the_sum_uncertain(serve, registry):
+    def script(request):
+        answer = Embedder()(request)
+        return (
+            answer
+            if request.json()["input"] == ["0"]
+            else Answer(200, {}, {"data": [{"embedding": [1.0, 2.0, 3.0]}]})
+        )
+
+    found = await registry({"a": dsn(await serve(script))}).embed("a/m", texts(2), batch=1)
+    assert found.usage == Usage(input_tokens=1, certainty="partial")
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=30),
+    st.integers(1, 9),
+    st.sampled_from([float("inf"), 20.0, 1.0]),
+)
+def test_batches_hold_all_inputs_in_order_within_the_limits(inputs, most, most_size):
+    batches = [*split(inputs, most, most_size)]
+    assert [place for batch in batches for place in batch] == list(range(len(inputs)))
+    for batch in batches:
+        size = sum(len(inputs[place].encode()) for place in batch)
+        assert 1 <= len(batch) <= most
+        assert size <= most_size or len(batch) == 1

@@ -1,0 +1,255 @@
+"""Embedding and reranking over loopback servers: what is sent, and what answers become."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from array import array
+from base64 import b64encode
+
+import pytest
+
+from aiollm.dsn import Secret
+from aiollm.errors import (
+    ConfigError,
+    ContextLengthError,
+    FailoverError,
+    ProtocolError,
+    UnsupportedFeatureError,
+)
+from aiollm.provider import Provider
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
+from aiollm.providers.openai.rerank_codec import CohereRerank
+from aiollm.retrieval import EmbedRequest, RerankRequest
+from aiollm.testing import Answer
+from aiollm.types import Target
+
+BASES = {"openai": "/v1", "llama-swap": "", "google": "/v1beta", "ollama": ""}
+
+
+def reply(body, status=200):
+    return Answer(status, {"content-type": "application/json"}, json.dumps(body).encode())
+
+
+def packed(*numbers):
+    return b64encode(array("f", numbers).tobytes()).decode()
+
+
+def dsn(server, scheme, **options):
+    return server.dsn(scheme, path=BASES[scheme], **options)
+
+
+def lists(found):
+    return [each.tolist() for each in found.vectors]
+
+
+ITEMS = [{"index": 1, "embedding": packed(3, 4)}, {"index": 0, "embedding": packed(1, 2)}]
+MADE = reply({"data": ITEMS, "usage": {"prompt_tokens": 7, "total_tokens": 7}})
+
+
+@pytest.mark.parametrize("scheme", ["openai", "llama-swap"])
+async def test_openais_wire_asks_for_base64_and_puts_vectors_in_order(serve, registry, scheme):
+    server = await serve(MADE)
+    reg = registry({"a": dsn(server, scheme)})
+    found = await reg.embed("a/m", ["x", "y"], dimensions=2, extra={"*": {"user": "u"}})
+    assert lists(found) == [[1, 2], [3, 4]]
+    assert (found.usage.input_tokens, found.usage.certainty) == (7, "exact")
+    (sent,) = server.requests
+    assert sent.path == "/v1/embeddings"
+    assert sent.headers["authorization"] == "Bearer test-key"
+    assert sent.json() == {
+        "model": "m",
+        "input": ["x", "y"],
+        "encoding_format": "base64",
+        "dimensions": 2,
+        "user": "u",
+    }
+
+
+@pytest.mark.parametrize("scheme", ["openai", "llama-swap"])
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_host_that_refuses_base64_is_asked_for_numbers(serve, registry, scheme, status):
+    refusal = reply({"error": {"message": "unknown field encoding_format"}}, status)
+    server = await serve(refusal, reply({"data": [{"embedding": [1, 2]}]}))
+    reg = registry({"a": dsn(server, scheme)})
+    assert lists(await reg.embed("a/m", "x")) == [[1, 2]]
+    assert [each.json().get("encoding_format") for each in server.requests] == ["base64", None]
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [(None, None), ({}, None), ({"total_tokens": 3}, 3), ({"prompt_tokens": -1}, None)],
+)
+async def test_counts_that_a_reply_lacks_are_missing(serve, registry, usage, tokens):
+    server = await serve(reply({"data": [{"embedding": [1.5]}], "usage": usage}))
+    found = await registry({"a": dsn(server, "openai")}).embed("a/m", "x")
+    assert found.usage.input_tokens == (tokens or 0)
+    assert found.usage.certainty == ("missing" if tokens is None else "exact")
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_ollama_is_told_whether_to_cut(serve, registry, truncate):
+    server = await serve(reply({"embeddings": [[1, 2]], "prompt_eval_count": 5}))
+    reg = registry({"a": dsn(server, "ollama")})
+    found = await reg.embed("a/m", "x", dimensions=2, kind="query", truncate=truncate)
+    assert (lists(found), found.usage.input_tokens) == ([[1, 2]], 5)
+    assert found.warnings
+    (sent,) = server.requests
+    assert sent.path == "/api/embed"
+    expected = {"model": "m", "input": ["x"], "truncate": truncate, "dimensions": 2}
+    assert sent.json() == expected
+
+
+async def test_gemini_gets_a_batch_of_requests(serve, registry):
+    counts = {"promptTokenCount": 4}
+    answer = {"embeddings": [{"values": [1]}, {"values": [2]}], "usageMetadata": counts}
+    server = await serve(reply(answer))
+    reg = registry({"a": dsn(server, "google")})
+    found = await reg.embed("a/gemini-embedding-001", ["x", "y"], dimensions=1, kind="document")
+    assert (lists(found), found.usage.input_tokens) == ([[1], [2]], 4)
+    (sent,) = server.requests
+    assert sent.path == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
+    assert sent.headers["x-goog-api-key"] == "test-key"
+    settings = {
+        "model": "models/gemini-embedding-001",
+        "outputDimensionality": 1,
+        "taskType": "RETRIEVAL_DOCUMENT",
+    }
+    asked = [{**settings, "content": {"parts": [{"text": text}]}} for text in ("x", "y")]
+    assert sent.json() == {"requests": asked}
+
+
+def body_at(host, codec, request):
+    provider = Provider("p", "openai", f"https://{host}/v1", ChatCodec(), token=Secret("k"))
+    return json.loads(bytes(codec.encode(provider, Target("p", "m"), request).body))
+
+
+DIALECTS = {
+    "api.voyageai.com": {
+        "output_dimension": 8,
+        "input_type": "query",
+        "truncation": False,
+        "encoding_format": "base64",
+    },
+    "api.jina.ai": {"dimensions": 8, "task": "retrieval.query", "embedding_type": "base64"},
+    "api.mistral.ai": {"output_dimension": 8, "encoding_format": "base64"},
+    "api.openai.com": {"dimensions": 8, "encoding_format": "base64"},
+}
+
+
+@pytest.mark.parametrize("host", DIALECTS)
+def test_services_get_their_own_names_of_fields(host):
+    body = body_at(host, OpenAIEmbeddings(), EmbedRequest("x", dimensions=8, kind="query"))
+    assert body == {"model": "m", "input": ["x"]} | DIALECTS[host]
+
+
+@pytest.mark.parametrize(
+    ("host", "fields"),
+    [
+        ("api.voyageai.com", {"top_k": 1, "truncation": False}),
+        ("api.jina.ai", {"top_n": 1, "truncation": False}),
+        ("api.cohere.com", {"top_n": 1}),
+    ],
+)
+def test_rerankers_get_their_own_names_of_fields(host, fields):
+    body = body_at(host, CohereRerank(), RerankRequest("q", ["d"], top=3))
+    assert body == {"model": "m", "query": "q", "documents": ["d"]} | fields
+
+
+SCORES = [(0, 0.5), (2, 0.9), (1, 0.5)]
+RELEVANT = [{"index": n, "relevance_score": score} for n, score in SCORES]
+
+
+@pytest.mark.parametrize("scheme", ["openai", "llama-swap"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"results": RELEVANT},
+        {"data": RELEVANT},
+        [{"index": n, "score": score} for n, score in SCORES],
+    ],
+)
+@pytest.mark.parametrize("top", [None, 2])
+async def test_documents_come_best_first_and_ties_by_place(serve, registry, scheme, answer, top):
+    server = await serve(reply(answer))
+    reg = registry({"a": dsn(server, scheme)})
+    found = await reg.rerank("a/m", "q", ["x", "y", "z"], top=top)
+    assert [(each.index, each.score) for each in found] == [(2, 0.9), (0, 0.5), (1, 0.5)][:top]
+    assert server.requests[0].path == "/v1/rerank"
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [(0, 1.0)],
+        [(0, 1.0), (0, 0.5)],
+        [(0, 1.0), (2, 0.5)],
+        [(0, 1.0), (-1, 0.5)],
+        [(0, None), (1, 1.0)],
+        [(0, "1"), (1, 1.0)],
+        [(None, 1.0), (1, 1.0)],
+    ],
+)
+async def test_scores_that_do_not_fit_the_documents_are_an_error(serve, registry, scores):
+    rows = [{"index": n, "relevance_score": score} for n, score in scores]
+    reg = registry({"a": dsn(await serve(reply({"results": rows})), "openai")})
+    with pytest.raises(FailoverError) as raised:
+        await reg.rerank("a/m", "q", ["x", "y"])
+    assert isinstance(raised.value.last, ProtocolError)
+
+
+@pytest.mark.parametrize("scheme", ["openai", "llama-swap"])
+async def test_llama_cpps_500_for_long_input_is_told_and_harms_nobody(serve, registry, scheme):
+    text = "input is too large to process. increase the physical batch size"
+    server = await serve(reply({"error": {"code": 500, "message": text}}, 500))
+    reg = registry({"a": dsn(server, scheme)}, retries=2)
+    for count in (1, 2, 3, 4):
+        with pytest.raises(FailoverError) as raised:
+            await reg.embed("a/m", "x")
+        assert isinstance(raised.value.last, ContextLengthError)
+        assert len(server.requests) == count
+
+
+async def test_a_server_that_does_not_rank_is_unsupported(serve, registry):
+    error = {"code": 501, "message": "This server does not support reranking", "type": "x"}
+    server = await serve(reply({"error": error}, 501))
+    with pytest.raises(FailoverError) as raised:
+        await registry({"a": dsn(server, "openai")}).rerank("a/m", "q", ["x"])
+    assert isinstance(raised.value.last, UnsupportedFeatureError)
+
+
+async def test_gzip_that_nobody_asked_for_is_told(serve, registry):
+    body = gzip.compress(json.dumps({"data": [{"embedding": [1, 2]}]}).encode())
+    server = await serve(Answer(200, {"content-encoding": "gzip"}, body))
+    with pytest.raises(FailoverError) as raised:
+        await registry({"a": dsn(server, "openai")}).embed("a/m", "x")
+    assert isinstance(raised.value.last, ProtocolError)
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_reply_without_an_end_is_broken_off(serve, registry, monkeypatch):
+    monkeypatch.setattr("aiollm._http.retrieving.MAX_VECTORS_REPLY", 300_000)
+    pieces = [b'{"data":[{"embedding":[1', *[b",1.5" * 10_000] * 100]
+    server = await serve(Answer(200, {}, pieces))
+    with pytest.raises(FailoverError) as raised:
+        await registry({"a": dsn(server, "openai")}).embed("a/m", "x")
+    assert "larger than 300000 bytes" in str(raised.value.last)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inputs": []}, {"inputs": ""}, {"inputs": ["x", " "]}, {"inputs": None},
+        {"inputs": b"x"}, {"inputs": [1]}, {"inputs": {"x": 1}}, {"dimensions": 0},
+        {"dimensions": True}, {"dimensions": 1.5}, {"kind": "x"}, {"truncate": 1}, {"batch": 0},
+        {"extra": {"user": "x"}}, {"spec": "a/m,a/n"}, {"spec": "a/m&a/n"},
+    ],
+)  # fmt: skip
+async def test_mistakes_are_told_before_any_byte(serve, registry, wrong):
+    server = await serve(MADE)
+    reg = registry({"a": dsn(server, "openai")})
+    asked = {"spec": "a/m", "inputs": "x"} | wrong
+    with pytest.raises(ConfigError):
+        await reg.embed(asked.pop("spec"), asked.pop("inputs"), **asked)
+    assert not server.requests
