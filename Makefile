@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format reference package bench coverage clean
 
+# Two cores are enough to halve the time, and each job starts servers of its own.
+JOBS ?= 2
+
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## list the targets
@@ -11,11 +14,11 @@ demo: ## watch a failover from a dead target to a real local model
 	@scripts/setup demo
 	@python examples/demo.py
 
-test: ## run the whole test suite, including a real llama.cpp server
+test: ## run the whole test suite, including a real llama.cpp server; JOBS=1 for one test at a time
 	@scripts/setup dev
 	@scripts/setup peers
 	@scripts/setup oldest
-	python -m pytest $(ARGS)
+	python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: ## check style, types, the typed sample and the import contracts
 	@scripts/setup dev

@@ -261,6 +261,7 @@ CONTEXT_TEXTS = [
     "the request exceeds the available context size, try increasing it",
     "Context size has been exceeded.",
     "the prompt is longer than the context length currently available to the model",
+    "input (9001 tokens) is too large to process. increase the physical batch size (current: 512)",
     "the input length exceeds the context length",
     "Your input exceeds the context window of this model",
     "This model's maximum prompt length is 131072",

@@ -160,7 +160,8 @@ class TestWires:
         assert asked["model"] == "models/m"
         given = {"model", "messages", "tools", "tool_choice"}
         assert bodies["anthropic"].keys() == given | {"system", "thinking", "output_config"}
-        more = {"max_tokens", "response_format", "reasoning_effort"}
+        # Beside tools these servers are asked for the schema in the prompt.
+        more = {"max_tokens", "reasoning_effort"}
         assert bodies["chat"].keys() == bodies["swap"].keys() == given | more
         assert bodies["responses"].keys() == {
             "model",
@@ -168,7 +169,6 @@ class TestWires:
             "instructions",
             "tools",
             "tool_choice",
-            "text",
             "reasoning",
         }
 

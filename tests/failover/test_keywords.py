@@ -68,7 +68,7 @@ async def asked():
     """Make a call with a new registry; return the request that the provider got."""
 
     async def ask(call: Call, request: Any, **options: Any) -> Request:
-        fake = FakeProvider(default="hi")
+        fake = FakeProvider(default='{"ok": true}')
         async with Registry(env={}) as reg:
             reg.register("fake", fake.provider())
             await call(reg, request, **options)
@@ -173,5 +173,5 @@ def test_the_keywords_are_the_fields_of_a_request() -> None:
     fields = set(Request.__struct_fields__) - {"messages"}
     assert fields <= hints[StreamOptions]
     assert hints[StreamOptions] - hints[GenerateOptions] == {"output"}
-    assert hints[StreamOptions] - set(RunOptions.__annotations__) == {"tools"}
+    assert hints[StreamOptions] - set(RunOptions.__annotations__) == {"tools", "output"}
     assert set(RequestFields.__annotations__) == fields - {"tools", "output"} == set(FIELDS)
