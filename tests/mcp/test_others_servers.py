@@ -24,7 +24,7 @@ INSTALL = "npm install --prefix .node " + " ".join(f"@modelcontextprotocol/{x}" 
 
 def python_server(module: str) -> str:
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install --group test")
+        pytest.skip(f"{module} is not installed: pip install --group servers")
     return f"stdio:{sys.executable} -m {module}"
 
 
