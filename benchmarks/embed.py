@@ -3,8 +3,7 @@
 `python benchmarks/embed.py [decode] [large]` prints a line for each figure, with its bar. `decode`
 reads 100 x 1,536 numbers in base64, in interleaved rounds of one run; the SDK's part needs
 `.venv-peers`, and is a whole call over a transport in memory less one for a single short vector.
-`large` embeds 100,000 texts at a server in a process of its own (`serve`). Its longest stalls
-are garbage collections: CPython tracks each `array`, so a full one visits all vectors.
+`large` embeds 100,000 texts at a server in a process of its own (`serve`).
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ MODULES = {
     "ImageLimits FittedImage",
     "aiollm.otel": "instrument",
     "aiollm.prices": "Reservation",
-    "aiollm.retrieval": "EmbedRequest RerankRequest RawVector VectorReply ScoreReply",
+    "aiollm.retrieval": "EmbedRequest RerankRequest Rows RawVector VectorReply ScoreReply",
     "aiollm.servers": "SwapModel RunningModel ProcessState Props SwapEvent ModelsChanged "
     "ModelState LogData ActivityLogged InFlight InFlightRequest ProfileChanged OtherEvent "
     "OllamaModel LoadedModel ModelInfo ModelDetails",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ from aiollm.retrieval import (
     Vector,
     VectorReply,
 )
+from aiollm.retrieval.rows import Rows
 from aiollm.types import AnnouncedLimits, Finish, Target, Timeouts
 
 JOIN_AT_ONCE = 4 * 1024 * 1024
@@ -133,15 +135,16 @@ async def _embeddings(
     found = codec.decode(replace(reply, body=taken.rest))
     if len(found.values) != count:
         raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")
-    vectors: list[Vector] = []
-    for start in range(0, count, CHECKED_AT_ONCE):
-        if start:
+    first = taken.take(found.values[0])
+    whole, width = array("f"), len(first)
+    for place, value in enumerate(found.values):
+        if place and place % CHECKED_AT_ONCE == 0:
             await asyncio.sleep(0)
-        for value in found.values[start : start + CHECKED_AT_ONCE]:
-            vectors.append(vector := taken.take(value))
-            _check_vector(vector, len(vectors[0]))
-    _check_width(len(vectors[0]), request.dimensions)
-    return Embeddings(tuple(vectors), found.usage)
+        vector = taken.take(value) if place else first
+        _check_vector(vector, width)
+        whole.extend(vector)
+    _check_width(width, request.dimensions)
+    return Embeddings(Rows((whole,), width), found.usage)
 
 
 def _check_vector(vector: Vector, width: int) -> None:

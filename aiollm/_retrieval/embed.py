@@ -19,6 +19,7 @@ from aiollm._retrieval.openers import EmbedOpener, Space
 from aiollm.errors import ConfigError, DeadlineError, FailoverError, LLMError
 from aiollm.provider import Provider
 from aiollm.retrieval import Embeddings, EmbedRequest, Vector
+from aiollm.retrieval.rows import Rows
 from aiollm.spec import Plan, Step
 from aiollm.types import Target, Timeouts, Timings, Usage
 
@@ -195,7 +196,7 @@ class _EmbedCall:
             return found[0]
         firsts = [each.timings.first_output for each in found]
         return Embeddings(
-            tuple(chain.from_iterable(each.vectors for each in found)),
+            _in_order([each.vectors for each in found]),
             reduce(_together, (each.usage for each in found)),
             found[0].target,
             tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),
@@ -203,6 +204,12 @@ class _EmbedCall:
             Timings(min((each for each in firsts if each is not None), default=None), seconds),
             reduce(add, (each.cost for each in found)),
         )
+
+
+def _in_order(parts: Sequence[Sequence[Vector]]) -> Sequence[Vector]:
+    rows = [each for each in parts if isinstance(each, Rows)]
+    # An adapter may have made any sequence.
+    return Rows.joined(rows) if len(rows) == len(parts) else tuple(chain.from_iterable(parts))
 
 
 def _together(one: Usage, other: Usage) -> Usage:

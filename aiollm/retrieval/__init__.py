@@ -3,6 +3,7 @@
 from aiollm.retrieval.embed import Embeddings, EmbedInput, EmbedKind, EmbedRequest, Vector
 from aiollm.retrieval.replies import RawVector, ScoreReply, VectorReply
 from aiollm.retrieval.rerank import Ranked, Ranking, RerankRequest
+from aiollm.retrieval.rows import Rows
 
 __all__ = [
     "EmbedInput",
@@ -13,6 +14,7 @@ __all__ = [
     "Ranking",
     "RawVector",
     "RerankRequest",
+    "Rows",
     "ScoreReply",
     "Vector",
     "VectorReply",

@@ -75,13 +75,15 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 class Embeddings(msgspec.Struct, frozen=True):
     """The vectors of inputs, in their order; all are of one model and of one width.
 
+    Each access to `vectors` makes an `array('f')` anew; keep what you use more often.
+
     `target` answered the first batch; `attempts` are those of all batches, one after another.
 
         matrix = numpy.asarray(embeddings.vectors)
     """
 
     commits: ClassVar[bool] = True
-    vectors: tuple[Vector, ...]
+    vectors: Sequence[Vector]
     usage: Usage = Usage()
     target: Target | None = None
     warnings: tuple[str, ...] = ()

@@ -1,0 +1,65 @@
+"""Vectors that lie one behind another in memory, and are objects of their own when looked at."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import overload
+
+
+class Rows(Sequence["array[float]"]):
+    """A sequence of vectors of one width, made of one piece of memory for each batch.
+
+    An object for each of 100,000 vectors would be visited by every full garbage collection, which
+    holds up the event loop for some 20 ms (CPython 3.11). Each access makes a vector anew; `pieces`
+    are the memory itself, such as for `numpy.concatenate(rows.pieces).reshape(-1, rows.width)`.
+    """
+
+    __slots__ = ("_ends", "pieces", "width")
+
+    def __init__(self, pieces: Iterable[array[float]], width: int) -> None:
+        """Take pieces of whole vectors; `width` is how many numbers each vector has."""
+        self.pieces: tuple[array[float], ...] = tuple(pieces)
+        self.width: int = width
+        self._ends = tuple(accumulate(len(piece) // width for piece in self.pieces))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return the vectors of several, which must have one width, in order."""
+        return cls((piece for part in parts for piece in part.pieces), parts[0].width)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, place: int) -> array[float]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[array[float], ...]: ...
+
+    def __getitem__(self, place: int | slice) -> array[float] | tuple[array[float], ...]:
+        if isinstance(place, slice):
+            return tuple(self[each] for each in range(*place.indices(len(self))))
+        at = range(len(self))[place]
+        piece = bisect_right(self._ends, at)
+        start = (at - (self._ends[piece - 1] if piece else 0)) * self.width
+        return self.pieces[piece][start : start + self.width]
+
+    def __iter__(self) -> Iterator[array[float]]:
+        for piece in self.pieces:
+            for start in range(0, len(piece), self.width):
+                yield piece[start : start + self.width]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rows | tuple | list):
+            return NotImplemented
+        return len(self) == len(other) and all(map(_alike, self, other))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} vectors of {self.width} numbers>"
+
+
+def _alike(one: array[float], other: object) -> bool:
+    return one == other
