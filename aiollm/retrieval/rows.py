@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import overload
 
 
-class Rows(Sequence["array[float]"]):
+class Rows(Sequence["array[float]"]):  # noqa: PLW1641 - compared by value, as lists are
     """A sequence of vectors of one width, made of one piece of memory for each batch.
 
     An object for each of 100,000 vectors would be visited by every full garbage collection, which
