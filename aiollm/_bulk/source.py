@@ -218,9 +218,8 @@ class Source:
 
     async def _pull_in_thread(self) -> None:
         assert self._thread is not None
-        self._has_ended, error = await self._thread.run(self._bite)
-        if error is not None:
-            raise error
+        # Both at once: whoever sees the end before this task is done must see why.
+        self._has_ended, self.error = await self._thread.run(self._bite)
 
     def _bite(self) -> tuple[bool, Exception | None]:
         """Pull some rows, in the thread; return whether they were the last, and an error."""

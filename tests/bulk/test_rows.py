@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from aiollm import ConfigError, Message, Registry, Request, user
+from aiollm._bulk.keys import Keys
 from aiollm._bulk.run import WINDOW
+from aiollm._bulk.source import Reading, Source
 from aiollm.testing import FakeProvider, Gate
 from aiollm.types import Target
 
@@ -142,6 +144,22 @@ async def test_answers_that_nobody_takes_hold_back_the_rows(
         gate.open()
         for _ in range(3 * WINDOW):
             await anext(run)
+
+
+async def test_the_end_of_the_rows_is_never_seen_without_what_pulling_raised() -> None:
+    def rows() -> Iterator[str]:
+        yield "first"
+        raise OSError("the file is gone")
+
+    source = Source(rows(), Reading(lambda asked: Request(str(asked)), Keys()), lambda: None)
+    try:
+        while not source.is_over:
+            source.take()
+            await asyncio.sleep(0)
+        assert isinstance(source.error, OSError)
+    finally:
+        source.close()
+        await source.gone()
 
 
 async def test_what_pulling_raises_ends_the_run_after_the_rows_before_it(
