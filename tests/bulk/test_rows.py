@@ -153,9 +153,10 @@ async def test_the_end_of_the_rows_is_never_seen_without_what_pulling_raised() -
 
     source = Source(rows(), Reading(lambda asked: Request(str(asked)), Keys()), lambda: None)
     try:
+        source.take()
         while not source.is_over:
-            source.take()
             await asyncio.sleep(0)
+            source.take()
         assert isinstance(source.error, OSError)
     finally:
         source.close()
