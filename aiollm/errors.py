@@ -228,7 +228,7 @@ class ProviderError(LLMError):
     def __str__(self) -> str:
         facts = [
             f"HTTP {self.status}" if self.status else "",
-            self.code,
+            self.code if self.code != str(self.status) else "",
             f"request {self.request_id}" if self.request_id else "",
         ]
         shown = ", ".join(fact for fact in facts if fact)

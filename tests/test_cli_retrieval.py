@@ -240,3 +240,14 @@ def test_texts_are_ranked_best_first(server, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["target"] == "m/bge"
     assert said["ranked"][0] == {"key": "k", "score": 1.5, "text": "a\x1bb\nlong one"}
+
+
+@pytest.mark.usefixtures("server")
+def test_a_spec_that_is_wrong_is_named_without_a_report_of_progress(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("texts").write_text('"one"\n', encoding="utf-8")
+    assert cli.main(["embed", "texts", "-m", "nobody/nomic"]) == cli.USAGE
+    printed = capsys.readouterr().err
+    assert "LLM_NOBODY" in printed
+    assert "done" not in printed

@@ -159,7 +159,7 @@ def _check_width(width: int, wanted: int | None) -> None:
     if wanted is not None and width != wanted:
         raise UnsupportedError(
             f"the vectors have {width} numbers, not the {wanted} of `dimensions`: the server has "
-            "no other width, or leaves the setting out of account"
+            "no other width, or ignores the setting"
         )
 
 

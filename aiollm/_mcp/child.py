@@ -54,6 +54,7 @@ class Child(asyncio.SubprocessProtocol):
         self._room: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._was_begun = False
+        self._told = asyncio.Event()
 
     async def spawn(self, command: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
         """Start the process. Raises: OSError, ValueError."""
@@ -91,6 +92,12 @@ class Child(asyncio.SubprocessProtocol):
         """Wait until the process has ended, and its pipes are closed."""
         if self._was_begun:
             await asyncio.shield(self._gone)
+
+    async def told(self, seconds: float) -> None:
+        """Wait until `ended` was told or nobody wants to know, but no longer than `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
 
     @property
     def pid(self) -> int | None:
@@ -133,6 +140,7 @@ class Child(asyncio.SubprocessProtocol):
         self._over()
 
     def _over(self) -> None:
+        self._told.set()
         if not self._closed:
             self._closed = True
             self._close_pipes()
@@ -196,6 +204,7 @@ class Child(asyncio.SubprocessProtocol):
     def close(self) -> None:
         """End the server, and let it end by itself for a moment; at once, and idempotent."""
         self._closed = True
+        self._told.set()
         self._close_pipes()
 
     def _close_pipes(self) -> None:

@@ -95,7 +95,7 @@ class _Bounded:
             response = await self._inner.handle_async_request(request)
             return await self._checked(request, response)
         except httpx.TransportError as error:
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            reason = f"{type(error).__name__} at {request.url.host}: {error}".rstrip(": ")
         return self._error(UNREACHABLE, reason)
 
     async def _checked(self, request: Any, response: Any) -> Any:

@@ -175,7 +175,9 @@ class McpServer:
         for _ in range(2):  # a call that was not run, because of a lost session, is made again
             connection = await self._connected()
             if all(each.name != name for each in connection.tools):
-                raise ProtocolError(f"MCP server {self.name!r} has no tool {name!r:.80} any more")
+                known = ", ".join(each.name for each in connection.tools) or "none"
+                reason = f"has no tool {name!r:.80}; it has: {connection.redacted(known):.1000}"
+                raise self._error(ProtocolError, reason)
             try:
                 result = await connection.call(name, arguments, seconds)
             except NotRunError:

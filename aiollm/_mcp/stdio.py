@@ -18,6 +18,10 @@ MAX_WAITING = 64
 """Messages that wait for the SDK before the server's output is left in its pipe."""
 
 
+_LAST_WORDS = 1.0
+"""Seconds for the reason why a server's input is closed, which comes a moment later."""
+
+
 class StdioTransport:
     """Starts a server and speaks with it; an async context manager, as the SDK wants it."""
 
@@ -160,6 +164,8 @@ class _Input:
         if hasattr(message, "id"):  # that a request is cancelled is said without waiting
             await child.has_room()
         if not child.write(line):
+            if hasattr(message, "id"):
+                await child.told(_LAST_WORDS)
             raise self._transport.closed
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in an answer")
     add("--resume", action="store_true", help="go on with an output file that exists")
     add("--merge", action="store_true", help="join output files, as of shards, into a new one")
-    add("--shard", metavar="K/N", help="ask only the rows of share K of N")
+    add("--shard", metavar="K/N", help="ask only the rows of share K of N, as 2/8")
     add("--output", metavar="FILE", help="a JSON schema that answers must fit")
     add("--prompt-field", default="prompt", metavar="NAME", help="the field that is the prompt")
     add("--image-field", metavar="NAME", help="the field with paths or URLs of images")

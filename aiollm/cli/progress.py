@@ -14,6 +14,7 @@ from typing import Any, Self
 from aiollm._bulk.row import Row
 from aiollm._bulk.run import MapRun
 from aiollm.cli.terminal import clear_progress, complain, is_animated, note, show_progress
+from aiollm.errors import ConfigError
 from aiollm.registry import Registry
 
 EVERY, RARELY = 0.25, 30.0
@@ -47,7 +48,8 @@ class Progress(ABC):
             self._timer.cancel()
         if self._is_live:
             clear_progress()
-        complain(self._line(is_over=True))
+        if not isinstance(error, ConfigError):  # with one, nothing was begun
+            complain(self._line(is_over=True))
 
     def say(self, text: str) -> None:
         """Print a message above the line."""

@@ -12,7 +12,7 @@ def configure_embed(parser: argparse.ArgumentParser) -> None:
     add("-o", "--into", metavar="FILE", help="vectors.npy, for numpy, or vectors.jsonl; "
         "by default standard output, as JSONL")  # fmt: skip
     add("-f", "--force", action="store_true", help="replace a file that exists")
-    add("--dimensions", type=int, metavar="N", help="the width of the vectors")
+    add("--dimensions", type=int, metavar="N", help="the width of the vectors, such as 256")
     add("--kind", choices=("query", "document"), help="what the vectors are for")
     add("--truncate", action="store_true", help="cut texts that are too long; else they fail")
     add("--batch", type=int, metavar="N", help="the most texts in a request")
@@ -32,7 +32,8 @@ def _configure_texts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="JSONL: texts, or objects with a 'text' and perhaps a 'key'; "
         "'-' is standard input")  # fmt: skip
-    add("-m", "--model", metavar="SPEC", required=True, help="provider/model, or a chain")
+    add("-m", "--model", metavar="SPEC", required=True, help="provider/model, or a chain "
+        "of one model's servers 'a/x,b/x'")  # fmt: skip
     add("--lines", action="store_true", help="each line is a text as it stands, not JSON")
 
 

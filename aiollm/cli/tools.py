@@ -28,14 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SERVER",
-        help="tools of an MCP server: 'stdio:COMMAND ...', a URL, or NAME of AIOLLM_MCP_<NAME>",
+        help="tools of an MCP server, such as 'stdio:uvx mcp-server-git': a command, a URL, or "
+        "NAME of AIOLLM_MCP_<NAME>; may be repeated",
     )
     add(
         "--tools",
         action="append",
         default=[],
         metavar="MODULE:FUNCTION",
-        help="a function that the model may call",
+        help="a function that the model may call, such as my_tools:weather; may be repeated",
     )
 
 

@@ -99,6 +99,7 @@ RUNNER_TEXTS = (
             "2 or more assistant messages at the end of the list",  # llama.cpp
             "unsupported content[].type",  # llama.cpp
             "failed to parse messages",  # llama.cpp
+            "failed to parse tools",  # llama.cpp
             "failed to parse grammar",  # llama.cpp, of a schema
             "json schema conversion failed",  # llama.cpp
             "[json.exception.type_error",  # llama.cpp, of a field

@@ -129,6 +129,8 @@ def test_the_text_of_an_error_names_target_cause_and_facts() -> None:
     error = RateLimitError("slow down", target=TARGET, status=429, code="x", request_id="r1")
     assert str(error) == "m1/qwen3:30b: slow down (HTTP 429, x, request r1)"
     assert error.message == "slow down"
+    error = RateLimitError("slow down", status=429, code="429")
+    assert str(error) == "slow down (HTTP 429)", "a code that says the same is not said twice"
     assert str(DeadlineError("late", which="idle", target=TARGET)) == "m1/qwen3:30b: late"
 
 

@@ -21,6 +21,7 @@ from aiollm import (
     ImagePart,
     Registry,
     Request,
+    Tool,
     UnsupportedError,
     local,
     user,
@@ -60,6 +61,15 @@ async def test_an_image_moves_on_from_it_before_any_byte() -> None:
         assert not reg.provider("local").capabilities(server.model).images
         with pytest.raises(FailoverError) as caught:
             await reg.generate(f"local/{server.model}", user("What is it?", ImagePart(b"\x89PNG")))
+        assert isinstance(caught.value.exceptions[0], UnsupportedError)
+
+
+async def test_a_tool_moves_on_from_the_small_model_whose_template_has_no_place_for_it() -> None:
+    async with Registry(env={}) as reg:
+        await local.start(reg)
+        request = Request("Sun?", tools=[Tool("weather")], max_output_tokens=16)
+        with pytest.raises(FailoverError) as caught:
+            await reg.generate("local/smollm2", request)
         assert isinstance(caught.value.exceptions[0], UnsupportedError)
 
 

@@ -27,6 +27,9 @@ from aiollm import (
     ToolEnded,
     tool,
 )
+from aiollm._mcp.sdk import load
+from aiollm._mcp.stdio import StdioTransport
+from aiollm._mcp.traffic import Traffic
 from aiollm.events import McpDied, McpRestarted, McpStarted, McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
 
@@ -191,6 +194,22 @@ async def test_a_command_that_is_not_there_is_an_error(registry):
             await reg.mcp("stdio:true", cwd="/no/such/folder").tools()
 
 
+async def test_a_command_that_ends_before_anything_is_written_to_it_says_why():
+    reasons: list[str] = []
+    sdk = await load()
+    transport = StdioTransport(
+        Traffic(sdk, reasons.append, lambda: None), ["no-such-command"], {}, None, 1000
+    )
+    ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+    async with transport as (_, sent):
+        while transport.child.is_open:
+            await asyncio.sleep(0)
+        with pytest.raises(transport.closed):
+            await sent.send(sdk.SessionMessage(sdk.message.validate_json(ping)))
+    await transport.child.gone()
+    assert reasons == ["it cannot be run (No such file or directory)"]
+
+
 async def test_a_call_has_a_deadline_and_a_silent_server_is_given_up(served):
     async with served("mute", call_timeout=0.05) as server:
         pid = (await server.start()).status.pid
@@ -277,7 +296,7 @@ async def test_a_list_that_changes_is_an_event_and_the_new_tool_can_be_called(se
 
 async def test_a_tool_that_is_gone_is_an_error(served):
     async with served() as server:
-        with pytest.raises(ProtocolError, match="no tool 'gone' any more"):
+        with pytest.raises(ProtocolError, match="no tool 'gone'; it has: "):
             await server.call("gone")
 
 
