@@ -238,6 +238,15 @@ async def test_scores_that_do_not_fit_the_documents_are_an_error(serve, registry
     assert isinstance(raised.value.last, ProtocolError)
 
 
+async def test_a_document_without_a_score_is_told(serve, registry):
+    """So it is where a server has only embeddings, and answers with them."""
+    rows = [{"index": 0, "embedding": [1.5]}]
+    reg = registry({"a": dsn(await serve(reply({"data": rows})), "openai")})
+    with pytest.raises(FailoverError) as raised:
+        await reg.rerank("a/m", "q", ["x"])
+    assert "no score for document 0" in str(raised.value.last)
+
+
 @pytest.mark.parametrize("scheme", ["openai", "llama-swap"])
 async def test_llama_cpps_500_for_long_input_is_told_and_harms_nobody(serve, registry, scheme):
     text = "input is too large to process. increase the physical batch size"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
 from aiollm._wire.body import json_body
-from aiollm.errors import LLMError, UnsupportedError
+from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
 from aiollm.providers.encoding import bearer_headers, merge
 from aiollm.providers.openai.errors import reply_error, stream_error
@@ -42,9 +41,11 @@ class _Score(msgspec.Struct):
 
     @property
     def value(self) -> float:
-        """The score, not a number where there is none."""
+        """The score. Raises: ProtocolError where there is none."""
         found = self.score if self.relevance_score is None else self.relevance_score
-        return math.nan if found is None else found
+        if found is None:
+            raise ProtocolError(f"the reply has no score for document {self.index}")
+        return found
 
 
 class _Reply(msgspec.Struct):
