@@ -74,7 +74,7 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
                 f"the run waits for the approval of {names}: go on with reg.run(spec, run.saved, "
                 "approvals={...}, tools=[...])"
             )
-        raise ClosedError("the run has not ended yet: use `messages` for what it has done")
+        raise ClosedError(f"{self._not_over}: use `messages` for what it has done")
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -88,6 +88,12 @@ class SingleReader(ABC, Generic[Got, Y]):
             raise StopAsyncIteration
         return got
 
+    @property
+    def _not_over(self) -> str:
+        """Why there is no result."""
+        ended = "ended before it was whole" if self._closed else "has not ended yet"
+        return f"the {self._noun} {ended}"
+
     def _was_cut(self) -> StreamInterrupted:
         """Return the error for reading on after a cancelled read."""
         return StreamInterrupted(

@@ -138,7 +138,7 @@ class Stream(BaseStream[Chunk]):
     def response(self) -> Response:
         """The complete response. Raises: ClosedError before the stream has ended."""
         if self._total.finish_reason is None:
-            raise ClosedError("the stream has not ended yet: use `partial` for what has arrived")
+            raise ClosedError(f"{self._not_over}: use `partial` for what has arrived")
         return self._partial()
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -11,6 +11,9 @@ from aiollm._wire.lenient import load
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import HttpResponse
+from aiollm.providers.billing import Billing
+from aiollm.providers.token_counts import MOST
+from aiollm.types import Usage
 
 T = TypeVar("T")
 
@@ -33,6 +36,22 @@ def in_order(items: Sequence[PlacedT]) -> Sequence[PlacedT]:
     except KeyError as missing:
         reason = f"the reply has no vector for input {missing}, but {len(items)} vectors"
     raise ProtocolError(reason)
+
+
+def usage_of(counts: object, *names: str) -> Usage:
+    """Return what a reply says it took, the tokens by the first of these names that it has.
+
+    The vectors or scores are there and paid for, so counts that make no sense are missing ones.
+    """
+    if not isinstance(counts, Mapping):
+        return Usage()
+    billed = msgspec.convert(counts, Billing).usd()
+    for name in names:
+        if (tokens := counts.get(name)) is not None:
+            if type(tokens) is int and 0 <= tokens <= MOST:
+                return Usage(input_tokens=tokens, certainty="exact", billed_usd=billed)
+            break
+    return Usage(billed_usd=billed)
 
 
 Failed: TypeAlias = Callable[[Any, bytes], LLMError]

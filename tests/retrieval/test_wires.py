@@ -88,6 +88,45 @@ async def test_counts_that_a_reply_lacks_are_missing(serve, registry, usage, tok
     assert found.usage.certainty == ("missing" if tokens is None else "exact")
 
 
+@pytest.mark.parametrize(
+    ("usage", "tokens", "usd"),
+    [
+        ([1], None, None),
+        ({"prompt_tokens": "many"}, None, None),
+        ({"prompt_tokens": 10**400}, None, None),
+        ({"prompt_tokens": 3, "cost": -5}, 3, None),
+        ({"prompt_tokens": 3, "cost": "0.5"}, 3, 0.5),
+        ({"prompt_tokens": 3, "cost": {"total_cost": 0.5, "currency": "USD"}}, 3, 0.5),
+    ],
+)
+@pytest.mark.parametrize("operation", ["embed", "rerank"])
+async def test_counts_that_make_no_sense_cost_no_result(
+    serve, registry, operation, usage, tokens, usd
+):
+    """The vectors or scores have come, and are paid for; a price below zero would fill a budget."""
+    rows = {"data": [{"embedding": [1.5], "index": 0, "score": 0.5}], "usage": usage}
+    reg = registry({"a": dsn(await serve(reply(rows)), "openai")})
+    call = reg.embed("a/m", "x") if operation == "embed" else reg.rerank("a/m", "q", ["x"])
+    found = await call
+    assert found.usage.input_tokens == (tokens or 0)
+    assert found.usage.certainty == ("missing" if tokens is None else "exact")
+    assert found.usage.billed_usd == usd
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [
+        ("ollama", {"embeddings": [[1.5]], "prompt_eval_count": "many"}),
+        ("google", {"embeddings": [{"values": [1.5]}], "usageMetadata": [1]}),
+        ("google", {"embeddings": [{"values": [1.5]}], "usageMetadata": {"promptTokenCount": {}}}),
+    ],
+)
+async def test_other_wires_counts_cost_no_vectors_either(serve, registry, scheme, answer):
+    found = await registry({"a": dsn(await serve(reply(answer)), scheme)}).embed("a/m", "x")
+    assert [*found.vectors[0]] == [1.5]
+    assert found.usage.certainty == "missing"
+
+
 @pytest.mark.parametrize("truncate", [False, True])
 async def test_ollama_is_told_whether_to_cut(serve, registry, truncate):
     server = await serve(reply({"embeddings": [[1, 2]], "prompt_eval_count": 5}))
@@ -197,6 +236,15 @@ async def test_scores_that_do_not_fit_the_documents_are_an_error(serve, registry
     with pytest.raises(FailoverError) as raised:
         await reg.rerank("a/m", "q", ["x", "y"])
     assert isinstance(raised.value.last, ProtocolError)
+
+
+async def test_a_document_without_a_score_is_told(serve, registry):
+    """So it is where a server has only embeddings, and answers with them."""
+    rows = [{"index": 0, "embedding": [1.5]}]
+    reg = registry({"a": dsn(await serve(reply({"data": rows})), "openai")})
+    with pytest.raises(FailoverError) as raised:
+        await reg.rerank("a/m", "q", ["x"])
+    assert "no score for document 0" in str(raised.value.last)
 
 
 @pytest.mark.parametrize("scheme", ["openai", "llama-swap"])

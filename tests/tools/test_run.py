@@ -135,6 +135,18 @@ async def test_nothing_is_sent_before_the_first_event(over):
     assert run.usage == Usage()
 
 
+async def test_what_was_closed_is_not_said_to_go_on(over):
+    """Neither a run nor a stream has a result then, and waiting for one would be in vain."""
+    reg = over(FakeProvider(default=["a", NEVER]))
+    for opened in (reg.run("fake/m", "hi", tools=[double]), reg.stream("fake/m", "hi")):
+        await anext(opened)
+        with pytest.raises(ClosedError, match="not ended yet"):
+            _ = opened.response
+        await opened.aclose()
+        with pytest.raises(ClosedError, match="ended before it was whole: use"):
+            _ = opened.response
+
+
 async def test_the_request_keeps_its_settings_and_its_own_tools_in_every_turn(over):
     fake = FakeProvider([tool_call("double", {"number": 1}), tool_call("own", {}, 1)], "2")
     own = Tool("own", function=lambda: "mine")

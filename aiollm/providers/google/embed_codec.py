@@ -15,9 +15,9 @@ from aiollm.providers.google.encode import image_part
 from aiollm.providers.google.errors import body_error, reply_error
 from aiollm.providers.google.models import resource
 from aiollm.providers.google.places import key_headers, method_url
-from aiollm.providers.vector_replies import decode_strictly, no_answer
+from aiollm.providers.vector_replies import decode_strictly, no_answer, usage_of
 from aiollm.retrieval import EmbedInput, EmbedRequest, RawVector, VectorReply
-from aiollm.types import Target, Usage
+from aiollm.types import Target
 
 _KINDS = {"query": "RETRIEVAL_QUERY", "document": "RETRIEVAL_DOCUMENT"}
 _TEXT_MODELS = ("*gemini-embedding-001*", "*gemini-embedding-exp*", "*text-embedding-*")
@@ -28,13 +28,9 @@ class _Vector(msgspec.Struct):
     values: RawVector = b""
 
 
-class _Counts(msgspec.Struct):
-    promptTokenCount: int | None = None  # noqa: N815 - the wire's name
-
-
 class _Reply(msgspec.Struct):
     embeddings: list[_Vector] | None = None
-    usageMetadata: _Counts | None = None  # noqa: N815 - the wire's name
+    usageMetadata: Any = None  # noqa: N815 - the wire's name
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -61,10 +57,7 @@ class GoogleEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         found = decode_strictly(reply, _REPLY, _failed)
         if found.embeddings is None:
             raise no_answer(reply, _failed, "it has no embeddings")
-        counts = found.usageMetadata
-        tokens = None if counts is None else counts.promptTokenCount
-        counted = tokens is not None and tokens >= 0
-        usage = Usage(input_tokens=tokens or 0, certainty="exact") if counted else Usage()
+        usage = usage_of(found.usageMetadata, "promptTokenCount")
         return VectorReply([each.values for each in found.embeddings], usage)
 
     def error(self, reply: HttpResponse) -> LLMError:

@@ -13,14 +13,14 @@ from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.error_bodies import fault_of
 from aiollm.providers.error_replies import error_from, error_from_fault
 from aiollm.providers.ollama.errors import RULES
-from aiollm.providers.vector_replies import decode_strictly, no_answer
+from aiollm.providers.vector_replies import decode_strictly, no_answer, usage_of
 from aiollm.retrieval import EmbedRequest, RawVector, VectorReply
-from aiollm.types import Target, Usage
+from aiollm.types import Target
 
 
 class _Reply(msgspec.Struct):
     embeddings: list[RawVector] | None = None
-    prompt_eval_count: int | None = None
+    prompt_eval_count: Any = None
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -55,9 +55,7 @@ class OllamaEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         found = decode_strictly(reply, _REPLY, _failed)
         if found.embeddings is None:
             raise no_answer(reply, _failed, "it has no embeddings")
-        tokens = found.prompt_eval_count
-        counted = tokens is not None and tokens >= 0
-        usage = Usage(input_tokens=tokens or 0, certainty="exact") if counted else Usage()
+        usage = usage_of({"tokens": found.prompt_eval_count}, "tokens")
         return VectorReply(found.embeddings, usage)
 
     def error(self, reply: HttpResponse) -> LLMError:

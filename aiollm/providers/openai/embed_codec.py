@@ -13,9 +13,9 @@ from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.openai.errors import reply_error, stream_error
-from aiollm.providers.vector_replies import decode_strictly, in_order, no_answer
+from aiollm.providers.vector_replies import decode_strictly, in_order, no_answer, usage_of
 from aiollm.retrieval import EmbedRequest, RawVector, VectorReply
-from aiollm.types import ImagePart, Target, Usage
+from aiollm.types import ImagePart, Target
 
 
 class EmbedDialect(msgspec.Struct, frozen=True):
@@ -62,15 +62,9 @@ class _Vector(msgspec.Struct):
     index: int | None = None
 
 
-class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
-    cost: float | None = None
-
-
 class _Reply(msgspec.Struct):
     data: list[_Vector] | None = None
-    usage: _Counts | None = None
+    usage: Any = None
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -101,7 +95,8 @@ class OpenAIEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         found = decode_strictly(reply, _REPLY, stream_error)
         if found.data is None:
             raise no_answer(reply, stream_error, "it has no data")
-        return VectorReply([each.embedding for each in in_order(found.data)], _usage(found.usage))
+        usage = usage_of(found.usage, "prompt_tokens", "total_tokens")  # Voyage: the total alone
+        return VectorReply([each.embedding for each in in_order(found.data)], usage)
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -157,13 +152,3 @@ def _object(each: str | ImagePart) -> dict[str, Any]:
     if isinstance(each, str):
         return {"text": each}
     return {"image": Blob(each.data) if each.data else each.url}
-
-
-def _usage(counts: _Counts | None) -> Usage:
-    """Return the counts of a reply; Voyage has the total alone."""
-    if counts is None:
-        return Usage()
-    tokens = counts.total_tokens if counts.prompt_tokens is None else counts.prompt_tokens
-    if tokens is None or tokens < 0:
-        return Usage(billed_usd=counts.cost)
-    return Usage(input_tokens=tokens, certainty="exact", billed_usd=counts.cost)

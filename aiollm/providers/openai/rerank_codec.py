@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
 from aiollm._wire.body import json_body
-from aiollm.errors import LLMError, UnsupportedError
+from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
 from aiollm.providers.encoding import bearer_headers, merge
 from aiollm.providers.openai.errors import reply_error, stream_error
-from aiollm.providers.vector_replies import decode_strictly, no_answer
+from aiollm.providers.vector_replies import decode_strictly, no_answer, usage_of
 from aiollm.retrieval import RerankRequest, ScoreReply
-from aiollm.types import Target, Usage
+from aiollm.types import Target
 
 
 class RerankDialect(msgspec.Struct, frozen=True):
@@ -42,20 +41,17 @@ class _Score(msgspec.Struct):
 
     @property
     def value(self) -> float:
-        """The score, not a number where there is none."""
+        """The score. Raises: ProtocolError where there is none."""
         found = self.score if self.relevance_score is None else self.relevance_score
-        return math.nan if found is None else found
-
-
-class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
+        if found is None:
+            raise ProtocolError(f"the reply has no score for document {self.index}")
+        return found
 
 
 class _Reply(msgspec.Struct):
     results: list[_Score] | None = None
     data: list[_Score] | None = None
-    usage: _Counts | None = None
+    usage: Any = None
 
 
 _REPLY = msgspec.json.Decoder(
@@ -89,7 +85,10 @@ class CohereRerank(UnaryCodec[RerankRequest, ScoreReply]):
         scores = found.data if found.results is None else found.results
         if scores is None:
             raise no_answer(reply, stream_error, "it has no results")
-        return ScoreReply(_scores(scores), _usage(found.usage))
+        # Some have the total alone, and a zero beside it.
+        counts = found.usage if isinstance(found.usage, dict) else {}
+        counted = {name: value for name, value in counts.items() if value != 0}
+        return ScoreReply(_scores(scores), usage_of(counted, "prompt_tokens", "total_tokens"))
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -117,11 +116,3 @@ def _settings(host: str, request: RerankRequest, dialect: RerankDialect) -> dict
 
 def _scores(found: list[_Score]) -> list[tuple[int, float]]:
     return [(each.index, each.value) for each in found]
-
-
-def _usage(counts: _Counts | None) -> Usage:
-    """Return the counts of a reply; some have the total alone, Cohere bills searches."""
-    if counts is None:
-        return Usage()
-    tokens = counts.prompt_tokens or counts.total_tokens
-    return Usage() if not tokens or tokens < 0 else Usage(input_tokens=tokens, certainty="exact")
