@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
@@ -24,7 +25,6 @@ from aiollm.retrieval import (
     Ranking,
     RerankRequest,
     ScoreReply,
-    Vector,
     VectorReply,
 )
 from aiollm.retrieval.rows import Rows
@@ -131,25 +131,29 @@ async def _embeddings(
     taken = Vectors(reply.body, count)
     for _ in taken.steps():
         await asyncio.sleep(0)
-    check_density(taken.rest)
+    if not taken.is_sparse():
+        check_density(taken.rest)
     found = codec.decode(replace(reply, body=taken.rest))
     if len(found.values) != count:
         raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")
     first = taken.take(found.values[0])
-    whole, width = array("f"), len(first)
+    whole = array("f")
     for place, value in enumerate(found.values):
         if place and place % CHECKED_AT_ONCE == 0:
             await asyncio.sleep(0)
         vector = taken.take(value) if place else first
-        _check_vector(vector, width)
-        whole.extend(vector)
-    _check_width(width, request.dimensions)
-    return Embeddings(Rows((whole,), width), found.usage)
+        _check_vector(vector, len(first))
+        whole.frombytes(vector)
+    _check_width(len(first) // 4, request.dimensions)
+    if sys.byteorder == "big":
+        whole.byteswap()
+    return Embeddings(Rows((whole,), len(first) // 4), found.usage)
 
 
-def _check_vector(vector: Vector, width: int) -> None:
-    if len(vector) != width:
-        raise ProtocolError(f"the reply has vectors of {width} and of {len(vector)} numbers")
+def _check_vector(vector: bytes, size: int) -> None:
+    if len(vector) != size:
+        counts = f"{size // 4} and of {len(vector) // 4}"
+        raise ProtocolError(f"the reply has vectors of {counts} numbers")
     if not is_finite(vector):
         raise ProtocolError("the reply has a vector with a number that is not finite")
 

@@ -6,6 +6,7 @@ the event loop stands still. Each vector is decoded alone here, so that others r
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -56,13 +57,19 @@ class Vectors:
 
     def __init__(self, body: bytes, count: int) -> None:
         """Read a reply that should have `count` vectors."""
-        self._found: list[Vector | None] = []
+        self._found: list[bytes | None] = []
         # Beside its vector an item has names, and may have texts and lists of its own.
         self._most = 32 * count + 1024
         # No vector has such a length, and no server can know the mark.
         self._mark = os.urandom(_MARK)
         self.rest = body
         """The JSON to decode: all of a small reply, of a large one what is not in vectors."""
+
+    def is_sparse(self) -> bool:
+        """Return whether `rest` has few parts of any kind, found sooner than by counting all."""
+        if len(self.rest) > LARGE or b"\\" in self.rest:
+            return False
+        return all(_has_few(each, self.rest, self._most) for each in (b"{", b"[", b'"', b","))
 
     def steps(self) -> Iterator[None]:
         """Take the vectors out of a large reply; between two steps others may run.
@@ -99,17 +106,17 @@ class Vectors:
             reason = f"the reply has {len(self.rest)} bytes beside its vectors"
             raise ProtocolError(reason, frame=self.rest)
 
-    def _keep(self, vector: Vector) -> bytes:
+    def _keep(self, vector: bytes) -> bytes:
         """Return what stands for a vector from now on."""
         place = len(self._found)
         self._found.append(vector)
         return b'"%s"' % b64encode(self._mark + place.to_bytes(_PLACE))
 
-    def take(self, value: RawVector) -> Vector:
-        """Return the vector for what stands in its place. Raises: ProtocolError."""
+    def take(self, value: RawVector) -> bytes:
+        """Return the 32-bit numbers of the vector in a value's place. Raises: ProtocolError."""
         match value:
             case bytes() if value and not len(value) % 4:
-                return _little_endian(value)
+                return value
             case list() if value:
                 return _of_numbers(value)
             case bytes() if value.startswith(self._mark) and len(value) == _MARK + _PLACE:
@@ -120,23 +127,38 @@ class Vectors:
         raise ProtocolError("the reply has something else in the place of a vector")
 
 
-def is_finite(vector: Vector) -> bool:
-    """Return whether all numbers of a vector are finite."""
+def _has_few(mark: bytes, data: bytes, most: int) -> bool:
+    at = -1
+    for _ in range(most):
+        at = data.find(mark, at + 1)
+        if at < 0:
+            return True
+    return False
+
+
+def is_finite(numbers: bytes) -> bool:
+    """Return whether all of some 32-bit numbers are finite."""
     # The last byte of a number that is not finite is 7F or FF; few others have it.
-    last = vector.tobytes()[_LAST::4]
+    last = numbers[3::4]
     if b"\x7f" not in last and b"\xff" not in last:
         return True
-    total = sum(each * 0.0 for each in vector)
-    return total == total  # noqa: PLR0124 - NaN alone differs from itself
+    return all(map(math.isfinite, as_vector(numbers)))
+
+
+def as_vector(numbers: bytes) -> Vector:
+    """Return 32-bit numbers, whose lowest byte comes first, as a vector."""
+    vector = array("f")
+    vector.frombytes(numbers)
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return vector
 
 
 _MARK, _PLACE = 5, 4
 """Bytes of what stands for a vector: nine, which is no multiple of four."""
 
-_LAST = 3 if sys.byteorder == "little" else 0
 
-
-def _at(body: bytes, start: int) -> tuple[int, Vector | None]:
+def _at(body: bytes, start: int) -> tuple[int, bytes | None]:
     """Return where what begins at `start` ends, and the vector that it is, if it is one."""
     is_list = body[start] == ord("[")
     end, other = (_list_end if is_list else _text_end)(body, start, start + MAX_TEXT)
@@ -152,7 +174,7 @@ def _at(body: bytes, start: int) -> tuple[int, Vector | None]:
         data = _BYTES.decode(body[start:end])
     except (ValueError, RecursionError):
         return (start + 1 if is_list else end), None
-    return end, (None if len(data) % 4 else _little_endian(data))
+    return end, (None if len(data) % 4 else data)
 
 
 def _list_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
@@ -171,17 +193,12 @@ def _text_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
     return end, 0
 
 
-def _of_numbers(numbers: list[float]) -> Vector:
+def _of_numbers(numbers: list[float]) -> bytes:
     try:
-        return array("f", numbers)
+        vector = array("f", numbers)
     except OverflowError:
         reason = "a vector has a number that is not finite"
-    raise ProtocolError(reason)
-
-
-def _little_endian(data: bytes) -> Vector:
-    vector = array("f")
-    vector.frombytes(data)
+        raise ProtocolError(reason) from None
     if sys.byteorder == "big":
         vector.byteswap()
-    return vector
+    return vector.tobytes()
