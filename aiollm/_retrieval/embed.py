@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from itertools import chain
 from operator import add
@@ -53,7 +54,10 @@ async def embed(
         except FailoverError as error:
             error.__traceback__ = None
             errors.append(error)
-    raise _all_failed(plan, errors)
+    try:
+        raise _all_failed(plan, errors)
+    finally:
+        errors.clear()  # the error's traceback holds this frame: a cycle, with all vectors
 
 
 def _models(plan: Plan, *, mixed: bool) -> Sequence[str]:
@@ -76,6 +80,15 @@ def _all_failed(plan: Plan, errors: Sequence[FailoverError]) -> FailoverError:
     failure = FailoverError(f"every model of {plan} failed", causes, attempts)
     failure.vectors = max((each.vectors for each in errors), key=_count)
     return failure
+
+
+def _let_go(workers: list[asyncio.Task[None]]) -> None:
+    """Forget tasks: the traceback of a cancelled one leads to itself, and to all vectors."""
+    for each in workers:
+        if each.cancelled():
+            with suppress(asyncio.CancelledError):
+                each.result()
+    workers.clear()
 
 
 def _count(vectors: Sequence[Vector | None]) -> int:
@@ -146,10 +159,13 @@ class _EmbedCall:
             await self._worker(())
             return
         workers: list[asyncio.Task[None]] = []
-        async with asyncio.TaskGroup() as group:
-            workers += (
-                group.create_task(self._worker(workers)) for _ in range(min(AT_ONCE, count))
-            )
+        try:
+            async with asyncio.TaskGroup() as group:
+                workers += (
+                    group.create_task(self._worker(workers)) for _ in range(min(AT_ONCE, count))
+                )
+        finally:
+            _let_go(workers)
         if self._error is not None:
             error, self._error = self._error, None
             try:
@@ -176,7 +192,9 @@ class _EmbedCall:
         request = self._request
         if len(self._batches) > 1:
             request = replace(request, inputs=request.inputs[batch.start : batch.stop])
-        opener = EmbedOpener(request, *self._targets, self._calls.resources, self._space)
+        opener = EmbedOpener(
+            request, *self._targets, self._calls.resources, self._space, batch.start
+        )
         self._found[place] = await self._calls.ask(self._plan, opener, self._policy)
 
     def _arrived(self) -> tuple[Any, ...]:

@@ -81,7 +81,7 @@ class RetrievalOpener(TargetOpener, Generic[AskedT]):
 class EmbedOpener(RetrievalOpener[EmbedRequest]):
     """Opens the targets of one batch of inputs."""
 
-    __slots__ = ("_space",)
+    __slots__ = ("_first", "_space")
 
     key = "embed"
     what = "embed: it has no wire for it"
@@ -95,9 +95,12 @@ class EmbedOpener(RetrievalOpener[EmbedRequest]):
         timeouts: Mapping[Target, Timeouts],
         resources: SharedResources,
         space: Space,
+        first: int,
     ) -> None:
+        """Open for the inputs from the `first` one of the call on."""
         super().__init__(request, providers, timeouts, resources)
         self._space = space
+        self._first = first
 
     def _check(self, batch: Sequence[Any], target: Target) -> None:
         for item in batch:
@@ -107,21 +110,25 @@ class EmbedOpener(RetrievalOpener[EmbedRequest]):
     async def _fitted(
         self, request: EmbedRequest, provider: Provider, target: Target
     ) -> EmbedRequest:
-        images = [each for each in request.inputs if isinstance(each, ImagePart)]
-        if not images:
+        if all(isinstance(each, str) for each in request.inputs):
             return request
         facts = provider.capabilities(target.model)
         # Each alone: a batch may hold more images than a conversation.
-        fitted = iter([await self._fit(each, facts) for each in images])
         inputs: list[EmbedInput] = [
-            next(fitted) if isinstance(each, ImagePart) else each for each in request.inputs
+            await self._fit(place, each, facts) if isinstance(each, ImagePart) else each
+            for place, each in enumerate(request.inputs, self._first)
         ]
         return replace(request, inputs=tuple(inputs))
 
-    async def _fit(self, image: ImagePart, facts: Any) -> ImagePart:
-        request, left_out = await self._resources.fit(Request((user(image),)), facts)
-        if left_out:
-            raise UnsupportedError(f"an input image does not fit: {left_out[0]}")
+    async def _fit(self, place: int, image: ImagePart, facts: Any) -> ImagePart:
+        request, reason = Request((user(image),)), ""
+        try:
+            request, left_out = await self._resources.fit(request, facts)
+            reason = left_out[0] if left_out else ""
+        except UnsupportedError as error:
+            reason = error.message
+        if reason:
+            raise UnsupportedError(f"inputs[{place}]: {reason}")
         (part,) = request.messages[0].parts
         assert isinstance(part, ImagePart)
         return part

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
+import weakref
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm import Budget, DeadlineError, FailoverError, LLMError, Price, Timeouts
+from aiollm import (
+    Budget,
+    DeadlineError,
+    FailoverError,
+    ImagePart,
+    LLMError,
+    Price,
+    ServerError,
+    Timeouts,
+    UnsupportedError,
+)
 from aiollm._retrieval.batches import split
-from aiollm.testing import Answer, Gate, Reset
+from aiollm.testing import NEVER, Answer, FakeProvider, Gate, Reset
 from aiollm.types import Usage
 
 
@@ -114,6 +126,40 @@ async def test_a_crowd_cancelled_at_random_leaves_nothing(serve, registry, count
     assert kinds["Embeddings"] >= count // 2
     assert idle(reg)
     assert firsts(await reg.embed("a/m", texts(5), batch=2)) == list(range(5))
+
+
+def dies(target, request):
+    return ServerError("away") if "bad" in request.inputs else [NEVER]
+
+
+@pytest.mark.parametrize("inputs", [["bad"], ["1", "2", "bad"]])
+async def test_a_failed_call_leaves_no_cycle(registry, inputs):
+    """Its error, which has all vectors that came, goes with its last reference."""
+    reg = registry({})
+    reg.register("fake", FakeProvider(default=dies).provider())
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await reg.embed("fake/m", inputs, batch=1, max_wait=0)
+        except FailoverError as error:
+            gone = weakref.ref(error)
+        assert gone() is None
+        await asyncio.sleep(0)
+        assert not gc.collect()
+    finally:
+        gc.enable()
+
+
+async def test_an_image_that_cannot_be_used_is_named_by_its_place(serve, registry):
+    """Of ten thousand inputs, and in a batch that is not the first."""
+    server = await serve(Answer(200, {}, {"embeddings": [{"values": [1.0]}] * 2}))
+    reg = registry({"a": server.dsn("google")})
+    broken = ImagePart(b"\x89PNG\r\n\x1a\nbroken", mime="image/png")
+    with pytest.raises(FailoverError) as raised:
+        await reg.embed("a/gemini-embedding-2", ["1", "2", "3", broken], batch=2)
+    assert isinstance(raised.value.last, UnsupportedError)
+    assert "inputs[3]: " in str(raised.value.last)
 
 
 async def test_concurrency_is_kept_to_the_limit(serve, registry):
