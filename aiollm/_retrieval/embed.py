@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
 from itertools import chain
-from operator import add
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
+from aiollm._agent.totals import total_cost, total_usage
 from aiollm._failover.candidates import CallOptions, Policy
 from aiollm._retrieval.batches import room, split
 from aiollm._retrieval.calls import Calls
@@ -22,7 +20,7 @@ from aiollm.provider import Provider
 from aiollm.retrieval import Embeddings, EmbedRequest, Vector
 from aiollm.retrieval.rows import Rows
 from aiollm.spec import Plan, Step
-from aiollm.types import Target, Timeouts, Timings, Usage
+from aiollm.types import Target, Timeouts, Timings
 
 AT_ONCE = 8
 """Batches under way at most: a server of one's own works on some at a time, and lets others wait
@@ -215,12 +213,12 @@ class _EmbedCall:
         firsts = [each.timings.first_output for each in found]
         return Embeddings(
             _in_order([each.vectors for each in found]),
-            reduce(_together, (each.usage for each in found)),
+            total_usage([each.usage for each in found]),
             found[0].target,
             tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),
             tuple(attempt for each in found for attempt in each.attempts),
             Timings(min((each for each in firsts if each is not None), default=None), seconds),
-            reduce(add, (each.cost for each in found)),
+            total_cost([each.cost for each in found]),
         )
 
 
@@ -228,17 +226,3 @@ def _in_order(parts: Sequence[Sequence[Vector]]) -> Sequence[Vector]:
     rows = [each for each in parts if isinstance(each, Rows)]
     # An adapter may have made any sequence.
     return Rows.joined(rows) if len(rows) == len(parts) else tuple(chain.from_iterable(parts))
-
-
-def _together(one: Usage, other: Usage) -> Usage:
-    """Return the counts of two batches together, as certain as the less certain one."""
-    bills = one.billed_usd, other.billed_usd
-    worse = max(one.certainty, other.certainty)  # in the order of the alphabet
-    if worse == "missing" and one.certainty != other.certainty:
-        worse = "partial"
-    return msgspec.structs.replace(
-        one,
-        input_tokens=one.input_tokens + other.input_tokens,
-        certainty=worse,
-        billed_usd=None if None in bills else sum(each or 0.0 for each in bills),
-    )
