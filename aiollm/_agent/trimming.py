@@ -31,8 +31,8 @@ class TrimTo(msgspec.Struct, frozen=True):
     System messages, the first user message and the newest turns stay; calls and their results go
     together. It leaves `to` tokens, by default three quarters of `tokens`, so that the beginning
     of the prompt stays the same for many turns and caches can keep it. The newest turn stays even
-    if it is larger than that. `count` counts where the estimate is near the budget; without it the
-    estimate decides. Raises: ConfigError.
+    if it is larger than that, and with it what users said since. `count` counts
+    where the estimate is near the budget; without it the estimate decides. Raises: ConfigError.
 
         reg.run(spec, request, tools=tools, compact=TrimTo(100_000))
     """
@@ -99,8 +99,8 @@ class _Cut(msgspec.Struct, frozen=True):
 def _cut(turn: NextTurn, excess: float) -> _Cut | None:
     """Cut off at least `excess` tokens, by the measure of `turn`, as far as complete turns go."""
     first, groups = grouped(turn.messages)
-    head, oldest = [*first], list[Message]()
-    while len(groups) > 1 and excess > 0:
+    head, oldest, stay = [*first], list[Message](), _newest(groups)
+    while len(groups) > stay and excess > 0:
         group = groups.pop(0)
         if group[0].role == "system":
             head += group
@@ -109,6 +109,14 @@ def _cut(turn: NextTurn, excess: float) -> _Cut | None:
         excess -= turn.tokens_of(group)
     newest = tuple(message for group in groups for message in group)
     return _Cut(tuple(head), tuple(oldest), newest) if oldest else None
+
+
+def _newest(groups: Sequence[Sequence[Message]]) -> int:
+    """Return how many groups must stay: the newest turn, and what was said to it since."""
+    for said, group in enumerate(reversed(groups)):
+        if group[0].role == "assistant":
+            return said + 1
+    return 1
 
 
 def grouped(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:

@@ -229,6 +229,17 @@ async def test_the_newest_turn_stays_whatever_its_size():
     assert await TrimTo(1000)(turn_of(kept)) is None
 
 
+async def test_results_that_the_model_has_not_seen_stay_where_a_message_was_put_in():
+    said = (user("Leave Bergen out."), user("And Oslo."))
+    kept = await TrimTo(1)(turn_of((*HISTORY, *said)))
+    assert kept == (*HISTORY[:2], *HISTORY[-2:], *said)
+
+
+async def test_of_messages_without_an_answer_the_newest_stays():
+    kept = await TrimTo(1)(turn_of(tuple(user(f"{number}") for number in range(9))))
+    assert kept == (user("0"), user("8"))
+
+
 async def test_system_messages_within_the_history_stay():
     history = (*HISTORY[:4], system("from now on in Polish"), *HISTORY[4:])
     kept = await TrimTo(500)(turn_of(history))
@@ -316,7 +327,7 @@ async def test_a_provider_that_counts_is_asked_through_the_registry(over):
     run = registry.run("fake/m", history, tools=[], compact=TrimTo(40, count=count))
     await run.collect()
     assert len(fake.counted) == 1
-    assert fake.requests[0].messages == (user("task"), user("d"))
+    assert fake.requests[0].messages == (user("task"), assistant("c"), user("d"))
 
 
 # Summaries
