@@ -79,6 +79,8 @@ class GuardedCalls(ToolCalls):
             else:
                 self._launch(index, *found)
         if held:
+            for index, *_ in held:
+                self._states[index] = "waiting"
             held.sort(key=lambda each: self._calls[each[0]].id not in self._approvals)
             task = asyncio.create_task(self._decide(held))
             task.add_done_callback(self._decided)
@@ -117,8 +119,6 @@ class GuardedCalls(ToolCalls):
 
     async def _decide(self, held: Sequence[tuple[int, Tool, Bound]]) -> None:
         """Ask about one call after the other, as a person can answer."""
-        for index, *_ in held:
-            self._states[index] = "waiting"
         for index, wanted, bound in held:
             call, began = self._calls[index], time.monotonic()
             if self._emit:
@@ -201,7 +201,7 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
 
 async def called(runner: ToolRunner, name: str, hook: Callable[[Any], Any], value: object) -> Any:
     """Call a hook as tools are called, plain ones in threads. Raises: what it raises."""
-    outcome = await runner.run(name, functools.partial(hook, value), None)
+    outcome = await runner.run(f"{name} hook", functools.partial(hook, value), None)
     match outcome.error:
         case None:
             return outcome.value

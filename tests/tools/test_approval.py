@@ -132,7 +132,7 @@ async def test_a_plain_hook_runs_in_a_thread_so_that_it_may_wait_for_a_person(ov
 
     run = over(FakeProvider([PAY], "ok")).run("fake/m", "hi", tools=desk.tools, approve=hook)
     await run.collect()
-    assert threads == ["aiollm tool approve"]
+    assert threads == ["aiollm tool approve hook"]
 
 
 async def test_a_hook_of_a_run_is_asked_about_every_tool_that_does_not_say_never(over, desk):
