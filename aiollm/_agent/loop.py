@@ -70,6 +70,8 @@ RunEvent: TypeAlias = (
     Chunk | ToolStarted | ToolEnded | TurnEnded | Compacted | Steered | ApprovalNeeded | RunResult
 )
 
+ToolsLike: TypeAlias = ToolBase | Callable[..., Any] | Sequence[ToolBase | Callable[..., Any]]
+
 
 class AgentLoop:
     """Runs the model and its tools in turns; the source of an `AgentRun`.
@@ -83,7 +85,7 @@ class AgentLoop:
         self,
         ask: Callable[[Request], Stream],
         request: Request,
-        tools: Sequence[ToolBase | Callable[..., Any]],
+        tools: ToolsLike,
         limits: RunLimits,
         runner: Callable[[], ToolRunner],
         *,
@@ -129,7 +131,7 @@ class AgentLoop:
         """Go on where a saved run was. Raises: ConfigError."""
         self._history, self._unanswered = unanswered(saved, self._lasting, self._tools)
         self.turns, self._last, self._complete = saved.turns, saved.response, saved.ended
-        if saved.turns:
+        if saved.turns or saved.usage != Usage():
             self._usages, self._costs = [saved.usage], [saved.cost]
         self._steering = Steering(saved.steered)
         self._prepared = None
@@ -137,6 +139,8 @@ class AgentLoop:
     def end_in(self, end: TypedEnd) -> None:
         """Let `end` read the last answer, which a saved run may have already."""
         self._typed = end
+        if (saved := self._lasting.saved) is not None:
+            end.corrections, end.is_correcting = saved.corrections, saved.is_correcting
         if self._complete and self._last is not None:
             self._read_end(end, self._last)
 
@@ -217,6 +221,8 @@ class AgentLoop:
             cost=self.cost,
             response=self._last,
             ended=self._complete,
+            corrections=0 if self._typed is None else self._typed.corrections,
+            is_correcting=self._typed is not None and self._typed.is_correcting,
         )
 
     def steer(self, parts: Sequence[str | Part]) -> None:
@@ -282,6 +288,8 @@ class AgentLoop:
         self._history = (*self._history, message)
         self._prepared = None
         self._complete = False
+        if self._typed is not None:
+            self._typed.is_correcting = False  # the message may take calls
         if self._emit:
             self._emit(RunSteered(self._number, self.turns + 1))
         return Steered(message)
@@ -410,7 +418,9 @@ def _is_nameless(part: Part) -> bool:
     return isinstance(part, ToolCallPart) and not part.name
 
 
-def _listed(tools: object) -> Sequence[Any]:
+def _listed(tools: ToolsLike) -> Sequence[ToolBase | Callable[..., Any]]:
+    if isinstance(tools, ToolBase) or callable(tools):
+        return (tools,)
     if not isinstance(tools, Sequence):
         raise ConfigError(f"tools are a list, not of type {type(tools).__name__}")
     return tools

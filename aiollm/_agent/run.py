@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from aiollm._agent.loop import AgentLoop, RunEvent
+from aiollm._agent.loop import AgentLoop, RunEvent, ToolsLike
 from aiollm._agent.tool_calls import RunLimits
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._agent.typed_end import TypedEnd
@@ -17,7 +17,6 @@ from aiollm._streams.reader import SingleReader
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, as_request
 from aiollm.errors import ClosedError
-from aiollm.hosted import ToolBase
 from aiollm.types import Cost, Message, Part, Request, Response, ToolCallPart, Usage
 
 T = TypeVar("T")
@@ -142,6 +141,7 @@ class TypedRun(AgentRun, Generic[T]):
     @property
     def value(self) -> T:
         """The last answer as its type. Raises: ClosedError before the end, OutputError."""
+        _ = self.response  # which says why there is none yet
         value: T = self._typed.value()
         return value
 
@@ -149,7 +149,7 @@ class TypedRun(AgentRun, Generic[T]):
 def new_run(
     ask: Callable[[Request], Stream],
     request: RequestLike,
-    tools: Sequence[ToolBase | Callable[..., Any]],
+    tools: ToolsLike,
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
     *,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from aiollm._agent.typed_output import check_repairs, correction, hopeless, shape_of
-from aiollm.errors import ClosedError, OutputError
+from aiollm.errors import OutputError
 from aiollm.types import Message, Request, Response
 
 
@@ -18,12 +18,13 @@ class TypedEnd:
         """Take a type or a JSON schema. Raises: ConfigError."""
         check_repairs(repairs)
         self._shape = shape_of(output)
-        self._left = repairs
+        self._repairs = repairs
+        self.corrections: int = 0
+        """How often an answer of the run was sent back."""
         self._value: Any = None
         self._misfit: tuple[str, Response] | None = None
-        self._ended = False
         self.is_correcting: bool = False
-        """Whether the last answer was sent back."""
+        """Whether a corrected answer is waited for, and no message was put in since."""
 
     @property
     def wire(self) -> Any:
@@ -32,15 +33,15 @@ class TypedEnd:
 
     def take(self, response: Response, *, may_ask: bool) -> Message | None:
         """Read an answer without calls; return what is to be said to it, None if it is the last."""
+        self._value, self._misfit, self.is_correcting = None, None, False
         try:
             self._value = self._shape.read(response)
         except OutputError as error:
-            if may_ask and self._left > 0 and not hopeless(response):
-                self._left -= 1
+            if may_ask and self.corrections < self._repairs and not hopeless(response):
+                self.corrections += 1
                 self.is_correcting = True
                 return correction(error)
             self._misfit = error.message, response
-        self._ended = True
         return None
 
     def without_calls(self, request: Request) -> Request:
@@ -48,9 +49,7 @@ class TypedEnd:
         return msgspec.structs.replace(request, tool_choice="none") if request.tools else request
 
     def value(self) -> Any:
-        """Return the value. Raises: OutputError, and ClosedError before the end of the run."""
-        if not self._ended:
-            raise ClosedError("the run has not ended yet: it has no value")
+        """Return the last answer that was read. Raises: OutputError if it did not fit."""
         if self._misfit is None:
             return self._value
         reason, response = self._misfit

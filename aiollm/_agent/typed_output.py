@@ -162,6 +162,8 @@ def hopeless(response: Response) -> str:
     if response.refusal:
         return f"the model declined: {response.refusal:.200}"
     reason = response.finish_reason or ""
+    if response.tool_calls and reason == "error":
+        return "it was stopped while the model called tools"
     if response.tool_calls and reason not in _HOPELESS:
         reason = "tool_calls"
     return _HOPELESS.get(reason, "")

@@ -40,6 +40,7 @@ from aiollm import (
     TurnEnded,
     TurnLimitError,
     Usage,
+    WebSearch,
     assistant,
     tool,
     tool_results,
@@ -1087,3 +1088,11 @@ async def test_a_tool_may_use_the_same_registry(over):
     run = registry.run("fake/m", "hi", tools=[ask])
     assert (await run.collect()).text == "outer"
     assert run.messages[2].parts[0].text == "inner"
+
+
+@pytest.mark.parametrize("given", [WebSearch(), double, double.function])
+async def test_a_single_tool_needs_no_list(over, given):
+    fake = FakeProvider("ok")
+    await over(fake).run("fake/m", "hi", tools=given).collect()
+    (offered,) = fake.requests[0].tools
+    assert offered.name == getattr(given, "name", "double")

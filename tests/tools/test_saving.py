@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,43 @@ async def test_a_run_is_saved_before_and_after_each_tool_and_at_its_end(over, de
     for saved in kept:
         check(Request(saved.messages))
         assert from_json(to_json(saved), SavedRun).calls == saved.calls
+
+
+async def test_a_call_that_is_held_back_is_so_in_every_save(over, desk):
+    kept: list[SavedRun] = []
+    run = over(FakeProvider([LOOK])).run(
+        "fake/m", "hi", tools=desk.tools, save=kept.append, approve=lambda call: None
+    )
+    await gather(run)
+    assert [saved.calls for saved in kept] == [(SavedCall("l", "waiting"),)] * len(kept)
+    again = over(FakeProvider()).run("fake/m", kept[0], tools=desk.tools)
+    assert isinstance((await gather(again))[-1], ApprovalNeeded)
+    assert not desk.done
+
+
+async def test_what_a_turn_that_was_cut_has_cost_is_in_the_save(over, desk):
+    begun = SavedRun((user("hi"),), Request(()), usage=Usage(9, 2, certainty="partial"))
+    fake = FakeProvider(["ok", Finish("stop", "", Usage(7, 1, certainty="exact"))])
+    run = over(fake).run("fake/m", begun, tools=[])
+    await gather(run)
+    assert (run.usage.input_tokens, run.usage.output_tokens) == (16, 3)
+
+
+async def test_a_tool_may_have_the_name_of_a_hook(over):
+    gate = threading.Event()
+
+    @tool(timeout=0.01)
+    def save() -> None:
+        """Take too long."""
+        gate.wait()
+
+    kept: list[SavedRun] = []
+    registry = over(FakeProvider([tool_call("save")], "ok"), tool_threads=2)
+    try:
+        await registry.run("fake/m", "hi", tools=save, save=kept.append).collect()
+    finally:
+        gate.set()
+    assert kept[-1].ended
 
 
 async def test_a_run_is_saved_where_it_waits(over, desk):

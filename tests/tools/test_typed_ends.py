@@ -13,15 +13,22 @@ from aiollm import (
     AgentRun,
     ClosedError,
     ConfigError,
+    FailoverError,
     Finish,
     OutputError,
     Request,
     RunResult,
+    SavedRun,
+    ServerError,
+    Steered,
+    TrimTo,
     TurnEnded,
     TurnLimitError,
     Typed,
     TypedRun,
     Usage,
+    from_json,
+    to_json,
     tool,
 )
 from aiollm.events import RunEnded
@@ -195,6 +202,93 @@ async def test_no_correction_is_asked_for_where_it_would_not_help(over, reason, 
     with pytest.raises(OutputError, match=told):
         await run.collect()
     assert len(fake.calls) == 1
+
+
+async def test_an_answer_that_stops_with_an_error_in_its_calls_says_so(over):
+    run = over(FakeProvider([tool_call("look_up"), Finish("error")])).run(
+        "fake/m", "?", tools=[look_up], output=City
+    )
+    with pytest.raises(OutputError, match="it was stopped while the model called tools"):
+        await run.collect()
+
+
+@pytest.mark.parametrize(("first", "second"), [(WIRE, "no"), ("no", WIRE)])
+async def test_a_message_after_the_last_answer_leaves_nothing_of_its_value(over, first, second):
+    run = over(FakeProvider(first, second)).run("fake/m", "?", tools=[], output=City, repairs=0)
+    async for event in run:
+        if isinstance(event, TurnEnded):
+            run.steer("And now?")
+            break
+    async for event in run:
+        if isinstance(event, Steered):
+            with pytest.raises(ClosedError, match="use `messages`"):
+                _ = run.value
+            break
+    if second == WIRE:
+        await run.collect()
+        assert run.value == OSLO
+    else:
+        with pytest.raises(OutputError):
+            await run.collect()
+
+
+async def test_a_message_during_a_correction_may_take_calls(over):
+    fake = FakeProvider("no", [tool_call("look_up", '{"name": "Oslo"}')], WIRE)
+    run = over(fake).run("fake/m", "?", tools=[look_up], output=City)
+    async for event in run:
+        if isinstance(event, TurnEnded):
+            run.steer("Look it up.")
+            break
+    await run.collect()
+    assert run.value == OSLO
+    assert [request.tool_choice for request in fake.requests] == [None, None, None]
+
+
+async def test_after_a_correction_a_conversation_may_take_calls_again(over):
+    fake = FakeProvider("no", WIRE, [tool_call("look_up", '{"name": "Oslo"}')], WIRE)
+    run = over(fake).run("fake/m", "?", tools=[look_up], output=City)
+    async for event in run:
+        if isinstance(event, TurnEnded) and event.response.text == WIRE and run.turns == 2:
+            run.steer("Look it up.")
+    assert [request.tool_choice for request in fake.requests] == [None, "none", None, None]
+
+
+async def test_a_shorter_history_has_the_answer_that_is_to_be_corrected(over):
+    fake = FakeProvider([tool_call("look_up", '{"name": "Oslo"}')], "no", WIRE)
+    run = over(fake).run("fake/m", "?", tools=[look_up], output=City, compact=TrimTo(1))
+    await run.collect()
+    assert run.value == OSLO
+    assert [message.role for message in fake.requests[-1].messages] == ["user", "assistant", "user"]
+    assert fake.requests[-1].messages[1].text == "no"
+
+
+@pytest.mark.parametrize("repairs", [0, 1, 2])
+async def test_corrections_before_a_save_count_and_are_gone_on_with(over, repairs):
+    kept: list[SavedRun] = []
+    fake = FakeProvider("no", default=ServerError("down"))
+    run = over(fake).run("fake/m", "?", tools=[look_up], output=City, save=kept.append)
+    with pytest.raises(FailoverError):
+        await run.collect()
+    saved = from_json(to_json(kept[-1]), SavedRun)
+    other = FakeProvider(default="no")
+    again = over(other).run("fake/m", saved, tools=[look_up], output=City, repairs=repairs)
+    with pytest.raises(OutputError):
+        await again.collect()
+    assert len(other.calls) == max(1, repairs)
+    assert {request.tool_choice for request in other.requests} == {"none"}
+    assert again.saved.corrections == max(1, repairs)
+
+
+async def test_a_run_that_waits_for_approval_says_so_where_its_value_would_be(over):
+    @tool(approve=True)
+    def pay() -> None:
+        """Pay."""
+
+    run = over(FakeProvider([tool_call("pay")])).run("fake/m", "?", tools=[pay], output=City)
+    async for _ in run:
+        pass
+    with pytest.raises(ClosedError, match="waits for the approval of pay"):
+        _ = run.value
 
 
 @pytest.mark.parametrize("wrong", [{"repairs": -1}, {"repairs": True}, {"output": object()}])

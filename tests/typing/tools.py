@@ -51,6 +51,7 @@ from aiollm import (
     TypedRun,
     TypedStream,
     Usage,
+    WebSearch,
     from_json,
     tool,
     user,
@@ -156,6 +157,8 @@ async def typed_runs(reg: Registry) -> None:
     assert_type(run.value, City)
     assert_type(run.response, Response)
     assert_type(await reg.run("a/x", "Where?", tools=[], output=list[int]).collect(), Response)
+    assert_type(await reg.run("a/x", "Why?", tools=plain).collect(), Response)
+    assert_type(await reg.run("a/x", "Why?", tools=WebSearch()).collect(), Response)
 
 
 async def runs(reg: Registry) -> None:
