@@ -33,6 +33,8 @@ def read(text: str, kinds: Sequence[tuple[Any, Take]], finish_reason: str | None
 
     Raises: ValueError or RecursionError, with the reason why it is not of the first kind.
     """
+    if finish_reason in _CUT and text[-1:].isdigit():
+        raise ValueError("it was cut, and a number at its end may lack digits")
     inner = _unfenced(text)
     if is_dense(inner):
         raise ValueError("it is too large: the event loop would stand still while it is read")

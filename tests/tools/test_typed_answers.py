@@ -195,6 +195,16 @@ async def test_an_answer_that_may_mean_several_things_is_asked_for_again(over, t
     assert len(fake.calls) == 2
 
 
+@pytest.mark.parametrize("reason", ["length", "content_filter", "error"])
+@pytest.mark.parametrize(("kind", "cut", "whole"), [(int, "12", "12\n"), (float, "1.5", "1.5 ")])
+async def test_a_number_that_was_cut_never_passes_for_a_shorter_one(over, reason, kind, cut, whole):
+    fake = FakeProvider([cut, Finish(reason)], [whole, Finish(reason)])
+    reg = over(fake)
+    with pytest.raises(OutputError, match="may lack digits"):
+        await reg.generate("fake/m", "?", output=kind, repairs=0)
+    assert await reg.generate("fake/m", "?", output=kind, repairs=0) == kind(whole)
+
+
 async def test_a_part_of_a_cut_answer_never_passes_for_all_of_it(over):
     fake = FakeProvider([f"Here: {WIRE}, and ", Finish("length")])
     with pytest.raises(OutputError, match="max_output_tokens"):
