@@ -367,7 +367,7 @@ class AgentLoop:
 
     def _read_end(self, end: TypedEnd, response: Response) -> None:
         """Read the typed last answer, or let another turn put it right."""
-        may_ask = self._calls is None and self.turns < self._limits.max_turns
+        may_ask = self.turns < self._limits.max_turns
         if (wrong := end.take(response, may_ask=may_ask)) is not None:
             self._history = (*self._history, wrong)
             self._complete = False
@@ -422,5 +422,5 @@ def _listed(tools: ToolsLike) -> Sequence[ToolBase | Callable[..., Any]]:
     if isinstance(tools, ToolBase) or callable(tools):
         return (tools,)
     if not isinstance(tools, Sequence):
-        raise ConfigError(f"tools are a list, not of type {type(tools).__name__}")
+        raise ConfigError(f"tools are one or a list, not of type {type(tools).__name__}")
     return tools
