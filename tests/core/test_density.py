@@ -87,15 +87,15 @@ def test_up_to_64_kib_anything_is_decoded() -> None:
     check_density(b"[" * LARGE)
 
 
-@given(st.lists(st.text('"\\{[,\n'), min_size=1), st.lists(st.integers(0, 3)))
+@given(st.lists(st.text('"\\{[,\né'), min_size=1), st.lists(st.integers(0, 3)))
 def test_pieces_count_as_the_whole(texts: list[str], sizes: list[int]) -> None:
     """Also where an escape is cut."""
-    data = json.dumps([texts, {"a": texts}]).encode()
+    data = json.dumps([texts, {"a": texts}], ensure_ascii=False).encode()
     whole, cut = density.Weight(), density.Weight()
     whole.add(data)
     for size in sizes:
         cut.add(data[:size])
         data = data[size:]
     cut.add(data)
-    for name in ("_bare", "_brackets", "_commas", "_quotes"):
+    for name in ("_bare", "_brackets", "_commas", "_quotes", "_escapes", "_foreign"):
         assert getattr(whole, name) == getattr(cut, name), name
