@@ -40,8 +40,6 @@ def hosted_calls(said: Response | Message | Iterable[Part]) -> tuple[HostedCall,
             read = _READERS.get(state.family)
             if read is not None:
                 read(found, state.data)
-            if isinstance(call := state.data.get(FAKE), dict):
-                found.add(msgspec.convert(call, HostedCall))
     return tuple(found.calls)
 
 
@@ -143,10 +141,16 @@ def _grounding(found: _Calls, grounding: Any) -> None:
             pass
 
 
+def _fake(found: _Calls, data: Mapping[str, Any]) -> None:
+    if FAKE in data:
+        found.add(msgspec.convert(data[FAKE], HostedCall))
+
+
 _READERS: Mapping[str, Callable[[_Calls, Mapping[str, Any]], None]] = {
     "anthropic": _anthropic,
     "openai-responses": _responses,
     "google": _google,
+    "fake": _fake,
 }
 """How each family's opaque state is read."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiollm import (
@@ -159,7 +159,7 @@ def test_a_result_goes_to_the_call_that_it_answers() -> None:
 WORDS = [
     *("block", "part", "type", "name", "id", "input", "toolCall", "executableCode", "action"),
     *("groundingMetadata", "webSearchQueries", "tool_use_id", "content", "server_tool_use"),
-    *("code_interpreter_call", "x_call"),
+    *("code_interpreter_call", "x_call", "hosted_call"),
 ]
 values = st.recursive(
     st.none() | st.integers() | st.sampled_from(WORDS),
@@ -168,6 +168,7 @@ values = st.recursive(
 )
 
 
+@example(data={"hosted_call": {}}, family="google")
 @given(data=values, family=st.sampled_from([*FAMILIES.values(), "other"]))
 def test_whatever_a_provider_sends_can_be_read(data: Any, family: str) -> None:
     if isinstance(data, dict):
