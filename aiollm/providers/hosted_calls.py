@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -58,15 +59,17 @@ class _Calls:
 
     def __init__(self) -> None:
         self.calls: list[HostedCall] = []
+        self._waiting: dict[str, deque[int]] = {}
 
     def add(self, call: HostedCall) -> None:
+        if call.result is None:
+            self._waiting.setdefault(call.id, deque()).append(len(self.calls))
         self.calls.append(call)
 
     def give(self, id_: str, result: Any) -> None:
-        for at, call in enumerate(self.calls):
-            if call.id == id_ and call.result is None:
-                self.calls[at] = msgspec.structs.replace(call, result=result)
-                return
+        if waiting := self._waiting.get(id_):
+            at = waiting.popleft()
+            self.calls[at] = msgspec.structs.replace(self.calls[at], result=result)
 
 
 def _anthropic(found: _Calls, data: Mapping[str, Any]) -> None:

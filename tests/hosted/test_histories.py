@@ -204,6 +204,13 @@ def test_a_call_that_was_cut_is_left_out_once_the_user_goes_on(kinds) -> None:
     assert kinds(user("a"), assistant(CALL), user("c")) == ["text"] * 2
 
 
+def test_an_id_that_is_no_text_is_sent_back_as_it_came(kinds) -> None:
+    call = block(type="server_tool_use", id=[1], name="web_search", input={})
+    result = block(type="web_search_tool_result", tool_use_id=[1], content=[])
+    assert len(kinds(user("a"), assistant(call, result), user("c"))) == 4
+    assert len(kinds(user("a"), assistant(call), user("c"))) == 2
+
+
 def test_a_turn_of_which_nothing_is_left_is_left_out(wire_of) -> None:
     body = wire_of("anthropic").body(Request([user("a"), assistant(CALL), user("c")]))
     assert [turn["role"] for turn in body["messages"]] == ["user", "user"]

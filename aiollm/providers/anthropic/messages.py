@@ -108,7 +108,7 @@ def _pair_hosted(turns: list[Block], warnings: Warnings) -> None:
 
 def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
     """Yield the places of halves: the number of the turn, and that of the block in it."""
-    waiting: dict[Any, tuple[int, int]] = {}
+    waiting: dict[str, tuple[int, int]] = {}
     for number, turn in enumerate(turns):
         others = (each for each in turn["content"] if each.get("type") != "tool_result")
         if turn["role"] != "assistant" and any(others):
@@ -116,10 +116,11 @@ def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
             waiting = {}
         for at, block in enumerate(turn["content"]):
             if block.get("type") in _OWN_CALLS:
-                if (before := waiting.get(block.get("id"))) is not None:
+                id_ = str(block.get("id"))
+                if (before := waiting.get(id_)) is not None:
                     yield before
-                waiting[block.get("id")] = number, at
-            elif _is_own_result(block) and waiting.pop(block["tool_use_id"], None) is None:
+                waiting[id_] = number, at
+            elif _is_own_result(block) and waiting.pop(str(block["tool_use_id"]), None) is None:
                 yield number, at
 
 
