@@ -121,7 +121,7 @@ AT_THE_BOUND: dict[str, tuple[int, Any]] = {
     end=st.sampled_from([b"\n", b"\r\n"]),
 )
 def test_a_frame_is_refused_however_it_is_cut_or_never(kind, more, sizes, framing, end) -> None:
-    """Around each bound, with a frame before and behind it that holds nothing of what is counted."""
+    """Around each bound, with frames before and behind it that hold nothing of what is counted."""
     bound, make = AT_THE_BOUND[kind]
     data = json.dumps(make(bound + more)).encode()
     body = b"".join(_framed(each, framing, end) for each in (b"1", data, b"1"))
