@@ -204,6 +204,17 @@ def test_a_call_that_was_cut_is_left_out_once_the_user_goes_on(kinds) -> None:
     assert kinds(user("a"), assistant(CALL), user("c")) == ["text"] * 2
 
 
+def test_thoughts_that_were_cut_before_any_answer_are_left_out(kinds) -> None:
+    """Anthropic refuses a turn that ends in them."""
+    thought = ReasoningPart("hm", ProviderData("anthropic", {"signature": "s"}))
+    hidden = ReasoningPart("", ProviderData("anthropic", {"redacted_thinking": "r"}))
+    assert kinds(user("a"), assistant(thought, hidden), user("c")) == ["text"] * 2
+    assert kinds(user("a"), assistant(thought, CALL), user("c")) == ["text"] * 2
+    assert kinds(user("a"), assistant("b", thought), user("c")) == ["text"] * 3
+    whole = kinds(user("a"), assistant(thought, CALL, RESULT, hidden, "b"), user("c"))
+    assert [whole[1], whole[4]] == ["thinking", "redacted_thinking"]
+
+
 def test_an_id_that_is_no_text_is_sent_back_as_it_came(kinds) -> None:
     call = block(type="server_tool_use", id=[1], name="web_search", input={})
     result = block(type="web_search_tool_result", tool_use_id=[1], content=[])

@@ -62,6 +62,8 @@ def messages(
     encoder.settle(turns)
     if encoder.ran:
         _pair_hosted(turns, warnings)
+    if encoder.thought:
+        _end_in_words(turns, warnings)
     for turn in turns:
         # The API requires the results that answer a turn before anything else; keep their order.
         turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
@@ -124,6 +126,16 @@ def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
                 yield number, at
 
 
+def _end_in_words(turns: list[Block], warnings: Warnings) -> None:
+    """Leave out thoughts at the end of a turn, which the API refuses: the answer was cut there."""
+    for turn in turns:
+        blocks = turn["content"]
+        while turn["role"] == "assistant" and blocks and blocks[-1].get("type") in UNMARKED:
+            blocks.pop()
+            warnings.add("thoughts without an answer after them are not sent back")
+    turns[:] = [turn for turn in turns if turn["content"]]
+
+
 _OWN_CALLS = ("server_tool_use", "mcp_tool_use")
 
 
@@ -176,6 +188,8 @@ class _Encoder:
         self._ids: dict[str, str] = {}
         self.ran = False
         """Whether there are calls of Anthropic's own tools."""
+        self.thought = False
+        """Whether there are thoughts."""
 
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
@@ -299,6 +313,7 @@ class _Encoder:
 
     def _reasoning(self, part: ReasoningPart) -> Block | None:
         own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        self.thought = self.thought or own is not None
         match own:
             case {"redacted_thinking": data}:
                 return {"type": "redacted_thinking", "data": data}
