@@ -72,7 +72,7 @@ def from_json(data: bytes | str, kind: type[T]) -> T:
     history of any version can be read: `from_json(data, Request).messages`.
     """
     if kind is not SavedRun:
-        return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+        return _decoded(data, kind)
     reason = ""
     try:
         check_version(msgspec.json.decode(data, type=_Header).version)
@@ -82,6 +82,31 @@ def from_json(data: bytes | str, kind: type[T]) -> T:
     except (ValueError, RecursionError) as error:
         reason = str(error)
     raise ConfigError(f"this is no saved run: {reason}")
+
+
+def _decoded(data: bytes | str, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_restored)
+    except msgspec.ValidationError:
+        newer = _with_types(data)
+        if newer is None:
+            raise
+    return msgspec.json.decode(newer, type=kind, dec_hook=_restored)
+
+
+def _with_types(data: bytes | str) -> bytes | None:
+    """Return requests with the type that tools once had not, being all functions; else None."""
+    try:
+        value = msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return None
+    requests = value if isinstance(value, list) else [value]
+    listed = [each.get("tools") for each in requests if isinstance(each, dict)]
+    tools = [tool for some in listed if isinstance(some, list) for tool in some]
+    untyped = [tool for tool in tools if isinstance(tool, dict) and "type" not in tool]
+    for tool in untyped:
+        tool["type"] = "function"
+    return msgspec.json.encode(value) if untyped else None
 
 
 def check_version(version: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from aiollm._agent.tools import FunctionTool
 from aiollm._validation import is_tool_name
-from aiollm.types import AnyTool, Tool
+from aiollm.types import AnyTool
 
 
 class ServedTool(FunctionTool, frozen=True):
@@ -21,7 +21,7 @@ class ServedTool(FunctionTool, frozen=True):
 def told_apart(tools: Iterable[AnyTool]) -> tuple[AnyTool, ...]:
     """Return tools with different names, as far as they come from servers; each of them once."""
     given = tuple(tools)
-    counts = Counter(tool.name for tool in given if isinstance(tool, Tool))
+    counts = Counter(tool.name for tool in given)
     if all(count == 1 for count in counts.values()):
         return given
     taken = {name for name, count in counts.items() if count == 1}

@@ -77,6 +77,7 @@ class Weight:
         if self.excess:
             return self.excess
         if self._is_cut and piece:
+            self._escapes += piece[:1] == b"\\"  # as where it is not cut
             piece = piece[1:]
             self._is_cut = False
         if b"\\" in piece:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,8 +41,6 @@ def hosted_calls(said: Response | Message | Iterable[Part]) -> tuple[HostedCall,
             read = _READERS.get(state.family)
             if read is not None:
                 read(found, state.data)
-            if isinstance(call := state.data.get(FAKE), dict):
-                found.add(msgspec.convert(call, HostedCall))
     return tuple(found.calls)
 
 
@@ -60,15 +59,17 @@ class _Calls:
 
     def __init__(self) -> None:
         self.calls: list[HostedCall] = []
+        self._waiting: dict[str, deque[int]] = {}
 
     def add(self, call: HostedCall) -> None:
+        if call.result is None:
+            self._waiting.setdefault(call.id, deque()).append(len(self.calls))
         self.calls.append(call)
 
     def give(self, id_: str, result: Any) -> None:
-        for at, call in enumerate(self.calls):
-            if call.id == id_ and call.result is None:
-                self.calls[at] = msgspec.structs.replace(call, result=result)
-                return
+        if waiting := self._waiting.get(id_):
+            at = waiting.popleft()
+            self.calls[at] = msgspec.structs.replace(self.calls[at], result=result)
 
 
 def _anthropic(found: _Calls, data: Mapping[str, Any]) -> None:
@@ -143,10 +144,16 @@ def _grounding(found: _Calls, grounding: Any) -> None:
             pass
 
 
+def _fake(found: _Calls, data: Mapping[str, Any]) -> None:
+    if FAKE in data:
+        found.add(msgspec.convert(data[FAKE], HostedCall))
+
+
 _READERS: Mapping[str, Callable[[_Calls, Mapping[str, Any]], None]] = {
     "anthropic": _anthropic,
     "openai-responses": _responses,
     "google": _google,
+    "fake": _fake,
 }
 """How each family's opaque state is read."""
 

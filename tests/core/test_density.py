@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._user_types import density
 from aiollm._user_types.density import LARGE, MAX_BARE
-from aiollm._wire.framing import check_density
+from aiollm._wire.framing import NDJSON, SSE, NamedSSE, check_density
 from aiollm.errors import ProtocolError
 
 PROBABILITY = {"token": ' "a', "logprob": -0.123456, "bytes": [32, 34, 97]}
@@ -87,15 +88,60 @@ def test_up_to_64_kib_anything_is_decoded() -> None:
     check_density(b"[" * LARGE)
 
 
-@given(st.lists(st.text('"\\{[,\n'), min_size=1), st.lists(st.integers(0, 3)))
+@given(st.lists(st.text('"\\{[,\né'), min_size=1), st.lists(st.integers(0, 3)))
 def test_pieces_count_as_the_whole(texts: list[str], sizes: list[int]) -> None:
     """Also where an escape is cut."""
-    data = json.dumps([texts, {"a": texts}]).encode()
+    data = json.dumps([texts, {"a": texts}], ensure_ascii=False).encode()
     whole, cut = density.Weight(), density.Weight()
     whole.add(data)
     for size in sizes:
         cut.add(data[:size])
         data = data[size:]
     cut.add(data)
-    for name in ("_bare", "_brackets", "_commas", "_quotes"):
+    for name in ("_bare", "_brackets", "_commas", "_quotes", "_escapes", "_foreign"):
         assert getattr(whole, name) == getattr(cut, name), name
+
+
+AT_THE_BOUND: dict[str, tuple[int, Any]] = {
+    "strings": (density.MAX_STRINGS, lambda count: ["a"] * count),
+    "objects": (density.MAX_BRACKETS - 1, lambda count: [{}] * count),
+    "numbers": (density.MAX_VALUES, lambda count: [1] * count),
+    "escapes": (density.MAX_ESCAPES // 3, lambda count: '\\"\n' * (count - 1)),
+    "text": (20_000, lambda count: ['[{"\\,'] * count),
+}
+"""What a frame has much of, how many about fill its bound, and a value with so many."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from([*AT_THE_BOUND]),
+    more=st.sampled_from([-9000, -9, -1, 0, 1, 2, 9, 9000]),
+    sizes=st.lists(st.sampled_from([1, 9, 4096, 9000, 16384]), min_size=1),
+    framing=st.sampled_from([SSE, NamedSSE, NDJSON]),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_a_frame_is_refused_however_it_is_cut_or_never(kind, more, sizes, framing, end) -> None:
+    """Around each bound, with frames before and behind it that hold nothing of what is counted."""
+    bound, make = AT_THE_BOUND[kind]
+    data = json.dumps(make(bound + more)).encode()
+    body = b"".join(_framed(each, framing, end) for each in (b"1", data, b"1"))
+    framer, frames = framing(), []
+    step = itertools.cycle([*sizes, 9000])
+    at = 0
+    try:
+        while at < len(body):
+            size = next(step)
+            frames += framer.feed(body[at : at + size])
+            at += size
+    except ProtocolError:
+        assert density.excess_in(data), "an honest frame was refused"
+    else:
+        assert not density.excess_in(data)
+        assert len(frames) == 3
+
+
+def _framed(data: bytes, framing: type, end: bytes) -> bytes:
+    if framing is NDJSON:
+        return data + end
+    name = b"event: e" + end if framing is NamedSSE else b""
+    return name + b"data: " + data + 2 * end

@@ -354,6 +354,20 @@ def test_what_was_stored_stays_readable() -> None:
     assert from_json(stored, Message) == user("a", IMAGE)
 
 
+def test_requests_are_readable_from_before_there_were_hosted_tools() -> None:
+    """A tool had no type in JSON while all were functions."""
+    stored = b'{"messages":[],"tools":[{"name":"f","parameters":{"type":"object"}}]}'
+    wanted = Request([], tools=Tool("f", parameters={"type": "object"}))
+    assert from_json(stored, Request) == wanted
+    assert from_json(b"[%s]" % stored, list[Request]) == [wanted]
+    with pytest.raises(msgspec.ValidationError, match="name"):
+        from_json(b'{"messages":[],"tools":[{}]}', Request)
+    with pytest.raises(msgspec.ValidationError, match="type"):
+        from_json(b"{}", types.Part)
+    with pytest.raises(msgspec.ValidationError, match="messages"):
+        from_json(b'{"messages":1,"tools":%s' % (b"[" * 100_000), Request)
+
+
 @pytest.mark.parametrize("kind", [Message, Request, ToolResultPart, ImageRequest])
 def test_a_signature_for_type_checkers_has_every_field(kind) -> None:
     tree = ast.parse(inspect.getsource(kind))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiollm import (
@@ -159,7 +159,7 @@ def test_a_result_goes_to_the_call_that_it_answers() -> None:
 WORDS = [
     *("block", "part", "type", "name", "id", "input", "toolCall", "executableCode", "action"),
     *("groundingMetadata", "webSearchQueries", "tool_use_id", "content", "server_tool_use"),
-    *("code_interpreter_call", "x_call"),
+    *("code_interpreter_call", "x_call", "hosted_call"),
 ]
 values = st.recursive(
     st.none() | st.integers() | st.sampled_from(WORDS),
@@ -168,6 +168,7 @@ values = st.recursive(
 )
 
 
+@example(data={"hosted_call": {}}, family="google")
 @given(data=values, family=st.sampled_from([*FAMILIES.values(), "other"]))
 def test_whatever_a_provider_sends_can_be_read(data: Any, family: str) -> None:
     if isinstance(data, dict):
@@ -201,6 +202,24 @@ def kinds(wire_of) -> Callable[..., list[str]]:
 def test_a_call_that_was_cut_is_left_out_once_the_user_goes_on(kinds) -> None:
     assert kinds(user("a"), assistant("b", CALL), user("c")) == ["text"] * 3
     assert kinds(user("a"), assistant(CALL), user("c")) == ["text"] * 2
+
+
+def test_thoughts_that_were_cut_before_any_answer_are_left_out(kinds) -> None:
+    """Anthropic refuses a turn that ends in them."""
+    thought = ReasoningPart("hm", ProviderData("anthropic", {"signature": "s"}))
+    hidden = ReasoningPart("", ProviderData("anthropic", {"redacted_thinking": "r"}))
+    assert kinds(user("a"), assistant(thought, hidden), user("c")) == ["text"] * 2
+    assert kinds(user("a"), assistant(thought, CALL), user("c")) == ["text"] * 2
+    assert kinds(user("a"), assistant("b", thought), user("c")) == ["text"] * 3
+    whole = kinds(user("a"), assistant(thought, CALL, RESULT, hidden, "b"), user("c"))
+    assert [whole[1], whole[4]] == ["thinking", "redacted_thinking"]
+
+
+def test_an_id_that_is_no_text_is_sent_back_as_it_came(kinds) -> None:
+    call = block(type="server_tool_use", id=[1], name="web_search", input={})
+    result = block(type="web_search_tool_result", tool_use_id=[1], content=[])
+    assert len(kinds(user("a"), assistant(call, result), user("c"))) == 4
+    assert len(kinds(user("a"), assistant(call), user("c"))) == 2
 
 
 def test_a_turn_of_which_nothing_is_left_is_left_out(wire_of) -> None:

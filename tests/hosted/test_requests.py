@@ -255,6 +255,9 @@ CHOICES: list[tuple[str, str, Any, Any, list[str]]] = [
     ("responses", "", SEARCH, _allowed("required", SEARCH), ALL),
     ("responses", "", "f", {"type": "function", "name": "f"}, ALL),
     ("responses", "llm.test", ("f", SEARCH), "required", ["f", SEARCH]),
+    ("responses", "llm.test", (SEARCH,), "required", [SEARCH]),
+    ("responses", "api.x.ai", SEARCH, "required", [SEARCH]),
+    ("responses", "api.x.ai", "f", {"type": "function", "name": "f"}, ALL),
     ("anthropic", "", ("f", "g"), {"type": "any"}, ["f", "g"]),
     ("anthropic", "", ("auto", SEARCH), {"type": "auto"}, [SEARCH]),
     ("anthropic", "", (SEARCH,), {"type": "tool", "name": SEARCH}, [SEARCH]),
@@ -337,6 +340,23 @@ def test_openrouter_and_openais_search_models_search_in_chat_completions(wire_of
     assert "tools" not in body
     with pytest.raises(UnsupportedError, match="no domains"):
         chat.body(Request("hi", tools=tool), model="gpt-5-search-api")
+
+
+def test_openais_search_in_chat_completions_is_no_tool_to_choose(wire_of) -> None:
+    """OpenAI refuses a choice and its settings where the body lists no tools."""
+    for choice in (None, "auto", "required", SEARCH):
+        request = Request("hi", tools=WebSearch(), tool_choice=choice, parallel_tool_calls=False)
+        body = wire_of("chat").body(request, model="gpt-5-search-api")
+        assert body["web_search_options"] == {}
+        assert not {"tool_choice", "parallel_tool_calls"} & body.keys()
+
+
+@pytest.mark.parametrize("choice", ["none", ("auto", "f"), ("f",)])
+def test_openais_search_goes_where_a_choice_leaves_it_out(wire_of, choice) -> None:
+    request = Request("hi", tools=[F, WebSearch()], tool_choice=choice)
+    body = wire_of("chat").body(request, model="gpt-5-search-api")
+    assert "web_search_options" not in body
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["f"]
 
 
 def test_a_cache_point_follows_a_hosted_tool_at_openrouter(wire_of) -> None:

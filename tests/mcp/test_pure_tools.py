@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiollm import ConfigError, FunctionTool, ServedTool
+from aiollm import ConfigError, FunctionTool, ServedTool, WebSearch
 from aiollm._agent.served_tools import told_apart
 from aiollm._mcp.address import Http, Stdio, parse
 from aiollm._mcp.schemas import mended
@@ -123,6 +123,11 @@ def test_a_function_of_the_users_own_keeps_its_name():
         "files_read",
         "read",
     ]
+
+
+def test_what_the_provider_runs_keeps_its_name():
+    tools = told_apart([served("web_search", "files"), WebSearch()])
+    assert [tool.name for tool in tools] == ["files_web_search", "web_search"]
 
 
 def test_one_tool_given_twice_is_there_once():

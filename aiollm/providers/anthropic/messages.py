@@ -62,6 +62,8 @@ def messages(
     encoder.settle(turns)
     if encoder.ran:
         _pair_hosted(turns, warnings)
+    if encoder.thought:
+        _end_in_words(turns, warnings)
     for turn in turns:
         # The API requires the results that answer a turn before anything else; keep their order.
         turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
@@ -108,7 +110,7 @@ def _pair_hosted(turns: list[Block], warnings: Warnings) -> None:
 
 def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
     """Yield the places of halves: the number of the turn, and that of the block in it."""
-    waiting: dict[Any, tuple[int, int]] = {}
+    waiting: dict[str, tuple[int, int]] = {}
     for number, turn in enumerate(turns):
         others = (each for each in turn["content"] if each.get("type") != "tool_result")
         if turn["role"] != "assistant" and any(others):
@@ -116,11 +118,22 @@ def _halves(turns: list[Block]) -> Iterator[tuple[int, int]]:
             waiting = {}
         for at, block in enumerate(turn["content"]):
             if block.get("type") in _OWN_CALLS:
-                if (before := waiting.get(block.get("id"))) is not None:
+                id_ = str(block.get("id"))
+                if (before := waiting.get(id_)) is not None:
                     yield before
-                waiting[block.get("id")] = number, at
-            elif _is_own_result(block) and waiting.pop(block["tool_use_id"], None) is None:
+                waiting[id_] = number, at
+            elif _is_own_result(block) and waiting.pop(str(block["tool_use_id"]), None) is None:
                 yield number, at
+
+
+def _end_in_words(turns: list[Block], warnings: Warnings) -> None:
+    """Leave out thoughts at the end of a turn, which the API refuses: the answer was cut there."""
+    for turn in turns:
+        blocks = turn["content"]
+        while turn["role"] == "assistant" and blocks and blocks[-1].get("type") in UNMARKED:
+            blocks.pop()
+            warnings.add("thoughts without an answer after them are not sent back")
+    turns[:] = [turn for turn in turns if turn["content"]]
 
 
 _OWN_CALLS = ("server_tool_use", "mcp_tool_use")
@@ -175,6 +188,8 @@ class _Encoder:
         self._ids: dict[str, str] = {}
         self.ran = False
         """Whether there are calls of Anthropic's own tools."""
+        self.thought = False
+        """Whether there are thoughts."""
 
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
@@ -298,6 +313,7 @@ class _Encoder:
 
     def _reasoning(self, part: ReasoningPart) -> Block | None:
         own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        self.thought = self.thought or own is not None
         match own:
             case {"redacted_thinking": data}:
                 return {"type": "redacted_thinking", "data": data}

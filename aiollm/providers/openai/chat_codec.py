@@ -12,7 +12,6 @@ from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.encoding import (
     Warnings,
-    asks_for_tools,
     bearer_headers,
     merge,
     output_note,
@@ -236,7 +235,8 @@ def _tools(request: Request, dialect: Dialect, model: str, warnings: Warnings) -
             from aiollm.providers.openai.hosted import chat_tools  # most requests have no such
 
             fields = chat_tools(request, dialect, model, _function, warnings)
-    elif not asks_for_tools(request):
+    # A model that searches by itself may have no list, and OpenAI refuses a choice without one.
+    if "tools" not in fields and not request.extra.get("tools"):
         return fields
     if (choice := _choice(request)) is not None:
         fields["tool_choice"] = choice

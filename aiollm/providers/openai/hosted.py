@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import msgspec
+
 from aiollm.hosted import CodeExecution, FileSearch, Hosted, HostedTool, WebSearch
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.hosted import approximate, form_of, hosted_of, lacking
 from aiollm.providers.openai.dialects import AZURE, OPENAI, OPENROUTER, Dialect
 from aiollm.providers.openai.responses_wire import FAMILY
-from aiollm.providers.tool_choice import several
+from aiollm.providers.tool_choice import only_chosen, several
 from aiollm.types import AnyTool, Request, Tool
 
 Block = dict[str, Any]
@@ -68,6 +70,15 @@ def responses_fields(request: Request, dialect: Dialect, warnings: Warnings) -> 
         if wanted:
             fields["include"] = wanted
     return fields
+
+
+def without_list(request: Request) -> Request:
+    """Return the request for a host whose choices are words and functions: just what is chosen."""
+    request = only_chosen(request)
+    for tool in hosted_of(request):
+        if tool.name == request.tool_choice:
+            return msgspec.structs.replace(request, tools=(tool,), tool_choice="required")
+    return request
 
 
 def responses_choice(request: Request) -> Block:
@@ -129,7 +140,8 @@ def chat_tools(
         if isinstance(tool, Tool):
             tools.append(function(tool))
         elif isinstance(tool, WebSearch) and dialect is OPENAI and _searches(model):
-            fields["web_search_options"] = _options_of_openai(tool, warnings)
+            if _may_be_called(tool, request):
+                fields["web_search_options"] = _options_of_openai(tool, warnings)
         else:
             tools.append(_chat_tool(tool, dialect, warnings))
     return fields | ({"tools": tools} if tools else {})
@@ -157,6 +169,14 @@ def chat_choice(request: Request) -> Block | None:
     mode = "required" if choice.must else "auto"
     tools = [{"type": "function", "function": {"name": tool.name}} for tool in choice.tools]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def _may_be_called(tool: Hosted, request: Request) -> bool:
+    """Return whether a choice, which is of functions alone in chat completions, leaves it in."""
+    choice = request.tool_choice
+    if choice is None or isinstance(choice, str):
+        return choice != "none"
+    return tool.name in choice
 
 
 def _searches(model: str) -> bool:

@@ -34,7 +34,6 @@ from aiollm.providers.openai.errors import reply_error
 from aiollm.providers.openai.responses_decode import ResponsesDecoder
 from aiollm.providers.openai.responses_items import input_items
 from aiollm.providers.openai.responses_wire import FAMILY
-from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import AnyTool, Request, Target, Tool
 
 MIN_OUTPUT_TOKENS = 16
@@ -163,8 +162,10 @@ def _limits(request: Request, dialect: Dialect, warnings: Warnings) -> dict[str,
 def _add_tools(
     body: dict[str, Any], request: Request, dialect: Dialect, warnings: Warnings
 ) -> None:
-    if not dialect.chooses:
-        request = only_chosen(request)
+    if not dialect.chooses and request.tool_choice not in _WORDS:
+        from aiollm.providers.openai.hosted import without_list  # few requests name a tool
+
+        request = without_list(request)
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
         if len(functions_of(request)) < len(request.tools):
@@ -175,6 +176,10 @@ def _add_tools(
         body["tool_choice"] = choice
     if request.parallel_tool_calls is not None:
         body["parallel_tool_calls"] = request.parallel_tool_calls
+
+
+_WORDS = (None, "auto", "none", "required")
+"""Choices that name no tool."""
 
 
 def _choice(request: Request) -> Any:
