@@ -36,7 +36,8 @@ class HttpTransport:
     ) -> None:
         """`connect`: seconds for a connection; `most`: bytes of a message at most."""
         self._traffic = traffic
-        self._url = url
+        # A query may hold a key, and what the SDK asks for goes into the logs of its libraries.
+        self._url, _, self._query = url.partition("?")
         self._headers = headers
         self._connect = connect
         self._most = most
@@ -78,7 +79,7 @@ class HttpTransport:
             headers={"accept-encoding": "identity", **self._headers},
             timeout=timeout,
             trust_env=False,
-            transport=_Bounded(self._traffic.sdk, inner, self._most),
+            transport=_Bounded(self._traffic.sdk, inner, self._most, self._query),
         )
 
 
@@ -88,8 +89,9 @@ class _Bounded:
     With the SDK's own, a request that fails ends the connection, and all others with it.
     """
 
-    def __init__(self, sdk: Sdk, inner: Any, most: int) -> None:
+    def __init__(self, sdk: Sdk, inner: Any, most: int, query: str) -> None:
         self._sdk = sdk
+        self._query = query.encode()
         self._inner = inner
         self._most = most
         self._telling: set[asyncio.Task[None]] = set()
@@ -98,14 +100,26 @@ class _Bounded:
         """Return the answer to a request, whatever happens. Raises: CancelledError."""
         httpx = self._sdk.httpx
         if _is_notice(request):
-            self._tell(request)
+            self._tell(self._whole(request))
             return httpx.Response(202)
         try:
-            response = await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(self._whole(request))
             return await self._checked(request, response)
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} at {request.url.host}: {error}".rstrip(": ")
         return self._error(UNREACHABLE, reason)
+
+    def _whole(self, request: Any) -> Any:
+        """Return a request with the query of the URL."""
+        if not self._query:
+            return request
+        return self._sdk.httpx.Request(
+            request.method,
+            request.url.copy_with(query=self._query),
+            headers=request.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
 
     def _tell(self, request: Any) -> None:
         """Say that a call is cancelled: whoever cancelled it, and other calls, do not wait."""

@@ -90,14 +90,16 @@ async def test_a_cancelled_call_does_not_wait_for_a_server_that_is_busy(http, re
         await until(lambda: fake.notices == 16)  # and no more: each holds a connection
 
 
-async def test_a_key_in_a_url_is_not_shown(http, registry):
+async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):
+    caplog.set_level("DEBUG")
     fake = http("refuse")
     key = "sk-key-of-the-query"
     async with registry() as reg:
         server = reg.mcp(f"{fake.url}?api_key={key}")
-        with pytest.raises(ConnectError, match="HTTP 401") as caught:
+        with pytest.raises(ConnectError, match=r"HTTP 401.*api_key=\*\*\*") as caught:
             await server.tools()
-        assert key not in f"{caught.value} {server.status} {server!r}"
+        assert key not in f"{caught.value} {server.status} {server!r} {caplog.text}"
+    assert "HTTP Request: POST" in caplog.text
 
 
 async def test_a_session_that_is_forgotten_is_begun_anew(http, registry):
