@@ -22,6 +22,9 @@ Bound: TypeAlias = Callable[[], Any]
 GRACE = 5.0
 """Seconds in which an async tool may clean up after its cancellation."""
 
+OVERRAN = "the tool's time is up"
+"""What a tool's CancelledError says where its deadline cancels it, not whoever runs it."""
+
 _log = logging.getLogger("aiollm")
 
 
@@ -57,7 +60,7 @@ class ToolRunner:
             await self._stop(name, task)
             raise
         if not task.done():
-            has_ended = await self._stop(name, task)
+            has_ended = await self._stop(name, task, OVERRAN)
             why = "" if has_ended else "; it ignores its cancellation and was left running"
             reason = f"no result within {seconds:g} s{why}"
             return Outcome(error=TimeoutError(reason), reason=reason)
@@ -80,9 +83,9 @@ class ToolRunner:
         except BaseException as error:  # noqa: BLE001 - exit() in a tool must not end the service
             return _failure(error)
 
-    async def _stop(self, name: str, task: asyncio.Task[Any]) -> bool:
+    async def _stop(self, name: str, task: asyncio.Task[Any], why: str | None = None) -> bool:
         """Cancel a tool, and give it time to clean up; return whether it has ended."""
-        task.cancel()
+        task.cancel(why)
         self._ignoring.add(task)  # asyncio holds tasks weakly
         task.add_done_callback(self._ignoring.discard)
         await asyncio.wait((task,), timeout=GRACE)

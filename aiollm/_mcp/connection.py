@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._agent.tool_runner import OVERRAN
 from aiollm._mcp.address import Http, Stdio
 from aiollm._mcp.child import small_environment
 from aiollm._mcp.http import HttpTransport
@@ -58,10 +59,13 @@ class Settings(msgspec.Struct, frozen=True):
 
     def secrets(self) -> list[str]:
         """Return the values that nothing may show."""
+        from aiollm._settings.redactor import secrets_of_url  # for failures alone
+
         token = self.address.token if isinstance(self.address, Http) else None
         own = self.address.env.values() if isinstance(self.address, Stdio) else ()
         hidden = token.hidden() if token is not None else ()
-        return [*self.env.values(), *self.headers.values(), *own, *hidden]
+        url = secrets_of_url(self.address.url) if isinstance(self.address, Http) else ()
+        return [*self.env.values(), *self.headers.values(), *own, *hidden, *url]
 
     def environment(self) -> dict[str, str]:
         """Return the variables of the server's process."""
@@ -183,7 +187,9 @@ class Connection:
             self._changed.clear()
             listing = asyncio.ensure_future(self._list())
             await self._first(listing)
-            if listing.done() and listing.exception() is None and not self._over.done():
+            if self._over.done():
+                return
+            if listing.exception() is None:
                 self.tools = listing.result()
                 self._told_listed(self)
 
@@ -246,8 +252,9 @@ class Connection:
         try:
             async with asyncio.timeout(seconds):
                 result = await self._client.call_tool(name, dict(arguments))
-        except TimeoutError:
-            self._is_silent(heard)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, TimeoutError) or error.args == (OVERRAN,):
+                self._is_silent(heard)
             raise
         except sdk.Error as error:
             if error.error.code == SESSION_LOST:
@@ -274,7 +281,6 @@ class Connection:
     def _late(self) -> None:
         self.is_late = True
         self._end(f"it was not ready within {self.settings.start_timeout:g} s")
-        self.task.cancel()
 
     def _end(self, reason: str) -> None:
         """Note the end; synchronous, so that no call is given to a server that is gone."""
@@ -289,6 +295,8 @@ class Connection:
                 waiting.set_result(None)
         if was_up and self._transport is not None:
             self._transport.close()
+        elif asyncio.current_task(self._loop) is not self.task:
+            self.task.cancel()  # once: a second time would break off its leaving
         self._told_over(self)
 
     def _explained(self, reason: str) -> str:
@@ -299,9 +307,12 @@ class Connection:
 
     def redacted(self, text: str) -> str:
         """Return what the server said without the keys that it was given."""
+        return printable(self._masked(text))
+
+    def _masked(self, text: str) -> str:
         from aiollm._settings.redactor import Redactor  # for failures alone
 
-        return printable(Redactor(self.settings.secrets()).text(text))
+        return Redactor(self.settings.secrets()).text(text)
 
     @property
     def is_here(self) -> bool:
@@ -329,11 +340,11 @@ class Connection:
 
     @property
     def log(self) -> str:
-        """The last 8 KiB of what the server wrote to its standard error."""
+        """The last 8 KiB of what the server wrote to its standard error, without its keys."""
         transport = self._transport
         if not isinstance(transport, StdioTransport):
             return ""
-        return transport.child.log.decode("utf-8", "replace")
+        return self._masked(transport.child.log.decode("utf-8", "replace"))
 
     @property
     def pid(self) -> int | None:
@@ -343,10 +354,7 @@ class Connection:
 
     def close(self) -> None:
         """End; at once, and idempotent. `gone` waits for it."""
-        was_up = self.is_up
         self._end("it was closed")
-        if not was_up:
-            self.task.cancel()
 
     async def gone(self) -> None:
         """Wait until the task has left everything, or does not within its time."""

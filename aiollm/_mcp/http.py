@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from aiollm._mcp.lines import seen
+from aiollm._mcp.lines import CANCELLED, seen
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Sent, Traffic
 
@@ -19,6 +19,11 @@ CONNECTIONS = 100
 
 _ERROR_BODY = 2048
 """Bytes of an error page that are read."""
+
+_NOTICES, _NOTICE_SECONDS = 16, 5.0
+"""How many servers' answers to a notice are waited for at a time, and how long."""
+
+_LONGEST_NOTICE = 4096
 
 _NOT_FOUND = (404, 405)
 
@@ -31,7 +36,8 @@ class HttpTransport:
     ) -> None:
         """`connect`: seconds for a connection; `most`: bytes of a message at most."""
         self._traffic = traffic
-        self._url = url
+        # A query may hold a key, and what the SDK asks for goes into the logs of its libraries.
+        self._url, _, self._query = url.partition("?")
         self._headers = headers
         self._connect = connect
         self._most = most
@@ -73,7 +79,7 @@ class HttpTransport:
             headers={"accept-encoding": "identity", **self._headers},
             timeout=timeout,
             trust_env=False,
-            transport=_Bounded(self._traffic.sdk, inner, self._most),
+            transport=_Bounded(self._traffic.sdk, inner, self._most, self._query),
         )
 
 
@@ -83,20 +89,50 @@ class _Bounded:
     With the SDK's own, a request that fails ends the connection, and all others with it.
     """
 
-    def __init__(self, sdk: Sdk, inner: Any, most: int) -> None:
+    def __init__(self, sdk: Sdk, inner: Any, most: int, query: str) -> None:
         self._sdk = sdk
+        self._query = query.encode()
         self._inner = inner
         self._most = most
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: Any) -> Any:
         """Return the answer to a request, whatever happens. Raises: CancelledError."""
         httpx = self._sdk.httpx
+        if _is_notice(request):
+            self._tell(self._whole(request))
+            return httpx.Response(202)
         try:
-            response = await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(self._whole(request))
             return await self._checked(request, response)
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} at {request.url.host}: {error}".rstrip(": ")
         return self._error(UNREACHABLE, reason)
+
+    def _whole(self, request: Any) -> Any:
+        """Return a request with the query of the URL."""
+        if not self._query:
+            return request
+        return self._sdk.httpx.Request(
+            request.method,
+            request.url.copy_with(query=self._query),
+            headers=request.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+
+    def _tell(self, request: Any) -> None:
+        """Say that a call is cancelled: whoever cancelled it, and other calls, do not wait."""
+        if len(self._telling) < _NOTICES:
+            task = asyncio.create_task(self._told(request))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _told(self, request: Any) -> None:
+        with suppress(TimeoutError, self._sdk.httpx.TransportError):
+            async with asyncio.timeout(_NOTICE_SECONDS):
+                response = await self._inner.handle_async_request(request)
+                await response.aclose()
 
     async def _checked(self, request: Any, response: Any) -> Any:
         status, kind = response.status_code, response.headers.get("content-type", "")
@@ -153,6 +189,7 @@ class _Bounded:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        self._stop_telling()
         await self._inner.aclose()
 
     async def __aenter__(self) -> Self:
@@ -160,7 +197,18 @@ class _Bounded:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._stop_telling()
         await self._inner.__aexit__(*error)
+
+    def _stop_telling(self) -> None:
+        for task in self._telling:
+            task.cancel()
+
+
+def _is_notice(request: Any) -> bool:
+    """Return whether a request says that a call is cancelled, which nothing follows from."""
+    body = request.content if request.method == "POST" else b""
+    return 0 < len(body) <= _LONGEST_NOTICE and seen(body).method == CANCELLED
 
 
 def _plain(response: Any) -> dict[str, str]:

@@ -24,11 +24,12 @@ _FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{
 _LAST = re.compile(rb'[,{]\s*"id"\s*:\s*(\d{1,15})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 """The id of a message at its start and at its end: further inside it may be someone else's."""
 
+CANCELLED = "notifications/cancelled"
 CHANGED = "notifications/tools/list_changed"
 HEARD = frozenset(
     {
         CHANGED,
-        "notifications/cancelled",
+        CANCELLED,
         "notifications/subscriptions/acknowledged",
     }
 )

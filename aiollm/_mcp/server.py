@@ -158,7 +158,8 @@ class McpServer:
         """Call a tool by the name that the server has for it; start the server if need be.
 
         A tool that fails has a result with `is_error`. Raises: ConnectError where the server is
-        not there or dies, DeadlineError, ProtocolError for an answer that cannot be used.
+        not there or dies, DeadlineError, ProtocolError for an answer that cannot be used,
+        ClosedError where it is closed meanwhile.
         """
         own = self._settings.call_timeout
         seconds = timeout if timeout is not None else CALL_SECONDS if own is None else own
@@ -197,6 +198,8 @@ class McpServer:
         raise error
 
     def _failed_call(self, name: str, connection: Connection, reason: str) -> LLMError:
+        if self._closed:
+            return ClosedError(f"MCP server {self.name!r} was closed while {name!r:.80} ran")
         if connection.is_over:
             return self._error(ConnectError, f"died while {name!r:.80} ran: {reason}")
         message = f"{name!r:.80} has no result: {connection.redacted(reason)}"
@@ -231,7 +234,7 @@ class McpServer:
             self._resources.disown(self)
             self._resources.own(self)
         elif (wait := self._reopens_at - loop.time()) > 0 and old is not None and old.is_here:
-            again = f"it is not tried again for {wait:.1f} s"
+            again = f"it is not tried again for {max(wait, 0.1):.1f} s"
             raise self._error(ConnectError, f"is down, and {again}: {self._reason}")
         self._connection = Connection(self._settings, self._is_over, self._is_listed)
         return self._connection
@@ -302,7 +305,7 @@ class McpServer:
 
     @property
     def log(self) -> str:
-        """The last 8 KiB of what its process wrote to its standard error."""
+        """The last 8 KiB of what its process wrote to its standard error; its keys are masked."""
         return "" if self._connection is None else self._connection.log
 
     async def close(self) -> None:

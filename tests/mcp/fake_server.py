@@ -262,6 +262,8 @@ class Http:
         self.mode = mode
         self.sessions: set[str] = set()
         self.seen: list[dict[str, str]] = []
+        self.closing = threading.Event()
+        self.hanging = self.notices = 0
         self.deleted = 0
         fake = self
 
@@ -285,12 +287,13 @@ class Http:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.server.request_queue_size = 128
+        self.server.socket.listen(128)  # its own five would cost those beyond them a second
         self.url = f"http://127.0.0.1:{self.server.server_port}/mcp"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -309,7 +312,10 @@ class Http:
         method = request.get("method")
         if self.mode == "refuse":
             given = to.headers.get("authorization", "")
-            self.reply(to, 401, f"who is {given}?".encode(), content_type="text/plain")
+            self.reply(to, 401, f"who is {given} at {to.path}?".encode(), content_type="text/plain")
+        elif self.mode == "deaf" and method == "notifications/cancelled":
+            self.notices += 1
+            self.hang(to)
         elif "id" not in request:
             self.reply(to, 202)
         elif method == "initialize":
@@ -331,6 +337,9 @@ class Http:
     def call(self, to: BaseHTTPRequestHandler, request: dict) -> None:
         name, arguments = request["params"]["name"], request["params"].get("arguments") or {}
         match name:
+            case "hang":
+                self.hanging += 1
+                self.hang(to)
             case "die":
                 to.close_connection = True
             case "half":
@@ -346,6 +355,10 @@ class Http:
                 self.reply(to, 200, b"<html>", content_type="text/html")
             case _:
                 self.result(to, request, plain(name, arguments))
+
+    def hang(self, to: BaseHTTPRequestHandler) -> None:
+        self.closing.wait()
+        to.close_connection = True
 
     def result(
         self, to: BaseHTTPRequestHandler, request: dict, result: dict, **headers: str

@@ -33,6 +33,13 @@ def http():
         each.close()
 
 
+async def until(holds):
+    """Wait until something holds in a thread of the server."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("mode", ["json", "sse"])
 async def test_tools_are_called_over_http(http, registry, mode):
     fake = http(mode)
@@ -66,6 +73,33 @@ async def test_a_request_that_fails_costs_itself_alone(http, registry, mode, nam
         assert TOKEN not in str(caught.value)
         assert (await server.call("echo", {"text": "on"})).text == "echo: on"
         assert server.status.starts == 1
+
+
+async def test_a_cancelled_call_does_not_wait_for_a_server_that_is_busy(http, registry):
+    fake = http("deaf")
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(30)]
+        await until(lambda: fake.hanging == 30)
+        for each in hanging:
+            each.cancel()
+        # The SDK waits for the answer to each notice, and those behind it wait for 5 s.
+        await asyncio.wait(hanging)
+        assert (await server.call("echo", {"text": "on"}, timeout=4.0)).text == "echo: on"
+        assert all(each.cancelled() for each in hanging)
+        await until(lambda: fake.notices == 16)  # and no more: each holds a connection
+
+
+async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):
+    caplog.set_level("DEBUG")
+    fake = http("refuse")
+    key = "sk-key-of-the-query"
+    async with registry() as reg:
+        server = reg.mcp(f"{fake.url}?api_key={key}")
+        with pytest.raises(ConnectError, match=r"HTTP 401.*api_key=\*\*\*") as caught:
+            await server.tools()
+        assert key not in f"{caught.value} {server.status} {server!r} {caplog.text}"
+    assert "HTTP Request: POST" in caplog.text
 
 
 async def test_a_session_that_is_forgotten_is_begun_anew(http, registry):
