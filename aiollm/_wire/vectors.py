@@ -69,7 +69,10 @@ class Vectors:
         """Return whether `rest` has few parts of any kind, found sooner than by counting all."""
         if len(self.rest) > LARGE or b"\\" in self.rest:
             return False
-        return all(_has_few(each, self.rest, self._most) for each in (b"{", b"[", b'"', b","))
+        left = self._most
+        for mark in (b"{", b"[", b","):  # so names and texts are few, too
+            left = _fewer(mark, self.rest, left)
+        return left > 0
 
     def steps(self) -> Iterator[None]:
         """Take the vectors out of a large reply; between two steps others may run.
@@ -127,13 +130,14 @@ class Vectors:
         raise ProtocolError("the reply has something else in the place of a vector")
 
 
-def _has_few(mark: bytes, data: bytes, most: int) -> bool:
+def _fewer(mark: bytes, data: bytes, most: int) -> int:
+    """Return what is left of `most` after each mark in the data took one, 0 if nothing is."""
     at = -1
-    for _ in range(most):
+    for left in range(most, 0, -1):
         at = data.find(mark, at + 1)
         if at < 0:
-            return True
-    return False
+            return left
+    return 0
 
 
 def is_finite(numbers: bytes) -> bool:
