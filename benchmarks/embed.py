@@ -3,7 +3,9 @@
 `python benchmarks/embed.py [decode] [large]` prints a line for each figure, with its bar. `decode`
 reads 100 x 1,536 numbers in base64, in interleaved rounds of one run; the SDK's part needs
 `.venv-peers`, and is a whole call over a transport in memory less one for a single short vector.
-`large` embeds 100,000 texts at a server in a process of its own (`serve`).
+`large` embeds 100,000 texts, each time in a new process: as it is, after `gc.freeze()` as services
+do it once they have started, and with aiohttp alone, which reads as many replies and drops them.
+The server has a process of its own (`serve`).
 """
 
 from __future__ import annotations
@@ -109,55 +111,110 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def embed(dsn: str) -> None:
+class Watch:
+    """The longest time between two turns of the loop, and in full garbage collections."""
+
+    def __init__(self) -> None:
+        self.longest = self.work = self.full = 0.0
+        self.count = 0
+        self._began = 0.0
+        gc.callbacks.append(self._collecting)
+
+    def _collecting(self, phase, info) -> None:
+        if info["generation"] < 2:
+            return
+        if phase == "start":
+            self._began = time.thread_time()
+            return
+        self.count += 1
+        self.full = max(self.full, time.thread_time() - self._began)
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            before, used = time.monotonic(), time.thread_time()
+            await asyncio.sleep(0)
+            self.work = max(self.work, time.thread_time() - used)
+            self.longest = max(self.longest, time.monotonic() - before)
+
+    async def over(self, work):
+        """Return what it gives, its last turn measured, too."""
+        watcher = asyncio.create_task(self.run())
+        await asyncio.sleep(0)
+        found = await work
+        await asyncio.sleep(0)
+        watcher.cancel()
+        gc.callbacks.remove(self._collecting)
+        return found
+
+    def print(self, how: str) -> None:
+        """Print a line."""
+        print(
+            f"large   {how:8} longest stall {self.longest * 1e3:.1f} ms, of CPU "
+            f"{self.work * 1e3:.1f} ms (bar 10); {self.count} full collections, of "
+            f"{self.full * 1e3:.1f} ms at most"
+        )
+
+
+async def embed(dsn: str, how: str) -> None:
     """Print what the vectors take, and the longest time that the loop stood still."""
     from aiollm import Registry
-
-    longest = work = at = 0.0
-
-    async def watch() -> None:
-        nonlocal longest, work, at
-        while True:
-            before = time.monotonic()
-            used = time.thread_time()
-            await asyncio.sleep(0)
-            took = time.monotonic() - before
-            work = max(work, time.thread_time() - used)
-            if took > longest:
-                longest, at = took, before - began
 
     texts = [f"text number {n}" for n in range(COUNT)]
     async with Registry(env={"LLM_A": dsn}) as reg:
         await reg.embed("a/m", texts[:64])
         gc.collect()
-        before, began = resident(), time.monotonic()
-        watcher = asyncio.create_task(watch())
-        await asyncio.sleep(0)
-        found = await reg.embed("a/m", texts)
+        if how == "frozen":
+            gc.freeze()
+        watch, before, began = Watch(), resident(), time.monotonic()
+        found = await watch.over(reg.embed("a/m", texts))
         seconds = time.monotonic() - began
-        watcher.cancel()
-        taken = resident() - before
-    ratio = taken / (len(found.vectors) * found.width * 4)
-    print(
-        f"large   {COUNT} vectors in {seconds:.1f} s  resident {ratio:.3f} x their bytes (bar 1.2)"
-    )
-    print(
-        f"large   longest stall {longest * 1e3:.1f} ms (bar 10), after {at:.2f} s; "
-        f"of CPU {work * 1e3:.1f} ms"
-    )
+        ratio = (resident() - before) / (len(found.vectors) * found.width * 4)
+        watch.print(how)
+        print(
+            f"large   {how:8} {COUNT} vectors in {seconds:.1f} s  resident {ratio:.3f} x their "
+            "bytes (bar 1.2)"
+        )
+
+
+async def alone(dsn: str, how: str) -> None:
+    """Print the stalls of aiohttp alone, which reads as many replies by eight connections."""
+    import aiohttp
+
+    url = f"http://{dsn.partition('@')[2]}/embeddings"
+    asked = {"model": "m", "input": ["x"] * 32}
+    left = iter(range(COUNT // 32))
+
+    async def read(session) -> None:
+        for _ in left:
+            async with session.post(url, json=asked) as reply:
+                await reply.read()
+
+    async with aiohttp.ClientSession() as session:
+        watch = Watch()
+        gc.collect()
+        await watch.over(asyncio.gather(*(read(session) for _ in range(8))))
+        watch.print(how)
 
 
 def large() -> None:
     """Embed at a server in a process of its own."""
-    command = [sys.executable, __file__, "serve"]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as process:
-        asyncio.run(embed(process.stdout.readline().strip()))
-        process.stdin.close()
+    command = [sys.executable, __file__]
+    with subprocess.Popen([*command, "serve"], stdin=-1, stdout=-1, text=True) as server:
+        dsn = server.stdout.readline().strip()
+        for how in HOW:
+            subprocess.run([*command, how, dsn], check=True)
+        server.stdin.close()
+
+
+HOW = {"plain": embed, "frozen": embed, "aiohttp": alone}
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         asyncio.run(serve())
+    elif sys.argv[1:2] and sys.argv[1] in HOW:
+        asyncio.run(HOW[sys.argv[1]](sys.argv[2], sys.argv[1]))
     else:
         for name in sys.argv[1:] or ["decode", "large"]:
             {"decode": decode, "large": large}[name]()

@@ -26,6 +26,9 @@ AT_ONCE = 8
 """Batches under way at most: a server of one's own works on some at a time, and lets others wait
 until their deadline. What a target allows is the gate's matter."""
 
+JOINED_AT_ONCE = 512
+"""Batches that are joined between two turns of the event loop: some 1 ms of work."""
+
 
 async def embed(
     calls: Calls,
@@ -122,9 +125,9 @@ class _EmbedCall:
         self._request = request
         self._policy = policy
         self._targets = targets
-        self._batches = [*split(request.inputs, *limits)]
-        self._left: Iterator[int] = iter(range(len(self._batches)))
-        self._found: list[Embeddings | None] = [None] * len(self._batches)
+        self._left: Iterator[range] = split(request.inputs, *limits)
+        self._found: dict[range, Embeddings | None] = {}
+        """Each batch that has begun, in order, with its vectors."""
         self._space = Space()
         self._error: LLMError | None = None
 
@@ -136,7 +139,7 @@ class _EmbedCall:
         except LLMError as error:
             error.vectors = self._arrived()
             raise
-        return self._joined(asyncio.get_running_loop().time() - began)
+        return await self._joined(asyncio.get_running_loop().time() - began)
 
     async def _within(self) -> None:
         """Ask for all batches, within the seconds of the whole call."""
@@ -152,16 +155,15 @@ class _EmbedCall:
         raise DeadlineError(reason, which="total", after=seconds or 0.0)
 
     async def _ask_all(self) -> None:
-        count = len(self._batches)
-        if count == 1:
-            await self._worker(())
+        first, second = next(self._left), next(self._left, None)
+        if second is None:
+            await self._ask(first)
             return
+        self._left = chain((first, second), self._left)
         workers: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                workers += (
-                    group.create_task(self._worker(workers)) for _ in range(min(AT_ONCE, count))
-                )
+                workers += (group.create_task(self._worker(workers)) for _ in range(AT_ONCE))
         finally:
             _let_go(workers)
         if self._error is not None:
@@ -171,55 +173,63 @@ class _EmbedCall:
             finally:
                 del error  # its traceback holds this frame: a cycle
 
-    async def _worker(self, others: Any) -> None:
+    async def _worker(self, others: Sequence[asyncio.Task[None]]) -> None:
         """Ask for one batch after another; on failure end the `others`, too."""
-        for place in self._left:
+        for batch in self._left:
             try:
-                await self._ask(place)
+                await self._ask(batch)
             except LLMError as error:
-                if not others:
-                    raise
                 self._error = self._error or error
                 for each in others:
                     if each is not asyncio.current_task():
                         each.cancel()
                 return
+            await asyncio.sleep(0)  # all replies of a turn are read in it, which is work enough
 
-    async def _ask(self, place: int) -> None:
-        batch = self._batches[place]
-        request = self._request
-        if len(self._batches) > 1:
+    async def _ask(self, batch: range) -> None:
+        request, self._found[batch] = self._request, None
+        if len(batch) < len(request.inputs):
             request = replace(request, inputs=request.inputs[batch.start : batch.stop])
         opener = EmbedOpener(
             request, *self._targets, self._calls.resources, self._space, batch.start
         )
-        self._found[place] = await self._calls.ask(self._plan, opener, self._policy)
+        self._found[batch] = await self._calls.ask(self._plan, opener, self._policy)
 
     def _arrived(self) -> tuple[Any, ...]:
         """Return a vector for each input, None where it has not come; nothing if none has."""
-        if not any(self._found):
+        if not any(self._found.values()):
             return ()
-        pairs = zip(self._batches, self._found, strict=True)
-        return tuple(
+        arrived = [
             each
-            for batch, found in pairs
+            for batch, found in self._found.items()
             for each in (found.vectors if found else [None] * len(batch))
-        )
+        ]
+        return (*arrived, *[None] * (len(self._request.inputs) - len(arrived)))
 
-    def _joined(self, seconds: float) -> Embeddings:
-        found = [each for each in self._found if each is not None]
-        if len(found) == 1:
-            return found[0]
-        firsts = [each.timings.first_output for each in found]
-        return Embeddings(
-            _in_order([each.vectors for each in found]),
-            total_usage([each.usage for each in found]),
-            found[0].target,
-            tuple(dict.fromkeys(warning for each in found for warning in each.warnings)),
-            tuple(attempt for each in found for attempt in each.attempts),
-            Timings(min((each for each in firsts if each is not None), default=None), seconds),
-            total_cost([each.cost for each in found]),
-        )
+    async def _joined(self, seconds: float) -> Embeddings:
+        """Return the vectors of all batches as one result, joined in steps."""
+        parts = [each for each in self._found.values() if each is not None]
+        if len(parts) == 1:
+            return parts[0]
+        some: list[Embeddings] = []
+        for at in range(0, len(parts), JOINED_AT_ONCE):
+            some.append(_join(parts[at : at + JOINED_AT_ONCE]))
+            await asyncio.sleep(0)
+        return replace(_join(some), timings=replace(some[0].timings, total=seconds))
+
+
+def _join(parts: Sequence[Embeddings]) -> Embeddings:
+    """Return several results as one, in their order."""
+    firsts = [each.timings.first_output for each in parts]
+    return Embeddings(
+        _in_order([each.vectors for each in parts]),
+        total_usage([each.usage for each in parts]),
+        parts[0].target,
+        tuple(dict.fromkeys(warning for each in parts for warning in each.warnings)),
+        tuple(attempt for each in parts for attempt in each.attempts),
+        Timings(min((each for each in firsts if each is not None), default=None)),
+        total_cost([each.cost for each in parts]),
+    )
 
 
 def _in_order(parts: Sequence[Sequence[Vector]]) -> Sequence[Vector]:

@@ -206,6 +206,36 @@ async def test_a_budget_is_not_exceeded_and_what_came_is_kept(serve, registry):
     assert len(server.requests) == 10
 
 
+async def turns_of(call):
+    """Return what a call gives, and the turns of the loop that it took."""
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counter = asyncio.create_task(count())
+    found = await call
+    counter.cancel()
+    return found, turns
+
+
+async def test_many_batches_are_joined_in_steps_and_as_if_at_once(registry, monkeypatch):
+    """A million inputs are tens of thousands of batches: tens of milliseconds."""
+    reg = registry({})
+    reg.register("fake", FakeProvider().provider())
+    one, few = await turns_of(reg.embed("fake/m", texts(120), batch=2))
+    monkeypatch.setattr("aiollm._retrieval.embed.JOINED_AT_ONCE", 1)
+    other, many = await turns_of(reg.embed("fake/m", texts(120), batch=2))
+    assert one.vectors == other.vectors
+    assert (one.usage, one.target, one.cost) == (other.usage, other.target, other.cost)
+    assert len(one.attempts) == len(other.attempts) == 60
+    assert other.timings.total > 0
+    assert many >= few + 59
+
+
 async def test_half_a_character_is_replaced_as_in_chats(serve, registry):
     """UTF-8 cannot carry it."""
     server = await serve(Answer(200, {}, {"data": [{"embedding": [1.0]}]}))
