@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 
@@ -18,6 +19,7 @@ from aiollm import (
     ContextLengthError,
     FailoverError,
     Registry,
+    Timeouts,
     UnsupportedError,
     local,
 )
@@ -56,6 +58,26 @@ async def test_batches_come_in_order_and_are_those_of_single_inputs(reg: Registr
         similar = [nearness(alone.vectors[0], each) for each in found.vectors]
         assert similar.index(max(similar)) == place
         assert similar[place] > 0.999
+
+
+@pytest.mark.timeout(300)
+async def test_five_thousand_inputs_in_large_batches_come_in_order() -> None:
+    """Replies of 3 MB, whose vectors are taken out one by one; it takes a core some 50 s."""
+    words = [one + other for one in ascii_lowercase for other in ascii_lowercase]
+    inputs = [words[n % len(words)] for n in range(5000)]
+    async with Registry(env={}, retries=0) as reg:
+        await local.start(reg, embeddings=True, context=2048, parallel=8)
+        patient = Timeouts(first_output=240, idle=240)
+        found = await reg.embed("local/smollm2", inputs, batch=1000, timeouts=patient)
+        alone = [(await reg.embed("local/smollm2", word)).vectors[0] for word in words[:3]]
+    assert (len(found.attempts), len(found.vectors), found.width) == (5, 5000, WIDTH)
+    assert found.usage.input_tokens >= 5000
+    vectors = [*found.vectors]
+    for place, vector in enumerate(vectors[len(words) :], len(words)):
+        assert nearness(vector, vectors[place % len(words)]) > 0.99
+    for place, vector in enumerate(alone):
+        similar = [nearness(vector, each) for each in vectors[: len(words)]]
+        assert similar.index(max(similar)) == place
 
 
 async def test_an_input_that_is_too_long_is_named_so_and_harms_nothing(reg: Registry) -> None:
