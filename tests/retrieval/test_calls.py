@@ -103,6 +103,29 @@ async def test_mixed_models_still_give_the_vectors_of_one(serve, registry):
     assert found.target.model == "n"
 
 
+async def test_models_of_one_width_are_not_mixed_within_a_call_either(serve, registry):
+    """Nothing but the target would show it: so no batch of one is sent to the other."""
+    one, two = Embedder(dies_after=20), Embedder()
+    reg = registry({"a": dsn(await serve(one)), "b": dsn(await serve(two))})
+    found = await reg.embed("a/m,b/n", texts(400), batch=10, mixed=True)
+    assert firsts(found) == list(range(400))
+    assert {each.target.model for each in found.attempts} == {"n"}
+    assert one.answered.total() == 200
+    assert two.answered == Counter(texts(400))
+
+
+async def test_when_all_models_fail_the_most_that_came_from_one_is_on_the_error(serve, registry):
+    one, two, three = (Embedder(width=n, dies_after=n * 3) for n in (1, 3, 2))
+    env = {
+        name: dsn(await serve(each)) for name, each in zip("abc", (one, two, three), strict=True)
+    }
+    with pytest.raises(FailoverError) as raised:
+        await registry(env, retries=0).embed("a/m,b/n,c/o", texts(40), batch=1, mixed=True)
+    arrived = [each for each in raised.value.vectors if each is not None]
+    assert {len(each) for each in arrived} == {3}
+    assert {each.target.model for each in raised.value.exceptions} == {"m", "n", "o"}
+
+
 async def test_another_width_than_was_asked_for_is_an_error(serve, registry):
     reg = registry({"a": dsn(await serve(Embedder()))})
     with pytest.raises(FailoverError) as raised:

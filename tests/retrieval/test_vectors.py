@@ -216,6 +216,35 @@ def test_hostile_replies_are_refused_in_bounded_steps(shape):
         assert turns >= len(body) / vectors.STEP - 2
 
 
+LONG = packed([0.5] * 16_384)
+DENSE = {
+    "objects": b"[" + b",".join([b"{}"] * 60_000) + b"]",
+    "nested lists": b"[" + b",".join([b"[" * 400 + b"]" * 400] * 140) + b"]",
+    "nested objects": b"[" + b",".join([b'{"":' * 400 + b"1" + b"}" * 400] * 140) + b"]",
+    "values": b"[" + b",".join([b"null"] * 140_000) + b"]",
+    "escapes": b'"' + b"\\n" * 300_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("shape", DENSE)
+def test_a_reply_below_a_megabyte_may_not_hide_many_parts_behind_a_long_vector(shape):
+    """It is decoded in one go, so its parts are counted before."""
+    plain = b'{"data":[{"embedding":"%s"}],"usage":{"x":%s}}'
+    assert len(read(plain % (LONG.encode(), b"[{},1]"), 1)[0][0]) == 16_384
+    body = plain % (LONG.encode(), DENSE[shape])
+    assert len(body) < vectors.LARGE
+    assert read(body, 1)[0] == "error"
+
+
+@pytest.mark.parametrize("most", [2e38, -3.4028234663852886e38])
+def test_the_largest_numbers_are_finite(most):
+    """Their highest byte is that of infinity."""
+    numbers = array("f", [1, most, 2]).tolist()
+    for form in (numbers, packed(numbers)):
+        body = json.dumps({"data": [{"embedding": form}]}).encode()
+        assert same(body, 1) == [numbers]
+
+
 def test_many_tiny_lists_count_as_work_each():
     """Else 128 KiB of them would be a step of tens of milliseconds."""
     count = 20_000
