@@ -236,6 +236,14 @@ def test_a_reply_below_a_megabyte_may_not_hide_many_parts_behind_a_long_vector(s
     assert read(body, 1)[0] == "error"
 
 
+def test_a_large_reply_may_have_few_megabytes_beside_its_vectors():
+    """They are decoded in one go."""
+    texts = ["!" * (vectors.MAX_TEXT - 9)] * 3
+    for beside, expected in ((texts[:1], [[1.0]]), (texts, "error")):
+        reply = {"data": [{"embedding": [1.0]}], "notes": beside}
+        assert read(json.dumps(reply).encode(), 1)[0] == expected
+
+
 @pytest.mark.parametrize("most", [2e38, -3.4028234663852886e38])
 def test_the_largest_numbers_are_finite(most):
     """Their highest byte is that of infinity."""
