@@ -159,6 +159,21 @@ async def test_gemini_gets_a_batch_of_requests(serve, registry):
     assert sent.json() == {"requests": asked}
 
 
+@pytest.mark.parametrize(
+    ("model", "longest"), [("gemini-embedding-001", 8192), ("gemini-embedding-2", 32_768)]
+)
+async def test_a_text_that_gemini_will_probably_cut_is_warned_of_once(
+    serve, registry, model, longest
+):
+    """Gemini's API has no field to forbid it, and does not say that it did."""
+    server = await serve(default=reply({"embeddings": [{"values": [1]}]}))
+    reg = registry({"a": server.dsn("google")})
+    assert not (await reg.embed(f"a/{model}", ["x" * longest], batch=1)).warnings
+    long = ["é" * (longest // 2 + 1), "x" * (longest + 1), "x"]
+    (warning,) = (await reg.embed(f"a/{model}", long, batch=1)).warnings
+    assert f"more than {longest} bytes" in warning
+
+
 def body_at(host, codec, request):
     provider = Provider("p", "openai", f"https://{host}/v1", ChatCodec(), token=Secret("k"))
     return json.loads(bytes(codec.encode(provider, Target("p", "m"), request).body))
