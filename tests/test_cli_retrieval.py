@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm import cli
+from aiollm.cli.kept_vectors import KeptVectors
 from aiollm.cli.texts import read_texts
 from aiollm.cli.vector_files import as_jsonl, as_npy
 from aiollm.errors import ConfigError
@@ -90,7 +91,7 @@ def test_texts_become_rows_of_an_array_in_their_order(server, capsys):
     assert [path.name for path in Path().iterdir() if "part" in path.name] == []
     said = capsys.readouterr().err
     assert "3 of 3 done" in said
-    assert "v.npy: 3 vectors of 2 numbers by m/nomic" in said
+    assert "v.npy: 3 vectors of 2 numbers by nomic" in said
     assert "has no field for kind: it is dropped" in said
 
 
@@ -190,27 +191,166 @@ def test_wrong_usage_sends_nothing(server, capsys):
     assert read_npy("there.npy")[0] == (1, 3)
 
 
-def test_a_failure_says_how_much_had_come_and_writes_nothing(server, capsys):
+def names() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+def write_texts(*texts: str) -> None:
+    Path("texts").write_text("\n".join(map(json.dumps, texts)))
+
+
+def asked_since(server: FaultServer, before: int) -> list[str]:
+    bodies = (json.loads(each.body) for each in server.requests[before:])
+    return [text for body in bodies for text in body["input"]]
+
+
+def test_a_failure_without_a_file_says_how_much_had_come_and_prints_nothing(server, capsys):
+    write_texts(*[f"text {number}" for number in range(12)], "bad")
+    assert cli.main(["embed", "texts", "-m", "m/nomic", "--batch", "1"]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert not printed.out
+    told = re.search(r"(\d+) of 13 vectors had come", printed.err)
+    assert told
+    assert 5 <= int(told[1]) <= 12  # eight are under way at a time, so five came before the last
+    assert names() == ["texts"]
+
+
+def test_what_had_come_before_a_failure_is_kept_and_not_asked_for_again(server, capsys):
+    """Although a line was changed, one was added before it, and another order was chosen."""
     texts = [f"text {number}" for number in range(12)]
-    Path("texts").write_text("\n".join(map(json.dumps, [*texts, "bad"])))
+    write_texts(*texts, "bad")
     assert embed("--batch", "1") == cli.FAILED
     said = capsys.readouterr().err
     assert "InvalidRequestError" in said
-    told = re.search(r"(\d+) of 13 vectors had come; nothing is written to v.npy", said)
+    told = re.search(r"(\d+) texts are left; nothing is written .* has (\d+) vectors", said)
     assert told
-    assert 5 <= int(told[1]) <= 12  # eight are under way at a time, so five came before the last
-    assert sorted(path.name for path in Path().iterdir()) == ["texts"]
+    left, kept = map(int, told.groups())
+    assert left + kept == 13
+    assert kept >= 5
+    assert names() == ["texts", "v.npy.part"]
+    before = len(server.requests)
+    write_texts("first", *reversed(texts), "good")
+    assert embed("--batch", "1", "--resume") == cli.OK
+    again = asked_since(server, before)
+    assert len(again) == len(set(again)) == 12 - kept + 2
+    assert read_npy("v.npy")[1][::3].tolist() == [
+        len(each) for each in ["first", *reversed(texts), "good"]
+    ]
+    assert names() == ["texts", "v.npy"]
 
 
-def test_a_disk_that_is_full_leaves_no_file(server, monkeypatch, capsys):
+def test_a_run_that_was_stopped_is_neither_overwritten_nor_gone_on_with_by_accident(server, capsys):
+    write_texts("a", "bad")
+    assert embed("--batch", "1") == cli.FAILED
+    capsys.readouterr()
+    kept, before = Path("v.npy.part").read_bytes(), len(server.requests)
+    assert embed() == cli.USAGE
+    assert "--resume goes on with it, --force begins anew" in capsys.readouterr().err
+    for other in (["--dimensions", "2"], ["--kind", "query"], ["--truncate"], ["-m", "m/bge"]):
+        assert embed("--resume", *other) == cli.USAGE
+        assert "do not go with those of" in capsys.readouterr().err
+    assert len(server.requests) == before
+    assert Path("v.npy.part").read_bytes() == kept
+    write_texts("a", "ab")
+    assert embed("--force") == cli.OK
+    assert sorted(asked_since(server, before)) == ["a", "ab"]
+
+
+def test_a_server_whose_vectors_have_another_width_now_adds_none(server, monkeypatch, capsys):
+    write_texts("a", "bad")
+    assert embed("--batch", "1") == cli.FAILED
+    kept = Path("v.npy.part").read_bytes()
+    vectors = [{"index": 0, "embedding": [1.0, 2.0]}]
+    server.push(Answer(200, {}, {"data": vectors}))
+    write_texts("a", "ab")
+    assert embed("--resume") == cli.FAILED
+    assert "nomic is another model now" in capsys.readouterr().err
+    assert Path("v.npy.part").read_bytes() == kept
+
+
+@pytest.mark.parametrize("cut", [1, 7, 28, 29])
+def test_a_process_that_was_killed_at_any_byte_is_gone_on_from(server, cut):
+    """A record that is not complete is made again; so is all where the first line is not."""
+    write_texts("a", "ab", "bad")
+    assert embed("--batch", "1") == cli.FAILED
+    whole = Path("v.npy.part").read_bytes()
+    Path("v.npy.part").write_bytes(whole[:-cut])
+    write_texts("a", "ab", "abc")
+    before = len(server.requests)
+    assert embed("--resume", "--batch", "1") == cli.OK
+    assert len(asked_since(server, before)) == (2 if cut <= 28 else 3)
+    assert read_npy("v.npy")[1][::3].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("head", [b"{}", b'{"made', b"", b"\n"])
+def test_a_first_line_that_is_not_complete_is_no_vectors_and_another_s_file_is_left_alone(
+    server, head, capsys
+):
+    write_texts("a")
+    Path("v.npy.part").write_bytes(head)
+    if head.endswith(b"\n"):
+        assert embed("--resume") == cli.USAGE
+        assert "is not a file of kept vectors" in capsys.readouterr().err
+        assert Path("v.npy.part").read_bytes() == head
+    else:
+        assert embed("--resume") == cli.OK
+        assert names() == ["texts", "v.npy"]
+
+
+def test_two_commands_never_write_one_file(server, capsys):
+    write_texts("a")
+    with KeptVectors(Path("v.npy.part"), resume=False, replace=False):
+        assert embed("--resume") == cli.USAGE
+    assert "another process writes" in capsys.readouterr().err
+    assert not server.requests
+
+
+def test_many_texts_are_kept_in_parts_and_equal_ones_are_asked_for_once(
+    server, monkeypatch, capsys
+):
+    monkeypatch.setattr("aiollm.cli.embedding.AT_ONCE", 4)
+    texts = ["x" * (1 + number % 10) for number in range(40)]
+    Path("texts").write_text("\n".join(texts))
+    assert embed("--lines", "--kind", "query") == cli.OK
+    assert [len(json.loads(each.body)["input"]) for each in server.requests] == [4, 4, 2]
+    assert read_npy("v.npy")[1][::3].tolist() == [len(each) for each in texts]
+    assert capsys.readouterr().err.count("has no field for kind") == 1
+
+
+def test_ctrl_c_keeps_the_parts_that_had_come(server, monkeypatch, capsys):
+    def interrupt(request: SeenRequest) -> Answer | Hang:
+        if json.loads(request.body)["input"] == ["a", "ab"]:
+            return service(request)
+        os.kill(os.getpid(), signal.SIGINT)
+        return Hang()
+
+    monkeypatch.setattr("aiollm.cli.embedding.AT_ONCE", 2)
+    write_texts("a", "ab", "abc")
+    server.push(interrupt, interrupt)
+    assert embed() == cli.INTERRUPTED
+    said = capsys.readouterr().err
+    assert "1 texts are left; nothing is written to v.npy" in said
+    assert "--resume goes on from v.npy.part, which has 2 vectors" in said
+    assert embed("--resume") == cli.OK
+    assert json.loads(server.requests[-1].body)["input"] == ["abc"]
+    assert read_npy("v.npy")[1][::3].tolist() == [1, 2, 3]
+
+
+def test_a_disk_that_is_full_leaves_no_output_and_costs_no_second_request(
+    server, monkeypatch, capsys
+):
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    Path("texts").write_text('"a"')
-    assert embed() == cli.FAILED
+    write_texts("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert embed() == cli.FAILED
     assert "No space left" in capsys.readouterr().err
-    assert sorted(path.name for path in Path().iterdir()) == ["texts"]
+    assert names() == ["texts", "v.npy.part"]
+    assert embed("--resume") == cli.OK
+    assert len(server.requests) == 1
+    assert names() == ["texts", "v.npy"]
 
 
 def test_a_signal_ends_it_at_once_without_a_file(server):

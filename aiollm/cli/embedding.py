@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
+from aiollm.cli.kept_vectors import KeptVectors, Made
 from aiollm.cli.progress import Progress, time_text
 from aiollm.cli.session import FAILED, OK, run, spec_of
 from aiollm.cli.terminal import complain, describe
@@ -16,6 +18,10 @@ from aiollm.events import CallEnded, CallStarted, Event
 from aiollm.registry import Registry
 from aiollm.retrieval import Embeddings, EmbedRequest
 
+AT_ONCE = 8192
+"""Texts whose vectors are kept together: so many a stop may lose, and between two such parts fewer
+batches are under way."""
+
 
 def embed(options: argparse.Namespace) -> int:
     """Make the vectors; return the exit code."""
@@ -23,46 +29,111 @@ def embed(options: argparse.Namespace) -> int:
     # Read standard input before the loop runs: a thread that reads it would outlive Ctrl-C.
     texts = read_texts(options.file, lines=options.lines)
 
-    async def work(registry: Registry) -> int:
-        return await _embed(options, texts, output, registry)
+    if output.kept is None:
+        return run(partial(_print, options, texts, output))
+    with KeptVectors(output.kept, resume=options.resume, replace=options.force) as kept:
+        return run(partial(_write, options, texts, output, kept))
 
-    return run(work)
 
-
-async def _embed(
+async def _print(
     options: argparse.Namespace, texts: Sequence[Text], output: Output, registry: Registry
 ) -> int:
+    """Print all vectors when the last has come."""
+    spec = await spec_of(options.model, registry, embeddings=True)
     try:
-        found = await _found(options, [each.text for each in texts], registry)
+        with VectorProgress(registry, len(texts)):
+            found = await _found(options, spec, [each.text for each in texts], registry)
     except ConfigError:
         raise
     except LLMError as error:
         arrived = sum(each is not None for each in error.vectors)
         complain(describe(error))
-        complain(f"{arrived} of {len(texts)} vectors had come; nothing is written to {output}")
+        complain(f"{arrived} of {len(texts)} vectors had come; with -o they would have been kept")
         return FAILED
-    for warning in found.warnings:
-        complain(warning)
+    _warn(found, set())
     await asyncio.to_thread(output.save, [each.key for each in texts], found.vectors)
-    if options.into:
-        by = f"{len(texts)} vectors of {found.width} numbers by {found.target}"
-        complain(f"{output}: {by}")
     return OK
 
 
-async def _found(
-    options: argparse.Namespace, texts: Sequence[str], registry: Registry
-) -> Embeddings:
+async def _write(
+    options: argparse.Namespace,
+    texts: Sequence[Text],
+    output: Output,
+    kept: KeptVectors,
+    registry: Registry,
+) -> int:
+    """Keep vectors as they come, and write all when the last has."""
     spec = await spec_of(options.model, registry, embeddings=True)
-    with VectorProgress(registry, len(texts)):
-        return await registry.embed(
-            spec,
-            texts,
-            dimensions=options.dimensions,
-            kind=options.kind,
-            truncate=options.truncate,
-            batch=options.batch,
-        )
+    model = registry.parse(spec).targets[0].model
+    kept.expect(Made(model, options.dimensions, options.kind, options.truncate))
+    plain = [each.text for each in texts]
+    try:
+        await _fill(options, spec, plain, kept, registry)
+    except ConfigError:
+        raise
+    except (LLMError, asyncio.CancelledError) as error:
+        if stopped := isinstance(error, LLMError):
+            complain(describe(error))
+        complain(_left(kept, plain, output))
+        if stopped:
+            return FAILED
+        raise
+    keys = [each.key for each in texts]
+    await asyncio.to_thread(lambda: output.save(keys, kept.vectors(plain)))
+    complain(f"{output}: {len(texts)} vectors of {kept.width} numbers by {model}")
+    kept.clear()
+    return OK
+
+
+async def _fill(
+    options: argparse.Namespace,
+    spec: str,
+    texts: Sequence[str],
+    kept: KeptVectors,
+    registry: Registry,
+) -> None:
+    """Make the vectors that are missing, and keep them."""
+    missing = kept.missing(texts)
+    if len(kept):
+        complain(f"{len(kept)} vectors are kept in {kept}, {len(missing)} texts are left")
+    said: set[str] = set()
+    with VectorProgress(registry, len(missing)):
+        for at in range(0, len(missing), AT_ONCE):
+            some = missing[at : at + AT_ONCE]
+            try:
+                found = await _found(options, spec, some, registry)
+            except LLMError as error:
+                await asyncio.to_thread(kept.add, some, error.vectors)
+                raise
+            await asyncio.to_thread(kept.add, some, found.vectors)
+            _warn(found, said)
+
+
+def _warn(found: Embeddings, said: set[str]) -> None:
+    """Print what was not said yet."""
+    for warning in found.warnings:
+        if warning not in said:
+            complain(warning)
+    said.update(found.warnings)
+
+
+def _left(kept: KeptVectors, texts: Sequence[str], output: Output) -> str:
+    left = f"{len(kept.missing(texts))} texts are left; nothing is written to {output}"
+    advice = f"the same command with --resume goes on from {kept}, which has {len(kept)} vectors"
+    return f"{left}; {advice}" if len(kept) else left
+
+
+async def _found(
+    options: argparse.Namespace, spec: str, texts: Sequence[str], registry: Registry
+) -> Embeddings:
+    return await registry.embed(
+        spec,
+        texts,
+        dimensions=options.dimensions,
+        kind=options.kind,
+        truncate=options.truncate,
+        batch=options.batch,
+    )
 
 
 class VectorProgress(Progress):

@@ -12,6 +12,7 @@ def configure_embed(parser: argparse.ArgumentParser) -> None:
     add("-o", "--into", metavar="FILE", help="vectors.npy, for numpy, or vectors.jsonl; "
         "by default standard output, as JSONL")  # fmt: skip
     add("-f", "--force", action="store_true", help="replace a file that exists")
+    add("--resume", action="store_true", help="go on where a run into this file was stopped")
     add("--dimensions", type=int, metavar="N", help="the width of the vectors, such as 256")
     add("--kind", choices=("query", "document"), help="what the vectors are for")
     add("--truncate", action="store_true", help="cut texts that are too long; else they fail")

@@ -30,7 +30,7 @@ def as_npy(keys: Sequence[str], vectors: Sequence[Vector]) -> Pieces:
     padding = -(10 + len(header) + 1) % _ALIGNED
     header += b" " * padding + b"\n"
     yield b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    yield from map(_little_endian, vectors)
+    yield from map(little_endian, vectors)
 
 
 def as_jsonl(keys: Sequence[str], vectors: Sequence[Vector]) -> Pieces:
@@ -40,7 +40,8 @@ def as_jsonl(keys: Sequence[str], vectors: Sequence[Vector]) -> Pieces:
         yield b'{"key":%s,"vector":[%s]}\n' % (msgspec.json.encode(key), numbers.encode())
 
 
-def _little_endian(vector: Vector) -> bytes:
+def little_endian(vector: Vector) -> bytes:
+    """Return the bytes of a vector, the lowest of each number first."""
     if sys.byteorder == "big":
         vector = vector[:]
         vector.byteswap()
@@ -59,6 +60,11 @@ class Output:
         if self._path is not None:
             self._format = _format_of(self._path)
             _check_place(self._path, replace=replace)
+
+    @property
+    def kept(self) -> Path | None:
+        """Where vectors are kept until all have come; None for standard output."""
+        return self._path and self._path.with_name(f"{self._path.name}.part")
 
     def __str__(self) -> str:
         return "standard output" if self._path is None else str(self._path)
