@@ -191,8 +191,8 @@ async def alone(dsn: str, how: str) -> None:
                 await reply.read()
 
     async with aiohttp.ClientSession() as session:
-        watch = Watch()
         gc.collect()
+        watch = Watch()
         await watch.over(asyncio.gather(*(read(session) for _ in range(8))))
         watch.print(how)
 

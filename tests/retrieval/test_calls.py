@@ -25,6 +25,7 @@ from aiollm import (
     UnsupportedError,
 )
 from aiollm._retrieval.batches import split
+from aiollm.events import CallEnded, CallStarted
 from aiollm.testing import NEVER, Answer, FakeProvider, Gate, Reset
 from aiollm.types import Usage
 
@@ -257,6 +258,28 @@ async def test_many_batches_are_joined_in_steps_and_as_if_at_once(registry, monk
     assert len(one.attempts) == len(other.attempts) == 60
     assert other.timings.total > 0
     assert many >= few + 59
+
+
+async def test_no_turn_of_the_loop_reads_a_reply_and_sends_the_next_request(registry, monkeypatch):
+    """Replies to all batches under way may be read in one turn, which is work enough."""
+    monkeypatch.setattr("aiollm._retrieval.embed.AT_ONCE", 1)
+    reg = registry({})
+    reg.register("fake", FakeProvider().provider())
+    turn, seen = 0, {CallStarted: [], CallEnded: []}
+    reg.on_event(lambda event: seen.get(type(event), []).append(turn))
+
+    async def count():
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    counter = asyncio.create_task(count())
+    await reg.embed("fake/m", texts(12), batch=2)
+    counter.cancel()
+    starts, ends = seen.values()
+    assert len(starts) == len(ends) == 6
+    assert all(start > end for start, end in zip(starts[1:], ends, strict=False))
 
 
 async def test_half_a_character_is_replaced_as_in_chats(serve, registry):

@@ -253,6 +253,20 @@ def test_the_largest_numbers_are_finite(most):
         assert same(body, 1) == [numbers]
 
 
+@pytest.mark.parametrize("most", [1.0, 2e38])
+def test_wide_vectors_are_checked_in_turns_of_a_quarter_megabyte(most):
+    """Numbers that look as if they were not finite are looked at one by one."""
+    vector = packed([most] * 8192)
+    body = json.dumps({"data": [{"embedding": vector}] * 64}).encode()
+    small = json.dumps({"data": [{"embedding": vector[:64]}] * 64}).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "LARGE", len(body))
+        found, _, turns = read(body, 64)
+        assert read(small, 64)[2] == 0
+    assert len(found) == 64
+    assert turns >= 64 * 8192 * 4 / (256 * 1024) - 1
+
+
 def test_many_tiny_lists_count_as_work_each():
     """Else 128 KiB of them would be a step of tens of milliseconds."""
     count = 20_000

@@ -15,6 +15,7 @@ from aiollm.errors import (
     ContextLengthError,
     FailoverError,
     ProtocolError,
+    UnsupportedError,
     UnsupportedFeatureError,
 )
 from aiollm.provider import Provider
@@ -23,6 +24,7 @@ from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
 from aiollm.providers.openai.rerank_codec import CohereRerank
 from aiollm.retrieval import EmbedRequest, RerankRequest
 from aiollm.testing import Answer
+from aiollm.testing.fake import PIXEL
 from aiollm.types import Target
 
 BASES = {"openai": "/v1", "llama-swap": "", "google": "/v1beta", "ollama": ""}
@@ -196,6 +198,46 @@ DIALECTS = {
 def test_services_get_their_own_names_of_fields(host):
     body = body_at(host, OpenAIEmbeddings(), EmbedRequest("x", dimensions=8, kind="query"))
     assert body == {"model": "m", "input": ["x"]} | DIALECTS[host]
+
+
+@pytest.mark.parametrize(
+    ("host", "fields"),
+    [
+        ("api.voyageai.com", {"input_type": "document", "encoding_format": "base64"}),
+        (
+            "api.jina.ai",
+            {"task": "retrieval.passage", "embedding_type": "base64", "truncate": True},
+        ),
+    ],
+)
+def test_services_are_told_to_cut_and_what_documents_are(host, fields):
+    """Voyage cuts unless it is told not to."""
+    body = body_at(host, OpenAIEmbeddings(), EmbedRequest("x", kind="document", truncate=True))
+    assert body == {"model": "m", "input": ["x"]} | fields
+
+
+@pytest.mark.parametrize(
+    ("scheme", "asked", "reason"),
+    [
+        ("openai", {"truncate": True}, "no known way to cut"),
+        ("google", {"truncate": True}, "no field for truncate"),
+        ("openai", {"inputs": [PIXEL]}, "takes only texts"),
+        ("ollama", {"inputs": [PIXEL]}, "embeds only texts"),
+        ("google", {"inputs": [PIXEL], "spec": "a/gemini-embedding-001"}, "embeds only texts"),
+    ],
+)
+async def test_what_a_wire_cannot_say_is_refused_before_any_byte(
+    serve, registry, scheme, asked, reason
+):
+    server = await serve(MADE)
+    asked = {"spec": "a/m", "inputs": "x"} | asked
+    with pytest.raises(FailoverError) as raised:
+        await registry({"a": dsn(server, scheme)}).embed(
+            asked.pop("spec"), asked.pop("inputs"), **asked
+        )
+    assert isinstance(raised.value.last, UnsupportedError)
+    assert reason in str(raised.value.last)
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
