@@ -154,14 +154,3 @@ def clear_progress() -> None:
 def print_json(value: object) -> None:
     """Print a value as one line of JSON, for scripts."""
     _print(as_json(value) + "\n")
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as text in aligned columns; each cell is one line."""
-    cells = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in cells
-    )
-    return "".join(f"{line.rstrip()}\n" for line in lines)
