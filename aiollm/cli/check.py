@@ -68,6 +68,7 @@ def check(options: argparse.Namespace) -> int:
 
     async def work(registry: Registry) -> int:
         targets = await _targets(options.spec, registry)
+        await registry.preload()  # what it takes to import is no time of a server's
         tried = _tried(registry, targets)
         try:
             findings = [await _shown(tried[target], targets, options) for target in targets]
@@ -147,7 +148,8 @@ def _line(finding: Finding, targets: Sequence[Target]) -> str:
     result = "ok      no text" if first is None else f"ok      first text {first * 1000:.0f} ms"
     if finding.problem:
         advice = f"; {finding.advice}" if finding.advice else ""
-        result = f"failed  {one_line(finding.problem)}{advice}"
+        reason = finding.problem.replace(f" {finding.target}: ", " ", 1)
+        result = f"failed  {one_line(reason)}{advice}"
     provider, _, model = finding.target.partition("/")
     widths = (
         max(len(one_line(getattr(x, part))) for x in targets) for part in ("provider", "model")

@@ -11,18 +11,27 @@ from collections.abc import Sequence
 from aiollm.cli.safe_text import one_line
 
 _GAP = "  "
+_LEAST = 28
+"""Columns in which a last column of sentences can be read."""
 
 
 def table(rows: Sequence[tuple[str, ...]], *, head: tuple[str, ...] = ()) -> str:
     """Return rows in aligned columns, below a head; each cell is one line.
 
-    A terminal that is too narrow for them gets a block for each row. Files and pipes never do.
+    On a terminal that is too narrow the last column has several lines, or each row is a block.
+    Files and pipes have a line for each row.
     """
     cells = [tuple(map(one_line, row)) for row in rows]
-    lines = _columns([head, *cells] if head else cells)
-    width = _columns_of_terminal()
+    shown = [head, *cells] if head else cells
+    lines, width = _columns(shown), _columns_of_terminal()
     if width and any(_width(line) > width for line in lines):
-        lines = [line for row in cells for line in _block(row, head, width)]
+        before = _columns([row[:-1] for row in shown], padded=True)
+        left = width - _width(before[0] + _GAP)
+        if left >= _LEAST:
+            last = (row[-1] for row in shown)
+            lines = [_beside(*each, left) for each in zip(before, last, strict=True)]
+        else:
+            lines = [line for row in cells for line in _block(row, head, width)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -32,14 +41,21 @@ def wrapped(text: str) -> str:
     return f"{_filled(text, width) if width else text}\n"
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]], *, padded: bool = False) -> list[str]:
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    return [
+    lines = [
         _GAP.join(
             cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
+        )
         for row in rows
     ]
+    return lines if padded else [line.rstrip() for line in lines]
+
+
+def _beside(before: str, text: str, width: int) -> str:
+    first, *others = _filled(text, width).split("\n") if text else [""]
+    indent = " " * _width(before + _GAP)
+    return "\n".join([(before + _GAP + first).rstrip(), *(indent + line for line in others)])
 
 
 def _block(row: tuple[str, ...], head: tuple[str, ...], width: int) -> list[str]:

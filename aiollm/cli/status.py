@@ -45,6 +45,14 @@ class ProviderStatus(msgspec.Struct, frozen=True):
     seconds: float | None = None
     problem: str = ""
 
+    @property
+    def state(self) -> str:
+        """What is shown of it."""
+        if self.seconds is None:
+            return f"{'down' if self.url else 'wrong'}: {self.problem}"
+        count = "1 model" if len(self.models) == 1 else f"{len(self.models)} models"
+        return f"up, {count}, {self.seconds * 1000:.0f} ms"
+
 
 class Status(msgspec.Struct, frozen=True):
     """What the command found. `also_set` names variables; none of their values is here."""
@@ -68,14 +76,16 @@ def status(options: argparse.Namespace) -> int:
     aliases: dict[str, str] = {}
 
     async def work(registry: Registry) -> int:
-        names = configured(registry)
+        await registry.preload()  # what it takes to import is no time of a server's
+        origins = registry.providers()
+        names = sorted(configured(registry), key=lambda name: (origins[name] == "built-in", name))
         show_progress(f"asking {', '.join(names)}")
         try:
             found.extend(await asyncio.gather(*(listing(registry, x, WAIT) for x in names)))
         finally:
             clear_progress()
         seen.extend(_provider(registry, each) for each in found if not is_absent(each, registry))
-        aliases.update(registry.aliases())
+        aliases.update(sorted(registry.aliases().items(), key=_default_first))
         return OK
 
     code = run(work)
@@ -84,8 +94,12 @@ def status(options: argparse.Namespace) -> int:
     return code
 
 
+def _default_first(alias: tuple[str, str]) -> tuple[bool, str]:
+    return alias[0] != "default", alias[0]
+
+
 def _provider(registry: Registry, each: Listing) -> ProviderStatus:
-    name, problem = each.provider, each.state.problem
+    name, problem = each.provider, str(each.error or "")
     set_by = _set_by(name, registry.providers()[name], os.environ)
     if not each.url:  # the configuration is wrong
         return ProviderStatus(name, set_by, "", "", has_key=False, problem=problem)
@@ -168,9 +182,5 @@ def _print(found: Status, *, as_json: bool) -> None:
 
 
 def _row(each: ProviderStatus) -> tuple[str, ...]:
-    state = each.problem
-    if each.seconds is not None:
-        count = "1 model" if len(each.models) == 1 else f"{len(each.models)} models"
-        state = f"up, {count}, {each.seconds * 1000:.0f} ms"
     set_by = each.set_by or "found here"
-    return each.provider, set_by, each.url, "set" if each.has_key else "no", state
+    return each.provider, set_by, each.url, "set" if each.has_key else "no", each.state

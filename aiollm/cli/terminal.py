@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,7 +141,8 @@ def is_styled(stream: TextIO) -> bool:
 def show_progress(text: str) -> None:
     """Show text on the current line of standard error, if that is a terminal."""
     if is_animated(sys.stderr):
-        sys.stderr.write(f"\r{one_line(text)}\x1b[K")
+        fitting = one_line(text)[: max(20, shutil.get_terminal_size().columns - 1)]
+        sys.stderr.write(f"\r{fitting}\x1b[K")
         sys.stderr.flush()
 
 
