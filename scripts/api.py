@@ -1,13 +1,15 @@
 """Write tests/house/api.txt: all that users may rely on, a line for each fact.
 
-`python scripts/api.py` renews it, and a test shows what differs. Python's part is read from the
-source, so that neither the interpreter nor what is installed changes a line.
+`python scripts/api.py` renews it, and `--check` shows what differs, as a test does. What Python
+code may use is read from the source, so that neither the interpreter nor what is installed
+changes a line.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import re
 import sys
 import tomllib
@@ -281,6 +283,15 @@ def divided(text: str, indent: str) -> Iterator[str]:
             return
 
 
+def changes() -> str:
+    """Return the lines that are not as they are kept, "" for none."""
+    kept, found = KEPT.read_text(encoding="utf-8").splitlines(), page().splitlines()
+    lines = difflib.unified_diff(kept, found, "what is promised", "what is there", lineterm="", n=2)
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(changes() or 0)
     KEPT.write_text(page(), encoding="utf-8")
     sys.stdout.write(f"{KEPT.relative_to(ROOT)} is renewed: read its diff before you commit it\n")
