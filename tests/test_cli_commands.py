@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
 from aiollm.cli import check, image, servers
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers.warming import KINDS
-from aiollm.testing import Answer, FaultServer, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -141,6 +142,21 @@ def test_check_without_a_spec_tries_what_aliases_name(box, capsys, monkeypatch):
     assert cli.main(["check"]) == cli.OK
     models = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert models == ["small", "big"]
+
+
+async def test_check_asks_providers_side_by_side_and_the_models_of_one_after_another(monkeypatch):
+    gate = Gate()
+    async with FaultServer(default=chat(gate, "x")) as slow, FaultServer(default=chat("y")) as fast:
+        monkeypatch.setenv("LLM_SLOW", slow.dsn("openai"))
+        monkeypatch.setenv("LLM_FAST", fast.dsn("openai"))
+        done = asyncio.create_task(asyncio.to_thread(cli.main, ["check", "slow/a,slow/b,fast/c"]))
+        await gate.reached()
+        while not fast.requests:
+            await asyncio.sleep(0.01)
+        assert len(slow.requests) == 1
+        gate.open()
+        assert await done == cli.OK
+        assert len(slow.requests) == 2
 
 
 def test_check_explains_a_target_in_full_if_asked_to(box, capsys):

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import cli
+from aiollm.cli import layout
 from aiollm.testing import Answer, FaultServer, Gate, chat
 
 ROOT = Path(__file__).parents[1]
@@ -136,10 +137,9 @@ def test_an_answer_is_styled_unless_no_colour_is_wanted(
     assert ("\x1b" in said) is styled
 
 
-def test_the_columns_of_wide_characters_are_counted(environment: dict[str, str]) -> None:
-    environment["LLM_CAT"] = "alias:box/\u732b"
-    _, said = on_terminal(environment, 160)
-    assert "cat      box/\u732b\n" in said
+def test_the_columns_of_wide_characters_are_counted() -> None:
+    rows = [("\u732b", "x"), ("abcd", "y"), ("e\u0301", "z")]
+    assert layout.table(rows) == "\u732b    x\nabcd  y\ne\u0301     z\n"
 
 
 @pytest.mark.parametrize("arguments", [("--help",), (), ("completion", "bash"), ("models", "box")])

@@ -152,3 +152,4 @@ def test_models_that_were_listed_are_known_afterwards_unless_their_names_are_uns
     box.behave(Answer(200, {}, {"data": [{"id": "new"}, {"id": "$(id)"}, {"id": "-x y"}]}))
     assert cli.main(["models", "box"]) == cli.OK
     assert [each for each in known_models.known() if each.startswith("box/")] == ["box/new"]
+    assert "$" not in known_models.file().read_text()

@@ -151,13 +151,13 @@ COMMANDS = (
     ),
     Command(
         "status",
-        "show what is configured, what answers, what to do next; `aiollm` alone does it, too",
+        "show what is configured, what answers, what to do next",
         "status",
         ("aiollm", "aiollm status --json"),
     ),
     Command(
         "completion",
-        "print a script that completes commands, options and models in a shell",
+        "print a script that completes commands and models",
         "completion",
         (
             'eval "$(aiollm completion bash)"      # in ~/.bashrc',
