@@ -91,7 +91,7 @@ def completions(line: str, env: Mapping[str, str]) -> tuple[str, list[tuple[str,
     Nothing is returned where a file may stand, or any text: shells complete the names of files.
     """
     before, word = _words(line)
-    found = [*_following(before, word, env)]
+    found = [*_following(before, word, env)] if word.isprintable() else []
     return word, [each for each in found if each[0].startswith(word) and each[0] != word]
 
 
