@@ -39,7 +39,7 @@ format: ## apply the formatter and the safe fixes
 
 api: ## renew tests/house/api.txt after a change of what users may rely on
 	@scripts/setup dev
-	python scripts/api.py
+	python scripts/public_api.py
 
 reference: ## regenerate docs/reference.md from the docstrings
 	@scripts/setup dev

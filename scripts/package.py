@@ -202,7 +202,7 @@ def check_core(base: Path, wheel: Path, home: Path) -> None:
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
     run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
-    run(python, "-I", ROOT / "scripts" / "api.py", "--check", cwd=elsewhere)
+    run(python, "-I", ROOT / "scripts" / "public_api.py", "--check", cwd=elsewhere)
     check_command(python.with_name("aiollm"), elsewhere)
     (elsewhere / "test_mine.py").write_text(WITH_TESTING)
     pip(python, "install", "-q", f"{wheel}[testing]")

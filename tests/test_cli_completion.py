@@ -45,6 +45,7 @@ def words(line: str) -> list[str]:
         ("aiollm --v", ["--version"]),
         ("aiollm ask --mod", ["--model"]),
         ("aiollm ask -m d", ["default"]),
+        ("aiollm ask -m default", ["default"]),
         ("aiollm ask -m box/", ["box/gemma", "box/qwen3:8b"]),
         ("aiollm ask --model=op", ["--model=openai/gpt-6", "--model=openai/"]),
         ("aiollm ask -m box/a,op", ["box/a,openai/gpt-6", "box/a,openai/"]),

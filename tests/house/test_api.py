@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def script() -> ModuleType:
     """Load the script that writes the file."""
-    spec = importlib.util.spec_from_file_location("api", ROOT / "scripts" / "api.py")
+    spec = importlib.util.spec_from_file_location("public_api", ROOT / "scripts" / "public_api.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -27,7 +27,7 @@ def test_what_is_promised_is_there(script: ModuleType) -> None:
     found = script.changes()
     assert not found, (
         f"{found}\n\nIf this is meant, say so in CHANGELOG.md, and keep the old name as "
-        "docs/stability.md promises; then run `python scripts/api.py`."
+        "docs/stability.md promises; then run `python scripts/public_api.py`."
     )
 
 

@@ -1,7 +1,7 @@
 """Write tests/house/api.txt: all that users may rely on, a line for each fact.
 
-`python scripts/api.py` renews it, and `--check` shows what differs, as a test does. What Python
-code may use is read from the source, so that neither the interpreter nor what is installed
+`python scripts/public_api.py` renews it, and `--check` shows what differs, as a test does. What
+Python code may use is read from the source, so that neither the interpreter nor what is installed
 changes a line.
 """
 
