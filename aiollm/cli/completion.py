@@ -92,7 +92,8 @@ def completions(line: str, env: Mapping[str, str]) -> tuple[str, list[tuple[str,
     """
     before, word = _words(line)
     found = [*_following(before, word, env)] if word.isprintable() else []
-    return word, [each for each in found if each[0].startswith(word)]
+    done = word if word.endswith("/") else ""  # a provider alone, of which models are shown
+    return word, [each for each in found if each[0].startswith(word) and each[0] != done]
 
 
 def _words(line: str) -> tuple[list[str], str]:
