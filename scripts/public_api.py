@@ -46,10 +46,10 @@ INSIDE = frozenset(
 """Members that nobody calls by name, and that change no call."""
 
 JSON = {
-    "check": ("aiollm.cli.check", "Finding"),
-    "fleet": ("aiollm._fleet.overview", "Overview"),
-    "health": ("aiollm.cli.servers", "State"),
-    "status": ("aiollm.cli.status", "Status"),
+    "check": {"aiollm.cli.check": "Finding"},
+    "fleet": {"aiollm._fleet.overview": "Overview Process SetAside LimitsInUse BudgetInUse"},
+    "health": {"aiollm.cli.servers": "State", "aiollm._fleet.overview": "SetAside"},
+    "status": {"aiollm.cli.status": "Status ProviderStatus"},
 }
 """What commands print with `--json`."""
 
@@ -209,8 +209,9 @@ def command_line() -> Iterator[str]:
         for name, parser in group.choices.items():
             yield f"command aiollm {name}"
             yield from (f"  {option(each)}" for each in parser._actions)  # noqa: SLF001
-            if name in JSON:
-                yield from described(f"JSON of {name}", *definition(*JSON[name]))
+            for module, structs in JSON.get(name, {}).items():
+                for struct in structs.split():
+                    yield from described(f"aiollm {name} --json: {struct}", *definition(module, struct))
 
 
 def option(action: argparse.Action) -> str:
