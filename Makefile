@@ -1,6 +1,6 @@
 # Everything runs in .venv, which scripts/setup creates and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format reference package bench coverage clean
+.PHONY: help demo test lint format api reference package bench coverage clean
 
 # Two cores are enough to halve the time, and each job starts servers of its own.
 JOBS ?= 2
@@ -36,6 +36,10 @@ format: ## apply the formatter and the safe fixes
 	@scripts/setup dev
 	ruff check --fix
 	ruff format
+
+api: ## renew tests/house/api.txt after a change of what users may rely on
+	@scripts/setup dev
+	python scripts/public_api.py
 
 reference: ## regenerate docs/reference.md from the docstrings
 	@scripts/setup dev

@@ -1,12 +1,15 @@
 """Build the sdist and the wheel into dist/, and check in fresh environments that they work.
 
 `make package` runs it. It checks that both archives hold the tracked files and nothing else, that
-the sdist builds the same wheel, that the wheel needs three packages and works with only those,
-that every extra resolves, and that a feature without its extra says which one to install.
+the sdist builds the same wheel, that the wheel needs three packages and works with only those on
+each Python that is found, that every extra resolves, that a feature without its extra says which
+one to install, and that an index would take the archives. With `--tag v0.1.0` also that the tag,
+the version and the changelog agree: what a release needs.
 """
 
 from __future__ import annotations
 
+import argparse
 import email.parser
 import os
 import re
@@ -23,13 +26,25 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCE = (ROOT / "aiollm" / "__init__.py").read_text()
+(VERSION,) = re.findall(r'^__version__ = "(.*)"$', SOURCE, re.MULTILINE)
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 APART = {"peers", "simd"}
 """Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
 CORE = {"aiohttp", "anyio", "msgspec"}
 OPTIONAL = ("PIL", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
 MADE_BY_BUILDING = {"PKG-INFO"}
-NEEDED = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "tests/conftest.py"}
+NEEDED = {
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "SECURITY.md",
+    "pyproject.toml",
+    "tests/conftest.py",
+}
+SUPPORTED = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
 
 WITHOUT_EXTRAS = f"""
 import asyncio, importlib.resources, importlib.util
@@ -38,7 +53,7 @@ from aiollm import ConfigError, RateLimitError, Registry
 from aiollm.otel import instrument
 from aiollm.testing import FakeProvider
 
-assert aiollm.__version__ == {PROJECT["version"]!r}
+assert aiollm.__version__ == {VERSION!r}
 assert importlib.resources.files("aiollm").joinpath("py.typed").is_file()
 assert "site-packages" in aiollm.__file__, aiollm.__file__
 present = [name for name in {OPTIONAL!r} if importlib.util.find_spec(name)]
@@ -121,6 +136,7 @@ def check_wheel(wheel: Path) -> None:
     assert package == {name for name in tracked() if name.startswith("aiollm/")}
     assert {"aiollm/py.typed", f"{info}/licenses/LICENSE"} <= names
     assert metadata["Name"] == "aiollm-client", metadata["Name"]
+    assert metadata["Version"] == VERSION, metadata["Version"]
     assert metadata.get_all("Import-Name") == ["aiollm"], metadata.items()
     needs = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
     assert {re.split(r"[^\w-]", each)[0] for each in needs} == CORE, needs
@@ -133,9 +149,43 @@ def check_all_is_all() -> None:
     assert sorted(named) == sorted(EXTRAS.keys() - APART - {"all"}), named
 
 
-def environment(home: Path) -> Path:
+def check_tag(tag: str) -> None:
+    """Check that a tag is the version's, and that the changelog says when it came out."""
+    assert tag == f"v{VERSION}", f"the tag {tag} is not that of version {VERSION}"
+    heading = rf"^## \[{re.escape(VERSION)}\] - \d{{4}}-\d\d-\d\d$"
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(heading, changes, re.MULTILINE), f"CHANGELOG.md has no date for {VERSION}"
+
+
+def interpreters() -> dict[str, Path]:
+    """Return the Pythons of this machine on which the wheel should work, at least this one."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": Path(sys.executable)}
+    for version in SUPPORTED:
+        candidates = [f"python{version}"]
+        if shutil.which("pyenv"):
+            prefix = subprocess.run(
+                ["pyenv", "prefix", version],  # noqa: S607 - the one that the PATH has
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            candidates += [f"{prefix.stdout.strip()}/bin/python"] * (prefix.returncode == 0)
+        for each in candidates:
+            path = shutil.which(each)
+            if path and works(path, version):
+                found.setdefault(version, Path(path))
+    return found
+
+
+def works(python: str, version: str) -> bool:
+    """Return whether it runs, for a shim may stand for nothing, and is of that version."""
+    code = f"import sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != {version!r})"
+    return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def environment(home: Path, python: str | Path = sys.executable) -> Path:
     """Make an empty virtual environment; return its interpreter."""
-    run(sys.executable, "-m", "venv", "--without-pip", home)
+    run(python, "-m", "venv", "--without-pip", home)
     return home / "bin" / "python"
 
 
@@ -144,22 +194,29 @@ def pip(python: Path, *arguments: str) -> str:
     return run(sys.executable, "-m", "pip", "--python", python, *arguments)
 
 
-def check_core(wheel: Path, home: Path) -> None:
+def check_core(base: Path, wheel: Path, home: Path) -> None:
     """Use the wheel with only its three dependencies, then with the extra `testing`."""
-    python = environment(home / "core")
+    python = environment(home, base)
     pip(python, "install", "-q", str(wheel))
     pip(python, "check")
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
     run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, cwd=elsewhere)
-    command = python.with_name("aiollm")
-    assert "Exit codes" in run(command, "--help", cwd=elsewhere)
-    output = run(command, "ask", "hi", cwd=elsewhere, expected=2)
-    assert "aiollm-client[local]" in output, output
-    assert "Traceback" not in output, output
+    run(python, "-I", ROOT / "scripts" / "public_api.py", "--check", cwd=elsewhere)
+    check_command(python.with_name("aiollm"), elsewhere)
     (elsewhere / "test_mine.py").write_text(WITH_TESTING)
     pip(python, "install", "-q", f"{wheel}[testing]")
     run(python, "-m", "pytest", "-q", "-W", "error", cwd=elsewhere)
+
+
+def check_command(command: Path, elsewhere: Path) -> None:
+    """Use the command as someone who has just installed it."""
+    assert "Exit codes" in run(command, "--help", cwd=elsewhere)
+    assert f"aiollm {VERSION}" in run(command, cwd=elsewhere)
+    assert "complete -o" in run(command, "completion", "bash", cwd=elsewhere)
+    output = run(command, "ask", "hi", cwd=elsewhere, expected=2)
+    assert "aiollm-client[local]" in output, output
+    assert "Traceback" not in output, output
 
 
 def check_extra(python: Path, wheel: Path, extra: str) -> None:
@@ -170,14 +227,23 @@ def check_extra(python: Path, wheel: Path, extra: str) -> None:
 
 def main() -> None:
     """Build and check everything, stopping at the first failure."""
+    parser = argparse.ArgumentParser(description="Build and check the distribution.")
+    parser.add_argument("--tag", help="the tag of the release that this is, such as v0.1.0")
+    if tag := parser.parse_args().tag:
+        check_tag(tag)
     shutil.rmtree(DIST, ignore_errors=True)
     sdist, wheel = sorted(build(ROOT, DIST), key=lambda each: each.suffix != ".gz")
     check_sdist(sdist)
     check_wheel(wheel)
     check_all_is_all()
-    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor() as pool:
+    run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
+    pythons = interpreters()
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
         home = Path(temporary)
-        checks = [pool.submit(check_core, wheel, home)]
+        checks = [
+            pool.submit(check_core, base, wheel, home / f"core-{version}")
+            for version, base in pythons.items()
+        ]
         (again,) = build(ROOT, home / "again", "--wheel")
         assert again.read_bytes() == wheel.read_bytes(), "the sdist builds a different wheel"
         python = environment(home / "empty")
@@ -185,6 +251,9 @@ def main() -> None:
         for check in checks:
             check.result()
     print(f"{sdist.name} and {wheel.name} are complete, and every extra resolves")
+    print(f"the wheel works on Python {', '.join(sorted(pythons))}")
+    if missing := [each for each in SUPPORTED if each not in pythons]:
+        print(f"not found here, so not tried: Python {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,15 @@ def blocking_calls_fail() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_kept_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The command line keeps names of models: not those of tests, where a person looks for them."""
+    file = tmp_path_factory.mktemp("cache") / "aiollm" / "models"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aiollm.cli.known_models.file", lambda: file)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def guards(request: pytest.FixtureRequest) -> None:
     """Let no test leave a process behind, and no async test a task or a socket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
 from aiollm.cli import check, image, servers
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers.warming import KINDS
-from aiollm.testing import Answer, FaultServer, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -121,17 +122,49 @@ def test_a_bad_size_is_a_usage_error(box, tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_check_tries_every_target_and_says_what_is_wrong(box, capsys, monkeypatch):
+def test_check_has_a_line_for_each_target(box, capsys, monkeypatch):
     assert cli.main(["check", "box/qwen3:8b"]) == cli.OK
+    assert re.fullmatch(r"box  qwen3:8b  ok      first text \d+ ms\n", capsys.readouterr().out)
+    monkeypatch.setenv("LLM_DOWN", "openai+http://127.0.0.1:9")
+    assert cli.main(["check", "down/m,box/qwen3:8b", "nokey/m|box/qwen3:8b"]) == cli.USAGE
+    assert cli.main(["check", "down/m,box/qwen3:8b", "openai/gpt-6"]) == cli.FAILED
+    down, up, without_key = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"down    m         failed  ConnectError: .*; check host, port and scheme .*", down
+    )
+    assert re.fullmatch(r"box     qwen3:8b  ok      first text \d+ ms", up)
+    assert re.fullmatch(r"openai  gpt-6     failed  ConfigError: .*OPENAI_API_KEY.*", without_key)
+
+
+def test_check_without_a_spec_tries_what_aliases_name(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_SMART", "alias:box/big,default")
+    monkeypatch.setenv("LLM_DEFAULT", "alias:box/small")
+    assert cli.main(["check"]) == cli.OK
+    models = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert models == ["small", "big"]
+
+
+async def test_check_asks_providers_side_by_side_and_the_models_of_one_after_another(monkeypatch):
+    gate = Gate()
+    async with FaultServer(default=chat(gate, "x")) as slow, FaultServer(default=chat("y")) as fast:
+        monkeypatch.setenv("LLM_SLOW", slow.dsn("openai"))
+        monkeypatch.setenv("LLM_FAST", fast.dsn("openai"))
+        done = asyncio.create_task(asyncio.to_thread(cli.main, ["check", "slow/a,slow/b,fast/c"]))
+        await gate.reached()
+        while not fast.requests:
+            await asyncio.sleep(0.01)
+        assert len(slow.requests) == 1
+        gate.open()
+        assert await done == cli.OK
+        assert len(slow.requests) == 2
+
+
+def test_check_explains_a_target_in_full_if_asked_to(box, capsys):
+    assert cli.main(["check", "-v", "box/qwen3:8b"]) == cli.OK
     told = capsys.readouterr().out
+    assert "accepts images" in told
     assert "ok  first output" in told
     assert "Hello there" in told
-    monkeypatch.setenv("LLM_DOWN", "openai+http://127.0.0.1:9")
-    assert cli.main(["check", "down/m,box/qwen3:8b"]) == cli.FAILED
-    told = capsys.readouterr().out
-    assert "FAILED" in told
-    assert "check host, port and scheme" in told
-    assert "ok  first output" in told
 
 
 def test_check_as_json(box, capsys):

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiollm import FailoverError, ServerError
-from aiollm.cli import terminal
+from aiollm.cli import layout, terminal
 from aiollm.cli.emphasis import BOLD, CODE, RESET, Emphasis
 from aiollm.cli.safe_text import as_json, one_line, printable
 
@@ -202,7 +202,7 @@ def test_logs_are_clean_with_their_tracebacks(capsys):
 
 
 def test_cells_of_a_table_are_lines(capsys):
-    assert terminal.table([("a\nb", "c"), ("d", "\x1be")]) == "a\\nb  c\nd     e\n"
+    assert layout.table([("a\nb", "c"), ("d", "\x1be")]) == "a\\nb  c\nd     e\n"
 
 
 def test_all_that_is_printed_passes_one_module():

@@ -46,8 +46,14 @@ end
 return {held, redis.call('ZRANGE', KEYS[4], 0, -1), facts}
 """)
 
+BUDGET = Script("""
+-- KEYS: budget
+local v = redis.call('HMGET', KEYS[1], 'spent', 'held')
+return {us(number(v[1], 0)), us(number(v[2], 0))}
+""")
+
 MAX_SCOPES = 1000
-"""Hosts and accounts of which the limits are read."""
+"""Hosts and accounts of which the limits are read, and budgets."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -95,6 +101,17 @@ class LimitsInUse(msgspec.Struct, frozen=True):
     blocked_for: dict[str, float]
 
 
+class BudgetInUse(msgspec.Struct, frozen=True):
+    """A budget that processes share: what they have spent, and what is held for more, in dollars.
+
+    `id` stands for its name, which Redis does not know; nor does it know the sum.
+    """
+
+    id: str
+    spent: float
+    held: float
+
+
 class Overview(msgspec.Struct, frozen=True):
     """A fleet at one moment."""
 
@@ -103,6 +120,7 @@ class Overview(msgspec.Struct, frozen=True):
     processes: tuple[Process, ...]
     set_aside: tuple[SetAside, ...]
     limits: tuple[LimitsInUse, ...] = ()
+    budgets: tuple[BudgetInUse, ...] = ()
 
 
 async def look(address: Address) -> Overview:
@@ -137,11 +155,12 @@ async def _read(link: Link, address: Address) -> Overview:
         tuple(sorted((_process(*each) for each in processes), key=lambda each: each.name)),
         tuple(sorted(filter(None, set_aside), key=lambda each: (each.host, each.model))),
         await _limits(link, address.namespace),
+        await _budgets(link, address.namespace),
     )
 
 
 async def _limits(link: Link, namespace: str) -> tuple[LimitsInUse, ...]:
-    scopes = sorted(await _scopes(link, namespace))[:MAX_SCOPES]
+    scopes = sorted(await _scopes(link, namespace, "[qn]"))[:MAX_SCOPES]
     link.send("SCRIPT", "LOAD", IN_USE.text)
     replies = [
         link.send("EVALSHA", IN_USE.sha, 4, *(scope + end for end in "qpnw")) for scope in scopes
@@ -163,12 +182,23 @@ async def _limits(link: Link, namespace: str) -> tuple[LimitsInUse, ...]:
     )
 
 
-async def _scopes(link: Link, namespace: str) -> set[str]:
-    """Return the hosts and accounts of which Redis has limits, as the beginnings of their keys."""
+async def _budgets(link: Link, namespace: str) -> tuple[BudgetInUse, ...]:
+    scopes = sorted(await _scopes(link, namespace, "m"))[:MAX_SCOPES]
+    link.send("SCRIPT", "LOAD", BUDGET.text)
+    replies = [link.send("EVALSHA", BUDGET.sha, 1, f"{scope}m") for scope in scopes]
+    found = []
+    for scope, reply in zip(scopes, replies, strict=True):
+        spent, held = (_number(each) / 1e6 for each in await reply)
+        found.append(BudgetInUse(scope[-17:-1], spent, max(0.0, held - spent)))
+    return tuple(found)
+
+
+async def _scopes(link: Link, namespace: str, ends: str) -> set[str]:
+    """Return the scopes that have such keys, as the beginnings of these."""
     found: set[str] = set()
     cursor = b"0"
     while True:
-        command = ("SCAN", cursor, "MATCH", f"{{aiollm:1:{namespace}:*}}[qn]", "COUNT", 1000)
+        command = ("SCAN", cursor, "MATCH", f"{{aiollm:1:{namespace}:*}}{ends}", "COUNT", 1000)
         cursor, keys = await link.send(*command)
         found.update(key[:-1].decode(errors="replace") for key in keys)
         if cursor == b"0":

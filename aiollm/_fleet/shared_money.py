@@ -188,15 +188,10 @@ class SharedMoney:
                 who = pool.who
             else:
                 return
-        shared = SharedBudget(budget, ledger, self._key_of(budget), self._member, who)
+        key = key_of(self._member.namespace, budget.name)
+        shared = SharedBudget(budget, ledger, key, self._member, who)
         ledger.pool = shared
         self._budgets[shared] = None
-
-    def _key_of(self, budget: Budget) -> str:
-        """Return a key that does not show the budget's name."""
-        namespace = self._member.namespace
-        digest = blake2b(budget.name.encode("utf-8", "surrogatepass"), key=namespace.encode()[:64])
-        return f"{{aiollm:1:{namespace}:{digest.hexdigest()[:16]}}}m"
 
     def beat(self) -> None:
         """Tell where this process stands, so that a lost message or key is made good."""
@@ -223,6 +218,12 @@ class SharedMoney:
         budgets, self._budgets = self._budgets, {}
         for shared in budgets:
             shared.close()
+
+
+def key_of(namespace: str, name: str) -> str:
+    """Return a budget's key, which does not show its name."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), key=namespace.encode()[:64])
+    return f"{{aiollm:1:{namespace}:{digest.hexdigest()[:16]}}}m"
 
 
 def _up(amount: int) -> int:

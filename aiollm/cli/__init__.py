@@ -1,9 +1,4 @@
-"""The command `aiollm`: one row for each subcommand, streaming to the terminal.
-
-Exit codes: 0 answered, 1 no target answered or the answer broke off (of `map`: rows failed),
-2 usage or configuration, 3 `map` ended before its last row, 130 Ctrl-C, 141 the reader of the
-output closed it, 143 SIGTERM.
-"""
+"""The command `aiollm`: what it is called with, and the code that it exits with."""
 
 from __future__ import annotations
 
@@ -14,11 +9,8 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
-from aiollm import __version__
-from aiollm.cli import ask, bulk, chat, check, fleet, image, retrieval, servers, tokens
-from aiollm.cli.safe_text import printable
+from aiollm.cli.commands import Command, parser_for
 from aiollm.cli.session import (
     BROKEN_PIPE,
     FAILED,
@@ -28,7 +20,6 @@ from aiollm.cli.session import (
     TERMINATED,
     USAGE,
     VENDOR_VARIABLES,
-    Command,
 )
 from aiollm.cli.terminal import Log, complain, describe
 from aiollm.errors import ConfigError, LLMError
@@ -45,31 +36,14 @@ __all__ = [
     "main",
 ]
 
-COMMANDS = (
-    Command("ask", "ask one question and stream the answer", ask.configure, ask.ask),
-    Command("chat", "talk with a model, turn by turn", chat.configure, chat.chat),
-    Command("map", "ask every row of a JSONL file", bulk.configure, bulk.map_rows),
-    Command("embed", "make vectors of texts", retrieval.configure_embed, retrieval.embed),
-    Command("rerank", "order texts by a query", retrieval.configure_rerank, retrieval.rerank),
-    Command("models", "list the models of providers", servers.configure_models, servers.models),
-    Command("health", "show which providers answer", servers.configure_health, servers.health),
-    Command("running", "list a server's loaded models", servers.configure_box, servers.running),
-    Command("unload", "unload a server's models", servers.configure_unload, servers.unload),
-    Command("tokens", "count the tokens of a question", tokens.configure, tokens.tokens),
-    Command("image", "make images", image.configure, image.image),
-    Command("fleet", "show what processes share over Redis", fleet.configure, fleet.fleet),
-    Command("check", "try every target of a spec, explain failures", check.configure, check.check),
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _open_what_is_closed()
     _never_fail_on_encoding()
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["status"]
     try:
-        options = _parser().parse_args(arguments)
-        with _clean_logs():
-            code = _code(options)
+        code = _code(given)
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
@@ -81,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _code(options: argparse.Namespace) -> int:
-    command: Command = options.command
+def _code(arguments: list[str]) -> int:
     try:
-        return command.run(options)
+        options = _options(arguments)
+        if isinstance(options, int):
+            return options
+        command: Command = options.command
+        with _clean_logs():
+            return command.run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except asyncio.CancelledError:
@@ -95,6 +73,14 @@ def _code(options: argparse.Namespace) -> int:
     except LLMError as error:
         complain(describe(error))
         return FAILED
+
+
+def _options(arguments: list[str]) -> argparse.Namespace | int:
+    """Return the options, or the exit code where help was wanted or the usage is wrong."""
+    try:
+        return parser_for(arguments).parse_args(arguments)
+    except SystemExit as error:
+        return int(error.code or OK)
 
 
 @contextmanager
@@ -115,28 +101,6 @@ def _settle_output() -> None:
         except OSError:
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Parser(argparse.ArgumentParser):
-    """Complains about arguments without control characters, which may come from elsewhere."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="aiollm",
-        description="Ask language models. A spec names one target, a chain or a race.",
-        epilog=(__doc__ or "").partition("\n\n")[2],
-    )
-    parser.add_argument("--version", action="version", version=f"aiollm {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        each = commands.add_parser(command.name, help=command.help, description=command.help)
-        command.configure(each)
-        each.set_defaults(command=command)
-    return parser
 
 
 def _open_what_is_closed() -> None:

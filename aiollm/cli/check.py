@@ -1,17 +1,20 @@
-"""`aiollm check`: resolve a spec, send a request to each target, and explain what is wrong."""
+"""`aiollm check`: send a request to each target, and say in one line what is wrong."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import FAILED, OK, run, spec_of
-from aiollm.cli.terminal import describe, print_json, write
+from aiollm.cli.terminal import clear_progress, describe, print_json, show_progress, write
 from aiollm.errors import (
     AuthenticationError,
+    ConfigError,
     ConnectError,
     DeadlineError,
     FailoverError,
@@ -47,28 +50,79 @@ class Finding(msgspec.Struct, frozen=True):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", nargs="?", help="default: the one `aiollm ask` would use")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add(
+        "spec",
+        nargs="*",
+        metavar="SPEC",
+        help="default: all that aliases name, or what `aiollm ask` would use",
+    )
+    add("--json", action="store_true", help="print JSON")
+    add(
+        "-v", "--verbose", action="store_true", help="show addresses, capabilities and answers, too"
+    )
 
 
 def check(options: argparse.Namespace) -> int:
     """Try every target; return the exit code."""
 
     async def work(registry: Registry) -> int:
-        spec = await spec_of(options.spec, registry)
-        plan = registry.parse(spec)
-        findings = [await _try(registry, target) for target in plan.targets]
+        targets = await _targets(options.spec, registry)
+        await registry.preload()  # what it takes to import is no time of a server's
+        tried = _tried(registry, targets)
+        try:
+            findings = [await _shown(tried[target], targets, options) for target in targets]
+        finally:
+            for task in tried.values():
+                task.cancel()
+            await asyncio.wait(tried.values())
         if options.json:
             print_json(findings)
-        else:
-            write(f"{one_line(plan)}\n" + "".join(map(_described, findings)))
         return OK if not any(each.problem for each in findings) else FAILED
 
     return run(work)
 
 
+async def _targets(specs: Sequence[str], registry: Registry) -> list[Target]:
+    """Return the targets to try, each once."""
+    aliases = registry.aliases()
+    given = [await spec_of(each, registry) for each in specs] or sorted(
+        aliases, key=lambda name: (name != "default", name)
+    )
+    plans = map(registry.parse, given or [await spec_of(None, registry)])
+    return [*dict.fromkeys(target for plan in plans for target in plan.targets)]
+
+
+def _tried(registry: Registry, targets: Sequence[Target]) -> dict[Target, asyncio.Task[Finding]]:
+    """Start to try all targets, those of one provider one after another: it may have one GPU."""
+    locks = {target.provider: asyncio.Lock() for target in targets}
+
+    async def alone(target: Target) -> Finding:
+        async with locks[target.provider]:
+            return await _try(registry, target)
+
+    return {target: asyncio.create_task(alone(target)) for target in targets}
+
+
+async def _shown(
+    task: asyncio.Task[Finding], targets: Sequence[Target], options: argparse.Namespace
+) -> Finding:
+    """Wait for a finding and print it, unless all are wanted as JSON at the end."""
+    show_progress("waiting for the targets")
+    try:
+        finding = await task
+    finally:
+        clear_progress()
+    if not options.json:
+        write(_described(finding) if options.verbose else _line(finding, targets))
+    return finding
+
+
 async def _try(registry: Registry, target: Target) -> Finding:
-    provider = registry.provider(target.provider)
+    try:
+        provider = registry.provider(target.provider)
+    except ConfigError as error:
+        return Finding(str(target), "", {}, problem=describe(error))
     facts = msgspec.to_builtins(provider.capabilities(target.model))
     known = Finding(str(target), provider.base_url, facts, network=provider.network.label)
     request = Request((user("Say hello in one word."),), max_output_tokens=200)
@@ -79,13 +133,31 @@ async def _try(registry: Registry, target: Target) -> Finding:
     except LLMError as error:
         cause = error.exceptions[0] if isinstance(error, FailoverError) else error
         advice = next((text for kind, text in _ADVICE if isinstance(cause, kind)), "")
-        return msgspec.structs.replace(known, problem=describe(error), advice=advice)
+        return msgspec.structs.replace(known, problem=describe(cause), advice=advice)
     return msgspec.structs.replace(
         known,
         text=answer.text.strip() or answer.reasoning.strip()[:60],
         first_output=answer.timings.first_output,
         total=answer.timings.total,
     )
+
+
+def _line(finding: Finding, targets: Sequence[Target]) -> str:
+    """Return what is found of a target; its names are as wide as the widest of all."""
+    first = finding.first_output
+    result = "ok      no text" if first is None else f"ok      first text {first * 1000:.0f} ms"
+    if finding.problem:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        reason = finding.problem.replace(f" {finding.target}: ", " ", 1)
+        result = f"failed  {one_line(reason)}{advice}"
+    provider, _, model = finding.target.partition("/")
+    widths = (
+        max(len(one_line(getattr(x, part))) for x in targets) for part in ("provider", "model")
+    )
+    names = (
+        one_line(name).ljust(width) for name, width in zip((provider, model), widths, strict=True)
+    )
+    return f"{'  '.join(names)}  {result}\n"
 
 
 def _described(finding: Finding) -> str:

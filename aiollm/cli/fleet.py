@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 
 from aiollm._fleet.address import Address, parse_address
-from aiollm._fleet.overview import LimitsInUse, Overview, SetAside, look
+from aiollm._fleet.overview import BudgetInUse, LimitsInUse, Overview, SetAside, look
+from aiollm._fleet.shared_money import key_of
+from aiollm.cli.layout import table
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import OK, ended_by_sigterm
-from aiollm.cli.terminal import complain, describe, print_json, table, write
+from aiollm.cli.terminal import complain, describe, print_json, write
 from aiollm.errors import ConfigError, ConnectError
 
 FLEET = "AIOLLM_FLEET"
@@ -21,9 +24,13 @@ WATCH_EVERY = 2.0
 MAX_HOLDERS = 4
 """Processes that are named for the slots of one account; `--json` has all."""
 
+_ALIVE_HEAD = ("PROCESS", "ALIVE FOR")
+
 _HEAD = ("SET ASIDE", "MODEL", "ACCOUNT", "AFTER", "REOPENS IN", "PROBED BY")
 
 _LIMITS_HEAD = ("LIMITS OF", "ACCOUNT", "HELD", "WAITING", "BOOKED", "BLOCKED")
+
+_BUDGETS_HEAD = ("BUDGET", "SPENT", "HELD FOR CALLS")
 
 _NO_FLEET = f"""no fleet given. Set either:
   an argument:  aiollm fleet redis://HOST:6379
@@ -33,6 +40,13 @@ _NO_FLEET = f"""no fleet given. Set either:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("url", nargs="?", help=f"redis://HOST:6379?namespace=NAME; or {FLEET}")
+    parser.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name this budget, of which the fleet knows only a hash; may be repeated",
+    )
     parser.add_argument("--watch", action="store_true", help="print it again every 2 seconds")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -67,19 +81,22 @@ async def _show(address: Address, options: argparse.Namespace) -> int:
 
 
 def _print(found: Overview, options: argparse.Namespace) -> None:
-    print_json(found) if options.json else write(_text(found))
+    print_json(found) if options.json else write(_text(found, options.budget))
 
 
-def _text(found: Overview) -> str:
-    alive: list[tuple[str, ...]] = [("PROCESS", "ALIVE FOR")]
-    alive += [(each.name, f"{each.alive_for:.1f} s") for each in found.processes]
-    text = one_line(f"the fleet {found.namespace} at {found.place}") + "\n\n" + table(alive)
+def _text(found: Overview, budgets: Sequence[str]) -> str:
+    alive = [(each.name, f"{each.alive_for:.1f} s") for each in found.processes]
+    text = one_line(f"the fleet {found.namespace} at {found.place}") + "\n\n"
+    text += table(alive, head=_ALIVE_HEAD)
     if found.limits:
-        text += "\n" + table([_LIMITS_HEAD, *map(_limits_row, found.limits)])
+        text += "\n" + table([*map(_limits_row, found.limits)], head=_LIMITS_HEAD)
+    if found.budgets:
+        names = {key_of(found.namespace, each)[-18:-2]: each for each in budgets}
+        rows = [_budget_row(each, names) for each in found.budgets]
+        text += "\n" + table(rows, head=_BUDGETS_HEAD)
     if not found.set_aside:
         return text + "\nnothing is set aside\n"
-    rows: list[tuple[str, ...]] = [_HEAD, *map(_row, found.set_aside)]
-    return f"{text}\n{table(rows)}"
+    return f"{text}\n{table([*map(_row, found.set_aside)], head=_HEAD)}"
 
 
 def _limits_row(each: LimitsInUse) -> tuple[str, ...]:
@@ -94,6 +111,10 @@ def _limits_row(each: LimitsInUse) -> tuple[str, ...]:
     blocked = [f"{name} for {left:.1f} s" for name, left in sorted(each.blocked_for.items())]
     waiting = f"{len(each.waiting)} processes" if each.waiting else "nobody"
     return each.host, each.account, held, waiting, _joined(booked), _joined(blocked)
+
+
+def _budget_row(each: BudgetInUse, names: Mapping[str, str]) -> tuple[str, ...]:
+    return names.get(each.id, each.id), f"${each.spent:.6g}", f"${each.held:.6g}"
 
 
 def _joined(texts: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -73,7 +72,7 @@ class Progress(ABC):
     def _show(self) -> None:
         text = self._line()
         if self._is_live:
-            show_progress(text[: max(20, shutil.get_terminal_size().columns - 1)])
+            show_progress(text)
         else:
             note(text)
         self._wait()

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import msgspec
 
 from aiollm._fleet.overview import SetAside, concerns
+from aiollm.cli import known_models
 from aiollm.cli.fleet import row_of, set_aside_by_fleet
+from aiollm.cli.layout import table
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import FAILED, OK, run
-from aiollm.cli.terminal import complain, describe, print_json, table, write
-from aiollm.errors import ConfigError, ConnectError, LLMError
+from aiollm.cli.terminal import complain, describe, print_json, write
+from aiollm.errors import ConfigError, ConnectError, DeadlineError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
 
@@ -43,7 +45,9 @@ class State(msgspec.Struct, frozen=True):
 
 def configure_models(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `models`."""
-    parser.add_argument("provider", nargs="*", help="default: all that are configured")
+    parser.add_argument(
+        "provider", nargs="*", metavar="PROVIDER", help="default: all that are configured"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -52,21 +56,28 @@ configure_health = configure_models
 
 def configure_box(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `running`."""
-    parser.add_argument("provider", nargs="?", default="ollama", help="a llama-swap or Ollama")
+    parser.add_argument(
+        "provider",
+        nargs="?",
+        default="ollama",
+        metavar="PROVIDER",
+        help="a llama-swap or Ollama server; default: ollama",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def configure_unload(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `unload`."""
-    parser.add_argument("provider", help="a llama-swap or Ollama")
-    parser.add_argument("model", nargs="?", help="default: all that are loaded")
+    parser.add_argument("provider", metavar="PROVIDER", help="a llama-swap or Ollama server")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="default: all that are loaded")
 
 
 def models(options: argparse.Namespace) -> int:
     """List models as targets; return the exit code."""
+    found: list[Listing] = []
 
     async def work(registry: Registry) -> int:
-        found = await _listings(registry, options.provider)
+        found.extend(await _listings(registry, options.provider))
         for each in found:
             if each.error is not None:
                 complain(f"{one_line(each.provider)}: {describe(each.error)}")
@@ -75,7 +86,9 @@ def models(options: argparse.Namespace) -> int:
         print_json(targets) if options.json else write("".join(lines))
         return _code(found)
 
-    return run(work)
+    code = run(work)
+    known_models.keep({each.provider: each.models for each in found if each.error is None})
+    return code
 
 
 def health(options: argparse.Namespace) -> int:
@@ -91,7 +104,7 @@ def health(options: argparse.Namespace) -> int:
     return run(work)
 
 
-class _Listing(msgspec.Struct, frozen=True):
+class Listing(msgspec.Struct, frozen=True):
     """The models of a provider, or the error in their place."""
 
     provider: str
@@ -102,39 +115,45 @@ class _Listing(msgspec.Struct, frozen=True):
 
     @property
     def state(self) -> State:
+        """What `aiollm health` says of it."""
         problem = f"{type(self.error).__name__}: {self.error}" if self.error else ""
         return State(self.provider, self.url, len(self.models), self.seconds, problem)
 
 
-async def _listings(registry: Registry, given: Sequence[str]) -> list[_Listing]:
+async def _listings(registry: Registry, given: Sequence[str]) -> list[Listing]:
     names = given or configured(registry)
-    found = await asyncio.gather(*(_listing(registry, name) for name in names))
+    found = await asyncio.gather(*(listing(registry, name) for name in names))
     if given:
         return found
-    found = [each for each in found if not _is_absent(each, registry)]
+    found = [each for each in found if not is_absent(each, registry)]
     if not found:
         raise ConfigError(_NOTHING_CONFIGURED)
     return found
 
 
-async def _listing(registry: Registry, name: str) -> _Listing:
+async def listing(registry: Registry, name: str, wait: float | None = None) -> Listing:
+    """Ask a provider for its models, for at most `wait` seconds."""
     began = time.perf_counter()
     url = ""
     try:
         url = registry.provider(name).base_url
-        listed = await registry.models(name)
+        async with asyncio.timeout(wait):
+            listed = await registry.models(name)
     except LLMError as error:
-        return _Listing(name, url, error=error)
-    return _Listing(name, url, listed, time.perf_counter() - began)
+        return Listing(name, url, error=error)
+    except TimeoutError:
+        late = DeadlineError(f"no answer in {wait:g} s", which="total", after=wait or 0.0)
+        return Listing(name, url, error=late)
+    return Listing(name, url, listed, time.perf_counter() - began)
 
 
-def _is_absent(listing: _Listing, registry: Registry) -> bool:
+def is_absent(listing: Listing, registry: Registry) -> bool:
     """Return whether it is the Ollama of this machine, which needs no configuration to be found."""
     is_guess = registry.providers().get("ollama") == "built-in" and not os.environ.get(OLLAMA_HOST)
     return is_guess and listing.provider == "ollama" and isinstance(listing.error, ConnectError)
 
 
-def _code(found: Sequence[_Listing]) -> int:
+def _code(found: Sequence[Listing]) -> int:
     return FAILED if any(each.error is not None for each in found) else OK
 
 

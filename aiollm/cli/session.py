@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -10,8 +9,6 @@ import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
-
-import msgspec
 
 from aiollm import local
 from aiollm.cli.terminal import complain
@@ -40,15 +37,6 @@ _NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
   a local model:  {install}"""
 _NO_MODEL = """no model given: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), or set a default:
   export LLM_DEFAULT=alias:PROVIDER/MODEL"""
-
-
-class Command(msgspec.Struct, frozen=True):
-    """A subcommand: its options, and the function that runs it and returns the exit code."""
-
-    name: str
-    help: str
-    configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
 
 
 def run(work: Callable[[Registry], Awaitable[int]], **settings: Any) -> int:

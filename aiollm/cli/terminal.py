@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,7 +141,8 @@ def is_styled(stream: TextIO) -> bool:
 def show_progress(text: str) -> None:
     """Show text on the current line of standard error, if that is a terminal."""
     if is_animated(sys.stderr):
-        sys.stderr.write(f"\r{one_line(text)}\x1b[K")
+        fitting = one_line(text)[: max(20, shutil.get_terminal_size().columns - 1)]
+        sys.stderr.write(f"\r{fitting}\x1b[K")
         sys.stderr.flush()
 
 
@@ -154,14 +156,3 @@ def clear_progress() -> None:
 def print_json(value: object) -> None:
     """Print a value as one line of JSON, for scripts."""
     _print(as_json(value) + "\n")
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as text in aligned columns; each cell is one line."""
-    cells = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in cells
-    )
-    return "".join(f"{line.rstrip()}\n" for line in lines)

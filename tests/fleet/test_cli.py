@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aiollm import FailoverError, Limits, cli
+from aiollm import Budget, FailoverError, Limits, Price, Request, cli, user
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.overview import look
 from aiollm.testing import Answer, FaultServer, Gate, chat
@@ -104,6 +104,31 @@ async def test_processes_and_what_they_set_aside_are_shown(redis, members, serve
     row = rf"^{host} +m +[0-9a-f]{{10}} +OverloadedError 503 +\d+\.\d s +nobody$"
     assert re.search(row, shown, re.MULTILINE), shown
     assert f"the fleet {regs[0].fleet.namespace} at redis://127.0.0.1:{redis.port}/0" in shown
+
+
+async def test_budgets_are_shown_and_named_where_the_name_is_given(redis, members, capsys):
+    url = redis.url
+    price = {"usage": {"prompt_tokens": 10, "completion_tokens": 80}}
+    async with FaultServer(default=Answer(200, {}, ANSWER | price)) as server:
+        reg = members(url, {"a": server}, prices={"a/*": Price(10, 100)})
+        budget = Budget(5, name="nightly")
+        question = Request((user("hi"),), max_output_tokens=100)
+        await reg.generate("a/m", question, budget=budget)
+        await until(lambda: not budget.reserved)
+
+    async def shown(*options):
+        assert await run("fleet", url, *options) == cli.OK
+        return capsys.readouterr().out
+
+    while json.loads(await shown("--json"))["budgets"][0]["spent"] == 0:
+        await asyncio.sleep(0.01)
+    await reg.aclose()  # gives back what is not spent
+    (found,) = json.loads(await shown("--json"))["budgets"]
+    assert found == {"id": found["id"], "spent": 0.0081, "held": 0}
+    assert re.search(r"^BUDGET +SPENT +HELD", await shown(), re.MULTILINE)
+    assert re.search(rf"^{found['id']} +\$0.0081 +\$0$", await shown(), re.MULTILINE)
+    named = await shown("--budget", "other", "--budget", "nightly")
+    assert re.search(r"^nightly +\$0.0081 +\$0$", named, re.MULTILINE)
 
 
 async def test_json_has_the_same_facts(redis, members, server, capsys, monkeypatch):

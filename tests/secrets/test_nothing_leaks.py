@@ -259,7 +259,8 @@ def test_the_command_line_shows_no_key(wire, forms, key, find_leaks, capsys, mon
                 server.behave(answer(form))
                 for command in (["ask", "-v", "-m", "box/m", "hi"], ["models", "box"]):
                     cli.main(command)
-            for command in (["check", "box/m"], ["image", "-m", "box/m", "cat"], ["health", "box"]):
+            checks = (["check", "box/m"], ["check", "-v", "box/m"], ["health", "box"], ["status"])
+            for command in (*checks, ["status", "--json"], ["image", "-m", "box/m", "cat"]):
                 cli.main(command)
             printed = capsys.readouterr()
             assert not find_leaks(printed.out + printed.err)

@@ -1,0 +1,186 @@
+"""`aiollm` alone: what is configured, what answers, and what to do next."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from aiollm import __version__, local
+from aiollm.cli import known_models
+from aiollm.cli.layout import table, wrapped
+from aiollm.cli.safe_text import one_line
+from aiollm.cli.servers import Listing, configured, is_absent, listing
+from aiollm.cli.session import OK, run
+from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
+from aiollm.providers.schemes import SCHEMES
+from aiollm.registry import Registry
+
+WAIT = 3.0
+"""Seconds in which a provider must answer."""
+
+_HEAD = ("PROVIDER", "SET BY", "SERVER", "KEY", "STATE")
+_QUESTION = 'aiollm ask "Why is the sky blue?"'
+_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY")
+_ALSO = ("AIOLLM_FLEET", "AIOLLM_MCP_", "NO_COLOR")
+"""Variables, or beginnings of their names, that are named without their values."""
+
+
+class ProviderStatus(msgspec.Struct, frozen=True):
+    """A provider and whether it answered: `seconds` is None when it did not.
+
+    `set_by`: the variable that configures it, "" for what was found without one.
+    """
+
+    provider: str
+    set_by: str
+    scheme: str
+    url: str
+    has_key: bool
+    models: tuple[str, ...] = ()
+    seconds: float | None = None
+    problem: str = ""
+
+    @property
+    def state(self) -> str:
+        """What is shown of it."""
+        if self.seconds is None:
+            return f"{'down' if self.url else 'wrong'}: {self.problem}"
+        count = "1 model" if len(self.models) == 1 else f"{len(self.models)} models"
+        return f"up, {count}, {self.seconds * 1000:.0f} ms"
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the command found. `also_set` names variables; none of their values is here."""
+
+    version: str
+    providers: tuple[ProviderStatus, ...]
+    aliases: dict[str, str]
+    also_set: tuple[str, ...]
+    next: tuple[str, ...]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show it; the exit code is 0 also where nothing is configured or nothing answers."""
+    found: list[Listing] = []
+    seen: list[ProviderStatus] = []
+    aliases: dict[str, str] = {}
+
+    async def work(registry: Registry) -> int:
+        await registry.preload()  # what it takes to import is no time of a server's
+        origins = registry.providers()
+        names = sorted(configured(registry), key=lambda name: (origins[name] == "built-in", name))
+        show_progress(f"asking {', '.join(names)}")
+        try:
+            found.extend(await asyncio.gather(*(listing(registry, x, WAIT) for x in names)))
+        finally:
+            clear_progress()
+        seen.extend(_provider(registry, each) for each in found if not is_absent(each, registry))
+        aliases.update(sorted(registry.aliases().items(), key=_default_first))
+        return OK
+
+    code = run(work)
+    _print(_status(seen, aliases, os.environ), as_json=options.json)
+    known_models.keep({each.provider: each.models for each in found if each.error is None})
+    return code
+
+
+def _default_first(alias: tuple[str, str]) -> tuple[bool, str]:
+    return alias[0] != "default", alias[0]
+
+
+def _provider(registry: Registry, each: Listing) -> ProviderStatus:
+    name, problem = each.provider, str(each.error or "")
+    set_by = _set_by(name, registry.providers()[name], os.environ)
+    if not each.url:  # the configuration is wrong
+        return ProviderStatus(name, set_by, "", "", has_key=False, problem=problem)
+    row = registry.provider(name)
+    has_key = row.token is not None
+    return ProviderStatus(
+        name, set_by, row.scheme, each.url, has_key, each.models, each.seconds, problem
+    )
+
+
+def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
+    if origin == "environment":
+        return f"LLM_{name.upper().replace('-', '_')}"
+    row = SCHEMES[name]
+    return next((each for each in (*row.keys, row.base_variable) if env.get(each)), "")
+
+
+def _status(
+    providers: Sequence[ProviderStatus], aliases: dict[str, str], env: Mapping[str, str]
+) -> Status:
+    also = sorted(name for name, value in env.items() if value and name.startswith(_ALSO))
+    steps = tuple(_next(providers, aliases))
+    return Status(__version__, tuple(providers), aliases, tuple(also), steps)
+
+
+def _next(providers: Sequence[ProviderStatus], aliases: dict[str, str]) -> list[str]:
+    """Return sentences, and commands to type, which begin with two blanks."""
+    if not providers:
+        return _first_steps()
+    wrong = [each for each in providers if not each.url]
+    steps = [f"Correct {each.set_by}: its state above says what is wrong." for each in wrong]
+    up = [each for each in providers if each.seconds is not None]
+    if not up:
+        return [*steps, "No provider answers. What is wrong is in its state above."]
+    if "default" in aliases:
+        return [*steps, f"  {_QUESTION}", "  aiollm check"]
+    best = next((each for each in up if _is_own(each) and each.models), None)
+    target = f"{best.provider}/{best.models[0]}" if best else f"{up[0].provider}/MODEL"
+    ask = f"  {_QUESTION.replace('ask', f'ask -m {shlex.quote(one_line(target))}', 1)}"
+    quoted = shlex.quote(f"alias:{one_line(target)}")
+    listed = f"  aiollm models {up[0].provider}"
+    return [*steps, *([] if best else [listed]), ask, f"  export LLM_DEFAULT={quoted}"]
+
+
+def _first_steps() -> list[str]:
+    keys = [f"  export {name}=..." for name in _KEYS]
+    lacking = local.missing()
+    if not lacking:
+        answers = ["Or ask at once: a small local model answers.", f"  {_QUESTION}"]
+    else:
+        answers = ["Or let a small local model answer:", *(f"  {each}" for each in lacking)]
+    return [
+        "No provider is configured. Set the key of one:",
+        *keys,
+        "Or name a server of your own:",
+        "  export LLM_BOX=ollama+http://127.0.0.1:11434",
+        *answers,
+    ]
+
+
+def _is_own(each: ProviderStatus) -> bool:
+    """Return whether it is a server of the user's, of which any model is one to talk with."""
+    return each.scheme in {"ollama", "llama-swap", "llama-swaps"}
+
+
+def _print(found: Status, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    write(f"aiollm {found.version}\n\n")
+    if found.providers:
+        write(table([*map(_row, found.providers)], head=_HEAD) + "\n")
+    if found.aliases:
+        write(table([*found.aliases.items()], head=("ALIAS", "NAMES")) + "\n")
+    if found.also_set:
+        write(wrapped(f"Also set: {', '.join(map(one_line, found.also_set))}") + "\n")
+    if found.providers:
+        write("Next:\n")
+    write("".join(f"{one_line(x)}\n" if x[:2] == "  " else wrapped(x) for x in found.next))
+
+
+def _row(each: ProviderStatus) -> tuple[str, ...]:
+    set_by = each.set_by or "found here"
+    return each.provider, set_by, each.url, "set" if each.has_key else "no", each.state
