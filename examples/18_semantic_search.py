@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 def sections() -> Iterator[str]:
     """Yield the headings of all guides, each with its guide's title."""
     for page in sorted(DOCS.glob("*.md")):
-        if page.name in {"README.md", "reference.md"}:
+        if page.name == "README.md":
             continue
         lines = page.read_text(encoding="utf-8").splitlines()
         for line in lines:
