@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         path = ROOT / source
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".py":
-            text = f"# {source}\n\n```python\n{text}```\n"
+            text = _shown(path.name, text)
         files.append(File.generated(config, made, content=_rewritten(text, source, made)))
     for source in sorted(set(_attachments())):
         files.append(File.generated(config, f"files/{source}", abs_src_path=str(ROOT / source)))
@@ -71,6 +71,12 @@ def _fill(nav: object, sections: dict[str, list[str]]) -> None:
                 _fill(value, sections)
         case _:
             pass
+
+
+def _shown(name: str, code: str) -> str:
+    """Return an example as a page: its docstring, then its code."""
+    about, _, rest = code.removeprefix('"""').partition('"""\n\n')
+    return f"# {name}\n\n{about}\n\n```python\n{rest}```\n"
 
 
 def _decisions() -> Iterator[tuple[str, str]]:
