@@ -1,10 +1,11 @@
-"""A griffe extension: what makes a msgspec struct, and what an error does to a chain, as text.
+"""A griffe extension: what makes a struct or holds keywords, and what an error does to a chain.
 
 msgspec makes `__init__` from the fields, as dataclasses do, which reading the source does not show.
 """
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +15,15 @@ HARM = {"no": "no", "target": "for a cooldown", "long": "as misconfigured"}
 
 
 class Structs(griffe.Extension):
-    """Give each struct an `__init__`, and each error the two facts that a chain goes by."""
+    """Give structs and TypedDicts an `__init__`, and each error the facts that a chain goes by."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Complete the classes of a package that has been read."""
         del kwargs
         for each in list(_classes(pkg)):
             lineage = [each, *each.mro()]
-            if any(str(base) == "msgspec.Struct" for one in lineage for base in one.bases):
+            roots = {str(base).rpartition(".")[2] for one in lineage for base in one.bases}
+            if roots & {"Struct", "TypedDict"}:
                 _complete(each, lineage)
             elif lineage[-1].name == "LLMError" and each.docstring:
                 each.docstring.value += _facts(lineage)
@@ -56,12 +58,13 @@ def _fields(lineage: list[griffe.Class]) -> dict[str, griffe.Parameter]:
     found: dict[str, griffe.Parameter] = {}
     for struct in reversed(lineage):
         kind = griffe.ParameterKind.positional_or_keyword
-        if struct.keywords.get("kw_only"):
+        if {"kw_only", "total"} & struct.keywords.keys():  # what may be left out of a TypedDict
             kind = griffe.ParameterKind.keyword_only
         for name, member in struct.members.items():
             if isinstance(member, griffe.Attribute) and _is_field(member):
+                default = "..." if "total" in struct.keywords else _default(member.value)
                 found[name] = griffe.Parameter(
-                    name, annotation=member.annotation, kind=kind, default=_default(member.value)
+                    name, annotation=member.annotation, kind=kind, default=default
                 )
     by_keyword = griffe.ParameterKind.keyword_only
     return dict(sorted(found.items(), key=lambda each: each[1].kind is by_keyword))
@@ -86,7 +89,14 @@ def _facts(lineage: list[griffe.Class]) -> str:
     """Return what an error does to a chain and to its target."""
     moves_on = "yes" if _constant(lineage, "moves_on") == "True" else "no"
     harm = HARM[_constant(lineage, "harms").strip("\"'")]
-    return f"\n\nMoves a chain on: {moves_on}. Harms its target: {harm}."
+    kinds = ", ".join(_linked(str(base)) for base in lineage[0].bases)
+    return f"\n\nIs a: {kinds}. Moves a chain on: {moves_on}. Harms its target: {harm}."
+
+
+def _linked(base: str) -> str:
+    """Return the name of a base, as a link if it is an error of aiollm's own."""
+    is_own = base.endswith(("Error", "Interrupted")) and not hasattr(builtins, base)
+    return f"[`{base}`][aiollm.{base}]" if is_own else f"`{base}`"
 
 
 def _constant(lineage: list[griffe.Class], name: str) -> str:

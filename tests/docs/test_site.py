@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import posixpath
 import re
@@ -94,6 +95,24 @@ def test_every_public_name_is_documented_in_the_reference(site, public_names) ->
     lines = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     inventory = {line.split(" ")[0] for line in zlib.decompress(lines).decode().splitlines()}
     assert not public_names - inventory
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("calls", "Timeouts( connect: float | None = 5.0, first_output:"),  # a struct
+        ("calls", "CallOptions( *, timeouts: Timeouts | None = ...,"),  # a TypedDict
+        ("calls", 'system: str = "",'),  # a struct whose constructor is a stub
+        ("calls", "retries: int = 2,"),  # a class
+        ("errors", "Is a: ProviderError. Moves a chain on: yes. Harms its target: no."),
+        ("calls", "generate( spec: str | Plan,"),  # from a base that is not public
+        ("chunks", "Chunk: TypeAlias = ( TextDelta | ReasoningDelta"),
+    ],
+)
+def test_the_reference_shows_how_to_use_a_name(site, page, shown) -> None:
+    text = (site / "reference" / page / "index.html").read_text(encoding="utf-8")
+    plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+    assert shown in " ".join(plain.split())
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_what_signatures_mention_is_public() -> None:
 
 
 def test_the_docs_and_examples_import_from_public_modules_alone() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py")]
     private = {
         f"{page.name}: {module}"
         for page in pages
