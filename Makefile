@@ -1,14 +1,15 @@
 # Everything runs in .venv, which scripts/setup creates and keeps up to date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format api reference package bench coverage clean
+.PHONY: help demo test lint format api docs docs-serve package bench coverage clean
 
 # Two cores are enough to halve the time, and each job starts servers of its own.
 JOBS ?= 2
 
+export NO_MKDOCS_2_WARNING := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: ## watch a failover from a dead target to a real local model
 	@scripts/setup demo
@@ -41,9 +42,13 @@ api: ## renew tests/house/api.txt after a change of what users may rely on
 	@scripts/setup dev
 	python scripts/public_api.py
 
-reference: ## regenerate docs/reference.md from the docstrings
+docs: ## build the documentation site into site/, and fail on any dead link
 	@scripts/setup dev
-	python scripts/reference.py
+	mkdocs build
+
+docs-serve: ## show the documentation site at http://127.0.0.1:8000, and again after each change
+	@scripts/setup dev
+	mkdocs serve
 
 coverage: ## run the tests and report the lines and branches they missed
 	@scripts/setup dev
@@ -59,4 +64,4 @@ bench: ## measure aiollm and its peers: all, or e.g. ARGS="--quick --only openai
 	python benchmarks/run.py $(ARGS)
 
 clean: ## remove dist/, the environments and every cache
-	rm -rf dist .venv .venv-peers .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf dist site .venv .venv-peers .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

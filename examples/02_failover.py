@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from aiollm import FailoverError, Registry, Restart
+from stand_ins import stand_in
+
+from aiollm import FailoverError, Registry, Restart, StreamInterrupted
 
 CHAIN = "m5/qwen3:30b,m1/qwen3:30b"
 
 
 async def main() -> None:
     async with Registry(on_interrupt="restart") as reg:
+        failure = StreamInterrupted("the server went away")
+        stand_in(reg, m5=[["Once upon ", failure]], m1=["Once upon a time, all was well."])
         try:
             await answer(reg)
         except FailoverError as group:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from stand_ins import stand_in
 
 from aiollm import OutputError, Registry
 
@@ -19,7 +20,9 @@ class Ticket(Struct):
 
 
 async def main() -> None:
+    wrong = '{"summary": "Nothing loads", "urgency": 9, "team": "network"}'
     async with Registry() as reg:
+        stand_in(reg, openai=[wrong, wrong.replace("9", "5")], m5=[wrong])
         mail = "Since this morning nothing loads, and my customers are waiting."
         try:
             typed = await reg.generate(

@@ -6,8 +6,10 @@ import asyncio
 from typing import Annotated
 
 from msgspec import Meta
+from stand_ins import stand_in
 
 from aiollm import Registry, RunResult, ToolEnded, ToolStarted, tool
+from aiollm.testing import tool_call
 
 
 @tool
@@ -19,6 +21,8 @@ async def weather(city: Annotated[str, Meta(description="its English name")]) ->
 
 async def main() -> None:
     async with Registry() as reg:
+        both = [tool_call("weather", {"city": city}) for city in ("Oslo", "Granada")]
+        stand_in(reg, anthropic=[both, "Granada: it is warmer."])
         run = reg.run("anthropic/claude-sonnet-5.5", "Oslo or Granada?", tools=[weather])
         async with run:
             async for step in run:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+from stand_ins import box
+
 from aiollm import Registry
 
 MODEL = "qwen3:14b"
 
 
 async def main() -> None:
-    async with Registry() as reg:  # LLM_LS=llama-swap://gpu1:8080?max_concurrency=2
-        box = reg.llama_swap("ls")
-        print("has", ", ".join(model.id for model in await box.models()))
-        print("runs", ", ".join(model.model for model in await box.running()) or "nothing")
+    # LLM_LS=llama-swap://gpu1:8080?max_concurrency=2 says where it is.
+    async with Registry() as reg, box(reg, "ls", MODEL):
+        swap = reg.llama_swap("ls")
+        print("has", ", ".join(model.id for model in await swap.models()))
+        print("runs", ", ".join(model.model for model in await swap.running()) or "nothing")
         loaded = await reg.load_models(f"ls/{MODEL}")  # may take minutes
         print("loaded", *loaded)
         try:
@@ -22,7 +25,7 @@ async def main() -> None:
             for question, answer in zip(questions, answers, strict=True):
                 print(question, answer.text)
         finally:
-            await box.unload(MODEL)
+            await swap.unload(MODEL)
 
 
 if __name__ == "__main__":

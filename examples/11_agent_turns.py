@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from stand_ins import stand_in
+
 from aiollm import ImagePart, Registry, Request, TurnLimitError, tool
+from aiollm.testing import tool_call
 
 FOLDER = Path("photos")
 
@@ -25,6 +28,7 @@ def look(name: str) -> list[str | ImagePart]:
 async def main() -> None:
     request = Request("Which photo would be the best title page, and why?")
     async with Registry() as reg:
+        stand_in(reg, ls=[[tool_call("photos")], "None: the folder `photos` has none."])
         answer = ""
         while not answer:
             run = reg.run("ls/qwen3-vl:8b", request, tools=[photos, look], max_turns=5)

@@ -1,16 +1,19 @@
 """A FastAPI service that streams answers as SSE; when a client leaves, the upstream is closed.
 
-Run it with `uvicorn 12_fastapi:app --timeout-graceful-shutdown 5`.
+Run it with `python 12_fastapi.py`; it needs `pip install fastapi uvicorn`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
+from stand_ins import stand_in
 
 from aiollm import LLMError, Registry, Status, Stream, http_status
 
@@ -18,6 +21,7 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
+        stand_in(app.state.llm, m5=[["Blue light ", "is scattered most."]], m1=["Scattering."])
         yield
 
 
@@ -48,3 +52,8 @@ async def events(stream: Stream) -> AsyncIterator[str]:
                 yield ": still waiting\n\n"
     except LLMError as error:
         yield f"event: error\ndata: {json.dumps(str(error))}\n\n"
+
+
+if __name__ == "__main__":
+    port = int(os.environ.get("PORT", "8000"))
+    uvicorn.run(app, port=port, timeout_graceful_shutdown=5)

@@ -1,14 +1,17 @@
 """A Starlette service that streams answers as SSE; when a client leaves, the upstream is closed.
 
-Run it with `uvicorn 13_starlette:app --timeout-graceful-shutdown 5`.
+Run it with `python 13_starlette.py`; it needs `pip install starlette uvicorn`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import uvicorn
+from stand_ins import stand_in
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +24,7 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
+        stand_in(app.state.llm, m5=[["Blue light ", "is scattered most."]], m1=["Scattering."])
         yield
 
 
@@ -51,3 +55,8 @@ async def events(stream: Stream) -> AsyncIterator[str]:
 
 
 app = Starlette(routes=[Route("/ask", ask)], lifespan=lifespan)
+
+
+if __name__ == "__main__":
+    port = int(os.environ.get("PORT", "8000"))
+    uvicorn.run(app, port=port, timeout_graceful_shutdown=5)

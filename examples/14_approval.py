@@ -6,7 +6,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+from stand_ins import stand_in
+
 from aiollm import ApprovalNeeded, Registry, SavedRun, from_json, to_json, tool
+from aiollm.testing import tool_call
 
 FILE = Path("run.json")
 
@@ -33,6 +36,8 @@ async def main() -> None:
     tools, answer = [bills, pay], sys.argv[1:]
     saved = from_json(FILE.read_bytes(), SavedRun) if answer else None  # noqa: ASYNC240
     async with Registry() as reg:
+        paying = [tool_call("pay", {"to": "Ann", "euros": 40}), tool_call("bills")]
+        stand_in(reg, openai=[paying], anthropic=["Ann's bill is settled as you said."])
         if saved:
             yes = answer == ["yes"] or "the owner said no"
             approvals = {call.id: yes for call in saved.calls if call.state == "waiting"}

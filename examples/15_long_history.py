@@ -1,30 +1,39 @@
-"""An agent that reads for hundreds of turns: its history is summarized before it is too long."""
+"""An agent that reads for hundreds of turns: its history is summarized before it is too long.
+
+`python 15_long_history.py FOLDER` has it read the texts of a folder, by default aiollm's guides.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from stand_ins import reading, stand_in
 
 from aiollm import Compacted, Message, Registry, Summarize, tool, user
 
 SPEC = "m5/qwen3:30b"
+BOOK = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs")
+NAMES = sorted(path.name for path in BOOK.glob("*.md"))
 
 
 @tool
 def pages() -> list[str]:
     """List the pages of the book."""
-    return sorted(path.name for path in Path("book").glob("*.txt"))
+    return NAMES
 
 
 @tool
 def read(page: str) -> str:
     """Read one page."""
-    return (Path("book") / Path(page).name).read_text()
+    return (BOOK / Path(page).name).read_text(encoding="utf-8")
 
 
 async def main() -> None:
     async with Registry() as reg:
+        stand_in(reg, m5=[reading(NAMES, "Streams.")])
 
         async def summary(messages: Sequence[Message]) -> str:
             asked = [*messages, user("Summarize what you have read and noticed so far.")]
@@ -33,7 +42,7 @@ async def main() -> None:
 
         run = reg.run(
             SPEC,
-            "Read the whole book, page by page. Who did it?",
+            "Read all pages, one by one. What are they about?",
             tools=[pages, read],
             compact=Summarize(6000, by=summary),
             max_turns=500,

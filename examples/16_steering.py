@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing, suppress
+
+from stand_ins import stand_in
 
 from aiollm import AgentRun, ClosedError, Registry, Steered, ToolStarted, tool
+from aiollm.testing import tool_call
 
 
 @tool
@@ -18,16 +22,16 @@ async def measure(place: str) -> float:
 async def listen(run: AgentRun) -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := (await reader.readline()).decode().strip():
-        try:
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    with closing(pipe), suppress(ClosedError):  # the last answer has come
+        while line := (await reader.readline()).decode().strip():
             run.steer(line)
-        except ClosedError:
-            return  # the last answer has come
 
 
 async def main() -> None:
     async with Registry() as reg:
+        both = [tool_call("measure", {"place": place}) for place in ("Oslo", "Granada")]
+        stand_in(reg, m5=[both, "11.5 degrees in Oslo, 21.5 in Granada."])
         run = reg.run("m5/qwen3:30b", "Measure everywhere.", tools=[measure], max_turns=50)
         listener = asyncio.create_task(listen(run))
         async with run:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from msgspec import Struct
+from stand_ins import stand_in
 
-from aiollm import OutputError, Registry
+from aiollm import OutputError, Registry, StreamInterrupted
 
 
 class Stop(Struct):
@@ -24,7 +25,11 @@ class Trip(Struct):
 
 
 async def main() -> None:
+    stops = '[{"place": "Oslo", "days": 2}, {"place": "Bergen", "days": 1}]'
+    script = [*f'{{"title": "North", "stops": {stops}}}']
     async with Registry() as reg:
+        failure = StreamInterrupted("the server went away")
+        stand_in(reg, openai=[[*script[:56], failure]], m5=[script])
         spec = "openai/gpt-6.1-sol,m5/qwen3:30b"
         stream = reg.stream(spec, "Norway by train, please.", output=Trip, on_interrupt="restart")
         shown = 0
@@ -35,9 +40,9 @@ async def main() -> None:
                         print("once more:")  # another target begins again
                         shown = 0
                         continue
-                    stops = partial.data.get("stops", [])
-                    while shown < len(stops) and partial.is_whole("stops", shown):
-                        print(f"- {stops[shown]['place']}")
+                    seen = partial.data.get("stops", [])
+                    while shown < len(seen) and partial.is_whole("stops", shown):
+                        print(f"- {seen[shown]['place']}")
                         shown += 1
         except OutputError as error:
             print(f"no trip: {error}")

@@ -9,7 +9,7 @@ from aiollm.cli.safe_text import one_line, printable
 
 SPEC = "down/none,local/smollm2"
 ENVIRONMENT = {"LLM_DOWN": "openai+http://127.0.0.1:9/v1"}
-QUESTION = "Name three good reasons to walk in the woods, one short sentence each."
+QUESTION = "Name three good reasons to walk in the woods."
 
 
 async def main() -> None:

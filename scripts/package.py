@@ -33,6 +33,7 @@ APART = {"peers", "simd"}
 """Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
 CORE = {"aiohttp", "anyio", "msgspec"}
 OPTIONAL = ("PIL", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
+SERVICE = re.compile(r"run_app|uvicorn")
 MADE_BY_BUILDING = {"PKG-INFO"}
 NEEDED = {
     "CHANGELOG.md",
@@ -219,6 +220,17 @@ def check_command(command: Path, elsewhere: Path) -> None:
     assert "Traceback" not in output, output
 
 
+def check_examples(wheel: Path, home: Path) -> None:
+    """Run each example that is no service with nothing but the wheel and its dependencies."""
+    python = environment(home / "examples")
+    pip(python, "install", "-q", str(wheel))
+    folder = home / "made-by-examples"
+    folder.mkdir()
+    for path in sorted(ROOT.glob("examples/[0-9]*.py")):
+        if not SERVICE.search(path.read_text()):
+            run(python, "-W", "error", path, cwd=folder)
+
+
 def check_extra(python: Path, wheel: Path, extra: str) -> None:
     """Check that an extra's packages resolve, without installing them."""
     output = pip(python, "install", "-q", "--dry-run", f"{wheel}[{extra}]")
@@ -247,6 +259,7 @@ def main() -> None:
         (again,) = build(ROOT, home / "again", "--wheel")
         assert again.read_bytes() == wheel.read_bytes(), "the sdist builds a different wheel"
         python = environment(home / "empty")
+        checks.append(pool.submit(check_examples, wheel, home))
         checks += [pool.submit(check_extra, python, wheel, each) for each in (*APART, "all")]
         for check in checks:
             check.result()

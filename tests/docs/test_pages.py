@@ -18,14 +18,15 @@ from aiollm.testing import FaultServer, chat, sse
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md", "mcp.md"}
+ELSEWHERE |= {"recipes/pytest.md", "recipes/celery.md", "recipes/llama-swap.md"}
 """Pages whose blocks are tests themselves, or need other servers: they have tests of their own."""
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{number}")
+    pytest.param(block, id=f"{place}-{number}")
     for page in PAGES
-    if page.name not in ELSEWHERE
+    if (place := page.relative_to(ROOT).as_posix().removeprefix("docs/")) not in ELSEWHERE
     for number, block in enumerate(BLOCK.findall(page.read_text()))
 ]
 PNG = bytes.fromhex(

@@ -1,4 +1,4 @@
-"""Every Python block of the pages on images and local servers runs, against loopback servers."""
+"""Every Python block of the pages on images and servers of one's own runs, on loopback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(block, id=f"{name}-{number}")
-    for name in ("images-out.md", "local-servers.md")
+    for name in ("images-out.md", "local-servers.md", "recipes/llama-swap.md")
     for number, block in enumerate(BLOCK.findall((ROOT / "docs" / name).read_text()))
 ]
 PNG = bytes.fromhex(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -63,3 +66,39 @@ def test_its_extras_exist() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_its_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+def test_each_promise_has_a_test_of_that_name() -> None:
+    promises = re.findall(r"^\| \*\*.*\| \[`(test_\w+)`\]\((\S+)\) \|$", README, re.MULTILINE)
+    assert len(promises) == len(re.findall(r"^\| \*\*", README, re.MULTILINE)) >= 8
+    for name, place in promises:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / place).read_text(), re.MULTILINE), name
+
+
+def test_its_picture_is_light_and_made_of_what_the_demo_says() -> None:
+    (place,) = re.findall(r"!\[[^\]]*\]\((\S+)\)", README)
+    picture = (ROOT / place).read_text()
+    assert len(picture) < 20_000
+    assert not re.findall(r"(?:href|src|url\()", picture)
+    shown = "".join(ET.fromstring(picture).itertext()).replace("\u00a0", " ")
+    demo = (ROOT / "examples" / "demo.py").read_text().partition("import asyncio")[2]
+    for said in re.findall(r'"([A-Z][^"{]{20,}[:.])"', demo):
+        assert said in shown
+
+
+@pytest.mark.parametrize("repository", ["", "https://host.test/owner/project"])
+def test_an_index_shows_no_dead_link_in_it(repository: str) -> None:
+    shown = for_an_index()(README, repository)
+    links = re.findall(r"\]\(([^)]+)\)", shown)
+    assert all(link.startswith("https://host.test/owner/project/") for link in links)
+    assert len(links) == (len(re.findall(r"\]\(", README)) if repository else 0)
+    assert "test_nothing_shows_the_key" in shown
+
+
+def for_an_index() -> Callable[[str, str], str]:
+    """Load what the build hook does to the README."""
+    place = ROOT / "scripts" / "pypi_readme.py"
+    spec = importlib.util.spec_from_file_location("pypi_readme", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.for_an_index

@@ -1,4 +1,4 @@
-"""The recipes of the guide, with stand-ins for the packages that they import."""
+"""The recipes for clouds, with stand-ins for the packages that they import."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from aiollm import Registry
 from aiollm.dsn import Network
 from aiollm.testing import chat
 
-PAGE = Path(__file__).parents[2] / "docs" / "company-networks.md"
-RECIPES = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+PAGES = Path(__file__).parents[2] / "docs" / "recipes"
+CLOUDS = ["azure", "vertex", "bedrock"]
+BLOCK = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RECIPES = [BLOCK.search((PAGES / f"{name}.md").read_text()).group(1) for name in CLOUDS]
 
 
 class Credential:
@@ -49,7 +51,7 @@ def packages(monkeypatch):
     add("google.auth.transport.requests", Request=object)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["azure", "vertex", "bedrock"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=CLOUDS)
 async def test_a_recipe_reaches_its_host_with_its_token(
     packages, serve, registry, make_proxy, pki, recipe
 ):

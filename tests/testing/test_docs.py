@@ -1,4 +1,4 @@
-"""What docs/testing.md shows is run as it stands there."""
+"""What the guide to testing and the recipe for pytest show is run as it stands there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import aiollm.testing
 
 pytest_plugins = ["pytester"]
 
-PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "testing.md").read_text()
+RECIPE = (DOCS / "recipes" / "pytest.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE + RECIPE, re.MULTILINE | re.DOTALL)
 
 
-def test_every_block_of_the_page_passes(pytester):
+def test_every_block_of_the_pages_passes(pytester):
     pytester.makepyfile(**{f"test_{number}": block for number, block in enumerate(BLOCKS)})
     result = pytester.runpytest_subprocess(
         *("-p", "aiollm.testing.plugin", "-W", "error", "-p", "no:cacheprovider"),
