@@ -211,7 +211,8 @@ def command_line() -> Iterator[str]:
             yield from (f"  {option(each)}" for each in parser._actions)  # noqa: SLF001
             for module, structs in JSON.get(name, {}).items():
                 for struct in structs.split():
-                    yield from described(f"aiollm {name} --json: {struct}", *definition(module, struct))
+                    shown = f"aiollm {name} --json: {struct}"
+                    yield from described(shown, *definition(module, struct))
 
 
 def option(action: argparse.Action) -> str:
