@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import random
 import weakref
 from collections import Counter
@@ -24,7 +25,8 @@ from aiollm import (
     Timeouts,
     UnsupportedError,
 )
-from aiollm._retrieval.batches import split
+from aiollm._retrieval.batches import room, split
+from aiollm.capabilities import Capabilities
 from aiollm.events import CallEnded, CallStarted
 from aiollm.testing import NEVER, Answer, FakeProvider, Gate, Reset
 from aiollm.types import Usage
@@ -300,6 +302,25 @@ async def test_batches_without_counts_leave_the_sum_uncertain(serve, registry):
 
     found = await registry({"a": dsn(await serve(script))}).embed("a/m", texts(2), batch=1)
     assert found.usage == Usage(input_tokens=1, certainty="partial")
+
+
+@pytest.mark.parametrize(
+    ("limits", "batch", "expected"),
+    [
+        ([100], None, (100, math.inf)),
+        ([2048], None, (256, math.inf)),
+        ([None], None, (32, math.inf)),
+        ([100, None], None, (32, math.inf)),
+        ([100, 2048], 1000, (100, math.inf)),
+        ([None], 1000, (1000, math.inf)),
+        ([100], 5, (5, math.inf)),
+    ],
+)
+def test_a_batch_has_room_at_all_targets(limits, batch, expected):
+    facts = [Capabilities(max_embed_inputs=each) for each in limits]
+    assert room(facts, batch) == expected
+    facts.append(Capabilities(max_embed_inputs=2048, max_embed_tokens=500))
+    assert room(facts, batch) == (expected[0], 1000)
 
 
 @given(
