@@ -200,6 +200,19 @@ async def test_concurrency_is_kept_to_the_limit(serve, registry):
     assert firsts(await call) == list(range(6))
 
 
+async def test_eight_batches_are_under_way_where_no_limit_is_known(registry):
+    """More would wait at a server of one's own until their deadlines."""
+    fake = FakeProvider(default=[NEVER])
+    reg = registry({})
+    reg.register("fake", fake.provider())
+    call = asyncio.create_task(reg.embed("fake/m", texts(20), batch=1))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(fake.embed_requests) == 8
+    call.cancel()
+    await asyncio.wait([call])
+
+
 @pytest.mark.parametrize("spec", ["a/m", "a/m,a/n"])
 async def test_the_total_deadline_is_that_of_all_batches_and_models(serve, registry, spec):
     """What had arrived is on the error."""

@@ -278,6 +278,12 @@ def test_what_a_codec_hands_on_in_the_place_of_a_vector_is_checked(wrong):
     assert read(b"{}", 1, Codec())[0] == "error"
 
 
+def test_a_vector_has_a_size_that_is_read_in_one_go():
+    for count, is_fine in ((390_000, True), (600_000, False)):
+        body = json.dumps({"data": [{"embedding": packed([0.5] * count)}]}).encode()
+        assert (read(body, 1)[0] != "error") is is_fine
+
+
 def test_many_tiny_lists_count_as_work_each():
     """Else 128 KiB of them would be a step of tens of milliseconds."""
     count = 20_000
