@@ -271,7 +271,7 @@ async def test_many_batches_are_joined_in_steps_and_as_if_at_once(registry, monk
     assert one.vectors == other.vectors
     assert (one.usage, one.target, one.cost) == (other.usage, other.target, other.cost)
     assert len(one.attempts) == len(other.attempts) == 60
-    assert other.timings.total > 0
+    assert other.timings.total >= other.timings.first_output > 0
     assert many >= few + 59
 
 
