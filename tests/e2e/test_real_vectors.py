@@ -60,14 +60,14 @@ async def test_batches_come_in_order_and_are_those_of_single_inputs(reg: Registr
         assert similar[place] > 0.999
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_five_thousand_inputs_in_large_batches_come_in_order() -> None:
     """Replies of 3 MB, whose vectors are taken out one by one; it takes a core some 50 s."""
     words = [one + other for one in ascii_lowercase for other in ascii_lowercase]
     inputs = [words[n % len(words)] for n in range(5000)]
     async with Registry(env={}, retries=0) as reg:
         await local.start(reg, embeddings=True, context=2048, parallel=8)
-        patient = Timeouts(first_output=240, idle=240)
+        patient = Timeouts(first_output=800, idle=800)
         found = await reg.embed("local/smollm2", inputs, batch=1000, timeouts=patient)
         alone = [(await reg.embed("local/smollm2", word)).vectors[0] for word in words[:3]]
     assert (len(found.attempts), len(found.vectors), found.width) == (5, 5000, WIDTH)

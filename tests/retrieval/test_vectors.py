@@ -17,7 +17,7 @@ from aiollm.provider import HttpResponse
 from aiollm.providers.google.embed_codec import GoogleEmbeddings
 from aiollm.providers.ollama.embed_codec import OllamaEmbeddings
 from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
-from aiollm.retrieval import EmbedRequest
+from aiollm.retrieval import EmbedRequest, VectorReply
 from aiollm.types import LLMError
 
 CODEC = OpenAIEmbeddings()
@@ -265,6 +265,23 @@ def test_wide_vectors_are_checked_in_turns_of_a_quarter_megabyte(most):
         assert read(small, 64)[2] == 0
     assert len(found) == 64
     assert turns >= 64 * 8192 * 4 / (256 * 1024) - 1
+
+
+@pytest.mark.parametrize("wrong", [[10**400], [float("nan")], b"", b"123", []])
+def test_what_a_codec_hands_on_in_the_place_of_a_vector_is_checked(wrong):
+    """A codec of one's own may read numbers that JSON does not have."""
+
+    class Codec(OpenAIEmbeddings):
+        def decode(self, reply):
+            return VectorReply([wrong])
+
+    assert read(b"{}", 1, Codec())[0] == "error"
+
+
+def test_a_vector_has_a_size_that_is_read_in_one_go():
+    for count, is_fine in ((390_000, True), (600_000, False)):
+        body = json.dumps({"data": [{"embedding": packed([0.5] * count)}]}).encode()
+        assert (read(body, 1)[0] != "error") is is_fine
 
 
 def test_many_tiny_lists_count_as_work_each():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from array import array
 from base64 import b64encode
 
 import pytest
 
+from aiollm._http.retrieving import _ranking
 from aiollm.dsn import Secret
 from aiollm.errors import (
     ConfigError,
@@ -22,7 +24,7 @@ from aiollm.provider import Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
 from aiollm.providers.openai.rerank_codec import CohereRerank
-from aiollm.retrieval import EmbedRequest, RerankRequest
+from aiollm.retrieval import EmbedRequest, RerankRequest, ScoreReply
 from aiollm.testing import Answer
 from aiollm.testing.fake import PIXEL
 from aiollm.types import Target
@@ -95,6 +97,7 @@ async def test_counts_that_a_reply_lacks_are_missing(serve, registry, usage, tok
     [
         ([1], None, None),
         ({"prompt_tokens": "many"}, None, None),
+        ({"prompt_tokens": True}, None, None),
         ({"prompt_tokens": 10**400}, None, None),
         ({"prompt_tokens": 3, "cost": -5}, 3, None),
         ({"prompt_tokens": 3, "cost": "0.5"}, 3, 0.5),
@@ -293,6 +296,34 @@ async def test_scores_that_do_not_fit_the_documents_are_an_error(serve, registry
     with pytest.raises(FailoverError) as raised:
         await reg.rerank("a/m", "q", ["x", "y"])
     assert isinstance(raised.value.last, ProtocolError)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ([(0, 1.0), (0, 0.5)], "two scores"),
+        ([(1, math.nan)], "finite"),
+        ([(0, math.inf)], "finite"),
+    ],
+)
+def test_scores_of_any_codec_are_checked(scores, reason):
+    """JSON has no NaN, but a wire of one's own may; one document is enough here."""
+    with pytest.raises(ProtocolError, match=reason):
+        _ranking(ScoreReply(scores), RerankRequest("q", ["x", "y"], top=1))
+
+
+async def test_a_ranking_may_not_have_many_parts_beside_its_scores(serve, registry):
+    """It is decoded in one go, before anything else can run."""
+    rows = [{"index": 0, "relevance_score": 0.5}]
+    for beside, is_fine in ((1000, True), (60_000, False)):
+        server = await serve(reply({"results": rows, "usage": {"x": [{}] * beside}}))
+        call = registry({"a": dsn(server, "openai")}).rerank("a/m", "q", ["x"])
+        if is_fine:
+            assert len(await call) == 1
+            continue
+        with pytest.raises(FailoverError) as raised:
+            await call
+        assert isinstance(raised.value.last, ProtocolError)
 
 
 async def test_a_document_without_a_score_is_told(serve, registry):
