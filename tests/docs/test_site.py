@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 import json
 import posixpath
 import re
@@ -11,11 +12,16 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
+import aiollm
+
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(180)  # the first test waits for the site to be built
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src")}
 
 
@@ -92,9 +98,36 @@ def test_tables_and_lists_are_shown_as_such(site) -> None:
 
 
 def test_every_public_name_is_documented_in_the_reference(site, public_names) -> None:
-    lines = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
-    inventory = {line.split(" ")[0] for line in zlib.decompress(lines).decode().splitlines()}
-    assert not public_names - inventory
+    missing = public_names - inventory(site)
+    assert sorted(missing) == []
+
+
+def test_every_public_method_is_documented_in_the_reference(site, public_names) -> None:
+    """Those of private bases, too; what a public base has is documented there."""
+    public = {name: attrgetter(name.partition(".")[2])(aiollm) for name in public_names}
+    classes = {name: kind for name, kind in public.items() if isinstance(kind, type)}
+    methods = {
+        f"{name}.{method}"
+        for name, kind in classes.items()
+        for owner in set(kind.__mro__) - {*itertools.chain(*bases(kind, {*classes.values()}))}
+        for method, value in vars(owner).items()
+        if owner.__module__.startswith("aiollm") and not method.startswith("_")
+        if isinstance(value, FunctionType | property | classmethod)
+        if value.__doc__
+    }
+    missing = methods - inventory(site)
+    assert sorted(missing) == []
+
+
+def bases(kind: type, public: set[type]) -> Iterator[tuple[type, ...]]:
+    """Yield all that each public base of a class has by inheritance, itself included."""
+    return (base.__mro__ for base in kind.__mro__[1:] if base in public)
+
+
+def inventory(site: Path) -> set[str]:
+    """Return the names that the built site has an entry for."""
+    packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    return {line.split(" ")[0] for line in zlib.decompress(packed).decode().splitlines()}
 
 
 @pytest.mark.parametrize(
