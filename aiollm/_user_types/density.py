@@ -42,6 +42,10 @@ LIST = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 2 * 102
 USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
 """Of what a user asked for: an answer of a type, arguments, vectors, scores of documents."""
 
+MESSAGE = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 512 * 1024, 8 * 1024 * 1024)
+"""Of a message of an MCP server, whose SDK takes some 0.3 microseconds for each: a list of a
+thousand tools has some 10,000 objects."""
+
 _SLICE = 64 * 1024
 """Bytes of complete JSON that are counted at once, so that what is refused is refused soon."""
 
