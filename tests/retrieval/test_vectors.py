@@ -216,6 +216,22 @@ def test_hostile_replies_are_refused_in_bounded_steps(shape):
         assert turns >= len(body) / vectors.STEP - 2
 
 
+def test_a_vector_has_a_bounded_number_of_numbers():
+    """All of one is decoded without a turn of the loop."""
+    most = vectors.MAX_SIZE
+    for size in (most, most + 1):
+        numbers = ",".join(["1"] * size)
+        body = f'{{"data":[{{"index":0,"embedding":[{numbers}]}}]}}'
+        found = lifted(body.encode(), 1)[0]
+        assert found == ([[1.0] * size] if size == most else "error")
+
+
+def test_a_text_with_escapes_has_a_bounded_length():
+    for size in (vectors.MAX_ESCAPED // 2 - 9, vectors.MAX_ESCAPED // 2 + 9):
+        body = rb'{"data":[{"index":0,"embedding":[1,2]}],"a":"%s"}' % (rb"\"" * size)
+        assert (lifted(body, 1)[0] == "error") == (2 * size > vectors.MAX_ESCAPED)
+
+
 def test_many_tiny_lists_count_as_work_each():
     """Else 128 KiB of them would be a step of tens of milliseconds."""
     count = 20_000
