@@ -32,9 +32,9 @@ class Limits(NamedTuple):
     """Bytes that are not ASCII; files have neither these nor escapes."""
 
 
-FRAME = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 2 * 1024 * 1024)
-"""Of an answer: a call with 24,000 texts would be longer than what a model writes at once. vLLM may
-send a prompt's token ids."""
+FRAME = Limits(16 * 1024, 16 * 1024, 128 * 1024, 512 * 1024, 256 * 1024, 2 * 1024 * 1024)
+"""Of an answer: a call with 16,000 texts would be as long as what a model writes at once. vLLM may
+send the token ids of a prompt, on request."""
 
 LIST = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 2 * 1024 * 1024)
 """Of a single reply: the longest list of models has 15,000 texts (November 2026)."""

@@ -134,7 +134,7 @@ def error_in(data: bytes) -> Any:
 
 
 def _outline(data: bytes, depth: int = 2) -> Any:
-    """Decode of an object what is short, of a large text how it begins, of a large list nothing."""
+    """Decode of an object what is short, of what is large how it begins."""
     try:
         fields = _FIELDS.decode(data)
     except (ValueError, RecursionError):
@@ -151,7 +151,7 @@ def _brief(raw: bytes, depth: int) -> Any:
         case b"{" if depth:
             return _outline(raw, depth - 1)
         case _:
-            return [""]
+            return [raw[:MAX_SAID].decode("utf-8", "replace")]
 
 
 def _may_be_error(data: bytes) -> bool:
