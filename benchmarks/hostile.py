@@ -1,9 +1,10 @@
 """What hostile answers cost the event loop, beside a normal stream of as many bytes.
 
 `python benchmarks/hostile.py [--size MIB] [word ...]` prints, for each shape whose name has one of
-the words: bytes on the wire, the longest time in which the loop did not turn, CPU a byte, and peak
-memory, each also as a multiple of the normal stream's of the same wire in the same run. Every shape
-runs in a process of its own, several times, and the least figure counts; the server is another one.
+the words: bytes on the wire, how late a timer was at worst, the CPU of the loop's longest turn, CPU
+a byte, and peak memory, most also as a multiple of the normal stream's of the same wire in the same
+run. Every shape runs in a process of its own, several times, and the least figure counts; the
+server is another one. Other processes make timers late, too, but a turn takes no more CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import os
 import resource
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,7 @@ def beside(name: str):
 
 replay = beside("replay")
 servers = beside("hostile_servers")
+limits = beside("hostile_limits")
 
 
 def responses(count: int) -> list[bytes]:
@@ -313,7 +316,15 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
 """The wire of a shape, and what makes an answer of so many bytes."""
 
 
-ALL = SHAPES | servers.SHAPES
+def amid(wire: str, event: bytes) -> Callable[[int], bytes]:
+    """Return a maker of answers with one event behind the first few of a normal one."""
+
+    whole = b"".join([*WIRES[wire](4)[:4], event, *WIRES[wire](1)[-3:]])
+    return lambda _: whole
+
+
+LIMITS = limits.shapes(amid)
+ALL = SHAPES | LIMITS | servers.SHAPES
 
 
 def media_type(wire: str) -> bytes:
@@ -349,7 +360,20 @@ async def answered(reg: Registry) -> None:
     await reg.generate("x/m", "hi")
 
 
-async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
+class Turns(selectors.DefaultSelector):
+    """What a loop waits with between two turns: the CPU of the longest one."""
+
+    longest = began = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.longest = max(self.longest, time.thread_time() - self.began)
+        try:
+            return super().select(timeout)
+        finally:
+            self.began = time.thread_time()
+
+
+async def measured(name: str, port: int, size: int, turns: Turns) -> dict[str, float | str]:
     """Stream one shape; return what it cost."""
     wire, make = ALL[name]
     length = len(make(size))
@@ -375,7 +399,7 @@ async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
         beating = asyncio.create_task(beat())
         await asyncio.sleep(0.01)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        worst, cpu = 0.0, time.process_time()
+        worst, turns.longest, cpu = 0.0, 0.0, time.process_time()
         how = "ok"
         try:
             await call(reg)
@@ -387,7 +411,8 @@ async def measured(name: str, port: int, size: int) -> dict[str, float | str]:
         await asyncio.sleep(0.002)
         beating.cancel()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-    return {"bytes": length, "cpu": cpu, "stall": worst, "memory": memory * 1024, "how": how}
+    spent = {"cpu": cpu, "stall": worst, "turn": turns.longest, "memory": memory * 1024}
+    return spent | {"bytes": length, "how": how}
 
 
 def run(name: str, port: int, size: int) -> dict[str, float | str]:
@@ -419,7 +444,8 @@ def report(words: list[str], size: int) -> None:
             for wire in dict.fromkeys(ALL[name][0] for name in names)
         }
         print(
-            f"{'answer':42} {'MB':>6} {'stall ms':>8} {'x':>6} {'ns/byte':>8} {'x':>6} {'mem':>5}"
+            f"{'answer':42} {'MB':>6} {'stall ms':>8} {'x':>6} {'turn ms':>7} {'x':>5} "
+            f"{'ns/byte':>8} {'x':>5} {'mem':>5}"
         )
         for name, wire in [
             *((f"{wire}: normal", wire) for wire in usual),
@@ -429,8 +455,10 @@ def report(words: list[str], size: int) -> None:
             each, least = found["cpu"] / found["bytes"], usual[wire]["cpu"] / usual[wire]["bytes"]
             print(
                 f"{name:42} {found['bytes'] / 1e6:6.2f} {found['stall'] * 1e3:8.1f} "
-                f"{found['stall'] / usual[wire]['stall']:6.1f} {each * 1e9:8.1f} "
-                f"{each / least:6.1f} {found['memory'] / found['bytes']:5.1f}  {found['how']:.60}",
+                f"{found['stall'] / usual[wire]['stall']:6.1f} "
+                f"{found['turn'] * 1e3:7.2f} {found['turn'] / usual[wire]['turn']:5.1f} "
+                f"{each * 1e9:8.1f} {each / least:5.1f} {found['memory'] / found['bytes']:5.1f}  "
+                f"{found['how']:.60}",
                 flush=True,
             )
         server.stdin.close()
@@ -449,7 +477,9 @@ def main() -> None:
         asyncio.run(serve())
     elif options.one:
         name, port = options.one
-        print(json.dumps(asyncio.run(measured(name, int(port), size))))
+        turns = Turns()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+            print(json.dumps(runner.run(measured(name, int(port), size, turns))))
     else:
         report(options.words, size)
 

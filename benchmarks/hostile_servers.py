@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+from aiollm._user_types.density import FRAME, LIST
+
 JSON, TEXT, EVENTS = b"application/json", b"text/plain", b"text/event-stream"
 
 
@@ -109,11 +111,18 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "10,000 things": _listed(wire, json.dumps(LISTS[wire][1]).encode(), 10_000),
             "empty objects": _listed(wire, b"{}"),
             "40,000 empty objects": _listed(wire, b"{}", 40_000),
+            "as many empty objects as may be": _listed(wire, b"{}", LIST.brackets - 9),
+            "as many small things as may be": _listed(
+                wire,
+                json.dumps(LISTS[wire][1]).encode(),
+                min(LIST.strings // 8, LIST.brackets // 2) - 9,
+            ),
             "odd things": _listed(wire, _odd(wire)),
             "7 odd things": _listed(wire, _odd(wire), 7),
             "numbers": _listed(wire, b"1"),
             "names": _names(wire, 10**9),
             "60,000 names": _names(wire, 60_000),
+            "as many names as may be": _names(wire, LIST.strings - 99),
             "one text": _one(wire, b"word "),
             "one escaped text": _one(wire, rb"\u0041"),
             "one text of half pairs": _one(wire, rb"\ud83d"),
@@ -153,6 +162,15 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "odd requests": _event("inflight", {"requests": [{"id": []}] * 8}),
             "numbers": _event("a", [1] * 60_000),
             "names": _event("a", {f"b{at}": 1 for at in range(60_000)}),
+            "as many states as may be": _event("modelStatus", [{}] * (FRAME.brackets - 99)),
+            "as many names as may be": _event(
+                "a", {f"b{at}": 1 for at in range(FRAME.strings - 99)}
+            ),
+            "as many requests as may be": _event(
+                "inflight", {"requests": [{"id": "a"}] * (FRAME.strings // 2 - 99)}
+            ),
+            "as many values in an event as may be": b'data:{"type":"a","data":[%s]}\n\n'
+            % b",".join([b"{}"] * (FRAME.brackets - 99)),
             "a long text": _event("logData", {"source": "proxy", "data": "a" * 500_000}),
             "an escaped text": _event("logData", {"source": "proxy", "data": "\u6587" * 50_000}),
             "half pairs": _event("logData", {"source": "proxy", "data": "\ud83d" * 10}),

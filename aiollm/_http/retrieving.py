@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY, MAX_VECTORS_REPLY
-from aiollm._http.turns import Turns
+from aiollm._http.turns import TURN, Turns
+from aiollm._user_types.density import USER, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
 from aiollm._wire.vectors import Vectors, is_finite
@@ -68,7 +69,7 @@ def rerank(
     """Rank documents at one target. Raises: LLMError."""
 
     async def read(codec: UnaryCodec[Any, ScoreReply], reply: HttpResponse) -> Ranking:
-        check_density(reply.body)
+        await _check(reply.body)
         return _ranking(codec.decode(reply), request)
 
     parts = provider, transport, target, request, timeouts
@@ -126,6 +127,15 @@ async def _whole(reply: Reply, limit: int) -> bytes:
     return await asyncio.to_thread(b"".join, pieces)
 
 
+async def _check(body: bytes) -> None:
+    """Refuse JSON of too many parts; others run while they are counted. Raises: ProtocolError."""
+    weight = Weight(USER)
+    for at in range(0, len(body), TURN):
+        weight.add(body[at : at + TURN])
+        await asyncio.sleep(0)
+    check_density(body, weight)
+
+
 async def _embeddings(
     codec: UnaryCodec[Any, VectorReply], reply: HttpResponse, request: EmbedRequest
 ) -> Embeddings:
@@ -135,7 +145,7 @@ async def _embeddings(
     for _ in taken.steps():
         await asyncio.sleep(0)
     if not taken.is_sparse():
-        check_density(taken.rest)
+        await _check(taken.rest)
     found = codec.decode(replace(reply, body=taken.rest))
     if len(found.values) != count:
         raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")

@@ -15,6 +15,8 @@ from typing import Any, cast
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
 _OUT, _ERR = 1, 2
 _LOG_SIZE = 8 * 1024
+_READ = 16 * 1024
+"""Bytes of its output that are read in one turn of the event loop."""
 
 _DRAIN = 0.2
 """Seconds for what the server wrote last, where something still holds its output open."""
@@ -107,6 +109,9 @@ class Child(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # No isinstance: uvloop's transport does not derive from asyncio's.
         self._process = cast("asyncio.SubprocessTransport", transport)
+        pipe = self._pipe(_OUT)
+        if hasattr(pipe, "max_size"):  # asyncio has no setting for it; uvloop's reads are small
+            pipe.max_size = _READ
         if self._closed:
             self._close_pipes()
 

@@ -10,9 +10,11 @@ from typing import Any, Self
 
 import msgspec
 
+from aiollm._mcp.events import in_turns
 from aiollm._mcp.lines import CANCELLED, seen
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Sent, Traffic
+from aiollm._user_types.density import MESSAGE, Weight
 
 CONNECTIONS = 100
 """Requests under way at a time; others wait in the client."""
@@ -136,6 +138,8 @@ class _Bounded:
 
     async def _checked(self, request: Any, response: Any) -> Any:
         status, kind = response.status_code, response.headers.get("content-type", "")
+        if "event-stream" in kind:
+            response.stream = in_turns(self._sdk.httpx, response.stream)
         if request.method != "POST" or 300 <= status < 400 or status == 202:
             return response
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -144,24 +148,26 @@ class _Bounded:
         if status < 300 and "json" not in kind:
             return response
         limit = self._most if "json" in kind else _ERROR_BODY
-        body = await self._body(response, limit)
+        weight = Weight(MESSAGE)
+        body = await self._body(response, limit, weight)
         if status >= 400:
             return self._refused(request, response, body)
         if body is None:
-            return self._error(TOO_LARGE, f"the result is too large: more than {limit} bytes")
+            excess = weight.excess or f"more than {limit} bytes"
+            return self._error(TOO_LARGE, f"the result is too large: {excess}")
         found = seen(body)
         if found.refusal:
             return self._error(TOO_LARGE, f"the result is too large: {found.refusal}")
         return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
 
-    async def _body(self, response: Any, most: int) -> bytes | None:
-        """Read a body, None if it has more than `most` bytes; leave nothing open."""
+    async def _body(self, response: Any, most: int, weight: Weight) -> bytes | None:
+        """Read a body, None if it has too many bytes or parts; leave nothing open."""
         pieces, size = [], 0
         try:
             async for piece in response.aiter_bytes():
                 pieces.append(piece)
                 size += len(piece)
-                if size > most:
+                if size > most or weight.add(piece):
                     return None
         finally:
             await response.aclose()

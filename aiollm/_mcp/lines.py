@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
+from aiollm._user_types.density import MESSAGE, Weight
+
 T = TypeVar("T")
 
 MAX_ITEMS = 1000
@@ -16,6 +18,9 @@ MAX_ITEMS = 1000
 MAX_STRUCTURE = 1024 * 1024
 """Bytes of a message without its texts and files: each becomes Python objects, several times over,
 and a megabyte of them holds the event loop for some 100 ms."""
+
+_AT_ONCE = 16 * 1024
+"""Bytes up to which a line that comes at once may hold anything."""
 
 _EDGE = 256
 """Bytes of each end of a line that is too long: one of them holds its id."""
@@ -37,10 +42,14 @@ HEARD = frozenset(
 
 
 class TooLong(msgspec.Struct, frozen=True):
-    """A line that was left out; `id` is that of the request it answers, None where it is hidden."""
+    """A line that was left out; `id` is that of the request it answers, None where it is hidden.
+
+    `excess`: what it holds too much of, where its size alone is not the reason.
+    """
 
     size: int
     id: int | None
+    excess: str = ""
 
 
 class Lines:
@@ -51,13 +60,14 @@ class Lines:
         self._pieces: list[bytes] = []
         self._size = 0
         self._head = self._tail = b""
+        self._weight = Weight(MESSAGE)
 
     def feed(self, data: bytes) -> Iterator[bytes | TooLong]:
         """Yield the lines that are complete; empty ones are left out."""
         *complete, rest = data.split(b"\n")
         for piece in complete:
             if not self._size:
-                if piece and len(piece) <= self._most:
+                if piece and len(piece) <= min(self._most, _AT_ONCE):
                     yield piece
                     continue
                 if not piece:
@@ -68,7 +78,7 @@ class Lines:
 
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)
-        if self._size <= self._most:
+        if self._size <= self._most and not self._weight.add(piece):
             if piece:
                 self._pieces.append(piece)
             return
@@ -79,13 +89,15 @@ class Lines:
 
     def _taken(self) -> bytes | TooLong:
         size, head, tail = self._size, self._head, self._tail
+        excess = self._weight.excess
         line = b"".join(self._pieces)
         self._pieces.clear()
         self._size, self._head, self._tail = 0, b"", b""
+        self._weight = Weight(MESSAGE)
         if not head:
             return line
         found = _FIRST.match(head) or _LAST.search(tail)
-        return TooLong(size, int(found[1]) if found else None)
+        return TooLong(size, int(found[1]) if found else None, excess)
 
 
 class _Resource(msgspec.Struct):
@@ -115,6 +127,9 @@ class _Head(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+_HEAD = msgspec.json.Decoder(_Head)
+
+
 class Seen(msgspec.Struct, frozen=True):
     """What a message is: whether it is passed on, or why not, and the request it answers."""
 
@@ -126,8 +141,10 @@ class Seen(msgspec.Struct, frozen=True):
 
 def seen(line: bytes) -> Seen:
     """Look at a message without making objects of all that it holds."""
+    if not line.lstrip().startswith(b"{"):  # what is printed for people is found out at once
+        return Seen()
     try:
-        head = msgspec.json.decode(line, type=_Head)
+        head = _HEAD.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Seen()
     has_answer = bool(bytes(head.result) or bytes(head.error))

@@ -43,7 +43,7 @@ def _parts(item: Any) -> list[TextPart | ImagePart | DocumentPart]:
         case "resource":
             return _resource(item.resource)
         case other:
-            return [TextPart(f"[content of kind {one_line(other):.40} is left out]")]
+            return [TextPart(f"[content of kind {one_line(other[:40])} is left out]")]
 
 
 def _resource(resource: Any) -> list[TextPart | ImagePart | DocumentPart]:
@@ -55,7 +55,7 @@ def _resource(resource: Any) -> list[TextPart | ImagePart | DocumentPart]:
 
 
 def _file(data: str, mime: str, name: str) -> TextPart | ImagePart | DocumentPart:
-    kind = mime.partition(";")[0].strip().lower()
+    kind = mime[:_LONGEST].partition(";")[0].strip().lower()
     try:
         content = base64.b64decode(data, validate=True)
         if kind.startswith("image/"):
@@ -71,8 +71,8 @@ def _file(data: str, mime: str, name: str) -> TextPart | ImagePart | DocumentPar
 
 def _described(name: str, mime: str, size: int) -> TextPart:
     """Say what was there: a model that gets nothing takes it for an empty result."""
-    return TextPart(f"[{_named(name)} ({one_line(mime):.80}, {size} bytes) is left out]")
+    return TextPart(f"[{_named(name)} ({one_line(mime[:80])}, {size} bytes) is left out]")
 
 
 def _named(name: str) -> str:
-    return one_line(name)[:_LONGEST] or "a file"
+    return one_line(name[:_LONGEST]) or "a file"

@@ -22,8 +22,8 @@ from aiollm.types import ToolResultPart, _shown
 MAX_DESCRIPTION = 8 * 1024
 """Characters of a description that a model gets."""
 
-_A_TURN = 16
-"""Schemas that are mended before others have their turn."""
+_LARGE = 16 * 1024
+"""Bytes from which a schema is mended in a thread: others have a turn every few milliseconds."""
 
 _log = logging.getLogger("aiollm")
 
@@ -77,14 +77,13 @@ async def book_of(
     tools: dict[str, ServedTool] = {}
     refused: dict[str, str] = {}
     taken: set[str] = set()
-    for number, each in enumerate(listed, 1):
-        if number % _A_TURN == 0:
-            await asyncio.sleep(0)
+    for each in listed:
+        await asyncio.sleep(0)
         if each.name in tools or each.name in refused:
             _log.warning("MCP server %r lists a tool twice: %s", server, _shown(each.name))
             continue
         try:
-            schema = mended(each.schema)
+            schema = await _mended(each.schema)
         except ConfigError as error:
             refused[each.name] = error.message
             reason = (server, _shown(each.name), error.message)
@@ -92,11 +91,20 @@ async def book_of(
             continue
         name = valid_name(each.name, taken)
         taken.add(name)
-        description = printable(each.description)[:MAX_DESCRIPTION]
+        description = printable(each.description[:MAX_DESCRIPTION])
         remote = Remote(each.name, call)
         made = (name, description, schema)
         tools[each.name] = ServedTool(*made, function=remote, timeout=seconds, server=server)
     return Book(tools, refused)
+
+
+async def _mended(schema: Any) -> Any:
+    """Return a schema that providers take. Raises: ConfigError."""
+    try:
+        is_large = len(msgspec.json.encode(schema)) > _LARGE
+    except (ValueError, TypeError, RecursionError):
+        is_large = False
+    return await asyncio.to_thread(mended, schema) if is_large else mended(schema)
 
 
 def valid_name(name: str, taken: Container[str] = ()) -> str:

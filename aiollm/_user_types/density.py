@@ -8,25 +8,43 @@ takes time, too: what comes in pieces is counted piece by piece.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 LARGE = 64 * 1024
 """Bytes up to which anything is decoded."""
 
-MAX_STRINGS = 64 * 1024
-"""Names and texts: one takes some 0.1 microseconds, and a name that is the only one of its kind
-0.2. A token's probability has four, and the longest list of models 15,000 (November 2026)."""
 
-MAX_BRACKETS = 48 * 1024
-"""Objects and lists: each takes some 0.1 microseconds, or 0.2 in a deep nesting."""
+class Limits(NamedTuple):
+    """How much there may be at most, all outside strings but the last two.
 
-MAX_VALUES = 128 * 1024
-"""Values of any kind: a number takes some 0.03 microseconds. vLLM may send a prompt's token ids."""
+    What is read takes some 0.1 microseconds for a name or text, or 0.2 where no other is like it;
+    as much for an object or list; some 0.03 for a number. Then it is looked at, which may take as
+    long again.
+    """
 
-MAX_BARE = 1024 * 1024
-"""Bytes outside strings, such as white space and the digits of numbers."""
+    strings: int
+    brackets: int
+    values: int
+    bare: int
+    """Bytes, such as white space and the digits of numbers."""
+    escapes: int
+    foreign: int
+    """Bytes that are not ASCII; files have neither these nor escapes."""
 
-MAX_ESCAPES = 256 * 1024
-MAX_FOREIGN = 4 * 1024 * 1024
-"""Backslashes, and bytes that are not ASCII; files have neither."""
+
+FRAME = Limits(24 * 1024, 16 * 1024, 128 * 1024, 512 * 1024, 256 * 1024, 2 * 1024 * 1024)
+"""Of an answer: Responses repeats the schemas of the tools, 300 of them in some 20,000 texts. vLLM
+may send the token ids of a prompt, on request."""
+
+LIST = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 2 * 1024 * 1024)
+"""Of a single reply: the longest list of models has 15,000 texts (November 2026)."""
+
+USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
+"""Of what a user asked for: an answer of a type, arguments, vectors, scores of documents."""
+
+MESSAGE = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 512 * 1024, 8 * 1024 * 1024)
+"""Of a message of an MCP server, whose SDK takes some 0.3 microseconds for each: a list of a
+thousand tools has some 10,000 objects."""
 
 _SLICE = 64 * 1024
 """Bytes of complete JSON that are counted at once, so that what is refused is refused soon."""
@@ -36,14 +54,14 @@ _ASCII = bytes(range(128))
 
 def is_dense(text: str) -> bool:
     """Return whether a text is large JSON of too many parts."""
-    return len(text) > LARGE and excess_in(text.encode("utf-8", "replace")) != ""
+    return len(text) > LARGE and excess_in(text.encode("utf-8", "replace"), USER) != ""
 
 
-def excess_in(data: bytes) -> str:
+def excess_in(data: bytes, limits: Limits = FRAME) -> str:
     """Return what large JSON has too much of, "" for nothing."""
     if len(data) <= LARGE:
         return ""
-    weight = Weight()
+    weight = Weight(limits)
     for at in range(0, len(data), _SLICE):
         if excess := weight.add(data[at : at + _SLICE]):
             return excess
@@ -60,11 +78,13 @@ class Weight:
         "_escapes",
         "_foreign",
         "_is_cut",
+        "_limits",
         "_quotes",
         "excess",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = FRAME) -> None:
+        self._limits = limits
         self.excess: str = ""
         """What there is too much of, "" for nothing; from then on nothing is counted."""
         self._bare = self._brackets = self._commas = self._escapes = self._foreign = 0
@@ -103,16 +123,17 @@ class Weight:
         return piece
 
     def _found(self) -> str:
-        if self._quotes > 2 * MAX_STRINGS:
-            return f"more than {MAX_STRINGS} strings"
-        if self._brackets > MAX_BRACKETS:
-            return f"more than {MAX_BRACKETS} objects and lists"
-        if self._commas + self._brackets > MAX_VALUES:
-            return f"more than {MAX_VALUES} values"
-        if self._escapes > MAX_ESCAPES:
-            return f"more than {MAX_ESCAPES} escapes"
-        if self._bare > MAX_BARE:
-            return f"more than {MAX_BARE} bytes outside its strings"
-        if self._foreign > MAX_FOREIGN:
-            return f"more than {MAX_FOREIGN} bytes that are not ASCII"
+        most = self._limits
+        if self._quotes > 2 * most.strings:
+            return f"more than {most.strings} strings"
+        if self._brackets > most.brackets:
+            return f"more than {most.brackets} objects and lists"
+        if self._commas + self._brackets > most.values:
+            return f"more than {most.values} values"
+        if self._escapes > most.escapes:
+            return f"more than {most.escapes} escapes"
+        if self._bare > most.bare:
+            return f"more than {most.bare} bytes outside its strings"
+        if self._foreign > most.foreign:
+            return f"more than {most.foreign} bytes that are not ASCII"
         return ""

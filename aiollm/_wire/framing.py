@@ -17,7 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from aiollm._user_types.density import LARGE, Weight, excess_in
+from aiollm._user_types.density import FRAME, LARGE, Limits, Weight, excess_in
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -361,9 +361,9 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         return super()._events(block)
 
 
-def check_density(data: bytes, weight: Weight | None = None) -> None:
+def check_density(data: bytes, weight: Weight | None = None, limits: Limits = FRAME) -> None:
     """Refuse large JSON of too many parts, which `weight` has counted. Raises: ProtocolError."""
-    if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data)):
+    if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data, limits)):
         raise ProtocolError(f"a frame of {len(data)} bytes holds {excess}", frame=data)
 
 

@@ -175,15 +175,22 @@ def _has_surrogates(text: str) -> bool:
 
 def mend_all(value: Any) -> Any:
     """Mend every string in plain JSON values, keys included; leave other values unchanged."""
-    match value:
-        case str():
-            return mend(value)
-        case Mapping():
-            return {mend_all(key): mend_all(item) for key, item in value.items()}
-        case list() | tuple():
-            return [mend_all(item) for item in value]
-        case _:
-            return value
+    try:
+        msgspec.json.encode(value)  # many times faster than a walk
+    except (ValueError, TypeError, OverflowError):
+        return _mended(value)
+    return value
+
+
+def _mended(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return mend(value)
+    if kind is dict or isinstance(value, Mapping):
+        return {_mended(key): _mended(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_mended(item) for item in value]
+    return value
 
 
 class SurrogateJoiner:

@@ -12,7 +12,7 @@ import msgspec
 MAX_MISFITS = 32
 """How many values of one frame may not fit; with more, it is not what it should be."""
 
-MAX_WALKED = 4096
+MAX_WALKED = 1024
 """How many items the lists of one frame may have that is walked: a microsecond or two each."""
 
 _MISFIT = object()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 
-_UNSAFE = re.compile(
+_UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 without \t and \n: no sequence begins without one
     "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # reorder the line that is seen
     # Not seen at all. The joiners U+200C and U+200D stay: Persian and emoji are written with them.
     "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"  # the last are tags, which can hide ASCII
-    "|[\u2028\u2029]|[\ud800-\udfff]"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"  # the last are tags, which can hide ASCII
 )
-_REPLACED = {"\u2028": "\n", "\u2029": "\n"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -22,12 +21,10 @@ def printable(text: str) -> str:
     other: ESC goes, and the rest of it is seen as the letters it is. A lone surrogate becomes
     U+FFFD, and a line or paragraph separator `\n`.
     """
-    return _UNSAFE.sub(_in_place, text)
-
-
-def _in_place(found: re.Match[str]) -> str:
-    unsafe = found[0]
-    return "\ufffd" if "\ud800" <= unsafe <= "\udfff" else _REPLACED.get(unsafe, "")
+    text = _UNSEEN.sub("", text)  # what takes no step of Python for each is five times as fast
+    if text.isascii():
+        return text
+    return _SURROGATE.sub("\ufffd", text).replace("\u2028", "\n").replace("\u2029", "\n")
 
 
 def one_line(text: object) -> str:

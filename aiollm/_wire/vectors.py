@@ -20,7 +20,11 @@ from aiollm.errors import ProtocolError
 from aiollm.retrieval import RawVector, Vector
 
 MAX_TEXT = 2 * 1024 * 1024
-"""Bytes of one vector: 65,536 numbers of 30 digits."""
+MAX_SIZE = 32 * 1024
+"""Bytes and numbers of one vector, which is decoded in one go: no model has more than 16,384."""
+
+MAX_ESCAPED = 512 * 1024
+"""Bytes of a text with escaped quotes, which is no vector: a query or a document."""
 
 LARGE = 1024 * 1024
 MAX_NUMBERS = 48 * 1024
@@ -170,6 +174,8 @@ def _at(body: bytes, start: int) -> tuple[int, bytes | None]:
         return other, None
     if not end:
         raise ProtocolError(f"a value has more than {MAX_TEXT} bytes", frame=body[start:])
+    if is_list and body.count(b",", start, end) >= MAX_SIZE:
+        raise ProtocolError(f"a list has more than {MAX_SIZE} numbers", frame=body[start:])
     if not is_list and (end - start < _LEAST or _NAME_ENDS.match(body, end)):
         return end, None
     try:
@@ -178,7 +184,7 @@ def _at(body: bytes, start: int) -> tuple[int, bytes | None]:
         data = _BYTES.decode(body[start:end])
     except (ValueError, RecursionError):
         return (start + 1 if is_list else end), None
-    return end, (None if len(data) % 4 else data)
+    return end, (None if len(data) % 4 or len(data) > 4 * MAX_SIZE else data)
 
 
 def _list_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
@@ -192,7 +198,7 @@ def _list_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
 def _text_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
     end = body.find(b'"', start + 1, limit) + 1
     if end and body[end - 2] == ord("\\"):
-        whole = _TEXT.match(body, start, limit)
+        whole = _TEXT.match(body, start, min(limit, start + MAX_ESCAPED))
         end = whole.end() if whole else 0
     return end, 0
 

@@ -15,7 +15,7 @@ MAX_CALLS = 512
 nothing else runs. Models make a few dozen at most (November 2026)."""
 
 
-MAX_PARTS = 1024
+MAX_PARTS = 512
 """The most parts of one frame, such as choices or items of the output: all are read in one go, and
 each takes some ten microseconds."""
 

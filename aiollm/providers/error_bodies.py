@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from aiollm._user_types.density import LARGE
-from aiollm._wire.lenient import load, mend
+from aiollm._wire.lenient import encode, load, mend
 
 MAX_WORD = 200
 """Characters of a provider's code or request id that an error shows."""
+
+_MAX_KEYS = 256
+"""Keys among which an error's is looked for."""
+
+MAX_SAID = 16 * 1024
+"""Characters of a message that are read: it is searched many times."""
 
 BASE_RESP = "base_resp"
 """The type of a fault whose code is MiniMax's `base_resp.status_code`, a number of its own."""
@@ -32,6 +39,8 @@ _LONG = 4 * 1024
 _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _KEYS = frozenset(
     ("error", "errors", "object", "type", "base_resp", "choices", "message", "detail", "success")
@@ -69,6 +78,7 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
             text = _text(inner.get("status_msg"))
             return Fault(mend(text), _word(code), BASE_RESP, value)
         case {"error": str() as message} | {"detail": {"msg": str() as message}}:
+            message = message[:MAX_SAID]
             nested = _nested(message) if depth else None
             if nested is not None:  # Ollama and LM Studio pass on the runner's body as a text
                 return _within(value, fault_of(nested, depth - 1))
@@ -81,7 +91,7 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
                 return _within(value, fault_of(nested, depth - 1))
             return _flat(value, message)
         case str():
-            return Fault(mend(value), raw=value)
+            return Fault(mend(value[:MAX_SAID]), raw=value)
         case _:
             return Fault(raw=value)
 
@@ -111,11 +121,37 @@ def is_error(value: Any) -> bool:
             return False
 
 
+def said_error(frame: bytes) -> Any:
+    """Decode a frame that is an error; of a large one, what is short in it."""
+    return load(frame) if len(frame) <= LARGE else _outline(frame)
+
+
 def error_in(data: bytes) -> Any:
     """Decode a frame or body if it is an error, else return None."""
-    if _may_be_error(data) and is_error(value := load(data)):
-        return value
-    return None
+    if not _may_be_error(data):
+        return None
+    return value if is_error(value := said_error(data)) else None
+
+
+def _outline(data: bytes, depth: int = 2) -> Any:
+    """Decode of an object what is short, of what is large how it begins."""
+    try:
+        fields = _FIELDS.decode(data)
+    except (ValueError, RecursionError):
+        return load(data)
+    return {key: _brief(bytes(raw), depth) for key, raw in islice(fields.items(), _MAX_KEYS)}
+
+
+def _brief(raw: bytes, depth: int) -> Any:
+    if len(raw) <= LARGE:
+        return load(raw)
+    match raw[:1]:
+        case b'"':
+            return raw[1:MAX_SAID].decode("utf-8", "replace")
+        case b"{" if depth:
+            return _outline(raw, depth - 1)
+        case _:
+            return [raw[:MAX_SAID].decode("utf-8", "replace")]
 
 
 def _may_be_error(data: bytes) -> bool:
@@ -132,7 +168,7 @@ def named_error(value: dict[str, Any]) -> str:
 
     llama.cpp writes `{"error parsing tool call": text}` (2026).
     """
-    for key, text in value.items():
+    for key, text in islice(value.items(), _MAX_KEYS):
         if key[:6].lower() == "error ":
             return f"{key}: {text}"
     return ""
@@ -193,9 +229,18 @@ def _text(value: Any) -> str:
                 return _text(problems)
             case [{"msg": str()}, *_]:
                 return "; ".join(map(_problem, value))
+            case str():
+                return value[:MAX_SAID]
+            case dict() | list():
+                data = encode(value)  # many times faster, where there is much
+                return (
+                    str(value)
+                    if len(data) <= MAX_SAID
+                    else data[:MAX_SAID].decode("utf-8", "replace")
+                )
             case _:
                 return str(value)
-    except RecursionError:
+    except (RecursionError, ValueError):
         return ""
 
 

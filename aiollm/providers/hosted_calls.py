@@ -59,12 +59,15 @@ class _Calls:
 
     def __init__(self) -> None:
         self.calls: list[HostedCall] = []
+        self.searches = False
+        """Whether one of them searches the web."""
         self._waiting: dict[str, deque[int]] = {}
 
     def add(self, call: HostedCall) -> None:
         if call.result is None:
             self._waiting.setdefault(call.id, deque()).append(len(self.calls))
         self.calls.append(call)
+        self.searches = self.searches or call.name == "web_search"
 
     def give(self, id_: str, result: Any) -> None:
         if waiting := self._waiting.get(id_):
@@ -137,7 +140,7 @@ def _grounding(found: _Calls, grounding: Any) -> None:
     """Add the search that an answer rests on, unless its call is a part of its own."""
     match grounding:
         case {"webSearchQueries": [_, *_] as queries}:
-            if all(call.name != "web_search" for call in found.calls):
+            if not found.searches:
                 sources = grounding.get("groundingChunks")
                 found.add(HostedCall("web_search", {"queries": queries}, sources))
         case _:

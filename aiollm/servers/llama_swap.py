@@ -50,7 +50,8 @@ class SwapModel(msgspec.Struct, frozen=True):
         return facts
 
 
-class RunningModel(msgspec.Struct, frozen=True):
+# A list of thousands would start the collector, which takes 10 ms: hence `gc=False` below.
+class RunningModel(msgspec.Struct, frozen=True, gc=False):
     """A model process of llama-swap; `ttl` is the idle time in seconds it is kept, 0 = forever."""
 
     model: str = ""
@@ -75,7 +76,7 @@ class Props(msgspec.Struct, frozen=True):
     facts: dict[str, Any] = {}
 
 
-class ModelState(msgspec.Struct, frozen=True):
+class ModelState(msgspec.Struct, frozen=True, gc=False):
     """A model in `ModelsChanged`; `peer` names the llama-swap it lives on, "" for this one."""
 
     id: str = ""
@@ -92,20 +93,20 @@ class ModelsChanged(msgspec.Struct, frozen=True):
     models: tuple[ModelState, ...]
 
 
-class LogData(msgspec.Struct, frozen=True):
+class LogData(msgspec.Struct, frozen=True, gc=False):
     """A piece of the log; `source` is proxy or upstream."""
 
     source: str = ""
     text: str = msgspec.field(default="", name="data")
 
 
-class ActivityLogged(msgspec.Struct, frozen=True):
+class ActivityLogged(msgspec.Struct, frozen=True, gc=False):
     """A request ended; `id` is its number in the activity log."""
 
     id: int = 0
 
 
-class InFlightRequest(msgspec.Struct, frozen=True):
+class InFlightRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in progress; its headers are left out because they may hold keys."""
 
     id: str = ""

@@ -13,7 +13,8 @@ from aiollm.provider import Provider
 from aiollm.servers.base import Server, read
 
 
-class ModelDetails(msgspec.Struct, frozen=True):
+# A list of thousands would start the collector, which takes 10 ms: hence `gc=False` below.
+class ModelDetails(msgspec.Struct, frozen=True, gc=False):
     """The format, family, size and quantization of an Ollama model."""
 
     format: str = ""
@@ -24,7 +25,7 @@ class ModelDetails(msgspec.Struct, frozen=True):
     context_length: int | None = None
 
 
-class OllamaModel(msgspec.Struct, frozen=True):
+class OllamaModel(msgspec.Struct, frozen=True, gc=False):
     """A model that Ollama has on disk; `size` is in bytes, older servers omit `capabilities`."""
 
     name: str = ""
@@ -35,7 +36,7 @@ class OllamaModel(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] = ()
 
 
-class LoadedModel(msgspec.Struct, frozen=True):
+class LoadedModel(msgspec.Struct, frozen=True, gc=False):
     """A model that Ollama holds in memory: `size` bytes, `size_vram` of them on a GPU."""
 
     name: str = ""

@@ -69,7 +69,7 @@ ANSWERS: dict[str, tuple[Service, str, Callable[[int], str], int]] = {
     ),
     "an argument that comes in pieces": (GOOGLE, BEGUN, lambda _: MORE, 30_000),
     "unknown parts in one chunk": (
-        GOOGLE, gemini(*[{"odd": KILOBYTE}] * 1_000), lambda _: gemini({"text": "a"}), 1,
+        GOOGLE, gemini(*[{"odd": KILOBYTE}] * 500), lambda _: gemini({"text": "a"}), 1,
     ),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._user_types import density
-from aiollm._user_types.density import LARGE, MAX_BARE
+from aiollm._user_types.density import FRAME, LARGE, LIST, USER, Limits
 from aiollm._wire.framing import NDJSON, SSE, NamedSSE, check_density
 from aiollm.errors import ProtocolError
 
@@ -32,9 +32,8 @@ def in_text(text: str) -> dict[str, Any]:
         pytest.param(in_text(json.dumps([MODEL] * 500)), id="JSON in a text"),
         pytest.param(in_text('\\"\\\\",[' * 30_000), id="escapes before quotes"),
         pytest.param(in_text("\u6587" * 150_000), id="another script"),
-        pytest.param({"logprobs": [PROBABILITY] * 8000}, id="probabilities of tokens"),
-        pytest.param({"prompt_token_ids": list(range(128_000))}, id="a prompt of token ids"),
-        pytest.param({"data": [MODEL] * 500}, id="a list of models"),
+        pytest.param({"logprobs": [PROBABILITY] * 6000}, id="probabilities of tokens"),
+        pytest.param({"prompt_token_ids": list(range(70_000))}, id="a prompt of token ids"),
         pytest.param({"citations": [{"url": "https://a.example/" + "a" * 200}] * 1000}, id="urls"),
     ],
 )
@@ -46,25 +45,40 @@ def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None
 
 
 @pytest.mark.parametrize(
+    ("limits", "value"),
+    [
+        pytest.param(LIST, {"data": [MODEL] * 1000}, id="a list of models"),
+        pytest.param(USER, [PROBABILITY] * 14_000, id="what a user asked for"),
+        pytest.param(USER, {"results": [{"index": 1, "score": 0.5}] * 20_000}, id="scores"),
+    ],
+)
+def test_single_replies_and_what_a_user_asked_for_may_have_more(limits: Limits, value: Any) -> None:
+    data = json.dumps(value).encode()
+    check_density(data, limits=limits)
+    with pytest.raises(ProtocolError):
+        check_density(data)
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         pytest.param(b'{"a":[%s0]}' % (b"0," * 200_000), "more than 131072 values", id="numbers"),
-        pytest.param(b"[%s0]" % (b'"a",' * 70_000), "65536 strings", id="texts"),
+        pytest.param(b"[%s0]" % (b'"a",' * 70_000), "24576 strings", id="texts"),
         pytest.param(
             b"{%s}" % b",".join(b'"b%d":1' % at for at in range(70_000)), "strings", id="names"
         ),
         pytest.param(
-            b"[%s0]" % (b"{}," * 50_000), "more than 49152 objects and lists", id="objects"
+            b"[%s0]" % (b"{}," * 50_000), "more than 16384 objects and lists", id="objects"
         ),
-        pytest.param(b"[" * 70_000, "more than 49152 objects and lists", id="a deep nesting"),
-        pytest.param(b'{"a":%s1}' % (b" " * MAX_BARE), "outside its strings", id="white space"),
-        pytest.param(b'{"a":%s}' % (b"1" * MAX_BARE), "outside its strings", id="a long number"),
+        pytest.param(b"[" * 70_000, "more than 16384 objects and lists", id="a deep nesting"),
+        pytest.param(b'{"a":%s1}' % (b" " * FRAME.bare), "outside its strings", id="white space"),
+        pytest.param(b'{"a":%s}' % (b"1" * FRAME.bare), "outside its strings", id="a long number"),
         pytest.param(
             b'{"a":"%s"}' % (rb"\u0041" * 1_100_000), "more than 262144 escapes", id="escapes"
         ),
         pytest.param(
-            b'{"a":"%s"}' % ("é" * 2_200_000).encode(),
-            "more than 4194304 bytes that are not",
+            b'{"a":"%s"}' % ("é" * 1_100_000).encode(),
+            "more than 2097152 bytes that are not",
             id="UTF-8",
         ),
         pytest.param(
@@ -103,10 +117,10 @@ def test_pieces_count_as_the_whole(texts: list[str], sizes: list[int]) -> None:
 
 
 AT_THE_BOUND: dict[str, tuple[int, Any]] = {
-    "strings": (density.MAX_STRINGS, lambda count: ["a"] * count),
-    "objects": (density.MAX_BRACKETS - 1, lambda count: [{}] * count),
-    "numbers": (density.MAX_VALUES, lambda count: [1] * count),
-    "escapes": (density.MAX_ESCAPES // 3, lambda count: '\\"\n' * (count - 1)),
+    "strings": (FRAME.strings, lambda count: ["a"] * count),
+    "objects": (FRAME.brackets - 1, lambda count: [{}] * count),
+    "numbers": (FRAME.values, lambda count: [1] * count),
+    "escapes": (FRAME.escapes // 3, lambda count: '\\"\n' * (count - 1)),
     "text": (20_000, lambda count: ['[{"\\,'] * count),
 }
 """What a frame has much of, how many about fill its bound, and a value with so many."""

@@ -114,7 +114,7 @@ def test_odd_values(frame, field, value) -> None:
         pytest.param(b"null", "Expected `object`", id="null"),
         pytest.param(b"[" * 60_000, "nests too deeply", id="deep lists"),
         pytest.param(b'{"a":' * 10_000, "nests too deeply", id="deep objects"),
-        pytest.param(b'{"a":' * 100_000, "objects and lists", id="deep and large"),
+        pytest.param(b'{"a":' * 100_000, "24576 strings", id="deep and large"),
         pytest.param(b'{"count":%s}' % (b"9" * 5000), "limit", id="more digits than allowed"),
         pytest.param(b'{"items":[%s]}' % b",".join([b"{}"] * 40), "than 32", id="too much is odd"),
     ],
@@ -144,8 +144,8 @@ def test_a_frame_is_converted_a_bounded_number_of_times_whatever_is_odd(monkeypa
         return convert(value, kind, **options)
 
     monkeypatch.setattr(msgspec, "convert", counted)
-    frame = b'{"items":[%s]}' % b",".join([b'{"need":1}'] * 4000 + [b'{"need":[]}'] * odd)
-    assert len(decode_leniently(frame, Wire).items) == 4000
+    frame = b'{"items":[%s]}' % b",".join([b'{"need":1}'] * 900 + [b'{"need":[]}'] * odd)
+    assert len(decode_leniently(frame, Wire).items) == 900
     assert sum(sizes) < 4 * len(frame)
 
 
@@ -161,7 +161,7 @@ def test_a_large_frame_of_nothing_but_structure_is_not_read_leniently() -> None:
     [
         pytest.param(b'{"text":"\\ud83e%s"}' % (b"a" * 300_000), "surrogate", id="halves"),
         pytest.param(b'{"text":"%s\t"}' % (rb"\n" * 70_000), "70000 escapes", id="escapes"),
-        pytest.param(b'{"items":[%s[]]}' % (b'{"need":1},' * 4096), "4096 items", id="items"),
+        pytest.param(b'{"items":[%s[]]}' % (b'{"need":1},' * 1024), "1024 items", id="items"),
     ],
 )
 def test_a_large_frame_that_is_slow_to_mend_is_refused(frame, said) -> None:

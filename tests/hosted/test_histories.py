@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -315,3 +316,25 @@ def _check_pairs(turns: list[dict[str, Any]]) -> None:
                     waiting.remove(each["tool_use_id"])
                 case _:
                     assert turn["role"] == "assistant" or not waiting
+
+
+def test_many_searches_are_read_in_one_pass() -> None:
+    """A message of a hostile server may have as many parts as it likes."""
+    calls = [{"part": {"toolCall": {"id": "a", "toolType": "x"}}}] * 2000
+    grounds = [{"groundingMetadata": {"webSearchQueries": ["a"]}}] * 2000
+    parts = [OpaquePart(ProviderData("google", data)) for data in (*calls, *grounds)]
+    lines = 0
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        found = hosted_calls(parts)
+    finally:
+        sys.settrace(before)
+    assert [call.name for call in found] == ["x"] * 2000 + ["web_search"]
+    assert lines < 100 * len(parts)

@@ -116,7 +116,7 @@ async def test_images_and_documents_become_parts(served):
         ("big_last", {}, "too large"),
         ("big", {"bytes": 50_000_000}, "50000"),
         ("many", {}, "1001 items"),
-        ("deep", {}, "beside its texts"),
+        ("deep", {}, "more than 131072 values"),
         ("bad_result", {}, "not valid"),
         ("rpc_error", {}, "bad arguments"),
     ],

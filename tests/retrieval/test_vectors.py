@@ -278,10 +278,20 @@ def test_what_a_codec_hands_on_in_the_place_of_a_vector_is_checked(wrong):
     assert read(b"{}", 1, Codec())[0] == "error"
 
 
-def test_a_vector_has_a_size_that_is_read_in_one_go():
-    for count, is_fine in ((390_000, True), (600_000, False)):
-        body = json.dumps({"data": [{"embedding": packed([0.5] * count)}]}).encode()
-        assert (read(body, 1)[0] != "error") is is_fine
+def test_a_vector_has_a_bounded_number_of_numbers():
+    """All of one is decoded without a turn of the loop."""
+    most = vectors.MAX_SIZE
+    for size in (most, most + 1):
+        numbers = ",".join(["1"] * size)
+        body = f'{{"data":[{{"index":0,"embedding":[{numbers}]}}]}}'
+        found = lifted(body.encode(), 1)[0]
+        assert found == ([[1.0] * size] if size == most else "error")
+
+
+def test_a_text_with_escapes_has_a_bounded_length():
+    for size in (vectors.MAX_ESCAPED - 9, vectors.MAX_ESCAPED + 9):
+        body = rb'{"data":[{"index":0,"embedding":[1,2]}],"a":"\"%s"}' % (b"a" * size)
+        assert (lifted(body, 1)[0] == "error") == (size > vectors.MAX_ESCAPED)
 
 
 def test_many_tiny_lists_count_as_work_each():

@@ -48,6 +48,25 @@ def test_what_is_passed_on_of_a_stream_has_no_key_however_it_is_cut(form, key, f
         assert said.endswith(b"\nmore")
 
 
+def test_a_short_password_is_masked_in_a_stream_however_it_is_cut():
+    whole = rb"it is hunter2, \u0068unter2 or hunter3"
+    redactor = Redactor(["hunter2"])
+    for size in (1, 3, 5, 8):
+        said, held = b"", b""
+        for at in range(0, len(whole), size):
+            ready, held = redactor.masked_start(held + whole[at : at + size])
+            said += ready
+        assert said + redactor.data(held) == b"it is ***, *** or hunter3"
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_masking_the_start_of_a_stream_masks_what_is_passed_on_and_nothing_else(form, key, cut):
+    redactor = Redactor([key])
+    for data in (f"a {form} b".encode()[:cut], f"a {form} b {form}".encode()[:-cut]):
+        ready, held = redactor.split(data)
+        assert redactor.masked_start(data) == (redactor.data(ready), held)
+
+
 def test_a_stream_waits_only_for_what_may_become_a_key(key):
     redactor = Redactor([key])
     assert redactor.split(b"loading model") == (b"loading model", b"")
@@ -73,6 +92,7 @@ def test_what_vendors_show_on_purpose_stays(text, key):
     [
         ("hunter2", "it is hunter2", "it is ***"),
         ("hunter2", r"it is \u0068unter2", "it is ***"),
+        ("hunter2", "it is %u0068unter2", "it is ***"),
         ("Ollama", "ollama says Ollama", "ollama says ***"),
         ("Basic dXNlcjpzZXNhbWU5OQ==", "password sesame99", "password ***"),
         ("Basic !", "Basic !", "Basic !"),

@@ -11,6 +11,7 @@ import msgspec
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import ProtocolError
+from aiollm.providers.decoding import check_parts
 from aiollm.types import Certainty, Citation, ProviderData, Usage
 
 FAMILY = "google"
@@ -284,6 +285,7 @@ def citations_of(candidate: Candidate) -> list[Citation]:
     sources = _dicts(cited.get("citations")) or _dicts(cited.get("citationSources"))
     for ground in _dicts(found.get("groundingChunks")):
         sources += _dicts([next(filter(None, map(ground.get, _SOURCES)), None)])
+    check_parts(sources)
     return [
         citation
         for citation in map(_citation, sources)

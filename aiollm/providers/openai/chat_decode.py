@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -23,7 +23,7 @@ from aiollm.providers.decoding import (
     later_usage,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in
+from aiollm.providers.error_bodies import error_in, said_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
@@ -180,7 +180,7 @@ class ChatDecoder:
         before = len(out)
         chunk = self._decode(frame)
         if chunk.error:
-            raise stream_error(load(frame), frame)
+            raise stream_error(said_error(frame), frame)
         if chunk.choices:
             self._take(chunk, out)
         else:
@@ -316,6 +316,7 @@ class ChatDecoder:
         if delta.function_call is not None:
             out += self._call(Call(-1, function=delta.function_call))
         if delta.annotations:
+            check_parts(delta.annotations)
             out += citations(delta.annotations, self._family)
         if delta.images:
             out += images(delta.images)

@@ -19,6 +19,11 @@ MAX_READ = 2 * 1024 * 1024
 """Characters of a call's arguments that are read; no longer ones are run."""
 
 
+_LONG = 16 * 1024
+"""Characters from which one piece is decoded before its brackets are counted: many servers send
+all arguments at once, and to count takes longer, but a piece is rarely so long."""
+
+
 class _Brackets:
     """Counts the brackets of JSON that comes in pieces, each of which it looks at once.
 
@@ -53,7 +58,16 @@ class _Brackets:
 class _Call:
     """A call so far; `known` is the id that it came with, "" if it came without."""
 
-    __slots__ = ("_blank", "_brackets", "_spoiled", "arguments", "custom", "known", "name")
+    __slots__ = (
+        "_blank",
+        "_brackets",
+        "_judged",
+        "_spoiled",
+        "arguments",
+        "custom",
+        "known",
+        "name",
+    )
 
     def __init__(self, known: str, *, custom: bool) -> None:
         self.known = known
@@ -62,6 +76,8 @@ class _Call:
         self.arguments: list[str] = []
         self._blank = 0
         self._brackets = _Brackets()
+        self._judged = 0, False
+        """Of how many pieces it was found out whether they are an object, and whether they are."""
         self._spoiled = False
 
     def blank(self) -> bool:
@@ -75,6 +91,15 @@ class _Call:
         """Return whether the arguments are a JSON object."""
         if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
             return False  # the last piece is enough to tell, almost always
+        count, is_whole = self._judged
+        if count != len(self.arguments):
+            is_whole = self._is_whole()
+            self._judged = len(self.arguments), is_whole
+        return is_whole
+
+    def _is_whole(self) -> bool:
+        if len(self.arguments) == 1 and _LONG < len(self.arguments[0]) <= MAX_READ:
+            return not is_dense(self.arguments[0]) and is_object(self.arguments[0])
         if self._spoiled or not self._brackets.balance(self.arguments):
             return False
         # What is balanced but cannot be read will not become readable with more behind it.

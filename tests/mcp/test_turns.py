@@ -1,0 +1,122 @@
+"""What a hostile MCP server sends holds up nothing else: it is read in pieces, none too dense."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from aiollm._mcp.events import in_turns
+from aiollm._mcp.lines import Lines, TooLong
+from aiollm._mcp.sdk import load
+from aiollm._mcp.stdio import StdioTransport
+from aiollm._mcp.tools import Listed, book_of
+from aiollm._mcp.traffic import Traffic
+
+DENSE = [b"[" * 40_000, b'{"a":"b"},' * 20_000, b"1," * 140_000, b'"\\n"' * 600_000]
+
+
+@asynccontextmanager
+async def turns():
+    """Count the turns of the loop."""
+    seen = []
+
+    async def count():
+        while True:
+            seen.append(None)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(count())
+    yield seen
+    task.cancel()
+
+
+@pytest.mark.parametrize("dense", DENSE)
+@pytest.mark.parametrize("size", [1000, 200_000, 2**24])
+def test_a_line_of_too_many_parts_is_left_out_whatever_its_size(dense, size):
+    line = b'{"jsonrpc":"2.0","id":7,"result":{"a":[' + dense + b"]}}\n"
+    reader = Lines(2**24)
+    pieces = [line[at : at + size] for at in range(0, len(line), size)]
+    (found,) = (each for piece in pieces for each in reader.feed(piece))
+    assert isinstance(found, TooLong)
+    assert (found.id, found.size) == (7, len(line) - 1)
+    assert "more than" in found.excess
+    assert list(reader.feed(b"{}\n")) == [b"{}"]
+
+
+def test_a_large_text_is_no_structure():
+    line = b'{"jsonrpc":"2.0","id":7,"result":{"a":"%s"}}' % (b"[1,2]{}, " * 500_000)
+    assert list(Lines(2**24).feed(line + b"\n")) == [line]
+
+
+async def test_others_run_between_the_messages_of_a_server():
+    """Whatever it writes at once: messages, noise, or nothing but line ends."""
+    written = """import sys; sys.stdout.write('{"jsonrpc":"2.0","id":1,"result":{}}\\n' * 2000)"""
+    traffic = Traffic(await load(), lambda _: None, lambda: None)
+    transport = StdioTransport(traffic, [sys.executable, "-c", written], {}, None, 2**20)
+    async with transport as (received, _), turns() as seen:
+        messages, at = [], Counter()
+        async for each in received:
+            messages.append(each)
+            at[len(seen)] += 1
+        transport.close()
+    await transport.child.gone()
+    assert len(messages) == 2000
+    assert {type(each.message).__name__ for each in messages} == {"JSONRPCResponse"}
+    assert max(at.values()) <= 20, "messages in one turn"
+
+
+class Body(httpx2.AsyncByteStream):
+    """A body in memory."""
+
+    def __init__(self, *reads):
+        self.reads, self.closed = reads, False
+
+    async def __aiter__(self):
+        for each in self.reads:
+            yield each
+
+    async def aclose(self):
+        self.closed = True
+
+
+async def test_others_run_between_the_pieces_of_a_stream_of_events():
+    body = Body(b": ping\n\n" * 20_000, b"data: {}\n\n")
+    response = httpx2.Response(200, stream=in_turns(httpx2, body))
+    async with turns() as seen:
+        whole = b"".join([piece async for piece in response.aiter_raw()])
+    await response.aclose()
+    assert whole == b"".join(body.reads)
+    assert len(seen) >= 18
+    assert body.closed
+
+
+@pytest.mark.parametrize("dense", DENSE)
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+async def test_an_event_of_too_many_parts_ends_its_stream_alone(dense, end):
+    small = b'data: {"a":[%s]}' % (b"[]," * 2000) + end
+    fine = in_turns(httpx2, Body(small * 20))
+    assert b"".join([piece async for piece in fine]) == small * 20
+    with pytest.raises(httpx2.SSEError, match="an event has more than"):
+        async for _ in in_turns(httpx2, Body(small, b"data: " + dense, end)):
+            pass
+
+
+async def test_others_run_between_the_schemas_of_a_list():
+    listed = [Listed(f"t{at}", "", {"properties": {"a": {}}}) for at in range(50)]
+    async with turns() as seen:
+        book = await book_of("s", listed, None, None)
+    assert len(book.tools) == 50
+    assert len(seen) >= 49
+
+
+async def test_a_large_schema_is_mended_in_a_thread():
+    wide = Listed("wide", "", {"properties": {f"p{at}": {"type": "string"} for at in range(4000)}})
+    async with turns() as seen:
+        book = await book_of("s", [wide], None, None)
+    assert len(book.tools["wide"].parameters["properties"]) == 4000
+    assert len(seen) > 3
