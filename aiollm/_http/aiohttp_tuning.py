@@ -29,8 +29,21 @@ SMALL_BODY = 32 * 1024
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
-fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
-"""Set by a connector when the connection of the current request is new."""
+
+class Sending:
+    """What a connector notes about the request that is being sent."""
+
+    __slots__ = ("is_fresh", "key")
+
+    def __init__(self) -> None:
+        self.is_fresh = False
+        """Whether its connection is new."""
+        self.key: Any = None
+        """Where the pool keeps connections that would do for it as well."""
+
+
+sending: ContextVar[Sending] = ContextVar("aiollm_sending")
+"""The request of the current task."""
 
 
 class Prompt(aiohttp.BaseConnector):
@@ -55,13 +68,26 @@ class _Careful(Prompt):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
+            sent = sending.get(None)
+            if sent is not None:
+                sent.key = req.connection_key
             # A second response that nobody asked for would be taken for this request's.
-            if not protocol.should_close or fresh.get([True])[0]:
+            if not protocol.should_close or sent is None or sent.is_fresh:
                 return connection
             connection.close()
 
+    async def idle(self, key: Any) -> Any:
+        """Return an idle and clean connection of those under `key` in the pool, else None."""
+        while (connection := await self._get(key, [])) is not None:
+            protocol: Any = connection.protocol
+            if not (protocol.should_close or protocol.writing_paused):
+                return connection
+            connection.close()
+        return None
+
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        fresh.get([False])[0] = True
+        if (sent := sending.get(None)) is not None:
+            sent.is_fresh = True
         protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport)
         return protocol
