@@ -13,8 +13,10 @@ import aiohttp
 
 from aiollm._http.aiohttp_tuning import (
     Connector,
+    Pieces,
     Sending,
     SocketConnector,
+    has_bytes,
     in_pieces,
     leave,
     request_class,
@@ -85,12 +87,17 @@ class AiohttpReply:
     @property
     def has_body(self) -> bool:
         """Whether bytes of the body have arrived already."""
-        return self._content.total_bytes > 0
+        return has_bytes(self._content)
 
     async def read(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises: TransportError, ProtocolError."""
+        content = self._content
         try:
-            return await self._content.readany()
+            if type(content) is not Pieces:
+                return await content.readany()
+            while (data := content.take()) is None:
+                await content.coming()
+            return data  # noqa: TRY300 - an else would cost at each read
         except FOREIGN as error:
             ours = translate(error, in_body=True)
             if self not in self._open:  # it was closed under its reader
