@@ -117,9 +117,62 @@ class _Answering(ResponseHandler):
             self.transport.abort()
 
 
+class _Flowing(_Answering):
+    """A connection that passes bytes in the middle of a body straight to the parser.
+
+    Nothing but the body changes then, as a rule; what aiohttp looks at for each read took longer
+    than parsing it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        parser: Any = self._parser
+        body: Any = self._payload
+        if type(body) is not Pieces or parser is None or self._read_timeout is not None:
+            super().data_received(data)
+            return
+        try:
+            found = parser.feed_data(data)
+            if not (found[0] or found[1]):
+                return
+            parsed = _Parsed(found)
+        except BaseException as error:  # noqa: BLE001 - aiohttp decides what becomes of it
+            parsed = _Parsed((), error)
+        # An answer that nobody asked for, another protocol, or invalid HTTP: left to aiohttp.
+        stand_in: Any = parsed
+        self._parser = stand_in
+        try:
+            super().data_received(data)
+        finally:
+            if self._parser is stand_in:
+                self._parser = parser
+        if self._exception is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(self._exception)  # or its reader would wait for more
+
+
+class _Parsed:
+    """Stands for a parser that has been fed already."""
+
+    def __init__(self, found: Any, error: BaseException | None = None) -> None:
+        self._found = found
+        self._error = error
+
+    def feed_data(self, _: bytes) -> Any:
+        """Return what the parser found. Raises: its error."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._found
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame, which would make a cycle
+
+
 def _factory(loop: Any) -> Any:
     """Return what aiohttp makes the protocols of connections with."""
-    return partial(_Answering, loop=loop)
+    one = ResponseHandler(loop)
+    known = all(hasattr(one, name) for name in ("_parser", "_payload", "_read_timeout"))
+    return partial(_Flowing if known else _Answering, loop=loop)
 
 
 class Connector(_Careful, aiohttp.TCPConnector):

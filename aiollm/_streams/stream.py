@@ -61,11 +61,12 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
         while True:
             for item in self._ready:
-                if type(item) not in self._hidden:
-                    return item  # type: ignore[no-any-return]
+                return item  # type: ignore[no-any-return]
             batch = await self._read()
-            self._total.add(batch)
-            self._ready = iter(batch)
+            self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
+
+    def _shown(self, batch: Sequence[Item]) -> list[Item]:
+        return [item for item in batch if type(item) not in self._hidden]
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
@@ -75,7 +76,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             except StopAsyncIteration:
                 raise ClosedError("the stream was closed before its first output") from None
             self._total.add(batch)
-            held += batch
+            held += self._shown(batch)
             self._ready = iter(held)
 
     async def _exhaust(self) -> None:

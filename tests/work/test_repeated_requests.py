@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiollm import ClosedError, ConfigError, ProtocolError, StreamInterrupted
-from aiollm._http.aiohttp_tuning import SMALL_BODY
+from aiollm._http.aiohttp_tuning import SMALL_BODY, _Flowing
 from aiollm._http.repeated import MOST
 from aiollm._http.transport import HttpTransport
 from aiollm._wire.body import Blob, Body
@@ -144,6 +144,44 @@ async def test_an_answer_that_is_no_http_is_an_error_and_ends_the_connection(tra
         with pytest.raises(ProtocolError, match="not valid HTTP"):
             await ask(transport, asking(server))
         assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\nnonsense\r\n", b"4\r\nfineXX0\r\n\r\n"])
+async def test_chunks_that_are_no_http_end_the_body_with_an_error(transport, rest):
+    gate = Gate()
+    async with FaultServer(FINE, Raw((CHUNKED, gate, rest)), default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"fine"
+        gate.open()
+        with pytest.raises((StreamInterrupted, ProtocolError)):
+            while await reply.read():
+                pass
+        reply.close()
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_an_answer_behind_the_end_of_a_body_is_not_taken_for_the_next(transport):
+    gate, evil = Gate(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
+    script = Raw((CHUNKED, gate, b"0\r\n\r\n" + evil))
+    async with FaultServer(FINE, script, default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"fine"
+        gate.open()
+        assert await reply.read() == b""
+        reply.close()
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_aiohttps_connections_are_as_they_are_known(transport):
+    async with FaultServer(default=FINE) as server:
+        await ask(transport, asking(server))
+        (pool,) = transport._session.connector._conns.values()
+        assert type(pool[0][0]) is _Flowing, "aiohttp is not as aiohttp_tuning.py knows it"
 
 
 async def test_a_body_that_is_cut_is_an_error(transport):
