@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import compress
+from operator import not_
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
@@ -65,8 +67,11 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             batch = await self._read()
             self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
 
-    def _shown(self, batch: Sequence[Item]) -> list[Item]:
-        return [item for item in batch if type(item) not in self._hidden]
+    def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:
+        hidden = self._hidden
+        if hidden.isdisjoint(map(type, batch)):
+            return batch
+        return [*compress(batch, map(not_, map(hidden.__contains__, map(type, batch))))]
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
