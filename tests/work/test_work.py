@@ -46,10 +46,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (91, 548, 3930),
-    "anthropic": (107, 562, 4650),
-    "google": (130, 602, 4570),
-    "ollama": (90, 518, 3590),
+    "openai": (91, 535, 3935),
+    "anthropic": (107, 545, 4650),
+    "google": (130, 585, 4585),
+    "ollama": (90, 505, 3595),
 }
 
 
