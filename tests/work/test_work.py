@@ -84,11 +84,19 @@ class Memory:
         return Reply(self._reads)
 
 
-class Traced:
-    """Counts the instructions that aiollm's own code runs, by the tracing of Python 3.11."""
+class Counted:
+    """The instructions that aiollm's own code runs, by file."""
 
     def __init__(self):
         self.files = collections.Counter()
+
+    @property
+    def count(self):
+        return self.files.total()
+
+
+class Traced(Counted):
+    """Counts them by the tracing of Python 3.11."""
 
     def __enter__(self):
         self._before = sys.gettrace()
@@ -110,13 +118,10 @@ class Traced:
         return self._count
 
 
-class Monitored:
-    """The same by the monitoring of later versions, whose tracing of instructions is unsteady."""
+class Monitored(Counted):
+    """Counts them by the monitoring of later versions; their tracing of instructions is unsteady."""
 
     TOOL = 4
-
-    def __init__(self):
-        self.files = collections.Counter()
 
     def __enter__(self):
         monitoring = sys.monitoring
