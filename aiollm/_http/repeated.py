@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -32,11 +32,14 @@ _PARAMETERS = {
 """How aiohttp's parser is set for a response, as its session does it."""
 
 
-class _Head(NamedTuple):
-    """The head of a request as aiohttp wrote it, without the length of its body."""
+class _Head:
+    """The head of a request as aiohttp wrote it, up to the length of its body; it shows nothing."""
 
-    key: Any
-    start: bytes
+    __slots__ = ("key", "start")
+
+    def __init__(self, key: Any, start: bytes) -> None:
+        self.key = key
+        self.start = start
 
 
 class Response:

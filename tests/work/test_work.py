@@ -119,7 +119,7 @@ class Traced(Counted):
 
 
 class Monitored(Counted):
-    """Counts them by the monitoring of later versions; their tracing of instructions is unsteady."""
+    """Counts them by the monitoring of later versions: there, tracing is unsteady."""
 
     TOOL = 4
 
