@@ -115,7 +115,10 @@ class ActiveAttempt:
             self._call.opener.forget(error)
             raise
         else:
-            self._note(batch)
+            if self.record.first_output is not None and type(batch[-1]) is TextDelta:
+                deadlines.output()  # as nearly every batch
+            else:
+                self._note(batch)
             return batch
 
     def _answer(self, batch: Sequence[Item]) -> Sequence[Item]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ssl
 import sys
-from collections import deque
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -29,8 +29,21 @@ SMALL_BODY = 32 * 1024
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
-fresh: ContextVar[list[bool]] = ContextVar("aiollm_connection_fresh")
-"""Set by a connector when the connection of the current request is new."""
+
+class Sending:
+    """What a connector notes about the request that is being sent."""
+
+    __slots__ = ("is_fresh", "key")
+
+    def __init__(self) -> None:
+        self.is_fresh = False
+        """Whether its connection is new."""
+        self.key: Any = None
+        """Where the pool keeps connections that would do for it as well."""
+
+
+sending: ContextVar[Sending] = ContextVar("aiollm_sending")
+"""The request of the current task."""
 
 
 class Prompt(aiohttp.BaseConnector):
@@ -55,13 +68,26 @@ class _Careful(Prompt):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
+            sent = sending.get(None)
+            if sent is not None:
+                sent.key = req.connection_key
             # A second response that nobody asked for would be taken for this request's.
-            if not protocol.should_close or fresh.get([True])[0]:
+            if not protocol.should_close or sent is None or sent.is_fresh:
                 return connection
             connection.close()
 
+    async def idle(self, key: Any) -> Any:
+        """Return an idle and clean connection of those under `key` in the pool, else None."""
+        while (connection := await self._get(key, [])) is not None:
+            protocol: Any = connection.protocol
+            if not (protocol.should_close or protocol.writing_paused):
+                return connection
+            connection.close()
+        return None
+
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        fresh.get([False])[0] = True
+        if (sent := sending.get(None)) is not None:
+            sent.is_fresh = True
         protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport)
         return protocol
@@ -82,6 +108,7 @@ class _Answering(ResponseHandler):
         is_interim = data[0].code < 200 and data[0].code != 101
         self._interim = self._interim + 1 if is_interim else 0
         if self._interim <= MAX_INTERIM:
+            in_pieces(data[1])
             super().feed_data(data, size)
             return
         message = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
@@ -90,9 +117,62 @@ class _Answering(ResponseHandler):
             self.transport.abort()
 
 
+class _Flowing(_Answering):
+    """A connection that passes bytes in the middle of a body straight to the parser.
+
+    Nothing but the body changes then, as a rule; what aiohttp looks at for each read took longer
+    than parsing it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        parser: Any = self._parser
+        body: Any = self._payload
+        if type(body) is not Pieces or parser is None or self._read_timeout is not None:
+            super().data_received(data)
+            return
+        try:
+            found = parser.feed_data(data)
+            if not (found[0] or found[1]):
+                return
+            parsed = _Parsed(found)
+        except BaseException as error:  # noqa: BLE001 - aiohttp decides what becomes of it
+            parsed = _Parsed((), error)
+        # An answer that nobody asked for, another protocol, or invalid HTTP: left to aiohttp.
+        stand_in: Any = parsed
+        self._parser = stand_in
+        try:
+            super().data_received(data)
+        finally:
+            if self._parser is stand_in:
+                self._parser = parser
+        if self._exception is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(self._exception)  # or its reader would wait for more
+
+
+class _Parsed:
+    """Stands for a parser that has been fed already."""
+
+    def __init__(self, found: Any, error: BaseException | None = None) -> None:
+        self._found = found
+        self._error = error
+
+    def feed_data(self, _: bytes) -> Any:
+        """Return what the parser found. Raises: its error."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._found
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame, which would make a cycle
+
+
 def _factory(loop: Any) -> Any:
     """Return what aiohttp makes the protocols of connections with."""
-    return partial(_Answering, loop=loop)
+    one = ResponseHandler(loop)
+    known = all(hasattr(one, name) for name in ("_parser", "_payload", "_read_timeout"))
+    return partial(_Flowing if known else _Answering, loop=loop)
 
 
 class Connector(_Careful, aiohttp.TCPConnector):
@@ -169,28 +249,94 @@ def system_context() -> ssl.SSLContext | None:
 
 
 class Pieces(aiohttp.StreamReader):
-    """A body that returns all buffered pieces as one.
+    """A body that returns all buffered pieces as one, and does little for each.
 
-    aiohttp runs its flow control for each HTTP chunk that it takes from its buffer, which costs
-    more than parsing the chunk. If a later version buffers differently, this changes nothing.
+    aiohttp keeps where each HTTP chunk ended, which nothing here asks for, and runs its flow
+    control and its parser once more for each that it takes from its buffer.
     """
 
     __slots__ = ()
 
-    def _read_nowait(self, n: int) -> bytes:
-        waiting = getattr(self, "_buffer", None)
-        if n == -1 and isinstance(waiting, deque) and not self._buffer_offset:
-            whole = b"".join(waiting)
+    def begin_http_chunk_receiving(self) -> None:
+        """Keep no note of where an HTTP chunk begins."""
+
+    def end_http_chunk_receiving(self) -> None:
+        """Keep no note of where it ends."""
+
+    def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - aiohttp ignores it, too
+        """Take bytes that have arrived."""
+        if not data:
+            return False
+        self._buffer.append(data)
+        self._size += len(data)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._size > self._high_water:
+            self._protocol.pause_reading()
+        return False
+
+    def take(self) -> bytes | None:
+        """Return what has arrived, b"" at the end, None if nothing is there yet.
+
+        Raises: what broke the body off, once aiohttp knows of it.
+        """
+        if self._exception is not None:
+            raise self._exception
+        waiting = self._buffer
+        if not waiting:
+            return b"" if self._eof else None
+        if self._buffer_offset:
+            return super()._read_nowait(-1)
+        if len(waiting) == 1:
+            data = waiting.popleft()
+        else:
+            data = b"".join(waiting)
             waiting.clear()
-            waiting.append(whole)
-        return super()._read_nowait(n)
+        self._size = 0
+        self._cursor += len(data)
+        self.total_bytes = self._cursor
+        if self._protocol._reading_paused:  # noqa: SLF001
+            self._protocol.resume_reading()
+        return data
+
+    def coming(self) -> asyncio.Future[None]:
+        """Return what ends when there is something to take. Raises: RuntimeError."""
+        if not self._protocol.connected:
+            raise RuntimeError("the connection is closed")
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("another task waits for this body")
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    async def readany(self) -> bytes:
+        """Return what has arrived, b"" at the end. Raises: as `take`."""
+        while (data := self.take()) is None:
+            await self.coming()
+        return data
+
+
+_PIECES_USE = {
+    "_buffer", "_buffer_offset", "_cursor", "_eof", "_exception", "_high_water", "_loop",
+    "_protocol", "_size", "_waiter", "total_bytes",
+}  # fmt: skip
+"""What `Pieces` uses of aiohttp's body."""
+
+_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE
 
 
 def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
     """Return `body`, made to join its pieces; aiohttp has no setting for the class."""
-    if type(body) is aiohttp.StreamReader:
+    if _IS_LIKE_PIECES and type(body) is aiohttp.StreamReader:
         body.__class__ = Pieces
     return body
+
+
+def has_bytes(body: aiohttp.StreamReader) -> bool:
+    """Return whether bytes of a body have arrived, even if they were taken."""
+    return bool(body._size or body.total_bytes)  # noqa: SLF001
 
 
 def receive_less(transport: Any) -> None:

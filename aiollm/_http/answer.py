@@ -72,8 +72,9 @@ class Answer:
             self.goes_on = False
         elif batch:
             now = monotonic()
-            if now - self._last > self._gap:  # noqa: PLR1730  max() costs more
-                self._gap = now - self._last
+            gap = now - self._last
+            if gap > self._gap:  # noqa: PLR1730  max() costs more
+                self._gap = gap
             self._last = now
         return batch
 

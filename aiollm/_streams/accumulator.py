@@ -222,9 +222,10 @@ class Accumulator:
         self.raw_finish_reason: str = ""
         self.usage: Usage = Usage()
 
-    def add(self, items: Sequence[Item]) -> None:
-        """Add the items of one batch."""
+    def add(self, items: Sequence[Item]) -> bool:
+        """Add the items of one batch; return whether all are plain text, as nearly always."""
         text = self._text
+        plain = True
         for item in items:
             # Nearly every item continues the last text, so this case does without a call.
             if type(item) is TextDelta and item.provider_data is None:
@@ -232,12 +233,14 @@ class Accumulator:
                     text = self._open(_Text).pieces
                 text.append(item.text)
             else:
+                plain = False
                 self.adders[type(item)](self, item)
                 last = self._builders[-1] if self._builders else None
                 text = last.pieces if type(last) is _Text else None
         self._text = text
         if text is not None and len(text) >= self._fold_at:
             self._folded(text)
+        return plain
 
     def _folded(self, pieces: list[str]) -> None:
         if len(pieces) >= self._fold_at:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import compress
+from operator import not_
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
@@ -61,11 +63,15 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
         while True:
             for item in self._ready:
-                if type(item) not in self._hidden:
-                    return item  # type: ignore[no-any-return]
+                return item  # type: ignore[no-any-return]
             batch = await self._read()
-            self._total.add(batch)
-            self._ready = iter(batch)
+            self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
+
+    def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:
+        hidden = self._hidden
+        if hidden.isdisjoint(map(type, batch)):
+            return batch
+        return [*compress(batch, map(not_, map(hidden.__contains__, map(type, batch))))]
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
@@ -75,7 +81,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             except StopAsyncIteration:
                 raise ClosedError("the stream was closed before its first output") from None
             self._total.add(batch)
-            held += batch
+            held += self._shown(batch)
             self._ready = iter(held)
 
     async def _exhaust(self) -> None:

@@ -23,35 +23,109 @@ from aiollm.testing import Answer, FaultServer
 
 
 class Flow:
-    """Counts how often a body asks for more, which is what each piece costs."""
+    """Stands for a connection, and counts how often a body asks for more."""
+
+    connected = True
 
     def __init__(self):
+        self._reading_paused = False
         self.asked = 0
 
     def resume_reading(self, resume_parser=True):
         self.asked += 1
+        self._reading_paused = False
 
     def pause_reading(self):
-        pass
+        self._reading_paused = True
+
+
+def a_body(flow, limit=2**16):
+    body = in_pieces(aiohttp.StreamReader(flow, limit, loop=asyncio.get_running_loop()))
+    assert type(body) is Pieces, "aiohttp is not as aiohttp_tuning.py knows it"
+    return body
+
+
+def feed(body, data):
+    """Feed a body as aiohttp's parser does with one HTTP chunk."""
+    body.begin_http_chunk_receiving()
+    body.feed_data(data)
+    body.end_http_chunk_receiving()
 
 
 async def test_all_pieces_of_a_body_are_taken_out_as_one():
     flow = Flow()
-    body = in_pieces(aiohttp.StreamReader(flow, 2**16, loop=asyncio.get_running_loop()))
+    body = a_body(flow)
     for number in range(100):
-        body.begin_http_chunk_receiving()
-        body.feed_data(b"%d " % number)
-        body.end_http_chunk_receiving()
+        feed(body, b"%d " % number)
     assert await body.readany() == b"".join(b"%d " % number for number in range(100))
-    assert flow.asked == 1
-    body.feed_data(b"tail")
+    assert flow.asked == 0
+    feed(body, b"tail")
     body.feed_eof()
-    assert await body.readany() == b"tail"
+    assert body.take() == b"tail"
+    assert body.take() == b""
     assert await body.readany() == b""
 
 
+async def test_pieces_that_came_before_the_class_was_changed_are_taken_too():
+    flow = Flow()
+    body = aiohttp.StreamReader(flow, 2**16, loop=asyncio.get_running_loop())
+    feed(body, b"one ")
+    feed(body, b"two ")
+    in_pieces(body)
+    feed(body, b"three")
+    assert body.take() == b"one two three"
+    assert body.take() is None
+
+
+async def test_a_body_that_is_full_pauses_its_connection_until_it_is_taken():
+    flow = Flow()
+    body = a_body(flow, limit=10)
+    feed(body, b"x" * 20)
+    assert not flow._reading_paused
+    feed(body, b"x")
+    assert flow._reading_paused
+    assert len(body.take()) == 21
+    assert not flow._reading_paused
+    assert flow.asked == 1
+
+
+async def test_a_wait_for_a_body_ends_with_bytes_the_end_or_an_error():
+    body = a_body(Flow())
+    loop = asyncio.get_running_loop()
+    loop.call_soon(feed, body, b"bytes")
+    assert await body.readany() == b"bytes"
+    loop.call_soon(body.feed_eof)
+    assert await body.readany() == b""
+    body = a_body(Flow())
+    loop.call_soon(body.set_exception, aiohttp.ClientPayloadError("cut"))
+    with pytest.raises(aiohttp.ClientPayloadError, match="cut"):
+        await body.readany()
+    with pytest.raises(aiohttp.ClientPayloadError, match="cut"):
+        body.take()
+
+
+async def test_a_wait_for_a_body_that_was_cancelled_loses_nothing():
+    body = a_body(Flow())
+    reading = asyncio.ensure_future(body.readany())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="another task"):
+        body.coming()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    feed(body, b"bytes")
+    assert await body.readany() == b"bytes"
+
+
+async def test_nobody_waits_for_a_connection_that_is_closed():
+    flow = Flow()
+    flow.connected = False
+    with pytest.raises(RuntimeError, match="closed"):
+        await a_body(flow).readany()
+
+
 async def test_a_body_read_in_part_loses_nothing():
-    body = in_pieces(aiohttp.StreamReader(Flow(), 2**16, loop=asyncio.get_running_loop()))
+    body = a_body(Flow())
     for piece in (b"abc", b"def", b"ghi"):
         body.feed_data(piece)
     assert await body.read(2) == b"ab"

@@ -130,7 +130,7 @@ class ChatDecoder:
         for frame in frames:
             if decode is not None:
                 try:
-                    (choice,) = decode(frame).choices
+                    choice = decode(frame).choices[0]
                 except (ValueError, RecursionError):
                     pass
                 else:

@@ -1,0 +1,220 @@
+"""Requests that are written again on an idle connection: the same bytes, a third less work."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from aiollm import ClosedError, ConfigError, ProtocolError, StreamInterrupted
+from aiollm._http.aiohttp_tuning import SMALL_BODY, _Flowing
+from aiollm._http.repeated import MOST
+from aiollm._http.transport import HttpTransport
+from aiollm._wire.body import Blob, Body
+from aiollm.provider import HttpRequest
+from aiollm.testing import Answer, Cut, FaultServer, Gate, Raw, Stale, Unsolicited
+
+FINE = Answer(200, {"content-type": "text/plain"}, b"fine")
+
+
+class Session:
+    """Counts the requests that go through aiohttp's session."""
+
+    def __init__(self):
+        self.requests = 0
+
+    def __enter__(self):
+        self._before = sys.getprofile()
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(self._before)
+
+    def _note(self, frame, event, _):
+        # A coroutine is "called" at each of its steps.
+        if event == "call" and frame.f_code.co_qualname == "ClientSession.request":
+            self.requests += 1
+
+
+def asking(server, body=b'{"model": "m"}', **headers):
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer k", **headers}
+    return HttpRequest(f"{server.url}/v1/chat?x=%20", headers, Body((body,)))
+
+
+@pytest.fixture
+async def transport():
+    transport = HttpTransport()
+    yield transport
+    await transport.close()
+
+
+async def ask(transport, request):
+    """Return the status and body of an answer, and how many requests the session made for it."""
+    with Session() as session:
+        reply = await transport.send(request, 5.0)
+        try:
+            return reply.status, await reply.read_whole(100, 1.0), session.requests
+        finally:
+            reply.close()
+
+
+async def test_a_request_like_the_first_is_the_same_on_the_wire_without_a_session(transport):
+    async with FaultServer(default=FINE) as server:
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert await ask(transport, asking(server, b"a longer body, if not by much")) == (
+            (200, b"fine", 0)
+        )
+        first, second, third = server.requests
+    assert sorted(first.head.splitlines()) == sorted(second.head.splitlines())
+    assert first.raw_path == second.raw_path == third.raw_path == "/v1/chat?x=%20"
+    assert third.headers == {**first.headers, "content-length": "29"}
+    assert third.body == b"a longer body, if not by much"
+    assert {each.connection for each in server.requests} == {0}
+
+
+async def test_a_request_that_differs_goes_through_the_session(transport):
+    async with FaultServer(default=FINE) as server:
+        first = asking(server)
+        await ask(transport, first)
+        for other in (
+            asking(server, Authorization="Bearer other"),
+            asking(server, b"x" * (SMALL_BODY + 1)),
+            replace(first, body=Body((Blob(b"file"),))),
+            replace(first, url=f"{server.url}/v1/other"),
+            replace(first, method="GET", body=None),
+        ):
+            assert (await ask(transport, other))[2] == 1
+            assert (await ask(transport, first))[2] == 0
+        assert server.requests[1].headers["authorization"] == "Bearer other"
+
+
+async def test_a_header_that_could_end_the_head_is_refused_each_time(transport):
+    async with FaultServer(default=FINE) as server:
+        await ask(transport, asking(server))
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="cannot be sent"):
+                await ask(transport, asking(server, Evil="x\r\nHost: elsewhere"))
+        assert len(server.requests) == 1
+
+
+async def test_only_so_many_heads_are_kept(transport):
+    async with FaultServer(default=FINE) as server:
+        for number in range(MOST + 1):
+            await ask(transport, asking(server, Number=str(number)))
+        assert (await ask(transport, asking(server, Number=str(MOST))))[2] == 0
+        assert (await ask(transport, asking(server, Number="0")))[2] == 1
+
+
+async def test_a_stale_connection_is_replaced_once(transport):
+    async with FaultServer(FINE, Stale(FINE), FINE) as server:
+        for _ in range(2):
+            await ask(transport, asking(server))
+        assert (await ask(transport, asking(server)))[:2] == (200, b"fine")
+        assert [each.connection for each in server.requests][-1] == 1
+
+
+async def test_a_connection_with_an_answer_nobody_asked_for_is_not_used(transport):
+    gate = Gate()
+    twice = Unsolicited(FINE, Answer(200, {}, b"EVIL"), gate)
+    async with FaultServer(twice, default=FINE) as server:
+        await ask(transport, asking(server))
+        gate.open()
+        (pool,) = transport._session.connector._conns.values()
+        while not pool[0][0].should_close:
+            await asyncio.sleep(0)
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_interim_responses_are_passed_over(transport):
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2
+    last = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
+    async with FaultServer(FINE, Raw((early, last)), default=FINE) as server:
+        await ask(transport, asking(server))
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+
+
+async def test_an_answer_that_is_no_http_is_an_error_and_ends_the_connection(transport):
+    async with FaultServer(FINE, Raw((b"nonsense\r\n\r\n",)), default=FINE) as server:
+        await ask(transport, asking(server))
+        with pytest.raises(ProtocolError, match="not valid HTTP"):
+            await ask(transport, asking(server))
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\nnonsense\r\n", b"4\r\nfineXX0\r\n\r\n"])
+async def test_chunks_that_are_no_http_end_the_body_with_an_error(transport, rest):
+    gate = Gate()
+    async with FaultServer(FINE, Raw((CHUNKED, gate, rest)), default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"fine"
+        gate.open()
+        with pytest.raises((StreamInterrupted, ProtocolError)):
+            while await reply.read():
+                pass
+        reply.close()
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_an_answer_behind_the_end_of_a_body_is_not_taken_for_the_next(transport):
+    gate, evil = Gate(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
+    script = Raw((CHUNKED, gate, b"0\r\n\r\n" + evil))
+    async with FaultServer(FINE, script, default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"fine"
+        gate.open()
+        assert await reply.read() == b""
+        reply.close()
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_aiohttps_connections_are_as_they_are_known(transport):
+    async with FaultServer(default=FINE) as server:
+        await ask(transport, asking(server))
+        (pool,) = transport._session.connector._conns.values()
+        assert type(pool[0][0]) is _Flowing, "aiohttp is not as aiohttp_tuning.py knows it"
+
+
+async def test_a_body_that_is_cut_is_an_error(transport):
+    async with FaultServer(FINE, Cut(2, FINE), default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        with pytest.raises(StreamInterrupted):
+            while await reply.read():
+                pass
+        reply.close()
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
+async def test_a_connection_whose_body_was_not_read_is_closed(transport):
+    endless = Answer(200, {}, (b"first", Gate()))
+    async with FaultServer(FINE, endless, default=FINE) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"first"
+        reply.close()
+        reply.close()
+        assert (await ask(transport, asking(server)))[:2] == (200, b"fine")
+        assert server.requests[-1].connection == 1
+
+
+async def test_closing_the_transport_wakes_who_reads(transport):
+    endless = Answer(200, {}, (b"first", Gate()))
+    async with FaultServer(FINE, endless) as server:
+        await ask(transport, asking(server))
+        reply = await transport.send(asking(server), 5.0)
+        assert await reply.read() == b"first"
+        reading = asyncio.ensure_future(reply.read())
+        await asyncio.sleep(0)
+        await transport.close()
+        with pytest.raises(ClosedError, match="registry was closed"):
+            await asyncio.wait_for(reading, 5)
