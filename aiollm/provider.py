@@ -31,7 +31,7 @@ ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
 
 
-class HttpRequest(msgspec.Struct, frozen=True):
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as it is sent, with warnings about what the codec had to leave out.
 
     It shows no value of a header, the key among them, and cannot be pickled: that raises TypeError.

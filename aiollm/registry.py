@@ -172,7 +172,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         opener.leaves_out = policy.on_unsupported == "drop"
         make = self._resources.source_of(policy, opener, *kept) if options else self._make
         chain = partial(make, plan, opener, self._gate, policy)
-        return Stream(lambda total: self._start(chain, total))
+        return Stream(partial(self._start, chain))
 
     @overload
     def run(
@@ -294,7 +294,7 @@ class Registry(WholeAnswers, Retrieval, Names):
             deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         chain = partial(self._resources.chain_of(policy), plan, opener, self._gate, policy)
-        return ImageStream(lambda total: self._start(chain, total))
+        return ImageStream(partial(self._start, chain))
 
     # Servers
 
@@ -437,7 +437,7 @@ class Registry(WholeAnswers, Retrieval, Names):
             opener = ChatOpener(request, providers, deadlines, self._resources)
             opener.leaves_out = leaves_out
             chain = partial(make, plan, opener, self._gate, policy)
-            return Stream(lambda total: self._start(chain, total))
+            return Stream(partial(self._start, chain))
 
         return call
 
