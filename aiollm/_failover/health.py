@@ -7,8 +7,6 @@ cooldown is over, half-open: it then lets exactly one probe through.
 
 from __future__ import annotations
 
-import copy
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,6 +15,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from aiollm._failover.breaker import Breaker, SharedState
+from aiollm._failover.jitter import uniform
 from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
@@ -215,7 +214,7 @@ class Health:
         *,
         base: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = uniform,
     ) -> None:
         """Take `base`, the first cooldown in seconds; 0 turns cooldowns off."""
         self.base = base
@@ -410,8 +409,10 @@ def is_connection_failure(error: BaseException) -> bool:
 
 def without_frames(error: Exception) -> Exception:
     """Return a copy: the frames of an error that is raised hold the stream that holds its call."""
+    from copy import copy  # for failures alone
+
     try:
-        return copy.copy(error)
+        return copy(error)
     except Exception:  # noqa: BLE001 - a foreign error that cannot be copied
         return error
 
