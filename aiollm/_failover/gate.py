@@ -331,11 +331,19 @@ class Gate:
             self.pump(scope)
 
     def _set_timer(self, scope: Scope, wait: float) -> None:
-        scope.stop_timer()
         loop = self._loop
-        if math.isfinite(wait) and loop is not None and not (self._is_closed or loop.is_closed()):
-            # A little late rather than early: a timer that fires early finds nothing to do.
-            scope.timer = loop.call_later(wait + 0.001, self.pump, scope)
+        if wait == math.inf or loop is None or self._is_closed or loop.is_closed():
+            scope.stop_timer()
+            return
+        # A little late rather than early: a timer that fires early finds nothing to do.
+        when = loop.time() + wait + 0.001
+        if scope.timer is None or scope.timer.when() > when + TICK:
+            scope.stop_timer()
+            scope.timer = loop.call_at(when, self._wake, scope)
+
+    def _wake(self, scope: Scope) -> None:
+        scope.timer = None
+        self.pump(scope)
 
     def is_sick(self, line: Line) -> bool:
         """Return whether a target is set aside: its breaker, or that of its host, is open."""

@@ -260,15 +260,19 @@ class Health:
     def lease_left(self, target: Target, origin: str) -> float:
         """Return the seconds until a probe that is out may be overtaken, inf where none is."""
         breakers = (self._targets.get(target), self._hosts.get(origin))
-        opened = [each for each in breakers if each and each.is_open]
+        opened = [each for each in breakers if each is not None and each.is_open]
+        if not opened:
+            return float("inf")
         ends = [each.probe.started + PROBE_LEASE for each in opened if each.probe]
         ends += [each.claim_ends for each in opened if each.claim_ends]
         return max(0.1, min(ends, default=float("inf")) - self.clock())
 
     def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
-        breakers = (self._targets.get(target), self._hosts.get(origin))
-        return next((each.error for each in breakers if each and each.is_open), None)
+        for each in (self._targets.get(target), self._hosts.get(origin)):
+            if each is not None and each.is_open:
+                return each.error
+        return None
 
     def is_probed(self, target: Target, origin: str) -> bool:
         """Return whether a probe of the target or its host is under way."""
