@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiollm._failover.health import Health, Permit
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Limiter, Sharing
 from aiollm._failover.tickets import Demand
 from aiollm.errors import OverloadedError, RateLimitError, classify
 from aiollm.types import Usage
 
 if TYPE_CHECKING:
+    from aiollm._failover.sharing import Limiter, Sharing
     from aiollm._wire.quota import Quota
 
 

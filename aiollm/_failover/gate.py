@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
 from aiollm.provider import Provider
 from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""

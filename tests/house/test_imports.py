@@ -62,7 +62,7 @@ NEEDED = {
     "_calls": {"retrieval", "whole"},
     "_failover": {
         "admission", "attempt", "breaker", "call", "candidates", "chain", "deadlines", "gate",
-        "health", "jitter", "lines", "meter", "openers", "pace", "sharing", "snapshots", "tickets",
+        "health", "jitter", "lines", "meter", "openers", "pace", "snapshots", "tickets",
     },
     "_settings": {"fields", "hidden", "percent", "places"},
     "_streams": {"accumulator", "reader", "stream"},
