@@ -55,15 +55,6 @@ from aiollm.hosted import (
     UserLocation,
     WebSearch,
 )
-from aiollm.images import (
-    ImageBackground,
-    ImageFormat,
-    ImageQuality,
-    ImageRequest,
-    ImageResult,
-    ImageSize,
-    PartialImage,
-)
 from aiollm.provider import Provider
 from aiollm.providers.catalog import SchemeFactory
 from aiollm.registry import Registry
@@ -154,6 +145,15 @@ if typing.TYPE_CHECKING:
     from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
     from aiollm.bulk import Report
+    from aiollm.images import (
+        ImageBackground,
+        ImageFormat,
+        ImageQuality,
+        ImageRequest,
+        ImageResult,
+        ImageSize,
+        PartialImage,
+    )
     from aiollm.prices import Budget, Price
     from aiollm.providers.hosted_calls import HostedCall, hosted_calls
     from aiollm.providers.openai.histories import messages_from_openai
@@ -180,6 +180,12 @@ _LAZY = {
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
     "HostedCall": "aiollm.providers.hosted_calls",
+    "ImageBackground": "aiollm.images",
+    "ImageFormat": "aiollm.images",
+    "ImageQuality": "aiollm.images",
+    "ImageRequest": "aiollm.images",
+    "ImageResult": "aiollm.images",
+    "ImageSize": "aiollm.images",
     "ImageStream": "aiollm._streams.image_stream",
     "LastingOptions": "aiollm._agent.options",
     "LlamaSwap": "aiollm.servers",
@@ -194,6 +200,7 @@ _LAZY = {
     "NextTurn": "aiollm._agent.compaction",
     "Ollama": "aiollm.servers",
     "Partial": "aiollm._agent.typed_stream",
+    "PartialImage": "aiollm.images",
     "Price": "aiollm.prices",
     "Ranked": "aiollm.retrieval",
     "Ranking": "aiollm.retrieval",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote
 
 import msgspec
 from msgspec.structs import astuple, force_setattr
 
 from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
+from aiollm._settings.percent import unquoted
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ALIAS = "alias:"
 
-_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
-_OPTION = re.compile(r"[a-z_]{1,40}")
+_PLACE = r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?"
+_OPTION = r"[a-z_]{1,40}"
 _NETWORK = ("ca", "cert", "key", "verify", "proxy")
 """Options that become a `Network`."""
 
@@ -254,7 +254,7 @@ class Network(msgspec.Struct, frozen=True):
         """User and password of the proxy, None if it needs none."""
         login, at, _ = self.proxy.partition("://")[2].rpartition("@")
         user, _, password = login.partition(":")
-        return (unquote(user), unquote(password)) if at else None
+        return (unquoted(user), unquoted(password)) if at else None
 
     @property
     def tls(self) -> tuple[str, str, str, bool]:
@@ -338,7 +338,7 @@ def _parse(text: str) -> Dsn:
     authority, slash, path = rest.partition("/")
     if "@" in path or any("@" in item for item in _items(query) if item[:6] != "proxy="):
         raise ConfigError("found an '@' after the host: percent-encode '/' and '?' in the token")
-    if any(unquote(segment) in (".", "..") for segment in path.split("/")):
+    if any(unquoted(segment) in (".", "..") for segment in path.split("/")):
         raise ConfigError("the path must not have '.' or '..' in it: write where they lead to")
     token, _, place = authority.rpartition("@")
     socket = ""
@@ -350,7 +350,7 @@ def _parse(text: str) -> Dsn:
         host=host,
         port=port,
         path=path.rstrip("/") if socket else (slash + path).rstrip("/"),
-        token=Secret(unquote(token)) if token else None,
+        token=Secret(unquoted(token)) if token else None,
         secure=(transport == "https") if plus else None,
         **_settings(query, socket),
     )
@@ -361,14 +361,14 @@ def _socket(place: str, path: str) -> tuple[str, str, str]:
 
     A path of the URL may follow a socket that is written as a host: `%2Frun%2Fa.sock/v1`.
     """
-    socket, path = (unquote(place), path) if place else (unquote(path), "")
+    socket, path = (unquoted(place), path) if place else (unquoted(path), "")
     if not socket.startswith("/") or socket.endswith("/"):
         raise ConfigError("expected the path of a unix socket, as in openai+unix:///run/llama.sock")
     return "localhost", path, socket
 
 
 def _place(place: str) -> tuple[str, int | None]:
-    found = _PLACE.fullmatch(place.lower())
+    found = re.fullmatch(_PLACE, place.lower())
     host, port = found.groups() if found else ("", None)
     from aiollm._settings.network import is_host  # when the first DSN is parsed
 
@@ -394,7 +394,7 @@ def _settings(query: str, socket: str) -> dict[str, Any]:
     added: dict[str, dict[str, Any]] = {"header": HiddenValues(), "query": HiddenValues()}
     for item in _items(query):
         name, equals, text = item.partition("=")
-        name, value = unquote(name), unquote(text)
+        name, value = unquoted(name), unquoted(text)
         kind, dot, key = name.partition(".")
         if dot and kind in added:
             place, name = added[kind], key
@@ -444,4 +444,4 @@ def _unknown(name: str) -> ConfigError:
 
     known = (*DsnOptions.__struct_fields__, *_NETWORK, "header.NAME", "query.NAME")
     # A misplaced key also ends up here, so only what looks like an option is shown.
-    return unknown_option(name, known, is_shown=bool(_OPTION.fullmatch(name)))
+    return unknown_option(name, known, is_shown=bool(re.fullmatch(_OPTION, name)))

@@ -7,7 +7,7 @@ does no IO. `_http.streaming.stream` is the adapter that runs any codec over HTT
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import astuple, force_setattr, replace
@@ -19,8 +19,10 @@ from aiollm._wire.body import Body
 from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
 from aiollm.dsn import DIRECT, DsnOptions, Limits, Network, Secret
 from aiollm.errors import ConfigError, LLMError
-from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.types import Item, Request, Target, Timeouts
+
+if TYPE_CHECKING:
+    from aiollm.images import ImageRequest, ImageResult, PartialImage
 
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Frame = TypeVar("Frame")
@@ -31,7 +33,7 @@ ALL_MODELS = "*"
 """The key of a provider's own limits in `Provider.limits`."""
 
 
-class HttpRequest(msgspec.Struct, frozen=True):
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as it is sent, with warnings about what the codec had to leave out.
 
     It shows no value of a header, the key among them, and cannot be pickled: that raises TypeError.
@@ -55,11 +57,8 @@ class HttpRequest(msgspec.Struct, frozen=True):
         return f"HttpRequest({self.method} {shown_url(self.url)}, headers={sorted(self.headers)})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [
-            ("method", self.method),
-            ("url", shown_url(self.url)),
-            ("headers", sorted(self.headers)),
-        ]
+        shown = ("url", shown_url(self.url)), ("headers", sorted(self.headers))
+        return [("method", self.method), *shown]
 
 
 class HttpResponse(msgspec.Struct, frozen=True):

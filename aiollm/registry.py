@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -12,6 +11,7 @@ from aiollm._calls.whole import WholeAnswers
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
+from aiollm._failover.jitter import uniform
 from aiollm._failover.openers import ChatOpener, ImageOpener
 from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
@@ -22,7 +22,6 @@ from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
 from aiollm.events import Hook, emit
 from aiollm.hosted import ToolBase
-from aiollm.images import IMAGE_SECONDS, ImageRequest, as_image_request
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from aiollm._mcp.server import McpOptions, McpServer
     from aiollm._serialization import SavedRun
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.images import ImageRequest
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
     from aiollm.servers.warming import Servers
@@ -54,7 +54,7 @@ class Registry(WholeAnswers, Retrieval, Names):
     event loop at a time. Use it in `async with`, or close it with `aclose()`.
     """
 
-    _uniform = staticmethod(random.uniform)
+    _uniform = staticmethod(uniform)
     """The source of jitter."""
 
     def __init__(  # noqa: PLR0913 - settings, all by keyword
@@ -172,7 +172,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         opener.leaves_out = policy.on_unsupported == "drop"
         make = self._resources.source_of(policy, opener, *kept) if options else self._make
         chain = partial(make, plan, opener, self._gate, policy)
-        return Stream(lambda total: self._start(chain, total))
+        return Stream(partial(self._start, chain))
 
     @overload
     def run(
@@ -284,7 +284,8 @@ class Registry(WholeAnswers, Retrieval, Names):
         `options` are those of `stream`, but for `session` and `response_cache`; without `timeouts`,
         each wait for an image may take `IMAGE_SECONDS`. Raises: as `stream`.
         """
-        from aiollm._streams.image_stream import ImageStream  # only images need it
+        from aiollm._streams.image_stream import ImageStream  # only images need them
+        from aiollm.images import IMAGE_SECONDS, as_image_request
 
         timeouts = checked_timeouts(options.get("timeouts"))
         policy = self._policy.overridden(options) if options else self._policy
@@ -294,7 +295,7 @@ class Registry(WholeAnswers, Retrieval, Names):
             deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
         opener = ImageOpener(asked, providers, deadlines, self._resources)
         chain = partial(self._resources.chain_of(policy), plan, opener, self._gate, policy)
-        return ImageStream(lambda total: self._start(chain, total))
+        return ImageStream(partial(self._start, chain))
 
     # Servers
 
@@ -437,7 +438,7 @@ class Registry(WholeAnswers, Retrieval, Names):
             opener = ChatOpener(request, providers, deadlines, self._resources)
             opener.leaves_out = leaves_out
             chain = partial(make, plan, opener, self._gate, policy)
-            return Stream(lambda total: self._start(chain, total))
+            return Stream(partial(self._start, chain))
 
         return call
 

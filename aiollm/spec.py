@@ -22,7 +22,7 @@ MAX_WEIGHT = 1000
 _FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemini-": "google"}
 """How the models of built-in providers begin."""
 
-_WEIGHT = re.compile("[1-9][0-9]{0,2}|1000")
+_WEIGHT = "[1-9][0-9]{0,2}|1000"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -309,7 +309,7 @@ def _weighed(text: _Text, item: str, at: int) -> tuple[int, str, int]:
         return 1, item, at
     weight, _, rest = item.partition("*")
     figure = weight.rstrip()  # int() takes fewer characters for white space
-    if not _WEIGHT.fullmatch(figure):
+    if not re.fullmatch(_WEIGHT, figure):
         reason = f"a weight is an integer from 1 to {MAX_WEIGHT}, as in 3*provider/model"
         raise text.error(reason, at)
     name, start = _trimmed(rest, at + len(weight) + 1)

@@ -49,7 +49,7 @@ _LAST = 300
 """How many of them are the last ones: hints and carets come at the end."""
 
 
-class Target(msgspec.Struct, frozen=True, cache_hash=True):
+class Target(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """A provider's name and one of its models; prints as `provider/model`.
 
     Raises: ConfigError unless both are strings, of at most `MAX_NAME` characters.
@@ -158,7 +158,7 @@ class OutputError(LLMError):
         self.response = response
 
 
-class ProviderData(msgspec.Struct, frozen=True):
+class ProviderData(msgspec.Struct, frozen=True, gc=False):
     """Opaque state of one provider family (signatures, encrypted reasoning, item ids).
 
     It is replayed unchanged to the same family and dropped, with a warning, for another.
@@ -168,7 +168,7 @@ class ProviderData(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
-class Citation(msgspec.Struct, frozen=True):
+class Citation(msgspec.Struct, frozen=True, gc=False):
     """A source that the model named for the text before it.
 
     `provider_data` has what else the provider says of it, such as the id of a file.
@@ -180,7 +180,7 @@ class Citation(msgspec.Struct, frozen=True):
     provider_data: ProviderData | None = None
 
 
-class TextPart(msgspec.Struct, frozen=True, tag="text"):
+class TextPart(msgspec.Struct, frozen=True, gc=False, tag="text"):
     """Plain text."""
 
     text: str
@@ -261,7 +261,7 @@ class ImagePart(_FilePart, frozen=True, tag="image", weakref=True):
         return cls(_path(path).read_bytes())
 
 
-class DocumentPart(_FilePart, frozen=True, tag="document"):
+class DocumentPart(_FilePart, frozen=True, gc=False, tag="document"):
     """A document as bytes or URL, a PDF unless `mime` says otherwise."""
 
     mime: str = "application/pdf"
@@ -275,33 +275,33 @@ class DocumentPart(_FilePart, frozen=True, tag="document"):
         return cls(file.read_bytes(), mime=mime, name=file.name)
 
 
-class AudioPart(_FilePart, frozen=True, tag="audio"):
+class AudioPart(_FilePart, frozen=True, gc=False, tag="audio"):
     """Audio as bytes or URL, WAV unless `mime` says otherwise."""
 
     mime: str = "audio/wav"
     provider_data: ProviderData | None = None
 
 
-class ReasoningPart(msgspec.Struct, frozen=True, tag="reasoning"):
+class ReasoningPart(msgspec.Struct, frozen=True, gc=False, tag="reasoning"):
     """The model's reasoning; the text is empty where the provider hides it."""
 
     text: str = ""
     provider_data: ProviderData | None = None
 
 
-class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
+class RefusalPart(msgspec.Struct, frozen=True, gc=False, tag="refusal"):
     """The model's refusal, in its own words."""
 
     text: str
 
 
-class OpaquePart(msgspec.Struct, frozen=True, tag="opaque"):
+class OpaquePart(msgspec.Struct, frozen=True, gc=False, tag="opaque"):
     """A provider's part that has no canonical form, kept for replay to the same family."""
 
     provider_data: ProviderData
 
 
-class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
+class ToolCallPart(msgspec.Struct, frozen=True, gc=False, tag="tool_call"):
     """A tool call that the model requests; `arguments` is its raw JSON text.
 
     `valid` is False when the arguments are not a complete JSON object, for example because they
@@ -327,7 +327,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
         return value
 
 
-class CachePoint(msgspec.Struct, frozen=True, tag="cache_point"):
+class CachePoint(msgspec.Struct, frozen=True, gc=False, tag="cache_point"):
     """The end of what the provider is to keep in its prompt cache: all that comes before it.
 
     It has its place in system and user messages, and in a tool's result, all of which it marks.
@@ -338,7 +338,7 @@ class CachePoint(msgspec.Struct, frozen=True, tag="cache_point"):
     """
 
 
-class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
+class ToolResultPart(msgspec.Struct, frozen=True, gc=False, tag="tool_result"):
     """The result of a tool call: text (a plain string will do), images and documents.
 
     An `OpaquePart` is a piece in a provider's own form, such as a file's id or a search result.
@@ -767,7 +767,7 @@ class Attempt(msgspec.Struct):
     cached: bool = False
 
 
-class Timings(msgspec.Struct, frozen=True):
+class Timings(msgspec.Struct, frozen=True, gc=False):
     """Seconds from the stream's start to its first output (None without one) and to its end."""
 
     first_output: float | None = None
@@ -843,7 +843,7 @@ class Response(msgspec.Struct, frozen=True):
         return (part for part in self.message.parts if isinstance(part, kind))
 
 
-class Timeouts(msgspec.Struct, frozen=True):
+class Timeouts(msgspec.Struct, frozen=True, gc=False):
     """Deadlines in seconds; None means no limit.
 
     `connect`: until connected, including the wait for a pool slot. `first_output`: until the

@@ -145,11 +145,12 @@ class Figures:
         grown = rss() - before
         trim()
         in_use = rss() - before
-        clock = time.perf_counter()
+        began, clock = time.process_time(), time.perf_counter()
         for task in tasks:
             task.cancel()
         _, left = await asyncio.wait(tasks, timeout=within)
         cancelling = time.perf_counter() - clock
+        spent_cancelling = time.process_time() - began
         await asyncio.sleep(0)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         return {
@@ -159,6 +160,7 @@ class Figures:
             "in_use_kib": in_use / 1024 / max(opened, 1),
             "open_ms": spent / max(opened, 1) * 1e3,
             "cancel_s": cancelling,
+            "cancel_ms": spent_cancelling / streams * 1e3,
             "tasks_left": len(others) or len(left),
         }
 

@@ -10,7 +10,6 @@ from aiollm._resources import Resources
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
 from aiollm.errors import ConfigError
-from aiollm.images import ImageRequest, ImageResult
 from aiollm.providers.catalog import Catalog
 from aiollm.spec import Plan
 from aiollm.types import Response, TokenCount
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from aiollm._failover.gate import Gate
     from aiollm._failover.keywords import CountOptions, GenerateOptions
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.images import ImageRequest, ImageResult
 
 T = TypeVar("T")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiollm._failover.health import Health, Permit
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Limiter, Sharing
 from aiollm._failover.tickets import Demand
-from aiollm._wire.quota import Quota
 from aiollm.errors import OverloadedError, RateLimitError, classify
 from aiollm.types import Usage
+
+if TYPE_CHECKING:
+    from aiollm._failover.sharing import Limiter, Sharing
+    from aiollm._wire.quota import Quota
 
 
 class Admitting(Protocol):

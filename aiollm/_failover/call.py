@@ -75,7 +75,7 @@ class Call:
         self.number = number
         self.attempts: list[Attempt] = []
         self.prefix = ""
-        self.held: list[Item] = []
+        self.held: Sequence[Item] = ()
         self.target: Target | None = None
         self.started = now = watchdog.time()
         self.total_at = None if total is None else now + total

@@ -186,6 +186,8 @@ class Candidates:
             if admission is not None:
                 self._steps = steps[1:]
                 return steps[0].targets, admission
+            if len(steps) == 1:
+                return None
         for place, step in enumerate(steps):
             targets = step.targets
             for target in targets if step.mode == "race" else self._by_room(step):

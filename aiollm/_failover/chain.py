@@ -66,7 +66,7 @@ class Chain(Call):
         self._interruption: Exception | None = None
         self._closed = False
         self._error: BaseException | None = None
-        self._errors: list[Exception] = []
+        self._errors: Sequence[Exception] = ()
         if emit is not None:
             emit(CallStarted(number, str(plan), opener.operation, opener.request))
 
@@ -92,7 +92,7 @@ class Chain(Call):
                     return batch
                 if active.record.first_output is not None:
                     return self._commit(active, batch)
-                self.held += [item for item in batch if type(item) is not Status]
+                self.held = [*self.held, *(each for each in batch if type(each) is not Status)]
                 status = [item for item in batch if type(item) is Status]
                 if status:
                     return status
@@ -107,16 +107,16 @@ class Chain(Call):
             self.emit(ended(self.number, self.elapsed(), self.partial(), self._error))
         # The frames of a raised error hold the stream, and with it this call.
         self._error = None
-        self._errors = []
+        self._errors = ()
 
     def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
-        held, self.held = self.held, []
+        held, self.held = self.held, ()
         self._committed = True
         self._error = None
         self.target = active.target
         if self._interruption is not None:
             if not self.prefix:
-                held.insert(0, Restart(active.target, str(self._interruption)))
+                held = [Restart(active.target, str(self._interruption)), *held]
             self._interruption = None
         return [*held, *batch] if held else batch
 
@@ -125,7 +125,7 @@ class Chain(Call):
         self._error = error
         committed, self._committed = self._committed, False
         self._active = None
-        self.held = []
+        self.held = ()
         if not self._candidates.policy.moves_on(error, committed=committed) or is_total(error):
             return True
         if committed and not self._goes_on(error):
@@ -231,7 +231,7 @@ class Chain(Call):
         """Record the error of an attempt after which the call goes on."""
         # A recorded error keeps no frames, and with them this call, alive.
         error.__traceback__ = None
-        self._errors.append(error)
+        self._errors = [*self._errors, error]
         if isinstance(error, LLMError) and error.target is not None:
             self._candidates.failed(error.target, error)
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
 from aiollm.provider import Provider
 from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
@@ -331,11 +333,19 @@ class Gate:
             self.pump(scope)
 
     def _set_timer(self, scope: Scope, wait: float) -> None:
-        scope.stop_timer()
         loop = self._loop
-        if math.isfinite(wait) and loop is not None and not (self._is_closed or loop.is_closed()):
-            # A little late rather than early: a timer that fires early finds nothing to do.
-            scope.timer = loop.call_later(wait + 0.001, self.pump, scope)
+        if wait == math.inf or loop is None or self._is_closed or loop.is_closed():
+            scope.stop_timer()
+            return
+        # A little late rather than early: a timer that fires early finds nothing to do.
+        when = loop.time() + wait + 0.001
+        if scope.timer is None or scope.timer.when() > when + TICK:
+            scope.stop_timer()
+            scope.timer = loop.call_at(when, self._wake, scope)
+
+    def _wake(self, scope: Scope) -> None:
+        scope.timer = None
+        self.pump(scope)
 
     def is_sick(self, line: Line) -> bool:
         """Return whether a target is set aside: its breaker, or that of its host, is open."""

@@ -7,8 +7,6 @@ cooldown is over, half-open: it then lets exactly one probe through.
 
 from __future__ import annotations
 
-import copy
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,6 +15,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from aiollm._failover.breaker import Breaker, SharedState
+from aiollm._failover.jitter import uniform
 from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
@@ -215,7 +214,7 @@ class Health:
         *,
         base: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = uniform,
     ) -> None:
         """Take `base`, the first cooldown in seconds; 0 turns cooldowns off."""
         self.base = base
@@ -261,15 +260,19 @@ class Health:
     def lease_left(self, target: Target, origin: str) -> float:
         """Return the seconds until a probe that is out may be overtaken, inf where none is."""
         breakers = (self._targets.get(target), self._hosts.get(origin))
-        opened = [each for each in breakers if each and each.is_open]
+        opened = [each for each in breakers if each is not None and each.is_open]
+        if not opened:
+            return float("inf")
         ends = [each.probe.started + PROBE_LEASE for each in opened if each.probe]
         ends += [each.claim_ends for each in opened if each.claim_ends]
         return max(0.1, min(ends, default=float("inf")) - self.clock())
 
     def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
-        breakers = (self._targets.get(target), self._hosts.get(origin))
-        return next((each.error for each in breakers if each and each.is_open), None)
+        for each in (self._targets.get(target), self._hosts.get(origin)):
+            if each is not None and each.is_open:
+                return each.error
+        return None
 
     def is_probed(self, target: Target, origin: str) -> bool:
         """Return whether a probe of the target or its host is under way."""
@@ -410,8 +413,10 @@ def is_connection_failure(error: BaseException) -> bool:
 
 def without_frames(error: Exception) -> Exception:
     """Return a copy: the frames of an error that is raised hold the stream that holds its call."""
+    from copy import copy  # for failures alone
+
     try:
-        return copy.copy(error)
+        return copy(error)
     except Exception:  # noqa: BLE001 - a foreign error that cannot be copied
         return error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import heapq
 import logging
 import math
@@ -15,7 +14,6 @@ from aiollm._failover.meter import BURST, MOST, Meter, set_meter, used
 from aiollm._failover.pace import Pace
 from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Queue, Ticket
-from aiollm._wire.quota import Kind, Quota, announces_limits
 from aiollm.dsn import Limits
 from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
 from aiollm.provider import Provider
@@ -24,6 +22,7 @@ from aiollm.types import Target, Usage
 if TYPE_CHECKING:
     from aiollm._failover.estimate import Estimate
     from aiollm._failover.slots import Slots
+    from aiollm._wire.quota import Kind, Quota
 
 _log = logging.getLogger("aiollm")
 
@@ -53,7 +52,7 @@ KINDS: dict[str, Kind] = {
 """The meters that the fields of `Limits` make."""
 
 
-Booking: TypeAlias = tuple[Kind, Meter, float]
+Booking: TypeAlias = "tuple[Kind, Meter, float]"
 """What an attempt took: the kind of limit, its meter, and the units."""
 
 
@@ -165,6 +164,8 @@ class Line:
 
     def __init__(self, target: Target, provider: Provider, scope: Scope, now: float) -> None:
         """Begin with a slow start."""
+        from aiollm._wire.quota import announces_limits  # from the first call on
+
         self.target = target
         self.provider = provider
         self.origin = provider.origin
@@ -172,8 +173,7 @@ class Line:
         self.meters: dict[Kind, Meter] = {}
         self.pace = Pace()
         self._estimate: Estimate | None = None
-        self.pending = 0
-        self.running = 0
+        self.pending = self.running = 0
         self.is_bounded = False
         """Whether limits or a pace bound it."""
         self.tickets: Queue[Line] = Queue()
@@ -313,6 +313,8 @@ class Line:
     def heard_limit(self, kind: Kind, per_minute: float) -> None:
         """Take a limit that another process of the fleet was told."""
         if kind in KINDS.values():
+            from aiollm._wire.quota import Quota  # for fleets alone
+
             self.announced([Quota(kind, per_minute)], 0.0)
 
     def set_aside(self, *, is_sick: bool) -> None:
@@ -380,7 +382,9 @@ class Line:
 
     def of_new_loop(self) -> Line:
         """Return an empty line for the same target; calls in this one may still end."""
-        line = copy.copy(self)
+        from copy import copy  # few programs have a second loop
+
+        line = copy(self)
         line.pending = line.running = 0
         line.tickets = Queue()
         return line

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import TYPE_CHECKING
 
-from aiollm._wire.quota import Kind
 from aiollm.types import Usage
+
+if TYPE_CHECKING:
+    from aiollm._wire.quota import Kind
 
 MINUTE = 60.0
 

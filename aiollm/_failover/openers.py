@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from aiollm._http import streaming
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, LocalError, UnsupportedError
-from aiollm.images import ImageRequest
 from aiollm.provider import Adapter, Provider, Transport, Transports
 from aiollm.types import (
     ImagePart,
@@ -28,6 +27,7 @@ from aiollm.types import (
 
 if TYPE_CHECKING:
     from aiollm._failover.estimate import AnyRequest
+    from aiollm.images import ImageRequest
 
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 """What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
@@ -132,7 +132,7 @@ class ChatOpener(TargetOpener):
 
     def _run(self, provider: Provider, target: Target, request: Request) -> Batches:
         chat = provider.operations.get("chat")
-        run = (chat and chat.adapter) or streaming.stream
+        run = (chat and chat.adapter) or _streaming()
         if provider.is_ordinary:
             return run(provider, self._resources, target, request, self.timeouts[target])
         transport = self._resources.transport_of(provider)
@@ -205,6 +205,13 @@ def _request_for(target: Target, provider: Provider, request: Request) -> Reques
     from aiollm.providers.extra_fields import request_for  # most calls have none
 
     return request_for(request, provider.codec.family, target)
+
+
+@cache
+def _streaming() -> Adapter[Request]:
+    from aiollm._http.streaming import stream  # from the first call on
+
+    return stream
 
 
 def _drawing() -> Adapter[ImageRequest]:

@@ -6,9 +6,9 @@ Pure: times are passed in, in seconds of one monotonic clock.
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
 
+from aiollm._failover.jitter import uniform
 from aiollm._failover.meter import Meter
 
 BUCKET = 0.125
@@ -194,7 +194,7 @@ class Pace:
         self.meter = Meter(max(SLOWEST, limit), burst=burst)
         if self._scatters:
             self._scatters = False
-            self.blocked_until += random.uniform(0.0, min(MAX_BACKOFF, 60.0 / self.meter.limit))
+            self.blocked_until += uniform(0.0, min(MAX_BACKOFF, 60.0 / self.meter.limit))
 
     def _grow(self, meter: Meter, now: float) -> None:
         seconds = int(now - self._grown_at)

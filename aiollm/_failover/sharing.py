@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from aiollm._failover.lines import Line
 from aiollm._failover.tickets import Demand
-from aiollm._wire.quota import Kind, Quota
 from aiollm.provider import Provider
 from aiollm.types import Target
 
 if TYPE_CHECKING:
+    from aiollm._wire.quota import Kind, Quota
     from aiollm.prices import Budget
 
 GrantState: TypeAlias = Literal["asked", "granted", "busy", "full", "aside", "alone", "over"]

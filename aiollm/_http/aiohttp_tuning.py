@@ -7,7 +7,7 @@ import inspect
 import ssl
 import sys
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import aiohttp
@@ -21,7 +21,7 @@ RECEIVE_SIZE = 64 * 1024
 """Bytes a plain socket reads at once: malloc calls mmap for asyncio's 256 KiB on every wake-up."""
 
 TLS_RECEIVE_SIZE = 32 * 1024
-"""Bytes of TLS read at once, two records; asyncio keeps 256 KiB for each connection."""
+"""Bytes of TLS read at once, two records; asyncio reads 256 KiB."""
 
 SMALL_BODY = 32 * 1024
 """Bytes of a body that are written without a task: half of what asyncio buffers by default."""
@@ -89,8 +89,12 @@ class _Careful(Prompt):
         if (sent := sending.get(None)) is not None:
             sent.is_fresh = True
         protocol = await super()._create_connection(req, traces, timeout)
-        receive_less(protocol.transport)
+        receive_less(protocol.transport, self._tls_buffer)
         return protocol
+
+    @cached_property
+    def _tls_buffer(self) -> bytearray:
+        return bytearray(TLS_RECEIVE_SIZE)
 
 
 class _Answering(ResponseHandler):
@@ -339,17 +343,18 @@ def has_bytes(body: aiohttp.StreamReader) -> bool:
     return bool(body._size or body.total_bytes)  # noqa: SLF001
 
 
-def receive_less(transport: Any) -> None:
-    """Make a connection's reads smaller, and the buffer that TLS keeps for them.
+def receive_less(transport: Any, buffer: bytearray) -> None:
+    """Make a connection's reads smaller, and let it read TLS into `buffer`, which others share.
 
     asyncio can set this only for all connections of the process, so private attributes are
     changed. Where they do not exist, as in uvloop, which does not need this, nothing happens.
+    asyncio zeroes 256 KiB for each connection, but never leaves anything in them: it fills the
+    buffer and copies it to OpenSSL in one step of the loop, so that one does for a whole loop.
     """
     if isinstance(getattr(transport, "max_size", None), int):
         transport.max_size = RECEIVE_SIZE
     tls: Any = getattr(transport, "_ssl_protocol", None)
     if tls is not None and isinstance(getattr(tls, "_ssl_buffer", None), bytearray):
-        buffer = bytearray(TLS_RECEIVE_SIZE)
-        tls.max_size = TLS_RECEIVE_SIZE
+        tls.max_size = len(buffer)
         tls._ssl_buffer = buffer  # noqa: SLF001
         tls._ssl_buffer_view = memoryview(buffer)  # noqa: SLF001

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote, unquote
 
+from aiollm._settings.percent import unquoted
 from aiollm.errors import ConfigError
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
@@ -67,10 +67,12 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
     """Return `url` with more parameters. Raises: ConfigError for one that the wire sets itself."""
     path, _, own = url.partition("?")
     items = own.split("&") if own else []
-    taken = {unquote(item.partition("=")[0]) for item in items}
+    taken = {unquoted(item.partition("=")[0]) for item in items}
     for name, value in query.items():
         if name in taken:
             raise ConfigError(f"query {name!r} is part of the protocol: it cannot be set")
+        from urllib.parse import quote  # few providers need it
+
         items.append(f"{quote(name, safe='')}={quote(value, safe='')}")
     return f"{path}?{'&'.join(items)}"
 
@@ -107,7 +109,7 @@ def _spelled(text: object) -> tuple[str, str]:
     found = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?", place)
     if not found or (found[1] and not 0 < int(found[1]) < 65536):
         return "", "expected a URL like http://user:password@host:3128"
-    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquote(login)):
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquoted(login)):
         return "", "its user or password holds a control character"
     return f"{scheme.lower()}://{login}{at}{place}", ""
 
@@ -129,7 +131,7 @@ def is_host(host: str) -> bool:
     from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
 
     try:
-        IPv6Address(unquote(host[1:-1]))
+        IPv6Address(unquoted(host[1:-1]))
     except AddressValueError:
         return False
     return True

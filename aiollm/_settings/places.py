@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from functools import lru_cache
-from urllib.parse import unquote
+
+from aiollm._settings.percent import unquoted
 
 PORTS = {"http": ":80", "https": ":443"}
 
@@ -25,7 +26,7 @@ def _short_ipv6(host: str) -> str:
     from ipaddress import AddressValueError, IPv6Address  # few hosts are addresses
 
     with suppress(AddressValueError):
-        return f"[{IPv6Address(unquote(host[1:-1]))}]"
+        return f"[{IPv6Address(unquoted(host[1:-1]))}]"
     return host
 
 

@@ -77,7 +77,7 @@ class _Text:
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
-        self.citations: list[Citation] = []
+        self.citations: Sequence[Citation] = ()
 
     def part(self) -> TextPart:
         return TextPart("".join(self.pieces), tuple(self.citations))
@@ -289,7 +289,10 @@ class Accumulator:
         self._folded(pieces)
 
     def _citation(self, chunk: CitationChunk) -> None:
-        self._open(_Text).citations.append(chunk.citation)
+        text = self._open(_Text)
+        if not text.citations:
+            text.citations = []  # few texts have any
+        text.citations.append(chunk.citation)
 
     def _image(self, chunk: ImageChunk) -> None:
         self._builders.append(_Whole(chunk.image))

@@ -34,8 +34,10 @@ class SingleReader(ABC, Generic[Got, Y]):
 
     _noun: ClassVar[str]
 
-    def __init__(self, start: Callable[[], Source[Got]]) -> None:
-        """Make the source by calling `start` at the first read.
+    _start: Callable[..., Source[Got]]
+
+    def __init__(self, start: Callable[..., Source[Got]]) -> None:
+        """Make the source by calling `start`, through `_open`, at the first read.
 
         Neither may refer to this reader: a reference cycle would keep it from closing when the
         last outside reference is dropped.
@@ -67,7 +69,7 @@ class SingleReader(ABC, Generic[Got, Y]):
         try:
             if self._source is None:
                 self._loop = asyncio.get_running_loop()
-                self._source = self._start()
+                self._source = self._open()
             got = await self._source.next(task)
         except asyncio.CancelledError:
             # aclose() in another task cancels this one: swallow only that cancellation.
@@ -87,6 +89,9 @@ class SingleReader(ABC, Generic[Got, Y]):
             self._end()
             raise StopAsyncIteration
         return got
+
+    def _open(self) -> Source[Got]:
+        return self._start()
 
     @property
     def _not_over(self) -> str:

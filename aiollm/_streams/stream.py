@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import compress
 from operator import not_
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -37,7 +36,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
 
     _noun = "stream"
     _source: CallSource | None
-    _start: partial[CallSource]
+    _start: Callable[[Accumulator], CallSource]
 
     _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
     """Item types that only the result keeps."""
@@ -50,14 +49,17 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         The source may use the accumulator but not the stream: a reference cycle would keep the
         stream from closing when the last outside reference is dropped.
         """
-        self._total = total = self._accumulator()
-        super().__init__(partial(start, total))
+        self._total = self._accumulator()
+        super().__init__(start)
         self._ready: Iterable[Any] = ()
         self._ended_at: float | None = None
 
     def _call(self) -> Callable[[Accumulator], CallSource]:
         """Return what starts the call, for a stream of another kind in place of this one."""
-        return self._start.func
+        return self._start
+
+    def _open(self) -> CallSource:
+        return self._start(self._total)
 
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""

@@ -12,7 +12,6 @@ An `error:` line, as some builds of llama.cpp send it, is an event named `error`
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
@@ -388,6 +387,8 @@ def _as_error(value: bytes) -> bytes:
     """Return the value of an `error:` line as JSON; some servers send plain words."""
     if value[:1] in _OPENING:
         return value
+    import json  # few servers write so
+
     return json.dumps({"error": value.decode("utf-8", "replace")}).encode()
 
 

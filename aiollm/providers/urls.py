@@ -7,7 +7,6 @@ Every rule takes the path that they gave and returns the path of the base.
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
 
 import msgspec
 
@@ -17,40 +16,41 @@ from aiollm.types import MAX_NAME
 
 OLLAMA_PORT = 11434
 
-_OPENAI_ENDPOINT = re.compile(r"/(chat/completions|responses|images/(generations|edits)|models)$")
-_ANTHROPIC_ENDPOINT = re.compile(r"/(messages(/count_tokens)?|models)$")
-_GOOGLE_ENDPOINT = re.compile(r"/models(/[^/]*)?$")
-_GOOGLE_VERSION = re.compile(r"/v\d+[a-z0-9]*$")
-_OLLAMA_ENDPOINT = re.compile(r"(/api(/\w+)?|/v1(/chat/completions)?)$")
-_LLAMA_SWAP_ENDPOINT = re.compile(r"/v1(/(chat/completions|models))?$")
+# Compiled when a provider is made: a program uses few of them, and most are never imported for.
+_OPENAI_ENDPOINT = r"/(chat/completions|responses|images/(generations|edits)|models)$"
+_ANTHROPIC_ENDPOINT = r"/(messages(/count_tokens)?|models)$"
+_GOOGLE_ENDPOINT = r"/models(/[^/]*)?$"
+_GOOGLE_VERSION = r"/v\d+[a-z0-9]*$"
+_OLLAMA_ENDPOINT = r"(/api(/\w+)?|/v1(/chat/completions)?)$"
+_LLAMA_SWAP_ENDPOINT = r"/v1(/(chat/completions|models))?$"
 
 
 def openai_path(path: str) -> str:
     """Turn an empty path into `/v1`; keep any other, without a pasted endpoint."""
     path = path.rstrip("/")
-    return _OPENAI_ENDPOINT.sub("", path) if path else "/v1"
+    return re.sub(_OPENAI_ENDPOINT, "", path) if path else "/v1"
 
 
 def anthropic_path(path: str) -> str:
     """Add `/v1` unless the path ends with it."""
-    path = _ANTHROPIC_ENDPOINT.sub("", path.rstrip("/"))
+    path = re.sub(_ANTHROPIC_ENDPOINT, "", path.rstrip("/"))
     return path if path.endswith("/v1") else f"{path}/v1"
 
 
 def google_path(path: str) -> str:
     """Add `/v1beta` unless the path ends with a version."""
-    path = _GOOGLE_ENDPOINT.sub("", path.rstrip("/"))
-    return path if _GOOGLE_VERSION.search(path) else f"{path}/v1beta"
+    path = re.sub(_GOOGLE_ENDPOINT, "", path.rstrip("/"))
+    return path if re.search(_GOOGLE_VERSION, path) else f"{path}/v1beta"
 
 
 def ollama_path(path: str) -> str:
     """Keep the path without a pasted `/api/...` or `/v1`: the codec adds `/api` itself."""
-    return _OLLAMA_ENDPOINT.sub("", path.rstrip("/"))
+    return re.sub(_OLLAMA_ENDPOINT, "", path.rstrip("/"))
 
 
 def llama_swap_path(path: str) -> str:
     """Keep the path without a pasted `/v1`: the management routes are not below it."""
-    return _LLAMA_SWAP_ENDPOINT.sub("", path.rstrip("/"))
+    return re.sub(_LLAMA_SWAP_ENDPOINT, "", path.rstrip("/"))
 
 
 def ollama_url(host: str) -> str:
@@ -81,6 +81,8 @@ def model_path(name: str, *, slashes: bool = False) -> str:
         raise ConfigError(f"a model's name has {len(name)} characters: at most {MAX_NAME}")
     if any(each in ("", ".", "..") for each in (name.split("/") if slashes else (name,))):
         raise ConfigError(f"{name!r:.80} is not a model name: it would change the URL's path")
+    from urllib.parse import quote  # few paths hold a model's name
+
     try:
         return quote(name, safe="/" if slashes else "")
     except UnicodeEncodeError:

@@ -12,8 +12,9 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 ImageChops = pytest.importorskip("PIL.ImageChops")
+features = pytest.importorskip("PIL.features")
 
-from aiollm.media.pixels import _passes  # noqa: E402
+from aiollm.media.pixels import _loaded, _passes  # noqa: E402
 from aiollm.media.process import environment  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +98,18 @@ def test_a_photo_never_takes_its_pixels_and_both_steps_of_shrinking_at_once(tmp_
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 24
+
+
+@pytest.mark.parametrize(
+    ("mode", "frames"), [("RGB", 1), ("RGBA", 1), ("RGB", 3)], ids=["opaque", "alpha", "animated"]
+)
+def test_a_webp_has_the_pixels_that_pil_gives_it_without_their_copy(make, mode, frames):
+    if not features.check("webp"):
+        pytest.skip("PIL was built without WebP")
+    first, *others = (make.photo(300, 200, seed).convert(mode) for seed in range(frames))
+    if mode == "RGBA":
+        first.putalpha(make.photo(300, 200, 7).convert("L"))
+    file = make.save(first, "WEBP", lossless=True, save_all=True, append_images=others)
+    loaded = _loaded(Image.open(io.BytesIO(file)))
+    assert loaded.readonly, "PIL is not as it was: the pixels are copied"
+    assert loaded.convert(mode).tobytes() == make.load(file).convert(mode).tobytes()

@@ -14,7 +14,7 @@ import pytest
 from aiollm import ConfigError, ConnectError, FailoverError, LocalError, Registry, classify
 from aiollm._http import certificates
 from aiollm.dsn import Network
-from aiollm.testing import chat
+from aiollm.testing import FaultServer, chat
 
 
 async def failure(reg: Registry, spec: str = "gw/m") -> Exception:
@@ -60,6 +60,15 @@ async def test_an_authority_that_forgets_a_formality_is_trusted(serve, registry,
 def test_formalities_are_not_asked_for_on_any_python(pki):
     context, _ = certificates.load_context(Network(ca=pki.path("old-ca.pem")))
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT, "the default from 3.13 on"
+
+
+async def test_answers_that_come_at_the_same_time_do_not_mix(registry, pki):
+    texts = [letter * 300_000 for letter in "abcdefgh"]
+    async with FaultServer(*map(chat, texts), ssl=pki.context()) as server:
+        reg = registry({"gw": server.dsn(ca=pki.path("ca.pem"))})
+        answers = await asyncio.gather(*(reg.generate("gw/m", "hi") for _ in texts))
+        assert server.counts.opened == len(texts)
+    assert sorted(answer.text for answer in answers) == texts
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,33 @@ class Lower:
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "sslproto"), reason="another implementation of TLS")
-async def test_the_buffer_of_a_tls_connection_is_small(monkeypatch):
+async def test_tls_connections_read_into_one_small_buffer(monkeypatch):
     monkeypatch.setattr(asyncio.sslproto.SSLProtocol, "max_size", 8 * TLS_RECEIVE_SIZE)
-    protocol = asyncio.sslproto.SSLProtocol(
+    buffer = bytearray(TLS_RECEIVE_SIZE)
+    for protocol in (tls_protocol(), tls_protocol()):
+        assert len(protocol.get_buffer(-1)) > TLS_RECEIVE_SIZE, "asyncio needs no help any more"
+        receive_less(Lower(protocol), buffer)
+        for wanted in (-1, 2**20):
+            assert protocol.get_buffer(wanted).obj is buffer
+            assert len(protocol.get_buffer(wanted)) == TLS_RECEIVE_SIZE
+        protocol._get_app_transport()._closed = True  # it never opened: do not warn of it
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "sslproto"), reason="another implementation of TLS")
+async def test_asyncio_copies_what_it_read_before_another_connection_reads():
+    """What lets connections share a buffer: what is in it is OpenSSL's by the end of the step."""
+    protocol = tls_protocol()
+    protocol._do_handshake = protocol._do_read = lambda: None
+    view = protocol.get_buffer(-1)
+    view[:5] = b"first"
+    protocol.buffer_updated(5)
+    view[:5] = b"other"
+    assert protocol._incoming.read() == b"first"
+    protocol._get_app_transport()._closed = True
+
+
+def tls_protocol():
+    return asyncio.sslproto.SSLProtocol(
         asyncio.get_running_loop(),
         asyncio.Protocol(),
         ssl.create_default_context(),
@@ -156,16 +180,11 @@ async def test_the_buffer_of_a_tls_connection_is_small(monkeypatch):
         server_hostname="localhost",
         call_connection_made=False,
     )
-    assert len(protocol.get_buffer(-1)) > TLS_RECEIVE_SIZE, "asyncio needs no help any more"
-    receive_less(Lower(protocol))
-    assert len(protocol.get_buffer(-1)) == TLS_RECEIVE_SIZE
-    assert len(protocol.get_buffer(2**20)) == TLS_RECEIVE_SIZE
-    protocol._get_app_transport()._closed = True  # it never opened: do not warn of it
 
 
 def test_a_transport_without_such_buffers_is_left_alone():
-    receive_less(None)
-    receive_less(object())
+    receive_less(None, bytearray())
+    receive_less(object(), bytearray())
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="aiohttp itself starts to write at once")
