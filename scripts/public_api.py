@@ -40,6 +40,9 @@ MODULES = (
     "aiollm.servers",
     "aiollm.testing",
 )
+UNSEEN = {"cache_hash", "gc", "weakref"}
+"""Options of structs that change what they cost, and nothing that is promised."""
+
 INSIDE = frozenset(
     ["__slots__", "__post_init__", "__del__", "__repr__", "__reduce__", "__hash__", "__getattr__"]
 )
@@ -77,7 +80,8 @@ def described(name: str, module: str, nodes: list[ast.stmt]) -> Iterator[str]:
     for node in nodes:
         match node:
             case ast.ClassDef():
-                given = ", ".join(map(ast.unparse, [*node.bases, *node.keywords]))
+                options = [each for each in node.keywords if each.arg not in UNSEEN]
+                given = ", ".join(map(ast.unparse, [*node.bases, *options]))
                 yield f"class {name}({given})"
                 lines = [line for each in members(module, node).values() for line in each]
                 yield from (f"  {line}" for line in dict.fromkeys(lines))
