@@ -1,4 +1,8 @@
-"""Requests under way over HTTP, each of which can be ended on its own."""
+"""Requests under way over HTTP, each of which can be ended on its own.
+
+Before the 2026 version of the protocol, the SDK only tells a server that a call is cancelled, and
+goes on waiting for its answer.
+"""
 
 from __future__ import annotations
 
