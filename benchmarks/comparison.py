@@ -34,7 +34,7 @@ OURS = "aiollm"
 FIELD = (OURS, *COMPARED)
 PREPARATION = {"setup", "ask"}
 WEATHER = {"weather", "SCHEMA"}
-IMPORTS = 3
+CROWDS = IMPORTS = 3
 ROWS = 2000
 
 
@@ -140,10 +140,14 @@ def left(library: str, action: str, second: str) -> float | str | None:
 
 
 def crowd(library: str) -> dict:
+    runs = [crowded(library) for _ in range(CROWDS)]
+    return {"crowd": sorted(runs, key=lambda run: run["seconds"])[CROWDS // 2]}
+
+
+def crowded(library: str) -> dict:
     with FaultServer(default=Limited()).in_thread() as server:
         url = f"{server.url}/v1"
-        found = perform(library, "crowd", url, url)
-        return {"crowd": found | {"requests": server.counts.requests}}
+        return perform(library, "crowd", url, url) | {"requests": server.counts.requests}
 
 
 def agent(library: str) -> dict:
