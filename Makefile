@@ -64,4 +64,4 @@ bench: ## measure aiollm and its peers: all, or e.g. ARGS="--quick --only openai
 	python benchmarks/run.py $(ARGS)
 
 clean: ## remove dist/, the environments and every cache
-	rm -rf dist site .venv .venv-peers .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf dist site .venv .venv-peers .venv-oldest .node .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -1,7 +1,8 @@
-"""The same three tasks in four libraries: lines, and what happens when things go wrong.
+"""The same six tasks in six libraries: lines, and what happens when things go wrong.
 
-`python benchmarks/comparison.py` runs them against loopback servers, writes
-benchmarks/results/comparison.json and the table in docs/comparison.md.
+`python benchmarks/comparison.py [library[:part,part] ...]` runs them against loopback servers, and
+writes benchmarks/results/comparison.json and the table in docs/comparison.md. All takes a quarter
+of an hour; the parts are the functions in PARTS.
 """
 
 from __future__ import annotations
@@ -9,212 +10,274 @@ from __future__ import annotations
 import ast
 import json
 import os
-import statistics
+import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from field import OURS, PEERS, ROOT, Entry, python
+from compared.living import living
+from compared_servers import Agent, Evaluated, Limited, forecaster, text_of
+from compared_table import MCP_WAYS, SETTLED, TASKS, WAYS_OUT, write
+from field import COMPARED, ROOT, environment
 
 from aiollm import __version__
-from aiollm.testing import Answer, FaultServer, Gate, SeenRequest, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat
 
 HERE = Path(__file__).parent
-TASKS = HERE / "compared"
+SCRIPTS = HERE / "compared"
 RESULTS = HERE / "results" / "comparison.json"
-PAGE = ROOT / "docs" / "comparison.md"
-START, END = "<!-- figures: benchmarks/comparison.py -->\n", "<!-- end of figures -->\n"
-BY_NAME = {entry.name: entry for entry in PEERS}
-LITELLM = BY_NAME["litellm"]
-WITH_MCP = LITELLM._replace(
-    name="litellm[mcp]", requirement=LITELLM.requirement.replace("==", "[mcp]==")
-)
-"""Its own install lacks a module that any call with tools imports."""
-
-FIELD = (OURS, BY_NAME["openai"], WITH_MCP, BY_NAME["pydantic-ai"])
+OURS = "aiollm"
+FIELD = (OURS, *COMPARED)
 PREPARATION = {"setup", "ask"}
 WEATHER = {"weather", "SCHEMA"}
-IMPORTS = 3
-CALLS = 20
-WAYS_OUT = {
-    "break": "`break`",
-    "aclosing": "`break` in `aclosing`",
-    "cancel": "cancelling the task",
-}
-TASK_NAMES = ("setup", "stream", "tools", "image")
+CROWDS = IMPORTS = 3
+ROWS = 2000
 
 
-def answer(request: SeenRequest) -> Answer:
-    """Answer as a model does that looks up the weather once."""
-    asked = request.json()
-    if asked.get("tools") and asked["messages"][-1]["role"] != "tool":
-        function = {"name": "weather", "arguments": '{"city": "Granada"}'}
-        call = {"index": 0, "id": "call_1", "type": "function", "function": function}
-        return said(asked, {"tool_calls": [call]}, "tool_calls")
-    return said(asked, {"content": "Well answered."}, "stop")
+def command(library: str, action: str, *arguments: str) -> list[str]:
+    """Return the command that does one thing with a library, in its environment."""
+    own = sys.executable
+    python = own if library == OURS else environment(f"compared-{library}", COMPARED[library])
+    return [python, str(SCRIPTS / "act.py"), script(library), action, *arguments]
 
 
-def said(asked: dict, delta: dict, finish: str) -> Answer:
-    if asked.get("stream"):
-        return chat(delta, finish=finish)
-    message = {"role": "assistant", "content": None, **delta}
-    choice = {"index": 0, "message": message, "finish_reason": finish}
-    counts = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "model"}
-    return Answer(200, {}, {**head, "choices": [choice], "usage": counts})
+def script(library: str) -> str:
+    return library.replace("-", "_")
 
 
-def perform(entry: Entry, action: str, first: str, second: str) -> dict:
-    """Run one action in the library's environment. Raises: RuntimeError."""
-    path = {"PYTHONPATH": str(ROOT)} if entry is OURS else {}
-    done = subprocess.run(
-        [python(entry), TASKS / "act.py", entry.script.rstrip("_"), action, first, second],
+def started(library: str, action: str, *arguments: str) -> subprocess.Popen[str]:
+    path = {"PYTHONPATH": str(ROOT)} if library == OURS else {"PYTHONPATH": ""}
+    return subprocess.Popen(
+        command(library, action, *arguments),
         env=os.environ | path,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=180,
-        check=False,
     )
-    for line in done.stdout.splitlines():
+
+
+def perform(library: str, action: str, *arguments: str) -> dict:
+    """Do one thing with a library, in its environment. Raises: RuntimeError."""
+    with started(library, action, *arguments) as process:
+        try:
+            out, problem = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, problem = process.communicate()
+    for line in out.splitlines():
         if line.startswith("RESULT "):
             return json.loads(line.removeprefix("RESULT "))
-    raise RuntimeError(f"{entry.name} {action}: {done.stderr[-2000:]}")
+    raise RuntimeError(f"{library} {action}: {problem[-2000:]}")
 
 
-def measure(entry: Entry) -> dict:
-    """Take all figures of one library."""
-    figures: dict = {"version": version(entry), "lines": lines(entry)}
-    with FaultServer(default=answer).in_thread() as well:
+def measure(library: str, wanted: set[str]) -> Iterator[dict]:
+    """Take the figures of one library, part by part."""
+    own = lines(library)
+    yield {"version": version(library), "lines": own}
+    for part in PARTS:
+        takes_part = part not in BEYOND_AGENTS or "stream" in own
+        if takes_part and (not wanted or part.__name__ in wanted):
+            print(f"{library}: {part.__name__}", file=sys.stderr, flush=True)
+            yield part(library)
+
+
+def tools(library: str) -> dict:
+    with FaultServer(default=forecaster).in_thread() as server:
+        url = f"{server.url}/v1"
+        return {"tools": tried(library, "tools", url, url)}
+
+
+def imports(library: str) -> dict:
+    def fastest(action: str, *urls: str) -> int:
+        times = [perform(library, action, *urls)["import"] for _ in range(IMPORTS)]
+        return round(min(times) * 1000)
+
+    url = "http://127.0.0.1:9/v1"
+    return {"import_ms": fastest("import", url, url), "import_mcp_ms": fastest("mcp-import", url)}
+
+
+def streams(library: str) -> dict:
+    figures: dict = {}
+    with FaultServer(default=forecaster).in_thread() as well:
         second = f"{well.url}/v1"
-        for action in ("tools", "image"):
-            figures[action] = tried(entry, action, second)
-        times = [perform(entry, "import", second, second)["import"] for _ in range(IMPORTS)]
-        figures["import_ms"] = round(statistics.median(times) * 1000)
+        figures["image"] = tried(library, "image", second, second)
         half = chat("Half an ", finish=None, done=False, usage=None)
         with FaultServer(default=half).in_thread() as cut:
-            figures["cut"] = perform(entry, "cut", f"{cut.url}/v1", second)
+            figures["cut"] = perform(library, "cut", f"{cut.url}/v1", second)
         failing = Answer(503, {}, {"error": {"message": "down", "type": "server_error"}})
         with FaultServer(default=failing).in_thread() as dead:
-            figures["dead"] = perform(entry, "dead", f"{dead.url}/v1", second)
+            figures["dead"] = perform(library, "dead", f"{dead.url}/v1", second)
             figures["dead"]["requests"] = dead.counts.requests
         for action in WAYS_OUT:
-            figures[f"{action}_ms"] = left(entry, action, second)
+            figures[f"{action}_ms"] = left(library, action, second)
     return figures
 
 
-def tried(entry: Entry, action: str, url: str) -> str:
+def tried(library: str, action: str, *arguments: str) -> str:
     """Return the answer of a task, or the last line of what went wrong."""
     try:
-        return perform(entry, action, url, url)["answer"]
+        return perform(library, action, *arguments)["answer"]
     except RuntimeError as error:
         return f"failed: {str(error).strip().splitlines()[-1][:120]}"
 
 
-def left(entry: Entry, action: str, second: str) -> float | str | None:
+def left(library: str, action: str, second: str) -> float | str | None:
     """Return ms from leaving a stream to its connection's end, None while its program lives.
 
     A text is the error that the program ended with instead.
     """
     with FaultServer(default=chat("Once", Gate(), "more")).in_thread() as server:
         try:
-            at = perform(entry, action, f"{server.url}/v1", second)["left"]
+            at = perform(library, action, f"{server.url}/v1", second)["left"]
         except RuntimeError as error:
             return str(error).strip().splitlines()[-1].partition(":")[0]
         ended = server.connections[0].ended
     return None if ended is None or ended - at > 3.9 else round((ended - at) * 1000, 1)
 
 
-def version(entry: Entry) -> str:
-    if entry is OURS:
+def crowd(library: str) -> dict:
+    runs = [crowded(library) for _ in range(CROWDS)]
+    return {"crowd": sorted(runs, key=lambda run: run["seconds"])[CROWDS // 2]}
+
+
+def crowded(library: str) -> dict:
+    with FaultServer(default=Limited()).in_thread() as server:
+        url = f"{server.url}/v1"
+        return perform(library, "crowd", url, url) | {"requests": server.counts.requests}
+
+
+def agent(library: str) -> dict:
+    figures: dict = {}
+    for name, question in MCP_WAYS.items():
+        figures[f"mcp_{name}"] = asked(library, question)
+    with FaultServer(default=Agent()).in_thread() as server:
+        arguments = f"{server.url}/v1", "call hang"
+        with folder() as notes:
+            found = perform(library, "mcp-cancel", *arguments, str(notes))
+            figures["mcp_cancel"] = found | {"left": leftover(notes)}
+        with folder() as notes, started(library, "mcp-agent", *arguments, str(notes)) as process:
+            while not (notes / "hanging").exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+            time.sleep(SETTLED)
+            figures["mcp_kill"] = {"left": leftover(notes)}
+    return figures
+
+
+def asked(library: str, question: str) -> dict:
+    """Ask the agent in a program of its own."""
+    model = Agent()
+    with FaultServer(default=model).in_thread() as server, folder() as notes:
+        found = perform(library, "mcp-agent", f"{server.url}/v1", question, str(notes))
+        return found | {"results": model.results}
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def leftover(notes: Path) -> int:
+    """Count the servers that live on, and end them."""
+    pids = living(notes)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def evaluation(library: str) -> dict:
+    return {"evaluate": evaluated(library), "killed": killed(library)}
+
+
+def evaluated(library: str) -> dict:
+    model = Evaluated()
+    with FaultServer(default=model).in_thread() as server, folder() as notes:
+        url, path = f"{server.url}/v1", notes / "out.jsonl"
+        found = perform(library, "evaluate", url, url, str(path))
+        return found | {"requests": server.counts.requests, "answered": right(path)}
+
+
+def killed(library: str) -> dict:
+    """Kill a run when half of its rows are answered; start it again until it has ended."""
+    running: list[subprocess.Popen] = []
+    model = Evaluated(lambda count: running[0].kill() if count == ROWS // 2 else None)
+    with FaultServer(default=model).in_thread() as server, folder() as notes:
+        url, path = f"{server.url}/v1", notes / "out.jsonl"
+        running.append(started(library, "evaluate", url, url, str(path)))
+        with running[0] as process:
+            process.communicate()
+        kept = right(path)
+        perform(library, "evaluate", url, url, str(path))
+        twice = sum(count - 1 for count in model.answered.values())
+        return {"kept": kept, "answered": right(path), "twice": twice}
+
+
+def right(path: Path) -> int:
+    """Count the rows of a file with the right answer, by their last line."""
+    texts = {}
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        row = json.loads(line)
+        texts[int(row["key"])] = row.get("text")
+    return sum(text == text_of(key) for key, text in texts.items())
+
+
+def version(library: str) -> str:
+    if library == OURS:
         return __version__
-    code = f"from importlib.metadata import version; print(version({package(entry)!r}))"
-    done = subprocess.run([python(entry), "-c", code], capture_output=True, text=True, check=True)
+    package = COMPARED[library].partition("==")[0].partition("[")[0]
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    python = environment(f"compared-{library}", COMPARED[library])
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
-def package(entry: Entry) -> str:
-    return entry.requirement.partition("==")[0].partition("[")[0]
+def lines(library: str) -> dict[str, int]:
+    """Count lines of code by task: no imports, blank lines or comments."""
+    counted: dict[str, int] = {}
+    for name, size in definitions(SCRIPTS / f"{script(library)}_.py"):
+        task = "setup" if name in PREPARATION else "tools" if name in WEATHER else name
+        if task in TASKS:
+            counted[task] = counted.get(task, 0) + size
+    own = definitions(SCRIPTS / f"{script(library)}_mcp.py")
+    return counted | {"agent": sum(size for name, size in own if name != "close")}
 
 
-def lines(entry: Entry) -> dict[str, int]:
-    """Count lines of code by task: no imports, blank lines, comments or docstrings."""
-    source = (TASKS / f"{entry.script}.py").read_text()
-    counted = {"setup": 0, "stream": 0, "tools": 0, "image": 0}
+def definitions(path: Path) -> Iterable[tuple[str, int]]:
+    """Yield each function and constant of a module with its lines of code."""
+    source = path.read_text()
+    code = [line.strip() for line in source.splitlines()]
     for node in ast.parse(source).body:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                pass
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             case ast.Assign(targets=[ast.Name(id=name)]):
-                pass
+                first = node.lineno
             case _:
                 continue
-        task = "setup" if name in PREPARATION else "tools" if name in WEATHER else name
-        if task in counted:
-            counted[task] += (node.end_lineno or node.lineno) - node.lineno + 1
-    return counted
+        own = code[first - 1 : node.end_lineno]
+        yield name, sum(bool(line) and not line.startswith("#") for line in own)
 
 
-def table(found: dict[str, dict]) -> str:
-    """Draw the figures as the page shows them."""
-    rows = [
-        ("version", lambda each: each["version"]),
-        *((f"lines: {part}", lambda each, part=part: each["lines"][part]) for part in TASK_NAMES),
-        ("tool loop", lambda each: shown(each["tools"])),
-        ("image question", lambda each: shown(each["image"])),
-        ("answer cut cleanly, the second target is well", lambda each: ending(each["cut"])),
-        *(
-            (f"{way}: ms to a closed connection", lambda each, key=f"{key}_ms": closing(each[key]))
-            for key, way in WAYS_OUT.items()
-        ),
-        (f"first target answers 503: requests to it in {CALLS} calls", requests),
-        (f"... seconds for the {CALLS} calls", lambda each: f"{each['dead']['seconds']:.1f}"),
-        ("... calls answered", lambda each: each["dead"]["answered"]),
-        ("import, ms", lambda each: each["import_ms"]),
-    ]
-    head = f"| | {' | '.join(found)} |\n|---|{'---|' * len(found)}\n"
-    return head + "".join(
-        f"| {name} | {' | '.join(str(figure(each)) for each in found.values())} |\n"
-        for name, figure in rows
-    )
+PARTS = (tools, imports, agent, streams, crowd, evaluation)
+BEYOND_AGENTS = (streams, crowd, evaluation)
+"""What a library for agents alone has no part in."""
 
 
-def requests(each: dict) -> int:
-    return each["dead"]["requests"]
-
-
-def shown(answered: str) -> str:
-    return answered if answered.startswith("failed") else "works"
-
-
-def ending(cut: dict) -> str:
-    return f"raises `{cut['error']}`" if "error" in cut else f"success: {cut['text']!r}"
-
-
-def closing(ms: float | str | None) -> str:
-    match ms:
-        case None:
-            return "not within 3.9 s"
-        case str():
-            return f"the task ends with `{ms.rpartition('.')[2]}`"
-        case _:
-            return f"{ms:.1f}"
-
-
-def write(found: dict[str, dict]) -> None:
-    """Write the results, and the table into the page."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(before + START + table(found) + f"\n{taken()}\n" + END + rest.partition(END)[2])
-
-
-def taken() -> str:
-    """Say when and where."""
-    python_version = ".".join(map(str, sys.version_info[:3]))
-    day = datetime.now(UTC).date()
-    return f"Taken on {day} with Python {python_version} on {os.cpu_count()} cores."
+def main(wanted: list[str]) -> None:
+    """Take the figures that are wanted, or all, and write them as they come."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for each in wanted or FIELD:
+        library, _, parts = each.partition(":")
+        for figures in measure(library, set(filter(None, parts.split(",")))):
+            results.setdefault(library, {}).update(figures)
+            write({name: results[name] for name in FIELD if name in results}, RESULTS)
 
 
 if __name__ == "__main__":
-    write({entry.name: measure(entry) for entry in FIELD})
+    main(sys.argv[1:])

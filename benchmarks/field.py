@@ -51,7 +51,7 @@ VARIANTS = (
     Entry("race of 2 at once", "race_at_once", "aiollm", ("openai",)),
 )
 PEERS = (
-    Entry("openai", "openai_", "openai", ("openai",), "openai==3.54.0", "openai"),
+    Entry("openai", "openai_", "openai", ("openai",), "openai==3.57.0", "openai"),
     Entry("anthropic", "anthropic_", "anthropic", ("anthropic",), "anthropic==2.12.0", "anthropic"),
     Entry(
         "google-genai",
@@ -67,7 +67,7 @@ PEERS = (
         "litellm_",
         "litellm",
         ("openai", "anthropic", "ollama", "google"),
-        "litellm==1.106.2",
+        "litellm==1.110.2",
         "litellm",
     ),
     Entry(
@@ -97,6 +97,15 @@ PEERS = (
 )
 """Exact versions, as figures are of a version. Together they conflict: each has a venv."""
 
+COMPARED = {
+    "openai": "openai==3.57.0 mcp==2.3.0",
+    "litellm": "litellm[mcp]==1.110.2",
+    "pydantic-ai": "pydantic-ai-slim[openai,mcp]==2.68.0",
+    "any-llm": "any-llm-sdk[openai]==1.40.2 mcp==2.3.0",
+    "openai-agents": "openai-agents==0.24.0",
+}
+"""What the environments of the comparison hold: its agents need an MCP client, too."""
+
 PLAIN_PILLOW = "pillow==13.0.0"
 """What "plain" stands for in the image benchmark, whatever image library is installed here."""
 
@@ -121,6 +130,6 @@ def environment(name: str, requirement: str) -> str:
         venv.create(home, with_pip=True, clear=True)
         # Bytecode is compiled here and now: imports are timed, compiling them is not.
         command = [interpreter, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*command, requirement], check=True, stdout=sys.stderr)
+        subprocess.run([*command, *requirement.split()], check=True, stdout=sys.stderr)
         stamp.write_text(requirement)
     return str(interpreter)

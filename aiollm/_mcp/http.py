@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -11,7 +12,8 @@ from typing import Any, Self
 import msgspec
 
 from aiollm._mcp.events import in_turns
-from aiollm._mcp.lines import CANCELLED, seen
+from aiollm._mcp.lines import seen
+from aiollm._mcp.posts import Events, Post, Posts, head_of
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Sent, Traffic
 from aiollm._user_types.density import MESSAGE, Weight
@@ -25,7 +27,8 @@ _ERROR_BODY = 2048
 _NOTICES, _NOTICE_SECONDS = 16, 5.0
 """How many servers' answers to a notice are waited for at a time, and how long."""
 
-_LONGEST_NOTICE = 4096
+_WAITING_NOTICES = 1000
+"""Notices that wait their turn; beyond them the oldest is left out."""
 
 _NOT_FOUND = (404, 405)
 
@@ -96,20 +99,42 @@ class _Bounded:
         self._query = query.encode()
         self._inner = inner
         self._most = most
+        self._posts = Posts()
+        self._events = type("Events", (Events, sdk.httpx.AsyncByteStream), {})
+        self._untold: deque[Any] = deque(maxlen=_WAITING_NOTICES)
         self._telling: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: Any) -> Any:
         """Return the answer to a request, whatever happens. Raises: CancelledError."""
-        httpx = self._sdk.httpx
-        if _is_notice(request):
+        httpx, reason = self._sdk.httpx, ""
+        head = head_of(request.content if request.method == "POST" else b"")
+        if head.is_cancelling:
+            self._posts.end(head.cancelled)
             self._tell(self._whole(request))
             return httpx.Response(202)
+        post = self._posts.begin(head.id)
         try:
-            response = await self._inner.handle_async_request(self._whole(request))
-            return await self._checked(request, response)
+            return await self._answered(request, post)
+        except TimeoutError:
+            reason = "the call was cancelled"
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} at {request.url.host}: {error}".rstrip(": ")
         return self._error(UNREACHABLE, reason)
+
+    async def _answered(self, request: Any, post: Post) -> Any:
+        """Return the answer to a request; one that comes as events is still under way."""
+        whole, is_under_way = self._whole(request), False
+        try:
+            response = await post.within(self._inner.handle_async_request(whole))
+            is_under_way = _is_events(request, response)
+            if not is_under_way:
+                return await post.within(self._checked(request, response))
+            turning = in_turns(self._sdk.httpx, response.stream)
+            response.stream = self._events(turning, post, self._posts)
+            return response
+        finally:
+            if not is_under_way:
+                self._posts.done(post)
 
     def _whole(self, request: Any) -> Any:
         """Return a request with the query of the URL."""
@@ -125,16 +150,19 @@ class _Bounded:
 
     def _tell(self, request: Any) -> None:
         """Say that a call is cancelled: whoever cancelled it, and other calls, do not wait."""
+        self._untold.append(request)
         if len(self._telling) < _NOTICES:
-            task = asyncio.create_task(self._told(request))
+            task = asyncio.create_task(self._told())
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
-    async def _told(self, request: Any) -> None:
-        with suppress(TimeoutError, self._sdk.httpx.TransportError):
-            async with asyncio.timeout(_NOTICE_SECONDS):
-                response = await self._inner.handle_async_request(request)
-                await response.aclose()
+    async def _told(self) -> None:
+        while self._untold:
+            request = self._untold.popleft()
+            with suppress(TimeoutError, self._sdk.httpx.TransportError):
+                async with asyncio.timeout(_NOTICE_SECONDS):
+                    response = await self._inner.handle_async_request(request)
+                    await response.aclose()
 
     async def _checked(self, request: Any, response: Any) -> Any:
         status, kind = response.status_code, response.headers.get("content-type", "")
@@ -211,10 +239,12 @@ class _Bounded:
             task.cancel()
 
 
-def _is_notice(request: Any) -> bool:
-    """Return whether a request says that a call is cancelled, which nothing follows from."""
-    body = request.content if request.method == "POST" else b""
-    return 0 < len(body) <= _LONGEST_NOTICE and seen(body).method == CANCELLED
+def _is_events(request: Any, response: Any) -> bool:
+    """Return whether the answer to a call comes in pieces, which the SDK reads."""
+    status, headers = response.status_code, response.headers
+    is_read_here = "json" in headers.get("content-type", "")
+    is_plain = headers.get("content-encoding", "identity") == "identity"
+    return request.method == "POST" and status == 200 and is_plain and not is_read_here
 
 
 def _plain(response: Any) -> dict[str, str]:

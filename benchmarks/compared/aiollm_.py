@@ -1,4 +1,4 @@
-"""The three tasks with aiollm."""
+"""The tasks with aiollm."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from aiollm import ImagePart, Registry, Request, user
 
 
 def setup(first: str, second: str) -> None:
-    global registry  # noqa: PLW0603 - a program of one user
+    global registry, address  # noqa: PLW0603 - a program of one user
     registry = Registry(env={})
-    registry.register("first", f"openai+{first}?api=chat".replace("//", "//key@"))
+    address = f"openai+{first}?api=chat".replace("//", "//key@")
+    registry.register("first", address)
     registry.register("second", f"openai+{second}?api=chat".replace("//", "//key@"))
 
 
@@ -20,6 +21,13 @@ async def stream(prompt: str) -> AsyncIterator[str]:
         async for chunk in chunks:
             if chunk.text:
                 yield chunk.text
+
+
+async def crowd(prompts: list[str]) -> list:
+    async with Registry(env={}, patience=600) as patient:
+        patient.register("first", address)
+        calls = (patient.generate("first/model", prompt) for prompt in prompts)
+        return await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def tools(question: str) -> str:
@@ -35,6 +43,11 @@ async def image(question: str, path: str) -> str:
     part = await asyncio.to_thread(ImagePart.from_path, path)
     request = Request((user(question, part),))
     return (await registry.generate("first/model,second/model", request)).text
+
+
+async def evaluate(prompts: list[str], path: str) -> None:
+    async with registry.map("first/model", prompts, into=path, resume=True, concurrency=32) as run:
+        await run.finish()
 
 
 async def close() -> None:

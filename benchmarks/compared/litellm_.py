@@ -1,4 +1,4 @@
-"""The three tasks with litellm and its Router."""
+"""The tasks with litellm and its Router."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import asks the network
@@ -15,7 +17,7 @@ from litellm import Router
 
 
 def setup(first: str, second: str) -> None:
-    global router  # noqa: PLW0603 - a program of one user
+    global router, patient  # noqa: PLW0603 - a program of one user
     deployments = [
         {
             "model_name": name,
@@ -24,15 +26,25 @@ def setup(first: str, second: str) -> None:
         for name, url in (("first", first), ("second", second))
     ]
     router = Router(model_list=deployments, fallbacks=[{"first": ["second"]}])
+    patient = Router(model_list=deployments[:1], num_retries=20)
 
 
 async def stream(prompt: str) -> AsyncIterator[str]:
     chunks = await router.acompletion(
         model="first", messages=[{"role": "user", "content": prompt}], stream=True
     )
-    async for chunk in chunks:
-        if text := chunk.choices[0].delta.content:
-            yield text
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if text := chunk.choices[0].delta.content:
+                yield text
+
+
+async def crowd(prompts: list[str]) -> list:
+    calls = (
+        patient.acompletion(model="first", messages=[{"role": "user", "content": prompt}])
+        for prompt in prompts
+    )
+    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def weather(city: str) -> str:
@@ -80,6 +92,29 @@ async def image(question: str, path: str) -> str:
     messages = [{"role": "user", "content": content}]
     reply = await router.acompletion(model="first", messages=messages)
     return reply.choices[0].message.content
+
+
+async def evaluate(prompts: list[str], path: str) -> None:
+    file, room = Path(path), asyncio.Semaphore(32)
+    lines = file.read_text().splitlines() if file.exists() else ()
+    done = {json.loads(line)["key"] for line in lines}
+
+    async def answer(key: int, prompt: str) -> None:
+        async with room:
+            try:
+                reply = await router.acompletion(
+                    model="first", messages=[{"role": "user", "content": prompt}]
+                )
+                text = reply.choices[0].message.content
+            except Exception as error:  # noqa: BLE001 - the other rows go on
+                print(f"row {key} failed: {error}", file=sys.stderr)
+                return
+        out.write(json.dumps({"key": key, "text": text}) + "\n")
+        out.flush()
+
+    with file.open("a") as out:
+        rows = enumerate(prompts, 1)
+        await asyncio.gather(*(answer(*row) for row in rows if row[0] not in done))
 
 
 async def close() -> None:

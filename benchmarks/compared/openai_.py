@@ -1,10 +1,11 @@
-"""The three tasks with the openai SDK."""
+"""The tasks with the openai SDK."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -31,6 +32,17 @@ async def stream(prompt: str) -> AsyncIterator[str]:
         except APIError:
             if began or number == len(targets):
                 raise
+
+
+async def crowd(prompts: list[str]) -> list:
+    patient = targets[0].with_options(max_retries=20)
+    calls = (
+        patient.chat.completions.create(
+            model="model", messages=[{"role": "user", "content": prompt}]
+        )
+        for prompt in prompts
+    )
+    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def ask(messages: list, **options):
@@ -88,6 +100,29 @@ async def image(question: str, path: str) -> str:
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
     ]
     return (await ask([{"role": "user", "content": content}])).content
+
+
+async def evaluate(prompts: list[str], path: str) -> None:
+    file, room = Path(path), asyncio.Semaphore(32)
+    lines = file.read_text().splitlines() if file.exists() else ()
+    done = {json.loads(line)["key"] for line in lines}
+
+    async def answer(key: int, prompt: str) -> None:
+        async with room:
+            try:
+                reply = await targets[0].chat.completions.create(
+                    model="model", messages=[{"role": "user", "content": prompt}]
+                )
+                text = reply.choices[0].message.content
+            except Exception as error:  # noqa: BLE001 - the other rows go on
+                print(f"row {key} failed: {error}", file=sys.stderr)
+                return
+        out.write(json.dumps({"key": key, "text": text}) + "\n")
+        out.flush()
+
+    with file.open("a") as out:
+        rows = enumerate(prompts, 1)
+        await asyncio.gather(*(answer(*row) for row in rows if row[0] not in done))
 
 
 async def close() -> None:

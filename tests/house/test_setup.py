@@ -37,6 +37,7 @@ PROGRAMS = {
     "cc": COMPILER,
     "apt-get": '#!/bin/sh\necho "apt-get $*" >>log\n',
     "id": "#!/bin/sh\necho 0\n",
+    "npm": '#!/bin/sh\necho "npm $*" >>log\nmkdir -p .node\n',
     "uname": "#!/bin/sh\ncase $1 in -s) echo Linux ;; -m) echo x86_64 ;; esac\n",
 }
 FEATURES = """
@@ -93,6 +94,25 @@ def setup(machine: Path, what: str = "dev") -> tuple[int, str, str]:
 def log(machine: Path) -> str:
     """Return the commands that setup ran."""
     return (machine / "log").read_text()
+
+
+def test_mcp_servers_are_installed_once_in_a_version_that_is_named(machine):
+    assert setup(machine)[0] == 0
+    (installed,) = [line for line in log(machine).splitlines() if line.startswith("npm")]
+    assert installed.count("@modelcontextprotocol/server-") == 2
+    assert all("@20" in each for each in installed.split() if each.startswith("@"))
+    (machine / "log").write_text("")
+    shutil.rmtree(machine / ".venv")
+    assert setup(machine)[0] == 0
+    assert "npm" not in log(machine)
+
+
+def test_mcp_servers_that_cannot_be_installed_cost_their_tests_alone(machine):
+    (machine / "programs" / "npm").write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    code, output, errors = setup(machine)
+    assert (code, errors) == (0, "no network\n")
+    assert "npm could not install two MCP servers: their tests will be skipped" in output
+    assert "==> Ready" in output
 
 
 def test_a_whole_library_is_built_once_and_never_asked_for_again(machine):

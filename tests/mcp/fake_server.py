@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -263,7 +265,9 @@ class Http:
         self.sessions: set[str] = set()
         self.seen: list[dict[str, str]] = []
         self.closing = threading.Event()
-        self.hanging = self.notices = 0
+        self.connections: set[int] = set()
+        """The ports of the clients that are connected."""
+        self.hanging = self.notices = self.resumed = 0
         self.deleted = 0
         fake = self
 
@@ -278,7 +282,16 @@ class Http:
                 fake.seen.append(dict(self.headers))
                 fake.post(self, json.loads(body))
 
+            def setup(self) -> None:
+                super().setup()
+                fake.connections.add(self.client_address[1])
+
+            def finish(self) -> None:
+                fake.connections.discard(self.client_address[1])
+                super().finish()
+
             def do_GET(self) -> None:
+                fake.resumed += "last-event-id" in self.headers
                 fake.reply(self, 405)
 
             def do_DELETE(self) -> None:
@@ -313,9 +326,12 @@ class Http:
         if self.mode == "refuse":
             given = to.headers.get("authorization", "")
             self.reply(to, 401, f"who is {given} at {to.path}?".encode(), content_type="text/plain")
-        elif self.mode == "deaf" and method == "notifications/cancelled":
+        elif method == "notifications/cancelled":
             self.notices += 1
-            self.hang(to)
+            if self.mode == "deaf":
+                self.hang(to, lambda: self.mode == "deaf")
+            else:
+                self.reply(to, 202)
         elif "id" not in request:
             self.reply(to, 202)
         elif method == "initialize":
@@ -339,6 +355,8 @@ class Http:
         match name:
             case "hang":
                 self.hanging += 1
+                if self.mode == "sse":
+                    self.begin(to)
                 self.hang(to)
             case "die":
                 to.close_connection = True
@@ -356,8 +374,18 @@ class Http:
             case _:
                 self.result(to, request, plain(name, arguments))
 
-    def hang(self, to: BaseHTTPRequestHandler) -> None:
-        self.closing.wait()
+    def begin(self, to: BaseHTTPRequestHandler) -> None:
+        """Begin an answer of events that can be asked for again, in the middle of one."""
+        to.send_response(200)
+        to.send_header("content-type", "text/event-stream")
+        to.end_headers()
+        to.wfile.write(b'id: 1\ndata: \n\nevent: message\ndata: {"json')
+
+    def hang(self, to: BaseHTTPRequestHandler, holds: Callable[[], bool] = lambda: True) -> None:
+        """Say nothing until the client, or the test, ends it; then close the connection."""
+        while holds() and not self.closing.is_set():
+            if select.select([to.connection], [], [], 0.05)[0]:
+                break
         to.close_connection = True
 
     def result(

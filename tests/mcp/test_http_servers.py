@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import ConnectError, ProtocolError
+from aiollm._mcp.http import CONNECTIONS
 
 _spec = importlib.util.spec_from_file_location(
     "fake_mcp_server", Path(__file__).with_name("fake_server.py")
@@ -88,6 +89,24 @@ async def test_a_cancelled_call_does_not_wait_for_a_server_that_is_busy(http, re
         assert (await server.call("echo", {"text": "on"}, timeout=4.0)).text == "echo: on"
         assert all(each.cancelled() for each in hanging)
         await until(lambda: fake.notices == 16)  # and no more: each holds a connection
+        fake.mode = "json"
+        await until(lambda: fake.notices == 30)  # the others, once there is room
+
+
+@pytest.mark.parametrize("mode", ["json", "sse", "deaf"])
+async def test_cancelled_calls_leave_their_connections_to_others(http, registry, mode):
+    fake = http(mode)
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(200)]
+        await until(lambda: fake.hanging == CONNECTIONS)  # the others wait for a connection
+        for each in hanging:
+            each.cancel()
+        await asyncio.wait(hanging)
+        assert (await server.call("echo", {"text": "on"}, timeout=4.0)).text == "echo: on"
+        await until(lambda: len(fake.connections) <= 20)  # of notices, and of the last call
+        assert fake.resumed == 0
+        assert server.status.starts == 1
 
 
 async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):

@@ -18,8 +18,6 @@ from aiollm.events import McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
 
 NODE = Path(__file__).parents[2] / ".node" / "node_modules" / ".bin"
-PACKAGES = ("server-everything", "server-filesystem")
-INSTALL = "npm install --prefix .node " + " ".join(f"@modelcontextprotocol/{x}" for x in PACKAGES)
 
 
 def python_server(module: str) -> str:
@@ -31,7 +29,7 @@ def python_server(module: str) -> str:
 def node_server(name: str) -> str:
     command = shutil.which(name, path=os.pathsep.join([str(NODE), os.environ["PATH"]]))
     if command is None:
-        pytest.skip(f"{name} is not installed: {INSTALL}")
+        pytest.skip(f"{name} is not installed: run scripts/setup dev where npm is")
     return f"stdio:{command}"
 
 
