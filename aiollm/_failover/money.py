@@ -16,9 +16,11 @@ from aiollm.errors import BudgetError
 from aiollm.images import ImageRequest
 from aiollm.prices import Budget, Price, Reservation
 from aiollm.prices.book import PriceBook
+from aiollm.providers.conversations import total
 from aiollm.spec import Plan, Step
 from aiollm.types import (
     DocumentPart,
+    Message,
     OpaquePart,
     Part,
     ReasoningPart,
@@ -178,9 +180,13 @@ def most_of(request: AnyRequest, capabilities: Capabilities) -> tuple[float, flo
         return size, request.count * MOST_IMAGE, request.count
     if not isinstance(request, Request):
         return size, 0.0, 0
-    size += sum(_unseen(part) for message in request.messages for part in message.parts)
+    size += total(request, _unseen_in)
     context = capabilities.context_length or math.inf
     return min(size, context), min(_most_output(request, capabilities), context), 1
+
+
+def _unseen_in(message: Message) -> float:
+    return sum(map(_unseen, message.parts))
 
 
 def _unseen(part: Part) -> float:

@@ -9,6 +9,8 @@ from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.cache_points import CacheMarks, system_blocks
+from aiollm.providers.conversations import anew
+from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import (
     Warnings,
     asks_for_tools,
@@ -56,7 +58,10 @@ class ResponsesCodec(Codec):
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         warnings = Warnings()
         headers = bearer_headers(provider)
-        body = self.encode_body(provider, target, request, headers, warnings)
+        try:
+            body = self.encode_body(provider, target, request, headers, warnings)
+        except ReachesBack:
+            return self.encode(provider, target, anew(request))
         return HttpRequest(
             f"{provider.base_url}/responses",
             headers,
