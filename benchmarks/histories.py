@@ -21,7 +21,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 from statistics import mean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -55,7 +55,7 @@ CODECS: dict[str, Any] = {
     "ollama": OllamaCodec,
 }
 FEW = 20
-WORDS = "the tool has looked at it and says that all is well in the north and in the south".split()
+WORDS = "the tool has looked at it and says that all is well in the north and in the south"
 
 
 class Reply:
@@ -101,7 +101,7 @@ class Network:
 class Stall:
     """The most CPU of one step of the loop, while it is entered."""
 
-    def __enter__(self) -> Stall:
+    def __enter__(self) -> Self:
         self.longest = 0.0
         run = self._run = asyncio.Handle._run
 
@@ -127,7 +127,7 @@ def answer_of(wire: str) -> bytes:
 
 
 def said(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choices(WORDS, k=words))
+    return " ".join(rng.choices(WORDS.split(), k=words))
 
 
 def turn(rng: random.Random, number: int) -> list[Message]:
@@ -143,7 +143,9 @@ def png(rng: random.Random, size: int) -> bytes:
     """Return a PNG of about `size` bytes that no target has to have changed."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     width = height = 600
     rows = b"".join(b"\0" + rng.randbytes(width * 3) for _ in range(height))

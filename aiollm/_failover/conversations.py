@@ -14,9 +14,9 @@ import msgspec
 from aiollm._failover.openers import Batches, ChatOpener, SharedResources, close_now
 from aiollm._http.streaming import stream
 from aiollm._validation import BRINGING, any_of, check
+from aiollm._wire.conversations import IMAGE, Conversation, Ongoing, anew, ongoing
 from aiollm.errors import LLMError
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
-from aiollm.providers.conversations import IMAGE, Conversation, Ongoing, anew, ongoing
 from aiollm.types import ImagePart, Message, Request, Target, Timeouts, ToolResultPart
 
 REACH = 64
@@ -170,7 +170,7 @@ class ConversationOpener(ChatOpener):
         conversation, given = self.request.conversation, self.request.messages
         messages = conversation.fitted(target, given, request.messages)
         if messages is not given:
-            request = msgspec.structs.replace(request, messages=messages, as_given=False)
+            request = msgspec.structs.replace(request, messages=messages)
         transport: Transport = self._resources
         if not provider.is_ordinary:
             transport = self._resources.transport_of(provider)
@@ -191,8 +191,14 @@ class ConversationOpener(ChatOpener):
     ) -> Batches:
         """Encode a beginning of which much is new step by step, so that no step takes long."""
         for cut, end in places:
-            conversation, messages = request.conversation.upto(cut), request.messages[:end]
-            part = msgspec.structs.replace(request, messages=messages, conversation=conversation)
+            messages = request.messages[:end]
+            given = messages if request.as_given else request.given
+            part = msgspec.structs.replace(
+                request,
+                messages=messages,
+                conversation=request.conversation.upto(cut),
+                given=given,
+            )
             try:
                 provider.codec.encode(provider, target, part)
             except LLMError:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from aiollm._wire.conversations import total
 from aiollm._wire.quota import Kind
 from aiollm._wire.schema import json_schema
 from aiollm.errors import ConfigError
 from aiollm.images import ImageRequest
-from aiollm.providers.conversations import total
 from aiollm.types import (
     AudioPart,
     DocumentPart,

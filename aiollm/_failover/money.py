@@ -10,13 +10,13 @@ import msgspec
 from aiollm._failover.estimate import PAGE, TOKEN, size_of
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.sharing import Purse
+from aiollm._wire.conversations import total
 from aiollm._wire.lenient import encode
 from aiollm.capabilities import Capabilities
 from aiollm.errors import BudgetError
 from aiollm.images import ImageRequest
 from aiollm.prices import Budget, Price, Reservation
 from aiollm.prices.book import PriceBook
-from aiollm.providers.conversations import total
 from aiollm.spec import Plan, Step
 from aiollm.types import (
     DocumentPart,

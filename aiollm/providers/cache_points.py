@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm.providers.conversations import POINT, to_look_at
+from aiollm._wire.conversations import POINT, to_look_at
 from aiollm.types import CachePoint, Message, PromptCache, Request, TextPart, ToolResultPart
 
 SECONDS = {"5m": 300, "30m": 1800, "1h": 3600, "12h": 43200}

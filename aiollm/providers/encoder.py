@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, Self
 
 from aiollm._wire.body import Written
+from aiollm._wire.conversations import Encoded, Ongoing
 from aiollm.providers.cache_points import CacheMarks, without_points
 from aiollm.providers.call_ids import CallIds
-from aiollm.providers.conversations import Encoded, Ongoing
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, Request
@@ -39,6 +39,10 @@ class Encoder(ABC):
     @property
     def is_closed(self) -> bool:
         """Whether nothing that comes later changes what it has encoded."""
+        return True
+
+    def ends(self, messages: Sequence[Message]) -> bool:  # noqa: ARG002 - most wires need not look
+        """Return whether nothing that follows changes what is sent of messages."""
         return True
 
     def separate(self) -> None:  # noqa: B027 - most wires keep nothing
@@ -70,7 +74,7 @@ class Encoder(ABC):
         if type(request) is Ongoing:
             is_marked = self.marks is not None
             begin = max(start, request.conversation.unmarked) if is_marked else start
-            if begin < request.conversation.cut:
+            if begin < request.conversation.cut and self.ends(messages[start:begin]):
                 return self._go_on(request, start, begin, (type(self), is_marked, *key))
         return self.stretch(messages[start:], is_first=True)
 

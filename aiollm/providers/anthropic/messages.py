@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -58,6 +58,11 @@ def messages(
         raise UnsupportedError("Anthropic requires a message besides the system prompt")
     _check_prefill(turns[-1], facts)
     return turns
+
+
+def _block_of(part: OpaquePart) -> Block:
+    block = part.provider_data.data.get("block")
+    return block if isinstance(block, dict) else {}
 
 
 def _is_open(turns: list[Block]) -> bool:
@@ -186,6 +191,13 @@ class _Encoder(Encoder):
     @property
     def is_closed(self) -> bool:
         return not self._is_open
+
+    def ends(self, messages: Sequence[Message]) -> bool:
+        return not any(
+            type(part) is OpaquePart and _block_of(part).get("type") in _OWN_CALLS
+            for message in messages
+            for part in message.parts
+        )
 
     def separate(self) -> None:
         self._ids, self._taken = self._ids.copy(), self._taken.copy()

@@ -141,6 +141,7 @@ class _Turns(Encoder):
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
         contents = self.contents = []
+        self._results = []
         for message in messages:
             self.add(message)
         self.flush()

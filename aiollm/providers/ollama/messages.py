@@ -56,7 +56,7 @@ class _Turns(Encoder):
         self._names = self._names.copy()
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:  # noqa: ARG002
-        self.out = []
+        self.out, self._waiting = [], []
         for message in messages:
             self.add(message)
         self.flush()

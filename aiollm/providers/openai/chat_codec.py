@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiollm._wire.body import json_body
+from aiollm._wire.conversations import FILE, anew, to_look_at
 from aiollm._wire.framing import SSE
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
-from aiollm.providers.conversations import FILE, anew, to_look_at
 from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import (
     Warnings,

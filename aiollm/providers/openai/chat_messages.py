@@ -133,7 +133,7 @@ class _Turns(Encoder):
         self._waiting: list[dict[str, Any]] = []
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
-        self.out, self._is_first = [], is_first
+        self.out, self._waiting, self._is_first = [], [], is_first
         for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
             self.add(message)
         self.flush()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from aiollm._wire.body import json_body
+from aiollm._wire.conversations import anew
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.cache_points import CacheMarks, system_blocks
-from aiollm.providers.conversations import anew
 from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import (
     Warnings,

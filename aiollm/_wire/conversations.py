@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import copy
 from itertools import compress, count
 from operator import is_, is_not
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ from aiollm.types import (
     ToolCallPart,
     ToolResultPart,
 )
+
+T = TypeVar("T")
 
 MOST_WIRES = 4
 """The wires of a conversation whose encodings are kept: it may use a few models in turn."""
@@ -105,6 +107,7 @@ class Conversation:
         "_reached",
         "cut",
         "kinds",
+        "lists",
         "messages",
         "sums",
         "unmarked",
@@ -116,6 +119,7 @@ class Conversation:
     unmarked: int
     wires: dict[Hashable, Encoded]
     sums: dict[Callable[[Message], float], tuple[int, float]]
+    lists: dict[Callable[[int, Message], Any], tuple[int, tuple[Any, ...]]]
     _fitted: dict[Target, dict[int, Message]]
     _files: dict[Target, dict[int, Blob]]
     _reached: dict[Target, int]
@@ -124,7 +128,7 @@ class Conversation:
         """Take checked messages, which begin with those of the conversation `before`."""
         if before is None:
             self.cut = self.kinds = self.unmarked = 0
-            self.wires, self.sums = {}, {}
+            self.wires, self.sums, self.lists = {}, {}, {}
             self._fitted, self._files, self._reached = {}, {}, {}
         else:
             for name in self.__slots__:
@@ -225,15 +229,20 @@ def _keep(kept: dict[Any, Any], key: Hashable, value: object) -> None:
 
 
 class Ongoing(Request, frozen=True, kw_only=True):
-    """A request of a conversation; `as_given`: its messages are those of the caller."""
+    """A request of a conversation; `given` are the caller's messages, which others may replace."""
 
     conversation: Conversation
-    as_given: bool = True
+    given: tuple[Message, ...]
+
+    @property
+    def as_given(self) -> bool:
+        """Whether its messages are the caller's."""
+        return self.messages is self.given
 
 
 def ongoing(request: Request, conversation: Conversation) -> Ongoing:
     """Return a request as one of a conversation."""
-    return Ongoing(**_fields(request), conversation=conversation)
+    return Ongoing(**_fields(request), conversation=conversation, given=request.messages)
 
 
 def anew(request: Request) -> Request:
@@ -247,15 +256,31 @@ def _fields(request: Request) -> dict[str, Any]:
 
 def total(request: Request, measure: Callable[[Message], float]) -> float:
     """Return the sum of a measure of all messages; those of the beginning are measured once."""
-    if type(request) is not Ongoing:
+    if not isinstance(request, Ongoing) or not request.as_given:
         return sum(map(measure, request.messages))
     conversation, messages = request.conversation, request.messages
-    until, before = conversation.sums.get(measure, (0, 0.0))
-    if until > (cut := conversation.cut):
-        until, before = 0, 0.0
-    known = before + sum(map(measure, messages[until:cut]))
-    conversation.sums[measure] = cut, known
-    return known + sum(map(measure, messages[cut:]))
+    until, known = conversation.sums.get(measure, (0, 0.0))
+    if until > conversation.cut:
+        return sum(map(measure, messages))
+    known += sum(map(measure, messages[until : conversation.cut]))
+    conversation.sums[measure] = conversation.cut, known
+    return known + sum(map(measure, messages[conversation.cut :]))
+
+
+def gathered(request: Request, find: Callable[[int, Message], Iterable[T]]) -> list[T]:
+    """Return what is found in all messages, each with its number; in the beginning only once."""
+    messages = request.messages
+    if not isinstance(request, Ongoing) or not request.as_given:
+        return [each for pair in enumerate(messages) for each in find(*pair)]
+    conversation = request.conversation
+    cut = conversation.cut
+    until, known = conversation.lists.get(find, (0, ()))
+    if until > cut:
+        until, known = 0, ()
+    new = [each for at in range(until, cut) for each in find(at, messages[at])]
+    known = (*known, *new)
+    conversation.lists[find] = cut, known
+    return [*known, *(each for at in range(cut, len(messages)) for each in find(at, messages[at]))]
 
 
 def to_look_at(request: Request, kind: int) -> Sequence[Message]:
