@@ -203,6 +203,8 @@ class ConversationOpener(ChatOpener):
                 provider.codec.encode(provider, target, part)
             except LLMError:
                 break  # the request itself says what is wrong
+            if all(each.until < cut for each in request.conversation.wires.values()):
+                break  # this codec keeps nothing of it
             await asyncio.sleep(0)
         batches = stream(provider, transport, target, request, self.timeouts[target])
         try:

@@ -30,7 +30,7 @@ class Blob:
     def __init__(self, data: bytes, prefix: str = "") -> None:
         self.data: bytes = data
         self.prefix: str = prefix
-        self.keeps = False
+        self.keeps: bool = False
         self._text: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:

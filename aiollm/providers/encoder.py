@@ -28,9 +28,9 @@ class Encoder(ABC):
 
     def __init__(self, warnings: Warnings, marks: CacheMarks | None = None) -> None:
         """Take marks to put at the cache points; None leaves these out."""
-        self.warnings = warnings
-        self.marks = marks
-        self.call_ids = CallIds()
+        self.warnings: Warnings = warnings
+        self.marks: CacheMarks | None = marks
+        self.call_ids: CallIds = CallIds()
 
     @abstractmethod
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
