@@ -23,7 +23,7 @@ from aiollm._failover.conversations import Conversations
 from aiollm._failover.estimate import size_of
 from aiollm._failover.money import most_of
 from aiollm._failover.openers import LONG, ChatOpener
-from aiollm._wire.conversations import MOST_WIRES, Conversation, Ongoing, anew
+from aiollm._wire.conversations import MOST_WIRES, Conversation, Ongoing, anew, is_cut
 from aiollm.capabilities import Capabilities
 from aiollm.events import CallStarted
 from aiollm.media.fitting import rest_weight
@@ -204,6 +204,17 @@ def test_a_single_request_and_a_short_conversation_are_not_remembered() -> None:
     for messages in ([user("hi", ImagePart(PNG))], [user("a"), assistant("b"), user("c")]):
         opener = reg._resources.opener_of(Request(messages), lambda _: None, {}, {})
         assert type(opener) is ChatOpener
+
+
+def test_a_beginning_that_is_new_is_encoded_in_steps_and_only_once() -> None:
+    known, target, history = Conversations(), Target("box", "m"), long_history(500)
+    conversation = opened(known, history).conversation
+    places = conversation.steps(target, 300)
+    assert [cut for cut, _ in places] == [301, 601, 901]
+    assert all(is_cut(history, place) for pair in places for place in pair)
+    assert conversation.steps(target, 300) == []
+    assert opened(known, history + turn(900)).conversation.steps(target, 300) == []
+    assert conversation.steps(Target("box", "other"), 300) == places
 
 
 def test_the_cut_is_before_an_answer_that_is_sure_to_be_sent() -> None:
