@@ -19,6 +19,7 @@ import sys
 import time
 import tracemalloc
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar, Self
@@ -44,6 +45,7 @@ from aiollm.providers.llama_swap.codec import LlamaSwapCodec
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
+from aiollm.testing import chat
 from benchmarks import replay
 
 CODECS: dict[str, Any] = {
@@ -196,6 +198,49 @@ async def measure(wire: str, turns: int, messages: int, images: int) -> dict[str
     }
 
 
+class Model(Network):
+    """Answers with a call of a tool, and notes the CPU so far at each request."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__(b"")
+        self.turns = turns
+        self.at: list[float] = []
+
+    async def send(self, request: HttpRequest, connect: float | None) -> Reply:
+        await super().send(request, connect)
+        self.at.append(time.process_time())
+        call = {"name": "look", "arguments": "{}"}
+        wire = {"index": 0, "id": f"run_{len(self.at)}", "type": "function", "function": call}
+        is_last = len(self.at) == self.turns
+        said = chat("Done.") if is_last else chat({"tool_calls": [wire]}, finish="tool_calls")
+        return Reply(b"".join(each for each in said.body if isinstance(each, bytes)))
+
+
+async def measure_run(turns: int, messages: int) -> dict[str, float]:
+    """Measure a run of an agent over chat completions, its loop and its tool included."""
+    rng = random.Random(7)
+    history = [user("Look north, and say what is there.")]
+    while len(history) < messages:
+        history += turn(rng, len(history))
+
+    async def look() -> str:
+        return said(rng, 40)
+
+    async with Registry(env={}) as reg:
+        reg.register("mem", Provider("mem", "openai", "http://mem.invalid/v1", ChatCodec()))
+        reg._resources._transport = model = Model(turns)  # type: ignore[assignment]
+        tools = [Tool("look", function=look)]
+        run = reg.run("mem/m", Request(history), tools=tools, max_turns=turns)
+        with Stall() as stall:
+            began = time.process_time()
+            await asyncio.create_task(run.collect())
+    costs = [after - before for before, after in pairwise([began, *model.at])]
+    early, late = (mean(sorted(each)[: FEW // 2]) for each in (costs[1 : FEW + 1], costs[-FEW:]))
+    return {"first": costs[0], "second": costs[1], "early": early, "late": late} | {
+        "stall": stall.longest, "later": stall.longest, "body": model.sent, "grown": 0.0,
+    }  # fmt: skip
+
+
 def shown(wire: str, found: dict[str, float]) -> str:
     ms = [f"{found[name] * 1e3:8.2f}" for name in ("first", "second", "early", "late")]
     ms += [f"{found[name] * 1e3:8.2f}" for name in ("stall", "later")]
@@ -213,6 +258,7 @@ def main() -> None:
     print(f"{asked.turns} turns on {asked.messages} messages\n{head}")
     for wire in asked.wire:
         print(shown(wire, asyncio.run(measure(wire, asked.turns, asked.messages, 0))), flush=True)
+    print(shown("a run", asyncio.run(measure_run(asked.turns, asked.messages))), flush=True)
     print(f"{asked.images} images of 1 MB\n{head}")
     for wire in asked.wire:
         found = asyncio.run(measure(wire, 2 * FEW, 2, asked.images))
