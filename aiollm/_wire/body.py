@@ -17,6 +17,9 @@ _SLICE = 3 * 16 * 1024
 _SMALL = 32 * 1024
 """Bytes of a text up to which it is one segment, as it can then be sent in one piece."""
 
+_LARGE = 64 * 1024
+"""Bytes of a text above which what follows it becomes another segment."""
+
 
 class Blob:
     """Bytes that become a base64 string in a JSON body, after an optional prefix.
@@ -73,7 +76,9 @@ class Written:
             return Written(more)
         *before, last = self.segments
         assert isinstance(last, bytes)
-        return Written((*before, b",".join((last, more[0])), *more[1:]))
+        if len(last) > _LARGE:  # not copied each time that something follows it
+            return Written((*self.segments, b"," + more[0], *more[1:]))
+        return Written((*before, b"%b,%b" % (last, more[0]), *more[1:]))
 
 
 class Body:
