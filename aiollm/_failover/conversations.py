@@ -17,7 +17,21 @@ from aiollm._validation import BRINGING, any_of, check
 from aiollm._wire.conversations import IMAGE, Conversation, Ongoing, anew, ongoing
 from aiollm.errors import LLMError
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
-from aiollm.types import ImagePart, Message, Request, Target, Timeouts, ToolResultPart
+from aiollm.types import (
+    AudioPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    Target,
+    TextPart,
+    Timeouts,
+    ToolCallPart,
+    ToolResultPart,
+)
 
 REACH = 64
 """How many messages a turn may add for its conversation to be found."""
@@ -129,19 +143,21 @@ class Conversations:
 
 def _weight(message: Message) -> float:
     """Return about how many bytes the encoding of a message takes."""
-    weight = float(_MESSAGE)
-    for part in message.parts:
-        weight += _size(part)
-        if isinstance(part, ToolResultPart):
-            weight += sum(map(_size, part.content))
-    return weight
+    return _MESSAGE + sum(map(_size, message.parts))
 
 
-def _size(part: Any) -> float:
-    if isinstance(part, ImagePart):
-        return len(part.data) * 4 / 3 + len(part.url)
-    names = ("text", "arguments", "data")
-    return sum(len(getattr(part, name, "")) for name in names)
+def _size(part: Part) -> float:
+    if type(part) is TextPart:  # as most are
+        return len(part.text)
+    match part:
+        case ToolCallPart(arguments=text) | ReasoningPart(text=text) | RefusalPart(text=text):
+            return len(text)
+        case ToolResultPart(content=content):
+            return sum(map(_size, content))
+        case ImagePart() | DocumentPart() | AudioPart():
+            return len(part.data) * 4 / 3 + len(part.url)
+        case _:
+            return 0.0
 
 
 class ConversationOpener(ChatOpener):
