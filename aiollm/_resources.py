@@ -14,17 +14,25 @@ from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
-from aiollm._failover.openers import ChatOpener, TargetOpener
+from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
 from aiollm._failover.snapshots import FleetStatus
-from aiollm._validation import check_bool, check_count, check_workers
+from aiollm._validation import (
+    RequestLike,
+    as_request,
+    check_bool,
+    check_count,
+    check_workers,
+    checked_request,
+)
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
 from aiollm.events import Event
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
-from aiollm.types import Request, ResponseCacheUse, _shown
+from aiollm.types import Request, ResponseCacheUse, Target, Timeouts, _shown
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
+    from aiollm._failover.conversations import Conversations
     from aiollm._failover.sessions import Sessions
     from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
@@ -124,7 +132,30 @@ class Resources:
         self._runner: ToolRunner | None = None
         self._member: Member | None = None
         self._sessions: Sessions | None = None
+        self._conversations: Conversations | None = None
         self._response_cache: ResponseCache | None = None
+
+    def opener_of(
+        self,
+        request: RequestLike,
+        check_extra: Callable[[Mapping[str, Any]], object],
+        providers: Mapping[Target, Provider],
+        timeouts: Mapping[Target, Timeouts],
+    ) -> ChatOpener:
+        """Return the opener for a request, which may be a long conversation's.
+
+        Raises: ConfigError.
+        """
+        asked = as_request(request)
+        if len(asked.messages) < LONG:
+            checked_request(asked, check_extra)
+            goes_on = len(asked.messages) > 1 or asked.tools
+            if not (goes_on and ChatOpener.has_images(asked)):
+                return ChatOpener(asked, providers, timeouts, self)
+        from aiollm._failover.conversations import Conversations  # for what goes on for long alone
+
+        self._conversations = self._conversations or Conversations()
+        return self._conversations.opener(asked, check_extra, providers, timeouts, self)
 
     def source_of(
         self, policy: Policy, opener: TargetOpener, session: object, use: ResponseCacheUse | None

@@ -133,19 +133,22 @@ def checked_request(
     return request
 
 
-def check(request: Request) -> None:
-    """Check for what no provider accepts. Raises: ConfigError that names the field."""
-    _check_messages(request)
+def check(request: Request, known: int = 0) -> None:
+    """Check for what no provider accepts. Raises: ConfigError that names the field.
+
+    So many messages are `known` to be accepted, and every call in them has its result.
+    """
+    _check_messages(request, known)
     _check_tools(request)
     _check_settings(request)
 
 
-def _check_messages(request: Request) -> None:
+def _check_messages(request: Request, known: int) -> None:
     messages, extra = request.messages, request.extra
     if not messages and not any_of(BRINGING, extra):
         raise ConfigError("messages is empty: a request needs at least one")
     calls = _Calls(elsewhere=any_of(_HELD, extra))
-    for index, message in enumerate(messages):
+    for index, message in enumerate(messages[known:] if known else messages, known):
         where = f"messages[{index}]"
         _check_message(message, where)
         match message.role:

@@ -150,8 +150,8 @@ class Registry(WholeAnswers, Retrieval, Names):
         registry's. With `output`, a type or a JSON schema, the stream is a `TypedStream`. Raises:
         SpecError, ConfigError and TypeError at once; LLMError and FailoverError while iterating.
         """
-        kept: tuple[Any, Any]  # what is kept between calls: a session, answers
-        policy, timeouts, kept = self._policy, None, (None, None)
+        policy, timeouts = self._policy, None
+        kept: tuple[Any, Any] = (None, None)  # what is kept between calls: a session, answers
         if options:
             if options.get("output") is not None:
                 from aiollm._agent.typed_stream import typed_stream
@@ -166,9 +166,10 @@ class Registry(WholeAnswers, Retrieval, Names):
         plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
         if isinstance(request, str) and request:
             checked = Request((Message("user", (TextPart(request),)),))
+            opener = ChatOpener(checked, providers, deadlines, self._resources)
         else:
-            checked = checked_request(request, self._catalog.check_extra)
-        opener = ChatOpener(checked, providers, deadlines, self._resources)
+            check = self._catalog.check_extra
+            opener = self._resources.opener_of(request, check, providers, deadlines)
         opener.leaves_out = policy.on_unsupported == "drop"
         make = self._resources.source_of(policy, opener, *kept) if options else self._make
         chain = partial(make, plan, opener, self._gate, policy)

@@ -400,7 +400,7 @@ def _parts(content: object) -> tuple[Any, ...]:
     return tuple(TextPart(item) if isinstance(item, str) else item for item in items)
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, weakref=True):
     """One turn of a conversation; strings among the parts become text parts."""
 
     role: Role

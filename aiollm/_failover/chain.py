@@ -68,7 +68,7 @@ class Chain(Call):
         self._error: BaseException | None = None
         self._errors: Sequence[Exception] = ()
         if emit is not None:
-            emit(CallStarted(number, str(plan), opener.operation, opener.request))
+            emit(CallStarted(number, str(plan), opener.operation, opener.asked))
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         """Return the next batch to `task`, None at the end. Raises: LLMError, FailoverError."""

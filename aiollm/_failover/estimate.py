@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from aiollm._wire.conversations import total
 from aiollm._wire.quota import Kind
 from aiollm._wire.schema import json_schema
 from aiollm.errors import ConfigError
@@ -193,7 +194,7 @@ def size_of(request: AnyRequest) -> float:
         return _text(request.prompt) + files * IMAGE
     if not isinstance(request, Request):
         return request.size
-    size = _text(request.system) + sum(map(size_of_message, request.messages))
+    size = _text(request.system) + total(request, size_of_message)
     for tool in request.tools:
         size += MESSAGE + _text(tool.name)
         if isinstance(tool, Tool):

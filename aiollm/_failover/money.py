@@ -10,6 +10,7 @@ import msgspec
 from aiollm._failover.estimate import PAGE, TOKEN, size_of
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.sharing import Purse
+from aiollm._wire.conversations import total
 from aiollm._wire.lenient import encode
 from aiollm.capabilities import Capabilities
 from aiollm.errors import BudgetError
@@ -19,6 +20,7 @@ from aiollm.prices.book import PriceBook
 from aiollm.spec import Plan, Step
 from aiollm.types import (
     DocumentPart,
+    Message,
     OpaquePart,
     Part,
     ReasoningPart,
@@ -178,9 +180,13 @@ def most_of(request: AnyRequest, capabilities: Capabilities) -> tuple[float, flo
         return size, request.count * MOST_IMAGE, request.count
     if not isinstance(request, Request):
         return size, 0.0, 0
-    size += sum(_unseen(part) for message in request.messages for part in message.parts)
+    size += total(request, _unseen_in)
     context = capabilities.context_length or math.inf
     return min(size, context), min(_most_output(request, capabilities), context), 1
+
+
+def _unseen_in(message: Message) -> float:
+    return sum(map(_unseen, message.parts))
 
 
 def _unseen(part: Part) -> float:

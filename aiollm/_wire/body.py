@@ -14,28 +14,71 @@ from aiollm.errors import ConfigError
 _SLICE = 3 * 16 * 1024
 """Bytes encoded to base64 at a time: a multiple of 3, about 0.1 ms of work."""
 
+_SMALL = 32 * 1024
+"""Bytes of a text up to which it is one segment, as it can then be sent in one piece."""
+
+_LARGE = 64 * 1024
+"""Bytes of a text above which what follows it becomes another segment."""
+
 
 class Blob:
     """Bytes that become a base64 string in a JSON body, after an optional prefix.
 
     They are encoded in slices while the body is sent, so that a large image does not stall the
-    loop. The length is that of the base64 text.
+    loop. The length is that of the base64 text. One that `keeps` its text is encoded only once.
     """
 
-    __slots__ = ("data", "prefix")
+    __slots__ = ("_text", "data", "keeps", "prefix")
 
     def __init__(self, data: bytes, prefix: str = "") -> None:
         self.data: bytes = data
         self.prefix: str = prefix
+        self.keeps: bool = False
+        self._text: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return 4 * ((len(self.data) + 2) // 3)
 
     def slices(self) -> Iterator[bytes]:
         """Yield the base64 text piece by piece."""
-        view = memoryview(self.data)
+        if self._text:
+            yield from self._text
+            return
+        view, pieces = memoryview(self.data), list[bytes]()
         for start in range(0, len(view), _SLICE):
-            yield binascii.b2a_base64(view[start : start + _SLICE], newline=False)
+            piece = binascii.b2a_base64(view[start : start + _SLICE], newline=False)
+            if self.keeps:
+                pieces.append(piece)
+            yield piece
+        self._text = tuple(pieces)
+
+
+class Written:
+    """Items of a list that are JSON already, in segments; in a body it stands for all of them.
+
+    Codecs do not look into it: they see to it that nothing of it can change.
+    """
+
+    __slots__ = ("segments",)
+
+    def __init__(self, segments: Sequence[bytes | Blob] = ()) -> None:
+        self.segments: tuple[bytes | Blob, ...] = tuple(segments)
+
+    def followed_by(self, items: Sequence[Any]) -> Written:
+        """Return these and more items. Raises: ConfigError for what JSON cannot represent."""
+        if not items:
+            return self
+        more: list[Any] = [*json_body(items).segments]
+        # The first and the last segment of JSON are texts: the brackets of the list are taken off.
+        more[0] = more[0][1:]
+        more[-1] = more[-1][:-1]
+        if not self.segments:
+            return Written(more)
+        *before, last = self.segments
+        assert isinstance(last, bytes)
+        if len(last) > _LARGE:  # not copied each time that something follows it
+            return Written((*self.segments, b"," + more[0], *more[1:]))
+        return Written((*before, b"%b,%b" % (last, more[0]), *more[1:]))
 
 
 class Body:
@@ -94,17 +137,17 @@ def json_body(value: Any) -> Body:
 
 
 def _written(value: Any) -> Body:
-    blobs: list[Blob] = []
+    blobs: list[Blob | Written] = []
     mark = ""
 
     def hook(item: object) -> Any:
         nonlocal mark
         match item:
-            case Blob():
+            case Blob() | Written():
                 # Random, so that no text in the request can contain it.
                 mark = mark or f"@{os.urandom(16).hex()}@"
                 blobs.append(item)
-                return item.prefix + mark
+                return item.prefix + mark if isinstance(item, Blob) else msgspec.Raw(mark.encode())
             case Mapping():
                 return dict(item)
             case _:
@@ -116,5 +159,8 @@ def _written(value: Any) -> Body:
     first, *rest = text.split(mark.encode())
     segments: list[bytes | Blob] = [first]
     for blob, tail in zip(blobs, rest, strict=True):
-        segments += (blob, tail)
+        segments += (blob, tail) if isinstance(blob, Blob) else (*blob.segments, tail)
+    texts = [each for each in segments if not isinstance(each, Blob)]
+    if len(texts) == len(segments) and sum(map(len, texts)) <= _SMALL:
+        return Body((b"".join(texts),))
     return Body(segments)

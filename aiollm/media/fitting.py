@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from aiollm._wire.conversations import total
 from aiollm._wire.image_type import mime_of
 from aiollm.capabilities import Capabilities
 from aiollm.errors import UnsupportedError
@@ -19,6 +20,7 @@ from aiollm.types import (
     AudioPart,
     DocumentPart,
     ImagePart,
+    Message,
     OpaquePart,
     Request,
     TextPart,
@@ -199,34 +201,41 @@ def _share(left: int, count: int) -> int:
 
 def rest_weight(request: Request) -> int:
     """Return roughly how many bytes of JSON everything but the images takes."""
-    plain = [request.system, request.tools, request.extra, *_texts(request)]
-    files = sum(base64_size(len(part.data)) + len(part.url) for part in _files(request))
+    plain = _json_size([request.system, request.tools, request.extra])
+    return plain + int(total(request, _rest_of))
+
+
+def _rest_of(message: Message) -> int:
+    files = sum(base64_size(len(part.data)) + len(part.url) for part in _files(message))
+    texts = [*_texts(message)]
+    return files + (_json_size(texts) - 1 if texts else 0)  # a bracket less: one list holds all
+
+
+def _json_size(value: list[Any]) -> int:
     try:
-        return files + len(msgspec.json.encode(plain, enc_hook=lambda _: None))
+        return len(msgspec.json.encode(value, enc_hook=lambda _: None))
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
-        return files + len(str(plain).encode("utf-8", "backslashreplace"))
+        return len(str(value).encode("utf-8", "backslashreplace"))
 
 
-def _files(request: Request) -> Iterator[DocumentPart | AudioPart]:
-    for message in request.messages:
-        for part in message.parts:
-            match part:
-                case DocumentPart() | AudioPart():
-                    yield part
-                case ToolResultPart(content=content):
-                    yield from (item for item in content if isinstance(item, DocumentPart))
-                case _:
-                    pass
+def _files(message: Message) -> Iterator[DocumentPart | AudioPart]:
+    for part in message.parts:
+        match part:
+            case DocumentPart() | AudioPart():
+                yield part
+            case ToolResultPart(content=content):
+                yield from (item for item in content if isinstance(item, DocumentPart))
+            case _:
+                pass
 
 
-def _texts(request: Request) -> Iterator[Any]:
-    for message in request.messages:
-        for part in message.parts:
-            match part:
-                case ImagePart() | DocumentPart() | AudioPart():
-                    pass
-                case ToolResultPart(content=content):
-                    yield (part.id, part.name, part.text)
-                    yield from (item for item in content if isinstance(item, OpaquePart))
-                case _:
-                    yield part
+def _texts(message: Message) -> Iterator[Any]:
+    for part in message.parts:
+        match part:
+            case ImagePart() | DocumentPart() | AudioPart():
+                pass
+            case ToolResultPart(content=content):
+                yield (part.id, part.name, part.text)
+                yield from (item for item in content if isinstance(item, OpaquePart))
+            case _:
+                yield part

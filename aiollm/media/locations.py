@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from aiollm.types import ImagePart, Request, TextPart, ToolResultPart
+from aiollm._wire.conversations import gathered
+from aiollm.types import ImagePart, Message, Request, TextPart, ToolResultPart
 
 Key = tuple[int, int, int]
 """Index of the message, of the part, and of the item in a tool result (otherwise -1)."""
@@ -23,18 +24,17 @@ class Location(msgspec.Struct, frozen=True):
 
 def find(request: Request) -> list[Location]:
     """Return all images in order, including those in tool results."""
-    locations: list[Location] = []
-    for number, message in enumerate(request.messages):
-        for index, part in enumerate(message.parts):
-            if isinstance(part, ImagePart):
-                locations.append(Location((number, index, -1), part))
-            elif isinstance(part, ToolResultPart):
-                locations += [
-                    Location((number, index, item), piece)
-                    for item, piece in enumerate(part.content)
-                    if isinstance(piece, ImagePart)
-                ]
-    return locations
+    return gathered(request, _images)
+
+
+def _images(number: int, message: Message) -> Iterator[Location]:
+    for index, part in enumerate(message.parts):
+        if isinstance(part, ImagePart):
+            yield Location((number, index, -1), part)
+        elif isinstance(part, ToolResultPart):
+            for item, piece in enumerate(part.content):
+                if isinstance(piece, ImagePart):
+                    yield Location((number, index, item), piece)
 
 
 def rebuild(request: Request, changes: Mapping[Key, ImagePart | TextPart]) -> Request:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.conversations import POINT, to_look_at
 from aiollm.types import CachePoint, Message, PromptCache, Request, TextPart, ToolResultPart
 
 SECONDS = {"5m": 300, "30m": 1800, "1h": 3600, "12h": 43200}
@@ -17,7 +18,7 @@ def has_points(request: Request) -> bool:
     """Return whether a request has a cache point anywhere."""
     if request.tools and any(tool.cache_point for tool in request.tools):
         return True
-    return _any_in(request.messages)
+    return _any_in(to_look_at(request, POINT))
 
 
 def _any_in(messages: Iterable[Message]) -> bool:

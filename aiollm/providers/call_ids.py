@@ -6,7 +6,7 @@ an id repeats (November 2026), and other encoders would put a result under the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -20,11 +20,7 @@ def unique_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
     A call that repeats an id gets a new one. That depends only on what comes before it, so that a
     conversation that grows is sent with the same beginning every time, as prompt caches require.
     """
-    ids = [part.id for part in _calls(messages)]
-    if len(set(ids)) == len(ids):
-        return tuple(messages)
-    pairs = _Pairs()
-    return tuple(pairs.renamed(message) for message in messages)
+    return CallIds().unique(messages)
 
 
 def _calls(messages: Sequence[Message]) -> Iterator[ToolCallPart]:
@@ -33,20 +29,36 @@ def _calls(messages: Sequence[Message]) -> Iterator[ToolCallPart]:
             yield from (part for part in message.parts if type(part) is ToolCallPart)
 
 
-class _Pairs:
-    """Renames calls and results together.
+class CallIds:
+    """Renames calls and results together, one stretch of a conversation after another.
 
     A result belongs to the first call of the turn before it that has its id and no result yet; of
     parallel calls with one id, to the one with its name.
     """
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._counts: dict[str, int] = {}
+    __slots__ = ("_answered", "_counts", "_taken", "_waiting")
+
+    def __init__(self, taken: Iterable[str] = (), counts: Mapping[str, int] = {}) -> None:
+        """`taken` are the ids before, `counts` how often some of them have come."""
+        self._taken: set[str] = set(taken)
+        self._counts: dict[str, int] = dict(counts)
         self._waiting: dict[str, list[ToolCallPart]] = {}
         self._answered = False
 
-    def renamed(self, message: Message) -> Message:
+    def fork(self) -> CallIds:
+        """Return a copy for what comes next, which begins with a turn of the assistant."""
+        return CallIds(self._taken, self._counts)
+
+    def unique(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Return the next messages as `unique_calls` does; what follows them begins a turn."""
+        ids = [part.id for part in _calls(messages)]
+        new = set(ids)
+        if len(new) < len(ids) or not new.isdisjoint(self._taken):
+            return tuple(map(self._renamed, messages))
+        self._taken |= new
+        return tuple(messages)
+
+    def _renamed(self, message: Message) -> Message:
         if message.role == "assistant" and self._answered:
             self._waiting.clear()
             self._answered = False

@@ -48,11 +48,12 @@ def _splits_calls(pair: tuple[Message, Message]) -> bool:
     )
 
 
-def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:
+def alternating(messages: Sequence[Message], *, is_first: bool = True) -> tuple[Message, ...]:
     """Return turns of user and assistant that alternate, as many chat templates require.
 
     Empty answers are left out, system messages become the user's, messages of one role that
     follow each other are joined, and a user begins. Results of tools stay as they are.
+    `is_first`: nothing comes before the messages.
     """
     turns: list[Message] = []
     for message in messages:
@@ -65,7 +66,7 @@ def alternating(messages: Sequence[Message]) -> tuple[Message, ...]:
             turns.append(message)
         else:
             turns.append(Message(role, message.parts))
-    if turns and turns[0].role == "assistant":
+    if is_first and turns and turns[0].role == "assistant":
         turns.insert(0, Message("user", (TextPart(OPENING),)))
     return tuple(turns)
 

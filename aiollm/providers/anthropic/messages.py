@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -14,7 +14,8 @@ from aiollm._wire.lenient import load
 from aiollm.errors import UnsupportedError
 from aiollm.providers.anthropic.models import Model
 from aiollm.providers.cache_points import CacheMarks, is_marked
-from aiollm.providers.encoding import Warnings, conversation
+from aiollm.providers.encoder import Encoder
+from aiollm.providers.encoding import Warnings
 from aiollm.providers.turns import OPENED, OPENING
 from aiollm.types import (
     AudioPart,
@@ -46,34 +47,29 @@ UNMARKED = ("thinking", "redacted_thinking")
 
 def messages(
     request: Request, facts: Model, warnings: Warnings, marks: CacheMarks | None = None
-) -> list[Block]:
+) -> list[Any]:
     """Return the wire messages: turns alternate, and tool results come first in their turn.
 
     `marks` are put at the cache points; None leaves these out.
     Raises: UnsupportedError for what Anthropic does not accept.
     """
-    encoder = _Encoder(facts, warnings, marks)
-    turns: list[Block] = []
-    for message in conversation(request, points=marks is not None):
-        role = encoder.role(message)
-        before = turns[-1]["content"] if turns else []
-        if blocks := encoder.blocks(message, role, before):
-            _add(turns, role, blocks)
-    encoder.settle(turns)
-    if encoder.ran:
-        _pair_hosted(turns, warnings)
-    if encoder.thought:
-        _end_in_words(turns, warnings)
-    for turn in turns:
-        # The API requires the results that answer a turn before anything else; keep their order.
-        turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
+    turns = _Encoder(facts, warnings, marks).encode(request, facts)
     if not turns:
         raise UnsupportedError("Anthropic requires a message besides the system prompt")
-    if turns[0]["role"] == "assistant":  # it must be the user's (November 2026)
-        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
-        warnings.add(OPENED)
     _check_prefill(turns[-1], facts)
     return turns
+
+
+def _block_of(part: OpaquePart) -> Block:
+    block = part.provider_data.data.get("block")
+    return block if isinstance(block, dict) else {}
+
+
+def _is_open(turns: list[Block]) -> bool:
+    """Return whether a call of Anthropic's own tools has no result yet."""
+    blocks = [block for turn in turns for block in turn["content"]]
+    calls = {str(each.get("id")) for each in blocks if each.get("type") in _OWN_CALLS}
+    return not calls <= {str(each["tool_use_id"]) for each in blocks if _is_own_result(each)}
 
 
 def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:
@@ -178,18 +174,56 @@ def container(request: Request) -> str:
     return ""
 
 
-class _Encoder:
+class _Encoder(Encoder):
     """Parts to blocks, with one table of ids for the whole conversation."""
 
     def __init__(self, facts: Model, warnings: Warnings, marks: CacheMarks | None) -> None:
+        super().__init__(warnings, marks)
         self._facts = facts
-        self._warnings = warnings
-        self._marks = marks
         self._ids: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._is_open = False
         self.ran = False
         """Whether there are calls of Anthropic's own tools."""
         self.thought = False
         """Whether there are thoughts."""
+
+    @property
+    def is_closed(self) -> bool:
+        return not self._is_open
+
+    def ends(self, messages: Sequence[Message]) -> bool:
+        return not any(
+            type(part) is OpaquePart and _block_of(part).get("type") in _OWN_CALLS
+            for message in messages
+            for part in message.parts
+        )
+
+    def separate(self) -> None:
+        self._ids, self._taken = self._ids.copy(), self._taken.copy()
+
+    def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
+        turns: list[Block] = []
+        self.ran = self.thought = False
+        for message in messages:
+            role = self.role(message)
+            before = turns[-1]["content"] if turns else []
+            if blocks := self.blocks(message, role, before):
+                _add(turns, role, blocks)
+        self.settle(turns)
+        if self.ran:
+            _pair_hosted(turns, self.warnings)
+            self._is_open = _is_open(turns)
+        if self.thought:
+            _end_in_words(turns, self.warnings)
+        for turn in turns:
+            # The API wants the results that answer a turn before anything else, in their order.
+            turn["content"].sort(key=lambda block: block.get("type") != "tool_result")
+        if is_first and turns and turns[0]["role"] == "assistant":
+            # It must be the user's (November 2026).
+            turns.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
+            self.warnings.add(OPENED)
+        return turns
 
     def role(self, message: Message) -> str:
         if message.role == "system" and not self._facts.system_turns:
@@ -203,7 +237,7 @@ class _Encoder:
                 turn["role"] = self._fold("except after a user's message")
 
     def _fold(self, where: str) -> str:
-        self._warnings.add(
+        self.warnings.add(
             f"this model does not accept a system message {where}: sent as the user's"
         )
         return "user"
@@ -214,12 +248,12 @@ class _Encoder:
         blocks: list[Block] = []
         for part in message.parts:
             if type(part) is CachePoint:
-                if self._marks is not None:
-                    self._marks.end(blocks or before, UNMARKED)
+                if self.marks is not None:
+                    self.marks.end(blocks or before, UNMARKED)
             elif (block := encode(part)) is not None:
                 blocks.append(block)
-                if type(part) is ToolResultPart and self._marks is not None and is_marked(part):
-                    self._marks.end(blocks)
+                if type(part) is ToolResultPart and self.marks is not None and is_marked(part):
+                    self.marks.end(blocks)
         return blocks
 
     def _user(self, part: Part) -> Block | None:
@@ -255,24 +289,24 @@ class _Encoder:
                 return None
 
     def _opaque(self, part: OpaquePart) -> Block | None:
-        own = self._warnings.own(part.provider_data, FAMILY, "a part")
+        own = self.warnings.own(part.provider_data, FAMILY, "a part")
         block = own.get("block") if own else None
         if block is not None and (block.get("type") in _OWN_CALLS or _is_own_result(block)):
             self.ran = True
-        return block if block is None or self._marks is None else self._marks.note(dict(block))
+        return block if block is None or self.marks is None else self.marks.note(dict(block))
 
     def _drop(self, part: Part, role: str) -> None:
         name = type(part).__name__.removesuffix("Part").lower()
-        self._warnings.add(f"Anthropic accepts no {name} part in the {role}'s turn: dropped")
+        self.warnings.add(f"Anthropic accepts no {name} part in the {role}'s turn: dropped")
 
     def _marked(
         self, block: Block, part: TextPart | ImagePart | DocumentPart | ToolCallPart
     ) -> Block:
         """Add the block's own keys that the part carries, such as `cache_control`."""
-        own = self._warnings.own(part.provider_data, FAMILY, "the state of a part")
+        own = self.warnings.own(part.provider_data, FAMILY, "the state of a part")
         if not own:
             return block
-        return block | own if self._marks is None else self._marks.note(block | own)
+        return block | own if self.marks is None else self.marks.note(block | own)
 
     def _text(self, part: TextPart | RefusalPart) -> Block | None:
         if not part.text.strip():
@@ -299,7 +333,7 @@ class _Encoder:
             value = load(text.encode("utf-8", "surrogatepass"))
             if isinstance(value, dict):
                 return value
-        self._warnings.add(f"the arguments of call {part.id!r} are not a JSON object: sent as {{}}")
+        self.warnings.add(f"the arguments of call {part.id!r} are not a JSON object: sent as {{}}")
         return {}
 
     def _result(self, part: ToolResultPart) -> Block:
@@ -312,7 +346,7 @@ class _Encoder:
         return block
 
     def _reasoning(self, part: ReasoningPart) -> Block | None:
-        own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        own = self.warnings.own(part.provider_data, FAMILY, "reasoning")
         self.thought = self.thought or own is not None
         match own:
             case {"redacted_thinking": data}:
@@ -321,16 +355,17 @@ class _Encoder:
                 return {"type": "thinking", "thinking": part.text, "signature": signature}
             case _:
                 if part.provider_data is None:
-                    self._warnings.add("reasoning without a signature cannot be replayed: dropped")
+                    self.warnings.add("reasoning without a signature cannot be replayed: dropped")
                 return None
 
     def _id(self, id_: str) -> str:
         """Replace characters that Anthropic refuses; the same id maps to the same result."""
         if id_ not in self._ids:
             clean = re.sub(r"[^a-zA-Z0-9_-]", "_", id_) or "call"
-            taken = set(self._ids.values())
+            taken = self._taken
             tries = (f"{clean}_{number}" for number in range(2, len(taken) + 3))
-            self._ids[id_] = clean if clean not in taken else _first_free(tries, taken)
+            self._ids[id_] = new = clean if clean not in taken else _first_free(tries, taken)
+            taken.add(new)
         return self._ids[id_]
 
 

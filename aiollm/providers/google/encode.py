@@ -10,9 +10,9 @@ from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Provider
+from aiollm.providers.encoder import Encoder
 from aiollm.providers.encoding import (
     Warnings,
-    conversation,
     merge,
     sole_text,
     system_text,
@@ -105,19 +105,13 @@ def _generation_config(model: str, request: Request, warnings: Warnings) -> dict
     return config
 
 
-def _contents(model: str, request: Request, warnings: Warnings) -> list[dict[str, Any]]:
+def _contents(model: str, request: Request, warnings: Warnings) -> list[Any]:
     if text := sole_text(request):
         return [{"role": "user", "parts": [{"text": text}]}]
-    turns = _Turns(model, warnings)
-    for message in conversation(request):
-        turns.add(message)
-    turns.flush()
-    if not turns.contents:
+    contents = _Turns(model, warnings).encode(request, generation(model))
+    if not contents:
         raise UnsupportedError("Gemini requires a message besides the system prompt")
-    if turns.contents[0]["role"] == "model":  # a call is refused unless a user's turn precedes it
-        turns.contents.insert(0, {"role": "user", "parts": [{"text": OPENING}]})
-        warnings.add(OPENED)
-    return turns.contents
+    return contents
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -128,7 +122,7 @@ class _Call(msgspec.Struct, frozen=True):
     id: str
 
 
-class _Turns:
+class _Turns(Encoder):
     """Builds the contents: the results of one turn wait until they are complete.
 
     They are sent in one content, in the order of their calls, because nothing else distinguishes
@@ -136,11 +130,26 @@ class _Turns:
     """
 
     def __init__(self, model: str, warnings: Warnings) -> None:
+        super().__init__(warnings)
         self.contents: list[dict[str, Any]] = []
         self._newer = generation(model) >= 3
-        self._warnings = warnings
         self._calls: dict[str, _Call] = {}
         self._results: list[ToolResultPart] = []
+
+    def separate(self) -> None:
+        self._calls = self._calls.copy()
+
+    def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
+        contents = self.contents = []
+        self._results = []
+        for message in messages:
+            self.add(message)
+        self.flush()
+        if is_first and contents and contents[0]["role"] == "model":
+            # A call is refused unless a user's turn precedes it.
+            contents.insert(0, {"role": "user", "parts": [{"text": OPENING}]})
+            self.warnings.add(OPENED)
+        return contents
 
     def add(self, message: Message) -> None:
         results = [part for part in message.parts if isinstance(part, ToolResultPart)]
@@ -149,7 +158,7 @@ class _Turns:
             return
         self.flush()
         if message.role == "system":
-            self._warnings.add("a system message inside the conversation is sent as the user's")
+            self.warnings.add("a system message inside the conversation is sent as the user's")
         wires = [self._part(part) for part in message.parts]
         if message.role == "assistant" and self._newer:
             _sign_first_call(wires)
@@ -187,20 +196,20 @@ class _Turns:
             case ReasoningPart():
                 return self._reasoning(part)
             case OpaquePart(provider_data=data):
-                own = self._warnings.own(data, FAMILY, "a part")
+                own = self.warnings.own(data, FAMILY, "a part")
                 return own.get("part") if own else None
             case _:  # tool results are sent in a separate turn
                 return None
 
     def _signed(self, wire: dict[str, Any], data: ProviderData | None) -> dict[str, Any]:
-        own = self._warnings.own(data, FAMILY, "the state of a part")
+        own = self.warnings.own(data, FAMILY, "the state of a part")
         if own and SIGNATURE in own:
             wire[SIGNATURE] = own[SIGNATURE]
         return wire
 
     def _reasoning(self, part: ReasoningPart) -> dict[str, Any] | None:
         # Unsigned thoughts are summaries for people, which the API ignores.
-        own = self._warnings.own(part.provider_data, FAMILY, "reasoning")
+        own = self.warnings.own(part.provider_data, FAMILY, "reasoning")
         if not own or SIGNATURE not in own:
             return None
         signed_text = own.get("text", part.text)
@@ -220,7 +229,7 @@ class _Turns:
         try:
             return part.parsed()
         except OutputError:
-            self._warnings.add(
+            self.warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
             return {}
@@ -274,7 +283,7 @@ class _Turns:
             if self._newer:
                 wire["mediaResolution"] = {"level": _RESOLUTIONS[part.detail]}
             else:
-                self._warnings.add("this Gemini has no detail setting for images: it is dropped")
+                self.warnings.add("this Gemini has no detail setting for images: it is dropped")
         return wire
 
 

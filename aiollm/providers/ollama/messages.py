@@ -7,7 +7,8 @@ from typing import Any
 
 from aiollm._wire.body import Blob
 from aiollm.errors import OutputError, UnsupportedError
-from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
+from aiollm.providers.encoder import Encoder
+from aiollm.providers.encoding import Warnings, sole_text, system_text
 from aiollm.types import (
     AudioPart,
     DocumentPart,
@@ -27,7 +28,7 @@ FAMILY = "ollama"
 """The family whose opaque state is replayed; Ollama has no such state so far."""
 
 
-def messages(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
+def messages(request: Request, warnings: Warnings) -> list[Any]:
     """Translate the system prompt and the conversation. Raises: UnsupportedError."""
     out: list[dict[str, Any]] = []
     if system := system_text(request):
@@ -35,25 +36,31 @@ def messages(request: Request, warnings: Warnings) -> list[dict[str, Any]]:
     if text := sole_text(request):
         out.append({"role": "user", "content": text})
         return out
-    turns = _Turns(warnings, out)
-    for message in conversation(request):
-        turns.add(message)
-    turns.flush()
-    return out
+    return out + _Turns(warnings).encode(request)
 
 
-class _Turns:
+class _Turns(Encoder):
     """Builds the wire's messages.
 
     Images of tool results are moved to a user message after all results of the turn, because
     whether a model sees the images of a tool message depends on its template.
     """
 
-    def __init__(self, warnings: Warnings, out: list[dict[str, Any]]) -> None:
-        self.out = out
-        self._warnings = warnings
+    def __init__(self, warnings: Warnings) -> None:
+        super().__init__(warnings)
+        self.out: list[dict[str, Any]] = []
         self._names: dict[str, str] = {}
         self._waiting: list[Blob | str] = []
+
+    def separate(self) -> None:
+        self._names = self._names.copy()
+
+    def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:  # noqa: ARG002
+        self.out, self._waiting = [], []
+        for message in messages:
+            self.add(message)
+        self.flush()
+        return self.out
 
     def add(self, message: Message) -> None:
         results = [part for part in message.parts if isinstance(part, ToolResultPart)]
@@ -111,18 +118,18 @@ class _Turns:
         for part in message.parts:
             if isinstance(part, ReasoningPart):
                 foreign = part.provider_data
-                if foreign is None or self._warnings.own(foreign, FAMILY, "reasoning") is not None:
+                if foreign is None or self.warnings.own(foreign, FAMILY, "reasoning") is not None:
                     texts.append(part.text)
         return "".join(texts)
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         self._names[part.id] = part.name
-        self._warnings.own(part.provider_data, FAMILY, "the state of a tool call")
+        self.warnings.own(part.provider_data, FAMILY, "the state of a tool call")
         try:
             arguments = part.parsed()
         except OutputError:
             arguments = {}
-            self._warnings.add(
+            self.warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         call: dict[str, Any] = {"function": {"name": part.name, "arguments": arguments}}
@@ -134,7 +141,7 @@ class _Turns:
         for part in message.parts:
             match part:
                 case TextPart(text=text):
-                    self._warnings.own(part.provider_data, FAMILY, "the state of a text")
+                    self.warnings.own(part.provider_data, FAMILY, "the state of a text")
                     texts.append(text)
                 case RefusalPart(text=text):
                     texts.append(text)
@@ -153,7 +160,7 @@ class _Turns:
                 case AudioPart():
                     raise UnsupportedError("Ollama does not accept audio: send a transcript")
                 case OpaquePart(provider_data=data):
-                    self._warnings.own(data, FAMILY, "a part")
+                    self.warnings.own(data, FAMILY, "a part")
                 case _:
                     pass
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+from aiollm._wire.body import Written
 from aiollm.providers.cache_points import CacheMarks, has_points, nearest
+from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.types import Request
@@ -85,12 +87,15 @@ def finish(
         warnings.add(note)
 
 
-def mark_before(marks: CacheMarks, out: list[Block], kind: str) -> None:
+def mark_before(marks: CacheMarks, out: list[Any], kind: str, *, is_first: bool = True) -> None:
     """Mark the last text or file that somebody else than the assistant gave.
 
     `kind` is the type of a text part. Responses has no marks for what the assistant said.
+    Raises: ReachesBack where that was encoded before, in an item of `out` or before the first.
     """
     for item in reversed(out):
+        if type(item) is Written:
+            raise ReachesBack
         field = "output" if item.get("type") in _RESULTS else "content"
         content = item.get(field)
         if not content or (field == "content" and item.get("role") not in _ROLES):
@@ -99,6 +104,8 @@ def mark_before(marks: CacheMarks, out: list[Block], kind: str) -> None:
         marks.end(blocks)
         item[field] = blocks
         return
+    if not is_first:
+        raise ReachesBack
 
 
 def _takes_options(dialect: Dialect, model: str) -> bool:

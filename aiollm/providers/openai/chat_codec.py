@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiollm._wire.body import json_body
+from aiollm._wire.conversations import FILE, anew, to_look_at
 from aiollm._wire.framing import SSE
 from aiollm._wire.schema import json_schema, schema_name, strict
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
+from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,
@@ -38,6 +40,9 @@ from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, T
 
 _FILES = frozenset({AudioPart, DocumentPart})
 
+_PLAIN: tuple[dict[str, Any], str] = ({}, "")
+"""The format of an answer that is just text, and what the system prompt says about it."""
+
 
 class ChatCodec(Codec):
     """Chat completions; `dialect` overrides the one that the provider's host implies."""
@@ -56,7 +61,10 @@ class ChatCodec(Codec):
         dialect = suited(self._dialect or dialect_of(provider.host), target.model)
         warnings = Warnings()
         headers = bearer_headers(provider)
-        body = self.encode_body(provider, target, request, dialect, headers, warnings)
+        try:
+            body = self.encode_body(provider, target, request, dialect, headers, warnings)
+        except ReachesBack:
+            return self.encode(provider, target, anew(request))
         return HttpRequest(
             f"{provider.base_url}/chat/completions",
             headers,
@@ -77,7 +85,9 @@ class ChatCodec(Codec):
         """Return the body, and add to the headers. Raises: UnsupportedError, ConfigError."""
         model = model_of(target.model, dialect)
         check_media(provider, target, request)
-        form, note = _response_format(request, dialect, warnings)
+        form, note = _PLAIN
+        if request.output is not None:
+            form, note = _response_format(request, dialect, warnings)
         marks = marks_of(request, dialect, target.model) if dialect.cache_key else None
         body: dict[str, Any] = {
             "model": target.model,
@@ -140,9 +150,10 @@ def models_request(provider: Provider) -> HttpRequest:
 
 def check_media(provider: Provider, target: Target, request: Request) -> None:
     """Refuse documents and audio that a target does not accept. Raises: UnsupportedError."""
-    for message in request.messages:
+    for message in to_look_at(request, FILE):
         if message.role == "user":
-            _check_parts(provider, target, message.parts)
+            if not _FILES.isdisjoint(map(type, message.parts)):
+                _check_parts(provider, target, message.parts)
         elif message.role == "tool":
             for part in message.parts:
                 if isinstance(part, ToolResultPart):
@@ -271,8 +282,6 @@ def _response_format(
     request: Request, dialect: Dialect, warnings: Warnings
 ) -> tuple[dict[str, Any], str]:
     """Return the field for a structured answer, and a note about it for the system prompt."""
-    if request.output is None:
-        return {}, ""
     if tools_on_offer(request) and not dialect.json_with_tools:
         warnings.add(f"{dialect.name} {JSON_OR_TOOLS}: the schema goes into the prompt")
         return {}, output_note(request)

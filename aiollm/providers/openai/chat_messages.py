@@ -11,7 +11,8 @@ from aiollm._wire.body import Blob
 from aiollm._wire.image_type import image_mime
 from aiollm.errors import UnsupportedError
 from aiollm.providers.cache_points import CacheMarks, is_marked, system_blocks
-from aiollm.providers.encoding import Warnings, conversation, sole_text, system_text
+from aiollm.providers.encoder import Encoder
+from aiollm.providers.encoding import Warnings, sole_text, system_text
 from aiollm.providers.openai.caching import mark_before
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.providers.turns import FOLDED, OPENED, OPENING, alternating
@@ -56,8 +57,8 @@ def messages(
     warnings: Warnings,
     system_note: str = "",
     marks: CacheMarks | None = None,
-) -> list[dict[str, Any]]:
-    """Translate the system prompt and the conversation. Raises: UnsupportedError.
+) -> list[Any]:
+    """Translate the system prompt and the conversation. Raises: UnsupportedError, ReachesBack.
 
     `system_note` is appended to the system prompt. `marks` are put at the cache points; None
     leaves these out.
@@ -73,11 +74,7 @@ def messages(
     if text := sole_text(request):
         out.append({"role": "user", "content": text})
         return out
-    turns = _Turns(dialect, family, warnings, out, marks)
-    for message in turns_of(request, dialect, warnings, points=marks is not None):
-        turns.add(message)
-    turns.flush()
-    return list(_answered(out)) if dialect.answers_results else out
+    return out + _Turns(dialect, family, warnings, marks, out).encode(request, dialect, family)
 
 
 def _mark_system(wire: dict[str, Any], request: Request, marks: CacheMarks, note: str) -> None:
@@ -97,22 +94,21 @@ def _answered(out: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         before = message["role"]
 
 
-def turns_of(
-    request: Request, dialect: Dialect, warnings: Warnings, *, points: bool = False
+def in_turns(
+    messages: tuple[Message, ...], dialect: Dialect, warnings: Warnings, *, is_first: bool
 ) -> tuple[Message, ...]:
-    """Return the conversation, in turns that alternate if the dialect's templates require it."""
-    messages = conversation(request, points=points)
+    """Return messages in turns that alternate if the dialect's templates require it."""
     if not dialect.alternates:
         return messages
     if any(message.role == "system" for message in messages):
         warnings.add(FOLDED)
-    turns = alternating(messages)
-    if turns and turns[0].text == OPENING:
+    turns = alternating(messages, is_first=is_first)
+    if is_first and turns and turns[0].text == OPENING:
         warnings.add(OPENED)
     return turns
 
 
-class _Turns:
+class _Turns(Encoder):
     """Builds the wire's messages.
 
     Images and documents made by tools or the assistant are moved to one user message after all
@@ -124,15 +120,24 @@ class _Turns:
         dialect: Dialect,
         family: str,
         warnings: Warnings,
-        out: list[dict[str, Any]],
         marks: CacheMarks | None,
+        before: list[dict[str, Any]],
     ) -> None:
-        self.out = out
-        self._marks = marks
+        """`before` is what comes before the conversation."""
+        super().__init__(warnings, marks)
+        self.out: list[dict[str, Any]] = []
+        self._before = before
+        self._is_first = True
         self._dialect = dialect
         self._family = family
-        self._warnings = warnings
         self._waiting: list[dict[str, Any]] = []
+
+    def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
+        self.out, self._waiting, self._is_first = [], [], is_first
+        for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
+            self.add(message)
+        self.flush()
+        return list(_answered(self.out)) if self._dialect.answers_results else self.out
 
     def add(self, message: Message) -> None:
         match message.role:
@@ -154,7 +159,7 @@ class _Turns:
                     self._waiting += text if isinstance(content, str) else content
                     content, self._waiting = self._waiting, []
                 self.flush()
-                if content or self._marks is None:
+                if content or self.marks is None:
                     self.out.append({"role": "user", "content": content})
 
     def flush(self) -> None:
@@ -168,8 +173,8 @@ class _Turns:
         text = part.text or (f"The result is the {what} in the next message." if files else "")
         id_ = self._call_id(part.id)
         self.out.append({"role": "tool", "tool_call_id": id_, "content": text})
-        if self._marks is not None and is_marked(part):
-            mark_before(self._marks, self.out, "text")
+        if self.marks is not None and is_marked(part):
+            self._mark_before(self.marks)
         self._wait(f"The {what} result of tool call {id_}:", files)
 
     def _wait(self, label: str, files: Sequence[Part]) -> None:
@@ -181,8 +186,8 @@ class _Turns:
             return message.text
         wires: list[dict[str, Any]] = []
         for part in message.parts:
-            if type(part) is CachePoint and self._marks is not None:
-                self._mark(self._marks, wires)
+            if type(part) is CachePoint and self.marks is not None:
+                self._mark(self.marks, wires)
             elif (wire := self._user_part(part)) is not None:
                 wires.append(wire)
         return wires
@@ -191,7 +196,11 @@ class _Turns:
         if wires:
             marks.end(wires)
         else:
-            mark_before(marks, self.out, "text")
+            self._mark_before(marks)
+
+    def _mark_before(self, marks: CacheMarks) -> None:
+        before = self._before if self._is_first else []
+        mark_before(marks, [*before, *self.out], "text", is_first=self._is_first)
 
     def _user_part(self, part: Part) -> dict[str, Any] | None:
         match part:
@@ -204,7 +213,7 @@ class _Turns:
             case AudioPart():
                 return audio_part(part)
             case OpaquePart(provider_data=data):
-                return self._warnings.own(data, self._family, "a part")
+                return self.warnings.own(data, self._family, "a part")
             case _:
                 return None
 
@@ -231,7 +240,7 @@ class _Turns:
         images = [part for part in message.parts if isinstance(part, ImagePart)]
         self._wait("The image of the answer above:", images)
         if any(isinstance(part, AudioPart) for part in message.parts):
-            self._warnings.add("audio of earlier answers cannot be sent back: dropped")
+            self.warnings.add("audio of earlier answers cannot be sent back: dropped")
 
     def _words(self, message: Message) -> tuple[str, str]:
         """Return text and refusal; a dialect without refusals gets them as text."""
@@ -239,7 +248,7 @@ class _Turns:
         for part in message.parts:
             match part:
                 case TextPart(text=text, provider_data=data):
-                    self._warnings.own(data, self._family, "the state of a text")
+                    self.warnings.own(data, self._family, "the state of a text")
                     texts.append(text)
                 case RefusalPart(text=text) if self._dialect.refusals:
                     refusals.append(text)
@@ -250,7 +259,7 @@ class _Turns:
         return "".join(texts), "".join(refusals)
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
-        data = self._warnings.own(part.provider_data, self._family, "the state of a tool call")
+        data = self.warnings.own(part.provider_data, self._family, "the state of a tool call")
         wire: dict[str, Any] = {"id": self._call_id(part.id)}
         if data and data.get("type") == "custom":
             return wire | {
@@ -260,7 +269,7 @@ class _Turns:
         arguments = part.arguments or "{}"
         if part.custom or not part.valid:
             arguments = "{}"
-            self._warnings.add(
+            self.warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
@@ -270,7 +279,7 @@ class _Turns:
         """Return state without Gemini's signatures where a host may refuse their field."""
         if self._dialect.signatures or "extra_content" not in state:
             return state
-        self._warnings.add(f"{self._dialect.name} does not accept extra_content back: dropped")
+        self.warnings.add(f"{self._dialect.name} does not accept extra_content back: dropped")
         return {key: value for key, value in state.items() if key != "extra_content"}
 
     def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
@@ -287,19 +296,19 @@ class _Turns:
         if replay is not None:
             replay(wire, "".join(text for text, _ in own), [state for _, state in own])
         elif own:
-            self._warnings.add(f"{self._dialect.name} does not accept reasoning back: dropped")
+            self.warnings.add(f"{self._dialect.name} does not accept reasoning back: dropped")
 
     def _own(self, part: ReasoningPart) -> dict[str, Any] | None:
         """Return a part's state, {} if it has none, None if it is another family's."""
         if part.provider_data is None:
             return {}
-        return self._warnings.own(part.provider_data, self._family, "reasoning")
+        return self.warnings.own(part.provider_data, self._family, "reasoning")
 
     def _opaque(self, message: Message) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for part in message.parts:
             if isinstance(part, OpaquePart):
-                fields |= self._warnings.own(part.provider_data, self._family, "a part") or {}
+                fields |= self.warnings.own(part.provider_data, self._family, "a part") or {}
         return self._signed(fields)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from aiollm._wire.body import json_body
+from aiollm._wire.conversations import anew
 from aiollm._wire.framing import NamedSSE
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.cache_points import CacheMarks, system_blocks
+from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import (
     Warnings,
     asks_for_tools,
@@ -56,7 +58,10 @@ class ResponsesCodec(Codec):
         """Translate a request. Raises: UnsupportedError, ConfigError."""
         warnings = Warnings()
         headers = bearer_headers(provider)
-        body = self.encode_body(provider, target, request, headers, warnings)
+        try:
+            body = self.encode_body(provider, target, request, headers, warnings)
+        except ReachesBack:
+            return self.encode(provider, target, anew(request))
         return HttpRequest(
             f"{provider.base_url}/responses",
             headers,

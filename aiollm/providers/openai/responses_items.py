@@ -7,6 +7,7 @@ from typing import Any
 from aiollm._wire.body import Blob
 from aiollm.errors import UnsupportedError
 from aiollm.providers.cache_points import CacheMarks, is_marked
+from aiollm.providers.encoder import Encoder
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.openai.caching import mark_before
 from aiollm.providers.openai.chat_messages import (
@@ -14,7 +15,7 @@ from aiollm.providers.openai.chat_messages import (
     call_id,
     document_data,
     image_url,
-    turns_of,
+    in_turns,
 )
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.providers.openai.responses_wire import ran_on_server
@@ -49,22 +50,19 @@ def input_items(
     dialect: Dialect,
     warnings: Warnings,
     marks: CacheMarks | None = None,
-) -> list[dict[str, Any]]:
-    """Translate the conversation without the system prompt. Raises: UnsupportedError.
+) -> list[Any]:
+    """Translate the conversation without the system prompt. Raises: UnsupportedError, ReachesBack.
 
     `marks` are put at the cache points; None leaves these out.
     """
     stored = request.extra.get("store") is True
-    turns = _Turns(family, dialect.system, warnings, marks, stored=stored)
-    for message in turns_of(request, dialect, warnings, points=marks is not None):
-        turns.add(message)
-    turns.flush()
-    if not turns.out and not _CONTEXT & set(request.extra):
+    out = _Turns(family, dialect, warnings, marks, stored=stored).encode(request, dialect, stored)
+    if not out and not _CONTEXT & set(request.extra):
         raise UnsupportedError("Responses require a message besides the system prompt")
-    return turns.out
+    return out
 
 
-class _Turns:
+class _Turns(Encoder):
     """Builds the items, keeping the order of assistant parts.
 
     `stored`: the server keeps its items, so that an id is enough to refer to one.
@@ -73,20 +71,27 @@ class _Turns:
     def __init__(
         self,
         family: str,
-        system_role: str,
+        dialect: Dialect,
         warnings: Warnings,
         marks: CacheMarks | None,
         *,
         stored: bool,
     ) -> None:
+        super().__init__(warnings, marks)
         self.out: list[dict[str, Any]] = []
-        self._marks = marks
+        self._is_first = True
         self._family = family
-        self._system_role = system_role
-        self._warnings = warnings
+        self._dialect = dialect
         self._stored = stored
-        self._custom: set[str] = set()
+        self._custom: frozenset[str] = frozenset()
         self._waiting: list[dict[str, Any]] = []
+
+    def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
+        self.out, self._waiting, self._is_first = [], [], is_first
+        for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
+            self.add(message)
+        self.flush()
+        return self.out
 
     def add(self, message: Message) -> None:
         match message.role:
@@ -94,14 +99,14 @@ class _Turns:
                 for part in message.parts:
                     if isinstance(part, ToolResultPart):
                         self.out.append(self._result(part))
-                        if self._marks is not None and is_marked(part):
-                            mark_before(self._marks, self.out, "input_text")
+                        if self.marks is not None and is_marked(part):
+                            mark_before(self.marks, self.out, "input_text", is_first=self._is_first)
             case "assistant":
                 self.flush()
                 self._assistant(message)
             case "system":
                 self.flush()
-                self._say(self._system_role, message)
+                self._say(self._dialect.system, message)
             case _:
                 self.flush()
                 self._say("user", message)
@@ -118,18 +123,18 @@ class _Turns:
             return
         wires: list[dict[str, Any]] = []
         for part in message.parts:
-            if type(part) is CachePoint and self._marks is not None:
-                self._mark(self._marks, wires)
+            if type(part) is CachePoint and self.marks is not None:
+                self._mark(self.marks, wires)
             elif (wire := self._content(part)) is not None:
                 wires.append(wire)
-        if wires or self._marks is None:
+        if wires or self.marks is None:
             self.out.append({"role": role, "content": wires})
 
     def _mark(self, marks: CacheMarks, wires: list[dict[str, Any]]) -> None:
         if wires:
             marks.end(wires)
         else:
-            mark_before(marks, self.out, "input_text")
+            mark_before(marks, self.out, "input_text", is_first=self._is_first)
 
     def _content(self, part: Part, detail: str | None = "auto") -> dict[str, Any] | None:
         match part:
@@ -176,7 +181,7 @@ class _Turns:
                     if (item := self._own(data, "a part")) is not None:
                         self._opaque(turn, item)
                 case AudioPart():
-                    self._warnings.add("audio of earlier answers cannot be sent back: dropped")
+                    self.warnings.add("audio of earlier answers cannot be sent back: dropped")
                 case _:
                     pass
         turn.close()
@@ -184,10 +189,10 @@ class _Turns:
     def _opaque(self, turn: _Turn, item: dict[str, Any]) -> None:
         # Other hosts of this wire refuse a call that has no output.
         if ran_on_server(item):
-            self._warnings.add("a call that xAI ran itself is not sent back")
+            self.warnings.add("a call that xAI ran itself is not sent back")
         elif turn.unpaired and str(item.get("type")).endswith("_call"):
             # It needs its id, which is refused without the reasoning that led to it.
-            self._warnings.add("a call of the host's own tools came without its reasoning: dropped")
+            self.warnings.add("a call of the host's own tools came without its reasoning: dropped")
         else:
             turn.append(item)
 
@@ -201,16 +206,16 @@ class _Turns:
             turn.append(item)
         else:
             turn.unpaired = True
-            self._warnings.add("reasoning came without encrypted content: dropped")
+            self.warnings.add("reasoning came without encrypted content: dropped")
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         state = self._own(part.provider_data, "the state of a tool call") or {}
         wire = {"call_id": call_id(part.id, MAX_CALL_ID), "name": part.name}
         if state.get("type") == "custom_tool_call":
-            self._custom.add(part.id)
+            self._custom |= {part.id}
             return state | wire | {"input": part.arguments}
         if part.custom or not part.valid:
-            self._warnings.add(
+            self.warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         arguments = "{}" if part.custom or not part.valid else part.arguments or "{}"
@@ -225,7 +230,7 @@ class _Turns:
             self._waiting += [label, _image(part, default="auto")]
 
     def _own(self, data: ProviderData | None, what: str) -> dict[str, Any] | None:
-        return self._warnings.own(data, self._family, what)
+        return self.warnings.own(data, self._family, what)
 
 
 class _Turn:

@@ -1,0 +1,249 @@
+"""A conversation whose beginning was encoded before is sent as if it never had been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiollm._failover.conversations import Conversations
+from aiollm._wire.body import Blob, Written, json_body
+from aiollm._wire.conversations import Ongoing, anew
+from aiollm.errors import ConfigError, LLMError
+from aiollm.provider import HttpRequest, Provider
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.llama_swap.codec import LlamaSwapCodec
+from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
+from aiollm.types import (
+    AudioPart,
+    CachePoint,
+    DocumentPart,
+    ImagePart,
+    Message,
+    OpaquePart,
+    ProviderData,
+    ReasoningPart,
+    RefusalPart,
+    Request,
+    Target,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+    assistant,
+    system,
+    tool_results,
+    user,
+)
+
+WIRES: list[tuple[Any, str, str]] = [
+    (ChatCodec, "https://api.openai.com/v1", "gpt-6.1-sol"),
+    (ChatCodec, "https://openrouter.ai/api/v1", "anthropic/claude-opus-4.6"),
+    (ChatCodec, "https://api.mistral.ai/v1", "mistral-large"),
+    (ChatCodec, "https://api.deepseek.com/v1", "deepseek-chat"),
+    (ChatCodec, "http://box.invalid/v1", "gemma"),
+    (ChatCodec, "http://box.invalid/v1", "mistral-small"),
+    (LlamaSwapCodec, "http://swap.invalid", "qwen3"),
+    (ResponsesCodec, "https://api.openai.com/v1", "gpt-6.1-sol"),
+    (ResponsesCodec, "http://box.invalid/v1", "gemma"),
+    (AnthropicCodec, "https://api.anthropic.com/v1", "claude-opus-5-5"),
+    (AnthropicCodec, "https://api.anthropic.com/v1", "claude-sonnet-4-5"),
+    (GoogleCodec, "https://google.invalid/v1beta", "gemini-3.8-flash"),
+    (GoogleCodec, "https://google.invalid/v1beta", "gemini-2.5-pro"),
+    (OllamaCodec, "http://ollama.invalid", "qwen3:8b"),
+]
+TARGETS = [
+    (Provider(f"p{number}", "any", url, codec()), Target(f"p{number}", model))
+    for number, (codec, url, model) in enumerate(WIRES)
+]
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+words = st.sampled_from(["", " ", "one", "two ", " three", "\ud800", '{"a": 1}', "é"])
+marks = st.just({"cache_control": {"type": "ephemeral"}})
+signed = st.sampled_from(
+    [
+        ProviderData("anthropic", {"signature": "s"}),
+        ProviderData("google", {"thoughtSignature": "s"}),
+        ProviderData("openai", {"field": "reasoning"}),
+        ProviderData("openai-responses", {"item": {"type": "reasoning", "content": "c"}}),
+    ]
+)
+own = st.one_of(st.none(), st.builds(ProviderData, st.just("anthropic"), marks))
+texts = st.builds(TextPart, words, provider_data=own)
+images = st.builds(ImagePart, st.sampled_from([PNG, PNG + b"2"]), provider_data=own)
+files = st.sampled_from(
+    [DocumentPart(b"%PDF"), DocumentPart(b"text", mime="text/plain"), AudioPart(b"RIFF")]
+)
+ran = [
+    {"block": {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}},
+    {"block": {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": []}},
+]
+opaque = st.builds(
+    OpaquePart,
+    st.one_of(
+        st.sampled_from([ProviderData("anthropic", each) for each in ran]),
+        st.sampled_from(
+            [
+                ProviderData("openai", {"type": "custom_part"}),
+                ProviderData("openai-responses", {"type": "web_search_call", "id": "ws_1"}),
+                ProviderData("google", {"part": {"executableCode": {"code": "1"}}}),
+            ]
+        ),
+    ),
+)
+calls = st.builds(
+    ToolCallPart,
+    st.sampled_from(["call_0", "call_1", "a b", "a.b", "x" * 70, ""]),
+    st.sampled_from(["look", "find"]),
+    st.sampled_from(["{}", '{"a": [1]}', "[1]", "{"]),
+    st.booleans(),
+    st.one_of(
+        st.none(),
+        st.just(ProviderData("openai-responses", {"type": "custom_tool_call", "id": "c"})),
+        st.just(ProviderData("google", {"synthetic_id": True})),
+    ),
+)
+said = st.one_of(
+    texts,
+    calls,
+    opaque,
+    images,
+    st.builds(ReasoningPart, words, st.one_of(st.none(), signed)),
+    st.builds(RefusalPart, words),
+)
+point = st.builds(CachePoint)
+asked = st.one_of(texts, texts, images, point, opaque)
+contents = st.lists(st.one_of(texts, images, point), max_size=2)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> list[Message]:
+    """Return a turn of the assistant, with the results of its calls."""
+    several = draw(st.lists(st.lists(said, max_size=4), min_size=1, max_size=2))
+    made = [part for parts in several for part in parts if isinstance(part, ToolCallPart)]
+    turn = [assistant(*parts) for parts in several]
+    if not made:
+        return turn[:1]
+    results = [
+        ToolResultPart(call.id, draw(contents), call.name, draw(st.booleans()))
+        for call in draw(st.permutations(made))
+    ]
+    apart = draw(st.booleans())
+    return turn + ([tool_results(each) for each in results] if apart else [tool_results(*results)])
+
+
+plain_turns = st.builds(
+    lambda number, text: [
+        assistant(ToolCallPart(f"call_{number}", "look")),
+        tool_results(ToolResultPart(f"call_{number}", text, "look")),
+    ],
+    st.integers(0, 5),
+    words,
+)
+steps = st.one_of(
+    answers(),
+    plain_turns,
+    plain_turns,
+    st.lists(asked, min_size=1, max_size=3).map(lambda parts: [user(*parts)]),
+    st.just([user("go on")]),
+    st.just([user("read this", CachePoint())]),
+    words.map(lambda text: [system(text)]),
+    files.map(lambda file: [user("a file", file)]),
+    # The history is shortened, and a message is replaced by an equal one.
+    st.just("compacted"),
+    st.just("copied"),
+)
+settings_of_turns = st.fixed_dictionaries(
+    {
+        "system": st.sampled_from(["", "Be brief."]),
+        "prompt_cache": st.sampled_from([None, None, "auto", "off"]),
+        "tools": st.sampled_from([(), (Tool("look"), Tool("find"))]),
+        "output": st.sampled_from([None, None, None, {"type": "object", "properties": {}}]),
+    }
+)
+fits = st.sampled_from([None, None, TextPart("[image left out]"), ImagePart(PNG + b"fitted")])
+"""What a target has in place of an image, None where it takes the image itself."""
+
+turns = st.lists(
+    st.tuples(st.lists(steps, max_size=4), settings_of_turns, fits), min_size=2, max_size=6
+)
+
+
+def after(history: tuple[Message, ...], changes: list[Any]) -> tuple[Message, ...]:
+    for change in changes:
+        match change:
+            case "compacted" if len(history) > 4:
+                cut = next((at for at, each in enumerate(history) if each.role == "user"), 0)
+                history = (user("A summary."), *history[cut + 1 :])
+            case "copied" if history:
+                middle = len(history) // 2
+                copy = msgspec.structs.replace(history[middle])
+                history = (*history[:middle], copy, *history[middle + 1 :])
+            case list():
+                history = (*history, *change)
+            case _:
+                pass
+    return history
+
+
+def made_for(target: Target, request: Ongoing, fit: Any) -> Ongoing:
+    """Return a request as it is once its images fit a target."""
+    if fit is None:
+        return request
+    made = [
+        message
+        if not any(isinstance(part, ImagePart) for part in message.parts)
+        else Message(
+            message.role,
+            tuple(fit if isinstance(part, ImagePart) else part for part in message.parts),
+        )
+        for message in request.messages
+    ]
+    messages = request.conversation.fitted(target, request.given, tuple(made))
+    return msgspec.structs.replace(request, messages=messages)
+
+
+def encoded(provider: Provider, target: Target, request: Request) -> Any:
+    """Return what is sent, or in place of it what is wrong."""
+    try:
+        made: HttpRequest = provider.codec.encode(provider, target, request)
+    except LLMError as error:
+        return type(error), error.message
+    return bytes(made.body or b""), {**made.headers}, sorted(made.warnings)
+
+
+def ongoing(known: Conversations, request: Request) -> Ongoing | None:
+    try:
+        opener = known.opener(request, lambda _: None, {}, {}, None)  # type: ignore[arg-type]
+    except ConfigError:
+        return None
+    assert isinstance(opener.request, Ongoing)
+    return opener.request
+
+
+@settings(max_examples=150)
+@given(turns, st.permutations(range(len(TARGETS))))
+def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order):
+    """On every wire, turn by turn: steered, compacted, with other settings, to other targets."""
+    known, history = Conversations(), (user("The task."),)
+    for number, (changes, given_settings, fit) in enumerate(played):
+        history = after(history, changes)
+        request = ongoing(known, Request(history, **given_settings))
+        if request is None:
+            continue
+        for at in order[number % 2 :]:
+            provider, target = TARGETS[at]
+            made = made_for(target, request, fit)
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_what_follows_a_large_text_does_not_copy_it():
+    large = Written().followed_by(["x" * 70_000])
+    more = large.followed_by(["a", Blob(b"1")]).followed_by([]).followed_by(["b"])
+    assert more.segments[0] is large.segments[0]
+    assert bytes(json_body([more, "c"])) == bytes(json_body(["x" * 70_000, "a", Blob(b"1"), *"bc"]))
