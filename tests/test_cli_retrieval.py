@@ -317,6 +317,7 @@ def test_many_texts_are_kept_in_parts_and_equal_ones_are_asked_for_once(
     assert capsys.readouterr().err.count("has no field for kind") == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_parts_that_had_come(server, monkeypatch, capsys):
     def interrupt(request: SeenRequest) -> Answer | Hang:
         if json.loads(request.body)["input"] == ["a", "ab"]:
