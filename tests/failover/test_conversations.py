@@ -7,9 +7,12 @@ import gc
 import pytest
 
 from aiollm import (
+    CachePoint,
     ConfigError,
     ImagePart,
     Message,
+    OpaquePart,
+    ProviderData,
     Registry,
     Request,
     Tool,
@@ -29,7 +32,11 @@ from aiollm.events import CallStarted
 from aiollm.media.fitting import rest_weight
 from aiollm.media.locations import find
 from aiollm.provider import Provider
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.testing import FakeProvider, chat
 from aiollm.types import Target
 
@@ -93,6 +100,46 @@ def test_what_is_kept_is_bounded_and_the_one_unused_longest_goes_first() -> None
     opened(Conversations(10), several[0])  # too large to be kept, and sent all the same
 
 
+def test_each_wire_of_a_conversation_is_weighed() -> None:
+    known, history = Conversations(), long_history()
+    request = opened(known, history)
+    one = known.weight
+    for number, codec in enumerate((ChatCodec(), AnthropicCodec())):
+        provider = Provider(f"p{number}", "any", "http://box.invalid/v1", codec)
+        codec.encode(provider, Target(f"p{number}", "m"), request)
+    assert opened(known, history).conversation is request.conversation
+    assert known.weight == 2 * one
+
+
+def test_the_state_of_providers_is_weighed_whatever_it_holds() -> None:
+    deep: list[object] = []
+    for _ in range(10_000):
+        deep = [deep]
+    plain, history = Conversations(), long_history()
+    opened(plain, history)
+    for data, least in (
+        ({"block": {"text": "x" * 5000}}, 5000),
+        ({"block": 1, "what": object()}, 0),
+        ({"block": "cache_control", "many": 1 << 80, "half": "\ud800"}, 0),
+        ({"block": None, "deep": deep}, 0),
+    ):
+        known, state = Conversations(), ProviderData("mine", data)
+        more = [*history, assistant("yes", OpaquePart(state)), user("and?"), *turn(90)]
+        opened(known, more)
+        assert plain.weight + least < known.weight < plain.weight + least + 1500
+
+
+def test_what_a_wire_keeps_is_bytes_and_not_what_they_were_made_of() -> None:
+    history = [user("This.", CachePoint()), *long_history()]
+    request = opened(Conversations(), history)
+    for number, codec in enumerate((ChatCodec(), ResponsesCodec(), GoogleCodec(), OllamaCodec())):
+        provider = Provider(f"p{number}", "any", "https://openrouter.ai/api/v1", codec)
+        codec.encode(provider, Target(f"p{number}", "m"), request)
+    encoders = [each.encoder for each in request.conversation.wires.values()]
+    assert [each.out for each in encoders] == [[]] * 4
+    assert [each.marks for each in encoders] == [None] * 4
+
+
 def test_only_a_few_wires_of_a_conversation_are_kept() -> None:
     request = opened(Conversations(), long_history())
     for number in range(2 * MOST_WIRES):
@@ -134,7 +181,9 @@ async def test_hooks_and_adapters_are_given_the_request_as_it_was_made() -> None
         reg.on_event(seen.append)
         await reg.generate("box/m", request)
     assert [call.request for call in fake.calls] == [request]
-    assert [event.request for event in seen if isinstance(event, CallStarted)] == [request]
+    started = [event.request for event in seen if isinstance(event, CallStarted)]
+    assert len(started) == 1
+    assert started[0] is request
 
 
 async def test_a_long_history_is_sent_whole_in_every_turn(serve, registry) -> None:
@@ -192,7 +241,7 @@ def test_images_made_for_a_target_are_the_same_messages_in_every_turn() -> None:
         request = opened(known, history)
         fitted = user("this", ImagePart(PNG + b"fitted"))
         messages = (fitted, *request.messages[1:])
-        made.append(request.conversation.fitted(target, request.given, messages))
+        made.append(request.conversation.fitted(target, request.asked.messages, messages))
         history = [*history, *turn(500 + number)]
     assert made[0][0] is made[1][0]
     other = (user("this", "[image left out]"), *made[1][1:])

@@ -204,7 +204,7 @@ def made_for(target: Target, request: Ongoing, fit: Any) -> Ongoing:
         )
         for message in request.messages
     ]
-    messages = request.conversation.fitted(target, request.given, tuple(made))
+    messages = request.conversation.fitted(target, request.asked.messages, tuple(made))
     return msgspec.structs.replace(request, messages=messages)
 
 
@@ -240,6 +240,66 @@ def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order):
             provider, target = TARGETS[at]
             made = made_for(target, request, fit)
             assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def tail_of(request: Ongoing, *messages: Message) -> Ongoing:
+    """Return a request that goes on otherwise after the same beginning."""
+    history = (*request.messages[: request.conversation.cut], *messages)
+    return msgspec.structs.replace(
+        request, messages=history, asked=Request(history, tools=request.tools)
+    )
+
+
+def looked(*ids: str) -> list[Message]:
+    """Return a turn with parallel calls, whose results come in the reverse order."""
+    results = [ToolResultPart(id_, id_, "look") for id_ in reversed(ids)]
+    return [assistant(*(ToolCallPart(id_, "look") for id_ in ids)), tool_results(*results)]
+
+
+def begun(*first: Message) -> Ongoing:
+    turns = [message for number in range(15) for message in looked(f"call_{number}")]
+    request = ongoing(Conversations(), Request((user("The task."), *first, *turns)))
+    assert request is not None
+    return request
+
+
+def test_what_comes_after_a_beginning_leaves_nothing_behind():
+    """Ids that become the same on a wire, calls in another order, names, custom calls."""
+    request = begun()
+    custom = ProviderData("openai-responses", {"type": "custom_tool_call", "id": "c"})
+    tails = [
+        looked("a b", "c d"),
+        looked("a.b", "c.d"),
+        looked("c d", "a b"),
+        [
+            assistant(ToolCallPart("a b", "find", provider_data=custom)),
+            tool_results(ToolResultPart("a b", "x")),
+        ],
+        [assistant("yes"), tool_results(ToolResultPart("a b", "x"))],
+    ]
+    for provider, target in TARGETS:
+        for tail in (*tails, *reversed(tails)):
+            made = tail_of(request, *tail)
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_beginning_is_encoded_once_with_marks_of_caches_and_once_without():
+    """A message that is sent empty without marks is not sent with them."""
+    request = begun(assistant("yes"), user(OpaquePart(ProviderData("mine", {}))))
+    for provider, target in TARGETS:
+        for wish in (None, "auto", None):
+            made = msgspec.structs.replace(request, prompt_cache=wish)
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_file_that_is_to_be_kept_while_it_is_sent_stays_whole():
+    blob = Blob(bytes(200_000))
+    sent = blob.slices()
+    first = next(sent)
+    blob.keeps = True
+    whole = first + b"".join(sent)
+    for _ in range(3):
+        assert b"".join(blob.slices()) == whole
 
 
 def test_what_follows_a_large_text_does_not_copy_it():
