@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import pytest
@@ -272,3 +273,37 @@ def test_the_cut_is_before_an_answer_that_is_sure_to_be_sent() -> None:
         history = (user("task"), *answer, *last, *answer)
         assert Conversation(history).cut in {1, 3, len(history) - 2}
         assert Conversation((user("task"), *answer, *last)).cut == 1
+
+
+async def test_a_first_turn_that_is_cancelled_between_its_steps_leaves_nothing_behind(
+    serve, registry
+) -> None:
+    """Turns of one history are begun at once, and some are cancelled; the rest is sent whole."""
+    box = await serve(chat("Hello"))
+    reg, history = registry({"box": box}), long_history(500)
+    for stop in range(1, 6):
+        asked = [asyncio.ensure_future(reg.generate("box/m", Request(history))) for _ in range(4)]
+        for _ in range(stop):
+            await asyncio.sleep(0)
+        for each in asked[::2]:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert [each.cancelled() for each in asked] == [True, False, True, False]
+        history = [*history, *turn(1000 + stop)]
+    whole = [sent.json()["messages"] for sent in box.requests]
+    for sent in whole:
+        ids = [each.get("tool_call_id") for each in sent if each["role"] == "tool"]
+        assert ids == [each.parts[0].id for each in history[: len(sent)] if each.role == "tool"]
+
+
+def test_messages_that_take_the_places_of_others_in_memory_are_not_taken_for_them() -> None:
+    known = Conversations()
+    provider = Provider("box", "openai", "http://box.invalid/v1", ChatCodec())
+    for number in range(50):
+        history = [user(f"task {number}"), *long_history(), *turn(number)]
+        request = opened(known, history)
+        sent = provider.codec.encode(provider, Target("box", "m"), request).body
+        again = provider.codec.encode(provider, Target("box", "m"), anew(request)).body
+        assert bytes(sent or b"") == bytes(again or b"")
+        del history, request
+    assert len(known) == 0
