@@ -210,7 +210,7 @@ class ConversationOpener(ChatOpener):
         conversation, given = self.request.conversation, self.request.messages
         messages = conversation.fitted(target, given, request.messages)
         if messages is not given:
-            request = msgspec.structs.replace(request, messages=messages)
+            request = request.having(messages)
         transport: Transport = self._resources
         if not provider.is_ordinary:
             transport = self._resources.transport_of(provider)

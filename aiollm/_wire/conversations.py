@@ -228,6 +228,13 @@ class Ongoing(Request, frozen=True, kw_only=True):
 
     conversation: Conversation
     asked: Request
+    known: tuple[Message, ...]
+    """The messages that go on from the beginning; a codec may have put others in their place."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its messages still go on from the beginning of the conversation."""
+        return self.messages is self.known
 
     @property
     def as_given(self) -> bool:
@@ -241,12 +248,18 @@ class Ongoing(Request, frozen=True, kw_only=True):
             asked = msgspec.structs.replace(asked, messages=messages)
         shorter = copy(self.conversation)
         shorter.cut = cut
-        return msgspec.structs.replace(self, messages=messages, conversation=shorter, asked=asked)
+        return msgspec.structs.replace(self, conversation=shorter, asked=asked).having(messages)
+
+    def having(self, messages: tuple[Message, ...]) -> Ongoing:
+        """Return the request with messages that go on from the same beginning."""
+        return msgspec.structs.replace(self, messages=messages, known=messages)
 
 
 def ongoing(request: Request, conversation: Conversation) -> Ongoing:
     """Return a request as one of a conversation."""
-    return Ongoing(**_fields(request), conversation=conversation, asked=request)
+    return Ongoing(
+        **_fields(request), conversation=conversation, asked=request, known=request.messages
+    )
 
 
 def anew(request: Request) -> Request:
@@ -289,6 +302,6 @@ def gathered(request: Request, find: Callable[[int, Message], Iterable[T]]) -> l
 
 def to_look_at(request: Request, kind: int) -> Sequence[Message]:
     """Return the messages that may hold something of a kind."""
-    if type(request) is Ongoing and not request.conversation.kinds & kind:
+    if type(request) is Ongoing and request.goes_on and not request.conversation.kinds & kind:
         return request.messages[request.conversation.cut :]
     return request.messages

@@ -76,7 +76,7 @@ class Encoder(ABC):
         messages, start = request.messages, 0
         while start < len(messages) and messages[start].role == "system":
             start += 1
-        if type(request) is Ongoing:
+        if type(request) is Ongoing and request.goes_on:
             is_marked = self.marks is not None
             begin = max(start, request.conversation.unmarked) if is_marked else start
             if begin < request.conversation.cut and self.ends(messages[start:begin]):

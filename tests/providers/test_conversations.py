@@ -226,7 +226,7 @@ def made_for(target: Target, request: Ongoing, fit: Any) -> Ongoing:
         for message in request.messages
     ]
     messages = request.conversation.fitted(target, request.asked.messages, tuple(made))
-    return msgspec.structs.replace(request, messages=messages)
+    return request.having(messages)
 
 
 def encoded(provider: Provider, target: Target, request: Request) -> Any:
@@ -253,7 +253,7 @@ def gone_on(request: Ongoing, text: str) -> Ongoing:
     """Return a request that goes on with an answer of which there is some text."""
     if not text:
         return request
-    return msgspec.structs.replace(request, messages=(*request.messages, assistant(text)))
+    return request.having((*request.messages, assistant(text)))
 
 
 @settings(max_examples=150)
@@ -284,9 +284,7 @@ def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order, lim
 def tail_of(request: Ongoing, *messages: Message) -> Ongoing:
     """Return a request that goes on otherwise after the same beginning."""
     history = (*request.messages[: request.conversation.cut], *messages)
-    return msgspec.structs.replace(
-        request, messages=history, asked=Request(history, tools=request.tools)
-    )
+    return msgspec.structs.replace(request, asked=Request(history)).having(history)
 
 
 def looked(*ids: str) -> list[Message]:
@@ -361,6 +359,30 @@ def test_histories_that_fork_are_each_sent_with_their_own_beginning():
         assert made is not None
         for provider, target in TARGETS:
             assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_codec_that_puts_messages_of_its_own_first_sends_all_of_them_as_they_are():
+    """What is known of the beginning is of no use then: it would be cut at another place."""
+
+    class Guarded(ChatCodec):
+        def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+            rule = (user("Mind the gap.", DocumentPart(b"%PDF")), assistant("I do."))
+            more = msgspec.structs.replace(request, messages=(rule[0], *request.messages))
+            assert super().encode(provider, target, more).body
+            more = msgspec.structs.replace(request, messages=(*rule, *request.messages[1:]))
+            return super().encode(provider, target, more)
+
+    provider = Provider("box", "any", "http://mistral.invalid/v1", Guarded())
+    for model in ("mistral-small", "gemma"):
+        target = Target("box", model)
+        call = looked("call_13")  # its id comes again before the cut, where it gets another
+        for request in (begun(), begun(*call), begun(*call, assistant("yes"), user("go on"))):
+            assert encoded(provider, target, request) == encoded(provider, target, anew(request))
+            for made in (request, request.part(3, 5)):
+                own = made.messages[0], *made.messages
+                longer = msgspec.structs.replace(made, messages=own)
+                for other, at in TARGETS:
+                    assert encoded(other, at, longer) == encoded(other, at, anew(longer))
 
 
 def test_a_file_that_is_to_be_kept_while_it_is_sent_stays_whole():
