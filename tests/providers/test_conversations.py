@@ -385,6 +385,17 @@ def test_a_codec_that_puts_messages_of_its_own_first_sends_all_of_them_as_they_a
                     assert encoded(other, at, longer) == encoded(other, at, anew(longer))
 
 
+def test_a_call_of_the_servers_own_tools_whose_id_came_before_is_open_again():
+    ask, tell = (OpaquePart(ProviderData("anthropic", each)) for each in ran)
+    call = ToolCallPart("call_x", "look")
+    turn = [assistant(ask, tell, "found", ask, call), tool_results(ToolResultPart("call_x", "x"))]
+    request = begun(*turn, *looked("call_y"), user("go on"))
+    shorter = request.part(3, 5)
+    for provider, target in TARGETS:
+        for made in (shorter, request):
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
 def test_a_file_that_is_to_be_kept_while_it_is_sent_stays_whole():
     blob = Blob(bytes(200_000))
     sent = blob.slices()
