@@ -15,6 +15,7 @@ from aiollm._failover.openers import Batches, ChatOpener, SharedResources, close
 from aiollm._http.streaming import stream
 from aiollm._validation import BRINGING, any_of, check
 from aiollm._wire.conversations import IMAGE, Conversation, Ongoing, anew, ongoing
+from aiollm._wire.lenient import encode
 from aiollm.errors import LLMError
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
 from aiollm.types import (
@@ -23,6 +24,7 @@ from aiollm.types import (
     ImagePart,
     Message,
     Part,
+    ProviderData,
     ReasoningPart,
     RefusalPart,
     Request,
@@ -47,11 +49,15 @@ _MESSAGE = 200
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A conversation, its last message, and about how many bytes its encodings take."""
+    """A conversation, its last message, and about how many bytes its encodings take.
+
+    `size` is that of one encoding, `weight` that of one for each wire used before.
+    """
 
     conversation: Conversation
     last: weakref.ref[Message]
-    weight: float
+    size: int
+    weight: int
 
     def begins(self, messages: Sequence[Message]) -> bool:
         """Return whether messages go on from here."""
@@ -68,7 +74,7 @@ class Conversations:
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self.weight: float = 0.0
+        self.weight: int = 0
         """About how many bytes are kept."""
 
     def __len__(self) -> int:
@@ -105,21 +111,19 @@ class Conversations:
         return None
 
     def _remembered(self, messages: tuple[Message, ...], found: _Entry | None) -> Conversation:
-        last, before, weight = messages[-1], None, 0.0
+        before, known, size = None, 0, 0
         if found is not None:
-            before, weight = found.conversation, found.weight
-            if len(before.messages) == len(messages) - 1:  # the same once more
-                self._entries.move_to_end(id(last))
-                return before
-        known = 0 if before is None else len(before.messages) + 1
-        weight += sum(map(_weight, messages[known:]))
-        conversation = Conversation(messages, before)
-        if before is not None and (old := found and found.last()) is not None:
-            self.drop(id(old))
-        self._keep(last, conversation, weight)
+            before, size = found.conversation, found.size
+            known = len(before.messages) + 1
+            self.drop(id(messages[known - 1]))
+        is_same = before is not None and known == len(messages)  # the same once more
+        conversation = before if before and is_same else Conversation(messages, before)
+        size += sum(map(_weight, messages[known:]))
+        self._keep(messages[-1], conversation, size)
         return conversation
 
-    def _keep(self, last: Message, conversation: Conversation, weight: float) -> None:
+    def _keep(self, last: Message, conversation: Conversation, size: int) -> None:
+        weight = size * max(1, len(conversation.wires))
         if weight > self._limit:
             return
         key, self_ = id(last), weakref.ref(self)
@@ -129,10 +133,12 @@ class Conversations:
                 table.drop(key)
 
         self.drop(key)
-        self._entries[key] = _Entry(conversation, weakref.ref(last, gone), weight)
+        self._entries[key] = _Entry(conversation, weakref.ref(last, gone), size, weight)
         self.weight += weight
         while self.weight > self._limit:
-            self.drop(next(iter(self._entries)))
+            # In one step: a message may be collected, and its conversation dropped, at any time.
+            _, oldest = self._entries.popitem(last=False)
+            self.weight -= oldest.weight
 
     def drop(self, key: int) -> None:
         """Forget the conversation with that last message."""
@@ -141,23 +147,40 @@ class Conversations:
             self.weight -= entry.weight
 
 
-def _weight(message: Message) -> float:
+def _weight(message: Message) -> int:
     """Return about how many bytes the encoding of a message takes."""
     return _MESSAGE + sum(map(_size, message.parts))
 
 
-def _size(part: Part) -> float:
-    if type(part) is TextPart:  # as most are
-        return len(part.text)
+def _size(part: Part) -> int:
+    if type(part) is TextPart and part.provider_data is None:  # as most are
+        return _length(part.text)
+    size = _state(getattr(part, "provider_data", None))
     match part:
-        case ToolCallPart(arguments=text) | ReasoningPart(text=text) | RefusalPart(text=text):
-            return len(text)
+        case TextPart(text) | ToolCallPart(arguments=text) | ReasoningPart(text):
+            return size + _length(text)
+        case RefusalPart(text):
+            return _length(text)
         case ToolResultPart(content=content):
             return sum(map(_size, content))
         case ImagePart() | DocumentPart() | AudioPart():
-            return len(part.data) * 4 / 3 + len(part.url)
+            return size + len(part.data) * 4 // 3 + len(part.url)
         case _:
-            return 0.0
+            return size
+
+
+def _state(state: ProviderData | None) -> int:
+    """Return the size of a provider's state; what is not JSON cannot be sent, and has none."""
+    if state is None:
+        return 0
+    try:
+        return len(encode(state.data, lambda _: None))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return 0
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else 3 * len(text)
 
 
 class ConversationOpener(ChatOpener):
@@ -169,8 +192,9 @@ class ConversationOpener(ChatOpener):
 
     @property
     def asked(self) -> Request:
-        """The request as the caller made it, for events."""
-        return anew(self.request)
+        """The request as the caller made it, for events, but with the key of its session."""
+        own, key = self.request.asked, self.request.cache_key
+        return own if own.cache_key == key else msgspec.structs.replace(own, cache_key=key)
 
     @staticmethod
     def has_images(request: Request) -> bool:
@@ -186,7 +210,7 @@ class ConversationOpener(ChatOpener):
         conversation, given = self.request.conversation, self.request.messages
         messages = conversation.fitted(target, given, request.messages)
         if messages is not given:
-            request = msgspec.structs.replace(request, messages=messages)
+            request = request.having(messages)
         transport: Transport = self._resources
         if not provider.is_ordinary:
             transport = self._resources.transport_of(provider)
@@ -207,16 +231,8 @@ class ConversationOpener(ChatOpener):
     ) -> Batches:
         """Encode a beginning of which much is new step by step, so that no step takes long."""
         for cut, end in places:
-            messages = request.messages[:end]
-            given = messages if request.as_given else request.given
-            part = msgspec.structs.replace(
-                request,
-                messages=messages,
-                conversation=request.conversation.upto(cut),
-                given=given,
-            )
             try:
-                provider.codec.encode(provider, target, part)
+                provider.codec.encode(provider, target, request.part(cut, end))
             except LLMError:
                 break  # the request itself says what is wrong
             if all(each.until < cut for each in request.conversation.wires.values()):

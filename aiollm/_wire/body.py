@@ -44,13 +44,15 @@ class Blob:
         if self._text:
             yield from self._text
             return
-        view, pieces = memoryview(self.data), list[bytes]()
+        # Asked for once: it may be set meanwhile, for another body that holds the same file.
+        view, keeps, pieces = memoryview(self.data), self.keeps, list[bytes]()
         for start in range(0, len(view), _SLICE):
             piece = binascii.b2a_base64(view[start : start + _SLICE], newline=False)
-            if self.keeps:
+            if keeps:
                 pieces.append(piece)
             yield piece
-        self._text = tuple(pieces)
+        if keeps:
+            self._text = tuple(pieces)
 
 
 class Written:

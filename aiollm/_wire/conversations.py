@@ -60,7 +60,8 @@ def _own_mark(part: Part) -> int:
     if not isinstance(state, ProviderData):
         return 0
     inner = state.data.get("block")
-    return MARK if "cache_control" in state.data or "cache_control" in (inner or ()) else 0
+    is_marked = "cache_control" in (inner if isinstance(inner, dict) else ())
+    return MARK if is_marked or "cache_control" in state.data else 0
 
 
 def is_cut(messages: Sequence[Message], at: int) -> bool:
@@ -149,12 +150,6 @@ class Conversation:
                     (place for place in range(at + 1, until + 1) if is_cut(messages, place)), until
                 )
 
-    def upto(self, cut: int) -> Conversation:
-        """Return the same conversation with a shorter beginning, whose encodings it extends."""
-        made = copy(self)
-        made.cut = cut
-        return made
-
     def steps(self, target: Target, stride: int) -> list[tuple[int, int]]:
         """Return where the beginning may be cut so that no piece that is new has many messages.
 
@@ -229,20 +224,42 @@ def _keep(kept: dict[Any, Any], key: Hashable, value: object) -> None:
 
 
 class Ongoing(Request, frozen=True, kw_only=True):
-    """A request of a conversation; `given` are the caller's messages, which others may replace."""
+    """A request of a conversation; `asked` is the caller's, whose messages others may replace."""
 
     conversation: Conversation
-    given: tuple[Message, ...]
+    asked: Request
+    known: tuple[Message, ...]
+    """The messages that go on from the beginning; a codec may have put others in their place."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its messages still go on from the beginning of the conversation."""
+        return self.messages is self.known
 
     @property
     def as_given(self) -> bool:
         """Whether its messages are the caller's."""
-        return self.messages is self.given
+        return self.messages is self.asked.messages
+
+    def part(self, cut: int, end: int) -> Ongoing:
+        """Return the request of so many messages, of which fewer than before are the beginning."""
+        messages, asked = self.messages[:end], self.asked
+        if self.as_given:
+            asked = msgspec.structs.replace(asked, messages=messages)
+        shorter = copy(self.conversation)
+        shorter.cut = cut
+        return msgspec.structs.replace(self, conversation=shorter, asked=asked).having(messages)
+
+    def having(self, messages: tuple[Message, ...]) -> Ongoing:
+        """Return the request with messages that go on from the same beginning."""
+        return msgspec.structs.replace(self, messages=messages, known=messages)
 
 
 def ongoing(request: Request, conversation: Conversation) -> Ongoing:
     """Return a request as one of a conversation."""
-    return Ongoing(**_fields(request), conversation=conversation, given=request.messages)
+    return Ongoing(
+        **_fields(request), conversation=conversation, asked=request, known=request.messages
+    )
 
 
 def anew(request: Request) -> Request:
@@ -285,6 +302,6 @@ def gathered(request: Request, find: Callable[[int, Message], Iterable[T]]) -> l
 
 def to_look_at(request: Request, kind: int) -> Sequence[Message]:
     """Return the messages that may hold something of a kind."""
-    if type(request) is Ongoing and not request.conversation.kinds & kind:
+    if type(request) is Ongoing and request.goes_on and not request.conversation.kinds & kind:
         return request.messages[request.conversation.cut :]
     return request.messages

@@ -31,6 +31,8 @@ class Encoder(ABC):
         self.warnings: Warnings = warnings
         self.marks: CacheMarks | None = marks
         self.call_ids: CallIds = CallIds()
+        self.out: list[dict[str, Any]] = []
+        """What the wire has so far of the stretch that is being encoded."""
 
     @abstractmethod
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
@@ -60,7 +62,10 @@ class Encoder(ABC):
         if self.marks is None:
             messages = tuple(without_points(messages))
         unique = self.call_ids.unique(one_turn_for_its_results(messages))
-        return self.items(unique, is_first=is_first)
+        self.out = []
+        items = self.items(unique, is_first=is_first)
+        self.out = []  # not kept: what was encoded is kept as bytes
+        return items
 
     def encode(self, request: Request, *key: Hashable) -> list[Any]:
         """Return the items of a conversation, after the messages that `system_text` includes.
@@ -71,7 +76,7 @@ class Encoder(ABC):
         messages, start = request.messages, 0
         while start < len(messages) and messages[start].role == "system":
             start += 1
-        if type(request) is Ongoing:
+        if type(request) is Ongoing and request.goes_on:
             is_marked = self.marks is not None
             begin = max(start, request.conversation.unmarked) if is_marked else start
             if begin < request.conversation.cut and self.ends(messages[start:begin]):
@@ -99,6 +104,7 @@ class Encoder(ABC):
         items = encoder.stretch(stretch, is_first=known.until == start)
         if not encoder.is_closed:
             return known
+        encoder.marks = None  # they hold what they marked
         made = Encoded(
             known.begin,
             until,

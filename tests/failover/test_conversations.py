@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import pytest
 
 from aiollm import (
+    CachePoint,
     ConfigError,
     ImagePart,
     Message,
+    OpaquePart,
+    ProviderData,
     Registry,
     Request,
     Tool,
@@ -29,7 +33,11 @@ from aiollm.events import CallStarted
 from aiollm.media.fitting import rest_weight
 from aiollm.media.locations import find
 from aiollm.provider import Provider
+from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.testing import FakeProvider, chat
 from aiollm.types import Target
 
@@ -93,6 +101,46 @@ def test_what_is_kept_is_bounded_and_the_one_unused_longest_goes_first() -> None
     opened(Conversations(10), several[0])  # too large to be kept, and sent all the same
 
 
+def test_each_wire_of_a_conversation_is_weighed() -> None:
+    known, history = Conversations(), long_history()
+    request = opened(known, history)
+    one = known.weight
+    for number, codec in enumerate((ChatCodec(), AnthropicCodec())):
+        provider = Provider(f"p{number}", "any", "http://box.invalid/v1", codec)
+        codec.encode(provider, Target(f"p{number}", "m"), request)
+    assert opened(known, history).conversation is request.conversation
+    assert known.weight == 2 * one
+
+
+def test_the_state_of_providers_is_weighed_whatever_it_holds() -> None:
+    deep: list[object] = []
+    for _ in range(10_000):
+        deep = [deep]
+    plain, history = Conversations(), long_history()
+    opened(plain, history)
+    for data, least in (
+        ({"block": {"text": "x" * 5000}}, 5000),
+        ({"block": 1, "what": object()}, 0),
+        ({"block": "cache_control", "many": 1 << 80, "half": "\ud800"}, 0),
+        ({"block": None, "deep": deep}, 0),
+    ):
+        known, state = Conversations(), ProviderData("mine", data)
+        more = [*history, assistant("yes", OpaquePart(state)), user("and?"), *turn(90)]
+        opened(known, more)
+        assert plain.weight + least < known.weight < plain.weight + least + 1500
+
+
+def test_what_a_wire_keeps_is_bytes_and_not_what_they_were_made_of() -> None:
+    history = [user("This.", CachePoint()), *long_history()]
+    request = opened(Conversations(), history)
+    for number, codec in enumerate((ChatCodec(), ResponsesCodec(), GoogleCodec(), OllamaCodec())):
+        provider = Provider(f"p{number}", "any", "https://openrouter.ai/api/v1", codec)
+        codec.encode(provider, Target(f"p{number}", "m"), request)
+    encoders = [each.encoder for each in request.conversation.wires.values()]
+    assert [each.out for each in encoders] == [[]] * 4
+    assert [each.marks for each in encoders] == [None] * 4
+
+
 def test_only_a_few_wires_of_a_conversation_are_kept() -> None:
     request = opened(Conversations(), long_history())
     for number in range(2 * MOST_WIRES):
@@ -134,7 +182,9 @@ async def test_hooks_and_adapters_are_given_the_request_as_it_was_made() -> None
         reg.on_event(seen.append)
         await reg.generate("box/m", request)
     assert [call.request for call in fake.calls] == [request]
-    assert [event.request for event in seen if isinstance(event, CallStarted)] == [request]
+    started = [event.request for event in seen if isinstance(event, CallStarted)]
+    assert len(started) == 1
+    assert started[0] is request
 
 
 async def test_a_long_history_is_sent_whole_in_every_turn(serve, registry) -> None:
@@ -192,7 +242,7 @@ def test_images_made_for_a_target_are_the_same_messages_in_every_turn() -> None:
         request = opened(known, history)
         fitted = user("this", ImagePart(PNG + b"fitted"))
         messages = (fitted, *request.messages[1:])
-        made.append(request.conversation.fitted(target, request.given, messages))
+        made.append(request.conversation.fitted(target, request.asked.messages, messages))
         history = [*history, *turn(500 + number)]
     assert made[0][0] is made[1][0]
     other = (user("this", "[image left out]"), *made[1][1:])
@@ -223,3 +273,37 @@ def test_the_cut_is_before_an_answer_that_is_sure_to_be_sent() -> None:
         history = (user("task"), *answer, *last, *answer)
         assert Conversation(history).cut in {1, 3, len(history) - 2}
         assert Conversation((user("task"), *answer, *last)).cut == 1
+
+
+async def test_a_first_turn_that_is_cancelled_between_its_steps_leaves_nothing_behind(
+    serve, registry
+) -> None:
+    """Turns of one history are begun at once, and some are cancelled; the rest is sent whole."""
+    box = await serve(chat("Hello"))
+    reg, history = registry({"box": box}), long_history(500)
+    for stop in range(1, 6):
+        asked = [asyncio.ensure_future(reg.generate("box/m", Request(history))) for _ in range(4)]
+        for _ in range(stop):
+            await asyncio.sleep(0)
+        for each in asked[::2]:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert [each.cancelled() for each in asked] == [True, False, True, False]
+        history = [*history, *turn(1000 + stop)]
+    whole = [sent.json()["messages"] for sent in box.requests]
+    for sent in whole:
+        ids = [each.get("tool_call_id") for each in sent if each["role"] == "tool"]
+        assert ids == [each.parts[0].id for each in history[: len(sent)] if each.role == "tool"]
+
+
+def test_messages_that_take_the_places_of_others_in_memory_are_not_taken_for_them() -> None:
+    known = Conversations()
+    provider = Provider("box", "openai", "http://box.invalid/v1", ChatCodec())
+    for number in range(50):
+        history = [user(f"task {number}"), *long_history(), *turn(number)]
+        request = opened(known, history)
+        sent = provider.codec.encode(provider, Target("box", "m"), request).body
+        again = provider.codec.encode(provider, Target("box", "m"), anew(request)).body
+        assert bytes(sent or b"") == bytes(again or b"")
+        del history, request
+    assert len(known) == 0

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiollm._failover.conversations import Conversations
+from aiollm._failover.conversations import LIMIT, Conversations
 from aiollm._wire.body import Blob, Written, json_body
 from aiollm._wire.conversations import Ongoing, anew
 from aiollm.errors import ConfigError, LLMError
@@ -51,6 +51,7 @@ WIRES: list[tuple[Any, str, str]] = [
     (LlamaSwapCodec, "http://swap.invalid", "qwen3"),
     (ResponsesCodec, "https://api.openai.com/v1", "gpt-6.1-sol"),
     (ResponsesCodec, "http://box.invalid/v1", "gemma"),
+    (ResponsesCodec, "https://api.x.ai/v1", "grok-5"),
     (AnthropicCodec, "https://api.anthropic.com/v1", "claude-opus-5-5"),
     (AnthropicCodec, "https://api.anthropic.com/v1", "claude-sonnet-4-5"),
     (GoogleCodec, "https://google.invalid/v1beta", "gemini-3.8-flash"),
@@ -145,10 +146,11 @@ plain_turns = st.builds(
     st.integers(0, 5),
     words,
 )
+answered = st.one_of(answers(), plain_turns, plain_turns)
 steps = st.one_of(
-    answers(),
-    plain_turns,
-    plain_turns,
+    answered,
+    answered,
+    answered,
     st.lists(asked, min_size=1, max_size=3).map(lambda parts: [user(*parts)]),
     st.just([user("go on")]),
     st.just([user("read this", CachePoint())]),
@@ -157,12 +159,17 @@ steps = st.one_of(
     # The history is shortened, and a message is replaced by an equal one.
     st.just("compacted"),
     st.just("copied"),
+    # What a user said comes once more, as the same object.
+    st.just("repeated"),
 )
 settings_of_turns = st.fixed_dictionaries(
     {
         "system": st.sampled_from(["", "Be brief."]),
-        "prompt_cache": st.sampled_from([None, None, "auto", "off"]),
-        "tools": st.sampled_from([(), (Tool("look"), Tool("find"))]),
+        "prompt_cache": st.sampled_from([None, None, "auto", "1h", "off"]),
+        "tools": st.sampled_from(
+            [(), (Tool("look"), Tool("find")), (Tool("look", cache_point=True),)]
+        ),
+        "extra": st.sampled_from([{}, {}, {"store": True}]),
         "output": st.sampled_from([None, None, None, {"type": "object", "properties": {}}]),
     }
 )
@@ -170,7 +177,18 @@ fits = st.sampled_from([None, None, TextPart("[image left out]"), ImagePart(PNG 
 """What a target has in place of an image, None where it takes the image itself."""
 
 turns = st.lists(
-    st.tuples(st.lists(steps, max_size=4), settings_of_turns, fits), min_size=2, max_size=6
+    st.tuples(
+        st.builds(lambda last, more: [*more, last], answered, st.lists(steps, max_size=4)),
+        settings_of_turns,
+        fits,
+        # The turn of whose history it goes on: the last one, or an earlier one, as forks do.
+        st.sampled_from([-1, -1, -1, -1, -1, -1, -2, 0]),
+        # Messages that are encoded in one step, and what an interrupted answer said so far.
+        st.sampled_from([1, 3, 300]),
+        st.sampled_from(["", "", "So far"]),
+    ),
+    min_size=2,
+    max_size=6,
 )
 
 
@@ -184,6 +202,9 @@ def after(history: tuple[Message, ...], changes: list[Any]) -> tuple[Message, ..
                 middle = len(history) // 2
                 copy = msgspec.structs.replace(history[middle])
                 history = (*history[:middle], copy, *history[middle + 1 :])
+            case "repeated":
+                said_before = [each for each in history if each.role == "user"]
+                history = (*history, *said_before[-1:])
             case list():
                 history = (*history, *change)
             case _:
@@ -204,8 +225,8 @@ def made_for(target: Target, request: Ongoing, fit: Any) -> Ongoing:
         )
         for message in request.messages
     ]
-    messages = request.conversation.fitted(target, request.given, tuple(made))
-    return msgspec.structs.replace(request, messages=messages)
+    messages = request.conversation.fitted(target, request.asked.messages, tuple(made))
+    return request.having(messages)
 
 
 def encoded(provider: Provider, target: Target, request: Request) -> Any:
@@ -214,6 +235,8 @@ def encoded(provider: Provider, target: Target, request: Request) -> Any:
         made: HttpRequest = provider.codec.encode(provider, target, request)
     except LLMError as error:
         return type(error), error.message
+    if isinstance(request, Ongoing) and made.body is not None:
+        request.conversation.keep_files(target, made.body)
     return bytes(made.body or b""), {**made.headers}, sorted(made.warnings)
 
 
@@ -226,20 +249,161 @@ def ongoing(known: Conversations, request: Request) -> Ongoing | None:
     return opener.request
 
 
+def gone_on(request: Ongoing, text: str) -> Ongoing:
+    """Return a request that goes on with an answer of which there is some text."""
+    if not text:
+        return request
+    return request.having((*request.messages, assistant(text)))
+
+
 @settings(max_examples=150)
-@given(turns, st.permutations(range(len(TARGETS))))
-def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order):
-    """On every wire, turn by turn: steered, compacted, with other settings, to other targets."""
-    known, history = Conversations(), (user("The task."),)
-    for number, (changes, given_settings, fit) in enumerate(played):
-        history = after(history, changes)
-        request = ongoing(known, Request(history, **given_settings))
+@given(turns, st.permutations(range(len(TARGETS))), st.sampled_from([LIMIT, LIMIT, 20_000]))
+def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order, limit):
+    """On every wire, turn by turn: steered, compacted, with other settings, to other targets.
+
+    Conversations fork, and requests are sent again after later ones.
+    """
+    known, histories, sent = Conversations(limit), [(user("The task."),)], []
+    for number, (changes, given_settings, fit, fork, stride, text) in enumerate(played):
+        histories.append(after(histories[max(fork, -len(histories))], changes))
+        request = ongoing(known, Request(histories[-1], **given_settings))
         if request is None:
             continue
         for at in order[number % 2 :]:
             provider, target = TARGETS[at]
-            made = made_for(target, request, fit)
+            made = gone_on(made_for(target, request, fit), text)
+            for place in made.conversation.steps(target, stride):
+                encoded(provider, target, made.part(*place))
+            expected = encoded(provider, target, anew(made))
+            assert encoded(provider, target, made) == expected
+            sent.append((provider, target, made, expected))
+        for once_more in sent[number % 3 :: 5]:
+            assert encoded(*once_more[:3]) == once_more[3]
+
+
+def tail_of(request: Ongoing, *messages: Message) -> Ongoing:
+    """Return a request that goes on otherwise after the same beginning."""
+    history = (*request.messages[: request.conversation.cut], *messages)
+    return msgspec.structs.replace(request, asked=Request(history)).having(history)
+
+
+def looked(*ids: str) -> list[Message]:
+    """Return a turn with parallel calls, whose results come in the reverse order."""
+    results = [ToolResultPart(id_, id_, "look") for id_ in reversed(ids)]
+    return [assistant(*(ToolCallPart(id_, "look") for id_ in ids)), tool_results(*results)]
+
+
+def begun(*first: Message) -> Ongoing:
+    turns = [message for number in range(15) for message in looked(f"call_{number}")]
+    request = ongoing(Conversations(), Request((user("The task."), *first, *turns)))
+    assert request is not None
+    return request
+
+
+def test_what_comes_after_a_beginning_leaves_nothing_behind():
+    """Ids that become the same on a wire, calls in another order, names, custom calls."""
+    request = begun()
+    custom = ProviderData("openai-responses", {"type": "custom_tool_call", "id": "c"})
+    tails = [
+        looked("a b", "c d"),
+        looked("a.b", "c.d"),
+        looked("c d", "a b"),
+        [
+            assistant(ToolCallPart("a b", "find", provider_data=custom)),
+            tool_results(ToolResultPart("a b", "x")),
+        ],
+        [assistant("yes"), tool_results(ToolResultPart("a b", "x"))],
+    ]
+    for provider, target in TARGETS:
+        for tail in (*tails, *reversed(tails)):
+            made = tail_of(request, *tail)
             assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_beginning_is_encoded_once_with_marks_of_caches_and_once_without():
+    """A message that is sent empty without marks is not sent with them."""
+    request = begun(assistant("yes"), user(OpaquePart(ProviderData("mine", {}))))
+    for provider, target in TARGETS:
+        for wish in (None, "auto", None):
+            made = msgspec.structs.replace(request, prompt_cache=wish)
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_marks_that_messages_bring_along_are_counted_in_every_turn():
+    marked = ProviderData("anthropic", {"cache_control": {"type": "ephemeral"}})
+    block = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+    for part in (
+        TextPart("x", provider_data=marked),
+        OpaquePart(ProviderData("anthropic", {"block": block})),
+    ):
+        said_often = [message for _ in range(6) for message in (assistant("yes"), user(part, "y"))]
+        request = begun(*said_often)
+        for provider, target in TARGETS:
+            for wish in ("auto", None, "auto"):
+                made = msgspec.structs.replace(request, prompt_cache=wish)
+                assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_histories_that_fork_are_each_sent_with_their_own_beginning():
+    known, history = Conversations(), [user("The task."), *looked("call_0")]
+    first = ongoing(known, Request(history))
+    assert first is not None
+    forks = [[*history, *looked(f"a_{at}"), *looked(f"b_{at}")] for at in range(64)]
+    requests = [ongoing(known, Request(each)) for each in (history, *forks)]
+    for provider, target in TARGETS:
+        for made in (first, *requests, first, *requests):
+            assert made is not None
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+    for fork in forks:
+        made = ongoing(known, Request([*fork, *looked("c")]))
+        assert made is not None
+        for provider, target in TARGETS:
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_codec_that_puts_messages_of_its_own_first_sends_all_of_them_as_they_are():
+    """What is known of the beginning is of no use then: it would be cut at another place."""
+
+    class Guarded(ChatCodec):
+        def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
+            rule = (user("Mind the gap.", DocumentPart(b"%PDF")), assistant("I do."))
+            more = msgspec.structs.replace(request, messages=(rule[0], *request.messages))
+            assert super().encode(provider, target, more).body
+            more = msgspec.structs.replace(request, messages=(*rule, *request.messages[1:]))
+            return super().encode(provider, target, more)
+
+    provider = Provider("box", "any", "http://mistral.invalid/v1", Guarded())
+    for model in ("mistral-small", "gemma"):
+        target = Target("box", model)
+        call = looked("call_13")  # its id comes again before the cut, where it gets another
+        for request in (begun(), begun(*call), begun(*call, assistant("yes"), user("go on"))):
+            assert encoded(provider, target, request) == encoded(provider, target, anew(request))
+            for made in (request, request.part(3, 5)):
+                own = made.messages[0], *made.messages
+                longer = msgspec.structs.replace(made, messages=own)
+                for other, at in TARGETS:
+                    assert encoded(other, at, longer) == encoded(other, at, anew(longer))
+
+
+def test_a_call_of_the_servers_own_tools_whose_id_came_before_is_open_again():
+    ask, tell = (OpaquePart(ProviderData("anthropic", each)) for each in ran)
+    call = ToolCallPart("call_x", "look")
+    turn = [assistant(ask, tell, "found", ask, call), tool_results(ToolResultPart("call_x", "x"))]
+    request = begun(*turn, *looked("call_y"), user("go on"))
+    shorter = request.part(3, 5)
+    for provider, target in TARGETS:
+        for made in (shorter, request):
+            assert encoded(provider, target, made) == encoded(provider, target, anew(made))
+
+
+def test_a_file_that_is_to_be_kept_while_it_is_sent_stays_whole():
+    blob = Blob(bytes(200_000))
+    sent = blob.slices()
+    first = next(sent)
+    blob.keeps = True
+    whole = first + b"".join(sent)
+    for _ in range(3):
+        assert b"".join(blob.slices()) == whole
 
 
 def test_what_follows_a_large_text_does_not_copy_it():

@@ -67,9 +67,13 @@ def _block_of(part: OpaquePart) -> Block:
 
 def _is_open(turns: list[Block]) -> bool:
     """Return whether a call of Anthropic's own tools has no result yet."""
-    blocks = [block for turn in turns for block in turn["content"]]
-    calls = {str(each.get("id")) for each in blocks if each.get("type") in _OWN_CALLS}
-    return not calls <= {str(each["tool_use_id"]) for each in blocks if _is_own_result(each)}
+    waiting: set[str] = set()
+    for block in (block for turn in turns for block in turn["content"]):
+        if block.get("type") in _OWN_CALLS:
+            waiting.add(str(block.get("id")))
+        elif _is_own_result(block):
+            waiting.discard(str(block["tool_use_id"]))
+    return bool(waiting)
 
 
 def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:

@@ -131,7 +131,6 @@ class _Turns(Encoder):
 
     def __init__(self, model: str, warnings: Warnings) -> None:
         super().__init__(warnings)
-        self.contents: list[dict[str, Any]] = []
         self._newer = generation(model) >= 3
         self._calls: dict[str, _Call] = {}
         self._results: list[ToolResultPart] = []
@@ -140,8 +139,7 @@ class _Turns(Encoder):
         self._calls = self._calls.copy()
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
-        contents = self.contents = []
-        self._results = []
+        contents, self._results = self.out, []
         for message in messages:
             self.add(message)
         self.flush()
@@ -178,7 +176,7 @@ class _Turns(Encoder):
 
     def _append(self, role: str, wires: list[dict[str, Any] | None]) -> None:
         if parts := [wire for wire in wires if wire is not None]:
-            self.contents.append({"role": role, "parts": parts})
+            self.out.append({"role": role, "parts": parts})
 
     def _part(self, part: Part) -> dict[str, Any] | None:
         match part:

@@ -48,7 +48,6 @@ class _Turns(Encoder):
 
     def __init__(self, warnings: Warnings) -> None:
         super().__init__(warnings)
-        self.out: list[dict[str, Any]] = []
         self._names: dict[str, str] = {}
         self._waiting: list[Blob | str] = []
 
@@ -56,7 +55,7 @@ class _Turns(Encoder):
         self._names = self._names.copy()
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:  # noqa: ARG002
-        self.out, self._waiting = [], []
+        self._waiting = []
         for message in messages:
             self.add(message)
         self.flush()

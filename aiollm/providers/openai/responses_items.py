@@ -78,7 +78,6 @@ class _Turns(Encoder):
         stored: bool,
     ) -> None:
         super().__init__(warnings, marks)
-        self.out: list[dict[str, Any]] = []
         self._is_first = True
         self._family = family
         self._dialect = dialect
@@ -87,7 +86,7 @@ class _Turns(Encoder):
         self._waiting: list[dict[str, Any]] = []
 
     def items(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:
-        self.out, self._waiting, self._is_first = [], [], is_first
+        self._waiting, self._is_first = [], is_first
         for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
             self.add(message)
         self.flush()
