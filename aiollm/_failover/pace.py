@@ -36,6 +36,9 @@ second adds this share."""
 CALM = 10.0
 """Seconds without a 429 after which the pace grows twice as fast: others may have left."""
 
+SOON = 1.0
+"""Seconds after a cut in which another 429 lowers the pace to `DECREASE` of it at most."""
+
 SLOWEST = 1.0
 """Requests a minute below which no pace falls."""
 
@@ -57,8 +60,10 @@ class Pace:
     __slots__ = (
         "_bucket",
         "_buckets",
+        "_cut_at",
         "_grown_at",
         "_is_guess",
+        "_is_soon",
         "_measured_until",
         "_refusals",
         "_refused",
@@ -89,6 +94,9 @@ class Pace:
         self._grown_at = 0.0
         self._is_guess = False
         self._scatters = False
+        # The refusal that set the pace, and whether another came so soon that it says little.
+        self._cut_at = -math.inf
+        self._is_soon = False
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more request may go."""
@@ -138,6 +146,10 @@ class Pace:
         if retry_after is None:
             retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** max(0, self._refusals - 1))
         retry_after = min(MAX_RETRY_AFTER, retry_after)
+        if self.meter is not None and now < self._cut_at + SOON:
+            # An exact Retry-After may be 50 ms: measured over that, any pace is too high.
+            retry_after = max(retry_after, self._cut_at + SOON - now)
+            self._is_soon = True
         self.is_active = True
         self._refused_at = self._grown_at = now
         self.blocked_until = max(self.blocked_until, now + retry_after)
@@ -190,6 +202,9 @@ class Pace:
                 # When a burst that the service had saved up is used up, its best rate says little,
                 # the share that it refused says more.
                 limit = min(before, max(limit, before * (1 - refused / sent)))
+            if self._is_soon:
+                limit = max(limit, before * DECREASE)
+        self._cut_at, self._is_soon = self._refused_at, False
         # A new one: what was booked was refused, or flowed off while nothing went.
         self.meter = Meter(max(SLOWEST, limit), burst=burst)
         if self._scatters:

@@ -60,6 +60,25 @@ def test_the_pace_follows_what_was_not_refused(answers_in):
     assert refused <= 0.08 * accepted
 
 
+def test_a_burst_refused_for_milliseconds_does_not_bring_the_pace_down():
+    """The server says when it takes one more, and not when it takes all that wait."""
+    pace, now = Pace(), 100.0
+    buckets = [pace.book(now) for _ in range(40)]
+    for bucket in buckets[20:]:
+        pace.refused(now, 0.05, bucket)
+    now += pace.wait(now)
+    before = pace.meter.limit if pace.wait(now) == 0 else 0.0
+    again = []
+    while pace.wait(now) == 0:
+        again.append(pace.book(now))
+    assert len(again) > 5
+    for bucket in again[1:]:
+        pace.refused(now, 0.05, bucket)
+    assert pace.wait(now) > 0.9, "a second, in which it fills"
+    pace.wait(now + 1.0)
+    assert pace.meter.limit >= 0.7 * before
+
+
 def test_a_burst_that_the_service_had_saved_up_is_not_taken_for_its_rate():
     """Sixty a minute, all of which may go at once."""
     accepted, refused = ask(Pace(), 100.0, 60.0, 64, 1.0, burst=60)
