@@ -97,6 +97,11 @@ class _Careful(Prompt):
         return bytearray(TLS_RECEIVE_SIZE)
 
 
+def is_interim(status: int) -> bool:
+    """Return whether an answer follows a response, as aiohttp has it."""
+    return 100 <= status < 200 and status != 101
+
+
 class _Answering(ResponseHandler):
     """A connection that takes no endless row of interim responses, such as 100 Continue.
 
@@ -109,8 +114,7 @@ class _Answering(ResponseHandler):
         """Take a response that was parsed."""
         if self._interim > MAX_INTERIM:
             return  # it is closed, but there may be more in the same read
-        is_interim = data[0].code < 200 and data[0].code != 101
-        self._interim = self._interim + 1 if is_interim else 0
+        self._interim = self._interim + 1 if is_interim(data[0].code) else 0
         if self._interim <= MAX_INTERIM:
             in_pieces(data[1])
             super().feed_data(data, size)
