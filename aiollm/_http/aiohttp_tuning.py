@@ -176,10 +176,14 @@ class _Parsed:
             del error  # its traceback refers to this frame, which would make a cycle
 
 
+_FLOWING_USES = ("_exception", "_parser", "_payload", "_read_timeout")
+"""What `_Flowing` uses of aiohttp's connection."""
+
+
 def _factory(loop: Any) -> Any:
     """Return what aiohttp makes the protocols of connections with."""
     one = ResponseHandler(loop)
-    known = all(hasattr(one, name) for name in ("_parser", "_payload", "_read_timeout"))
+    known = all(hasattr(one, name) for name in _FLOWING_USES)
     return partial(_Flowing if known else _Answering, loop=loop)
 
 
@@ -332,7 +336,9 @@ _PIECES_USE = {
 }  # fmt: skip
 """What `Pieces` uses of aiohttp's body."""
 
-_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE
+_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE and hasattr(
+    ResponseHandler, "_reading_paused"
+)
 
 
 def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
