@@ -147,7 +147,7 @@ async def test_what_was_taken_of_a_body_does_not_fill_it_but_counts_as_arrived()
     for _ in range(3):
         feed(body, b"x" * 15)
         assert len(body.take()) == 15
-    assert not flow._reading_paused
+    assert flow.asked == 0, "it was paused"
     assert has_bytes(body)
 
 
@@ -259,6 +259,7 @@ def test_a_transport_without_such_buffers_is_left_alone():
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="aiohttp itself starts to write at once")
+@pytest.mark.skipif(aiohttp.__version__ < "3.14", reason="its response has another form")
 @pytest.mark.parametrize(("size", "tasks"), [(100, 0), (SMALL_BODY, 0), (SMALL_BODY + 1, 1)])
 async def test_a_small_body_is_written_without_a_task(size, tasks):
     assert request_class() is Request, "aiohttp is not as connections.py knows it"

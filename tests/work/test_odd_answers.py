@@ -7,9 +7,10 @@ import contextlib
 import gzip
 import random
 
+import msgspec
 import pytest
 
-from aiollm import LLMError
+from aiollm import LLMError, ProtocolError
 from aiollm._http.aiohttp_tuning import MAX_INTERIM
 from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, Cut, FaultServer, Gate, Raw, Reset, Stale
@@ -113,6 +114,15 @@ async def test_the_end_of_an_answer_is_not_lost_to_what_follows_it(transport):
         assert await ask(transport, asking(server)) == (200, b"fine", 1)
 
 
+async def test_an_answer_behind_too_many_interim_ones_is_not_taken(transport):
+    late = raw(CONTINUE * (MAX_INTERIM + 1) + OK + FOUR)
+    async with FaultServer(FINE, late, default=FINE) as server:
+        await ask(transport, asking(server))
+        with pytest.raises(ProtocolError, match="more than 64 interim"):
+            await transport.send(asking(server), 5.0)
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
 async def test_half_a_head_that_nobody_asked_for_is_not_part_of_the_next_answer(transport):
     half = Raw((OK + FOUR + b"HTTP/1.1 500 Evil\r\nX-Evil: ",))
     async with FaultServer(FINE, half, default=FINE) as server:
@@ -150,6 +160,13 @@ async def test_a_request_that_aiohttp_does_more_for_is_left_to_it(transport, nam
     async with FaultServer(default=script) as server:
         for _ in range(2):
             answer = await ask(transport, asking(server, **{name: values[name]}))
+            assert answer == (200, b"fine", 1)
+
+
+async def test_only_a_post_is_sent_again(transport):
+    async with FaultServer(default=FINE) as server:
+        for _ in range(2):
+            answer = await ask(transport, msgspec.structs.replace(asking(server), method="PUT"))
             assert answer == (200, b"fine", 1)
 
 
