@@ -173,9 +173,7 @@ async def test_a_target_that_is_declared_well_is_so_everywhere(redis, members, s
     await until(lambda: state(second) == "healthy")
 
 
-async def test_a_target_is_declared_well_before_redis_answers_that_it_fails(
-    redis, members, server
-):
+async def test_a_target_is_declared_well_before_redis_answers_that_it_fails(redis, members, server):
     server.behave(DOWN)
     async with SlowWay().to(redis.port) as way:
         url = redis.url

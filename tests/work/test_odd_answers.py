@@ -18,7 +18,9 @@ from tests.work.test_repeated_requests import FINE, ask, asking
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EVIL = OK + b"Content-Length: 4\r\n\r\nEVIL"
-CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2;a=b\r\nne\r\n0\r\nX-Trailer: 1\r\n\r\n"
+CHUNKS = (
+    OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2;a=b\r\nne\r\n0\r\nX-Trailer: 1\r\n\r\n"
+)
 FOUR = b"Content-Length: 4\r\n\r\nfine"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -68,7 +70,7 @@ async def transport():
 
 def nothing_is_held(transport):
     session = transport._session
-    return not (transport._replies or session is not None and session.connector._acquired)
+    return not (transport._replies or (session is not None and session.connector._acquired))
 
 
 async def outcome(transport, request):
