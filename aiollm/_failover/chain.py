@@ -92,7 +92,9 @@ class Chain(Call):
                     return batch
                 if active.record.first_output is not None:
                     return self._commit(active, batch)
-                self.held = [*self.held, *(each for each in batch if type(each) is not Status)]
+                if not isinstance(self.held, list):
+                    self.held = []
+                self.held += [item for item in batch if type(item) is not Status]
                 status = [item for item in batch if type(item) is Status]
                 if status:
                     return status

@@ -73,6 +73,16 @@ class Message(msgspec.Struct, array_like=True):
 decode = msgspec.json.Decoder(Message, strict=False).decode
 
 
+class _Report:
+    """A failure that Redis was told of, but has not answered yet."""
+
+    __slots__ = ("was_closed",)
+
+    def __init__(self) -> None:
+        self.was_closed = False
+        """Whether the breaker was closed meanwhile."""
+
+
 class SharedHealth:
     """The breakers of a gate that others share; see `Sharing`."""
 
@@ -84,6 +94,7 @@ class SharedHealth:
         self.places: InUse[Target | str, str] = InUse(gate.now)
         self._known: dict[str, Message] = {}
         self._asked: set[str] = set()
+        self._reports: dict[str, _Report] = {}
 
     @property
     def is_open(self) -> bool:
@@ -182,16 +193,34 @@ class SharedHealth:
             type(error).__name__,
             getattr(error, "status", 0) or "",
         )
-        self._send(scripts.opened, [key], (self._member.channel, *arguments), self._heard)
+        then = self._heard
+        if opened and self._is_open(place):
+            self._reports[key] = report = _Report()
+            then = partial(self._reported, key, report)
+        self._send(scripts.opened, [key], (self._member.channel, *arguments), then)
+
+    def _reported(self, key: str, report: _Report, reply: bytes) -> None:
+        if self._reports.get(key) is report:
+            del self._reports[key]
+        self._heard(reply)
+        if report.was_closed and (known := self._known.get(key)) is not None and known.openings:
+            self._tell_closed(key, known)
+
+    def _tell_closed(self, key: str, known: Message) -> None:
+        known.openings = 0
+        self._send(scripts.closed, [key], (self._member.channel, known.generation), None)
 
     def closed(self, line: Line) -> None:
         """Tell the fleet of a target, and a host, that answer again."""
         for place in (line.target, line.origin):
             key = self.places.get(place) or ""
-            known = self._known.get(key)
-            if known is not None and known.openings and not self._is_open(place):
-                known.openings = 0
-                self._send(scripts.closed, [key], (self._member.channel, known.generation), None)
+            known, report = self._known.get(key), self._reports.get(key)
+            if not (known or report) or self._is_open(place):
+                continue
+            if report is not None:  # the answer brings what has to be closed
+                report.was_closed = True
+            if known is not None and known.openings:
+                self._tell_closed(key, known)
 
     def _is_open(self, place: Target | str) -> bool:
         breaker = self._gate.health.breaker_of(place)
@@ -269,6 +298,7 @@ class SharedHealth:
         """Decide alone from now on."""
         origins = {origin for key in self._known for origin in self._local.get(key, {}).values()}
         self._asked.clear()
+        self._reports.clear()
         self._known.clear()
         self._gate.health.forget_fleet()
         for origin in origins:
@@ -371,6 +401,7 @@ class SharedHealth:
         for key in keys:
             if key in self._member.refusals:
                 self._asked.discard(key)
+                self._reports.pop(key, None)
                 self._known.pop(key, None)
                 for place, origin in self._local.get(key, {}).items():
                     breaker = self._gate.health.breaker_of(place)

@@ -97,6 +97,11 @@ class _Careful(Prompt):
         return bytearray(TLS_RECEIVE_SIZE)
 
 
+def is_interim(status: int) -> bool:
+    """Return whether an answer follows a response, as aiohttp has it."""
+    return 100 <= status < 200 and status != 101
+
+
 class _Answering(ResponseHandler):
     """A connection that takes no endless row of interim responses, such as 100 Continue.
 
@@ -109,8 +114,7 @@ class _Answering(ResponseHandler):
         """Take a response that was parsed."""
         if self._interim > MAX_INTERIM:
             return  # it is closed, but there may be more in the same read
-        is_interim = data[0].code < 200 and data[0].code != 101
-        self._interim = self._interim + 1 if is_interim else 0
+        self._interim = self._interim + 1 if is_interim(data[0].code) else 0
         if self._interim <= MAX_INTERIM:
             in_pieces(data[1])
             super().feed_data(data, size)
@@ -172,10 +176,14 @@ class _Parsed:
             del error  # its traceback refers to this frame, which would make a cycle
 
 
+_FLOWING_USES = ("_exception", "_parser", "_payload", "_read_timeout")
+"""What `_Flowing` uses of aiohttp's connection."""
+
+
 def _factory(loop: Any) -> Any:
     """Return what aiohttp makes the protocols of connections with."""
     one = ResponseHandler(loop)
-    known = all(hasattr(one, name) for name in ("_parser", "_payload", "_read_timeout"))
+    known = all(hasattr(one, name) for name in _FLOWING_USES)
     return partial(_Flowing if known else _Answering, loop=loop)
 
 
@@ -328,7 +336,9 @@ _PIECES_USE = {
 }  # fmt: skip
 """What `Pieces` uses of aiohttp's body."""
 
-_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE
+_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE and hasattr(
+    ResponseHandler, "_reading_paused"
+)
 
 
 def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:

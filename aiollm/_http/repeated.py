@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from aiollm._http.aiohttp_tuning import SMALL_BODY, Connector, Sending
+from aiollm._http.aiohttp_tuning import SMALL_BODY, Connector, Sending, is_interim
 from aiollm.provider import HttpRequest
 
 READ_BUFFER = 32 * 1024
@@ -108,7 +108,7 @@ class Repeated:
             protocol.transport.write(b"%b%d\r\n\r\n%b" % (head.start, len(body), body))
             while True:
                 message, content = await protocol.read()
-                if message.code >= 200 or message.code == 101:
+                if not is_interim(message.code):
                     return Response(connection, message, content, self._loop)
         except BaseException:
             connection.close()

@@ -53,6 +53,8 @@ class Child(asyncio.SubprocessProtocol):
         self._process: asyncio.SubprocessTransport | None = None
         self._life: socket.socket | None = None
         self._closed = False
+        self.has_exited = False
+        """Whether the process is gone; what it wrote last may still come."""
         self._room: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._was_begun = False
@@ -129,6 +131,7 @@ class Child(asyncio.SubprocessProtocol):
             self._loop.call_later(_DRAIN, self._over)
 
     def process_exited(self) -> None:
+        self.has_exited = True
         self._let_go()
         self._kill_group()  # the keeper may have been killed alone
         self._loop.call_later(_DRAIN, self._close_transport)
@@ -174,7 +177,7 @@ class Child(asyncio.SubprocessProtocol):
     @property
     def is_open(self) -> bool:
         """Whether its input is open."""
-        pipe = None if self._closed else self._pipe(0)
+        pipe = None if self._closed or self.has_exited else self._pipe(0)
         return pipe is not None and not pipe.is_closing()
 
     async def has_room(self) -> None:

@@ -20,7 +20,7 @@ from aiollm._mcp.child import small_environment
 from aiollm._mcp.http import HttpTransport
 from aiollm._mcp.lines import MAX_ITEMS
 from aiollm._mcp.sdk import Sdk, load
-from aiollm._mcp.stdio import StdioTransport
+from aiollm._mcp.stdio import LAST_WORDS, StdioTransport
 from aiollm._mcp.tools import Listed
 from aiollm._mcp.traffic import CLOSED, SESSION_LOST, WHOLE, Traffic
 from aiollm._settings.hidden import HiddenValues
@@ -245,6 +245,8 @@ class Connection:
         Raises: TimeoutError, NotRunError, FailedCallError.
         """
         if isinstance(self._transport, StdioTransport) and not self._transport.child.is_open:
+            if self._transport.child.has_exited:
+                await self._transport.child.told(LAST_WORDS)  # the others' answers, and the reason
             self._end("it closed its input")
             raise NotRunError
         heard = self._traffic.heard

@@ -60,6 +60,10 @@ class Keeper:
         if self._ended(GRACE):
             return
         os.killpg(0, signal.SIGTERM)
+        if self._ended(GRACE):
+            return
+        # Who waits for the end of this process must not find the server behind it.
+        os.kill(self._server, signal.SIGKILL)
         self._ended(GRACE)
 
     def _ended(self, seconds: float | None) -> bool:

@@ -24,7 +24,7 @@ MAX_WAITING = 64
 _A_TURN, _EACH = 16 * 1024, 1024
 """Bytes of messages between two turns of the event loop, and what each is counted as more."""
 
-_LAST_WORDS = 1.0
+LAST_WORDS = 1.0
 """Seconds for the reason why a server's input is closed, which comes a moment later."""
 
 
@@ -189,7 +189,7 @@ class _Input:
             await child.has_room()
         if not child.write(line):
             if hasattr(message, "id"):
-                await child.told(_LAST_WORDS)
+                await child.told(LAST_WORDS)
             raise self._transport.closed
 
     async def aclose(self) -> None:

@@ -19,7 +19,8 @@ _LONGEST = 16
 _KNOWN = 4096
 """Escapes whose meanings are remembered."""
 
-_CUT = rb"""%(?:25)*(?:u0{0,2}[0-9a-f]?|[0-9a-f])? | \\+(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?
+_CUT = rb"""%(?:25)*(?:u0{0,2}[0-9a-f]?|[0-9a-f])?
+    | \\+(?:u(?:[0-9a-f]{0,3}|\{[0-9a-f]{0,8})|x[0-9a-f]?)?
     | &(?=[a-z\#]|\Z)(?:amp;)*\#?\w{0,7} | \xe2[\x80\x81]? | \xef\xbb? | \xc2"""
 """An escape that ends with the text, maybe before its own end."""
 
@@ -27,7 +28,8 @@ _CUT = rb"""%(?:25)*(?:u0{0,2}[0-9a-f]?|[0-9a-f])? | \\+(?:u[0-9a-f]{0,3}|x[0-9a
 # Its alternatives begin with one byte each, and so it is found as fast as these bytes are.
 _ESCAPE = re.compile(
     rb"""(%(?:25)*(?:(?:u0{0,2}[0-9a-f]?|[0-9a-f])?\Z|(?:u00)?[0-9a-f]{2})
-    |\\\\*(?:(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?\Z|u[0-9a-f]{4}|u\{0*[0-9a-f]{1,4}\}|x[0-9a-f]{2}|[^\\])
+    |\\\\*(?:(?:u(?:[0-9a-f]{0,3}|\{[0-9a-f]{0,8})|x[0-9a-f]?)?\Z
+        |u[0-9a-f]{4}|u\{0*[0-9a-f]{1,4}\}|x[0-9a-f]{2}|[^\\])
     |&(?=[a-z\#]|\Z)(?:amp;)*(?:\#?\w{0,7}\Z
         |(?:\#x0*[0-9a-f]{1,4}|\#0*[0-9]{1,5}|[a-z]{2,14});?)
     |\r[\r\n\0]*(?:data:)?[ \t]*|\n[\r\n\0]*(?:data:)?[ \t]*|\0[\r\n\0]*(?:data:)?[ \t]*

@@ -13,7 +13,7 @@ from aiollm._fleet.membership import service_name
 from aiollm._fleet.overview import look
 from aiollm.spec import parse_target
 from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
-from tests.fleet.conftest import state, until
+from tests.fleet.conftest import SlowWay, state, until
 
 DOWN = Answer(503)
 
@@ -171,6 +171,27 @@ async def test_a_target_that_is_declared_well_is_so_everywhere(redis, members, s
     assert state(second) == "cooling"
     first.reset_health()
     await until(lambda: state(second) == "healthy")
+
+
+async def test_a_target_is_declared_well_before_redis_answers_that_it_fails(redis, members, server):
+    server.behave(DOWN)
+    async with SlowWay().to(redis.port) as way:
+        url = redis.url
+        first = members(url.replace(str(redis.port), str(way.port)), {"a": server}, cooldown=60.0)
+        second = members(url, {"a": server}, cooldown=60.0)
+        for each in (first, second):
+            await each._resources._member.open()
+        way.seconds = 0.1
+        await fails(first)
+        await opened(second)
+        await fails(second)
+        assert not first._resources._member.health._known
+        first.reset_health()
+        assert state(first) == "healthy"
+        await until(lambda: state(second) == "healthy")
+        await until(lambda: not first._resources._member.health._reports)
+        await until(lambda: state(first) == "healthy")
+    assert len(server.requests) == 1
 
 
 async def test_nothing_secret_gets_into_redis(redis, members):

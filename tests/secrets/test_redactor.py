@@ -59,6 +59,18 @@ def test_a_short_password_is_masked_in_a_stream_however_it_is_cut():
         assert said + redactor.data(held) == b"it is ***, *** or hunter3"
 
 
+def test_escapes_in_braces_are_masked_in_a_stream_however_it_is_cut():
+    key = "sk-AbC12xYz9QwE7rT5y"
+    whole = "".join(f"\\u{{{ord(letter):04x}}}" for letter in key).encode()
+    redactor = Redactor([key])
+    for size in range(1, 12):
+        said, held = b"", b""
+        for at in range(0, len(whole), size):
+            ready, held = redactor.masked_start(held + whole[at : at + size])
+            said += ready
+        assert said + redactor.data(held) == b"***"
+
+
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_masking_the_start_of_a_stream_masks_what_is_passed_on_and_nothing_else(form, key, cut):
     redactor = Redactor([key])

@@ -8,6 +8,7 @@ import sys
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 from aiollm._http.aiohttp_tuning import (
     SMALL_BODY,
@@ -15,6 +16,10 @@ from aiollm._http.aiohttp_tuning import (
     Connector,
     Pieces,
     Request,
+    _Answering,
+    _factory,
+    _Flowing,
+    has_bytes,
     in_pieces,
     receive_less,
     request_class,
@@ -124,6 +129,72 @@ async def test_nobody_waits_for_a_connection_that_is_closed():
         await a_body(flow).readany()
 
 
+async def test_a_wait_that_was_cancelled_leaves_room_for_the_next():
+    body = a_body(Flow())
+    reading = asyncio.ensure_future(body.readany())
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    asyncio.get_running_loop().call_soon(feed, body, b"bytes")
+    assert await body.readany() == b"bytes"
+
+
+async def test_what_was_taken_of_a_body_does_not_fill_it_but_counts_as_arrived():
+    flow = Flow()
+    body = a_body(flow, limit=10)
+    assert not has_bytes(body)
+    for _ in range(3):
+        feed(body, b"x" * 15)
+        assert len(body.take()) == 15
+    assert flow.asked == 0, "it was paused"
+    assert has_bytes(body)
+
+
+async def test_no_bytes_are_no_sign_of_life():
+    body = a_body(Flow())
+    reading = asyncio.ensure_future(body.readany())
+    await asyncio.sleep(0)
+    assert not body.feed_data(b"")
+    assert body.take() is None
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not reading.done()
+    body.feed_eof()
+    assert await reading == b""
+
+
+async def test_a_timeout_between_reads_starts_anew_with_each_read():
+    """Only aiohttp keeps it, and so its own code takes the bytes."""
+    connection = _factory(asyncio.get_running_loop())()
+    connection.set_response_params(read_timeout=100.0)
+    handles = []
+    for piece in (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"one", b"two"):
+        connection.data_received(piece)
+        handles.append(connection._read_timeout_handle)
+    assert type(connection._payload) is Pieces
+    assert len(set(map(id, handles))) == 3
+    assert [handle.cancelled() for handle in handles] == [True, True, False]
+    connection._drop_timeout()
+
+
+@pytest.mark.parametrize("name", ["_exception", "_payload"])
+async def test_a_connection_that_lacks_what_is_used_of_it_is_left_to_aiohttp(monkeypatch, name):
+    assert _factory(asyncio.get_running_loop()).func is _Flowing
+    monkeypatch.setattr(ResponseHandler, "__init__", without(name))
+    assert _factory(asyncio.get_running_loop()).func is _Answering
+
+
+def without(name):
+    made = ResponseHandler.__init__
+
+    def make(self, loop):
+        made(self, loop)
+        delattr(self, name)
+
+    return make
+
+
 async def test_a_body_read_in_part_loses_nothing():
     body = a_body(Flow())
     for piece in (b"abc", b"def", b"ghi"):
@@ -188,6 +259,7 @@ def test_a_transport_without_such_buffers_is_left_alone():
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="aiohttp itself starts to write at once")
+@pytest.mark.skipif(aiohttp.__version__ < "3.14", reason="its response has another form")
 @pytest.mark.parametrize(("size", "tasks"), [(100, 0), (SMALL_BODY, 0), (SMALL_BODY + 1, 1)])
 async def test_a_small_body_is_written_without_a_task(size, tasks):
     assert request_class() is Request, "aiohttp is not as connections.py knows it"

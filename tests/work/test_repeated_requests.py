@@ -138,6 +138,14 @@ async def test_interim_responses_are_passed_over(transport):
         assert await ask(transport, asking(server)) == (200, b"fine", 0)
 
 
+async def test_a_status_that_is_none_is_an_answer_as_the_sessions_is(transport):
+    none = Raw((b"HTTP/1.1 000 Nothing\r\nContent-Length: 4\r\n\r\nfine",))
+    async with FaultServer(none, FINE, none, default=FINE) as server:
+        answers = [(await ask(transport, asking(server)))[:2] for _ in range(3)]
+        assert answers == [(0, b"fine"), (200, b"fine"), (0, b"fine")]
+        assert {each.connection for each in server.requests} == {0}
+
+
 async def test_an_answer_that_is_no_http_is_an_error_and_ends_the_connection(transport):
     async with FaultServer(FINE, Raw((b"nonsense\r\n\r\n",)), default=FINE) as server:
         await ask(transport, asking(server))
