@@ -144,6 +144,15 @@ def test_check_without_a_spec_tries_what_aliases_name(box, capsys, monkeypatch):
     assert models == ["small", "big"]
 
 
+def test_check_names_an_alias_that_cannot_be_read_and_tries_the_others(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_GOOD", "alias:box/gemma")
+    monkeypatch.setenv("LLM_TYPO", "alias:bxo/gemma")
+    assert cli.main(["check"]) == cli.FAILED
+    typo, good = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"typo +failed  SpecError: unknown provider 'bxo'.*", typo)
+    assert re.fullmatch(r"box +gemma +ok .*", good)
+
+
 async def test_check_asks_providers_side_by_side_and_the_models_of_one_after_another(monkeypatch):
     gate = Gate()
     async with FaultServer(default=chat(gate, "x")) as slow, FaultServer(default=chat("y")) as fast:
