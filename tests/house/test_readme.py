@@ -35,7 +35,7 @@ def test_its_code_compiles_and_imports_what_exists(code: str) -> None:
 
 
 async def test_its_providers_and_aliases_are_valid() -> None:
-    env = dict(re.findall(r"^export (LLM_\w+)=(\S+)$", SHELL, re.MULTILINE))
+    env = dict(re.findall(r"^export (LLM_\w+)='?([^'\s]+)", SHELL, re.MULTILINE))
     assert len(env) >= 4
     async with Registry(env=env) as reg:
         for name, origin in reg.providers().items():
