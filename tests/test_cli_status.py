@@ -98,6 +98,16 @@ def test_aliases_are_shown_and_the_default_is_what_is_asked_next(
     assert text.endswith('Next:\n  aiollm ask "Why is the sky blue?"\n  aiollm check\n')
 
 
+def test_without_a_default_the_next_step_is_an_alias_that_can_be_used(
+    box: FaultServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_ALL", "alias:bxo/gemma")
+    monkeypatch.setenv("LLM_BOXES", "alias:box/gemma&box/qwen3:8b")
+    text = shown(capsys)
+    assert '\n  aiollm ask -m boxes "Why is the sky blue?"\n' in text
+    assert text.endswith("  export LLM_DEFAULT=alias:boxes\n  aiollm check\n")
+
+
 def test_an_alias_that_cannot_be_used_says_why_and_is_not_what_is_asked_next(
     box: FaultServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

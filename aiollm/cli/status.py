@@ -157,14 +157,21 @@ def _next(
     up = [each for each in providers if each.seconds is not None]
     if not up:
         return [*steps, "No provider answers. What is wrong is in its state above."]
-    if "default" in aliases.keys() - wrong:
+    usable = [name for name in aliases if name not in wrong]
+    if "default" in usable:
         return [*steps, f"  {_QUESTION}", "  aiollm check"]
+    if usable:
+        return [*steps, *_asking(usable[0]), "  aiollm check"]
     best = next((each for each in up if _is_own(each) and each.models), None)
     target = f"{best.provider}/{best.models[0]}" if best else f"{up[0].provider}/MODEL"
-    ask = f"  {_QUESTION.replace('ask', f'ask -m {shlex.quote(one_line(target))}', 1)}"
-    quoted = shlex.quote(f"alias:{one_line(target)}")
     listed = f"  aiollm models {up[0].provider}"
-    return [*steps, *([] if best else [listed]), ask, f"  export LLM_DEFAULT={quoted}"]
+    return [*steps, *([] if best else [listed]), *_asking(target)]
+
+
+def _asking(spec: str) -> list[str]:
+    """Return the commands that ask a spec, and that make it the default."""
+    ask = f"  {_QUESTION.replace('ask', f'ask -m {shlex.quote(one_line(spec))}', 1)}"
+    return [ask, f"  export LLM_DEFAULT={shlex.quote(f'alias:{one_line(spec)}')}"]
 
 
 def _first_steps() -> list[str]:
