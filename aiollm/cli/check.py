@@ -94,7 +94,8 @@ async def _targets(specs: Sequence[str], registry: Registry) -> tuple[list[Targe
     if specs or not aliases:
         given = [await spec_of(each, registry) for each in specs or (None,)]
         return _each_once(map(registry.parse, given)), []
-    plans, wrong = [], []
+    plans: list[Plan] = []
+    wrong: list[Finding] = []
     for name in sorted(aliases, key=lambda name: (name != "default", name)):
         try:
             plans.append(registry.parse(name))
