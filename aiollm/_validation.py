@@ -82,6 +82,8 @@ BRINGING = (*_HELD, "prompt")
 _CHOICES = ("auto", "none", "required")
 _EFFORTS: tuple[str, ...] = get_args(Effort)
 _CACHES: tuple[str, ...] = get_args(PromptCache)
+_FROM_DICTS = ", or messages_from_openai() for a list of dicts"
+
 MAX_CACHE_KEY = 64
 """The longest key that OpenAI accepts (November 2026), in characters."""
 
@@ -172,8 +174,8 @@ def any_of(names: Iterable[str], extra: object) -> bool:
 def _check_message(message: object, where: str) -> None:
     if not isinstance(message, Message):
         raise ConfigError(
-            f"{where} is {_kind(message)}, not a Message: "
-            "use user(), assistant(), system() or tool_results()"
+            f"{where} is {_kind(message)}, not a Message: use user(), assistant(), system() or "
+            f"tool_results(){_FROM_DICTS if isinstance(message, Mapping) else ''}"
         )
     if not _is(message.role, str) or message.role not in _PARTS:
         raise ConfigError(f"{where}.role is {_shown(message.role)}, not one of {', '.join(_PARTS)}")

@@ -272,7 +272,8 @@ def _check_texts(given: dict[str, object], may_be_none: tuple[str, ...]) -> None
 
 def _checked(path: Path | None) -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
-        raise ConfigError(f"no llama.cpp server is installed: {INSTALL_SERVER}")
+        install = " && ".join(missing() if path is None else (INSTALL_SERVER,))
+        raise ConfigError(f"no llama.cpp server is installed: {install}")
     path = path or find_model()
     if path is None:
         raise ConfigError(f"no model: pass a GGUF file, or {INSTALL_MODEL}")

@@ -267,15 +267,15 @@ class Registry(WholeAnswers, Retrieval, Names):
         """Return a bulk run over the requests of an iterable; nothing is sent until it is entered.
 
         A row is a request, or a pair of a key and a request; without a key its number, from 1, is
-        its key. `output` is the type of its answer, or a JSON schema. `options` are those of
-        `MapOptions`; nobody waits, so calls wait for room without end, and for failed targets for 5
-        minutes. Raises: SpecError, ConfigError and TypeError at once; as `MapRun` in it.
+        its key. `output` is the type of its answer, or a JSON schema. `options`: see `MapOptions`.
+        Raises: SpecError, ConfigError and TypeError at once; as `MapRun` in it.
         """
         from aiollm._bulk.start import new_map  # only bulk runs need it
 
-        given: Any = options | {"output": output}
+        given: Any = {**options, "output": output}
         check = partial(checked_request, check_extra=self._catalog.check_extra)
-        return new_map(self.parse(spec), rows, given, check, self._caller, self._resources)
+        plan, *_ = self._catalog.resolve(spec, None)
+        return new_map(plan, rows, given, check, self._caller, self._resources)
 
     def stream_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]

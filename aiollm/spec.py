@@ -271,7 +271,7 @@ class _Parser:
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
-            hint = _did_you_mean(_closest(provider, self._names.all())) or _how_to_define(provider)
+            hint = did_you_mean(closest(provider, self._names.all())) or _how_to_define(provider)
             raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
@@ -283,7 +283,7 @@ class _Parser:
             return f": a target is provider/model, for example {name}/some-model"
         made_by = [by for start, by in _FAMILIES.items() if re.match(start, name.lower())]
         targets = [f"{by}/{name}" for by in made_by if self._names.is_provider(by)]
-        return _did_you_mean([*targets, *_closest(name, self._names.all())])
+        return did_you_mean([*targets, *closest(name, self._names.all())])
 
 
 def _head(item: str) -> str:
@@ -328,7 +328,8 @@ def _trimmed(text: str, column: int) -> tuple[str, int]:
     return text.strip(), column + len(text) - len(text.lstrip())
 
 
-def _closest(name: str, known: Iterable[str]) -> list[str]:
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Return at most three of the names that are known, those most like `name` first."""
     from difflib import get_close_matches  # most programs never need it
 
     if len(name) > MAX_NAME:  # nobody mistyped that, and comparing takes long
@@ -344,5 +345,6 @@ def _how_to_define(provider: str) -> str:
     return f": set LLM_{provider.upper().replace('-', '_')}=scheme://[token@]host"
 
 
-def _did_you_mean(names: Sequence[str]) -> str:
+def did_you_mean(names: Sequence[str]) -> str:
+    """Return a question with these names, "" without any."""
     return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from contextlib import closing, suppress
 
@@ -20,6 +22,8 @@ async def measure(place: str) -> float:
 
 
 async def listen(run: AgentRun) -> None:
+    if stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode) and not sys.stdin.isatty():
+        return  # nobody types into /dev/null, and a loop cannot wait for it
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -1,4 +1,4 @@
-"""A griffe extension: what makes a struct or holds keywords, and what an error does to a chain.
+"""A griffe extension: what makes a struct, what an error does to a chain, and lists of parameters.
 
 msgspec makes `__init__` from the fields, as dataclasses do, which reading the source does not show.
 """
@@ -6,10 +6,14 @@ msgspec makes `__init__` from the fields, as dataclasses do, which reading the s
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import griffe
+
+_LISTED = re.compile(r"(?<=[.;)])\s+(?=(?:`\w+`(?:, | and )?)+:\s|Raises:\s)")
+"""Where a paragraph that describes parameters goes on to the next one."""
 
 HARM = {"no": "no", "target": "for a cooldown", "long": "as misconfigured"}
 
@@ -27,6 +31,28 @@ class Structs(griffe.Extension):
                 _complete(each, lineage)
             elif lineage[-1].name == "LLMError" and each.docstring:
                 each.docstring.value += _facts(lineage)
+        for member in _documented(pkg):
+            paragraphs = member.docstring.value.split("\n\n")
+            member.docstring.value = "\n\n".join(map(_as_list, paragraphs))
+
+
+def _documented(home: griffe.Module | griffe.Class) -> Iterator[Any]:
+    """Yield all that has a docstring."""
+    for member in home.members.values():
+        if not isinstance(member, griffe.Alias) and member.docstring:
+            yield member
+        if isinstance(member, griffe.Module | griffe.Class):
+            yield from _documented(member)
+
+
+def _as_list(paragraph: str) -> str:
+    """Return a paragraph of three or more descriptions of parameters as a list."""
+    items = _LISTED.split(paragraph)
+    if not paragraph.startswith("`") or len(items) < 3:
+        return paragraph
+    raises = [items.pop()] if items[-1].startswith("Raises: ") else []
+    listed = "\n".join("- " + each.replace("\n", "\n  ") for each in items)
+    return "\n\n".join([listed, *raises])
 
 
 def _classes(home: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:

@@ -18,7 +18,7 @@ from typing import IO
 
 import pytest
 
-from aiollm import __version__, cli, local
+from aiollm import ConfigError, Registry, __version__, cli, local
 from aiollm.cli import ask, terminal
 from aiollm.testing import FaultServer, sse
 
@@ -67,6 +67,15 @@ def test_without_any_configuration_it_names_the_two_ways_forward(
     assert "LLM_BOX=ollama+http://127.0.0.1:11434" in told
     assert local.INSTALL_SERVER in told
     assert local.INSTALL_MODEL in told
+
+
+async def test_a_local_model_in_code_names_all_that_is_to_be_installed(
+    without_extra: None,
+) -> None:
+    async with Registry(env={}) as reg:
+        with pytest.raises(ConfigError, match=r"no llama.cpp server is installed: ") as caught:
+            await local.start(reg)
+    assert f"{local.INSTALL_SERVER} && {local.INSTALL_MODEL}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

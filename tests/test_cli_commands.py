@@ -102,6 +102,18 @@ def test_every_scheme_of_a_model_server_is_a_box(scheme):
     assert type(servers.box(registry, "x")) is KINDS[scheme]
 
 
+def test_running_of_a_dead_server_names_it(capsys, monkeypatch):
+    monkeypatch.setenv("LLM_M5", "ollama+http://127.0.0.1:9")
+    for command in ("running", "unload"):
+        assert cli.main([command, "m5"]) == cli.FAILED
+        assert capsys.readouterr().err.startswith("aiollm: m5: ConnectError: no connection")
+
+
+def test_a_mistyped_provider_names_the_one_that_was_meant(box, capsys):
+    assert cli.main(["models", "bxo"]) == cli.FAILED
+    assert "did you mean 'box'?" in capsys.readouterr().err
+
+
 def test_running_of_what_is_no_box_is_a_usage_error(box, capsys, monkeypatch):
     monkeypatch.setenv("LLM_CLOUD", "openai+http://127.0.0.1:9")
     assert cli.main(["running", "cloud"]) == cli.USAGE
@@ -142,6 +154,15 @@ def test_check_without_a_spec_tries_what_aliases_name(box, capsys, monkeypatch):
     assert cli.main(["check"]) == cli.OK
     models = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert models == ["small", "big"]
+
+
+def test_check_names_an_alias_that_cannot_be_read_and_tries_the_others(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_GOOD", "alias:box/gemma")
+    monkeypatch.setenv("LLM_TYPO", "alias:bxo/gemma")
+    assert cli.main(["check"]) == cli.FAILED
+    typo, good = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"typo +failed  SpecError: unknown provider 'bxo'.*", typo)
+    assert re.fullmatch(r"box +gemma +ok .*", good)
 
 
 async def test_check_asks_providers_side_by_side_and_the_models_of_one_after_another(monkeypatch):

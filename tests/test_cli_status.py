@@ -98,6 +98,28 @@ def test_aliases_are_shown_and_the_default_is_what_is_asked_next(
     assert text.endswith('Next:\n  aiollm ask "Why is the sky blue?"\n  aiollm check\n')
 
 
+def test_without_a_default_the_next_step_is_an_alias_that_can_be_used(
+    box: FaultServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_ALL", "alias:bxo/gemma")
+    monkeypatch.setenv("LLM_BOXES", "alias:box/gemma&box/qwen3:8b")
+    text = shown(capsys)
+    assert '\n  aiollm ask -m boxes "Why is the sky blue?"\n' in text
+    assert text.endswith("  export LLM_DEFAULT=alias:boxes\n  aiollm check\n")
+
+
+def test_an_alias_that_cannot_be_used_says_why_and_is_not_what_is_asked_next(
+    box: FaultServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_DEFAULT", "alias:box/gemma,openai/gpt-6.1-sol")
+    monkeypatch.setenv("LLM_TYPO", "alias:bxo/gemma")
+    text = shown(capsys)
+    assert re.search(r"^Correct the alias default: no key for 'openai'", text, re.MULTILINE)
+    assert re.search(r"^Correct the alias typo: unknown provider 'bxo'", text, re.MULTILINE)
+    assert "aiollm ask -m box/" in text
+    assert json.loads(shown(capsys, "status", "--json"))["wrong"].keys() == {"default", "typo"}
+
+
 def test_a_wrong_variable_and_a_dead_server_have_a_state_of_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

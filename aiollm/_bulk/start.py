@@ -51,6 +51,8 @@ class MapOptions(GenerateOptions, total=False):
     `concurrency`: rows under way at a time; "auto" finds it. `ordered`: in the order of the rows,
     not as they end. `score`: a function of a `Row`, whose value its `score` is; plain ones run in a
     thread. `shard`: "2/8" takes the rows whose key says so.
+
+    Nobody waits for a row: calls wait for room without end, and 5 minutes for failed targets.
     """
 
     into: str | PathLike[str] | int | None

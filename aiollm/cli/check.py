@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,8 +21,10 @@ from aiollm.errors import (
     LLMError,
     ModelNotFoundError,
     QuotaError,
+    SpecError,
 )
 from aiollm.registry import Registry
+from aiollm.spec import Plan
 from aiollm.types import Request, Target, Timeouts, user
 
 _ADVICE: tuple[tuple[type[LLMError], str], ...] = (
@@ -67,15 +69,18 @@ def check(options: argparse.Namespace) -> int:
     """Try every target; return the exit code."""
 
     async def work(registry: Registry) -> int:
-        targets = await _targets(options.spec, registry)
+        targets, findings = await _targets(options.spec, registry)
         await registry.preload()  # what it takes to import is no time of a server's
         tried = _tried(registry, targets)
         try:
-            findings = [await _shown(tried[target], targets, options) for target in targets]
+            for found in findings if not options.json else ():
+                write(_described(found) if options.verbose else _line(found, targets))
+            findings += [await _shown(tried[target], targets, options) for target in targets]
         finally:
             for task in tried.values():
                 task.cancel()
-            await asyncio.wait(tried.values())
+            if tried:
+                await asyncio.wait(tried.values())
         if options.json:
             print_json(findings)
         return OK if not any(each.problem for each in findings) else FAILED
@@ -83,13 +88,23 @@ def check(options: argparse.Namespace) -> int:
     return run(work)
 
 
-async def _targets(specs: Sequence[str], registry: Registry) -> list[Target]:
-    """Return the targets to try, each once."""
+async def _targets(specs: Sequence[str], registry: Registry) -> tuple[list[Target], list[Finding]]:
+    """Return the targets to try, each once, and what is wrong with aliases that nobody named."""
     aliases = registry.aliases()
-    given = [await spec_of(each, registry) for each in specs] or sorted(
-        aliases, key=lambda name: (name != "default", name)
-    )
-    plans = map(registry.parse, given or [await spec_of(None, registry)])
+    if specs or not aliases:
+        given = [await spec_of(each, registry) for each in specs or (None,)]
+        return _each_once(map(registry.parse, given)), []
+    plans: list[Plan] = []
+    wrong: list[Finding] = []
+    for name in sorted(aliases, key=lambda name: (name != "default", name)):
+        try:
+            plans.append(registry.parse(name))
+        except SpecError as error:
+            wrong.append(Finding(name, "", {}, problem=describe(error).split("\n", 1)[0]))
+    return _each_once(plans), wrong
+
+
+def _each_once(plans: Iterable[Plan]) -> list[Target]:
     return [*dict.fromkeys(target for plan in plans for target in plan.targets)]
 
 

@@ -20,7 +20,7 @@ the output closed it, 143 SIGTERM."""
 
 _EXAMPLES = (
     "aiollm",
-    'aiollm ask -m openai/gpt-6 "Why is the sky blue?"',
+    'aiollm ask -m openai/gpt-6.1-sol "Why is the sky blue?"',
     "git diff | aiollm ask 'Review this change'",
 )
 _MOST_COLUMNS = 100
@@ -60,7 +60,7 @@ COMMANDS = (
         "ask",
         (
             "aiollm ask -m box/qwen3:8b 'Why is the sky blue?'",
-            "aiollm ask -m openai/gpt-6 -i photo.jpg 'What is this?'",
+            "aiollm ask -m openai/gpt-6.1-sol -i photo.jpg 'What is this?'",
             "git diff | aiollm ask 'Review this change'",
         ),
     ),
@@ -79,7 +79,7 @@ COMMANDS = (
         "bulk",
         (
             "aiollm map rows.jsonl -m box/qwen3:8b -o out.jsonl",
-            "aiollm map rows.jsonl -m openai/gpt-6 -o out.jsonl --resume --limit-usd 5",
+            "aiollm map rows.jsonl -m openai/gpt-6.1-sol -o out.jsonl --resume --limit-usd 5",
         ),
         runs="map_rows",
     ),
@@ -147,7 +147,7 @@ COMMANDS = (
         "check",
         "try every target of a spec, explain failures",
         "check",
-        ("aiollm check", "aiollm check -v 'box/qwen3:8b,openai/gpt-6'"),
+        ("aiollm check", "aiollm check -v 'box/qwen3:8b,openai/gpt-6.1-sol'"),
     ),
     Command(
         "status",

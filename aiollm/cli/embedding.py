@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from aiollm.cli.kept_vectors import KeptVectors, Made
-from aiollm.cli.progress import Progress, time_text
+from aiollm.cli.progress import Progress, figure, time_text
 from aiollm.cli.session import FAILED, OK, run, spec_of
 from aiollm.cli.terminal import complain, describe
 from aiollm.cli.texts import Text, read_texts
@@ -158,7 +158,7 @@ class VectorProgress(Progress):
 
     def _line(self, *, is_over: bool = False) -> str:
         rate, _ = self._rates((self._done, 0), is_over=is_over)
-        parts = [f"{self._done} of {self._total} done", f"{rate:.3g} texts/s"]
+        parts = [f"{self._done} of {self._total} done", f"{figure(rate)} texts/s"]
         if is_over:
             parts.append(f"in {time_text(self._seconds)}")
         elif rate > 0:

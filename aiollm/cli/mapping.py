@@ -86,7 +86,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _schema(path: str) -> dict[str, Any]:
     try:
         schema = msgspec.json.decode(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        reason = f"{error.strerror} (answers go into the file that -o or --into names)"
+    except (ValueError, RecursionError) as error:
         reason = f"{error}"
     else:
         if isinstance(schema, dict):
@@ -155,6 +157,7 @@ async def _ask(rows: MapRun[Any], progress: RowProgress) -> tuple[int, bool]:
     except StoppedError as error:
         progress.say(str(error))
         return STOPPED, True
+    progress.is_complete = True
     return code, False
 
 

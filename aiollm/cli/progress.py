@@ -105,6 +105,8 @@ class RowProgress(Progress):
         self._done = self._failed = 0
         self._tokens = 0
         self._usd = 0.0
+        self.is_complete = False
+        """Whether no row is left."""
 
     def add(self, row: Row[Any]) -> None:
         """Count a row."""
@@ -116,9 +118,12 @@ class RowProgress(Progress):
 
     def _line(self, *, is_over: bool = False) -> str:
         rate, speed = self._rates((self._done, self._tokens), is_over=is_over)
-        parts = [f"{self._done} done", f"{self._failed} failed", f"{rate:.3g} rows/s"]
+        parts = [f"{self._done} done", f"{self._failed} failed"]
+        if self.is_complete and self._shards == 1 and self._rows.pulled > self._done:
+            parts.append(f"{self._rows.pulled - self._done} answered before")
+        parts.append(f"{figure(rate)} rows/s")
         if self._tokens:
-            parts.append(f"{speed:.3g} tokens/s")
+            parts.append(f"{figure(speed)} tokens/s")
         if self._usd:
             parts.append(f"${self._usd:.4g}")
         if is_over:
@@ -131,6 +136,11 @@ class RowProgress(Progress):
             left = (self._total - self._rows.pulled) / self._shards + self._rows.under_way
             parts.append(f"{time_text(max(0.0, left) / rate)} left")
         return ", ".join(parts)
+
+
+def figure(number: float) -> str:
+    """Return a rate in three digits, or as a whole number."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 def time_text(seconds: float) -> str:

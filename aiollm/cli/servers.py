@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -201,7 +201,18 @@ def running(options: argparse.Namespace) -> int:
             write("".join(f"{_line(each)}\n" for each in loaded) or "nothing is loaded\n")
         return OK
 
-    return run(work)
+    return _run_named(work, options.provider)
+
+
+def _run_named(work: Callable[[Registry], Awaitable[int]], provider: str) -> int:
+    """Run `work`; an error of the server is shown with its name."""
+    try:
+        return run(work)
+    except ConfigError:
+        raise
+    except LLMError as error:
+        complain(f"{provider}: {describe(error)}")
+        return FAILED
 
 
 def _line(loaded: object) -> str:
@@ -218,7 +229,7 @@ def unload(options: argparse.Namespace) -> int:
         await box(registry, options.provider).unload(options.model)
         return OK
 
-    return run(work)
+    return _run_named(work, options.provider)
 
 
 def box(registry: Registry, name: str) -> LlamaSwap | Ollama:

@@ -36,7 +36,8 @@ _NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
                   (or a vendor's own key, such as OPENAI_API_KEY, and -m openai/MODEL)
   a local model:  {install}"""
 _NO_MODEL = """no model given: add -m PROVIDER/MODEL (or a chain, A/X,B/Y), or set a default:
-  export LLM_DEFAULT=alias:PROVIDER/MODEL"""
+  export LLM_DEFAULT=alias:PROVIDER/MODEL
+`aiollm models` lists what there is."""
 
 
 def run(work: Callable[[Registry], Awaitable[int]], **settings: Any) -> int:

@@ -17,6 +17,7 @@ from aiollm.cli.safe_text import one_line
 from aiollm.cli.servers import Listing, configured, is_absent, listing
 from aiollm.cli.session import OK, run
 from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
+from aiollm.errors import ConfigError
 from aiollm.providers.schemes import SCHEMES
 from aiollm.registry import Registry
 
@@ -55,11 +56,15 @@ class ProviderStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What the command found. `also_set` names variables; none of their values is here."""
+    """What the command found. `also_set` names variables; none of their values is here.
+
+    `wrong` has the aliases that cannot be used, and why.
+    """
 
     version: str
     providers: tuple[ProviderStatus, ...]
     aliases: dict[str, str]
+    wrong: dict[str, str]
     also_set: tuple[str, ...]
     next: tuple[str, ...]
 
@@ -74,6 +79,7 @@ def status(options: argparse.Namespace) -> int:
     found: list[Listing] = []
     seen: list[ProviderStatus] = []
     aliases: dict[str, str] = {}
+    wrong: dict[str, str] = {}
 
     async def work(registry: Registry) -> int:
         await registry.preload()  # what it takes to import is no time of a server's
@@ -86,10 +92,11 @@ def status(options: argparse.Namespace) -> int:
             clear_progress()
         seen.extend(_provider(registry, each) for each in found if not is_absent(each, registry))
         aliases.update(sorted(registry.aliases().items(), key=_default_first))
+        wrong.update((name, text) for name in aliases if (text := _problem(registry, name)))
         return OK
 
     code = run(work)
-    _print(_status(seen, aliases, os.environ), as_json=options.json)
+    _print(_status(seen, aliases, wrong, os.environ), as_json=options.json)
     known_models.keep({each.provider: each.models for each in found if each.error is None})
     return code
 
@@ -117,31 +124,54 @@ def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
     return next((each for each in (*row.keys, row.base_variable) if env.get(each)), "")
 
 
+def _problem(registry: Registry, alias: str) -> str:
+    """Return why an alias cannot be used, "" if it can."""
+    try:
+        for target in registry.parse(alias).targets:
+            registry.provider(target.provider)
+    except ConfigError as error:
+        return str(error).split("\n", 1)[0]
+    return ""
+
+
 def _status(
-    providers: Sequence[ProviderStatus], aliases: dict[str, str], env: Mapping[str, str]
+    providers: Sequence[ProviderStatus],
+    aliases: dict[str, str],
+    wrong: dict[str, str],
+    env: Mapping[str, str],
 ) -> Status:
     also = sorted(name for name, value in env.items() if value and name.startswith(_ALSO))
-    steps = tuple(_next(providers, aliases))
-    return Status(__version__, tuple(providers), aliases, tuple(also), steps)
+    steps = tuple(_next(providers, aliases, wrong))
+    return Status(__version__, tuple(providers), aliases, wrong, tuple(also), steps)
 
 
-def _next(providers: Sequence[ProviderStatus], aliases: dict[str, str]) -> list[str]:
+def _next(
+    providers: Sequence[ProviderStatus], aliases: dict[str, str], wrong: dict[str, str]
+) -> list[str]:
     """Return sentences, and commands to type, which begin with two blanks."""
     if not providers:
         return _first_steps()
-    wrong = [each for each in providers if not each.url]
-    steps = [f"Correct {each.set_by}: its state above says what is wrong." for each in wrong]
+    bad = [each.set_by for each in providers if not each.url]
+    steps = [f"Correct {name}: its state above says what is wrong." for name in bad]
+    steps += [f"Correct the alias {one_line(x)}: {one_line(why)}" for x, why in wrong.items()]
     up = [each for each in providers if each.seconds is not None]
     if not up:
         return [*steps, "No provider answers. What is wrong is in its state above."]
-    if "default" in aliases:
+    usable = [name for name in aliases if name not in wrong]
+    if "default" in usable:
         return [*steps, f"  {_QUESTION}", "  aiollm check"]
+    if usable:
+        return [*steps, *_asking(usable[0]), "  aiollm check"]
     best = next((each for each in up if _is_own(each) and each.models), None)
     target = f"{best.provider}/{best.models[0]}" if best else f"{up[0].provider}/MODEL"
-    ask = f"  {_QUESTION.replace('ask', f'ask -m {shlex.quote(one_line(target))}', 1)}"
-    quoted = shlex.quote(f"alias:{one_line(target)}")
     listed = f"  aiollm models {up[0].provider}"
-    return [*steps, *([] if best else [listed]), ask, f"  export LLM_DEFAULT={quoted}"]
+    return [*steps, *([] if best else [listed]), *_asking(target)]
+
+
+def _asking(spec: str) -> list[str]:
+    """Return the commands that ask a spec, and that make it the default."""
+    ask = f"  {_QUESTION.replace('ask', f'ask -m {shlex.quote(one_line(spec))}', 1)}"
+    return [ask, f"  export LLM_DEFAULT={shlex.quote(f'alias:{one_line(spec)}')}"]
 
 
 def _first_steps() -> list[str]:

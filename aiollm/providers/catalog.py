@@ -16,7 +16,8 @@ from aiollm.dsn import ALIAS, Dsn, Limits, Network, Secret, parse_dsn
 from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
-from aiollm.spec import Names, Plan, parse_spec
+from aiollm.providers.urls import OLLAMA_PORT
+from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec
 from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
@@ -239,7 +240,8 @@ class Catalog:
         elif name in BUILTINS:
             provider = builtin(name, self._env)
         else:
-            raise ConfigError(f"unknown provider {name!r}: set {variable} or register it")
+            hint = did_you_mean(closest(name, self.providers()))
+            raise ConfigError(f"unknown provider {name!r}: set {variable} or register it{hint}")
         self._resolved[name] = provider = self._proxied(provider)
         return provider
 
@@ -346,7 +348,9 @@ def _unknown_scheme(dsn: Dsn, known: list[str]) -> str:
     from difflib import get_close_matches  # most programs never need it
 
     is_url = dsn.scheme in {"http", "https"}
-    example = f"openai+{dsn.scheme}://{dsn.host}" if is_url else "openai://host"
+    spoken = "ollama" if dsn.port == OLLAMA_PORT else "openai"
+    port = f":{dsn.port}" if dsn.port else ""
+    example = f"{spoken}+{dsn.scheme}://{dsn.host}{port}" if is_url else "openai://host"
     hint = f"name what the server speaks, as in {example} (known: {', '.join(known)})"
     start = f"unknown scheme {dsn.scheme!r:.80}"
     close = get_close_matches(dsn.scheme[:80], known, 1)

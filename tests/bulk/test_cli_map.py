@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aiollm import cli
+from aiollm.cli.progress import figure
 from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
 from aiollm.testing.tally import SeenRequest
 from tests.bulk.conftest import answers, records
@@ -48,6 +49,44 @@ def write(text: str) -> None:
 
 def command(*more: str) -> list[str]:
     return ["map", "rows.jsonl", "-m", "m/x", "-o", "out.jsonl", *more]
+
+
+def test_a_provider_without_a_key_is_named_once_and_no_file_is_begun(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('"a"\n"b"\n')
+    arguments = ["map", "rows.jsonl", "-m", "m/x,openai/gpt-6.1-sol", "-o", "out.jsonl"]
+    assert cli.main(arguments) == cli.USAGE
+    told = capsys.readouterr().err
+    assert told.startswith("aiollm: no key for 'openai'")
+    assert told.count("\n") == 1
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_run_that_goes_on_says_how_many_rows_were_answered_before(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('"a"\n"b"\n')
+    assert cli.main(command()) == cli.OK
+    assert "before" not in capsys.readouterr().err
+    write('"a"\n"b"\n"c"\n')
+    assert cli.main(command("--resume")) == cli.OK
+    assert "aiollm: 1 done, 0 failed, 2 answered before, " in capsys.readouterr().err
+
+
+def test_a_schema_that_is_not_there_says_what_names_the_output_file(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('"a"\n')
+    assert cli.main(command("--output", "new.jsonl")) == cli.USAGE
+    assert "-o or --into names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.25, "0.25"), (999.4, "999"), (999.6, "1,000"), (13_204.2, "13,204")]
+)
+def test_rates_are_plain_numbers(rate: float, text: str) -> None:
+    assert figure(rate) == text
 
 
 def test_rows_have_every_form_and_broken_ones_are_named(

@@ -304,3 +304,10 @@ async def test_a_row_that_others_cancel_ends_the_run_and_is_not_lost_in_silence(
         with pytest.raises(StoppedError, match="cancelled from outside"):
             await anext(run)
         assert len(fake.calls) == 2
+
+
+def test_a_target_without_a_key_is_an_error_before_any_row(tmp_path: Path) -> None:
+    reg = Registry(env={})
+    with pytest.raises(ConfigError, match="no key for 'openai'"):
+        reg.map("openai/gpt-6.1-sol", ["a", "b"], into=tmp_path / "out.jsonl")
+    assert not [*tmp_path.iterdir()]

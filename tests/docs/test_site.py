@@ -163,3 +163,10 @@ def test_what_people_look_for_is_in_the_search_index(site, words, page) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     held = [each for each in index["docs"] if each["location"].partition("#")[0] == page]
     assert words in " ".join(f"{each['title']} {each['text']}" for each in held).lower()
+
+
+def test_many_parameters_are_described_in_a_list(site):
+    page = (site / "reference" / "calls" / "index.html").read_text()
+    for name in ("timeouts", "max_pixels", "response_cache"):
+        assert re.search(rf"<li><code>{name}</code>:", page), name
+    assert re.search(r"</ul>\s*<p>Raises: ", page)

@@ -74,7 +74,9 @@ async def test_a_reply_becomes_a_value_after_one_repair():
     right = chat('{"summary": "Outage", "urgency": 5, "team": "network"}')
     async with FaultServer(wrong, right) as server:
         output = await run("04_structured_output.py", openai=server, m5=server)
-    assert output == ("network, urgency 5: Outage\nby openai/gpt-6.1-sol, 1 answers did not fit\n")
+    assert output == (
+        "network, urgency 5: Outage\nby openai/gpt-6.1-sol, replies that did not fit: 1\n"
+    )
 
 
 async def test_a_trip_is_shown_as_it_grows_and_begins_again_after_a_cut():

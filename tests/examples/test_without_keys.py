@@ -51,6 +51,19 @@ async def test_an_example_runs_as_it_is(name, bare, tmp_path) -> None:
     assert len(said) == (name not in SELF_CONTAINED)
 
 
+async def test_an_example_that_listens_runs_without_anything_to_listen_to(bare) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", str(EXAMPLES / "16_steering.py")),
+        env=bare,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    assert (process.returncode, errors.decode()) == (0, "")
+    assert output.decode().endswith("11.5 degrees in Oslo, 21.5 in Granada.\n")
+
+
 @pytest.mark.parametrize("name", SERVICES)
 async def test_a_service_runs_as_it_is(name, bare, tmp_path) -> None:
     with socket.socket() as probe:

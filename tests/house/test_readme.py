@@ -35,7 +35,7 @@ def test_its_code_compiles_and_imports_what_exists(code: str) -> None:
 
 
 async def test_its_providers_and_aliases_are_valid() -> None:
-    env = dict(re.findall(r"^export (LLM_\w+)=(\S+)$", SHELL, re.MULTILINE))
+    env = dict(re.findall(r"^export (LLM_\w+)='?([^'\s]+)", SHELL, re.MULTILINE))
     assert len(env) >= 4
     async with Registry(env=env) as reg:
         for name, origin in reg.providers().items():
@@ -47,19 +47,17 @@ async def test_its_providers_and_aliases_are_valid() -> None:
 
 def test_its_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make (\w+)", SHELL, re.MULTILINE))
+    named = set(re.findall(r"`make (\w+)`", README))
     assert named
     assert named <= targets
 
 
 def test_its_extras_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    named = set(re.findall(r"(?:aiollm-client|'\.)\[(\w+)\]", README)) | {
-        "otel",
-        "testing",
-        "uvloop",
-        "all",
-    }
+    named = set(re.findall(r"(?:aiollm-client|'\.)\[(\w+)\]", README))
+    _, table, _ = re.split(r"^\| extra \| adds \|$|^$\n^`make", README, flags=re.MULTILINE)
+    named |= {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row)}
+    assert len(named) >= 9
     assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in named)
 
 

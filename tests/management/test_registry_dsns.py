@@ -146,6 +146,8 @@ async def test_an_unknown_scheme_lists_those_that_exist(scheme):
         ("lama-swap://h", "did you mean llama-swap://"),
         ("mime://h", "did you mean mine://"),
         ("https://h", r"name what the server speaks, as in openai\+https://h "),
+        ("http://h:8000/v1", r"name what the server speaks, as in openai\+http://h:8000 "),
+        ("http://h:11434", r"name what the server speaks, as in ollama\+http://h:11434 "),
     ],
 )
 def test_a_mistyped_scheme_names_the_one_that_was_meant(dsn, meant):
