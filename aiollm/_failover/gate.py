@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
 from aiollm.provider import Provider
@@ -23,6 +22,7 @@ from aiollm.types import Target
 
 if TYPE_CHECKING:
     from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
+    from aiollm._failover.snapshots import TargetLimits
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
