@@ -352,7 +352,8 @@ class Candidates:
         return asked
 
     def _leave(self, place: int, targets: Sequence[Target]) -> None:
-        left = _without(self._steps[place], targets)
+        step = self._steps[place]
+        left = _without(step, targets) if len(targets) < len(step.targets) else None
         kept = () if left is None else (left,)
         self._steps = (*self._steps[:place], *kept, *self._steps[place + 1 :])
 
