@@ -2,8 +2,7 @@
 
 import typing
 
-from aiollm._failover.candidates import CallOptions, OnInterrupt, OnRefusal, OnUnsupported
-from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
+from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported
 from aiollm._resources import Closeable
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike
@@ -135,12 +134,14 @@ if typing.TYPE_CHECKING:
     from aiollm._bulk.source import MapRow, MapRows
     from aiollm._bulk.start import MapOptions
     from aiollm._failover.keywords import (
+        CallOptions,
         CountOptions,
         GenerateOptions,
         RequestFields,
         RunOptions,
         StreamOptions,
     )
+    from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
     from aiollm._mcp.server import McpOptions, McpServer, McpState, McpStatus
     from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
@@ -169,6 +170,7 @@ _LAZY = {
     "ApprovalNeeded": "aiollm._agent.approval",
     "ApproveHook": "aiollm._agent.options",
     "Budget": "aiollm.prices",
+    "CallOptions": "aiollm._failover.keywords",
     "CallState": "aiollm._serialization",
     "CompactHook": "aiollm._agent.compaction",
     "Compacted": "aiollm._agent.compaction",
@@ -177,8 +179,10 @@ _LAZY = {
     "EmbedInput": "aiollm.retrieval",
     "EmbedKind": "aiollm.retrieval",
     "Embeddings": "aiollm.retrieval",
+    "FleetStatus": "aiollm._failover.snapshots",
     "FunctionTool": "aiollm._agent.tools",
     "GenerateOptions": "aiollm._failover.keywords",
+    "HealthState": "aiollm._failover.snapshots",
     "HostedCall": "aiollm.providers.hosted_calls",
     "ImageBackground": "aiollm.images",
     "ImageFormat": "aiollm.images",
@@ -218,6 +222,8 @@ _LAZY = {
     "StreamOptions": "aiollm._failover.keywords",
     "Summarize": "aiollm._agent.trimming",
     "SummaryHook": "aiollm._agent.trimming",
+    "TargetHealth": "aiollm._failover.snapshots",
+    "TargetLimits": "aiollm._failover.snapshots",
     "ToolEnded": "aiollm._agent.tool_calls",
     "ToolStarted": "aiollm._agent.tool_calls",
     "TrimTo": "aiollm._agent.trimming",

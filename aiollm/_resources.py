@@ -15,7 +15,6 @@ from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
 from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
-from aiollm._failover.snapshots import FleetStatus
 from aiollm._validation import (
     RequestLike,
     as_request,
@@ -26,7 +25,6 @@ from aiollm._validation import (
 )
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ClosedError, ConfigError, LocalError
-from aiollm.events import Event
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
 from aiollm.types import Request, ResponseCacheUse, Target, Timeouts, _shown
 
@@ -34,12 +32,14 @@ if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
     from aiollm._failover.conversations import Conversations
     from aiollm._failover.sessions import Sessions
+    from aiollm._failover.snapshots import FleetStatus
     from aiollm._fleet.member import Member
     from aiollm._http.tokens import Tokens
     from aiollm._http.transport import HttpTransport
     from aiollm._http.unary import UnaryRequester
     from aiollm._response_cache.cache import ResponseCache
     from aiollm._streams.stream import CallSource
+    from aiollm.events import Event
     from aiollm.media import MediaPool
     from aiollm.prices import Price
     from aiollm.prices.book import PriceBook

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
@@ -87,8 +86,10 @@ _FROM_DICTS = ", or messages_from_openai() for a list of dicts"
 MAX_CACHE_KEY = 64
 """The longest key that OpenAI accepts (November 2026), in characters."""
 
-TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-"""The names that every provider accepts."""
+TOOL_NAME = "[A-Za-z_][A-Za-z0-9_-]{0,63}"
+"""The names that every provider accepts, as users read it."""
+
+_IN_TOOL_NAME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 class _Range(msgspec.Struct, frozen=True):
@@ -288,7 +289,7 @@ def _check_tool(tool: object, where: str) -> None:
     if not isinstance(tool, Tool):
         raise ConfigError(f"{where} is {_kind(tool)}, not a Tool: decorate a function with @tool")
     if not is_tool_name(tool.name):
-        raise ConfigError(f"{where}.name is {_shown(tool.name)}: expected {TOOL_NAME.pattern}")
+        raise ConfigError(f"{where}.name is {_shown(tool.name)}: expected {TOOL_NAME}")
     for name, kind in (("description", str), ("strict", bool), ("cache_point", bool)):
         if not _is(value := getattr(tool, name), kind):
             raise ConfigError(f"{where}.{name} is {_kind(value)}, not a {kind.__name__}")
@@ -397,7 +398,9 @@ def _short(value: object) -> str:
 
 def is_tool_name(value: object) -> bool:
     """Return whether `value` is a name that every provider accepts."""
-    return isinstance(value, str) and TOOL_NAME.fullmatch(value) is not None
+    if not isinstance(value, str) or not 1 <= len(value) <= 64:
+        return False
+    return value[0] not in "0123456789-" and _IN_TOOL_NAME.issuperset(value)
 
 
 def is_seconds(value: object) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -332,14 +331,3 @@ Event: TypeAlias = (
 """What a hook is called with."""
 Hook: TypeAlias = Callable[[Event], None]
 """What `Registry.on_event` takes; it must not block."""
-
-_log = logging.getLogger("aiollm")
-
-
-def emit(hooks: Sequence[Hook], event: Event) -> None:
-    """Call every hook with an event; an exception in one is logged and changes nothing."""
-    for hook in tuple(hooks):
-        try:
-            hook(event)
-        except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
-            _log.exception("an event hook failed")

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._calls.retrieval import Retrieval
 from aiollm._calls.whole import WholeAnswers
+from aiollm._failover.call import emit
 from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
 from aiollm._failover.jitter import uniform
 from aiollm._failover.openers import ChatOpener, ImageOpener
-from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
 from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import CallSource, Stream
 from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
-from aiollm.events import Hook, emit
 from aiollm.hosted import ToolBase
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.names import Names
@@ -34,11 +33,12 @@ if TYPE_CHECKING:
     from aiollm._bulk.run import MapRun
     from aiollm._bulk.source import MapRows
     from aiollm._bulk.start import MapOptions
-    from aiollm._failover.candidates import CallOptions
-    from aiollm._failover.keywords import GenerateOptions, StreamOptions
+    from aiollm._failover.keywords import CallOptions, GenerateOptions, StreamOptions
+    from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
     from aiollm._mcp.server import McpOptions, McpServer
     from aiollm._serialization import SavedRun
     from aiollm._streams.image_stream import ImageStream
+    from aiollm.events import Hook
     from aiollm.images import ImageRequest
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama

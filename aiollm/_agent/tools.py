@@ -45,7 +45,7 @@ _FOREIGN = (AudioPart, ToolCallPart, ReasoningPart, RefusalPart)
 _PLAIN = (bool, int, float, str, type(None), enum.Enum)
 """Types whose defaults a schema can show."""
 
-_NAMES = TOOL_NAME.pattern
+_NAMES = TOOL_NAME
 
 _VARIABLE: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 if TYPE_CHECKING:
-    from aiollm._failover.candidates import CallOptions, Policy
+    from aiollm._failover.candidates import Policy
     from aiollm._failover.gate import Gate
+    from aiollm._failover.keywords import CallOptions
     from aiollm._resources import Resources
     from aiollm._retrieval.calls import Calls
     from aiollm._streams.accumulator import Accumulator

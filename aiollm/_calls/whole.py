@@ -16,9 +16,8 @@ from aiollm.types import Response, TokenCount
 
 if TYPE_CHECKING:
     from aiollm._agent.typed_output import Typed
-    from aiollm._failover.candidates import CallOptions
     from aiollm._failover.gate import Gate
-    from aiollm._failover.keywords import CountOptions, GenerateOptions
+    from aiollm._failover.keywords import CallOptions, CountOptions, GenerateOptions
     from aiollm._streams.image_stream import ImageStream
     from aiollm.images import ImageRequest, ImageResult
 

@@ -25,15 +25,6 @@ from aiollm.errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from aiollm.events import (
-    AttemptEnded,
-    AttemptStarted,
-    FirstOutput,
-    ImageElided,
-    TargetClosed,
-    TargetOpened,
-    TargetPaced,
-)
 from aiollm.types import (
     AnnouncedLimits,
     Attempt,
@@ -85,6 +76,8 @@ class ActiveAttempt:
         if permit.is_probe:
             permit.is_paused = deadlines.is_paused
         if call.emit is not None:
+            from aiollm.events import AttemptStarted  # for hooks alone
+
             call.emit(AttemptStarted(call.number, target, preferred))
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
@@ -143,6 +136,8 @@ class ActiveAttempt:
             return
         for item in batch:
             if isinstance(item, Notice) and item.image_elided:
+                from aiollm.events import ImageElided  # for hooks alone
+
                 call.emit(ImageElided(call.number, self.target, item.message))
 
     def _note(self, batch: Sequence[Item]) -> None:
@@ -196,6 +191,8 @@ class ActiveAttempt:
         seconds = record.first_output - record.started
         closed = self._admission.first_output(seconds)
         if call.emit is not None:
+            from aiollm.events import FirstOutput, TargetClosed  # for hooks alone
+
             call.emit(FirstOutput(call.number, self.target, seconds))
             if closed:
                 call.emit(TargetClosed(call.number, self.target))
@@ -255,6 +252,8 @@ class ActiveAttempt:
         return 0.0 if free else None
 
     def _report_end(self, outcome: Outcome, error: Exception | None, *, opened: bool) -> None:
+        from aiollm.events import AttemptEnded, TargetOpened, TargetPaced  # for hooks alone
+
         call, record, target = self._call, self.record, self.target
         assert call.emit is not None
         seconds = (record.ended or 0.0) - record.started

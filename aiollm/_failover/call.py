@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,7 +18,6 @@ from aiollm.errors import (
     StreamInterrupted,
     TransportError,
 )
-from aiollm.events import CallEnded, Event
 from aiollm.types import (
     Attempt,
     Cost,
@@ -27,6 +28,11 @@ from aiollm.types import (
     Usage,
     UsageUpdate,
 )
+
+if TYPE_CHECKING:
+    from aiollm.events import CallEnded, Event, Hook
+
+_log = logging.getLogger("aiollm")
 
 
 class Call:
@@ -140,6 +146,8 @@ def ended(
     number: int, seconds: float, response: Response, error: BaseException | None
 ) -> CallEnded:
     """Return the event of the end of a call, by what its caller has then."""
+    from aiollm.events import CallEnded  # for hooks alone
+
     outcome: Outcome = "success" if response.finish_reason is not None else "abandoned"
     return CallEnded(
         number,
@@ -151,3 +159,12 @@ def ended(
         error,
         response,
     )
+
+
+def emit(hooks: Sequence[Hook], event: Event) -> None:
+    """Call every hook with an event; an exception in one is logged and changes nothing."""
+    for hook in tuple(hooks):
+        try:
+            hook(event)
+        except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
+            _log.exception("an event hook failed")

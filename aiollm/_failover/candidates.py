@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -24,7 +24,7 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.spec import Plan, Step
-from aiollm.types import Target, Timeouts, _shown
+from aiollm.types import Target, _shown
 
 if TYPE_CHECKING:  # most calls need neither; a struct reads its annotations only to decode
     from aiollm.prices import Budget  # noqa: TC004
@@ -50,19 +50,18 @@ DEFAULT_PATIENCE = 60.0
 """Seconds a call waits for room if it has no first-output deadline: that one's default."""
 
 
-class CallOptions(TypedDict, total=False):
-    """What a call may override of its registry's settings; None means the registry's own."""
-
-    timeouts: Timeouts | None
-    retries: int | None
-    on_interrupt: OnInterrupt | None
-    on_refusal: OnRefusal | None
-    on_unsupported: OnUnsupported | None
-    stagger: float | None
-    patience: float | None
-    max_wait: float | None
-    budget: Budget | None
-
+OPTIONS = (
+    "timeouts",
+    "retries",
+    "on_interrupt",
+    "on_refusal",
+    "on_unsupported",
+    "stagger",
+    "patience",
+    "max_wait",
+    "budget",
+)
+"""What a call may override of its registry's settings: the names of `CallOptions`."""
 
 _WORDS = {"on_interrupt": OnInterrupt, "on_refusal": OnRefusal, "on_unsupported": OnUnsupported}
 
@@ -101,9 +100,9 @@ class Policy(msgspec.Struct, frozen=True):
         if self.budget is not None and not hasattr(self.budget, "reserve"):
             raise ConfigError(f"budget is {_shown(self.budget)}: expected a Budget")
 
-    def overridden(self, options: CallOptions) -> Policy:
+    def overridden(self, options: Mapping[str, Any]) -> Policy:
         """Return the policy of a call with settings of its own. Raises: ConfigError, TypeError."""
-        check_names(options, CallOptions.__annotations__)
+        check_names(options, OPTIONS)
         given = {name: value for name, value in options.items() if value is not None}
         changes: dict[str, Any] = {name: given[name] for name in given.keys() - {"timeouts"}}
         timeouts = options.get("timeouts")
@@ -353,7 +352,8 @@ class Candidates:
         return asked
 
     def _leave(self, place: int, targets: Sequence[Target]) -> None:
-        left = _without(self._steps[place], targets)
+        step = self._steps[place]
+        left = _without(step, targets) if len(targets) < len(step.targets) else None
         kept = () if left is None else (left,)
         self._steps = (*self._steps[:place], *kept, *self._steps[place + 1 :])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
@@ -15,9 +15,11 @@ from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm.errors import DeadlineError, FailoverError, LLMError
-from aiollm.events import CallQueued, CallReleased, CallStarted, Event
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
+
+if TYPE_CHECKING:
+    from aiollm.events import Event
 
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
 """What a chain is made of, in this order."""
@@ -68,6 +70,8 @@ class Chain(Call):
         self._error: BaseException | None = None
         self._errors: Sequence[Exception] = ()
         if emit is not None:
+            from aiollm.events import CallStarted  # for hooks alone
+
             emit(CallStarted(number, str(plan), opener.operation, opener.asked))
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
@@ -178,6 +182,8 @@ class Chain(Call):
     async def _wait(self) -> Admitted:
         """Wait in line for the target that is ready first. Raises: FailoverError, DeadlineError."""
         if self.emit is not None:
+            from aiollm.events import CallQueued  # for hooks alone
+
             self.emit(CallQueued(self.number, self._candidates.waiting_for))
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
@@ -185,6 +191,8 @@ class Chain(Call):
         seconds = self.watchdog.time() - began
         if isinstance(found, tuple):
             if self.emit is not None:
+                from aiollm.events import CallReleased  # for hooks alone
+
                 self.emit(CallReleased(self.number, found[0][0], seconds))
             return found
         if seconds >= left:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
-from aiollm._failover.snapshots import TargetLimits
-from aiollm._failover.tickets import Demand, Patience, Ticket
+from aiollm._failover.tickets import Alarm, Demand, Patience, Ticket
 from aiollm.errors import ClosedError, ProviderError, classify
 from aiollm.provider import Provider
 from aiollm.types import Target
 
 if TYPE_CHECKING:
     from aiollm._failover.sharing import Limiter, Purse, SessionMemory, Sharing
+    from aiollm._failover.snapshots import TargetLimits
 
 MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
@@ -50,6 +50,7 @@ class Gate:
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
         self._tickets: set[Ticket[Line]] = set()
+        self._alarm = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
@@ -57,6 +58,8 @@ class Gate:
         """Serve `loop`; calls of another loop no longer hold or wait for anything."""
         self._loop = loop
         self._tickets.clear()
+        self._alarm.stop()
+        self._alarm = Alarm()
         for scope in self._scopes.values():
             scope.forget_loop()
         self._lines = {target: line.of_new_loop() for target, line in self._lines.items()}
@@ -67,6 +70,7 @@ class Gate:
         self._is_closed = True
         for scope in self._scopes.values():
             scope.stop_timer()
+        self._alarm.stop()
         for ticket in self._tickets:
             ticket.wake()
 
@@ -214,7 +218,12 @@ class Gate:
             ticket.outside.remove(line)
             line.tickets.push(ticket)
             line.scope.waiting[line] = None
-        self._pump_all(lines)
+        # Behind others nobody goes first, but a probe or where a fleet says who goes.
+        self._pump_all(
+            line
+            for line in lines
+            if self.limiter is not None or line.head() is ticket or self.is_sick(line)
+        )
 
     async def _pause(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
         """Sleep until something changes for the ticket, or its time is over."""
@@ -225,16 +234,18 @@ class Gate:
         left = min(patience.room, total_at - now)
         if recovers:
             left = min(left, patience.recovery)
-        if left <= TICK or self._known_wait(ticket, now) > left or self._is_hopeless(ticket):
+        is_hopeless = recovers and self._is_hopeless(ticket)
+        if left <= TICK or is_hopeless or self._known_wait(ticket, now) > left:
             ticket.is_done = True
             return
         ticket.future = future = self._loop.create_future()
         rests = [ticket.rest(line.target, now) for line in ticket.outside]
-        timer = self._loop.call_later(min(left, *rests) if rests else left, ticket.wake)
+        alarm = self._alarm
+        alarm.set(self._loop, ticket, min(left, *rests) if rests else left)
         try:
             await future
         finally:
-            timer.cancel()
+            alarm.take_off(ticket)
             ticket.future = None
             waited = self.now() - now
             patience.room -= waited

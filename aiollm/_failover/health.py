@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
 from aiollm._failover.breaker import Breaker, SharedState
 from aiollm._failover.jitter import uniform
-from aiollm._failover.snapshots import HealthState, TargetHealth
 from aiollm.errors import (
     ConnectError,
     DeadlineError,
@@ -28,6 +27,9 @@ from aiollm.errors import (
     classify,
 )
 from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm._failover.snapshots import HealthState, TargetHealth
 
 MAX_COOLDOWN = 300.0
 """Seconds a cooldown lasts at most, so that a recovery is noticed within five minutes."""
@@ -369,6 +371,8 @@ class Health:
             breaker.probe = None
 
     def _snap(self, target: Target, breaker: Breaker) -> TargetHealth:
+        from aiollm._failover.snapshots import TargetHealth  # for users alone
+
         left = max(0.0, breaker.until - self.clock()) if breaker.is_open else 0.0
         state: HealthState = "healthy"
         if breaker.is_open:

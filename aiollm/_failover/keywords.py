@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from aiollm._failover.candidates import CallOptions, OnUnsupported, check_names
+from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, check_names
 from aiollm._validation import RequestLike, as_request
 from aiollm.hosted import ToolBase
 from aiollm.types import Effort, PromptCache, Request, ResponseCacheUse, Timeouts
+
+if TYPE_CHECKING:
+    from aiollm.prices import Budget
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may override of its registry's settings; None means the registry's own."""
+
+    timeouts: Timeouts | None
+    retries: int | None
+    on_interrupt: OnInterrupt | None
+    on_refusal: OnRefusal | None
+    on_unsupported: OnUnsupported | None
+    stagger: float | None
+    patience: float | None
+    max_wait: float | None
+    budget: Budget | None
 
 
 class RequestFields(TypedDict, total=False):

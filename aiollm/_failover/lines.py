@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiollm._failover.meter import BURST, MOST, Meter, set_meter, used
 from aiollm._failover.pace import Pace
-from aiollm._failover.snapshots import TargetLimits
 from aiollm._failover.tickets import Demand, Queue, Ticket
 from aiollm.dsn import Limits
 from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
@@ -22,6 +21,7 @@ from aiollm.types import Target, Usage
 if TYPE_CHECKING:
     from aiollm._failover.estimate import Estimate
     from aiollm._failover.slots import Slots
+    from aiollm._failover.snapshots import TargetLimits
     from aiollm._wire.quota import Kind, Quota
 
 _log = logging.getLogger("aiollm")
@@ -252,8 +252,7 @@ class Line:
 
     def load(self, weight: int) -> float:
         """Return how full the target is for its weight."""
-        slots = self.scope.slots
-        if slots is None:
+        if (slots := self.scope.slots) is None:
             return self.running / (WINDOW * weight)
         return slots.held / (max(1, int(slots.limit)) * weight)
 
@@ -355,13 +354,13 @@ class Line:
 
     def snapshot(self, now: float) -> TargetLimits:
         """Return what bounds the target now."""
-        declared, of_target = self.provider.limits_of(self.target.model)
+        from aiollm._failover.snapshots import TargetLimits  # for users alone
+
         slots, pace = self.scope.slots, self.pace.meter
         meters = {**self.scope.meters, **self.meters}
         return TargetLimits(
-            target=self.target,
-            declared=declared,
-            of_target=of_target,
+            self.target,
+            *self.provider.limits_of(self.target.model),
             learnt={kind: self.meters[kind].limit for kind in self._learnt},
             used={kind: meter.used(now) for kind, meter in meters.items()},
             pace=None if pace is None else pace.limit,

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from aiollm._failover.attempt import ActiveAttempt
-from aiollm._failover.candidates import Admitted, CallOptions, Candidates
+from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.chain import Chain
+from aiollm._failover.keywords import CallOptions
 from aiollm._failover.openers import ChatOpener
 from aiollm.errors import ConfigError
 from aiollm.providers.cache_points import SECONDS

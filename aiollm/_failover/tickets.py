@@ -1,4 +1,4 @@
-"""What waits in line: a call's demand and patience, its ticket in several lines, their queues."""
+"""What waits in line: a call's demand and patience, tickets in lines, queues, an alarm."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ class Ticket(Generic[LineT]):
         "rests_until",
         "retried",
         "until",
+        "wakes_at",
     )
 
     def __init__(
@@ -90,6 +91,8 @@ class Ticket(Generic[LineT]):
         self.grants: dict[LineT, Any] | None = None
         """What a fleet says to it, line by line."""
         self.until = math.inf
+        self.wakes_at = math.inf
+        """When its alarm goes off, by the loop's clock; inf for never."""
         self.is_done = False
 
     def waits_at(self, line: LineT) -> bool:
@@ -154,3 +157,58 @@ class Queue(Generic[LineT]):
         if len(self._tickets) > 2 * self.waiting:
             self._tickets = [each for each in self._tickets if each[2].waits_at(line)]
             heapq.heapify(self._tickets)
+
+
+class Alarm:
+    """The one timer of all tickets: it wakes each when that has waited long enough.
+
+    A timer for each takes more time, and is an object more for the collector.
+    Those that leave early are soon forgotten.
+    """
+
+    __slots__ = ("_entries", "_joined", "_set", "_timer")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[float, int, Ticket[Any]]] = []
+        self._joined = self._set = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, loop: asyncio.AbstractEventLoop, ticket: Ticket[Any], seconds: float) -> None:
+        """Wake a ticket after so long, unless it is taken off before."""
+        ticket.wakes_at = when = loop.time() + seconds
+        self._joined += 1
+        self._set += 1
+        heapq.heappush(self._entries, (when, self._joined, ticket))
+        if self._timer is None or when < self._timer.when():
+            self._start(loop, when)
+
+    def take_off(self, ticket: Ticket[Any]) -> None:
+        """Forget a ticket that was woken, by the alarm or otherwise."""
+        ticket.wakes_at = math.inf
+        self._set -= 1
+        if len(self._entries) > 2 * self._set:
+            self._entries = [each for each in self._entries if each[2].wakes_at == each[0]]
+            heapq.heapify(self._entries)
+            if not self._entries:
+                self.stop()
+
+    def _start(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        self.stop()
+        self._timer = loop.call_at(when, self._ring, loop, when)
+
+    def stop(self) -> None:
+        """Wake nobody any more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _ring(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        entries = self._entries
+        self._timer = None
+        now = max(loop.time(), when)  # a loop may be a little early by its own clock
+        while entries and entries[0][0] <= now:
+            at, _, ticket = heapq.heappop(entries)
+            if ticket.wakes_at == at:
+                ticket.wake()
+        if entries:
+            self._start(loop, entries[0][0])

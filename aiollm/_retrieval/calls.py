@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec.structs import replace
 
-from aiollm._failover.candidates import CallOptions, Policy
+from aiollm._failover.candidates import Policy
 from aiollm._failover.gate import Gate
+from aiollm._failover.keywords import CallOptions
 from aiollm._failover.openers import TargetOpener
 from aiollm._resources import Resources
 from aiollm._streams.accumulator import Accumulator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiollm._failover.candidates import CallOptions
+from aiollm._failover.keywords import CallOptions
 from aiollm._retrieval.calls import Calls
 from aiollm._retrieval.openers import RerankOpener
 from aiollm.retrieval import Ranking, RerankRequest

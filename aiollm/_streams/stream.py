@@ -59,7 +59,9 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         return self._start
 
     def _open(self) -> CallSource:
-        return self._start(self._total)
+        source = self._start(self._total)
+        del self._start  # five objects less for the collector while the stream is open
+        return source
 
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""

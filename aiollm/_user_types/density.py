@@ -8,13 +8,13 @@ takes time, too: what comes in pieces is counted piece by piece.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 LARGE = 64 * 1024
 """Bytes up to which anything is decoded."""
 
 
-class Limits(NamedTuple):
+class Limits(msgspec.Struct, frozen=True):
     """How much there may be at most, all outside strings but the last two.
 
     What is read takes some 0.1 microseconds for a name or text, or 0.2 where no other is like it;

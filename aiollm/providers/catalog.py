@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import UnionType
@@ -29,7 +28,7 @@ Resolved: TypeAlias = tuple[Plan, dict[Target, Provider], dict[Target, Timeouts]
 MAX_PLANS = 1024
 """How many parsed specs are kept."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_IN_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 class Catalog:
@@ -316,7 +315,7 @@ class Catalog:
         spec = self._aliases.get(name)
         if spec is not None:
             return spec
-        text = self._variable_value(self._variable(name)) if _NAME.fullmatch(name) else None
+        text = self._variable_value(self._variable(name)) if _is_name(name) else None
         if text is None or not text.strip().startswith(ALIAS):
             return None
         return text.strip().removeprefix(ALIAS)
@@ -324,7 +323,7 @@ class Catalog:
     def _is_provider(self, name: str) -> bool:
         if name in self._coded or name in BUILTINS:
             return True
-        if not _NAME.fullmatch(name):
+        if not _is_name(name):
             return False
         return self._is_dsn(self._variable(name))
 
@@ -339,9 +338,13 @@ class Catalog:
     @staticmethod
     def _check_name(name: str) -> None:
         _check_type(name, str, "a name must be a str")
-        if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        if not _is_name(name) or len(name) > MAX_NAME:
             reason = f"use lower-case letters, digits, '-' and '.', at most {MAX_NAME} in all"
             raise ConfigError(f"invalid name {name!r}: {reason}")
+
+
+def _is_name(text: str) -> bool:
+    return text[:1] not in ("", ".", "-") and _IN_NAME.issuperset(text)
 
 
 def _unknown_scheme(dsn: Dsn, known: list[str]) -> str:
@@ -402,4 +405,4 @@ def _name_of(variable: str) -> str:
     if not variable.startswith("LLM_"):
         return ""
     name = variable.removeprefix("LLM_").lower().replace("_", "-")
-    return name if _NAME.fullmatch(name) else ""
+    return name if _is_name(name) else ""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aiollm import (
+    CallOptions,
     ConfigError,
     GenerateOptions,
     Registry,
@@ -22,6 +23,7 @@ from aiollm import (
     tool,
     user,
 )
+from aiollm._failover.candidates import OPTIONS
 from aiollm.testing import FakeProvider, ToolCallStep
 
 TOOL = Tool("by_hand")
@@ -175,3 +177,7 @@ def test_the_keywords_are_the_fields_of_a_request() -> None:
     assert hints[StreamOptions] - hints[GenerateOptions] == {"output"}
     assert hints[StreamOptions] - set(RunOptions.__annotations__) == {"tools", "output"}
     assert set(RequestFields.__annotations__) == fields - {"tools", "output"} == set(FIELDS)
+
+
+def test_the_settings_that_a_call_may_override_are_those_of_its_options():
+    assert tuple(CallOptions.__annotations__) == OPTIONS

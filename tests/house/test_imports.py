@@ -62,7 +62,7 @@ NEEDED = {
     "_calls": {"retrieval", "whole"},
     "_failover": {
         "admission", "attempt", "breaker", "call", "candidates", "chain", "deadlines", "gate",
-        "health", "jitter", "lines", "meter", "openers", "pace", "snapshots", "tickets",
+        "health", "jitter", "lines", "meter", "openers", "pace", "tickets",
     },
     "_settings": {"fields", "hidden", "percent", "places"},
     "_streams": {"accumulator", "reader", "stream"},
@@ -71,7 +71,7 @@ NEEDED = {
     "providers": {"catalog", "names", "schemes", "urls"},
 }  # fmt: skip
 NEEDED_AT_THE_ROOT = {
-    "_resources", "_validation", "capabilities", "dsn", "errors", "events", "hosted", "provider",
+    "_resources", "_validation", "capabilities", "dsn", "errors", "hosted", "provider",
     "registry", "spec", "types",
 }  # fmt: skip
 """What a registry and a request need before their first use."""

@@ -15,7 +15,7 @@ from aiollm.types import CachePoint, DocumentPart, ToolResultPart
 
 FIRST = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 STREAMS = 50
-OBJECTS = 59
+OBJECTS = 53
 """An open stream may keep so many, its task included, and aiohttp's left out."""
 
 

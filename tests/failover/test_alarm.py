@@ -1,0 +1,98 @@
+"""The alarm of those who wait: one timer, which wakes each at its time and keeps nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from aiollm._failover.tickets import Alarm, Demand, Ticket
+from aiollm.types import Request
+
+
+class Timers(asyncio.SelectorEventLoop):
+    """A loop whose time passes when it is told, and which shows its timers."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = 0.0
+        self.armed: list[asyncio.TimerHandle] = []
+
+    def time(self) -> float:
+        return self.at
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context=None):
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self.armed.append(handle)
+        return handle
+
+    def pending(self) -> list[asyncio.TimerHandle]:
+        return [each for each in self.armed if not each.cancelled()]
+
+    def pass_to(self, now: float) -> None:
+        self.at = now
+        for handle in [each for each in self.pending() if each.when() <= now]:
+            self.armed.remove(handle)
+            handle._run()
+
+
+def waiting(loop: Timers, alarm: Alarm, seconds: float) -> Ticket[Any]:
+    ticket: Ticket[Any] = Ticket(0, Demand(Request("hi")), [])
+    ticket.future = loop.create_future()
+    alarm.set(loop, ticket, seconds)
+    return ticket
+
+
+def is_awake(ticket: Ticket[Any]) -> bool:
+    return ticket.future is not None and ticket.future.done()
+
+
+def test_each_is_woken_at_its_time_by_one_timer():
+    loop, alarm = Timers(), Alarm()
+    tickets = [waiting(loop, alarm, seconds) for seconds in (5.0, 2.0, 9.0)]
+    assert [each.when() for each in loop.pending()] == [2.0]
+    for now, awake in ((1.9, []), (2.0, [1]), (5.0, [0, 1]), (9.0, [0, 1, 2])):
+        loop.pass_to(now)
+        assert [place for place, each in enumerate(tickets) if is_awake(each)] == awake
+    assert loop.pending() == []
+    loop.close()
+
+
+def test_one_that_is_taken_off_sleeps_and_its_request_is_forgotten():
+    loop, alarm = Timers(), Alarm()
+    tickets = [waiting(loop, alarm, 1.0 + place) for place in range(10)]
+    left = tickets[:8]
+    for each in left:
+        alarm.take_off(each)
+    requests = [weakref.ref(each.demand.request.messages[0]) for each in left[:6]]
+    del left, tickets[:8]
+    gc.collect()
+    assert [each() for each in requests] == [None] * 6
+    loop.pass_to(20.0)
+    assert all(map(is_awake, tickets))
+    loop.close()
+
+
+def test_no_timer_is_left_when_nobody_waits():
+    loop, alarm = Timers(), Alarm()
+    tickets = [waiting(loop, alarm, 60.0) for _ in range(3)]
+    for each in tickets:
+        alarm.take_off(each)
+    assert loop.pending() == []
+    loop.close()
+
+
+def test_one_that_waits_again_is_woken_at_its_new_time_alone():
+    loop, alarm = Timers(), Alarm()
+    others = [waiting(loop, alarm, 9.0) for _ in range(3)]
+    ticket = waiting(loop, alarm, 1.0)
+    alarm.take_off(ticket)
+    alarm.set(loop, ticket, 3.0)
+    loop.pass_to(1.0)
+    assert not is_awake(ticket)
+    loop.pass_to(3.0)
+    assert is_awake(ticket)
+    assert not any(map(is_awake, others))
+    loop.close()
