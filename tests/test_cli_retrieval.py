@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm import cli
-from aiollm.cli.kept_vectors import KeptVectors
+from aiollm.cli.kept_vectors import KeptVectors, Made
 from aiollm.cli.texts import read_texts
 from aiollm.cli.vector_files import as_jsonl, as_npy
 from aiollm.errors import ConfigError
@@ -295,6 +295,17 @@ def test_a_first_line_that_is_not_complete_is_no_vectors_and_another_s_file_is_l
     else:
         assert embed("--resume") == cli.OK
         assert names() == ["texts", "v.npy"]
+
+
+def test_the_file_of_kept_vectors_is_free_while_somebody_holds_what_was_read_of_it(server):
+    """As the traceback of an error does; a view of a file holds its lock."""
+    write_texts("a")
+    with KeptVectors(Path("v.npy.part"), resume=False, replace=False) as kept:
+        kept.expect(Made("x"))
+        kept.add(["a"], [array("f", [1.0])])
+        held = kept.vectors(["a"])
+        assert held[0].tolist() == [1.0]
+    KeptVectors(Path("v.npy.part"), resume=True, replace=False).__exit__(None, None, None)
 
 
 def test_two_commands_never_write_one_file(server, capsys):

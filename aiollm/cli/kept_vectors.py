@@ -54,6 +54,7 @@ class KeptVectors:
         self._width = self._start = 0
         # A thread that writes goes on after the task that waits for it was cancelled.
         self._writing = threading.Lock()
+        self._view: mmap.mmap | None = None
         self._file = path.open("a+b")
         try:
             lock(self._file.fileno(), str(path))
@@ -74,6 +75,8 @@ class KeptVectors:
         trace: TracebackType | None,
     ) -> None:
         with self._writing:
+            if self._view is not None:
+                self._view.close()  # it has a descriptor of its own, which holds the lock, too
             self._file.close()
             if not self._places:
                 self._path.unlink(missing_ok=True)
@@ -121,7 +124,7 @@ class KeptVectors:
 
     def vectors(self, texts: Sequence[str]) -> Sequence[Vector]:
         """Return the vectors of texts, all of which must be there; each is read when it is used."""
-        view = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        view = self._view = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return _Vectors(
             view, self._start, self._width, [self._places[_hash(each)] for each in texts]
         )
