@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -13,7 +13,6 @@ from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
 from aiollm._failover.health import without_frames
 from aiollm._failover.openers import Batches, close_now
-from aiollm._http.handover import NOBODY, Body, Handover
 from aiollm.errors import (
     ConfigError,
     ConnectError,
@@ -48,7 +47,22 @@ from aiollm.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from aiollm._http.handover import Body
+
 NO_USAGE = Usage()
+
+
+class _Nobody:
+    """In place of a body, before there is one."""
+
+    goes_on = False
+
+    def take(self) -> list[Item]:
+        return []
+
+
+_NOBODY = _Nobody()
 
 
 class Successors(Protocol):
@@ -83,7 +97,7 @@ class ActiveAttempt:
         self._call = call
         self._admission = admission
         self._batches: Batches | None = None
-        self._body: Body = NOBODY
+        self._body: Body | _Nobody = _NOBODY
         """What is read in place of them, while it goes on."""
         self._is_answered = False
         self._released = False
@@ -162,9 +176,9 @@ class ActiveAttempt:
         if batches is None:
             batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
         batch = await anext(batches)
-        if type(batch) is Handover:
+        if not batch and (body := getattr(batch, "body", None)) is not None:  # a `Handover`
             self._is_answered = True
-            self._body = body = batch.body
+            self._body = body
             got: Any = body.take()  # often the first bytes came with the headers
             return got if type(got) is list else await got
         return batch if self._is_answered else self._answer(batch)

@@ -20,19 +20,6 @@ class Body(Protocol):
         """
 
 
-class _Nobody:
-    """A body of which nothing comes."""
-
-    goes_on = False
-
-    def take(self) -> list[Item] | Awaitable[None]:
-        return []
-
-
-NOBODY: Body = _Nobody()
-"""In place of a body, before there is one."""
-
-
 class Handover(list[Item]):
     """A batch without items, after which `body` may be read in place of the stream.
 
