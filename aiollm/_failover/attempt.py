@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -38,7 +38,32 @@ from aiollm.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from aiollm._http.handover import Body
+
 NO_USAGE = Usage()
+
+
+class _Nobody:
+    """In place of a body, before there is one."""
+
+    goes_on = False
+
+    def take(self) -> list[Item]:
+        return []
+
+
+_NOBODY = _Nobody()
+
+
+class Successors(Protocol):
+    """What comes after an attempt."""
+
+    def ends_with(self, error: Exception) -> bool:
+        """Decide whether the error of an attempt ends the call; else prepare what comes next."""
+
+    def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
+        """Return what brings the next batch to `task`, None at the end."""
 
 
 class ActiveAttempt:
@@ -47,6 +72,7 @@ class ActiveAttempt:
     __slots__ = (
         "_admission",
         "_batches",
+        "_body",
         "_call",
         "_deadlines",
         "_is_answered",
@@ -62,6 +88,8 @@ class ActiveAttempt:
         self._call = call
         self._admission = admission
         self._batches: Batches | None = None
+        self._body: Body | _Nobody = _NOBODY
+        """What is read in place of them, while it goes on."""
         self._is_answered = False
         self._released = False
         self._refusal = ""
@@ -80,39 +108,73 @@ class ActiveAttempt:
 
             call.emit(AttemptStarted(call.number, target, preferred))
 
-    async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
+    async def next(
+        self, task: asyncio.Task[Any], chain: Successors | None = None
+    ) -> Sequence[Item] | None:
         """Return to `task` the next batch that is not empty, None at the end.
 
-        Raises: Exception, after closing itself.
+        After an error, and once closed, it goes on with what comes next in the `chain`, if there
+        is one and the error does not end it. Raises: Exception, after closing itself.
         """
         deadlines = self._deadlines
         try:
-            batches = self._batches
-            if batches is None:
-                batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
-            while True:
-                batch = await deadlines.wait(batches.__anext__(), task)
-                if not self._is_answered:
-                    batch = self._answer(batch)
-                if batch:
-                    break
-                deadlines.alive()
-        except StopAsyncIteration:
-            self._end()
-            return None
-        except Exception as error:
-            self._fail(error)
-            raise
+            deadlines.begin(task)
+            batch: Any
+            try:
+                while deadlines.fired is None:
+                    body = self._body
+                    got: Any = body.take() if body.goes_on else self._step()
+                    batch = got if type(got) is list else await got
+                    if batch:
+                        break
+                    if batch is not None:
+                        deadlines.alive()
+            except StopAsyncIteration:
+                deadlines.end()
+                self._end()
+                return None
+            except BaseException as error:
+                if not deadlines.end(error):
+                    raise
+            if deadlines.fired is not None:
+                raise deadlines.error()  # noqa: TRY301
+            deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
-            self.close("abandoned")
-            self._call.opener.forget(error)
-            raise
+            if self._is_left_with(error, chain):
+                raise
         else:
             if self.record.first_output is not None and type(batch[-1]) is TextDelta:
-                deadlines.output()  # as nearly every batch
+                deadlines.silent = 0.0  # as nearly every batch
             else:
                 self._note(batch)
-            return batch
+            return batch  # type: ignore[no-any-return]
+        assert chain is not None
+        return await chain.next(task)
+
+    def _is_left_with(self, error: BaseException, chain: Successors | None) -> bool:
+        """Close after an error; return whether the caller gets it, as nothing comes after it."""
+        if isinstance(error, Exception):
+            self._fail(error)
+            return chain is None or chain.ends_with(error)
+        self.close("abandoned")
+        self._call.opener.forget(error)
+        return True
+
+    async def _step(self) -> Sequence[Item] | None:
+        """Return the next batch, None where the body that was handed over has to be waited for.
+
+        Raises: what the stream raises, StopAsyncIteration.
+        """
+        batches = self._batches
+        if batches is None:
+            batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
+        batch = await anext(batches)
+        if not batch and (body := getattr(batch, "body", None)) is not None:  # a `Handover`
+            self._is_answered = True
+            self._body = body
+            got: Any = body.take()  # often the first bytes came with the headers
+            return got if type(got) is list else await got
+        return batch if self._is_answered else self._answer(batch)
 
     def _answer(self, batch: Sequence[Item]) -> Sequence[Item]:
         """Note the first sign of life; return the batch without the limits that came with it."""
@@ -152,7 +214,7 @@ class ActiveAttempt:
                 return
             self._note_first_output(self._deadlines.output())
         else:
-            self._deadlines.output()
+            self._deadlines.silent = 0.0
         if type(last) is not TextDelta:
             self._look_for_the_end(batch, last)
 
@@ -200,8 +262,9 @@ class ActiveAttempt:
     def _end(self) -> None:
         self._batches = None
         if self.record.outcome == "running":
-            raise self._fail(StreamInterrupted("the stream ended before its terminal event"))
-        self.close("success")
+            raise StreamInterrupted("the stream ended before its terminal event")
+        self._released = True  # as `close` does, but what became of it is booked
+        self._deadlines.stop()
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Release everything and book the outcome unless there is one; idempotent."""

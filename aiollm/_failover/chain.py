@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aiollm._failover.admission import Admission
@@ -74,8 +74,17 @@ class Chain(Call):
 
             emit(CallStarted(number, str(plan), opener.operation, opener.asked))
 
-    async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
-        """Return the next batch to `task`, None at the end. Raises: LLMError, FailoverError."""
+    def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
+        """Return what brings the next batch to `task`, None at the end.
+
+        Raises, when awaited: LLMError, FailoverError.
+        """
+        active = self._active
+        if active is not None and self._committed:
+            return active.next(task, self)  # no coroutine of the chain's own waits above it
+        return self._next(task)
+
+    async def _next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         while True:
             active = self._active
             if active is None:
@@ -89,11 +98,11 @@ class Chain(Call):
             try:
                 batch = await active.next(task)
             except Exception as error:
-                if self._ends_with(error):
+                if self.ends_with(error):
                     raise
             else:
-                if self._committed or batch is None:
-                    return batch
+                if batch is None:
+                    return None
                 if active.record.first_output is not None:
                     return self._commit(active, batch)
                 if not isinstance(self.held, list):
@@ -126,7 +135,7 @@ class Chain(Call):
             self._interruption = None
         return [*held, *batch] if held else batch
 
-    def _ends_with(self, error: Exception) -> bool:
+    def ends_with(self, error: Exception) -> bool:
         """Decide after a failed attempt whether its error ends the call; else prepare the next."""
         self._error = error
         committed, self._committed = self._committed, False
@@ -160,14 +169,14 @@ class Chain(Call):
             queued = 0.0
             found = self._candidates.next_free()
             if found is None:
-                found, queued = await self._next()
+                found, queued = await self._in_line()
             targets, admission = found
             if len(targets) == 1:
                 return self.attempt_type(self, admission, queued)
             if (winner := await self._race(targets, admission)) is not None:
                 return winner
 
-    async def _next(self) -> tuple[Admitted, float]:
+    async def _in_line(self) -> tuple[Admitted, float]:
         """Ask the fleet, if there is one, and wait in line; return the seconds of that, too."""
         fleet = self.gate.sharing
         if fleet is not None:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from aiollm.errors import ClosedError, DeadlineError, DeadlineName, LLMError, StreamInterrupted
 from aiollm.types import Timeouts
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 Cause: TypeAlias = DeadlineName | Literal["closed"]
 _TEXT = {
     "first_output": "no output within {} s",
@@ -29,13 +26,6 @@ _TEXT = {
 
 LATE = 0.05
 """Seconds by which the timer may fire late; with more, this process stood still."""
-
-
-class Step(Awaitable[T_co], Protocol[T_co]):
-    """A coroutine, or a step of an async generator: what can be dropped unawaited."""
-
-    def close(self) -> None:
-        """Drop it."""
 
 
 class Watchdog:
@@ -111,13 +101,13 @@ class AttemptDeadlines:
     __slots__ = (
         "_alive_at",
         "_cancelling",
-        "_fired",
         "_limits",
-        "_output_at",
-        "_task",
         "_total_at",
         "_watchdog",
+        "fired",
+        "silent",
         "started",
+        "task",
     )
 
     def __init__(self, watchdog: Watchdog, limits: Timeouts, total_at: float | None) -> None:
@@ -125,10 +115,11 @@ class AttemptDeadlines:
         self._watchdog = watchdog
         self._limits = limits
         self._total_at = total_at
-        self._task: asyncio.Task[Any] | None = None
-        self._fired: tuple[Cause, float] | None = ("closed", 0.0) if watchdog.closed else None
+        self.task: asyncio.Task[Any] | None = None
+        self.fired: tuple[Cause, float] | None = ("closed", 0.0) if watchdog.closed else None
         self._alive_at: float | None = None
-        self._output_at: float | None = None
+        self.silent: float | None = None
+        """Seconds of waiting since the last output, up to the last bytes; None before any."""
         self.started = now = watchdog.time()
         seconds = limits.first_output or 0.0
         if limits.stall is not None and limits.stall < seconds:
@@ -140,49 +131,50 @@ class AttemptDeadlines:
     def alive(self) -> None:
         """Note that bytes arrived."""
         now = self._watchdog.time()
-        if self._alive_at is None and self._limits.idle is not None:
-            self._watchdog.expect(now + self._limits.idle)
+        if self._alive_at is None:
+            if self._limits.idle is not None:
+                self._watchdog.expect(now + self._limits.idle)
+        elif self.silent is not None:
+            self.silent += now - self._alive_at
         self._alive_at = now
 
     def output(self) -> float:
-        """Note that output arrived; return the loop time."""
+        """Note the first output; return the loop time. From then on, `silent = 0.0` notes it."""
         now = self._watchdog.time()
         if self._alive_at is None and self._limits.idle is not None:
             self._watchdog.expect(now + self._limits.idle)
-        self._output_at = self._alive_at = now
+        self._alive_at = now
+        self.silent = 0.0
         return now
 
-    async def wait(self, step: Step[T], task: asyncio.Task[Any]) -> T:
-        """Await in `task` under the deadlines.
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Note that `task` waits from now on, up to `end`.
 
         Raises: DeadlineError, ClosedError (StreamInterrupted after output) when the registry is
-        closed, and whatever the step raises.
+        closed.
         """
-        if (over := self._fired) is not None:
-            step.close()
-            raise self._error(*over)
+        if self.fired is not None:
+            raise self.error()
         self._cancelling = task.cancelling()
-        left_at = self._alive_at
-        if left_at is not None:
+        if self._alive_at is not None:
             # The caller's own pause since the last wait is not the server's: it is left out.
-            self._alive_at = now = self._watchdog.time()
-            if self._output_at is not None:
-                self._output_at += now - left_at
+            self._alive_at = self._watchdog.time()
             if self._total_at is not None:
                 self._watchdog.expect(self._total_at)
-        self._task = task
-        try:
-            result = await step
-            if self._fired is None:
-                return result
-        except asyncio.CancelledError:
-            if self._fired is None or task.cancelling() - 1 > self._cancelling:
-                raise
-        finally:
-            self._task = None
-            if self._fired is not None:
-                task.uncancel()
-        raise self._error(*self._fired)
+        self.task = task
+
+    def end(self, error: BaseException | None = None) -> bool:
+        """Note the end of a wait, and the error that ended it.
+
+        Returns whether it was a deadline that did, for which `error` has words.
+        """
+        task, self.task = self.task, None
+        if self.fired is None or task is None:
+            return False
+        left = task.uncancel()
+        if error is None:
+            return True
+        return isinstance(error, asyncio.CancelledError) and left <= self._cancelling
 
     def due(self, now: float) -> tuple[float, DeadlineName, float]:
         """Return the loop time of the next deadline, which one it is, and its seconds.
@@ -190,41 +182,47 @@ class AttemptDeadlines:
         While the caller pauses between two waits, the deadlines count from `now`.
         """
         limits = self._limits
-        paused = self._task is None and self._alive_at is not None
+        paused = self.task is None and self._alive_at is not None
         nearest: tuple[float, DeadlineName, float] = (float("inf"), "total", 0.0)
         if self._total_at is not None and not paused:
             nearest = (self._total_at, "total", limits.total or 0.0)
-        if self._output_at is None and limits.first_output is not None:
+        if self.silent is None and limits.first_output is not None:
             when = self.started + limits.first_output
             nearest = min(nearest, (when, "first_output", limits.first_output))
         if self._alive_at is not None and limits.idle is not None:
             when = (now if paused else self._alive_at) + limits.idle
             nearest = min(nearest, (when, "idle", limits.idle))
         if limits.stall is not None:
-            since = self.started if self._output_at is None else self._output_at
+            since = self.started
+            if self.silent is not None and self._alive_at is not None:
+                since = self._alive_at - self.silent
             when = (now if paused else since) + limits.stall
             nearest = min(nearest, (when, "stall", limits.stall))
         return nearest
 
     def interrupt(self, cause: Cause, seconds: float) -> None:
         """End the current wait with an error, or else the next."""
-        if self._fired is None:
-            self._fired = (cause, seconds)
-            if self._task is not None:
-                self._task.cancel()
+        if self.fired is None:
+            self.fired = (cause, seconds)
+            if self.task is not None:
+                self.task.cancel()
 
     def is_paused(self) -> bool:
         """Return whether nothing awaits the next batch: the caller is doing something else."""
-        return self._task is None
+        return self.task is None
 
     def stop(self) -> None:
         """Stop watching; idempotent."""
         self._watchdog.discard(self)
 
-    def _error(self, cause: Cause, seconds: float) -> LLMError:
+    def error(self) -> LLMError:
+        """End a wait that was interrupted; return the error to raise."""
+        self.end()
+        assert self.fired is not None
+        cause, seconds = self.fired
         if cause != "closed":
             return DeadlineError(_TEXT[cause].format(f"{seconds:g}"), which=cause, after=seconds)
-        if self._output_at is not None:
+        if self.silent is not None:
             return StreamInterrupted("the registry was closed")
         return ClosedError("the registry was closed")
 

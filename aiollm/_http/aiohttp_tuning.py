@@ -269,11 +269,9 @@ class Pieces(aiohttp.StreamReader):
 
     __slots__ = ()
 
-    def begin_http_chunk_receiving(self) -> None:
-        """Keep no note of where an HTTP chunk begins."""
-
-    def end_http_chunk_receiving(self) -> None:
-        """Keep no note of where it ends."""
+    # Called for each HTTP chunk, without arguments: nothing is noted, and no frame is made for it.
+    begin_http_chunk_receiving: Any = bool
+    end_http_chunk_receiving: Any = bool
 
     def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - aiohttp ignores it, too
         """Take bytes that have arrived."""
@@ -289,6 +287,13 @@ class Pieces(aiohttp.StreamReader):
         if self._size > self._high_water:
             self._protocol.pause_reading()
         return False
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """Note what broke the body off: `take` raises it, and `coming` just ends."""
+        waiter, self._waiter = self._waiter, None
+        super().set_exception(exc, *cause)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def take(self) -> bytes | None:
         """Return what has arrived, b"" at the end, None if nothing is there yet.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from asyncio import sleep
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiollm._http import MAX_ANSWER
-from aiollm._http.turns import FIRST, PIECE, TURN, Turns
+from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns
 from aiollm._user_types.density import Weight
 from aiollm._wire.framing import NDJSON, check_density
 from aiollm.errors import LLMError, ProtocolError
@@ -18,6 +19,8 @@ from aiollm.types import Item, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._http.last_words import LastWords
+
+_DOCUMENTS = ("text/html", "application/json")
 
 _NEVER, _NO_GAP = inf, -1.0
 """When the last piece of an answer came, and the longest gap between two, before there are any."""
@@ -33,40 +36,55 @@ class Answer:
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
     _size = _turn_at = 0
-    _is_cut = False
-    """Whether larger reads are cut into pieces already."""
+    _read: Read | None = None
+    """What cuts large reads into pieces."""
+    _held: bytes | None = None
+    """What was read already, and is decoded next."""
+    _has_turned = False
+    """Whether others run now, before what is held is decoded."""
 
     def __init__(
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
     ) -> None:
         self._reply = reply
-        self._read = reply.read
+        # Of a reply that can only be read, nothing is known before.
+        self._arrived: Callable[[], bytes | None] = getattr(reply, "take", _nothing)
+        self._coming: Callable[[], Awaitable[None]] | None = getattr(reply, "coming", None)
         self._decoder = decoder
-        self._framer = _Document(decoder) if _is_one_document(reply, framer) else framer
+        self._framer = framer
+        if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
+            self._framer = _Document(decoder)
         self._timeouts = timeouts
 
-    async def next(self) -> list[Item]:
-        """Return the items of one read.
+    def take(self) -> list[Item] | Awaitable[None]:
+        """Return the items of what has arrived, or what to await, at once, before there are any.
 
         An error is kept in `failure` rather than raised, so that the items before it reach the
         caller first.
         """
         decoder = self._decoder
         batch: list[Item] = []
-        data = None
+        data = self._held
         try:
-            data = await (self._read_after_finish() if decoder.ending else self._read())
+            if data is not None:
+                self._held = None
+            elif (data := self._arrived()) is None:
+                if self._coming is None or decoder.ending:
+                    return self._hold()
+                return self._coming()
             self._size += len(data)
             if self._size >= self._turn_at:  # at the first read, and then once in so many bytes
-                if self._turn_at:
-                    await sleep(0)
+                if self._turn_at and self._is_others_turn(data):
+                    return sleep(0)
                 data = self._first_slice(data)
-            if data:
-                decoder.feed(self._framer.feed(data), batch)
+            if decoder.ending or not data:
+                self._feed_end(data, batch)
             else:
-                self._close(batch)
-        except (LLMError, RecursionError, MemoryError) as error:
-            self._fail(error, data, batch)
+                decoder.feed(self._framer.feed(data), batch)
+        except Exception as error:
+            if (known := self._known(error, data)) is None:
+                raise
+            self._fail(known, data, batch)
         self._batch = batch
         if decoder.finished or not data:
             self.goes_on = False
@@ -78,14 +96,35 @@ class Answer:
             self._last = now
         return batch
 
+    async def _hold(self) -> None:
+        """Read where it takes more than to wait for bytes."""
+        try:
+            if self._decoder.ending:
+                self._words = words = self._words or self._last_words()
+                self._held = await words.read(self._read or self._reply.read)
+            else:
+                self._held = await (self._read or self._reply.read)()
+        except (LLMError, RecursionError, MemoryError) as error:
+            error.__traceback__ = None  # as in `_fail`
+            self._arrived = partial(_broken, error)
+
+    def _is_others_turn(self, data: bytes) -> bool:
+        """Return whether others run now, before `data` that is there already is decoded."""
+        if self._has_turned:
+            return False
+        self._size -= len(data)
+        self._held, self._has_turned = data, True
+        return True
+
     def _first_slice(self, data: bytes) -> bytes:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
-        if len(data) > PIECE and not self._is_cut:
-            self._is_cut = True
-            self._read = Turns(self._read, data[FIRST:], FIRST, PIECE).read
+        if len(data) > PIECE and self._read is None:
+            self._arrived, self._coming = _nothing, None
+            self._read = Turns(self._reply.read, data[FIRST:], FIRST, PIECE).read
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:
+            self._has_turned = False
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
                 raise ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
@@ -96,18 +135,24 @@ class Answer:
                 self._framer = _Document(self._decoder)
         return data
 
-    def _read_after_finish(self) -> Awaitable[bytes]:
-        """Read what may follow a finish word; most answers end with their terminal event."""
-        words = self._words
-        if words is None:
-            from aiollm._http.last_words import LastWords
+    def _feed_end(self, data: bytes, batch: list[Item]) -> None:
+        """Decode what follows a finish word, or b"" at the end. Raises: LLMError."""
+        if not data:
+            self._close(batch)
+            return
+        self._words = words = self._words or self._last_words()
+        self._decoder.feed(self._framer.feed(data), batch)
+        if batch:
+            words.said_more()
 
-            gap = None if self._last == _NEVER else self._gap
-            # The only batch so far may be the first piece of an answer.
-            sure = gap is not None and not (gap == _NO_GAP and self._batch)
-            words = self._words = LastWords(self._timeouts, gap, sure=sure)
-            self._batch = ()
-        return words.read(self._read, self._batch)
+    def _last_words(self) -> LastWords:
+        """Return what reads after a finish word; most answers end with their terminal event."""
+        from aiollm._http.last_words import LastWords
+
+        gap = None if self._last == _NEVER else self._gap
+        # The only batch so far may be the first piece of an answer.
+        sure = gap is not None and not (gap == _NO_GAP and self._batch)
+        return LastWords(self._timeouts, gap, sure=sure)
 
     def _close(self, batch: list[Item]) -> None:
         """Decode what the end of the body completes. Raises: LLMError."""
@@ -117,6 +162,13 @@ class Answer:
         self._decoder.feed(self._framer.close(), batch)
         if not self._decoder.finished:
             self._decoder.close(batch)
+
+    def _known(self, error: Exception, data: bytes | None) -> Exception | None:
+        """Return an error that ends an answer, translated, None for any other."""
+        if isinstance(error, (LLMError, RecursionError, MemoryError)):
+            return error
+        translated = getattr(self._reply, "translated", None)
+        return translated(error) if translated is not None and data is None else None
 
     def _fail(self, error: BaseException, data: bytes | None, batch: list[Item]) -> None:
         """Keep an error; without `data`, it is the read that failed."""
@@ -141,10 +193,16 @@ class Answer:
         return True
 
 
+def _nothing() -> None:
+    """Return that nothing is known to have arrived."""
+
+
+def _broken(error: BaseException) -> bytes | None:
+    raise error
+
+
 def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
     """Return whether the body is a complete answer, an error or a web page, not a stream."""
-    if reply.content_type not in ("text/html", "application/json"):
-        return False
     # Some servers label a stream of JSON lines as JSON, but only a document has a length.
     lines = reply.content_type == "application/json" and isinstance(framer, NDJSON)
     return not lines or "content-length" in reply.headers

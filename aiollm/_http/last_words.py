@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 from aiollm._http.turns import Read
 from aiollm.types import Timeouts
@@ -43,15 +41,16 @@ class LastWords:
         self._most = min(LONGEST, (timeouts.idle or _FAR) / 2, (timeouts.stall or _FAR) / 2)
         self._waited = 0.0
 
-    async def read(self, read: Read, batch: Sequence[Any]) -> bytes:
+    def said_more(self) -> None:
+        """Note that what came was more than a sign of life."""
+        self._least = LONGEST
+        self._waited = 0.0
+
+    async def read(self, read: Read) -> bytes:
         """Return what comes, b"" at the end or after the silence.
 
-        `batch` is what the last of these reads brought, if there was one. The caller's own pauses
-        do not count.
+        The caller's own pauses do not count.
         """
-        if batch:
-            self._least = LONGEST
-            self._waited = 0.0
         silence = min(max(self._gaps, self._least), self._most)
         started = monotonic()
         try:

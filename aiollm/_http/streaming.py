@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from aiollm._http import ERROR_BODY_SECONDS
 from aiollm._http.answer import Answer
+from aiollm._http.handover import Handover
 from aiollm._wire.quota import quotas
 from aiollm.errors import MAX_BODY, LLMError
 from aiollm.provider import HttpResponse, Provider, Reply, Transport
@@ -38,8 +39,15 @@ async def stream(
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         answer = Answer(reply, codec.framing(), (http.decoder or codec.decoder)(), timeouts)
+        handover = Handover()
+        handover.body = answer
+        yield handover
         while answer.goes_on:
-            yield await answer.next()
+            got = answer.take()
+            if isinstance(got, list):
+                yield got
+            else:
+                await got
         if answer.failure is not None:
             raise _taken(answer)
         await reply.drain()

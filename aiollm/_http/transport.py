@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
@@ -68,7 +68,7 @@ class AiohttpReply:
     ) -> None:
         """Add the reply to the open `replies` of a transport until it is closed."""
         self._response = response
-        self._content = in_pieces(response.content)
+        self._content = response.content
         self._open = replies
         self.status = response.status
         header = response.headers.get("Content-Type", "")
@@ -91,23 +91,23 @@ class AiohttpReply:
 
     async def read(self) -> bytes:
         """Return what has arrived, b"" at the end. Raises: TransportError, ProtocolError."""
-        content = self._content
         try:
-            if type(content) is not Pieces:
-                return await content.readany()
-            while (data := content.take()) is None:
-                await content.coming()
-            return data  # noqa: TRY300 - an else would cost at each read
+            return await self._content.readany()
         except FOREIGN as error:
-            ours = translate(error, in_body=True)
-            if self not in self._open:  # it was closed under its reader
-                ours = ClosedError("the registry was closed")
+            ours = self._translated(error)
         # Raised outside the handler, so that a foreign error, whose text may contain a URL or a
         # header, does not become its context.
         try:
             raise ours
         finally:
             del ours  # its traceback refers to this frame, which would make a cycle
+
+    def _translated(self, error: BaseException) -> LLMError:
+        # The body keeps the error, whose frames refer to the body: a cycle.
+        error.__traceback__ = None
+        if self not in self._open:  # it was closed under its reader
+            return ClosedError("the registry was closed")
+        return translate(error, in_body=True)
 
     async def read_whole(self, limit: int, seconds: float | None) -> bytes:
         """Return the rest of the body, cut at `limit` bytes or after `seconds`."""
@@ -145,6 +145,31 @@ class AiohttpReply:
         self._response.close()
 
 
+class ReplyInPieces(AiohttpReply):
+    """A reply whose bytes can be taken without a coroutine, as `_http.answer` does.
+
+    What `take` and `coming` raise, `translated` translates: one frame less at each read.
+    """
+
+    __slots__ = ()
+
+    _content: Pieces
+
+    @property
+    def take(self) -> Callable[[], bytes | None]:
+        """What returns what has arrived, b"" at the end, None if nothing has."""
+        return self._content.take
+
+    @property
+    def coming(self) -> Callable[[], asyncio.Future[None]]:
+        """What returns a future that ends when there is something to take."""
+        return self._content.coming
+
+    def translated(self, error: Exception) -> LLMError | None:
+        """Return what an error means, None for one that is not aiohttp's."""
+        return self._translated(error) if isinstance(error, FOREIGN) else None
+
+
 class EncodedReply(AiohttpReply):
     """A reply whose body is compressed or the like, although nobody asked: it is never read.
 
@@ -171,7 +196,9 @@ _PLAIN = frozenset({"", "identity", "none", "utf-8"})
 
 def _reply(response: aiohttp.ClientResponse | Response, replies: set[AiohttpReply]) -> AiohttpReply:
     encoding = response.headers.get("Content-Encoding", "")
-    kind = AiohttpReply if encoding.strip().lower() in _PLAIN else EncodedReply
+    if encoding and encoding.strip().lower() not in _PLAIN:
+        return EncodedReply(response, replies)
+    kind = ReplyInPieces if type(in_pieces(response.content)) is Pieces else AiohttpReply
     return kind(response, replies)
 
 

@@ -20,8 +20,8 @@ Y = TypeVar("Y")
 class Source(Protocol[Got_co]):
     """Where a reader's items come from."""
 
-    async def next(self, task: asyncio.Task[Any], /) -> Got_co | None:
-        """Return the next item, None at the end; `task` is the one that waits for it."""
+    def next(self, task: asyncio.Task[Any], /) -> Awaitable[Got_co | None]:
+        """Return what brings the next item to `task`, which awaits it at once, None at the end."""
 
     def close(self) -> None:
         """End the work now; synchronous and idempotent."""
@@ -56,6 +56,17 @@ class SingleReader(ABC, Generic[Got, Y]):
         Raises: StopAsyncIteration, ClosedError, the source's errors; StreamInterrupted after a
         read that was cancelled, because the end of the iteration would look like a whole answer.
         """
+        task = self._begin()
+        try:
+            got = await self._opened().next(task)
+        except BaseException as error:
+            if not self._is_closed_by(error, task):
+                raise
+            got = None
+        return self._read_is_over(got)
+
+    def _begin(self) -> asyncio.Task[Any]:
+        """Begin a read; return the task that reads. Raises: as `_read`."""
         if self._closed:
             if self._cut:
                 raise self._was_cut()
@@ -66,25 +77,35 @@ class SingleReader(ABC, Generic[Got, Y]):
         self._reader = task = asyncio.current_task(self._loop)
         if task is None:
             raise ClosedError(f"a {self._noun} can be read only inside an asyncio task")
+        return task
+
+    def _opened(self) -> Source[Got]:
+        """Return the source, which is made at the first read."""
+        if self._source is None:
+            self._loop = asyncio.get_running_loop()
+            self._source = self._open()
+        return self._source
+
+    def _is_closed_by(self, error: BaseException, task: asyncio.Task[Any]) -> bool:
+        """End after a read that failed; return whether that was only how `aclose()` woke it."""
         try:
-            if self._source is None:
-                self._loop = asyncio.get_running_loop()
-                self._source = self._open()
-            got = await self._source.next(task)
-        except asyncio.CancelledError:
+            is_cancelled = isinstance(error, asyncio.CancelledError)
             # aclose() in another task cancels this one: swallow only that cancellation.
-            if self._left is None or task.uncancel() > 0:
-                self._cut = True
-                self._end()
-                raise
-            got = None
-        except BaseException:
+            if is_cancelled and self._left is not None and task.uncancel() <= 0:
+                return True
+            self._cut = is_cancelled
             self._end()
-            raise
+            return False
         finally:
             self._reader = None
             if self._left is not None:
                 self._left.set()
+
+    def _read_is_over(self, got: Got | None) -> Got:
+        """Return what a read brought. Raises: StopAsyncIteration at the end."""
+        self._reader = None
+        if self._left is not None:
+            self._left.set()
         if got is None:
             self._end()
             raise StopAsyncIteration

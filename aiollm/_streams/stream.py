@@ -68,7 +68,18 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         while True:
             for item in self._ready:
                 return item  # type: ignore[no-any-return]
-            batch = await self._read()
+            # As `_read`, whose coroutine would cost as much as this does.
+            task = self._begin()
+            try:
+                source = self._source or self._opened()
+                batch = await source.next(task)
+            except BaseException as error:
+                if not self._is_closed_by(error, task):
+                    raise
+                batch = None
+            if batch is None or self._left is not None:
+                batch = self._read_is_over(batch)
+            self._reader = None
             self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
 
     def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:

@@ -46,15 +46,17 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (91, 535, 3935),
-    "anthropic": (107, 545, 4650),
-    "google": (130, 585, 4585),
-    "ollama": (90, 505, 3595),
+    "openai": (91, 525, 3935),
+    "anthropic": (104, 535, 4650),
+    "google": (123, 565, 4450),
+    "ollama": (87, 495, 3595),
 }
 
 
 class Reply:
-    """An answer in memory, cut as it is read."""
+    """An answer in memory, cut as it is read: each read between the first, which has come
+    with the headers, and the end, which comes with the last, has to wait.
+    """
 
     status = 200
     headers: ClassVar[dict[str, str]] = {}
@@ -63,9 +65,23 @@ class Reply:
 
     def __init__(self, reads):
         self._reads = iter(reads)
+        self._has_come = True
 
     async def read(self):
         return next(self._reads, b"")
+
+    def take(self):
+        if not self._has_come:
+            return None
+        data = next(self._reads, b"")
+        self._has_come = not self._reads.__length_hint__()
+        return data
+
+    def coming(self):
+        self._has_come = True
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def drain(self):
         pass

@@ -1,0 +1,116 @@
+"""How many coroutines a read passes, and that who knows nothing of a handover gets the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from aiollm import Registry, Request, Target, Timeouts, user
+from aiollm._http import streaming
+from aiollm.provider import Operation, Provider
+from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.types import TextDelta
+
+
+def event(text: str) -> bytes:
+    return b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode()
+
+
+END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+READS = [event("one "), event("two "), event("three"), END]
+
+
+class Readable:
+    """A reply that can only be read, as one of a transport that knows nothing of `take`."""
+
+    status = 200
+    headers: ClassVar[dict[str, str]] = {}
+    content_type = "text/event-stream"
+    has_body = True
+
+    def __init__(self, reads):
+        self.left = list(reads)
+
+    async def read(self):
+        return self.left.pop(0) if self.left else b""
+
+    async def drain(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class Takable(Readable):
+    """A reply whose first bytes are there; for the next there is a future."""
+
+    def __init__(self, reads):
+        super().__init__(reads)
+        self.has_come = True
+        self.future = None
+
+    def take(self):
+        if not self.has_come:
+            return None
+        self.has_come = False
+        return self.left.pop(0) if self.left else b""
+
+    def coming(self):
+        self.future = asyncio.get_running_loop().create_future()
+        return self.future
+
+    def come(self):
+        self.has_come = True
+        self.future.set_result(None)
+
+
+class Memory:
+    def __init__(self, reply):
+        self.reply = reply
+
+    async def send(self, request, connect):
+        return self.reply
+
+
+def row_of(reply):
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Memory(reply), target, request, timeouts)
+
+    operations = {"chat": Operation(adapter=adapter)}
+    return Provider("mem", "m", "http://mem.invalid/v1", ChatCodec(), operations=operations)
+
+
+def layers_of(coroutine):
+    count = 0
+    while coroutine is not None and hasattr(coroutine, "cr_await"):
+        count += 1
+        coroutine = coroutine.cr_await
+    return count
+
+
+async def test_a_read_that_waits_has_two_coroutines():
+    reply = Takable(READS)
+    async with Registry(env={}) as reg:
+        reg.register("mem", row_of(reply))
+        async with reg.stream("mem/model", "hi") as stream:
+            assert (await anext(stream)).text == "one "
+            waiting = asyncio.create_task(anext(stream))
+            await asyncio.sleep(0)
+            assert layers_of(waiting.get_coro()) == 2
+            reply.come()
+            assert (await waiting).text == "two "
+
+
+async def test_a_reply_that_can_only_be_read_gives_the_same_answer():
+    async with Registry(env={}) as reg:
+        reg.register("mem", row_of(Readable(READS)))
+        assert (await reg.stream("mem/model", "hi").collect()).text == "one two three"
+
+
+async def test_whoever_only_iterates_the_adapter_gets_the_same_batches():
+    reply = Readable(READS)
+    row, request = row_of(reply), Request((user("hi"),))
+    batches = streaming.stream(row, Memory(reply), Target("mem", "m"), request, Timeouts())
+    items = [item async for batch in batches for item in batch]
+    texts = [item.text for item in items if type(item) is TextDelta]
+    assert texts == ["one ", "two ", "three"]
