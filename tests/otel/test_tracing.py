@@ -30,7 +30,8 @@ from aiollm import (
     tool,
     user,
 )
-from aiollm.events import RunEnded, RunStarted, TurnStarted, emit
+from aiollm._failover.call import emit
+from aiollm.events import RunEnded, RunStarted, TurnStarted
 from aiollm.otel import instrument, semconv
 from aiollm.testing import NEVER, FakeProvider, chat, tool_call
 from aiollm.testing.faultserver import FaultServer
