@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from stand_ins import stand_in
 
 from aiollm import LLMError, Registry, Status, http_status
 
@@ -37,6 +36,8 @@ async def ask(request: web.Request) -> web.StreamResponse:
 @asynccontextmanager
 async def start_and_stop(app: web.Application) -> AsyncGenerator[None]:
     async with Registry() as app[REGISTRY]:
+        from stand_ins import stand_in  # here: others may import this file
+
         stand_in(app[REGISTRY], m5=[["Blue light ", "is scattered most."]], m1=["Scattering."])
         yield
 

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
-from stand_ins import stand_in
 
 from aiollm import LLMError, Registry, Status, Stream, http_status
 
@@ -21,6 +20,8 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
+        from stand_ins import stand_in  # here: others may import this file
+
         stand_in(app.state.llm, m5=[["Blue light ", "is scattered most."]], m1=["Scattering."])
         yield
 

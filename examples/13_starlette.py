@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from stand_ins import stand_in
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,6 +23,8 @@ from aiollm import LLMError, Registry, Status, Stream, http_status
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     async with Registry() as app.state.llm:
+        from stand_ins import stand_in  # here: others may import this file
+
         stand_in(app.state.llm, m5=[["Blue light ", "is scattered most."]], m1=["Scattering."])
         yield
 

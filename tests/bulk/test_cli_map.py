@@ -265,10 +265,13 @@ def test_a_run_that_is_killed_goes_on_and_repeats_only_what_was_under_way(
             _wait(server, 10 + 15 * number)
             process.kill()
             process.communicate()
+    lines, asked_before = len(records(Path("out.jsonl"))), len(server.requests)
+    assert lines
     assert cli.main(command("--resume")) == cli.OK
     assert answers(Path("out.jsonl")) == {f"k{n}": f"{n}" for n in range(rows)}
     assert len(records(Path("out.jsonl"))) == rows
-    assert len(server.requests) <= rows + 3 * (at_once + 2)
+    # What was under way at the kill may be seen by the server a moment later.
+    assert len(server.requests) - asked_before <= rows - lines + at_once
 
 
 @pytest.mark.parametrize(

@@ -149,11 +149,12 @@ async def test_a_damaged_file_ends_no_call(
 
 
 async def test_an_answer_that_cannot_be_read_is_asked_for(keeping: Callable, file: Path) -> None:
-    reg = await keeping(FakeProvider("old", "new"))
-    await reg.generate("fake/m", "hi", response_cache="use")
-    await reg.generate("fake/m", "hi", response_cache="use")
+    first = await keeping(FakeProvider("old"))
+    await first.generate("fake/m", "hi", response_cache="use")
+    await first.close()  # it is written by a thread
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("UPDATE answers SET answer = '{\"message\": 5}'")
+        assert db.execute("UPDATE answers SET answer = '{\"message\": 5}'").rowcount == 1
+    reg = await keeping(FakeProvider("new"))
     assert (await reg.generate("fake/m", "hi", response_cache="use")).text == "new"
 
 
