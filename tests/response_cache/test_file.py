@@ -151,7 +151,7 @@ async def test_a_damaged_file_ends_no_call(
 async def test_an_answer_that_cannot_be_read_is_asked_for(keeping: Callable, file: Path) -> None:
     first = await keeping(FakeProvider("old"))
     await first.generate("fake/m", "hi", response_cache="use")
-    await first.close()  # it is written by a thread
+    await first.aclose()  # it is written by a thread
     with closing(sqlite3.connect(file)) as db, db:
         assert db.execute("UPDATE answers SET answer = '{\"message\": 5}'").rowcount == 1
     reg = await keeping(FakeProvider("new"))
