@@ -120,6 +120,7 @@ class ActiveAttempt:
         try:
             deadlines.begin(task)
             batch: Any
+            body: Any
             try:
                 while deadlines.fired is None:
                     body = self._body
@@ -140,6 +141,7 @@ class ActiveAttempt:
                 raise deadlines.error()  # noqa: TRY301
             deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
+            body = None  # who keeps the error keeps this frame, but not the answer
             if self._is_left_with(error, chain):
                 raise
         else:
@@ -271,6 +273,7 @@ class ActiveAttempt:
         if self._released:
             return
         self._released = True
+        self._body = _NOBODY
         self._deadlines.stop()
         batches = self._batches
         was_sent = batches is not None and not _never_left(error)

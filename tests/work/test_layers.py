@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import ClassVar
 
-from aiollm import Registry, Request, Target, Timeouts, user
+import pytest
+
+from aiollm import DeadlineError, Registry, Request, Target, Timeouts, user
 from aiollm._http import streaming
 from aiollm.provider import Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
@@ -99,6 +103,37 @@ async def test_a_read_that_waits_has_two_coroutines():
             assert layers_of(waiting.get_coro()) == 2
             reply.come()
             assert (await waiting).text == "two "
+
+
+@pytest.mark.parametrize("ended_by", [asyncio.CancelledError, DeadlineError])
+async def test_who_keeps_the_error_of_a_read_does_not_keep_the_answer(ended_by):
+    replies = []
+
+    class Anew:
+        async def send(self, request, connect):
+            reply = Takable(READS)
+            replies.append(weakref.ref(reply))
+            return reply
+
+    def adapter(provider, _, target, request, timeouts):
+        return streaming.stream(provider, Anew(), target, request, timeouts)
+
+    operations = {"chat": Operation(adapter=adapter)}
+    row = Provider("mem", "m", "http://mem.invalid/v1", ChatCodec(), operations=operations)
+    idle = 0.01 if ended_by is DeadlineError else None
+    async with Registry(env={}, timeouts=Timeouts(idle=idle)) as reg:
+        reg.register("mem", row)
+        stream = reg.stream("mem/model", "hi")
+        assert (await anext(stream)).text == "one "
+        waiting = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        if ended_by is asyncio.CancelledError:
+            waiting.cancel()
+        with pytest.raises(ended_by) as kept:
+            await waiting
+        gc.collect()
+        assert kept.value.__traceback__ is not None
+        assert [each() for each in replies] == [None]
 
 
 async def test_a_reply_that_can_only_be_read_gives_the_same_answer():
