@@ -298,12 +298,13 @@ class Pieces(aiohttp.StreamReader):
     def take(self) -> bytes | None:
         """Return what has arrived, b"" at the end, None if nothing is there yet.
 
-        Raises: what broke the body off, once aiohttp knows of it.
+        Raises: what broke the body off, after all that came before it. aiohttp raises it at once,
+        and who reads slowly would lose what had arrived.
         """
-        if self._exception is not None:
-            raise self._exception
         waiting = self._buffer
         if not waiting:
+            if self._exception is not None:
+                raise self._exception
             return b"" if self._eof else None
         if self._buffer_offset:
             return super()._read_nowait(-1)

@@ -19,9 +19,11 @@ from aiollm import (
     OverloadedError,
     ProtocolError,
 )
-from aiollm._http.aiohttp_tuning import MAX_INTERIM
+from aiollm._http import aiohttp_tuning, transport
+from aiollm._http.aiohttp_tuning import MAX_INTERIM, Pieces
 from aiollm._http.translation import translate
-from aiollm.testing import Answer, chat
+from aiollm.testing import Answer, Gate, Raw, chat
+from aiollm.testing.faults import End
 
 
 def aiohttp_errors():
@@ -178,3 +180,44 @@ async def test_interim_responses_are_passed_over_but_not_without_end(registry, c
             await call
         assert type(caught.value.last) is ProtocolError
         assert "interim" in str(caught.value.last)
+
+
+def event(text):
+    data = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode()
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("end", [(End("close"),), (End("reset"),), (b"zz\r\n", Gate())])
+async def test_what_arrived_before_a_break_reaches_a_caller_who_reads_slowly(
+    serve, registry, end, monkeypatch
+):
+    """aiohttp raises the error first, and drops what is in its buffer."""
+    has_arrived, is_broken = Gate(), asyncio.Event()
+
+    class Noting(Pieces):
+        __slots__ = ()
+
+        def feed_data(self, data, size=0):
+            if b'"c"' in data:
+                has_arrived.open()
+            return super().feed_data(data, size)
+
+        def set_exception(self, *args):
+            super().set_exception(*args)
+            is_broken.set()
+
+    for module in (aiohttp_tuning, transport):
+        monkeypatch.setattr(module, "Pieces", Noting)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    start = head + b"Transfer-Encoding: chunked\r\n\r\n" + event("a")
+    go_on = Gate()
+    server = await serve(Raw((start, go_on, event("b") + event("c"), has_arrived, *end)))
+    texts = []
+    with pytest.raises(LLMError) as caught:
+        async for chunk in registry({"a": server}, retries=0).stream("a/m", "hi"):
+            texts.append(chunk.text)
+            if len(texts) == 1:
+                go_on.open()
+                await asyncio.wait_for(is_broken.wait(), 5)
+    assert texts == ["a", "b", "c"]
+    assert caught.value.partial.text == "abc"
