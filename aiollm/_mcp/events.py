@@ -12,7 +12,8 @@ from aiollm._user_types.density import MESSAGE, Weight
 _PIECE = 8 * 1024
 """Bytes that the SDK reads between two turns of the event loop."""
 
-_BLANK = re.compile(rb"(?:\r\n|\r|\n)(?:\r\n|\r|\n)")
+# Atomic: the end of one line, \r\n, must not be taken for two.
+_BLANK = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 
 def in_turns(httpx: Any, body: Any) -> Any:
@@ -23,16 +24,19 @@ def in_turns(httpx: Any, body: Any) -> Any:
 
     class Turning(httpx.AsyncByteStream):  # type: ignore[misc]  # the class is known only now
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            weight = Weight(MESSAGE)
+            weight, ends = Weight(MESSAGE), b""
             async for data in body:
                 for at in range(0, len(data), _PIECE):
                     piece = data[at : at + _PIECE]
-                    first, *rest = _BLANK.split(piece)
+                    # A server may send the end of a line, and later the blank line after it.
+                    first, *rest = _BLANK.split(ends + piece)
+                    last = rest[-1] if rest else first
+                    ends = last[len(last.rstrip(b"\r\n")) :]
                     if excess := weight.add(first):
                         raise httpx.SSEError(f"an event has {excess}")
                     if rest:
                         weight = Weight(MESSAGE)
-                        weight.add(rest[-1])
+                        weight.add(last)
                     yield piece
                     await asyncio.sleep(0)
 

@@ -106,6 +106,23 @@ async def test_an_event_of_too_many_parts_ends_its_stream_alone(dense, end):
             pass
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+async def test_events_that_come_line_by_line_are_counted_one_by_one(end):
+    """The end of a line and the blank line after it may come in two reads, or in four."""
+    small = b'data: {"a":[%s]}' % (b"[]," * 2000)
+    for blank in ([end], [end[:1], end[1:]] if end[1:] else [end]):
+        reads = [small, end, *blank] * 20
+        assert b"".join([each async for each in in_turns(httpx2, Body(*reads))]) == b"".join(reads)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+async def test_all_lines_of_an_event_are_counted_together(end):
+    lines = (b"data: " + b"[]," * 2000 + end) * 20
+    with pytest.raises(httpx2.SSEError, match="an event has more than"):
+        async for _ in in_turns(httpx2, Body(lines, end)):
+            pass
+
+
 async def test_others_run_between_the_schemas_of_a_list():
     listed = [Listed(f"t{at}", "", {"properties": {"a": {}}}) for at in range(50)]
     async with turns() as seen:
