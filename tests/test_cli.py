@@ -18,7 +18,7 @@ from typing import IO
 
 import pytest
 
-from aiollm import ConfigError, Registry, __version__, cli, local
+from aiollm import ConfigError, ConnectError, Registry, __version__, cli, local
 from aiollm.cli import ask, terminal
 from aiollm.testing import FaultServer, sse
 
@@ -76,6 +76,26 @@ async def test_a_local_model_in_code_names_all_that_is_to_be_installed(
         with pytest.raises(ConfigError, match=r"no llama.cpp server is installed: ") as caught:
             await local.start(reg)
     assert f"{local.INSTALL_SERVER} && {local.INSTALL_MODEL}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "remedy"),
+    [
+        ("libgomp.so.1: cannot open shared object file", "apt-get install libgomp1"),
+        ("No module named 'numpy'", local.INSTALL_SERVER),
+    ],
+)
+async def test_a_server_that_cannot_be_loaded_names_what_is_to_be_installed(
+    lacking: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({lacking!r})")
+    (tmp_path / "small.gguf").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    async with Registry(env={}) as reg:
+        with pytest.raises(ConnectError, match="did not start") as caught:
+            await local.start(reg, model=tmp_path / "small.gguf")
+    assert f"{lacking}: {remedy}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ PYTHON = f"""#!/bin/sh
 case "$*" in
     "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     *sysconfig*) echo "$PWD" ;;
+    *libgomp*) test ! -e no-openmp ;;
     *xllamacpp*) cat no-server && test ! -s no-server ;;
     scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
     *--no-cache-dir*) echo "pip $* $C_INCLUDE_PATH" >>log; cp after-a-build lacking ;;
@@ -37,6 +38,7 @@ PROGRAMS = {
     "cc": COMPILER,
     "apt-get": '#!/bin/sh\necho "apt-get $*" >>log\n',
     "id": "#!/bin/sh\necho 0\n",
+    "redis-server": "#!/bin/sh\n",
     "npm": '#!/bin/sh\necho "npm $*" >>log\nmkdir -p .node\n',
     "uname": "#!/bin/sh\ncase $1 in -s) echo Linux ;; -m) echo x86_64 ;; esac\n",
 }
@@ -76,7 +78,7 @@ def started(
     path = f"{machine / 'programs'}:{os.environ['PATH']}"
     return subprocess.Popen(
         [machine / "scripts" / "setup", what],
-        env={"PATH": path, "TERM": "xterm", **variables},
+        env={"PATH": path, "TERM": "xterm"} | variables,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.PIPE,
@@ -84,11 +86,23 @@ def started(
     )
 
 
-def setup(machine: Path, what: str = "dev") -> tuple[int, str, str]:
+def setup(machine: Path, what: str = "dev", **variables: str) -> tuple[int, str, str]:
     """Run it with pipes for output; return its exit code and what it said."""
-    with started(machine, subprocess.PIPE, what) as process:
+    with started(machine, subprocess.PIPE, what, **variables) as process:
         output, errors = process.communicate()
     return process.returncode, output, errors
+
+
+def someone(machine: Path) -> None:
+    """Let setup run as a user who is not root."""
+    (machine / "programs" / "id").write_text("#!/bin/sh\necho 1000\n")
+
+
+def programs_alone(machine: Path) -> str:
+    """Return a PATH with the machine's programs, and with few that every system has."""
+    for name in ("bash", "cat", "cksum", "cp", "dirname", "mkdir", "rm", "sed", "sh"):
+        (machine / "programs" / name).symlink_to(shutil.which(name) or "")
+    return str(machine / "programs")
 
 
 def log(machine: Path) -> str:
@@ -180,17 +194,69 @@ def test_missing_headers_are_installed_by_root(machine, header, package):
     assert f"apt-get install -qy --no-install-recommends {package}\n" in log(machine)
 
 
-def test_missing_headers_are_named_to_anyone_else(machine):
+def test_two_at_a_time_do_not_run_apt_get_together(machine):
     (machine / "no-header").write_text("tiffio.h")
-    (machine / "programs" / "id").write_text("#!/bin/sh\necho 1000\n")
-    code, _, errors = setup(machine)
+    program = machine / "programs" / "apt-get"
+    program.write_text("#!/bin/sh\nflock --nonblock scripts/setup true 9<&- && echo alone >>log\n:")
+    assert setup(machine)[0] == 0
+    assert "alone" not in log(machine)
+
+
+def test_missing_headers_are_named_to_anyone_else_who_gets_the_other_library(machine):
+    (machine / "no-header").write_text("tiffio.h")
+    someone(machine)
+    code, output, errors = setup(machine)
+    assert (code, errors) == (0, "")
+    (line,) = [line for line in output.splitlines() if "Pillow" in line]
+    assert line.endswith("sudo apt-get install libtiff-dev; make clean)")
+    assert ",images]" in log(machine)
+    assert "simd" not in log(machine)
+
+
+def test_one_library_is_not_installed_over_the_other(machine):
+    (machine / ".venv/lib/python3.11/site-packages/pillow-12.0.0.dist-info").mkdir(parents=True)
+    assert setup(machine)[::2] == (0, "")
+    assert "simd" not in log(machine)
+
+
+@pytest.mark.parametrize(("what", "package"), [("dev", "redis-server"), ("demo", "libgomp1")])
+def test_what_nobody_can_install_is_told_before_what_takes_minutes(machine, what, package):
+    if what == "demo":
+        (machine / "no-openmp").touch()
+    (machine / "programs" / "redis-server").unlink()
+    someone(machine)
+    code, _, errors = setup(machine, what, CI="true", PATH=programs_alone(machine))
     assert code == 1
-    (line,) = errors.splitlines()
-    assert line.endswith("sudo apt-get install libtiff-dev")
+    assert errors.endswith(f"sudo apt-get install {package}\n")
+    assert "-e ." not in log(machine)
+
+
+def test_tests_that_lack_a_server_are_told_to_anyone_but_the_gate(machine):
+    (machine / "programs" / "redis-server").unlink()
+    someone(machine)
+    code, output, errors = setup(machine, PATH=programs_alone(machine))
+    assert (code, errors) == (0, "")
+    assert "tests of fleets will be skipped (sudo apt-get install redis-server)" in output
+
+
+def test_a_failing_pip_is_told_with_what_it_needs(machine):
+    (machine / "programs" / "python3").write_text(PYTHON.replace('echo "pip $*" >>log', "exit 1"))
+    code, _, errors = setup(machine, "demo")
+    assert code == 1
+    assert errors.startswith("setup: pip failed")
+    assert not list((machine / ".venv").glob(".installed*"))
+
+
+def test_a_python_that_changes_meanwhile_is_no_reason_to_install_again(machine):
+    (machine / "version").write_text("older")
+    told = PYTHON.replace("*sysconfig*)", "-VV) cat version ;;\n    *sysconfig*)")
+    (machine / "programs" / "python3").write_text(told.replace(">>log", ">version"))
+    assert setup(machine, "demo")[::2] == (0, "")
+    assert setup(machine, "demo") == (0, "", "")
 
 
 def test_the_library_that_the_server_s_wheel_lacks_is_installed(machine):
-    (machine / "no-server").write_text("Traceback\nImportError: libgomp.so.1: no such file")
+    (machine / "no-openmp").touch()
     assert setup(machine)[0] == 0
     assert "apt-get install -qy --no-install-recommends libgomp1\n" in log(machine)
 
