@@ -72,6 +72,41 @@ def test_what_may_come_next(line: str, expected: list[str]) -> None:
     assert words(line) == expected
 
 
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the names where others may write, too."""
+    (folder := tmp_path / "shared").mkdir()
+    monkeypatch.setattr(known_models, "file", lambda: folder / "models")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_names_are_never_written_through_a_link(shared: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "mine").write_text("precious words")
+    for name in ("models", f"models.{os.getpid()}"):
+        (shared / name).symlink_to(mine)
+    known_models.keep({"box": ["gemma"]})
+    assert mine.read_text() == "precious words"
+    assert known_models.known() == ["box/gemma"]
+    assert (shared / "models").stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in shared.iterdir()) == ["models", f"models.{os.getpid()}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has neither")
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_a_file_of_another_kind_does_not_hold_up_the_shell(shared: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(shared / "models")
+    else:
+        (shared / "models").symlink_to("/dev/zero")
+    assert known_models.known() == []
+
+
+def test_names_of_any_length_are_not_kept() -> None:
+    known_models.keep({"box": ["x" * 1_000_000, "gemma"]})
+    assert known_models.known() == ["box/gemma", "other/x"]
+
+
 def test_only_providers_that_can_be_used_are_offered() -> None:
     assert "other/x" not in words("aiollm ask -m ")
     assert not [each for each in words("aiollm ask -m ") if each.startswith("anthropic")]

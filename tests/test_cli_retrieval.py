@@ -282,7 +282,7 @@ def test_a_process_that_was_killed_at_any_byte_is_gone_on_from(server, cut):
     assert read_npy("v.npy")[1][::3].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("head", [b"{}", b'{"made', b"", b"\n"])
+@pytest.mark.parametrize("head", [b'{"made":{"mo', b'{"made', b"", b"\n"])
 def test_a_first_line_that_is_not_complete_is_no_vectors_and_another_s_file_is_left_alone(
     server, head, capsys
 ):
@@ -295,6 +295,38 @@ def test_a_first_line_that_is_not_complete_is_no_vectors_and_another_s_file_is_l
     else:
         assert embed("--resume") == cli.OK
         assert names() == ["texts", "v.npy"]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"no line of ours, and no end",
+        b"x" * 100_000,
+        b'{"made":{"model":"x"},"width":0}\n' + b"x" * 100,
+        b'{"made":{"model":"x"},"width":-4}\n' + b"x" * 100,
+        b'{"made":{"model":"x"},"width":1000000000000}\n' + b"x" * 100,
+    ],
+)
+@pytest.mark.timeout(10)
+def test_a_file_that_is_none_of_ours_is_left_as_it_is(server, capsys, foreign):
+    write_texts("a")
+    Path("v.npy.part").write_bytes(foreign)
+    assert embed("--resume") == cli.USAGE
+    assert "is not a file of kept vectors" in capsys.readouterr().err
+    assert Path("v.npy.part").read_bytes() == foreign
+    assert not server.requests
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("how", ["--force", "--resume"])
+def test_vectors_are_never_kept_through_a_link(server, capsys, how):
+    write_texts("a")
+    Path("mine").write_text("precious")
+    Path("v.npy.part").symlink_to("mine")
+    assert embed(how) == cli.USAGE
+    assert "is a symbolic link" in capsys.readouterr().err
+    assert Path("mine").read_text() == "precious"
+    assert not server.requests
 
 
 def test_the_file_of_kept_vectors_is_free_while_somebody_holds_what_was_read_of_it(server):

@@ -33,11 +33,13 @@ MAX_INTERIM = 64
 class Sending:
     """What a connector notes about the request that is being sent."""
 
-    __slots__ = ("is_fresh", "key")
+    __slots__ = ("is_answered", "is_fresh", "key")
 
     def __init__(self) -> None:
         self.is_fresh = False
         """Whether its connection is new."""
+        self.is_answered = False
+        """Whether bytes came after it, if only some of a head."""
         self.key: Any = None
         """Where the pool keeps connections that would do for it as well."""
 
@@ -73,14 +75,17 @@ class _Careful(Prompt):
                 sent.key = req.connection_key
             # A second response that nobody asked for would be taken for this request's.
             if not protocol.should_close or sent is None or sent.is_fresh:
+                if sent is not None:
+                    protocol.begin(sent)
                 return connection
             connection.close()
 
-    async def idle(self, key: Any) -> Any:
+    async def idle(self, key: Any, sent: Sending) -> Any:
         """Return an idle and clean connection of those under `key` in the pool, else None."""
         while (connection := await self._get(key, [])) is not None:
             protocol: Any = connection.protocol
             if not (protocol.should_close or protocol.writing_paused):
+                protocol.begin(sent)
                 return connection
             connection.close()
         return None
@@ -109,6 +114,18 @@ class _Answering(ResponseHandler):
     """
 
     _interim = 0
+    _sent: Sending | None = None
+
+    def begin(self, sent: Sending) -> None:
+        """Note what the next bytes answer."""
+        self._sent = sent
+        self._payload = None  # the body of the last answer, which has ended
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        if self._sent is not None:
+            self._sent.is_answered = True
+        super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a response that was parsed."""

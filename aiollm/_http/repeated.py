@@ -91,7 +91,7 @@ class Repeated:
         self._loop = loop
         self._heads: dict[tuple[object, ...], _Head] = {}
 
-    async def send(self, request: HttpRequest) -> Response | None:
+    async def send(self, request: HttpRequest, sent: Sending) -> Response | None:
         """Return the response, None if nothing was sent. Raises: what aiohttp raises."""
         body = request.body.simple if request.body is not None else None
         if body is None or len(body) > SMALL_BODY:
@@ -99,7 +99,7 @@ class Repeated:
         head = self._heads.get((request.method, request.url, *request.headers.items()))
         if head is None:
             return None
-        connection = await self._connector.idle(head.key)
+        connection = await self._connector.idle(head.key, sent)
         if connection is None:
             return None
         try:

@@ -263,7 +263,8 @@ class HttpTransport:
         session = self._open()
         sent = Sending()
         try:
-            if way is None and (known := await self._repeated.send(request)) is not None:
+            known = await self._repeated.send(request, sent) if way is None else None
+            if known is not None:
                 return _reply(known, self._replies)
             if way is not None and way.network.socket:
                 session = self._at(way.network.socket)
@@ -278,7 +279,7 @@ class HttpTransport:
             ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
-            stale = not (sent.is_fresh or self._closed)
+            stale = not (sent.is_fresh or sent.is_answered or self._closed)
             stale = stale and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
             ours = self._translate(error, connect, way)

@@ -13,9 +13,9 @@ import msgspec
 
 from aiollm._mcp.events import in_turns
 from aiollm._mcp.lines import seen
-from aiollm._mcp.posts import Events, Post, Posts, head_of
+from aiollm._mcp.posts import Events, Post, Posts, Sending, head_of
 from aiollm._mcp.sdk import Sdk
-from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Sent, Traffic
+from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Traffic
 from aiollm._user_types.density import MESSAGE, Weight
 
 CONNECTIONS = 100
@@ -46,9 +46,10 @@ class HttpTransport:
         self._headers = headers
         self._connect = connect
         self._most = most
+        self._posts = Posts()
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> tuple[Received, Sent]:
+    async def __aenter__(self) -> tuple[Received, Sending]:
         # Making one reads the certificates of the system, some 30 ms.
         made = await asyncio.to_thread(self._client)
         client = await self._stack.enter_async_context(made)
@@ -60,7 +61,7 @@ class HttpTransport:
         except BaseException:
             await self._stack.aclose()
             raise
-        return Received(reading, self._traffic), Sent(writing, self._traffic)
+        return Received(reading, self._traffic), Sending(writing, self._traffic, self._posts)
 
     async def __aexit__(
         self,
@@ -84,7 +85,7 @@ class HttpTransport:
             headers={"accept-encoding": "identity", **self._headers},
             timeout=timeout,
             trust_env=False,
-            transport=_Bounded(self._traffic.sdk, inner, self._most, self._query),
+            transport=_Bounded(self._traffic.sdk, inner, self._most, self._query, self._posts),
         )
 
 
@@ -94,12 +95,12 @@ class _Bounded:
     With the SDK's own, a request that fails ends the connection, and all others with it.
     """
 
-    def __init__(self, sdk: Sdk, inner: Any, most: int, query: str) -> None:
+    def __init__(self, sdk: Sdk, inner: Any, most: int, query: str, posts: Posts) -> None:
         self._sdk = sdk
         self._query = query.encode()
         self._inner = inner
         self._most = most
-        self._posts = Posts()
+        self._posts = posts
         self._events = type("Events", (Events, sdk.httpx.AsyncByteStream), {})
         self._untold: deque[Any] = deque(maxlen=_WAITING_NOTICES)
         self._telling: set[asyncio.Task[None]] = set()

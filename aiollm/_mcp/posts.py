@@ -7,15 +7,19 @@ goes on waiting for its answer.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 import msgspec
 
 from aiollm._mcp.lines import CANCELLED
-from aiollm._mcp.traffic import CLOSED
+from aiollm._mcp.traffic import CLOSED, Sent, Traffic
 
 T = TypeVar("T")
+
+_EARLY = 100
+"""How many requests are remembered that ended before they began, or after they were done."""
 
 
 class _Cancelled(msgspec.Struct):
@@ -54,7 +58,9 @@ class Post:
         self._waiting: asyncio.Timeout | None = None
 
     def end(self) -> None:
-        """Break off what waits; its connection closes."""
+        """Break off what waits; its connection closes. Idempotent."""
+        if self.is_ended:
+            return  # a timeout that is about to fire cannot be set again
         self.is_ended = True
         if self._waiting is not None:
             self._waiting.reschedule(asyncio.get_running_loop().time())
@@ -74,23 +80,50 @@ class Posts:
 
     def __init__(self) -> None:
         self._by_id: dict[int | str, Post] = {}
+        self._early: deque[int | str] = deque(maxlen=_EARLY)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
 
     def begin(self, number: int | str | None) -> Post:
         """Note a request."""
         post = Post(number)
         if number is not None:
             self._by_id[number] = post
+            post.is_ended = number in self._early
         return post
 
     def end(self, number: int | str | None) -> None:
-        """End a request, if it is still under way."""
-        if number is not None and (post := self._by_id.get(number)) is not None:
+        """End a request that is under way, or that waits to be sent."""
+        if number is None:
+            return
+        if (post := self._by_id.get(number)) is not None:
             post.end()
+        else:
+            self._early.append(number)
 
     def done(self, post: Post) -> None:
         """Forget a request."""
         if post.id is not None and self._by_id.get(post.id) is post:
             del self._by_id[post.id]
+
+
+class Sending(Sent):
+    """The stream of messages from the SDK, which ends a cancelled request at once.
+
+    The SDK shields what it says of a cancellation from a second one, but not from asyncio's: then
+    nobody hears of the first.
+    """
+
+    def __init__(self, inner: Any, traffic: Traffic, posts: Posts) -> None:
+        super().__init__(inner, traffic)
+        self._posts = posts
+
+    async def send(self, item: Any) -> None:
+        """Send a message. Raises: as the transport's stream."""
+        if getattr(item.message, "method", "") == CANCELLED:
+            self._posts.end((item.message.params or {}).get("requestId"))
+        await super().send(item)
 
 
 class Events:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Annotated, Self, overload
 
 import msgspec
 
@@ -24,6 +25,9 @@ from aiollm.retrieval import Vector
 
 _HASH = 16
 _MAX_HEAD = 64 * 1024
+_BEGIN = b'{"made":'
+"""What every head begins with, also one that was cut."""
+_MAX_WIDTH = 1 << 20
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -37,7 +41,7 @@ class Made(msgspec.Struct, frozen=True):
 
 class _Head(msgspec.Struct, frozen=True):
     made: Made
-    width: int
+    width: Annotated[int, msgspec.Meta(ge=1, le=_MAX_WIDTH)]
 
 
 class KeptVectors:
@@ -55,7 +59,10 @@ class KeptVectors:
         # A thread that writes goes on after the task that waits for it was cancelled.
         self._writing = threading.Lock()
         self._view: mmap.mmap | None = None
-        self._file = path.open("a+b")
+        if path.is_symlink():
+            # Who may write to the folder could have another of the user's files overwritten.
+            raise ConfigError(f"{path} is a symbolic link: remove it")
+        self._file = open(path, "a+b", opener=_open)  # noqa: SIM115 - closed by `__exit__`
         try:
             lock(self._file.fileno(), str(path))
             if replace and not resume:
@@ -137,8 +144,8 @@ class KeptVectors:
                 f"{self._path} has vectors of a run that was stopped: --resume goes on with it, "
                 "--force begins anew"
             )
-        if not line.endswith(b"\n"):  # its process was killed before it had a vector
-            self._file.truncate(0)
+        if not line.endswith(b"\n") and (line.startswith(_BEGIN) or _BEGIN.startswith(line)):
+            self._file.truncate(0)  # its process was killed before it had a vector
             return
         try:
             head = msgspec.json.decode(line, type=_Head)
@@ -185,6 +192,10 @@ class _Vectors(Sequence[Vector]):
             return [self[each] for each in range(*place.indices(len(self)))]
         at = self._start + self._places[place] * (_HASH + self._size) + _HASH
         return as_vector(self._view[at : at + self._size])
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _hash(text: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 MOST = 5_000
 """Names that are kept of a provider."""
 
-SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]*")
+SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,254}")
 """Names that mean only themselves to a shell: a server chooses them, and completion types them."""
+
+_MAX_FILE = 8 << 20
+"""Bytes that are read: whoever shares the folder may have put anything there."""
 
 
 def keep(listed: Mapping[str, Sequence[str]]) -> None:
@@ -29,15 +33,24 @@ def keep(listed: Mapping[str, Sequence[str]]) -> None:
     path = file()
     with suppress(OSError):  # completion is no reason to fail
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = path.with_name(f"{path.name}.{os.getpid()}")
-        made.write_text("".join(f"{each}\n" for each in lines), encoding="ascii")
-        made.replace(path)
+        # A name that nobody knows before, and never a link: others may write to the folder.
+        number, made = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="ascii") as anew:
+                anew.writelines(f"{each}\n" for each in lines)
+            Path(made).replace(path)
+        except BaseException:
+            Path(made).unlink()
+            raise
 
 
 def known() -> list[str]:
     """Return the targets that are kept."""
     try:
-        lines = file().read_text(encoding="ascii", errors="replace").splitlines()
+        # A pipe without a writer would let the shell wait for ever.
+        number = os.open(file(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(number, "rb") as kept:
+            lines = kept.read(_MAX_FILE).decode("ascii", "replace").splitlines()
     except OSError:
         return []
     return [each for each in lines if SAFE.fullmatch(each)]

@@ -10,6 +10,7 @@ import pytest
 
 from aiollm import ConnectError, ProtocolError
 from aiollm._mcp.http import CONNECTIONS
+from aiollm._mcp.posts import Posts
 
 _spec = importlib.util.spec_from_file_location(
     "fake_mcp_server", Path(__file__).with_name("fake_server.py")
@@ -107,6 +108,46 @@ async def test_cancelled_calls_leave_their_connections_to_others(http, registry,
         await until(lambda: len(fake.connections) <= 20)  # of notices, and of the last call
         assert fake.resumed == 0
         assert server.status.starts == 1
+
+
+@pytest.mark.parametrize("mode", ["json", "sse"])
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_call_that_is_cancelled_twice_leaves_no_connection(http, registry, mode, turns):
+    fake = http(mode)
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(10)]
+        await until(lambda: fake.hanging == 10)
+        for each in hanging:
+            each.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for each in hanging:
+            each.cancel()
+        await asyncio.wait(hanging)
+        assert all(each.cancelled() for each in hanging)
+        await until(lambda: len(fake.connections) <= 1 + fake.notices)
+        await until(lambda: len(server._connection._transport._posts) == 0)
+
+
+async def test_a_call_that_is_cancelled_before_it_is_sent_is_not_waited_for():
+    posts = Posts()
+    posts.end(7)
+    for number in range(1000, 1090):
+        posts.end(number)
+    with pytest.raises(TimeoutError):
+        await posts.begin(7).within(asyncio.get_running_loop().create_future())
+
+
+async def test_a_call_may_be_ended_twice_while_the_first_end_is_under_way():
+    posts = Posts()
+    post = posts.begin(7)
+    waiting = asyncio.ensure_future(post.within(asyncio.get_running_loop().create_future()))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        posts.end(7)
+    with pytest.raises(TimeoutError):
+        await waiting
 
 
 async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):

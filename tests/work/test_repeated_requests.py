@@ -8,13 +8,19 @@ import sys
 import pytest
 from msgspec.structs import replace
 
-from aiollm import ClosedError, ConfigError, ProtocolError, StreamInterrupted
+from aiollm import (
+    ClosedError,
+    ConfigError,
+    ProtocolError,
+    StreamInterrupted,
+    TransportError,
+)
 from aiollm._http.aiohttp_tuning import SMALL_BODY, _Flowing
 from aiollm._http.repeated import MOST
 from aiollm._http.transport import HttpTransport
 from aiollm._wire.body import Blob, Body
 from aiollm.provider import HttpRequest
-from aiollm.testing import Answer, Cut, FaultServer, Gate, Raw, Stale, Unsolicited
+from aiollm.testing import Answer, Cut, End, FaultServer, Gate, Raw, Stale, Unsolicited
 
 FINE = Answer(200, {"content-type": "text/plain"}, b"fine")
 
@@ -115,6 +121,27 @@ async def test_a_stale_connection_is_replaced_once(transport):
             await ask(transport, asking(server))
         assert (await ask(transport, asking(server)))[:2] == (200, b"fine")
         assert [each.connection for each in server.requests][-1] == 1
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BODY + 1], ids=["repeated", "session"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    "begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-Ty", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+async def test_a_request_whose_answer_has_begun_is_not_sent_again(transport, begun, how, size):
+    came = Gate()
+    async with FaultServer(FINE, Raw((begun, came, End(how))), default=FINE) as server:
+        await ask(transport, asking(server))
+        sending = asyncio.ensure_future(transport.send(asking(server, b"x" * size), 5.0))
+        while not (used := transport._session.connector._acquired):
+            await asyncio.sleep(0)
+        (protocol,) = used
+        while not protocol._sent.is_answered:
+            await asyncio.sleep(0)
+        came.open()
+        with pytest.raises(TransportError, match=r"without an answer|connection failed"):
+            await sending
+        assert len(server.requests) == 2
 
 
 async def test_a_connection_with_an_answer_nobody_asked_for_is_not_used(transport):
