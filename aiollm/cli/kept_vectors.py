@@ -137,7 +137,8 @@ class KeptVectors:
                 f"{self._path} has vectors of a run that was stopped: --resume goes on with it, "
                 "--force begins anew"
             )
-        if not line.endswith(b"\n"):  # its process was killed before it had a vector
+        if not line.endswith(b"\n") and len(line) < _MAX_HEAD:
+            # Its process was killed before it had a vector.
             self._file.truncate(0)
             return
         try:
