@@ -303,9 +303,10 @@ def test_the_file_of_kept_vectors_is_free_while_somebody_holds_what_was_read_of_
     write_texts("a")
     with KeptVectors(Path("v.npy.part"), resume=False, replace=False) as kept:
         kept.expect(Made("x"))
-        kept.add(["a"], [array("f", [1.0])])
-        held = kept.vectors(["a"])
-        assert held[0].tolist() == [1.0]
+        kept.add(["a", "b"], [array("f", [1.0]), array("f", [2.0])])
+        held = kept.vectors(["b", "a", "b"])
+        assert [each[0] for each in held] == [2.0, 1.0, 2.0]
+        assert [each[0] for each in held[1:]] == [1.0, 2.0]
     KeptVectors(Path("v.npy.part"), resume=True, replace=False).__exit__(None, None, None)
 
 

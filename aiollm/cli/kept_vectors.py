@@ -189,8 +189,7 @@ class _Vectors(Sequence[Vector]):
 
 
 def _hash(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(data, digest_size=_HASH).digest()
+    return hashlib.blake2b(text.encode(), digest_size=_HASH).digest()
 
 
 def _told(made: Made) -> str:
