@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -308,6 +309,36 @@ def test_the_file_of_kept_vectors_is_free_while_somebody_holds_what_was_read_of_
         assert [each[0] for each in held] == [2.0, 1.0, 2.0]
         assert [each[0] for each in held[1:]] == [1.0, 2.0]
     KeptVectors(Path("v.npy.part"), resume=True, replace=False).__exit__(None, None, None)
+
+
+@pytest.mark.usefixtures("server")
+def test_the_end_waits_for_a_part_that_is_being_written():
+    """As at Ctrl-C, while a thread writes."""
+    path = Path("v.npy.part")
+    kept = KeptVectors(path, resume=False, replace=False)
+    kept.expect(Made("x"))
+    ending = threading.Thread(target=kept.__exit__, args=(None, None, None))
+
+    class Slow:
+        """A file that somebody wants to close while it is written to."""
+
+        def __init__(self, file):
+            self._file = file
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def write(self, data):
+            if not ending.is_alive():
+                ending.start()
+                ending.join(0.1)
+            return self._file.write(data)
+
+    kept._file = Slow(kept._file)
+    kept.add(["a"], [array("f", [1.0])])
+    ending.join()
+    with KeptVectors(path, resume=True, replace=False) as again:
+        assert len(again) == 1
 
 
 @pytest.mark.usefixtures("server")
