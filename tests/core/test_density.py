@@ -127,7 +127,9 @@ def test_each_bound_lets_so_many_pass_and_no_more(kind: str, counted: str) -> No
 
 
 def test_up_to_64_kib_anything_is_decoded() -> None:
-    check_density(b"[" * LARGE)
+    check_density(b"[" * 64 * 1024)
+    with pytest.raises(ProtocolError):
+        check_density(b"[" * (64 * 1024 + 1))
 
 
 @given(st.lists(st.text('"\\{[,\né'), min_size=1), st.lists(st.integers(0, 3)))
