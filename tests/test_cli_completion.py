@@ -56,6 +56,7 @@ def words(line: str) -> list[str]:
             "--max-tokens", "--json", "--verbose"]),
         ("aiollm check d", ["default"]),
         ("aiollm check default d", ["default"]),
+        ("aiollm check --json d", ["default"]),
         ("aiollm unload ", ["openai", "box"]),
         ("aiollm unload box ge", ["gemma"]),
         ("aiollm models openai b", ["box"]),
@@ -83,6 +84,17 @@ def test_a_line_of_any_kind_is_no_error(rest: str) -> None:
         for text, meaning in completions(line, ENV)[1]:
             assert text.isprintable()
             assert isinstance(meaning, str)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_meaning_is_one_line_whatever_is_in_a_variable(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_ODD", "alias:box/a,\n\x1b[2Jbox/b")
+    assert cli.main(["completion", shell, "--line", "aiollm ask -m odd"]) == cli.OK
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("odd\tbox/a,")
+    assert line.replace("\t", "", 1).isprintable()
 
 
 def run(shell: str, script: str, environment: Callable[..., dict[str, str]]) -> str:

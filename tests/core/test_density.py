@@ -132,6 +132,13 @@ def test_up_to_64_kib_anything_is_decoded() -> None:
         check_density(b"[" * (64 * 1024 + 1))
 
 
+def test_what_there_is_too_much_of_stays_the_first_that_was_found() -> None:
+    weight = density.Weight()
+    first = weight.add(b"[" * 20_000)
+    assert "objects" in first
+    assert weight.add(b'""' * 30_000) == weight.excess == first
+
+
 @given(st.lists(st.text('"\\{[,\né'), min_size=1), st.lists(st.integers(0, 3)))
 def test_pieces_count_as_the_whole(texts: list[str], sizes: list[int]) -> None:
     """Also where an escape is cut."""
