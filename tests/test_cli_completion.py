@@ -56,8 +56,11 @@ def words(line: str) -> list[str]:
             "--max-tokens", "--json", "--verbose"]),
         ("aiollm check d", ["default"]),
         ("aiollm check default d", ["default"]),
+        ("aiollm check --json d", ["default"]),
         ("aiollm unload ", ["openai", "box"]),
         ("aiollm unload box ge", ["gemma"]),
+        ("aiollm running --json b", ["box"]),
+        ("aiollm completion --line x b", ["bash"]),
         ("aiollm models openai b", ["box"]),
         ("aiollm embed texts.jsonl --kind q", ["query"]),
         ("aiollm completion ", ["bash", "zsh", "fish"]),
@@ -112,12 +115,43 @@ def test_only_providers_that_can_be_used_are_offered() -> None:
     assert not [each for each in words("aiollm ask -m ") if each.startswith("anthropic")]
 
 
+def test_targets_of_a_spread_are_offered_and_no_name_that_a_shell_would_run() -> None:
+    env = ENV | {"LLM_SPREAD": "alias:2*box/first & box/second,box/$(id)"}
+    found = [text for text, _ in completions("aiollm ask -m box/", env)[1]]
+    assert found == ["box/first", "box/gemma", "box/qwen3:8b", "box/second"]
+
+
+@pytest.mark.parametrize("variable", ["OLLAMA_HOST", "OLLAMA_API_KEY"])
+def test_a_built_in_provider_is_offered_where_its_key_or_its_server_is_set(variable: str) -> None:
+    found = [text for text, _ in completions("aiollm models o", {variable: "x"})[1]]
+    assert found[0] == "ollama"
+
+
+def test_a_word_without_a_meaning_is_a_line_of_that_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_BOX", ENV["LLM_BOX"])
+    assert cli.main(["completion", "fish", "--line", "aiollm ask -m box/ge"]) == cli.OK
+    assert capsys.readouterr().out == "box/gemma\n"
+
+
 @given(st.text(st.sampled_from("aiollm sk-=,|&:'\"\\\x00\n/\u732b"), max_size=40))
 def test_a_line_of_any_kind_is_no_error(rest: str) -> None:
     for line in (rest, f"aiollm ask -m {rest}", f"aiollm {rest}"):
         for text, meaning in completions(line, ENV)[1]:
             assert text.isprintable()
             assert isinstance(meaning, str)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_meaning_is_one_line_whatever_is_in_a_variable(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_ODD", "alias:box/a,\n\x1b[2Jbox/b")
+    assert cli.main(["completion", shell, "--line", "aiollm ask -m odd"]) == cli.OK
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("odd\tbox/a,")
+    assert line.replace("\t", "", 1).isprintable()
 
 
 def run(shell: str, script: str, environment: Callable[..., dict[str, str]]) -> str:
@@ -167,6 +201,19 @@ def test_bash_is_given_what_follows_its_last_break(
     assert given[0] == expected
 
 
+def test_bash_asks_up_to_the_cursor_and_puts_no_blank_behind_a_provider(
+    environment: Callable[..., dict[str, str]],
+) -> None:
+    line = "aiollm ask -m anth"
+    script = """eval "$(aiollm completion bash)"
+        compopt() { echo "$*"; }
+        COMP_LINE="$LINE why" COMP_POINT=${#LINE}
+        _aiollm
+        printf '%s\\n' "${COMPREPLY[@]}" """
+    env = environment(LINE=line, ANTHROPIC_API_KEY="sk-made-up")
+    assert run("bash", script, lambda: env).split() == ["-o", "nospace", "anthropic/"]
+
+
 @pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
 def test_fish_offers_words_with_their_meanings_and_files_elsewhere(
     environment: Callable[..., dict[str, str]], tmp_path: Path
@@ -183,16 +230,35 @@ def test_fish_offers_words_with_their_meanings_and_files_elsewhere(
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
 def test_zsh_completes_at_tab(environment: Callable[..., dict[str, str]]) -> None:
-    typed = typed_into_zsh(environment(PS1="> "), "aiollm ask -m de\t", rb"default")
+    typed = typed_into("zsh", environment(PS1="> "), "aiollm ask -m de\t", rb"default")
     assert b"default" in typed
 
 
-def typed_into_zsh(env: dict[str, str], keys: str, expected: bytes) -> bytes:
-    """Type into an interactive zsh; return what the terminal shows until it is what is expected."""
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_file_is_completed_where_nothing_else_may_stand(
+    shell: str, environment: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    (tmp_path / "rows.jsonl").touch()
+    keys = f"aiollm map {tmp_path}/ro\t\n"  # where it is not completed, the command complains
+    said = typed_into(shell, environment(PS1="> "), keys, rb"rows\.jsonl|error")
+    assert b"rows.jsonl" in said
+
+
+START = {
+    "bash": (["bash", "--norc", "-i"], ""),
+    "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; "),
+}
+
+
+def typed_into(shell: str, env: dict[str, str], keys: str, expected: bytes) -> bytes:
+    """Type into an interactive shell; return what it shows until that is what is expected."""
     ours, theirs = pty.openpty()
-    start = 'autoload -Uz compinit; compinit -u -D; eval "$(aiollm completion zsh)"; echo re""ady\n'
-    with subprocess.Popen(["zsh", "-f", "-i"], env=env, stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True) as shell:  # fmt: skip
+    program, before = START[shell]
+    start = f'{before}eval "$(aiollm completion {shell})"; echo re""ady\n'
+    with subprocess.Popen(program, env=env, stdin=theirs, stdout=theirs, stderr=theirs,
+            start_new_session=True) as running:  # fmt: skip
         os.close(theirs)
         try:
             os.write(ours, start.encode())
@@ -200,7 +266,7 @@ def typed_into_zsh(env: dict[str, str], keys: str, expected: bytes) -> bytes:
             os.write(ours, keys.encode())
             return read_until(ours, expected)
         finally:
-            shell.kill()
+            running.kill()
             os.close(ours)
 
 

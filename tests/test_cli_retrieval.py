@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,19 +283,20 @@ def test_a_process_that_was_killed_at_any_byte_is_gone_on_from(server, cut):
     assert read_npy("v.npy")[1][::3].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("head", [b'{"made":{"mo', b'{"made', b"", b"\n"])
+@pytest.mark.parametrize("head", [b'{"made":{"mo', b'{"made', b"", b"\n", b'{"made":' * 8192])
 def test_a_first_line_that_is_not_complete_is_no_vectors_and_another_s_file_is_left_alone(
     server, head, capsys
 ):
     write_texts("a")
     Path("v.npy.part").write_bytes(head)
-    if head.endswith(b"\n"):
+    if head.endswith(b"\n") or len(head) > 64 * 1024:
         assert embed("--resume") == cli.USAGE
         assert "is not a file of kept vectors" in capsys.readouterr().err
         assert Path("v.npy.part").read_bytes() == head
     else:
         assert embed("--resume") == cli.OK
         assert names() == ["texts", "v.npy"]
+        assert read_npy("v.npy")[1][0] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -334,10 +336,62 @@ def test_the_file_of_kept_vectors_is_free_while_somebody_holds_what_was_read_of_
     write_texts("a")
     with KeptVectors(Path("v.npy.part"), resume=False, replace=False) as kept:
         kept.expect(Made("x"))
-        kept.add(["a"], [array("f", [1.0])])
-        held = kept.vectors(["a"])
-        assert held[0].tolist() == [1.0]
+        kept.add(["a", "b"], [array("f", [1.0]), array("f", [2.0])])
+        held = kept.vectors(["b", "a", "b"])
+        assert [each[0] for each in held] == [2.0, 1.0, 2.0]
+        assert [each[0] for each in held[1:]] == [1.0, 2.0]
     KeptVectors(Path("v.npy.part"), resume=True, replace=False).__exit__(None, None, None)
+
+
+@pytest.mark.usefixtures("server")
+def test_the_end_waits_for_a_part_that_is_being_written():
+    """As at Ctrl-C, while a thread writes."""
+    path = Path("v.npy.part")
+    kept = KeptVectors(path, resume=False, replace=False)
+    kept.expect(Made("x"))
+    ending = threading.Thread(target=kept.__exit__, args=(None, None, None))
+
+    class Slow:
+        """A file that somebody wants to close while it is written to."""
+
+        def __init__(self, file):
+            self._file = file
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def write(self, data):
+            if not ending.is_alive():
+                ending.start()
+                ending.join(0.1)
+            return self._file.write(data)
+
+    kept._file = Slow(kept._file)
+    kept.add(["a"], [array("f", [1.0])])
+    ending.join()
+    with KeptVectors(path, resume=True, replace=False) as again:
+        assert len(again) == 1
+
+
+@pytest.mark.usefixtures("server")
+def test_a_part_that_comes_after_the_end_is_not_written():
+    """A thread that writes goes on when the task that waits for it is cancelled."""
+    with KeptVectors(Path("v.npy.part"), resume=False, replace=False) as kept:
+        kept.expect(Made("x"))
+    kept.add(["a"], [array("f", [1.0])])
+    assert len(kept) == 0
+    assert not Path("v.npy.part").exists()
+
+
+def test_whoever_resumes_and_replaces_the_output_keeps_the_vectors(server):
+    write_texts("a", "bad")
+    assert embed("--batch", "1") == cli.FAILED
+    Path("v.npy").write_bytes(b"of an earlier run")
+    before = len(server.requests)
+    write_texts("a", "ab")
+    assert embed("--resume", "--force") == cli.OK
+    assert asked_since(server, before) == ["ab"]
+    assert read_npy("v.npy")[1][::3].tolist() == [1, 2]
 
 
 def test_two_commands_never_write_one_file(server, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -45,13 +44,10 @@ class _Head:
 class Response:
     """What `transport.AiohttpReply` needs of aiohttp's response."""
 
-    __slots__ = ("_loop", "closed", "connection", "content", "headers", "status")
+    __slots__ = ("closed", "connection", "content", "headers", "status")
 
-    def __init__(
-        self, connection: Any, message: Any, content: Any, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, connection: Any, message: Any, content: Any) -> None:
         """Own the connection until the end of the body."""
-        self._loop = loop
         self.connection: Any = connection
         self.content: aiohttp.StreamReader = content
         self.status: int = message.code
@@ -60,20 +56,16 @@ class Response:
         content.on_eof(self._at_end)
 
     def _at_end(self) -> None:
-        connection = self.connection
-        if self.closed or (connection.protocol is not None and connection.protocol.upgraded):
-            return
         self.closed = True
-        self.connection = None
+        connection, self.connection = self.connection, None
         connection.release()
 
     def close(self) -> None:
         """Wake whoever reads the body, and close the connection unless it was released."""
-        if self.content.exception() is None:
-            self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
+        self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
         self.closed = True
         connection, self.connection = self.connection, None
-        if connection is not None and not self._loop.is_closed():
+        if connection is not None:
             connection.close()
 
 
@@ -84,11 +76,10 @@ class Repeated:
     before, nothing is sent, and the caller asks aiohttp's session.
     """
 
-    __slots__ = ("_connector", "_heads", "_loop")
+    __slots__ = ("_connector", "_heads")
 
-    def __init__(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._loop = loop
         self._heads: dict[tuple[object, ...], _Head] = {}
 
     async def send(self, request: HttpRequest, sent: Sending) -> Response | None:
@@ -109,7 +100,7 @@ class Repeated:
             while True:
                 message, content = await protocol.read()
                 if not is_interim(message.code):
-                    return Response(connection, message, content, self._loop)
+                    return Response(connection, message, content)
         except BaseException:
             connection.close()
             raise
@@ -118,7 +109,7 @@ class Repeated:
         """Remember how aiohttp sent a request that was answered."""
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)
-        if not (is_plain and _IS_KNOWN and sent.key is not None):
+        if not (is_plain and _IS_KNOWN):
             return
         if len(self._heads) >= MOST:
             self._heads.clear()

@@ -345,7 +345,7 @@ class HttpTransport:
         if self._session is None:
             connector = Connector()
             self._session = self._new_session(connector)
-            self._repeated = Repeated(connector, loop)
+            self._repeated = Repeated(connector)
         return self._session
 
     def _at(self, socket: str, *, force_close: bool = False) -> aiohttp.ClientSession:

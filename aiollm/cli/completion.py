@@ -167,7 +167,7 @@ def _place(
     )
     if count < len(places):
         return places[count]
-    return places[-1] if places and places[-1].nargs in {"*", "+"} else None
+    return places[-1] if places and places[-1].nargs == "*" else None
 
 
 def _values(
@@ -196,12 +196,10 @@ def _specs(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield aliases, the targets that they name, models that were listed, and providers."""
     catalog = Catalog(env, Timeouts())
     providers = dict(_providers(env))
-    aliases = {name: spec for name, spec in catalog.aliases().items() if SAFE.fullmatch(name)}
+    aliases = catalog.aliases()
     yield from aliases.items()
-    named = {
-        x.strip("!") for spec in aliases.values() for x in re.split(r"[,|&\s]+", spec) if "/" in x
-    }
-    targets = {each for each in (*named, *known()) if SAFE.fullmatch(each)}
+    named = {each for spec in aliases.values() for each in re.split(r"[,|&*\s]+", spec)}
+    targets = {each for each in (*named, *known()) if "/" in each and SAFE.fullmatch(each)}
     yield from ((each, "") for each in sorted(targets) if each.partition("/")[0] in providers)
     yield from ((f"{name}/", meaning) for name, meaning in providers.items())
 

@@ -144,12 +144,13 @@ class KeptVectors:
                 f"{self._path} has vectors of a run that was stopped: --resume goes on with it, "
                 "--force begins anew"
             )
-        if not line.endswith(b"\n") and (line.startswith(_BEGIN) or _BEGIN.startswith(line)):
+        ours = line.startswith(_BEGIN) or _BEGIN.startswith(line)
+        if ours and not line.endswith(b"\n") and len(line) < _MAX_HEAD:
             self._file.truncate(0)  # its process was killed before it had a vector
             return
         try:
             head = msgspec.json.decode(line, type=_Head)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             raise ConfigError(f"{self._path} is not a file of kept vectors") from None
         self._made, self._width, self._start = head.made, head.width, len(line)
         size = _HASH + 4 * self._width
@@ -199,8 +200,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def _hash(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(data, digest_size=_HASH).digest()
+    return hashlib.blake2b(text.encode(), digest_size=_HASH).digest()
 
 
 def _told(made: Made) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._user_types import density
-from aiollm._user_types.density import FRAME, LARGE, LIST, USER, Limits
+from aiollm._user_types.density import FRAME, LARGE, LIST, MESSAGE, USER, Limits
 from aiollm._wire.framing import NDJSON, SSE, NamedSSE, check_density
 from aiollm.errors import ProtocolError
 
@@ -98,8 +99,44 @@ def test_what_would_hold_up_the_loop_is_refused(data: bytes, said: str) -> None:
         check_density(data)
 
 
+BOUNDS = {
+    "an answer": (FRAME, 24_576, 16_384, 131_072, 524_288, 262_144, 2_097_152),
+    "a list": (LIST, 32_768, 16_384, 131_072, 1_048_576, 262_144, 2_097_152),
+    "what a user asked for": (USER, 65_536, 49_152, 131_072, 1_048_576, 262_144, 4_194_304),
+    "a message": (MESSAGE, 24_576, 16_384, 131_072, 1_048_576, 524_288, 8_388_608),
+}
+MAKERS: dict[str, Callable[[int], bytes]] = {
+    "strings": lambda count: b'""' * count,
+    "objects and lists": lambda count: b"[{" * (count // 2) + b"[" * (count % 2),
+    "values": lambda count: b"[{" + b"," * (count - 2),
+    "bytes outside": lambda count: b"1" * count,
+    "escapes": lambda count: b'"%s"' % (b"\\n" * count),
+    "bytes that are not ASCII": lambda count: b'"%s"' % (b"\xff" * count),
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("counted", MAKERS)
+def test_each_bound_lets_so_many_pass_and_no_more(kind: str, counted: str) -> None:
+    limits, *bounds = BOUNDS[kind]
+    most = bounds[[*MAKERS].index(counted)]
+    large = b" " * LARGE if counted == "strings" else b'"%s"' % bytes(LARGE)
+    fits, exceeds = (large + MAKERS[counted](count) for count in (most, most + 1))
+    assert density.excess_in(fits, limits) == ""
+    assert density.excess_in(exceeds, limits).startswith(f"more than {most} {counted}")
+
+
 def test_up_to_64_kib_anything_is_decoded() -> None:
-    check_density(b"[" * LARGE)
+    check_density(b"[" * 64 * 1024)
+    with pytest.raises(ProtocolError):
+        check_density(b"[" * (64 * 1024 + 1))
+
+
+def test_what_there_is_too_much_of_stays_the_first_that_was_found() -> None:
+    weight = density.Weight()
+    first = weight.add(b"[" * 20_000)
+    assert "objects" in first
+    assert weight.add(b'""' * 30_000) == weight.excess == first
 
 
 @given(st.lists(st.text('"\\{[,\né'), min_size=1), st.lists(st.integers(0, 3)))

@@ -93,17 +93,39 @@ async def tab(tmp_path: Path) -> AsyncIterator[Tab]:
         await browser.communicate()
 
 
+FIRST = """new Promise(found => {
+    const look = () => {
+        const link = document.querySelector(".md-search-result__link");
+        const told = document.querySelector(".md-search-result__meta")?.textContent ?? "";
+        if (link) found(link.getAttribute("href"));
+        else if (/^\\s*No /.test(told)) found("");
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+"""The address of the first page that a search found, "" for none."""
+
+
 async def test_search_finds_the_guide_to_rate_limits(tab, address) -> None:
     await tab.call("Emulation.setDeviceMetricsOverride", **DESK)
     await tab.open(f"{address}/?q=rate+limit")
-    first = await tab.run("""new Promise(found => {
-        const look = () => {
-            const link = document.querySelector(".md-search-result__link");
-            link ? found(link.getAttribute("href")) : requestAnimationFrame(look);
-        };
-        look();
-    })""")
-    assert "rate-limits/" in first
+    assert "rate-limits/" in await tab.run(FIRST)
+
+
+async def test_search_finds_a_word_where_it_is_and_no_other(tab, address, site) -> None:
+    """Words in the text of one page alone, whichever these are."""
+    await tab.call("Emulation.setDeviceMetricsOverride", **DESK)
+    pages: dict[str, set[str]] = {}
+    for path in site.rglob("index.html"):
+        text = re.sub(r"<[^>]+>", " ", path.read_text().partition("<article")[2]).lower()
+        for start in {word[:6] for word in re.findall(r"[a-z]{6,}", text)}:
+            pages.setdefault(start, set()).add(path.parent.relative_to(site).as_posix())
+    for page in ("mcp", "media", "embeddings"):
+        start = next(start for start, found in sorted(pages.items()) if found == {page})
+        await tab.open(f"{address}/?q={start}")
+        assert f"/{page}/" in await tab.run(FIRST), start
+    await tab.open(f"{address}/?q=qqzzxx")
+    assert await tab.run(FIRST) == ""
 
 
 async def test_no_page_scrolls_sideways_on_a_phone(tab, address, site) -> None:

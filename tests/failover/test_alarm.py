@@ -1,4 +1,4 @@
-"""The alarm of those who wait: one timer, which wakes each at its time and keeps nobody."""
+"""Those who wait: an alarm wakes each at its time, a queue has the first, and both keep nobody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from aiollm._failover.tickets import Alarm, Demand, Ticket
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiollm._failover.tickets import Alarm, Demand, Queue, Ticket
 from aiollm.types import Request
 
 
@@ -96,3 +99,40 @@ def test_one_that_waits_again_is_woken_at_its_new_time_alone():
     assert is_awake(ticket)
     assert not any(map(is_awake, others))
     loop.close()
+
+
+@given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
+def test_those_who_stay_are_woken_in_order_whoever_leaves(seconds, leave):
+    loop, alarm = Timers(), Alarm()
+    tickets = {each: waiting(loop, alarm, float(each)) for each in seconds}
+    for each in leave:
+        alarm.take_off(tickets[each])
+    for now in range(12):
+        loop.pass_to(float(now))
+        awake = {each for each, ticket in tickets.items() if is_awake(ticket)}
+        assert awake == {*range(now + 1)} - leave
+    loop.close()
+
+
+def test_a_timer_that_goes_off_a_little_early_wakes_all_the_same():
+    loop, alarm = Timers(), Alarm()
+    ticket = waiting(loop, alarm, 2.0)
+    loop.at = 1.999
+    (timer,) = loop.pending()
+    timer._run()
+    assert is_awake(ticket)
+    loop.close()
+
+
+@given(st.permutations(range(12)), st.permutations(range(12)))
+def test_the_first_of_a_queue_is_the_earliest_call_whoever_leaves(joins, leaves):
+    queue: Queue[str] = Queue()
+    tickets = {number: Ticket(number, Demand(Request("hi")), ["line"]) for number in joins}
+    for ticket in tickets.values():
+        queue.push(ticket)
+    for number in leaves:
+        assert queue.first("line") is tickets[min(tickets)]
+        tickets.pop(number).is_done = True
+        queue.left("line")
+    assert queue.first("line") is None
+    assert len(queue) == 0

@@ -203,3 +203,44 @@ def test_hearing_of_its_own_refusal_slows_no_process_down_twice():
     heard(pace, 8.003, 0.001)
     assert pace.wait(8.1) == 0.0
     assert pace.meter.limit == limit
+
+
+def test_only_a_refusal_soon_after_a_cut_says_little():
+    """A second later the pace follows what was taken, however far that is below."""
+    pace, now = Pace(), 100.0
+    buckets = [pace.book(now) for _ in range(40)]
+    for bucket in buckets[20:]:
+        pace.refused(now, 0.05, bucket)
+    limits = []
+    for after in (0.5, 5.0):
+        now += max(after, pace.wait(now))
+        assert pace.wait(now) == 0.0
+        limits.append(pace.meter.limit)
+        again = [pace.book(now) for _ in range(10)]
+        for bucket in again[1:]:
+            pace.refused(now, 0.05, bucket)
+    now += pace.wait(now)
+    pace.wait(now)
+    limits.append(pace.meter.limit)
+    assert limits[1] >= 0.7 * limits[0]
+    assert limits[2] < 0.5 * limits[1]
+
+
+def test_refusals_within_a_second_are_one_also_where_each_blocks_for_milliseconds():
+    pace = Pace()
+    for now in (0.0, 0.2, 0.4):
+        pace.refused(now, 0.05, pace.book(now))
+    assert pace.refused(1.5, None, pace.book(1.5)) == 2.0
+
+
+def test_what_was_booked_before_a_cut_makes_no_room_after_it():
+    """At one time, too: a server may say that nothing is to be waited for."""
+    pace = Pace()
+    bucket = [pace.book(0.0) for _ in range(2)][-1]
+    pace.refused(0.0, 0.0, bucket)
+    assert pace.wait(0.0) == 0.0
+    pace.book(0.0)
+    full = pace.wait(0.0)
+    assert full > 0.5
+    pace.refund(bucket)
+    assert pace.wait(0.0) == full

@@ -155,13 +155,20 @@ async def test_a_connection_that_is_not_done_with_the_last_request_is_not_used(t
         assert [request.connection for request in server.requests] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["Cookie", "Expect", "Content-Encoding"])
-async def test_a_request_that_aiohttp_does_more_for_is_left_to_it(transport, name):
-    values = {"Cookie": "a=b", "Expect": "100-continue", "Content-Encoding": "identity"}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Cookie", "a=b"),
+        ("Expect", "100-continue"),
+        ("Content-Encoding", "identity"),
+        ("Transfer-Encoding", "identity"),
+    ],
+)
+async def test_a_request_that_aiohttp_does_more_for_is_left_to_it(transport, name, value):
     script = Raw((CONTINUE + OK + FOUR,)) if name == "Expect" else FINE
     async with FaultServer(default=script) as server:
         for _ in range(2):
-            answer = await ask(transport, asking(server, **{name: values[name]}))
+            answer = await ask(transport, asking(server, **{name: value}))
             assert answer == (200, b"fine", 1)
 
 
@@ -170,6 +177,8 @@ async def test_only_a_post_is_sent_again(transport):
         for _ in range(2):
             answer = await ask(transport, msgspec.structs.replace(asking(server), method="PUT"))
             assert answer == (200, b"fine", 1)
+            await ask(transport, asking(server))
+        assert [each.method for each in server.requests] == ["PUT", "POST"] * 2
 
 
 @pytest.mark.parametrize("calls", [64, 1000])
