@@ -10,11 +10,8 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from aiollm._http.aiohttp_tuning import SMALL_BODY, Connector, Sending, is_interim
+from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector, SendNotes, is_interim
 from aiollm.provider import HttpRequest
-
-READ_BUFFER = 32 * 1024
-"""Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
 
 MOST = 128
 """Heads that are kept; where more differ, as with one header per call, it starts over."""
@@ -42,7 +39,7 @@ class _Head:
         self.start = start
 
 
-class Response:
+class RepeatedResponse:
     """What `transport.AiohttpReply` needs of aiohttp's response."""
 
     __slots__ = ("_loop", "closed", "connection", "content", "headers", "status")
@@ -77,7 +74,7 @@ class Response:
             connection.close()
 
 
-class Repeated:
+class Repeater:
     """Sends a request again that aiohttp has sent before, with another body.
 
     What aiohttp checked and wrote the first time is written again. Where anything is not as
@@ -91,7 +88,7 @@ class Repeated:
         self._loop = loop
         self._heads: dict[tuple[object, ...], _Head] = {}
 
-    async def send(self, request: HttpRequest) -> Response | None:
+    async def send(self, request: HttpRequest) -> RepeatedResponse | None:
         """Return the response, None if nothing was sent. Raises: what aiohttp raises."""
         body = request.body.simple if request.body is not None else None
         if body is None or len(body) > SMALL_BODY:
@@ -109,12 +106,14 @@ class Repeated:
             while True:
                 message, content = await protocol.read()
                 if not is_interim(message.code):
-                    return Response(connection, message, content, self._loop)
+                    return RepeatedResponse(connection, message, content, self._loop)
         except BaseException:
             connection.close()
             raise
 
-    def learn(self, request: HttpRequest, response: aiohttp.ClientResponse, sent: Sending) -> None:
+    def learn(
+        self, request: HttpRequest, response: aiohttp.ClientResponse, sent: SendNotes
+    ) -> None:
         """Remember how aiohttp sent a request that was answered."""
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aiollm._wire.body import Blob, Body, Written
+from aiollm._wire.body import Blob, Body, JsonItems
 from aiollm.types import (
     AudioPart,
     CachePoint,
@@ -41,7 +41,7 @@ IMAGE, FILE, POINT, MARK = 1, 2, 4, 8
 provider with a mark of its cache."""
 
 _KINDS = {ImagePart: IMAGE, DocumentPart: FILE, AudioPart: FILE, CachePoint: POINT}
-_SAID = (ImagePart, DocumentPart, AudioPart)
+_FILE_PARTS = (ImagePart, DocumentPart, AudioPart)
 
 
 def kinds_of(message: Message) -> int:
@@ -70,7 +70,7 @@ def is_cut(messages: Sequence[Message], at: int) -> bool:
         return False
     return _is_sent(messages[at].parts, (ToolCallPart,)) and (
         messages[at - 1].role == "tool"
-        or (messages[at - 1].role == "user" and _is_sent(messages[at - 1].parts, _SAID))
+        or (messages[at - 1].role == "user" and _is_sent(messages[at - 1].parts, _FILE_PARTS))
     )
 
 
@@ -89,7 +89,7 @@ class Encoded(msgspec.Struct, frozen=True):
 
     begin: int
     until: int
-    written: Written
+    items: JsonItems
     encoder: Any
     warnings: tuple[str, ...] = ()
     messages: tuple[Message, ...] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, Self
 
-from aiollm._wire.body import Written
+from aiollm._wire.body import JsonItems
 from aiollm._wire.conversations import Encoded, Ongoing
 from aiollm.providers.cache_points import CacheMarks, without_points
 from aiollm.providers.call_ids import CallIds
@@ -86,14 +86,14 @@ class Encoder(ABC):
     def _go_on(self, request: Ongoing, start: int, begin: int, key: Hashable) -> list[Any]:
         conversation, messages = request.conversation, request.messages
         out = self.stretch(messages[start:begin], is_first=True) if begin > start else []
-        known = conversation.known(key, begin, request) or Encoded(begin, begin, Written(), self)
+        known = conversation.known(key, begin, request) or Encoded(begin, begin, JsonItems(), self)
         if known.until < conversation.cut:
             known = self._extended(known, request, start, key)
         encoder: Encoder = known.encoder.fork(self.warnings, self.marks)
         for warning in known.warnings:
             self.warnings.add(warning)
         if known.until > begin:
-            out.append(known.written)
+            out.append(known.items)
         return out + encoder.stretch(messages[known.until :], is_first=known.until == start)
 
     def _extended(self, known: Encoded, request: Ongoing, start: int, key: Hashable) -> Encoded:
@@ -108,7 +108,7 @@ class Encoder(ABC):
         made = Encoded(
             known.begin,
             until,
-            known.written.followed_by(items),
+            known.items.followed_by(items),
             encoder,
             (*known.warnings, *encoder.warnings),
             None if request.as_given else request.messages[:until],

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._user_types import density
-from aiollm._user_types.density import FRAME, LARGE, LIST, USER, Limits
+from aiollm._user_types.density import FRAME, LARGE, REPLY, USER, Limits
 from aiollm._wire.framing import NDJSON, SSE, NamedSSE, check_density
 from aiollm.errors import ProtocolError
 
@@ -47,7 +47,7 @@ def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None
 @pytest.mark.parametrize(
     ("limits", "value"),
     [
-        pytest.param(LIST, {"data": [MODEL] * 1000}, id="a list of models"),
+        pytest.param(REPLY, {"data": [MODEL] * 1000}, id="a list of models"),
         pytest.param(USER, [PROBABILITY] * 14_000, id="what a user asked for"),
         pytest.param(USER, {"results": [{"index": 1, "score": 0.5}] * 20_000}, id="scores"),
     ],
