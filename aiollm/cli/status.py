@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aiollm import __version__, local
-from aiollm.cli import known_models
 from aiollm.cli.layout import table, wrapped
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.servers import Listing, configured, is_absent, listing
+from aiollm.cli.servers import Listing, configured, is_absent, keep_names, listing
 from aiollm.cli.session import OK, run
 from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
 from aiollm.errors import ConfigError
@@ -97,7 +96,7 @@ def status(options: argparse.Namespace) -> int:
 
     code = run(work)
     _print(_status(seen, aliases, wrong, os.environ), as_json=options.json)
-    known_models.keep({each.provider: each.models for each in found if each.error is None})
+    keep_names(found)
     return code
 
 
@@ -120,8 +119,7 @@ def _provider(registry: Registry, each: Listing) -> ProviderStatus:
 def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
     if origin == "environment":
         return f"LLM_{name.upper().replace('-', '_')}"
-    row = SCHEMES[name]
-    return next((each for each in (*row.keys, row.base_variable) if env.get(each)), "")
+    return next((each for each in SCHEMES[name].variables if env.get(each)), "")
 
 
 def _problem(registry: Registry, alias: str) -> str:

@@ -11,7 +11,7 @@ from aiollm._wire.body import JsonItems
 from aiollm._wire.conversations import Encoded, Ongoing
 from aiollm.providers.cache_points import CacheMarks, without_points
 from aiollm.providers.call_ids import CallIds
-from aiollm.providers.encoding import Warnings
+from aiollm.providers.encoding import Warnings, after_system
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, Request
 
@@ -73,9 +73,8 @@ class Encoder(ABC):
         `key` is all that they depend on besides the messages. What was encoded in earlier turns
         is one item. Raises: UnsupportedError.
         """
-        messages, start = request.messages, 0
-        while start < len(messages) and messages[start].role == "system":
-            start += 1
+        messages = request.messages
+        start = after_system(messages)
         if type(request) is Ongoing and request.goes_on:
             is_marked = self.marks is not None
             begin = max(start, request.conversation.unmarked) if is_marked else start
