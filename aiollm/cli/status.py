@@ -19,6 +19,7 @@ from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.providers.schemes import SCHEMES
 from aiollm.registry import Registry
+from aiollm.spec import variable_of
 
 WAIT = 3.0
 """Seconds in which a provider must answer."""
@@ -118,7 +119,7 @@ def _provider(registry: Registry, each: Listing) -> ProviderStatus:
 
 def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
     if origin == "environment":
-        return f"LLM_{name.upper().replace('-', '_')}"
+        return variable_of(name)
     return next((each for each in SCHEMES[name].variables if env.get(each)), "")
 
 
