@@ -101,7 +101,7 @@ class _Careful(Prompt):
 
 
 def is_interim(status: int) -> bool:
-    """Return whether an answer follows a response, as aiohttp has it."""
+    """Return whether a response only precedes the answer, by aiohttp's rule."""
     return 100 <= status < 200 and status != 101
 
 
@@ -367,7 +367,7 @@ def receive_less(transport: Any, buffer: bytearray) -> None:
     asyncio can set this only for all connections of the process, so private attributes are
     changed. Where they do not exist, as in uvloop, which does not need this, nothing happens.
     asyncio zeroes 256 KiB for each connection, but never leaves anything in them: it fills the
-    buffer and copies it to OpenSSL in one step of the loop, so that one does for a whole loop.
+    buffer and copies it to OpenSSL in one step of the loop, so that one is enough for a loop.
     """
     if isinstance(getattr(transport, "max_size", None), int):
         transport.max_size = RECEIVE_SIZE

@@ -44,7 +44,7 @@ def _is_ready(reply: Reply) -> TypeGuard[ReadyReply]:
 
 
 def _nothing() -> None:
-    """Return that nothing is known to have arrived."""
+    """Return None: nothing is known to have arrived."""
 
 
 class Answer:

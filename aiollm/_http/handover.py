@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Handover(list[Item]):
     """A batch without items, after which `answer` may be read in place of the stream.
 
-    Whoever does so goes on with the stream once the answer does not go on. Whoever does not gets
+    Whoever does so goes on with the stream once the answer has ended. Whoever does not gets
     the same batches from the stream.
     """
 

@@ -1,4 +1,4 @@
-"""Requests like earlier ones, sent on idle connections: aiohttp's session has no part in them."""
+"""Requests like earlier ones, sent on idle connections without aiohttp's session."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARAMETERS = {
 
 
 class _Head:
-    """The head of a request as aiohttp wrote it, up to the length of its body; it shows nothing."""
+    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
 
     __slots__ = ("key", "start")
 

@@ -158,12 +158,12 @@ class ReplyInPieces(AiohttpReply):
 
     @property
     def take(self) -> Callable[[], bytes | None]:
-        """What returns what has arrived, b"" at the end, None if nothing has."""
+        """The `take` of the body: what has arrived, b"" at the end, None if nothing has."""
         return self._content.take
 
     @property
     def coming(self) -> Callable[[], asyncio.Future[None]]:
-        """What returns a future that ends when there is something to take."""
+        """The `coming` of the body: a future that ends when there is something to take."""
         return self._content.coming
 
     def translated(self, error: Exception) -> LLMError | None:
@@ -270,8 +270,8 @@ class HttpTransport:
                 return _reply(known, self._replies)
             if way is not None and way.network.socket:
                 session = self._at(way.network.socket)
-            # It is not reset: who sends next sets their own, and a call whose loop was closed ends
-            # when it is collected, in the context of anyone.
+            # It is not reset: whoever sends next sets their own, and a call whose loop was closed
+            # ends when it is collected, in the context of anyone.
             sending.set(sent)
             response = await _request(session, request, connect, way)
             if way is None:

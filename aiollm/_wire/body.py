@@ -15,10 +15,10 @@ _SLICE = 3 * 16 * 1024
 """Bytes encoded to base64 at a time: a multiple of 3, about 0.1 ms of work."""
 
 _SMALL = 32 * 1024
-"""Bytes of a text up to which it is one segment, as it can then be sent in one piece."""
+"""Bytes up to which a text is one segment, so that it can be sent in one piece."""
 
 _LARGE = 64 * 1024
-"""Bytes of a text above which what follows it becomes another segment."""
+"""Bytes above which what follows a text becomes another segment."""
 
 
 class Blob:
@@ -56,9 +56,9 @@ class Blob:
 
 
 class JsonItems:
-    """Items of a list that are JSON already, in segments; in a body it stands for all of them.
+    """Items of a list that are JSON already, in segments; in a list it stands for all of them.
 
-    Codecs do not look into it: they see to it that nothing of it can change.
+    Codecs do not look inside: they make sure that nothing in it can change.
     """
 
     __slots__ = ("segments",)

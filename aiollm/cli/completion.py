@@ -139,7 +139,7 @@ def _following(
 
 
 def _actions_of(name: str) -> list[argparse.Action]:
-    """Return what a command takes. argparse has no other way to its own."""
+    """Return what a command takes; argparse has no public way to ask."""
     for each in parser_for([name])._actions:  # noqa: SLF001
         if isinstance(each, argparse._SubParsersAction):  # noqa: SLF001
             return list(each.choices[name]._actions)  # noqa: SLF001

@@ -75,14 +75,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show it; the exit code is 0 also where nothing is configured or nothing answers."""
+    """Show it; the exit code is 0 even if nothing is configured or nothing answers."""
     found: list[Listing] = []
     seen: list[ProviderStatus] = []
     aliases: dict[str, str] = {}
     wrong: dict[str, str] = {}
 
     async def work(registry: Registry) -> int:
-        await registry.preload()  # what it takes to import is no time of a server's
+        await registry.preload()  # or the first server's time would include imports
         origins = registry.providers()
         names = sorted(configured(registry), key=lambda name: (origins[name] == "built-in", name))
         show_progress(f"asking {', '.join(names)}")
@@ -147,7 +147,7 @@ def _status(
 def _next(
     providers: Sequence[ProviderStatus], aliases: dict[str, str], wrong: dict[str, str]
 ) -> list[str]:
-    """Return sentences, and commands to type, which begin with two blanks."""
+    """Return sentences, and commands to type, which begin with two spaces."""
     if not providers:
         return _first_steps()
     bad = [each.set_by for each in providers if not each.url]
@@ -190,7 +190,7 @@ def _first_steps() -> list[str]:
 
 
 def _is_own(each: ProviderStatus) -> bool:
-    """Return whether it is a server of the user's, of which any model is one to talk with."""
+    """Return whether it is a server of the user's own, any of whose models can chat."""
     return each.scheme in {"ollama", "llama-swap", "llama-swaps"}
 
 

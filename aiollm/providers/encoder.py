@@ -1,4 +1,4 @@
-"""The base of what encodes conversations: nothing is encoded again that earlier turns had."""
+"""The base of the encoders of conversations: what earlier turns had is not encoded again."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ MAX_WORD = 200
 """Characters of a provider's code or request id that an error shows."""
 
 _MAX_KEYS = 256
-"""Keys among which an error's is looked for."""
+"""Keys of an object that are searched for an error's."""
 
 MAX_MESSAGE = 16 * 1024
 """Characters of a message that are read: it is searched many times."""
@@ -122,7 +122,7 @@ def is_error(value: Any) -> bool:
 
 
 def load_error(frame: bytes) -> Any:
-    """Decode a frame that is an error; of a large one, what is short in it."""
+    """Decode a frame that is an error; of a large one, only what is short."""
     return load(frame) if len(frame) <= LARGE else _outline(frame)
 
 
@@ -134,7 +134,7 @@ def error_in(data: bytes) -> Any:
 
 
 def _outline(data: bytes, depth: int = 2) -> Any:
-    """Decode of an object what is short, of what is large how it begins."""
+    """Decode what is short in an object, and how what is large begins."""
     try:
         fields = _FIELDS.decode(data)
     except (ValueError, RecursionError):
