@@ -95,7 +95,7 @@ def _decoded(data: bytes | str, kind: type[T]) -> T:
 
 
 def _with_types(data: bytes | str) -> bytes | None:
-    """Return requests with the type that tools once had not, being all functions; else None."""
+    """Return requests with the type tools lacked when all were functions; None if none did."""
     try:
         value = msgspec.json.decode(data)
     except (ValueError, RecursionError):

@@ -139,7 +139,7 @@ def checked_request(
 def check(request: Request, known: int = 0) -> None:
     """Check for what no provider accepts. Raises: ConfigError that names the field.
 
-    So many messages are `known` to be accepted, and every call in them has its result.
+    The first `known` messages were accepted before, and every call in them has its result.
     """
     _check_messages(request, known)
     _check_tools(request)

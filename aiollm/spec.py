@@ -342,7 +342,12 @@ def _how_to_define(provider: str) -> str:
     """Return a hint at the variable that defines `provider`, if a variable can."""
     if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", provider):
         return ""
-    return f": set LLM_{provider.upper().replace('-', '_')}=scheme://[token@]host"
+    return f": set {variable_of(provider)}=scheme://[token@]host"
+
+
+def variable_of(name: str) -> str:
+    """Return the variable that usually defines a provider or an alias."""
+    return f"LLM_{name.upper().replace('-', '_')}"
 
 
 def did_you_mean(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
-from aiollm._user_types.density import FRAME, LIST
+from aiollm._user_types.density import FRAME, REPLY
 
 JSON, TEXT, EVENTS = b"application/json", b"text/plain", b"text/event-stream"
 
@@ -111,18 +111,18 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "10,000 things": _listed(wire, json.dumps(LISTS[wire][1]).encode(), 10_000),
             "empty objects": _listed(wire, b"{}"),
             "40,000 empty objects": _listed(wire, b"{}", 40_000),
-            "as many empty objects as may be": _listed(wire, b"{}", LIST.brackets - 9),
+            "as many empty objects as may be": _listed(wire, b"{}", REPLY.brackets - 9),
             "as many small things as may be": _listed(
                 wire,
                 json.dumps(LISTS[wire][1]).encode(),
-                min(LIST.strings // 8, LIST.brackets // 2) - 9,
+                min(REPLY.strings // 8, REPLY.brackets // 2) - 9,
             ),
             "odd things": _listed(wire, _odd(wire)),
             "7 odd things": _listed(wire, _odd(wire), 7),
             "numbers": _listed(wire, b"1"),
             "names": _names(wire, 10**9),
             "60,000 names": _names(wire, 60_000),
-            "as many names as may be": _names(wire, LIST.strings - 99),
+            "as many names as may be": _names(wire, REPLY.strings - 99),
             "one text": _one(wire, b"word "),
             "one escaped text": _one(wire, rb"\u0041"),
             "one text of half pairs": _one(wire, rb"\ud83d"),

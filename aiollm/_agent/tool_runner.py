@@ -23,7 +23,7 @@ GRACE = 5.0
 """Seconds in which an async tool may clean up after its cancellation."""
 
 OVERRAN = "the tool's time is up"
-"""What a tool's CancelledError says where its deadline cancels it, not whoever runs it."""
+"""What a tool's CancelledError says if its deadline cancelled it, and not whoever runs it."""
 
 _log = logging.getLogger("aiollm")
 

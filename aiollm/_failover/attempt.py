@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -39,13 +39,13 @@ from aiollm.types import (
 )
 
 if TYPE_CHECKING:
-    from aiollm._http.handover import Body
+    from aiollm._http.answer import Answer
 
 NO_USAGE = Usage()
 
 
-class _Nobody:
-    """In place of a body, before there is one."""
+class _NoAnswer:
+    """In place of an answer that was handed over: a look at None would cost more at each read."""
 
     goes_on = False
 
@@ -53,17 +53,7 @@ class _Nobody:
         return []
 
 
-_NOBODY = _Nobody()
-
-
-class Successors(Protocol):
-    """What comes after an attempt."""
-
-    def ends_with(self, error: Exception) -> bool:
-        """Decide whether the error of an attempt ends the call; else prepare what comes next."""
-
-    def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
-        """Return what brings the next batch to `task`, None at the end."""
+_NO_ANSWER = _NoAnswer()
 
 
 class ActiveAttempt:
@@ -71,8 +61,8 @@ class ActiveAttempt:
 
     __slots__ = (
         "_admission",
+        "_answer",
         "_batches",
-        "_body",
         "_call",
         "_deadlines",
         "_is_answered",
@@ -88,7 +78,7 @@ class ActiveAttempt:
         self._call = call
         self._admission = admission
         self._batches: Batches | None = None
-        self._body: Body | _Nobody = _NOBODY
+        self._answer: Answer | _NoAnswer = _NO_ANSWER
         """What is read in place of them, while it goes on."""
         self._is_answered = False
         self._released = False
@@ -96,9 +86,10 @@ class ActiveAttempt:
         self.target = target
         limits = call.opener.timeouts[target]
         self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
-        began = deadlines.started - call.started
         preferred = target in call.preferred
-        self.record = Attempt(target, began, queued=queued, preferred=preferred)
+        self.record = Attempt(
+            target, deadlines.started - call.started, queued=queued, preferred=preferred
+        )
         call.attempts.append(self.record)
         permit = admission.permit
         if permit.is_probe:
@@ -109,22 +100,21 @@ class ActiveAttempt:
             call.emit(AttemptStarted(call.number, target, preferred))
 
     async def next(
-        self, task: asyncio.Task[Any], chain: Successors | None = None
+        self, task: asyncio.Task[Any], *, moves_on: bool = False
     ) -> Sequence[Item] | None:
         """Return to `task` the next batch that is not empty, None at the end.
 
-        After an error, and once closed, it goes on with what comes next in the `chain`, if there
-        is one and the error does not end it. Raises: Exception, after closing itself.
+        An error closes it. Where it `moves_on`, and the error does not end the call, the next batch
+        is that of the attempt that follows. Raises: Exception.
         """
         deadlines = self._deadlines
         try:
             deadlines.begin(task)
             batch: Any
-            body: Any
             try:
                 while deadlines.fired is None:
-                    body = self._body
-                    got: Any = body.take() if body.goes_on else self._step()
+                    answer = self._answer
+                    got: Any = answer.take() if answer.goes_on else self._step()
                     batch = got if type(got) is list else await got
                     if batch:
                         break
@@ -141,8 +131,8 @@ class ActiveAttempt:
                 raise deadlines.error()  # noqa: TRY301
             deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
-            body = None  # who keeps the error keeps this frame, but not the answer
-            if self._is_left_with(error, chain):
+            answer = _NO_ANSWER  # whoever keeps the error keeps this frame, but not the answer
+            if self._is_for_caller(error, moves_on=moves_on):
                 raise
         else:
             if self.record.first_output is not None and type(batch[-1]) is TextDelta:
@@ -150,20 +140,19 @@ class ActiveAttempt:
             else:
                 self._note(batch)
             return batch  # type: ignore[no-any-return]
-        assert chain is not None
-        return await chain.next(task)
+        return await self._call.next(task)
 
-    def _is_left_with(self, error: BaseException, chain: Successors | None) -> bool:
+    def _is_for_caller(self, error: BaseException, *, moves_on: bool) -> bool:
         """Close after an error; return whether the caller gets it, as nothing comes after it."""
         if isinstance(error, Exception):
             self._fail(error)
-            return chain is None or chain.ends_with(error)
+            return not moves_on or self._call.ends_with(error)
         self.close("abandoned")
         self._call.opener.forget(error)
         return True
 
     async def _step(self) -> Sequence[Item] | None:
-        """Return the next batch, None where the body that was handed over has to be waited for.
+        """Return the next batch, None where the answer that was handed over has to be waited for.
 
         Raises: what the stream raises, StopAsyncIteration.
         """
@@ -171,14 +160,14 @@ class ActiveAttempt:
         if batches is None:
             batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
         batch = await anext(batches)
-        if not batch and (body := getattr(batch, "body", None)) is not None:  # a `Handover`
+        if not batch and (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
             self._is_answered = True
-            self._body = body
-            got: Any = body.take()  # often the first bytes came with the headers
+            self._answer = answer
+            got: Any = answer.take()  # often the first bytes came with the headers
             return got if type(got) is list else await got
-        return batch if self._is_answered else self._answer(batch)
+        return batch if self._is_answered else self._note_life(batch)
 
-    def _answer(self, batch: Sequence[Item]) -> Sequence[Item]:
+    def _note_life(self, batch: Sequence[Item]) -> Sequence[Item]:
         """Note the first sign of life; return the batch without the limits that came with it."""
         self._is_answered = True
         if batch and isinstance(first := batch[0], AnnouncedLimits):
@@ -273,7 +262,7 @@ class ActiveAttempt:
         if self._released:
             return
         self._released = True
-        self._body = _NOBODY
+        self._answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches
         was_sent = batches is not None and not _never_left(error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aiollm")
 
 
-class Call:
+class Call(ABC):
     """What the attempts of one call share, and what they have brought so far."""
 
     preferred: Sequence[Target] = ()
@@ -88,6 +90,14 @@ class Call:
         self.refusals_move_on = refusals_move_on
         self._accumulated = accumulated
         self.emit = emit
+
+    @abstractmethod
+    def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
+        """Return what brings the next batch to `task`, None at the end."""
+
+    @abstractmethod
+    def ends_with(self, error: Exception) -> bool:
+        """Decide whether the error of an attempt ends the call; else prepare what comes next."""
 
     def elapsed(self) -> float:
         """Return the seconds since the call began."""

@@ -81,7 +81,7 @@ class Chain(Call):
         """
         active = self._active
         if active is not None and self._committed:
-            return active.next(task, self)  # no coroutine of the chain's own waits above it
+            return active.next(task, moves_on=True)  # no coroutine of the chain's waits above it
         return self._next(task)
 
     async def _next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:

@@ -39,7 +39,7 @@ REACH = 64
 """How many messages a turn may add for its conversation to be found."""
 
 LIMIT = 128 << 20
-"""Bytes of encodings that are kept, about; the conversation unused longest goes first."""
+"""Roughly how many bytes of encodings are kept; the conversation unused longest goes first."""
 
 STRIDE = 300
 """Messages that are encoded in one step of the loop, in about a millisecond."""
@@ -170,7 +170,7 @@ def _size(part: Part) -> int:
 
 
 def _state(state: ProviderData | None) -> int:
-    """Return the size of a provider's state; what is not JSON cannot be sent, and has none."""
+    """Return the size of a provider's state; what is not JSON cannot be sent, and has 0."""
     if state is None:
         return 0
     try:
@@ -229,7 +229,7 @@ class ConversationOpener(ChatOpener):
         request: Ongoing,
         places: Sequence[tuple[int, int]],
     ) -> Batches:
-        """Encode a beginning of which much is new step by step, so that no step takes long."""
+        """Encode a beginning step by step where much of it is new, so that no step takes long."""
         for cut, end in places:
             try:
                 provider.codec.encode(provider, target, request.part(cut, end))

@@ -218,7 +218,7 @@ class Gate:
             ticket.outside.remove(line)
             line.tickets.push(ticket)
             line.scope.waiting[line] = None
-        # Behind others nobody goes first, but a probe or where a fleet says who goes.
+        # Only the first in a line goes, apart from probes and where a fleet says who goes.
         self._pump_all(
             line
             for line in lines

@@ -1,4 +1,4 @@
-"""Random seconds, so that those who failed together do not come again together."""
+"""Random seconds, so that those who failed together do not come back together."""
 
 from __future__ import annotations
 

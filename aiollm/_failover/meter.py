@@ -90,11 +90,6 @@ class Meter:
         """Seconds' worth of units that may go at once."""
         return self._burst
 
-    def set_burst(self, seconds: float) -> None:
-        """Let another number of seconds' worth go at once."""
-        self._burst = min(MINUTE, seconds) if seconds > 0 else 0.0
-        self._set(self.limit)
-
     def wait(self, now: float, units: float) -> float:
         """Return the seconds until `units` may go, inf if they exceed the limit of a minute."""
         if not units > 0:

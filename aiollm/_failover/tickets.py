@@ -162,8 +162,8 @@ class Queue(Generic[LineT]):
 class Alarm:
     """The one timer of all tickets: it wakes each when that has waited long enough.
 
-    A timer for each takes more time, and is an object more for the collector.
-    Those that leave early are soon forgotten.
+    A timer for each would take more time, and be one more object for the collector. Tickets that
+    leave early are soon forgotten.
     """
 
     __slots__ = ("_entries", "_joined", "_set", "_timer")
@@ -197,7 +197,7 @@ class Alarm:
         self._timer = loop.call_at(when, self._ring, loop, when)
 
     def stop(self) -> None:
-        """Wake nobody any more."""
+        """Wake no one from now on."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

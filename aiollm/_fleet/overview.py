@@ -53,7 +53,7 @@ return {us(number(v[1], 0)), us(number(v[2], 0))}
 """)
 
 MAX_SCOPES = 1000
-"""Hosts and accounts of which the limits are read, and budgets."""
+"""The most hosts and accounts whose limits are read, and the most budgets."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -194,7 +194,7 @@ async def _budgets(link: Link, namespace: str) -> tuple[BudgetInUse, ...]:
 
 
 async def _scopes(link: Link, namespace: str, ends: str) -> set[str]:
-    """Return the scopes that have such keys, as the beginnings of these."""
+    """Return the scopes of keys with such ends, as what comes before them."""
     found: set[str] = set()
     cursor = b"0"
     while True:

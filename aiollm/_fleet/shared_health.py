@@ -74,7 +74,7 @@ decode = msgspec.json.Decoder(Message, strict=False).decode
 
 
 class _Report:
-    """A failure that Redis was told of, but has not answered yet."""
+    """A failure that was reported to Redis, which has not answered yet."""
 
     __slots__ = ("was_closed",)
 

@@ -222,8 +222,13 @@ class SharedMoney:
 
 def key_of(namespace: str, name: str) -> str:
     """Return a budget's key, which does not show its name."""
+    return f"{{aiollm:1:{namespace}:{id_of(namespace, name)}}}m"
+
+
+def id_of(namespace: str, name: str) -> str:
+    """Return what stands for a budget's name in Redis."""
     digest = blake2b(name.encode("utf-8", "surrogatepass"), key=namespace.encode()[:64])
-    return f"{{aiollm:1:{namespace}:{digest.hexdigest()[:16]}}}m"
+    return digest.hexdigest()[:16]
 
 
 def _up(amount: int) -> int:

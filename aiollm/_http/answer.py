@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from aiollm._http import MAX_ANSWER
 from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns
@@ -26,12 +26,36 @@ _NEVER, _NO_GAP = inf, -1.0
 """When the last piece of an answer came, and the longest gap between two, before there are any."""
 
 
+class ReadyReply(Reply, Protocol):
+    """A reply whose bytes can also be taken without a coroutine for each read, as aiohttp's can."""
+
+    def take(self) -> bytes | None:
+        """Return what has arrived, b"" at the end, None if nothing has."""
+
+    def coming(self) -> Awaitable[None]:
+        """Return what ends when there is something to take."""
+
+    def translated(self, error: Exception) -> LLMError | None:
+        """Return what an error of `take` or `coming` means, None for a fault of the program."""
+
+
+def _is_ready(reply: Reply) -> TypeGuard[ReadyReply]:
+    return hasattr(reply, "take")  # an isinstance of a protocol takes 100 times as long
+
+
+def _nothing() -> None:
+    """Return None: nothing is known to have arrived."""
+
+
 class Answer:
     """Decodes the body of one reply, read by read."""
 
     goes_on = True
     failure: LLMError | None = None
     """What ended the answer before its end, once it does not go on."""
+    _arrived: Callable[[], bytes | None] = staticmethod(_nothing)
+    _coming: Callable[[], Awaitable[None]] | None = None
+    """How bytes are taken, and waited for; a reply that can only be read has neither."""
     _batch: Sequence[Item] = ()
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
@@ -47,9 +71,9 @@ class Answer:
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
     ) -> None:
         self._reply = reply
-        # Of a reply that can only be read, nothing is known before.
-        self._arrived: Callable[[], bytes | None] = getattr(reply, "take", _nothing)
-        self._coming: Callable[[], Awaitable[None]] | None = getattr(reply, "coming", None)
+        if _is_ready(reply):
+            self._arrived = reply.take
+            self._coming = reply.coming
         self._decoder = decoder
         self._framer = framer
         if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
@@ -82,9 +106,9 @@ class Answer:
             else:
                 decoder.feed(self._framer.feed(data), batch)
         except Exception as error:
-            if (known := self._known(error, data)) is None:
+            if (ended_by := self._ended_by(error, data)) is None:
                 raise
-            self._fail(known, data, batch)
+            self._fail(ended_by, data, batch)
         self._batch = batch
         if decoder.finished or not data:
             self.goes_on = False
@@ -163,12 +187,15 @@ class Answer:
         if not self._decoder.finished:
             self._decoder.close(batch)
 
-    def _known(self, error: Exception, data: bytes | None) -> Exception | None:
-        """Return an error that ends an answer, translated, None for any other."""
+    def _ended_by(self, error: Exception, data: bytes | None) -> Exception | None:
+        """Return the error that ends the answer, translated; None for a fault of the program.
+
+        Without `data`, it is the read that failed.
+        """
         if isinstance(error, (LLMError, RecursionError, MemoryError)):
             return error
-        translated = getattr(self._reply, "translated", None)
-        return translated(error) if translated is not None and data is None else None
+        reply = self._reply
+        return reply.translated(error) if data is None and _is_ready(reply) else None
 
     def _fail(self, error: BaseException, data: bytes | None, batch: list[Item]) -> None:
         """Keep an error; without `data`, it is the read that failed."""
@@ -191,10 +218,6 @@ class Answer:
         except (LLMError, RecursionError, MemoryError):
             return False
         return True
-
-
-def _nothing() -> None:
-    """Return that nothing is known to have arrived."""
 
 
 def _broken(error: BaseException) -> bytes | None:

@@ -1,32 +1,23 @@
-"""How a stream of batches hands over the body that it reads, so that others read it without it."""
+"""How a stream of batches hands over the answer that it reads, so that others can read it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from aiollm.types import Item
 
-
-class Body(Protocol):
-    """The rest of an answer, as batches."""
-
-    goes_on: bool
-
-    def take(self) -> list[Item] | Awaitable[None]:
-        """Return the items of what has arrived, or what to await, at once, before there are any.
-
-        What is awaited raises nothing: the next `take` does.
-        """
+if TYPE_CHECKING:
+    from aiollm._http.answer import Answer
 
 
 class Handover(list[Item]):
-    """A batch without items, after which `body` may be read in place of the stream.
+    """A batch without items, after which `answer` may be read in place of the stream.
 
-    Whoever does so goes on with the stream once the body does not go on. Whoever does not, gets
+    Whoever does so goes on with the stream once the answer has ended. Whoever does not gets
     the same batches from the stream.
     """
 
-    __slots__ = ("body",)
+    __slots__ = ("answer",)
 
-    body: Body
+    def __init__(self, answer: Answer) -> None:
+        self.answer: Answer = answer

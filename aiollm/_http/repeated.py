@@ -1,4 +1,4 @@
-"""Requests like earlier ones, sent on idle connections: aiohttp's session has no part in them."""
+"""Requests like earlier ones, sent on idle connections without aiohttp's session."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from aiollm._http.aiohttp_tuning import SMALL_BODY, Connector, Sending, is_interim
+from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector, SendNotes, is_interim
 from aiollm.provider import HttpRequest
-
-READ_BUFFER = 32 * 1024
-"""Bytes aiohttp buffers per connection; measured 20-30 % cheaper a chunk than its 256 KiB."""
 
 MOST = 128
 """Heads that are kept; where more differ, as with one header per call, it starts over."""
@@ -32,7 +29,7 @@ _PARAMETERS = {
 
 
 class _Head:
-    """The head of a request as aiohttp wrote it, up to the length of its body; it shows nothing."""
+    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
 
     __slots__ = ("key", "start")
 
@@ -41,7 +38,7 @@ class _Head:
         self.start = start
 
 
-class Response:
+class RepeatedResponse:
     """What `transport.AiohttpReply` needs of aiohttp's response."""
 
     __slots__ = ("closed", "connection", "content", "headers", "status")
@@ -69,7 +66,7 @@ class Response:
             connection.close()
 
 
-class Repeated:
+class Repeater:
     """Sends a request again that aiohttp has sent before, with another body.
 
     What aiohttp checked and wrote the first time is written again. Where anything is not as
@@ -82,7 +79,7 @@ class Repeated:
         self._connector = connector
         self._heads: dict[tuple[object, ...], _Head] = {}
 
-    async def send(self, request: HttpRequest, sent: Sending) -> Response | None:
+    async def send(self, request: HttpRequest, sent: SendNotes) -> RepeatedResponse | None:
         """Return the response, None if nothing was sent. Raises: what aiohttp raises."""
         body = request.body.simple if request.body is not None else None
         if body is None or len(body) > SMALL_BODY:
@@ -100,12 +97,14 @@ class Repeated:
             while True:
                 message, content = await protocol.read()
                 if not is_interim(message.code):
-                    return Response(connection, message, content)
+                    return RepeatedResponse(connection, message, content)
         except BaseException:
             connection.close()
             raise
 
-    def learn(self, request: HttpRequest, response: aiohttp.ClientResponse, sent: Sending) -> None:
+    def learn(
+        self, request: HttpRequest, response: aiohttp.ClientResponse, sent: SendNotes
+    ) -> None:
         """Remember how aiohttp sent a request that was answered."""
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)

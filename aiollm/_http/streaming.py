@@ -39,9 +39,7 @@ async def stream(
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         answer = Answer(reply, codec.framing(), (http.decoder or codec.decoder)(), timeouts)
-        handover = Handover()
-        handover.body = answer
-        yield handover
+        yield Handover(answer)
         while answer.goes_on:
             got = answer.take()
             if isinstance(got, list):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import aiohttp
 
 from aiollm._http.aiohttp_tuning import (
+    READ_BUFFER,
     Connector,
     Pieces,
-    Sending,
+    SendNotes,
     SocketConnector,
     has_bytes,
     in_pieces,
@@ -22,7 +23,7 @@ from aiollm._http.aiohttp_tuning import (
     request_class,
     sending,
 )
-from aiollm._http.repeated import READ_BUFFER, Repeated, Response
+from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body
 from aiollm._wire.redaction import forget_variables
@@ -64,7 +65,7 @@ class AiohttpReply:
     __slots__ = ("_content", "_open", "_response", "content_type", "status")
 
     def __init__(
-        self, response: aiohttp.ClientResponse | Response, replies: set[AiohttpReply]
+        self, response: aiohttp.ClientResponse | RepeatedResponse, replies: set[AiohttpReply]
     ) -> None:
         """Add the reply to the open `replies` of a transport until it is closed."""
         self._response = response
@@ -157,12 +158,12 @@ class ReplyInPieces(AiohttpReply):
 
     @property
     def take(self) -> Callable[[], bytes | None]:
-        """What returns what has arrived, b"" at the end, None if nothing has."""
+        """The `take` of the body: what has arrived, b"" at the end, None if nothing has."""
         return self._content.take
 
     @property
     def coming(self) -> Callable[[], asyncio.Future[None]]:
-        """What returns a future that ends when there is something to take."""
+        """The `coming` of the body: a future that ends when there is something to take."""
         return self._content.coming
 
     def translated(self, error: Exception) -> LLMError | None:
@@ -194,7 +195,9 @@ _PLAIN = frozenset({"", "identity", "none", "utf-8"})
 (Vercel and nginx, 2025), or a mistake for the charset."""
 
 
-def _reply(response: aiohttp.ClientResponse | Response, replies: set[AiohttpReply]) -> AiohttpReply:
+def _reply(
+    response: aiohttp.ClientResponse | RepeatedResponse, replies: set[AiohttpReply]
+) -> AiohttpReply:
     encoding = response.headers.get("Content-Encoding", "")
     if encoding and encoding.strip().lower() not in _PLAIN:
         return EncodedReply(response, replies)
@@ -227,7 +230,7 @@ def _request(
 class HttpTransport:
     """Sends requests over one aiohttp session, which it owns and opens at the first request."""
 
-    _repeated: Repeated
+    _repeater: Repeater
     """Belongs to the session, and is made with it."""
 
     def __init__(self, *, trusts_anyone: bool = True) -> None:
@@ -261,19 +264,19 @@ class HttpTransport:
         Raises: TransportError, DeadlineError, ConfigError for an impossible URL, ClosedError.
         """
         session = self._open()
-        sent = Sending()
+        sent = SendNotes()
         try:
-            known = await self._repeated.send(request, sent) if way is None else None
+            known = await self._repeater.send(request, sent) if way is None else None
             if known is not None:
                 return _reply(known, self._replies)
             if way is not None and way.network.socket:
                 session = self._at(way.network.socket)
-            # It is not reset: who sends next sets their own, and a call whose loop was closed ends
-            # when it is collected, in the context of anyone.
+            # It is not reset: whoever sends next sets their own, and a call whose loop was closed
+            # ends when it is collected, in the context of anyone.
             sending.set(sent)
             response = await _request(session, request, connect, way)
             if way is None:
-                self._repeated.learn(request, response, sent)
+                self._repeater.learn(request, response, sent)
             return _reply(response, self._replies)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             ours = self._translate(error, connect, way)
@@ -345,7 +348,7 @@ class HttpTransport:
         if self._session is None:
             connector = Connector()
             self._session = self._new_session(connector)
-            self._repeated = Repeated(connector)
+            self._repeater = Repeater(connector)
         return self._session
 
     def _at(self, socket: str, *, force_close: bool = False) -> aiohttp.ClientSession:

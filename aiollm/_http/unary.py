@@ -10,7 +10,7 @@ from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._http.masked_reply import MaskedReply, masked
 from aiollm._http.turns import Turns
 from aiollm._settings.redactor import Redactor
-from aiollm._user_types.density import LIST, Weight
+from aiollm._user_types.density import REPLY, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
@@ -51,7 +51,7 @@ class UnaryRequester:
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
     ) -> HttpResponse:
         reply = await self._open(provider, timeouts, request)
-        redactor, weight = redactor_of(provider.secrets), Weight(LIST)
+        redactor, weight = redactor_of(provider.secrets), Weight(REPLY)
         try:
             body = await _complete(reply, timeouts.first_output, redactor, weight)
         finally:

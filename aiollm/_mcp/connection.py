@@ -298,7 +298,7 @@ class Connection:
         if was_up and self._transport is not None:
             self._transport.close()
         elif asyncio.current_task(self._loop) is not self.task:
-            self.task.cancel()  # once: a second time would break off its leaving
+            self.task.cancel()  # once: a second one would break off its cleanup
         self._told_over(self)
 
     def _explained(self, reason: str) -> str:

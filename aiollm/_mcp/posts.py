@@ -35,7 +35,7 @@ class Head(msgspec.Struct):
 
     @property
     def is_cancelling(self) -> bool:
-        """Whether it says that a call is cancelled, which nothing follows from."""
+        """Whether it only says that a call is cancelled, which has no answer."""
         return self.method == CANCELLED and self.id is None
 
     @property

@@ -37,7 +37,7 @@ _ESCAPE = re.compile(
     |\xc2(?:\Z|\xad(?:\xc2\xad){0,98}))""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""Escapes, and what may break a word: line ends, of an event's data, too, and what has no width."""
+"""Escapes, and what may break a word: line ends, also those in an event, and what has no width."""
 
 _SIGN = re.compile(
     rb"%(?=[0-9a-fA-Fu]|\Z)|\\|&(?=[a-zA-Z#]|\Z)|\r[\r\n\0]*|\n[\r\n\0]*|\0[\r\n\0]*|<(?=[wWbB])"
@@ -67,7 +67,7 @@ _NAMED = {
 """HTML's names for what a credential may hold, or what may break it."""
 
 _BREAKS = frozenset({0, 10, 13, 0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF})
-"""Code points that do not show, or end a line."""
+"""Code points that are invisible or end a line."""
 
 
 class Meanings(dict[bytes, bytes]):

@@ -123,13 +123,8 @@ class Redactor:
         """Return where the credentials are: in order, and apart from each other."""
         return _merged([*self._found_in(data, layers(data, self._folded))])
 
-    def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what may be passed on of a stream, and what may be the start of a credential."""
-        cut = self._cut(data, layers(data, self._folded))
-        return data[:cut], data[cut:]
-
     def masked_start(self, data: bytes) -> tuple[bytes, bytes]:
-        """Do as `split`, and mask the first part."""
+        """Return what of a stream may be passed on, masked, and what may begin a credential."""
         found = [*layers(data, self._folded)]
         cut = self._cut(data, found)
         if cut < len(data):

@@ -15,10 +15,10 @@ _SLICE = 3 * 16 * 1024
 """Bytes encoded to base64 at a time: a multiple of 3, about 0.1 ms of work."""
 
 _SMALL = 32 * 1024
-"""Bytes of a text up to which it is one segment, as it can then be sent in one piece."""
+"""Bytes up to which a text is one segment, so that it can be sent in one piece."""
 
 _LARGE = 64 * 1024
-"""Bytes of a text above which what follows it becomes another segment."""
+"""Bytes above which what follows a text becomes another segment."""
 
 
 class Blob:
@@ -55,10 +55,10 @@ class Blob:
             self._text = tuple(pieces)
 
 
-class Written:
-    """Items of a list that are JSON already, in segments; in a body it stands for all of them.
+class JsonItems:
+    """Items of a list that are JSON already, in segments; in a list it stands for all of them.
 
-    Codecs do not look into it: they see to it that nothing of it can change.
+    Codecs do not look inside: they make sure that nothing in it can change.
     """
 
     __slots__ = ("segments",)
@@ -66,7 +66,7 @@ class Written:
     def __init__(self, segments: Sequence[bytes | Blob] = ()) -> None:
         self.segments: tuple[bytes | Blob, ...] = tuple(segments)
 
-    def followed_by(self, items: Sequence[Any]) -> Written:
+    def followed_by(self, items: Sequence[Any]) -> JsonItems:
         """Return these and more items. Raises: ConfigError for what JSON cannot represent."""
         if not items:
             return self
@@ -75,12 +75,12 @@ class Written:
         more[0] = more[0][1:]
         more[-1] = more[-1][:-1]
         if not self.segments:
-            return Written(more)
+            return JsonItems(more)
         *before, last = self.segments
         assert isinstance(last, bytes)
         if len(last) > _LARGE:  # not copied each time that something follows it
-            return Written((*self.segments, b"," + more[0], *more[1:]))
-        return Written((*before, b"%b,%b" % (last, more[0]), *more[1:]))
+            return JsonItems((*self.segments, b"," + more[0], *more[1:]))
+        return JsonItems((*before, b"%b,%b" % (last, more[0]), *more[1:]))
 
 
 class Body:
@@ -139,13 +139,13 @@ def json_body(value: Any) -> Body:
 
 
 def _written(value: Any) -> Body:
-    blobs: list[Blob | Written] = []
+    blobs: list[Blob | JsonItems] = []
     mark = ""
 
     def hook(item: object) -> Any:
         nonlocal mark
         match item:
-            case Blob() | Written():
+            case Blob() | JsonItems():
                 # Random, so that no text in the request can contain it.
                 mark = mark or f"@{os.urandom(16).hex()}@"
                 blobs.append(item)

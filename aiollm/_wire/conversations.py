@@ -1,7 +1,7 @@
 """Conversations that go on: what is known of their beginnings, so that no turn encodes them again.
 
 Messages never change, so a beginning is the same if its messages are the same objects. It ends
-before an answer that every wire is sure to send, after something that every wire is sure to send:
+before an answer, and after a result or a user's words, all of which every wire is sure to send:
 nothing that comes later joins, moves or changes what was encoded by then.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aiollm._wire.body import Blob, Body, Written
+from aiollm._wire.body import Blob, Body, JsonItems
 from aiollm.types import (
     AudioPart,
     CachePoint,
@@ -41,7 +41,7 @@ IMAGE, FILE, POINT, MARK = 1, 2, 4, 8
 provider with a mark of its cache."""
 
 _KINDS = {ImagePart: IMAGE, DocumentPart: FILE, AudioPart: FILE, CachePoint: POINT}
-_SAID = (ImagePart, DocumentPart, AudioPart)
+_FILE_PARTS = (ImagePart, DocumentPart, AudioPart)
 
 
 def kinds_of(message: Message) -> int:
@@ -70,7 +70,7 @@ def is_cut(messages: Sequence[Message], at: int) -> bool:
         return False
     return _is_sent(messages[at].parts, (ToolCallPart,)) and (
         messages[at - 1].role == "tool"
-        or (messages[at - 1].role == "user" and _is_sent(messages[at - 1].parts, _SAID))
+        or (messages[at - 1].role == "user" and _is_sent(messages[at - 1].parts, _FILE_PARTS))
     )
 
 
@@ -83,13 +83,12 @@ def _is_sent(parts: Iterable[Part], kinds: tuple[type, ...]) -> bool:
 class Encoded(msgspec.Struct, frozen=True):
     """The messages from `begin` to `until` as one wire has them, and its encoder as it was then.
 
-    `messages` are those up to `until` where they are not those of the conversation itself, but
-    made of them for a target.
+    `messages` are those up to `until` if they were made for a target from the conversation's own.
     """
 
     begin: int
     until: int
-    written: Written
+    items: JsonItems
     encoder: Any
     warnings: tuple[str, ...] = ()
     messages: tuple[Message, ...] | None = None
@@ -98,7 +97,7 @@ class Encoded(msgspec.Struct, frozen=True):
 class Conversation:
     """What is known of a conversation: what its first `cut` messages hold, and how they are sent.
 
-    `messages` are all of the last request but the last one: who has dropped that will not go on.
+    `messages` are those of the last request without its last: whoever dropped that is done.
     `unmarked` is the first place from which a beginning holds no marks of caches.
     """
 
@@ -151,9 +150,9 @@ class Conversation:
                 )
 
     def steps(self, target: Target, stride: int) -> list[tuple[int, int]]:
-        """Return where the beginning may be cut so that no piece that is new has many messages.
+        """Return where to cut what is new of the beginning, so that no piece has many messages.
 
-        With each place comes the next one, up to which messages are a request as well. What is
+        Each place comes with the next one: the messages up to there are a request, too. What is
         before the cut counts as encoded for the target from now on.
         """
         start = max(self._reached.get(target, 0), self.unmarked)
@@ -178,7 +177,7 @@ class Conversation:
     def fitted(
         self, target: Target, given: Sequence[Message], made: tuple[Message, ...]
     ) -> tuple[Message, ...]:
-        """Return messages made for a target, those that equal the last turn's as the same ones."""
+        """Return messages made for a target, with last turn's objects in place of equal ones."""
         if made is given:
             return made
         known, found, out = self._fitted.get(target, {}), {}, [*made]
@@ -189,7 +188,7 @@ class Conversation:
         return tuple(out)
 
     def keep_files(self, target: Target, body: Body) -> None:
-        """Let the files of a body be encoded only once; those of the last turn are encoded."""
+        """Let the files of a body be encoded only once; those of the last turn are already."""
         known, found, segments = self._files.get(target, {}), dict[int, Blob](), list[Any]()
         for each in body.segments:
             if isinstance(each, Blob):
@@ -242,7 +241,7 @@ class Ongoing(Request, frozen=True, kw_only=True):
         return self.messages is self.asked.messages
 
     def part(self, cut: int, end: int) -> Ongoing:
-        """Return the request of so many messages, of which fewer than before are the beginning."""
+        """Return the request of the first `end` messages, whose beginning ends at `cut`."""
         messages, asked = self.messages[:end], self.asked
         if self.as_given:
             asked = msgspec.structs.replace(asked, messages=messages)
@@ -263,7 +262,7 @@ def ongoing(request: Request, conversation: Conversation) -> Ongoing:
 
 
 def anew(request: Request) -> Request:
-    """Return a request as one of which nothing is known."""
+    """Return a request without what is known of its conversation."""
     return Request(**_fields(request))
 
 
@@ -285,7 +284,7 @@ def total(request: Request, measure: Callable[[Message], float]) -> float:
 
 
 def gathered(request: Request, find: Callable[[int, Message], Iterable[T]]) -> list[T]:
-    """Return what is found in all messages, each with its number; in the beginning only once."""
+    """Return what `find` finds in all messages; those of the beginning are searched once."""
     messages = request.messages
     if not isinstance(request, Ongoing) or not request.as_given:
         return [each for pair in enumerate(messages) for each in find(*pair)]

@@ -24,7 +24,7 @@ MAX_SIZE = 32 * 1024
 """Bytes and numbers of one vector, which is decoded in one go: no model has more than 16,384."""
 
 MAX_ESCAPED = 512 * 1024
-"""Bytes of a text with escaped quotes, which is no vector: a query or a document."""
+"""Bytes of a text with escaped quotes, which is not a vector but a query or a document."""
 
 LARGE = 1024 * 1024
 MAX_NUMBERS = 48 * 1024

@@ -70,7 +70,7 @@ def check(options: argparse.Namespace) -> int:
 
     async def work(registry: Registry) -> int:
         targets, findings = await _targets(options.spec, registry)
-        await registry.preload()  # what it takes to import is no time of a server's
+        await registry.preload()  # or the first server's time would include imports
         tried = _tried(registry, targets)
         try:
             for found in findings if not options.json else ():

@@ -139,7 +139,7 @@ def _following(
 
 
 def _actions_of(name: str) -> list[argparse.Action]:
-    """Return what a command takes. argparse has no other way to its own."""
+    """Return what a command takes; argparse has no public way to ask."""
     for each in parser_for([name])._actions:  # noqa: SLF001
         if isinstance(each, argparse._SubParsersAction):  # noqa: SLF001
             return list(each.choices[name]._actions)  # noqa: SLF001
@@ -209,10 +209,5 @@ def _providers(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, origin in Catalog(env, Timeouts()).providers().items():
         if origin != "built-in":
             yield name, "from the environment"
-        elif name in BUILTINS and any(env.get(each) for each in _variables(name)):
+        elif name in BUILTINS and any(env.get(each) for each in SCHEMES[name].variables):
             yield name, "built-in"
-
-
-def _variables(name: str) -> tuple[str, ...]:
-    row = SCHEMES[name]
-    return (*row.keys, row.base_variable)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from aiollm._fleet.address import Address, parse_address
 from aiollm._fleet.overview import BudgetInUse, LimitsInUse, Overview, SetAside, look
-from aiollm._fleet.shared_money import key_of
+from aiollm._fleet.shared_money import id_of
 from aiollm.cli.layout import table
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.session import OK, ended_by_sigterm
@@ -91,7 +91,7 @@ def _text(found: Overview, budgets: Sequence[str]) -> str:
     if found.limits:
         text += "\n" + table([*map(_limits_row, found.limits)], head=_LIMITS_HEAD)
     if found.budgets:
-        names = {key_of(found.namespace, each)[-18:-2]: each for each in budgets}
+        names = {id_of(found.namespace, each): each for each in budgets}
         rows = [_budget_row(each, names) for each in found.budgets]
         text += "\n" + table(rows, head=_BUDGETS_HEAD)
     if not found.set_aside:

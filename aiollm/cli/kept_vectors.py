@@ -31,7 +31,7 @@ _MAX_WIDTH = 1 << 20
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What makes vectors; those of anything else are of another space."""
+    """What makes the vectors: what anything else makes is of another space."""
 
     model: str
     dimensions: int | None = None
@@ -100,11 +100,11 @@ class KeptVectors:
         return self._width
 
     def expect(self, made: Made) -> None:
-        """Say what makes the vectors to come. Raises: ConfigError if it made none of the kept."""
+        """Say what makes the vectors to come. Raises: ConfigError if others made the kept ones."""
         if self._made is not None and self._made != made:
             raise ConfigError(
-                f"{self._path} has vectors of {_told(self._made)}, which do not go with those of "
-                f"{_told(made)}: --force begins anew"
+                f"{self._path} has vectors of {_described(self._made)}, which do not go with "
+                f"those of {_described(made)}: --force begins anew"
             )
         self._made = made
 
@@ -203,6 +203,6 @@ def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=_HASH).digest()
 
 
-def _told(made: Made) -> str:
+def _described(made: Made) -> str:
     settings: Mapping[str, object] = msgspec.structs.asdict(made)
     return ", ".join(f"{name} {value}" for name, value in settings.items() if value)

@@ -87,7 +87,7 @@ def models(options: argparse.Namespace) -> int:
         return _code(found)
 
     code = run(work)
-    known_models.keep({each.provider: each.models for each in found if each.error is None})
+    keep_names(found)
     return code
 
 
@@ -145,6 +145,11 @@ async def listing(registry: Registry, name: str, wait: float | None = None) -> L
         late = DeadlineError(f"no answer in {wait:g} s", which="total", after=wait or 0.0)
         return Listing(name, url, error=late)
     return Listing(name, url, listed, time.perf_counter() - began)
+
+
+def keep_names(found: Sequence[Listing]) -> None:
+    """Keep the names of the models that were listed, for completion."""
+    known_models.keep({each.provider: each.models for each in found if each.error is None})
 
 
 def is_absent(listing: Listing, registry: Registry) -> bool:

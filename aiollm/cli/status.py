@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aiollm import __version__, local
-from aiollm.cli import known_models
 from aiollm.cli.layout import table, wrapped
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.servers import Listing, configured, is_absent, listing
+from aiollm.cli.servers import Listing, configured, is_absent, keep_names, listing
 from aiollm.cli.session import OK, run
 from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.providers.schemes import SCHEMES
 from aiollm.registry import Registry
+from aiollm.spec import variable_of
 
 WAIT = 3.0
 """Seconds in which a provider must answer."""
@@ -75,14 +75,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show it; the exit code is 0 also where nothing is configured or nothing answers."""
+    """Show it; the exit code is 0 even if nothing is configured or nothing answers."""
     found: list[Listing] = []
     seen: list[ProviderStatus] = []
     aliases: dict[str, str] = {}
     wrong: dict[str, str] = {}
 
     async def work(registry: Registry) -> int:
-        await registry.preload()  # what it takes to import is no time of a server's
+        await registry.preload()  # or the first server's time would include imports
         origins = registry.providers()
         names = sorted(configured(registry), key=lambda name: (origins[name] == "built-in", name))
         show_progress(f"asking {', '.join(names)}")
@@ -97,7 +97,7 @@ def status(options: argparse.Namespace) -> int:
 
     code = run(work)
     _print(_status(seen, aliases, wrong, os.environ), as_json=options.json)
-    known_models.keep({each.provider: each.models for each in found if each.error is None})
+    keep_names(found)
     return code
 
 
@@ -119,9 +119,8 @@ def _provider(registry: Registry, each: Listing) -> ProviderStatus:
 
 def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
     if origin == "environment":
-        return f"LLM_{name.upper().replace('-', '_')}"
-    row = SCHEMES[name]
-    return next((each for each in (*row.keys, row.base_variable) if env.get(each)), "")
+        return variable_of(name)
+    return next((each for each in SCHEMES[name].variables if env.get(each)), "")
 
 
 def _problem(registry: Registry, alias: str) -> str:
@@ -148,7 +147,7 @@ def _status(
 def _next(
     providers: Sequence[ProviderStatus], aliases: dict[str, str], wrong: dict[str, str]
 ) -> list[str]:
-    """Return sentences, and commands to type, which begin with two blanks."""
+    """Return sentences, and commands to type, which begin with two spaces."""
     if not providers:
         return _first_steps()
     bad = [each.set_by for each in providers if not each.url]
@@ -191,7 +190,7 @@ def _first_steps() -> list[str]:
 
 
 def _is_own(each: ProviderStatus) -> bool:
-    """Return whether it is a server of the user's, of which any model is one to talk with."""
+    """Return whether it is a server of the user's own, any of whose models can chat."""
     return each.scheme in {"ollama", "llama-swap", "llama-swaps"}
 
 

@@ -58,7 +58,7 @@ def _loaded(image: Image.Image) -> Image.Image:
     """Return the image with its pixels.
 
     PIL has a WebP decoded to bytes and copies them to pixels, which are the same: a twentieth of
-    the time and a quarter of the memory. Where PIL is not as it was, it does so as ever.
+    the time and a quarter of the memory. Where PIL has changed, it decodes as usual.
     """
     import PIL.Image
 

@@ -16,7 +16,7 @@ from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.providers.urls import OLLAMA_PORT
-from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec
+from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec, variable_of
 from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
@@ -298,7 +298,7 @@ class Catalog:
 
     def _variable(self, name: str) -> str:
         """Return the variable that defines a name: `LLM_MY_BOX`, or the one that is really set."""
-        usual = f"LLM_{name.upper().replace('-', '_')}"
+        usual = variable_of(name)
         return usual if usual in self._env else self._variables.get(name, usual)
 
     def _variable_value(self, variable: str) -> str | None:

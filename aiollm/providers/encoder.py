@@ -1,4 +1,4 @@
-"""The base of what encodes conversations: nothing is encoded again that earlier turns had."""
+"""The base of the encoders of conversations: what earlier turns had is not encoded again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, Self
 
-from aiollm._wire.body import Written
+from aiollm._wire.body import JsonItems
 from aiollm._wire.conversations import Encoded, Ongoing
 from aiollm.providers.cache_points import CacheMarks, without_points
 from aiollm.providers.call_ids import CallIds
-from aiollm.providers.encoding import Warnings
+from aiollm.providers.encoding import Warnings, after_system
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, Request
 
@@ -73,9 +73,8 @@ class Encoder(ABC):
         `key` is all that they depend on besides the messages. What was encoded in earlier turns
         is one item. Raises: UnsupportedError.
         """
-        messages, start = request.messages, 0
-        while start < len(messages) and messages[start].role == "system":
-            start += 1
+        messages = request.messages
+        start = after_system(messages)
         if type(request) is Ongoing and request.goes_on:
             is_marked = self.marks is not None
             begin = max(start, request.conversation.unmarked) if is_marked else start
@@ -86,14 +85,14 @@ class Encoder(ABC):
     def _go_on(self, request: Ongoing, start: int, begin: int, key: Hashable) -> list[Any]:
         conversation, messages = request.conversation, request.messages
         out = self.stretch(messages[start:begin], is_first=True) if begin > start else []
-        known = conversation.known(key, begin, request) or Encoded(begin, begin, Written(), self)
+        known = conversation.known(key, begin, request) or Encoded(begin, begin, JsonItems(), self)
         if known.until < conversation.cut:
             known = self._extended(known, request, start, key)
         encoder: Encoder = known.encoder.fork(self.warnings, self.marks)
         for warning in known.warnings:
             self.warnings.add(warning)
         if known.until > begin:
-            out.append(known.written)
+            out.append(known.items)
         return out + encoder.stretch(messages[known.until :], is_first=known.until == start)
 
     def _extended(self, known: Encoded, request: Ongoing, start: int, key: Hashable) -> Encoded:
@@ -108,7 +107,7 @@ class Encoder(ABC):
         made = Encoded(
             known.begin,
             until,
-            known.written.followed_by(items),
+            known.items.followed_by(items),
             encoder,
             (*known.warnings, *encoder.warnings),
             None if request.as_given else request.messages[:until],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,12 +38,15 @@ def system_text(request: Request) -> str:
     """Join the system prompt and the system messages at the start of the conversation."""
     if not request.messages or request.messages[0].role != "system":
         return request.system
-    texts = [request.system]
-    for message in request.messages:
-        if message.role != "system":
-            break
-        texts.append(message.text)
+    leading = request.messages[: after_system(request.messages)]
+    texts = [request.system, *(message.text for message in leading)]
     return "\n\n".join(text for text in texts if text)
+
+
+def after_system(messages: Sequence[Message]) -> int:
+    """Return how many system messages come at the start."""
+    places = (at for at, message in enumerate(messages) if message.role != "system")
+    return next(places, len(messages))
 
 
 def conversation(request: Request, *, points: bool = False) -> tuple[Message, ...]:
@@ -52,10 +55,7 @@ def conversation(request: Request, *, points: bool = False) -> tuple[Message, ..
     Each call stands beside its results, and no tool-call id occurs twice. Cache points are left
     out, unless the encoder asks for `points`.
     """
-    start = 0
-    while start < len(request.messages) and request.messages[start].role == "system":
-        start += 1
-    messages = request.messages[start:]
+    messages = request.messages[after_system(request.messages) :]
     if not points:
         messages = tuple(without_points(messages))
     return unique_calls(one_turn_for_its_results(messages))

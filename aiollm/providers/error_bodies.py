@@ -15,9 +15,9 @@ MAX_WORD = 200
 """Characters of a provider's code or request id that an error shows."""
 
 _MAX_KEYS = 256
-"""Keys among which an error's is looked for."""
+"""Keys of an object that are searched for an error's."""
 
-MAX_SAID = 16 * 1024
+MAX_MESSAGE = 16 * 1024
 """Characters of a message that are read: it is searched many times."""
 
 BASE_RESP = "base_resp"
@@ -78,7 +78,7 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
             text = _text(inner.get("status_msg"))
             return Fault(mend(text), _word(code), BASE_RESP, value)
         case {"error": str() as message} | {"detail": {"msg": str() as message}}:
-            message = message[:MAX_SAID]
+            message = message[:MAX_MESSAGE]
             nested = _nested(message) if depth else None
             if nested is not None:  # Ollama and LM Studio pass on the runner's body as a text
                 return _within(value, fault_of(nested, depth - 1))
@@ -91,7 +91,7 @@ def fault_of(value: Any, depth: int = 4) -> Fault:
                 return _within(value, fault_of(nested, depth - 1))
             return _flat(value, message)
         case str():
-            return Fault(mend(value[:MAX_SAID]), raw=value)
+            return Fault(mend(value[:MAX_MESSAGE]), raw=value)
         case _:
             return Fault(raw=value)
 
@@ -121,8 +121,8 @@ def is_error(value: Any) -> bool:
             return False
 
 
-def said_error(frame: bytes) -> Any:
-    """Decode a frame that is an error; of a large one, what is short in it."""
+def load_error(frame: bytes) -> Any:
+    """Decode a frame that is an error; of a large one, only what is short."""
     return load(frame) if len(frame) <= LARGE else _outline(frame)
 
 
@@ -130,11 +130,11 @@ def error_in(data: bytes) -> Any:
     """Decode a frame or body if it is an error, else return None."""
     if not _may_be_error(data):
         return None
-    return value if is_error(value := said_error(data)) else None
+    return value if is_error(value := load_error(data)) else None
 
 
 def _outline(data: bytes, depth: int = 2) -> Any:
-    """Decode of an object what is short, of what is large how it begins."""
+    """Decode what is short in an object, and how what is large begins."""
     try:
         fields = _FIELDS.decode(data)
     except (ValueError, RecursionError):
@@ -147,11 +147,11 @@ def _brief(raw: bytes, depth: int) -> Any:
         return load(raw)
     match raw[:1]:
         case b'"':
-            return raw[1:MAX_SAID].decode("utf-8", "replace")
+            return raw[1:MAX_MESSAGE].decode("utf-8", "replace")
         case b"{" if depth:
             return _outline(raw, depth - 1)
         case _:
-            return [raw[:MAX_SAID].decode("utf-8", "replace")]
+            return [raw[:MAX_MESSAGE].decode("utf-8", "replace")]
 
 
 def _may_be_error(data: bytes) -> bool:
@@ -230,13 +230,13 @@ def _text(value: Any) -> str:
             case [{"msg": str()}, *_]:
                 return "; ".join(map(_problem, value))
             case str():
-                return value[:MAX_SAID]
+                return value[:MAX_MESSAGE]
             case dict() | list():
                 data = encode(value)  # many times faster, where there is much
                 return (
                     str(value)
-                    if len(data) <= MAX_SAID
-                    else data[:MAX_SAID].decode("utf-8", "replace")
+                    if len(data) <= MAX_MESSAGE
+                    else data[:MAX_MESSAGE].decode("utf-8", "replace")
                 )
             case _:
                 return str(value)

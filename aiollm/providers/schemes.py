@@ -14,6 +14,7 @@ from aiollm.dsn import Dsn, Secret
 from aiollm.errors import ConfigError, LocalError
 from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
+from aiollm.spec import variable_of
 
 __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn", "merged_headers"]
 
@@ -47,6 +48,11 @@ class Scheme(msgspec.Struct, frozen=True):
     own_api: str = ""
     rows_of: str = ""
     operations: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables for the key and for the base URL of the built-in."""
+        return (*self.keys, self.base_variable)
 
     def make_codec(self, api: str = "") -> Codec:
         """Return the codec for one of the scheme's values of the option `api`."""
@@ -194,7 +200,7 @@ def from_dsn(name: str, dsn: Dsn, env: Mapping[str, str], scheme: Scheme) -> Pro
     token = _vendor_key(scheme, env)
     if token is None:
         raise ConfigError(
-            f"{_variable(name)}: no key for {dsn.host}: put it before the host "
+            f"{variable_of(name)}: no key for {dsn.host}: put it before the host "
             f"({dsn.scheme}://KEY@{dsn.host}) or set {' or '.join(scheme.keys)}"
         )
     return _provider(name, dsn, scheme, token, _vendor_headers(scheme, env))
@@ -205,7 +211,7 @@ def builtin(name: str, env: Mapping[str, str]) -> Provider:
     scheme = SCHEMES[name]
     if not scheme.home:
         raise ConfigError(
-            f"{name!r} has no server of its own: set {_variable(name)}={scheme.example}"
+            f"{name!r} has no server of its own: set {variable_of(name)}={scheme.example}"
         )
     given = env.get(scheme.base_variable, "").strip()
     url = scheme.read_base(given) if given else scheme.home
@@ -214,7 +220,7 @@ def builtin(name: str, env: Mapping[str, str]) -> Provider:
     if token is None and scheme.owns(dsn):
         raise ConfigError(
             f"no key for {name!r}: set {' or '.join(scheme.keys)}, "
-            f"or {_variable(name)}={scheme.name}://KEY@{dsn.host}"
+            f"or {variable_of(name)}={scheme.name}://KEY@{dsn.host}"
         )
     headers = _vendor_headers(scheme, env) if token is not None else {}
     return _provider(name, dsn, scheme, token, headers)
@@ -262,7 +268,7 @@ def merged_headers(headers: Mapping[str, str], given: Mapping[str, str]) -> dict
 def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:
     api = dsn.options.api or (scheme.own_api if scheme.owns_host(dsn.host) else "")
     if api and api not in scheme.apis:
-        raise ConfigError(f"{_variable(name)}: {scheme.name} has no option 'api'")
+        raise ConfigError(f"{variable_of(name)}: {scheme.name} has no option 'api'")
     return scheme.make_codec(api)
 
 
@@ -305,7 +311,3 @@ def _value(variable: str, env: Mapping[str, str]) -> str:
 def _vendor_headers(scheme: Scheme, env: Mapping[str, str]) -> dict[str, str]:
     given = {header: _value(variable, env) for header, variable in scheme.header_variables}
     return {header: value for header, value in given.items() if value}
-
-
-def _variable(name: str) -> str:
-    return f"LLM_{name.upper().replace('-', '_')}"

@@ -16,7 +16,7 @@ from aiollm.types import MAX_NAME
 
 OLLAMA_PORT = 11434
 
-# Compiled when a provider is made: a program uses few of them, and most are never imported for.
+# Compiled when they are used: a program needs few of them.
 _OPENAI_ENDPOINT = r"/(chat/completions|responses|images/(generations|edits)|models)$"
 _ANTHROPIC_ENDPOINT = r"/(messages(/count_tokens)?|models)$"
 _GOOGLE_ENDPOINT = r"/models(/[^/]*)?$"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._user_types import density
-from aiollm._user_types.density import FRAME, LARGE, LIST, MESSAGE, USER, Limits
+from aiollm._user_types.density import FRAME, LARGE, MESSAGE, REPLY, USER, Limits
 from aiollm._wire.framing import NDJSON, SSE, NamedSSE, check_density
 from aiollm.errors import ProtocolError
 
@@ -48,7 +48,7 @@ def test_what_honest_servers_send_is_accepted(value: Any, escaped: bool) -> None
 @pytest.mark.parametrize(
     ("limits", "value"),
     [
-        pytest.param(LIST, {"data": [MODEL] * 1000}, id="a list of models"),
+        pytest.param(REPLY, {"data": [MODEL] * 1000}, id="a list of models"),
         pytest.param(USER, [PROBABILITY] * 14_000, id="what a user asked for"),
         pytest.param(USER, {"results": [{"index": 1, "score": 0.5}] * 20_000}, id="scores"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiollm._failover.conversations import LIMIT, Conversations
-from aiollm._wire.body import Blob, Written, json_body
+from aiollm._wire.body import Blob, JsonItems, json_body
 from aiollm._wire.conversations import Ongoing, anew
 from aiollm.errors import ConfigError, LLMError
 from aiollm.provider import HttpRequest, Provider
@@ -407,7 +407,7 @@ def test_a_file_that_is_to_be_kept_while_it_is_sent_stays_whole():
 
 
 def test_what_follows_a_large_text_does_not_copy_it():
-    large = Written().followed_by(["x" * 70_000])
+    large = JsonItems().followed_by(["x" * 70_000])
     more = large.followed_by(["a", Blob(b"1")]).followed_by([]).followed_by(["b"])
     assert more.segments[0] is large.segments[0]
     assert bytes(json_body([more, "c"])) == bytes(json_body(["x" * 70_000, "a", Blob(b"1"), *"bc"]))

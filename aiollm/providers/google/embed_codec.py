@@ -29,7 +29,7 @@ _READS = (("*gemini-embedding-2*", 8192), ("*", 2048))
 without a word, and no field of Gemini's API stops it: `autoTruncate` is Vertex's alone."""
 
 _TOKEN = 4
-"""Bytes of a token, by and large: only a warning depends on it."""
+"""Roughly the bytes of a token: only a warning depends on it."""
 
 
 class _Vector(msgspec.Struct):

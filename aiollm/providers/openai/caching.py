@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
-from aiollm._wire.body import Written
+from aiollm._wire.body import JsonItems
 from aiollm.providers.cache_points import CacheMarks, has_points, nearest
 from aiollm.providers.encoder import ReachesBack
 from aiollm.providers.encoding import Warnings
@@ -94,7 +94,7 @@ def mark_before(marks: CacheMarks, out: list[Any], kind: str, *, is_first: bool 
     Raises: ReachesBack where that was encoded before, in an item of `out` or before the first.
     """
     for item in reversed(out):
-        if type(item) is Written:
+        if type(item) is JsonItems:
             raise ReachesBack
         field = "output" if item.get("type") in _RESULTS else "content"
         content = item.get(field)

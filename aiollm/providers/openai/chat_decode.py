@@ -23,7 +23,7 @@ from aiollm.providers.decoding import (
     later_usage,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, said_error
+from aiollm.providers.error_bodies import error_in, load_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
@@ -180,7 +180,7 @@ class ChatDecoder:
         before = len(out)
         chunk = self._decode(frame)
         if chunk.error:
-            raise stream_error(said_error(frame), frame)
+            raise stream_error(load_error(frame), frame)
         if chunk.choices:
             self._take(chunk, out)
         else:

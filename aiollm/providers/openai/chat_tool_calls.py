@@ -20,8 +20,8 @@ MAX_READ = 2 * 1024 * 1024
 
 
 _LONG = 16 * 1024
-"""Characters from which one piece is decoded before its brackets are counted: many servers send
-all arguments at once, and to count takes longer, but a piece is rarely so long."""
+"""Characters from which a single piece is decoded without counting its brackets first: many servers
+send all arguments at once, and counting would take longer."""
 
 
 class _Brackets:
@@ -77,7 +77,7 @@ class _Call:
         self._blank = 0
         self._brackets = _Brackets()
         self._judged = 0, False
-        """Of how many pieces it was found out whether they are an object, and whether they are."""
+        """How many pieces were checked for being an object, and whether they were one."""
         self._spoiled = False
 
     def blank(self) -> bool:

@@ -172,7 +172,7 @@ def chat_choice(request: Request) -> Block | None:
 
 
 def _may_be_called(tool: Hosted, request: Request) -> bool:
-    """Return whether a choice, which is of functions alone in chat completions, leaves it in."""
+    """Return whether the choice, which is only of functions in chat completions, allows a tool."""
     choice = request.tool_choice
     if choice is None or isinstance(choice, str):
         return choice != "none"

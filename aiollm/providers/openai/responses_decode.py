@@ -20,7 +20,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, said_error
+from aiollm.providers.error_bodies import error_in, load_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
@@ -142,7 +142,7 @@ class ResponsesDecoder:
         event = self._decode(data)
         kind = event.type = event.type or name.decode("ascii", "replace")
         if kind == "error" or (event.error and not kind.startswith("response.")):
-            raise stream_error(said_error(data), data)
+            raise stream_error(load_error(data), data)
         react = self._EVENTS.get(kind)
         if react is not None:
             react(self, event, out)
