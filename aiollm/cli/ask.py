@@ -37,7 +37,14 @@ def configure_request(parser: argparse.ArgumentParser) -> None:
     add("prompt", nargs="*", help="the question; '-' or none reads standard input")
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
+    add(
+        "-i",
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image to send; may be repeated",
+    )
 
 
 def request_of(options: argparse.Namespace) -> Request:

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="an image for the first message",
+        help="an image for the first message; may be repeated",
     )
     tools.configure(parser)
 

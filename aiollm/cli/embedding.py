@@ -19,7 +19,7 @@ from aiollm.registry import Registry
 from aiollm.retrieval import Embeddings, EmbedRequest
 
 AT_ONCE = 8192
-"""Texts whose vectors are kept together: so many a stop may lose, and between two such parts fewer
+"""Texts whose vectors are kept together. A stop may lose as many, and between two such parts fewer
 batches are under way."""
 
 

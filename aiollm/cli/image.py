@@ -31,9 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH", help="pixels or a ratio, such as 1024x1024 or 16:9")
     add("--quality", metavar="WORD", help="low, medium, high")
     add("--seed", type=int, metavar="N", help="for a repeatable image, if the model supports it")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to edit")
+    add(
+        "-i",
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image to edit; may be repeated",
+    )
     add("--mask", metavar="FILE", help="where to edit: its transparent parts")
-    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts while it is made")
+    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts on the way")
     add("-f", "--force", action="store_true", help="replace files that exist")
 
 

@@ -27,7 +27,7 @@ _MAX_HEAD = 64 * 1024
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What makes vectors; those of anything else are of another space."""
+    """What makes vectors; those that anything else makes cannot be compared with them."""
 
     model: str
     dimensions: int | None = None
@@ -93,11 +93,11 @@ class KeptVectors:
         return self._width
 
     def expect(self, made: Made) -> None:
-        """Say what makes the vectors to come. Raises: ConfigError if it made none of the kept."""
+        """Say what makes the vectors to come. Raises: ConfigError if the kept differ."""
         if self._made is not None and self._made != made:
             raise ConfigError(
-                f"{self._path} has vectors of {_told(self._made)}, which do not go with those of "
-                f"{_told(made)}: --force begins anew"
+                f"{self._path} has vectors of {_described(self._made)}, which do not go with "
+                f"those of {_described(made)}: --force begins anew"
             )
         self._made = made
 
@@ -192,6 +192,6 @@ def _hash(text: str) -> bytes:
     return hashlib.blake2b(data, digest_size=_HASH).digest()
 
 
-def _told(made: Made) -> str:
+def _described(made: Made) -> str:
     settings: Mapping[str, object] = msgspec.structs.asdict(made)
     return ", ".join(f"{name} {value}" for name, value in settings.items() if value)

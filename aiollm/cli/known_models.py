@@ -27,7 +27,7 @@ def keep(listed: Mapping[str, Sequence[str]]) -> None:
     new = (f"{name}/{model}" for name, models in listed.items() for model in models[:MOST])
     lines = sorted({each for each in (*others, *new) if SAFE.fullmatch(each)})
     path = file()
-    with suppress(OSError):  # completion is no reason to fail
+    with suppress(OSError):  # a command must not fail for the sake of completion
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = path.with_name(f"{path.name}.{os.getpid()}")
         made.write_text("".join(f"{each}\n" for each in lines), encoding="ascii")
