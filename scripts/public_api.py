@@ -241,7 +241,7 @@ def settings() -> Iterator[str]:
     own = {"AIOLLM_FLEET", "AIOLLM_MCP_<NAME>", "LLM_<NAME>", "LLM_DEFAULT"}
     rows = SCHEMES.values()
     headers = {variable for row in rows for _, variable in row.header_variables}
-    vendors = {each for row in rows for each in (*row.keys, row.base_variable) if each}
+    vendors = {each for row in rows for each in row.variables}
     yield from (f"variable {name}" for name in sorted(own | headers | vendors))
     yield from (f"scheme {row.name} {' '.join(row.apis)}".rstrip() for row in rows)
     try:

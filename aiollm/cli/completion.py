@@ -211,10 +211,5 @@ def _providers(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, origin in Catalog(env, Timeouts()).providers().items():
         if origin != "built-in":
             yield name, "from the environment"
-        elif name in BUILTINS and any(env.get(each) for each in _variables(name)):
+        elif name in BUILTINS and any(env.get(each) for each in SCHEMES[name].variables):
             yield name, "built-in"
-
-
-def _variables(name: str) -> tuple[str, ...]:
-    row = SCHEMES[name]
-    return (*row.keys, row.base_variable)

@@ -120,8 +120,7 @@ def _provider(registry: Registry, each: Listing) -> ProviderStatus:
 def _set_by(name: str, origin: str, env: Mapping[str, str]) -> str:
     if origin == "environment":
         return f"LLM_{name.upper().replace('-', '_')}"
-    row = SCHEMES[name]
-    return next((each for each in (*row.keys, row.base_variable) if env.get(each)), "")
+    return next((each for each in SCHEMES[name].variables if env.get(each)), "")
 
 
 def _problem(registry: Registry, alias: str) -> str:

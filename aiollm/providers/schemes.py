@@ -48,6 +48,11 @@ class Scheme(msgspec.Struct, frozen=True):
     rows_of: str = ""
     operations: dict[str, tuple[str, ...]] = {}
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables for the built-in's key and for its address."""
+        return (*self.keys, *filter(None, [self.base_variable]))
+
     def make_codec(self, api: str = "") -> Codec:
         """Return the codec for one of the scheme's values of the option `api`."""
         codec: Codec = _made(self.apis[api] if api else self.codec)
