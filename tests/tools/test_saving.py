@@ -404,7 +404,7 @@ async def test_a_tool_that_is_gone_is_named_and_the_save_can_be_used_again(over,
         (b"[]", "this is not a saved run: Expected `object`"),
         (to_json(Request("hi")), "this is not a saved run: it has no version"),
         (b'{"version":9}', "saved in version 9 of the format, and this aiollm reads version 1"),
-        (b'{"version":1}', "no saved run: Object missing required field `messages`"),
+        (b'{"version":1}', "not a saved run: Object missing required field `messages`"),
         (b"[" * 100_000, "this is not a saved run"),
     ],
 )
