@@ -81,7 +81,7 @@ def from_json(data: bytes | str, kind: type[T]) -> T:
         raise
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise ConfigError(f"this is no saved run: {reason}")
+    raise ConfigError(f"this is not a saved run: {reason}")
 
 
 def _decoded(data: bytes | str, kind: type[T]) -> T:
@@ -114,7 +114,7 @@ def check_version(version: int) -> None:
     if version == RUN_VERSION:
         return
     if version < 1:
-        raise ConfigError("this is no saved run: it has no version")
+        raise ConfigError("this is not a saved run: it has no version")
     raise ConfigError(
         f"the run was saved in version {version} of the format, and this aiollm reads version "
         f"{RUN_VERSION}: go on with the aiollm that saved it, or start a new run from its history, "

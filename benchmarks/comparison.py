@@ -3,6 +3,9 @@
 `python benchmarks/comparison.py [library[:part,part] ...]` runs them against loopback servers, and
 writes benchmarks/results/comparison.json and the table in docs/comparison.md. All takes a quarter
 of an hour; the parts are the functions in PARTS.
+
+Each program in `compared` is complete, as a user would write it: what several libraries leave to
+the user stands in each of their programs, and counts.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def write(to: Path, rows: list[Row], effort: dict[str, Any]) -> str:
 
 
 def _place(row: Row) -> tuple[int, int]:
-    """Return where a row stands: by wire, and first what is no peer."""
+    """Return where a row stands: by wire, and peers last."""
     wire, name = row.get("wire"), str(row.get("name", ""))
     is_peer = not name.startswith(("limit", "aiollm", "chain", "race", "raw"))
     return WIRES.index(wire) if wire in WIRES else 0, is_peer

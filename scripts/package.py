@@ -221,7 +221,7 @@ def check_command(command: Path, elsewhere: Path) -> None:
 
 
 def check_examples(wheel: Path, home: Path) -> None:
-    """Run each example that is no service with nothing but the wheel and its dependencies."""
+    """Run each example that is not a service with nothing but the wheel and its dependencies."""
     python = environment(home / "examples")
     pip(python, "install", "-q", str(wheel))
     folder = home / "made-by-examples"

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from aiollm import cli
 from aiollm.cli.commands import parser_for
@@ -59,15 +60,21 @@ JSON = {
 WIDTH = 100
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-Found = tuple[str, list[ast.stmt]]
-"""The module of a name, and what defines it there: a class, an assignment, or each overload."""
+
+
+class Definition(NamedTuple):
+    """A name where it is defined; a function has a node for each overload."""
+
+    module: str
+    name: str
+    nodes: tuple[ast.stmt, ...]
 
 
 def facts() -> Iterator[str]:
     """Yield all lines, in an order that keeps what belongs together."""
     for module in MODULES:
         for name in exported(module):
-            yield from described(f"{module}.{name}", *definition(module, name))
+            yield from described(f"{module}.{name}", definition(module, name))
     for node in body("aiollm.testing.plugin"):
         if isinstance(node, Function) and node.decorator_list:
             yield f"pytest fixture {node.name}"
@@ -75,15 +82,17 @@ def facts() -> Iterator[str]:
     yield from settings()
 
 
-def described(name: str, module: str, nodes: list[ast.stmt]) -> Iterator[str]:
+def described(name: str, found: Definition | None) -> Iterator[str]:
     """Yield a name with all that belongs to it."""
-    for node in nodes:
+    if found is None:
+        raise SystemExit(f"{name} is not found in the source")
+    for node in found.nodes:
         match node:
             case ast.ClassDef():
                 options = [each for each in node.keywords if each.arg not in UNSEEN]
                 given = ", ".join(map(ast.unparse, [*node.bases, *options]))
                 yield f"class {name}({given})"
-                lines = [line for each in members(module, node).values() for line in each]
+                lines = [line for each in members(found.module, node).values() for line in each]
                 yield from (f"  {line}" for line in dict.fromkeys(lines))
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield f"{heads(node)} {name}{signature(node)}"
@@ -99,10 +108,10 @@ def members(module: str, node: ast.ClassDef) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for base in node.bases:
         root = base.value if isinstance(base, ast.Subscript) else base
-        place, above = definition(module, root.id) if isinstance(root, ast.Name) else ("", [])
-        if isinstance(root, ast.Name) and (place, root.id) not in published():
-            for each in above:
-                found |= members(place, each) if isinstance(each, ast.ClassDef) else {}
+        above = definition(module, root.id) if isinstance(root, ast.Name) else None
+        if above and above not in published():
+            for each in above.nodes:
+                found |= members(above.module, each) if isinstance(each, ast.ClassDef) else {}
     own: dict[str, list[str]] = {}
     for name, line in own_members(node):
         lines = own.setdefault(name, [])
@@ -131,9 +140,9 @@ def attributes(node: Function) -> Iterator[tuple[str, str]]:
     """Yield the public attributes that a constructor sets."""
     for each in ast.walk(node):
         match each:
-            case ast.AnnAssign(target=ast.Attribute(ast.Name("self"), name), annotation=kind):
-                yield from [(name, f"{name}: {ast.unparse(kind)}")] if is_public(name) else []
-            case ast.Assign(targets=[ast.Attribute(ast.Name("self"), name)]) if is_public(name):
+            case ast.AnnAssign(ast.Attribute(ast.Name("self"), name), kind) if is_public(name):
+                yield name, f"{name}: {ast.unparse(kind)}"
+            case ast.Assign([ast.Attribute(ast.Name("self"), name)]) if is_public(name):
                 yield name, name
             case _:
                 pass
@@ -178,14 +187,15 @@ def exported(module: str) -> list[str]:
 
 
 @cache
-def published() -> frozenset[tuple[str, str]]:
-    """Return where the public names are defined."""
-    names = [(module, name) for module in MODULES for name in exported(module)]
-    return frozenset((definition(*each)[0], each[1]) for each in names)
+def published() -> frozenset[Definition]:
+    """Return the definitions of all public names."""
+    found = (definition(module, name) for module in MODULES for name in exported(module))
+    return frozenset(each for each in found if each)
 
 
-def definition(module: str, name: str) -> Found:
-    """Return what defines a name, ("", []) where it is not aiollm's."""
+@cache
+def definition(module: str, name: str) -> Definition | None:
+    """Find what a name stands for in a module, None where it is not aiollm's."""
     nodes: list[ast.stmt] = []
     for node in body(module):
         match node:
@@ -196,11 +206,9 @@ def definition(module: str, name: str) -> Found:
                 nodes.append(node)
             case ast.AsyncFunctionDef(name=found) | ast.AnnAssign(target=ast.Name(id=found)):
                 nodes += [node] if found == name else []
-            case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
-                nodes.append(node)
             case _:
                 pass
-    return (module, nodes) if nodes else ("", [])
+    return Definition(module, name, tuple(nodes)) if nodes else None
 
 
 def command_line() -> Iterator[str]:
@@ -216,18 +224,14 @@ def command_line() -> Iterator[str]:
             for module, structs in JSON.get(name, {}).items():
                 for struct in structs.split():
                     shown = f"aiollm {name} --json: {struct}"
-                    yield from described(shown, *definition(module, struct))
+                    yield from described(shown, definition(module, struct))
 
 
 def option(action: argparse.Action) -> str:
     """Return an option or argument, how many values it takes and which, and its default."""
     flags = ", ".join(action.option_strings) or action.dest
     takes = "|".join(action.choices) if action.choices else action.metavar or ""
-    is_plain = (
-        action.default in {None, False, "", argparse.SUPPRESS}
-        if not isinstance(action.default, list)
-        else True
-    )
+    is_plain = action.default in (None, False, "", [], argparse.SUPPRESS)
     default = "" if is_plain else f"= {action.default}"
     return " ".join(f"{flags} {action.nargs or ''} {takes} {default}".split())
 
@@ -236,9 +240,9 @@ def settings() -> Iterator[str]:
     """Yield variables, schemes, options of DSNs, extras and entry points."""
     own = {"AIOLLM_FLEET", "AIOLLM_MCP_<NAME>", "LLM_<NAME>", "LLM_DEFAULT"}
     rows = SCHEMES.values()
-    heads = {variable for row in rows for _, variable in row.header_variables}
-    vendors = {each for row in rows for each in (*row.keys, row.base_variable) if each}
-    yield from (f"variable {name}" for name in sorted(own | heads | vendors))
+    headers = {variable for row in rows for _, variable in row.header_variables}
+    vendors = {each for row in rows for each in row.variables}
+    yield from (f"variable {name}" for name in sorted(own | headers | vendors))
     yield from (f"scheme {row.name} {' '.join(row.apis)}".rstrip() for row in rows)
     try:
         parse_dsn("openai://host?nonsense=1", "a DSN")

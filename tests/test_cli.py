@@ -99,7 +99,16 @@ async def test_a_server_that_cannot_be_loaded_names_what_is_to_be_installed(
 
 
 @pytest.mark.parametrize(
-    "variable", ["LLM_BOX", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_HOST"]
+    "variable",
+    [
+        "LLM_BOX",
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "GEMINI_API_KEY",
+        "OLLAMA_HOST",
+    ],
 )
 def test_a_configured_user_who_names_no_model_is_asked_for_one(
     variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -117,7 +117,7 @@ class _Writer:
     """An open file, used by one thread."""
 
     def __init__(self, fd: int, end: int | None) -> None:
-        """`end` is where the complete lines end, None for what is no file on a disk."""
+        """`end` is where the complete lines end, None for what is not a file on a disk."""
         self._fd = fd
         self._end = end
 
@@ -171,7 +171,7 @@ def _prepare(fd: int, name: str, run: str, keys: Keys, *, resume: bool) -> int |
     """Lock and read a file; return where its complete lines end, None for a pipe or a device."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         if resume:
-            raise ConfigError(f"{name:.200} cannot be resumed: it is no file on a disk")
+            raise ConfigError(f"{name:.200} cannot be resumed: it is not a file on a disk")
         return None
     lock(fd, name)
     if not os.fstat(fd).st_size:

@@ -14,7 +14,7 @@ import msgspec
 
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
-from aiollm.cli.session import OK, image_from, run, spec_of
+from aiollm.cli.session import OK, add_images, image_from, run, spec_of
 from aiollm.cli.terminal import complain, print_json, show
 from aiollm.errors import ConfigError
 from aiollm.registry import Registry
@@ -37,7 +37,7 @@ def configure_request(parser: argparse.ArgumentParser) -> None:
     add("prompt", nargs="*", help="the question; '-' or none reads standard input")
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to send")
+    add_images(parser, "an image to send")
 
 
 def request_of(options: argparse.Namespace) -> Request:

@@ -13,7 +13,15 @@ import sys
 from aiollm._agent.run import AgentRun
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
-from aiollm.cli.session import FAILED, INTERRUPTED, OK, ended_by_sigterm, image_from, spec_of
+from aiollm.cli.session import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    add_images,
+    ended_by_sigterm,
+    image_from,
+    spec_of,
+)
 from aiollm.cli.terminal import complain, describe, note, prompt, show
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry
@@ -41,14 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
-    add(
-        "-i",
-        "--image",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="an image for the first message",
-    )
+    add_images(parser, "an image for the first message")
     tools.configure(parser)
 
 

@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="print JSON")
     add(
-        "-v", "--verbose", action="store_true", help="show addresses, capabilities and answers, too"
+        "-v", "--verbose", action="store_true", help="also show addresses, capabilities and answers"
     )
 
 
@@ -70,7 +70,7 @@ def check(options: argparse.Namespace) -> int:
 
     async def work(registry: Registry) -> int:
         targets, findings = await _targets(options.spec, registry)
-        await registry.preload()  # or the first server's time would include imports
+        await registry.preload()  # else the import would count as a server's time
         tried = _tried(registry, targets)
         try:
             for found in findings if not options.json else ():

@@ -178,7 +178,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser_for(arguments: list[str] | None) -> argparse.ArgumentParser:
     """Return the parser, with the options of the command that the arguments name; None: of all."""
-    parser = _new("aiollm", "Ask language models. A spec names one target, a chain or a race.")
+    parser = _new(
+        "aiollm", "Ask language models. A spec names a target, a chain, a race or a spread."
+    )
     parser.epilog = f"{_shown(_EXAMPLES)}\n\n{_filled(EXIT_CODES)}"
     parser.add_argument("--version", action="version", version=f"aiollm {__version__}")
     rows = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)

@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     add("shell", choices=tuple(SCRIPTS), help="the shell that reads the script")
-    add("--line", metavar="TEXT", help="print what may come next, as the script does")
+    add("--line", metavar="TEXT", help="print what may complete TEXT: the scripts ask for this")
 
 
 def completion(options: argparse.Namespace) -> int:

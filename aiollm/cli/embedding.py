@@ -19,8 +19,8 @@ from aiollm.registry import Registry
 from aiollm.retrieval import Embeddings, EmbedRequest
 
 AT_ONCE = 8192
-"""Texts whose vectors are kept together: a stop loses no more than these, but between two such
-parts fewer batches are under way."""
+"""Texts whose vectors are kept together. A stop may lose as many, and between two such parts fewer
+batches are under way."""
 
 
 def embed(options: argparse.Namespace) -> int:

@@ -39,13 +39,15 @@ _NO_FLEET = f"""no fleet given. Set either:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("url", nargs="?", help=f"redis://HOST:6379?namespace=NAME; or {FLEET}")
+    parser.add_argument(
+        "url", nargs="?", help=f"redis://HOST:6379?namespace=NAME; default: {FLEET}"
+    )
     parser.add_argument(
         "--budget",
         action="append",
         default=[],
         metavar="NAME",
-        help="name this budget, of which the fleet knows only a hash; may be repeated",
+        help="show this budget by name: the fleet has only its hash; may be repeated",
     )
     parser.add_argument("--watch", action="store_true", help="print it again every 2 seconds")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import OK, image_from, run
+from aiollm.cli.session import OK, add_images, image_from, run
 from aiollm.cli.terminal import clear_progress, complain, is_animated, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.images import ImageRequest, ImageResult, PartialImage
@@ -31,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH", help="pixels or a ratio, such as 1024x1024 or 16:9")
     add("--quality", metavar="WORD", help="low, medium, high")
     add("--seed", type=int, metavar="N", help="for a repeatable image, if the model supports it")
-    add("-i", "--image", action="append", default=[], metavar="FILE", help="an image to edit")
+    add_images(parser, "an image to edit")
     add("--mask", metavar="FILE", help="where to edit: its transparent parts")
-    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts while it is made")
+    add("--drafts", type=int, default=0, metavar="N", help="save up to N drafts on the way")
     add("-f", "--force", action="store_true", help="replace files that exist")
 
 

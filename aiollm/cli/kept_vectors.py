@@ -31,7 +31,7 @@ _MAX_WIDTH = 1 << 20
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What makes the vectors: what anything else makes is of another space."""
+    """What makes vectors; those that anything else makes cannot be compared with them."""
 
     model: str
     dimensions: int | None = None
@@ -100,7 +100,7 @@ class KeptVectors:
         return self._width
 
     def expect(self, made: Made) -> None:
-        """Say what makes the vectors to come. Raises: ConfigError if others made the kept ones."""
+        """Say what makes the vectors to come. Raises: ConfigError if the kept differ."""
         if self._made is not None and self._made != made:
             raise ConfigError(
                 f"{self._path} has vectors of {_described(self._made)}, which do not go with "

@@ -31,7 +31,7 @@ def keep(listed: Mapping[str, Sequence[str]]) -> None:
     new = (f"{name}/{model}" for name, models in listed.items() for model in models[:MOST])
     lines = sorted({each for each in (*others, *new) if SAFE.fullmatch(each)})
     path = file()
-    with suppress(OSError):  # completion can do without
+    with suppress(OSError):  # a command must not fail for the sake of completion
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A name that nobody knows before, and never a link: others may write to the folder.
         number, made = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)

@@ -82,7 +82,7 @@ def _filled(text: str, width: int, indent: str = "") -> str:
 
 
 def _columns_of_terminal() -> int:
-    """Return how many columns a line may have, 0 where the output is not a terminal."""
+    """Return how many columns a line may have, 0 where output is not a terminal."""
     return max(20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 0
 
 

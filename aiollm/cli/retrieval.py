@@ -35,7 +35,7 @@ def _configure_texts(parser: argparse.ArgumentParser) -> None:
         "'-' is standard input")  # fmt: skip
     add("-m", "--model", metavar="SPEC", required=True, help="provider/model, or a chain "
         "of one model's servers 'a/x,b/x'")  # fmt: skip
-    add("--lines", action="store_true", help="each line is a text as it stands, not JSON")
+    add("--lines", action="store_true", help="each line is plain text, not JSON")
 
 
 def embed(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
 
 OLLAMA_HOST = "OLLAMA_HOST"
-"""The variable of Ollama's own programs: whoever sets it wants to hear of that server."""
+"""The variable of Ollama's own programs: whoever sets it wants to see that server."""
 
 _NOTHING_CONFIGURED = """nothing is configured, and no Ollama answers on this machine. Set either:
   a server:        export LLM_BOX=ollama+http://HOST:11434

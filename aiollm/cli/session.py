@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -13,19 +14,13 @@ from typing import Any
 from aiollm import local
 from aiollm.cli.terminal import complain
 from aiollm.errors import ConfigError
+from aiollm.providers.schemes import BUILTINS, SCHEMES
 from aiollm.registry import Registry
 from aiollm.types import ImagePart
 
 OK, FAILED, USAGE, STOPPED, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
 
-VENDOR_VARIABLES = (
-    "OPENAI_API_KEY",
-    "ANTHROPIC_API_KEY",
-    "GEMINI_API_KEY",
-    "GOOGLE_API_KEY",
-    "OLLAMA_API_KEY",
-    "OLLAMA_HOST",
-)
+VENDOR_VARIABLES = tuple(each for name in BUILTINS for each in SCHEMES[name].variables)
 """Variables that configure a built-in provider without any LLM_* variable."""
 
 _LOCAL = "local/smollm2"
@@ -96,6 +91,12 @@ def is_configured(env: Mapping[str, str]) -> bool:
         value and (name.startswith("LLM_") or name in VENDOR_VARIABLES)
         for name, value in env.items()
     )
+
+
+def add_images(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Declare the option for images, each of which `image_from` reads."""
+    text = f"{meaning}; may be repeated"
+    parser.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help=text)
 
 
 def image_from(path: str) -> ImagePart:

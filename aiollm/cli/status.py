@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> int:
     wrong: dict[str, str] = {}
 
     async def work(registry: Registry) -> int:
-        await registry.preload()  # or the first server's time would include imports
+        await registry.preload()  # else the import would count as a server's time
         origins = registry.providers()
         names = sorted(configured(registry), key=lambda name: (origins[name] == "built-in", name))
         show_progress(f"asking {', '.join(names)}")

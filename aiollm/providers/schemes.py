@@ -52,7 +52,7 @@ class Scheme(msgspec.Struct, frozen=True):
     @property
     def variables(self) -> tuple[str, ...]:
         """The variables for the key and for the base URL of the built-in."""
-        return (*self.keys, self.base_variable)
+        return (*self.keys, *filter(None, [self.base_variable]))
 
     def make_codec(self, api: str = "") -> Codec:
         """Return the codec for one of the scheme's values of the option `api`."""

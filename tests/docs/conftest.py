@@ -13,31 +13,17 @@ import pytest
 from aiohttp import web
 
 import aiollm
+from tests.house.conftest import load_script
 
 ROOT = Path(__file__).parents[2]
-TOPICS = (
-    "bulk",
-    "bulk.page",
-    "cli.safe_text",
-    "codecs",
-    "events",
-    "local",
-    "media",
-    "otel",
-    "prices",
-    "retrieval",
-    "servers",
-    "testing",
-)
-"""The modules that users import from, beside the package itself."""
 
 
 @pytest.fixture(scope="session")
 def public_names() -> set[str]:
     """Return every public name with the module that users import it from: the shortest one."""
     names = {f"aiollm.{name}" for name in aiollm.__all__ if name != "__version__"}
-    for topic in TOPICS:
-        module = importlib.import_module(f"aiollm.{topic}")
+    for topic in load_script("public_api").MODULES[1:]:
+        module = importlib.import_module(topic)
         names |= {
             f"{module.__name__}.{name}"
             for name in module.__all__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import textwrap
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 
 import aiollm
 from aiollm import Registry
+from tests.house.conftest import load_script
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -94,9 +94,5 @@ def test_an_index_shows_no_dead_link_in_it(repository: str) -> None:
 
 
 def for_an_index() -> Callable[[str, str], str]:
-    """Load what the build hook does to the README."""
-    place = ROOT / "scripts" / "pypi_readme.py"
-    spec = importlib.util.spec_from_file_location("pypi_readme", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.for_an_index
+    """Return what the build hook does to the README."""
+    return load_script("pypi_readme").for_an_index

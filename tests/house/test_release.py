@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import aiollm
+from tests.house.conftest import load_script
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -21,11 +21,8 @@ VERSION = re.compile(r"(Unreleased|\d+\.\d+\.\d+)(?:\] - (\d{4}-\d\d-\d\d))?")
 
 @pytest.fixture
 def script() -> ModuleType:
-    """Load the script that builds and checks a release."""
-    spec = importlib.util.spec_from_file_location("package", ROOT / "scripts" / "package.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the script that builds and checks a release."""
+    return load_script("package")
 
 
 def test_the_version_is_written_once() -> None:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import ast
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+from tests.house.conftest import load_script
 
 ROOT = Path(__file__).parents[2]
-PUBLIC = (
-    "aiollm",
-    "aiollm.bulk",
-    "aiollm.bulk.page",
-    "aiollm.cli.safe_text",
-    "aiollm.codecs",
-    "aiollm.events",
-    "aiollm.local",
-    "aiollm.media",
-    "aiollm.otel",
-    "aiollm.prices",
-    "aiollm.retrieval",
-    "aiollm.servers",
-    "aiollm.testing",
-)
-"""The modules that users import from: the package, and one for each topic."""
-
+api = load_script("public_api")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-class Definition(NamedTuple):
-    """A name where it is defined; a function has a node for each overload."""
-
-    module: str
-    name: str
-    nodes: tuple[ast.stmt, ...]
 
 
 def not_made_by_hand() -> frozenset[str]:
@@ -45,42 +21,6 @@ def not_made_by_hand() -> frozenset[str]:
     )
     pages = (ROOT / "docs" / "reference").glob("*.md")
     return frozenset(name for page in pages for name in hidden.findall(page.read_text()))
-
-
-@functools.cache
-def statements(module: str) -> tuple[ast.stmt, ...]:
-    """Return what a module does at its top, imports for typing alone included."""
-    path = ROOT.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    body = ast.parse(file.read_text()).body
-    nested = [each for node in body if isinstance(node, ast.If) for each in node.body]
-    return (*body, *nested)
-
-
-@functools.cache
-def definition(module: str, name: str) -> Definition | None:
-    """Find what a name stands for in a module, None where it is not aiollm's."""
-    nodes: list[ast.stmt] = []
-    for node in statements(module):
-        match node:
-            case ast.ImportFrom(module=str(source), names=names) if source.startswith("aiollm"):
-                for each in names:
-                    if name == (each.asname or each.name):
-                        return definition(source, each.name)
-            case ast.ClassDef(name=found) | ast.FunctionDef(name=found):
-                nodes += [node] if found == name else []
-            case ast.AsyncFunctionDef(name=found) | ast.AnnAssign(target=ast.Name(id=found)):
-                nodes += [node] if found == name else []
-    return Definition(module, name, tuple(nodes)) if nodes else None
-
-
-def names_of(module: str) -> list[str]:
-    """Return a module's `__all__`."""
-    for node in statements(module):
-        match node:
-            case ast.Assign(targets=[ast.Name(id="__all__")], value=listed):
-                return [name for name in ast.literal_eval(listed) if name != "__version__"]
-    raise AssertionError(f"{module} has no __all__")
 
 
 def mentioned(annotation: ast.expr | None) -> Iterator[str]:
@@ -136,14 +76,14 @@ def of_class(module: str, node: ast.ClassDef, private: frozenset[str]) -> Iterat
     made_here = any(isinstance(each, ast.FunctionDef) and each.name == "__init__" for each in body)
     for base in node.bases:
         root = base.value if isinstance(base, ast.Subscript) else base
-        found = definition(module, root.id) if isinstance(root, ast.Name) else None
+        found = api.definition(module, root.id) if isinstance(root, ast.Name) else None
         for above in found.nodes if found is not None else ():
             hidden = private | ({"__init__"} if made_here else set())
             if isinstance(above, ast.ClassDef):
                 yield from of_class(found.module, above, hidden)
 
 
-def mentions(found: Definition, private: frozenset[str]) -> Iterator[tuple[str, str]]:
+def mentions(found: api.Definition, private: frozenset[str]) -> Iterator[tuple[str, str]]:
     """Yield (module, name) for all that the signatures of a definition mention."""
     for node in found.nodes:
         match node:
@@ -160,34 +100,27 @@ def mentions(found: Definition, private: frozenset[str]) -> Iterator[tuple[str, 
 def of_alias(module: str, value: ast.expr | None, seen: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (module, name) for the classes that an alias is made of, aliases in it resolved."""
     for name in mentioned(value):
-        match definition(module, name):
-            case Definition(nodes=(ast.AnnAssign(value=inner),)) as other:
+        match api.definition(module, name):
+            case api.Definition(nodes=(ast.AnnAssign(value=inner),)) as other:
                 if name not in seen:
                     yield from of_alias(other.module, inner, seen | {name})
             case _:
                 yield module, name
 
 
-def exported() -> dict[tuple[str, str], Definition]:
-    """Return all public names by where they are defined."""
-    found = [definition(module, name) for module in PUBLIC for name in names_of(module)]
-    return {(each.module, each.name): each for each in found if each is not None}
-
-
 def test_every_public_name_is_found() -> None:
-    for module in PUBLIC:
-        for name in names_of(module):
-            assert definition(module, name) is not None, f"{module}.{name}"
+    for module in api.MODULES:
+        for name in api.exported(module):
+            assert api.definition(module, name) is not None, f"{module}.{name}"
 
 
 def test_what_signatures_mention_is_public() -> None:
     private = not_made_by_hand()
-    names = exported()
     missing = {
         f"{other.module}.{other.name} in {found.module}.{found.name}"
-        for found in names.values()
+        for found in api.published()
         for place in mentions(found, frozenset({"__init__"} if found.name in private else ()))
-        if (other := definition(*place)) and (other.module, other.name) not in names
+        if (other := api.definition(*place)) and other not in api.published()
     }
     assert not missing, "\n".join(sorted(missing))
 
@@ -200,6 +133,6 @@ def test_the_docs_and_examples_import_from_public_modules_alone() -> None:
         for module in re.findall(
             r"^\s*(?:from|import) (aiollm[\w.]*)", page.read_text(), re.MULTILINE
         )
-        if module not in PUBLIC
+        if module not in api.MODULES
     }
     assert not private

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
@@ -16,23 +14,9 @@ from aiollm._mcp.sdk import load
 from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.tools import Listed, book_of
 from aiollm._mcp.traffic import Traffic
+from tests.turns import turns
 
 DENSE = [b"[" * 40_000, b'{"a":"b"},' * 20_000, b"1," * 140_000, b'"\\n"' * 600_000]
-
-
-@asynccontextmanager
-async def turns():
-    """Count the turns of the loop."""
-    seen = []
-
-    async def count():
-        while True:
-            seen.append(None)
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(count())
-    yield seen
-    task.cancel()
 
 
 @pytest.mark.parametrize("dense", DENSE)

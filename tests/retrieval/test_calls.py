@@ -30,6 +30,7 @@ from aiollm.capabilities import Capabilities
 from aiollm.events import CallEnded, CallStarted
 from aiollm.testing import NEVER, Answer, FakeProvider, Gate, Reset
 from aiollm.types import Usage
+from tests.turns import turns
 
 
 class Embedder:
@@ -245,34 +246,20 @@ async def test_a_budget_is_not_exceeded_and_what_came_is_kept(serve, registry):
     assert len(server.requests) == 10
 
 
-async def turns_of(call):
-    """Return what a call gives, and the turns of the loop that it took."""
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    counter = asyncio.create_task(count())
-    found = await call
-    counter.cancel()
-    return found, turns
-
-
 async def test_many_batches_are_joined_in_steps_and_as_if_at_once(registry, monkeypatch):
     """A million inputs are tens of thousands of batches: tens of milliseconds."""
     reg = registry({})
     reg.register("fake", FakeProvider().provider())
-    one, few = await turns_of(reg.embed("fake/m", texts(120), batch=2))
+    async with turns() as few:
+        one = await reg.embed("fake/m", texts(120), batch=2)
     monkeypatch.setattr("aiollm._retrieval.embed.JOINED_AT_ONCE", 1)
-    other, many = await turns_of(reg.embed("fake/m", texts(120), batch=2))
+    async with turns() as many:
+        other = await reg.embed("fake/m", texts(120), batch=2)
     assert one.vectors == other.vectors
     assert (one.usage, one.target, one.cost) == (other.usage, other.target, other.cost)
     assert len(one.attempts) == len(other.attempts) == 60
     assert other.timings.total >= other.timings.first_output > 0
-    assert many >= few + 59
+    assert len(many) >= len(few) + 59
 
 
 async def test_no_turn_of_the_loop_reads_a_reply_and_sends_the_next_request(registry, monkeypatch):
@@ -280,19 +267,11 @@ async def test_no_turn_of_the_loop_reads_a_reply_and_sends_the_next_request(regi
     monkeypatch.setattr("aiollm._retrieval.embed.AT_ONCE", 1)
     reg = registry({})
     reg.register("fake", FakeProvider().provider())
-    turn, seen = 0, {CallStarted: [], CallEnded: []}
-    reg.on_event(lambda event: seen.get(type(event), []).append(turn))
-
-    async def count():
-        nonlocal turn
-        while True:
-            await asyncio.sleep(0)
-            turn += 1
-
-    counter = asyncio.create_task(count())
-    await reg.embed("fake/m", texts(12), batch=2)
-    counter.cancel()
-    starts, ends = seen.values()
+    found = {CallStarted: [], CallEnded: []}
+    async with turns() as seen:
+        reg.on_event(lambda event: found.get(type(event), []).append(len(seen)))
+        await reg.embed("fake/m", texts(12), batch=2)
+    starts, ends = found.values()
     assert len(starts) == len(ends) == 6
     assert all(start > end for start, end in zip(starts[1:], ends, strict=False))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from array import array
 from base64 import b64encode
@@ -19,6 +18,7 @@ from aiollm.providers.ollama.embed_codec import OllamaEmbeddings
 from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
 from aiollm.retrieval import EmbedRequest, VectorReply
 from aiollm.types import LLMError
+from tests.turns import turns
 
 CODEC = OpenAIEmbeddings()
 
@@ -311,20 +311,9 @@ async def test_the_loop_turns_while_30_megabytes_are_read():
     row = ",".join(["0.123456789012345678"] * 1536)
     items = b",".join([b'{"embedding":[%s]}' % row.encode()] * 1000)
     body = b'{"data":[%s]}' % items
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    counter = asyncio.create_task(count())
-    try:
-        request = EmbedRequest(["x"] * 1000)
+    request = EmbedRequest(["x"] * 1000)
+    async with turns() as seen:
         found = await _embeddings(CODEC, HttpResponse(200, {}, body, ""), request)
-    finally:
-        counter.cancel()
     assert len(found.vectors) == 1000
     assert found.width == 1536
-    assert turns >= len(body) / (vectors.STEP + len(row)) + 3
+    assert len(seen) >= len(body) / (vectors.STEP + len(row)) + 4

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from aiollm._http.masked_reply import MAX_ESCAPES, MAX_HELD, SLICE, MaskedReply, masked
 from aiollm._settings.redactor import MAX_FOUND, Redactor
 from aiollm.errors import ProtocolError
+from tests.turns import turns
 
 LINE = b'{"id": "a", "text": "some log"},\n'
 
@@ -23,21 +22,6 @@ class Body:
 
     async def read(self) -> bytes:
         return self.reads.pop(0) if self.reads else b""
-
-
-@asynccontextmanager
-async def turns() -> AsyncIterator[list[None]]:
-    """Count the turns of the loop."""
-    seen: list[None] = []
-
-    async def count() -> None:
-        while True:
-            seen.append(None)
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(count())
-    yield seen
-    task.cancel()
 
 
 async def test_others_run_between_the_slices_of_a_body(key):

@@ -30,6 +30,7 @@ from aiollm import (
 from aiollm._user_types.hooks import plain
 from aiollm.testing import NEVER, FakeProvider, Serve, chat, tool_call
 from aiollm.types import Finish, Message, ReasoningDelta, TextDelta
+from tests.turns import turns
 
 
 class Stop(msgspec.Struct):
@@ -358,19 +359,10 @@ async def test_a_cancelled_wait_ends_the_stream(over):
 async def test_other_tasks_get_their_turn_while_a_large_piece_is_read(over):
     text = '{"value":[' + "1," * 60_000 + "1]}"
     stream = over(FakeProvider(text)).stream("fake/m", "?", output=list[int])
-    turns = 0
-
-    async def turn() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(turn())
-    *_, last = [partial async for partial in stream.partials()]
-    task.cancel()
+    async with turns() as seen:
+        *_, last = [partial async for partial in stream.partials()]
     assert len(last.data) == 60_001
-    assert turns > 10
+    assert len(seen) > 10
 
 
 async def test_a_type_without_a_schema_fails_before_anything_is_sent(over):

@@ -400,12 +400,12 @@ async def test_a_tool_that_is_gone_is_named_and_the_save_can_be_used_again(over,
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "this is no saved run: Input data was truncated"),
-        (b"[]", "this is no saved run: Expected `object`"),
-        (to_json(Request("hi")), "this is no saved run: it has no version"),
+        (b"", "this is not a saved run: Input data was truncated"),
+        (b"[]", "this is not a saved run: Expected `object`"),
+        (to_json(Request("hi")), "this is not a saved run: it has no version"),
         (b'{"version":9}', "saved in version 9 of the format, and this aiollm reads version 1"),
-        (b'{"version":1}', "no saved run: Object missing required field `messages`"),
-        (b"[" * 100_000, "this is no saved run"),
+        (b'{"version":1}', "not a saved run: Object missing required field `messages`"),
+        (b"[" * 100_000, "this is not a saved run"),
     ],
 )
 def test_other_data_is_an_error_that_says_what_it_is(data, reason):
