@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
+from typing import Any
 
 import httpx2
 import pytest
@@ -115,9 +117,23 @@ async def test_others_run_between_the_schemas_of_a_list():
     assert len(seen) >= 49
 
 
-async def test_a_large_schema_is_mended_in_a_thread():
-    wide = Listed("wide", "", {"properties": {f"p{at}": {"type": "string"} for at in range(4000)}})
-    async with turns() as seen:
-        book = await book_of("s", [wide], None, None)
-    assert len(book.tools["wide"].parameters["properties"]) == 4000
-    assert len(seen) > 3
+class _Noting(dict[str, Any]):
+    """A schema that notes which threads read its type."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        super().__init__(schema)
+        self.threads: set[int] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.threads.add(threading.get_ident())
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize(("count", "elsewhere"), [(4, False), (4000, True)])
+async def test_a_large_schema_is_mended_in_a_thread(count, elsewhere):
+    properties = {f"p{at}": {"type": "string"} for at in range(count)}
+    schema = _Noting({"properties": properties})
+    book = await book_of("s", [Listed("wide", "", schema)], None, None)
+    assert len(book.tools["wide"].parameters["properties"]) == count
+    assert len(schema.threads) == 1
+    assert (threading.get_ident() not in schema.threads) is elsewhere
