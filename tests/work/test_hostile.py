@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from aiollm import FailoverError, LLMError, ProtocolError, Registry, Timeouts
-from aiollm._http import streaming
+from aiollm._http import streaming, turns
 from aiollm._http.unary import UnaryRequester
 from aiollm.dsn import Secret
 from aiollm.provider import Operation, Provider
@@ -70,6 +70,12 @@ A_PART = 600
 
 A_CALL = 900
 """Those that a call or an item of an output takes, whose parts are objects, too."""
+
+
+@pytest.fixture(autouse=True)
+def _clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine pieces become smaller, and so more."""
+    monkeypatch.setattr(turns, "monotonic", lambda: 1.0)
 
 
 async def work(name: str, size: int, read: int = READ) -> int:
