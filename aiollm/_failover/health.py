@@ -58,6 +58,9 @@ PROBE_LEASE = 15.0
 """Seconds a probe may take while its caller pauses; then another call may probe, so that a caller
 who has stopped reading does not keep the target closed."""
 
+LEASE_CHECK = 0.1
+"""Seconds between two looks at whether that caller pauses by now, for nobody tells when it does."""
+
 
 class Permit:
     """The right to one attempt; exactly one of its verdicts counts, later ones do nothing."""
@@ -84,10 +87,10 @@ class Permit:
         self.started: float = health.clock()
         self.is_probe: bool = False
         """Whether this attempt decides if the target or its host is well again."""
-        if breaker.openings and breaker.probe is None:
+        if breaker.openings and not health.has_probe(breaker):
             breaker.probe = self
             self.is_probe = True
-        if host.openings and host.probe is None:
+        if host.openings and not health.has_probe(host):
             host.probe = self
             self.is_probe = True
 
@@ -267,7 +270,7 @@ class Health:
             return float("inf")
         ends = [each.probe.started + PROBE_LEASE for each in opened if each.probe]
         ends += [each.claim_ends for each in opened if each.claim_ends]
-        return max(0.1, min(ends, default=float("inf")) - self.clock())
+        return max(LEASE_CHECK, min(ends, default=float("inf")) - self.clock())
 
     def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
@@ -282,15 +285,16 @@ class Health:
         return any(each and each.is_open and self._is_probed(each) for each in breakers)
 
     def _is_probed(self, breaker: Breaker) -> bool:
+        return (
+            self.clock() < breaker.claim_ends if breaker.probe is None else self.has_probe(breaker)
+        )
+
+    def has_probe(self, breaker: Breaker) -> bool:
+        """Return whether a probe is out, and no caller who does not read keeps it."""
         probe = breaker.probe
-        if probe is None:
-            return self.clock() < breaker.claim_ends
-        paused = probe.is_paused
-        if paused is None or self.clock() < probe.started + PROBE_LEASE or not paused():
-            return True
-        # Its caller does not read: another call may probe.
-        breaker.probe = None
-        return False
+        if probe is None or probe.is_paused is None:
+            return probe is not None
+        return self.clock() < probe.started + PROBE_LEASE or not probe.is_paused()
 
     def admit(self, target: Target, origin: str) -> Permit:
         """Return a permit for one attempt, the probe where a breaker is open without one."""

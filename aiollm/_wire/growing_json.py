@@ -39,7 +39,7 @@ _PLAIN = re.compile(r'[^"\\]*+')
 _TOKEN = re.compile(r"[-+.\w]*+")
 _ESCAPES = re.compile(
     r"""(?:\\(?:["\\/bfnrt]|u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}
-    |(?![dD][89a-fA-F])[0-9a-fA-F]{4})))++""",
+    |(?![dD][89a-fA-F])[0-9a-fA-F]{4})))+""",
     re.VERBOSE,
 )
 _LONGEST_ESCAPE = 12
