@@ -63,9 +63,17 @@ import json, sys
 from aiollm import Registry, Request
 reg = Registry(env={"LLM_A": "openai://token@127.0.0.1:1/v1"})
 reg.parse("a/m"), Request("hello")
-made = "asyncio" in sys.modules
-stream = reg.stream("a/m", "hello")
-print(json.dumps([made, "asyncio" in sys.modules]))
+def loaded():
+    return [name in sys.modules for name in ("asyncio", "aiollm._calls.starter")]
+made = loaded()
+if sys.argv[1] == "stream":
+    stream = reg.stream("a/m", "hello")
+else:
+    try:
+        reg.__aenter__().send(None)
+    except StopIteration:
+        pass
+print(json.dumps([made, loaded()]))
 """
 
 NEEDED = {
@@ -163,8 +171,9 @@ def test_a_registry_and_a_request_load_nothing_that_only_their_use_needs() -> No
     )
 
 
-def test_what_makes_calls_is_loaded_by_the_first_call_and_not_by_a_registry() -> None:
-    assert json.loads(run(MADE_AND_USED)) == [False, True]
+@pytest.mark.parametrize("use", ["stream", "enter"])
+def test_what_makes_calls_is_loaded_when_a_registry_is_used_or_entered(use: str) -> None:
+    assert json.loads(run(MADE_AND_USED, use)) == [[False, False], [True, True]]
 
 
 def test_no_file_thread_process_or_socket_is_opened(observed: dict[str, list]) -> None:
