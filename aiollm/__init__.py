@@ -2,9 +2,7 @@
 
 import typing
 
-from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported
-from aiollm._resources import Closeable
-from aiollm._streams.stream import Stream
+from aiollm._failover.policy import OnInterrupt, OnRefusal, OnUnsupported
 from aiollm._validation import RequestLike
 from aiollm.capabilities import Capabilities
 from aiollm.dsn import Dsn, Limits, Network, Secret
@@ -143,8 +141,10 @@ if typing.TYPE_CHECKING:
     )
     from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
     from aiollm._mcp.server import McpOptions, McpServer, McpState, McpStatus
+    from aiollm._resources import Closeable
     from aiollm._serialization import CallState, SavedCall, SavedRun, from_json, to_json
     from aiollm._streams.image_stream import ImageStream
+    from aiollm._streams.stream import Stream
     from aiollm.bulk import Report
     from aiollm.images import (
         ImageBackground,
@@ -172,6 +172,7 @@ _LAZY = {
     "Budget": "aiollm.prices",
     "CallOptions": "aiollm._failover.keywords",
     "CallState": "aiollm._serialization",
+    "Closeable": "aiollm._resources",
     "CompactHook": "aiollm._agent.compaction",
     "Compacted": "aiollm._agent.compaction",
     "CountHook": "aiollm._agent.trimming",
@@ -219,6 +220,7 @@ _LAZY = {
     "SavedRun": "aiollm._serialization",
     "ServedTool": "aiollm._agent.served_tools",
     "Steered": "aiollm._agent.steering",
+    "Stream": "aiollm._streams.stream",
     "StreamOptions": "aiollm._failover.keywords",
     "Summarize": "aiollm._agent.trimming",
     "SummaryHook": "aiollm._agent.trimming",

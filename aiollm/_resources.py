@@ -9,18 +9,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
-from aiollm._failover.candidates import Policy
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
 from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
+from aiollm._failover.policy import Policy
 from aiollm._validation import (
     RequestLike,
     as_request,
-    check_bool,
-    check_count,
-    check_workers,
     checked_request,
 )
 from aiollm.capabilities import Capabilities
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
     from aiollm._streams.stream import CallSource
     from aiollm.events import Event
     from aiollm.media import MediaPool
-    from aiollm.prices import Price
     from aiollm.prices.book import PriceBook
 
 
@@ -56,20 +52,6 @@ class Closeable(Protocol):
 
     def kill(self) -> None:
         """End it at once, without a running loop."""
-
-
-def fleet_of(fleet: str | None, env: Mapping[str, str] | None) -> str:
-    """Return the address of a fleet, by default that of the environment, "" for none."""
-    return (os.environ if env is None else env).get("AIOLLM_FLEET", "") if fleet is None else fleet
-
-
-def book_of(prices: Mapping[str, Price | bool] | bool) -> PriceBook | None:  # noqa: FBT001
-    """Return the book of prices, None where there are none to know. Raises: ConfigError."""
-    if prices is False:
-        return None
-    from aiollm.prices.book import PriceBook  # only who wants to know prices needs it
-
-    return PriceBook({"*": True} if prices is True else prices)
 
 
 def _paid(make: Callable[..., Chain]) -> Callable[..., Chain]:
@@ -108,14 +90,7 @@ class Resources:
         fetch_images: bool = False,
         book: PriceBook | None = None,
     ) -> None:
-        """Keep the gate of all calls and the settings of what is made later; open nothing.
-
-        Raises: ConfigError.
-        """
-        check_workers("image_workers", image_workers)
-        check_bool("fetch_images", fetch_images)
-        check_count("tool_threads", tool_threads)
-        check_count("max_pixels", max_pixels)
+        """Keep the gate of all calls and the settings of what is made later; open nothing."""
         self.gate = gate
         self._book = book
         self.closed = False

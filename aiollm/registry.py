@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._calls.retrieval import Retrieval
+from aiollm._calls.settings import Settings
 from aiollm._calls.whole import WholeAnswers
-from aiollm._failover.call import emit
-from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, Policy
-from aiollm._failover.deadlines import at_least
-from aiollm._failover.health import Health
+from aiollm._failover.hooks import emit
 from aiollm._failover.jitter import uniform
-from aiollm._failover.openers import ChatOpener, ImageOpener
-from aiollm._resources import Closeable, Resources, book_of, fleet_of, new_gate
-from aiollm._streams.accumulator import Accumulator
-from aiollm._streams.stream import CallSource, Stream
-from aiollm._validation import RequestLike, check_seconds, checked_request, checked_timeouts
+from aiollm._failover.policy import OnInterrupt, OnRefusal, OnUnsupported, Policy, book_of
+from aiollm._validation import RequestLike, checked_request, checked_timeouts
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError
 from aiollm.hosted import ToolBase
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.names import Names
 from aiollm.spec import Plan, as_target
-from aiollm.types import Message, Request, Target, TextPart, Timeouts
+from aiollm.types import Target, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._agent.options import AgentOptions, LastingOptions
@@ -36,8 +32,10 @@ if TYPE_CHECKING:
     from aiollm._failover.keywords import CallOptions, GenerateOptions, StreamOptions
     from aiollm._failover.snapshots import FleetStatus, TargetHealth, TargetLimits
     from aiollm._mcp.server import McpOptions, McpServer
+    from aiollm._resources import Closeable
     from aiollm._serialization import SavedRun
     from aiollm._streams.image_stream import ImageStream
+    from aiollm._streams.stream import Stream
     from aiollm.events import Hook
     from aiollm.images import ImageRequest
     from aiollm.prices import Price
@@ -97,22 +95,27 @@ class Registry(WholeAnswers, Retrieval, Names):
         True is the list of `aiollm-client[prices]`, alone for all targets. `response_cache`: where
         calls that say so keep and find answers, as "sqlite:answers.db". Raises: ConfigError.
         """
-        check_seconds("cooldown", cooldown)
         timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts, trust_env=trust_env)
         on = (on_interrupt, on_refusal, on_unsupported)
-        book, fleet = book_of(prices), fleet_of(fleet, env)
+        book = book_of(prices)
         self._policy = Policy(*on, retries, max_wait, stagger, timeouts.total, patience, book=book)
-        self._health = Health(base=cooldown, uniform=self._uniform)
-        self._gate = new_gate(self._health, fleet)
-        sizes = image_workers, max_pixels, tool_threads
-        self._resources = Resources(self._gate, *sizes, fetch_images=fetch_images, book=book)
-        self._make = self._resources.chain_of(self._policy)
+        if fleet is None:
+            fleet = (os.environ if env is None else env).get("AIOLLM_FLEET", "")
+        self._settings = Settings(
+            cooldown=cooldown,
+            uniform=self._uniform,
+            image_workers=image_workers,
+            max_pixels=max_pixels,
+            tool_threads=tool_threads,
+            fetch_images=fetch_images,
+            fleet=fleet,
+            response_cache=response_cache,
+        )
         self._hooks: list[Hook] = []
-        self._calls = self._runs = 0
-        heard = partial(emit, self._hooks)
-        self._resources.join(fleet, heard)
-        self._resources.keep_answers(response_cache, heard)
+        self._runs = 0
+        if self._settings.has_address:
+            _ = self._starter  # which reads it
 
     # Calls
 
@@ -150,30 +153,11 @@ class Registry(WholeAnswers, Retrieval, Names):
         registry's. With `output`, a type or a JSON schema, the stream is a `TypedStream`. Raises:
         SpecError, ConfigError and TypeError at once; LLMError and FailoverError while iterating.
         """
-        policy, timeouts = self._policy, None
-        kept: tuple[Any, Any] = (None, None)  # what is kept between calls: a session, answers
-        if options:
-            if options.get("output") is not None:
-                from aiollm._agent.typed_stream import typed_stream
+        if options and options.get("output") is not None:
+            from aiollm._agent.typed_stream import typed_stream  # only typed answers need it
 
-                return typed_stream(partial(self.stream, spec), request, options)
-            from aiollm._failover.keywords import parted
-
-            request, own = parted(request, options)
-            kept = own.pop("session", None), own.pop("response_cache", None)
-            timeouts = checked_timeouts(own.get("timeouts"))
-            policy = policy.overridden(own)
-        plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
-        if isinstance(request, str) and request:
-            checked = Request((Message("user", (TextPart(request),)),))
-            opener = ChatOpener(checked, providers, deadlines, self._resources)
-        else:
-            check = self._catalog.check_extra
-            opener = self._resources.opener_of(request, check, providers, deadlines)
-        opener.leaves_out = policy.on_unsupported == "drop"
-        make = self._resources.source_of(policy, opener, *kept) if options else self._make
-        chain = partial(make, plan, opener, self._gate, policy)
-        return Stream(partial(self._start, chain))
+            return typed_stream(partial(self.stream, spec), request, options)
+        return self._starter.stream(spec, request, options)
 
     @overload
     def run(
@@ -275,7 +259,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         given: Any = {**options, "output": output}
         check = partial(checked_request, check_extra=self._catalog.check_extra)
         plan, *_ = self._catalog.resolve(spec, None)
-        return new_map(plan, rows, given, check, self._caller, self._resources)
+        return new_map(plan, rows, given, check, self._starter.caller, self._resources)
 
     def stream_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
@@ -285,18 +269,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         `options` are those of `stream`, but for `session` and `response_cache`; without `timeouts`,
         each wait for an image may take `IMAGE_SECONDS`. Raises: as `stream`.
         """
-        from aiollm._streams.image_stream import ImageStream  # only images need them
-        from aiollm.images import IMAGE_SECONDS, as_image_request
-
-        timeouts = checked_timeouts(options.get("timeouts"))
-        policy = self._policy.overridden(options) if options else self._policy
-        plan, providers, deadlines = self._catalog.resolve(spec, timeouts)
-        asked = as_image_request(request, self._catalog.check_extra)
-        if timeouts is None:
-            deadlines = {each: at_least(own, IMAGE_SECONDS) for each, own in deadlines.items()}
-        opener = ImageOpener(asked, providers, deadlines, self._resources)
-        chain = partial(self._resources.chain_of(policy), plan, opener, self._gate, policy)
-        return ImageStream(partial(self._start, chain))
+        return self._starter.stream_images(spec, request, options)
 
     # Servers
 
@@ -415,33 +388,11 @@ class Registry(WholeAnswers, Retrieval, Names):
         await self._resources.close()
 
     async def __aenter__(self) -> Self:
+        _ = self._starter  # a program that starts can wait for it, its first request should not
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    def _start(self, chain: Callable[..., CallSource], total: Accumulator) -> CallSource:
-        watchdog = self._resources.bind_loop()
-        self._calls += 1
-        heard = partial(emit, self._hooks) if self._hooks else None
-        return chain(watchdog=watchdog, accumulated=total.response, emit=heard, number=self._calls)
-
-    def _caller(self, plan: Plan, options: StreamOptions) -> Callable[[Request], Stream]:
-        """Return what starts many calls alike, with checked requests: it reads options once."""
-        if options.keys() & {"session", "response_cache"}:
-            return partial(self.stream, plan, **options)
-        policy, timeouts = self._policy.overridden(options), options.get("timeouts")
-        checked_timeouts(timeouts)
-        make, leaves_out = self._resources.chain_of(policy), policy.on_unsupported == "drop"
-
-        def call(request: Request) -> Stream:
-            _, providers, deadlines = self._catalog.resolve(plan, timeouts)
-            opener = ChatOpener(request, providers, deadlines, self._resources)
-            opener.leaves_out = leaves_out
-            chain = partial(make, plan, opener, self._gate, policy)
-            return Stream(partial(self._start, chain))
-
-        return call
 
     def _servers(self) -> Servers:
         from aiollm.servers.warming import Servers  # only managing servers needs it

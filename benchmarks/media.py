@@ -1,7 +1,8 @@
 """Images: CPU an image, images a second, loop lag, memory, and what a fitting image costs.
 
 Three ways make the same 1568 px JPEG, in interleaved rounds of one run: plain Pillow
-(`thumbnail`), the best direct call (`draft`, bicubic with `reducing_gap`), and aiollm's codec.
+(`thumbnail`), the best direct call (`draft`, bicubic with `reducing_gap`), and aiollm's codec. A
+fourth only decodes, at the scale that aiollm's does: what is left while decoding is PIL's.
 Every way is a process of its own. With pillow-simd under test, name an interpreter that has the
 Pillow wheels, which is what "plain" stands for: python benchmarks/media.py --plain OTHER_PYTHON
 Usage: python benchmarks/media.py [--plain PYTHON] [--rounds 15] [--photos 20]
@@ -63,13 +64,29 @@ def ours(data: bytes) -> bytes:
     return transform(data, ImageLimits(("image/jpeg", "image/png"), EDGE)).data
 
 
+def decode(data: bytes) -> bytes:
+    """Do what any way does first, and nothing else."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data))
+    factor = EDGE / max(image.size)
+    image.draft(None, (round(image.width * factor), round(image.height * factor)))
+    image.load()
+    return b""
+
+
 def jpeg(image: object) -> bytes:
     out = io.BytesIO()
     image.convert("RGB").save(out, "JPEG", quality=85)
     return out.getvalue()
 
 
-WAYS: dict[str, Callable[[bytes], bytes]] = {"plain": plain, "direct": direct, "ours": ours}
+WAYS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": plain,
+    "direct": direct,
+    "ours": ours,
+    "decode": decode,
+}
 
 
 def lane(way: str, files: list[str]) -> None:
@@ -116,7 +133,7 @@ class Lane:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment() if way == "ours" else None,
+            env=environment() if way in {"ours", "decode"} else None,
         )
         self.version = self.process.stdout.readline().strip()
         self.cpu: dict[int, list[float]] = {}
@@ -165,17 +182,19 @@ def pictures(folder: Path) -> dict[str, Path]:
 def cpu(paths: dict[str, Path], python: str, rounds: int) -> bool:
     files = list(paths.values())
     lanes = {"plain": Lane(python, "plain", files)}
-    lanes |= {way: Lane(sys.executable, way, files) for way in ("direct", "ours")}
+    lanes |= {way: Lane(sys.executable, way, files) for way in ("direct", "ours", "decode")}
     for number in range(len(files)):
         for turn in range(rounds):
             order = list(lanes.values())
-            for each in order[turn % 3 :] + order[: turn % 3]:
+            first = turn % len(order)
+            for each in order[first:] + order[:first]:
                 each.run(number)
     for each in lanes.values():
         each.close()
     simd = ".post" in lanes["ours"].version
     print(f"PIL {lanes['ours'].version}; plain: {lanes['plain'].version}; {rounds} rounds")
-    print(f"{'CPU ms to 1568 px':20}{'plain':>8}{'direct':>8}{'aiollm':>8}   of plain (median)")
+    heads = "".join(f"{head:>8}" for head in ("plain", "direct", "aiollm", "decode"))
+    print(f"{'CPU ms to 1568 px':20}{heads}   of plain (median; decoding alone)")
     good = True
     for number, kind in enumerate(paths):
         low = {way: min(each.cpu[number]) for way, each in lanes.items()}
@@ -185,17 +204,24 @@ def cpu(paths: dict[str, Path], python: str, rounds: int) -> bool:
         met = bar is None or min(ratio, median) <= bar
         good &= met
         print(
-            f"{NAMES[kind]:20}{low['plain']:8.1f}{low['direct']:8.1f}{low['ours']:8.1f}"
-            f"   {ratio:.3f} ({median:.3f}) {verdict(met, bar)}"
+            f"{NAMES[kind]:20}{''.join(f'{each:8.1f}' for each in low.values())}"
+            f"   {ratio:.3f} ({median:.3f}; {low['decode'] / low['plain']:.3f}) {verdict(met, bar)}"
         )
-    print("peak MiB above the input, in the process that decodes: first time, later")
-    for number, kind in enumerate(paths):
-        high = [
-            f"{way} {each.peak[number][0]:.0f}, {min(each.peak[number]):.0f}"
-            for way, each in lanes.items()
-        ]
-        print(f"{NAMES[kind]:20}{'; '.join(high)}")
     return good
+
+
+def memory(paths: dict[str, Path], python: str) -> None:
+    """Print how much a process grows by its first picture, and by the same one later."""
+    print("peak MiB above the input, in a new process: first time, later")
+    for kind, path in paths.items():
+        shown = []
+        for way in WAYS:
+            each = Lane(python if way == "plain" else sys.executable, way, [path])
+            for _ in range(3):
+                each.run(0)
+            each.close()
+            shown.append(f"{way} {each.peak[0][0]:.0f}, {min(each.peak[0]):.0f}")
+        print(f"{NAMES[kind]:20}{'; '.join(shown)}")
 
 
 def verdict(met: bool, bar: object) -> str:
@@ -347,6 +373,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = pictures(Path(folder))
         print(", ".join(f"{NAMES[k]} {p.stat().st_size / 1e6:.1f} MB" for k, p in paths.items()))
+        memory(paths, given.plain)
         good = [
             cpu(paths, given.plain, given.rounds),
             asyncio.run(service(paths, given.photos)),

@@ -15,8 +15,8 @@ from aiollm._bulk.row import Row
 from aiollm._bulk.run import MapRun, Parts
 from aiollm._bulk.source import MapRows, Reading, Source
 from aiollm._bulk.width import Width
-from aiollm._failover.candidates import check_names
 from aiollm._failover.keywords import GenerateOptions, StreamOptions
+from aiollm._failover.policy import check_names
 from aiollm._resources import Resources
 from aiollm._streams.stream import Stream
 from aiollm._validation import RequestLike, check_bool, check_count

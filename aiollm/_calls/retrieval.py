@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from aiollm._calls.base import Calling
+
 if TYPE_CHECKING:
-    from aiollm._failover.candidates import Policy
-    from aiollm._failover.gate import Gate
     from aiollm._failover.keywords import CallOptions
-    from aiollm._resources import Resources
     from aiollm._retrieval.calls import Calls
-    from aiollm._streams.accumulator import Accumulator
-    from aiollm._streams.stream import CallSource
-    from aiollm.providers.catalog import Catalog
     from aiollm.retrieval import Embeddings, EmbedInput, EmbedKind, Ranking
     from aiollm.spec import Plan
 
 
-class Retrieval:
+class Retrieval(Calling):
     """The calls of a registry to models that make vectors and scores."""
-
-    _catalog: Catalog
-    _resources: Resources
-    _gate: Gate
-    _policy: Policy
-    _start: Callable[[Callable[..., CallSource], Accumulator], CallSource]
 
     async def embed(
         self,
@@ -93,4 +83,5 @@ class Retrieval:
     def _to_retrieve(self) -> Calls:
         from aiollm._retrieval.calls import Calls  # as above
 
-        return Calls(self._catalog, self._resources, self._gate, self._policy, self._start)
+        parts = self._catalog, self._resources, self._gate, self._policy
+        return Calls(*parts, self._starter.start)

@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from aiollm._failover.candidates import Policy
-from aiollm._resources import Resources
-from aiollm._streams.stream import Stream
+from aiollm._calls.base import Calling
 from aiollm._validation import RequestLike
 from aiollm.errors import ConfigError
-from aiollm.providers.catalog import Catalog
 from aiollm.spec import Plan
 from aiollm.types import Response, TokenCount
 
 if TYPE_CHECKING:
     from aiollm._agent.typed_output import Typed
-    from aiollm._failover.gate import Gate
     from aiollm._failover.keywords import CallOptions, CountOptions, GenerateOptions
     from aiollm._streams.image_stream import ImageStream
+    from aiollm._streams.stream import Stream
     from aiollm.images import ImageRequest, ImageResult
 
 T = TypeVar("T")
 
 
-class WholeAnswers:
+class WholeAnswers(Calling):
     """The calls of a registry that return all of an answer at once."""
 
-    _catalog: Catalog
-    _resources: Resources
-    _gate: Gate
-    _policy: Policy
     stream: Callable[..., Stream]
     stream_images: Callable[..., ImageStream]
 

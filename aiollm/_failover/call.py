@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,9 +31,7 @@ from aiollm.types import (
 )
 
 if TYPE_CHECKING:
-    from aiollm.events import CallEnded, Event, Hook
-
-_log = logging.getLogger("aiollm")
+    from aiollm.events import CallEnded, Event
 
 
 class Call(ABC):
@@ -169,12 +166,3 @@ def ended(
         error,
         response,
     )
-
-
-def emit(hooks: Sequence[Hook], event: Event) -> None:
-    """Call every hook with an event; an exception in one is logged and changes nothing."""
-    for hook in tuple(hooks):
-        try:
-            hook(event)
-        except Exception:  # noqa: BLE001 - a fault in a hook must not end the call
-            _log.exception("an event hook failed")

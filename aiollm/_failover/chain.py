@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call, ended
-from aiollm._failover.candidates import Admitted, Candidates, Policy
+from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
+from aiollm._failover.policy import Policy
 from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart

@@ -11,11 +11,11 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from aiollm._failover.candidates import Policy, check_names
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import without_frames
 from aiollm._failover.keywords import CountOptions, parted
 from aiollm._failover.openers import Batches, ChatOpener, SharedResources, close_now
+from aiollm._failover.policy import Policy, check_names
 from aiollm._failover.tickets import Demand
 from aiollm._http.unary import UnaryRequester
 from aiollm._validation import RequestLike, checked_request, checked_timeouts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from aiollm._failover.candidates import OnInterrupt, OnRefusal, OnUnsupported, check_names
+from aiollm._failover.policy import OnInterrupt, OnRefusal, OnUnsupported, check_names
 from aiollm._validation import RequestLike, as_request
 from aiollm.hosted import ToolBase
 from aiollm.types import Effort, PromptCache, Request, ResponseCacheUse, Timeouts

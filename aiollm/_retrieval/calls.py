@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec.structs import replace
 
-from aiollm._failover.candidates import Policy
 from aiollm._failover.gate import Gate
 from aiollm._failover.keywords import CallOptions
 from aiollm._failover.openers import TargetOpener
+from aiollm._failover.policy import Policy
 from aiollm._resources import Resources
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import BaseStream, CallSource

@@ -11,8 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from aiollm._agent.totals import total_cost, total_usage
-from aiollm._failover.candidates import Policy
 from aiollm._failover.keywords import CallOptions
+from aiollm._failover.policy import Policy
 from aiollm._retrieval.batches import room, split
 from aiollm._retrieval.calls import Calls
 from aiollm._retrieval.openers import EmbedOpener, Space

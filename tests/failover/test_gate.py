@@ -22,12 +22,13 @@ from hypothesis.stateful import (
 
 from aiollm._failover import gate as gate_module
 from aiollm._failover.admission import Admission
-from aiollm._failover.candidates import Candidates, Policy
+from aiollm._failover.candidates import Candidates
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import LEASE_CHECK, PROBE_LEASE, Health
 from aiollm._failover.lines import Line, Scope
 from aiollm._failover.meter import Meter
 from aiollm._failover.openers import ChatOpener
+from aiollm._failover.policy import Policy
 from aiollm._failover.tickets import Demand, Patience
 from aiollm._wire.quota import Quota
 from aiollm.dsn import DsnOptions, Limits, Secret

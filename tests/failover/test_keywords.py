@@ -23,7 +23,7 @@ from aiollm import (
     tool,
     user,
 )
-from aiollm._failover.candidates import OPTIONS
+from aiollm._failover.policy import OPTIONS
 from aiollm.testing import FakeProvider, ToolCallStep
 
 TOOL = Tool("by_hand")

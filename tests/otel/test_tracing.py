@@ -30,7 +30,7 @@ from aiollm import (
     tool,
     user,
 )
-from aiollm._failover.call import emit
+from aiollm._failover.hooks import emit
 from aiollm.events import RunEnded, RunStarted, TurnStarted
 from aiollm.otel import instrument, semconv
 from aiollm.testing import NEVER, FakeProvider, chat, tool_call
