@@ -1,0 +1,102 @@
+"""Cancels a call before each callback of its event loop in turn, and looks at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+STUCK = 10.0
+"""Seconds after which a call that was cancelled will not end any more."""
+
+SETTLES = 1.0
+"""Seconds in which what is closing has to be gone."""
+
+
+async def cancelled_everywhere(
+    call: Callable[[], Awaitable[Any]],
+    check: Callable[[], Awaitable[object]] | None = None,
+    *,
+    times: int = 1,
+    least: int = 1,
+) -> None:
+    """Cancel a call before each of its callbacks in turn, until it ends by itself.
+
+    `times`: how many callbacks in a row cancel it. Each time its cancellation comes through, no
+    task is left, and `check` returns nothing else that is wrong. `least`: callbacks that it takes.
+    """
+    at = 0
+    while await _is_cancelled_at(call, at, times):
+        if check is not None:
+            found = await check()
+            assert not found, f"cancelled before callback {at}: {found}"
+        at += 1
+    assert at >= least, f"it was over after {at} callbacks"
+
+
+async def _is_cancelled_at(call: Callable[[], Awaitable[Any]], at: int, times: int) -> bool:
+    """Cancel a call before its callback number `at`; return whether it was not over by then."""
+    before = asyncio.all_tasks()
+
+    async def run() -> Any:
+        return await call()
+
+    task = asyncio.get_running_loop().create_task(run())
+    left, was_cancelled = at, False
+
+    def look() -> None:
+        nonlocal left, was_cancelled
+        if -times < left <= 0:
+            was_cancelled = task.cancel() or was_cancelled
+        left -= 1
+
+    with before_callbacks(look):
+        await asyncio.wait((task,), timeout=STUCK)
+    assert task.done(), f"cancelled before callback {at}, it does not end: {task!r}"
+    if not was_cancelled:
+        task.result()
+        return False
+    assert task.cancelled(), f"cancelled before callback {at}, it ended with {_end(task)}"
+    await settled(lambda: not _tasks_since(before))
+    assert not (tasks := _tasks_since(before)), f"cancelled before callback {at}, it left {tasks}"
+    return True
+
+
+@contextlib.contextmanager
+def before_callbacks(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` before each callback that asyncio runs: steps of tasks, reads, timers."""
+    run = asyncio.Handle._run
+
+    def looked_at(handle: asyncio.Handle) -> None:
+        look()
+        run(handle)
+
+    asyncio.Handle._run = looked_at  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
+
+
+async def settled(is_settled: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so, for a moment at most."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SETTLES
+    while not is_settled() and loop.time() < end:
+        await asyncio.sleep(0)
+
+
+def _tasks_since(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Return the new tasks that run, without those of the test's servers."""
+    return [each for each in asyncio.all_tasks() - before if not (each.done() or _serves(each))]
+
+
+def _serves(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "aiollm/testing/" in code.co_filename
+
+
+def _end(task: asyncio.Task[Any]) -> str:
+    error = task.exception()
+    return f"the result {task.result()!r:.200}" if error is None else f"{error!r:.500}"
