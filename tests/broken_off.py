@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from aiollm import Registry
+
 STUCK = 10.0
 """Seconds after which a call that was cancelled will not end any more."""
 
@@ -61,6 +63,32 @@ async def _is_cancelled_at(call: Callable[[], Awaitable[Any]], at: int, times: i
     await settled(lambda: not _tasks_since(before))
     assert not (tasks := _tasks_since(before)), f"cancelled before callback {at}, it left {tasks}"
     return True
+
+
+async def held(reg: Registry) -> list[str]:
+    """Return what a registry's calls still hold after a moment."""
+    await settled(lambda: not _held(reg))
+    return _held(reg)
+
+
+def _held(reg: Registry) -> list[str]:
+    found = [
+        f"{each.target}: {each.held} slots, {each.waiting} waiting"
+        for each in reg.limits()
+        if each.held or each.waiting
+    ]
+    found += [
+        f"{each.target}: {each.running} running, {each.pending} pending"
+        for each in reg._gate._lines.values()
+        if each.tickets or each.running or each.pending
+    ]
+    transport = reg._resources._transport
+    if transport is not None:
+        found += [f"open: {each}" for each in transport._replies]
+        sessions = (transport._session, transport._fresh)
+        for connector in (each.connector for each in sessions if each is not None):
+            found += [f"acquired: {each}" for each in connector._acquired]
+    return found
 
 
 @contextlib.contextmanager
