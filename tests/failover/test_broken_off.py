@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
 from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
 
-from aiollm import Limits, Registry, tool
-from aiollm.testing import Answer, FakeProvider, FaultServer, ToolCallStep, chat
+from aiollm import Budget, ImageRequest, Limits, Price, Registry
+from aiollm.testing import Answer, FakeProvider, FaultServer, chat, sse
+from aiollm.testing.fake import PIXEL
 from tests.broken_off import cancelled_everywhere, held
 
 ROOM = "?max_concurrency=2&rpm=1000000"
@@ -19,25 +22,29 @@ VECTOR = {"object": "list", "data": [{"index": 0, "embedding": [1.0, 2.0]}], "mo
 MODELS = {"object": "list", "data": [{"id": "m"}]}
 
 
+PNG = base64.b64encode(PIXEL.data).decode()
+
+
 class City(msgspec.Struct):
     name: str
 
 
-def served(**servers: FaultServer) -> Registry:
+def served(stagger: float = 0.0, **servers: FaultServer) -> Registry:
     env = {f"LLM_{name.upper()}": f"openai+{each.url}/v1{ROOM}" for name, each in servers.items()}
-    return Registry(env=env, stagger=0.0, cooldown=0.0)
+    return Registry(env=env, stagger=stagger, cooldown=0.0)
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("spec", ["a/m", "sick/m,a/m", "a/m|b/m", "sick/m|a/m", "a/m&b/m"])
-async def test_a_call_in_a_chain_a_race_or_a_spread(spec, times):
+@pytest.mark.parametrize("stagger", [0.0, 0.001])
+async def test_a_call_in_a_chain_a_race_or_a_spread(spec, stagger, times):
     async with AsyncExitStack() as stack:
         names = {"a": OK, "b": OK, "sick": chat(error={"message": "x"})}
         servers = {
             name: await stack.enter_async_context(FaultServer(script))
             for name, script in names.items()
         }
-        reg = await stack.enter_async_context(served(**servers))
+        reg = await stack.enter_async_context(served(stagger, **servers))
 
         async def call():
             assert (await reg.generate(spec, "hi")).text == "Hello"
@@ -134,72 +141,112 @@ async def test_a_single_request(operation, times):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("operation", ["embed", "rerank", "count", "images", "typed", "run"])
-async def test_every_other_operation(operation, times):
-    entered = left = 0
+async def test_a_stream_of_images(times):
+    kind = "image_generation."
+    draft = {"type": f"{kind}partial_image", "b64_json": PNG, "partial_image_index": 0}
+    whole = {"type": f"{kind}completed", "b64_json": PNG}
+    script = sse((draft["type"], draft), (whole["type"], whole))
+    asked = ImageRequest("a boat", extra={"*": {"stream": True, "partial_images": 1}})
+    async with FaultServer(script) as server, served(a=server) as reg:
 
-    @tool
-    async def slow() -> str:
-        """Take two turns."""
-        nonlocal entered, left
-        entered += 1
-        try:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        finally:
-            left += 1
-        return "well"
-
-    @tool
-    def plain() -> str:
-        """Run in a thread."""
-        return "well"
-
-    async def approve(*_):
-        await asyncio.sleep(0)
-        return True
-
-    async def save(_):
-        await asyncio.sleep(0)
-
-    def script(_, request):
-        last = request.messages[-1]
-        if operation == "typed":
-            return '{"name": "Oslo"}' if len(request.messages) > 1 else '{"nme": 1}'
-        if operation != "run" or last.role == "tool":
-            return "Hello"
-        return [ToolCallStep(name, id=str(at)) for at, name in enumerate(["slow", "slow", "plain"])]
-
-    fake = FakeProvider(name="a", default=None if operation in LONE else script, tokens=5)
-    async with Registry(env={}, cooldown=0.0) as reg:
-        reg.register("a", fake.provider(), limits=FAKE_ROOM)
-
-        async def run():
-            async with reg.run(
-                "a/m", "hi", tools=[slow, plain], save=save, approve=approve
-            ) as running:
-                async for _ in running:
-                    pass
-
-        calls = {
-            "embed": lambda: reg.embed("a/m", ["x"] * 700),
-            "rerank": lambda: reg.rerank("a/m", "q", ["x", "y"]),
-            "count": lambda: reg.count_tokens("a/m", "hi"),
-            "images": lambda: reg.generate_images("a/m", "a boat"),
-            "typed": lambda: reg.generate("a/m", "hi", output=City),
-            "run": run,
-        }
+        async def call():
+            async with reg.stream_images("a/m", asked) as stream:
+                assert len([each async for each in stream]) == 2
 
         async def check():
             found = await held(reg)
-            if fake.running or entered != left:
-                found.append("something still runs")
-            await calls[operation]()
+            await call()
             return found
 
-        await calls[operation]()
-        await cancelled_everywhere(calls[operation], check, times=times)
+        await call()
+        await cancelled_everywhere(call, check, times=times, least=10)
 
 
-LONE = {"embed", "rerank", "count", "images"}
-"""Operations that a fake without a script answers by itself."""
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_call_whose_token_a_callable_gives(is_async, times):
+    numbers = itertools.count()
+
+    def plain():
+        return f"token-{next(numbers)}"
+
+    async def token():
+        await asyncio.sleep(0)
+        return plain()
+
+    async with FaultServer(OK) as server, Registry(env={}, cooldown=0.0) as reg:
+        dsn = f"openai+{server.url}/v1{ROOM}"
+        reg.register("a", dsn, token=token if is_async else plain)
+
+        async def call():
+            if (tokens := reg._resources._tokens) is not None:
+                tokens._kept.clear()
+            await reg.generate("a/m", "hi")
+
+        async def check():
+            found = await held(reg)
+            await call()
+            return found
+
+        await call()
+        await cancelled_everywhere(call, check, times=times, least=10)
+
+
+OTHERS = {
+    "embed": lambda reg, _: reg.embed("a/m", ["x"] * 700),
+    "rerank": lambda reg, _: reg.rerank("a/m", "q", ["x", "y"]),
+    "count": lambda reg, _: reg.count_tokens("a/m", "hi"),
+    "images": lambda reg, _: reg.generate_images("a/m", "a boat"),
+    "session": lambda reg, _: reg.generate("a/m", "hi", session="s"),
+    "budget": lambda reg, budget: reg.generate("a/m", "hi", budget=budget, max_output_tokens=9),
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("operation", OTHERS)
+async def test_every_other_operation(operation, times):
+    fake = FakeProvider(name="a", tokens=5)
+    budget = Budget(usd=1000)
+    async with Registry(env={}, cooldown=0.0, prices={"a/*": Price(10, 100)}) as reg:
+        reg.register("a", fake.provider(), limits=FAKE_ROOM)
+
+        async def call():
+            await OTHERS[operation](reg, budget)
+
+        async def check():
+            found = await held(reg)
+            if fake.running or budget.reserved:
+                found.append("a call still runs, or has money reserved")
+            await call()
+            return found
+
+        await call()
+        await cancelled_everywhere(call, check, times=times)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_typed_answer(is_streamed, times):
+    def script(_, request):
+        is_well = is_streamed or len(request.messages) > 1
+        return '{"name": "Oslo"}' if is_well else '{"nme": 1}'
+
+    fake = FakeProvider(name="a", default=script)
+    async with Registry(env={}, cooldown=0.0) as reg:
+        reg.register("a", fake.provider(), limits=FAKE_ROOM)
+
+        async def call():
+            if not is_streamed:
+                await reg.generate("a/m", "hi", output=City)
+                return
+            async with reg.stream("a/m", "hi", output=City) as stream:
+                async for _ in stream:
+                    pass
+
+        async def check():
+            found = await held(reg)
+            await call()
+            return found
+
+        await call()
+        await cancelled_everywhere(call, check, times=times)
