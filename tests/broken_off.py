@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from aiollm import Registry
+from aiollm import FailoverError, LLMError, Registry
 
 STUCK = 10.0
 """Seconds after which a call that was cancelled will not end any more."""
@@ -41,10 +41,7 @@ async def _is_cancelled_at(call: Callable[[], Awaitable[Any]], at: int, times: i
     """Cancel a call before its callback number `at`; return whether it was not over by then."""
     before = asyncio.all_tasks()
 
-    async def run() -> Any:
-        return await call()
-
-    task = asyncio.get_running_loop().create_task(run())
+    task = asyncio.get_running_loop().create_task(_awaited(call))
     left, was_cancelled = at, False
 
     def look() -> None:
@@ -89,6 +86,46 @@ def _held(reg: Registry) -> list[str]:
         for connector in (each.connector for each in sessions if each is not None):
             found += [f"acquired: {each}" for each in connector._acquired]
     return found
+
+
+async def closed_everywhere(
+    make: Callable[[], Awaitable[tuple[Callable[[], Awaitable[Any]], Callable[[], Any]]]],
+    check: Callable[[], Awaitable[object]],
+) -> None:
+    """Close what a call needs before each of its callbacks in turn, until it ends by itself.
+
+    `make` returns a call and what closes it, in a task of its own. The call ends with its result
+    or an error of ours, no task is left, and `check` returns nothing else that is wrong.
+    """
+    at, was_closed = 0, True
+    while was_closed:
+        call, close = await make()
+        before = asyncio.all_tasks()
+        task = asyncio.get_running_loop().create_task(_awaited(call))
+        closing: list[asyncio.Task[Any]] = []
+        left = at
+
+        def look(task: asyncio.Task[Any] = task, close: Callable[[], Any] = close) -> None:
+            nonlocal left
+            if left == 0 and not task.done():
+                closing.append(task.get_loop().create_task(_awaited(close)))  # noqa: B023
+            left -= 1
+
+        with before_callbacks(look):
+            await asyncio.wait((task, *closing), timeout=STUCK)
+        assert task.done(), f"closed before callback {at}, it does not end: {task!r}"
+        for each in closing:
+            await each
+        assert isinstance(task.exception(), LLMError | FailoverError | None), at
+        await settled(lambda: not _tasks_since(before))  # noqa: B023
+        assert not (tasks := _tasks_since(before)), f"closed before callback {at}, it left {tasks}"
+        found = await check()
+        assert not found, f"closed before callback {at}: {found}"
+        at, was_closed = at + 1, bool(closing)
+
+
+async def _awaited(call: Callable[[], Awaitable[Any]]) -> Any:
+    return await call()
 
 
 @contextlib.contextmanager

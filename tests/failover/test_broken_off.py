@@ -13,7 +13,7 @@ import pytest
 from aiollm import Budget, ImageRequest, Limits, Price, Registry
 from aiollm.testing import Answer, FakeProvider, FaultServer, chat, sse
 from aiollm.testing.fake import PIXEL
-from tests.broken_off import cancelled_everywhere, held
+from tests.broken_off import cancelled_everywhere, closed_everywhere, held
 
 ROOM = "?max_concurrency=2&rpm=1000000"
 FAKE_ROOM = Limits(rpm=1_000_000, max_concurrency=2)
@@ -79,6 +79,30 @@ async def test_the_first_call_which_opens_everything():
 
         await cancelled_everywhere(call, check, least=10)
         await check()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("spec", ["a/m", "a/m|b/m"])
+async def test_a_call_whose_registry_is_closed(spec, is_first):
+    async with FaultServer(OK) as a, FaultServer(OK) as b:
+        made = []
+
+        async def make():
+            reg = served(a=a, b=b)
+            made.append(reg)
+            if not is_first:
+                await reg.generate(spec, "hi")
+            return lambda: reg.generate(spec, "hi"), reg.aclose
+
+        async def check():
+            reg = made.pop()
+            found = await held(reg)
+            await reg.aclose()
+            await a.wait_idle()
+            await b.wait_idle()
+            return found
+
+        await closed_everywhere(make, check)
 
 
 @pytest.mark.parametrize("times", [1, 2])
