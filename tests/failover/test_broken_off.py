@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aiollm import Budget, ImageRequest, Limits, Price, Registry
-from aiollm.testing import Answer, FakeProvider, FaultServer, chat, sse
+from aiollm.testing import Answer, Cut, FakeProvider, FaultServer, Stale, chat, sse
 from aiollm.testing.fake import PIXEL
 from tests.broken_off import cancelled_everywhere, closed_everywhere, held
 
@@ -79,6 +79,45 @@ async def test_the_first_call_which_opens_everything():
 
         await cancelled_everywhere(call, check, least=10)
         await check()
+
+
+FAULTS = {
+    "asked again": Answer(500, {}, {"error": {"message": "x"}}),
+    "paced": Answer(429, {"retry-after-ms": "3"}, {"error": {"message": "x"}}),
+    "sent again": Stale(OK),
+    "restarted": Cut(400),
+    "in line": OK,
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_call_that_waits_or_begins_anew(fault, times):
+    asked = 0
+
+    def script(_):
+        nonlocal asked
+        asked += 1
+        return FAULTS[fault] if asked % 2 else OK
+
+    async with FaultServer(script) as a, FaultServer(OK) as b, served(a=a, b=b) as reg:
+
+        async def call():
+            nonlocal asked
+            asked = 0
+            count = 3 if fault == "in line" else 1
+            spec = "a/m,b/m" if fault == "restarted" else "a/m"
+            calls = (reg.generate(spec, "hi", on_interrupt="restart") for _ in range(count))
+            await asyncio.gather(*calls)
+
+        async def check():
+            found = await held(reg)
+            reg.reset_health()
+            await reg.generate("b/m", "hi")
+            return found
+
+        await call()
+        await cancelled_everywhere(call, check, times=times, least=10)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
