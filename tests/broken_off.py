@@ -43,15 +43,17 @@ async def _is_cancelled_at(call: Callable[[], Awaitable[Any]], at: int, times: i
 
     task = asyncio.get_running_loop().create_task(_awaited(call))
     left, was_cancelled = at, False
+    cancelled = [task]
 
     def look() -> None:
         nonlocal left, was_cancelled
         if -times < left <= 0:
-            was_cancelled = task.cancel() or was_cancelled
+            was_cancelled = cancelled[0].cancel() or was_cancelled
         left -= 1
 
     with before_callbacks(look):
         await asyncio.wait((task,), timeout=STUCK)
+    cancelled.clear()  # `look` may live on, but not the frames of the call's error
     assert task.done(), f"cancelled before callback {at}, it does not end: {task!r}"
     if not was_cancelled:
         task.result()

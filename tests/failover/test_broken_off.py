@@ -145,7 +145,7 @@ async def test_a_call_whose_registry_is_closed(spec, is_first):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("way", ["ready", "left", "closed", "closed before"])
+@pytest.mark.parametrize("way", ["ready", "watched", "closed", "closed before"])
 async def test_each_way_of_reading_a_stream(way, times):
     async with FaultServer(OK) as server, served(a=server) as reg:
 
@@ -155,11 +155,11 @@ async def test_each_way_of_reading_a_stream(way, times):
                 async for _ in stream.heartbeat(60):
                     pass
 
-        async def left():
-            stream = reg.stream("a/m", "hi")
-            await stream.ready()
-            async for _ in stream.heartbeat(60):
-                pass
+        async def watched():
+            async with reg.stream("a/m", "hi") as stream:
+                await stream.ready()
+                async for _ in stream.heartbeat(60):
+                    pass
 
         async def closed(first=True):
             async with reg.stream("a/m", "hi") as stream:
@@ -171,14 +171,14 @@ async def test_each_way_of_reading_a_stream(way, times):
                     await stream.aclose()
                 finally:
                     reader.cancel()
-                    await asyncio.wait((reader,))
+                    await asyncio.gather(reader, return_exceptions=True)
 
         async def check():
             found = await held(reg)
             await reg.generate("a/m", "hi")
             return found
 
-        ways = {"ready": ready, "left": left, "closed": closed}
+        ways = {"ready": ready, "watched": watched, "closed": closed}
         ways["closed before"] = lambda: closed(first=False)
         await cancelled_everywhere(ways[way], check, times=times)
 
