@@ -258,8 +258,12 @@ class Resources:
                 self._pool = made
         return self._pool
 
-    async def preload(self) -> None:
-        """Make what the first call would make. Raises: ClosedError, ConfigError."""
+    async def preload(self, load: Callable[[], object]) -> None:
+        """Make what the first call would make, and call `load` in a thread.
+
+        Raises: ClosedError, ConfigError.
+        """
+        await _in_thread(load)
         await self.open_transport()
         await self.open_pool()
         if self._book is not None:
@@ -378,6 +382,7 @@ def _new_pool(workers: int | None, max_pixels: int) -> MediaPool:
 def _new_transport() -> HttpTransport:
     from aiollm._http.aiohttp_tuning import system_context
     from aiollm._http.local_faults import trusts_anyone
+    from aiollm._http.streaming import stream  # noqa: F401 - for the first call
     from aiollm._http.transport import HttpTransport
 
     context = system_context()

@@ -301,10 +301,10 @@ class Registry(WholeAnswers, Retrieval, Names):
         These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It joins
         a fleet and loads prices, if any. Nothing is sent out. Raises: SpecError, ConfigError.
         """
-        providers = {} if spec is None else self._catalog.providers_of(self.parse(spec))
-        await self._resources.preload()
-        for provider in providers.values():
-            provider.codec.decoder()
+        plan = None if spec is None else self.parse(spec)
+        await self._resources.preload(partial(self._catalog.load, plan.targets if plan else ()))
+        if plan is not None:
+            self._catalog.providers_of(plan)
 
     async def load_models(
         self, spec: str | Plan | None = None, *, timeouts: Timeouts | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,6 +24,9 @@ from aiollm.types import TextPart, Tool, ToolCallPart, ToolResultPart, _shown
 _REFUSED = "not run: it was not approved"
 _WAITS = "not run: it waits for approval"
 _UNKNOWN = "the program ended while this call ran: whether it took effect is not known"
+
+A_TURN = 64
+"""Calls that are started between two turns of the event loop; each takes some 20 us."""
 
 
 class ApprovalNeeded(msgspec.Struct, frozen=True):
@@ -70,21 +73,44 @@ class GuardedCalls(ToolCalls):
 
     def start(self) -> None:
         """Start all calls that may run; the others start when they are approved."""
+        if len(self._calls) <= A_TURN:
+            self._ask_about(self._started(range(len(self._calls))))
+        else:
+            self._in_background(self._start_in_turns())
+
+    async def _start_in_turns(self) -> None:
+        """Start many calls, with turns for others between them."""
         held: list[tuple[int, Tool, Bound]] = []
-        for index, call in enumerate(self._calls):
-            if index in self._results or (found := self._found(index, call)) is None:
+        for at in range(0, len(self._calls), A_TURN):
+            held += self._started(range(at, min(at + A_TURN, len(self._calls))))
+            await asyncio.sleep(0)
+        self._ask_about(held)
+
+    def _started(self, indices: Iterable[int]) -> list[tuple[int, Tool, Bound]]:
+        """Start those of these calls that may run; return the others."""
+        held: list[tuple[int, Tool, Bound]] = []
+        for index in indices:
+            if index in self._results:
+                continue
+            if (found := self._found(index, self._calls[index])) is None:
                 continue
             if self._is_held(index, found[0]):
                 held.append((index, *found))
             else:
                 self._launch(index, *found)
+        return held
+
+    def _ask_about(self, held: list[tuple[int, Tool, Bound]]) -> None:
         if held:
             for index, *_ in held:
                 self._states[index] = "waiting"
             held.sort(key=lambda each: self._calls[each[0]].id not in self._approvals)
-            task = asyncio.create_task(self._decide(held))
-            task.add_done_callback(self._decided)
-            self._tasks.append(task)
+            self._in_background(self._decide(held))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._decided)
+        self._tasks.append(task)
 
     @property
     def waiting(self) -> tuple[ToolCallPart, ...]:

@@ -119,6 +119,11 @@ class MapRun(Generic[T]):
             self._output = output = OutputFile(self._plan.into, self._fail)
             try:
                 await output.open(self._plan.run, keys, resume=self._plan.resume)
+            except asyncio.CancelledError:
+                output.close()
+                # Until it is closed, no other run can open it. A second cancellation may end this.
+                await output.gone()
+                raise
             except BaseException:
                 output.close()
                 raise

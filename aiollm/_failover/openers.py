@@ -96,6 +96,8 @@ class TargetOpener(ABC):
 
     def forget(self, error: BaseException) -> None:
         """Clear the variables of the frames that a cancellation has ended: they hold answers."""
+        if isinstance(error, GeneratorExit):
+            return  # nobody gets it; and a program that ends cannot import any more
         from aiollm._wire.redaction import forget_variables  # for failures alone
 
         forget_variables(error)

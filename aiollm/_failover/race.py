@@ -75,7 +75,8 @@ class Race:
         try:
             items = await _until_output(attempt)
         except Exception as error:  # noqa: BLE001 - classified below
-            if not self._candidates.policy.moves_on(error) or is_total(error):
+            ends_it = not self._candidates.policy.moves_on(error) or is_total(error)
+            if ends_it and self.winner is None:
                 self.fatal = self.fatal or error
                 scope.cancel()
             else:

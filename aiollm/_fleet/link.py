@@ -7,6 +7,7 @@ Replies come in the order of the commands; what others publish comes between the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,11 @@ Argument: TypeAlias = bytes | str | int | float
 
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two attempts to connect; doubled, with jitter, so that no fleet comes at once."""
+
+
+A_TURN = 32
+"""Replies and messages between two turns of the event loop: in a large fleet, a read may hold a
+thousand."""
 
 
 class Push(list[Any]):
@@ -190,7 +196,9 @@ class Link:
 
         parser: Any = connection._parser  # noqa: SLF001 - as redis-py's own PubSub does
         parser.set_pubsub_push_handler(_as_push)
-        while True:
+        for count in itertools.count():
+            if count % A_TURN == 0:
+                await asyncio.sleep(0)
             try:
                 reply = await connection.read_response(disable_decoding=True, push_request=True)
             except ResponseError as error:

@@ -231,6 +231,21 @@ def leave(session: aiohttp.ClientSession) -> None:
         connector._closed = True  # noqa: SLF001 - nothing else keeps the collector from it
 
 
+def end(session: aiohttp.ClientSession) -> None:
+    """Close a session's connections without waiting; its loop need not run."""
+    connector = session.connector
+    session.detach()  # or the session would warn that it was not closed
+    if connector is None:
+        return
+    # When its close() first waits, all connections are closed.
+    steps: Any = connector.close().__await__()
+    try:
+        steps.send(None)
+    except StopIteration:
+        return
+    steps.close()
+
+
 class Request(aiohttp.ClientRequest):
     """Writes a small body without a task.
 

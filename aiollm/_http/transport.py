@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
 
@@ -17,6 +17,7 @@ from aiollm._http.aiohttp_tuning import (
     Pieces,
     SendNotes,
     SocketConnector,
+    end,
     has_bytes,
     in_pieces,
     leave,
@@ -399,8 +400,14 @@ class HttpTransport:
         self._leave_to_parent()
         self._closed = True
         self._close_replies()
-        for session in self._take_sessions():
-            await session.close()
+        sessions = self._take_sessions()
+        try:
+            while sessions:
+                await sessions[-1].close()
+                sessions.pop()
+        finally:
+            for each in sessions:  # closing was cancelled
+                end(each)
 
     def _take_sessions(self) -> list[aiohttp.ClientSession]:
         sessions = [self._session, self._fresh, self._public, *self._sockets.values()]
@@ -420,19 +427,7 @@ class HttpTransport:
         if self._loop is not None and not self._loop.is_closed():
             self._close_replies()
         for session in self._take_sessions():
-            connector = session.connector
-            session.detach()  # or the session would warn that it was not closed
-            if connector is not None:
-                _first_step(connector.close())
-
-
-def _first_step(closing: Any) -> None:
-    """Run a connector's close() until it first waits; all connections are closed by then."""
-    try:
-        closing.send(None)
-    except StopIteration:
-        return
-    closing.close()
+            end(session)
 
 
 @functools.lru_cache(16)

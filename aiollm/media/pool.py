@@ -192,11 +192,14 @@ class MediaPool:
         job.future.add_done_callback(wake)
         try:
             await mine
+        except BaseException:
+            if job.waiting == 1 and self._jobs.get(key) is job:
+                del self._jobs[key]
+                if not job.future.done():
+                    self._workers.give_up(job)
+            raise
         finally:
             job.waiting -= 1
-            if not job.waiting and not job.future.done():
-                del self._jobs[key]
-                self._workers.give_up(job)
 
     def _result(self, key: Key, job: Job) -> FittedImage:
         first = self._jobs.pop(key, None) is job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from types import UnionType
 from typing import Any, TypeAlias
@@ -204,6 +205,15 @@ class Catalog:
         """Resolve all targets of a plan. Raises: ConfigError."""
         return {target: self._resolve(target.provider) for target in plan.targets}
 
+    def load(self, targets: Iterable[Target]) -> None:
+        """Import what the codecs of targets need; another thread may do so.
+
+        A fault of a provider is left to whoever asks for it, and so are schemes of others.
+        """
+        for name in {each.provider for each in targets}:
+            with suppress(ConfigError):
+                (self._coded.get(name) or self._new_row(name, {})).codec.decoder()
+
     def timeouts_of(self, provider: Provider) -> Timeouts:
         """Return a provider's deadlines: the options of its DSN, else those of the registry."""
         options = provider.options
@@ -233,16 +243,17 @@ class Catalog:
         provider = self._coded.get(name) or self._resolved.get(name)
         if provider is not None:
             return provider
+        self._resolved[name] = provider = self._proxied(self._new_row(name, self._schemes))
+        return provider
+
+    def _new_row(self, name: str, schemes: Mapping[str, SchemeFactory]) -> Provider:
         variable = self._variable(name)
         if self._is_dsn(variable):
-            provider = self._from_dsn(name, self._variable_value(variable) or "", variable)
-        elif name in BUILTINS:
-            provider = builtin(name, self._env)
-        else:
-            hint = did_you_mean(closest(name, self.providers()))
-            raise ConfigError(f"unknown provider {name!r}: set {variable} or register it{hint}")
-        self._resolved[name] = provider = self._proxied(provider)
-        return provider
+            return self._from_dsn(name, self._variable_value(variable) or "", variable, schemes)
+        if name in BUILTINS:
+            return builtin(name, self._env)
+        hint = did_you_mean(closest(name, self.providers()))
+        raise ConfigError(f"unknown provider {name!r}: set {variable} or register it{hint}")
 
     def _made(self, name: str, provider: Provider | str, settings: Mapping[str, Any]) -> Provider:
         """Return a provider that is registered in code, with its settings."""
@@ -255,7 +266,8 @@ class Catalog:
             row: Any = provider
             if isinstance(provider, str):
                 del row
-                row = self._from_dsn(name, provider, f"provider {name!r}", given.get("token"))
+                variable = f"provider {name!r}"
+                row = self._from_dsn(name, provider, variable, self._schemes, given.get("token"))
             _check_type(row, Provider, f"provider {name!r} must be a Provider or a DSN")
             return self._proxied(_with(row, given))
         finally:
@@ -274,7 +286,12 @@ class Catalog:
             raise
 
     def _from_dsn(
-        self, name: str, text: str, variable: str, token: Secret | None = None
+        self,
+        name: str,
+        text: str,
+        variable: str,
+        schemes: Mapping[str, SchemeFactory],
+        token: Secret | None = None,
     ) -> Provider:
         try:
             dsn = parse_dsn(text, variable)
@@ -282,7 +299,7 @@ class Catalog:
             del text  # tools show the variables of the frames that an error passes
         if token is not None:
             dsn = msgspec.structs.replace(dsn, token=token)
-        factory = self._schemes.get(dsn.scheme)
+        factory = schemes.get(dsn.scheme)
         if factory is not None:
             provider = factory(name, dsn)
             _check_type(provider, Provider, f"scheme {dsn.scheme!r} must make a Provider")

@@ -38,9 +38,6 @@ PRIVATE_HEADERS = frozenset(
 )
 """Headers that identify the sender; they are masked."""
 
-_USUAL_HEADERS = frozenset({"accept", "content-type", "host", "user-agent"})
-"""Headers whose values are never credentials, however long they are."""
-
 SECRET_QUERY = frozenset({"access_token", "api_key", "apikey", "key", "sig", "token"})
 """Query parameters whose values are credentials."""
 
@@ -107,8 +104,8 @@ def mask_payload(data: bytes, encoding: str, redactor: Redactor) -> bytes:
         raise ValueError(f"a body is encoded as {encoding!r}: keys in it cannot be masked")
     plain = _inflated(data)
     masked_plain = mask_payload(plain, "", redactor)
-    if masked_plain == plain:
-        return data
+    if masked_plain == plain and not redactor.spans(data):
+        return data  # nor is a key in what comes with compressed bytes, such as a file's name
     wbits = zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS + 16
     packer = zlib.compressobj(wbits=wbits)
     return packer.compress(masked_plain) + packer.flush()

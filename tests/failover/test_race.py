@@ -10,11 +10,12 @@ from aiollm import (
     ConfigError,
     ContentFilterError,
     FailoverError,
+    Limits,
     Target,
     Timeouts,
 )
 from aiollm._failover.attempt import ActiveAttempt
-from aiollm.testing import Answer, Cut, Gate, Hang, chat
+from aiollm.testing import Answer, Cut, FakeProvider, Gate, Hang, chat
 
 OK = chat("Hel", "lo")
 HANG = 1000.0
@@ -124,6 +125,27 @@ async def test_an_error_that_stays_ends_the_race(serve, registry):
     with pytest.raises(ContentFilterError):
         await registry({"a": slow, "b": bad}).stream("a/m|b/m", "hi", stagger=0.0).collect()
     await slow.wait_closed()
+
+
+@pytest.mark.parametrize("spec", ["well/m|bad/m", "bad/m|well/m"])
+async def test_an_error_that_stays_and_an_output_at_the_same_time_leave_no_slot(registry, spec):
+    gate = Gate()
+    well = FakeProvider(default=[gate, "Hello"], name="well")
+    bad = FakeProvider(default=[gate, ContentFilterError("no")], name="bad")
+    reg = registry({})
+    for fake in (well, bad):
+        reg.register(fake.name, fake.provider(), limits=Limits(max_concurrency=1))
+    task = asyncio.create_task(reg.generate(spec, "hi", stagger=0.0))
+    await well.wait_calls()
+    await bad.wait_calls()
+    gate.open()
+    await asyncio.wait((task,))
+    if spec.startswith("well"):
+        assert task.result().text == "Hello", "who is first has won"
+    else:
+        assert isinstance(task.exception(), ContentFilterError)
+    assert [each.held for each in reg.limits()] == [0, 0]
+    assert well.running == bad.running == 0
 
 
 async def test_a_cooling_target_takes_no_part(serve, registry):

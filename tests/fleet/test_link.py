@@ -6,6 +6,7 @@ A proxy before a real server cuts and mixes what it sends.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -14,6 +15,7 @@ import pytest
 from aiollm._fleet import link, member
 from aiollm.testing import FaultServer, chat
 from tests.fleet.conftest import until
+from tests.turns import turns
 
 
 class Proxy:
@@ -198,3 +200,18 @@ async def test_a_server_that_is_none_keeps_no_call_waiting(
     assert reg.fleet.state == "away"
     proxy.instead = None
     await until(lambda: reg.fleet.state == "linked")
+
+
+async def test_others_run_between_messages_that_come_at_once(redis, members, proxy, server):
+    reg = members(url_of(redis, proxy), {"a": server})
+    await reg.generate("a/m", "hi")
+    await until(lambda: reg.fleet.state == "linked")
+    connected = reg._resources._member._link
+    hear, heard = connected._hear, []
+    channel = reg._resources._member.channel.encode()
+    message = b">3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$1\r\n1\r\n" % (len(channel), channel)
+    async with turns() as seen:
+        connected._hear = lambda said: (heard.append(len(seen)), hear(said))
+        proxy.inject(message * 1000)
+        await until(lambda: len(heard) >= 1000)
+    assert max(Counter(heard).values()) <= 2 * link.A_TURN

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiollm import ClosedError
+from tests.broken_off import cancelled_everywhere
 
 
 class Stepped(Coroutine[Any, Any, Any]):
@@ -82,3 +83,21 @@ async def test_a_start_that_is_broken_off_at_any_step_leaves_nothing(served, how
         assert tasks[0].cancelled() or isinstance(tasks[0].exception(), ClosedError | None), at
         assert asyncio.all_tasks() <= before, at
     assert steps >= 20
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_call_that_is_broken_off_before_any_callback_leaves_the_server_to_others(
+    served, times
+):
+    server = served()
+
+    async def call():
+        await server.call("echo", {"text": "x"})
+
+    async def check():
+        await call()
+        return server.status.starts - 1
+
+    await call()
+    await cancelled_everywhere(call, check, times=times)
+    await server.close()

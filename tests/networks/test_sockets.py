@@ -10,6 +10,7 @@ import pytest
 
 from aiollm import ConfigError, FailoverError, LocalError, Registry
 from aiollm.testing import chat
+from tests.broken_off import cancelled_everywhere
 
 
 @asynccontextmanager
@@ -75,6 +76,44 @@ async def test_two_sockets_are_two_servers(serve, registry, tmp_path):
         response = await reg.generate("bad/m,good/m", "hi")
         assert response.target.provider == "good"
         await reg.aclose()
+
+
+async def test_a_registry_that_is_dropped_closes_its_connections_to_sockets(serve, tmp_path):
+    server = await serve(chat("well"))
+    socket = tmp_path / "a.sock"
+    async with listening(socket, server.port):
+        reg = Registry(env={"LLM_BOX": f"openai+unix://{socket}"})
+        assert (await reg.generate("box/m", "hi")).text == "well"
+        with pytest.warns(ResourceWarning, match="a Registry was not closed"):
+            del reg
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_closing_a_registry_that_is_cancelled_anywhere_closes_all_its_connections(
+    serve, registry, tmp_path, times
+):
+    server = await serve(chat("well"))
+    socket = tmp_path / "a.sock"
+    async with listening(socket, server.port):
+        dsns = {"box": f"openai+unix://{socket}", "host": f"openai+{server.url}/v1"}
+        regs = [registry(dsns)]
+
+        async def begin():
+            for spec in ("box/m", "host/m"):
+                assert (await regs[-1].generate(spec, "hi")).text == "well"
+
+        async def check():
+            await regs[-1].aclose()  # it may have been cancelled before it began
+            await server.wait_idle()
+            regs.append(registry(dsns))
+            await begin()
+
+        async def call():
+            await regs[-1].aclose()
+
+        await begin()
+        await cancelled_everywhere(call, check, times=times, least=2)
 
 
 async def test_nobody_listening_and_a_path_that_is_too_long_are_named(registry, tmp_path):

@@ -39,6 +39,8 @@ def responses(form: str) -> dict[str, bytes]:
     line = form.encode("ascii", "ignore").replace(b"\n", b"")
     one, two = halves(f'{{"error": "wrong key {form}"}}')
     zipped = gzip.compress(b"wrong key " + text)
+    unnamed = gzip.compress(b"well")
+    named = unnamed[:3] + b"\x08" + unnamed[4:10] + line.replace(b"\0", b"") + b"\0" + unnamed[10:]
     hints = (
         b"HTTP/1.1 103 Early Hints\r\nLink: <" + line + b">\r\nset-cookie: a=" + line + b"\r\n\r\n"
     )
@@ -61,6 +63,7 @@ def responses(form: str) -> dict[str, bytes]:
         "gzip": of_length(b"content-encoding: gzip\r\n", zipped),
         "gzip in chunks": OK + b"content-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
         + chunked(zipped[:9], zipped[9:]),
+        "gzip of a file with a name": of_length(b"content-encoding: gzip\r\n", named),
         "deflate": of_length(b"content-encoding: deflate\r\n", zlib.compress(text)),
         "deltas": OK + b"transfer-encoding: chunked\r\n\r\n" + chunked(*deltas),
     }  # fmt: skip

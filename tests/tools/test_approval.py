@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -25,9 +26,11 @@ from aiollm import (
     tool,
     user,
 )
+from aiollm._agent.approval import A_TURN
 from aiollm._validation import check
 from aiollm.events import ApprovalAsked, ApprovalDecided, RunEnded
 from aiollm.testing import FakeProvider, Gate, tool_call
+from tests.turns import turns
 
 
 class Desk:
@@ -281,3 +284,31 @@ async def test_a_run_that_waits_is_no_circle_and_goes_with_its_last_reference(ov
         assert seen() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("approve", [None, True])
+async def test_others_run_while_hundreds_of_calls_are_started(over, approve):
+    asked: list[str] = []
+    ran: list[int] = []
+
+    @tool(approve=approve)
+    async def work(number: int) -> str:
+        """Work."""
+        ran.append(len(seen))
+        return str(number)
+
+    def hook(call: ToolCallPart) -> bool:
+        asked.append(call.id)
+        return True
+
+    ids = [f"c{number}" for number in range(500)]
+    calls = [tool_call("work", {"number": at}, id=each) for at, each in enumerate(ids)]
+    reg = over(FakeProvider([calls], "done"))
+    options: dict[str, Any] = {} if approve is None else {"approve": hook}
+    async with turns() as seen:
+        run = reg.run("fake/m", "hi", tools=[work], max_parallel=500, **options)
+        assert (await run.collect()).text == "done"
+    results = run.messages[2].parts
+    assert [part.content[0].text for part in results] == [str(at) for at in range(500)]
+    assert asked == ([] if approve is None else ids)
+    assert max(Counter(ran).values()) <= 2 * A_TURN

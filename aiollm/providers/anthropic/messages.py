@@ -154,7 +154,8 @@ def _check_prefill(last: Block, facts: Model) -> None:
         raise UnsupportedError(
             "this model does not continue an assistant message: end with a user message"
         )
-    final["text"] = final["text"].rstrip()
+    # A new block, for it may be the caller's own, of a part that goes back as it came.
+    last["content"][-1] = final | {"text": final["text"].rstrip()}
 
 
 def container(request: Request) -> str:

@@ -304,9 +304,11 @@ def _structured(text: str, *, is_error: bool) -> dict[str, Any] | msgspec.Raw:
 
 def _sign_first_call(wires: list[dict[str, Any] | None]) -> None:
     """Sign a step that another model made with the placeholder; its first call needs one."""
-    first = next((wire for wire in wires if wire and "functionCall" in wire), None)
-    if first is not None:
-        first.setdefault(SIGNATURE, SKIP_SIGNATURE)
+    for place, wire in enumerate(wires):
+        if wire and "functionCall" in wire:
+            # A new one, for it may be the caller's own, of a part that goes back as it came.
+            wires[place] = {SIGNATURE: SKIP_SIGNATURE} | wire
+            return
 
 
 def image_part(part: ImagePart) -> dict[str, Any]:

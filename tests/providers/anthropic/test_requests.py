@@ -172,6 +172,14 @@ def test_a_users_own_parts_are_sent() -> None:
     assert "google" in http.warnings[0]
 
 
+def test_a_last_block_of_an_unknown_form_is_trimmed_without_changing_the_callers_part() -> None:
+    block = {"type": "text", "text": "So  "}
+    mine = OpaquePart(ProviderData("anthropic", {"block": block}))
+    sent = turns(user("hi"), assistant(mine), model="claude-haiku-4-5")
+    assert sent[-1]["content"] == [{"type": "text", "text": "So"}]
+    assert block == {"type": "text", "text": "So  "}
+
+
 def test_results_hold_documents_and_search_results() -> None:
     found = {"type": "search_result", "source": "https://x", "title": "X", "content": []}
     mine = OpaquePart(ProviderData("anthropic", {"block": found}))

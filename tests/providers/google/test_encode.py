@@ -474,6 +474,13 @@ def test_a_part_of_another_kind_goes_back_as_it_came() -> None:
     assert turns[1]["parts"] == [part]
 
 
+def test_a_call_of_an_unknown_form_is_excused_without_changing_the_callers_part() -> None:
+    part = {"functionCall": {"name": "f", "args": {}}}
+    turns = contents(user("hi"), assistant(OpaquePart(own(part=part))), user("go"))
+    assert turns[1]["parts"] == [part | {"thoughtSignature": SKIP}]
+    assert part == {"functionCall": {"name": "f", "args": {}}}
+
+
 def test_arguments_that_are_no_json_object_are_sent_as_nothing_with_a_warning() -> None:
     cut = ToolCallPart("x", "f", '{"a":', valid=False)
     sent = http(asked(assistant(cut), tool_results(result("x", ""))))
