@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
+from aiollm._wire.runs import EventRuns, NamedData, Run
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
@@ -53,8 +53,6 @@ from aiollm.types import (
 _DELTA = b"content_block_delta"
 _PING = b"ping"
 
-Frame: TypeAlias = tuple[bytes, bytes]
-
 
 class _Block:
     """An open content block: its kind, and the state that is not emitted yet."""
@@ -96,8 +94,12 @@ class AnthropicDecoder:
         self._plain = False
         self._stop = ""
 
-    def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
+    def feed(self, frames: Sequence[NamedData], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
+        if type(frames) is Run:
+            name, run = frames[0]
+            rest = self._texts(run, out) if name == _DELTA and self._plain else run
+            frames = [(name, data) for data in rest]
         for name, data in frames:
             if self._plain and (name == _DELTA or not name):
                 try:
@@ -113,11 +115,26 @@ class AnthropicDecoder:
             if name != _PING:
                 self._event(name, data, out)
 
+    def _texts(self, run: list[bytes], out: list[Item]) -> Sequence[bytes]:
+        """Decode the data of events as long as they have only text; return what follows."""
+        decode, append = PLAIN.decode, out.append
+        rest = iter(run)
+        for data in rest:
+            try:
+                text = decode(data).delta.text
+            except (ValueError, RecursionError):
+                self._plain = False
+                return [data, *rest]
+            if text:
+                append(TextDelta(text))
+        return ()
+
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""
         if body.lstrip()[:5] in (b"data:", b"event"):
-            framer = NamedSSE()
-            self.feed([*framer.feed(body), *framer.close()], out)
+            framer = EventRuns()
+            self.feed(framer.feed(body), out)
+            self.feed(framer.close(), out)
             self.close(out)
             return
         message = decode(body, MESSAGE)
@@ -144,7 +161,13 @@ class AnthropicDecoder:
         self._end(out)
 
     def _event(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        event = self._decode(data)
+        if self._joiner is None:
+            try:
+                event = EVENT.decode(data)
+            except (ValueError, RecursionError):
+                event = self._odd(data)
+        else:
+            event = self._odd(data)
         match event.type or name.decode("ascii", "replace"):
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
@@ -169,12 +192,8 @@ class AnthropicDecoder:
                 # Anthropic may add events at any time.
                 return
 
-    def _decode(self, data: bytes) -> Event:
-        if self._joiner is None:
-            try:
-                return EVENT.decode(data)
-            except (ValueError, RecursionError):
-                pass  # another server may write it differently than Anthropic
+    def _odd(self, data: bytes) -> Event:
+        """Decode what another server may write differently than Anthropic. Raises: ProtocolError."""
         if data[:1] != b"{" and self._is_none(data):
             return Event("ping")
         self._plain = False
