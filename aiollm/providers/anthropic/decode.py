@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -15,11 +15,11 @@ from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (
     EVENT,
     MESSAGE,
-    PLAIN,
     Counts,
     Delta,
     Event,
     Message,
+    decode_plain,
     usage_of,
 )
 from aiollm.providers.decoding import (
@@ -103,7 +103,7 @@ class AnthropicDecoder:
         for name, data in frames:
             if self._plain and (name == _DELTA or not name):
                 try:
-                    text = PLAIN.decode(data).delta.text
+                    text = decode_plain(data).delta.text
                 except (ValueError, RecursionError):
                     self._plain = False
                 else:
@@ -117,11 +117,11 @@ class AnthropicDecoder:
 
     def _texts(self, run: list[bytes], out: list[Item]) -> Sequence[bytes]:
         """Decode the data of events as long as they have only text; return what follows."""
-        decode, append = PLAIN.decode, out.append
+        append = out.append
         rest = iter(run)
         for data in rest:
             try:
-                text = decode(data).delta.text
+                text = decode_plain(data).delta.text
             except (ValueError, RecursionError):
                 self._plain = False
                 return [data, *rest]
@@ -161,13 +161,7 @@ class AnthropicDecoder:
         self._end(out)
 
     def _event(self, name: bytes, data: bytes, out: list[Item]) -> None:
-        if self._joiner is None:
-            try:
-                event = EVENT.decode(data)
-            except (ValueError, RecursionError):
-                event = self._odd(data)
-        else:
-            event = self._odd(data)
+        event = self._decode(data)
         match event.type or name.decode("ascii", "replace"):
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
@@ -192,8 +186,12 @@ class AnthropicDecoder:
                 # Anthropic may add events at any time.
                 return
 
-    def _odd(self, data: bytes) -> Event:
-        """Decode what another server may write differently than Anthropic. Raises: ProtocolError."""
+    def _decode(self, data: bytes) -> Event:
+        if self._joiner is None:
+            try:
+                return EVENT.decode(data)
+            except (ValueError, RecursionError):
+                pass  # another server may write it differently than Anthropic
         if data[:1] != b"{" and self._is_none(data):
             return Event("ping")
         self._plain = False

@@ -124,7 +124,7 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-PLAIN = msgspec.json.Decoder(Plain)
+decode_plain = msgspec.json.Decoder(Plain).decode
 EVENT = msgspec.json.Decoder(Event)
 MESSAGE = msgspec.json.Decoder(Message)
 _NO_COUNTS = Counts()

@@ -149,7 +149,7 @@ class Blob(_Wire):
 NULL = msgspec.Raw(b"null")
 
 CHUNK = msgspec.json.Decoder(Chunk)
-PLAIN = msgspec.json.Decoder(Plain)
+decode_plain = msgspec.json.Decoder(Plain).decode
 
 _BLOB = msgspec.json.Decoder(Blob | None)
 

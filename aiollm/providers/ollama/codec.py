@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.body import json_body
-from aiollm._wire.runs import LineRuns
 from aiollm._wire.lenient import decode, mend
+from aiollm._wire.runs import LineRuns
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider

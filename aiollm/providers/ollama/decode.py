@@ -90,8 +90,8 @@ class _Text(msgspec.Struct, gc=False):
 
 
 _LINE = msgspec.json.Decoder(_Line)
-_TEXT = msgspec.json.Decoder(_Text)
-_PLAIN = msgspec.json.Decoder(_Plain)
+_decode_texts = msgspec.json.Decoder(_Text).decode_lines
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 MAX_BLANK = 4096
@@ -125,7 +125,7 @@ class OllamaDecoder:
         for frame in frames:
             if self._joiner is None:
                 try:
-                    line = _PLAIN.decode(frame)
+                    line = _decode_plain(frame)
                 except (ValueError, RecursionError):
                     pass
                 else:
@@ -143,7 +143,7 @@ class OllamaDecoder:
         """Decode lines that have only text at once, if all are such; else return them."""
         if self._joiner is None:
             try:
-                lines = _TEXT.decode_lines(block)
+                lines = _decode_texts(block)
             except (ValueError, RecursionError):
                 pass
             else:
