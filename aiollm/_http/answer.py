@@ -143,8 +143,8 @@ class Answer:
     def _first_slice(self, data: bytes) -> bytes:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
         if len(data) > PIECE and self._read is None:
-            self._arrived, self._coming = _nothing, None
-            self._read = Turns(self._reply.read, data[FIRST:], FIRST, PIECE).read
+            turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
+            self._arrived, self._coming, self._read = turns.take, None, turns.read
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:

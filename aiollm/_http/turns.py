@@ -48,20 +48,30 @@ class Turns:
         self._left = 0 if data else TURN
         self._since = self._spent = 0.0
 
-    async def read(self) -> bytes:
-        """Return what comes, b"" at the end. Raises: what the other `read` raises."""
+    def take(self) -> bytes | None:
+        """Return the next piece, None if `read` has to wait for it or for others that run first."""
         if self._since:
             self._adapt(monotonic() - self._since)
-        if self._left <= 0 or self._spent >= _QUICK:
-            self._left, self._spent = TURN, 0.0
-            await sleep(0)
-        if self._at >= len(self._data):
-            self._data = await self._read()
-            self._at = 0
+            self._since = 0.0
+        if self._left <= 0 or self._spent >= _QUICK or self._at >= len(self._data):
+            return None
         piece = self._data[self._at : self._at + self._piece]
         self._at += len(piece)
         self._left -= len(piece)
         self._since = monotonic()
+        return piece
+
+    async def read(self) -> bytes:
+        """Return what comes, b"" at the end. Raises: what the other `read` raises."""
+        while (piece := self.take()) is None:
+            if self._left <= 0 or self._spent >= _QUICK:
+                self._left, self._spent = TURN, 0.0
+                await sleep(0)
+            if self._at >= len(self._data):
+                self._data = await self._read()
+                self._at = 0
+                if not self._data:
+                    return b""
         return piece
 
     def _adapt(self, seconds: float) -> None:

@@ -235,8 +235,7 @@ class Accumulator:
             else:
                 plain = False
                 self.adders[type(item)](self, item)
-                last = self._builders[-1] if self._builders else None
-                text = last.pieces if type(last) is _Text else None
+                text = None
         self._text = text
         if text is not None and len(text) >= self._fold_at:
             self._folded(text)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from math import inf
+from typing import Any, ClassVar, Generic, TypeVar
 
 from aiollm._user_types.density import FRAME, LARGE, Limits, Weight, excess_in
 from aiollm.errors import ProtocolError
@@ -347,8 +348,13 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
             block = self._normal_newlines(block)
         # Fast path: each event is an `event: ` line and a `data: ` line, so has three newlines.
         if not self._midway and block.startswith(b"event: "):
+            if len(block) > self._long and (run := self._run(block)):
+                return run
             events = block[7:-2].split(b"\n\nevent: ")
             if block.count(b"\n") == 3 * len(events):
+                if len(events) == 1:
+                    name, _, data = events[0].partition(b"\ndata: ")
+                    return [(name, data)] if data else super()._events(block)
                 frames = [
                     (name, data)
                     for event in events
@@ -358,6 +364,13 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
                 if len(frames) == len(events):
                     return frames
         return super()._events(block)
+
+    _long: ClassVar[float] = inf
+    """Bytes beyond which `_run` is asked first."""
+
+    def _run(self, _block: bytes) -> list[tuple[bytes, Any]]:
+        """Return the frames of events that all have one name; nothing to leave it."""
+        return []
 
 
 def check_density(data: bytes, weight: Weight | None = None, limits: Limits = FRAME) -> None:

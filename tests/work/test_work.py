@@ -46,10 +46,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (91, 525, 3935),
-    "anthropic": (104, 535, 4650),
-    "google": (123, 565, 4385),
-    "ollama": (87, 495, 3595),
+    "openai": (91, 525, 3905),
+    "anthropic": (76, 530, 4630),
+    "google": (122, 560, 4340),
+    "ollama": (59, 480, 3550),
 }
 
 

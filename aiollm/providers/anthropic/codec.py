@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiollm._wire.framing import NamedSSE
+from aiollm._wire.runs import EventRuns
 from aiollm.errors import LLMError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.anthropic import encode, errors
@@ -17,9 +17,9 @@ class AnthropicCodec(Codec):
 
     family = FAMILY
 
-    def framing(self) -> NamedSSE:
+    def framing(self) -> EventRuns:
         """Return a new framer for one reply."""
-        return NamedSSE()
+        return EventRuns()
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
+from aiollm._wire.runs import EventRuns, NamedData, Run
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (
     EVENT,
     MESSAGE,
-    PLAIN,
     Counts,
     Delta,
     Event,
     Message,
+    decode_plain,
     usage_of,
 )
 from aiollm.providers.decoding import (
@@ -52,8 +52,6 @@ from aiollm.types import (
 
 _DELTA = b"content_block_delta"
 _PING = b"ping"
-
-Frame: TypeAlias = tuple[bytes, bytes]
 
 
 class _Block:
@@ -96,12 +94,16 @@ class AnthropicDecoder:
         self._plain = False
         self._stop = ""
 
-    def feed(self, frames: Sequence[Frame], out: list[Item]) -> None:
+    def feed(self, frames: Sequence[NamedData], out: list[Item]) -> None:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
+        if type(frames) is Run:
+            name, run = frames[0]
+            rest = self._texts(run, out) if name == _DELTA and self._plain else run
+            frames = [(name, data) for data in rest]
         for name, data in frames:
             if self._plain and (name == _DELTA or not name):
                 try:
-                    text = PLAIN.decode(data).delta.text
+                    text = decode_plain(data).delta.text
                 except (ValueError, RecursionError):
                     self._plain = False
                 else:
@@ -113,11 +115,26 @@ class AnthropicDecoder:
             if name != _PING:
                 self._event(name, data, out)
 
+    def _texts(self, run: list[bytes], out: list[Item]) -> Sequence[bytes]:
+        """Decode the data of events as long as they have only text; return what follows."""
+        append = out.append
+        rest = iter(run)
+        for data in rest:
+            try:
+                text = decode_plain(data).delta.text
+            except (ValueError, RecursionError):
+                self._plain = False
+                return [data, *rest]
+            if text:
+                append(TextDelta(text))
+        return ()
+
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""
         if body.lstrip()[:5] in (b"data:", b"event"):
-            framer = NamedSSE()
-            self.feed([*framer.feed(body), *framer.close()], out)
+            framer = EventRuns()
+            self.feed(framer.feed(body), out)
+            self.feed(framer.close(), out)
             self.close(out)
             return
         message = decode(body, MESSAGE)

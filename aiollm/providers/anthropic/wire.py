@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -124,7 +125,7 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-PLAIN = msgspec.json.Decoder(Plain)
+decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
 EVENT = msgspec.json.Decoder(Event)
 MESSAGE = msgspec.json.Decoder(Message)
 _NO_COUNTS = Counts()

@@ -26,7 +26,6 @@ from aiollm.providers.google.wire import (
     CHUNK,
     FAMILY,
     NULL,
-    PLAIN,
     Call,
     Candidate,
     Chunk,
@@ -35,6 +34,7 @@ from aiollm.providers.google.wire import (
     Part,
     RawParts,
     citations_of,
+    decode_plain,
     elements_of,
     read_file,
     usage_of,
@@ -135,11 +135,10 @@ class GoogleDecoder:
             raise
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
-        decode = PLAIN.decode
         for frame in frames:
             if self._plain:
                 try:
-                    chunk = decode(frame)
+                    chunk = decode_plain(frame)
                 except (ValueError, RecursionError):
                     self._plain = False
                 else:

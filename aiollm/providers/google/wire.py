@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -149,7 +150,7 @@ class Blob(_Wire):
 NULL = msgspec.Raw(b"null")
 
 CHUNK = msgspec.json.Decoder(Chunk)
-PLAIN = msgspec.json.Decoder(Plain)
+decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
 
 _BLOB = msgspec.json.Decoder(Blob | None)
 

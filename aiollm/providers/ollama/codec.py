@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.body import json_body
-from aiollm._wire.framing import NDJSON
 from aiollm._wire.lenient import decode, mend
+from aiollm._wire.runs import LineRuns
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
@@ -38,9 +38,9 @@ class OllamaCodec(Codec):
 
     family = FAMILY
 
-    def framing(self) -> NDJSON:
+    def framing(self) -> LineRuns:
         """Return a new framer for one reply."""
-        return NDJSON()
+        return LineRuns()
 
     def encode(self, provider: Provider, target: Target, request: Request) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError, ConfigError."""

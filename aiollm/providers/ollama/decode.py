@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, mend
+from aiollm._wire.runs import Run
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.error_bodies import fault_of
@@ -74,8 +75,23 @@ class _Plain(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _TextMessage(msgspec.Struct, gc=False):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+    thinking: Literal[""] | None = None
+    tool_calls: tuple[()] | None = None
+
+
+class _Text(msgspec.Struct, gc=False):
+    """A line with text and nothing else, but it may be the last."""
+
+    message: _TextMessage
+    done: bool | None = None
+    error: None = None
+
+
 _LINE = msgspec.json.Decoder(_Line)
-_PLAIN = msgspec.json.Decoder(_Plain)
+_decode_texts = msgspec.json.Decoder(_Text).decode_lines
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 MAX_BLANK = 4096
@@ -104,11 +120,12 @@ class OllamaDecoder:
         """Decode lines. Raises: ProviderError for an error line, ProtocolError."""
         if self.finished:
             return
-        plain = _PLAIN.decode
+        if type(frames) is Run:
+            frames = self._texts(frames[0], out)
         for frame in frames:
             if self._joiner is None:
                 try:
-                    line = plain(frame)
+                    line = _decode_plain(frame)
                 except (ValueError, RecursionError):
                     pass
                 else:
@@ -121,6 +138,21 @@ class OllamaDecoder:
                         continue
             if self._line(frame, out):
                 return
+
+    def _texts(self, block: bytes, out: list[Item]) -> Sequence[bytes]:
+        """Decode lines that have only text at once, if all are such; else return them."""
+        if self._joiner is None:
+            try:
+                lines = _decode_texts(block)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                texts = [line.message.content for line in lines if not line.done]
+                # A value on two lines is an error, as it is where they come one by one.
+                if len(texts) == len(block) - len(block.replace(b"\n", b"")):
+                    out.extend(map(TextDelta, texts))
+                    return ()
+        return list(filter(bytes.strip, block.split(b"\n")))
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""

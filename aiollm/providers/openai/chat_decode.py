@@ -42,6 +42,7 @@ from aiollm.providers.openai.chat_wire import (
     LANES,
     NO_COUNTS,
     NO_LANE,
+    USUAL,
     Call,
     Choice,
     Chunk,
@@ -67,6 +68,9 @@ from aiollm.types import (
 )
 
 _NO_USAGE = Usage()
+
+_WITH_TEXT = (USUAL, LANES["content"])
+"""If one of these failed for a text, the answer has more fields than the usual ones."""
 
 MAX_STATUS = 1000
 """Characters of a line of loading text that are kept; llama-swap's have some 80."""
@@ -109,7 +113,7 @@ class ChatDecoder:
         self._choices = choices
         self._block = block
         self._beside: dict[str, Any] | None = None
-        self._lane = LANES["content"]
+        self._lane = USUAL
         if block is not None:
             self._beside, self._lane = {}, NO_LANE
         self._identified = False
@@ -193,7 +197,7 @@ class ChatDecoder:
             return NO_LANE
         match out[-1]:
             case TextDelta():
-                return LANES["content"]
+                return LANES["content"] if self._lane in _WITH_TEXT else USUAL
             case ReasoningDelta() if self._reasoning is not None:
                 return LANES.get(self._reasoning.field, NO_LANE)
             case _:

@@ -101,10 +101,41 @@ class Plain(msgspec.Struct, Generic[D_co], gc=False):
     search_results: None = None
 
 
+class _UsualDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    text: str | None = msgspec.field(name="content", default=None)
+    role: str | None = None
+    refusal: _EmptyText = None
+    reasoning_content: _EmptyText = None
+    reasoning: _EmptyText = None
+    tool_calls: _EmptyList = None
+
+
+class _UsualChoice(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+    index: _Zero = None
+    delta: _UsualDelta
+    logprobs: None = None
+    finish_reason: str | None = None
+    native_finish_reason: str | None = None
+
+
+class Usual(msgspec.Struct, gc=False):
+    """The same as `Plain[_Content]` for choices with no other fields than most services send.
+
+    There are half as many fields to look for, and to leave empty.
+    """
+
+    choices: tuple[_UsualChoice]
+    usage: None = None
+    x_groq: None = None
+    error: None = None
+    citations: None = None
+    search_results: None = None
+
+
 class Lane(NamedTuple):
     """How to decode a chunk that continues the last one; without `decode` there is no fast way."""
 
-    decode: Callable[[bytes], Plain[OneText]] | None
+    decode: Callable[[bytes], Plain[OneText] | Usual] | None
     kind: Callable[[str], TextDelta | ReasoningDelta]
 
 
@@ -249,6 +280,8 @@ NO_COUNTS = Counts()
 FRAGMENT = msgspec.json.Decoder(Plain[OneFragment])
 
 NO_LANE = Lane(None, TextDelta)
+USUAL = Lane(msgspec.json.Decoder(Usual).decode, TextDelta)
+"""The lane to begin with; where a choice has other fields, it is that of `content`."""
 LANES: dict[str, Lane] = {
     "content": Lane(msgspec.json.Decoder(Plain[_Content]).decode, TextDelta),
     "reasoning_content": Lane(

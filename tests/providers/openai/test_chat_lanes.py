@@ -6,12 +6,13 @@ import json
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.errors import LLMError
 from aiollm.providers.openai.chat_decode import ChatDecoder
-from aiollm.providers.openai.chat_wire import NO_LANE
+from aiollm.providers.openai.chat_wire import LANES, NO_LANE
 from aiollm.types import Item
 
 
@@ -97,3 +98,36 @@ def test_a_plain_answer_takes_the_short_way_but_for_its_usage() -> None:
     assert [item.text for item in out] == ["a", "b", ""]
     assert decoder.finished
     assert decoder.long == [usage]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"reasoning_text": "hm"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"annotations": [{"type": "url_citation", "url_citation": {"url": "u", "title": "t"}}]},
+        {"images": [{"image_url": {"url": "data:image/png;base64,aaaa"}}]},
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"extra_content": {"google": {"thought_signature": "s"}}},
+    ],
+)
+def test_a_field_that_few_services_send_is_read_from_the_first_chunk_on(more) -> None:
+    chunks = [{"content": "a"}, {"content": "b"} | more, {"content": "c"}]
+    frames = [json.dumps({"choices": [{"delta": delta}]}).encode() for delta in chunks]
+    assert read(frames, short=True) == read(frames, short=False)
+
+
+@pytest.mark.parametrize(
+    "more", [{"error": {"message": "m", "code": 503}}, {"usage": COUNTS[2]}, {"logprobs": {}}]
+)
+def test_a_field_of_a_choice_that_few_services_send_is_read_from_the_first_chunk_on(more) -> None:
+    choice = {"index": 0, "delta": {"content": "a"}}
+    frames = [json.dumps({"choices": [each]}).encode() for each in (choice, choice | more, choice)]
+    assert read(frames, short=True) == read(frames, short=False)
+
+
+def test_a_service_with_more_fields_takes_the_wider_way_for_the_rest_of_its_answer() -> None:
+    choice = {"index": 0, "delta": {"content": "a"}, "content_filter_results": {}}
+    decoder, out = ChatDecoder("openai"), list[Item]()
+    decoder.feed([json.dumps({"choices": [choice]}).encode()], out)
+    assert decoder._lane == LANES["content"]
