@@ -31,7 +31,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, load_error
+from aiollm.providers.error_bodies import error_in, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.types import (
     Citation,
@@ -159,7 +159,7 @@ class AnthropicDecoder:
                 self._note_stop(event.delta, out)
             case "message_stop":
                 self._end(out)
-            case kind if kind == "error" or name == b"error" or event.error:
+            case kind if kind == "error" or name == b"error" or says_error(event.error):
                 raise stream_error(load_error(data), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)

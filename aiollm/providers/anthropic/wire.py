@@ -96,7 +96,7 @@ class Message(msgspec.Struct, gc=False):
     stop_details: dict[str, Any] | None = None
     container: Any = None
     usage: Counts | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -121,7 +121,7 @@ class Event(msgspec.Struct, gc=False):
     content_block: dict[str, Any] | None = None
     delta: Delta | None = None
     usage: Counts | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 PLAIN = msgspec.json.Decoder(Plain)

@@ -136,7 +136,7 @@ class Chunk(_Wire):
     candidates: list[Candidate] | None = None
     usage_metadata: Counts | None = None
     prompt_feedback: Feedback | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class Blob(_Wire):

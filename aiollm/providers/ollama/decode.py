@@ -11,7 +11,7 @@ from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import one_more_call, own_call_id
-from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.ollama.errors import RULES
@@ -52,7 +52,7 @@ class _Line(msgspec.Struct, gc=False):
     done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
     status_code: int | None = None
     cloud_status: int | None = msgspec.field(name="StatusCode", default=None)
 
@@ -141,8 +141,8 @@ class OllamaDecoder:
     def _line(self, frame: bytes, out: list[Item]) -> bool:
         """Decode any line; return whether it was the last."""
         line = self._decode(frame)
-        if line.error:
-            fault = fault_of({"error": line.error})
+        if line.error and says_error(line.error):
+            fault = fault_of(error_of(line.error))
             status = line.status_code or line.cloud_status or 0
             raise error_from_fault(fault, RULES, status=status, body=frame)
         if line.message is not None:
