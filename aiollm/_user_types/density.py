@@ -13,6 +13,10 @@ import msgspec
 LARGE = 64 * 1024
 """Bytes up to which anything is decoded."""
 
+_SHORT = 4 * 1024
+_FEW = 1024
+"""Bytes, or quotes, brackets and commas of JSON that is not large, which take next to no time."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """How much there may be at most, all outside strings but the last two.
@@ -50,6 +54,13 @@ _SLICE = 64 * 1024
 """Bytes of complete JSON that are counted at once, so that what is refused is refused soon."""
 
 _ASCII = bytes(range(128))
+
+
+def is_small(data: bytes) -> bool:
+    """Return whether all of a value may be decoded, although nobody may want most of it."""
+    if len(data) <= _SHORT or len(data) > LARGE:
+        return len(data) <= _SHORT
+    return data[:1] == b'"' or sum(map(data.count, (b'"', b"{", b"[", b","))) <= _FEW
 
 
 def is_dense(text: str) -> bool:

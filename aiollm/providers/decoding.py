@@ -6,7 +6,10 @@ import os
 from collections.abc import Sized
 from typing import Any
 
-from aiollm._wire.lenient import encode
+import msgspec
+
+from aiollm._user_types.density import is_small
+from aiollm._wire.lenient import encode, load
 from aiollm.errors import ProtocolError
 from aiollm.types import Usage
 
@@ -66,13 +69,15 @@ def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word
 def arguments_text(value: Any) -> str:
     """Return a call's arguments as JSON text, "" if there are none; some servers decode them.
 
-    Raises: ProtocolError.
+    Nothing is made of what is not decoded yet. Raises: ProtocolError.
     """
     match value:
         case None:
             return ""
         case str():
             return value
+        case msgspec.Raw():
+            return _undecoded(bytes(value))
         case _:
             pass
     try:
@@ -80,6 +85,15 @@ def arguments_text(value: Any) -> str:
     except RecursionError:
         pass
     raise ProtocolError("the arguments of a tool call nest too deeply")
+
+
+def _undecoded(raw: bytes) -> str:
+    if not is_small(raw) and not raw.startswith(b'"'):
+        return msgspec.json.format(raw, indent=-1).decode()
+    value = load(raw)
+    if isinstance(value, str):
+        return value
+    return "" if value is None else encode(value).decode()
 
 
 def says_nothing(frame: bytes) -> bool:

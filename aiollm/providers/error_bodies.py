@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._user_types.density import LARGE
+from aiollm._user_types.density import LARGE, is_small
 from aiollm._wire.lenient import encode, load, mend
 
 MAX_WORD = 200
@@ -39,9 +39,6 @@ _LONG = 4 * 1024
 _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
-
-_MANY = 1024
-"""Quotes, brackets and commas of an error up to which all of it is decoded."""
 
 _NAMED = re.compile(rb'\s*+\{\s*+"(error [^"\\]{1,200}+)"\s*+:\s*+', re.IGNORECASE)
 """How an object begins whose only key names an error."""
@@ -157,7 +154,7 @@ def error_of(raw: msgspec.Raw) -> dict[str, Any]:
 
 def load_error(data: bytes) -> Any:
     """Decode a frame or body that is an error; of a large one, only what is short."""
-    return load(data) if _is_small(data) else _outline(data)
+    return load(data) if is_small(data) else _outline(data)
 
 
 def error_in(data: bytes) -> Any:
@@ -165,13 +162,6 @@ def error_in(data: bytes) -> Any:
     if not _may_be_error(data):
         return None
     return value if is_error(value := load_error(data)) else None
-
-
-def _is_small(data: bytes) -> bool:
-    """Return whether it takes next to no time to decode all of a value."""
-    if len(data) <= _LONG or len(data) > LARGE:
-        return len(data) <= _LONG
-    return data[:1] == b'"' or sum(map(data.count, (b'"', b"{", b"[", b","))) <= _MANY
 
 
 def _outline(data: bytes, depth: int = 2) -> Any:
@@ -188,7 +178,7 @@ def _outline(data: bytes, depth: int = 2) -> Any:
 
 
 def _brief(raw: bytes, depth: int) -> Any:
-    if _is_small(raw):
+    if is_small(raw):
         return load(raw)
     begin = raw[:MAX_MESSAGE].decode("utf-8", "replace")
     if begin.startswith('"'):

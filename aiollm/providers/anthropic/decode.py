@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._user_types.density import LARGE
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (
+    BLOCK,
     EVENT,
     MESSAGE,
     PLAIN,
@@ -20,6 +22,7 @@ from aiollm.providers.anthropic.wire import (
     Delta,
     Event,
     Message,
+    large_block,
     usage_of,
 )
 from aiollm.providers.decoding import (
@@ -56,20 +59,17 @@ _PING = b"ping"
 Frame: TypeAlias = tuple[bytes, bytes]
 
 
-class _Block:
+class _Block(msgspec.Struct):
     """An open content block: its kind, and the state that is not emitted yet."""
 
-    __slots__ = ("call", "grown", "kind", "partial", "raw", "said", "signature")
-
-    def __init__(self, kind: str, raw: dict[str, Any]) -> None:
-        self.kind = kind
-        self.raw = raw
-        self.call = 0
-        self.said = False
-        self.signature = ""
-        self.partial: list[str] = []
-        self.grown: dict[str, list[str]] = {}
-        """The pieces of texts in `raw` that deltas add to."""
+    kind: str
+    raw: dict[str, Any]
+    call: int = 0
+    said: bool = False
+    signature: str = ""
+    partial: list[str] = []
+    grown: dict[str, list[str]] = {}
+    """The pieces of texts in `raw` that deltas add to."""
 
 
 class AnthropicDecoder:
@@ -149,7 +149,9 @@ class AnthropicDecoder:
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
-                self._open(event.index or 0, event.content_block, out)
+                raw = event.content_block
+                block = BLOCK(raw) if len(raw) <= LARGE else large_block(raw)
+                self._open(event.index or 0, block, out)
             case "content_block_stop":
                 self._shut(event.index or 0, out)
             case "message_start":
@@ -197,7 +199,8 @@ class AnthropicDecoder:
             self._shut(index, out)
         if not isinstance(raw, dict):
             return
-        block = self._blocks[index] = _Block(_string(raw.get("type")), raw)
+        kind = raw.get("type")
+        block = self._blocks[index] = _Block(kind if isinstance(kind, str) else "", raw)
         match block.kind:
             case "text":
                 self._plain = self._joiner is None

@@ -118,12 +118,27 @@ class Event(msgspec.Struct, gc=False):
     type: str | None = None
     index: int | None = None
     message: Message | None = None
-    content_block: dict[str, Any] | None = None
+    content_block: msgspec.Raw = msgspec.Raw(b"null")
     delta: Delta | None = None
     usage: Counts | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
+def large_block(raw: msgspec.Raw) -> Any:
+    """Decode a content block, but not the input of a call, which becomes text."""
+    try:
+        fields = _FIELDS.decode(raw)
+    except (ValueError, RecursionError):
+        return BLOCK(raw)
+    if "input" not in fields or bytes(fields.get("type", _EMPTY)) != b'"tool_use"':
+        return BLOCK(raw)
+    given = {"input": fields.pop("input")}
+    return {key: BLOCK(each) for key, each in fields.items()} | given
+
+
+_EMPTY = msgspec.Raw()
+BLOCK = msgspec.json.Decoder().decode
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 PLAIN = msgspec.json.Decoder(Plain)
 EVENT = msgspec.json.Decoder(Event)
 MESSAGE = msgspec.json.Decoder(Message)

@@ -26,7 +26,7 @@ class Call(_Wire):
 
     name: str | None = None
     id: str | None = None
-    args: Any = None
+    args: msgspec.Raw = msgspec.Raw()
     partial_args: Any = None
     will_continue: bool | None = None
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import one_more_call, own_call_id
+from aiollm.providers.decoding import arguments_text, one_more_call, own_call_id
 from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
@@ -32,7 +30,7 @@ FULL = 0.95
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: Any = None
+    arguments: msgspec.Raw = msgspec.Raw()
 
 
 class _Call(msgspec.Struct):
@@ -181,7 +179,7 @@ class OllamaDecoder:
             index,
             own_call_id(mend(call.id or ""), self._ids),
             mend(function.name or ""),
-            _arguments(function.arguments),
+            mend(arguments_text(function.arguments)),
         )
 
     def _end(self, line: _Line, out: list[Item]) -> None:
@@ -213,17 +211,6 @@ def _full(tokens: int, context: int) -> Notice:
         f"the prompt fills {tokens} of num_ctx {context} tokens: Ollama may have dropped the "
         "oldest messages; raise num_ctx, or send extra={'wire:ollama': {'truncate': False}}"
     )
-
-
-def _arguments(value: Any) -> str:
-    """Return the arguments as JSON text, "" if there are none; some hosted models send text."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return mend(value)
-        case _:
-            return bytes(json_body(value)).decode()
 
 
 def _usage(line: _Line) -> Usage:

@@ -112,7 +112,7 @@ class Function(msgspec.Struct, gc=False):
     """The function that a call names, and its arguments or a piece of them."""
 
     name: str | None = None
-    arguments: Any = None
+    arguments: msgspec.Raw = msgspec.Raw()
 
 
 class Custom(msgspec.Struct, gc=False):
