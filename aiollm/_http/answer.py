@@ -53,6 +53,9 @@ class Answer:
     goes_on = True
     failure: LLMError | None = None
     """What ended the answer before its end, once it does not go on."""
+    ends_late = False
+    """Whether others run before its end is dealt with, which takes long if a large frame is its
+    last, or if it failed."""
     _arrived: Callable[[], bytes | None] = staticmethod(_nothing)
     _coming: Callable[[], Awaitable[None]] | None = None
     """How bytes are taken, and waited for; a reply that can only be read has neither."""
@@ -148,7 +151,7 @@ class Answer:
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:
-            self._has_turned = False
+            self._has_turned, self.ends_late = False, True
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
                 raise ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
@@ -207,7 +210,7 @@ class Answer:
             error = ProtocolError(f"a frame cannot be decoded: {name}", frame=frame)
         elif data is None and self._was_complete(batch):
             return
-        self.failure = error
+        self.failure, self.ends_late = error, True
 
     def _was_complete(self, batch: list[Item]) -> bool:
         """Return whether the answer was complete before its body was cut."""

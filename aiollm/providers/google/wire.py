@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -222,30 +223,62 @@ def elements_of(frame: bytes) -> list[bytes]:
     return [json.dumps(item).encode() for item in value]
 
 
+class _RawContent(_Wire):
+    parts: list[msgspec.Raw] | None = None
+
+
+class _RawCandidate(_Wire):
+    content: _RawContent | None = None
+
+
+class _RawChunk(_Wire):
+    candidates: list[_RawCandidate] | None = None
+
+
+_RAW = msgspec.json.Decoder(_RawChunk)
+
+
+def _raw_parts(frame: bytes) -> list[Sequence[Any]]:
+    """Return the parts of each candidate, decoded only where the frame is odd."""
+    try:
+        candidates = _RAW.decode(frame).candidates or ()
+        return [(each.content and each.content.parts) or () for each in candidates]
+    except (ValueError, RecursionError):
+        value = load(frame, weighed=True)
+    return [_parts_in(each) for each in value["candidates"]]
+
+
+def _parts_in(candidate: Any) -> Sequence[Any]:
+    match candidate:
+        case {"content": {"parts": list() as parts}}:
+            return parts
+        case _:
+            return ()
+
+
 _READ = frozenset({"text", "thought", "thoughtSignature"})
 """The fields of a part that has nothing else to keep."""
 
 
 class RawParts:
-    """The parts of a frame as they came; it is decoded once, and only if one is asked for.
+    """The parts of a frame as they came, found only if one is asked for."""
 
-    Decoding it for each of many parts would take the square of its size.
-    """
-
-    __slots__ = ("_frame", "_value")
+    __slots__ = ("_frame", "_parts")
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
-        self._value: Any = None
+        self._parts: list[Sequence[Any]] | None = None
 
     def get(self, candidate: int, part: int) -> dict[str, Any]:
         """Return a part, {} if it has only fields that the decoder knows."""
-        if self._value is None:
-            self._value = load(self._frame) or {}
         try:
-            raw = self._value["candidates"][candidate]["content"]["parts"][part]
+            if self._parts is None:
+                self._parts = _raw_parts(self._frame)
+            raw = self._parts[candidate][part]
         except (KeyError, IndexError, TypeError):
             return {}
+        if isinstance(raw, msgspec.Raw):
+            raw = load(bytes(raw), weighed=True)
         if isinstance(raw, dict):
             for key, value in raw.items():
                 if value is not None and key not in _READ:
@@ -283,7 +316,9 @@ def citations_of(candidate: Candidate) -> list[Citation]:
     cited = candidate.citation_metadata or {}
     found = candidate.grounding_metadata or {}
     sources = _dicts(cited.get("citations")) or _dicts(cited.get("citationSources"))
-    for ground in _dicts(found.get("groundingChunks")):
+    grounds = _dicts(found.get("groundingChunks"))
+    check_parts(grounds)
+    for ground in grounds:
         sources += _dicts([next(filter(None, map(ground.get, _SOURCES)), None)])
     check_parts(sources)
     return [
