@@ -74,6 +74,11 @@ class _Framer:
         self._pending: list[bytes] = []
         self._size = 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes of a frame there are so far."""
+        return self._size
+
     def _take(self, data: bytes, end: int) -> bytes:
         """Return all pending bytes plus `data[:end]`; keep the rest pending."""
         head = data if end == len(data) else data[:end]

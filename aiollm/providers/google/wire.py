@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -223,62 +222,30 @@ def elements_of(frame: bytes) -> list[bytes]:
     return [json.dumps(item).encode() for item in value]
 
 
-class _RawContent(_Wire):
-    parts: list[msgspec.Raw] | None = None
-
-
-class _RawCandidate(_Wire):
-    content: _RawContent | None = None
-
-
-class _RawChunk(_Wire):
-    candidates: list[_RawCandidate] | None = None
-
-
-_RAW = msgspec.json.Decoder(_RawChunk)
-
-
-def _raw_parts(frame: bytes) -> list[Sequence[Any]]:
-    """Return the parts of each candidate, decoded only where the frame is odd."""
-    try:
-        candidates = _RAW.decode(frame).candidates or ()
-        return [(each.content and each.content.parts) or () for each in candidates]
-    except (ValueError, RecursionError):
-        value = load(frame, weighed=True)
-    return [_parts_in(each) for each in value["candidates"]]
-
-
-def _parts_in(candidate: Any) -> Sequence[Any]:
-    match candidate:
-        case {"content": {"parts": list() as parts}}:
-            return parts
-        case _:
-            return ()
-
-
 _READ = frozenset({"text", "thought", "thoughtSignature"})
 """The fields of a part that has nothing else to keep."""
 
 
 class RawParts:
-    """The parts of a frame as they came, found only if one is asked for."""
+    """The parts of a frame as they came; it is decoded once, and only if one is asked for.
 
-    __slots__ = ("_frame", "_parts")
+    Decoding it for each of many parts would take the square of its size.
+    """
+
+    __slots__ = ("_frame", "_value")
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
-        self._parts: list[Sequence[Any]] | None = None
+        self._value: Any = None
 
     def get(self, candidate: int, part: int) -> dict[str, Any]:
         """Return a part, {} if it has only fields that the decoder knows."""
+        if self._value is None:
+            self._value = load(self._frame, weighed=True) or {}
         try:
-            if self._parts is None:
-                self._parts = _raw_parts(self._frame)
-            raw = self._parts[candidate][part]
+            raw = self._value["candidates"][candidate]["content"]["parts"][part]
         except (KeyError, IndexError, TypeError):
             return {}
-        if isinstance(raw, msgspec.Raw):
-            raw = load(bytes(raw), weighed=True)
         if isinstance(raw, dict):
             for key, value in raw.items():
                 if value is not None and key not in _READ:
