@@ -13,7 +13,7 @@ import msgspec
 LARGE = 64 * 1024
 """Bytes up to which anything is decoded."""
 
-_SHORT = 4 * 1024
+SHORT = 4 * 1024
 _FEW = 1024
 """Bytes, or quotes, brackets and commas of JSON that is not large, which take next to no time."""
 
@@ -58,8 +58,8 @@ _ASCII = bytes(range(128))
 
 def is_small(data: bytes) -> bool:
     """Return whether all of a value may be decoded, although nobody may want most of it."""
-    if len(data) <= _SHORT or len(data) > LARGE:
-        return len(data) <= _SHORT
+    if len(data) <= SHORT or len(data) > LARGE:
+        return len(data) <= SHORT
     return data[:1] == b'"' or sum(map(data.count, (b'"', b"{", b"[", b","))) <= _FEW
 
 

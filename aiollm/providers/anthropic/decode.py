@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm._user_types.density import LARGE
+from aiollm._user_types.density import SHORT
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -150,7 +150,7 @@ class AnthropicDecoder:
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
                 raw = event.content_block
-                block = BLOCK(raw) if len(raw) <= LARGE else large_block(raw)
+                block = BLOCK(raw) if len(raw) <= SHORT else large_block(raw)
                 self._open(event.index or 0, block, out)
             case "content_block_stop":
                 self._shut(event.index or 0, out)

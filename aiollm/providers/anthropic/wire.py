@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import astuple
 
+from aiollm._user_types.density import SHORT
 from aiollm.providers.billing import Billing
 from aiollm.types import Usage
 
@@ -125,15 +126,17 @@ class Event(msgspec.Struct, gc=False):
 
 
 def large_block(raw: msgspec.Raw) -> Any:
-    """Decode a content block, but not the input of a call, which becomes text."""
+    """Decode a content block, but not a long input of a call, which becomes text."""
     try:
         fields = _FIELDS.decode(raw)
     except (ValueError, RecursionError):
         return BLOCK(raw)
-    if "input" not in fields or bytes(fields.get("type", _EMPTY)) != b'"tool_use"':
+    if bytes(fields.get("type", _EMPTY)) != b'"tool_use"':
         return BLOCK(raw)
-    given = {"input": fields.pop("input")}
-    return {key: BLOCK(each) for key, each in fields.items()} | given
+    return {
+        key: each if key == "input" and len(each) > SHORT else BLOCK(each)
+        for key, each in fields.items()
+    }
 
 
 _EMPTY = msgspec.Raw()
