@@ -196,3 +196,16 @@ def _framed(data: bytes, framing: type, end: bytes) -> bytes:
         return data + end
     name = b"event: e" + end if framing is NamedSSE else b""
     return name + b"data: " + data + 2 * end
+
+
+@pytest.mark.parametrize("share", [0.99, 1.01, 2.1])
+@pytest.mark.parametrize("counted", MAKERS)
+@pytest.mark.parametrize("around", ["%s", '["%s"]'], ids=["outside a text", "within one"])
+def test_a_quick_look_at_what_a_user_asked_for_comes_to_the_same(
+    around: str, counted: str, share: float
+) -> None:
+    """Most is known to be sparse without looking for what is outside strings."""
+    _, *bounds = BOUNDS["what a user asked for"]
+    made = MAKERS[counted](int(share * bounds[[*MAKERS].index(counted)]))
+    text = "a" * LARGE + around % made.replace(b"\xff", "\u6587".encode()).decode()
+    assert density.is_dense(text) == bool(density.excess_in(text.encode(), USER))
