@@ -243,11 +243,19 @@ def test_large_arguments_that_come_decoded_say_what_they_said(wire: str) -> None
     assert json.loads(call.arguments) == ARGUMENTS
 
 
+def test_large_arguments_are_usually_a_text() -> None:
+    items, _ = read("chat", CALLING["chat"](json.dumps(ARGUMENTS)), whole=True)
+    assert called(items).arguments == json.dumps(ARGUMENTS)
+
+
+@pytest.mark.parametrize("more", [0, 1000])
 @pytest.mark.parametrize("wire", CALLING)
-def test_half_a_pair_in_arguments_that_come_decoded_is_replaced(wire: str) -> None:
-    items, error = read(wire, CALLING[wire]({"a": "\ud83e"}), whole=True)
+def test_half_a_pair_in_arguments_that_come_decoded_is_replaced(wire: str, more: int) -> None:
+    items, error = read(wire, CALLING[wire]({"a": "\ud83e", "b": ["c"] * more}), whole=True)
     assert error is None
-    assert called(items).arguments == '{"a":"\ufffd"}'
+    call = called(items)
+    assert call.valid
+    assert json.loads(call.arguments) == {"a": "\ufffd", "b": ["c"] * more}
 
 
 @pytest.mark.parametrize("more", ["", "a" * 10_000], ids=["small", "large"])
