@@ -13,7 +13,7 @@ from weakref import ref
 from aiollm._http import MAX_ANSWER
 from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns
 from aiollm._user_types.density import Weight
-from aiollm._wire.framing import NDJSON, check_density
+from aiollm._wire.framing import NDJSON, check_density, held_by
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
 from aiollm.types import Item, Timeouts
@@ -153,7 +153,7 @@ class Answer:
             data = data[:FIRST]
         if self._turn_at:
             self._has_turned, self.ends_late = False, True
-            if getattr(self.framer, "held", 0) > FIRST:
+            if held_by(self.framer) > FIRST:
                 self.framer = _LargeFrame(self.framer, self)
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:

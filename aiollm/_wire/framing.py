@@ -74,11 +74,6 @@ class _Framer:
         self._pending: list[bytes] = []
         self._size = 0
 
-    @property
-    def held(self) -> int:
-        """How many bytes of a frame there are so far."""
-        return self._size
-
     def _take(self, data: bytes, end: int) -> bytes:
         """Return all pending bytes plus `data[:end]`; keep the rest pending."""
         head = data if end == len(data) else data[:end]
@@ -363,6 +358,11 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
                 if len(frames) == len(events):
                     return frames
         return super()._events(block)
+
+
+def held_by(framer: object) -> int:
+    """Return how many bytes of a frame there are so far, 0 for a framer that does not tell."""
+    return framer._size if isinstance(framer, _Framer) else 0  # noqa: SLF001  its own module
 
 
 def check_density(data: bytes, weight: Weight | None = None, limits: Limits = FRAME) -> None:

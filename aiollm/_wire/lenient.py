@@ -95,18 +95,21 @@ def _fitted(frame: bytes, kind: Any, *, weighed: bool = False) -> tuple[Any, boo
     raise ProtocolError(f"a frame is not the expected JSON: {cause:.200}", frame=frame)
 
 
-def load(data: bytes, *, weighed: bool = False) -> Any:
-    """Decode any JSON value; return None if `data` is not JSON.
+def load(data: bytes) -> Any:
+    """Decode any JSON value; return None if `data` is not JSON."""
+    if not excess_in(data):
+        return load_weighed(data)
+    return None
 
-    `weighed`: it is known to have few enough parts.
-    """
+
+def load_weighed(data: bytes) -> Any:
+    """Decode what is known to have few enough parts; return None if it is not JSON."""
     try:
-        if weighed or not excess_in(data):
-            return _decode(data)
+        return _decode(data)
     except (ValueError, RecursionError):
         pass
     try:
-        return _loads(data, halves=_has_halves(data))
+        return _loads(data, halves=_has_halves(data), weighed=True)
     except (ValueError, RecursionError, MemoryError):
         return None
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from aiollm._wire.base64_files import from_text
-from aiollm._wire.lenient import load, mend
+from aiollm._wire.lenient import load, load_weighed, mend
 from aiollm.errors import ProtocolError
 from aiollm.providers.decoding import check_parts
 from aiollm.types import Certainty, Citation, ProviderData, Usage
@@ -241,7 +241,7 @@ class RawParts:
     def get(self, candidate: int, part: int) -> dict[str, Any]:
         """Return a part, {} if it has only fields that the decoder knows."""
         if self._value is None:
-            self._value = load(self._frame, weighed=True) or {}
+            self._value = load_weighed(self._frame) or {}
         try:
             raw = self._value["candidates"][candidate]["content"]["parts"][part]
         except (KeyError, IndexError, TypeError):
