@@ -77,10 +77,10 @@ def arguments_text(value: Any) -> str:
         if len(value) > SHORT:
             data = bytes(value)
             if not data.startswith(b'"') and not is_small(data):
-                return msgspec.json.format(data, indent=-1).decode()
+                return msgspec.json.format(data, indent=-1).decode("utf-8", "replace")
         try:
             value = _decode(value) if value else None
-        except (ValueError, RecursionError):  # half a surrogate pair
+        except (ValueError, RecursionError):  # half a surrogate pair, or invalid UTF-8
             value = load(bytes(value))
     match value:
         case str():

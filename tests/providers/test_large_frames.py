@@ -260,6 +260,26 @@ def test_half_a_pair_in_arguments_that_come_decoded_is_replaced(wire: str, more:
     assert json.loads(call.arguments) == {"a": "\ufffd", "b": ["c"] * more}
 
 
+@pytest.mark.parametrize("more", [0, 1000])
+@pytest.mark.parametrize("wire", CALLING)
+def test_invalid_text_in_arguments_that_come_decoded_is_replaced(wire: str, more: int) -> None:
+    given = {"a": "@", "b": ["c"] * more}
+    start = {"content_block": {"type": "tool_use", "id": "a", "name": "f", "input": given}}
+    value = start | {"type": "content_block_start"} if wire == "anthropic" else CALLING[wire](given)
+    decoder, out = CODECS[wire]().decoder(), list[Item]()
+    frames: list[Any] = [json.dumps(value).replace("@", "\xff").encode("latin-1")]
+    if wire == "anthropic":
+        stop = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+        ends = [{"type": "content_block_stop"}, stop, {"type": "message_stop"}]
+        frames = [(b"", each) for each in (*frames, *(json.dumps(end).encode() for end in ends))]
+    decoder.feed(frames, out)
+    if not decoder.finished:
+        decoder.close(out)
+    call = called(out)
+    assert call.valid
+    assert json.loads(call.arguments)["a"] == "\ufffd"
+
+
 @pytest.mark.parametrize("more", ["", "a" * 10_000], ids=["small", "large"])
 def test_a_cut_call_whose_input_never_came_is_not_run(more: str) -> None:
     block = {"type": "tool_use", "id": "a", "name": "f", "input": {}, "caller": {"a": more}}

@@ -7,14 +7,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aiollm._user_types.density import SHORT
 from aiollm._wire.framing import NamedSSE
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (
-    BLOCK,
     EVENT,
     MESSAGE,
     PLAIN,
@@ -22,7 +20,7 @@ from aiollm.providers.anthropic.wire import (
     Delta,
     Event,
     Message,
-    large_block,
+    block_of,
     usage_of,
 )
 from aiollm.providers.decoding import (
@@ -149,9 +147,7 @@ class AnthropicDecoder:
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
-                raw = event.content_block
-                block = BLOCK(raw) if len(raw) <= SHORT else large_block(raw)
-                self._open(event.index or 0, block, out)
+                self._open(event.index or 0, block_of(event.content_block), out)
             case "content_block_stop":
                 self._shut(event.index or 0, out)
             case "message_start":

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from aiollm._user_types.density import SHORT
+from aiollm._wire.lenient import load
 from aiollm.providers.billing import Billing
 from aiollm.types import Usage
 
@@ -125,22 +126,26 @@ class Event(msgspec.Struct, gc=False):
     error: msgspec.Raw = msgspec.Raw()
 
 
-def large_block(raw: msgspec.Raw) -> Any:
+def block_of(raw: msgspec.Raw) -> Any:
     """Decode a content block, but not a long input of a call, which becomes text."""
     try:
-        fields = _FIELDS.decode(raw)
-    except (ValueError, RecursionError):
-        return BLOCK(raw)
+        return _decode(raw) if len(raw) <= SHORT else _large_block(raw)
+    except (ValueError, RecursionError):  # invalid UTF-8, which nobody looks for in what is raw
+        return load(bytes(raw))
+
+
+def _large_block(raw: msgspec.Raw) -> Any:
+    fields = _FIELDS.decode(raw)
     if bytes(fields.get("type", _EMPTY)) != b'"tool_use"':
-        return BLOCK(raw)
+        return _decode(raw)
     return {
-        key: each if key == "input" and len(each) > SHORT else BLOCK(each)
+        key: each if key == "input" and len(each) > SHORT else _decode(each)
         for key, each in fields.items()
     }
 
 
 _EMPTY = msgspec.Raw()
-BLOCK = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder().decode
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 PLAIN = msgspec.json.Decoder(Plain)
 EVENT = msgspec.json.Decoder(Event)
