@@ -8,11 +8,12 @@ from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from weakref import ref
 
 from aiollm._http import MAX_ANSWER
 from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns
 from aiollm._user_types.density import Weight
-from aiollm._wire.framing import NDJSON, check_density
+from aiollm._wire.framing import NDJSON, check_density, held_by
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
 from aiollm.types import Item, Timeouts
@@ -53,6 +54,9 @@ class Answer:
     goes_on = True
     failure: LLMError | None = None
     """What ended the answer before its end, once it does not go on."""
+    ends_late = False
+    """Whether others run before its end is dealt with, which takes long if a large frame is its
+    last, or if it failed."""
     _arrived: Callable[[], bytes | None] = staticmethod(_nothing)
     _coming: Callable[[], Awaitable[None]] | None = None
     """How bytes are taken, and waited for; a reply that can only be read has neither."""
@@ -75,9 +79,9 @@ class Answer:
             self._arrived = reply.take
             self._coming = reply.coming
         self._decoder = decoder
-        self._framer = framer
+        self.framer = framer
         if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
-            self._framer = _Document(decoder)
+            self.framer = _Document(decoder)
         self._timeouts = timeouts
 
     def take(self) -> list[Item] | Awaitable[None]:
@@ -104,7 +108,7 @@ class Answer:
             if decoder.ending or not data:
                 self._feed_end(data, batch)
             else:
-                decoder.feed(self._framer.feed(data), batch)
+                decoder.feed(self.framer.feed(data), batch)
         except Exception as error:
             if (ended_by := self._ended_by(error, data)) is None:
                 raise
@@ -148,16 +152,24 @@ class Answer:
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:
-            self._has_turned = False
+            self._has_turned, self.ends_late = False, True
+            if held_by(self.framer) > FIRST:
+                self.framer = _LargeFrame(self.framer, self)
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
                 raise ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
         else:
             self._turn_at = self._size + PIECE  # a flood may follow a few bytes
-            if data[:1] == b"{" and not isinstance(self._framer, NDJSON):
+            if data[:1] == b"{" and not isinstance(self.framer, NDJSON):
                 # JSON that is labelled as events, none of which begins so.
-                self._framer = _Document(self._decoder)
+                self.framer = _Document(self._decoder)
         return data
+
+    def hold(self, data: bytes) -> None:
+        """Keep what follows a large frame, until others have run."""
+        if data:
+            self._held, self._turn_at, self._has_turned = data, 1, False
+            self._size -= len(data)
 
     def _feed_end(self, data: bytes, batch: list[Item]) -> None:
         """Decode what follows a finish word, or b"" at the end. Raises: LLMError."""
@@ -165,7 +177,7 @@ class Answer:
             self._close(batch)
             return
         self._words = words = self._words or self._last_words()
-        self._decoder.feed(self._framer.feed(data), batch)
+        self._decoder.feed(self.framer.feed(data), batch)
         if batch:
             words.said_more()
 
@@ -180,10 +192,10 @@ class Answer:
 
     def _close(self, batch: list[Item]) -> None:
         """Decode what the end of the body completes. Raises: LLMError."""
-        if isinstance(self._framer, _Document):
-            self._framer.end(self._reply.status, batch)
+        if isinstance(self.framer, _Document):
+            self.framer.end(self._reply.status, batch)
             return
-        self._decoder.feed(self._framer.close(), batch)
+        self._decoder.feed(self.framer.close(), batch)
         if not self._decoder.finished:
             self._decoder.close(batch)
 
@@ -207,11 +219,11 @@ class Answer:
             error = ProtocolError(f"a frame cannot be decoded: {name}", frame=frame)
         elif data is None and self._was_complete(batch):
             return
-        self.failure = error
+        self.failure, self.ends_late = error, True
 
     def _was_complete(self, batch: list[Item]) -> bool:
         """Return whether the answer was complete before its body was cut."""
-        if isinstance(self._framer, _Document):
+        if isinstance(self.framer, _Document):
             return False
         try:
             self._close(batch)
@@ -229,6 +241,26 @@ def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
     # Some servers label a stream of JSON lines as JSON, but only a document has a length.
     lines = reply.content_type == "application/json" and isinstance(framer, NDJSON)
     return not lines or "content-length" in reply.headers
+
+
+class _LargeFrame:
+    """A framer amid a large frame, behind whose end it cuts what follows in the same read."""
+
+    def __init__(self, framer: Framer[Any], answer: Answer) -> None:
+        self._framer = framer
+        self._answer = ref(answer)  # it holds this one
+
+    def feed(self, data: bytes) -> list[Any]:
+        end, answer = data.find(b"\n"), self._answer()
+        if end >= 0 and answer is not None:
+            end += len(b"\n\r\n")
+            answer.hold(data[end:])
+            answer.framer = self._framer
+            data = data[:end]
+        return self._framer.feed(data)
+
+    def close(self) -> list[Any]:
+        return self._framer.close()
 
 
 class _Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import sleep
 from collections.abc import AsyncGenerator, Sequence
 
 from aiollm._http import ERROR_BODY_SECONDS
@@ -46,8 +47,10 @@ async def stream(
                 yield got
             else:
                 await got
-        if answer.failure is not None:
-            raise _taken(answer)
+        if answer.ends_late:
+            await sleep(0)
+            if answer.failure is not None:
+                raise _taken(answer)
         await reply.drain()
     finally:
         reply.close()

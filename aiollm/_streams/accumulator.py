@@ -157,9 +157,11 @@ MAX_ARGUMENTS = 2 * 1024 * 1024
 at most half a million tokens (November 2026), and few of them into one call."""
 
 
-_OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw] | str] = msgspec.json.Decoder(
-    dict[str, msgspec.Raw] | str
-)
+class _Object(msgspec.Struct):
+    """Any object, of which nothing is wanted."""
+
+
+_OBJECT: msgspec.json.Decoder[_Object | str] = msgspec.json.Decoder(_Object | str)
 """Checks all of an object, as any decoder does, but makes no objects of what is in it."""
 
 
@@ -174,7 +176,7 @@ def _object(text: str) -> str:
             value = _OBJECT.decode(text)
     except (ValueError, RecursionError):
         return ""
-    return text if isinstance(value, dict) else ""
+    return text if isinstance(value, _Object) else ""
 
 
 def _loose_object(text: str) -> str:

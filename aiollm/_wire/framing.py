@@ -373,6 +373,11 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         return []
 
 
+def held_by(framer: object) -> int:
+    """Return how many bytes of a frame there are so far, 0 for a framer that does not tell."""
+    return framer._size if isinstance(framer, _Framer) else 0  # noqa: SLF001  its own module
+
+
 def check_density(data: bytes, weight: Weight | None = None, limits: Limits = FRAME) -> None:
     """Refuse large JSON of too many parts, which `weight` has counted. Raises: ProtocolError."""
     if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data, limits)):

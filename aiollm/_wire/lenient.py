@@ -21,7 +21,13 @@ T = TypeVar("T")
 
 _JSON = json.JSONDecoder(strict=False)
 _decode = msgspec.json.Decoder().decode
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Object(msgspec.Struct):
+    """Any object, of which nothing is wanted."""
+
+
+_OBJECT = msgspec.json.Decoder(_Object)
 """Checks all of an object as any decoder does, but makes no values of what is in it."""
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -75,7 +81,7 @@ def _fitted(frame: bytes, kind: Any, *, weighed: bool = False) -> tuple[Any, boo
         if halves:  # where all is likely to fit, a walk over it would cost too much
             try:
                 return msgspec.convert(value, kind, strict=False), True
-            except msgspec.ValidationError:
+            except (msgspec.ValidationError, UnicodeEncodeError):  # of what is kept as JSON
                 pass
         value, misfits = _without_misfits()(value, kind)
         return msgspec.convert(value, kind, strict=False), halves or misfits > 0
@@ -91,8 +97,19 @@ def _fitted(frame: bytes, kind: Any, *, weighed: bool = False) -> tuple[Any, boo
 
 def load(data: bytes) -> Any:
     """Decode any JSON value; return None if `data` is not JSON."""
+    if not excess_in(data):
+        return load_weighed(data)
+    return None
+
+
+def load_weighed(data: bytes) -> Any:
+    """Decode what is known to have few enough parts; return None if it is not JSON."""
     try:
-        return _loads(data, halves=_has_halves(data))
+        return _decode(data)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _loads(data, halves=_has_halves(data), weighed=True)
     except (ValueError, RecursionError, MemoryError):
         return None
 

@@ -200,7 +200,11 @@ def _encoded(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:  # half a surrogate pair
+        pass
+    if isinstance(value, str):  # of which the next frame may bring the other half
         return json.dumps(value).encode()
+    text = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+    return text.decode("utf-16-le", "replace").encode()
 
 
 @lru_cache(1024)

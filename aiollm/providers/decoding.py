@@ -6,7 +6,10 @@ import os
 from collections.abc import Sized
 from typing import Any
 
-from aiollm._wire.lenient import encode
+import msgspec
+
+from aiollm._user_types.density import SHORT, is_small
+from aiollm._wire.lenient import encode, load
 from aiollm.errors import ProtocolError
 from aiollm.types import Usage
 
@@ -18,6 +21,8 @@ nothing else runs. Models make a few dozen at most (November 2026)."""
 MAX_PARTS = 512
 """The most parts of one frame, such as choices or items of the output: all are read in one go, and
 each takes some ten microseconds."""
+
+_decode = msgspec.json.Decoder().decode
 
 
 def check_parts(parts: Sized) -> None:
@@ -66,13 +71,22 @@ def own_call_id(id: str, taken: set[str]) -> str:  # noqa: A002  the wire's word
 def arguments_text(value: Any) -> str:
     """Return a call's arguments as JSON text, "" if there are none; some servers decode them.
 
-    Raises: ProtocolError.
+    Nothing is made of much that is not decoded yet. Raises: ProtocolError.
     """
+    if type(value) is msgspec.Raw:
+        if len(value) > SHORT:
+            data = bytes(value)
+            if not data.startswith(b'"') and not is_small(data):
+                return msgspec.json.format(data, indent=-1).decode("utf-8", "replace")
+        try:
+            value = _decode(value) if value else None
+        except (ValueError, RecursionError):  # half a surrogate pair, or invalid UTF-8
+            value = load(bytes(value))
     match value:
-        case None:
-            return ""
         case str():
             return value
+        case None:
+            return ""
         case _:
             pass
     try:

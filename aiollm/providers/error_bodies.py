@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._user_types.density import LARGE
+from aiollm._user_types.density import LARGE, is_small
 from aiollm._wire.lenient import encode, load, mend
 
 MAX_WORD = 200
@@ -40,12 +40,33 @@ _MAYBE_ERROR = re.compile(
     rb'(?i:error)|"message"\s*+:\s*+"|"detail"\s*+:\s*+["\[{]|"base_resp"|"success"|\\u'
 )
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NAMED = re.compile(rb'\s*+\{\s*+"(error [^"\\]{1,200}+)"\s*+:\s*+', re.IGNORECASE)
+"""How an object begins whose only key names an error."""
 
 _KEYS = frozenset(
     ("error", "errors", "object", "type", "base_resp", "choices", "message", "detail", "success")
 )
 """Keys that may make an error, or tell that there is none."""
+
+_READ = (
+    *("error", "errors", "object", "base_resp", "choices", "success"),
+    *(*_TEXTS, *_KINDS, "code", "error_code", "param", "status_code", "StatusCode", "status_msg"),
+    *("details", "metadata", "headers", "raw", "resets_in_seconds", "request_id"),
+)
+"""Keys of an object that an error is read from."""
+
+_PARTS: Any = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Parts",
+        [(f"at{place}", msgspec.Raw, msgspec.Raw()) for place in range(len(_READ))],
+        rename={f"at{place}": name for place, name in enumerate(_READ)},
+        gc=False,
+    )
+)
+"""Finds these keys, and makes nothing of others, of which there may be thousands."""
+
+_NOTHING = (b"", b"null", b"false", b"0", b'""', b"{}", b"[]")
+"""What a field says that is there although nothing failed."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -121,9 +142,19 @@ def is_error(value: Any) -> bool:
             return False
 
 
-def load_error(frame: bytes) -> Any:
-    """Decode a frame that is an error; of a large one, only what is short."""
-    return load(frame) if len(frame) <= LARGE else _outline(frame)
+def says_error(raw: msgspec.Raw) -> bool:
+    """Return whether the field of an error, not decoded yet, has one."""
+    return bool(raw) and bytes(raw) not in _NOTHING
+
+
+def error_of(raw: msgspec.Raw) -> dict[str, Any]:
+    """Return the body of an error whose field was not decoded yet."""
+    return {"error": _brief(bytes(raw), 1)}
+
+
+def load_error(data: bytes) -> Any:
+    """Decode a frame or body that is an error; of a large one, only what is short."""
+    return load(data) if is_small(data) else _outline(data)
 
 
 def error_in(data: bytes) -> Any:
@@ -136,22 +167,24 @@ def error_in(data: bytes) -> Any:
 def _outline(data: bytes, depth: int = 2) -> Any:
     """Decode what is short in an object, and how what is large begins."""
     try:
-        fields = _FIELDS.decode(data)
+        parts = msgspec.structs.astuple(_PARTS.decode(data))
     except (ValueError, RecursionError):
         return load(data)
-    return {key: _brief(bytes(raw), depth) for key, raw in islice(fields.items(), _MAX_KEYS)}
+    found = {name: _brief(bytes(raw), depth) for name, raw in zip(_READ, parts, strict=True) if raw}
+    if not found and (named := _NAMED.match(data)) is not None:
+        rest = data[named.end() : named.end() + MAX_MESSAGE]
+        return {named[1].decode("utf-8", "replace"): rest.decode("utf-8", "replace")}
+    return found
 
 
 def _brief(raw: bytes, depth: int) -> Any:
-    if len(raw) <= LARGE:
+    if is_small(raw):
         return load(raw)
-    match raw[:1]:
-        case b'"':
-            return raw[1:MAX_MESSAGE].decode("utf-8", "replace")
-        case b"{" if depth:
-            return _outline(raw, depth - 1)
-        case _:
-            return [raw[:MAX_MESSAGE].decode("utf-8", "replace")]
+    begin = raw[:MAX_MESSAGE].decode("utf-8", "replace")
+    if begin.startswith('"'):
+        return begin[1:]
+    # What has none of the keys is shown as it is.
+    return (depth and begin.startswith("{") and _outline(raw, depth - 1)) or [begin]
 
 
 def _may_be_error(data: bytes) -> bool:
@@ -179,7 +212,8 @@ def _within(value: Any, inner: Fault) -> Fault:
     code, message = inner.code, inner.message
     match value:
         case {"error": {"metadata": {"raw": str() as raw}}} if raw and raw not in message:
-            behind = fault_of(load(raw.encode("utf-8", "replace")))  # OpenRouter: a body or a text
+            # OpenRouter: a body or a text
+            behind = fault_of(load_error(raw.encode("utf-8", "replace")))
             message = f"{message}: {behind.message or raw}"
             if behind.code and code.isdecimal():
                 code = behind.code
@@ -215,7 +249,7 @@ def _status(value: dict[str, Any]) -> int:
 
 
 def _nested(message: str) -> dict[str, Any] | None:
-    value = load(message.encode("utf-8", "replace")) if message.startswith("{") else None
+    value = load_error(message.encode("utf-8", "replace")) if message.startswith("{") else None
     return value if isinstance(value, dict) else None
 
 

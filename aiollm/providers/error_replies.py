@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import load, mend
+from aiollm._wire.lenient import mend
 from aiollm._wire.web_page import is_web_page, shown_page
 from aiollm.errors import (
     AuthenticationError,
@@ -29,7 +29,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of
+from aiollm.providers.error_bodies import MAX_WORD, Fault, fault_of, load_error
 from aiollm.providers.gateway_refusals import gateway_refusal
 from aiollm.providers.retry_hints import retry_after, retry_hint
 from aiollm.types import _printable
@@ -185,10 +185,10 @@ def error_from(
 def _value(body: bytes) -> Any:
     """Decode a body of JSON or of events, which some servers send with any status."""
     if not body.startswith((b"data:", b"event:")):
-        return load(body) if body else None
+        return load_error(body) if body else None
     framer = SSE()
     frames = framer.feed(body + b"\n\n")
-    return next((value for frame in frames if (value := load(frame)) is not None), None)
+    return next((value for frame in frames if (value := load_error(frame)) is not None), None)
 
 
 def error_from_fault(

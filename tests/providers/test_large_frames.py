@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from aiollm.errors import LLMError, ProtocolError, ServerError
+from aiollm._streams.accumulator import Accumulator
+from aiollm.errors import LLMError, ProtocolError, RateLimitError, ServerError
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.decoding import MAX_CALLS, MAX_PARTS
 from aiollm.providers.google.codec import GoogleCodec
@@ -15,7 +17,7 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.ollama.decode import MAX_BLANK
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.types import Finish, Item, TextDelta
+from aiollm.types import Finish, Item, TextDelta, ToolCallDelta, ToolCallPart
 
 CODECS: dict[str, Any] = {
     "chat": ChatCodec,
@@ -161,3 +163,129 @@ def test_an_error_without_its_key_is_found_at_both_ends_of_a_large_frame(before:
     for value in (echo | {"detail": "no such model"}, {"detail": "no such model"} | echo):
         _, error = read("chat", value)
         assert "no such model" in str(error)
+
+
+DENSE = [{"loc": ["body", "messages", place], "input": {}} for place in range(1000)]
+"""More than is decoded of an error, in some 60 KiB."""
+
+
+@pytest.mark.parametrize("more", [DENSE, DENSE * 2], ids=["dense", "large"])
+@pytest.mark.parametrize("place", ["within", "beside"])
+@pytest.mark.parametrize("wire", ["chat", "google"])
+def test_what_an_error_says_is_found_beside_a_lot_that_nobody_reads(
+    wire: str, place: str, more: Any
+) -> None:
+    said = {
+        "code": 429,
+        "status": "RESOURCE_EXHAUSTED",
+        "message": "too many",
+        "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}],
+    }
+    value = {"error": {"a": more} | said} if place == "within" else {"a": more, "error": said}
+    assert len(json.dumps(value)) > 40_000
+    _, error = read(wire, value)
+    assert isinstance(error, RateLimitError)
+    assert "too many" in str(error)
+    assert error.retry_after == 7
+
+
+@pytest.mark.parametrize("count", [10, 1000, 8000])
+def test_the_key_of_an_error_may_be_its_name_whatever_it_holds(count: int) -> None:
+    _, error = read("chat", {"Error parsing a call": [{"a": count}] * count})
+    assert "Error parsing a call: [" in str(error)
+
+
+ARGUMENTS = {f"name {place}": [place / 7, "\u6587\n", {}] for place in range(5000)}
+CALLING: dict[str, Callable[[Any], Any]] = {
+    "chat": lambda given: {
+        "choices": [
+            {
+                "delta": {
+                    "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": given}}]
+                },
+                "finish_reason": "tool_calls",
+            }
+        ]
+    },
+    "anthropic": lambda given: {
+        "content": [{"type": "tool_use", "id": "a", "name": "f", "input": given}],
+        "stop_reason": "tool_use",
+    },
+    "google": lambda given: {
+        "candidates": [
+            {
+                "content": {"parts": [{"functionCall": {"name": "f", "args": given}}]},
+                "finishReason": "STOP",
+            }
+        ]
+    },
+    "ollama": lambda given: {
+        "message": {"tool_calls": [{"function": {"name": "f", "arguments": given}}]},
+        "done": True,
+    },
+}
+
+
+def called(items: list[Item]) -> ToolCallPart:
+    combined = Accumulator()
+    combined.add(items)
+    (call,) = combined.message().parts
+    assert isinstance(call, ToolCallPart)
+    return call
+
+
+@pytest.mark.parametrize("wire", CALLING)
+def test_large_arguments_that_come_decoded_say_what_they_said(wire: str) -> None:
+    items, error = read(wire, CALLING[wire](ARGUMENTS), whole=True)
+    assert error is None
+    call = called(items)
+    assert call.valid
+    assert json.loads(call.arguments) == ARGUMENTS
+
+
+def test_large_arguments_are_usually_a_text() -> None:
+    items, _ = read("chat", CALLING["chat"](json.dumps(ARGUMENTS)), whole=True)
+    delta, *_ = items
+    assert isinstance(delta, ToolCallDelta)
+    assert delta.arguments == json.dumps(ARGUMENTS)
+
+
+@pytest.mark.parametrize("more", [0, 1000])
+@pytest.mark.parametrize("wire", CALLING)
+def test_half_a_pair_in_arguments_that_come_decoded_is_replaced(wire: str, more: int) -> None:
+    items, error = read(wire, CALLING[wire]({"a": "\ud83e", "b": ["c"] * more}), whole=True)
+    assert error is None
+    call = called(items)
+    assert call.valid
+    assert json.loads(call.arguments) == {"a": "\ufffd", "b": ["c"] * more}
+
+
+@pytest.mark.parametrize("more", [0, 1000])
+@pytest.mark.parametrize("wire", CALLING)
+def test_invalid_text_in_arguments_that_come_decoded_is_replaced(wire: str, more: int) -> None:
+    given = {"a": "@", "b": ["c"] * more}
+    start = {"content_block": {"type": "tool_use", "id": "a", "name": "f", "input": given}}
+    value = start | {"type": "content_block_start"} if wire == "anthropic" else CALLING[wire](given)
+    decoder, out = CODECS[wire]().decoder(), list[Item]()
+    frames: list[Any] = [json.dumps(value).replace("@", "\xff").encode("latin-1")]
+    if wire == "anthropic":
+        stop = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+        ends = [{"type": "content_block_stop"}, stop, {"type": "message_stop"}]
+        frames = [(b"", each) for each in (*frames, *(json.dumps(end).encode() for end in ends))]
+    decoder.feed(frames, out)
+    if not decoder.finished:
+        decoder.close(out)
+    call = called(out)
+    assert call.valid
+    assert json.loads(call.arguments)["a"] == "\ufffd"
+
+
+@pytest.mark.parametrize("more", ["", "a" * 10_000], ids=["small", "large"])
+def test_a_cut_call_whose_input_never_came_is_not_run(more: str) -> None:
+    block = {"type": "tool_use", "id": "a", "name": "f", "input": {}, "caller": {"a": more}}
+    start = {"type": "content_block_start", "index": 0, "content_block": block}
+    decoder, out = AnthropicCodec().decoder(), list[Item]()
+    stop: dict[str, Any] = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+    decoder.feed([(b"", json.dumps(each).encode()) for each in (start, stop)], out)
+    decoder.close(out)
+    assert not called(out).valid

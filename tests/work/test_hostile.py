@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import tracemalloc
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aiollm import FailoverError, LLMError, ProtocolError, Registry, Timeouts
+from aiollm import FailoverError, LLMError, Message, ProtocolError, Registry, TextPart, Timeouts
 from aiollm._http import streaming, turns
 from aiollm._http.unary import UnaryRequester
 from aiollm.dsn import Secret
@@ -27,6 +28,7 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.servers import LlamaSwap, Ollama
+from aiollm.types import Request, Target
 
 HERE = Path(__file__).parent
 
@@ -192,3 +194,64 @@ def test_a_hostile_byte_of_a_model_server_costs_few_instructions_and_many_cost_n
     small, large = (asyncio.run(managed_work(name, size)) for size in (2 * SIZE, 8 * SIZE))
     assert large <= ONCE + MANAGED * 8 * SIZE
     assert large <= 4.4 * small + 2 * ONCE
+
+
+DENSE = ("names", "texts", "objects", "lists in lists", "objects with a name", "numbers")
+"""What is small as JSON and large as Python's objects."""
+UNWANTED = [
+    f"{wire}: {value} in {place}"
+    for wire, place in (
+        *((wire, "error") for wire in CODECS),
+        *(("chat", "arguments"), ("google", "arguments"), ("ollama", "arguments")),
+        ("anthropic", "input"),
+    )
+    for value in DENSE
+]
+
+
+@pytest.mark.parametrize("name", UNWANTED)
+def test_nothing_is_made_of_what_becomes_text_or_is_not_read(name):
+    """An object of Python takes 56 bytes or more, and the time to make it and let it go."""
+    wire, make = hostile.LIMITS[name]
+    codec = CODECS[wire]()
+    frames, decoder = codec.framing().feed(make(0)), codec.decoder()
+    size = max(len(frame[-1]) if isinstance(frame, tuple) else len(frame) for frame in frames)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(LLMError):
+            decoder.feed(frames, [])
+        assert tracemalloc.get_traced_memory()[1] <= 4 * size + 64 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+async def turns_before_the_end(name: str) -> list[bool]:
+    """Return of each batch of an answer whether others could run after it."""
+    wire, make = hostile.LIMITS[name]
+    provider = Provider("mem", wire, "http://mem.invalid/v1", CODECS[wire]())
+    target, request = Target("mem", "m"), Request((Message("user", (TextPart("hi"),)),))
+    turned: list[bool] = []
+    batches = streaming.stream(provider, streams.Memory([make(0)]), target, request, Timeouts())
+    async with contextlib.aclosing(batches):
+        with contextlib.suppress(LLMError):
+            async for _ in batches:
+                turned.append(False)
+                place = len(turned) - 1
+                asyncio.get_running_loop().call_soon(turned.__setitem__, place, True)
+        return [*turned]
+
+
+@pytest.mark.parametrize("name", ["chat: names in error", "google: names in error"])
+def test_others_run_before_a_failed_answer_is_dealt_with(name):
+    assert asyncio.run(turns_before_the_end(name))[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["chat: names in arguments", "anthropic: names in input", "ollama: names in arguments"]
+)
+def test_others_run_between_a_large_frame_and_the_end_that_comes_with_it(name):
+    """Both are looked at as a whole: what a call has, and whether it is complete."""
+    *_, large, end = asyncio.run(turns_before_the_end(name))
+    assert large
+    assert end

@@ -19,6 +19,7 @@ from aiollm.providers.anthropic.wire import (
     Delta,
     Event,
     Message,
+    block_of,
     decode_plain,
     usage_of,
 )
@@ -31,7 +32,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, load_error
+from aiollm.providers.error_bodies import error_in, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.types import (
     Citation,
@@ -54,20 +55,17 @@ _DELTA = b"content_block_delta"
 _PING = b"ping"
 
 
-class _Block:
+class _Block(msgspec.Struct):
     """An open content block: its kind, and the state that is not emitted yet."""
 
-    __slots__ = ("call", "grown", "kind", "partial", "raw", "said", "signature")
-
-    def __init__(self, kind: str, raw: dict[str, Any]) -> None:
-        self.kind = kind
-        self.raw = raw
-        self.call = 0
-        self.said = False
-        self.signature = ""
-        self.partial: list[str] = []
-        self.grown: dict[str, list[str]] = {}
-        """The pieces of texts in `raw` that deltas add to."""
+    kind: str
+    raw: dict[str, Any]
+    call: int = 0
+    said: bool = False
+    signature: str = ""
+    partial: list[str] = []
+    grown: dict[str, list[str]] = {}
+    """The pieces of texts in `raw` that deltas add to."""
 
 
 class AnthropicDecoder:
@@ -166,7 +164,7 @@ class AnthropicDecoder:
             case "content_block_delta":
                 self._delta(event.index or 0, event.delta or Delta(), data, out)
             case "content_block_start":
-                self._open(event.index or 0, event.content_block, out)
+                self._open(event.index or 0, block_of(event.content_block), out)
             case "content_block_stop":
                 self._shut(event.index or 0, out)
             case "message_start":
@@ -176,7 +174,7 @@ class AnthropicDecoder:
                 self._note_stop(event.delta, out)
             case "message_stop":
                 self._end(out)
-            case kind if kind == "error" or name == b"error" or event.error:
+            case kind if kind == "error" or name == b"error" or says_error(event.error):
                 raise stream_error(load_error(data), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
@@ -214,7 +212,8 @@ class AnthropicDecoder:
             self._shut(index, out)
         if not isinstance(raw, dict):
             return
-        block = self._blocks[index] = _Block(_string(raw.get("type")), raw)
+        kind = raw.get("type")
+        block = self._blocks[index] = _Block(kind if isinstance(kind, str) else "", raw)
         match block.kind:
             case "text":
                 self._plain = self._joiner is None

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.lenient import load
 from aiollm.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -23,7 +22,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.error_bodies import fault_of, load_error
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.shared_errors import SHARED_CODES, SHARED_TEXTS
 
@@ -97,7 +96,7 @@ _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 def error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
-    value = load(reply.body) if reply.body else None
+    value = load_error(reply.body) if reply.body else None
     hint = reset_hint(reply.headers) if reply.status == 429 else None
     code, request_id = _error_code(value), _request_id(value)
     if not code:

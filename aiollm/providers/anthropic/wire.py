@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import astuple
 
+from aiollm._user_types.density import SHORT
+from aiollm._wire.lenient import load
 from aiollm.providers.billing import Billing
 from aiollm.types import Usage
 
@@ -97,7 +99,7 @@ class Message(msgspec.Struct, gc=False):
     stop_details: dict[str, Any] | None = None
     container: Any = None
     usage: Counts | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -119,12 +121,33 @@ class Event(msgspec.Struct, gc=False):
     type: str | None = None
     index: int | None = None
     message: Message | None = None
-    content_block: dict[str, Any] | None = None
+    content_block: msgspec.Raw = msgspec.Raw(b"null")
     delta: Delta | None = None
     usage: Counts | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
+def block_of(raw: msgspec.Raw) -> Any:
+    """Decode a content block, but not a long input of a call, which becomes text."""
+    try:
+        return _decode(raw) if len(raw) <= SHORT else _large_block(raw)
+    except (ValueError, RecursionError):  # invalid UTF-8, which nobody looks for in what is raw
+        return load(bytes(raw))
+
+
+def _large_block(raw: msgspec.Raw) -> Any:
+    fields = _FIELDS.decode(raw)
+    if bytes(fields.get("type", _EMPTY)) != b'"tool_use"':
+        return _decode(raw)
+    return {
+        key: each if key == "input" and len(each) > SHORT else _decode(each)
+        for key, each in fields.items()
+    }
+
+
+_EMPTY = msgspec.Raw()
+_decode = msgspec.json.Decoder().decode
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
 EVENT = msgspec.json.Decoder(Event)
 MESSAGE = msgspec.json.Decoder(Message)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiollm._wire.framing import SSE
-from aiollm._wire.lenient import SurrogateJoiner, load, mend, mend_all
+from aiollm._wire.lenient import SurrogateJoiner, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
@@ -18,6 +18,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
+from aiollm.providers.error_bodies import error_of, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.google.arguments import PartialArguments
 from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
@@ -233,10 +234,10 @@ class GoogleDecoder:
         if feedback is not None and feedback.block_reason:
             message = mend(feedback.block_reason_message or "")
             raise block_error(mend(feedback.block_reason), message)
-        if chunk.error:
-            raise body_error({"error": chunk.error}, body=frame)
+        if says_error(chunk.error):
+            raise body_error(error_of(chunk.error), body=frame)
         if chunk.usage_metadata is None and feedback is None and _MAYBE_FLAT.search(frame):
-            value = load(frame)
+            value = load_error(frame)
             if isinstance(value, dict) and ("message" in value or "detail" in value):
                 raise body_error(value, body=frame)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.lenient import load
 from aiollm.errors import (
     AuthenticationError,
     ContentFilterError,
@@ -25,7 +24,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_bodies import MAX_WORD, fault_of
+from aiollm.providers.error_bodies import MAX_WORD, fault_of, load_error
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.rpc_status import (
     NO_QUOTA,
@@ -110,7 +109,7 @@ BLOCKED: tuple[str, ...] = (
 
 def reply_error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
-    value = load(reply.body) if reply.body else None
+    value = load_error(reply.body) if reply.body else None
     if not rpc_error(value):
         return error_from(reply, RULES)
     return body_error(value, status=reply.status, headers=reply.headers, body=reply.body)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from aiollm._wire.base64_files import from_text
-from aiollm._wire.lenient import load, mend
+from aiollm._wire.lenient import load, load_weighed, mend
 from aiollm.errors import ProtocolError
 from aiollm.providers.decoding import check_parts
 from aiollm.types import Certainty, Citation, ProviderData, Usage
@@ -27,7 +27,7 @@ class Call(_Wire):
 
     name: str | None = None
     id: str | None = None
-    args: Any = None
+    args: msgspec.Raw = msgspec.Raw()
     partial_args: Any = None
     will_continue: bool | None = None
 
@@ -137,7 +137,7 @@ class Chunk(_Wire):
     candidates: list[Candidate] | None = None
     usage_metadata: Counts | None = None
     prompt_feedback: Feedback | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class Blob(_Wire):
@@ -242,7 +242,7 @@ class RawParts:
     def get(self, candidate: int, part: int) -> dict[str, Any]:
         """Return a part, {} if it has only fields that the decoder knows."""
         if self._value is None:
-            self._value = load(self._frame) or {}
+            self._value = load_weighed(self._frame) or {}
         try:
             raw = self._value["candidates"][candidate]["content"]["parts"][part]
         except (KeyError, IndexError, TypeError):
@@ -284,7 +284,9 @@ def citations_of(candidate: Candidate) -> list[Citation]:
     cited = candidate.citation_metadata or {}
     found = candidate.grounding_metadata or {}
     sources = _dicts(cited.get("citations")) or _dicts(cited.get("citationSources"))
-    for ground in _dicts(found.get("groundingChunks")):
+    grounds = _dicts(found.get("groundingChunks"))
+    check_parts(grounds)
+    for ground in grounds:
         sources += _dicts([next(filter(None, map(ground.get, _SOURCES)), None)])
     check_parts(sources)
     return [

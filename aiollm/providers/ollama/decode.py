@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from aiollm._wire.body import json_body
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm._wire.runs import Run
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import one_more_call, own_call_id
-from aiollm.providers.error_bodies import fault_of
+from aiollm.providers.decoding import arguments_text, one_more_call, own_call_id
+from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.ollama.errors import RULES
@@ -33,7 +32,7 @@ FULL = 0.95
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: Any = None
+    arguments: msgspec.Raw = msgspec.Raw()
 
 
 class _Call(msgspec.Struct):
@@ -53,7 +52,7 @@ class _Line(msgspec.Struct, gc=False):
     done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
     status_code: int | None = None
     cloud_status: int | None = msgspec.field(name="StatusCode", default=None)
 
@@ -173,8 +172,8 @@ class OllamaDecoder:
     def _line(self, frame: bytes, out: list[Item]) -> bool:
         """Decode any line; return whether it was the last."""
         line = self._decode(frame)
-        if line.error:
-            fault = fault_of({"error": line.error})
+        if line.error and says_error(line.error):
+            fault = fault_of(error_of(line.error))
             status = line.status_code or line.cloud_status or 0
             raise error_from_fault(fault, RULES, status=status, body=frame)
         if line.message is not None:
@@ -213,7 +212,7 @@ class OllamaDecoder:
             index,
             own_call_id(mend(call.id or ""), self._ids),
             mend(function.name or ""),
-            _arguments(function.arguments),
+            mend(arguments_text(function.arguments)),
         )
 
     def _end(self, line: _Line, out: list[Item]) -> None:
@@ -245,17 +244,6 @@ def _full(tokens: int, context: int) -> Notice:
         f"the prompt fills {tokens} of num_ctx {context} tokens: Ollama may have dropped the "
         "oldest messages; raise num_ctx, or send extra={'wire:ollama': {'truncate': False}}"
     )
-
-
-def _arguments(value: Any) -> str:
-    """Return the arguments as JSON text, "" if there are none; some hosted models send text."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return mend(value)
-        case _:
-            return bytes(json_body(value)).decode()
 
 
 def _usage(line: _Line) -> Usage:

@@ -23,7 +23,7 @@ from aiollm.providers.decoding import (
     later_usage,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, load_error
+from aiollm.providers.error_bodies import error_in, error_of, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
@@ -160,7 +160,7 @@ class ChatDecoder:
             self.close(out)
             return
         chunk = self._decode(body) if is_object(body) else Chunk()
-        if chunk.error or not chunk.choices:
+        if says_error(chunk.error) or not chunk.choices:
             raise no_answer(body)
         self._take(chunk, out)
         self._end(out)
@@ -183,7 +183,7 @@ class ChatDecoder:
             return NO_LANE
         before = len(out)
         chunk = self._decode(frame)
-        if chunk.error:
+        if chunk.error and says_error(chunk.error):
             raise stream_error(load_error(frame), frame)
         if chunk.choices:
             self._take(chunk, out)
@@ -229,8 +229,8 @@ class ChatDecoder:
         """Process a chunk without choices: usage, an error, or one that does not matter."""
         if not chunk.usage and (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
-        if chunk.x_groq and chunk.x_groq.error:
-            raise stream_error({"error": chunk.x_groq.error}, frame)
+        if chunk.x_groq and says_error(chunk.x_groq.error):
+            raise stream_error(error_of(chunk.x_groq.error), frame)
         self._count(chunk, out)
         if chunk.usage and self.ending:
             self._end(out)
@@ -271,8 +271,8 @@ class ChatDecoder:
             self._said = self._said or len(out) > before
         elif (message := choice.message) is not None:
             self._delta(unsaid(message, self._calls is not None) if self._said else message, out)
-        if choice.error:
-            raise stream_error({"error": choice.error})
+        if choice.error and says_error(choice.error):
+            raise stream_error(error_of(choice.error))
         if choice.finish_reason:
             self._stop(choice.finish_reason, choice.native_finish_reason)
 

@@ -143,7 +143,7 @@ class Function(msgspec.Struct, gc=False):
     """The function that a call names, and its arguments or a piece of them."""
 
     name: str | None = None
-    arguments: Any = None
+    arguments: msgspec.Raw = msgspec.Raw()
 
 
 class Custom(msgspec.Struct, gc=False):
@@ -248,7 +248,7 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     native_finish_reason: str | None = None
     """What the provider behind OpenRouter said, whose word may be worse than `finish_reason`."""
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
     """What failed behind a gateway (OpenRouter and others, 2026)."""
     usage: Counts | None = None
     """Where Moonshot counts in a stream (2026)."""
@@ -258,7 +258,7 @@ class Groq(msgspec.Struct, gc=False):
     """The object in which Groq sends its counts."""
 
     usage: Counts | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -269,7 +269,7 @@ class Chunk(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Counts | None = None
     x_groq: Groq | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
     citations: list[Any] | None = None
     search_results: list[Any] | None = None
     service_tier: str | None = None

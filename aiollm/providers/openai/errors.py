@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.durations import duration
-from aiollm._wire.lenient import load
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import (
     AuthenticationError,
@@ -29,7 +28,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.provider import HttpResponse
-from aiollm.providers.error_bodies import Fault, fault_of, is_error
+from aiollm.providers.error_bodies import Fault, fault_of, is_error, load_error
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.retry_hints import retry_after, retry_hint
 from aiollm.providers.rpc_status import RPC_RULES, rpc_word
@@ -121,7 +120,7 @@ _WINDOWS = ("requests", "tokens")
 
 def reply_error(reply: HttpResponse) -> ProviderError:
     """Translate an error reply."""
-    fault = _explained(fault_of(load(reply.body)))
+    fault = _explained(fault_of(load_error(reply.body)))
     hint = _hint(fault, reply.headers, reply.status)
     if not fault.message:
         return error_from(reply, RULES, hint=hint)
@@ -154,7 +153,7 @@ def no_answer(body: bytes) -> ProviderError | ProtocolError:
 
     Raises: ServerError if it is empty or a web page.
     """
-    value = load(body)
+    value = load_error(body)
     if is_error(value) or isinstance(value, str):
         return stream_error(value, body)
     check_answer(body, 200)

@@ -20,7 +20,7 @@ from aiollm.providers.decoding import (
     own_call_id,
     says_nothing,
 )
-from aiollm.providers.error_bodies import error_in, load_error
+from aiollm.providers.error_bodies import error_in, error_of, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
@@ -127,7 +127,7 @@ class ResponsesDecoder:
             self.close(out)
             return
         response = decode(body, RESPONSE) if is_object(body) else Response()
-        if response.output is None or response.error:
+        if response.output is None or says_error(response.error):
             raise no_answer(body)
         self._end(response, status_of(response), out)
 
@@ -141,7 +141,7 @@ class ResponsesDecoder:
             return
         event = self._decode(data)
         kind = event.type = event.type or name.decode("ascii", "replace")
-        if kind == "error" or (event.error and not kind.startswith("response.")):
+        if kind == "error" or (says_error(event.error) and not kind.startswith("response.")):
             raise stream_error(load_error(data), data)
         react = self._EVENTS.get(kind)
         if react is not None:
@@ -381,8 +381,8 @@ class ResponsesDecoder:
         if status not in ("completed", "incomplete"):
             if usage.certainty != "missing":
                 out.append(UsageUpdate(usage))
-            if response.error:
-                raise stream_error({"error": response.error})
+            if says_error(response.error):
+                raise stream_error(error_of(response.error))
             raise status_error(status)
         details = response.incomplete_details or Reason()
         own = response.status or status

@@ -71,7 +71,7 @@ class Response(msgspec.Struct, gc=False):
     """A response, complete or at the end of a stream."""
 
     status: str | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
     incomplete_details: Reason | None = None
     output: list[dict[str, Any]] | None = None
     usage: Counts | None = None
@@ -96,7 +96,7 @@ class Event(msgspec.Struct, gc=False):
     part: dict[str, Any] | None = None
     annotation: dict[str, Any] | None = None
     response: Response | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
     def is_done(self) -> bool:
         """Return whether the event has a complete value."""
