@@ -274,10 +274,10 @@ class Health:
 
     def remembered(self, target: Target, origin: str) -> Exception | None:
         """Return the error that set the target or its host aside, None where they are well."""
-        for each in (self._targets.get(target), self._hosts.get(origin)):
-            if each is not None and each.is_open:
-                return each.error
-        return None
+        mine, host = self._targets.get(target), self._hosts.get(origin)
+        if mine is not None and mine.openings:
+            return mine.error
+        return host.error if host is not None and host.openings else None
 
     def is_probed(self, target: Target, origin: str) -> bool:
         """Return whether a probe of the target or its host is under way."""

@@ -157,7 +157,7 @@ class _Flowing(_Answering):
         parser: Any = self._parser
         body: Any = self._payload
         if type(body) is not Pieces or parser is None or self._read_timeout is not None:
-            super().data_received(data)
+            self._take_head(data)
             return
         try:
             found = parser.feed_data(data)
@@ -176,6 +176,19 @@ class _Flowing(_Answering):
                 self._parser = parser
         if self._exception is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(self._exception)  # or its reader would wait for more
+
+    def _take_head(self, data: bytes) -> None:
+        """Pass a head on before what follows it, which then goes into `Pieces`.
+
+        aiohttp makes the body only once the head is parsed, and feeds all of the read to it.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if self._payload is not None or not 4 <= end < len(data):
+            super().data_received(data)
+            return
+        super().data_received(data[:end])
+        if self._exception is None:
+            self.data_received(data[end:])
 
 
 class _Parsed:

@@ -100,8 +100,8 @@ class Answer:
                 if self._coming is None or decoder.ending:
                     return self._hold()
                 return self._coming()
-            self._size += len(data)
-            if self._size >= self._turn_at:  # at the first read, and then once in so many bytes
+            self._size = size = self._size + len(data)
+            if size >= self._turn_at:  # at the first read, and then once in so many bytes
                 if self._turn_at and self._is_others_turn(data):
                     return sleep(0)
                 data = self._first_slice(data)

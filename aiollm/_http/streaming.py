@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from aiollm._http import ERROR_BODY_SECONDS
 from aiollm._http.answer import Answer
 from aiollm._http.handover import Handover
-from aiollm._wire.quota import quotas
+from aiollm._wire.quota import Quota, quotas
 from aiollm.errors import MAX_BODY, LLMError
 from aiollm.provider import HttpResponse, Provider, Reply, Transport
 from aiollm.types import AnnouncedLimits, Item, Notice, Request, Target, Timeouts
@@ -35,11 +35,11 @@ async def stream(
         if announced or http.warnings or not reply.has_body:
             # The headers show that the server is alive. So does a body that came with them, and
             # then an empty batch would only cost a turn of the loop.
-            first: list[Item] = [AnnouncedLimits(announced)] if announced else []
-            yield first + [Notice(message) for message in http.warnings]
+            yield _opening(announced, http.warnings)
         if not 200 <= reply.status < 300:
             raise codec.error(await _error_reply(reply, http.url))
         answer = Answer(reply, codec.framing(), (http.decoder or codec.decoder)(), timeouts)
+        del http  # its body may be large, and an answer may take long
         yield Handover(answer)
         while answer.goes_on:
             got = answer.take()
@@ -54,6 +54,11 @@ async def stream(
         await reply.drain()
     finally:
         reply.close()
+
+
+def _opening(announced: tuple[Quota, ...], warnings: Sequence[str]) -> list[Item]:
+    first: list[Item] = [AnnouncedLimits(announced)] if announced else []
+    return first + [Notice(message) for message in warnings]
 
 
 def _taken(answer: Answer) -> LLMError:

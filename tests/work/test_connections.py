@@ -178,6 +178,38 @@ async def test_a_timeout_between_reads_starts_anew_with_each_read():
     connection._drop_timeout()
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"3\r\none\r\n3\r\ntwo\r\n"
+
+
+async def received(*reads):
+    connection = _factory(asyncio.get_running_loop())()
+    connection.connection_made(asyncio.Transport())
+    connection.set_response_params(read_until_eof=True)
+    for read in reads:
+        connection.data_received(read)
+    return connection
+
+
+async def test_of_what_comes_with_the_head_aiohttp_notes_no_chunks_either():
+    connection = await received(HEAD + CHUNKS)
+    body = connection._payload
+    assert body.take() == b"onetwo"
+    assert body._http_chunk_splits is None, "aiohttp has fed its own body"
+
+
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_head_that_is_cut_anywhere_is_the_same_head(interim):
+    answer = interim + HEAD + CHUNKS + b"0\r\n\r\n"
+    for at in range(1, len(answer)):
+        connection = await received(answer[:at], answer[at:])
+        messages = [await connection.read() for _ in range(1 + bool(interim))]
+        _, body = messages[-1]
+        assert body.take() == b"onetwo"
+        assert body.is_eof()
+        assert not connection.should_close
+
+
 @pytest.mark.parametrize("name", ["_exception", "_payload"])
 async def test_a_connection_that_lacks_what_is_used_of_it_is_left_to_aiohttp(monkeypatch, name):
     assert _factory(asyncio.get_running_loop()).func is _Flowing

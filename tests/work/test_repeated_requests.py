@@ -219,6 +219,17 @@ async def test_aiohttps_connections_are_as_they_are_known(transport):
         assert type(pool[0][0]) is _Flowing, "aiohttp is not as aiohttp_tuning.py knows it"
 
 
+async def test_a_head_is_kept_once_however_many_connections_are_opened(transport):
+    first, second = Gate(), Gate()
+    async with FaultServer(*(Answer(200, {}, (gate,)) for gate in (first, second))) as server:
+        one = await transport.send(asking(server), 5.0)
+        (head,) = transport._repeater._heads.values()
+        other = await transport.send(asking(server), 5.0)
+        assert [*transport._repeater._heads.values()] == [head]
+        one.close()
+        other.close()
+
+
 async def test_a_body_that_is_cut_is_an_error(transport):
     async with FaultServer(FINE, Cut(2, FINE), default=FINE) as server:
         await ask(transport, asking(server))
