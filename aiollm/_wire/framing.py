@@ -18,6 +18,7 @@ from math import inf
 from typing import Any, ClassVar, Generic, TypeVar
 
 from aiollm._user_types.density import FRAME, LARGE, Limits, Weight, excess_in
+from aiollm._wire.raw_json import OPENING, RawJSON, as_error, is_error
 from aiollm.errors import ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -42,24 +43,17 @@ _CRLF = b"\r\n\r\n"
 _BLANK = (b"\n\n", _CRLF)
 _BETWEEN, _BETWEEN_CRLF = (-2, b"\n\ndata: "), (-4, b"\r\n\r\ndata: ")
 """Where the last of several events ends that have a line each, and what stands between them."""
-_OPENING = (b"{", b"[")
 _DATA = b"data: "
 _BEGIN = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: (?=[^\r\n]*\Z)")
 """How the first piece of a large event begins, as most have it."""
 _FIELDS = frozenset({b"", b"d", b"e"})
-_MATTERS = frozenset({*_FIELDS, *_OPENING})
+_MATTERS = frozenset({*_FIELDS, *OPENING})
 """How the lines begin that are read outside raw JSON, and while any of it is read: comments, `id`
 and `retry` have no effect."""
 _LARGE = 4 * 1024
 """Bytes without an end of an event after which complete lines do not wait for it: what is held
 takes no time, and then all of it at once."""
 _LONE_CR = re.compile(rb"\r(?!\n)")
-_WORDS = {"message", "detail", "msg", "base_resp"}
-_ANSWER = {"choices", "candidates", "type"}
-"""Keys under which an error without the key `error` has its words, and keys that only answers have.
-"""
-_QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
-"""A JSON string; its group is empty if the closing quote is missing."""
 
 F = TypeVar("F")
 
@@ -153,7 +147,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         self._data: list[bytes] = []
         self._name = b""
         self._midway = False
-        self._raw: _RawJSON | None = None
+        self._raw: RawJSON | None = None
         self._raw_values = 0
         self._carriage = False
         self._started = False
@@ -290,9 +284,9 @@ class _EventStream(_Framer, ABC, Generic[F]):
                 self._raw = None
             elif name == b"error" and value.strip():
                 self._name = name
-                self._data.append(_as_error(value.strip()))
+                self._data.append(as_error(value.strip()))
                 self._raw = None
-            elif self._raw is not None or line[:1] in _OPENING:
+            elif self._raw is not None or line[:1] in OPENING:
                 self._collect(line, frames)
 
     def _dispatch(self, frames: list[F]) -> None:
@@ -308,7 +302,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         """Add a line to the raw JSON value that it begins or continues."""
         if self._raw_values >= MAX_RAW_VALUES:
             return
-        raw = self._raw = self._raw or _RawJSON()
+        raw = self._raw = self._raw or RawJSON()
         if raw.size + len(line) > MAX_RAW or raw.count >= MAX_RAW_LINES:
             raise ProtocolError(f"raw JSON is larger than {MAX_RAW} bytes", frame=line)
         value = raw.add(line)
@@ -317,7 +311,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         self._raw = None
         self._raw_values += 1
         if value.endswith((b"}", b"]")):
-            frames.append(self._make(b"", value if _is_error(value) else BARE + value))
+            frames.append(self._make(b"", value if is_error(value) else BARE + value))
 
 
 class SSE(_EventStream[bytes]):
@@ -400,60 +394,7 @@ def _is_complete(data: bytes) -> bool:
 
     Raises: ProtocolError.
     """
-    if not data.endswith((b"}", b"]")) or data[:1] not in _OPENING:
+    if not data.endswith((b"}", b"]")) or data[:1] not in OPENING:
         return False
     check_density(data)
-    return _RawJSON().add(data) is not None
-
-
-def _as_error(value: bytes) -> bytes:
-    """Return the value of an `error:` line as JSON; some servers send plain words."""
-    if value[:1] in _OPENING:
-        return value
-    import json  # few servers write so
-
-    return json.dumps({"error": value.decode("utf-8", "replace")}).encode()
-
-
-def _is_error(raw: bytes) -> bool:
-    """Say whether raw JSON reports an error; otherwise it may be a piece of an answer."""
-    from aiollm._wire.lenient import load  # most streams have no raw JSON
-
-    value = load(raw)
-    while isinstance(value, list) and value:
-        value = value[0]
-    if not isinstance(value, dict):
-        return False
-    if any(key.lower().startswith("error") and said for key, said in value.items()):
-        return True
-    if "error" in (value.get("object"), value.get("type")):
-        return True
-    return not _ANSWER & value.keys() and bool(_WORDS & value.keys())
-
-
-class _RawJSON:
-    """Collects lines of a bare JSON value until its brackets balance."""
-
-    __slots__ = ("_depth", "_lines", "_quoted", "size")
-
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []
-        self._depth = 0
-        self._quoted = False
-        self.size = 0
-
-    @property
-    def count(self) -> int:
-        """How many lines it has so far."""
-        return len(self._lines)
-
-    def add(self, line: bytes) -> bytes | None:
-        """Add a line; return the value once its brackets balance."""
-        self._lines.append(line)
-        self.size += len(line)
-        # Brackets inside strings do not count. A string may continue from the line before, where
-        # the quote that opens it was.
-        bare, strings = _QUOTED.subn(rb"\1", b'"' + line if self._quoted else line)
-        self._quoted = bare.count(b'"') < strings
-        self._depth += bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
-        return None if self._depth > 0 or self._quoted else b"\n".join(self._lines)
+    return RawJSON().add(data) is not None

@@ -51,6 +51,6 @@ class LineRuns(NDJSON):
                 self._hold(data)
                 return []
             data = self._take(data, end)
-        if len(data) > _LONG:
+        if len(data) > _LONG and data.find(b"\n") < len(data) - 1:
             return Run([data])
         return list(filter(bytes.strip, data.split(b"\n")))

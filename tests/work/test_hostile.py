@@ -20,6 +20,7 @@ import pytest
 from aiollm import FailoverError, LLMError, Message, ProtocolError, Registry, TextPart, Timeouts
 from aiollm._http import streaming, turns
 from aiollm._http.unary import UnaryRequester
+from aiollm._wire.runs import Run
 from aiollm.dsn import Secret
 from aiollm.provider import Operation, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
@@ -216,12 +217,13 @@ def test_nothing_is_made_of_what_becomes_text_or_is_not_read(name):
     codec = CODECS[wire]()
     frames, decoder = codec.framing().feed(make(0)), codec.decoder()
     size = max(len(frame[-1]) if isinstance(frame, tuple) else len(frame) for frame in frames)
+    copies = 5 if isinstance(frames, Run) else 4  # a run of lines is split by the decoder
     gc.collect()
     tracemalloc.start()
     try:
         with contextlib.suppress(LLMError):
             decoder.feed(frames, [])
-        assert tracemalloc.get_traced_memory()[1] <= 4 * size + 64 * 1024
+        assert tracemalloc.get_traced_memory()[1] <= copies * size + 64 * 1024
     finally:
         tracemalloc.stop()
 
