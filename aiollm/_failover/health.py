@@ -122,7 +122,7 @@ class Permit:
         return closed or closed_host
 
     def failure(self, error: BaseException) -> bool:
-        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
+        """Book a failure as `error` deserves; return whether it opened a breaker."""
         if not self._settle():
             return False
         verdict = classify(error)
@@ -134,13 +134,12 @@ class Permit:
             return False
         self._breaker.failed += 1
         is_stray = self._breaker.is_stray(self._health.clock())
-        if is_connection_failure(error):
-            self._open(self._host, error)
-        else:
+        opens_host = is_connection_failure(error) and self._open(self._host, error)
+        if not is_connection_failure(error):
             self._recover(self._host)
             if is_stray and not (stated_wait(error) or _is_long(error)):
                 return False
-        return self._open(self._breaker, error)
+        return self._open(self._breaker, error) or opens_host
 
     def abandoned(self) -> None:
         """Give the permit back without a verdict: the caller or a race ended the attempt."""
