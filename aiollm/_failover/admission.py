@@ -117,7 +117,7 @@ class Admission:
         self._leave()
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
-        return opened
+        return bool(opened)
 
     def _refused(self, error: RateLimitError | OverloadedError) -> None:
         """Slow down, and let the fleet do so."""
