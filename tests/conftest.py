@@ -13,12 +13,22 @@ from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture import engine
 
 GRACE = 1.0
 """Seconds that what is already closing gets until it is gone."""
 
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A failure is reported before the time of its test is over, which would hide it: its example is
+# made smaller for some seconds only, by default for five minutes, and nothing traces meanwhile.
+assert hasattr(engine, "MAX_SHRINKING_SECONDS")
+engine.MAX_SHRINKING_SECONDS = 15
+settings.register_profile(
+    "dev",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=set(Phase) - {Phase.explain},
+)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

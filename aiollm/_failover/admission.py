@@ -100,7 +100,7 @@ class Admission:
         self._leave()
 
     def failure(self, error: Exception, *, was_sent: bool) -> bool:
-        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
+        """Book a failure as `error` deserves; return whether it opened a breaker."""
         line, gate, permit = self.line, self._gate, self.permit
         if not was_sent:
             self._refund()
@@ -117,7 +117,7 @@ class Admission:
         self._leave()
         if opened and classify(error).harms == "long":
             gate.share_verdict(line, error)
-        return opened
+        return bool(opened)
 
     def _refused(self, error: RateLimitError | OverloadedError) -> None:
         """Slow down, and let the fleet do so."""

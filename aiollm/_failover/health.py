@@ -121,26 +121,25 @@ class Permit:
         self._hand_on()
         return closed or closed_host
 
-    def failure(self, error: BaseException) -> bool:
-        """Book a failure as `error` deserves; return whether it opened the target's breaker."""
+    def failure(self, error: BaseException) -> tuple[Breaker, ...]:
+        """Book a failure as `error` deserves; return the breakers that it opened."""
         if not self._settle():
-            return False
+            return ()
         verdict = classify(error)
         if verdict.harms == "no":
             if isinstance(error, ProviderError):
                 self._answered()  # a refusal is an answer: the target is well
             elif isinstance(error, LocalError) and self.is_probe:
                 self._postpone()
-            return False
+            return ()
         self._breaker.failed += 1
         is_stray = self._breaker.is_stray(self._health.clock())
-        if is_connection_failure(error):
-            self._open(self._host, error)
-        else:
+        opened = self._open(self._host, error) if is_connection_failure(error) else ()
+        if not is_connection_failure(error):
             self._recover(self._host)
             if is_stray and not (stated_wait(error) or _is_long(error)):
-                return False
-        return self._open(self._breaker, error)
+                return ()
+        return opened + self._open(self._breaker, error)
 
     def abandoned(self) -> None:
         """Give the permit back without a verdict: the caller or a race ended the attempt."""
@@ -182,14 +181,14 @@ class Permit:
             breaker.close()
         return was_open and not breaker.is_open
 
-    def _open(self, breaker: Breaker, error: BaseException) -> bool:
+    def _open(self, breaker: Breaker, error: BaseException) -> tuple[Breaker, ...]:
         health = self._health
         now = health.clock()
         breaker.failures += 1
         breaker.last_error = type(error).__name__
         stated, long = stated_wait(error), _is_long(error)
         if not (health.base or stated or long):
-            return False
+            return ()
         # Attempts that ran beside the one that opened it report the same outage: from them, only
         # a time that the server itself states counts.
         opens = self._is_current(breaker)
@@ -208,7 +207,7 @@ class Permit:
             breaker.not_before = max(breaker.not_before, now + hang)
         breaker.not_before = max(breaker.not_before, now + stated)
         breaker.until = max(breaker.until, breaker.not_before)
-        return opens
+        return (breaker,) if opens else ()
 
 
 class Health:

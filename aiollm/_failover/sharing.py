@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from aiollm._failover.lines import Line
@@ -11,6 +11,7 @@ from aiollm.provider import Provider
 from aiollm.types import Target
 
 if TYPE_CHECKING:
+    from aiollm._failover.breaker import Breaker
     from aiollm._wire.quota import Kind, Quota
     from aiollm.prices import Budget
 
@@ -109,8 +110,10 @@ class Sharing(Joinable, Protocol):
     def use(self, line: Line) -> None:
         """Note that a call wants to go to a target: what is not used is forgotten."""
 
-    def failed(self, line: Line, error: Exception, *, opened: bool, took: float) -> None:
-        """Note a failure after `took` seconds; `opened` says whether it opened the breaker here."""
+    def failed(
+        self, line: Line, error: Exception, *, opened: Collection[Breaker], took: float
+    ) -> None:
+        """Note a failure after `took` seconds; `opened` are the breakers that it opened here."""
 
     def closed(self, line: Line) -> None:
         """Note that a target answers again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -165,7 +165,9 @@ class SharedHealth:
         for key in keys:
             self._send(scripts.states, [key], [], self._heard_all)
 
-    def failed(self, line: Line, error: Exception, *, opened: bool, took: float) -> None:
+    def failed(
+        self, line: Line, error: Exception, *, opened: Collection[Breaker], took: float
+    ) -> None:
         """Tell the fleet of a failure after `took` seconds."""
         if classify(error).harms != "no":
             self._report(line.target, error, opened=opened, took=took)
@@ -174,14 +176,17 @@ class SharedHealth:
         self.closed(line)
         self.released(line)
 
-    def _report(self, place: Target | str, error: Exception, *, opened: bool, took: float) -> None:
+    def _report(
+        self, place: Target | str, error: Exception, *, opened: Collection[Breaker], took: float
+    ) -> None:
         stated, is_long = stated_wait(error), classify(error).harms == "long"
-        if (key := self.places.get(place)) is None or not (opened or stated):
+        opens = self._gate.health.breaker_of(place) in opened
+        if (key := self.places.get(place)) is None or not (opens or stated):
             return
         generation = self._known[key].generation if key in self._known else 0
         arguments = (
             generation,
-            int(opened),
+            int(opens),
             int(_is_own(error)),
             self._member.machine,
             _us(self._gate.health.base),
@@ -194,7 +199,7 @@ class SharedHealth:
             getattr(error, "status", 0) or "",
         )
         then = self._heard
-        if opened and self._is_open(place):
+        if opens and self._is_open(place):
             self._reports[key] = report = _Report()
             then = partial(self._reported, key, report)
         self._send(scripts.opened, [key], (self._member.channel, *arguments), then)

@@ -325,6 +325,45 @@ def test_a_reset_lets_those_who_wait_go():
     bench.end()
 
 
+def test_a_host_is_set_aside_by_a_target_that_was_so_before():
+    bench = Bench()
+    first, second = bench.enter(bench.am), bench.enter(bench.am)
+    first.failure(ServerError("x", status=500), was_sent=True)
+    second.failure(ConnectError("x"), was_sent=False)
+    crowd = [bench.waits(bench.bm) for _ in range(10)]
+    bench.passes(3)
+    (probe,) = went(crowd)
+    probe.first_output(0.1)
+    bench.passes()
+    assert len(went(crowd)) == 2, "it came back, and is stormed"
+    bench.end(*crowd)
+
+
+def test_who_waits_for_a_slot_learns_that_the_host_is_down():
+    bench = Bench(b=Limits(max_concurrency=1))
+    first, second = bench.enter(bench.am), bench.enter(bench.am)
+    bench.enter(bench.bm)
+    task = bench.waits(bench.bm, recovery=2.5)
+    first.failure(ServerError("x", status=500), was_sent=True)
+    bench.passes()
+    second.failure(ConnectError("x"), was_sent=False)
+    bench.passes(3)
+    assert task.result() == [], "it waits as long as for a slot of a host that is well"
+    bench.end()
+
+
+def test_a_reset_lets_one_more_go_than_wait_for_their_output():
+    bench = Bench()
+    bench.fails(bench.am, ServerError("x", status=500))
+    crowd = [bench.waits(bench.am) for _ in range(10)]
+    bench.passes(3)
+    assert len(went(crowd)) == 1
+    bench.gate.reset(bench.am.target)
+    bench.passes()
+    assert len(went(crowd)) == 2
+    bench.end(*crowd)
+
+
 def test_slots_that_were_taken_before_their_number_was_declared_are_given_back():
     bench = Bench(a=Limits(max_concurrency="auto"))
     running = [bench.enter(bench.am) for _ in range(3)]
@@ -886,7 +925,10 @@ class Machine(RuleBasedStateMachine):
         for line in [*self.waves]:
             if which in (None, line.target) and line.pace.is_active:
                 del self.waves[line]  # who forgets its 429s forgets that it came back, too
+        sick = self.sick_lines()
+        pending = {each: each.pending for each in sick}
         self.gate.reset(which)
+        self.recovered(sick, pending)
 
     def reopens(self, line: Line) -> list[float]:
         """Return when the target's own breaker may be probed: by those that wait, by others."""

@@ -36,7 +36,7 @@ def answer(health: Health, count: int = 1) -> None:
 
 
 def fail(health: Health, error: Exception | None = None) -> bool:
-    return health.admit(TARGET, ORIGIN).failure(error or ServerError("no", status=500))
+    return bool(health.admit(TARGET, ORIGIN).failure(error or ServerError("no", status=500)))
 
 
 def test_a_target_without_a_record_is_set_aside_by_its_first_failure(health: Health) -> None:

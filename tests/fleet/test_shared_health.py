@@ -7,12 +7,15 @@ import asyncio
 import pytest
 
 from aiollm import FailoverError, Registry
+from aiollm._failover.tickets import Demand
 from aiollm._fleet import scripts
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.membership import service_name
 from aiollm._fleet.overview import look
+from aiollm.errors import ConnectError, ServerError
 from aiollm.spec import parse_target
 from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
+from aiollm.types import Request, user
 from tests.fleet.conftest import SlowWay, state, until
 
 DOWN = Answer(503)
@@ -139,6 +142,44 @@ async def test_a_connection_failure_is_the_fleets_only_when_a_second_machine_rep
         await until(lambda: watcher._resources._member.health._known)
         await fails(watcher)
         assert len(server.requests) == 3
+
+
+async def test_what_was_under_way_when_a_host_was_set_aside_does_not_double_its_cooldown(
+    redis, members, server
+):
+    url = redis.url
+    first, second = (members(url, {"a": server}) for _ in range(2))
+    other, attempts = await under_way(first, "a/m"), await under_way(second, "a/m", "a/n")
+    health = second._resources._member.health
+    first._resources._member.machine = "another"
+    other[0].failure(ConnectError("x"), was_sent=False)
+    await until(lambda: not first._resources._member.health._reports)
+    attempts[0].failure(ConnectError("x"), was_sent=False)
+    await until(lambda: len(health._known) == 2)
+    attempts[1].failure(ConnectError("x"), was_sent=False)
+    await until(lambda: not health._reports)
+    assert [each.openings for each in health._known.values() if each.openings] == [1, 1]
+
+
+async def test_a_host_that_is_down_does_not_double_the_cooldown_of_a_target_that_failed_before(
+    redis, members, server
+):
+    (reg,) = [members(redis.url, {"a": server})]
+    attempts = await under_way(reg, "a/m", "a/m")
+    health = reg._resources._member.health
+    attempts[0].failure(ServerError("x", status=500), was_sent=True)
+    await until(lambda: health._known)
+    attempts[1].failure(ConnectError("x"), was_sent=False)
+    await until(lambda: not health._reports)
+    assert [each.openings for each in health._known.values() if each.openings] == [1]
+
+
+async def under_way(registry, *specs):
+    """Return the admissions of calls to some targets, which have not failed yet."""
+    await registry._resources._member.open()
+    gate, demand = registry._gate, Demand(Request((user("hi"),)))
+    lines = [gate.line(parse_target(each), registry.provider("a")) for each in specs]
+    return [await gate.ask(line, number, demand) for number, line in enumerate(lines)]
 
 
 async def test_a_claim_of_a_process_that_died_ends(redis, members, server):
