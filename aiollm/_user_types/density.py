@@ -36,11 +36,11 @@ class Limits(msgspec.Struct, frozen=True):
     """Bytes that are not ASCII; files have neither these nor escapes."""
 
 
-FRAME = Limits(24 * 1024, 16 * 1024, 128 * 1024, 512 * 1024, 256 * 1024, 1024 * 1024)
+FRAME = Limits(24 * 1024, 16 * 1024, 128 * 1024, 512 * 1024, 200 * 1024, 1024 * 1024)
 """Of an answer: Responses repeats the schemas of the tools, 300 of them in some 20,000 texts. vLLM
 may send the token ids of a prompt, on request."""
 
-REPLY = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 1024 * 1024)
+REPLY = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 200 * 1024, 1024 * 1024)
 """Of a single reply: the longest list of models has 15,000 texts (November 2026)."""
 
 USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
