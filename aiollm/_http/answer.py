@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import sleep
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 from weakref import ref
 
 from aiollm._http import MAX_ANSWER
-from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns
+from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns, long_turn
 from aiollm._user_types.density import Weight
 from aiollm._wire.framing import NDJSON, check_density, held_by
 from aiollm.errors import LLMError, ProtocolError
@@ -103,7 +102,7 @@ class Answer:
             self._size = size = self._size + len(data)
             if size >= self._turn_at:  # at the first read, and then once in so many bytes
                 if self._turn_at and self._is_others_turn(data):
-                    return sleep(0)
+                    return long_turn()
                 data = self._first_slice(data)
             if decoder.ending or not data:
                 self._feed_end(data, batch)

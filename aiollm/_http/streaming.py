@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import sleep
 from collections.abc import AsyncGenerator, Sequence
 
 from aiollm._http import ERROR_BODY_SECONDS
 from aiollm._http.answer import Answer
 from aiollm._http.handover import Handover
+from aiollm._http.turns import long_turn
 from aiollm._wire.quota import Quota, quotas
 from aiollm.errors import MAX_BODY, LLMError
 from aiollm.provider import HttpResponse, Provider, Reply, Transport
@@ -48,7 +48,7 @@ async def stream(
             else:
                 await got
         if answer.ends_late:
-            await sleep(0)
+            await long_turn()
             if answer.failure is not None:
                 raise _taken(answer)
         await reply.drain()

@@ -30,6 +30,12 @@ Read: TypeAlias = Callable[[], Awaitable[bytes]]
 """Waits for bytes and returns them, b"" at the end."""
 
 
+async def long_turn() -> None:
+    """Let all others run, timers too: one that is due waits for what was ready before it."""
+    await sleep(0)
+    await sleep(0)
+
+
 class Turns:
     """Reads pieces of at most `most` bytes, and lets others run between those that take long.
 

@@ -210,3 +210,11 @@ async def test_a_deadline_fires_while_bytes_are_there():
     last = error.last if isinstance(error, FailoverError) else error
     assert isinstance(last, DeadlineError)
     assert loop.is_running()
+
+
+async def test_a_long_turn_lets_a_timer_run_that_is_due():
+    """One step would not: the timer comes behind it."""
+    loop, rang = asyncio.get_running_loop(), []
+    loop.call_at(loop.time(), rang.append, True)
+    await turns.long_turn()
+    assert rang
