@@ -65,9 +65,6 @@ _PARTS: Any = msgspec.json.Decoder(
 )
 """Finds these keys, and makes nothing of others, of which there may be thousands."""
 
-_NOTHING = (b"", b"null", b"false", b"0", b'""', b"{}", b"[]")
-"""What a field says that is there although nothing failed."""
-
 
 class Fault(msgspec.Struct, frozen=True):
     """The contents of an error body of any shape; all texts may be empty.
@@ -144,7 +141,10 @@ def is_error(value: Any) -> bool:
 
 def says_error(raw: msgspec.Raw) -> bool:
     """Return whether the field of an error, not decoded yet, has one."""
-    return bool(raw) and bytes(raw) not in _NOTHING
+    if not raw or (data := bytes(raw)) == b"null":
+        return False
+    # Nothing failed, either, with `false`, `0.0` or `{ }`; what cannot be read says something.
+    return not is_small(data) or (value := load(data)) is None or bool(value)
 
 
 def error_of(raw: msgspec.Raw) -> dict[str, Any]:

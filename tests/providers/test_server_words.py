@@ -35,12 +35,12 @@ ENDED: dict[str, list[str]] = {
 }
 
 
-def _answer(wire: str, word: str) -> Answer:
-    events = [event.replace("%s", word) for event in ENDED[wire]]
+def _answer(wire: str, word: str, *before: str) -> Answer:
+    events = [*before, *(event.replace("%s", word) for event in ENDED[wire])]
     if wire == "ollama":
         return ndjson(*events)
     if wire in ("anthropic", "responses"):
-        return sse(*((json.loads(event)["type"], event) for event in events))
+        return sse(*((json.loads(event).get("type", ""), event) for event in events))
     return sse(*events)
 
 
@@ -91,3 +91,12 @@ async def test_no_error_can_control_the_terminal_that_shows_it(wire, said, shown
     for text in (str(error), str(caught.value), error.code, error.request_id):
         assert not any(ord(char) < 32 and char not in "\n\t" for char in text)
         assert not {"\u202e", "\u2066", "\x9b", "\x7f"} & set(text)
+
+
+@pytest.mark.parametrize("wire", DSNS)
+@pytest.mark.parametrize(
+    "error", ["null", "false", "0", "-0", "0.0", '""', "{}", "[]", "{ }", "[\t]"]
+)
+async def test_an_error_that_says_nothing_ends_no_answer(wire, error):
+    events = f'{{"error":{error}}}', f'{{"id": "a", "error" :  {error} }}'
+    assert (await _ask(wire, _answer(wire, '"stop"', *events))).text == "Hi"
