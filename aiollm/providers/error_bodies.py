@@ -51,7 +51,7 @@ _KEYS = frozenset(
 _READ = (
     *("error", "errors", "object", "base_resp", "choices", "success"),
     *(*_TEXTS, *_KINDS, "code", "error_code", "param", "status_code", "StatusCode", "status_msg"),
-    *("details", "metadata", "headers", "raw", "resets_in_seconds", "request_id"),
+    *("details", "metadata", "headers", "raw", "resets_in_seconds", "request_id", "loc"),
 )
 """Keys of an object that an error is read from."""
 
@@ -64,6 +64,16 @@ _PARTS: Any = msgspec.json.Decoder(
     )
 )
 """Finds these keys, and makes nothing of others, of which there may be thousands."""
+
+_FIRST: Any = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_First",
+        [(f"at{place}", msgspec.Raw, msgspec.Raw()) for place in range(16)],
+        array_like=True,
+        gc=False,
+    )
+)
+"""Finds the first items of a list, such as a validator's of all that it does not like."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -149,7 +159,7 @@ def says_error(raw: msgspec.Raw) -> bool:
 
 def error_of(raw: msgspec.Raw) -> dict[str, Any]:
     """Return the body of an error whose field was not decoded yet."""
-    return {"error": _brief(bytes(raw), 1)}
+    return {"error": _brief(bytes(raw), 2)}
 
 
 def load_error(data: bytes) -> Any:
@@ -170,10 +180,13 @@ def _outline(data: bytes, depth: int = 2) -> Any:
         parts = msgspec.structs.astuple(_PARTS.decode(data))
     except (ValueError, RecursionError):
         return load(data)
-    found = {name: _brief(bytes(raw), depth) for name, raw in zip(_READ, parts, strict=True) if raw}
-    if not found and (named := _NAMED.match(data)) is not None:
+    given = {name: bytes(raw) for name, raw in zip(_READ, parts, strict=True) if raw}
+    if not given.get("errors", b"[").startswith(b"["):
+        del given["errors"]  # errors by the names of fields, as ASP.NET has them
+    found = {name: _brief(raw, depth) for name, raw in given.items()}
+    if (named := _NAMED.match(data)) is not None:
         rest = data[named.end() : named.end() + MAX_MESSAGE]
-        return {named[1].decode("utf-8", "replace"): rest.decode("utf-8", "replace")}
+        found[named[1].decode("utf-8", "replace")] = rest.decode("utf-8", "replace")
     return found
 
 
@@ -181,10 +194,16 @@ def _brief(raw: bytes, depth: int) -> Any:
     if is_small(raw):
         return load(raw)
     begin = raw[:MAX_MESSAGE].decode("utf-8", "replace")
-    if begin.startswith('"'):
-        return begin[1:]
-    # What has none of the keys is shown as it is.
-    return (depth and begin.startswith("{") and _outline(raw, depth - 1)) or [begin]
+    match begin[:1]:
+        case '"':
+            return begin[1:]
+        case "{" if depth and (found := _outline(raw, depth - 1)):
+            return found
+        case "[" if depth:
+            items = msgspec.structs.astuple(_FIRST.decode(raw))
+            return [_brief(bytes(each), depth - 1) for each in items if each]
+        case _:  # it is shown as it is
+            return [begin]
 
 
 def _may_be_error(data: bytes) -> bool:

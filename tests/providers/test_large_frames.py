@@ -10,6 +10,7 @@ import pytest
 
 from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import LLMError, ProtocolError, RateLimitError, ServerError
+from aiollm.provider import HttpResponse
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.decoding import MAX_CALLS, MAX_PARTS
 from aiollm.providers.google.codec import GoogleCodec
@@ -165,11 +166,11 @@ def test_an_error_without_its_key_is_found_at_both_ends_of_a_large_frame(before:
         assert "no such model" in str(error)
 
 
-DENSE = [{"loc": ["body", "messages", place], "input": {}} for place in range(1000)]
+ECHOED = [{"loc": ["body", "messages", place], "input": {}} for place in range(1000)]
 """More than is decoded of an error, in some 60 KiB."""
 
 
-@pytest.mark.parametrize("more", [DENSE, DENSE * 2], ids=["dense", "large"])
+@pytest.mark.parametrize("more", [ECHOED, ECHOED * 2], ids=["dense", "large"])
 @pytest.mark.parametrize("place", ["within", "beside"])
 @pytest.mark.parametrize("wire", ["chat", "google"])
 def test_what_an_error_says_is_found_beside_a_lot_that_nobody_reads(
@@ -187,6 +188,40 @@ def test_what_an_error_says_is_found_beside_a_lot_that_nobody_reads(
     assert isinstance(error, RateLimitError)
     assert "too many" in str(error)
     assert error.retry_after == 7
+
+
+PROBLEMS = [
+    {"loc": ["body", "messages", place], "msg": "Field required", "input": {"a": "SECRET"}}
+    for place in range(100)
+]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize("wire", CODECS)
+def test_what_a_validator_does_not_like_is_said_without_what_it_echoes(
+    wire: str, count: int
+) -> None:
+    value = {"detail": PROBLEMS * count}
+    reply = HttpResponse(422, {}, json.dumps(value).encode(), "http://a/")
+    for error in (CODECS[wire]().error(reply), read(wire, {"error": value})[1]):
+        assert str(error).startswith("body.messages.0: Field required; body.messages.1: ")
+        assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_many_errors_by_the_names_of_fields_hide_no_message(wire: str) -> None:
+    fields = {f"messages[{place}]": ["is required"] for place in range(1000)}
+    _, error = read(wire, {"error": {"message": "too many", "code": 429, "errors": fields}})
+    assert isinstance(error, RateLimitError)
+    assert "too many" in str(error)
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_the_first_of_many_errors_is_shown(wire: str) -> None:
+    errors = [{"message": "too many", "code": 429}, *[{"message": "no", "a": {}}] * 1000]
+    _, error = read(wire, {"error": {"errors": errors}})
+    assert isinstance(error, RateLimitError)
+    assert "too many" in str(error)
 
 
 @pytest.mark.parametrize("count", [10, 1000, 8000])
