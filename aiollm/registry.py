@@ -115,7 +115,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         self._hooks: list[Hook] = []
         self._runs = 0
         if self._settings.has_address:
-            _ = self._starter  # which reads it
+            _ = self._starter  # it checks the address
 
     # Calls
 

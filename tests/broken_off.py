@@ -37,6 +37,30 @@ async def cancelled_everywhere(
     assert at >= least, f"it was over after {at} callbacks"
 
 
+async def cancelled_and_repeated(
+    call: Callable[[], Awaitable[Any]],
+    reg: Registry,
+    *,
+    is_busy: Callable[[], object] = lambda: False,
+    times: int = 1,
+    least: int = 1,
+) -> None:
+    """Cancel a call everywhere: each time its registry holds nothing, and it can be made again.
+
+    `is_busy` says whether anything else still runs. The first of all calls is not cancelled.
+    """
+
+    async def check() -> list[str]:
+        found = await held(reg)
+        if is_busy():
+            found.append("something still runs")
+        await call()
+        return found
+
+    await call()
+    await cancelled_everywhere(call, check, times=times, least=least)
+
+
 async def _is_cancelled_at(call: Callable[[], Awaitable[Any]], at: int, times: int) -> bool:
     """Cancel a call before its callback number `at`; return whether it was not over by then."""
     before = asyncio.all_tasks()

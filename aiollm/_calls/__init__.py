@@ -1,1 +1,1 @@
-"""Calls of the registry that return all of an answer at once."""
+"""The registry's calls that return all of an answer at once, and what starts all calls."""

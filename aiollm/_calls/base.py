@@ -1,4 +1,4 @@
-"""What the calls of a registry have in common: its settings, and what starts them."""
+"""The base of a registry's calls: its settings, and the starter that the first call makes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from aiollm.events import Hook
 
 
-class Calling:
-    """Keeps what calls take of a registry."""
+class RegistryBase:
+    """A registry as its calls see it: its settings, and what the first call makes of them."""
 
     _catalog: Catalog
     _policy: Policy
@@ -30,7 +30,10 @@ class Calling:
         # It brings asyncio and all that makes calls: half of what the package costs to import.
         from aiollm._calls.starter import Starter
 
-        return Starter(self._catalog, self._policy, self._hooks, self._settings)
+        made = Starter(self._catalog, self._policy, self._hooks, self._settings)
+        # A thread that asks for a snapshot may have made one meanwhile: all use that one.
+        kept: Starter = self.__dict__.setdefault("_starter", made)
+        return kept
 
     @property
     def _resources(self) -> Resources:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from aiollm._calls.base import Calling
+from aiollm._calls.base import RegistryBase
 
 if TYPE_CHECKING:
     from aiollm._failover.keywords import CallOptions
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiollm.spec import Plan
 
 
-class Retrieval(Calling):
+class Retrieval(RegistryBase):
     """The calls of a registry to models that make vectors and scores."""
 
     async def embed(

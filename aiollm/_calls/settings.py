@@ -1,9 +1,8 @@
-"""What a registry was told of the things that its first call makes."""
+"""The settings of a registry that its first call needs, checked when it is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -20,8 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int
     tool_threads: int
     fetch_images: bool
-    fleet: Any
-    response_cache: Any
+    fleet: str
+    response_cache: str | None
 
     def __post_init__(self) -> None:
         check_seconds("cooldown", self.cooldown)
@@ -32,5 +31,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_address(self) -> bool:
-        """Whether there is an address, which may be wrong."""
+        """Whether there is an address, which only the starter can check."""
         return self.fleet != "" or self.response_cache is not None

@@ -1,4 +1,4 @@
-"""What starts the calls of a registry; with it comes all that makes calls."""
+"""Starts the calls of a registry; importing it imports all that makes calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Starter:
-    """Starts the calls of one registry, to which it does not refer: that would be a cycle."""
+    """Starts the calls of one registry. It holds no reference to it, which would be a cycle."""
 
     __slots__ = ("_hooks", "_make", "_numbers", "_policy", "catalog", "gate", "resources")
 

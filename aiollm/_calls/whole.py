@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from aiollm._calls.base import Calling
+from aiollm._calls.base import RegistryBase
 from aiollm._validation import RequestLike
 from aiollm.errors import ConfigError
 from aiollm.spec import Plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class WholeAnswers(Calling):
+class WholeAnswers(RegistryBase):
     """The calls of a registry that return all of an answer at once."""
 
     stream: Callable[..., Stream]

@@ -13,7 +13,7 @@ import pytest
 from aiollm import Budget, ClosedError, ImageRequest, Limits, Price, Registry
 from aiollm.testing import Answer, Cut, FakeProvider, FaultServer, Stale, chat, sse
 from aiollm.testing.fake import PIXEL
-from tests.broken_off import cancelled_everywhere, closed_everywhere, held
+from tests.broken_off import cancelled_and_repeated, cancelled_everywhere, closed_everywhere, held
 
 ROOM = "?max_concurrency=2&rpm=1000000"
 FAKE_ROOM = Limits(rpm=1_000_000, max_concurrency=2)
@@ -198,13 +198,7 @@ async def test_a_single_request(operation, times):
         async def call():
             await (reg.models("a") if operation == "models" else reg.embed("a/m", ["x"]))
 
-        async def check():
-            found = await held(reg)
-            await call()
-            return found
-
-        await call()
-        await cancelled_everywhere(call, check, times=times, least=5)
+        await cancelled_and_repeated(call, reg, times=times, least=5)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -220,13 +214,7 @@ async def test_a_stream_of_images(times):
             async with reg.stream_images("a/m", asked) as stream:
                 assert len([each async for each in stream]) == 2
 
-        async def check():
-            found = await held(reg)
-            await call()
-            return found
-
-        await call()
-        await cancelled_everywhere(call, check, times=times, least=10)
+        await cancelled_and_repeated(call, reg, times=times, least=10)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -250,13 +238,7 @@ async def test_a_call_whose_token_a_callable_gives(is_async, times):
                 tokens._kept.clear()
             await reg.generate("a/m", "hi")
 
-        async def check():
-            found = await held(reg)
-            await call()
-            return found
-
-        await call()
-        await cancelled_everywhere(call, check, times=times, least=10)
+        await cancelled_and_repeated(call, reg, times=times, least=10)
 
 
 OTHERS = {
@@ -280,15 +262,10 @@ async def test_every_other_operation(operation, times):
         async def call():
             await OTHERS[operation](reg, budget)
 
-        async def check():
-            found = await held(reg)
-            if fake.running or budget.reserved:
-                found.append("a call still runs, or has money reserved")
-            await call()
-            return found
+        def is_busy():
+            return fake.running or budget.reserved
 
-        await call()
-        await cancelled_everywhere(call, check, times=times)
+        await cancelled_and_repeated(call, reg, is_busy=is_busy, times=times)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -310,10 +287,4 @@ async def test_a_typed_answer(is_streamed, times):
                 async for _ in stream:
                     pass
 
-        async def check():
-            found = await held(reg)
-            await call()
-            return found
-
-        await call()
-        await cancelled_everywhere(call, check, times=times)
+        await cancelled_and_repeated(call, reg, times=times)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.programs import run_program
 
 PROGRAM = """
 import asyncio, gc, sys
@@ -35,14 +30,7 @@ print("the end")
 
 @pytest.mark.parametrize("when", ["collected", "at the end"])
 def test_a_program_that_closes_its_loop_under_a_call_hears_only_of_its_task(when):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, when],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_program(PROGRAM, when)
     assert done.stdout == "the end\n"
     assert "Task was destroyed but it is pending" in done.stderr
     assert "Exception ignored" not in done.stderr

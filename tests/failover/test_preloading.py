@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from aiollm import ConfigError, Registry
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import run_program
 
 SERVICE = """
 import asyncio, json, sys, threading
@@ -39,14 +34,7 @@ asyncio.run(main())
 
 
 def test_preloading_a_spec_imports_its_codec_in_a_thread_and_leaves_nothing_to_the_first_call():
-    done = subprocess.run(
-        [sys.executable, "-c", SERVICE],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_program(SERVICE)
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout)
     assert loaded["on the loop"] == []

@@ -42,6 +42,15 @@ async def until(holds):
             await asyncio.sleep(0.01)
 
 
+async def cancelled_calls(server, fake, count):
+    """Return calls that were cancelled while they hung at the server or waited to be sent."""
+    hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(count)]
+    await until(lambda: fake.hanging == min(count, CONNECTIONS))
+    for each in hanging:
+        each.cancel()
+    return hanging
+
+
 @pytest.mark.parametrize("mode", ["json", "sse"])
 async def test_tools_are_called_over_http(http, registry, mode):
     fake = http(mode)
@@ -81,10 +90,7 @@ async def test_a_cancelled_call_does_not_wait_for_a_server_that_is_busy(http, re
     fake = http("deaf")
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
-        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(30)]
-        await until(lambda: fake.hanging == 30)
-        for each in hanging:
-            each.cancel()
+        hanging = await cancelled_calls(server, fake, 30)
         # The SDK waits for the answer to each notice, and those behind it wait for 5 s.
         await asyncio.wait(hanging)
         assert (await server.call("echo", {"text": "on"}, timeout=4.0)).text == "echo: on"
@@ -99,10 +105,7 @@ async def test_cancelled_calls_leave_their_connections_to_others(http, registry,
     fake = http(mode)
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
-        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(200)]
-        await until(lambda: fake.hanging == CONNECTIONS)  # the others wait for a connection
-        for each in hanging:
-            each.cancel()
+        hanging = await cancelled_calls(server, fake, 200)  # most wait for a connection
         await asyncio.wait(hanging)
         assert (await server.call("echo", {"text": "on"}, timeout=4.0)).text == "echo: on"
         await until(lambda: len(fake.connections) <= 20)  # of notices, and of the last call
@@ -116,10 +119,7 @@ async def test_a_call_that_is_cancelled_twice_leaves_no_connection(http, registr
     fake = http(mode)
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
-        hanging = [asyncio.ensure_future(server.call("hang")) for _ in range(10)]
-        await until(lambda: fake.hanging == 10)
-        for each in hanging:
-            each.cancel()
+        hanging = await cancelled_calls(server, fake, 10)
         for _ in range(turns):
             await asyncio.sleep(0)
         for each in hanging:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from aiollm import ImagePart, Registry, Request, user
 from aiollm.errors import ClosedError
 from aiollm.testing import FakeProvider
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import run_program
 
 SERVICE = """
 import asyncio, json, sys, threading
@@ -54,14 +49,7 @@ asyncio.run(main())
 
 def loaded(*arguments: str) -> dict[str, dict[str, bool]]:
     """Return the modules loaded before and after the first image, true if in the main thread."""
-    done = subprocess.run(
-        [sys.executable, "-c", SERVICE, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_program(SERVICE, *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

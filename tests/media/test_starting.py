@@ -17,6 +17,7 @@ from aiollm.media import MediaPool
 from aiollm.media.interpreter import find_python
 from aiollm.media.limits import ImageLimits
 from aiollm.types import ImagePart
+from tests.programs import run_program
 
 pytest.importorskip("PIL")
 
@@ -231,10 +232,8 @@ resource.setrlimit(resource.RLIMIT_AS, (900 << 20, hard))
 _confine(2 << 30)
 print(*(each >> 20 for each in resource.getrlimit(resource.RLIMIT_AS)))
 """
-    command = [sys.executable, "-c", script]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == ["900", "900"]
+    done = run_program(script)
+    assert done.stdout.split() == ["900", "900"], done.stderr
 
 
 def test_an_interpreter_is_found_by_its_name(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from aiollm.testing import FakeProvider
-from tests.broken_off import cancelled_everywhere, held
+from tests.broken_off import cancelled_and_repeated
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -21,12 +21,4 @@ async def test_a_call_whose_answer_is_kept_or_not(keeping, is_kept, times):
         asked = "again" if is_kept else str(next(numbers))
         await reg.generate("a/m", asked, response_cache="use")
 
-    async def check():
-        found = await held(reg)
-        if fake.running:
-            found.append("a call still runs")
-        await call()
-        return found
-
-    await call()
-    await cancelled_everywhere(call, check, times=times)
+    await cancelled_and_repeated(call, reg, is_busy=lambda: fake.running, times=times)

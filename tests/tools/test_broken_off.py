@@ -8,7 +8,7 @@ import pytest
 
 from aiollm import Limits, Registry, tool
 from aiollm.testing import FakeProvider, ToolCallStep
-from tests.broken_off import cancelled_everywhere, held
+from tests.broken_off import cancelled_and_repeated
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -61,12 +61,7 @@ async def test_a_run(called, times):
                 async for _ in run:
                     pass
 
-        async def check():
-            found = await held(reg)
-            if fake.running or entered != left:
-                found.append("a call or a tool still runs")
-            await call()
-            return found
+        def is_busy():
+            return fake.running or entered != left
 
-        await call()
-        await cancelled_everywhere(call, check, times=times, least=10)
+        await cancelled_and_repeated(call, reg, is_busy=is_busy, times=times, least=10)

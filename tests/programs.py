@@ -1,0 +1,22 @@
+"""Runs the programs of tests, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code that imports this checkout, for a minute at most."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
