@@ -183,12 +183,16 @@ class _Flowing(_Answering):
         aiohttp makes the body only once the head is parsed, and feeds all of the read to it.
         """
         end = data.find(b"\r\n\r\n") + 4
-        if self._payload is not None or not 4 <= end < len(data):
-            super().data_received(data)
-            return
-        super().data_received(data[:end])
-        if self._exception is None:
-            self.data_received(data[end:])
+        if self._payload is None and 4 <= end < len(data):
+            super().data_received(data[:end])
+            if self._exception is not None:
+                return
+            data = data[end:]
+            body: Any = self._payload
+            if type(body) is Pieces:
+                self.data_received(data)
+                return
+        super().data_received(data)  # after blank lines or an interim response, too
 
 
 class _Parsed:

@@ -426,6 +426,7 @@ class HttpTransport:
         self._closed = True
         if self._loop is not None and not self._loop.is_closed():
             self._close_replies()
+        self._replies.clear()  # those of a closed loop cannot be closed, now or later
         for session in self._take_sessions():
             end(session)
 

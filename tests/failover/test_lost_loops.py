@@ -27,6 +27,39 @@ if sys.argv[1] == "collected":
 print("the end")
 """
 
+GOES_ON = """
+import asyncio, queue, threading
+from aiollm import Registry
+from aiollm.testing import FaultServer, Gate, Raw
+
+EVENT = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\\n\\n'
+HEAD = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\nContent-Length: 999\\r\\n\\r\\n"
+
+async def serve():
+    async with FaultServer(default=Raw((HEAD + EVENT, Gate()))) as server:
+        urls.put(server.url)
+        await asyncio.Event().wait()
+
+async def begin():
+    stream = reg.stream("a/m", "hi")
+    streams.append(stream)
+    async for delta in stream:
+        return print(delta.text)
+
+async def go_on():
+    async with reg:
+        await begin()
+
+urls, streams = queue.Queue(), []
+threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+reg = Registry(env={"LLM_A": f"openai+{urls.get()}/v1?api=chat"})
+loop = asyncio.new_event_loop()
+loop.run_until_complete(begin())
+loop.close()
+asyncio.run(go_on())
+print("the end", flush=True)
+"""
+
 
 @pytest.mark.parametrize("when", ["collected", "at the end"])
 def test_a_program_that_closes_its_loop_under_a_call_hears_only_of_its_task(when):
@@ -34,3 +67,8 @@ def test_a_program_that_closes_its_loop_under_a_call_hears_only_of_its_task(when
     assert done.stdout == "the end\n"
     assert "Task was destroyed but it is pending" in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_registry_goes_on_after_a_loop_was_closed_under_an_answer():
+    done = run_program(GOES_ON)
+    assert (done.stdout, done.stderr) == ("Hi\nHi\nthe end\n", "")

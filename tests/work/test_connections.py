@@ -210,6 +210,13 @@ async def test_a_head_that_is_cut_anywhere_is_the_same_head(interim):
         assert not connection.should_close
 
 
+async def test_any_number_of_blank_lines_may_come_before_a_head():
+    connection = await received(b"\r\n" * 20_000 + HEAD + CHUNKS)
+    message, body = await connection.read()
+    assert message.code == 200
+    assert body.take() == b"onetwo"
+
+
 @pytest.mark.parametrize("name", ["_exception", "_payload"])
 async def test_a_connection_that_lacks_what_is_used_of_it_is_left_to_aiohttp(monkeypatch, name):
     assert _factory(asyncio.get_running_loop()).func is _Flowing
