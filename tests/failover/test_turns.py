@@ -24,6 +24,7 @@ from aiollm.provider import HttpRequest, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
 from aiollm.servers import llama_swap
+from tests.turns import turns as counted_turns
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n'
 SIZE = 40 * TURN
@@ -210,6 +211,19 @@ async def test_a_deadline_fires_while_bytes_are_there():
     last = error.last if isinstance(error, FailoverError) else error
     assert isinstance(last, DeadlineError)
     assert loop.is_running()
+
+
+async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_same_read():
+    start, end = EVENT.split(b"hello")
+    last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    reads = [start, *[b"x" * 8192] * 40, end + EVENT + last]
+    async with Registry(env={}) as reg, counted_turns() as seen:
+        reg.register("mem", provider(Ready(reads)))
+        async with reg.stream("mem/m", "hi") as stream:
+            found = [(chunk.text, len(seen)) async for chunk in stream]
+    (large, before), (small, after) = found
+    assert (len(large), small) == (40 * 8192, "hello")
+    assert after > before
 
 
 async def test_a_long_turn_lets_a_timer_run_that_is_due():
