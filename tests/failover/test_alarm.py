@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +43,12 @@ class Timers(asyncio.SelectorEventLoop):
             handle._run()
 
 
+@pytest.fixture
+def loop() -> Iterator[Timers]:
+    with closing(Timers()) as made:
+        yield made
+
+
 def waiting(loop: Timers, alarm: Alarm, seconds: float) -> Ticket[Any]:
     ticket: Ticket[Any] = Ticket(0, Demand(Request("hi")), [])
     ticket.future = loop.create_future()
@@ -52,19 +60,18 @@ def is_awake(ticket: Ticket[Any]) -> bool:
     return ticket.future is not None and ticket.future.done()
 
 
-def test_each_is_woken_at_its_time_by_one_timer():
-    loop, alarm = Timers(), Alarm()
+def test_each_is_woken_at_its_time_by_one_timer(loop):
+    alarm = Alarm()
     tickets = [waiting(loop, alarm, seconds) for seconds in (5.0, 2.0, 9.0)]
     assert [each.when() for each in loop.pending()] == [2.0]
     for now, awake in ((1.9, []), (2.0, [1]), (5.0, [0, 1]), (9.0, [0, 1, 2])):
         loop.pass_to(now)
         assert [place for place, each in enumerate(tickets) if is_awake(each)] == awake
     assert loop.pending() == []
-    loop.close()
 
 
-def test_one_that_is_taken_off_sleeps_and_its_request_is_forgotten():
-    loop, alarm = Timers(), Alarm()
+def test_one_that_is_taken_off_sleeps_and_its_request_is_forgotten(loop):
+    alarm = Alarm()
     tickets = [waiting(loop, alarm, 1.0 + place) for place in range(10)]
     left = tickets[:8]
     for each in left:
@@ -75,20 +82,18 @@ def test_one_that_is_taken_off_sleeps_and_its_request_is_forgotten():
     assert [each() for each in requests] == [None] * 6
     loop.pass_to(20.0)
     assert all(map(is_awake, tickets))
-    loop.close()
 
 
-def test_no_timer_is_left_when_nobody_waits():
-    loop, alarm = Timers(), Alarm()
+def test_no_timer_is_left_when_nobody_waits(loop):
+    alarm = Alarm()
     tickets = [waiting(loop, alarm, 60.0) for _ in range(3)]
     for each in tickets:
         alarm.take_off(each)
     assert loop.pending() == []
-    loop.close()
 
 
-def test_one_that_waits_again_is_woken_at_its_new_time_alone():
-    loop, alarm = Timers(), Alarm()
+def test_one_that_waits_again_is_woken_at_its_new_time_alone(loop):
+    alarm = Alarm()
     others = [waiting(loop, alarm, 9.0) for _ in range(3)]
     ticket = waiting(loop, alarm, 1.0)
     alarm.take_off(ticket)
@@ -98,30 +103,28 @@ def test_one_that_waits_again_is_woken_at_its_new_time_alone():
     loop.pass_to(3.0)
     assert is_awake(ticket)
     assert not any(map(is_awake, others))
-    loop.close()
 
 
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
 def test_those_who_stay_are_woken_in_order_whoever_leaves(seconds, leave):
-    loop, alarm = Timers(), Alarm()
-    tickets = {each: waiting(loop, alarm, float(each)) for each in seconds}
-    for each in leave:
-        alarm.take_off(tickets[each])
-    for now in range(12):
-        loop.pass_to(float(now))
-        awake = {each for each, ticket in tickets.items() if is_awake(ticket)}
-        assert awake == {*range(now + 1)} - leave
-    loop.close()
+    alarm = Alarm()
+    with closing(Timers()) as loop:
+        tickets = {each: waiting(loop, alarm, float(each)) for each in seconds}
+        for each in leave:
+            alarm.take_off(tickets[each])
+        for now in range(12):
+            loop.pass_to(float(now))
+            awake = {each for each, ticket in tickets.items() if is_awake(ticket)}
+            assert awake == {*range(now + 1)} - leave
 
 
-def test_a_timer_that_goes_off_a_little_early_wakes_all_the_same():
-    loop, alarm = Timers(), Alarm()
+def test_a_timer_that_goes_off_a_little_early_wakes_all_the_same(loop):
+    alarm = Alarm()
     ticket = waiting(loop, alarm, 2.0)
     loop.at = 1.999
     (timer,) = loop.pending()
     timer._run()
     assert is_awake(ticket)
-    loop.close()
 
 
 @given(st.permutations(range(12)), st.permutations(range(12)))

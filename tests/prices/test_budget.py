@@ -499,8 +499,10 @@ class Line(RuleBasedStateMachine):
     def teardown(self):
         for _, task in self.waiting:
             task.cancel()
-        self.turn_all()
-        self.loop.close()
+        try:
+            self.turn_all()
+        finally:
+            self.loop.close()
 
     def turn_all(self):
         tasks = [task for _, task in self.waiting]
