@@ -128,7 +128,8 @@ class ActiveAttempt:
                 if not deadlines.end(error):
                     raise
             if deadlines.fired is not None:
-                raise deadlines.error()  # noqa: TRY301
+                self._end_late()
+                return None
             deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
             answer = _NO_ANSWER  # whoever keeps the error keeps this frame, but not the answer
@@ -141,6 +142,16 @@ class ActiveAttempt:
                 self._note(batch)
             return batch  # type: ignore[no-any-return]
         return await self._call.next(task)
+
+    def _end_late(self) -> None:
+        """Close after a deadline, which only an answer that is not complete is lost to.
+
+        Raises: DeadlineError, ClosedError, StreamInterrupted.
+        """
+        error = self._deadlines.error()
+        if self.record.outcome != "success":
+            raise error
+        self.close("success")
 
     def _is_for_caller(self, error: BaseException, *, moves_on: bool) -> bool:
         """Close after an error; return whether the caller gets it, as nothing comes after it."""

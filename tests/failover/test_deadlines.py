@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from aiollm import BusyError, DeadlineError, FailoverError, Registry, Timeouts
+from aiollm import (
+    BusyError,
+    DeadlineError,
+    FailoverError,
+    Finish,
+    Registry,
+    TextDelta,
+    Timeouts,
+)
 from aiollm._failover.deadlines import AttemptDeadlines, Watchdog
 from aiollm._http import streaming
 from aiollm.provider import Operation, Provider
@@ -317,3 +325,28 @@ async def test_bytes_that_came_while_this_process_stood_still_are_not_late():
         assert await task == b"x"
     deadlines.stop()
     watchdog.close()
+
+
+@pytest.mark.parametrize("end", ["deadline", "closed"])
+async def test_an_answer_that_is_complete_is_lost_neither_to_a_deadline_nor_to_a_close(end):
+    lingers = asyncio.Event()
+
+    async def answer(provider, transport, target, request, timeouts):
+        yield [TextDelta("Hello"), Finish("stop")]
+        lingers.set()
+        await asyncio.Event().wait()
+
+    async def close():
+        await lingers.wait()
+        await reg.aclose()
+
+    reg = Registry(env={}, timeouts=only(idle=0.1) if end == "deadline" else NONE)
+    chat = {"chat": Operation(adapter=answer)}
+    row = Provider("mem", "openai", "http://mem.invalid/v1", ChatCodec(), operations=chat)
+    reg.register("mem", row)
+    async with reg, asyncio.TaskGroup() as tasks, reg.stream("mem/m", "hi") as stream:
+        if end == "closed":
+            tasks.create_task(close())
+        response = await stream.collect()
+    assert response.text == "Hello"
+    assert [each.outcome for each in stream.attempts] == ["success"]

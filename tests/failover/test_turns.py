@@ -221,7 +221,7 @@ async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_s
         reg.register("mem", provider(Ready(reads)))
         async with reg.stream("mem/m", "hi") as stream:
             found = [(chunk.text, len(seen)) async for chunk in stream]
-    (large, before), (small, after) = found
+    (large, before), (small, after), _ = found
     assert (len(large), small) == (40 * 8192, "hello")
     assert after > before
 
