@@ -36,7 +36,7 @@ from aiollm.testing import Answer, Cut, FaultServer, Hang, Pause, Reset, Truncat
 AT_ONCE = 50
 CAPS = Capabilities(max_image_dimension=1000)
 PAGE_KIB = resource.getpagesize() // 1024
-BARS = {"KiB": 1024, "workers' KiB": 1024, "objects": 150, "files": 3, "tasks": 0}
+BARS = {"KiB": 2048, "workers' KiB": 1024, "objects": 150, "files": 3, "tasks": 0}
 """Growth from the least of the third to sixth tenths to the least of the last four."""
 
 
