@@ -200,8 +200,10 @@ def _brief(raw: bytes, depth: int) -> Any:
         case "{" if depth and (found := _outline(raw, depth - 1)):
             return found
         case "[" if depth:
-            items = msgspec.structs.astuple(_FIRST.decode(raw))
-            return [_brief(bytes(each), depth - 1) for each in items if each]
+            items = map(bytes, msgspec.structs.astuple(_FIRST.decode(raw)))
+            return [_brief(each, depth - 1) for each in items if each[:1] in (b"{", b'"')] or [
+                begin
+            ]
         case _:  # it is shown as it is
             return [begin]
 
