@@ -196,7 +196,9 @@ def _brief(raw: bytes, depth: int) -> Any:
     begin = raw[:MAX_MESSAGE].decode("utf-8", "replace")
     match begin[:1]:
         case '"':
-            return begin[1:]
+            # What it is cut at may be amid an escape, of which there are six bytes at most.
+            ends = (load(raw[: MAX_MESSAGE - less] + b'"') for less in range(6))
+            return next((text for text in ends if text is not None), begin[1:])
         case "{" if depth and (found := _outline(raw, depth - 1)):
             return found
         case "[" if depth:
