@@ -134,7 +134,13 @@ class _Answering(ResponseHandler):
         """Take a response that was parsed."""
         if self._interim > MAX_INTERIM:
             return  # it is closed, but there may be more in the same read
-        self._interim = self._interim + 1 if is_interim(data[0].code) else 0
+        status = data[0].code
+        if not 100 <= status < 200:
+            self._interim = 0
+        elif is_interim(status):
+            self._interim += 1
+        else:
+            self.force_close()  # another protocol follows, if the head says so or not
         if self._interim <= MAX_INTERIM:
             in_pieces(data[1])
             super().feed_data(data, size)

@@ -190,6 +190,15 @@ def test_what_an_error_says_is_found_beside_a_lot_that_nobody_reads(
     assert error.retry_after == 7
 
 
+@pytest.mark.parametrize("wire", CODECS)
+def test_the_beginning_of_a_long_message_is_shown_without_escapes(wire: str) -> None:
+    """It may be cut amid an escape."""
+    for place in range(24):
+        said = "x" * place + '"\u4e16\n\U0001f642' * 4000
+        _, error = read(wire, {"error": {"message": said}})
+        assert str(error).startswith(said[:100])
+
+
 PROBLEMS = [
     {"loc": ["body", "messages", place], "msg": "Field required", "input": {"a": "SECRET"}}
     for place in range(100)

@@ -165,6 +165,15 @@ async def test_interim_responses_are_passed_over(transport):
         assert await ask(transport, asking(server)) == (200, b"fine", 0)
 
 
+@pytest.mark.parametrize("size", [1, SMALL_BODY + 1], ids=["repeated", "session"])
+async def test_a_connection_on_which_another_protocol_follows_is_not_used(transport, size):
+    switches = Raw((b"HTTP/1.1 101 Switching Protocols\r\n\r\n",))
+    async with FaultServer(FINE, switches, default=FINE) as server:
+        await ask(transport, asking(server))
+        assert (await ask(transport, asking(server, b"x" * size)))[:2] == (101, b"")
+        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+
+
 async def test_a_status_that_is_none_is_an_answer_as_the_sessions_is(transport):
     none = Raw((b"HTTP/1.1 000 Nothing\r\nContent-Length: 4\r\n\r\nfine",))
     async with FaultServer(none, FINE, none, default=FINE) as server:
