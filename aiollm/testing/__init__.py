@@ -148,12 +148,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # pytest imports this package for its plugin in every run, so load nothing before it is used.
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
+    def __getattr__(name: str) -> Any:
+        # pytest imports this package for its plugin in every run: load nothing before it is used.
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__
