@@ -93,7 +93,8 @@ class Shape(msgspec.Struct, frozen=True):
         try:
             return read(response.text, self._kinds(), response.finish_reason)
         except (ValueError, RecursionError) as error:
-            reason = f"the reply does not fit {self.name}: {error}"
+            fault = "it is not JSON: " if type(error) is msgspec.DecodeError else ""
+            reason = f"the reply does not fit {self.name}: {fault}{error}"
         if lost := hopeless(response):
             reason = f"{reason}; {lost}"
         raise OutputError(reason, response=response, target=response.target)
