@@ -414,7 +414,8 @@ def _described(provider: Provider) -> str:
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
     if not isinstance(value, kind):
-        raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
+        hint = ": pass its .provider()" if callable(getattr(value, "provider", None)) else ""
+        raise ConfigError(f"{wanted}, not of type {type(value).__name__}{hint}")
 
 
 def _name_of(variable: str) -> str:

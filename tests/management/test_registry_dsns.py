@@ -173,7 +173,7 @@ def test_the_usual_spelling_wins():
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda reg: reg.register("box", FakeProvider("hi")), "not of type FakeProvider"),
+        (lambda reg: reg.register("box", FakeProvider("hi")), r"pass its \.provider\(\)"),
         (lambda reg: reg.register("box", None), "not of type NoneType"),
         (lambda reg: reg.register(None, "ollama+http://box"), "a name must be a str"),
         (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' must be a spec, not of type"),
