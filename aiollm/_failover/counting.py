@@ -83,7 +83,7 @@ class CountOpener(ChatOpener):
         if own is not None:
             return self._asked(provider, target, request, own.codecs())
         # A codec may be any object with the methods of one, and few count.
-        counters = getattr(provider.codec, "counters", None)
+        counters = getattr(provider.codec, "counters", None) if provider.base_url else None
         return self._asked(provider, target, request, counters(provider) if counters else ())
 
     async def _asked(

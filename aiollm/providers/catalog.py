@@ -17,7 +17,7 @@ from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.providers.urls import OLLAMA_PORT
-from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec, variable_of
+from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec, shown_spec, variable_of
 from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
@@ -134,7 +134,7 @@ class Catalog:
             for variable, value in self._env.items()
             if _name_of(variable) and value.strip().startswith(ALIAS)
         }
-        return found | self._aliases
+        return {name: shown_spec(spec) for name, spec in (found | self._aliases).items()}
 
     def parse(self, spec: str | Plan) -> Plan:
         """Parse a spec and expand its aliases. Raises: SpecError."""
@@ -414,7 +414,8 @@ def _described(provider: Provider) -> str:
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
     if not isinstance(value, kind):
-        raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
+        hint = ": pass its .provider()" if callable(getattr(value, "provider", None)) else ""
+        raise ConfigError(f"{wanted}, not of type {type(value).__name__}{hint}")
 
 
 def _name_of(variable: str) -> str:

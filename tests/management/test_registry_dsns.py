@@ -173,7 +173,7 @@ def test_the_usual_spelling_wins():
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda reg: reg.register("box", FakeProvider("hi")), "not of type FakeProvider"),
+        (lambda reg: reg.register("box", FakeProvider("hi")), r"pass its \.provider\(\)"),
         (lambda reg: reg.register("box", None), "not of type NoneType"),
         (lambda reg: reg.register(None, "ollama+http://box"), "a name must be a str"),
         (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' must be a spec, not of type"),
@@ -184,3 +184,9 @@ def test_the_usual_spelling_wins():
 def test_what_names_nothing_is_refused_at_once(call, reason):
     with pytest.raises(ConfigError, match=reason):
         call(Registry(env={}))
+
+
+def test_an_alias_that_is_an_address_by_mistake_is_not_shown():
+    reg = Registry(env={"LLM_BOX": "alias:openai://sk-secret@host", "LLM_OK": "alias:a/s3://b/m"})
+    assert reg.aliases() == {"box": "(an address, not a spec)", "ok": "a/s3://b/m"}
+    assert "sk-secret" not in reg.describe()
