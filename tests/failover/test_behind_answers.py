@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp.helpers import DEBUG
 
 from aiollm import FailoverError, InvalidRequestError, Registry, StreamInterrupted
 from aiollm._http.receiving import SendNotes, connection_factory
@@ -25,9 +26,10 @@ ANSWERS = {
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
     "an error": (b"HTTP/1.1 400 Bad\r\n" + FOUR, b"fine"),
     "blank lines before it": (b"\r\n" * 5 + OK + FOUR, b"fine"),
-    "bare line ends": ((OK + FOUR).replace(b"\r", b""), b"fine"),
     "line ends in the body": (OK + b"Content-Length: 6\r\n\r\n\r\n\n\n\r\n", b"\r\n\n\n\r\n"),
 }
+if not DEBUG:  # in which aiohttp is strict
+    ANSWERS["bare line ends"] = ((OK + FOUR).replace(b"\r", b""), b"fine")
 JUNK = {
     "a brace": b"}",
     "a line end": b"\n",
