@@ -307,4 +307,6 @@ def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
 
 def has_bytes(body: aiohttp.StreamReader) -> bool:
     """Return whether bytes of a body have arrived, even if they were taken."""
+    if body is aiohttp.EMPTY_PAYLOAD:  # which has no size
+        return False
     return bool(body._size or body.total_bytes)  # noqa: SLF001

@@ -57,6 +57,24 @@ async def test_requests_ask_for_no_compression_and_carry_no_cookies(serve, regis
         assert "cookie" not in request.headers
 
 
+@pytest.mark.parametrize("call", ["stream", "images", "unary"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nxx",
+        b"HTTP/1.1 000 OK\r\n\r\n",
+    ],
+    ids=["no content", "not modified", "another protocol", "the largest length", "no status"],
+)
+async def test_an_answer_that_has_no_body_by_its_head_is_an_error(serve, registry, call, head):
+    server = await serve(Raw((head,)))
+    with pytest.raises(LLMError):
+        await CALLS[call](registry({"a": server}, retries=0))
+
+
 def encoded(status=200, encoding="gzip"):
     bomb = gzip.compress(b"{}\n\n" * 1_000_000)
     return Answer(status, {"content-type": "text/event-stream", "content-encoding": encoding}, bomb)
