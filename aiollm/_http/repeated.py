@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector, SendNotes, is_interim
+from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector
+from aiollm._http.receiving import SendNotes, is_interim
 from aiollm.provider import HttpRequest
 
 MOST = 128

@@ -14,16 +14,13 @@ import aiohttp
 from aiollm._http.aiohttp_tuning import (
     READ_BUFFER,
     Connector,
-    Pieces,
-    SendNotes,
     SocketConnector,
     end,
-    has_bytes,
-    in_pieces,
     leave,
     request_class,
     sending,
 )
+from aiollm._http.receiving import Pieces, SendNotes, has_bytes, in_pieces
 from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body

@@ -226,9 +226,18 @@ async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_s
     assert after > before
 
 
-async def test_a_long_turn_lets_a_timer_run_that_is_due():
-    """One step would not: the timer comes behind it."""
-    loop, rang = asyncio.get_running_loop(), []
-    loop.call_at(loop.time(), rang.append, True)
+async def test_a_long_turn_lets_a_task_run_whose_timer_is_due():
+    """Two steps would not: the timer comes behind the first, and the task that it wakes next."""
+    loop, ran = asyncio.get_running_loop(), []
+    due = loop.create_future()
+
+    async def wait() -> None:
+        await due
+        ran.append(True)
+
+    waits = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    loop.call_at(loop.time(), due.set_result, None)
     await turns.long_turn()
-    assert rang
+    assert ran
+    await waits

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aiollm import LLMError, ProtocolError
-from aiollm._http.aiohttp_tuning import MAX_INTERIM
+from aiollm._http.receiving import MAX_INTERIM
 from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, Cut, FaultServer, Gate, Raw, Reset, Stale
 from tests.work.test_repeated_requests import FINE, ask, asking

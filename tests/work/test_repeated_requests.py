@@ -15,7 +15,8 @@ from aiollm import (
     StreamInterrupted,
     TransportError,
 )
-from aiollm._http.aiohttp_tuning import SMALL_BODY, _Flowing
+from aiollm._http.aiohttp_tuning import SMALL_BODY
+from aiollm._http.receiving import _Flowing
 from aiollm._http.repeated import MOST
 from aiollm._http.transport import HttpTransport
 from aiollm._wire.body import Blob, Body
@@ -225,7 +226,7 @@ async def test_aiohttps_connections_are_as_they_are_known(transport):
     async with FaultServer(default=FINE) as server:
         await ask(transport, asking(server))
         (pool,) = transport._session.connector._conns.values()
-        assert type(pool[0][0]) is _Flowing, "aiohttp is not as aiohttp_tuning.py knows it"
+        assert type(pool[0][0]) is _Flowing, "aiohttp is not as receiving.py knows it"
 
 
 async def test_a_head_is_kept_once_however_many_connections_are_opened(transport):
