@@ -36,11 +36,11 @@ MAX_INTERIM = 64
 class SendNotes:
     """What a connector notes about the request that is being sent."""
 
-    __slots__ = ("is_answered", "is_fresh", "key")
+    __slots__ = ("is_answered", "is_reused", "key")
 
     def __init__(self) -> None:
-        self.is_fresh = False
-        """Whether its connection is new."""
+        self.is_reused = False
+        """Whether its connection has sent an earlier one."""
         self.is_answered = False
         """Whether bytes came after it, if only some of a head."""
         self.key: Any = None
@@ -68,16 +68,21 @@ class Prompt(aiohttp.BaseConnector):
 class _Careful(Prompt):
     """Reports whether a connection is new, and never reuses one with unread bytes."""
 
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+    async def connect(
+        self,
+        req: Any,
+        traces: Any,
+        timeout: Any,  # noqa: ASYNC109
+        sent: SendNotes | None = None,
+    ) -> Any:
         """Return a connection that is new, or idle and clean."""
+        if sent is None and (sent := sending.get(None)) is not None:
+            sent.key = req.connection_key
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
-            sent = sending.get(None)
-            if sent is not None:
-                sent.key = req.connection_key
             # A second response that nobody asked for would be taken for this request's.
-            if not protocol.should_close or sent is None or sent.is_fresh:
+            if not (protocol.should_close and protocol.was_used) or sent is None:
                 if sent is not None:
                     protocol.begin(sent)
                 return connection
@@ -94,8 +99,6 @@ class _Careful(Prompt):
         return None
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        if (sent := sending.get(None)) is not None:
-            sent.is_fresh = True
         protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport, self._tls_buffer)
         return protocol
@@ -116,11 +119,16 @@ class _Answering(ResponseHandler):
     aiohttp passes over each without a turn of the event loop.
     """
 
+    was_used = False
+    """Whether it has sent a request."""
     _interim = 0
     _sent: SendNotes | None = None
+    """What is not answered yet."""
 
     def begin(self, sent: SendNotes) -> None:
         """Note what the next bytes answer."""
+        sent.is_reused = self.was_used
+        self.was_used = True
         self._sent = sent
         self._payload = None  # the body of the last answer, which has ended
 
@@ -128,6 +136,7 @@ class _Answering(ResponseHandler):
         """Take bytes from the socket."""
         if self._sent is not None:
             self._sent.is_answered = True
+            self._sent = None
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:

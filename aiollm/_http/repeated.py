@@ -1,9 +1,9 @@
-"""Requests like earlier ones, sent on idle connections without aiohttp's session."""
+"""Requests like earlier ones, sent without aiohttp's session."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import aiohttp
@@ -29,12 +29,16 @@ _PARAMETERS = {
 
 
 class _Head:
-    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
+    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it.
 
-    __slots__ = ("key", "start")
+    `place` stands for the request where aiohttp connects: it goes to the same server.
+    """
 
-    def __init__(self, key: Any, start: bytes) -> None:
+    __slots__ = ("key", "place", "start")
+
+    def __init__(self, key: Any, place: aiohttp.ClientRequest, start: bytes) -> None:
         self.key = key
+        self.place = place
         self.start = start
 
 
@@ -79,7 +83,9 @@ class Repeater:
         self._connector = connector
         self._heads: dict[tuple[object, ...], _Head] = {}
 
-    async def send(self, request: HttpRequest, sent: SendNotes) -> RepeatedResponse | None:
+    async def send(
+        self, request: HttpRequest, sent: SendNotes, within: aiohttp.ClientTimeout
+    ) -> RepeatedResponse | None:
         """Return the response, None if nothing was sent. Raises: what aiohttp raises."""
         body = request.body.simple if request.body is not None else None
         if body is None or len(body) > SMALL_BODY:
@@ -89,7 +95,10 @@ class Repeater:
             return None
         connection = await self._connector.idle(head.key, sent)
         if connection is None:
-            return None
+            try:
+                connection = await self._connector.connect(head.place, (), within, sent)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error  # as aiohttp's session does
         try:
             protocol = connection.protocol
             protocol.set_response_params(**_PARAMETERS)
@@ -113,10 +122,13 @@ class Repeater:
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)
         if not (is_plain and _IS_KNOWN):
             return
+        place = aiohttp.ClientRequest("GET", info.url.origin())
+        if place.connection_key != sent.key:
+            return
         if len(self._heads) >= MOST:
             self._heads.clear()
         line = f"{info.method} {info.url.raw_path_qs} HTTP/1.1\r\n"
-        self._heads[known] = _Head(sent.key, (line + _without_length(info.headers)).encode())
+        self._heads[known] = _Head(sent.key, place, (line + _without_length(info.headers)).encode())
 
 
 def _without_length(headers: Mapping[str, str]) -> str:
@@ -125,7 +137,16 @@ def _without_length(headers: Mapping[str, str]) -> str:
     return f"{''.join(lines)}Content-Length: "
 
 
-_IS_KNOWN = _PARAMETERS.keys() <= inspect.signature(
-    ResponseHandler.set_response_params
-).parameters.keys() and hasattr(aiohttp.BaseConnector, "_get")
+def _takes(function: Any, given: Collection[str]) -> bool:
+    """Return whether a function may be called with just these arguments."""
+    known = inspect.signature(function).parameters
+    needed = {name for name, each in known.items() if each.default is each.empty}
+    return known.keys() >= set(given) and needed <= {"self", *given}
+
+
+_IS_KNOWN = (
+    _takes(ResponseHandler.set_response_params, _PARAMETERS)
+    and _takes(aiohttp.ClientRequest, ("method", "url"))
+    and hasattr(aiohttp.BaseConnector, "_get")
+)
 """Whether this version of aiohttp has what is used of it here."""

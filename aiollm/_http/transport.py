@@ -267,9 +267,10 @@ class HttpTransport:
         session = self._open()
         sent = SendNotes()
         try:
-            known = await self._repeater.send(request, sent) if way is None else None
-            if known is not None:
-                return _reply(known, self._replies)
+            if way is None:
+                known = await self._repeater.send(request, sent, _connect_within(connect))
+                if known is not None:
+                    return _reply(known, self._replies)
             if way is not None and way.network.socket:
                 session = self._at(way.network.socket)
             # It is not reset: whoever sends next sets their own, and a call whose loop was closed
@@ -283,7 +284,7 @@ class HttpTransport:
             ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
-            stale = not (sent.is_fresh or sent.is_answered or self._closed)
+            stale = sent.is_reused and not (sent.is_answered or self._closed)
             stale = stale and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
             ours = self._translate(error, connect, way)
