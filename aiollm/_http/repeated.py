@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -28,16 +29,21 @@ _PARAMETERS = {
 """How aiohttp's parser is set for a response, as its session does it."""
 
 
+class _Place(aiohttp.ClientRequest):
+    """Stands for a request where aiohttp connects: it has nothing but the server's address."""
+
+    @cached_property
+    def connection_key(self) -> Any:
+        """Where the pool keeps its connections: the same object for all of them."""
+        return super().connection_key
+
+
 class _Head:
-    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it.
+    """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
 
-    `place` stands for the request where aiohttp connects: it goes to the same server.
-    """
+    __slots__ = ("place", "start")
 
-    __slots__ = ("key", "place", "start")
-
-    def __init__(self, key: Any, place: aiohttp.ClientRequest, start: bytes) -> None:
-        self.key = key
+    def __init__(self, place: _Place, start: bytes) -> None:
         self.place = place
         self.start = start
 
@@ -93,7 +99,7 @@ class Repeater:
         head = self._heads.get((request.method, request.url, *request.headers.items()))
         if head is None:
             return None
-        connection = await self._connector.idle(head.key, sent)
+        connection = await self._connector.idle(head.place.connection_key, sent)
         if connection is None:
             try:
                 connection = await self._connector.connect(head.place, (), within, sent)
@@ -116,19 +122,19 @@ class Repeater:
     ) -> None:
         """Remember how aiohttp sent a request that was answered."""
         known = (request.method, request.url, *request.headers.items())
-        if (head := self._heads.get(known)) is not None and head.key == sent.key:
+        if (head := self._heads.get(known)) is not None and head.place.connection_key == sent.key:
             return  # as where many new connections are opened at once
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)
         if not (is_plain and _IS_KNOWN):
             return
-        place = aiohttp.ClientRequest("GET", info.url.origin())
+        place = _Place("GET", info.url.origin())
         if place.connection_key != sent.key:
             return
         if len(self._heads) >= MOST:
             self._heads.clear()
         line = f"{info.method} {info.url.raw_path_qs} HTTP/1.1\r\n"
-        self._heads[known] = _Head(sent.key, place, (line + _without_length(info.headers)).encode())
+        self._heads[known] = _Head(place, (line + _without_length(info.headers)).encode())
 
 
 def _without_length(headers: Mapping[str, str]) -> str:
