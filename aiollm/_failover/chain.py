@@ -15,6 +15,7 @@ from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
+from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
@@ -49,7 +50,7 @@ class Chain(Call):
         policy: Policy,
         *,
         watchdog: Watchdog,
-        accumulated: Callable[[Call], Response],
+        accumulated: Accumulator,
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
     ) -> None:

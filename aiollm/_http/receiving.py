@@ -19,11 +19,11 @@ MAX_INTERIM = 64
 class SendNotes:
     """What a connector notes about the request that is being sent."""
 
-    __slots__ = ("is_answered", "is_fresh", "key")
+    __slots__ = ("is_answered", "is_reused", "key")
 
     def __init__(self) -> None:
-        self.is_fresh = False
-        """Whether its connection is new."""
+        self.is_reused = False
+        """Whether its connection has sent an earlier one."""
         self.is_answered = False
         """Whether bytes came after it, if only some of a head."""
         self.key: Any = None
@@ -41,14 +41,20 @@ class _Answering(ResponseHandler):
     aiohttp passes over each without a turn of the event loop.
     """
 
+    was_used = False
+    """Whether it has sent a request."""
     _interim = 0
     _sent: SendNotes | None = None
+    """What is not answered yet."""
     _is_awaited = True
     """Whether the head of an answer is still to come."""
     _is_chunked = False
 
     def begin(self, sent: SendNotes | None) -> None:
         """Note what the next bytes answer."""
+        if sent is not None:
+            sent.is_reused = self.was_used
+        self.was_used = True
         self._sent = sent
         self._is_awaited = True
 
@@ -56,6 +62,7 @@ class _Answering(ResponseHandler):
         """Take bytes from the socket."""
         if self._sent is not None:
             self._sent.is_answered = True
+            self._sent = None
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
