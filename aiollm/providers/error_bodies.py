@@ -200,8 +200,9 @@ def _brief(raw: bytes, depth: int) -> Any:
         case "{" if depth and (found := _outline(raw, depth - 1)):
             return found
         case "[" if depth:
-            items = msgspec.structs.astuple(_FIRST.decode(raw))
-            return [_brief(bytes(each), depth - 1) for each in items if each]
+            items = map(bytes, msgspec.structs.astuple(_FIRST.decode(raw)))
+            said = [_brief(each, depth - 1) for each in items if each.startswith((b"{", b'"'))]
+            return said or [begin]
         case _:  # it is shown as it is
             return [begin]
 
