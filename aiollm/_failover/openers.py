@@ -145,11 +145,8 @@ class ChatOpener(TargetOpener):
 
     async def _opened(self, codec: LazyCodec, target: Target, prefix: str) -> Batches:
         """Load what answers are made with, as a first call does, then open."""
-
-        def load() -> None:
-            codec.load()
-            _streaming()
-
+        load = codec.load  # another call may have loaded it by the time that a thread has begun
+        await load_modules("aiollm._http.streaming")
         await in_thread(load)
         batches = self.open(target, prefix)
         try:
