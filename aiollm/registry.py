@@ -404,5 +404,4 @@ class Registry(WholeAnswers, Retrieval, Names):
     def _servers(self) -> Servers:
         from aiollm.servers.warming import Servers  # only managing servers needs it
 
-        parts = self._catalog, self._resources.requester(), self._health
-        return Servers(*parts, self._gate.changed_health)
+        return Servers(self._catalog, self._resources.requester(), self._gate)
