@@ -98,7 +98,8 @@ class Race:
         finally:
             if not is_kept:
                 await _ended((task,))
-                if not task.cancelled() and (admission := task.result()) is not None:
+                admission = None if task.cancelled() or task.exception() else task.result()
+                if admission is not None:
                     admission.abandoned(was_sent=False)
         return None
 
