@@ -226,7 +226,7 @@ class Chain(Call):
 
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
-        from aiollm._failover.race import Race  # only races pay to import anyio, some 20 ms
+        from aiollm._failover.race import Race  # most calls have none
 
         race = Race(self, self._candidates, admission, self.attempt_type)
         try:
