@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -15,6 +16,7 @@ from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
+from aiollm._http.loading import in_thread
 from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import DeadlineError, FailoverError, LLMError
 from aiollm.spec import Plan
@@ -226,7 +228,13 @@ class Chain(Call):
 
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
-        from aiollm._failover.race import Race  # most calls have none
+        try:
+            if "aiollm._failover.race" not in sys.modules:
+                await in_thread(_load_race)
+        except BaseException:
+            admission.abandoned(was_sent=False)
+            raise
+        from aiollm._failover.race import Race
 
         race = Race(self, self._candidates, admission, self.attempt_type)
         try:
@@ -263,3 +271,10 @@ def _continuable(partial: Response) -> str:
     if all(isinstance(part, TextPart) and part.provider_data is None for part in parts):
         return partial.text
     return ""
+
+
+def _load_race() -> None:
+    """Import what races are made of, some 20 ms."""
+    from aiollm._failover.race import load_anyio
+
+    load_anyio()
