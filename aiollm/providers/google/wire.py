@@ -12,7 +12,7 @@ import msgspec
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.lenient import load, load_weighed, mend
 from aiollm.errors import ProtocolError
-from aiollm.providers.decoding import check_parts
+from aiollm.providers.decoding import check_parts, mime_in
 from aiollm.providers.token_counts import MOST, Count, Tokens
 from aiollm.types import Certainty, Citation, ProviderData, Usage
 
@@ -263,13 +263,13 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
     try:
         # Decoding base64 while reading the JSON is four times as fast as through a str.
         blob = _BLOB.decode(raw) or Blob()
-        return mend(blob.mime_type or ""), blob.data or b""
+        return mime_in(blob.mime_type or ""), blob.data or b""
     except (ValueError, RecursionError):
         value = load(bytes(raw))
     match value:
         case {"data": str() as text, **rest}:
             mime = rest.get("mimeType")
-            return mend(mime) if isinstance(mime, str) else "", from_text(text)
+            return mime_in(mime) if isinstance(mime, str) else "", from_text(text)
         case _:
             return "", b""
 

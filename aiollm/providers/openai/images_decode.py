@@ -13,6 +13,7 @@ from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
 from aiollm.providers.billing import Billing
+from aiollm.providers.decoding import mime_in
 from aiollm.providers.error_bodies import error_in, is_error
 from aiollm.providers.openai.errors import stream_error
 from aiollm.providers.token_counts import MOST, Tokens
@@ -139,7 +140,7 @@ def _images(reply: _Reply) -> list[ImagePart]:
 def _image(data: bytes, format_: str | None) -> ImagePart:
     """Return the image, with the type detected from its bytes, else the one in the reply."""
     named = {"svg": "image/svg+xml", "jpg": "image/jpeg"}.get(format_ or "", f"image/{format_}")
-    return ImagePart(data, mime=mime_of(data) or (mend(named) if format_ else ""))
+    return ImagePart(data, mime=mime_of(data) or (mime_in(named) if format_ else ""))
 
 
 def _usage(usage: _Usage | None) -> Usage:
