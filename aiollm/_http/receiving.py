@@ -25,7 +25,7 @@ class SendNotes:
         self.is_reused = False
         """Whether its connection has sent an earlier one."""
         self.is_answered = False
-        """Whether bytes came after it, if only some of a head."""
+        """Whether any bytes came after it, even if only a part of a head."""
         self.key: Any = None
         """Where the pool keeps connections that would do for it as well."""
 

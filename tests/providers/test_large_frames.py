@@ -18,7 +18,15 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.ollama.decode import MAX_BLANK
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.types import Finish, Item, TextDelta, ToolCallDelta, ToolCallPart
+from aiollm.types import (
+    Finish,
+    Item,
+    OpaquePart,
+    PartChunk,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallPart,
+)
 
 CODECS: dict[str, Any] = {
     "chat": ChatCodec,
@@ -164,6 +172,14 @@ def test_an_error_without_its_key_is_found_at_both_ends_of_a_large_frame(before:
     for value in (echo | {"detail": "no such model"}, {"detail": "no such model"} | echo):
         _, error = read("chat", value)
         assert "no such model" in str(error)
+
+
+@pytest.mark.parametrize("length", [1000, 5000, 50_000])
+def test_all_of_an_error_with_few_parts_is_read(length: int) -> None:
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+    _, error = read("google", {"error": {"code": 429, "details": [retry | {"why": "a" * length}]}})
+    assert isinstance(error, RateLimitError)
+    assert error.retry_after == 7
 
 
 ECHOED = [{"loc": ["body", "messages", place], "input": {}} for place in range(1000)]
@@ -333,3 +349,15 @@ def test_a_cut_call_whose_input_never_came_is_not_run(more: str) -> None:
     decoder.feed([(b"", json.dumps(each).encode()) for each in (start, stop)], out)
     decoder.close(out)
     assert not called(out).valid
+
+
+@pytest.mark.parametrize("length", [10, 10_000])
+def test_a_block_that_is_not_a_call_goes_back_as_it_came(length: int) -> None:
+    block = {"type": "server_tool_use", "id": "a", "name": "search", "input": {"a": "b" * length}}
+    events = {"type": "content_block_start", "content_block": block}, {"type": "content_block_stop"}
+    decoder, out = AnthropicCodec().decoder(), list[Item]()
+    decoder.feed([(b"", json.dumps(each).encode()) for each in events], out)
+    (chunk,) = out
+    assert isinstance(chunk, PartChunk)
+    assert isinstance(chunk.part, OpaquePart)
+    assert chunk.part.provider_data.data == {"block": block}

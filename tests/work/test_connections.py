@@ -1,4 +1,4 @@
-"""What aiohttp and asyncio keep private and connections.py tunes: it must still be there."""
+"""What aiohttp and asyncio keep private and aiohttp_tuning.py uses: it must still be there."""
 
 from __future__ import annotations
 
