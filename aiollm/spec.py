@@ -286,7 +286,7 @@ class _Parser:
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
-            hint = _how_to_define(provider, closest(provider, self._names.all()))
+            hint = how_to_define(provider, closest(provider, self._names.all()))
             raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
@@ -364,7 +364,7 @@ def shown_spec(spec: str) -> str:
     return "(an address, not a spec)" if _ADDRESS.search(spec) else spec
 
 
-def _how_to_define(provider: str, close: Sequence[str]) -> str:
+def how_to_define(provider: str, close: Sequence[str]) -> str:
     """Return a hint at names like that of a provider, and at the variable that defines it."""
     name = provider.lower().replace("_", "-")
     if name in close or not re.fullmatch(_NAME, name):

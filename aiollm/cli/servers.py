@@ -239,6 +239,10 @@ def unload(options: argparse.Namespace) -> int:
 
 def box(registry: Registry, name: str) -> LlamaSwap | Ollama:
     """Return a model server. Raises: ConfigError for any other kind of provider."""
-    if registry.provider(name).scheme in Ollama.schemes:
+    scheme = registry.provider(name).scheme
+    if scheme in Ollama.schemes:
         return registry.ollama(name)
-    return registry.llama_swap(name)
+    if scheme in LlamaSwap.schemes:
+        return registry.llama_swap(name)
+    reason = f"{name!r} is a provider of scheme {scheme!r}, which cannot list or unload models"
+    raise ConfigError(f"{reason}: llama-swap and Ollama can")

@@ -17,7 +17,15 @@ from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.providers.urls import OLLAMA_PORT
-from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec, shown_spec, variable_of
+from aiollm.spec import (
+    Names,
+    Plan,
+    closest,
+    how_to_define,
+    parse_spec,
+    shown_spec,
+    variable_of,
+)
 from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
@@ -252,8 +260,10 @@ class Catalog:
             return self._from_dsn(name, self._variable_value(variable) or "", variable, schemes)
         if name in BUILTINS:
             return builtin(name, self._env)
-        hint = did_you_mean(closest(name, self.providers()))
-        raise ConfigError(f"unknown provider {name!r}: set {variable} or register it{hint}")
+        if self._alias(name) is not None:
+            raise ConfigError(f"{name!r} is an alias, not a provider")
+        hint = how_to_define(name, closest(name, self.providers()))
+        raise ConfigError(f"unknown provider {name!r}{hint}")
 
     def _made(self, name: str, provider: Provider | str, settings: Mapping[str, Any]) -> Provider:
         """Return a provider that is registered in code, with its settings."""
