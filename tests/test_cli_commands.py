@@ -123,10 +123,12 @@ def test_running_of_what_is_no_box_is_a_usage_error(box, capsys, monkeypatch):
         )
 
 
-def test_an_alias_in_place_of_a_provider_is_named_as_one(box, capsys, monkeypatch):
+def test_an_alias_or_a_target_in_place_of_a_provider_is_named_as_one(box, capsys, monkeypatch):
     monkeypatch.setenv("LLM_FAST", "alias:box/qwen3:8b")
     assert cli.main(["models", "fast"]) == cli.FAILED
     assert "'fast' is an alias, not a provider" in capsys.readouterr().err
+    assert cli.main(["models", "box/qwen3:8b"]) == cli.FAILED
+    assert "'box/qwen3:8b' is a target: its provider is 'box'" in capsys.readouterr().err
 
 
 def test_check_without_anything_to_check_asks_for_a_target(box, capsys):

@@ -262,6 +262,8 @@ class Catalog:
             return builtin(name, self._env)
         if self._alias(name) is not None:
             raise ConfigError(f"{name!r} is an alias, not a provider")
+        if self._is_provider(name.partition("/")[0]):
+            raise ConfigError(f"{name!r} is a target: its provider is {name.partition('/')[0]!r}")
         hint = how_to_define(name, closest(name, self.providers()))
         raise ConfigError(f"unknown provider {name!r}{hint}")
 
