@@ -369,7 +369,7 @@ def how_to_define(provider: str, close: Sequence[str]) -> str:
     name = provider.lower().replace("_", "-")
     if name in close or not re.fullmatch(_NAME, name):
         return did_you_mean(close)
-    start = "`await local.start(registry)` comes first; or " if name == "local" else ""
+    start = "in code, `await local.start(registry)` comes first; or " if name == "local" else ""
     example = "openai+http://127.0.0.1:8080"
     set_it = f"{start}set {variable_of(name)}=scheme://[token@]host, as in {example}"
     if name != provider:

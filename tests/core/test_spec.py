@@ -271,7 +271,7 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("zz_z/a", {}, "unknown provider 'zz_z': set LLM_ZZ_Z=scheme://[token@]host" + AS_IN
          + ", and write 'zz-z'", "zz_z/a", 0),
         ("zz__z/a", {}, "unknown provider 'zz__z'", "zz__z/a", 0),
-        ("local/a", {}, "unknown provider 'local': `await local.start(registry)` comes first; "
+        ("local/a", {}, "unknown provider 'local': in code, `await local.start(registry)` comes first; "
          "or set LLM_LOCAL=scheme://[token@]host" + AS_IN, "local/a", 0),
         ("m1/a,fast/b", {"fast": "m1/a"},
          "'fast' is an alias: write it alone, without a slash", "m1/a,fast/b", 5),

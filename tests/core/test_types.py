@@ -277,12 +277,14 @@ class TestResponse:
     @pytest.mark.parametrize("kind", [int, list[City], City | None])
     def test_text_that_does_not_fit_is_an_output_error_with_the_response(self, kind) -> None:
         response = Response(assistant("[1, {]"), target=TARGET)
-        with pytest.raises(
-            OutputError, match=r"m1/qwen3:30b: the reply does not fit .*: it is not JSON: "
-        ) as caught:
+        with pytest.raises(OutputError, match=r"m1/qwen3:30b: the reply does not fit") as caught:
             response.parse(kind)
         assert caught.value.response is response
         assert caught.value.__context__ is None
+
+    def test_text_that_is_not_json_is_an_output_error_that_says_so(self) -> None:
+        with pytest.raises(OutputError, match="does not fit City: it is not JSON: "):
+            Response(assistant("I cannot."), target=TARGET).parse(City)
 
     def test_text_that_nests_too_deeply_is_an_output_error(self) -> None:
         with pytest.raises(OutputError):

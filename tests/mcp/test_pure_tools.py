@@ -203,5 +203,5 @@ async def test_a_server_in_place_of_its_tools_says_where_they_are() -> None:
     async with Registry(env={}) as reg:
         reg.register("fake", FakeProvider().provider())
         server = reg.mcp("stdio:no-such-command")
-        with pytest.raises(ConfigError, match="pass what its tools.. returns"):
+        with pytest.raises(ConfigError, match="McpServer: pass what its tools"):
             reg.run("fake/m", "hi", tools=[server])
