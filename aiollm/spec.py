@@ -25,8 +25,9 @@ _FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemi
 _ADDRESS = re.compile(r"(?:^|[,|&])[^/,|&]*(?::/|@)")
 """The beginning of an item that is a URL or a DSN, which may hold a key."""
 
+_NOT_SHOWN = "and it is not shown because it may hold a key"
 _NO_ADDRESS = (
-    "this is an address, not a spec, and it is not shown because it may hold a key: "
+    f"this is an address, not a spec, {_NOT_SHOWN}: "
     "set LLM_BOX to the address, for example, and write box/MODEL"
 )
 
@@ -362,6 +363,12 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
 def shown_spec(spec: str) -> str:
     """Return a spec, but for one that is an address by mistake, which may hold a key."""
     return "(an address, not a spec)" if _ADDRESS.search(spec) else spec
+
+
+def refuse_address(name: str) -> None:
+    """Raise ConfigError, which does not show it, for an address in place of a name."""
+    if _ADDRESS.search(name):
+        raise ConfigError(f"this is an address, not a name, {_NOT_SHOWN}")
 
 
 def how_to_define(provider: str, close: Sequence[str]) -> str:

@@ -123,6 +123,14 @@ def test_running_of_what_is_no_box_is_a_usage_error(box, capsys, monkeypatch):
         )
 
 
+@pytest.mark.parametrize("command", ["models", "health", "running", "unload"])
+def test_an_address_in_place_of_a_provider_is_not_shown(box, capsys, command):
+    assert cli.main([command, "openai://sk-secret@host/v1"]) == cli.USAGE
+    said = capsys.readouterr()
+    assert "this is an address, not a name" in said.err
+    assert "sk-secret" not in said.out + said.err
+
+
 def test_an_alias_or_a_target_in_place_of_a_provider_is_named_as_one(box, capsys, monkeypatch):
     monkeypatch.setenv("LLM_FAST", "alias:box/qwen3:8b")
     assert cli.main(["models", "fast"]) == cli.FAILED

@@ -20,6 +20,7 @@ from aiollm.cli.terminal import complain, describe, print_json, write
 from aiollm.errors import ConfigError, ConnectError, DeadlineError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
+from aiollm.spec import refuse_address
 
 OLLAMA_HOST = "OLLAMA_HOST"
 """The variable of Ollama's own programs: whoever sets it wants to see that server."""
@@ -121,6 +122,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 async def _listings(registry: Registry, given: Sequence[str]) -> list[Listing]:
+    for name in given:
+        refuse_address(name)
     names = given or configured(registry)
     found = await asyncio.gather(*(listing(registry, name) for name in names))
     if given:

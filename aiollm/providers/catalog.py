@@ -23,6 +23,7 @@ from aiollm.spec import (
     closest,
     how_to_define,
     parse_spec,
+    refuse_address,
     shown_spec,
     variable_of,
 )
@@ -99,6 +100,7 @@ class Catalog:
         _check_type(limits, Limits, f"the limits of {str(name)!r} must be Limits")
         provider, slash, model = str(name).partition("/")
         if not self._is_provider(provider) or bool(slash) != bool(model):
+            refuse_address(str(name))
             raise ConfigError(f"{str(name)!r} is neither a provider's name nor a target")
         self._limits.setdefault(provider, {})[model or ALL_MODELS] = limits
         self._resolved_specs.clear()
@@ -260,6 +262,7 @@ class Catalog:
             return self._from_dsn(name, self._variable_value(variable) or "", variable, schemes)
         if name in BUILTINS:
             return builtin(name, self._env)
+        refuse_address(name)
         if self._alias(name) is not None:
             raise ConfigError(f"{name!r} is an alias, not a provider")
         if self._is_provider(name.partition("/")[0]):
@@ -368,6 +371,7 @@ class Catalog:
     def _check_name(name: str) -> None:
         _check_type(name, str, "a name must be a str")
         if not _is_name(name) or len(name) > MAX_NAME:
+            refuse_address(name)
             reason = f"use lower-case letters, digits, '-' and '.', at most {MAX_NAME} in all"
             raise ConfigError(f"invalid name {name!r}: {reason}")
 
