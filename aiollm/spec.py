@@ -25,8 +25,9 @@ _FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemi
 _ADDRESS = re.compile(r"(?:^|[,|&])[^/,|&]*(?::/|@)")
 """The beginning of an item that is a URL or a DSN, which may hold a key."""
 
+_NOT_SHOWN = "and it is not shown because it may hold a key"
 _NO_ADDRESS = (
-    "this is an address, not a spec, and it is not shown because it may hold a key: "
+    f"this is an address, not a spec, {_NOT_SHOWN}: "
     "set LLM_BOX to the address, for example, and write box/MODEL"
 )
 
@@ -286,7 +287,7 @@ class _Parser:
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
-            hint = _how_to_define(provider, closest(provider, self._names.all()))
+            hint = how_to_define(provider, closest(provider, self._names.all()))
             raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
@@ -364,12 +365,18 @@ def shown_spec(spec: str) -> str:
     return "(an address, not a spec)" if _ADDRESS.search(spec) else spec
 
 
-def _how_to_define(provider: str, close: Sequence[str]) -> str:
+def refuse_address(name: str) -> None:
+    """Raise ConfigError, which does not show it, for an address in place of a name."""
+    if _ADDRESS.search(name):
+        raise ConfigError(f"this is an address, not a name, {_NOT_SHOWN}")
+
+
+def how_to_define(provider: str, close: Sequence[str]) -> str:
     """Return a hint at names like that of a provider, and at the variable that defines it."""
     name = provider.lower().replace("_", "-")
     if name in close or not re.fullmatch(_NAME, name):
         return did_you_mean(close)
-    start = "`await local.start(registry)` comes first; or " if name == "local" else ""
+    start = "in code, `await local.start(registry)` comes first; or " if name == "local" else ""
     example = "openai+http://127.0.0.1:8080"
     set_it = f"{start}set {variable_of(name)}=scheme://[token@]host, as in {example}"
     if name != provider:

@@ -93,7 +93,7 @@ class Shape(msgspec.Struct, frozen=True):
         try:
             return read(response.text, self._kinds(), response.finish_reason)
         except (ValueError, RecursionError) as error:
-            reason = f"the reply does not fit {self.name}: {_reason(error)}"
+            reason = f"the reply does not fit {self.name}: {error}"
         if lost := hopeless(response):
             reason = f"{reason}; {lost}"
         raise OutputError(reason, response=response, target=response.target)
@@ -102,12 +102,6 @@ class Shape(msgspec.Struct, frozen=True):
         take: Take = operator.attrgetter("value") if self.wrapped else itself
         kinds = [(self.decoded, take)]
         return kinds if self.bare is None else [*kinds, (self.bare, itself)]
-
-
-def _reason(error: Exception) -> str:
-    is_misfit = isinstance(error, msgspec.ValidationError)
-    is_broken = isinstance(error, msgspec.DecodeError) and not is_misfit
-    return f"it is not JSON: {error}" if is_broken else str(error)
 
 
 def shape_of(kind: Any) -> Shape:

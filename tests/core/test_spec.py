@@ -138,6 +138,7 @@ WEIGHT = "a weight is an integer from 1 to 1000, as in 3*provider/model"
 PARENTHESES = "parentheses are not supported: ',' separates steps, '|' or '&' their items"
 TARGET_IS = ": a target is provider/model"
 QUICK = "and LLM_QUICK=alias:provider/model would set this alias"
+IN_CODE = "in code, `await local.start(registry)` comes first"
 AS_IN = ", as in openai+http://127.0.0.1:8080"
 
 
@@ -271,7 +272,7 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("zz_z/a", {}, "unknown provider 'zz_z': set LLM_ZZ_Z=scheme://[token@]host" + AS_IN
          + ", and write 'zz-z'", "zz_z/a", 0),
         ("zz__z/a", {}, "unknown provider 'zz__z'", "zz__z/a", 0),
-        ("local/a", {}, "unknown provider 'local': `await local.start(registry)` comes first; "
+        ("local/a", {}, f"unknown provider 'local': {IN_CODE}; "
          "or set LLM_LOCAL=scheme://[token@]host" + AS_IN, "local/a", 0),
         ("m1/a,fast/b", {"fast": "m1/a"},
          "'fast' is an alias: write it alone, without a slash", "m1/a,fast/b", 5),
