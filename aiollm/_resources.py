@@ -13,9 +13,9 @@ from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
+from aiollm._failover.loading import in_thread, load_modules
 from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
 from aiollm._failover.policy import Policy
-from aiollm._http.loading import in_thread, load_modules
 from aiollm._validation import (
     RequestLike,
     as_request,

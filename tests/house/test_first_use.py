@@ -59,6 +59,10 @@ async def five(reg):
     answers = (reg.generate("a/m", "hi") for _ in range(5))
     assert [each.text for each in await asyncio.gather(*answers)] == ['{"name": "Oslo"}'] * 5
 
+async def batches(reg):
+    found = await reg.embed("a/m", ["hi"] * 5, batch=1)
+    assert len(found.vectors) == 5
+
 async def traced(reg):
     from aiollm.otel import instrument
 
@@ -88,6 +92,7 @@ SCENES = {
     "run, typed": lambda reg: reg.run("a/m", "hi", tools=[add], output=City).collect(),
     "map": mapped,
     "embed": lambda reg: reg.embed("a/m", ["hi"]),
+    "embed, five batches": batches,
     "rerank": lambda reg: reg.rerank("ls/m", "which?", ["this", "that"]),
     "stream_images": lambda reg: ended(reg.stream_images("a/m", "a boat")),
     "generate_images": lambda reg: reg.generate_images("a/m", "a boat"),
