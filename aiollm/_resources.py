@@ -211,7 +211,7 @@ class Resources:
         """Return what sends single requests."""
         from aiollm._http.unary import UnaryRequester  # calls that stream need none
 
-        return UnaryRequester(self)
+        return UnaryRequester(self, self.load)
 
     def open_tokens(self) -> Tokens:
         """Return the tokens of callables. Raises: ClosedError, ConfigError."""

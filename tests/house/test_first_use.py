@@ -28,6 +28,7 @@ ENV = {
     "LLM_A": f"openai+{url}/v1",
     "LLM_CALLS": f"openai+{url}/calls",
     "LLM_LS": f"llama-swap://{PLACE}",
+    "LLM_NONE": f"llama-swap://{PLACE}/none",
     "LLM_O": f"ollama+{url}",
 }
 on_the_loop = []
@@ -99,6 +100,7 @@ SCENES = {
     "count_tokens": lambda reg: reg.count_tokens("ls/m", "hi"),
     "models": lambda reg: reg.models("a"),
     "llama_swap": lambda reg: reg.llama_swap("ls").running(),
+    "llama_swap, refused": lambda reg: reg.llama_swap("none").running(),
     "ollama": lambda reg: reg.ollama("o").running(),
     "load_models": lambda reg: reg.load_models("o/m"),
     "refresh_capabilities": lambda reg: reg.refresh_capabilities("o/m"),
@@ -155,6 +157,7 @@ ALLOWED = {
         "providers.token_counts",
     },
     "llama_swap": SERVERS,
+    "llama_swap, refused": SERVERS,
     "ollama": SERVERS,
     "mcp": AGENT | TYPES | PARTS | {"_mcp", "_settings", "_wire.printable"},
 }  # fmt: skip
