@@ -13,9 +13,9 @@ from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
+from aiollm._failover.loading import in_thread, load_modules
 from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
 from aiollm._failover.policy import Policy
-from aiollm._http.loading import in_thread, load_modules
 from aiollm._validation import (
     RequestLike,
     as_request,
@@ -211,7 +211,7 @@ class Resources:
         """Return what sends single requests."""
         from aiollm._http.unary import UnaryRequester  # calls that stream need none
 
-        return UnaryRequester(self)
+        return UnaryRequester(self, self.load)
 
     def open_tokens(self) -> Tokens:
         """Return the tokens of callables. Raises: ClosedError, ConfigError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -14,11 +13,12 @@ from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
+from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
-from aiollm._http.loading import in_thread
 from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import DeadlineError, FailoverError, LLMError
+from aiollm.providers.lazy import is_imported
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
 
@@ -229,7 +229,7 @@ class Chain(Call):
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
         try:
-            if "aiollm._failover.race" not in sys.modules:
+            if not is_imported("aiollm._failover.race"):
                 await in_thread(_load_race)
         except BaseException:
             admission.abandoned(was_sent=False)

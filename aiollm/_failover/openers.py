@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
+from aiollm._failover.loading import in_thread, load_modules
 from aiollm._failover.tickets import Demand
-from aiollm._http.loading import in_thread, load_modules
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, LocalError, UnsupportedError
 from aiollm.provider import Adapter, Provider, Transport, Transports

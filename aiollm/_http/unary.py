@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
@@ -34,8 +34,12 @@ class UnaryRequester:
     The `first_output` deadline holds for the headers of a reply, and again for its body.
     """
 
-    def __init__(self, transports: Transports) -> None:
+    def __init__(
+        self, transports: Transports, load: Callable[..., Awaitable[None]] | None = None
+    ) -> None:
+        """`load(codec=...)` imports a codec that is not imported yet: it reads refusals."""
         self._transports = transports
+        self._load = load
 
     async def request(
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
@@ -87,6 +91,8 @@ class UnaryRequester:
             finally:
                 reply.close()
             refused = HttpResponse(reply.status, reply.headers, body, request.url)
+            if self._load is not None:
+                await self._load(codec=provider.codec)
             raise provider.codec.error(refused)
         except TimeoutError:
             if not limit.expired():  # another deadline's own error, such as that of `connect`

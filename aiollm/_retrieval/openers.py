@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec.structs import replace
 
+from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import Batches, SharedResources, TargetOpener, close_now
 from aiollm._http import retrieving
-from aiollm._http.loading import in_thread
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Adapter, Provider
 from aiollm.providers.extra_fields import fields_of, wires_of

@@ -51,7 +51,7 @@ class LazyCodecs:
     @property
     def is_loaded(self) -> bool:
         """Whether they have been imported."""
-        return all(module_of(name) in sys.modules for name in self._names)
+        return all(is_imported(module_of(name)) for name in self._names)
 
 
 def loader_of(codec: object) -> Callable[[], object] | None:
@@ -67,7 +67,7 @@ def loader_of(codec: object) -> Callable[[], object] | None:
 
 def codec_named(name: str, family: str) -> Any:
     """Return the codec of a name, a lazy one until its module is imported."""
-    if module_of(name) in sys.modules:
+    if is_imported(module_of(name)):
         return imported(name)
     return LazyCodec(name, family)  # type: ignore[abstract] # it becomes one that is not
 
@@ -80,6 +80,15 @@ def imported(name: str) -> Any:
     except OSError as error:
         reason = f"{module} cannot be loaded: {error.strerror}"
     raise LocalError(reason)
+
+
+def is_imported(module: str) -> bool:
+    """Return whether a module has been imported, and not only begun by another thread.
+
+    To import one that another thread imports is to wait for it.
+    """
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
 
 
 def module_of(name: str) -> str:

@@ -28,6 +28,7 @@ ENV = {
     "LLM_A": f"openai+{url}/v1",
     "LLM_CALLS": f"openai+{url}/calls",
     "LLM_LS": f"llama-swap://{PLACE}",
+    "LLM_NONE": f"llama-swap://{PLACE}/none",
     "LLM_O": f"ollama+{url}",
 }
 on_the_loop = []
@@ -59,6 +60,10 @@ async def five(reg):
     answers = (reg.generate("a/m", "hi") for _ in range(5))
     assert [each.text for each in await asyncio.gather(*answers)] == ['{"name": "Oslo"}'] * 5
 
+async def batches(reg):
+    found = await reg.embed("a/m", ["hi"] * 5, batch=1)
+    assert len(found.vectors) == 5
+
 async def traced(reg):
     from aiollm.otel import instrument
 
@@ -88,12 +93,14 @@ SCENES = {
     "run, typed": lambda reg: reg.run("a/m", "hi", tools=[add], output=City).collect(),
     "map": mapped,
     "embed": lambda reg: reg.embed("a/m", ["hi"]),
+    "embed, five batches": batches,
     "rerank": lambda reg: reg.rerank("ls/m", "which?", ["this", "that"]),
     "stream_images": lambda reg: ended(reg.stream_images("a/m", "a boat")),
     "generate_images": lambda reg: reg.generate_images("a/m", "a boat"),
     "count_tokens": lambda reg: reg.count_tokens("ls/m", "hi"),
     "models": lambda reg: reg.models("a"),
     "llama_swap": lambda reg: reg.llama_swap("ls").running(),
+    "llama_swap, refused": lambda reg: reg.llama_swap("none").running(),
     "ollama": lambda reg: reg.ollama("o").running(),
     "load_models": lambda reg: reg.load_models("o/m"),
     "refresh_capabilities": lambda reg: reg.refresh_capabilities("o/m"),
@@ -150,6 +157,7 @@ ALLOWED = {
         "providers.token_counts",
     },
     "llama_swap": SERVERS,
+    "llama_swap, refused": SERVERS,
     "ollama": SERVERS,
     "mcp": AGENT | TYPES | PARTS | {"_mcp", "_settings", "_wire.printable"},
 }  # fmt: skip

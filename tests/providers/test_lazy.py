@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from aiollm.providers.lazy import LazyCodec, LazyCodecs, imported, loader_of
+from aiollm.providers.lazy import (
+    LazyCodec,
+    LazyCodecs,
+    codec_named,
+    imported,
+    is_imported,
+    loader_of,
+    module_of,
+)
 from aiollm.providers.schemes import SCHEMES
 
 NAMES = sorted({name for row in SCHEMES.values() for name in (row.codec, *row.apis.values())})
@@ -50,3 +61,15 @@ def test_the_codecs_of_an_operation_are_loaded_once_their_modules_are():
     assert len(codecs()) == 2
     assert codecs.is_loaded
     assert loader_of(codecs) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_that_another_thread_is_importing_is_not_waited_for(name, monkeypatch):
+    imported(name)
+    assert type(codec_named(name, "a")) is not LazyCodec
+    module = sys.modules[module_of(name)]
+    begun = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
+    monkeypatch.setitem(sys.modules, module.__name__, begun)
+    assert not is_imported(module.__name__)
+    assert type(codec_named(name, "a")) is LazyCodec
+    assert loader_of(LazyCodecs((name,))) is not None

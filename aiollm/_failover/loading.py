@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import TypeVar
 
 from aiollm.errors import LocalError
+from aiollm.providers.lazy import is_imported
 
 T = TypeVar("T")
 
@@ -24,6 +24,6 @@ async def in_thread(make: Callable[[], T]) -> T:
 
 async def load_modules(*names: str) -> None:
     """Import those modules that have not been imported yet. Raises: LocalError."""
-    missing = [name for name in names if name not in sys.modules]
+    missing = [name for name in names if not is_imported(name)]
     if missing:
         await in_thread(lambda: [import_module(name) for name in missing])
