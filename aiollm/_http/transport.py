@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
@@ -148,9 +148,9 @@ class AiohttpReply:
 
 
 class ReplyInPieces(AiohttpReply):
-    """A reply whose bytes can be taken without a coroutine, as `_http.answer` does.
+    """A reply whose body can be taken without a coroutine, as `_http.answer` does.
 
-    What `take` and `coming` raise, `translated` translates: one frame less at each read.
+    What it raises, `translated` translates: one frame less at each read.
     """
 
     __slots__ = ()
@@ -158,14 +158,9 @@ class ReplyInPieces(AiohttpReply):
     _content: Pieces
 
     @property
-    def take(self) -> Callable[[], bytes | None]:
-        """The `take` of the body: what has arrived, b"" at the end, None if nothing has."""
-        return self._content.take
-
-    @property
-    def coming(self) -> Callable[[], asyncio.Future[None]]:
-        """The `coming` of the body: a future that ends when there is something to take."""
-        return self._content.coming
+    def body(self) -> Pieces:
+        """The body."""
+        return self._content
 
     def translated(self, error: Exception) -> LLMError | None:
         """Return what an error means, None for one that is not aiohttp's."""
