@@ -237,13 +237,13 @@ class Pieces(aiohttp.StreamReader):
         if not data:
             return False
         self._buffer.append(data)
-        self._size += len(data)
+        self._size = held = self._size + len(data)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        if self._size > self._high_water:
+        if held > self._high_water:
             self._protocol.pause_reading()
         return False
 
@@ -286,9 +286,10 @@ class Pieces(aiohttp.StreamReader):
 
     def coming(self) -> asyncio.Future[None]:
         """Return what ends when there is something to take. Raises: RuntimeError."""
-        if not self._protocol.connected:
+        if self._protocol.transport is None:
             raise RuntimeError("the connection is closed")
-        if self._waiter is not None and not self._waiter.done():
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
             raise RuntimeError("another task waits for this body")
         self._waiter = waiter = self._loop.create_future()
         return waiter

@@ -145,10 +145,9 @@ class AiohttpReply:
 
 
 class ReplyInPieces(AiohttpReply):
-    """A reply whose bytes can be taken without a coroutine, as `_http.answer` does.
+    """A reply whose body can be taken without a coroutine, as `_http.answer` does.
 
-    What `take` and `coming` of its body raise, `translated` translates: one frame less at each
-    read.
+    What it raises, `translated` translates: one frame less at each read.
     """
 
     __slots__ = ()

@@ -72,7 +72,7 @@ class Turns:
         return piece
 
     def coming(self) -> None:
-        """Return None: to wait takes a `read`."""
+        """Return None: it takes `read` to wait."""
 
     async def read(self) -> bytes:
         """Return what comes, b"" at the end. Raises: what the other `read` raises."""

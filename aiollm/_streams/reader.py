@@ -185,7 +185,7 @@ class SingleReader(ABC, Generic[Got, Y]):
         """
         reader = self._reader
         self._closed = True
-        if reader is not None and reader is not asyncio.current_task():
+        if reader is not None and reader is not current_task():
             if self._left is None:
                 self._left = asyncio.Event()
                 reader.cancel()  # nothing else wakes a task that waits for bytes
