@@ -117,16 +117,17 @@ class Candidates:
         total_at = self._gate.now() + seconds
         patience = self._patience = self._patience or self._full_patience()
         for step in self._steps:
-            if lines := self._lines_to_wait_at(step):
-                found = await self._wait_at(lines, patience, total_at)
+            if waits := self._lines_to_wait_at(step):
+                found = await self._wait_at(waits, patience, total_at)
                 found = found or await self.ask()
                 if found is not None:
                     return found
         lines, errors = self._fitting(self._all_left())
         if not lines:
-            return errors
+            return [*errors]
         before = patience.room
-        retried = [target for target, is_free in (self._again or {}).items() if not is_free]
+        again = self._again
+        retried = [target for target, is_free in again.items() if not is_free] if again else ()
         verdicts = await self._gate.wait(
             self._number,
             lines,
@@ -275,7 +276,7 @@ class Candidates:
                 left.append(target)
         return left
 
-    def _fitting(self, targets: Sequence[Target]) -> tuple[list[Line], list[Exception]]:
+    def _fitting(self, targets: Sequence[Target]) -> tuple[Sequence[Line], Sequence[Exception]]:
         """Return the lines to wait in, and the errors of targets that never take this request.
 
         A misconfigured target is waited for only if there is no other.
@@ -288,7 +289,8 @@ class Candidates:
                 lines.append(line)
             else:
                 errors.append(error)
-        return [each for each in lines if not self._gate.is_misconfigured(each)] or lines, errors
+        fit = [each for each in lines if not self._gate.is_misconfigured(each)] or lines
+        return fit, errors or ()
 
     def _reasons(
         self, lines: Sequence[Line], verdicts: Sequence[Exception], waited: float

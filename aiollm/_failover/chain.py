@@ -23,6 +23,7 @@ from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
 
 if TYPE_CHECKING:
+    from aiollm._failover.sharing import Sharing
     from aiollm.events import Event
 
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
@@ -181,36 +182,35 @@ class Chain(Call):
                 return winner
 
     async def _in_line(self) -> tuple[Admitted, float]:
-        """Ask the fleet, if there is one, and wait in line; return the seconds of that, too."""
-        fleet = self.gate.sharing
-        if fleet is not None:
-            if not fleet.is_open:
-                await fleet.open()
-            if (found := await self._candidates.ask()) is not None:
-                return found, 0.0
-        began = self.watchdog.time()
-        found = await self._wait()
-        return found, self.watchdog.time() - began
+        """Wait for the target that is ready first; return it, and the seconds that it took.
 
-    async def _wait(self) -> Admitted:
-        """Wait in line for the target that is ready first. Raises: FailoverError, DeadlineError."""
+        If there is a fleet, it is asked before. Raises: FailoverError, DeadlineError.
+        """
+        if self.gate.sharing is not None and (found := await self._ask(self.gate.sharing)):
+            return found, 0.0
         if self.emit is not None:
             from aiollm.events import CallQueued  # for hooks alone
 
             self.emit(CallQueued(self.number, self._candidates.waiting_for))
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
-        found = await self._candidates.wait(left)
+        admitted = await self._candidates.wait(left)
         seconds = self.watchdog.time() - began
-        if isinstance(found, tuple):
+        if isinstance(admitted, tuple):
             if self.emit is not None:
                 from aiollm.events import CallReleased  # for hooks alone
 
-                self.emit(CallReleased(self.number, found[0][0], seconds))
-            return found
+                self.emit(CallReleased(self.number, admitted[0][0], seconds))
+            return admitted, seconds
         if seconds >= left:
             raise self._too_late()
-        raise self._all_failed(found)
+        raise self._all_failed(admitted)
+
+    async def _ask(self, fleet: Sharing) -> Admitted | None:
+        """Ask the fleet; return the first target that it lets be asked now."""
+        if not fleet.is_open:
+            await fleet.open()
+        return await self._candidates.ask()
 
     def _too_late(self) -> DeadlineError:
         seconds = self._candidates.policy.total or 0.0
