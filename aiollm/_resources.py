@@ -127,10 +127,7 @@ class Resources:
         providers: Mapping[Target, Provider],
         timeouts: Mapping[Target, Timeouts],
     ) -> ChatOpener:
-        """Return the opener for a request, which may be a long conversation's.
-
-        Raises: ConfigError.
-        """
+        """Return the opener of a request, perhaps a long conversation's. Raises: ConfigError."""
         asked = as_request(request)
         if len(asked.messages) < LONG:
             checked_request(asked, check_extra)
@@ -161,8 +158,7 @@ class Resources:
                 "the call is to use the response cache, but its registry has none: "
                 "Registry(response_cache='sqlite:answers.db')"
             )
-        cached: Callable[..., CallSource] = partial(CachedCall, cache, use, make)
-        return cached
+        return partial(CachedCall, cache, use, make)
 
     def chain_of(
         self, policy: Policy, opener: TargetOpener | None = None, session: object = None
@@ -181,8 +177,7 @@ class Resources:
         """Bind to the running loop; return its watchdog. Raises: ClosedError, ConfigError."""
         if self.closed:
             raise ClosedError("the registry is closed")
-        watchdog = self._watchdog
-        loop = asyncio.get_running_loop()
+        watchdog, loop = self._watchdog, asyncio.get_running_loop()
         if watchdog is not None:
             if watchdog.loop is loop:
                 return watchdog

@@ -189,22 +189,28 @@ class Chain(Call):
         if self.gate.sharing is not None and (found := await self._ask(self.gate.sharing)):
             return found, 0.0
         if self.emit is not None:
-            from aiollm.events import CallQueued  # for hooks alone
-
-            self.emit(CallQueued(self.number, self._candidates.waiting_for))
+            self._report_wait()
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
         admitted = await self._candidates.wait(left)
         seconds = self.watchdog.time() - began
         if isinstance(admitted, tuple):
             if self.emit is not None:
-                from aiollm.events import CallReleased  # for hooks alone
-
-                self.emit(CallReleased(self.number, admitted[0][0], seconds))
+                self._report_wait(admitted, seconds)
             return admitted, seconds
         if seconds >= left:
             raise self._too_late()
         raise self._all_failed(admitted)
+
+    def _report_wait(self, admitted: Admitted | None = None, seconds: float = 0.0) -> None:
+        """Tell the hooks that the call waits, or for how long it has."""
+        assert self.emit is not None
+        from aiollm.events import CallQueued, CallReleased  # for hooks alone
+
+        if admitted is None:
+            self.emit(CallQueued(self.number, self._candidates.waiting_for))
+        else:
+            self.emit(CallReleased(self.number, admitted[0][0], seconds))
 
     async def _ask(self, fleet: Sharing) -> Admitted | None:
         """Ask the fleet; return the first target that it lets be asked now."""

@@ -176,10 +176,7 @@ class Answer:
         if self._turn_at and self._is_others_turn(data):
             return None
         if len(data) > PIECE and self._read is None:
-            turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
-            self._source, self._read = turns, turns.read
-            self._size -= len(data) - FIRST
-            data = data[:FIRST]
+            data = self._first_of(data)
         if self._turn_at:
             self._has_turned, self.ends_late = False, True
             if held_by(self.framer) > FIRST:
@@ -193,6 +190,13 @@ class Answer:
                 # JSON that is labelled as events, none of which begins so.
                 self.framer = _Document(self._decoder)
         return data
+
+    def _first_of(self, data: bytes) -> bytes:
+        """Return the first slice of a large read; the others are taken later."""
+        turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
+        self._source, self._read = turns, turns.read
+        self._size -= len(data) - FIRST
+        return data[:FIRST]
 
     def hold(self, data: bytes) -> None:
         """Keep what follows a large frame, until others have run."""

@@ -127,12 +127,7 @@ class _Flowing(_Answering):
             return
         cut = len(_HEAD_END)  # as much of it, at most, as began in the read before
         while data and self._is_awaited:
-            if data[0] in _HEAD_END:
-                size = 1 if cut > 0 else len(data) - len(data.lstrip(_HEAD_END))
-            else:
-                size = data.find(_HEAD_END) + len(_HEAD_END)
-                if data.find(b"\n\n", 0, size) >= 0 or size < len(_HEAD_END):
-                    size = _with_bare_line_ends(data)
+            size = _size_of_head(data, begins=cut > 0)
             cut -= 1
             super().data_received(data[:size])
             if self._exception is not None:
@@ -184,6 +179,19 @@ class _Flowing(_Answering):
 
 
 _HEAD_END = b"\r\n\r\n"
+
+
+def _size_of_head(data: bytes, *, begins: bool) -> int:
+    """Return how much of a read is a head, or the line ends that are before or left of one.
+
+    Where it `begins`, the end of a head may be cut by its start.
+    """
+    if data[0] in _HEAD_END:
+        return 1 if begins else len(data) - len(data.lstrip(_HEAD_END))
+    size = data.find(_HEAD_END) + len(_HEAD_END)
+    if data.find(b"\n\n", 0, size) >= 0 or size < len(_HEAD_END):
+        return _with_bare_line_ends(data)
+    return size
 
 
 def _with_bare_line_ends(data: bytes) -> int:

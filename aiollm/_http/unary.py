@@ -78,9 +78,8 @@ class UnaryRequester:
         return HttpResponse(reply.status, reply.headers, body, request.url)
 
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
-        seconds = timeouts.first_output
         transport = self._transports.transport_of(provider)
-        limit = asyncio.timeout(seconds)
+        limit = asyncio.timeout(timeouts.first_output)
         try:
             async with limit:
                 reply = await transport.send(request, timeouts.connect)
@@ -90,14 +89,14 @@ class UnaryRequester:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
             finally:
                 reply.close()
-            refused = HttpResponse(reply.status, reply.headers, body, request.url)
             if self._load is not None:
                 await self._load(codec=provider.codec)
+            refused = HttpResponse(reply.status, reply.headers, body, request.url)
             raise provider.codec.error(refused)
         except TimeoutError:
             if not limit.expired():  # another deadline's own error, such as that of `connect`
                 raise
-            late = seconds or 0.0
+            late = timeouts.first_output or 0.0
         raise DeadlineError(f"no answer within {late:g} s", which="first_output", after=late)
 
 

@@ -155,22 +155,28 @@ def drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
         if isinstance(step, Exception | Gate | Pause | Never):
             yield step
             continue
-        drafts: list[PartialImage] = []
-        for each in _several(step):
-            match each:
-                case PartialImage():
-                    drafts.append(each)
-                case ImagePart():
-                    result = replace(result, images=(*result.images, each))
-                case ImageResult():
-                    result = each
-                case _:
-                    raise AssertionError(f"an image call cannot yield {each!r:.80}")
+        drafts, result = _drawn_by(step, result)
         if drafts or not step:
             yield drafts
     if not result.images:
         raise AssertionError("the script of an image call has no image")
     yield [result, Finish("stop", "stop", result.usage)]
+
+
+def _drawn_by(step: Any, result: ImageResult) -> tuple[list[PartialImage], ImageResult]:
+    """Return the drafts of a step, and the result with what it adds."""
+    drafts: list[PartialImage] = []
+    for each in _several(step):
+        match each:
+            case PartialImage():
+                drafts.append(each)
+            case ImagePart():
+                result = replace(result, images=(*result.images, each))
+            case ImageResult():
+                result = each
+            case _:
+                raise AssertionError(f"an image call cannot yield {each!r:.80}")
+    return drafts, result
 
 
 def found(make: Callable[[], Found], script: Sequence[ScriptStep]) -> Iterator[Played]:
