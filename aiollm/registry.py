@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from aiollm.images import ImageRequest
     from aiollm.prices import Price
     from aiollm.servers import LlamaSwap, Ollama
-    from aiollm.servers.warming import Servers
+    from aiollm.servers._warming import Servers
 
 T = TypeVar("T")
 
-_SERVERS = "aiollm.servers.warming"
+_SERVERS = "aiollm.servers._warming"
 """What manages servers."""
 
 
@@ -402,6 +402,6 @@ class Registry(WholeAnswers, Retrieval, Names):
         await self.aclose()
 
     def _servers(self) -> Servers:
-        from aiollm.servers.warming import Servers  # only managing servers needs it
+        from aiollm.servers._warming import Servers  # only managing servers needs it
 
         return Servers(self._catalog, self._resources.requester(), self._gate)

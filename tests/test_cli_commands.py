@@ -16,7 +16,7 @@ import pytest
 from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
 from aiollm.cli import check, image, servers
 from aiollm.providers.schemes import SCHEMES
-from aiollm.servers.warming import KINDS
+from aiollm.servers._warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat
 
 ROOT = Path(__file__).parents[1]

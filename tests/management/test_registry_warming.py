@@ -22,7 +22,7 @@ from aiollm.errors import (
     UnsupportedError,
     UnsupportedFeatureError,
 )
-from aiollm.servers.warming import LOAD_SECONDS
+from aiollm.servers._warming import LOAD_SECONDS
 from aiollm.testing import Answer, Gate, Hang, Raw, chat, load, ndjson
 from aiollm.types import ImagePart, Request, Target, Timeouts, Tool, user
 
