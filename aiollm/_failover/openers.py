@@ -70,7 +70,8 @@ class TargetOpener(Demand, ABC):
         resources: SharedResources,
     ) -> None:
         """Take a checked request, and the providers and deadlines of the plan's targets."""
-        super().__init__(request)
+        self.request = request  # as `Demand` does, at each call
+        self._size = None
         self.providers = providers
         self.timeouts = timeouts
         self._resources = resources
