@@ -7,12 +7,13 @@ import os
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from aiollm._failover.chain import Chain
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import Health
+from aiollm._failover.loading import in_thread, load_modules
 from aiollm._failover.openers import LONG, ChatOpener, TargetOpener
 from aiollm._failover.policy import Policy
 from aiollm._validation import (
@@ -21,13 +22,15 @@ from aiollm._validation import (
     checked_request,
 )
 from aiollm.capabilities import Capabilities
-from aiollm.errors import ClosedError, ConfigError, LocalError
+from aiollm.errors import ClosedError, ConfigError
 from aiollm.provider import HttpRequest, Provider, Reply, Transport
+from aiollm.providers.lazy import loader_of
 from aiollm.types import Request, ResponseCacheUse, Target, Timeouts, _shown
 
 if TYPE_CHECKING:
     from aiollm._agent.tool_runner import ToolRunner
     from aiollm._failover.conversations import Conversations
+    from aiollm._failover.keywords import StreamOptions
     from aiollm._failover.sessions import Sessions
     from aiollm._failover.snapshots import FleetStatus
     from aiollm._fleet.member import Member
@@ -41,7 +44,14 @@ if TYPE_CHECKING:
     from aiollm.prices.book import PriceBook
 
 
-T = TypeVar("T")
+USUAL = (
+    "aiollm._agent.options",
+    "aiollm._agent.run",
+    "aiollm._failover.keywords",
+    "aiollm._settings.network",
+    "aiollm._wire.quota",
+)
+"""What calls with options, and runs of agents, import where they are made."""
 
 
 class Closeable(Protocol):
@@ -133,10 +143,11 @@ class Resources:
         return self._conversations.opener(asked, check_extra, providers, timeouts, self)
 
     def source_of(
-        self, policy: Policy, opener: TargetOpener, session: object, use: ResponseCacheUse | None
+        self, policy: Policy, opener: TargetOpener, options: StreamOptions
     ) -> Callable[..., CallSource]:
         """Return what makes a call, perhaps one with the response cache. Raises: ConfigError."""
-        make = self.chain_of(policy, opener, session)
+        make = self.chain_of(policy, opener, options.get("session"))
+        use = options.get("response_cache")
         if use is None:
             return make
         from aiollm._response_cache.call import CachedCall  # few programs keep answers
@@ -200,7 +211,7 @@ class Resources:
         """Return what sends single requests."""
         from aiollm._http.unary import UnaryRequester  # calls that stream need none
 
-        return UnaryRequester(self)
+        return UnaryRequester(self, self.load)
 
     def open_tokens(self) -> Tokens:
         """Return the tokens of callables. Raises: ClosedError, ConfigError."""
@@ -241,7 +252,7 @@ class Resources:
         if self._transport is None:
             self.bind_loop()  # a transport that exists checks its loop itself
             # Importing aiohttp takes about 150 ms, so do it in a thread.
-            made = await _in_thread(_new_transport)
+            made = await in_thread(_new_transport)
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._transport is None:
                 self._transport = made
@@ -252,18 +263,25 @@ class Resources:
         if self._pool is None:
             self.bind_loop()
             # Importing its modules takes about 10 ms, so do it in a thread.
-            made = await _in_thread(partial(_new_pool, self._image_workers, self._max_pixels))
+            made = await in_thread(partial(_new_pool, self._image_workers, self._max_pixels))
             self.bind_loop()  # the registry may have been closed meanwhile
             if self._pool is None:
                 self._pool = made
         return self._pool
+
+    async def load(self, *modules: str, codec: object = None) -> None:
+        """Import modules and a codec in a thread, where that is not done. Raises: LocalError."""
+        await load_modules(*modules)
+        if (load := loader_of(codec)) is not None:
+            await in_thread(load)
 
     async def preload(self, load: Callable[[], object]) -> None:
         """Make what the first call would make, and call `load` in a thread.
 
         Raises: ClosedError, ConfigError.
         """
-        await _in_thread(load)
+        await in_thread(load)
+        await self.load(*USUAL)
         await self.open_transport()
         await self.open_pool()
         if self._book is not None:
@@ -362,15 +380,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-async def _in_thread(make: Callable[[], T]) -> T:
-    """Return what `make` makes. Raises: LocalError where this process lacks what that takes."""
-    try:
-        return await asyncio.to_thread(make)
-    except (OSError, RuntimeError, ImportError, MemoryError) as error:
-        reason = f"what sends requests cannot be loaded: {type(error).__name__}: {error}"
-    raise LocalError(reason)
 
 
 def _new_pool(workers: int | None, max_pixels: int) -> MediaPool:

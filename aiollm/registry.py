@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SERVERS = "aiollm.servers.warming"
+"""What manages servers."""
+
 
 class Registry(WholeAnswers, Retrieval, Names):
     """Providers by name, and all calls to them.
@@ -319,6 +322,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         await self.preload(spec)
         if spec is None:
             return ()
+        await self._resources.load(_SERVERS)
         return await self._servers().load_models(self.parse(spec), timeouts)
 
     async def refresh_capabilities(
@@ -330,11 +334,14 @@ class Registry(WholeAnswers, Retrieval, Names):
         are left out. Facts given with the provider in code, and options of its DSN, override them.
         Raises: SpecError, ConfigError; FailoverError when every server that was asked failed.
         """
+        await self._resources.load(_SERVERS)
         return await self._servers().refresh_capabilities(self.parse(spec), timeouts)
 
     async def models(self, name: str) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
-        provider, requester = self.provider(name), self._resources.requester()
+        provider = self.provider(name)
+        await self._resources.load("aiollm._http.unary", codec=provider.codec)
+        requester = self._resources.requester()
         return await requester.models(provider, self._catalog.timeouts_of(provider))
 
     # Health and events
@@ -397,5 +404,4 @@ class Registry(WholeAnswers, Retrieval, Names):
     def _servers(self) -> Servers:
         from aiollm.servers.warming import Servers  # only managing servers needs it
 
-        parts = self._catalog, self._resources.requester(), self._health
-        return Servers(*parts, self._gate.changed_health)
+        return Servers(self._catalog, self._resources.requester(), self._gate)

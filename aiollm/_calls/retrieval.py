@@ -43,6 +43,7 @@ class Retrieval(RegistryBase):
 
             found = await reg.embed("ls/nomic,box/nomic", texts, kind="document")
         """
+        await self._resources.load("aiollm._retrieval.embed")
         from aiollm._retrieval.embed import embed  # few programs embed
         from aiollm._validation import check_count
         from aiollm.retrieval import EmbedRequest
@@ -72,6 +73,7 @@ class Retrieval(RegistryBase):
 
             for each in await reg.rerank("ls/bge-reranker", "panda?", documents, top=5): ...
         """
+        await self._resources.load("aiollm._retrieval.rerank")
         from aiollm._retrieval.rerank import rerank  # few programs rerank
         from aiollm.retrieval import RerankRequest
 

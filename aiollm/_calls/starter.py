@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiollm._calls.settings import Settings
 from aiollm._failover.deadlines import at_least
@@ -53,13 +53,14 @@ class Starter:
 
     def stream(self, spec: str | Plan, request: RequestLike, options: StreamOptions) -> Stream:
         """Return a stream, as `Registry.stream` without `output`. Raises: as that."""
-        policy, timeouts = self._policy, None
-        kept: tuple[Any, Any] = (None, None)  # what is kept between calls: a session, answers
+        policy = self._policy
+        timeouts = None
         if options:
             from aiollm._failover.keywords import parted
 
             request, own = parted(request, options)
-            kept = own.pop("session", None), own.pop("response_cache", None)
+            own.pop("session", None)
+            own.pop("response_cache", None)
             timeouts = checked_timeouts(own.get("timeouts"))
             policy = policy.overridden(own)
         plan, providers, deadlines = self.catalog.resolve(spec, timeouts)
@@ -70,7 +71,7 @@ class Starter:
             check = self.catalog.check_extra
             opener = self.resources.opener_of(request, check, providers, deadlines)
         opener.leaves_out = policy.on_unsupported == "drop"
-        make = self.resources.source_of(policy, opener, *kept) if options else self._make
+        make = self.resources.source_of(policy, opener, options) if options else self._make
         return Stream(partial(self.start, partial(make, plan, opener, self.gate, policy)))
 
     def stream_images(
@@ -110,7 +111,7 @@ class Starter:
         """Begin a call of `chain` on the running loop. Raises: ClosedError, ConfigError."""
         return chain(
             watchdog=self.resources.bind_loop(),
-            accumulated=total.response,
+            accumulated=total,
             emit=partial(emit, self._hooks) if self._hooks else None,
             number=next(self._numbers),
         )

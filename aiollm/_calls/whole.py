@@ -108,6 +108,7 @@ class WholeAnswers(RegistryBase):
             if with_response:
                 raise ConfigError("with_response is for typed answers: give an output, too")
             return await ask(request)
+        await self._resources.load("aiollm._agent.typed_output")
         from aiollm._agent.typed_output import generate_typed  # only typed answers need it
 
         typed = await generate_typed(ask, request, output, repairs)
@@ -127,6 +128,7 @@ class WholeAnswers(RegistryBase):
         A service that can count is asked, and makes no answer; for others it is an estimate.
         `options`: fields of the request, `timeouts` and `on_unsupported`. Raises: as `generate`.
         """
+        await self._resources.load("aiollm._failover.counting")
         from aiollm._failover.counting import count_tokens  # few programs count
 
         parts = self._catalog, self._resources, self._gate, self._policy

@@ -136,7 +136,7 @@ class ActiveAttempt:
             if self._is_for_caller(error, moves_on=moves_on):
                 raise
         else:
-            if self.record.first_output is not None and type(batch[-1]) is TextDelta:
+            if deadlines.silent is not None and type(batch[-1]) is TextDelta:
                 deadlines.silent = 0.0  # as nearly every batch
             else:
                 self._note(batch)
@@ -144,7 +144,7 @@ class ActiveAttempt:
         return await self._call.next(task)
 
     def _end_late(self) -> None:
-        """Close after a deadline, which only an answer that is not complete is lost to.
+        """Close after a deadline has passed; an answer that was complete by then is kept.
 
         Raises: DeadlineError, ClosedError, StreamInterrupted.
         """

@@ -13,13 +13,17 @@ from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
+from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
+from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import DeadlineError, FailoverError, LLMError
+from aiollm.providers.lazy import is_imported
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
 
 if TYPE_CHECKING:
+    from aiollm._failover.sharing import Sharing
     from aiollm.events import Event
 
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
@@ -49,7 +53,7 @@ class Chain(Call):
         policy: Policy,
         *,
         watchdog: Watchdog,
-        accumulated: Callable[[Call], Response],
+        accumulated: Accumulator,
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
     ) -> None:
@@ -178,36 +182,35 @@ class Chain(Call):
                 return winner
 
     async def _in_line(self) -> tuple[Admitted, float]:
-        """Ask the fleet, if there is one, and wait in line; return the seconds of that, too."""
-        fleet = self.gate.sharing
-        if fleet is not None:
-            if not fleet.is_open:
-                await fleet.open()
-            if (found := await self._candidates.ask()) is not None:
-                return found, 0.0
-        began = self.watchdog.time()
-        found = await self._wait()
-        return found, self.watchdog.time() - began
+        """Wait for the target that is ready first; return it, and the seconds that it took.
 
-    async def _wait(self) -> Admitted:
-        """Wait in line for the target that is ready first. Raises: FailoverError, DeadlineError."""
+        If there is a fleet, it is asked before. Raises: FailoverError, DeadlineError.
+        """
+        if self.gate.sharing is not None and (found := await self._ask(self.gate.sharing)):
+            return found, 0.0
         if self.emit is not None:
             from aiollm.events import CallQueued  # for hooks alone
 
             self.emit(CallQueued(self.number, self._candidates.waiting_for))
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
-        found = await self._candidates.wait(left)
+        admitted = await self._candidates.wait(left)
         seconds = self.watchdog.time() - began
-        if isinstance(found, tuple):
+        if isinstance(admitted, tuple):
             if self.emit is not None:
                 from aiollm.events import CallReleased  # for hooks alone
 
-                self.emit(CallReleased(self.number, found[0][0], seconds))
-            return found
+                self.emit(CallReleased(self.number, admitted[0][0], seconds))
+            return admitted, seconds
         if seconds >= left:
             raise self._too_late()
-        raise self._all_failed(found)
+        raise self._all_failed(admitted)
+
+    async def _ask(self, fleet: Sharing) -> Admitted | None:
+        """Ask the fleet; return the first target that it lets be asked now."""
+        if not fleet.is_open:
+            await fleet.open()
+        return await self._candidates.ask()
 
     def _too_late(self) -> DeadlineError:
         seconds = self._candidates.policy.total or 0.0
@@ -225,7 +228,13 @@ class Chain(Call):
 
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
-        from aiollm._failover.race import Race  # only races pay to import anyio, some 20 ms
+        try:
+            if not is_imported("aiollm._failover.race"):
+                await in_thread(_load_race)
+        except BaseException:
+            admission.abandoned(was_sent=False)
+            raise
+        from aiollm._failover.race import Race
 
         race = Race(self, self._candidates, admission, self.attempt_type)
         try:
@@ -262,3 +271,10 @@ def _continuable(partial: Response) -> str:
     if all(isinstance(part, TextPart) and part.provider_data is None for part in parts):
         return partial.text
     return ""
+
+
+def _load_race() -> None:
+    """Import what races are made of, some 20 ms."""
+    from aiollm._failover.race import load_anyio
+
+    load_anyio()

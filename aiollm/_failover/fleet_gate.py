@@ -113,9 +113,8 @@ class FleetGate(Gate):
         make = partial(SharedAdmission, limiter=self.limiter, grant=grant)
         return self._admit(line, number, demand, now, make)
 
-    def _end(self, ticket: Ticket[Line]) -> None:
-        super()._end(ticket)
-        ticket.is_done = True
+    def _end(self, ticket: Ticket[Line], lines: Sequence[Line]) -> None:
+        super()._end(ticket, lines)
         grants, ticket.grants = ticket.grants or {}, {}
         if self.limiter is None:
             return

@@ -173,49 +173,56 @@ class Gate:
 
         `number` is the call's: who began first goes first. `retried` are targets that it probes
         only from the time `probe_from` on, and `rests_until` says from when on it goes to some at
-        all. `total_at` is when the call's own deadline is over.
-        Where the wait ends without an admission, returns the verdicts of the probes that ended it,
-        [] if time did. Raises: ClosedError.
+        all. `total_at` is when the call's own deadline is over. Returns, without an admission, the
+        verdicts of the probes that ended the wait, [] if time did. Raises: ClosedError.
         """
-        ticket = Ticket(number, demand, [*lines], retried, probe_from, rests_until)
+        ticket = Ticket(number, demand, lines, retried, probe_from, rests_until)
         ticket.until = min(self.now() + patience.room, total_at)
         self._tickets.add(ticket)
         try:
             self._join(ticket)
             while ticket.admission is None and ticket.lines and not ticket.is_done:
-                await self._pause(ticket, patience, total_at)
+                began, alarm = self.now(), self._alarm
+                left, recovers = self._seconds_left(ticket, patience, total_at, began)
+                if left <= 0:
+                    break
+                try:
+                    await self._sleep(ticket, left)
+                finally:
+                    alarm.take_off(ticket)
+                    patience.waited(self.now() - began, recovers=recovers)
                 self._join(ticket)
         except BaseException:
-            admission, ticket.admission = ticket.admission, None
-            ticket.is_done = True
-            if admission is not None:
-                admission.abandoned(was_sent=False)
+            ticket.give_back()
             self._pump_all(lines)
             raise
         finally:
-            ticket.is_done = True
-            self._end(ticket)
-            for line in lines:
-                if line not in ticket.outside:
-                    line.tickets.left(line)
+            self._end(ticket, lines)
         admission = ticket.admission
         if admission is None or len(lines) > 1:
             # In the lines that it leaves without going, others may be the first now.
             self._pump_all(lines)
-        return admission if isinstance(admission, Admission) else ticket.errors
+        return admission if isinstance(admission, Admission) else [*ticket.errors]
 
-    def _end(self, ticket: Ticket[Line]) -> None:
+    def _end(self, ticket: Ticket[Line], lines: Sequence[Line]) -> None:
         """Forget a ticket that waits no longer."""
+        ticket.is_done = True
         self._tickets.discard(ticket)
+        for line in lines:
+            if line not in ticket.outside:
+                line.tickets.left(line)
 
     def _join(self, ticket: Ticket[Line]) -> None:
         """Put a ticket into the lines that it does not keep away from any longer."""
-        if ticket.is_done or not ticket.outside:
+        lines = ticket.outside
+        if ticket.is_done or not lines:
             return
-        now = self.now()
-        lines = [line for line in ticket.outside if ticket.rest(line.target, now) <= 0]
+        ticket.outside = ()
+        if ticket.rests_until:
+            now = self.now()
+            ticket.outside = [line for line in lines if ticket.rest(line.target, now) > 0]
+            lines = [line for line in lines if line not in ticket.outside]
         for line in lines:
-            ticket.outside.remove(line)
             line.tickets.push(ticket)
             line.scope.waiting[line] = None
         # Only the first in a line goes, apart from probes and where a fleet says who goes.
@@ -225,32 +232,31 @@ class Gate:
             if self.limiter is not None or line.head() is ticket or self.is_sick(line)
         )
 
-    async def _pause(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
-        """Sleep until something changes for the ticket, or its time is over."""
+    def _seconds_left(
+        self, ticket: Ticket[Line], patience: Patience, total_at: float, now: float
+    ) -> tuple[float, bool]:
+        """Return how long a ticket may sleep, and whether only until its targets recover.
+
+        0 where nothing can change in time. Raises: ClosedError.
+        """
         if self._is_closed or self._loop is None:
             raise ClosedError("the registry was closed")
-        now = self.now()
         recovers = all(self.is_sick(line) or line in ticket.outside for line in ticket.lines)
         left = min(patience.room, total_at - now)
         if recovers:
             left = min(left, patience.recovery)
         is_hopeless = recovers and self._is_hopeless(ticket)
         if left <= TICK or is_hopeless or self._known_wait(ticket, now) > left:
-            ticket.is_done = True
-            return
-        ticket.future = future = self._loop.create_future()
+            return 0.0, recovers
         rests = [ticket.rest(line.target, now) for line in ticket.outside]
-        alarm = self._alarm
-        alarm.set(self._loop, ticket, min(left, *rests) if rests else left)
-        try:
-            await future
-        finally:
-            alarm.take_off(ticket)
-            ticket.future = None
-            waited = self.now() - now
-            patience.room -= waited
-            if recovers:
-                patience.recovery -= waited
+        return (min(left, *rests) if rests else left), recovers
+
+    def _sleep(self, ticket: Ticket[Line], left: float) -> asyncio.Future[None]:
+        """Return what ends when something changes for a ticket, or its time is over."""
+        assert self._loop is not None
+        ticket.future = future = self._loop.create_future()
+        self._alarm.set(self._loop, ticket, left)
+        return future
 
     def _known_wait(self, ticket: Ticket[Line], now: float) -> float:
         """Return the least time that the ticket's targets will take for sure, 0 if unknown."""

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
+from aiollm._failover.loading import in_thread, load_modules
+from aiollm._failover.tickets import Demand
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, LocalError, UnsupportedError
 from aiollm.provider import Adapter, Provider, Transport, Transports
+from aiollm.providers.lazy import LazyCodec, loader_of
 from aiollm.types import (
     ImagePart,
     Item,
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 LONG = 24
 """Messages from which on a conversation is remembered; to encode fewer takes less than 0.1 ms."""
 
+_DRAWING = ("aiollm._http.image_streaming", "aiollm._wire.base64_stream")
+"""What reads images."""
+
 Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 """What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
 
@@ -48,10 +54,10 @@ class SharedResources(Transport, Transports, Protocol):
         """Make the images of a request fit; return the request and what was left out."""
 
 
-class TargetOpener(ABC):
+class TargetOpener(Demand, ABC):
     """Opens the targets of one call: their providers, deadlines and clean errors."""
 
-    __slots__ = ("_resources", "providers", "request", "timeouts")
+    __slots__ = ("_resources", "providers", "timeouts")
 
     operation: ClassVar[str]
     """What kind of call it is, for events."""
@@ -64,7 +70,7 @@ class TargetOpener(ABC):
         resources: SharedResources,
     ) -> None:
         """Take a checked request, and the providers and deadlines of the plan's targets."""
-        self.request = request
+        super().__init__(request)
         self.providers = providers
         self.timeouts = timeouts
         self._resources = resources
@@ -119,6 +125,8 @@ class ChatOpener(TargetOpener):
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
         provider = self.providers[target]
+        if type(provider.codec) is LazyCodec:
+            return self._opened(provider.codec, target, prefix)
         request = self.request
         if request.extra:
             request = _request_for(target, provider, request)
@@ -135,6 +143,18 @@ class ChatOpener(TargetOpener):
         if self.has_images(request):
             return self._fitted(provider, target, request, [])
         return self._run(provider, target, request)
+
+    async def _opened(self, codec: LazyCodec, target: Target, prefix: str) -> Batches:
+        """Load what answers are made with, as a first call does, then open."""
+        load = codec.load  # another call may have loaded it by the time that a thread has begun
+        await load_modules("aiollm._http.streaming")
+        await in_thread(load)
+        batches = self.open(target, prefix)
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            close_now(batches)
 
     def _without_unsupported(self, provider: Provider, target: Target, request: Request) -> Batches:
         from aiollm._failover.left_out import without_unsupported  # few calls leave files out
@@ -204,8 +224,12 @@ class ImageOpener(TargetOpener):
         return self._drawn(provider, target)
 
     async def _drawn(self, provider: Provider, target: Target) -> Batches:
+        own = provider.operations["images"]
+        if own.adapter is None and (load := loader_of(own.codecs)) is not None:
+            await load_modules(*_DRAWING)
+            await in_thread(load)
         request = await self._fitted(provider, target)
-        run = provider.operations["images"].adapter or _drawing()
+        run = own.adapter or _drawing()
         transport = self._resources.transport_of(provider)
         batches = run(provider, transport, target, request, self.timeouts[target])
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -23,6 +23,12 @@ class Patience(msgspec.Struct):
 
     room: float
     recovery: float
+
+    def waited(self, seconds: float, *, recovers: bool) -> None:
+        """Take off what a call has waited for room, or for targets that all have to recover."""
+        self.room -= seconds
+        if recovers:
+            self.recovery -= seconds
 
 
 class Demand:
@@ -73,7 +79,7 @@ class Ticket(Generic[LineT]):
         self,
         number: int,
         demand: Demand,
-        lines: list[LineT],
+        lines: Sequence[LineT],
         retried: Container[Target] = (),
         probe_from: float = 0.0,
         rests_until: Mapping[Target, float] | None = None,
@@ -81,12 +87,12 @@ class Ticket(Generic[LineT]):
         self.number = number
         self.demand = demand
         self.lines = lines
-        self.outside = [*lines]
+        self.outside = lines
         self.rests_until = rests_until
         self.retried = retried
         self.probe_from = probe_from
         self.admission: Any = None
-        self.errors: list[Exception] = []
+        self.errors: Sequence[Exception] = ()
         self.future: asyncio.Future[None] | None = None
         self.grants: dict[LineT, Any] | None = None
         """What a fleet says to it, line by line."""
@@ -112,11 +118,18 @@ class Ticket(Generic[LineT]):
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
+    def give_back(self) -> None:
+        """Wait no longer, and give back an admission that the call did not get to use."""
+        self.is_done = True
+        admission, self.admission = self.admission, None
+        if admission is not None:
+            admission.abandoned(was_sent=False)
+
     def drop(self, line: LineT, error: Exception) -> None:
         """Leave a line whose target cannot be asked."""
         if line in self.lines:
-            self.lines.remove(line)
-            self.errors.append(error)
+            self.lines = [each for each in self.lines if each != line]
+            self.errors = [*self.errors, error]
             self.wake()
 
 

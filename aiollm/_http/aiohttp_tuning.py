@@ -48,16 +48,21 @@ class Prompt(aiohttp.BaseConnector):
 class _Careful(Prompt):
     """Reports whether a connection is new, and never reuses one with unread bytes."""
 
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+    async def connect(
+        self,
+        req: Any,
+        traces: Any,
+        timeout: Any,  # noqa: ASYNC109
+        sent: SendNotes | None = None,
+    ) -> Any:
         """Return a connection that is new, or idle and clean."""
+        if sent is None and (sent := sending.get(None)) is not None:
+            sent.key = req.connection_key
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol: Any = connection.protocol
-            sent = sending.get(None)
-            if sent is not None:
-                sent.key = req.connection_key
             # A second response that nobody asked for would be taken for this request's.
-            if not protocol.should_close or sent is None or sent.is_fresh:
+            if not (protocol.should_close and protocol.was_used) or sent is None:
                 protocol.begin(sent)
                 return connection
             connection.close()
@@ -73,8 +78,6 @@ class _Careful(Prompt):
         return None
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        if (sent := sending.get(None)) is not None:
-            sent.is_fresh = True
         protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport, self._tls_buffer)
         return protocol

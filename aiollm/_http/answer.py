@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -26,57 +25,83 @@ _NEVER, _NO_GAP = inf, -1.0
 """When the last piece of an answer came, and the longest gap between two, before there are any."""
 
 
-class ReadyReply(Reply, Protocol):
-    """A reply whose bytes can also be taken without a coroutine for each read, as aiohttp's can."""
+class Source(Protocol):
+    """Where bytes are taken from, as the body of a reply of aiohttp's."""
 
     def take(self) -> bytes | None:
-        """Return what has arrived, b"" at the end, None if nothing has."""
+        """Return what has arrived, b"" at the end, None if nothing is known to have."""
 
-    def coming(self) -> Awaitable[None]:
-        """Return what ends when there is something to take."""
+    def coming(self) -> Awaitable[None] | None:
+        """Return what ends when there is something to take; None if it takes a coroutine."""
+
+
+class ReadyReply(Reply, Protocol):
+    """A reply whose bytes can also be taken without a coroutine for each read."""
+
+    @property
+    def body(self) -> Source:
+        """Where they are taken from."""
 
     def translated(self, error: Exception) -> LLMError | None:
-        """Return what an error of `take` or `coming` means, None for a fault of the program."""
+        """Return what an error of the body means, None for a fault of the program."""
 
 
 def _is_ready(reply: Reply) -> TypeGuard[ReadyReply]:
-    return hasattr(reply, "take")  # an isinstance of a protocol takes 100 times as long
+    return hasattr(reply, "body")  # an isinstance of a protocol takes 100 times as long
 
 
-def _nothing() -> None:
-    """Return None: nothing is known to have arrived."""
+class _Nothing:
+    """Stands for a body that can only be read: nothing is known to have arrived."""
+
+    def take(self) -> bytes | None:
+        return None
+
+    def coming(self) -> None:
+        return None
+
+
+_NOTHING = _Nothing()
+
+
+class _Broken:
+    """Stands for a body that broke off."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def take(self) -> bytes | None:
+        raise self._error
+
+    def coming(self) -> None:
+        return None
 
 
 class Answer:
     """Decodes the body of one reply, read by read."""
 
-    goes_on = True
     failure: LLMError | None = None
     """What ended the answer before its end, once it does not go on."""
     ends_late = False
     """Whether others run before its end is dealt with, which takes long if a large frame is its
     last, or if it failed."""
-    _arrived: Callable[[], bytes | None] = staticmethod(_nothing)
-    _coming: Callable[[], Awaitable[None]] | None = None
-    """How bytes are taken, and waited for; a reply that can only be read has neither."""
-    _batch: Sequence[Item] = ()
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
+    _empty_after = _NO_GAP
+    """When the last items had come before the last bytes that brought none."""
     _size = _turn_at = 0
     _read: Read | None = None
     """What cuts large reads into pieces."""
-    _held: bytes | None = None
-    """What was read already, and is decoded next."""
     _has_turned = False
     """Whether others run now, before what is held is decoded."""
 
     def __init__(
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
     ) -> None:
+        self.goes_on = True
         self._reply = reply
-        if _is_ready(reply):
-            self._arrived = reply.take
-            self._coming = reply.coming
+        self._held: bytes | None = None
+        """What was read already, and is decoded next."""
+        self._source: Source = getattr(reply, "body", _NOTHING)
         self._decoder = decoder
         self.framer = framer
         if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
@@ -95,15 +120,14 @@ class Answer:
         try:
             if data is not None:
                 self._held = None
-            elif (data := self._arrived()) is None:
-                if self._coming is None or decoder.ending:
+            elif (data := self._source.take()) is None:
+                if decoder.ending or (coming := self._source.coming()) is None:
                     return self._hold()
-                return self._coming()
+                return coming
             self._size = size = self._size + len(data)
-            if size >= self._turn_at:  # at the first read, and then once in so many bytes
-                if self._turn_at and self._is_others_turn(data):
-                    return long_turn()
-                data = self._first_slice(data)
+            # At the first read, and then once in so many bytes.
+            if size >= self._turn_at and (data := self._slice(data)) is None:
+                return long_turn()
             if decoder.ending or not data:
                 self._feed_end(data, batch)
             else:
@@ -112,8 +136,7 @@ class Answer:
             if (ended_by := self._ended_by(error, data)) is None:
                 raise
             self._fail(ended_by, data, batch)
-        self._batch = batch
-        if decoder.finished or not data:
+        if decoder.finished:
             self.goes_on = False
         elif batch:
             now = monotonic()
@@ -121,6 +144,8 @@ class Answer:
             if gap > self._gap:  # noqa: PLR1730  max() costs more
                 self._gap = gap
             self._last = now
+        else:
+            self._empty_after = self._last
         return batch
 
     async def _hold(self) -> None:
@@ -133,7 +158,7 @@ class Answer:
                 self._held = await (self._read or self._reply.read)()
         except (LLMError, RecursionError, MemoryError) as error:
             error.__traceback__ = None  # as in `_fail`
-            self._arrived = partial(_broken, error)
+            self._source = _Broken(error)
 
     def _is_others_turn(self, data: bytes) -> bool:
         """Return whether others run now, before `data` that is there already is decoded."""
@@ -143,11 +168,16 @@ class Answer:
         self._held, self._has_turned = data, True
         return True
 
-    def _first_slice(self, data: bytes) -> bytes:
-        """Return of a read that is too large the first slice. Raises: ProtocolError."""
+    def _slice(self, data: bytes) -> bytes | None:
+        """Return a read, or the first slice of a large one; None if others run before.
+
+        Raises: ProtocolError.
+        """
+        if self._turn_at and self._is_others_turn(data):
+            return None
         if len(data) > PIECE and self._read is None:
             turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
-            self._arrived, self._coming, self._read = turns.take, None, turns.read
+            self._source, self._read = turns, turns.read
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:
@@ -173,6 +203,7 @@ class Answer:
     def _feed_end(self, data: bytes, batch: list[Item]) -> None:
         """Decode what follows a finish word, or b"" at the end. Raises: LLMError."""
         if not data:
+            self.goes_on = False
             self._close(batch)
             return
         self._words = words = self._words or self._last_words()
@@ -186,7 +217,7 @@ class Answer:
 
         gap = None if self._last == _NEVER else self._gap
         # The only batch so far may be the first piece of an answer.
-        sure = gap is not None and not (gap == _NO_GAP and self._batch)
+        sure = gap is not None and (gap != _NO_GAP or self._empty_after == self._last)
         return LastWords(self._timeouts, gap, sure=sure)
 
     def _close(self, batch: list[Item]) -> None:
@@ -229,10 +260,6 @@ class Answer:
         except (LLMError, RecursionError, MemoryError):
             return False
         return True
-
-
-def _broken(error: BaseException) -> bytes | None:
-    raise error
 
 
 def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:

@@ -19,13 +19,13 @@ MAX_INTERIM = 64
 class SendNotes:
     """What a connector notes about the request that is being sent."""
 
-    __slots__ = ("is_answered", "is_fresh", "key")
+    __slots__ = ("is_answered", "is_reused", "key")
 
     def __init__(self) -> None:
-        self.is_fresh = False
-        """Whether its connection is new."""
+        self.is_reused = False
+        """Whether its connection has sent an earlier one."""
         self.is_answered = False
-        """Whether bytes came after it, if only some of a head."""
+        """Whether any bytes came after it, even if only a part of a head."""
         self.key: Any = None
         """Where the pool keeps connections that would do for it as well."""
 
@@ -41,14 +41,20 @@ class _Answering(ResponseHandler):
     aiohttp passes over each without a turn of the event loop.
     """
 
+    was_used = False
+    """Whether it has sent a request."""
     _interim = 0
     _sent: SendNotes | None = None
+    """What is not answered yet."""
     _is_awaited = True
     """Whether the head of an answer is still to come."""
     _is_chunked = False
 
     def begin(self, sent: SendNotes | None) -> None:
         """Note what the next bytes answer."""
+        if sent is not None:
+            sent.is_reused = self.was_used
+        self.was_used = True
         self._sent = sent
         self._is_awaited = True
 
@@ -56,6 +62,7 @@ class _Answering(ResponseHandler):
         """Take bytes from the socket."""
         if self._sent is not None:
             self._sent.is_answered = True
+            self._sent = None
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
@@ -63,7 +70,13 @@ class _Answering(ResponseHandler):
         if self._interim > MAX_INTERIM:
             return  # it is closed, but there may be more in the same read
         message, body = data
-        self._interim = self._interim + 1 if is_interim(message.code) else 0
+        status = message.code
+        if not 100 <= status < 200:
+            self._interim = 0
+        elif is_interim(status):
+            self._interim += 1
+        else:
+            self.force_close()  # another protocol follows, if the head says so or not
         if self._interim <= MAX_INTERIM:
             self._is_awaited, self._is_chunked = self._interim > 0, message.chunked
             if in_pieces(body).is_eof():
@@ -224,13 +237,13 @@ class Pieces(aiohttp.StreamReader):
         if not data:
             return False
         self._buffer.append(data)
-        self._size += len(data)
+        self._size = held = self._size + len(data)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        if self._size > self._high_water:
+        if held > self._high_water:
             self._protocol.pause_reading()
         return False
 
@@ -273,9 +286,10 @@ class Pieces(aiohttp.StreamReader):
 
     def coming(self) -> asyncio.Future[None]:
         """Return what ends when there is something to take. Raises: RuntimeError."""
-        if not self._protocol.connected:
+        if self._protocol.transport is None:
             raise RuntimeError("the connection is closed")
-        if self._waiter is not None and not self._waiter.done():
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
             raise RuntimeError("another task waits for this body")
         self._waiter = waiter = self._loop.create_future()
         return waiter

@@ -71,6 +71,9 @@ class Turns:
         self._since = monotonic()
         return piece
 
+    def coming(self) -> None:
+        """Return None: it takes `read` to wait."""
+
     async def read(self) -> bytes:
         """Return what comes, b"" at the end. Raises: what the other `read` raises."""
         while (piece := self.take()) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
@@ -14,7 +14,14 @@ from aiollm._user_types.density import REPLY, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
-from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
+from aiollm.errors import (
+    MAX_BODY,
+    DeadlineError,
+    LLMError,
+    ProtocolError,
+    ServerError,
+    UnsupportedError,
+)
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transports
 from aiollm.types import Timeouts
 
@@ -27,8 +34,12 @@ class UnaryRequester:
     The `first_output` deadline holds for the headers of a reply, and again for its body.
     """
 
-    def __init__(self, transports: Transports) -> None:
+    def __init__(
+        self, transports: Transports, load: Callable[..., Awaitable[None]] | None = None
+    ) -> None:
+        """`load(codec=...)` imports a codec that is not imported yet: it reads refusals."""
         self._transports = transports
+        self._load = load
 
     async def request(
         self, provider: Provider, timeouts: Timeouts, request: HttpRequest
@@ -39,6 +50,9 @@ class UnaryRequester:
     async def models(self, provider: Provider, timeouts: Timeouts) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
         codec = provider.codec
+        if not provider.base_url:
+            reason = f"{provider.name} has no list of models: it has no base URL"
+            raise UnsupportedError(reason)
         return codec.model_names(await self.request(provider, timeouts, codec.models(provider)))
 
     async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
@@ -77,6 +91,8 @@ class UnaryRequester:
             finally:
                 reply.close()
             refused = HttpResponse(reply.status, reply.headers, body, request.url)
+            if self._load is not None:
+                await self._load(codec=provider.codec)
             raise provider.codec.error(refused)
         except TimeoutError:
             if not limit.expired():  # another deadline's own error, such as that of `connect`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -64,6 +65,8 @@ def _imported() -> Sdk:
     from mcp_types.version import MODERN_PROTOCOL_VERSIONS
     from pydantic import ValidationError
 
+    with suppress(ImportError):  # else the first connection imports it, on the event loop
+        importlib.import_module("anyio._backends._asyncio")
     # The package imports what is above this module: only its name is known here.
     version = importlib.import_module("aiollm").__version__
     return Sdk(

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec.structs import replace
 
+from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import Batches, SharedResources, TargetOpener, close_now
 from aiollm._http import retrieving
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Adapter, Provider
 from aiollm.providers.extra_fields import fields_of, wires_of
+from aiollm.providers.lazy import loader_of
 from aiollm.retrieval import Embeddings, EmbedInput, EmbedRequest, RerankRequest
 from aiollm.types import ImagePart, Request, Target, Timeouts, user
 
@@ -61,7 +63,10 @@ class RetrievalOpener(TargetOpener, Generic[AskedT]):
             wires = wires_of(provider.codec.family)[:1]
             request = replace(request, extra=fields_of(request.extra, wires, target))
         request = await self._fitted(request, provider, target)
-        run = provider.operations[self.key].adapter or self.adapter
+        operation = provider.operations[self.key]
+        if operation.adapter is None and (load := loader_of(operation.codecs)) is not None:
+            await in_thread(load)
+        run = operation.adapter or self.adapter
         transport = self._resources.transport_of(provider)
         batches = run(provider, transport, target, request, self.timeouts[target])
         try:

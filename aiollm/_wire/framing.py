@@ -40,10 +40,11 @@ _LF, _CR = b"\n\r"
 
 _BOM = b"\xef\xbb\xbf"
 _CRLF = b"\r\n\r\n"
-_BLANK = (b"\n\n", _CRLF)
+_LFLF = b"\n\n"
 _BETWEEN, _BETWEEN_CRLF = (-2, b"\n\ndata: "), (-4, b"\r\n\r\ndata: ")
 """Where the last of several events ends that have a line each, and what stands between them."""
-_DATA = b"data: "
+_DATA, _EVENT = b"data: ", b"event: "
+"""Compared with slices, which cost a third of `startswith` and `endswith`."""
 _BEGIN = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: (?=[^\r\n]*\Z)")
 """How the first piece of a large event begins, as most have it."""
 _FIELDS = frozenset({b"", b"d", b"e"})
@@ -154,7 +155,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     def feed(self, data: bytes) -> list[F]:
         """Return the frames that `data` completes. Raises: ProtocolError."""
-        if self._pending or self._carriage or not data.endswith(_BLANK):
+        if self._size or self._carriage or (data[-2:] != _LFLF and data[-4:] != _CRLF):
             return self._feed(data)
         if not self._started:
             self._started = True
@@ -325,8 +326,8 @@ class SSE(_EventStream[bytes]):
     def _events(self, block: bytes) -> list[bytes]:
         # Fast path for what most servers send: each event is a single `data: ` line. Splitting at
         # a long separator is cheapest, and it was correct if no line end is left in the frames.
-        if not self._midway and block.startswith(b"data: "):
-            end, between = _BETWEEN_CRLF if block.endswith(_CRLF) else _BETWEEN
+        if not self._midway and block[:6] == _DATA:
+            end, between = _BETWEEN_CRLF if block[-2:] != _LFLF else _BETWEEN
             frames = block[6:end].split(between)
             text = b"".join(frames)
             if _LF not in text and _CR not in text and all(frames):
@@ -346,7 +347,7 @@ class NamedSSE(_EventStream[tuple[bytes, bytes]]):
         if _CR in block:
             block = self._normal_newlines(block)
         # Fast path: each event is an `event: ` line and a `data: ` line, so has three newlines.
-        if not self._midway and block.startswith(b"event: "):
+        if not self._midway and block[:7] == _EVENT:
             if len(block) > self._long and (run := self._run(block)):
                 return run
             events = block[7:-2].split(b"\n\nevent: ")

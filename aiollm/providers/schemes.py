@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from functools import partial
-from importlib import import_module
-from typing import Any
 
 import msgspec
 
 from aiollm.dsn import Dsn, Secret
-from aiollm.errors import ConfigError, LocalError
+from aiollm.errors import ConfigError
 from aiollm.provider import Codec, Operation, Provider
 from aiollm.providers import urls
+from aiollm.providers.lazy import LazyCodecs, codec_named
 from aiollm.spec import variable_of
 
 __all__ = ["BUILTINS", "SCHEMES", "Scheme", "builtin", "codec_of", "from_dsn", "merged_headers"]
@@ -30,7 +28,7 @@ class Scheme(msgspec.Struct, frozen=True):
     apply, if it is not the codec's.
 
     `operations`: the codecs for work other than chat, the preferred one first. All codecs are
-    named as "module:Class", so that a program imports only those it uses.
+    named as "module:Class", so that a program imports only those it uses, when it uses them.
     """
 
     name: str
@@ -56,7 +54,8 @@ class Scheme(msgspec.Struct, frozen=True):
 
     def make_codec(self, api: str = "") -> Codec:
         """Return the codec for one of the scheme's values of the option `api`."""
-        codec: Codec = _made(self.apis[api] if api else self.codec)
+        name = self.apis[api] if api else self.codec
+        codec: Codec = codec_named(name, _FAMILIES[name])
         return codec
 
     def owns_host(self, host: str) -> bool:
@@ -71,7 +70,19 @@ class Scheme(msgspec.Struct, frozen=True):
 
 _CHAT = "aiollm.providers.openai.chat_codec:ChatCodec"
 _RESPONSES = "aiollm.providers.openai.responses_codec:ResponsesCodec"
+_MESSAGES = "aiollm.providers.anthropic.codec:AnthropicCodec"
+_GEMINI = "aiollm.providers.google.codec:GoogleCodec"
 _OLLAMA_CHAT = "aiollm.providers.ollama.codec:OllamaCodec"
+_LLAMA_SWAP_CHAT = "aiollm.providers.llama_swap.codec:LlamaSwapCodec"
+_FAMILIES = {
+    _CHAT: "openai",
+    _RESPONSES: "openai-responses",
+    _MESSAGES: "anthropic",
+    _GEMINI: "google",
+    _OLLAMA_CHAT: "ollama",
+    _LLAMA_SWAP_CHAT: "openai",
+}
+"""The family of each codec, which is known before the codec is imported."""
 _OLLAMA_OPERATIONS: dict[str, tuple[str, ...]] = {
     "embed": ("aiollm.providers.ollama.embed_codec:OllamaEmbeddings",)
 }
@@ -101,7 +112,7 @@ _OPENAI = Scheme(
 )
 _ANTHROPIC = Scheme(
     "anthropic",
-    "aiollm.providers.anthropic.codec:AnthropicCodec",
+    _MESSAGES,
     urls.anthropic_path,
     home="https://api.anthropic.com",
     hosts=("api.anthropic.com",),
@@ -110,7 +121,7 @@ _ANTHROPIC = Scheme(
 )
 _GOOGLE = Scheme(
     "google",
-    "aiollm.providers.google.codec:GoogleCodec",
+    _GEMINI,
     urls.google_path,
     home="https://generativelanguage.googleapis.com",
     hosts=("generativelanguage.googleapis.com",),
@@ -151,7 +162,7 @@ _FOREMAN = Scheme(
 )
 _LLAMA_SWAP = Scheme(
     "llama-swap",
-    "aiollm.providers.llama_swap.codec:LlamaSwapCodec",
+    _LLAMA_SWAP_CHAT,
     urls.llama_swap_path,
     plain=True,
     example="llama-swap://[TOKEN@]host:8080",
@@ -273,23 +284,7 @@ def _codec(name: str, dsn: Dsn, scheme: Scheme) -> Codec:
 
 
 def _operations(scheme: Scheme) -> dict[str, Operation]:
-    return {
-        name: Operation(partial(_all_made, codecs)) for name, codecs in scheme.operations.items()
-    }
-
-
-def _all_made(names: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(map(_made, names))
-
-
-def _made(name: str) -> Any:
-    """Import the class that a row names as "module:Class", and make an instance."""
-    module, _, kind = name.partition(":")
-    try:
-        return getattr(import_module(module), kind)()
-    except OSError as error:
-        reason = f"{module} cannot be loaded: {error.strerror}"
-    raise LocalError(reason)
+    return {name: Operation(LazyCodecs(codecs)) for name, codecs in scheme.operations.items()}
 
 
 def _vendor_key(scheme: Scheme, env: Mapping[str, str]) -> Secret | None:

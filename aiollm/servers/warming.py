@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from aiollm._failover.deadlines import at_least
-from aiollm._failover.health import Health
+from aiollm._failover.gate import Gate
 from aiollm._http.unary import UnaryRequester
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
@@ -37,18 +37,11 @@ KINDS: dict[str, type[LlamaSwap | Ollama]] = {
 class Servers:
     """The providers of a registry that are model servers."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        requester: UnaryRequester,
-        health: Health,
-        changed_health: Callable[[str], None],
-    ) -> None:
-        """Take a registry's parts, and what lets the calls that wait at a host look again."""
+    def __init__(self, catalog: Catalog, requester: UnaryRequester, gate: Gate) -> None:
+        """Take a registry's parts."""
         self._catalog = catalog
         self._requester = requester
-        self._health = health
-        self._changed_health = changed_health
+        self._gate = gate
 
     def server(self, name: str, kind: type[S]) -> S:
         """Return a provider's server. Raises: ConfigError when it is of another kind."""
@@ -90,24 +83,30 @@ class Servers:
         return await self._each(plan, self._catalog.providers_of(plan), timeouts, ask)
 
     async def _watched_load(self, target: Target, server: Server) -> None:
-        """Load a model as an attempt that counts for its target's health."""
-        origin = self._catalog.provider(target.provider).origin
-        permit = self._health.admit(target, origin)
+        """Load a model as an attempt that counts for its target's health, also in a fleet."""
+        gate = self._gate
+        line = gate.line(target, self._catalog.provider(target.provider))
+        permit, fleet = gate.health.admit(target, line.origin), gate.sharing
         if permit.is_probe:
             permit.is_paused = _always  # it may take minutes: after a while others may probe
         try:
             await server.load(target.model)
         except Exception as error:
-            permit.failure(error)
+            opened = permit.failure(error)
+            if fleet is not None:
+                fleet.failed(line, error, opened=opened, took=gate.now() - permit.started)
             raise
         except BaseException:
             permit.abandoned()
+            if fleet is not None:
+                fleet.released(line)
             raise
         else:
-            permit.success()
+            if permit.success() and fleet is not None:
+                fleet.closed(line)
         finally:
             # Calls may wait for this target to recover, or for the probe that the load was.
-            self._changed_health(origin)
+            gate.changed_health(line.origin)
 
     async def _each(
         self,

@@ -67,7 +67,7 @@ async def test_five_thousand_inputs_in_large_batches_come_in_order() -> None:
     inputs = [words[n % len(words)] for n in range(5000)]
     async with Registry(env={}, retries=0) as reg:
         await local.start(reg, embeddings=True, context=2048, parallel=8)
-        patient = Timeouts(first_output=800, idle=800)
+        patient = Timeouts(first_output=800, idle=800, stall=800)
         found = await reg.embed("local/smollm2", inputs, batch=1000, timeouts=patient)
         alone = [(await reg.embed("local/smollm2", word)).vectors[0] for word in words[:3]]
     assert (len(found.attempts), len(found.vectors), found.width) == (5, 5000, WIDTH)

@@ -12,7 +12,7 @@ import pytest
 
 from aiollm import BusyError, FailoverError, Limits, Registry
 from aiollm._fleet import link, member
-from aiollm.events import FleetAway, FleetBack
+from aiollm.events import AttemptStarted, FleetAway, FleetBack
 from aiollm.testing import Answer, FaultServer, Gate, chat
 from tests.fleet.conftest import SlowWay, until
 
@@ -312,3 +312,24 @@ async def test_who_finds_a_slow_redis_quick_again_says_so_to_all(
         each._next_beat()
     first._next_beat(0.0)
     await until(lambda: not any(each.away for each in (first, *others)))
+
+
+async def test_a_race_that_is_won_waits_for_no_answer_of_the_fleet(redis, members):
+    async with SlowWay().to(redis.port) as way, FaultServer(chat("well")) as server:
+        url = redis.url.replace(str(redis.port), str(way.port))
+        reg = members(url, {"a": server, "b": server}, stagger=0.0)
+        for name in "ab":
+            reg.register(name, reg.provider(name), limits=Limits(rpm=1000))
+        await reg.generate("a/m|b/m", "hi")
+        seen = []
+
+        def hook(event):
+            seen.append(type(event))
+            if type(event) is AttemptStarted:
+                way.seconds = 1000.0  # what is asked from now on has no answer
+
+        reg.on_event(hook)
+        response = await reg.generate("a/m|b/m", "hi")
+        assert [str(each.target) for each in response.attempts] == ["a/m"]
+        assert FleetAway not in seen
+        way.seconds = 0.0

@@ -45,6 +45,23 @@ async def test_an_opening_is_known_to_a_process_that_never_asked_the_target(redi
     assert "another process" in str(error.exceptions[0])
 
 
+async def test_what_a_model_load_finds_is_known_to_all(redis, members):
+    async with FaultServer(DOWN) as server:
+        url = redis.url
+        two = [members(url, {}, cooldown=60.0) for _ in range(2)]
+        for reg in two:
+            reg.register("o", f"ollama+http://127.0.0.1:{server.port}")
+            await reg._resources._member.open()
+        with pytest.raises(FailoverError):
+            await two[0].load_models("o/m")
+        await until(lambda: two[1]._resources._member.health._known)
+        await fails(two[1], "o/m")
+        assert len(server.requests) == 1
+        server.behave(Answer(200, {}, {"done": True}))
+        await two[0].load_models("o/m")
+        await until(lambda: state(two[1], "o/m") == "healthy")
+
+
 async def test_a_process_that_joins_later_knows_what_is_open(redis, members, server):
     server.behave(DOWN)
     url = redis.url

@@ -81,7 +81,7 @@ NEEDED = {
     "_failover": {"hooks", "jitter", "policy"},
     "_settings": {"fields", "hidden", "percent", "places"},
     "_wire": {"body"},
-    "providers": {"catalog", "names", "schemes", "urls"},
+    "providers": {"catalog", "lazy", "names", "schemes", "urls"},
 }
 NEEDED_AT_THE_ROOT = {
     "_validation", "capabilities", "dsn", "errors", "hosted", "provider", "registry", "spec",
@@ -128,7 +128,7 @@ def test_codecs_are_loaded_when_they_are_spoken(observed: dict[str, list]) -> No
     loaded = {name for name in observed["modules"] if name.startswith("aiollm.providers.")}
     assert loaded <= {
         f"aiollm.providers.{name}"
-        for name in ("catalog", "encoding", "error_replies", "names", "schemes", "urls")
+        for name in ("catalog", "encoding", "error_replies", "lazy", "names", "schemes", "urls")
     }
 
 

@@ -110,7 +110,30 @@ async def manage(registry: Registry) -> None:
     await registry.load_models("box/m")
 
 
-CALLS = (chat_stream, chat_unary, image, image_edit, image_stream, models, manage)
+async def embed(registry: Registry) -> None:
+    await registry.embed("box/m", ["one", "two"])
+
+
+async def rerank(registry: Registry) -> None:
+    await registry.rerank("box/m", "which?", ["one", "two"])
+
+
+async def agent(registry: Registry) -> None:
+    async with registry.run("box/m", "hi", tools=[], save=bytearray().extend) as run:
+        async for _ in run:
+            pass
+
+
+async def rows(registry: Registry) -> None:
+    async with registry.map("box/m", ["one"], retries=0, max_wait=0) as run:
+        async for row in run:
+            raise row.error or LookupError("it did not fail")
+
+
+CALLS = (
+    chat_stream, chat_unary, agent, rows, image, image_edit, image_stream, embed, rerank, models,
+    manage,
+)  # fmt: skip
 
 
 def _png(data: bytes) -> Any:

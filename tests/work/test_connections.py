@@ -1,4 +1,4 @@
-"""What aiohttp and asyncio keep private and connections.py tunes: it must still be there."""
+"""What aiohttp and asyncio keep private and aiohttp_tuning.py uses: it must still be there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from aiollm.testing import Answer, FaultServer
 class Flow:
     """Stands for a connection, and counts how often a body asks for more."""
 
-    connected = True
+    transport = object()
 
     def __init__(self):
         self._reading_paused = False
@@ -126,7 +126,7 @@ async def test_a_wait_for_a_body_that_was_cancelled_loses_nothing():
 
 async def test_nobody_waits_for_a_connection_that_is_closed():
     flow = Flow()
-    flow.connected = False
+    flow.transport = None
     with pytest.raises(RuntimeError, match="closed"):
         await a_body(flow).readany()
 

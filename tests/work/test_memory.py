@@ -8,6 +8,7 @@ import gc
 import pytest
 
 from aiollm import Message, Registry, TextPart, ToolCallPart, assistant, tool_results, user
+from aiollm._failover.lines import FIRST_WINDOW
 from aiollm._http import streaming
 from aiollm._wire.body import Body
 from aiollm.provider import HttpRequest, Operation, Provider
@@ -16,8 +17,11 @@ from aiollm.types import CachePoint, DocumentPart, ToolResultPart
 
 FIRST = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 STREAMS = 50
-OBJECTS = 51
+OBJECTS = 41
 """An open stream may keep so many, its task included, and aiohttp's left out."""
+
+OBJECTS_IN_LINE = 28
+"""So many while it waits, its task included."""
 
 
 class Held:
@@ -73,6 +77,36 @@ async def test_an_open_stream_leaves_the_collector_few_objects():
             task.cancel()
         await asyncio.wait(tasks)
     assert held <= OBJECTS
+
+
+async def silent(provider, transport, target, request, timeouts):
+    await asyncio.Event().wait()
+    yield []
+
+
+async def test_a_call_in_line_leaves_the_collector_few_objects():
+    chat = {"chat": Operation(adapter=silent)}
+    row = Provider("mem", "openai", "http://mem.invalid/v1", ChatCodec(), operations=chat)
+
+    async def ask(reg):
+        async for _ in reg.stream("mem/model", "hi"):
+            pass
+
+    async with Registry(env={}) as reg:
+        reg.register("mem", row)
+        counts, tasks = [], []
+        for waiting in (STREAMS, 2 * STREAMS):
+            while len(tasks) < FIRST_WINDOW + waiting:
+                tasks.append(asyncio.create_task(ask(reg)))
+            while sum(each.waiting for each in reg.limits()) < waiting:
+                await asyncio.sleep(0)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    few, many = counts
+    assert (many - few) / STREAMS <= OBJECTS_IN_LINE
 
 
 def bodies():

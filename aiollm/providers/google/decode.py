@@ -138,6 +138,7 @@ class GoogleDecoder:
             raise
 
     def _feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
+        until_usage = self._until_usage
         for frame in frames:
             if self._plain:
                 try:
@@ -148,10 +149,10 @@ class GoogleDecoder:
                     usage = chunk.usage_metadata
                     if usage is not None:
                         self._usage = usage
-                        if not self._until_usage:
-                            self._until_usage = USAGE_EVERY
+                        if not until_usage:
+                            until_usage = USAGE_EVERY
                             self._emit_usage(out)
-                        self._until_usage -= 1
+                        until_usage -= 1
                     (candidate,) = chunk.candidates
                     (part,) = candidate.content.parts
                     if part.text:
@@ -166,6 +167,7 @@ class GoogleDecoder:
             if self.finished:
                 return
             self._frame(frame, out)
+        self._until_usage = until_usage
 
     def _emit_usage(self, out: list[Item]) -> None:
         if self._usage is not None:
