@@ -200,6 +200,13 @@ def text(wire: str, value: bytes) -> Callable[[int], bytes]:
     return one(wire, lambda size: TEXT[wire] % (b'"' + value * (size // len(value)) + b'"'))
 
 
+ARGUMENTS = (
+    b'{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","willContinue":true,'
+    b'"partialArgs":[%s]}}]}}]}'
+)
+PATH = b'{"jsonPath":"$%b","stringValue":"x"}'
+"""Arguments that come in pieces, and a piece."""
+
 SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     **{f"{wire}: normal": (wire, functools.partial(normal, wire)) for wire in WIRES},
     **{
@@ -307,6 +314,14 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
                 b'"text":"a"}]}}]}',
             ),
         ),
+    ),
+    "google: a long path": (
+        "google",
+        one("google", lambda size: ARGUMENTS % (PATH % (b".a" * (size // 2)))),
+    ),
+    "google: many paths": (
+        "google",
+        one("google", lambda size: ARGUMENTS % b",".join([PATH % b".a"] * min(size // 40, 6000))),
     ),
     "chat: a document": (
         "chat",
@@ -432,9 +447,7 @@ def run(name: str, port: int, size: int) -> dict[str, float | str]:
     return {key: min(each[key] for each in found) for key in found[0]}
 
 
-def usual_cpu(
-    short: dict[str, float | str], long: dict[str, float | str], length: int
-) -> float:
+def usual_cpu(short: dict[str, float | str], long: dict[str, float | str], length: int) -> float:
     """Return the CPU of a normal stream of so many bytes, as a shorter and a longer one have it."""
     part = (length - short["bytes"]) / max(1, long["bytes"] - short["bytes"])
     return short["cpu"] + max(0.0, part) * max(0.0, long["cpu"] - short["cpu"])
