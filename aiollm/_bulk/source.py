@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -201,7 +202,8 @@ class Source:
         if self._has_ended:
             self.is_over = not self._ready
         elif self._pulling is None:
-            read = self._pull_in_thread() if self._aiter is None else self._pull_here(self._aiter)
+            rows = self._aiter
+            read = self._pull_in_thread if rows is None else partial(self._pull_here, rows)
             self._pulling = BackgroundRead(read)
             self._pulling.task.add_done_callback(self._pulled)
 

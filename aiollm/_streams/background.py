@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ class BackgroundRead(Generic[T]):
 
     __slots__ = ("_error", "_got", "task")
 
-    def __init__(self, read: Awaitable[T]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._got: list[T] = []
         self._error: Exception | None = None
         self.task = asyncio.create_task(self._run(read))
@@ -34,8 +34,8 @@ class BackgroundRead(Generic[T]):
         finally:
             del error  # its traceback holds this frame: a cycle
 
-    async def _run(self, read: Awaitable[T]) -> None:
+    async def _run(self, read: Callable[[], Awaitable[T]]) -> None:
         try:
-            self._got.append(await read)
+            self._got.append(await read())
         except Exception as error:  # noqa: BLE001 - raised where the outcome is asked for
             self._error = error

@@ -39,7 +39,7 @@ class Heartbeat(Generic[Y]):
         """Return the next item, or a `Status`. Raises: as the stream itself."""
         read = self._read
         if read is None:
-            read = self._read = BackgroundRead(self._reader.__anext__())
+            read = self._read = BackgroundRead(self._reader.__anext__)
             self._silent = 0.0
         try:
             await asyncio.wait((read.task,), timeout=self._seconds)

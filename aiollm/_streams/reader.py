@@ -139,7 +139,7 @@ class SingleReader(ABC, Generic[Got, Y]):
             return await self._wait_for_output()
         from aiollm._streams.background import BackgroundRead
 
-        output, left = BackgroundRead(self._wait_for_output()), asyncio.ensure_future(unless)
+        output, left = BackgroundRead(self._wait_for_output), asyncio.ensure_future(unless)
         try:
             await asyncio.wait((output.task, left), return_when=asyncio.FIRST_COMPLETED)
             if output.task.done():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 
 import pytest
 
 from aiollm import Limits, Registry
+from aiollm._bulk.output import lock
 from aiollm.testing import FakeProvider
 from tests.broken_off import cancelled_everywhere, held
 
@@ -43,3 +45,23 @@ async def test_a_bulk_run_into_a_file(tmp_path, score):
 
         await call()
         await cancelled_everywhere(call, check, least=10)
+
+
+async def test_a_file_whose_opening_is_cancelled_is_free_again_at_once(tmp_path):
+    numbers = itertools.count()
+    async with Registry(env={}) as reg:
+        reg.register("a", FakeProvider(default="hi").provider())
+
+        async def call():
+            file = tmp_path / str(next(numbers))
+            run = reg.map("a/m", ["x"], into=file)
+            try:
+                await run.__aenter__()
+            except asyncio.CancelledError:
+                with file.open("ab") as again:
+                    lock(again.fileno(), "it")
+                raise
+            await run.__aexit__(None, None, None)
+
+        await call()
+        await cancelled_everywhere(call, least=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,20 @@ async def test_a_registry_that_is_closed_ends_the_run(registry: Registry) -> Non
         await registry.aclose()
         with pytest.raises(ClosedError):
             await anext(run)
+
+
+async def test_a_run_that_is_left_before_its_first_row_was_read_ends_quietly(
+    registry: Registry,
+) -> None:
+    async def later() -> AsyncIterator[str]:
+        yield "x"
+
+    registry.register("m", FakeProvider(default="hi").provider())
+    for rows in (["x"], later()):
+        async with registry.map("m/x", rows) as run:
+            pass
+        assert run.under_way == 0
+    gc.collect()  # a warning of what never began is an error here
 
 
 @pytest.mark.parametrize("way", ["break", "error", "cancel"])

@@ -75,6 +75,11 @@ def read(wire: str, value: Any, *, whole: bool = False) -> tuple[list[Item], LLM
         ),
         pytest.param("google", lambda n: {"candidates": [{"index": 1}] * n}, id="candidates"),
         pytest.param(
+            "google",
+            lambda n: {"candidates": [{"groundingMetadata": {"groundingChunks": [{}] * n}}]},
+            id="sources",
+        ),
+        pytest.param(
             "responses",
             lambda n: completed(*[{"type": "message", "content": [TEXT]}] * n),
             id="items",
