@@ -120,6 +120,14 @@ def test_a_configured_user_who_names_no_model_is_asked_for_one(
     assert "LLM_DEFAULT=alias:" in told
 
 
+def test_a_default_without_the_word_alias_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_DEFAULT", "box/qwen3:8b")
+    assert cli.main(["ask", "Why?"]) == cli.USAGE
+    assert "write LLM_DEFAULT=alias:PROVIDER/MODEL" in capsys.readouterr().err
+
+
 def test_the_alias_default_is_used_when_no_model_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

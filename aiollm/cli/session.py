@@ -72,6 +72,8 @@ async def spec_of(given: str | None, registry: Registry, **options: Any) -> str:
         return given
     if "default" in registry.aliases():
         return "default"
+    if os.environ.get("LLM_DEFAULT"):
+        raise ConfigError("LLM_DEFAULT is not an alias: write LLM_DEFAULT=alias:PROVIDER/MODEL")
     if is_configured(os.environ):
         raise ConfigError(_NO_MODEL)
     await _start_local(registry, **options)
