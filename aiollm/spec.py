@@ -22,6 +22,18 @@ MAX_WEIGHT = 1000
 _FAMILIES = {"gpt-": "openai", "o[0-9]": "openai", "claude-": "anthropic", "gemini-": "google"}
 """How the models of built-in providers begin."""
 
+_ADDRESS = re.compile(r"(?:^|[,|&])[^/,|&]*(?::/|@)")
+"""The beginning of an item that is a URL or a DSN, which may hold a key."""
+
+_NOT_SHOWN = "and it is not shown because it may hold a key"
+_NO_ADDRESS = (
+    f"this is an address, not a spec, {_NOT_SHOWN}: "
+    "set LLM_BOX to the address, for example, and write box/MODEL"
+)
+
+_NAME = "[a-z0-9]+(-[a-z0-9]+)*"
+"""A name that a variable can define."""
+
 _WEIGHT = "[1-9][0-9]{0,2}|1000"
 
 
@@ -174,6 +186,8 @@ class _Text(msgspec.Struct):
 
     def error(self, reason: str, column: int) -> SpecError:
         where = f" (in alias {self.path[-1]!r})" if self.path else ""
+        if _ADDRESS.search(self.spec):
+            return SpecError(f"{_NO_ADDRESS}{where}")
         return SpecError(f"{reason}{where}", spec=self.spec or " ", column=column)
 
 
@@ -202,6 +216,8 @@ class _Parser:
         """Return the steps of a spec."""
         if not text.spec.strip():
             raise text.error("the spec is empty", 0)
+        if _ADDRESS.search(text.spec):
+            raise text.error(_NO_ADDRESS, 0)
         return [draft for each in _split(text.spec, ",", 0) for draft in self._step(text, *each)]
 
     def _step(self, text: _Text, step: str, column: int) -> list[_Draft]:
@@ -271,7 +287,7 @@ class _Parser:
             if self._names.alias(provider) is not None:
                 reason = f"{provider!r} is an alias: write it alone, without a slash"
                 raise text.error(reason, at)
-            hint = did_you_mean(closest(provider, self._names.all())) or _how_to_define(provider)
+            hint = how_to_define(provider, closest(provider, self._names.all()))
             raise text.error(f"unknown provider {provider!r}{hint}", at)
         self._count += 1
         if self._count > MAX_TARGETS:
@@ -283,7 +299,13 @@ class _Parser:
             return f": a target is provider/model, for example {name}/some-model"
         made_by = [by for start, by in _FAMILIES.items() if re.match(start, name.lower())]
         targets = [f"{by}/{name}" for by in made_by if self._names.is_provider(by)]
-        return did_you_mean([*targets, *closest(name, self._names.all())])
+        for mark in ":.\\":
+            provider, _, model = name.partition(mark)
+            if model and self._names.is_provider(provider):
+                return did_you_mean([f"{provider}/{model}"])
+        close = closest(name, self._names.all())
+        targets += [f"{each}/MODEL" if self._names.is_provider(each) else each for each in close]
+        return did_you_mean(targets) or _how_to_name(name)
 
 
 def _head(item: str) -> str:
@@ -335,14 +357,39 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
     if len(name) > MAX_NAME:  # nobody mistyped that, and comparing takes long
         return []
     names = {each.lower(): each for each in known}
-    return [names[each] for each in get_close_matches(name.lower(), names, 3)]
+    return [names[each] for each in get_close_matches(name.lower(), names, 3, 0.65)]
 
 
-def _how_to_define(provider: str) -> str:
-    """Return a hint at the variable that defines `provider`, if a variable can."""
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", provider):
-        return ""
-    return f": set {variable_of(provider)}=scheme://[token@]host"
+def shown_spec(spec: str) -> str:
+    """Return a spec, but for one that is an address by mistake, which may hold a key."""
+    return "(an address, not a spec)" if _ADDRESS.search(spec) else spec
+
+
+def refuse_address(name: str) -> None:
+    """Raise ConfigError, which does not show it, for an address in place of a name."""
+    if _ADDRESS.search(name):
+        raise ConfigError(f"this is an address, not a name, {_NOT_SHOWN}")
+
+
+def how_to_define(provider: str, close: Sequence[str]) -> str:
+    """Return a hint at names like that of a provider, and at the variable that defines it."""
+    name = provider.lower().replace("_", "-")
+    if name in close or not re.fullmatch(_NAME, name):
+        return did_you_mean(close)
+    start = "in code, `await local.start(registry)` comes first; or " if name == "local" else ""
+    example = "openai+http://127.0.0.1:8080"
+    set_it = f"{start}set {variable_of(name)}=scheme://[token@]host, as in {example}"
+    if name != provider:
+        set_it += f", and write {name!r}"
+    return f"{did_you_mean(close)} If not, {set_it}" if close else f": {set_it}"
+
+
+def _how_to_name(alias: str) -> str:
+    """Return a hint at the variable that defines an alias, if a variable can."""
+    reason = ": a target is provider/model"
+    if not re.fullmatch(_NAME, alias):
+        return reason
+    return f"{reason}, and {variable_of(alias)}=alias:provider/model would set this alias"
 
 
 def variable_of(name: str) -> str:

@@ -396,7 +396,8 @@ def _parts(content: object) -> tuple[Any, ...]:
     items = content if isinstance(content, list | tuple) else (content,)
     for index, item in enumerate(items):
         if not isinstance(item, (str, *_PARTS)):
-            raise ConfigError(f"part {index} {_not(item, 'a str or a part such as ImagePart')}")
+            wanted = "a str or a part such as ImagePart.from_path(...)"
+            raise ConfigError(f"part {index} {_not(item, wanted)}")
     return tuple(TextPart(item) if isinstance(item, str) else item for item in items)
 
 

@@ -3,8 +3,10 @@
 `python benchmarks/hostile.py [--size MIB] [word ...]` prints, for each shape whose name has one of
 the words: bytes on the wire, how late a timer was at worst, the CPU of the loop's longest turn, CPU
 a byte, and peak memory, most also as a multiple of the normal stream's of the same wire in the same
-run. Every shape runs in a process of its own, several times, and the least figure counts; the
-server is another one. Other processes make timers late, too, but a turn takes no more CPU.
+run; of CPU a byte, of that of a normal stream of as many bytes, because most of what a short answer
+takes is the request. Every shape runs in a process of its own, several times, and the least figure
+counts; the server is another one. Other processes make timers late, too, but a turn takes no more
+CPU.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from aiollm import FailoverError, LLMError, Registry, Timeouts
 
 HERE = Path(__file__).parent
 MIB = 1024 * 1024
+SHORT = 4096
+"""Bytes of a normal stream that is little more than its request."""
 ROUNDS = 3
 COMPILED = str(Path(tempfile.gettempdir()) / "aiollm-hostile")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
@@ -428,6 +432,14 @@ def run(name: str, port: int, size: int) -> dict[str, float | str]:
     return {key: min(each[key] for each in found) for key in found[0]}
 
 
+def usual_cpu(
+    short: dict[str, float | str], long: dict[str, float | str], length: int
+) -> float:
+    """Return the CPU of a normal stream of so many bytes, as a shorter and a longer one have it."""
+    part = (length - short["bytes"]) / max(1, long["bytes"] - short["bytes"])
+    return short["cpu"] + max(0.0, part) * max(0.0, long["cpu"] - short["cpu"])
+
+
 def times(figure: float, usual: float) -> float:
     """Return how many times as much as usual a figure is; a clock may have been too coarse."""
     return figure / usual if usual else math.inf
@@ -449,6 +461,7 @@ def report(words: list[str], size: int) -> None:
             wire: run(f"{wire}: normal", port, size)
             for wire in dict.fromkeys(ALL[name][0] for name in names)
         }
+        short = {wire: run(f"{wire}: normal", port, min(SHORT, size)) for wire in usual}
         print(
             f"{'answer':42} {'MB':>6} {'stall ms':>8} {'x':>6} {'turn ms':>7} {'x':>5} "
             f"{'ns/byte':>8} {'x':>5} {'mem':>5}"
@@ -459,12 +472,13 @@ def report(words: list[str], size: int) -> None:
         ]:
             found = usual[wire] if name.endswith(": normal") else run(name, port, size)
             least = usual[wire]
-            each, normal = (of["cpu"] / max(1, of["bytes"]) for of in (found, least))
+            normal = usual_cpu(short[wire], least, found["bytes"])
             print(
                 f"{name:42} {found['bytes'] / 1e6:6.2f} {found['stall'] * 1e3:8.1f} "
                 f"{times(found['stall'], least['stall']):6.1f} "
                 f"{found['turn'] * 1e3:7.2f} {times(found['turn'], least['turn']):5.1f} "
-                f"{each * 1e9:8.1f} {times(each, normal):5.1f} "
+                f"{found['cpu'] * 1e9 / max(1, found['bytes']):8.1f} "
+                f"{times(found['cpu'], normal):5.1f} "
                 f"{found['memory'] / max(1, found['bytes']):5.1f}  "
                 f"{found['how']:.60}",
                 flush=True,

@@ -46,4 +46,5 @@ if __name__ == "__main__":
     app = web.Application()
     app.router.add_get("/ask", ask)
     app.cleanup_ctx.append(start_and_stop)
-    web.run_app(app, port=int(os.environ.get("PORT", "8000")), handler_cancellation=True)
+    port = int(os.environ.get("PORT", "8000"))
+    web.run_app(app, host="127.0.0.1", port=port, handler_cancellation=True)

@@ -31,7 +31,7 @@ SOURCE = (ROOT / "aiollm" / "__init__.py").read_text()
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 APART = {"peers", "simd"}
 """Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
-CORE = {"aiohttp", "msgspec"}
+CORE = {"aiohttp", "anyio", "msgspec"}
 OPTIONAL = ("PIL", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
 SERVICE = re.compile(r"run_app|uvicorn")
 MADE_BY_BUILDING = {"PKG-INFO"}

@@ -203,7 +203,9 @@ def test_an_image_that_cannot_be_read_is_a_usage_error(
     empty.touch()
     for path in ("/nowhere/duck.png", str(empty), str(tmp_path)):
         assert cli.main(["ask", "-i", path, "What?"]) == cli.USAGE
-        assert f"the image {path!r} cannot be used" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"the image {path!r} cannot be used: " in said
+        assert "Errno" not in said
 
 
 @pytest.mark.parametrize("words", [[], ["-"], [""]])
@@ -229,6 +231,38 @@ def test_the_prompt_is_words_then_what_is_piped_in(
 ) -> None:
     piped(data)
     assert ask._prompt(words) == prompt
+
+
+def test_what_is_piped_in_and_is_not_utf_8_is_noticed(
+    piped: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(b"caf\xe9")
+    assert ask._prompt([]) == "caf\ufffd"
+    assert "standard input is not UTF-8 (byte 3)" in capsys.readouterr().err
+
+
+def test_a_question_is_asked_for_where_standard_input_is_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        os.write(ours, b"Why?\n\x04")
+        assert ask._prompt([]) == "Why?"
+    os.close(ours)
+    assert "type the question" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+def test_an_output_that_cannot_be_written_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["completion", "bash"]) == cli.FAILED
+        monkeypatch.undo()
+    said = "aiollm: the output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["ask", "--nosuch"], ["ask", "--verb", "Why?"]])

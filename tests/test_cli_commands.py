@@ -116,8 +116,32 @@ def test_a_mistyped_provider_names_the_one_that_was_meant(box, capsys):
 
 def test_running_of_what_is_no_box_is_a_usage_error(box, capsys, monkeypatch):
     monkeypatch.setenv("LLM_CLOUD", "openai+http://127.0.0.1:9")
-    assert cli.main(["running", "cloud"]) == cli.USAGE
-    assert "llama-swap" in capsys.readouterr().err
+    for command in ("running", "unload"):
+        assert cli.main([command, "cloud"]) == cli.USAGE
+        assert "scheme 'openai', which cannot list or unload models: llama-swap and Ollama can" in (
+            capsys.readouterr().err
+        )
+
+
+@pytest.mark.parametrize("command", ["models", "health", "running", "unload"])
+def test_an_address_in_place_of_a_provider_is_not_shown(box, capsys, command):
+    assert cli.main([command, "openai://sk-secret@host/v1"]) == cli.USAGE
+    said = capsys.readouterr()
+    assert "this is an address, not a name" in said.err
+    assert "sk-secret" not in said.out + said.err
+
+
+def test_an_alias_or_a_target_in_place_of_a_provider_is_named_as_one(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_FAST", "alias:box/qwen3:8b")
+    assert cli.main(["models", "fast"]) == cli.FAILED
+    assert "'fast' is an alias, not a provider" in capsys.readouterr().err
+    assert cli.main(["models", "box/qwen3:8b"]) == cli.FAILED
+    assert "'box/qwen3:8b' is a target: its provider is 'box'" in capsys.readouterr().err
+
+
+def test_check_without_anything_to_check_asks_for_a_target(box, capsys):
+    assert cli.main(["check"]) == cli.USAGE
+    assert "as in `aiollm check PROVIDER/MODEL`" in capsys.readouterr().err
 
 
 def test_an_image_is_saved(box, tmp_path, capsys):

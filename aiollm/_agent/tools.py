@@ -164,7 +164,9 @@ def as_tool(value: ToolBase | Function) -> AnyTool:
         case _ if callable(value):
             return tool(value)
         case _:
-            raise ConfigError(f"expected a function or a Tool, not {type(value).__name__}")
+            is_server = callable(getattr(value, "tools", None))
+            hint = ": pass what its tools() returns" if is_server else ""
+            raise ConfigError(f"expected a function or a Tool, not {type(value).__name__}{hint}")
 
 
 def bind(wanted: Tool, call: ToolCallPart) -> Callable[[], Any]:

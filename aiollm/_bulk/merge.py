@@ -86,9 +86,9 @@ def _lines_of(path: str) -> Iterator[tuple[int, bytes, Known]]:
         lock(file.fileno(), path)
         for number, line in enumerate(file, 1):
             known = decode_line(line)
-            if known is not None:
+            if known is not None and known.run:
                 yield number, line, known
-            elif not is_begun(line):
+            elif known is not None or not is_begun(line):
                 raise ConfigError(f"line {number} of {path:.200} was not written by a bulk run")
 
 

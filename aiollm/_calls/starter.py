@@ -111,7 +111,7 @@ class Starter:
         """Begin a call of `chain` on the running loop. Raises: ClosedError, ConfigError."""
         return chain(
             watchdog=self.resources.bind_loop(),
-            accumulated=total.response,
+            accumulated=total,
             emit=partial(emit, self._hooks) if self._hooks else None,
             number=next(self._numbers),
         )

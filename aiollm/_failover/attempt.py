@@ -144,7 +144,7 @@ class ActiveAttempt:
         return await self._call.next(task)
 
     def _end_late(self) -> None:
-        """Close after a deadline, which only an answer that is not complete is lost to.
+        """Close after a deadline has passed; an answer that was complete by then is kept.
 
         Raises: DeadlineError, ClosedError, StreamInterrupted.
         """

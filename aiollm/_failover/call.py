@@ -12,6 +12,7 @@ import msgspec
 from aiollm._failover.deadlines import Watchdog
 from aiollm._failover.gate import Gate
 from aiollm._failover.openers import TargetOpener
+from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import (
     BudgetError,
     ProtocolError,
@@ -62,7 +63,7 @@ class Call(ABC):
         gate: Gate,
         watchdog: Watchdog,
         *,
-        accumulated: Callable[[Call], Response],
+        accumulated: Accumulator,
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
         total: float | None = None,
@@ -70,7 +71,7 @@ class Call(ABC):
     ) -> None:
         """Begin the call now.
 
-        `accumulated` returns what the caller has so far, `emit` passes events to the hooks, and
+        `accumulated` is what the caller has so far, `emit` passes events to the hooks, and
         `total` is the seconds that the call may take. `refusals_move_on` says whether an
         answer that a filter ended before any output is a failure.
         """
@@ -127,7 +128,7 @@ class Call(ABC):
 
     def partial(self) -> Response:
         """Return what the caller has so far, with the counts that came before any output."""
-        response = self._accumulated(self)
+        response = self._accumulated.response(self)
         for item in reversed(self.held):
             if isinstance(item, UsageUpdate):
                 return msgspec.structs.replace(response, usage=item.usage)

@@ -12,7 +12,7 @@ from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
-from aiollm._failover.tickets import Demand, Patience
+from aiollm._failover.tickets import Patience
 from aiollm.errors import GenerationError, LocalError, RateLimitError, classify
 from aiollm.spec import Plan, Step
 from aiollm.types import Target
@@ -40,7 +40,6 @@ class Candidates:
 
     __slots__ = (
         "_again",
-        "_demand",
         "_gate",
         "_number",
         "_opener",
@@ -62,7 +61,6 @@ class Candidates:
         self.plan = plan
         self.policy = policy
         self._opener = opener
-        self._demand = Demand(opener.request)
         self._gate = gate
         self._retries = policy.retries
         self._retry_from = 0.0
@@ -98,7 +96,7 @@ class Candidates:
 
     async def asked(self, target: Target) -> Admission | None:
         """Admit a target now, None where it would have to wait; ask the fleet if it bounds it."""
-        return await self._gate.ask(self._line(target), self._number, self._demand)
+        return await self._gate.ask(self._line(target), self._number, self._opener)
 
     async def ask(self) -> Admitted | None:
         """Do as `next_free`, with a question to the fleet for each target that it bounds."""
@@ -132,7 +130,7 @@ class Candidates:
         verdicts = await self._gate.wait(
             self._number,
             lines,
-            self._demand,
+            self._opener,
             patience,
             total_at,
             retried,
@@ -152,7 +150,7 @@ class Candidates:
         wanted = max(line.provider.options.wait or 0.0 for line in lines)
         own = Patience(min(wanted, patience.room), 0.0)
         spent = own.room
-        found = await self._gate.wait(self._number, lines, self._demand, own, total_at)
+        found = await self._gate.wait(self._number, lines, self._opener, own, total_at)
         patience.room -= spent - own.room
         return self._took(found) if isinstance(found, Admission) else None
 
@@ -216,7 +214,7 @@ class Candidates:
 
     def enter(self, target: Target) -> Admission | None:
         """Admit a target now, None where it would have to wait."""
-        return self._gate.try_enter(self._line(target), self._number, self._demand)
+        return self._gate.try_enter(self._line(target), self._number, self._opener)
 
     def _line(self, target: Target) -> Line:
         return self._gate.line(target, self._opener.providers[target])
@@ -285,7 +283,7 @@ class Candidates:
         lines: list[Line] = []
         errors: list[Exception] = []
         for line in map(self._line, targets):
-            error = line.never_fits(self._demand)
+            error = line.never_fits(self._opener)
             if error is None:
                 lines.append(line)
             else:
@@ -298,7 +296,7 @@ class Candidates:
         """Return why each target that this call has not asked could not be asked."""
         known = {getattr(each, "target", None) for each in verdicts} | set(self._again or ())
         return [
-            self._gate.remembered(line) or line.why_busy(self._demand, waited, self._gate.now())
+            self._gate.remembered(line) or line.why_busy(self._opener, waited, self._gate.now())
             for line in lines
             if line.target not in known
         ]

@@ -13,14 +13,20 @@ from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
 from aiollm._failover.gate import Gate
+from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
+from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import DeadlineError, FailoverError, LLMError
+from aiollm.providers.lazy import is_imported
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
 
 if TYPE_CHECKING:
     from aiollm.events import Event
+
+_RACING = ("aiollm._failover.race", "anyio._backends._asyncio")
+"""What races import, the last of it when anyio first runs."""
 
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
 """What a chain is made of, in this order."""
@@ -49,7 +55,7 @@ class Chain(Call):
         policy: Policy,
         *,
         watchdog: Watchdog,
-        accumulated: Callable[[Call], Response],
+        accumulated: Accumulator,
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
     ) -> None:
@@ -225,7 +231,13 @@ class Chain(Call):
 
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
-        from aiollm._failover.race import Race  # most calls have none
+        try:
+            if not all(map(is_imported, _RACING)):
+                await in_thread(_load_race)
+        except BaseException:
+            admission.abandoned(was_sent=False)
+            raise
+        from aiollm._failover.race import Race
 
         race = Race(self, self._candidates, admission, self.attempt_type)
         try:
@@ -262,3 +274,10 @@ def _continuable(partial: Response) -> str:
     if all(isinstance(part, TextPart) and part.provider_data is None for part in parts):
         return partial.text
     return ""
+
+
+def _load_race() -> None:
+    """Import what races are made of, some 20 ms."""
+    from aiollm._failover.race import load_anyio
+
+    load_anyio()

@@ -16,7 +16,6 @@ from aiollm._failover.health import without_frames
 from aiollm._failover.keywords import CountOptions, parted
 from aiollm._failover.openers import Batches, ChatOpener, SharedResources, close_now
 from aiollm._failover.policy import Policy, check_names
-from aiollm._failover.tickets import Demand
 from aiollm._http.unary import UnaryRequester
 from aiollm._validation import RequestLike, checked_request, checked_timeouts
 from aiollm._wire.lenient import load
@@ -83,7 +82,7 @@ class CountOpener(ChatOpener):
         if own is not None:
             return self._asked(provider, target, request, own.codecs())
         # A codec may be any object with the methods of one, and few count.
-        counters = getattr(provider.codec, "counters", None)
+        counters = getattr(provider.codec, "counters", None) if provider.base_url else None
         return self._asked(provider, target, request, counters(provider) if counters else ())
 
     async def _asked(
@@ -171,16 +170,14 @@ class _Counting:
     def _taught(self, count: TokenCount) -> TokenCount:
         """Return a count, from which the estimates of later calls learn."""
         if count.certainty == "exact":
-            target, demand = count.target, Demand(self._opener.request)
-            line = self._gate.line(target, self._opener.providers[target])
-            line.estimate.learn_input(demand.size, count.tokens)
+            line = self._gate.line(count.target, self._opener.providers[count.target])
+            line.estimate.learn_input(self._opener.size, count.tokens)
         return count
 
     def _estimated(self, target: Target) -> TokenCount:
         line = self._gate.line(target, self._opener.providers[target])
         line.learn_always()
-        demand = Demand(self._opener.request)
-        tokens, _ = line.estimate.reserve(demand.request, demand.size)
+        tokens, _ = line.estimate.reserve(self._opener.request, self._opener.size)
         return TokenCount(math.ceil(tokens), "estimated", target)
 
 

@@ -59,7 +59,7 @@ PROBE_LEASE = 15.0
 who has stopped reading does not keep the target closed."""
 
 LEASE_CHECK = 0.1
-"""Seconds between two looks at whether that caller pauses by now, for nobody tells when it does."""
+"""Seconds between two checks whether that caller pauses by now: nothing reports when it does."""
 
 
 class Permit:

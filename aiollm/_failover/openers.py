@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import msgspec
 
 from aiollm._failover.loading import in_thread, load_modules
+from aiollm._failover.tickets import Demand
 from aiollm.capabilities import Capabilities
 from aiollm.errors import LLMError, LocalError, UnsupportedError
 from aiollm.provider import Adapter, Provider, Transport, Transports
@@ -53,10 +54,10 @@ class SharedResources(Transport, Transports, Protocol):
         """Make the images of a request fit; return the request and what was left out."""
 
 
-class TargetOpener(ABC):
+class TargetOpener(Demand, ABC):
     """Opens the targets of one call: their providers, deadlines and clean errors."""
 
-    __slots__ = ("_resources", "providers", "request", "timeouts")
+    __slots__ = ("_resources", "providers", "timeouts")
 
     operation: ClassVar[str]
     """What kind of call it is, for events."""
@@ -69,7 +70,7 @@ class TargetOpener(ABC):
         resources: SharedResources,
     ) -> None:
         """Take a checked request, and the providers and deadlines of the plan's targets."""
-        self.request = request
+        super().__init__(request)
         self.providers = providers
         self.timeouts = timeouts
         self._resources = resources

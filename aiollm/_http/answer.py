@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -26,25 +25,50 @@ _NEVER, _NO_GAP = inf, -1.0
 """When the last piece of an answer came, and the longest gap between two, before there are any."""
 
 
-class ReadyReply(Reply, Protocol):
-    """A reply whose bytes can also be taken without a coroutine for each read, as aiohttp's can."""
+class Body(Protocol):
+    """Bytes that can be taken without a coroutine for each read."""
 
     def take(self) -> bytes | None:
-        """Return what has arrived, b"" at the end, None if nothing has."""
+        """Return what has arrived, b"" at the end, None if nothing is known to have."""
 
-    def coming(self) -> Awaitable[None]:
-        """Return what ends when there is something to take."""
+    def coming(self) -> Awaitable[None] | None:
+        """Return what ends when there is something to take, None where it takes more to wait."""
+
+
+class ReadyReply(Reply, Protocol):
+    """A reply whose body can also be taken, as aiohttp's can."""
+
+    body: Body
 
     def translated(self, error: Exception) -> LLMError | None:
-        """Return what an error of `take` or `coming` means, None for a fault of the program."""
+        """Return what an error of the body means, None for a fault of the program."""
 
 
 def _is_ready(reply: Reply) -> TypeGuard[ReadyReply]:
-    return hasattr(reply, "take")  # an isinstance of a protocol takes 100 times as long
+    return hasattr(reply, "body")  # an isinstance of a protocol takes 100 times as long
 
 
-def _nothing() -> None:
-    """Return None: nothing is known to have arrived."""
+class _Unknown:
+    """The body of a reply that can only be read."""
+
+    def take(self) -> None:
+        pass
+
+    def coming(self) -> None:
+        pass
+
+
+class _Broken(_Unknown):
+    """A body whose read failed."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def take(self) -> None:
+        raise self._error
+
+
+_UNKNOWN = _Unknown()
 
 
 class Answer:
@@ -56,10 +80,9 @@ class Answer:
     ends_late = False
     """Whether others run before its end is dealt with, which takes long if a large frame is its
     last, or if it failed."""
-    _arrived: Callable[[], bytes | None] = staticmethod(_nothing)
-    _coming: Callable[[], Awaitable[None]] | None = None
-    """How bytes are taken, and waited for; a reply that can only be read has neither."""
-    _batch: Sequence[Item] = ()
+    _body: Body = _UNKNOWN
+    _lacks_items = True
+    """Whether nothing came of the last piece."""
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
     _size = _turn_at = 0
@@ -75,8 +98,7 @@ class Answer:
     ) -> None:
         self._reply = reply
         if _is_ready(reply):
-            self._arrived = reply.take
-            self._coming = reply.coming
+            self._body = reply.body
         self._decoder = decoder
         self.framer = framer
         if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
@@ -95,10 +117,10 @@ class Answer:
         try:
             if data is not None:
                 self._held = None
-            elif (data := self._arrived()) is None:
-                if self._coming is None or decoder.ending:
+            elif (data := self._body.take()) is None:
+                if decoder.ending or (coming := self._body.coming()) is None:
                     return self._hold()
-                return self._coming()
+                return coming
             self._size = size = self._size + len(data)
             if size >= self._turn_at:  # at the first read, and then once in so many bytes
                 if self._turn_at and self._is_others_turn(data):
@@ -112,7 +134,7 @@ class Answer:
             if (ended_by := self._ended_by(error, data)) is None:
                 raise
             self._fail(ended_by, data, batch)
-        self._batch = batch
+        self._lacks_items = not batch
         if decoder.finished or not data:
             self.goes_on = False
         elif batch:
@@ -133,7 +155,7 @@ class Answer:
                 self._held = await (self._read or self._reply.read)()
         except (LLMError, RecursionError, MemoryError) as error:
             error.__traceback__ = None  # as in `_fail`
-            self._arrived = partial(_broken, error)
+            self._body = _Broken(error)
 
     def _is_others_turn(self, data: bytes) -> bool:
         """Return whether others run now, before `data` that is there already is decoded."""
@@ -147,7 +169,7 @@ class Answer:
         """Return of a read that is too large the first slice. Raises: ProtocolError."""
         if len(data) > PIECE and self._read is None:
             turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
-            self._arrived, self._coming, self._read = turns.take, None, turns.read
+            self._body, self._read = turns, turns.read
             self._size -= len(data) - FIRST
             data = data[:FIRST]
         if self._turn_at:
@@ -186,7 +208,7 @@ class Answer:
 
         gap = None if self._last == _NEVER else self._gap
         # The only batch so far may be the first piece of an answer.
-        sure = gap is not None and not (gap == _NO_GAP and self._batch)
+        sure = gap is not None and (gap != _NO_GAP or self._lacks_items)
         return LastWords(self._timeouts, gap, sure=sure)
 
     def _close(self, batch: list[Item]) -> None:
@@ -229,10 +251,6 @@ class Answer:
         except (LLMError, RecursionError, MemoryError):
             return False
         return True
-
-
-def _broken(error: BaseException) -> bytes | None:
-    raise error
 
 
 def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:

@@ -12,9 +12,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aiollm._http.aiohttp_tuning import Prompt, in_pieces
+from aiollm._http.aiohttp_tuning import Prompt
 from aiollm._http.local_faults import local_error
 from aiollm._http.public_addresses import is_public
+from aiollm._http.receiving import in_pieces
 from aiollm._http.translation import FOREIGN, cause_of
 from aiollm.errors import UnsupportedError
 

@@ -1,15 +1,17 @@
-"""Requests like earlier ones, sent on idle connections without aiohttp's session."""
+"""Requests like earlier ones, sent without aiohttp's session."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector, SendNotes, is_interim
+from aiollm._http.aiohttp_tuning import READ_BUFFER, SMALL_BODY, Connector
+from aiollm._http.receiving import SendNotes, is_interim
 from aiollm.provider import HttpRequest
 
 MOST = 128
@@ -28,13 +30,22 @@ _PARAMETERS = {
 """How aiohttp's parser is set for a response, as its session does it."""
 
 
+class _Place(aiohttp.ClientRequest):
+    """Stands for a request where aiohttp connects: it has nothing but the server's address."""
+
+    @cached_property
+    def connection_key(self) -> Any:
+        """Where the pool keeps its connections: the same object for all of them."""
+        return super().connection_key
+
+
 class _Head:
     """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
 
-    __slots__ = ("key", "start")
+    __slots__ = ("place", "start")
 
-    def __init__(self, key: Any, start: bytes) -> None:
-        self.key = key
+    def __init__(self, place: _Place, start: bytes) -> None:
+        self.place = place
         self.start = start
 
 
@@ -79,7 +90,9 @@ class Repeater:
         self._connector = connector
         self._heads: dict[tuple[object, ...], _Head] = {}
 
-    async def send(self, request: HttpRequest, sent: SendNotes) -> RepeatedResponse | None:
+    async def send(
+        self, request: HttpRequest, sent: SendNotes, within: aiohttp.ClientTimeout
+    ) -> RepeatedResponse | None:
         """Return the response, None if nothing was sent. Raises: what aiohttp raises."""
         body = request.body.simple if request.body is not None else None
         if body is None or len(body) > SMALL_BODY:
@@ -87,9 +100,12 @@ class Repeater:
         head = self._heads.get((request.method, request.url, *request.headers.items()))
         if head is None:
             return None
-        connection = await self._connector.idle(head.key, sent)
+        connection = await self._connector.idle(head.place.connection_key, sent)
         if connection is None:
-            return None
+            try:
+                connection = await self._connector.connect(head.place, (), within, sent)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error  # as aiohttp's session does
         try:
             protocol = connection.protocol
             protocol.set_response_params(**_PARAMETERS)
@@ -107,16 +123,19 @@ class Repeater:
     ) -> None:
         """Remember how aiohttp sent a request that was answered."""
         known = (request.method, request.url, *request.headers.items())
-        if (head := self._heads.get(known)) is not None and head.key == sent.key:
+        if (head := self._heads.get(known)) is not None and head.place.connection_key == sent.key:
             return  # as where many new connections are opened at once
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)
         if not (is_plain and _IS_KNOWN):
             return
+        place = _Place("GET", info.url.origin())
+        if place.connection_key != sent.key:
+            return
         if len(self._heads) >= MOST:
             self._heads.clear()
         line = f"{info.method} {info.url.raw_path_qs} HTTP/1.1\r\n"
-        self._heads[known] = _Head(sent.key, (line + _without_length(info.headers)).encode())
+        self._heads[known] = _Head(place, (line + _without_length(info.headers)).encode())
 
 
 def _without_length(headers: Mapping[str, str]) -> str:
@@ -125,7 +144,16 @@ def _without_length(headers: Mapping[str, str]) -> str:
     return f"{''.join(lines)}Content-Length: "
 
 
-_IS_KNOWN = _PARAMETERS.keys() <= inspect.signature(
-    ResponseHandler.set_response_params
-).parameters.keys() and hasattr(aiohttp.BaseConnector, "_get")
+def _takes(function: Any, given: Collection[str]) -> bool:
+    """Return whether a function may be called with just these arguments."""
+    known = inspect.signature(function).parameters
+    needed = {name for name, each in known.items() if each.default is each.empty}
+    return known.keys() >= set(given) and needed <= {"self", *given}
+
+
+_IS_KNOWN = (
+    _takes(ResponseHandler.set_response_params, _PARAMETERS)
+    and _takes(aiohttp.ClientRequest, ("method", "url"))
+    and hasattr(aiohttp.BaseConnector, "_get")
+)
 """Whether this version of aiohttp has what is used of it here."""

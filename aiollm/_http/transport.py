@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
@@ -14,16 +14,13 @@ import aiohttp
 from aiollm._http.aiohttp_tuning import (
     READ_BUFFER,
     Connector,
-    Pieces,
-    SendNotes,
     SocketConnector,
     end,
-    has_bytes,
-    in_pieces,
     leave,
     request_class,
     sending,
 )
+from aiollm._http.receiving import Pieces, SendNotes, has_bytes, in_pieces
 from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body
@@ -150,7 +147,8 @@ class AiohttpReply:
 class ReplyInPieces(AiohttpReply):
     """A reply whose bytes can be taken without a coroutine, as `_http.answer` does.
 
-    What `take` and `coming` raise, `translated` translates: one frame less at each read.
+    What `take` and `coming` of its body raise, `translated` translates: one frame less at each
+    read.
     """
 
     __slots__ = ()
@@ -158,14 +156,9 @@ class ReplyInPieces(AiohttpReply):
     _content: Pieces
 
     @property
-    def take(self) -> Callable[[], bytes | None]:
-        """The `take` of the body: what has arrived, b"" at the end, None if nothing has."""
-        return self._content.take
-
-    @property
-    def coming(self) -> Callable[[], asyncio.Future[None]]:
-        """The `coming` of the body: a future that ends when there is something to take."""
-        return self._content.coming
+    def body(self) -> Pieces:
+        """The body: it can be taken and waited for."""
+        return self._content
 
     def translated(self, error: Exception) -> LLMError | None:
         """Return what an error means, None for one that is not aiohttp's."""
@@ -267,9 +260,10 @@ class HttpTransport:
         session = self._open()
         sent = SendNotes()
         try:
-            known = await self._repeater.send(request, sent) if way is None else None
-            if known is not None:
-                return _reply(known, self._replies)
+            if way is None:
+                known = await self._repeater.send(request, sent, _connect_within(connect))
+                if known is not None:
+                    return _reply(known, self._replies)
             if way is not None and way.network.socket:
                 session = self._at(way.network.socket)
             # It is not reset: whoever sends next sets their own, and a call whose loop was closed
@@ -283,7 +277,7 @@ class HttpTransport:
             ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
-            stale = not (sent.is_fresh or sent.is_answered or self._closed)
+            stale = sent.is_reused and not (sent.is_answered or self._closed)
             stale = stale and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
             ours = self._translate(error, connect, way)

@@ -31,7 +31,11 @@ Read: TypeAlias = Callable[[], Awaitable[bytes]]
 
 
 async def long_turn() -> None:
-    """Let all others run, timers too: one that is due waits for what was ready before it."""
+    """Let all others run, and tasks whose timers are due.
+
+    A timer waits for what was ready before it, and wakes its task for the turn after it.
+    """
+    await sleep(0)
     await sleep(0)
     await sleep(0)
 
@@ -66,6 +70,9 @@ class Turns:
         self._left -= len(piece)
         self._since = monotonic()
         return piece
+
+    def coming(self) -> None:
+        """Return None: to wait takes a `read`."""
 
     async def read(self) -> bytes:
         """Return what comes, b"" at the end. Raises: what the other `read` raises."""

@@ -14,7 +14,14 @@ from aiollm._user_types.density import REPLY, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
-from aiollm.errors import MAX_BODY, DeadlineError, LLMError, ProtocolError, ServerError
+from aiollm.errors import (
+    MAX_BODY,
+    DeadlineError,
+    LLMError,
+    ProtocolError,
+    ServerError,
+    UnsupportedError,
+)
 from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply, Transports
 from aiollm.types import Timeouts
 
@@ -43,6 +50,9 @@ class UnaryRequester:
     async def models(self, provider: Provider, timeouts: Timeouts) -> tuple[str, ...]:
         """Return the names of the provider's models. Raises: LLMError."""
         codec = provider.codec
+        if not provider.base_url:
+            reason = f"{provider.name} has no list of models: it has no base URL"
+            raise UnsupportedError(reason)
         return codec.model_names(await self.request(provider, timeouts, codec.models(provider)))
 
     async def open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:

@@ -58,4 +58,6 @@ def _number(text: str, name: str, value: str) -> float:
 
 
 def _refusal(text: object, reason: str) -> ConfigError:
-    return ConfigError(f"response_cache is {_shown(text)}: {reason}")
+    has_login = isinstance(text, str) and "@" in text and not text.startswith(SCHEME)
+    shown = "an address with a login" if has_login else _shown(text)
+    return ConfigError(f"response_cache is {shown}: {reason}")

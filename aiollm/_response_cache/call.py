@@ -12,14 +12,13 @@ from aiollm._failover.openers import ChatOpener
 from aiollm._response_cache.answers import answer_of
 from aiollm._response_cache.cache import PATIENCE, ResponseCache
 from aiollm._response_cache.keys import Asked
-from aiollm._streams.accumulator import CallProgress
+from aiollm._streams.accumulator import Accumulator
 from aiollm.errors import ConfigError
 from aiollm.spec import Plan
 from aiollm.types import (
     Attempt,
     Cost,
     Item,
-    Response,
     ResponseCacheUse,
     Target,
     Usage,
@@ -54,7 +53,7 @@ class CachedCall:
         make: Callable[..., Chain],
         plan: Plan,
         *parts: Any,
-        accumulated: Callable[[CallProgress], Response],
+        accumulated: Accumulator,
         **named: Any,
     ) -> None:
         """Take what `make` takes to make the chain."""
@@ -104,7 +103,7 @@ class CachedCall:
         if self._kept is None and self._error is None:
             self._keep()
         elif chain.emit is not None:
-            response = self._accumulated(self)
+            response = self._accumulated.response(self)
             chain.emit(ended(chain.number, self.elapsed(), response, self._error))
             chain.emit = None  # the chain has asked nobody, and knows of no answer
         chain.close()

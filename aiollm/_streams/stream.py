@@ -80,7 +80,11 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             if batch is None or self._left is not None:
                 batch = self._read_is_over(batch)
             self._reader = None
-            self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
+            if not self._total.add(batch):
+                batch = self._shown(batch)
+            if len(batch) == 1:  # as at most reads of a slow stream
+                return batch[0]  # type: ignore[return-value]
+            self._ready = iter(batch)
 
     def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:
         hidden = self._hidden

@@ -47,6 +47,9 @@ def read(text: str, kinds: Sequence[tuple[Any, Take]], finish_reason: str | None
     if finish_reason not in _CUT and (values := _loose(text, kinds)):
         return values[0]
     assert failure is not None
+    is_misfit = isinstance(failure, msgspec.ValidationError)
+    if isinstance(failure, msgspec.DecodeError) and not is_misfit:
+        failure = ValueError(f"it is not JSON: {failure}")
     try:
         raise failure
     finally:

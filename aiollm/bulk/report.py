@@ -163,7 +163,7 @@ class Report(msgspec.Struct, frozen=True):
     def summary(self) -> str:
         """One line, such as `1,987 of 2,000 answered in 3 min 12 s; 13 failed; $0.42`."""
         if not self.rows:
-            return "no rows yet"
+            return "no row has ended in this run"
         time = f" in {shown.seconds(self.elapsed)}" if self.elapsed else ""
         if not self.failed:
             answered = f"all {self.rows:,} rows" if self.rows > 1 else "1 row"

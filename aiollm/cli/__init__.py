@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = BROKEN_PIPE
     except OSError as error:  # what is printed cannot be written, say because the disk is full
         with suppress(OSError):
-            complain(describe(error))
+            where = f"{error.filename}: " if error.filename else "the output cannot be written: "
+            complain(f"{where}{error.strerror or error}")
         code = FAILED
     _settle_output()
     return code

@@ -91,11 +91,24 @@ def _prompt(words: Sequence[str]) -> str:
     asked = " ".join(words)
     parts = [asked] if asked not in ("", "-") else []
     if not parts or _is_piped(sys.stdin):
-        parts.append(sys.stdin.buffer.read().decode("utf-8", "replace").strip())
+        parts.append(_standard_input().strip())
     text = "\n\n".join(filter(None, parts))
     if not text:
         raise ConfigError("the prompt is missing, for example: aiollm ask 'Why is the sky blue?'")
     return text
+
+
+def _standard_input() -> str:
+    if sys.stdin.isatty():
+        end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+        complain(f"type the question, then {end} at the start of a line")
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        place = error.start
+    complain(f"standard input is not UTF-8 (byte {place}): what cannot be read is sent as \ufffd")
+    return data.decode(errors="replace")
 
 
 def _is_piped(stream: TextIO) -> bool:

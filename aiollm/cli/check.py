@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import FAILED, OK, run, spec_of
+from aiollm.cli.session import FAILED, OK, is_configured, run, spec_of
 from aiollm.cli.terminal import clear_progress, describe, print_json, show_progress, write
 from aiollm.errors import (
     AuthenticationError,
@@ -34,6 +35,10 @@ _ADVICE: tuple[tuple[type[LLMError], str], ...] = (
     (ConnectError, "check host, port and scheme (+http?), and that the server is running"),
     (DeadlineError, "the server is slow or is loading a model: set ?first_output_timeout="),
 )
+
+_NO_SPEC = """no target given: add one, as in `aiollm check PROVIDER/MODEL`, or set a default:
+  export LLM_DEFAULT=alias:PROVIDER/MODEL
+`aiollm models` lists what there is."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -91,6 +96,8 @@ def check(options: argparse.Namespace) -> int:
 async def _targets(specs: Sequence[str], registry: Registry) -> tuple[list[Target], list[Finding]]:
     """Return the targets to try, each once, and what is wrong with aliases that nobody named."""
     aliases = registry.aliases()
+    if not specs and not aliases and is_configured(os.environ):
+        raise ConfigError(_NO_SPEC)
     if specs or not aliases:
         given = [await spec_of(each, registry) for each in specs or (None,)]
         return _each_once(map(registry.parse, given)), []

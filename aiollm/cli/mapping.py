@@ -70,6 +70,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.report and not options.into:
         raise ConfigError("--report reads the output file: say which, with -o")
+    if options.report and not os.path.isdir(os.path.dirname(options.report) or "."):  # noqa: PTH112, PTH120
+        raise ConfigError(f"the report {options.report:.200} cannot be written: no such folder")
     if options.output:
         settings["output"] = _schema(options.output)
     if options.limit_usd is not None:
@@ -109,6 +111,8 @@ def _opened(path: str) -> Generator[int]:
         reason = f"the rows {path:.200} cannot be read: {error.strerror}"
     else:
         try:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise ConfigError(f"the rows {path:.200} cannot be read: it is a folder")
             yield fd
         finally:
             os.close(fd)

@@ -20,6 +20,7 @@ from aiollm.cli.terminal import complain, describe, print_json, write
 from aiollm.errors import ConfigError, ConnectError, DeadlineError, LLMError
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
+from aiollm.spec import refuse_address
 
 OLLAMA_HOST = "OLLAMA_HOST"
 """The variable of Ollama's own programs: whoever sets it wants to see that server."""
@@ -121,6 +122,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 async def _listings(registry: Registry, given: Sequence[str]) -> list[Listing]:
+    for name in given:
+        refuse_address(name)
     names = given or configured(registry)
     found = await asyncio.gather(*(listing(registry, name) for name in names))
     if given:
@@ -239,6 +242,10 @@ def unload(options: argparse.Namespace) -> int:
 
 def box(registry: Registry, name: str) -> LlamaSwap | Ollama:
     """Return a model server. Raises: ConfigError for any other kind of provider."""
-    if registry.provider(name).scheme in Ollama.schemes:
+    scheme = registry.provider(name).scheme
+    if scheme in Ollama.schemes:
         return registry.ollama(name)
-    return registry.llama_swap(name)
+    if scheme in LlamaSwap.schemes:
+        return registry.llama_swap(name)
+    reason = f"{name!r} is a provider of scheme {scheme!r}, which cannot list or unload models"
+    raise ConfigError(f"{reason}: llama-swap and Ollama can")

@@ -103,6 +103,8 @@ def image_from(path: str) -> ImagePart:
     """Read an image. Raises: ConfigError."""
     try:
         return ImagePart.from_path(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = f"the image {path!r} cannot be used: {error.strerror}"
+    except ValueError as error:
         reason = f"the image {path!r} cannot be used: {error}"
     raise ConfigError(reason)

@@ -17,7 +17,16 @@ from aiollm.errors import ConfigError, SpecError
 from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.providers.urls import OLLAMA_PORT
-from aiollm.spec import Names, Plan, closest, did_you_mean, parse_spec, variable_of
+from aiollm.spec import (
+    Names,
+    Plan,
+    closest,
+    how_to_define,
+    parse_spec,
+    refuse_address,
+    shown_spec,
+    variable_of,
+)
 from aiollm.types import MAX_NAME, Target, Timeouts
 
 SchemeFactory: TypeAlias = Callable[[str, Dsn], Provider]
@@ -91,6 +100,7 @@ class Catalog:
         _check_type(limits, Limits, f"the limits of {str(name)!r} must be Limits")
         provider, slash, model = str(name).partition("/")
         if not self._is_provider(provider) or bool(slash) != bool(model):
+            refuse_address(str(name))
             raise ConfigError(f"{str(name)!r} is neither a provider's name nor a target")
         self._limits.setdefault(provider, {})[model or ALL_MODELS] = limits
         self._resolved_specs.clear()
@@ -134,7 +144,7 @@ class Catalog:
             for variable, value in self._env.items()
             if _name_of(variable) and value.strip().startswith(ALIAS)
         }
-        return found | self._aliases
+        return {name: shown_spec(spec) for name, spec in (found | self._aliases).items()}
 
     def parse(self, spec: str | Plan) -> Plan:
         """Parse a spec and expand its aliases. Raises: SpecError."""
@@ -252,8 +262,13 @@ class Catalog:
             return self._from_dsn(name, self._variable_value(variable) or "", variable, schemes)
         if name in BUILTINS:
             return builtin(name, self._env)
-        hint = did_you_mean(closest(name, self.providers()))
-        raise ConfigError(f"unknown provider {name!r}: set {variable} or register it{hint}")
+        refuse_address(name)
+        if self._alias(name) is not None:
+            raise ConfigError(f"{name!r} is an alias, not a provider")
+        if self._is_provider(name.partition("/")[0]):
+            raise ConfigError(f"{name!r} is a target: its provider is {name.partition('/')[0]!r}")
+        hint = how_to_define(name, closest(name, self.providers()))
+        raise ConfigError(f"unknown provider {name!r}{hint}")
 
     def _made(self, name: str, provider: Provider | str, settings: Mapping[str, Any]) -> Provider:
         """Return a provider that is registered in code, with its settings."""
@@ -356,6 +371,7 @@ class Catalog:
     def _check_name(name: str) -> None:
         _check_type(name, str, "a name must be a str")
         if not _is_name(name) or len(name) > MAX_NAME:
+            refuse_address(name)
             reason = f"use lower-case letters, digits, '-' and '.', at most {MAX_NAME} in all"
             raise ConfigError(f"invalid name {name!r}: {reason}")
 
@@ -414,7 +430,8 @@ def _described(provider: Provider) -> str:
 
 def _check_type(value: object, kind: type | UnionType, wanted: str) -> None:
     if not isinstance(value, kind):
-        raise ConfigError(f"{wanted}, not of type {type(value).__name__}")
+        hint = ": pass its .provider()" if callable(getattr(value, "provider", None)) else ""
+        raise ConfigError(f"{wanted}, not of type {type(value).__name__}{hint}")
 
 
 def _name_of(variable: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aiollm._user_types.density import SHORT, is_small
-from aiollm._wire.lenient import encode, load
+from aiollm._wire.lenient import encode, load, mend
 from aiollm.errors import ProtocolError
 from aiollm.types import Usage
 
@@ -21,6 +21,9 @@ nothing else runs. Models make a few dozen at most (November 2026)."""
 MAX_PARTS = 512
 """The most parts of one frame, such as choices or items of the output: all are read in one go, and
 each takes some ten microseconds."""
+
+_LONGEST_MIME = 255
+"""Characters, as parts of messages accept them."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -94,6 +97,11 @@ def arguments_text(value: Any) -> str:
     except RecursionError:
         pass
     raise ProtocolError("the arguments of a tool call nest too deeply")
+
+
+def mime_in(text: str) -> str:
+    """Return the MIME type that a service says, "" if it is longer than any."""
+    return mend(text) if len(text) <= _LONGEST_MIME else ""
 
 
 def says_nothing(frame: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
 
 from aiollm._wire.lenient import load
 from aiollm.errors import ProtocolError
@@ -11,6 +13,12 @@ from aiollm.provider import HttpResponse
 
 MOST = 2**53
 """Tokens that are believed: more cannot be told apart as a JSON number."""
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+"""A number of tokens as a reply may say it; any other is left out, as if it had not come."""
+
+Tokens: TypeAlias = Count | None
+"""The same, or null."""
 
 
 def counted(reply: HttpResponse, field: str) -> int:

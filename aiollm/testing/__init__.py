@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiollm.testing.cassette import Ending, Exchange, exchange, load
     from aiollm.testing.connection import AnswerSteps, Sleep
-    from aiollm.testing.fake import (
-        NEVER,
-        Counted,
-        FakeCall,
-        FakeProvider,
-        Script,
-        ToolCallStep,
-        hosted_call,
-        tool_call,
-    )
+    from aiollm.testing.fake import Counted, FakeCall, FakeProvider
+    from aiollm.testing.fake_script import NEVER, Script, ToolCallStep, hosted_call, tool_call
     from aiollm.testing.faults import (
         Answer,
         AnswerStep,
@@ -43,6 +35,7 @@ if TYPE_CHECKING:
     from aiollm.testing.gate import Gate
     from aiollm.testing.http1 import HttpMessage
     from aiollm.testing.loopback import Loopback, LoopbackOptions, OnConnect
+    from aiollm.testing.plugin import MakeRegistry, StartFaultServer, StartReplayServer
     from aiollm.testing.recorder import Recorder
     from aiollm.testing.replay import PieceSize, ReplayServer, RequestMatch
     from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
@@ -51,16 +44,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "cassette": ("Ending", "Exchange", "exchange", "load"),
     "connection": ("Sleep", "AnswerSteps"),
-    "fake": (
-        "NEVER",
-        "Counted",
-        "FakeCall",
-        "FakeProvider",
-        "Script",
-        "ToolCallStep",
-        "hosted_call",
-        "tool_call",
-    ),
+    "fake": ("Counted", "FakeCall", "FakeProvider"),
+    "fake_script": ("NEVER", "Script", "ToolCallStep", "hosted_call", "tool_call"),
     "faults": (
         "Answer",
         "Cut",
@@ -86,6 +71,7 @@ _HOMES = {
     "gate": ("Gate",),
     "http1": ("HttpMessage",),
     "loopback": ("Loopback", "LoopbackOptions", "OnConnect"),
+    "plugin": ("MakeRegistry", "StartFaultServer", "StartReplayServer"),
     "recorder": ("Recorder",),
     "replay": ("PieceSize", "ReplayServer", "RequestMatch"),
     "tally": ("Counts", "SeenConnection", "SeenRequest"),
@@ -117,6 +103,7 @@ __all__ = [
     "HttpMessage",
     "Loopback",
     "LoopbackOptions",
+    "MakeRegistry",
     "OnConnect",
     "Pause",
     "Piece",
@@ -132,6 +119,8 @@ __all__ = [
     "Serve",
     "Sleep",
     "Stale",
+    "StartFaultServer",
+    "StartReplayServer",
     "ToolCallStep",
     "Trickle",
     "Truncate",
@@ -148,12 +137,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # pytest imports this package for its plugin in every run, so load nothing before it is used.
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
+    def __getattr__(name: str) -> Any:
+        # pytest imports this package for its plugin in every run: load nothing before it is used.
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

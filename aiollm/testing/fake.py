@@ -3,92 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from enum import Enum
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from aiollm.images import ImageRequest, ImageResult, PartialImage
 from aiollm.provider import Operation, Provider, Transport
-from aiollm.providers.hosted_calls import FAKE
 from aiollm.retrieval import Embeddings, EmbedRequest, Ranking, RerankRequest
 from aiollm.testing.connection import Sleep
 from aiollm.testing.fake_codec import FakeCodec
-from aiollm.testing.fake_retrieval import checked_result, embeddings_for, ranking_for
+from aiollm.testing.fake_retrieval import embeddings_for, ranking_for
+from aiollm.testing.fake_script import (
+    Never,
+    Played,
+    Script,
+    ScriptStep,
+    checked,
+    drawn,
+    found,
+    greeting,
+    is_function,
+    said,
+    steps_of,
+)
 from aiollm.testing.faults import Pause
 from aiollm.testing.gate import WITHIN, Gate, Signal
-from aiollm.types import (
-    Finish,
-    ImageChunk,
-    ImagePart,
-    Item,
-    OpaquePart,
-    PartChunk,
-    ProviderData,
-    Request,
-    Target,
-    TextDelta,
-    Timeouts,
-    TokenCount,
-    ToolCallDelta,
-)
-
-
-class Never(Enum):
-    """A step that never ends."""
-
-    NEVER = "never"
-
-
-NEVER: Final = Never.NEVER
-"""Wait until the stream is closed: a hanging provider."""
-
-PIXEL: Final = ImagePart(
-    binascii.a2b_base64(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
-    ),
-    mime="image/png",
-)
-"""A PNG of one red pixel, the answer to an image call without a script."""
-
-
-class ToolCallStep(msgspec.Struct, frozen=True):
-    """A complete tool call in a script; without an `index` it gets the next free one.
-
-    Without an `id` that is `call_` and the index, which repeats in every answer.
-    """
-
-    name: str
-    arguments: str = "{}"
-    index: int | None = None
-    id: str = ""
-
-
-Said: TypeAlias = str | Item | ImagePart | ToolCallStep
-Drawn: TypeAlias = ImagePart | PartialImage | ImageResult
-Found: TypeAlias = Embeddings | Ranking
-Shown: TypeAlias = Said | Drawn | Found
-Wait: TypeAlias = Gate | Pause | Literal[Never.NEVER]
-ScriptStep: TypeAlias = Shown | Exception | Wait | Sequence[Said | Drawn]
-"""Text, an item, an image, vectors or scores, an error to raise, a wait, or several items at once.
-
-An empty list is a sign of life without output.
-"""
-Script: TypeAlias = (
-    str | Drawn | Found | Exception | Sequence[ScriptStep] | Callable[[Target, Any], "Script"]
-)
-"""One answer: text, an image, vectors, an error, steps, or a choice by target and request."""
+from aiollm.types import Finish, Item, Request, Target, Timeouts, TokenCount
 
 Counted: TypeAlias = int | Exception | Callable[[Target, Request], int | Exception]
 """What a count is answered: tokens, an error to raise, or a choice by target and request."""
-
-Played: TypeAlias = Exception | Wait | Sequence[Item | PartialImage | ImageResult | Found]
-"""A step as it is played: a batch, an error or a wait."""
 
 
 class FakeCall(msgspec.Struct):
@@ -127,8 +74,10 @@ class FakeProvider:
         self.calls: list[FakeCall] = []
         self.tokens = tokens
         self.counted: list[Request] = []
-        self._scripts: deque[Script] = deque(scripts)
-        self._default = _greet if default is None and not scripts else default
+        self._scripts: deque[Script] = deque(map(checked, scripts))
+        self._default = greeting if default is None and not scripts else default
+        if default is not None:
+            checked(default)
         self._sleep = sleep
         self._signal = Signal()
 
@@ -161,7 +110,7 @@ class FakeProvider:
 
     def push(self, *scripts: Script) -> None:
         """Append scripts to the queue."""
-        self._scripts.extend(scripts)
+        self._scripts.extend(map(checked, scripts))
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -212,7 +161,7 @@ class FakeProvider:
     ) -> AsyncGenerator[Sequence[Item], None]:
         """Play the next script; this is the row's chat adapter."""
         del transport, timeouts
-        return self._play(target, request, _said)
+        return self._play(target, request, said)
 
     def draw(
         self,
@@ -224,7 +173,7 @@ class FakeProvider:
     ) -> AsyncGenerator[Sequence[Item | PartialImage | ImageResult], None]:
         """Play the next script as images; this is the row's image adapter."""
         del transport, timeouts
-        return self._play(target, request, _drawn)
+        return self._play(target, request, drawn)
 
     def embed(
         self,
@@ -236,7 +185,7 @@ class FakeProvider:
     ) -> AsyncGenerator[Sequence[Item | Embeddings], None]:
         """Play the next script as vectors; this is the row's adapter for embedding."""
         del transport, timeouts
-        return self._play(target, request, partial(_found, lambda: embeddings_for(request)))
+        return self._play(target, request, partial(found, lambda: embeddings_for(request)))
 
     def rerank(
         self,
@@ -248,7 +197,7 @@ class FakeProvider:
     ) -> AsyncGenerator[Sequence[Item | Ranking], None]:
         """Play the next script as scores; this is the row's adapter for reranking."""
         del transport, timeouts
-        return self._play(target, request, partial(_found, lambda: ranking_for(request)))
+        return self._play(target, request, partial(found, lambda: ranking_for(request)))
 
     async def count(
         self,
@@ -304,119 +253,14 @@ class FakeProvider:
 
     def _next(self, target: Target, request: Any) -> Sequence[ScriptStep]:
         script = self._scripts.popleft() if self._scripts else self._default
-        while callable(script):
+        while is_function(script):
             script = script(target, request)
-        match script:
-            case None:
-                raise AssertionError(
-                    f"FakeProvider {self.name!r} got call {len(self.calls)}, "
-                    "but its scripts are used up: add one, or set a default"
-                )
-            case str() | Exception() | ImagePart() | PartialImage() | ImageResult():
-                return (script,)
-            case Embeddings() | Ranking():
-                return (script,)
-            case _:
-                return script
-
-
-def _greet(_: Target, request: Any) -> Script:
-    match request:
-        case ImageRequest():
-            return [PIXEL] * request.count
-        case EmbedRequest() | RerankRequest():
-            return ()
-        case _:
-            return "Hello"
-
-
-def _said(script: Sequence[ScriptStep]) -> Iterator[Played]:
-    """Play the steps, then `Finish` unless the script has one."""
-    reason: Literal["stop", "tool_calls"] = "stop"
-    indices: set[int] = set()
-    for step in script:
-        if isinstance(step, Exception | Gate | Pause | Never):
-            yield step
-            continue
-        batch = [_item(each, indices) for each in _several(step)]
-        if any(isinstance(item, ToolCallDelta) for item in batch):
-            reason = "tool_calls"
-        yield batch
-        if any(isinstance(item, Finish) for item in batch):
-            return
-    yield [Finish(reason, reason)]
-
-
-def _drawn(script: Sequence[ScriptStep]) -> Iterator[Played]:
-    """Play the drafts, then the result: the one in the script, or one made of its images."""
-    result = ImageResult(())
-    for step in script:
-        if isinstance(step, Exception | Gate | Pause | Never):
-            yield step
-            continue
-        drafts: list[PartialImage] = []
-        for each in _several(step):
-            match each:
-                case PartialImage():
-                    drafts.append(each)
-                case ImagePart():
-                    result = replace(result, images=(*result.images, each))
-                case ImageResult():
-                    result = each
-                case _:
-                    raise AssertionError(f"an image call cannot yield {each!r:.80}")
-        if drafts or not step:
-            yield drafts
-    if not result.images:
-        raise AssertionError("the script of an image call has no image")
-    yield [result, Finish("stop", "stop", result.usage)]
-
-
-def _found(make: Callable[[], Found], script: Sequence[ScriptStep]) -> Iterator[Played]:
-    """Play the errors and waits, then the result: the one in the script, or else what is made."""
-    own = make()
-    result = own
-    for step in script:
-        if isinstance(step, Exception | Gate | Pause | Never):
-            yield step
-        elif isinstance(step, type(own)):
-            result = step
-        elif step != []:
-            wanted = f"a call for a result of type {type(own).__name__} cannot yield {step!r:.80}"
-            raise AssertionError(f"{wanted}: script it with a function of the request")
-    yield [checked_result(result, own), Finish("stop", "stop", result.usage)]
-
-
-def _several(step: Shown | Sequence[Said | Drawn]) -> Sequence[Shown]:
-    return step if isinstance(step, Sequence) and not isinstance(step, str) else (step,)
-
-
-def _item(said: Shown, indices: set[int]) -> Item:
-    """Return the item of a step; `indices` are those of the answer's tool calls so far."""
-    match said:
-        case str():
-            return TextDelta(said)
-        case ToolCallStep():
-            return _call(said, indices)
-        case ToolCallDelta(index):
-            indices.add(index)
-            return said
-        case ImagePart():
-            return ImageChunk(said)
-        case PartialImage() | ImageResult():
-            raise AssertionError(f"only image calls can yield {type(said).__name__}")
-        case Embeddings() | Ranking():
-            raise AssertionError(f"a chat cannot yield {type(said).__name__}")
-        case _:
-            return said
-
-
-def _call(step: ToolCallStep, indices: set[int]) -> ToolCallDelta:
-    index = max(indices, default=-1) + 1 if step.index is None else step.index
-    if index in indices:
-        raise AssertionError(f"two tool calls of the script have the index {index}: leave it out")
-    indices.add(index)
-    return ToolCallDelta(index, step.id or f"call_{index}", step.name, step.arguments)
+        if script is None:
+            raise AssertionError(
+                f"FakeProvider {self.name!r} got call {len(self.calls)}, "
+                "but its scripts are used up: add one, or set a default"
+            )
+        return steps_of(script)
 
 
 def _fresh(error: Exception) -> Exception:
@@ -426,25 +270,3 @@ def _fresh(error: Exception) -> Exception:
     copied.args = error.args
     copied.__dict__.update(error.__dict__)
     return copied
-
-
-def tool_call(
-    name: str,
-    arguments: Mapping[str, Any] | None = None,
-    index: int | None = None,
-    id: str = "",  # noqa: A002 - the field's name
-) -> ToolCallStep:
-    """Return a complete tool call as a step of a script; its id is `id`, or `call_` and its index.
-
-    `index`: its place among the calls of the answer; None means the next free one. A script in
-    which two calls have the same index fails with AssertionError.
-    """
-    return ToolCallStep(name, msgspec.json.encode(arguments or {}).decode(), index, id)
-
-
-def hosted_call(
-    name: str, arguments: Mapping[str, Any] | None = None, result: Any = None
-) -> PartChunk:
-    """Return what the provider ran itself, as an item of a script; `hosted_calls` reads it."""
-    call = {"name": name, "arguments": dict(arguments or {}), "result": result}
-    return PartChunk(OpaquePart(ProviderData("fake", {FAKE: call})))

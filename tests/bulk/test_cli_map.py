@@ -278,7 +278,10 @@ def test_a_run_that_is_killed_goes_on_and_repeats_only_what_was_under_way(
     ("arguments", "said"),
     [
         (["map", "none.jsonl", "-m", "m/x"], "cannot be read: No such file"),
+        (["map", ".", "-m", "m/x", "-o", "out"], "cannot be read: it is a folder"),
         (["map", "a", "b", "-m", "m/x"], "give one file"),
+        (["map", "--merge", "rows.jsonl", "-o", "a"], "line 1 of rows.jsonl was not written by"),
+        (["map", "rows.jsonl", "-m", "m/x", "-o", "out", "--report", "no/r"], "no such folder"),
         (["map", "--merge", "a"], "--merge needs a new file"),
         (["map", "rows.jsonl", "-m", "m/x", "--report", "r"], "--report reads the output file"),
         (["map", "rows.jsonl", "-m", "m/x", "--output", "none"], "cannot be used"),
@@ -288,10 +291,11 @@ def test_a_run_that_is_killed_goes_on_and_repeats_only_what_was_under_way(
 def test_misuse_is_said_before_anything_is_asked(
     server: FaultServer, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    write('"x"\n')
+    write('{"key": "x", "prompt": "x"}\n')
     assert cli.main(arguments) == cli.USAGE
     assert said in capfd.readouterr().err
     assert not server.requests
+    assert [*Path().iterdir()] == [Path("rows.jsonl")]
 
 
 def test_equal_rows_of_a_later_run_come_from_the_response_cache(

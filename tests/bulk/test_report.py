@@ -15,7 +15,7 @@ from aiollm.types import Cost, Usage
 @pytest.mark.parametrize(
     ("report", "summary"),
     [
-        (Report(), "no rows yet"),
+        (Report(), "no row has ended in this run"),
         (
             Report(rows=2000, answered=1987, failed=13, elapsed=192.4, cost=0.42),
             "1,987 of 2,000 answered in 3 min 12 s; 13 failed; $0.42",

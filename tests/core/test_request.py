@@ -194,7 +194,10 @@ MESSAGES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("wrong", [5, None, {"type": "text", "text": "a"}, b"a", ["a"]])
 def test_what_is_no_part_is_refused_where_it_is_written(make, wrong) -> None:
     kind = type(wrong).__name__
-    with pytest.raises(ConfigError, match=rf"part \d is of type {kind}, not a str or a part"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"part \d is of type {kind}, not a str or a part such as ImagePart.from_path",
+    ):
         make("a", wrong)
 
 

@@ -136,6 +136,10 @@ MIXED = (
 )
 WEIGHT = "a weight is an integer from 1 to 1000, as in 3*provider/model"
 PARENTHESES = "parentheses are not supported: ',' separates steps, '|' or '&' their items"
+TARGET_IS = ": a target is provider/model"
+QUICK = "and LLM_QUICK=alias:provider/model would set this alias"
+IN_CODE = "in code, `await local.start(registry)` comes first"
+AS_IN = ", as in openai+http://127.0.0.1:8080"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ PARENTHESES = "parentheses are not supported: ',' separates steps, '|' or '&' th
         ("m1/b&&m1/c", {}, "an element is empty", "m1/b&&m1/c", 5),
         ("m1/a| 2*m1/b", {}, "a race has no weights: '&' shares the load by weight",
          "m1/a| 2*m1/b", 6),
-        ("2*m7/b", {}, "unknown provider 'm7': set LLM_M7=scheme://[token@]host",
+        ("2*m7/b", {}, "unknown provider 'm7': set LLM_M7=scheme://[token@]host" + AS_IN,
          "2*m7/b", 2),
         ("m1/a& 2 * fats", {"fast": "m1/a"}, "unknown alias 'fats'; did you mean 'fast'?",
          "m1/a& 2 * fats", 10),
@@ -189,13 +193,17 @@ def test_an_error_shows_where_a_spread_is_wrong(spec, aliases, reason, shown, co
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("gpt-5", "; did you mean 'openai/gpt-5' or 'gpt-x'?"),
+        ("gpt-5", "; did you mean 'openai/gpt-5' or 'gpt-x/MODEL'?"),
         ("GPT-5.1-SOL", "; did you mean 'openai/GPT-5.1-SOL'?"),
         ("o4-mini", "; did you mean 'openai/o4-mini'?"),
         ("claude-sonnet-5", "; did you mean 'anthropic/claude-sonnet-5'?"),
         ("gemini-3-pro", "; did you mean 'google/gemini-3-pro'?"),
-        ("gpt5", "; did you mean 'gpt-x'?"),
-        ("other", ""),
+        ("gpt5", "; did you mean 'gpt-x/MODEL'?"),
+        ("openai:gpt-5", "; did you mean 'openai/gpt-5'?"),
+        ("openai.gpt-5", "; did you mean 'openai/gpt-5'?"),
+        ("openai\\gpt-5", "; did you mean 'openai/gpt-5'?"),
+        ("openai:", "; did you mean 'openai/MODEL'?"),
+        ("other:x", ": a target is provider/model"),
     ],
 )
 def test_the_model_of_a_known_family_is_told_its_provider(spec, hint) -> None:
@@ -203,6 +211,29 @@ def test_the_model_of_a_known_family_is_told_its_provider(spec, hint) -> None:
     with pytest.raises(SpecError) as caught:
         parse(spec, names)
     assert str(caught.value).split("\n")[0] == f"unknown alias {spec!r}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "aliases"),
+    [
+        ("openai://sk-secret@host/v1", {}),
+        ("m1/a, openai://sk-secret@host", {}),
+        ("m7/a|2 * m1://sk-secret@host", {}),
+        ("http://host/?key=sk-secret", {}),
+        ("openai:/sk-secret@host", {}),
+        ("sk-secret@host/v1", {}),
+        ("m1/a,box", {"box": "openai://sk-secret@host"}),
+    ],
+)
+def test_an_address_in_place_of_a_spec_is_not_shown(spec, aliases) -> None:
+    with pytest.raises(SpecError, match="this is an address, not a spec") as caught:
+        parse(spec, **aliases)
+    assert "secret" not in f"{caught.value!r}{caught.value.spec}"
+
+
+def test_a_model_may_look_like_an_address() -> None:
+    models = ("s3://bucket/m", "m@q4:8b", "a*b@c")
+    assert [str(parse(f"m1/{model}")) for model in models] == [f"m1/{each}" for each in models]
 
 
 def test_no_provider_is_suggested_that_does_not_exist() -> None:
@@ -227,16 +258,22 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("m1/", {}, "'m1/' has no model", "m1/", 0),
         ("m1/a,/b", {}, "'/b' has no provider", "m1/a,/b", 5),
         ("/", {}, "'/' has no provider", "/", 0),
-        ("m1/a, m6/b", {}, "unknown provider 'm6': set LLM_M6=scheme://[token@]host",
+        ("m1/a, m6/b", {}, "unknown provider 'm6': set LLM_M6=scheme://[token@]host" + AS_IN,
          "m1/a, m6/b", 6),
-        ("m1/a, openia/b", {}, "unknown provider 'openia'; did you mean 'openai'?",
+        ("m1/a, openia/b", {}, "unknown provider 'openia'; did you mean 'openai'? "
+         "If not, set LLM_OPENIA=scheme://[token@]host" + AS_IN,
          "m1/a, openia/b", 6),
         ("M1/a", {}, "unknown provider 'M1'; did you mean 'm1'?", "M1/a", 0),
-        ("zzzzz/a", {}, "unknown provider 'zzzzz': set LLM_ZZZZZ=scheme://[token@]host",
+        ("zzzzz/a", {}, "unknown provider 'zzzzz': set LLM_ZZZZZ=scheme://[token@]host" + AS_IN,
          "zzzzz/a", 0),
-        ("big-gpu/a", {}, "unknown provider 'big-gpu': set LLM_BIG_GPU=scheme://[token@]host",
+        ("big-gpu/a", {},
+         "unknown provider 'big-gpu': set LLM_BIG_GPU=scheme://[token@]host" + AS_IN,
          "big-gpu/a", 0),
-        ("zz_z/a", {}, "unknown provider 'zz_z'", "zz_z/a", 0),
+        ("zz_z/a", {}, "unknown provider 'zz_z': set LLM_ZZ_Z=scheme://[token@]host" + AS_IN
+         + ", and write 'zz-z'", "zz_z/a", 0),
+        ("zz__z/a", {}, "unknown provider 'zz__z'", "zz__z/a", 0),
+        ("local/a", {}, f"unknown provider 'local': {IN_CODE}; "
+         "or set LLM_LOCAL=scheme://[token@]host" + AS_IN, "local/a", 0),
         ("m1/a,fast/b", {"fast": "m1/a"},
          "'fast' is an alias: write it alone, without a slash", "m1/a,fast/b", 5),
         ("m1/a|fats", {"fast": "m1/a"}, "unknown alias 'fats'; did you mean 'fast'?",
@@ -244,7 +281,8 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("FAST", {"Fast": "m1/a"}, "unknown alias 'FAST'; did you mean 'Fast'?", "FAST", 0),
         ("m1", {}, "unknown alias 'm1': a target is provider/model, for example m1/some-model",
          "m1", 0),
-        ("qwen3:30b", {}, "unknown alias 'qwen3:30b'", "qwen3:30b", 0),
+        ("qwen3:30b", {}, f"unknown alias 'qwen3:30b'{TARGET_IS}", "qwen3:30b", 0),
+        ("quick", {}, f"unknown alias 'quick'{TARGET_IS}, {QUICK}", "quick", 0),
         ("a", {"a": "a"}, "alias cycle: a -> a (in alias 'a')", "a", 0),
         ("m1/x,a", {"a": "m1/y, b", "b": "c", "c": "m1/z|a"},
          "alias cycle: a -> b -> c -> a (in alias 'c')", "m1/z|a", 5),
@@ -254,7 +292,7 @@ def test_no_provider_is_suggested_that_does_not_exist() -> None:
         ("m1/a|two", {"two": "m1/a,m1/b"}, "alias 'two' has several steps and cannot be raced",
          "m1/a|two", 5),
         ("m5/x,a", {"a": "m1/y,  n9/z"},
-         "unknown provider 'n9': set LLM_N9=scheme://[token@]host (in alias 'a')",
+         "unknown provider 'n9': set LLM_N9=scheme://[token@]host" + AS_IN + " (in alias 'a')",
          "m1/y,  n9/z", 7),
         ("a", {"a": "m1/x, b", "b": "m1/y,,m1/z"}, "an element is empty (in alias 'b')",
          "m1/y,,m1/z", 5),

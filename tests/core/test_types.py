@@ -282,6 +282,10 @@ class TestResponse:
         assert caught.value.response is response
         assert caught.value.__context__ is None
 
+    def test_text_that_is_not_json_is_an_output_error_that_says_so(self) -> None:
+        with pytest.raises(OutputError, match="does not fit City: it is not JSON: "):
+            Response(assistant("I cannot."), target=TARGET).parse(City)
+
     def test_text_that_nests_too_deeply_is_an_output_error(self) -> None:
         with pytest.raises(OutputError):
             Response(assistant("[" * 100_000)).parse(list)

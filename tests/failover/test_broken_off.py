@@ -12,7 +12,7 @@ import pytest
 
 from aiollm import Budget, ClosedError, ImageRequest, Limits, Price, Registry
 from aiollm.testing import Answer, Cut, FakeProvider, FaultServer, Stale, chat, sse
-from aiollm.testing.fake import PIXEL
+from aiollm.testing.fake_script import PIXEL
 from tests.broken_off import cancelled_and_repeated, cancelled_everywhere, closed_everywhere, held
 
 ROOM = "?max_concurrency=2&rpm=1000000"

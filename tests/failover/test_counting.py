@@ -42,7 +42,7 @@ from aiollm import (
 )
 from aiollm.provider import Operation
 from aiollm.testing import Answer, Cut, FakeProvider, FaultServer, Hang, html
-from aiollm.testing.fake import PIXEL
+from aiollm.testing.fake_script import PIXEL
 from aiollm.types import Finish
 
 KEY = "sk-made-up-for-counting"

@@ -579,6 +579,17 @@ def test_only_a_probe_whose_caller_pauses_is_overtaken_after_its_lease(is_paused
     bench.end()
 
 
+def test_so_is_a_paused_probe_of_a_host_by_another_of_its_models():
+    bench = Bench()
+    bench.fails(bench.am, ConnectError("x"))
+    bench.passes(3)
+    bench.enter(bench.am).permit.is_paused = lambda: True
+    bench.passes(PROBE_LEASE)
+    other = bench.enter(bench.an)
+    assert other.permit.is_probe
+    bench.end()
+
+
 def test_a_crowd_behind_failing_probes_sends_one_request_each_time():
     bench = Bench()
     bench.fails(bench.am, ServerError("x", status=500))

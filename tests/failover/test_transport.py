@@ -19,8 +19,8 @@ from aiollm import (
     OverloadedError,
     ProtocolError,
 )
-from aiollm._http import aiohttp_tuning, transport
-from aiollm._http.aiohttp_tuning import MAX_INTERIM, Pieces
+from aiollm._http import receiving, transport
+from aiollm._http.receiving import MAX_INTERIM, Pieces
 from aiollm._http.translation import translate
 from aiollm.testing import Answer, Gate, Raw, chat
 from aiollm.testing.faults import End
@@ -55,6 +55,24 @@ async def test_requests_ask_for_no_compression_and_carry_no_cookies(serve, regis
     for request in server.requests:
         assert request.headers["accept-encoding"] == "identity"
         assert "cookie" not in request.headers
+
+
+@pytest.mark.parametrize("call", ["stream", "images", "unary"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nxx",
+        b"HTTP/1.1 000 OK\r\n\r\n",
+    ],
+    ids=["no content", "not modified", "another protocol", "the largest length", "no status"],
+)
+async def test_an_answer_that_has_no_body_by_its_head_is_an_error(serve, registry, call, head):
+    server = await serve(Raw((head,)))
+    with pytest.raises(LLMError):
+        await CALLS[call](registry({"a": server}, retries=0))
 
 
 def encoded(status=200, encoding="gzip"):
@@ -206,7 +224,7 @@ async def test_what_arrived_before_a_break_reaches_a_caller_who_reads_slowly(
             super().set_exception(*args)
             is_broken.set()
 
-    for module in (aiohttp_tuning, transport):
+    for module in (receiving, transport):
         monkeypatch.setattr(module, "Pieces", Noting)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
     start = head + b"Transfer-Encoding: chunked\r\n\r\n" + event("a")

@@ -16,7 +16,7 @@ from aiollm import (
     Registry,
     Timeouts,
 )
-from aiollm._http import image_streaming, streaming, turns
+from aiollm._http import answer, image_streaming, streaming, turns
 from aiollm._http.turns import FIRST, PIECE, TURN, Turns
 from aiollm._http.unary import UnaryRequester
 from aiollm._wire.framing import SSE
@@ -27,6 +27,7 @@ from aiollm.servers import llama_swap
 from tests.turns import turns as counted_turns
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n'
+LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 SIZE = 40 * TURN
 READS = {
     "many small reads": [EVENT * 10] * (SIZE // len(EVENT) // 10),
@@ -215,8 +216,7 @@ async def test_a_deadline_fires_while_bytes_are_there():
 
 async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_same_read():
     start, end = EVENT.split(b"hello")
-    last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    reads = [start, *[b"x" * 8192] * 40, end + EVENT + last]
+    reads = [start, *[b"x" * 8192] * 40, end + EVENT + LAST]
     async with Registry(env={}) as reg, counted_turns() as seen:
         reg.register("mem", provider(Ready(reads)))
         async with reg.stream("mem/m", "hi") as stream:
@@ -226,9 +226,40 @@ async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_s
     assert after > before
 
 
-async def test_a_long_turn_lets_a_timer_run_that_is_due():
-    """One step would not: the timer comes behind it."""
-    loop, rang = asyncio.get_running_loop(), []
-    loop.call_at(loop.time(), rang.append, True)
+async def test_what_follows_a_large_frame_shares_its_turns_again():
+    start, end = EVENT.split(b"hello")
+    reads = [start, *[b"x" * 8192] * 40, end + EVENT * 100 + LAST]
+    async with Registry(env={}) as reg, counted_turns() as seen:
+        reg.register("mem", provider(Ready(reads)))
+        async with reg.stream("mem/m", "hi") as stream:
+            found = [(chunk.text, len(seen)) async for chunk in stream]
+    (_, before), *rest, (_, after) = found
+    assert [text for text, _ in rest] == ["hello"] * 100
+    assert after - before < 10
+
+
+async def test_what_is_held_behind_large_frames_is_counted_once(monkeypatch):
+    start, end = EVENT.split(b"hello")
+    reads = [start, *[b"x" * 8192] * 10, end + EVENT * 100] * 10 + [LAST]
+    monkeypatch.setattr(answer, "MAX_ANSWER", sum(map(len, reads)))
+    async with Registry(env={}) as reg:
+        reg.register("mem", provider(Ready(reads)))
+        response = await reg.generate("mem/m", "hi")
+    assert response.text == ("x" * 81920 + "hello" * 100) * 10
+
+
+async def test_a_long_turn_lets_a_task_run_whose_timer_is_due():
+    """Two steps would not: the timer comes behind the first, and the task that it wakes next."""
+    loop, ran = asyncio.get_running_loop(), []
+    due = loop.create_future()
+
+    async def wait() -> None:
+        await due
+        ran.append(True)
+
+    waits = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    loop.call_at(loop.time(), due.set_result, None)
     await turns.long_turn()
-    assert rang
+    assert ran
+    await waits

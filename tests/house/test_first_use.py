@@ -140,7 +140,7 @@ ALLOWED = {
     "stream, typed": TYPES | {"_agent.typed_stream", "_agent.typed_output", "_agent.totals"},
     "generate": OPTIONS,
     "generate, typed": OPTIONS,
-    "generate, raced": OPTIONS | {"_failover.race"},
+    "generate, raced": OPTIONS,
     "generate, in a session": OPTIONS | PARTS | {"_failover.sessions"},
     "generate, within a budget": OPTIONS | {"_failover", "prices"},
     "generate, five at once": OPTIONS,

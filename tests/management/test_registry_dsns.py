@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from aiollm import Plan, Registry
+from aiollm import Limits, Plan, Registry
 from aiollm.errors import ConfigError
 from aiollm.testing import Answer, FakeProvider, FaultServer
 from aiollm.types import LLMError, Request, Target
@@ -173,7 +173,7 @@ def test_the_usual_spelling_wins():
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda reg: reg.register("box", FakeProvider("hi")), "not of type FakeProvider"),
+        (lambda reg: reg.register("box", FakeProvider("hi")), r"pass its \.provider\(\)"),
         (lambda reg: reg.register("box", None), "not of type NoneType"),
         (lambda reg: reg.register(None, "ollama+http://box"), "a name must be a str"),
         (lambda reg: reg.alias("fast", ["a/m", "b/m"]), "alias 'fast' must be a spec, not of type"),
@@ -184,3 +184,37 @@ def test_the_usual_spelling_wins():
 def test_what_names_nothing_is_refused_at_once(call, reason):
     with pytest.raises(ConfigError, match=reason):
         call(Registry(env={}))
+
+
+def test_an_alias_that_is_an_address_by_mistake_is_not_shown():
+    reg = Registry(env={"LLM_BOX": "alias:openai://sk-secret@host", "LLM_OK": "alias:a/s3://b/m"})
+    assert reg.aliases() == {"box": "(an address, not a spec)", "ok": "a/s3://b/m"}
+    assert "sk-secret" not in reg.describe()
+
+
+@pytest.mark.parametrize(
+    "address", ["openai://sk-secret@host/v1", "sk-secret@host", "openai:/sk-secret"]
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda reg, address: reg.provider(address),
+        lambda reg, address: reg.register(address, "box"),
+        lambda reg, address: reg.register_scheme(address, lambda name, dsn: reg.provider("box")),
+        lambda reg, address: reg.alias(address, "box/m"),
+        lambda reg, address: reg.limit(address, Limits(rpm=1)),
+        lambda reg, address: reg.llama_swap(address),
+        lambda reg, address: reg.stream(Plan([[Target(address, "m")]]), "hi"),
+    ],
+)
+def test_an_address_in_place_of_a_name_is_not_shown(call, address):
+    reg = Registry(env={"LLM_BOX": "ollama+http://box"})
+    with pytest.raises(ConfigError, match="this is an address, not a name") as caught:
+        call(reg, address)
+    assert "sk-secret" not in repr(caught.value)
+
+
+def test_the_address_of_another_kind_of_cache_is_not_shown():
+    with pytest.raises(ConfigError, match="response_cache is an address with a login") as caught:
+        Registry(env={}, response_cache="redis://:sk-secret@host")
+    assert "sk-secret" not in repr(caught.value)

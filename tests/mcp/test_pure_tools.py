@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from aiollm import ConfigError, FunctionTool, ServedTool, WebSearch
+from aiollm import ConfigError, FunctionTool, Registry, ServedTool, WebSearch
 from aiollm._agent.served_tools import told_apart
 from aiollm._mcp.address import Http, Stdio, parse
 from aiollm._mcp.schemas import mended
 from aiollm._mcp.tools import Remote, valid_name
 from aiollm._validation import is_tool_name
 from aiollm._wire.schema import json_schema
+from aiollm.testing import FakeProvider
 
 OBJECT = {"type": "object", "properties": {}}
 STRING = {"type": "string"}
@@ -196,3 +197,11 @@ def test_an_address_in_the_environment_is_never_shown():
         parse("files", {"AIOLLM_MCP_FILES": "secret-thing"})
     assert "AIOLLM_MCP_FILES" in str(caught.value)
     assert "secret-thing" not in str(caught.value)
+
+
+async def test_a_server_in_place_of_its_tools_says_where_they_are() -> None:
+    async with Registry(env={}) as reg:
+        reg.register("fake", FakeProvider().provider())
+        server = reg.mcp("stdio:no-such-command")
+        with pytest.raises(ConfigError, match="McpServer: pass what its tools"):
+            reg.run("fake/m", "hi", tools=[server])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
@@ -24,6 +25,28 @@ async def test_the_fitting_of_an_image(make, workers):
         async def call():
             picture = make.photo(120, 90, next(seeds))
             await pool.fit(ImagePart(make.save(picture, "JPEG")), SMALL)
+
+        async def check():
+            await settled(lambda: not pool._jobs)
+            return len(pool._jobs)
+
+        await call()
+        await cancelled_everywhere(call, check, least=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_the_fitting_of_an_image_that_another_call_waits_for(make, workers):
+    seeds = itertools.count()
+    async with MediaPool(workers) as pool:
+
+        async def call():
+            picture = ImagePart(make.save(make.photo(120, 90, next(seeds)), "JPEG"))
+            other = asyncio.ensure_future(pool.fit(picture, SMALL))
+            await asyncio.sleep(0)
+            try:
+                await pool.fit(picture, SMALL)
+            finally:
+                await asyncio.wait([other])
 
         async def check():
             await settled(lambda: not pool._jobs)

@@ -18,7 +18,15 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.ollama.decode import MAX_BLANK
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.types import Finish, Item, TextDelta, ToolCallDelta, ToolCallPart
+from aiollm.types import (
+    Finish,
+    Item,
+    OpaquePart,
+    PartChunk,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallPart,
+)
 
 CODECS: dict[str, Any] = {
     "chat": ChatCodec,
@@ -166,6 +174,14 @@ def test_an_error_without_its_key_is_found_at_both_ends_of_a_large_frame(before:
         assert "no such model" in str(error)
 
 
+@pytest.mark.parametrize("length", [1000, 5000, 50_000])
+def test_all_of_an_error_with_few_parts_is_read(length: int) -> None:
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+    _, error = read("google", {"error": {"code": 429, "details": [retry | {"why": "a" * length}]}})
+    assert isinstance(error, RateLimitError)
+    assert error.retry_after == 7
+
+
 ECHOED = [{"loc": ["body", "messages", place], "input": {}} for place in range(1000)]
 """More than is decoded of an error, in some 60 KiB."""
 
@@ -188,6 +204,15 @@ def test_what_an_error_says_is_found_beside_a_lot_that_nobody_reads(
     assert isinstance(error, RateLimitError)
     assert "too many" in str(error)
     assert error.retry_after == 7
+
+
+@pytest.mark.parametrize("wire", CODECS)
+def test_the_beginning_of_a_long_message_is_shown_without_escapes(wire: str) -> None:
+    """It may be cut amid an escape."""
+    for place in range(24):
+        said = "x" * place + '"\u4e16\n\U0001f642' * 4000
+        _, error = read(wire, {"error": {"message": said}})
+        assert str(error).startswith(said[:100])
 
 
 PROBLEMS = [
@@ -324,3 +349,15 @@ def test_a_cut_call_whose_input_never_came_is_not_run(more: str) -> None:
     decoder.feed([(b"", json.dumps(each).encode()) for each in (start, stop)], out)
     decoder.close(out)
     assert not called(out).valid
+
+
+@pytest.mark.parametrize("length", [10, 10_000])
+def test_a_block_that_is_not_a_call_goes_back_as_it_came(length: int) -> None:
+    block = {"type": "server_tool_use", "id": "a", "name": "search", "input": {"a": "b" * length}}
+    events = {"type": "content_block_start", "content_block": block}, {"type": "content_block_stop"}
+    decoder, out = AnthropicCodec().decoder(), list[Item]()
+    decoder.feed([(b"", json.dumps(each).encode()) for each in events], out)
+    (chunk,) = out
+    assert isinstance(chunk, PartChunk)
+    assert isinstance(chunk.part, OpaquePart)
+    assert chunk.part.provider_data.data == {"block": block}

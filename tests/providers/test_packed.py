@@ -188,6 +188,10 @@ def test_events_that_come_together_give_what_they_give_one_by_one(wire, data) ->
 @pytest.mark.parametrize("wire", WIRES)
 def test_each_odd_event_amid_many_gives_what_it_gives_alone(wire) -> None:
     codec, start, plain, odd = WIRES[wire]
+    many = plain * MANY
     for other in odd:
         events = [start, *[plain] * MANY, other, *[plain] * MANY]
-        assert read(codec, [b"".join(events)]) == read(codec, [each for each in events if each])
+        alone = read(codec, [each for each in events if each])
+        assert read(codec, [start + many + other + many]) == alone
+        assert read(codec, [start + many, other + many]) == alone
+        assert read(codec, [start + many + other, many]) == alone

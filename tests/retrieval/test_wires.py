@@ -26,7 +26,7 @@ from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
 from aiollm.providers.openai.rerank_codec import CohereRerank
 from aiollm.retrieval import EmbedRequest, RerankRequest, ScoreReply
 from aiollm.testing import Answer
-from aiollm.testing.fake import PIXEL
+from aiollm.testing.fake_script import PIXEL
 from aiollm.types import Target
 
 BASES = {"openai": "/v1", "llama-swap": "", "google": "/v1beta", "ollama": ""}

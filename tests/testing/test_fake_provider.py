@@ -45,6 +45,31 @@ class TestScripts:
         fake = FakeProvider()
         assert [(await items(fake))[0].text for _ in range(3)] == ["Hello"] * 3
 
+    @pytest.mark.parametrize(
+        "step", [TextDelta("a"), tool_call("f"), Finish("length"), Status("s")]
+    )
+    async def test_a_step_alone_is_a_script(self, step):
+        assert await items(FakeProvider(step)) == await items(FakeProvider([step]))
+
+    async def test_so_is_a_wait(self):
+        fake = FakeProvider(NEVER)
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(items(fake))
+            await fake.wait_calls(1)
+            assert fake.running == 1
+            call.cancel()
+        assert fake.calls[0].outcome == "closed"
+
+    @pytest.mark.parametrize("script", [5, b"a", {"a": 1}, ["a", None], [["a", 5]], ValueError])
+    def test_what_is_no_script_is_refused_where_it_is_written(self, script):
+        for make in (FakeProvider, lambda each: FakeProvider(default=each), FakeProvider().push):
+            with pytest.raises(TypeError, match="a script has a step of type"):
+                make(script)
+
+    async def test_so_is_what_a_function_chooses_when_it_is_called(self):
+        with pytest.raises(TypeError, match="a script has a step of type int"):
+            await items(FakeProvider(lambda target, request: 5))
+
     async def test_steps_are_texts_items_and_batches(self):
         usage = Usage(1, 2, certainty="exact")
         script = ["a", ReasoningDelta("b"), ["c", Status("d")], [], Finish("length", usage=usage)]

@@ -22,7 +22,7 @@ from aiollm import (
 )
 from aiollm.retrieval import EmbedRequest, RerankRequest
 from aiollm.testing import NEVER, FakeProvider, Gate
-from aiollm.testing.fake import PIXEL
+from aiollm.testing.fake_script import PIXEL
 
 TEXTS = ["red panda", "panda, red", "the price of tea"]
 SCRIPTED = Embeddings((array("f", [1.0, 0.0]),), Usage(input_tokens=3, certainty="exact"))

@@ -133,7 +133,7 @@ async def test_an_answer_that_does_not_fit_is_put_right_in_a_further_turn(over):
     assert sum(isinstance(event, TurnEnded) for event in events) == 3
     *_, said, wrong, _ = run.messages
     assert (said.text, wrong.role) == ("It is Oslo.", "user")
-    assert "JSON is malformed" in wrong.text
+    assert "does not fit City: it is not JSON: JSON is malformed" in wrong.text
     assert run.messages[:-1] == fake.requests[-1].messages
     assert fake.requests[-1].tools
     assert [request.tool_choice for request in fake.requests] == [None, None, "none"]

@@ -65,6 +65,17 @@ from aiollm import (
     tool_results,
     user,
 )
+from aiollm.testing import (
+    NEVER,
+    FakeProvider,
+    FaultServer,
+    MakeRegistry,
+    ReplayServer,
+    StartFaultServer,
+    StartReplayServer,
+    chat,
+    tool_call,
+)
 
 
 class City(msgspec.Struct):
@@ -194,3 +205,17 @@ async def errors(reg: Registry) -> None:
     except LLMError as error:
         assert_type(error.target, Target | None)
         assert_type(classify(error), Verdict)
+
+
+async def fixtures(
+    fake_provider: type[FakeProvider],
+    fault_server: StartFaultServer,
+    replay_server: StartReplayServer,
+    registry: MakeRegistry,
+) -> None:
+    """A test says what its fixtures are."""
+    fake = fake_provider(tool_call("weather"), NEVER, ["a", Finish("stop")], default="Hello")
+    assert_type(fault_server(chat("Hello"), read_bodies=False), FaultServer)
+    assert_type(replay_server("hello.json", pieces=1), ReplayServer)
+    async with registry({"a": fake}, retries=1) as reg:
+        assert_type(reg, Registry)

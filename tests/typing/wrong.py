@@ -11,8 +11,18 @@ from aiollm import (
     TextDelta,
     Timeouts,
     ToolResultPart,
+    codecs,
+    media,
+    testing,
     user,
 )
+
+
+def names() -> None:
+    """A misspelt name is noticed, also where a module loads its names when they are used."""
+    codecs.Codecs  # type: ignore[attr-defined]  # noqa: B018
+    media.Pool  # type: ignore[attr-defined]  # noqa: B018
+    testing.FaultyServer  # type: ignore[attr-defined]  # noqa: B018
 
 
 def requests() -> None:

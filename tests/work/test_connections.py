@@ -1,4 +1,4 @@
-"""What aiohttp and asyncio keep private and connections.py tunes: it must still be there."""
+"""What aiohttp and asyncio keep private and aiohttp_tuning.py uses: it must still be there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from aiollm._http.aiohttp_tuning import (
     SMALL_BODY,
     TLS_RECEIVE_SIZE,
     Connector,
-    Pieces,
     Request,
-    _Answering,
-    _factory,
-    _Flowing,
-    has_bytes,
-    in_pieces,
     receive_less,
     request_class,
+)
+from aiollm._http.receiving import (
+    Pieces,
+    _Answering,
+    _Flowing,
+    connection_factory,
+    has_bytes,
+    in_pieces,
 )
 from aiollm.testing import Answer, FaultServer
 
@@ -46,7 +48,7 @@ class Flow:
 
 def a_body(flow, limit=2**16):
     body = in_pieces(aiohttp.StreamReader(flow, limit, loop=asyncio.get_running_loop()))
-    assert type(body) is Pieces, "aiohttp is not as aiohttp_tuning.py knows it"
+    assert type(body) is Pieces, "aiohttp is not as receiving.py knows it"
     return body
 
 
@@ -166,7 +168,7 @@ async def test_no_bytes_are_no_sign_of_life():
 
 async def test_a_timeout_between_reads_starts_anew_with_each_read():
     """Only aiohttp keeps it, and so its own code takes the bytes."""
-    connection = _factory(asyncio.get_running_loop())()
+    connection = connection_factory(asyncio.get_running_loop())()
     connection.set_response_params(read_timeout=100.0)
     handles = []
     for piece in (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"one", b"two"):
@@ -183,7 +185,7 @@ CHUNKS = b"3\r\none\r\n3\r\ntwo\r\n"
 
 
 async def received(*reads):
-    connection = _factory(asyncio.get_running_loop())()
+    connection = connection_factory(asyncio.get_running_loop())()
     connection.connection_made(asyncio.Transport())
     connection.set_response_params(read_until_eof=True)
     for read in reads:
@@ -219,9 +221,9 @@ async def test_any_number_of_blank_lines_may_come_before_a_head():
 
 @pytest.mark.parametrize("name", ["_exception", "_payload"])
 async def test_a_connection_that_lacks_what_is_used_of_it_is_left_to_aiohttp(monkeypatch, name):
-    assert _factory(asyncio.get_running_loop()).func is _Flowing
+    assert connection_factory(asyncio.get_running_loop()).func is _Flowing
     monkeypatch.setattr(ResponseHandler, "__init__", without(name))
-    assert _factory(asyncio.get_running_loop()).func is _Answering
+    assert connection_factory(asyncio.get_running_loop()).func is _Answering
 
 
 def without(name):

@@ -53,6 +53,10 @@ class Takable(Readable):
         self.has_come = True
         self.future = None
 
+    @property
+    def body(self):
+        return self
+
     def take(self):
         if not self.has_come:
             return None

@@ -16,7 +16,7 @@ from aiollm.types import CachePoint, DocumentPart, ToolResultPart
 
 FIRST = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 STREAMS = 50
-OBJECTS = 51
+OBJECTS = 41
 """An open stream may keep so many, its task included, and aiohttp's left out."""
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aiollm import LLMError, ProtocolError
-from aiollm._http.aiohttp_tuning import MAX_INTERIM
+from aiollm._http.receiving import MAX_INTERIM
 from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, Cut, FaultServer, Gate, Raw, Reset, Stale
 from tests.work.test_repeated_requests import FINE, ask, asking
@@ -113,7 +113,8 @@ async def test_the_end_of_an_answer_is_not_lost_to_what_follows_it(transport):
         assert await reply.read() == b"ne"
         assert await reply.read() == b""
         reply.close()
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_an_answer_behind_too_many_interim_ones_is_not_taken(transport):
@@ -122,7 +123,8 @@ async def test_an_answer_behind_too_many_interim_ones_is_not_taken(transport):
         await ask(transport, asking(server))
         with pytest.raises(ProtocolError, match="more than 64 interim"):
             await transport.send(asking(server), 5.0)
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_half_a_head_that_nobody_asked_for_is_not_part_of_the_next_answer(transport):
@@ -151,7 +153,8 @@ async def test_a_connection_that_is_not_done_with_the_last_request_is_not_used(t
         await ask(transport, asking(server))
         (pool,) = transport._session.connector._conns.values()
         pool[0][0].pause_writing()
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
         assert [request.connection for request in server.requests] == [0, 1]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import sys
 
 import pytest
@@ -11,11 +13,14 @@ from msgspec.structs import replace
 from aiollm import (
     ClosedError,
     ConfigError,
+    ConnectError,
+    DeadlineError,
     ProtocolError,
     StreamInterrupted,
     TransportError,
 )
-from aiollm._http.aiohttp_tuning import SMALL_BODY, _Flowing
+from aiollm._http.aiohttp_tuning import SMALL_BODY
+from aiollm._http.receiving import _Flowing
 from aiollm._http.repeated import MOST
 from aiollm._http.transport import HttpTransport
 from aiollm._wire.body import Blob, Body
@@ -82,6 +87,102 @@ async def test_a_request_like_the_first_is_the_same_on_the_wire_without_a_sessio
     assert {each.connection for each in server.requests} == {0}
 
 
+async def test_a_new_connection_is_opened_without_a_session_while_all_others_are_in_use(transport):
+    held = Gate()
+    async with FaultServer(default=Answer(200, {}, (b"fine", held))) as server:
+        replies = []
+        for session in (1, 0, 0):
+            with Session() as used:
+                replies.append(await transport.send(asking(server), 5.0))
+            assert used.requests == session
+        held.open()
+        for reply in replies:
+            assert await reply.read_whole(100, 1.0) == b"fine"
+            reply.close()
+        assert [each.connection for each in server.requests] == [0, 1, 2]
+        first, *others = (sorted(each.head.splitlines()) for each in server.requests)
+        assert others == [first, first]
+
+
+async def test_a_new_connection_that_closes_unanswered_is_not_tried_again(transport):
+    held = Gate()
+    waits = Answer(200, {}, (held,))
+    async with FaultServer(waits, Raw((End("close"),)), default=FINE) as server:
+        reply = await transport.send(asking(server), 5.0)
+        with pytest.raises(TransportError, match="without an answer"):
+            await transport.send(asking(server), 5.0)
+        assert len(server.requests) == 2
+        reply.close()
+
+
+class OneConnection:
+    """A server whose first connection is in use, and which takes no second one."""
+
+    async def __aenter__(self):
+        loop = asyncio.get_running_loop()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self._listener.setblocking(False)
+        self._sockets = [self._listener]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.transport = HttpTransport()
+        sending = asyncio.ensure_future(self.transport.send(asking(self), 5.0))
+        line, _ = await loop.sock_accept(self._listener)
+        self._sockets.append(line)
+        await loop.sock_sendall(line, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        self._reply = await sending
+        return self
+
+    def refuse(self):
+        self._listener.close()
+
+    def hang(self):
+        for _ in range(3):
+            filler = socket.socket()
+            self._sockets.append(filler)
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(self._listener.getsockname())
+
+    async def __aexit__(self, *_):
+        self._reply.close()
+        await self.transport.close()
+        for each in self._sockets:
+            each.close()
+
+
+async def test_a_new_connection_that_is_refused_is_a_connect_error():
+    async with OneConnection() as server:
+        server.refuse()
+        with Session() as used, pytest.raises(ConnectError, match="refused"):
+            await server.transport.send(asking(server), 5.0)
+        assert used.requests == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="backlogs are full in another way")
+async def test_a_new_connection_may_take_as_long_as_any():
+    async with OneConnection() as server:
+        server.hang()
+        with Session() as used, pytest.raises(DeadlineError) as caught:
+            await server.transport.send(asking(server), 0.05)
+        assert caught.value.which == "connect"
+        assert used.requests == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="backlogs are full in another way")
+async def test_a_new_connection_that_is_cancelled_leaves_nothing():
+    async with OneConnection() as server:
+        server.hang()
+        sending = asyncio.ensure_future(server.transport.send(asking(server), None))
+        used = server.transport._session.connector._acquired
+        before = len(used)
+        while len(used) == before:
+            await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert len(used) == before
+
+
 async def test_a_request_that_differs_goes_through_the_session(transport):
     async with FaultServer(default=FINE) as server:
         first = asking(server)
@@ -136,7 +237,7 @@ async def test_a_request_whose_answer_has_begun_is_not_sent_again(transport, beg
         while not (used := transport._session.connector._acquired):
             await asyncio.sleep(0)
         (protocol,) = used
-        while not protocol._sent.is_answered:
+        while protocol._sent is not None:  # until it is answered
             await asyncio.sleep(0)
         came.open()
         with pytest.raises(TransportError, match=r"without an answer|connection failed"):
@@ -153,7 +254,8 @@ async def test_a_connection_with_an_answer_nobody_asked_for_is_not_used(transpor
         (pool,) = transport._session.connector._conns.values()
         while not pool[0][0].should_close:
             await asyncio.sleep(0)
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_interim_responses_are_passed_over(transport):
@@ -163,6 +265,16 @@ async def test_interim_responses_are_passed_over(transport):
         await ask(transport, asking(server))
         assert await ask(transport, asking(server)) == (200, b"fine", 0)
         assert await ask(transport, asking(server)) == (200, b"fine", 0)
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BODY + 1], ids=["repeated", "session"])
+async def test_a_connection_on_which_another_protocol_follows_is_not_used(transport, size):
+    switches = Raw((b"HTTP/1.1 101 Switching Protocols\r\n\r\n",))
+    async with FaultServer(FINE, switches, default=FINE) as server:
+        await ask(transport, asking(server))
+        assert (await ask(transport, asking(server, b"x" * size)))[:2] == (101, b"")
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_a_status_that_is_none_is_an_answer_as_the_sessions_is(transport):
@@ -178,7 +290,8 @@ async def test_an_answer_that_is_no_http_is_an_error_and_ends_the_connection(tra
         await ask(transport, asking(server))
         with pytest.raises(ProtocolError, match="not valid HTTP"):
             await ask(transport, asking(server))
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n"
@@ -196,7 +309,8 @@ async def test_chunks_that_are_no_http_end_the_body_with_an_error(transport, res
             while await reply.read():
                 pass
         reply.close()
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_an_answer_behind_the_end_of_a_body_is_not_taken_for_the_next(transport):
@@ -209,14 +323,15 @@ async def test_an_answer_behind_the_end_of_a_body_is_not_taken_for_the_next(tran
         gate.open()
         assert await reply.read() == b""
         reply.close()
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_aiohttps_connections_are_as_they_are_known(transport):
     async with FaultServer(default=FINE) as server:
         await ask(transport, asking(server))
         (pool,) = transport._session.connector._conns.values()
-        assert type(pool[0][0]) is _Flowing, "aiohttp is not as aiohttp_tuning.py knows it"
+        assert type(pool[0][0]) is _Flowing, "aiohttp is not as receiving.py knows it"
 
 
 async def test_a_head_is_kept_once_however_many_connections_are_opened(transport):
@@ -238,7 +353,8 @@ async def test_a_body_that_is_cut_is_an_error(transport):
             while await reply.read():
                 pass
         reply.close()
-        assert await ask(transport, asking(server)) == (200, b"fine", 1)
+        assert await ask(transport, asking(server)) == (200, b"fine", 0)
+        assert server.requests[-1].connection == 1
 
 
 async def test_a_connection_whose_body_was_not_read_is_closed(transport):

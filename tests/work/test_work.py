@@ -70,6 +70,10 @@ class Reply:
     async def read(self):
         return next(self._reads, b"")
 
+    @property
+    def body(self):
+        return self
+
     def take(self):
         if not self._has_come:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import astuple
@@ -11,9 +11,8 @@ from msgspec.structs import astuple
 from aiollm._user_types.density import SHORT
 from aiollm._wire.lenient import load
 from aiollm.providers.billing import Billing
+from aiollm.providers.token_counts import Tokens
 from aiollm.types import Usage
-
-_Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None
 
 
 class _PlainDelta(msgspec.Struct, gc=False):
@@ -33,29 +32,29 @@ class Plain(msgspec.Struct, gc=False):
 class Details(msgspec.Struct, gc=False):
     """A breakdown of the output tokens."""
 
-    thinking_tokens: _Tokens = None
+    thinking_tokens: Tokens = None
 
 
 class Written(msgspec.Struct, gc=False):
     """Tokens written to the cache, by how long they are kept."""
 
-    ephemeral_5m_input_tokens: _Tokens = None
-    ephemeral_1h_input_tokens: _Tokens = None
+    ephemeral_5m_input_tokens: Tokens = None
+    ephemeral_1h_input_tokens: Tokens = None
 
 
 class Hosted(msgspec.Struct, gc=False):
     """Calls of Anthropic's own tools."""
 
-    web_search_requests: _Tokens = None
+    web_search_requests: Tokens = None
 
 
 class Counts(Billing, gc=False):
     """Tokens so far."""
 
-    input_tokens: _Tokens = None
-    cache_creation_input_tokens: _Tokens = None
-    cache_read_input_tokens: _Tokens = None
-    output_tokens: _Tokens = None
+    input_tokens: Tokens = None
+    cache_creation_input_tokens: Tokens = None
+    cache_read_input_tokens: Tokens = None
+    output_tokens: Tokens = None
     output_tokens_details: Details | None = None
     cache_creation: Written | None = None
     service_tier: str | None = None

@@ -10,6 +10,14 @@ from aiollm._wire.lenient import encode, mend
 from aiollm.errors import ProtocolError
 
 MAX_DEPTH = 64
+MAX_PATH = 4096
+"""Characters of a path."""
+
+MAX_STEPS = 4096
+"""Steps of all paths of a frame, of half a microsecond each; Vertex sends a path or two."""
+
+_PIECE = 4
+"""How many steps a piece takes beside those of its path."""
 
 _STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
 _ESCAPE = re.compile(r"\\(.)")
@@ -33,18 +41,26 @@ class PartialArguments:
     def __init__(self) -> None:
         self._root: dict[str, Any] = {}
 
-    def add(self, pieces: Any) -> None:
-        """Add pieces at their paths; strings at the same path are joined. Raises: ProtocolError."""
+    def add(self, pieces: Any, left: int = MAX_STEPS) -> int:
+        """Add pieces at their paths, and join strings at the same path.
+
+        `left` is how many steps the frame may still take; returns how many are left then. Raises:
+        ProtocolError.
+        """
         for piece in pieces if isinstance(pieces, list) else (pieces,):
             match piece:
                 case None:
                     pass
                 case dict():
-                    self._add(piece)
+                    left -= self._add(piece) + _PIECE
                 case _:
                     raise ProtocolError(f"a piece of the arguments cannot be read: {piece!r:.100}")
+            if left < 0:
+                raise ProtocolError("a frame has too many pieces of arguments")
+        return left
 
-    def _add(self, piece: dict[str, Any]) -> None:
+    def _add(self, piece: dict[str, Any]) -> int:
+        """Add a piece; return how many steps its path has."""
         path = piece.get("jsonPath")
         steps = _steps(path if isinstance(path, str) else "")
         place: Any = self._root
@@ -60,6 +76,7 @@ class PartialArguments:
         elif key := next((key for key in _VALUES if key in piece), None):
             _enter(place, last, None)
             place[last] = None if key == "nullValue" else piece[key]
+        return len(steps)
 
     def json(self) -> str:
         """Return the arguments so far as JSON text."""
@@ -74,8 +91,8 @@ def _joined(text: Any) -> str:
 def _steps(path: str) -> list[str | int]:
     steps: list[str | int] = []
     end = 1
-    for found in _STEP.finditer(path, 1):
-        if found.start() != end:
+    for found in _STEP.finditer(path, 1, MAX_PATH):
+        if found.start() != end or len(steps) == MAX_DEPTH:
             break
         end = found.end()
         name, index, *quoted = found.groups()
@@ -83,7 +100,7 @@ def _steps(path: str) -> list[str | int]:
             steps.append(int(index[:9]))
         else:
             steps.append(name or _ESCAPE.sub(r"\1", quoted[0] or quoted[1] or ""))
-    if not steps or end != len(path) or len(steps) > MAX_DEPTH:
+    if not steps or end != len(path):
         raise ProtocolError(f"an argument's path cannot be read: {path:.100}")
     return steps
 

@@ -20,7 +20,7 @@ from aiollm.providers.decoding import (
 )
 from aiollm.providers.error_bodies import error_of, load_error, says_error
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
-from aiollm.providers.google.arguments import PartialArguments
+from aiollm.providers.google.arguments import MAX_STEPS, PartialArguments
 from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import block_error, body_error, ending_error
 from aiollm.providers.google.wire import (
@@ -83,6 +83,7 @@ class GoogleDecoder:
         "_last",
         "_open",
         "_plain",
+        "_steps",
         "_until_usage",
         "_usage",
         "ending",
@@ -101,6 +102,7 @@ class GoogleDecoder:
         self._last: Last | None = None
         self._open: PartialArguments | None = None
         self._plain = True
+        self._steps = 0
         self._usage: Counts | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -212,6 +214,7 @@ class GoogleDecoder:
             self._bare(chunk, frame)
             return
         raw_parts = RawParts(frame)
+        self._steps = MAX_STEPS
         check_parts(chunk.candidates)
         for at, candidate in enumerate(chunk.candidates):
             if candidate.index:
@@ -291,7 +294,7 @@ class GoogleDecoder:
         elif self._open is None:
             return
         if self._open is not None:
-            self._open.add(call.partial_args)
+            self._steps = self._open.add(call.partial_args, self._steps)
             if not call.will_continue:
                 self._close_call(out)
 

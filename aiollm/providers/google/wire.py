@@ -12,7 +12,8 @@ import msgspec
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.lenient import load, load_weighed, mend
 from aiollm.errors import ProtocolError
-from aiollm.providers.decoding import check_parts
+from aiollm.providers.decoding import check_parts, mime_in
+from aiollm.providers.token_counts import MOST, Count, Tokens
 from aiollm.types import Certainty, Citation, ProviderData, Usage
 
 FAMILY = "google"
@@ -63,11 +64,11 @@ class Candidate(_Wire):
 class Counts(_Wire):
     """Token counts, cumulative."""
 
-    prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
+    prompt_token_count: Tokens = None
+    candidates_token_count: Tokens = None
+    thoughts_token_count: Tokens = None
+    cached_content_token_count: Tokens = None
+    tool_use_prompt_token_count: Tokens = None
     prompt_tokens_details: msgspec.Raw = msgspec.Raw()
     candidates_tokens_details: msgspec.Raw = msgspec.Raw()
     service_tier: str | None = None
@@ -85,7 +86,7 @@ class Counts(_Wire):
 
 
 class _PlainCounts(Counts, kw_only=True):
-    prompt_token_count: Annotated[int, msgspec.Meta(ge=1)]
+    prompt_token_count: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 
 
 class _PlainPart(_Wire):
@@ -192,7 +193,7 @@ def _with_more(counted: Usage, usage: Counts) -> Usage:
 
 class _Kind(_Wire):
     modality: str = ""
-    token_count: int = 0
+    token_count: Count = 0
 
 
 _KINDS = msgspec.json.Decoder(list[_Kind])
@@ -262,13 +263,13 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
     try:
         # Decoding base64 while reading the JSON is four times as fast as through a str.
         blob = _BLOB.decode(raw) or Blob()
-        return mend(blob.mime_type or ""), blob.data or b""
+        return mime_in(blob.mime_type or ""), blob.data or b""
     except (ValueError, RecursionError):
         value = load(bytes(raw))
     match value:
         case {"data": str() as text, **rest}:
             mime = rest.get("mimeType")
-            return mend(mime) if isinstance(mime, str) else "", from_text(text)
+            return mime_in(mime) if isinstance(mime, str) else "", from_text(text)
         case _:
             return "", b""
 

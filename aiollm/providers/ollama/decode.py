@@ -15,6 +15,7 @@ from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.ollama.errors import RULES
+from aiollm.providers.token_counts import Tokens
 from aiollm.types import (
     Certainty,
     Finish,
@@ -50,8 +51,8 @@ class _Line(msgspec.Struct, gc=False):
     message: _Message | None = None
     done: bool | None = None
     done_reason: str | None = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
+    prompt_eval_count: Tokens = None
+    eval_count: Tokens = None
     error: msgspec.Raw = msgspec.Raw()
     status_code: int | None = None
     cloud_status: int | None = msgspec.field(name="StatusCode", default=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiollm._wire.lenient import mend
 from aiollm.errors import ProtocolError
-from aiollm.providers.decoding import check_parts
+from aiollm.providers.decoding import check_parts, mime_in
 from aiollm.providers.openai.chat_wire import Delta
 from aiollm.types import (
     Citation,
@@ -222,4 +222,4 @@ def image_of_base64(data: str, mime: str = "", url: str = "") -> ImagePart:
         raw = b""
     if not raw:
         raise ProtocolError("an image in the answer is not base64", frame=(url or data).encode())
-    return ImagePart(raw, mime=mime)
+    return ImagePart(raw, mime=mime_in(mime))

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from aiollm.providers.billing import BILLING, Billing
+from aiollm.providers.token_counts import Tokens
 from aiollm.types import Certainty, ReasoningDelta, TextDelta, Usage
 
 _EmptyText: TypeAlias = Literal[""] | None
@@ -183,20 +184,20 @@ class Delta(msgspec.Struct, gc=False):
 class Written(msgspec.Struct, gc=False):
     """Tokens written to a cache, by how long they are kept there."""
 
-    ttl_12h_tokens: int | None = None
+    ttl_12h_tokens: Tokens = None
 
 
 class Details(msgspec.Struct, gc=False):
     """A breakdown of token counts, with the names that gateways have for cached ones."""
 
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    cache_creation_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    reasoning_tokens: Tokens = None
+    cached_tokens: Tokens = None
+    cache_write_tokens: Tokens = None
+    cache_creation_tokens: Tokens = None
+    cache_creation_input_tokens: Tokens = None
     # Of other kinds than text, and what is written to a cache for half a day (OpenAI, 2026).
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
+    audio_tokens: Tokens = None
+    image_tokens: Tokens = None
     cache_write_tokens_details: Written | None = None
 
 
@@ -206,24 +207,24 @@ class Counts(Billing, gc=False):
     `usage_of` reads the fields in this order.
     """
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
+    total_tokens: Tokens = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
     # Read from a cache, by DeepSeek, Mistral, Moonshot, gateways to Anthropic, and Bedrock.
-    prompt_cache_hit_tokens: int | None = None
-    num_cached_tokens: int | None = None
-    cached_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_read: int | None = msgspec.field(name="cacheReadInputTokens", default=None)
+    prompt_cache_hit_tokens: Tokens = None
+    num_cached_tokens: Tokens = None
+    cached_tokens: Tokens = None
+    cache_read_input_tokens: Tokens = None
+    cache_read: Tokens = msgspec.field(name="cacheReadInputTokens", default=None)
     # Written to a cache.
-    cache_creation_input_tokens: int | None = None
-    cache_write: int | None = msgspec.field(name="cacheWriteInputTokens", default=None)
+    cache_creation_input_tokens: Tokens = None
+    cache_write: Tokens = msgspec.field(name="cacheWriteInputTokens", default=None)
     # Under other names, by Perplexity and SGLang, and by relays of other wires.
-    reasoning_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    reasoning_tokens: Tokens = None
+    input_tokens: Tokens = None
+    output_tokens: Tokens = None
 
 
 _OTHERS = 3 + BILLING

@@ -13,8 +13,10 @@ from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
 from aiollm.providers.billing import Billing
+from aiollm.providers.decoding import mime_in
 from aiollm.providers.error_bodies import error_in, is_error
 from aiollm.providers.openai.errors import stream_error
+from aiollm.providers.token_counts import MOST, Tokens
 from aiollm.types import ImagePart, Usage
 
 
@@ -29,12 +31,12 @@ class _Datum(_Wire):
 
 
 class _Details(_Wire):
-    image_tokens: int | None = None
+    image_tokens: Tokens = None
 
 
 class _Usage(Billing, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Tokens = None
+    output_tokens: Tokens = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
@@ -138,7 +140,7 @@ def _images(reply: _Reply) -> list[ImagePart]:
 def _image(data: bytes, format_: str | None) -> ImagePart:
     """Return the image, with the type detected from its bytes, else the one in the reply."""
     named = {"svg": "image/svg+xml", "jpg": "image/jpeg"}.get(format_ or "", f"image/{format_}")
-    return ImagePart(data, mime=mime_of(data) or (mend(named) if format_ else ""))
+    return ImagePart(data, mime=mime_of(data) or (mime_in(named) if format_ else ""))
 
 
 def _usage(usage: _Usage | None) -> Usage:
@@ -198,7 +200,7 @@ def _lax_usage(value: Any) -> _Usage | None:
     if not isinstance(value, dict):
         return None
     counts = (value.get("input_tokens"), value.get("output_tokens"))
-    given, made = (count if isinstance(count, int) else None for count in counts)
+    given, made = (each if type(each) is int and 0 <= each <= MOST else None for each in counts)
     return _Usage(given, made, **{name: value.get(name) for name in Billing.__struct_fields__})
 
 

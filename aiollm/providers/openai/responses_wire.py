@@ -8,6 +8,7 @@ import msgspec
 
 from aiollm.providers.billing import Billing
 from aiollm.providers.finish_words import is_broken
+from aiollm.providers.token_counts import Tokens
 from aiollm.types import Usage
 
 FAMILY = "openai-responses"
@@ -24,27 +25,27 @@ class Delta(msgspec.Struct, gc=False):
 class Written(msgspec.Struct, gc=False):
     """Tokens written to a cache, by how long they are kept there."""
 
-    ttl_12h_tokens: int | None = None
+    ttl_12h_tokens: Tokens = None
 
 
 class Details(msgspec.Struct, gc=False):
     """A breakdown of token counts; Perplexity has Anthropic's names for the cache (2026)."""
 
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: Tokens = None
+    cache_write_tokens: Tokens = None
+    reasoning_tokens: Tokens = None
     cache_write_tokens_details: Written | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
+    cache_read_input_tokens: Tokens = None
+    cache_creation_input_tokens: Tokens = None
+    audio_tokens: Tokens = None
+    image_tokens: Tokens = None
 
 
 class Counts(Billing, gc=False):
     """The tokens of a response."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Tokens = None
+    output_tokens: Tokens = None
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiollm.errors import ProtocolError
 from aiollm.providers.google.arguments import MAX_DEPTH, PartialArguments
+from aiollm.providers.google.decode import GoogleDecoder
+from tests.work.test_work import Counter
 
 
 def built(*pieces: dict[str, Any]) -> Any:
@@ -73,3 +76,26 @@ def test_a_path_that_leads_nowhere_is_a_protocol_error(path: Any) -> None:
 def test_a_path_through_a_value_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError):
         built({"jsonPath": "$.a", "numberValue": 1}, {"jsonPath": "$.a.b", "numberValue": 1})
+
+
+@pytest.mark.parametrize("step", [".a", "[0]", "['a']", "['"])
+def test_no_more_of_a_path_is_read_than_may_be(step: str) -> None:
+    """It is part of a text, of which a frame may have megabytes."""
+    with Counter() as counter, pytest.raises(ProtocolError, match="cannot be read"):
+        built({"jsonPath": "$" + step * 100_000, "numberValue": 1})
+    assert counter.count <= 4000
+
+
+def test_a_frame_has_no_more_paths_than_may_be() -> None:
+    piece = {"jsonPath": "$.a", "stringValue": "x"}
+    part = {"functionCall": {"partialArgs": [piece] * 300, "willContinue": True}}
+    start = {"functionCall": {"name": "f", "willContinue": True}}
+
+    def frame(*parts: Any) -> bytes:
+        return msgspec.json.encode({"candidates": [{"content": {"parts": parts}}]})
+
+    out: list[Any] = []
+    decoder = GoogleDecoder()
+    decoder.feed([frame(start, part), frame(part), frame(part, part)], out)
+    with pytest.raises(ProtocolError, match="too many pieces"):
+        decoder.feed([frame(*[part] * 3)], out)

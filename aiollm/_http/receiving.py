@@ -1,0 +1,325 @@
+"""How a connection takes an answer: a head, a body in few pieces, and nothing behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from aiollm.errors import ProtocolError
+
+MAX_INTERIM = 64
+"""The most interim responses before an answer; servers send one or two."""
+
+
+class SendNotes:
+    """What a connector notes about the request that is being sent."""
+
+    __slots__ = ("is_answered", "is_reused", "key")
+
+    def __init__(self) -> None:
+        self.is_reused = False
+        """Whether its connection has sent an earlier one."""
+        self.is_answered = False
+        """Whether any bytes came after it, even if only a part of a head."""
+        self.key: Any = None
+        """Where the pool keeps connections that would do for it as well."""
+
+
+def is_interim(status: int) -> bool:
+    """Return whether a response only precedes the answer, by aiohttp's rule."""
+    return 100 <= status < 200 and status != 101
+
+
+class _Answering(ResponseHandler):
+    """A connection that takes no endless row of interim responses, such as 100 Continue.
+
+    aiohttp passes over each without a turn of the event loop.
+    """
+
+    was_used = False
+    """Whether it has sent a request."""
+    _interim = 0
+    _sent: SendNotes | None = None
+    """What is not answered yet."""
+    _is_awaited = True
+    """Whether the head of an answer is still to come."""
+    _is_chunked = False
+
+    def begin(self, sent: SendNotes | None) -> None:
+        """Note what the next bytes answer."""
+        if sent is not None:
+            sent.is_reused = self.was_used
+        self.was_used = True
+        self._sent = sent
+        self._is_awaited = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        if self._sent is not None:
+            self._sent.is_answered = True
+            self._sent = None
+        super().data_received(data)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take a response that was parsed."""
+        if self._interim > MAX_INTERIM:
+            return  # it is closed, but there may be more in the same read
+        message, body = data
+        status = message.code
+        if not 100 <= status < 200:
+            self._interim = 0
+        elif is_interim(status):
+            self._interim += 1
+        else:
+            self.force_close()  # another protocol follows, if the head says so or not
+        if self._interim <= MAX_INTERIM:
+            self._is_awaited, self._is_chunked = self._interim > 0, message.chunked
+            if in_pieces(body).is_eof():
+                self._payload = aiohttp.EMPTY_PAYLOAD
+            super().feed_data(data, size)
+            return
+        error = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
+        self.set_exception(ProtocolError(error))
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Flowing(_Answering):
+    """A connection that passes bytes in the middle of a body straight to the parser.
+
+    Nothing but the body changes then, as a rule; what aiohttp looks at for each read took longer
+    than parsing it.
+
+    Nothing behind an answer is taken for another, and the connection is closed. aiohttp would drop
+    an answer that comes in one read with bytes that are not HTTP, as where its length is too short.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        body: Any = self._payload
+        if type(body) is not Pieces or self._read_timeout is not None:
+            self._take_head(data)
+            return
+        parser: Any = self._parser
+        try:
+            parser.feed_data(data)
+        except BaseException as error:  # noqa: BLE001 - aiohttp decides what becomes of it
+            if self._payload is body or not isinstance(error, Exception):
+                self._fail(error, data, body)
+                return
+        else:
+            if self._payload is body or self._is_end(data, body):
+                return
+        self._refuse()
+
+    def _take_head(self, data: bytes) -> None:
+        """Pass a head on before what follows it, which then goes into `Pieces`.
+
+        aiohttp makes the body only once the head is parsed, and feeds all of the read to it.
+        """
+        if not data or self._parser is None or self._read_timeout is not None:
+            super().data_received(data)
+            return
+        cut = len(_HEAD_END)  # as much of it, at most, as began in the read before
+        while data and self._is_awaited:
+            if data[0] in _HEAD_END:
+                size = 1 if cut > 0 else len(data) - len(data.lstrip(_HEAD_END))
+            else:
+                size = data.find(_HEAD_END) + len(_HEAD_END)
+                if data.find(b"\n\n", 0, size) >= 0 or size < len(_HEAD_END):
+                    size = _with_bare_line_ends(data)
+            cut -= 1
+            super().data_received(data[:size])
+            if self._exception is not None:
+                return
+            data = data[size:]
+        body: Any = self._payload
+        if not data:
+            pass
+        elif type(body) is Pieces:
+            self.data_received(data)
+        elif body is None or body.is_eof():
+            self._refuse()
+        else:
+            super().data_received(data)
+
+    def _is_end(self, data: bytes, body: Pieces) -> bool:
+        """Return whether a read in which a body ended has nothing else, blank lines aside."""
+        if self._is_chunked:
+            return _HEAD_END.endswith(data[-len(_HEAD_END) :])
+        return len(body._buffer[-1]) == len(data)  # noqa: SLF001 - which was fed last
+
+    def _refuse(self) -> None:
+        """Close: what is behind an answer must not be read as the next one."""
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _fail(self, error: BaseException, data: bytes, body: Pieces) -> None:
+        """Let aiohttp deal with an error in the middle of a body."""
+        parser, failed = self._parser, _Failed(error)
+        self._parser = cast("Any", failed)
+        try:
+            super().data_received(data)
+        finally:
+            if self._parser is failed:
+                self._parser = parser
+        if self._exception is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(self._exception)  # or its reader would wait for more
+
+    def pause_reading(self) -> None:
+        """Stop reading from the socket, but not in the middle of what was read.
+
+        aiohttp's parser would keep the rest, and nobody knew what a body ends with.
+        """
+        if not self._reading_paused and self.transport is not None:
+            self._reading_paused = True
+            with suppress(AttributeError, NotImplementedError, RuntimeError):
+                self.transport.pause_reading()
+
+
+_HEAD_END = b"\r\n\r\n"
+
+
+def _with_bare_line_ends(data: bytes) -> int:
+    """Return how much of what was read is a head, of which lines may end without a CR."""
+    ends = (data.find(end) + len(end) for end in (b"\n\r\n", b"\n\n") if end in data)
+    return min(ends, default=len(data))
+
+
+class _Failed:
+    """Stands for a parser that has failed already."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error: BaseException | None = error
+
+    def feed_data(self, _: bytes) -> Any:
+        """Raise the error."""
+        error, self._error = self._error, None
+        assert error is not None
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame, which would make a cycle
+
+
+_FLOWING_USES = ("_exception", "_parser", "_payload", "_read_timeout", "_reading_paused")
+"""What `_Flowing` uses of aiohttp's connection."""
+
+
+def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
+    """Return what makes the protocols of connections for aiohttp."""
+    one = ResponseHandler(loop)
+    known = _IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES)
+    return partial(_Flowing if known else _Answering, loop=loop)
+
+
+class Pieces(aiohttp.StreamReader):
+    """A body that returns all buffered pieces as one, and does little for each.
+
+    aiohttp keeps where each HTTP chunk ended, which nothing here asks for, and runs its flow
+    control and its parser once more for each that it takes from its buffer.
+    """
+
+    __slots__ = ()
+
+    # Called for each HTTP chunk, without arguments: nothing is noted, and no frame is made for it.
+    begin_http_chunk_receiving: Any = bool
+    end_http_chunk_receiving: Any = bool
+
+    def feed_data(self, data: bytes, size: int = 0) -> bool:  # noqa: ARG002 - aiohttp ignores it, too
+        """Take bytes that have arrived."""
+        if not data:
+            return False
+        self._buffer.append(data)
+        self._size += len(data)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._size > self._high_water:
+            self._protocol.pause_reading()
+        return False
+
+    def feed_eof(self) -> None:
+        """Take the end: nothing more that arrives is of this body."""
+        self._protocol._payload = aiohttp.EMPTY_PAYLOAD  # type: ignore[attr-defined] # noqa: SLF001
+        super().feed_eof()
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """Note what broke the body off: `take` raises it, and `coming` just ends."""
+        waiter, self._waiter = self._waiter, None
+        super().set_exception(exc, *cause)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def take(self) -> bytes | None:
+        """Return what has arrived, b"" at the end, None if nothing is there yet.
+
+        Raises: what broke the body off, after all that came before it. aiohttp raises it at once,
+        and who reads slowly would lose what had arrived.
+        """
+        waiting = self._buffer
+        if not waiting:
+            if self._exception is not None:
+                raise self._exception
+            return b"" if self._eof else None
+        if self._buffer_offset:
+            return super()._read_nowait(-1)
+        if len(waiting) == 1:
+            data = waiting.popleft()
+        else:
+            data = b"".join(waiting)
+            waiting.clear()
+        self._size = 0
+        self._cursor += len(data)
+        self.total_bytes = self._cursor
+        if self._protocol._reading_paused:  # noqa: SLF001
+            self._protocol.resume_reading()
+        return data
+
+    def coming(self) -> asyncio.Future[None]:
+        """Return what ends when there is something to take. Raises: RuntimeError."""
+        if not self._protocol.connected:
+            raise RuntimeError("the connection is closed")
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("another task waits for this body")
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    async def readany(self) -> bytes:
+        """Return what has arrived, b"" at the end. Raises: as `take`."""
+        while (data := self.take()) is None:
+            await self.coming()
+        return data
+
+
+_PIECES_USE = {
+    "_buffer", "_buffer_offset", "_cursor", "_eof", "_exception", "_high_water", "_loop",
+    "_protocol", "_size", "_waiter", "total_bytes",
+}  # fmt: skip
+"""What `Pieces` uses of aiohttp's body."""
+
+_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE and hasattr(
+    ResponseHandler, "_reading_paused"
+)
+
+
+def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
+    """Return `body`, made to join its pieces; aiohttp has no setting for the class."""
+    if _IS_LIKE_PIECES and type(body) is aiohttp.StreamReader:
+        body.__class__ = Pieces
+    return body
+
+
+def has_bytes(body: aiohttp.StreamReader) -> bool:
+    """Return whether bytes of a body have arrived, even if they were taken."""
+    if body is aiohttp.EMPTY_PAYLOAD:  # which has no size
+        return False
+    return bool(body._size or body.total_bytes)  # noqa: SLF001
