@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from aiollm._failover.sharing import Sharing
     from aiollm.events import Event
 
+_RACING = ("aiollm._failover.race", "anyio._backends._asyncio")
+"""What races import, the last of it when anyio first runs."""
+
 Parts: TypeAlias = tuple[Plan, TargetOpener, Gate, Policy]
 """What a chain is made of, in this order."""
 
@@ -235,7 +238,7 @@ class Chain(Call):
     async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
         try:
-            if not is_imported("aiollm._failover.race"):
+            if not all(map(is_imported, _RACING)):
                 await in_thread(_load_race)
         except BaseException:
             admission.abandoned(was_sent=False)

@@ -126,7 +126,7 @@ class ChatOpener(TargetOpener):
     def open(self, target: Target, prefix: str) -> Batches:
         """Return the target's unstarted stream. Raises: LLMError."""
         provider = self.providers[target]
-        if type(provider.codec) is LazyCodec:
+        if provider.codec.__class__ is LazyCodec:
             return self._opened(provider.codec, target, prefix)
         request = self.request
         if request.extra:
@@ -145,11 +145,12 @@ class ChatOpener(TargetOpener):
             return self._fitted(provider, target, request, [])
         return self._run(provider, target, request)
 
-    async def _opened(self, codec: LazyCodec, target: Target, prefix: str) -> Batches:
+    async def _opened(self, codec: object, target: Target, prefix: str) -> Batches:
         """Load what answers are made with, as a first call does, then open."""
-        load = codec.load  # another call may have loaded it by the time that a thread has begun
+        load = loader_of(codec)
         await load_modules("aiollm._http.streaming")
-        await in_thread(load)
+        if load is not None:
+            await in_thread(load)
         batches = self.open(target, prefix)
         try:
             async for batch in batches:
