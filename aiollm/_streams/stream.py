@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
-from operator import not_
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm._streams.reader import SingleReader, Source
 from aiollm.errors import ClosedError, StreamInterrupted
-from aiollm.types import (
-    AnnouncedLimits,
-    Attempt,
-    Chunk,
-    Item,
-    Notice,
-    Response,
-    Target,
-    UsageUpdate,
-)
+from aiollm.types import Attempt, Chunk, Item, Response, Target
 
 
 class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
@@ -37,9 +26,6 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     _noun = "stream"
     _source: CallSource | None
     _start: Callable[[Accumulator], CallSource]
-
-    _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
-    """Item types that only the result keeps."""
 
     _accumulator: ClassVar[type[Accumulator]] = Accumulator
 
@@ -80,13 +66,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             if batch is None or self._left is not None:
                 batch = self._read_is_over(batch)
             self._reader = None
-            self._ready = iter(batch if self._total.add(batch) else self._shown(batch))
-
-    def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:
-        hidden = self._hidden
-        if hidden.isdisjoint(map(type, batch)):
-            return batch
-        return [*compress(batch, map(not_, map(hidden.__contains__, map(type, batch))))]
+            self._ready = iter(self._total.add(batch))
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
@@ -95,8 +75,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 batch = await self._read()
             except StopAsyncIteration:
                 raise ClosedError("the stream was closed before its first output") from None
-            self._total.add(batch)
-            held += self._shown(batch)
+            held += self._total.add(batch)
             self._ready = iter(held)
 
     async def _exhaust(self) -> None:
