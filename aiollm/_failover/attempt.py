@@ -112,11 +112,11 @@ class ActiveAttempt:
             deadlines.begin(task)
             batch: Any
             try:
-                while deadlines.fired is None:
+                while True:
                     answer = self._answer
                     got: Any = answer.take() if answer.goes_on else self._step()
                     batch = got if type(got) is list else await got
-                    if batch:
+                    if batch or deadlines.fired is not None:
                         break
                     if batch is not None:
                         deadlines.alive()
@@ -136,7 +136,7 @@ class ActiveAttempt:
             if self._is_for_caller(error, moves_on=moves_on):
                 raise
         else:
-            if self.record.first_output is not None and type(batch[-1]) is TextDelta:
+            if deadlines.silent is not None and type(batch[-1]) is TextDelta:
                 deadlines.silent = 0.0  # as nearly every batch
             else:
                 self._note(batch)

@@ -113,7 +113,7 @@ class Answer:
                 raise
             self._fail(ended_by, data, batch)
         self._batch = batch
-        if decoder.finished or not data:
+        if decoder.finished:
             self.goes_on = False
         elif batch:
             now = monotonic()
@@ -173,6 +173,7 @@ class Answer:
     def _feed_end(self, data: bytes, batch: list[Item]) -> None:
         """Decode what follows a finish word, or b"" at the end. Raises: LLMError."""
         if not data:
+            self.goes_on = False
             self._close(batch)
             return
         self._words = words = self._words or self._last_words()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
+from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -74,7 +75,7 @@ class SingleReader(ABC, Generic[Got, Y]):
         if self._reader is not None:
             raise ClosedError(f"this {self._noun} is already being read by another task")
         # Looking up the running loop is a system call in Python 3.11, so do it once.
-        self._reader = task = asyncio.current_task(self._loop)
+        self._reader = task = current_task(self._loop)
         if task is None:
             raise ClosedError(f"a {self._noun} can be read only inside an asyncio task")
         return task
