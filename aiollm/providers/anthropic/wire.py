@@ -18,7 +18,7 @@ _Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None
 
 class _PlainDelta(msgspec.Struct, gc=False):
     type: Literal["text_delta"]
-    text: str
+    text: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Plain(msgspec.Struct, gc=False):
