@@ -112,11 +112,11 @@ class ActiveAttempt:
             deadlines.begin(task)
             batch: Any
             try:
-                while deadlines.fired is None:
+                while True:
                     answer = self._answer
                     got: Any = answer.take() if answer.goes_on else self._step()
                     batch = got if type(got) is list else await got
-                    if batch:
+                    if batch or deadlines.fired is not None:
                         break
                     if batch is not None:
                         deadlines.alive()

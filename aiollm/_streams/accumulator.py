@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import length_hint
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -210,6 +211,9 @@ class Accumulator:
         "warnings",
     )
 
+    hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
+    """Item types that only the result keeps."""
+
     def __init__(self) -> None:
         # A dict serves as an ordered set, because each attempt may repeat a warning.
         self.warnings: dict[str, None] = {}
@@ -224,24 +228,32 @@ class Accumulator:
         self.raw_finish_reason: str = ""
         self.usage: Usage = Usage()
 
-    def add(self, items: Sequence[Item]) -> bool:
-        """Add the items of one batch; return whether all are plain text, as nearly always."""
+    def add(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Add the items of one batch; return those that callers see, nearly always all."""
         text = self._text
-        plain = True
-        for item in items:
+        at = 0
+        left = iter(items)
+        for item in left:
             # Nearly every item continues the last text, so this case does without a call.
             if type(item) is TextDelta and item.provider_data is None:
                 if text is None:
-                    text = self._open(_Text).pieces
+                    self._text = text = self._open(_Text).pieces
                 text.append(item.text)
             else:
-                plain = False
                 self.adders[type(item)](self, item)
-                text = None
-        self._text = text
+                self._text = text = None
+                if type(item) in self.hidden:
+                    behind = len(items) - length_hint(left)
+                    if not at:
+                        seen: list[Item] = []
+                    seen += items[at : behind - 1]  # type: ignore[possibly-undefined]
+                    at = behind
         if text is not None and len(text) >= self._fold_at:
             self._folded(text)
-        return plain
+        if at:
+            seen += items[at:]  # type: ignore[possibly-undefined]
+            return seen
+        return items
 
     def _folded(self, pieces: list[str]) -> None:
         if len(pieces) >= self._fold_at:

@@ -11,13 +11,15 @@ from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import BaseStream
 from aiollm.errors import ClosedError
 from aiollm.images import ImageResult, PartialImage
-from aiollm.types import AnnouncedLimits, Finish, Notice, Restart, Status, UsageUpdate
+from aiollm.types import Finish, Restart, Status
 
 
 class ImageAccumulator(Accumulator):
     """Keeps the result and forgets the drafts."""
 
     __slots__ = ("result",)
+
+    hidden = Accumulator.hidden | {Finish, Status}
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +48,6 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
     """
 
     __slots__ = ()
-
-    _hidden = frozenset({UsageUpdate, Notice, AnnouncedLimits, Finish, Status})
 
     _accumulator = ImageAccumulator
     _total: ImageAccumulator

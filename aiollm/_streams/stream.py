@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
-from operator import not_
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm._streams.reader import SingleReader, Source
 from aiollm.errors import ClosedError, StreamInterrupted
-from aiollm.types import (
-    AnnouncedLimits,
-    Attempt,
-    Chunk,
-    Item,
-    Notice,
-    Response,
-    Target,
-    UsageUpdate,
-)
+from aiollm.types import Attempt, Chunk, Item, Response, Target
 
 
 class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
@@ -37,9 +26,6 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     _noun = "stream"
     _source: CallSource | None
     _start: Callable[[Accumulator], CallSource]
-
-    _hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
-    """Item types that only the result keeps."""
 
     _accumulator: ClassVar[type[Accumulator]] = Accumulator
 
@@ -80,17 +66,10 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             if batch is None or self._left is not None:
                 batch = self._read_is_over(batch)
             self._reader = None
-            if not self._total.add(batch):
-                batch = self._shown(batch)
+            batch = self._total.add(batch)
             if len(batch) == 1:  # as at most reads of a slow stream
                 return batch[0]  # type: ignore[return-value]
             self._ready = iter(batch)
-
-    def _shown(self, batch: Sequence[Item]) -> Sequence[Item]:
-        hidden = self._hidden
-        if hidden.isdisjoint(map(type, batch)):
-            return batch
-        return [*compress(batch, map(not_, map(hidden.__contains__, map(type, batch))))]
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
@@ -99,8 +78,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 batch = await self._read()
             except StopAsyncIteration:
                 raise ClosedError("the stream was closed before its first output") from None
-            self._total.add(batch)
-            held += self._shown(batch)
+            held += self._total.add(batch)
             self._ready = iter(held)
 
     async def _exhaust(self) -> None:

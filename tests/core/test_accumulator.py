@@ -9,12 +9,16 @@ import pytest
 from aiollm._streams.accumulator import FOLD, Accumulator
 from aiollm.types import (
     Finish,
+    Item,
+    Notice,
     ReasoningDelta,
     RefusalDelta,
     Restart,
     Target,
     TextDelta,
     ToolCallDelta,
+    Usage,
+    UsageUpdate,
 )
 
 KINDS = {
@@ -43,6 +47,18 @@ def test_pieces_are_joined_from_time_to_time_and_nothing_is_lost(kind, per_batch
         (builder,) = total._builders
         assert len(builder.pieces) <= len(pieces) / FOLD + FOLD + 1
     assert texts(total)[0].strip() == "".join(pieces).strip()
+
+
+@pytest.mark.parametrize("places", [(0,), (0, 1), (1,), (1, 2), (3,), (0, 2, 3), (1, 4)])
+def test_callers_see_all_but_what_only_the_result_keeps(places) -> None:
+    batch: list[Item] = [TextDelta("a"), ReasoningDelta("b"), TextDelta("c")]
+    seen = [*batch]
+    for place in places:
+        batch.insert(place, UsageUpdate(Usage(place)) if place % 2 else Notice(str(place)))
+    total = Accumulator()
+    assert total.add(batch) == seen
+    assert texts(total) == ["a", "b", "c"]
+    assert list(total.warnings) == [str(place) for place in places if place % 2 == 0]
 
 
 def test_texts_that_alternate_are_kept_apart() -> None:

@@ -28,10 +28,13 @@ def choice(delta: str, rest: str = "") -> str:
     return f'{{"id":"c","choices":[{{"index":0,"delta":{delta}{rest}}}]}}'
 
 
-def candidate(part: str, rest: str = "") -> str:
+COUNTS = '"promptTokenCount":3,"candidatesTokenCount":4'
+
+
+def candidate(part: str, rest: str = "", counts: str = COUNTS) -> str:
     return (
         f'{{"candidates":[{{"content":{{"parts":[{part}]}},"index":0{rest}}}],'
-        '"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4}}'
+        f'"usageMetadata":{{{counts}}}}}'
     )
 
 
@@ -68,6 +71,9 @@ WIRES: dict[str, tuple[Codec, bytes, bytes, list[bytes]]] = {
                 choice('{"content":"b","annotations":[{"url":"u"}]}'),
                 choice('{"content":"c"}', ',"content_filter_results":{}'),
                 choice('{"content":"\\ud83e"}'),
+                choice('{"content":""}'),
+                choice('{"content":"h"}', ',"native_finish_reason":null'),
+                choice('{"content":"i","refusal":null}', ',"usage":null'),
                 choice("{}", ',"finish_reason":"stop"'),
                 choice('{"content":"d"}', ',"finish_reason":"stop"'),
                 '{"id":"c","choices":[{"index":1,"delta":{"content":"other"}}]}',
@@ -119,6 +125,13 @@ WIRES: dict[str, tuple[Codec, bytes, bytes, list[bytes]]] = {
                 candidate('{"text":"b"}', ',"finishReason":"STOP"'),
                 candidate('{"text":"c"},{"text":"d"}'),
                 candidate('{"text":"\\ud83e"}'),
+                candidate('{"text":""}'),
+                candidate('{"text":"f"}', ',"avgLogprobs":-0.1'),
+                candidate('{"text":"g"}', counts='"promptTokenCount":5,"candidatesTokenCount":9'),
+                candidate('{"text":"h"}', counts='"candidatesTokenCount":7'),
+                candidate('{"text":"i"}', counts='"promptTokenCount":3,"thoughtsTokenCount":"x"'),
+                '{"candidates":[{"content":{"parts":[{"text":"j"}]}}]}',
+                '{"candidates":[{"content":{"parts":[{"text":"k"}]},"index":1}]}',
                 '{"usageMetadata":{"candidatesTokenCount":9}}',
                 '{"error":{"code":503,"message":"m"}}',
                 "[DONE]",
@@ -195,3 +208,11 @@ def test_each_odd_event_amid_many_gives_what_it_gives_alone(wire) -> None:
         assert read(codec, [start + many + other + many]) == alone
         assert read(codec, [start + many, other + many]) == alone
         assert read(codec, [start + many + other, many]) == alone
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_empty_text_is_no_chunk_wherever_it_comes(wire) -> None:
+    codec, start, plain, _ = WIRES[wire]
+    events = [*[plain] * MANY, plain.replace(b" word", b""), *[plain] * MANY]
+    for reads in ([start + b"".join(events)], [start, *events][not start :]):
+        assert read(codec, reads)[0].count("TextDelta(") == 2 * MANY

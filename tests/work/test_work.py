@@ -46,10 +46,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (91, 525, 3905),
-    "anthropic": (76, 530, 4630),
-    "google": (122, 560, 4340),
-    "ollama": (59, 480, 3550),
+    "openai": (63, 525, 3897),
+    "anthropic": (61, 525, 4626),
+    "google": (75, 550, 4320),
+    "ollama": (59, 476, 3538),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec.structs import astuple
@@ -17,7 +17,7 @@ from aiollm.types import Usage
 
 class _PlainDelta(msgspec.Struct, gc=False):
     type: Literal["text_delta"]
-    text: str
+    text: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Plain(msgspec.Struct, gc=False):

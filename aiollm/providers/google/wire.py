@@ -121,6 +121,29 @@ class Plain(_Wire):
     usage_metadata: _PlainCounts | None = None
 
 
+class _TextPart(_Wire, forbid_unknown_fields=True):
+    text: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _TextContent(_Wire):
+    parts: tuple[_TextPart]
+
+
+class _TextCandidate(_Wire, forbid_unknown_fields=True):
+    content: _TextContent
+    index: Annotated[int, msgspec.Meta(ge=0, le=0)] | None = None
+
+
+class Text(_Wire):
+    """A chunk with counts and a piece of the answer's text, in the midst of the answer.
+
+    There are fewer fields than in `Plain` to look for, and to leave empty.
+    """
+
+    candidates: tuple[_TextCandidate]
+    usage_metadata: _PlainCounts
+
+
 Last: TypeAlias = Candidate | _PlainCandidate
 """A candidate that may end the answer."""
 
@@ -152,6 +175,7 @@ NULL = msgspec.Raw(b"null")
 
 CHUNK = msgspec.json.Decoder(Chunk)
 decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
+decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
 
 _BLOB = msgspec.json.Decoder(Blob | None)
 

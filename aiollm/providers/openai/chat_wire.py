@@ -133,6 +133,33 @@ class Usual(msgspec.Struct, gc=False):
     search_results: None = None
 
 
+class _TextDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    text: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(name="content")
+    role: str | None = None
+    refusal: _EmptyText = None
+    reasoning_content: _EmptyText = None
+    reasoning: _EmptyText = None
+    tool_calls: _EmptyList = None
+
+
+class _TextChoice(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+    index: _Zero = None
+    delta: _TextDelta
+    logprobs: None = None
+    finish_reason: None = None
+
+
+class Text(msgspec.Struct, gc=False):
+    """The same as `Usual` for a chunk that has text, in the midst of an answer."""
+
+    choices: tuple[_TextChoice]
+    usage: None = None
+    x_groq: None = None
+    error: None = None
+    citations: None = None
+    search_results: None = None
+
+
 class Lane(NamedTuple):
     """How to decode a chunk that continues the last one; without `decode` there is no fast way."""
 
@@ -283,6 +310,7 @@ FRAGMENT = msgspec.json.Decoder(Plain[OneFragment])
 NO_LANE = Lane(None, TextDelta)
 USUAL = Lane(msgspec.json.Decoder(Usual).decode, TextDelta)
 """The lane to begin with; where a choice has other fields, it is that of `content`."""
+decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
 LANES: dict[str, Lane] = {
     "content": Lane(msgspec.json.Decoder(Plain[_Content]).decode, TextDelta),
     "reasoning_content": Lane(
