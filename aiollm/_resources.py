@@ -134,8 +134,7 @@ class Resources:
         asked = as_request(request)
         if len(asked.messages) < LONG:
             checked_request(asked, check_extra)
-            goes_on = len(asked.messages) > 1 or asked.tools
-            if not (goes_on and ChatOpener.has_images(asked)):
+            if not ((len(asked.messages) > 1 or asked.tools) and ChatOpener.has_images(asked)):
                 return ChatOpener(asked, providers, timeouts, self)
         from aiollm._failover.conversations import Conversations  # for what goes on for long alone
 
@@ -152,16 +151,15 @@ class Resources:
             return make
         from aiollm._response_cache.call import CachedCall  # few programs keep answers
 
-        cache = self._response_cache
         if use not in get_args(ResponseCacheUse):
             expected = f"expected one of {', '.join(get_args(ResponseCacheUse))}, or None"
             raise ConfigError(f"response_cache is {_shown(use)}: {expected}")
-        if cache is None:
+        if self._response_cache is None:
             raise ConfigError(
                 "the call is to use the response cache, but its registry has none: "
                 "Registry(response_cache='sqlite:answers.db')"
             )
-        cached: Callable[..., CallSource] = partial(CachedCall, cache, use, make)
+        cached: Callable[..., CallSource] = partial(CachedCall, self._response_cache, use, make)
         return cached
 
     def chain_of(
