@@ -432,9 +432,7 @@ def run(name: str, port: int, size: int) -> dict[str, float | str]:
     return {key: min(each[key] for each in found) for key in found[0]}
 
 
-def usual_cpu(
-    short: dict[str, float | str], long: dict[str, float | str], length: int
-) -> float:
+def usual_cpu(short: dict[str, float | str], long: dict[str, float | str], length: int) -> float:
     """Return the CPU of a normal stream of so many bytes, as a shorter and a longer one have it."""
     part = (length - short["bytes"]) / max(1, long["bytes"] - short["bytes"])
     return short["cpu"] + max(0.0, part) * max(0.0, long["cpu"] - short["cpu"])
