@@ -47,9 +47,9 @@ CODECS = {
 # request of eight chunks in one read.
 BOUNDS = {
     "openai": (91, 525, 3905),
-    "anthropic": (76, 530, 4630),
-    "google": (122, 560, 4340),
-    "ollama": (59, 480, 3550),
+    "anthropic": (76, 530, 4625),
+    "google": (119, 560, 4330),
+    "ollama": (59, 475, 3548),
 }
 
 
