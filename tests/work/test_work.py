@@ -47,9 +47,9 @@ CODECS = {
 # request of eight chunks in one read.
 BOUNDS = {
     "openai": (63, 525, 3897),
-    "anthropic": (61, 525, 4626),
-    "google": (75, 550, 4320),
-    "ollama": (59, 476, 3538),
+    "anthropic": (61, 525, 4620),
+    "google": (75, 550, 4305),
+    "ollama": (59, 475, 3535),
 }
 
 

@@ -42,6 +42,7 @@ from aiollm.providers.openai.chat_wire import (
     LANES,
     NO_COUNTS,
     NO_LANE,
+    RUN,
     USUAL,
     Call,
     Choice,
@@ -49,7 +50,7 @@ from aiollm.providers.openai.chat_wire import (
     Delta,
     Function,
     Lane,
-    decode_text,
+    texts_of,
     usage_of,
 )
 from aiollm.providers.openai.errors import is_object, no_answer, stream_error
@@ -72,9 +73,6 @@ _NO_USAGE = Usage()
 
 _WITH_TEXT = (USUAL, LANES["content"])
 """If one of these failed for a text, the answer has more fields than the usual ones."""
-
-RUN = 16
-"""Frames of one read above which they are probably alike."""
 
 MAX_STATUS = 1000
 """Characters of a line of loading text that are kept; llama-swap's have some 80."""
@@ -121,8 +119,7 @@ class ChatDecoder:
         if block is not None:
             self._beside, self._lane = {}, NO_LANE
         self._identified = False
-        self._opened = False
-        self._said = False
+        self._opened = self._said = False
         self._reason = ""
         self._usage = _NO_USAGE
         self._calls: ToolCallAssembler | None = None
@@ -133,8 +130,10 @@ class ChatDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
-        if len(frames) > RUN and self._lane is USUAL:
-            frames = self._texts(frames, out)
+        if len(frames) > RUN and self._lane is USUAL and (texts := texts_of(frames)):
+            self._said = True
+            out += map(TextDelta, texts)
+            return
         decode, kind = self._lane
         for frame in frames:
             if decode is not None:
@@ -155,17 +154,6 @@ class ChatDecoder:
             if self.finished:
                 return
             decode, kind = self._lane = self._frame(frame, out)
-
-    def _texts(self, frames: Sequence[bytes], out: list[Item]) -> Sequence[bytes]:
-        """Decode chunks that have only text at once, if all are such; else return them."""
-        try:
-            # Chunks that are freed one by one take less time than a list of them.
-            texts = [decode_text(frame).choices[0].delta.text for frame in frames]
-        except (ValueError, RecursionError):
-            return frames
-        self._said = True
-        out += map(TextDelta, texts)
-        return ()
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -310,7 +310,7 @@ FRAGMENT = msgspec.json.Decoder(Plain[OneFragment])
 NO_LANE = Lane(None, TextDelta)
 USUAL = Lane(msgspec.json.Decoder(Usual).decode, TextDelta)
 """The lane to begin with; where a choice has other fields, it is that of `content`."""
-decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
+_decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
 LANES: dict[str, Lane] = {
     "content": Lane(msgspec.json.Decoder(Plain[_Content]).decode, TextDelta),
     "reasoning_content": Lane(
@@ -319,6 +319,18 @@ LANES: dict[str, Lane] = {
     "reasoning": Lane(msgspec.json.Decoder(Plain[_Reasoning]).decode, ReasoningDelta),
 }
 """Lanes by the field whose text they read."""
+
+RUN = 16
+"""Frames of one read above which they are probably alike."""
+
+
+def texts_of(frames: Sequence[bytes]) -> list[str] | None:
+    """Return the texts of chunks, None if one has anything else."""
+    try:
+        # Chunks that are freed one by one take less time than a list of them.
+        return [_decode_text(frame).choices[0].delta.text for frame in frames]
+    except (ValueError, RecursionError):
+        return None
 
 
 def usage_of(counts: Counts, tier: str | None) -> Usage:
