@@ -131,8 +131,7 @@ class Resources:
         asked = as_request(request)
         if len(asked.messages) < LONG:
             checked_request(asked, check_extra)
-            goes_on = len(asked.messages) > 1 or asked.tools
-            if not (goes_on and ChatOpener.has_images(asked)):
+            if not ((len(asked.messages) > 1 or asked.tools) and ChatOpener.has_images(asked)):
                 return ChatOpener(asked, providers, timeouts, self)
         from aiollm._failover.conversations import Conversations  # for what goes on for long alone
 
@@ -149,16 +148,15 @@ class Resources:
             return make
         from aiollm._response_cache.call import CachedCall  # few programs keep answers
 
-        cache = self._response_cache
         if use not in get_args(ResponseCacheUse):
             expected = f"expected one of {', '.join(get_args(ResponseCacheUse))}, or None"
             raise ConfigError(f"response_cache is {_shown(use)}: {expected}")
-        if cache is None:
+        if self._response_cache is None:
             raise ConfigError(
                 "the call is to use the response cache, but its registry has none: "
                 "Registry(response_cache='sqlite:answers.db')"
             )
-        return partial(CachedCall, cache, use, make)
+        return partial(CachedCall, self._response_cache, use, make)
 
     def chain_of(
         self, policy: Policy, opener: TargetOpener | None = None, session: object = None

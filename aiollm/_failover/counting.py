@@ -45,9 +45,8 @@ async def count_tokens(
     resources.bind_loop()
     check_names(options, CountOptions.__annotations__)
     request, own = parted(request, options)
-    timeouts = checked_timeouts(own.get("timeouts"))
+    plan, providers, deadlines = catalog.resolve(spec, checked_timeouts(own.get("timeouts")))
     policy = policy.overridden(own)
-    plan, providers, deadlines = catalog.resolve(spec, timeouts)
     checked = checked_request(request, catalog.check_extra)
     opener = CountOpener(checked, providers, deadlines, resources)
     opener.leaves_out = policy.on_unsupported == "drop"

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from aiollm._failover.loading import in_thread, load_modules
 from aiollm._failover.tickets import Demand
@@ -132,8 +133,7 @@ class ChatOpener(TargetOpener):
         if request.extra:
             request = _request_for(target, provider, request)
         if prefix:
-            messages = (*request.messages, assistant(prefix))
-            request = msgspec.structs.replace(request, messages=messages)
+            request = replace(request, messages=(*request.messages, assistant(prefix)))
         if request.tools and not provider.capabilities(target.model).tools:
             raise UnsupportedError(
                 f"{target.model} does not support tools: send the request without them, or name a "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from aiollm._failover.deadlines import at_least
-from aiollm._failover.gate import Gate
+from aiollm._failover.health import Health
 from aiollm._http.unary import UnaryRequester
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
@@ -32,6 +32,23 @@ KINDS: dict[str, type[LlamaSwap | Ollama]] = {
     scheme: kind for kind in (LlamaSwap, Ollama) for scheme in kind.schemes
 }
 """The class of the servers of each scheme: the one list of schemes that are model servers."""
+
+
+class Gate(Protocol):
+    """The gate of a registry's calls, as loads of models see it."""
+
+    health: Health
+    sharing: Any
+    """The fleet, None without one."""
+
+    def now(self) -> float:
+        """Return the time of its clock."""
+
+    def line(self, target: Target, provider: Provider) -> Any:
+        """Return the line of a target."""
+
+    def changed_health(self, origin: str) -> None:
+        """Let those who wait at a host look again."""
 
 
 class Servers:

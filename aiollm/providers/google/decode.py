@@ -115,6 +115,7 @@ class GoogleDecoder:
         """Decode chunks. Raises: ProviderError for an error or a block, ProtocolError."""
         if len(frames) > RUN:
             frames = self._texts(frames, out)
+        until_usage = self._until_usage
         for frame in frames:
             if self._plain:
                 try:
@@ -125,10 +126,10 @@ class GoogleDecoder:
                     usage = chunk.usage_metadata
                     if usage is not None:
                         self._usage = usage
-                        if not self._until_usage:
-                            self._until_usage = USAGE_EVERY
+                        if not until_usage:
+                            until_usage = USAGE_EVERY
                             self._emit_usage(out)
-                        self._until_usage -= 1
+                        until_usage -= 1
                     (candidate,) = chunk.candidates
                     (part,) = candidate.content.parts
                     if part.text:
@@ -143,6 +144,7 @@ class GoogleDecoder:
             if self.finished:
                 return
             self._other(frame, out)
+        self._until_usage = until_usage
 
     def _texts(self, frames: Sequence[bytes], out: list[Item]) -> Sequence[bytes]:
         """Decode chunks that have only text, many at once; return what follows."""
