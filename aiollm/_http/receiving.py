@@ -82,7 +82,10 @@ class _Answering(ResponseHandler):
             if in_pieces(body).is_eof():
                 self._payload = aiohttp.EMPTY_PAYLOAD
             super().feed_data(data, size)
-            return
+        else:
+            self._end_interim()
+
+    def _end_interim(self) -> None:
         error = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
         self.set_exception(ProtocolError(error))
         if self.transport is not None:
@@ -133,10 +136,13 @@ class _Flowing(_Answering):
             if self._exception is not None:
                 return
             data = data[size:]
+        if data:
+            self._take_rest(data)
+
+    def _take_rest(self, data: bytes) -> None:
+        """Take what is behind a head: a body, or what is refused."""
         body: Any = self._payload
-        if not data:
-            pass
-        elif type(body) is Pieces:
+        if type(body) is Pieces:
             self.data_received(data)
         elif body is None or body.is_eof():
             self._refuse()

@@ -94,6 +94,9 @@ class GoogleDecoder:
         "finished",
     )
 
+    _steps: int
+    """How many steps paths of arguments may take yet in this frame."""
+
     def __init__(self) -> None:
         self.ending: bool = False
         self.finished: bool = False
@@ -106,7 +109,6 @@ class GoogleDecoder:
         self._last: Last | None = None
         self._open: PartialArguments | None = None
         self._plain = True
-        self._steps = 0
         self._usage: Counts | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
