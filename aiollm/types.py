@@ -52,7 +52,7 @@ _LAST = 300
 class Target(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """A provider's name and one of its models; prints as `provider/model`.
 
-    Raises: ConfigError unless both are strings, of at most `MAX_NAME` characters.
+    Raises: ConfigError unless both are names, of at most `MAX_NAME` characters.
     """
 
     provider: str
@@ -61,6 +61,8 @@ class Target(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     def __post_init__(self) -> None:
         for name in (self.provider, self.model):
             _check_name(name)
+        if "://" in self.provider:
+            raise ConfigError("a target's provider is a name, not an address, which may hold a key")
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._validation import BRINGING, any_of, check
 from aiollm.errors import ConfigError, UnsupportedError
 from aiollm.images import ImageRequest
-from aiollm.spec import Names
+from aiollm.spec import Names, refuse_address
 from aiollm.types import MAX_NAME, Request, Target
 
 ALL = "*"
@@ -77,6 +77,8 @@ def check_extra(extra: Mapping[str, Any], names: Names, wires: Callable[[], Iter
     """
     strange = [scope for scope in extra if not _exists(scope, names, wires)]
     if strange:
+        for scope in strange:
+            refuse_address(scope)
         first, is_any_known = strange[0], len(strange) < len(extra)
         if _is_field(first, extra[first], names, is_any_known=is_any_known):
             raise ConfigError(_how_to_write(first) + _hint(first, names))

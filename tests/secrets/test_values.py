@@ -9,7 +9,16 @@ from urllib.parse import quote
 
 import pytest
 
-from aiollm import ConfigError, LLMError, ProtocolError, Provider, Registry, Secret, ServerError
+from aiollm import (
+    ConfigError,
+    LLMError,
+    ProtocolError,
+    Provider,
+    Registry,
+    Secret,
+    ServerError,
+    Target,
+)
 from aiollm._wire.redaction import redacted
 from aiollm.codecs import codec_of
 from aiollm.provider import HttpRequest, HttpResponse
@@ -80,6 +89,18 @@ def _caused_by(cause: Exception, key: str) -> LLMError:
     with pytest.raises(LLMError) as caught:
         turns_it_into_ours()
     return caught.value
+
+
+def test_an_address_in_place_of_a_name_is_refused_and_not_shown(key, find_leaks):
+    address = f"openai://{key}@h"
+    reg = Registry(env={"LLM_BOX": "openai+http://127.0.0.1:1"})
+    for use in (
+        lambda: Target(address, "m"),
+        lambda: reg.stream("box/m", "hi", extra={address: {"a": 1}}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert not find_leaks(f"{caught.value} {caught.value!r}")
 
 
 def test_causes_and_notes_are_masked_and_what_cannot_be_is_unlinked(key, shown, find_leaks):
