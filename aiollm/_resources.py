@@ -48,6 +48,7 @@ USUAL = (
     "aiollm._agent.options",
     "aiollm._agent.run",
     "aiollm._failover.keywords",
+    "aiollm._http.last_words",
     "aiollm._settings.network",
     "aiollm._wire.quota",
 )

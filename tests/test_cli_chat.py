@@ -316,7 +316,7 @@ def test_a_full_disk_is_an_error_in_one_line():
         with Path("/dev/full").open("wb") as full:
             ended = run("ask", "-m", "box/m", "Hi", dsn=server.dsn("openai"), stdout=full)
     assert ended.returncode == cli.FAILED
-    assert ended.stderr.startswith(b"aiollm: OSError: ")
+    assert ended.stderr.startswith(b"aiollm: the output cannot be written: ")
     assert ended.stderr.count(b"\n") == 1
 
 

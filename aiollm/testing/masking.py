@@ -51,6 +51,9 @@ _QUERY = re.compile(rf"([?&](?:{'|'.join(sorted(SECRET_QUERY))})=)([^&\s#]+)", r
 _HEADER = re.compile(rb"^([^:\r\n]+):[ \t]*((?:[^\r\n]|\r?\n[ \t])*)", re.MULTILINE)
 """A header with the lines that continue it, a form that old servers still send."""
 
+_FIELD_END = re.compile(rb"(\r?\n(?![ \t]))")
+"""What ends a header: a key does not go on in the next one, whose name must stay."""
+
 _LENGTH = re.compile(rb"(?<=\ncontent-length:)[ \t]*[0-9]+", re.IGNORECASE)
 _MEMBER = re.compile(rb'"([^"\\]{1,40})"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _SHOWN = re.compile(rb"([\r\n]+(?:data:)?[ \t]*)|.", re.DOTALL)
@@ -171,7 +174,8 @@ def mask_body(
 
 def mask_head(head: bytes, redactor: Redactor) -> bytes:
     """Mask the values of secret and private headers, credentials, and keys in the query."""
-    masked = _HEADER.sub(_stars_behind_colon, mask(head, redactor))
+    masked = b"".join(mask(each, redactor) for each in _FIELD_END.split(head))
+    masked = _HEADER.sub(_stars_behind_colon, masked)
     return mask_query(masked.decode("latin-1")).encode("latin-1")
 
 
@@ -185,7 +189,7 @@ def mask_response(data: bytes, redactor: Redactor) -> bytes:
     """Mask a response as it came, with the interim ones before it. Raises: ValueError."""
     head, found, body = data.partition(HEAD_END)
     if not found:
-        return mask_head(data, redactor)
+        return mask_head(mask(data, redactor), redactor)
     masked = mask_head(head, redactor)
     start, headers = parse_head(head + HEAD_END)
     if start.split(None, 2)[1].startswith("1"):

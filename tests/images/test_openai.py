@@ -333,6 +333,13 @@ def test_a_stream_is_finished_by_its_last_event_alone() -> None:
     assert decoder.finished
 
 
+def test_what_follows_the_last_event_in_one_read_is_not_looked_at() -> None:
+    for behind in (b"data: {\n\n", events({"type": "error", "message": "no"}), STREAM):
+        drafts, made = streamed(STREAM + behind)
+        assert drafts == [DRAFT]
+        assert isinstance(made, ImageResult)
+
+
 def test_a_stream_cut_off_anywhere_is_an_interruption_with_its_drafts() -> None:
     last = STREAM.index(b"event: image_generation.completed")
     for end in range(last, len(STREAM) - 2):

@@ -95,6 +95,15 @@ def test_a_masked_response_is_complete_and_holds_no_key(form, key, find_leaks):
         assert len(masked) == len(response) or "gzip" in name or name == "deflate", name
 
 
+def test_the_name_of_a_header_is_no_part_of_a_key_that_the_one_before_began(key):
+    begun, rest = key[: key.index("Q")], key[key.index("Q") :]
+    lines = (f"x-echo: {begun}", f"{rest[0]}-more: 1", f"x-folded: {begun}", f" {rest}")
+    response = OK + "\r\n".join(lines).encode() + b"\r\n\r\n"
+    masked = mask_response(response, Redactor([key]))
+    assert b"\r\nQ-more: 1\r\n" in masked
+    assert rest.encode() not in masked
+
+
 async def test_a_recording_masks_the_request_too_and_can_be_replayed(tmp_path, key, find_leaks):
     path = tmp_path / "cassette.json"
     body = (

@@ -208,8 +208,9 @@ class GoogleDecoder:
         chunk = self._decode(frame, out)
         if chunk is None:
             return False
+        before = len(out)
         self._chunk(chunk, frame, out)
-        if self._joiner is None and out:
+        if self._joiner is None and len(out) > before:
             self._plain = isinstance(out[-1], TextDelta | ReasoningDelta)
         return chunk.usage_metadata is not None
 

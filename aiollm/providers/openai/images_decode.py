@@ -77,6 +77,8 @@ class OpenAIImageDecoder:
     def feed(self, data: bytes, out: list[PartialImage]) -> None:
         """Decode the bytes of one read, b"" at the end. Raises: ProviderError, ProtocolError."""
         for frame in self._framer.feed(data) if data else self._framer.close():
+            if self.finished:
+                return
             if not frame.startswith(b"[DONE]"):
                 self._event(frame, out)
 

@@ -26,7 +26,7 @@ from aiollm.errors import (
 )
 from aiollm.providers.decoding import MAX_CALLS
 from aiollm.providers.google.codec import GoogleCodec
-from aiollm.providers.google.decode import USAGE_EVERY
+from aiollm.providers.google.decode import USAGE_EVERY, GoogleDecoder
 from aiollm.types import (
     AudioPart,
     Citation,
@@ -125,6 +125,21 @@ def test_a_stream_gives_the_same_items_however_it_is_cut() -> None:
         "Finish",
     ]  # fmt: skip
     assert read(*(RICH[at : at + 1] for at in range(len(RICH)))) == expected
+
+
+def test_what_another_candidate_says_changes_nothing_however_it_is_cut() -> None:
+    counts = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5}}
+    said = [chunk({"text": "a"}), chunk({"text": "other"}, index=5), chunk({"text": "b"})]
+    frames = [json.dumps({**each, **counts}).encode() for each in said]
+    together, one_by_one = GoogleDecoder(), GoogleDecoder()
+    items: list[Item] = []
+    together.feed(frames, items)
+    alone: list[Item] = []
+    for frame in frames:
+        batch: list[Item] = []
+        one_by_one.feed([frame], batch)
+        alone += batch
+    assert items == alone
 
 
 @given(st.lists(st.integers(0, len(RICH)), max_size=8))
