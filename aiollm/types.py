@@ -62,7 +62,9 @@ class Target(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
         for name in (self.provider, self.model):
             _check_name(name)
         if "://" in self.provider:
-            raise ConfigError("a target's provider is a name, not an address, which may hold a key")
+            raise ConfigError(
+                "this is an address, not a name, and it is not shown because it may hold a key"
+            )
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
