@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 
 import anyio
 
@@ -106,4 +107,5 @@ async def _until_output(attempt: ActiveAttempt) -> list[Item]:
 
 def load_anyio() -> None:
     """Import the part of anyio that it imports when it first runs, which takes some 15 ms."""
-    anyio.run(anyio.sleep, 0)
+    # A thread has a copy of its caller's context, in which anyio may have noted that it runs.
+    Context().run(anyio.run, anyio.sleep, 0)
