@@ -249,7 +249,8 @@ class Gate:
         if left <= TICK or is_hopeless or self._known_wait(ticket, now) > left:
             return 0.0, recovers
         rests = [ticket.rest(line.target, now) for line in ticket.outside]
-        return (min(left, *rests) if rests else left), recovers
+        # A rest that has just ended is no end of the wait: the line is joined in the next turn.
+        return max(TICK, min(left, *rests) if rests else left), recovers
 
     def _sleep(self, ticket: Ticket[Line], left: float) -> asyncio.Future[None]:
         """Return what ends when something changes for a ticket, or its time is over."""

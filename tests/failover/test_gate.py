@@ -30,7 +30,7 @@ from aiollm._failover.lines import Line, Scope
 from aiollm._failover.meter import Meter
 from aiollm._failover.openers import ChatOpener
 from aiollm._failover.policy import Policy
-from aiollm._failover.tickets import Demand, Patience
+from aiollm._failover.tickets import Demand, Patience, Ticket
 from aiollm._wire.quota import Quota
 from aiollm.dsn import DsnOptions, Limits, Secret
 from aiollm.errors import (
@@ -188,6 +188,17 @@ def test_what_a_test_that_fails_leaves_makes_no_other_fail():
     assert not task.done()
     del task, bench
     gc.collect()  # a warning would be an error of this test
+
+
+def test_a_rest_that_ends_between_two_looks_at_the_clock_is_not_the_end_of_the_wait():
+    bench = Bench()
+    end = bench.gate.now() + 5.0
+    ticket = Ticket(1, demand_of(10), [bench.am], (), 0.0, {bench.am.target: end})
+    bench.gate._join(ticket)
+    assert [*ticket.outside] == [bench.am]
+    left, _ = bench.gate._seconds_left(ticket, Patience(70.0, 15.0), math.inf, end)
+    assert left > 0
+    bench.loop.close()
 
 
 def test_who_goes_elsewhere_holds_up_nobody_behind_it():
