@@ -192,7 +192,7 @@ class SingleReader(ABC, Generic[Got, Y]):
             await self._left.wait()
         await self._leave()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Y]:
         return self
 
     @abstractmethod

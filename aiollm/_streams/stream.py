@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
@@ -49,27 +50,46 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         del self._start  # five objects less for the collector while the stream is open
         return source
 
+    def __aiter__(self) -> AsyncIterator[Y]:
+        return _begun(self._chunks())
+
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
-        while True:
-            for item in self._ready:
-                return item  # type: ignore[no-any-return]
-            # As `_read`, whose coroutine would cost as much as this does.
-            task = self._begin()
-            try:
-                source = self._source or self._opened()
-                batch = await source.next(task)
-            except BaseException as error:
-                if not self._is_closed_by(error, task):
-                    raise
-                batch = None
-            if batch is None or self._left is not None:
-                batch = self._read_is_over(batch)
-            self._reader = None
-            batch = self._total.add(batch)
-            if len(batch) == 1:  # as at most reads of a slow stream
-                return batch[0]  # type: ignore[return-value]
-            self._ready = iter(batch)
+        for item in self._ready:
+            return item  # type: ignore[no-any-return]
+        async for item in self:
+            return item
+        raise StopAsyncIteration
+
+    async def _chunks(self) -> AsyncGenerator[Any, None]:
+        """Yield None and then the chunks that are left, cheaper than a coroutine for each.
+
+        Raises: as `__anext__`.
+        """
+        try:
+            yield None
+            while True:
+                for item in self._ready:
+                    yield item
+                # As `_read`, whose coroutine would cost as much as this does.
+                task = self._begin()
+                try:
+                    source = self._source or self._opened()
+                    batch = await source.next(task)
+                except BaseException as error:
+                    if not self._is_closed_by(error, task):
+                        raise
+                    batch = None
+                if batch is None or self._left is not None:
+                    batch = self._read_is_over(batch)
+                self._reader = None
+                batch = self._total.add(batch)
+                if len(batch) == 1:  # as at most reads of a slow stream
+                    yield batch[0]
+                else:
+                    self._ready = iter(batch)
+        except StopAsyncIteration:
+            return
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
@@ -105,7 +125,8 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             source.close()
 
     async def _leave(self) -> None:
-        self._ready = ()
+        for _ in self._ready:
+            pass  # a loop over this stream holds the same iterator
         self._end()
 
     @property
@@ -117,6 +138,23 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts so far, in order, with their timings."""
         return tuple(self._source.attempts) if self._source is not None else ()
+
+
+def _begun(chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """Begin a generator, up to its first `yield`, without the hooks of asyncio.
+
+    They would close it in a task of its own, a turn after it was dropped. Without them it is
+    closed as it is dropped, for which it must not await anything.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        chunks.__anext__().send(None)
+    except StopIteration:  # it has yielded
+        pass
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    return chunks
 
 
 class Stream(BaseStream[Chunk]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from aiollm import (
     ClosedError,
     ConfigError,
+    Finish,
     Registry,
     StreamInterrupted,
     TextDelta,
@@ -305,6 +307,43 @@ async def test_an_adapter_is_closed_at_once_without_a_turn_of_the_loop(registry)
     await anext(stream)
     del stream
     assert len(closed) == 2
+    hooks, tasks = sys.get_asyncgen_hooks(), asyncio.all_tasks()
+    async for _ in reg.stream("a/m", "hi"):
+        break
+    assert len(closed) == 3
+    assert sys.get_asyncgen_hooks() == hooks
+    assert asyncio.all_tasks() == tasks
+
+
+async def three_at_once(provider, transport, target, request, timeouts):
+    yield [TextDelta("one"), TextDelta("two"), TextDelta("three"), Finish("stop")]
+
+
+@pytest.fixture
+def at_once(registry):
+    """A stream whose chunks all come at once."""
+    reg = registry({"a": "http://127.0.0.1:1"})
+    operations = {"chat": Operation(adapter=three_at_once)}
+    reg.register("a", msgspec.structs.replace(reg.provider("a"), operations=operations))
+    return reg.stream("a/m", "hi")
+
+
+async def test_a_closed_stream_gives_nothing_of_what_came_together(at_once):
+    got = []
+    async for chunk in at_once:
+        got.append(chunk.text)
+        await at_once.aclose()
+    assert got == ["one"]
+    assert await anext(at_once, None) is None
+
+
+async def test_a_stream_goes_on_where_a_loop_over_it_was_left(at_once):
+    async for chunk in at_once:
+        assert chunk.text == "one"
+        break
+    assert (await anext(at_once)).text == "two"
+    assert [chunk.text async for chunk in at_once] == ["three", ""]
+    assert [chunk async for chunk in at_once] == []
 
 
 async def test_closing_a_registry_ends_everything_even_when_one_part_fails(registry):
