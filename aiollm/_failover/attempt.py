@@ -13,6 +13,7 @@ from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
 from aiollm._failover.health import without_frames
 from aiollm._failover.openers import Batches, close_now
+from aiollm._wire.batch import Batch
 from aiollm.errors import (
     ConfigError,
     ConnectError,
@@ -115,7 +116,7 @@ class ActiveAttempt:
                 while True:
                     answer = self._answer
                     got: Any = answer.take() if answer.goes_on else self._step()
-                    batch = got if type(got) is list else await got
+                    batch = got if type(got) is Batch else await got
                     if batch or deadlines.fired is not None:
                         break
                     if batch is not None:
@@ -175,7 +176,7 @@ class ActiveAttempt:
             self._is_answered = True
             self._answer = answer
             got: Any = answer.take()  # often the first bytes came with the headers
-            return got if type(got) is list else await got
+            return got if type(got) is Batch else await got
         return batch if self._is_answered else self._note_life(batch)
 
     def _note_life(self, batch: Sequence[Item]) -> Sequence[Item]:

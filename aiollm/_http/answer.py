@@ -11,6 +11,7 @@ from weakref import ref
 from aiollm._http import MAX_ANSWER
 from aiollm._http.turns import FIRST, PIECE, TURN, Read, Turns, long_turn
 from aiollm._user_types.density import Weight
+from aiollm._wire.batch import Batch
 from aiollm._wire.framing import NDJSON, check_density, held_by
 from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Decoder, Framer, Reply
@@ -115,7 +116,7 @@ class Answer:
         caller first.
         """
         decoder = self._decoder
-        batch: list[Item] = []
+        batch = Batch()
         data = self._held
         try:
             if data is not None:

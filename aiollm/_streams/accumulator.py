@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import length_hint
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
 from aiollm._user_types.density import is_dense
+from aiollm._wire.batch import Batch
 from aiollm.types import (
     AnnouncedLimits,
     Attempt,
@@ -230,9 +230,11 @@ class Accumulator:
 
     def add(self, items: Sequence[Item]) -> Sequence[Item]:
         """Add the items of one batch; return those that callers see, nearly always all."""
-        text = self._text
         at = 0
-        left = iter(items)
+        left = items
+        if type(items) is Batch and items.texts:
+            left = self._behind_texts(items)
+        text = self._text
         for item in left:
             # Nearly every item continues the last text, so this case does without a call.
             if type(item) is TextDelta and item.provider_data is None:
@@ -243,7 +245,7 @@ class Accumulator:
                 self.adders[type(item)](self, item)
                 self._text = text = None
                 if type(item) in self.hidden:
-                    behind = len(items) - length_hint(left)
+                    behind = items.index(item, at) + 1
                     if not at:
                         seen: list[Item] = []
                     seen += items[at : behind - 1]  # type: ignore[possibly-undefined]
@@ -254,6 +256,13 @@ class Accumulator:
             seen += items[at:]  # type: ignore[possibly-undefined]
             return seen
         return items
+
+    def _behind_texts(self, batch: Batch) -> list[Item]:
+        """Add the texts of a batch that are known; return the items behind them."""
+        if self._text is None:
+            self._text = self._open(_Text).pieces
+        self._text += batch.texts
+        return batch[len(batch.texts) :]
 
     def _folded(self, pieces: list[str]) -> None:
         if len(pieces) >= self._fold_at:

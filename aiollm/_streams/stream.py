@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
@@ -51,7 +51,16 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         return source
 
     def __aiter__(self) -> AsyncIterator[Y]:
-        return _begun(self._chunks())
+        chunks = self._chunks()
+        # By the hooks of asyncio a generator that is dropped is closed later, in a task of its own.
+        # This one awaits nothing at its end: without them it is closed as it is dropped.
+        hooks = get_asyncgen_hooks()
+        set_asyncgen_hooks(None, None)
+        try:
+            next(chunks.__anext__(), None)  # type: ignore[call-overload]  up to its first `yield`
+        finally:
+            set_asyncgen_hooks(*hooks)
+        return chunks
 
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
@@ -74,8 +83,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 # As `_read`, whose coroutine would cost as much as this does.
                 task = self._begin()
                 try:
-                    source = self._source or self._opened()
-                    batch = await source.next(task)
+                    batch = await (self._source or self._opened()).next(task)
                 except BaseException as error:
                     if not self._is_closed_by(error, task):
                         raise
@@ -138,23 +146,6 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts so far, in order, with their timings."""
         return tuple(self._source.attempts) if self._source is not None else ()
-
-
-def _begun(chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """Begin a generator, up to its first `yield`, without the hooks of asyncio.
-
-    They would close it in a task of its own, a turn after it was dropped. Without them it is
-    closed as it is dropped, for which it must not await anything.
-    """
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(None, None)
-    try:
-        chunks.__anext__().send(None)
-    except StopIteration:  # it has yielded
-        pass
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-    return chunks
 
 
 class Stream(BaseStream[Chunk]):

@@ -28,8 +28,8 @@ class EventRuns(NamedSSE):
 
     def _run(self, block: bytes) -> list[NamedData]:
         start = block.find(b"\ndata: ") + 7
-        # As long a separator as there can be, and so the cheapest.
-        run = block[start:-2].split(b"\n\n" + block[:start])
+        # As long a separator as there can be, and so the cheapest; from the right, as in `SSE`.
+        run = block[start:-2].rsplit(b"\n\n" + block[:start])
         name = block[7 : start - 7]
         found = b"\n" not in b"".join((name, *run)) and all(run)
         return Run([(name, run)]) if found else []

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.batch import Batch
 from aiollm.errors import LLMError
 from aiollm.provider import Codec
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
-from aiollm.types import Item
+from aiollm.types import Finish, Item, TextDelta, UsageUpdate
 
 MANY = 40
 """Events of one read that are certainly read together."""
@@ -167,20 +168,30 @@ WIRES: dict[str, tuple[Codec, bytes, bytes, list[bytes]]] = {
 }  # fmt: skip
 
 
-def read(codec: Codec, reads: list[bytes]) -> tuple[str, str]:
-    """Return the items, ids that are made up at random masked, and how the reply ended."""
+def read(codec: Codec, reads: list[bytes]) -> tuple[str, str, str]:
+    """Return the items, ids that are made up at random masked, how the reply ended, its counts.
+
+    Counts on the way are left out: how often they are told may differ.
+    """
     framer, decoder, out, end = codec.framing(), codec.decoder(), list[Item](), ""
+    batch = Batch()
     try:
         for each in reads:
-            decoder.feed(framer.feed(each), out)
+            decoder.feed(framer.feed(each), batch)
+            assert [*map(TextDelta, batch.texts)] == batch[: len(batch.texts)]
+            out += batch
+            batch = Batch()
             if decoder.finished:
                 break
         else:
-            decoder.feed(framer.close(), out)
-            decoder.close(out)
+            decoder.feed(framer.close(), batch)
+            decoder.close(batch)
     except LLMError as error:
         end = repr(error)
-    return re.sub(r"call_[0-9a-f]{16}", "call", repr(out)), end
+    out += batch
+    said = [item for item in out if not isinstance(item, UsageUpdate)]
+    counts = [item.usage for item in out if isinstance(item, Finish | UsageUpdate)]
+    return re.sub(r"call_[0-9a-f]{16}", "call", repr(said)), end, repr(counts[-1:])
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.batch import add_texts
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm._wire.runs import EventRuns, NamedData, Run
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -96,31 +97,31 @@ class AnthropicDecoder:
         """Decode events. Raises: ProviderError for an error event, ProtocolError."""
         if type(frames) is Run:
             name, run = frames[0]
-            rest = self._texts(run, out) if name == _DELTA and self._plain else run
-            frames = [(name, data) for data in rest]
+            known = self._texts(run, out) if name == _DELTA and self._plain else 0
+            frames = [(name, data) for data in run[known:]]
         for name, data in frames:
             if self._plain and (name == _DELTA or not name):
                 try:
-                    text = decode_plain(data).delta.text
+                    out.append(TextDelta(decode_plain(data).delta.text))
+                    continue
                 except (ValueError, RecursionError):
                     self._plain = False
-                else:
-                    out.append(TextDelta(text))
-                    continue
             if self.finished:
                 return
             if name != _PING:
                 self._event(name, data, out)
 
-    def _texts(self, run: list[bytes], out: list[Item]) -> Sequence[bytes]:
-        """Decode the data of events that have only text, if all are such; else return them."""
+    def _texts(self, run: list[bytes], out: list[Item]) -> int:
+        """Decode the first events of a run that have only text; return how many they are."""
+        texts: list[str] = []
         try:
             # Events that are freed one by one take less time than a list of them.
-            texts = [decode_plain(data).delta.text for data in run]
+            for data in run:
+                texts.append(decode_plain(data).delta.text)  # noqa: PERF401
         except (ValueError, RecursionError):
-            return run
-        out += map(TextDelta, texts)
-        return ()
+            pass
+        add_texts(texts, out)
+        return len(texts)
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from aiollm._wire.batch import add_texts
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
@@ -36,8 +37,8 @@ from aiollm.providers.google.wire import (
     RawParts,
     citations_of,
     decode_plain,
-    decode_text,
     elements_of,
+    leading_texts,
     read_file,
     usage_of,
 )
@@ -62,8 +63,8 @@ from aiollm.types import (
 USAGE_EVERY = 32
 """Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
 
-RUN = 16
-"""Frames of one read above which they are probably alike."""
+RUN = 4
+"""Frames of one read above which the first ones are probably texts."""
 
 _MAYBE_FLAT = re.compile(rb"message|detail|\\u")
 """What a body has that is an error without the key `error`."""
@@ -113,7 +114,7 @@ class GoogleDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error or a block, ProtocolError."""
-        if len(frames) > RUN:
+        if len(frames) > RUN and self._plain:
             frames = self._texts(frames, out)
         until_usage = self._until_usage
         for frame in frames:
@@ -147,25 +148,18 @@ class GoogleDecoder:
         self._until_usage = until_usage
 
     def _texts(self, frames: Sequence[bytes], out: list[Item]) -> Sequence[bytes]:
-        """Decode chunks that have only text, many at once; return what follows."""
-        at = 0
-        while self._plain and (run := frames[at : at + self._until_usage + 1]):
-            try:
-                # Chunks that are freed one by one take less time than a list of them.
-                texts = [decode_text(each).candidates[0].content.parts[0].text for each in run]
-            except (ValueError, RecursionError):
-                break
-            out += map(TextDelta, texts)
-            self._usage = decode_text(run[-1]).usage_metadata
-            self._answered = True
-            self._until_usage -= len(run)
-            if self._until_usage < 0:
-                self._until_usage += USAGE_EVERY
-                last = out.pop()
-                self._emit_usage(out)
-                out.append(last)
-            at += len(run)
-        return frames[at:]
+        """Decode the first chunks that have only text, all at once; return what follows."""
+        texts, counts = leading_texts(frames)
+        if counts is None:
+            return frames
+        add_texts(texts, out)
+        self._answered = True
+        self._usage = counts
+        self._until_usage -= len(texts)
+        if self._until_usage < 0:
+            self._until_usage = USAGE_EVERY
+            self._emit_usage(out)
+        return frames[len(texts) :]
 
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed: a chunk or an array of them. Raises: LLMError."""

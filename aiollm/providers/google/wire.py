@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -135,12 +135,17 @@ class _TextCandidate(_Wire, forbid_unknown_fields=True):
 
 
 class Text(_Wire):
-    """A chunk with counts and a piece of the answer's text, in the midst of the answer.
+    """A chunk with a piece of the answer's text, in the midst of the answer.
 
     There are fewer fields than in `Plain` to look for, and to leave empty.
     """
 
     candidates: tuple[_TextCandidate]
+
+
+class _Counted(_Wire):
+    """The counts of a chunk, which are those of all chunks up to it."""
+
     usage_metadata: _PlainCounts
 
 
@@ -175,9 +180,30 @@ NULL = msgspec.Raw(b"null")
 
 CHUNK = msgspec.json.Decoder(Chunk)
 decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
-decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
+_decode_text: Callable[[bytes], Text] = msgspec.json.Decoder(Text).decode
+_decode_counts: Callable[[bytes], _Counted] = msgspec.json.Decoder(_Counted).decode
 
 _BLOB = msgspec.json.Decoder(Blob | None)
+
+
+def leading_texts(frames: Sequence[bytes]) -> tuple[list[str], Counts | None]:
+    """Return the texts of the first chunks, up to one that has more, and the counts so far.
+
+    Without counts there are no texts: those of a chunk before may then be the last.
+    """
+    texts: list[str] = []
+    try:
+        # Chunks that are freed one by one take less time than a list of them.
+        for frame in frames:
+            texts.append(_decode_text(frame).candidates[0].content.parts[0].text)  # noqa: PERF401
+    except (ValueError, RecursionError):
+        pass
+    if texts:
+        try:
+            return texts, _decode_counts(frames[len(texts) - 1]).usage_metadata
+        except (ValueError, RecursionError):
+            pass
+    return [], None
 
 
 def usage_of(usage: Counts, certainty: Certainty) -> Usage:

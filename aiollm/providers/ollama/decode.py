@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from aiollm._wire.batch import add_texts
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm._wire.runs import Run
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -90,9 +91,13 @@ class _Text(msgspec.Struct, gc=False):
 
 
 _LINE = msgspec.json.Decoder(_Line)
-_decode_texts = msgspec.json.Decoder(_Text).decode_lines
+_TEXT = msgspec.json.Decoder(_Text)
+_decode_text, _decode_texts = _TEXT.decode, _TEXT.decode_lines
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
+
+RUN = 4
+"""Lines of one read above which the first ones are probably texts."""
 
 MAX_BLANK = 4096
 """Lines without a message that are read: most of three bytes is the price of a line."""
@@ -122,6 +127,9 @@ class OllamaDecoder:
             return
         if type(frames) is Run:
             frames = self._texts(frames[0], out)
+        elif len(frames) > RUN and self._joiner is None and (texts := _leading_texts(frames)):
+            add_texts(texts, out)
+            frames = frames[len(texts) :]
         for frame in frames:
             if self._joiner is None:
                 try:
@@ -150,7 +158,7 @@ class OllamaDecoder:
                 texts = [line.message.content for line in lines if not line.done]
                 # A value on two lines is an error, as it is where they come one by one.
                 if len(texts) == len(block) - len(block.replace(b"\n", b"")):
-                    out.extend(map(TextDelta, texts))
+                    add_texts(texts, out)
                     return ()
         return list(filter(bytes.strip, block.split(b"\n")))
 
@@ -238,6 +246,20 @@ class OllamaDecoder:
             out.append(ReasoningDelta(thinking))
         if text := joiner.flush("content"):
             out.append(TextDelta(text))
+
+
+def _leading_texts(lines: Sequence[bytes]) -> list[str]:
+    """Return the texts of the first lines, up to one that has anything else."""
+    texts: list[str] = []
+    try:
+        for each in lines:
+            line = _decode_text(each)
+            if line.done:
+                break
+            texts.append(line.message.content)
+    except (ValueError, RecursionError):
+        pass
+    return texts
 
 
 def _full(tokens: int, context: int) -> Notice:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from aiollm._wire.batch import add_texts
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -50,7 +51,7 @@ from aiollm.providers.openai.chat_wire import (
     Delta,
     Function,
     Lane,
-    texts_of,
+    leading_texts,
     usage_of,
 )
 from aiollm.providers.openai.errors import is_object, no_answer, stream_error
@@ -130,10 +131,10 @@ class ChatDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
-        if len(frames) > RUN and self._lane is USUAL and (texts := texts_of(frames)):
+        if len(frames) > RUN and self._lane is USUAL and (texts := leading_texts(frames)):
             self._said = True
-            out += map(TextDelta, texts)
-            return
+            add_texts(texts, out)
+            frames = frames[len(texts) :]
         decode, kind = self._lane
         for frame in frames:
             if decode is not None:

@@ -320,17 +320,20 @@ LANES: dict[str, Lane] = {
 }
 """Lanes by the field whose text they read."""
 
-RUN = 16
-"""Frames of one read above which they are probably alike."""
+RUN = 4
+"""Frames of one read above which the first ones are probably texts."""
 
 
-def texts_of(frames: Sequence[bytes]) -> list[str] | None:
-    """Return the texts of chunks, None if one has anything else."""
+def leading_texts(frames: Sequence[bytes]) -> list[str]:
+    """Return the texts of the first chunks, up to one that has anything else."""
+    texts: list[str] = []
     try:
         # Chunks that are freed one by one take less time than a list of them.
-        return [_decode_text(frame).choices[0].delta.text for frame in frames]
+        for frame in frames:
+            texts.append(_decode_text(frame).choices[0].delta.text)  # noqa: PERF401
     except (ValueError, RecursionError):
-        return None
+        pass
+    return texts
 
 
 def usage_of(counts: Counts, tier: str | None) -> Usage:

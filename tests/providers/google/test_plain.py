@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,12 +75,14 @@ def test_the_short_way_gives_what_the_long_one_gives(frames) -> None:
     assert read(frames, short=True) == read(frames, short=False)
 
 
-def test_counts_of_plain_chunks_are_told_at_once_and_then_rarely() -> None:
+@pytest.mark.parametrize(("per_read", "places"), [(1, [0, 33, 66]), (13, [13, 53]), (65, [65])])
+def test_counts_of_plain_chunks_are_told_at_once_and_then_rarely(per_read, places) -> None:
     chunk = {
         "candidates": [{"content": {"parts": [{"text": "a"}]}}],
         "usageMetadata": {"promptTokenCount": 3},
     }
     decoder, out = GoogleDecoder(), list[Item]()
-    decoder.feed([json.dumps(chunk).encode()] * 65, out)
+    for _ in range(0, 65, per_read):
+        decoder.feed([json.dumps(chunk).encode()] * per_read, out)
     told = [at for at, item in enumerate(out) if isinstance(item, UsageUpdate)]
-    assert told == [0, 33, 66]
+    assert told == places
