@@ -194,7 +194,7 @@ def _loose_object(text: str) -> str:
         return ""
 
 
-_NO_COST = Cost()
+_NO_COST, _NO_USAGE = Cost(), Usage()
 
 
 class Accumulator:
@@ -226,16 +226,13 @@ class Accumulator:
         self._fold_at = FOLD
         self.finish_reason: FinishReason | None = None
         self.raw_finish_reason: str = ""
-        self.usage: Usage = Usage()
+        self.usage: Usage = _NO_USAGE
 
     def add(self, items: Sequence[Item]) -> Sequence[Item]:
         """Add the items of one batch; return those that callers see, nearly always all."""
-        at = 0
-        left = items
-        if type(items) is Batch and items.texts:
-            left = self._behind_texts(items)
         text = self._text
-        for item in left:
+        at = 0
+        for item in self._behind_texts(items) if type(items) is Batch and items.texts else items:
             # Nearly every item continues the last text, so this case does without a call.
             if type(item) is TextDelta and item.provider_data is None:
                 if text is None:
@@ -245,11 +242,11 @@ class Accumulator:
                 self.adders[type(item)](self, item)
                 self._text = text = None
                 if type(item) in self.hidden:
-                    behind = items.index(item, at) + 1
+                    hidden = items.index(item, at)
                     if not at:
                         seen: list[Item] = []
-                    seen += items[at : behind - 1]  # type: ignore[possibly-undefined]
-                    at = behind
+                    seen += items[at:hidden]  # type: ignore[possibly-undefined]
+                    at = hidden + 1
         if text is not None and len(text) >= self._fold_at:
             self._folded(text)
         if at:
@@ -261,7 +258,8 @@ class Accumulator:
         """Add the texts of a batch that are known; return the items behind them."""
         if self._text is None:
             self._text = self._open(_Text).pieces
-        self._text += batch.texts
+        self._text.extend(batch.texts)
+        self._folded(self._text)
         return batch[len(batch.texts) :]
 
     def _folded(self, pieces: list[str]) -> None:

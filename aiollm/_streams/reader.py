@@ -59,7 +59,7 @@ class SingleReader(ABC, Generic[Got, Y]):
         """
         task = self._begin()
         try:
-            got = await self._opened().next(task)
+            got = await (self._source or self._opened()).next(task)
         except BaseException as error:
             if not self._is_closed_by(error, task):
                 raise
@@ -81,11 +81,10 @@ class SingleReader(ABC, Generic[Got, Y]):
         return task
 
     def _opened(self) -> Source[Got]:
-        """Return the source, which is made at the first read."""
-        if self._source is None:
-            self._loop = asyncio.get_running_loop()
-            self._source = self._open()
-        return self._source
+        """Make and return the source, at the first read."""
+        self._loop = asyncio.get_running_loop()
+        self._source = source = self._open()
+        return source
 
     def _is_closed_by(self, error: BaseException, task: asyncio.Task[Any]) -> bool:
         """End after a read that failed; return whether that was only how `aclose()` woke it."""

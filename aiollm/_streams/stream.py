@@ -37,7 +37,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         stream from closing when the last outside reference is dropped.
         """
         self._total = self._accumulator()
-        super().__init__(start)
+        SingleReader.__init__(self, start)
         self._ready: Iterable[Any] = ()
         self._ended_at: float | None = None
 
@@ -53,11 +53,12 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
     def __aiter__(self) -> AsyncIterator[Y]:
         chunks = self._chunks()
         # By the hooks of asyncio a generator that is dropped is closed later, in a task of its own.
-        # This one awaits nothing at its end: without them it is closed as it is dropped.
+        # This one awaits nothing at its end: begun without them, up to its first `yield`, it is
+        # closed as it is dropped.
         hooks = get_asyncgen_hooks()
         set_asyncgen_hooks(None, None)
         try:
-            next(chunks.__anext__(), None)  # type: ignore[call-overload]  up to its first `yield`
+            next(chunks.__anext__(), None)  # type: ignore[call-overload]
         finally:
             set_asyncgen_hooks(*hooks)
         return chunks
@@ -91,11 +92,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 if batch is None or self._left is not None:
                     batch = self._read_is_over(batch)
                 self._reader = None
-                batch = self._total.add(batch)
-                if len(batch) == 1:  # as at most reads of a slow stream
-                    yield batch[0]
-                else:
-                    self._ready = iter(batch)
+                self._ready = iter(self._total.add(batch))
         except StopAsyncIteration:
             return
 

@@ -63,7 +63,7 @@ from aiollm.types import (
 USAGE_EVERY = 32
 """Plain chunks between updates of the counts: every chunk has counts, but only a cut needs them."""
 
-RUN = 4
+RUN = 16
 """Frames of one read above which the first ones are probably texts."""
 
 _MAYBE_FLAT = re.compile(rb"message|detail|\\u")
@@ -152,13 +152,16 @@ class GoogleDecoder:
         texts, counts = leading_texts(frames)
         if counts is None:
             return frames
-        add_texts(texts, out)
         self._answered = True
         self._usage = counts
         self._until_usage -= len(texts)
-        if self._until_usage < 0:
+        if self._until_usage >= 0:
+            add_texts(texts, out)
+        else:
             self._until_usage = USAGE_EVERY
+            add_texts(texts[:-1], out)
             self._emit_usage(out)
+            out.append(TextDelta(texts[-1]))  # a batch that ends in a text is the least work
         return frames[len(texts) :]
 
     def whole(self, body: bytes, out: list[Item]) -> None:

@@ -219,8 +219,8 @@ def usage_of(usage: Counts, certainty: Certainty) -> Usage:
     if certainty == "partial" or not (
         usage.service_tier
         or usage.traffic_type
-        or _names_kinds(usage.prompt_tokens_details)
-        or _names_kinds(usage.candidates_tokens_details)
+        or (usage.prompt_tokens_details and _names_kinds(usage.prompt_tokens_details))
+        or (usage.candidates_tokens_details and _names_kinds(usage.candidates_tokens_details))
     ):
         return counted  # as most have it: in short
     return _with_more(counted, usage)

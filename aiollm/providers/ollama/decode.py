@@ -91,13 +91,9 @@ class _Text(msgspec.Struct, gc=False):
 
 
 _LINE = msgspec.json.Decoder(_Line)
-_TEXT = msgspec.json.Decoder(_Text)
-_decode_text, _decode_texts = _TEXT.decode, _TEXT.decode_lines
+_decode_texts = msgspec.json.Decoder(_Text).decode_lines
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
-
-RUN = 4
-"""Lines of one read above which the first ones are probably texts."""
 
 MAX_BLANK = 4096
 """Lines without a message that are read: most of three bytes is the price of a line."""
@@ -127,9 +123,6 @@ class OllamaDecoder:
             return
         if type(frames) is Run:
             frames = self._texts(frames[0], out)
-        elif len(frames) > RUN and self._joiner is None and (texts := _leading_texts(frames)):
-            add_texts(texts, out)
-            frames = frames[len(texts) :]
         for frame in frames:
             if self._joiner is None:
                 try:
@@ -227,8 +220,7 @@ class OllamaDecoder:
     def _end(self, line: _Line, out: list[Item]) -> None:
         if self._joiner is not None:
             self._flush(self._joiner, out)
-        tokens = line.prompt_eval_count or 0
-        if self._context and tokens >= FULL * self._context:
+        if self._context and (tokens := line.prompt_eval_count or 0) >= FULL * self._context:
             out.append(_full(tokens, self._context))
         raw = line.done_reason or ""
         if is_broken(raw):
@@ -246,20 +238,6 @@ class OllamaDecoder:
             out.append(ReasoningDelta(thinking))
         if text := joiner.flush("content"):
             out.append(TextDelta(text))
-
-
-def _leading_texts(lines: Sequence[bytes]) -> list[str]:
-    """Return the texts of the first lines, up to one that has anything else."""
-    texts: list[str] = []
-    try:
-        for each in lines:
-            line = _decode_text(each)
-            if line.done:
-                break
-            texts.append(line.message.content)
-    except (ValueError, RecursionError):
-        pass
-    return texts
 
 
 def _full(tokens: int, context: int) -> Notice:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.batch import add_texts
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -51,7 +50,7 @@ from aiollm.providers.openai.chat_wire import (
     Delta,
     Function,
     Lane,
-    leading_texts,
+    add_leading_texts,
     usage_of,
 )
 from aiollm.providers.openai.errors import is_object, no_answer, stream_error
@@ -131,10 +130,9 @@ class ChatDecoder:
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
-        if len(frames) > RUN and self._lane is USUAL and (texts := leading_texts(frames)):
+        if len(frames) > RUN and self._lane is USUAL and (done := add_leading_texts(frames, out)):
             self._said = True
-            add_texts(texts, out)
-            frames = frames[len(texts) :]
+            frames = frames[done:]
         decode, kind = self._lane
         for frame in frames:
             if decode is not None:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, Type
 import msgspec
 from msgspec.structs import astuple
 
+from aiollm._wire.batch import add_texts
 from aiollm.providers.billing import BILLING, Billing
 from aiollm.providers.token_counts import Tokens
-from aiollm.types import Certainty, ReasoningDelta, TextDelta, Usage
+from aiollm.types import Certainty, Item, ReasoningDelta, TextDelta, Usage
 
 _EmptyText: TypeAlias = Literal[""] | None
 _EmptyList: TypeAlias = tuple[()] | None
@@ -320,12 +321,12 @@ LANES: dict[str, Lane] = {
 }
 """Lanes by the field whose text they read."""
 
-RUN = 4
+RUN = 16
 """Frames of one read above which the first ones are probably texts."""
 
 
-def leading_texts(frames: Sequence[bytes]) -> list[str]:
-    """Return the texts of the first chunks, up to one that has anything else."""
+def add_leading_texts(frames: Sequence[bytes], out: list[Item]) -> int:
+    """Add the texts of the first chunks, up to one that has more; return how many they are."""
     texts: list[str] = []
     try:
         # Chunks that are freed one by one take less time than a list of them.
@@ -333,14 +334,17 @@ def leading_texts(frames: Sequence[bytes]) -> list[str]:
             texts.append(_decode_text(frame).choices[0].delta.text)  # noqa: PERF401
     except (ValueError, RecursionError):
         pass
-    return texts
+    add_texts(texts, out)
+    return len(texts)
 
 
 def usage_of(counts: Counts, tier: str | None) -> Usage:
     """Return the usage in a chunk's counts; `tier` is what served the request."""
     prompt, completion, total, read, made, *others = astuple(counts)
-    prompt = counts.input_tokens if prompt is None else prompt
-    completion = counts.output_tokens if completion is None else completion
+    if prompt is None:
+        prompt = counts.input_tokens
+    if completion is None:
+        completion = counts.output_tokens
     certainty: Certainty = "partial" if prompt is None or completion is None else "exact"
     prompt, completion = prompt or 0, completion or 0
     reasoning = (made and made.reasoning_tokens) or counts.reasoning_tokens or 0

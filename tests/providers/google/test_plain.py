@@ -75,7 +75,7 @@ def test_the_short_way_gives_what_the_long_one_gives(frames) -> None:
     assert read(frames, short=True) == read(frames, short=False)
 
 
-@pytest.mark.parametrize(("per_read", "places"), [(1, [0, 33, 66]), (13, [13, 53]), (65, [65])])
+@pytest.mark.parametrize(("per_read", "places"), [(1, [0, 33, 66]), (17, [16, 51]), (65, [64])])
 def test_counts_of_plain_chunks_are_told_at_once_and_then_rarely(per_read, places) -> None:
     chunk = {
         "candidates": [{"content": {"parts": [{"text": "a"}]}}],
