@@ -141,18 +141,14 @@ class OllamaDecoder:
                 return
 
     def _texts(self, block: bytes, out: list[Item]) -> Sequence[bytes]:
-        """Decode lines that have only text at once, if all are such; else return them."""
+        """Decode lines that have only text at once, but perhaps the last; return what is left."""
         if self._joiner is None:
-            try:
-                lines = _decode_texts(block)
-            except (ValueError, RecursionError):
-                pass
-            else:
-                texts = [line.message.content for line in lines if not line.done]
-                # A value on two lines is an error, as it is where they come one by one.
-                if len(texts) == len(block) - len(block.replace(b"\n", b"")):
+            # Where an answer ends, it is its last line that has more.
+            for end in (len(block), block.rfind(b"\n", 0, -1) + 1):
+                if texts := _texts_of(block[:end]):
                     add_texts(texts, out)
-                    return ()
+                    block = block[end:]
+                    break
         return list(filter(bytes.strip, block.split(b"\n")))
 
     def whole(self, body: bytes, out: list[Item]) -> None:
@@ -238,6 +234,17 @@ class OllamaDecoder:
             out.append(ReasoningDelta(thinking))
         if text := joiner.flush("content"):
             out.append(TextDelta(text))
+
+
+def _texts_of(block: bytes) -> list[str]:
+    """Return the text of each line, [] if one has more, or is not one value."""
+    try:
+        lines = _decode_texts(block)
+    except (ValueError, RecursionError):
+        return []
+    texts = [line.message.content for line in lines if not line.done]
+    # A value on two lines is an error, as it is where they come one by one.
+    return texts if len(texts) == len(block) - len(block.replace(b"\n", b"")) else []
 
 
 def _full(tokens: int, context: int) -> Notice:
