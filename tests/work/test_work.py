@@ -46,10 +46,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (63, 525, 3897),
-    "anthropic": (61, 525, 4620),
-    "google": (75, 550, 4305),
-    "ollama": (59, 475, 3535),
+    "openai": (41, 525, 3897),
+    "anthropic": (39, 525, 4620),
+    "google": (50, 550, 4305),
+    "ollama": (34, 475, 3535),
 }
 
 
