@@ -20,6 +20,7 @@ import pytest
 from aiollm import FailoverError, LLMError, Message, ProtocolError, Registry, TextPart, Timeouts
 from aiollm._http import streaming, turns
 from aiollm._http.unary import UnaryRequester
+from aiollm._wire.framing import SSE
 from aiollm._wire.runs import Run
 from aiollm.dsn import Secret
 from aiollm.provider import Operation, Provider
@@ -28,7 +29,7 @@ from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.servers import LlamaSwap, Ollama
+from aiollm.servers import LlamaSwap, Ollama, llama_swap
 from aiollm.types import Request, Target
 
 HERE = Path(__file__).parent
@@ -224,6 +225,17 @@ def test_nothing_is_made_of_what_becomes_text_or_is_not_read(name):
         with contextlib.suppress(LLMError):
             decoder.feed(frames, [])
         assert tracemalloc.get_traced_memory()[1] <= copies * size + 64 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_is_made_of_an_event_that_is_not_known():
+    body = hostile.servers.SHAPES["events: as many values in an event as may be"][1](64 * 1024)
+    (frame,) = SSE().feed(body)
+    tracemalloc.start()
+    try:
+        assert llama_swap._event(frame).type == "a"
+        assert tracemalloc.get_traced_memory()[1] <= 2 * len(frame)
     finally:
         tracemalloc.stop()
 
