@@ -27,6 +27,10 @@ MAX_FRAME = 64 * 1024 * 1024
 MAX_LINES = 64 * 1024
 """The most lines of data in one event."""
 
+_FOLD = 1024
+"""How many of these are joined to one as soon as more have come: to join all at the end of the event
+would hold up the event loop for milliseconds."""
+
 MAX_RAW = 64 * 1024
 MAX_RAW_LINES = 1024
 MAX_RAW_VALUES = 64
@@ -141,11 +145,21 @@ class NDJSON(_Framer):
 class _EventStream(_Framer, ABC, Generic[F]):
     """The base of both kinds of SSE: line rules, the general parser, raw JSON between events."""
 
-    __slots__ = ("_carriage", "_data", "_midway", "_name", "_raw", "_raw_values", "_started")
+    __slots__ = (
+        "_carriage",
+        "_data",
+        "_folds",
+        "_midway",
+        "_name",
+        "_raw",
+        "_raw_values",
+        "_started",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self._data: list[bytes] = []
+        self._folds = 0
         self._name = b""
         self._midway = False
         self._raw: RawJSON | None = None
@@ -226,10 +240,20 @@ class _EventStream(_Framer, ABC, Generic[F]):
         frames: list[F] = []
         lines.pop()
         self._slow(lines, frames)
-        if len(self._data) > MAX_LINES:
-            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=self._data[0])
+        if len(self._data) > _FOLD:
+            self._fold()
         self._midway = self._raw is not None or bool(self._data or self._name)
         return frames
+
+    def _fold(self) -> None:
+        """Join the lines of an event that may have many, but the last. Raises: ProtocolError."""
+        lines, folds = self._data, self._folds
+        while len(lines) - folds > _FOLD:
+            lines[folds : folds + _FOLD] = [b"\n".join(lines[folds : folds + _FOLD])]
+            folds += 1
+        self._folds = folds
+        if folds * _FOLD + len(lines) - folds > MAX_LINES:
+            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=lines[0])
 
     @abstractmethod
     def _make(self, name: bytes, data: bytes, /) -> F:
@@ -294,6 +318,7 @@ class _EventStream(_Framer, ABC, Generic[F]):
         data = b"\n".join(self._data)
         if len(self._data) > 1:
             check_density(data)  # its lines may have come one by one
+            self._folds = 0
         if data:
             frames.append(self._make(self._name, data))
         self._data.clear()
