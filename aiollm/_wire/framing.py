@@ -28,8 +28,8 @@ MAX_LINES = 64 * 1024
 """The most lines of data in one event."""
 
 _FOLD = 1024
-"""How many of these are joined to one as soon as more have come: to join all at the end of the event
-would hold up the event loop for milliseconds."""
+"""How many of these are joined to one as soon as more have come: to join all of them at the end of
+their event would hold up the event loop for milliseconds."""
 
 MAX_RAW = 64 * 1024
 MAX_RAW_LINES = 1024

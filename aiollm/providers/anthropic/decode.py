@@ -26,6 +26,7 @@ from aiollm.providers.anthropic.wire import (
 from aiollm.providers.decoding import (
     arguments_text,
     check_parts,
+    complete_arguments,
     is_done,
     is_unreadable,
     one_more_call,
@@ -303,7 +304,7 @@ class AnthropicDecoder:
             case "tool_use":
                 # Some servers send the complete input with the start of the block, and no deltas.
                 given = block.raw.get("input")
-                text = "" if given == {} else mend(arguments_text(given))
+                text = "" if given == {} else complete_arguments(given)
                 # Half a JSON object, so that a call whose arguments never came is not run.
                 if (text or cut) and not block.partial:
                     out.append(ToolCallDelta(block.call, arguments=text or "{"))

@@ -10,8 +10,8 @@ from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
-    arguments_text,
     check_parts,
+    complete_arguments,
     is_done,
     is_unreadable,
     one_more_call,
@@ -342,7 +342,7 @@ class GoogleDecoder:
                 number,
                 own_call_id(mend(call.id or ""), self._ids),
                 mend(call.name or ""),
-                "" if streamed else mend(arguments_text(call.args)),
+                "" if streamed else complete_arguments(call.args),
                 data,
             )
         )

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm._wire.runs import Run
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import arguments_text, one_more_call, own_call_id
+from aiollm.providers.decoding import complete_arguments, one_more_call, own_call_id
 from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
@@ -213,7 +213,7 @@ class OllamaDecoder:
             index,
             own_call_id(mend(call.id or ""), self._ids),
             mend(function.name or ""),
-            mend(arguments_text(function.arguments)),
+            complete_arguments(function.arguments),
         )
 
     def _end(self, line: _Line, out: list[Item]) -> None:
