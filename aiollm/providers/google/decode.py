@@ -146,6 +146,10 @@ class GoogleDecoder:
             self._other(frame, out)
         self._until_usage = until_usage
 
+    def expect_large(self) -> None:
+        """Do not try the next frame as a plain chunk: it is large."""
+        self._plain = False
+
     def _texts(self, frames: Sequence[bytes], out: list[Item]) -> Sequence[bytes]:
         """Decode chunks that have only text, many at once; return what follows."""
         at = 0

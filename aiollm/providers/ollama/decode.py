@@ -139,6 +139,11 @@ class OllamaDecoder:
             if self._line(frame, out):
                 return
 
+    def expect_large(self) -> None:
+        """Do not try the next line as a plain one: it is large. Few come after it."""
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
+
     def _texts(self, block: bytes, out: list[Item]) -> Sequence[bytes]:
         """Decode lines that have only text at once, if all are such; else return them."""
         if self._joiner is None:
