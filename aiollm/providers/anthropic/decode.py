@@ -171,7 +171,7 @@ class AnthropicDecoder:
             case "message_stop":
                 self._end(out)
             case kind if kind == "error" or name == b"error" or says_error(event.error):
-                raise stream_error(load_error(data), data)
+                raise stream_error(load_error(data, event.error), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
             case "" if (value := error_in(data)) is not None:
