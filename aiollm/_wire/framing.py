@@ -142,24 +142,20 @@ class NDJSON(_Framer):
         return [rest] if _is_complete(rest) else []
 
 
+class _Fold(bytes):
+    """Lines of an event that were joined already."""
+
+    __slots__ = ()
+
+
 class _EventStream(_Framer, ABC, Generic[F]):
     """The base of both kinds of SSE: line rules, the general parser, raw JSON between events."""
 
-    __slots__ = (
-        "_carriage",
-        "_data",
-        "_folds",
-        "_midway",
-        "_name",
-        "_raw",
-        "_raw_values",
-        "_started",
-    )
+    __slots__ = ("_carriage", "_data", "_midway", "_name", "_raw", "_raw_values", "_started")
 
     def __init__(self) -> None:
         super().__init__()
         self._data: list[bytes] = []
-        self._folds = 0
         self._name = b""
         self._midway = False
         self._raw: RawJSON | None = None
@@ -247,11 +243,11 @@ class _EventStream(_Framer, ABC, Generic[F]):
 
     def _fold(self) -> None:
         """Join the lines of an event that may have many, but the last. Raises: ProtocolError."""
-        lines, folds = self._data, self._folds
+        lines = self._data
+        folds = next(at for at, line in enumerate(lines) if type(line) is not _Fold)
         while len(lines) - folds > _FOLD:
-            lines[folds : folds + _FOLD] = [b"\n".join(lines[folds : folds + _FOLD])]
+            lines[folds : folds + _FOLD] = [_Fold(b"\n".join(lines[folds : folds + _FOLD]))]
             folds += 1
-        self._folds = folds
         if folds * _FOLD + len(lines) - folds > MAX_LINES:
             raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=lines[0])
 
@@ -318,7 +314,6 @@ class _EventStream(_Framer, ABC, Generic[F]):
         data = b"\n".join(self._data)
         if len(self._data) > 1:
             check_density(data)  # its lines may have come one by one
-            self._folds = 0
         if data:
             frames.append(self._make(self._name, data))
         self._data.clear()
