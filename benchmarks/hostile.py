@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiollm import FailoverError, LLMError, Registry, Timeouts
+from aiollm.providers.google.arguments import MAX_STEPS
 
 HERE = Path(__file__).parent
 MIB = 1024 * 1024
@@ -322,6 +323,10 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "google: many paths": (
         "google",
         one("google", lambda size: ARGUMENTS % b",".join([PATH % b".a"] * min(size // 40, 6000))),
+    ),
+    "google: as many paths as may be": (
+        "google",
+        one("google", lambda _: ARGUMENTS % b",".join([PATH % b".a"] * (MAX_STEPS // 5))),
     ),
     "chat: a document": (
         "chat",

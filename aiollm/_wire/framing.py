@@ -27,6 +27,10 @@ MAX_FRAME = 64 * 1024 * 1024
 MAX_LINES = 64 * 1024
 """The most lines of data in one event."""
 
+_FOLD = 1024
+"""How many of these are joined to one as soon as more have come: to join all of them at the end of
+their event would hold up the event loop for milliseconds."""
+
 MAX_RAW = 64 * 1024
 MAX_RAW_LINES = 1024
 MAX_RAW_VALUES = 64
@@ -138,6 +142,12 @@ class NDJSON(_Framer):
         return [rest] if _is_complete(rest) else []
 
 
+class _Fold(bytes):
+    """Lines of an event that were joined already."""
+
+    __slots__ = ()
+
+
 class _EventStream(_Framer, ABC, Generic[F]):
     """The base of both kinds of SSE: line rules, the general parser, raw JSON between events."""
 
@@ -226,10 +236,20 @@ class _EventStream(_Framer, ABC, Generic[F]):
         frames: list[F] = []
         lines.pop()
         self._slow(lines, frames)
-        if len(self._data) > MAX_LINES:
-            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=self._data[0])
+        if len(self._data) > _FOLD:
+            self._fold()
         self._midway = self._raw is not None or bool(self._data or self._name)
         return frames
+
+    def _fold(self) -> None:
+        """Join the lines of an event that may have many, but the last. Raises: ProtocolError."""
+        lines = self._data
+        folds = next(at for at, line in enumerate(lines) if type(line) is not _Fold)
+        while len(lines) - folds > _FOLD:
+            lines[folds : folds + _FOLD] = [_Fold(b"\n".join(lines[folds : folds + _FOLD]))]
+            folds += 1
+        if folds * _FOLD + len(lines) - folds > MAX_LINES:
+            raise ProtocolError(f"one event has more than {MAX_LINES} lines", frame=lines[0])
 
     @abstractmethod
     def _make(self, name: bytes, data: bytes, /) -> F:

@@ -77,10 +77,8 @@ def arguments_text(value: Any) -> str:
     Nothing is made of much that is not decoded yet. Raises: ProtocolError.
     """
     if type(value) is msgspec.Raw:
-        if len(value) > SHORT:
-            data = bytes(value)
-            if not data.startswith(b'"') and not is_small(data):
-                return msgspec.json.format(data, indent=-1).decode("utf-8", "replace")
+        if (text := _large_text(value)) is not None:
+            return text
         try:
             value = _decode(value) if value else None
         except (ValueError, RecursionError):  # half a surrogate pair, or invalid UTF-8
@@ -97,6 +95,25 @@ def arguments_text(value: Any) -> str:
     except RecursionError:
         pass
     raise ProtocolError("the arguments of a tool call nest too deeply")
+
+
+def complete_arguments(value: Any) -> str:
+    """Return as JSON text the arguments of a call that come at once, as `arguments_text` does.
+
+    No half of a surrogate pair waits for another piece.
+    """
+    if type(value) is msgspec.Raw and (text := _large_text(value)) is not None:
+        return text  # to look for halves in a megabyte would take as long as half of all else
+    return mend(arguments_text(value))
+
+
+def _large_text(raw: msgspec.Raw) -> str | None:
+    """Return large JSON that is no text, without white space; None for any other."""
+    if len(raw) > SHORT:
+        data = bytes(raw)
+        if not data.startswith(b'"') and not is_small(data):
+            return msgspec.json.format(data, indent=-1).decode("utf-8", "replace")
+    return None
 
 
 def mime_in(text: str) -> str:

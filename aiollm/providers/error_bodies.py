@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._user_types.density import LARGE, is_small
+from aiollm._user_types.density import LARGE, SHORT, is_small
 from aiollm._wire.lenient import encode, load, mend
 
 MAX_WORD = 200
@@ -74,6 +74,9 @@ _FIRST: Any = msgspec.json.Decoder(
     )
 )
 """Finds the first items of a list, such as a validator's of all that it does not like."""
+
+
+_NONE = msgspec.Raw()
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -162,9 +165,24 @@ def error_of(raw: msgspec.Raw) -> dict[str, Any]:
     return {"error": _brief(bytes(raw), 2)}
 
 
-def load_error(data: bytes) -> Any:
-    """Decode a frame or body that is an error; of a large one, only what is short."""
-    return load(data) if is_small(data) else _outline(data)
+def load_error(data: bytes, error: msgspec.Raw = _NONE) -> Any:
+    """Decode a frame or body that is an error; of a large one, only what is short.
+
+    `error` is its field of this name, if that was found already.
+    """
+    if is_small(data):
+        return load(data)
+    around = _around(data, bytes(error)) if error else None
+    return _outline(data) if around is None else around | {"error": _brief(bytes(error), 2)}
+
+
+def _around(data: bytes, error: bytes) -> dict[str, Any] | None:
+    """Return what is beside the large field of an error, None if that is not little."""
+    at = data.find(error[:SHORT])  # all of it would take long to look for
+    if len(data) - len(error) > SHORT or not data.startswith(error, max(0, at)):
+        return None
+    value = load(b"%b0%b" % (data[:at], data[at + len(error) :]))
+    return value if isinstance(value, dict) else None
 
 
 def error_in(data: bytes) -> Any:

@@ -212,9 +212,10 @@ async def test_events_are_typed_and_their_data_is_decoded_twice(
         ),
         InFlight("remove", id="7"),
         ProfileChanged(None),
-        OtherEvent("uiConfig", {"title": "x"}),
-        OtherEvent("somethingNew", [1]),
+        OtherEvent("uiConfig", b'{"title": "x"}'),
+        OtherEvent("somethingNew", b"[1]"),
     ]
+    assert [each.data for each in seen[-2:]] == [{"title": "x"}, [1]]
     assert "sk-other" not in repr(seen)
     await asyncio.wait_for(replay.left.wait(), 5)
 

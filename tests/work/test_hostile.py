@@ -18,18 +18,23 @@ from typing import Any
 import pytest
 
 from aiollm import FailoverError, LLMError, Message, ProtocolError, Registry, TextPart, Timeouts
-from aiollm._http import streaming, turns
+from aiollm._http import answer, streaming, turns
 from aiollm._http.unary import UnaryRequester
+from aiollm._wire.framing import SSE
 from aiollm._wire.runs import Run
 from aiollm.dsn import Secret
 from aiollm.provider import Operation, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
+from aiollm.providers.google import decode as google_decode
 from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.ollama import decode as ollama_decode
 from aiollm.providers.ollama.codec import OllamaCodec
+from aiollm.providers.openai import chat_decode
 from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.chat_wire import Lane
 from aiollm.providers.openai.responses_codec import ResponsesCodec
-from aiollm.servers import LlamaSwap, Ollama
-from aiollm.types import Request, Target
+from aiollm.servers import LlamaSwap, Ollama, llama_swap
+from aiollm.types import Request, Target, TextDelta
 
 HERE = Path(__file__).parent
 
@@ -228,6 +233,17 @@ def test_nothing_is_made_of_what_becomes_text_or_is_not_read(name):
         tracemalloc.stop()
 
 
+def test_nothing_is_made_of_an_event_that_is_not_known():
+    body = hostile.servers.SHAPES["events: as many values in an event as may be"][1](64 * 1024)
+    (frame,) = SSE().feed(body)
+    tracemalloc.start()
+    try:
+        assert llama_swap._event(frame).type == "a"
+        assert tracemalloc.get_traced_memory()[1] <= 2 * len(frame)
+    finally:
+        tracemalloc.stop()
+
+
 async def turns_before_the_end(name: str) -> list[bool]:
     """Return of each batch of an answer whether others could run after it."""
     wire, make = hostile.LIMITS[name]
@@ -257,3 +273,97 @@ def test_others_run_between_a_large_frame_and_the_end_that_comes_with_it(name):
     *_, large, end = asyncio.run(turns_before_the_end(name))
     assert large
     assert end
+
+
+class Told:
+    """A decoder that notes whether it was told that a frame is large, and others ran before it."""
+
+    ending = finished = told = have_turned = False
+
+    def __init__(self):
+        self.seen: list[tuple[int, bool, bool]] = []
+
+    def expect_large(self):
+        self.told = True
+
+    def close(self, out):
+        pass
+
+    def feed(self, frames, out):
+        self.seen += [(len(frame), self.told, self.told and self.have_turned) for frame in frames]
+        self.told = self.have_turned = False
+        asyncio.get_running_loop().call_soon(setattr, self, "have_turned", True)
+
+
+def test_others_run_before_a_large_frame_of_which_its_decoder_knows():
+    """It would try it as a plain chunk, and take as long again to find out that it is none."""
+    frames = [b'"%b"' % (b"a" * size) for size in (9, 8 * LARGE, 9, 9 * LARGE, 9)]
+    body = b"".join(b"data: %s\n\n" % frame for frame in frames)
+    decoder = Told()
+
+    async def read() -> None:
+        whole = answer.Answer(streams.Reply([body, b""]), SSE(), decoder, Timeouts())
+        while whole.goes_on:
+            got = whole.take()
+            if not isinstance(got, list):
+                await got
+
+    asyncio.run(read())
+    sizes = [*map(len, frames)]
+    assert decoder.seen == [(size, size > LARGE, size > LARGE) for size in sizes]
+
+
+def never(_):
+    raise AssertionError("it was tried as a plain chunk")
+
+
+@pytest.mark.parametrize("wire", ["chat", "google", "ollama"])
+def test_a_large_frame_is_not_tried_as_a_plain_one(wire, monkeypatch):
+    decoder = CODECS[wire]().decoder()
+    decoder.expect_large()
+    monkeypatch.setattr(chat_decode, "USUAL", Lane(never, TextDelta))
+    monkeypatch.setattr(google_decode, "decode_plain", never)
+    monkeypatch.setattr(ollama_decode, "_decode_plain", never)
+    out = []
+    decoder.feed([hostile.TEXT[wire] % b'"a"'], out)
+    assert out == [TextDelta("a")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chat: objects with a name in content", "anthropic: objects with a name in block"],
+)
+def test_garbage_is_not_looked_for_while_a_large_frame_is_decoded(name, monkeypatch):
+    wire, make = hostile.ALL[name]
+    body = make(0)
+    monkeypatch.setitem(hostile.ALL, name, (wire, lambda _: body))
+    asyncio.run(work(name, 0, 2**24))
+    began = []
+    gc.callbacks.append(lambda phase, info: began.append(info) if phase == "start" else None)
+    try:
+        asyncio.run(work(name, 0, 2**24))
+    finally:
+        gc.callbacks.pop()
+    assert len(began) <= 8
+    assert gc.isenabled()
+
+
+def test_the_lines_of_a_long_event_are_joined_while_they_come():
+    """To join them takes 80 bytes for each, and so the more time the more there are."""
+    framer, piece = SSE(), b"data:\n" * 2500
+    for _ in range(24):
+        assert framer.feed(piece) == []
+    tracemalloc.start()
+    try:
+        (frame,) = framer.feed(b"\n")
+        assert tracemalloc.get_traced_memory()[1] <= 4 * len(frame)
+    finally:
+        tracemalloc.stop()
+    assert frame == b"\n" * (24 * 2500 - 1)
+
+
+def test_pieces_of_arguments_that_are_too_many_are_not_looked_at():
+    frame = hostile.ALL["google: many paths"][1](2**20)
+    asyncio.run(work("google: many paths", SIZE))
+    assert asyncio.run(work("google: many paths", 2**20, 2**24)) <= ONCE + 20 * 512
+    assert len(frame) > LARGE

@@ -27,6 +27,7 @@ from aiollm.providers.anthropic.wire import (
 from aiollm.providers.decoding import (
     arguments_text,
     check_parts,
+    complete_arguments,
     is_done,
     is_unreadable,
     one_more_call,
@@ -171,7 +172,7 @@ class AnthropicDecoder:
             case "message_stop":
                 self._end(out)
             case kind if kind == "error" or name == b"error" or says_error(event.error):
-                raise stream_error(load_error(data), data)
+                raise stream_error(load_error(data, event.error), data)
             case "" if event.delta is not None and event.delta.type:
                 self._delta(event.index or 0, event.delta, data, out)
             case "" if (value := error_in(data)) is not None:
@@ -304,7 +305,7 @@ class AnthropicDecoder:
             case "tool_use":
                 # Some servers send the complete input with the start of the block, and no deltas.
                 given = block.raw.get("input")
-                text = "" if given == {} else mend(arguments_text(given))
+                text = "" if given == {} else complete_arguments(given)
                 # Half a JSON object, so that a call whose arguments never came is not run.
                 if (text or cut) and not block.partial:
                     out.append(ToolCallDelta(block.call, arguments=text or "{"))

@@ -47,7 +47,10 @@ class PartialArguments:
         `left` is how many steps the frame may still take; returns how many are left then. Raises:
         ProtocolError.
         """
-        for piece in pieces if isinstance(pieces, list) else (pieces,):
+        pieces = pieces if isinstance(pieces, list) else (pieces,)
+        if len(pieces) > left // _PIECE:  # many more than are read
+            raise ProtocolError("a frame has too many pieces of arguments")
+        for piece in pieces:
             match piece:
                 case None:
                     pass

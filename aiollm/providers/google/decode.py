@@ -11,8 +11,8 @@ from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import SurrogateJoiner, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
-    arguments_text,
     check_parts,
+    complete_arguments,
     is_done,
     is_unreadable,
     one_more_call,
@@ -146,6 +146,10 @@ class GoogleDecoder:
                 return
             self._other(frame, out)
         self._until_usage = until_usage
+
+    def expect_large(self) -> None:
+        """Do not try the next frame as a plain chunk: it is large."""
+        self._plain = False
 
     def _texts(self, frames: Sequence[bytes], out: list[Item]) -> Sequence[bytes]:
         """Decode the first chunks that have only text, all at once; return what follows."""
@@ -339,7 +343,7 @@ class GoogleDecoder:
                 number,
                 own_call_id(mend(call.id or ""), self._ids),
                 mend(call.name or ""),
-                "" if streamed else mend(arguments_text(call.args)),
+                "" if streamed else complete_arguments(call.args),
                 data,
             )
         )

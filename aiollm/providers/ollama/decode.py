@@ -11,7 +11,7 @@ from aiollm._wire.batch import add_texts
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm._wire.runs import Run
 from aiollm.errors import ProtocolError, StreamInterrupted
-from aiollm.providers.decoding import arguments_text, one_more_call, own_call_id
+from aiollm.providers.decoding import complete_arguments, one_more_call, own_call_id
 from aiollm.providers.error_bodies import error_of, fault_of, says_error
 from aiollm.providers.error_replies import error_from_fault
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
@@ -140,6 +140,11 @@ class OllamaDecoder:
             if self._line(frame, out):
                 return
 
+    def expect_large(self) -> None:
+        """Do not try the next line as a plain one: it is large. Few come after it."""
+        if self._joiner is None:
+            self._joiner = SurrogateJoiner()
+
     def _texts(self, block: bytes, out: list[Item]) -> Sequence[bytes]:
         """Decode lines that have only text at once, but perhaps the last; return what is left."""
         if self._joiner is None:
@@ -210,7 +215,7 @@ class OllamaDecoder:
             index,
             own_call_id(mend(call.id or ""), self._ids),
             mend(function.name or ""),
-            mend(arguments_text(function.arguments)),
+            complete_arguments(function.arguments),
         )
 
     def _end(self, line: _Line, out: list[Item]) -> None:

@@ -70,6 +70,7 @@ from aiollm.types import (
 )
 
 _NO_USAGE = Usage()
+_JOINED = {"reasoning": ReasoningDelta, "content": TextDelta, "refusal": RefusalDelta}
 
 _WITH_TEXT = (USUAL, LANES["content"])
 """If one of these failed for a text, the answer has more fields than the usual ones."""
@@ -154,6 +155,10 @@ class ChatDecoder:
                 return
             decode, kind = self._lane = self._frame(frame, out)
 
+    def expect_large(self) -> None:
+        """Do not try the next frame as a plain chunk: it is large."""
+        self._lane = NO_LANE
+
     def whole(self, body: bytes, out: list[Item]) -> None:
         """Decode a reply that was not streamed. Raises: LLMError."""
         if body.lstrip()[:5] in (b"data:", b"event"):
@@ -187,7 +192,7 @@ class ChatDecoder:
         before = len(out)
         chunk = self._decode(frame)
         if chunk.error and says_error(chunk.error):
-            raise stream_error(load_error(frame), frame)
+            raise stream_error(load_error(frame, chunk.error), frame)
         if chunk.choices:
             self._take(chunk, out)
         else:
@@ -209,7 +214,9 @@ class ChatDecoder:
     def _mark(self, frame: bytes, out: list[Item]) -> bool:
         """Process a frame that is not a chunk; return False for one that may be one."""
         if frame == b"[DONE]" or is_done(frame):
-            self._done(out)
+            if not (self._opened or self._said):
+                raise StreamInterrupted("the stream ended without an answer")
+            self._end(out)
             return True
         return says_nothing(frame) or (self.ending and is_unreadable(frame))
 
@@ -230,7 +237,7 @@ class ChatDecoder:
 
     def _bare(self, chunk: Chunk, frame: bytes, out: list[Item]) -> None:
         """Process a chunk without choices: usage, an error, or one that does not matter."""
-        if not chunk.usage and (value := error_in(frame)) is not None:
+        if not chunk.usage and not chunk.citations and (value := error_in(frame)) is not None:
             raise stream_error(value, frame)
         if chunk.x_groq and says_error(chunk.x_groq.error):
             raise stream_error(error_of(chunk.x_groq.error), frame)
@@ -409,11 +416,6 @@ class ChatDecoder:
             self._noticed += (message,)
             out.append(Notice(message))
 
-    def _done(self, out: list[Item]) -> None:
-        if not (self._opened or self._said):
-            raise StreamInterrupted("the stream ended without an answer")
-        self._end(out)
-
     def _end(self, out: list[Item]) -> None:
         if self._joiner:
             self._flush(self._joiner, out)
@@ -441,9 +443,6 @@ class ChatDecoder:
 
     def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""
-        if thought := joiner.flush("reasoning"):
-            out.append(ReasoningDelta(thought))
-        if text := joiner.flush("content"):
-            out.append(TextDelta(text))
-        if refusal := joiner.flush("refusal"):
-            out.append(RefusalDelta(refusal))
+        for field, kind in _JOINED.items():
+            if text := joiner.flush(field):
+                out.append(kind(text))

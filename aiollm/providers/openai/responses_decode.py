@@ -142,7 +142,7 @@ class ResponsesDecoder:
         event = self._decode(data)
         kind = event.type = event.type or name.decode("ascii", "replace")
         if kind == "error" or (says_error(event.error) and not kind.startswith("response.")):
-            raise stream_error(load_error(data), data)
+            raise stream_error(load_error(data, event.error), data)
         react = self._EVENTS.get(kind)
         if react is not None:
             react(self, event, out)
