@@ -35,6 +35,8 @@ THINKING = ("think", "thinking", "thought")
 CLOSED = re.compile(rf"</(?:{'|'.join(THINKING)})>", re.IGNORECASE)
 _OPENED = re.compile(rf"\s*<(?:{'|'.join(THINKING)})>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
+_EMPTY_FIRST = re.compile(r"\s*+\{\s*+\}(?=\s*+\{)")
+"""What gateways to Bedrock send where a call begins, before its arguments (December 2025)."""
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
 _PYTHON = re.compile(
@@ -106,6 +108,8 @@ def object_in(text: str) -> dict[str, Any] | None:
             break
         text = value
     text = after_thinking(text)
+    if (nothing := _EMPTY_FIRST.match(text)) is not None:
+        text = text[nothing.end() :]
     begin = _OPENER.search(text)
     # What comes later could be a part of an object that cannot be read.
     for tidied in _tidied(text[begin.start() :]) if begin else ():
