@@ -89,10 +89,13 @@ class _Turns(Encoder):
         self._waiting, self._is_first = [], is_first
         for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
             self.add(message)
+        self._end_in_words()
         self.flush()
         return self.out
 
     def add(self, message: Message) -> None:
+        if message.role != "assistant":
+            self._end_in_words()
         match message.role:
             case "tool":
                 for part in message.parts:
@@ -109,6 +112,12 @@ class _Turns(Encoder):
             case _:
                 self.flush()
                 self._say("user", message)
+
+    def _end_in_words(self) -> None:
+        """Leave out thoughts at the end of a turn, which OpenAI refuses: the answer was cut."""
+        while self.out and self.out[-1].get("type") == "reasoning":
+            self.out.pop()
+            self.warnings.add("thoughts without an answer after them are not sent back")
 
     def flush(self) -> None:
         """Append the images of an answer, which an assistant message cannot contain."""
