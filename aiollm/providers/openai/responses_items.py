@@ -169,7 +169,7 @@ class _Turns(Encoder):
         if any(not isinstance(item, TextPart | CachePoint) for item in part.content):
             wires = (self._content(item, "auto" if custom else None) for item in part.content)
             output = [wire for wire in wires if wire is not None]
-        return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
+        return {"type": kind, "call_id": self._call_id(part), "output": output}
 
     def _assistant(self, message: Message) -> None:
         turn = _Turn(self.out)
@@ -218,7 +218,7 @@ class _Turns(Encoder):
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         state = self._own(part.provider_data, "the state of a tool call") or {}
-        wire = {"call_id": call_id(part.id, MAX_CALL_ID), "name": part.name}
+        wire = {"call_id": self._call_id(part), "name": part.name}
         if state.get("type") == "custom_tool_call":
             self._custom |= {part.id}
             return state | wire | {"input": part.arguments}
@@ -228,6 +228,9 @@ class _Turns(Encoder):
             )
         arguments = "{}" if part.custom or not part.valid else part.arguments or "{}"
         return {"type": "function_call", **wire, "arguments": arguments, **state}
+
+    def _call_id(self, part: ToolCallPart | ToolResultPart) -> str:
+        return call_id(part.id, MAX_CALL_ID, self._dialect)
 
     def _image(self, turn: _Turn, part: ImagePart, data: ProviderData | None) -> None:
         state = self._own(data, "the state of an image")
