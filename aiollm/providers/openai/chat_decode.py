@@ -307,7 +307,7 @@ class ChatDecoder:
 
     def _delta(self, delta: Delta, out: list[Item]) -> None:
         texts = delta.reasoning_content or delta.reasoning or delta.reasoning_text
-        if texts or delta.reasoning_details:
+        if texts or delta.reasoning_details or delta.thinking_blocks:
             self._think(delta, out)
         if not (content := delta.content):
             pass
