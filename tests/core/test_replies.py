@@ -278,6 +278,10 @@ CONTEXT_TEXTS = [
     "The decoder prompt (length 9) is longer than the maximum model length of 8.",
     "You passed 9 input tokens. However, the model's context length is only 8 tokens.",
     "max_tokens must be at least 1, got -512.",
+    "max_completion_tokens must be at least 1, got -512.",
+    "litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - too much",
+    "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+    "Input prompt is too big compared to KV size. Please try increasing KV size.",
     "The number of tokens to keep from the initial prompt is greater than the context length.",
     "Trying to keep the first 9 tokens when context the overflows.",
     "Reached context length of 4096 tokens, but this model does not support going on.",
@@ -324,6 +328,7 @@ class TestContextLength:
 
     @pytest.mark.parametrize("text", [
         "max_tokens must be at most 8192",
+        "max_tokens must be at least 1, got 0",
         "string too long. Expected a string with maximum length 10485760",
         "the model exceeds the memory; a smaller context is a way out",
         'the context "window" may exceed nothing',
