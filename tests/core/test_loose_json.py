@@ -136,6 +136,7 @@ def test_thinking_is_left_out(text: str, left: str) -> None:
         '{"n":2 /* x */}',
         '{}{"n":2}',
         '{ }\n{"n":2}',
+        '{"n":2}{"n":2}',
     ],
 )
 def test_one_object_is_found(text: str) -> None:
@@ -147,6 +148,7 @@ def test_one_object_is_found(text: str) -> None:
     [
         '{"n":2}{"n":3}',
         '{"n":2}{}',
+        '{"n":2}{"n":2}{"n":2}',
         '{}{}{"n":2}',
         '{"n":2}}',
         '[{"n":2}]',
