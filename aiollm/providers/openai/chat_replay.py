@@ -31,6 +31,13 @@ def as_reasoning_content(wire: State, text: str, states: Sequence[State]) -> Non
         wire["reasoning_content"] = text
 
 
+def as_some_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
+    """Send the text as Moonshot requires it, which takes an empty one for none (2026)."""
+    as_reasoning_content(wire, text, states)
+    if wire.get("reasoning_content") == "":
+        wire["reasoning_content"] = " "
+
+
 def as_details(wire: State, text: str, states: Sequence[State]) -> None:
     """Send OpenRouter's details, or the text if there are none."""
     if details := [item for state in states for item in state.get("details", ())]:
