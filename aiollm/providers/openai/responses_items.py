@@ -18,6 +18,7 @@ from aiollm.providers.openai.chat_messages import (
     in_turns,
 )
 from aiollm.providers.openai.dialects import Dialect
+from aiollm.providers.openai.responses_outputs import word
 from aiollm.providers.openai.responses_wire import ran_on_server
 from aiollm.types import (
     AudioPart,
@@ -38,6 +39,9 @@ from aiollm.types import (
 
 MAX_CALL_ID = 64
 """The longest call id that OpenAI accepts, in characters."""
+
+MAX_ID = 64
+"""The longest id of an item, which GitHub Copilot exceeds and refuses back (March 2026)."""
 
 
 _CONTEXT = {"previous_response_id", "conversation", "prompt"}
@@ -259,7 +263,7 @@ class _Turn:
 
     def append(self, item: dict[str, Any], *, optional_id: bool = False) -> None:
         self.close()
-        if optional_id and self.unpaired:
+        if (optional_id and self.unpaired) or len(word(item, "id")) > MAX_ID:
             item = {key: value for key, value in item.items() if key != "id"}
         self._out.append(item)
 
@@ -281,7 +285,7 @@ class _Turn:
         self._content, self._state = [], {}
         if not content:
             return
-        if self.unpaired:
+        if self.unpaired or len(word(state, "id")) > MAX_ID:
             state.pop("id", None)
         # llama.cpp recognizes an assistant's item only by its type, which OpenAI accepts, too.
         wire: dict[str, Any] = {"type": "message", "role": "assistant", **state}

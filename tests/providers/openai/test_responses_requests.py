@@ -330,6 +330,25 @@ def test_thoughts_of_an_answer_that_was_cut_are_left_out(responses, last) -> Non
     assert "thoughts" in sent.warnings[0]
 
 
+def test_ids_that_are_longer_than_openai_takes_are_left_out(responses) -> None:
+    """GitHub Copilot gives such, and refuses them itself."""
+    long = "x" * 65
+    thought = {"id": long, "type": "reasoning", "summary": [], "encrypted_content": "g"}
+    search = {"id": long, "type": "web_search_call", "status": "completed"}
+    said = assistant(
+        ReasoningPart("", own(item=thought)),
+        OpaquePart(own(**search)),
+        TextPart("a", provider_data=own(id=long, phase="commentary")),
+        ToolCallPart("c1", "f", provider_data=own(id=long, status="completed")),
+    )
+    sent = items(responses, user("q"), said, tool_results(ToolResultPart("c1", "r")))
+    assert [item["type"] for item in sent[1:5]] == [
+        "reasoning", "web_search_call", "message", "function_call",
+    ]  # fmt: skip
+    assert not any("id" in item for item in sent[1:5])
+    assert sent[3]["phase"] == "commentary"
+
+
 def test_thoughts_before_the_next_message_of_an_answer_are_kept(responses) -> None:
     thought = {"id": "rs", "type": "reasoning", "summary": [], "encrypted_content": "g"}
     said = assistant(ReasoningPart("", own(item=thought)))
