@@ -129,7 +129,7 @@ def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     return detail | {field: "".join(pieces)} if field in detail else detail
 
 
-def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
+def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta | ImageChunk]:
     """Read content that is a list of parts, as Mistral's reasoning models send it."""
     for part in parts:
         match part:
@@ -141,6 +141,8 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
             case {"type": "thinking", "thinking": list() as inner}:
                 if thought := "".join(item.text for item in content_items(inner)):
                     yield ReasoningDelta(thought)
+            case {"type": "image_url", "image_url": {"url": str() as url}} if url:
+                yield ImageChunk(image(url))
             case {"text": str() as text} | str(text) if text:
                 yield TextDelta(mend(text))
             case _:
