@@ -167,7 +167,7 @@ class ChatDecoder:
         if says_error(chunk.error) or not chunk.choices:
             raise no_answer(body)
         self._take(chunk, out)
-        self._end(out)
+        self._done(out)
 
     def close(self, out: list[Item]) -> None:
         """End the reply. Raises: StreamInterrupted if no finish reason has arrived."""
@@ -411,7 +411,7 @@ class ChatDecoder:
             out.append(Notice(message))
 
     def _done(self, out: list[Item]) -> None:
-        if not (self._opened or self._said):
+        if not (self._reason or self._said):
             raise StreamInterrupted("the stream ended without an answer")
         self._end(out)
 
