@@ -182,6 +182,8 @@ def _object(text: str) -> str:
 
 def _loose_object(text: str) -> str:
     """Return as JSON the one object that a complete text means, "" if it is not clear."""
+    if text == "null":  # servers in Go write so that there are no arguments (2026)
+        return "{}"
     from aiollm._user_types.loose_json import object_in
     from aiollm._wire.lenient import encode  # few models write what needs it
 

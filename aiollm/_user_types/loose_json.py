@@ -35,6 +35,7 @@ THINKING = ("think", "thinking", "thought")
 CLOSED = re.compile(rf"</(?:{'|'.join(THINKING)})>", re.IGNORECASE)
 _OPENED = re.compile(rf"\s*<(?:{'|'.join(THINKING)})>", re.IGNORECASE)
 _OPENER = re.compile(r"[{\[]")
+_EMPTY_FIRST = re.compile(r"\s*+\{\s*+\}(?=\s*+\{)")
 _COMMENTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _COMMAS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|,(?=\s*+[}\]])', re.DOTALL)
 _PYTHON = re.compile(
@@ -105,7 +106,7 @@ def object_in(text: str) -> dict[str, Any] | None:
         if not isinstance(value, str):
             break
         text = value
-    text = after_thinking(text)
+    text = _once(after_thinking(text))
     begin = _OPENER.search(text)
     # What comes later could be a part of an object that cannot be read.
     for tidied in _tidied(text[begin.start() :]) if begin else ():
@@ -115,6 +116,17 @@ def object_in(text: str) -> dict[str, Any] | None:
             continue
         return value if isinstance(value, dict) and not _BRACKETS.search(tidied, end) else None
     return None
+
+
+def _once(text: str) -> str:
+    """Return a text without an empty object at its start, and the half of one that is said twice.
+
+    Gateways to Bedrock send the former where a call begins, others send all arguments again (2026).
+    """
+    if (nothing := _EMPTY_FIRST.match(text)) is not None:
+        text = text[nothing.end() :]
+    half = len(text) // 2
+    return text[:half] if text[:half] == text[half:] else text
 
 
 def _decoded(text: str) -> Any:

@@ -61,6 +61,21 @@ def conversation(request: Request, *, points: bool = False) -> tuple[Message, ..
     return unique_calls(one_turn_for_its_results(messages))
 
 
+_DEFINED_ELSEWHERE = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
+
+
+def object_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool's parameters as an object with properties, which OpenAI requires.
+
+    Many MCP servers give a tool without parameters a type alone (2026).
+    """
+    if "properties" in parameters and "type" in parameters:
+        return parameters
+    if not _DEFINED_ELSEWHERE.isdisjoint(parameters):
+        return parameters
+    return {"type": "object", "properties": {}} | parameters
+
+
 def asks_for_tools(request: Request) -> bool:
     """Return whether there are tools, given as such or in the provider's own form in `extra`."""
     return bool(request.tools or request.extra.get("tools"))

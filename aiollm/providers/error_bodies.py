@@ -272,15 +272,11 @@ def _flat(value: dict[str, Any], message: str) -> Fault:
         kind = kind.rpartition("#")[2]  # AWS puts a name space before it
     code = value.get("code")
     code = value.get("error_code") if code is None else code
-    param = value.get("param")
-    return Fault(
-        mend(message),
-        _word(code),
-        _word(kind),
-        value,
-        _word(param) if isinstance(param, str) else "",
-        _status(value),
-    )
+    given = value.get("param")
+    param = _word(given) if isinstance(given, str) else ""
+    if param.count(" ") > 1:  # Xiaomi gives the reason where others name a field (2026)
+        message = f"{message}: {param}"
+    return Fault(mend(message), _word(code), _word(kind), value, param, _status(value))
 
 
 def _status(value: dict[str, Any]) -> int:

@@ -106,6 +106,8 @@ _CONTEXT_TEXTS = (
     "exceeded max_prompt_tokens",  # SiliconFlow (2026)
     "too long to fit into the model",  # vLLM, with images
     "maximum input length is",  # as LiteLLM lists it (2026)
+    "contextwindowexceedederror",  # LiteLLM
+    "too big compared to kv size",  # llama.cpp's older builds
     "上下文长度",  # of Chinese services (2026)
     "超过最大长度",
     "context window*exceed",  # MiniMax, llama-cpp-python
@@ -124,7 +126,7 @@ _CONTEXT_TEXTS = (
     "input length*exceeds*maximum allowed",  # SGLang, Poolside
     "longer than the maximum model length",  # vLLM
     "context length is only",  # vLLM
-    "max_tokens must be at least 1, got -",  # vLLM until 2026: nothing is left for the answer
+    "tokens must be at least 1, got -",  # vLLM: nothing is left for the answer
     "greater than the context length",  # LM Studio
     "when context the overflows",  # LM Studio
     "reached context length of",  # LM Studio, in a stream
@@ -138,7 +140,7 @@ _CONTEXT_TEXTS = (
     "maximum prompt length is",  # xAI
     "token limit exceeded",
     "`inputs` tokens + `max_new_tokens` must be",  # Hugging Face's TGI
-    "inputs must have less than * tokens",
+    "must have less than * tokens",
     "must be less than max_seq_len",
     "is greater than max_seq_len",
     "total number of tokens*cannot exceed",  # Cohere

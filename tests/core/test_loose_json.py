@@ -134,6 +134,9 @@ def test_thinking_is_left_out(text: str, left: str) -> None:
         '\ufeff{"n":2,}',
         "{'n': 2}",
         '{"n":2 /* x */}',
+        '{}{"n":2}',
+        '{ }\n{"n":2}',
+        '{"n":2}{"n":2}',
     ],
 )
 def test_one_object_is_found(text: str) -> None:
@@ -144,6 +147,9 @@ def test_one_object_is_found(text: str) -> None:
     "text",
     [
         '{"n":2}{"n":3}',
+        '{"n":2}{}',
+        '{"n":2}{"n":2}{"n":2}',
+        '{}{}{"n":2}',
         '{"n":2}}',
         '[{"n":2}]',
         '[1] {"n":2}',

@@ -153,3 +153,26 @@ def test_openai_is_sent_no_empty_id(name: str) -> None:
     history = (user("go"), assistant(call("")), tool_results(ToolResultPart("", "1")), user("so?"))
     http = codec.encode(provider, Target("p", "gpt-4.1"), Request(history))
     assert b'id":""' not in bytes(http.body)
+
+
+@pytest.mark.parametrize("name", ["chat_codec:ChatCodec", "responses_codec:ResponsesCodec"])
+@pytest.mark.parametrize(("host", "is_kept"), [("gateway.test", True), ("api.openai.com", False)])
+def test_an_id_that_holds_a_signature_goes_back_to_the_gateway_that_made_it(
+    name: str,
+    host: str,
+    is_kept: bool,
+) -> None:
+    """LiteLLM writes Gemini's signatures into ids, which OpenAI refuses for their length."""
+    module, made = name.split(":")
+    codec = getattr(import_module(f"aiollm.providers.openai.{module}"), made)()
+    provider = Provider("p", "openai", f"https://{host}/v1", codec, token=Secret("k"))
+    signed = f"call_1__thought__{'QUJD' * 500}"
+    plain = "call_" + "x" * 80
+    history = (
+        assistant(call(signed), call(plain)),
+        tool_results(ToolResultPart(signed, "1"), ToolResultPart(plain, "2")),
+    )
+    request = Request((user("go"), *history, user("so?")))
+    sent = bytes(codec.encode(provider, Target("p", "gpt-4.1"), request).body).decode()
+    assert sent.count(f'"{signed}"') == 2 * is_kept
+    assert plain not in sent

@@ -358,9 +358,13 @@ class _Encoder(Encoder):
                 return {"type": "redacted_thinking", "data": data}
             case {"signature": signature}:
                 return {"type": "thinking", "thinking": part.text, "signature": signature}
+            case _ if part.provider_data is not None:
+                return None
+            case _ if self._facts.unsigned and part.text:
+                self.thought = True
+                return {"type": "thinking", "thinking": part.text, "signature": ""}
             case _:
-                if part.provider_data is None:
-                    self.warnings.add("reasoning without a signature cannot be replayed: dropped")
+                self.warnings.add("reasoning without a signature cannot be replayed: dropped")
                 return None
 
     def _id(self, id_: str) -> str:

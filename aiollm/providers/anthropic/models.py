@@ -44,6 +44,8 @@ class Model(msgspec.Struct, frozen=True):
     """Whether it continues an assistant message that ends the conversation."""
     system_turns: bool = True
     """Whether it accepts a system message after a user's turn."""
+    unsigned: bool = False
+    """Whether it accepts thoughts back that have no signature."""
     max_tokens: int = 64_000
     """The output limit to send if the caller does not set one."""
 
@@ -55,6 +57,18 @@ _4_6 = msgspec.structs.replace(
     _4_7, budget=True, efforts=("low", "medium", "high", "max"), sampling=True
 )
 _4_5 = msgspec.structs.replace(_4_6, adaptive=False, efforts=(), prefill=True, max_tokens=32_000)
+
+
+_OTHERS = Model(
+    adaptive=False,
+    budget=True,
+    least_budget=1,
+    efforts=(),
+    sampling=True,
+    prefill=True,
+    system_turns=False,
+    max_tokens=8192,
+)
 
 
 def _named(facts: Model, *names: str, **others: Any) -> Model:
@@ -84,16 +98,19 @@ MODELS: tuple[Model, ...] = (
     _named(_4_5, "*claude-3*", "*claude-2*", budget=False, off="", max_tokens=4096),
     # A newer model is asked to continue an assistant's message; it may accept that again.
     _named(_5, "*claude*", prefill=True),
-    Model(
-        adaptive=False,
-        budget=True,
-        least_budget=1,
-        efforts=(),
-        sampling=True,
-        prefill=True,
-        system_turns=False,
-        max_tokens=8192,
+    # Open models, whose services and servers sign no thoughts or check no signature (2026).
+    _named(
+        _OTHERS,
+        "*deepseek*",
+        "*glm*",
+        "*gpt-oss*",
+        "*kimi*",
+        "*mimo*",
+        "*minimax*",
+        "*qwen*",
+        unsigned=True,
     ),
+    _OTHERS,
 )
 """The first match applies; the last row is for other models behind this wire.
 

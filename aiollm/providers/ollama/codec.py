@@ -13,7 +13,13 @@ from aiollm._wire.runs import LineRuns
 from aiollm._wire.schema import json_schema
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider
-from aiollm.providers.encoding import Warnings, bearer_headers, merge, with_output_in_prompt
+from aiollm.providers.encoding import (
+    Warnings,
+    bearer_headers,
+    merge,
+    object_schema,
+    with_output_in_prompt,
+)
 from aiollm.providers.error_replies import error_from
 from aiollm.providers.hosted import functions_of, hosted_of, lacking
 from aiollm.providers.ollama.decode import OllamaDecoder
@@ -122,7 +128,7 @@ def _tool(tool: Tool, warnings: Warnings) -> dict[str, Any]:
     function = {
         "name": tool.name,
         "description": tool.description,
-        "parameters": tool.parameters,
+        "parameters": object_schema(tool.parameters),
     }
     return {"type": "function", "function": function}
 

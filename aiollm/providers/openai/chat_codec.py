@@ -16,6 +16,7 @@ from aiollm.providers.encoding import (
     Warnings,
     bearer_headers,
     merge,
+    object_schema,
     output_note,
     tools_on_offer,
 )
@@ -204,7 +205,7 @@ def function(tool: Tool) -> dict[str, Any]:
         wire["description"] = tool.description
     if tool.strict:
         return wire | {"parameters": strict(json_schema(tool.parameters)), "strict": True}
-    return wire | {"parameters": tool.parameters or {"type": "object", "properties": {}}}
+    return wire | {"parameters": object_schema(tool.parameters)}
 
 
 def _limits(request: Request, dialect: Dialect) -> dict[str, Any]:

@@ -171,7 +171,7 @@ class ChatDecoder:
         if says_error(chunk.error) or not chunk.choices:
             raise no_answer(body)
         self._take(chunk, out)
-        self._end(out)
+        self._done(out)
 
     def close(self, out: list[Item]) -> None:
         """End the reply. Raises: StreamInterrupted if no finish reason has arrived."""
@@ -214,9 +214,7 @@ class ChatDecoder:
     def _mark(self, frame: bytes, out: list[Item]) -> bool:
         """Process a frame that is not a chunk; return False for one that may be one."""
         if frame == b"[DONE]" or is_done(frame):
-            if not (self._opened or self._said):
-                raise StreamInterrupted("the stream ended without an answer")
-            self._end(out)
+            self._done(out)
             return True
         return says_nothing(frame) or (self.ending and is_unreadable(frame))
 
@@ -313,7 +311,7 @@ class ChatDecoder:
 
     def _delta(self, delta: Delta, out: list[Item]) -> None:
         texts = delta.reasoning_content or delta.reasoning or delta.reasoning_text
-        if texts or delta.reasoning_details:
+        if texts or delta.reasoning_details or delta.thinking_blocks:
             self._think(delta, out)
         if not (content := delta.content):
             pass
@@ -373,7 +371,7 @@ class ChatDecoder:
 
     def _content(
         self, content: str | list[Any] | dict[str, Any], block: ThinkBlock | None
-    ) -> Iterable[TextDelta | ReasoningDelta]:
+    ) -> Iterable[Item]:
         """Read content that is no plain text: parts, or text that may begin with a think block."""
         if block is None or not isinstance(content, str):
             parts = content if isinstance(content, list) else [content]
@@ -415,6 +413,11 @@ class ChatDecoder:
         if message not in self._noticed:
             self._noticed += (message,)
             out.append(Notice(message))
+
+    def _done(self, out: list[Item]) -> None:
+        if not (self._reason or self._said):
+            raise StreamInterrupted("the stream ended without an answer")
+        self._end(out)
 
     def _end(self, out: list[Item]) -> None:
         if self._joiner:

@@ -42,20 +42,22 @@ def unsaid(message: Delta, has_calls: bool) -> Delta:  # noqa: FBT001 - it is th
 class Reasoning:
     """Reads reasoning under the names that servers use for it, and keeps what replay needs."""
 
-    __slots__ = ("_details", "field")
+    __slots__ = ("_blocks", "_details", "field")
 
     def __init__(self) -> None:
         self.field: str = ""
+        self._blocks: list[tuple[dict[str, Any], list[str]]] = []
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
     def read(self, delta: Delta) -> str:
         """Return a delta's reasoning only once, even if it comes under several names."""
         detailed = "".join(map(self._detail, delta.reasoning_details or ()))
+        blocks = "".join(map(self._block, delta.thinking_blocks or ()))
         for name in _NAMES:
             if text := words(getattr(delta, name)):
                 self.field = name
                 return text
-        return detailed
+        return detailed or blocks
 
     def data(self) -> dict[str, Any] | None:
         """Return the state that the server may need back, None if there was no reasoning."""
@@ -64,6 +66,11 @@ class Reasoning:
             data["field"] = self.field
         if self._details:
             data["details"] = [_joined(*detail) for detail in self._details]
+        if self._blocks:
+            data["blocks"] = [
+                block | {"thinking": "".join(pieces)} if block["type"] == "thinking" else block
+                for block, pieces in self._blocks
+            ]
         return data or None
 
     def _detail(self, detail: Any) -> str:
@@ -77,6 +84,24 @@ class Reasoning:
             pieces.append(piece)
         else:
             self._details.append((dict(detail), [piece]))
+        return piece
+
+    def _block(self, block: Any) -> str:
+        """Add a piece of Anthropic's blocks as LiteLLM sends them: a signature ends one (2026)."""
+        if not isinstance(block, dict):
+            return ""
+        if block.get("type") != "thinking":
+            self._blocks.append(({"type": "redacted_thinking"} | block, []))
+            return ""
+        last, pieces = self._blocks[-1] if self._blocks else ({}, [])
+        if last.get("type") != "thinking" or "signature" in last:
+            last, pieces = {"type": "thinking"}, []
+            self._blocks.append((last, pieces))
+        if signature := block.get("signature"):
+            last["signature"] = signature
+        text = block.get("thinking")
+        piece = text if isinstance(text, str) else ""
+        pieces.append(piece)
         return piece
 
 
@@ -104,7 +129,7 @@ def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     return detail | {field: "".join(pieces)} if field in detail else detail
 
 
-def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
+def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta | ImageChunk]:
     """Read content that is a list of parts, as Mistral's reasoning models send it."""
     for part in parts:
         match part:
@@ -116,6 +141,8 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta]:
             case {"type": "thinking", "thinking": list() as inner}:
                 if thought := "".join(item.text for item in content_items(inner)):
                     yield ReasoningDelta(thought)
+            case {"type": "image_url", "image_url": {"url": str() as url}} if url:
+                yield ImageChunk(image(url))
             case {"text": str() as text} | str(text) if text:
                 yield TextDelta(mend(text))
             case _:

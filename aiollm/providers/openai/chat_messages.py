@@ -38,6 +38,9 @@ MAX_CALL_ID = 40
 _ANSWER = "I have the results."
 """What stands between results of tools and the user, where a template wants an answer there."""
 
+_SIGNED = "__thought__"
+"""What LiteLLM writes into the id of a call by Gemini, before a long signature (2026)."""
+
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 """The tool-call ids that Mistral accepts."""
 
@@ -284,7 +287,7 @@ class _Turns(Encoder):
     def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
         if self._dialect.short_call_ids:
             return id if _SHORT_ID.fullmatch(id) else _hash(id)[:9]
-        return call_id(id, MAX_CALL_ID)
+        return call_id(id, MAX_CALL_ID, self._dialect)
 
     def _replay(self, message: Message, wire: dict[str, Any]) -> None:
         """Send reasoning back in the host's way, if it has one."""
@@ -342,9 +345,11 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": Blob(part.data), "format": form}}
 
 
-def call_id(id: str, limit: int) -> str:  # noqa: A002  the wire's word
+def call_id(id: str, limit: int, dialect: Dialect) -> str:  # noqa: A002  the wire's word
     """Return a tool call's id, or a digest of it if it is empty or longer than `limit`."""
-    return id if 0 < len(id) <= limit else f"call_{_hash(id)}"
+    if 0 < len(id) <= limit or (dialect.signatures and _SIGNED in id):
+        return id
+    return f"call_{_hash(id)}"
 
 
 def _hash(text: str) -> str:

@@ -6,30 +6,39 @@ state that the host sent with its pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 State: TypeAlias = dict[str, Any]
-Replay: TypeAlias = Callable[[State, str, Iterable[State]], None]
+Replay: TypeAlias = Callable[[State, str, Sequence[State]], None]
 
 _FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 
 
-def in_its_field(wire: State, text: str, states: Iterable[State]) -> None:
-    """Send the text in the field it came in."""
+def in_its_field(wire: State, text: str, states: Sequence[State]) -> None:
+    """Send the text in the field it came in, and Anthropic's blocks back to LiteLLM."""
+    if blocks := [block for state in states for block in state.get("blocks", ())]:
+        wire["thinking_blocks"] = blocks
     if text:
         named = (state.get("field") for state in states)
         wire[next((name for name in named if name in _FIELDS), _FIELDS[0])] = text
 
 
-def as_reasoning_content(wire: State, text: str, states: Iterable[State]) -> None:
+def as_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
     """Send the text as DeepSeek requires it, which refuses a tool call without its reasoning."""
     del states
     if text or "tool_calls" in wire:
         wire["reasoning_content"] = text
 
 
-def as_details(wire: State, text: str, states: Iterable[State]) -> None:
+def as_some_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
+    """Send the text as Moonshot requires it, which takes an empty one for none (2026)."""
+    as_reasoning_content(wire, text, states)
+    if wire.get("reasoning_content") == "":
+        wire["reasoning_content"] = " "
+
+
+def as_details(wire: State, text: str, states: Sequence[State]) -> None:
     """Send OpenRouter's details, or the text if there are none."""
     if details := [item for state in states for item in state.get("details", ())]:
         wire["reasoning_details"] = details
@@ -37,7 +46,7 @@ def as_details(wire: State, text: str, states: Iterable[State]) -> None:
         wire["reasoning"] = text
 
 
-def as_content(wire: State, text: str, states: Iterable[State]) -> None:
+def as_content(wire: State, text: str, states: Sequence[State]) -> None:
     """Send the text as Mistral's content part, before the answer."""
     del states
     if text:
@@ -46,7 +55,7 @@ def as_content(wire: State, text: str, states: Iterable[State]) -> None:
         wire["content"] = [thought, *([{"type": "text", "text": said}] if said else [])]
 
 
-def as_think_block(wire: State, text: str, states: Iterable[State]) -> None:
+def as_think_block(wire: State, text: str, states: Sequence[State]) -> None:
     """Send the text as MiniMax does: in tags, before the answer."""
     del states
     if text:

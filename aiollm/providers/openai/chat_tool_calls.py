@@ -147,9 +147,10 @@ class ToolCallAssembler:
     """Numbers the calls in order of appearance, whatever `index` and `id` the fragments carry.
 
     A fragment belongs to the call with its index, unless its id is another call's, else to the one
-    with its id, else to the latest call. It begins a new call if that call has another id or name,
-    or is already complete. A new id without a name does not begin one: some servers make up an id
-    for every fragment. A name may come in pieces.
+    with its id, else to the latest call. With nothing but arguments it belongs to the latest call,
+    too, if no call has its index: SGLang's index of a name may be another one (2025). It begins a
+    new call if that call has another id or name, or is already complete. A new id without a name
+    does not begin one: some servers make up an id for every fragment. A name may come in pieces.
     """
 
     __slots__ = ("_by_id", "_by_index", "_calls", "_ids")
@@ -175,8 +176,10 @@ class ToolCallAssembler:
     ) -> ToolCallDelta | None:
         """Add a fragment; return None if it adds nothing. Raises: ProtocolError for too many."""
         found = self._find(index, id)
-        if not (id or name or arguments.strip()) and found is None:
-            return None
+        if found is None and not (id or name):
+            if not arguments.strip():
+                return None
+            found = self._unfinished()
         if found is not None and self._calls[found].repeats(id, name, arguments):
             return None
         new = found is None or self._calls[found].ends_before(id, name, arguments)
@@ -215,6 +218,10 @@ class ToolCallAssembler:
         return bool(self._calls) and all(
             call.whole() or (ended and (call.custom or call.blank())) for call in self._calls
         )
+
+    def _unfinished(self) -> int | None:
+        """Return the latest call if its arguments are not complete."""
+        return len(self._calls) - 1 if self._calls and not self._calls[-1].whole() else None
 
     def _begin(self, index: int | None, id: str, *, custom: bool) -> int:  # noqa: A002
         place = one_more_call(len(self._calls)) - 1

@@ -19,6 +19,7 @@ from aiollm.providers.openai.chat_replay import (
     as_content,
     as_details,
     as_reasoning_content,
+    as_some_reasoning_content,
     as_think_block,
     in_its_field,
 )
@@ -192,8 +193,14 @@ FIREWORKS = msgspec.structs.replace(
 )
 MOONSHOT = msgspec.structs.replace(
     COMPATIBLE,
-    hosts=("api.moonshot.ai", "api.moonshot.cn"),
+    hosts=("api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"),
     cache_key="prompt_cache_key",  # as Moonshot's own program sends it (August 2026)
+    replay=as_some_reasoning_content,
+)
+XIAOMI = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("*.xiaomimimo.com",),
+    replay=as_reasoning_content,  # refused without it, as by DeepSeek (May 2026)
 )
 
 DIALECTS = (
@@ -210,6 +217,7 @@ DIALECTS = (
     MINIMAX,
     FIREWORKS,
     MOONSHOT,
+    XIAOMI,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""

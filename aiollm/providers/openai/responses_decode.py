@@ -37,6 +37,7 @@ from aiollm.providers.openai.responses_outputs import (
     marker_of,
     matched,
     state_of_call,
+    thought_before,
     word,
 )
 from aiollm.providers.openai.responses_wire import (
@@ -181,15 +182,13 @@ class ResponsesDecoder:
         output = self._begin(event)
         item = output.offered = event.item or {}
         output.kind = kind_of(item)
-        match output.kind:
-            case "message":
-                output.waiting = marker_of(item)
-            case "call" if ran_on_server(item):
-                output.call = RAN
-            case "call":
-                out.append(self._call(output, item))
-            case _:
-                pass
+        out += thought_before(self._outputs)
+        if output.kind == "message":
+            output.waiting = marker_of(item)
+        elif output.kind == "call" and ran_on_server(item):
+            output.call = RAN
+        elif output.kind == "call":
+            out.append(self._call(output, item))
 
     def _text(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)

@@ -18,6 +18,7 @@ from aiollm.providers.openai.chat_messages import (
     in_turns,
 )
 from aiollm.providers.openai.dialects import Dialect
+from aiollm.providers.openai.responses_outputs import word
 from aiollm.providers.openai.responses_wire import ran_on_server
 from aiollm.types import (
     AudioPart,
@@ -38,6 +39,9 @@ from aiollm.types import (
 
 MAX_CALL_ID = 64
 """The longest call id that OpenAI accepts, in characters."""
+
+MAX_ID = 64
+"""The longest id of an item, which GitHub Copilot exceeds and refuses back (March 2026)."""
 
 
 _CONTEXT = {"previous_response_id", "conversation", "prompt"}
@@ -89,10 +93,13 @@ class _Turns(Encoder):
         self._waiting, self._is_first = [], is_first
         for message in in_turns(messages, self._dialect, self.warnings, is_first=is_first):
             self.add(message)
+        self._end_in_words()
         self.flush()
         return self.out
 
     def add(self, message: Message) -> None:
+        if message.role != "assistant":
+            self._end_in_words()
         match message.role:
             case "tool":
                 for part in message.parts:
@@ -109,6 +116,12 @@ class _Turns(Encoder):
             case _:
                 self.flush()
                 self._say("user", message)
+
+    def _end_in_words(self) -> None:
+        """Leave out thoughts at the end of a turn, which OpenAI refuses: the answer was cut."""
+        while self.out and self.out[-1].get("type") == "reasoning":
+            self.out.pop()
+            self.warnings.add("thoughts without an answer after them are not sent back")
 
     def flush(self) -> None:
         """Append the images of an answer, which an assistant message cannot contain."""
@@ -160,7 +173,7 @@ class _Turns(Encoder):
         if any(not isinstance(item, TextPart | CachePoint) for item in part.content):
             wires = (self._content(item, "auto" if custom else None) for item in part.content)
             output = [wire for wire in wires if wire is not None]
-        return {"type": kind, "call_id": call_id(part.id, MAX_CALL_ID), "output": output}
+        return {"type": kind, "call_id": self._call_id(part), "output": output}
 
     def _assistant(self, message: Message) -> None:
         turn = _Turn(self.out)
@@ -209,7 +222,7 @@ class _Turns(Encoder):
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         state = self._own(part.provider_data, "the state of a tool call") or {}
-        wire = {"call_id": call_id(part.id, MAX_CALL_ID), "name": part.name}
+        wire = {"call_id": self._call_id(part), "name": part.name}
         if state.get("type") == "custom_tool_call":
             self._custom |= {part.id}
             return state | wire | {"input": part.arguments}
@@ -219,6 +232,9 @@ class _Turns(Encoder):
             )
         arguments = "{}" if part.custom or not part.valid else part.arguments or "{}"
         return {"type": "function_call", **wire, "arguments": arguments, **state}
+
+    def _call_id(self, part: ToolCallPart | ToolResultPart) -> str:
+        return call_id(part.id, MAX_CALL_ID, self._dialect)
 
     def _image(self, turn: _Turn, part: ImagePart, data: ProviderData | None) -> None:
         state = self._own(data, "the state of an image")
@@ -247,7 +263,7 @@ class _Turn:
 
     def append(self, item: dict[str, Any], *, optional_id: bool = False) -> None:
         self.close()
-        if optional_id and self.unpaired:
+        if (optional_id and self.unpaired) or len(word(item, "id")) > MAX_ID:
             item = {key: value for key, value in item.items() if key != "id"}
         self._out.append(item)
 
@@ -269,7 +285,7 @@ class _Turn:
         self._content, self._state = [], {}
         if not content:
             return
-        if self.unpaired:
+        if self.unpaired or len(word(state, "id")) > MAX_ID:
             state.pop("id", None)
         # llama.cpp recognizes an assistant's item only by its type, which OpenAI accepts, too.
         wire: dict[str, Any] = {"type": "message", "role": "assistant", **state}

@@ -17,7 +17,7 @@ from aiollm.errors import StreamInterrupted
 from aiollm.providers.decoding import arguments_text, check_parts
 from aiollm.providers.openai.chat_extensions import image_of_base64
 from aiollm.providers.openai.responses_wire import FAMILY
-from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData
+from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData, ReasoningDelta
 
 ARGUMENTS: tuple[str, int] = ("arguments", 0)
 """The part that holds what a call is given."""
@@ -240,6 +240,18 @@ def answered_call(item: dict[str, Any], by_id: dict[str, Output]) -> Output | No
         return None
     call = by_id.get(word(item, "call_id") or "-")
     return call if call is not None and call.call not in (None, RAN) else None
+
+
+def thought_before(outputs: Sequence[Output]) -> Iterator[ReasoningDelta]:
+    """Yield an empty piece of reasoning that has none yet if the next item begins before its end.
+
+    The state to send back comes with that end, and must precede what the reasoning led to:
+    OpenRouter ends items in any order (2026).
+    """
+    for output in outputs[-2:-1]:
+        is_open = output.kind == "reasoning" and not (output.ends or output.said)
+        if is_open and outputs[-1].kind != "reasoning":
+            yield ReasoningDelta("")
 
 
 def marker_of(item: dict[str, Any]) -> dict[str, Any]:

@@ -637,7 +637,7 @@ def test_streams_of_real_servers(
     assert response.reasoning == reasoning
     assert response.raw_finish_reason == raw
     assert response.usage == usage
-    # Its thoughts carry an empty signature, which no server would accept back.
+    # Its thoughts carry an empty signature, which says no more than none.
     assert all(part.provider_data is None for part in response.message.parts)  # type: ignore[union-attr]
     framer, decoder, out = CODEC.framing(), CODEC.decoder(), []
     for byte in body:

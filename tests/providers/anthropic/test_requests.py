@@ -345,6 +345,34 @@ def test_own_reasoning_is_replayed_in_position_and_byte_identically() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("model", "is_sent"),
+    [
+        ("deepseek-v4-pro", True),
+        ("moonshotai/Kimi-K2.6", True),
+        ("qwen3:8b", True),
+        (NEWEST, False),
+        ("bedrock/claude-of-qwen", False),
+        ("an-alias", False),
+    ],
+)
+def test_thoughts_go_back_without_a_signature_to_models_that_give_none(
+    model: str, is_sent: bool
+) -> None:
+    """DeepSeek refuses calls without the thoughts before them."""
+    http = send(
+        user("go"), assistant(ReasoningPart("hm"), ReasoningPart(""), ToolCallPart("i", "f")),
+        tool_results(ToolResultPart("i", "r")), assistant("So.", ReasoningPart("hm?")), user("r"),
+        model=model,
+    )  # fmt: skip
+    said = json.loads(bytes(http.body))["messages"]
+    thought = {"type": "thinking", "thinking": "hm", "signature": ""}
+    assert (said[1]["content"][0] == thought) is is_sent
+    assert len(said[1]["content"]) == 1 + is_sent
+    assert said[3]["content"] == [{"type": "text", "text": "So."}]  # it ended in thoughts
+    assert bool(http.warnings)
+
+
 def test_foreign_and_unsigned_state_is_dropped_with_one_warning_each() -> None:
     foreign = ProviderData("google", {"thoughtSignature": "x"})
     http = send(

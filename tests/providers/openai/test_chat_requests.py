@@ -513,6 +513,32 @@ def test_reasoning_of_unknown_origin_goes_back_in_the_field_that_most_servers_ha
     assert messages(chat, user("q"), turn, user("r"), url=LOCAL)[1]["reasoning_content"] == "hm"
 
 
+@pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("api.deepseek.com", ["", "hm", None]),
+        ("api.xiaomimimo.com/v1", ["", "hm", None]),
+        ("token-plan-cn.xiaomimimo.com/v1", ["", "hm", None]),
+        ("api.moonshot.ai/v1", [" ", "hm", None]),  # it takes an empty text for none
+        ("api.kimi.com/coding/v1", [" ", "hm", None]),
+        ("gateway.test/v1", [None, "hm", None]),
+    ],
+)
+def test_a_call_goes_back_with_the_reasoning_that_its_host_requires(
+    chat, host: str, sent: list[str | None]
+) -> None:
+    foreign = ReasoningPart("hm", ProviderData("google", {"thoughtSignature": "s"}))
+    history = (
+        user("q"), assistant(foreign, ToolCallPart("a", "f")),
+        tool_results(ToolResultPart("a", "r")),
+        assistant(ReasoningPart("hm"), ToolCallPart("b", "f")),
+        tool_results(ToolResultPart("b", "r")), assistant("So."), user("r"),
+    )  # fmt: skip
+    wires = messages(chat, *history, url=f"https://{host}")
+    said = [wire.get("reasoning_content") for wire in wires if wire["role"] == "assistant"]
+    assert said == sent
+
+
 def test_foreign_state_is_dropped_with_a_warning_each(chat) -> None:
     foreign = ProviderData("google", {"thoughtSignature": "s"})
     turn = assistant(

@@ -314,6 +314,49 @@ def test_reasoning_without_content_is_left_out_with_the_ids_that_hang_on_it(resp
     assert (stored[1], stored[3]["id"]) == (bare, "fc")
 
 
+@pytest.mark.parametrize("last", [user("go on"), system("Hurry."), None])
+def test_thoughts_of_an_answer_that_was_cut_are_left_out(responses, last) -> None:
+    """OpenAI refuses reasoning without the item that it led to."""
+    thoughts = [
+        {"id": f"rs_{n}", "type": "reasoning", "summary": [], "encrypted_content": "g"}
+        for n in range(3)
+    ]
+    first, *cut = (ReasoningPart("", own(item=item)) for item in thoughts)
+    history = (user("q"), assistant(first, TextPart("So", provider_data=own(id="m")), *cut))
+    sent = responses.send(messages=history if last is None else (*history, last))
+    kinds = [item.get("type", item.get("role")) for item in sent.body["input"]]
+    assert kinds[:3] == ["user", "reasoning", "message"]
+    assert len(kinds) == 3 + (last is not None)
+    assert "thoughts" in sent.warnings[0]
+
+
+def test_ids_that_are_longer_than_openai_takes_are_left_out(responses) -> None:
+    """GitHub Copilot gives such, and refuses them itself."""
+    long = "x" * 65
+    thought = {"id": long, "type": "reasoning", "summary": [], "encrypted_content": "g"}
+    search = {"id": long, "type": "web_search_call", "status": "completed"}
+    said = assistant(
+        ReasoningPart("", own(item=thought)),
+        OpaquePart(own(**search)),
+        TextPart("a", provider_data=own(id=long, phase="commentary")),
+        ToolCallPart("c1", "f", provider_data=own(id=long, status="completed")),
+    )
+    sent = items(responses, user("q"), said, tool_results(ToolResultPart("c1", "r")))
+    assert [item["type"] for item in sent[1:5]] == [
+        "reasoning", "web_search_call", "message", "function_call",
+    ]  # fmt: skip
+    assert not any("id" in item for item in sent[1:5])
+    assert sent[3]["phase"] == "commentary"
+
+
+def test_thoughts_before_the_next_message_of_an_answer_are_kept(responses) -> None:
+    thought = {"id": "rs", "type": "reasoning", "summary": [], "encrypted_content": "g"}
+    said = assistant(ReasoningPart("", own(item=thought)))
+    sent = responses.send(messages=(user("q"), said, assistant("So."), user("r")))
+    assert sent.body["input"][1] == thought
+    assert not sent.warnings
+
+
 def test_reasoning_in_the_clear_is_replayed_to_servers_that_do_not_encrypt(responses) -> None:
     said = [{"type": "reasoning_text", "text": "hm"}]
     item = {"id": "rs", "type": "reasoning", "summary": [], "content": said}
