@@ -212,7 +212,8 @@ class Chain(Call):
         from aiollm.events import CallQueued, CallReleased  # for hooks alone
 
         if admitted is None:
-            self.emit(CallQueued(self.number, self._candidates.waiting_for))
+            if targets := self._candidates.waiting_for:
+                self.emit(CallQueued(self.number, targets))
         else:
             self.emit(CallReleased(self.number, admitted[0][0], seconds))
 
