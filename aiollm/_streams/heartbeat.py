@@ -46,6 +46,9 @@ class Heartbeat(Generic[Y]):
         except asyncio.CancelledError:
             self._read = None
             read.task.cancel()
+            # As in a read without a heartbeat, what ran is gone by then; a second cancellation may
+            # end this wait.
+            await asyncio.wait((read.task,))
             raise
         if not read.task.done():
             self._silent += self._seconds

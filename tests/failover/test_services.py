@@ -123,6 +123,34 @@ async def test_cancelling_a_heartbeat_closes_the_connection(serve, registry):
         await anext(beats)
 
 
+async def test_cancelling_a_heartbeat_waits_until_the_tools_are_gone():
+    started, gone = asyncio.Event(), []
+
+    @tool
+    async def slow() -> str:
+        """Work for long, and clean up for a while."""
+        started.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0.01)
+            gone.append("slow")
+
+    async def read(run):
+        async for _ in run.heartbeat(60):
+            pass
+
+    async with Registry(env={}) as reg:
+        reg.register("fake", FakeProvider(tool_call("slow", {})).provider())
+        run = reg.run("fake/m", "hi", tools=[slow])
+        reading = asyncio.create_task(read(run))
+        await started.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert gone == ["slow"]
+
+
 async def test_dropping_a_heartbeat_closes_the_connection(serve, registry):
     server = await serve(chat("a", Gate(), "b"))
     gc.disable()
