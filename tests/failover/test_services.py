@@ -17,9 +17,11 @@ from aiollm import (
     Registry,
     Status,
     StreamInterrupted,
+    TextDelta,
     Timeouts,
     tool,
 )
+from aiollm.codecs import Operation
 from aiollm.testing import Answer, FakeProvider, Gate, Hang, chat, tool_call
 
 OK = chat("Hel", "lo")
@@ -149,6 +151,33 @@ async def test_cancelling_a_heartbeat_waits_until_the_tools_are_gone():
         with pytest.raises(asyncio.CancelledError):
             await reading
         assert gone == ["slow"]
+
+
+@pytest.mark.parametrize("waits", ["heartbeat", "ready"])
+async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream(waits):
+    reading: asyncio.Task[object]
+    closed = []
+
+    async def answer(*_):
+        try:
+            await asyncio.sleep(0.01)
+            reading.cancel()
+            yield [TextDelta("a")]
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed.append("answer")
+
+    async with Registry(env={}) as reg:
+        operations = {"chat": Operation(adapter=answer)}
+        reg.register("fake", FakeProvider().provider(operations=operations))
+        stream, left = reg.stream("fake/m", "hi"), asyncio.Event()
+        wait = anext(stream.heartbeat(60)) if waits == "heartbeat" else stream.ready(left.wait())
+        reading = asyncio.ensure_future(wait)
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert closed == ["answer"]
+        with pytest.raises(StreamInterrupted):
+            await anext(stream)
 
 
 async def test_dropping_a_heartbeat_closes_the_connection(serve, registry):
