@@ -12,7 +12,7 @@ from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
-from aiollm._failover.gate import Gate
+from aiollm._failover.gate import TICK, Gate
 from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
@@ -196,13 +196,15 @@ class Chain(Call):
             self._report_wait()
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
+        # By the clock of the gate, which the wait goes by: that of some loops lags behind it.
+        ends = self.gate.now() + left
         admitted = await self._candidates.wait(left)
         seconds = self.watchdog.time() - began
         if isinstance(admitted, tuple):
             if self.emit is not None:
                 self._report_wait(admitted, seconds)
             return admitted, seconds
-        if seconds >= left:
+        if self.gate.now() >= ends - TICK:
             raise self._too_late()
         raise self._all_failed(admitted)
 
