@@ -238,8 +238,13 @@ class AgentLoop:
     @property
     def cost(self) -> Cost:
         """The cost of all turns so far."""
-        running = () if self._stream is None else (self._stream.partial.cost,)
-        return total_cost((*self._costs, *running))
+        stream = self._stream
+        if stream is None:
+            return total_cost(self._costs)
+        running = stream.partial.cost
+        if self._closed and stream.target is None and self._costs:
+            running = Cost(0.0, "billed", running.lost)  # no answer has begun, so none costs
+        return total_cost((*self._costs, running))
 
     async def _next(self) -> RunEvent:
         if self._began is None:

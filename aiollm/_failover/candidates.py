@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
 from aiollm._failover.admission import Admission
-from aiollm._failover.gate import Gate
+from aiollm._failover.gate import TICK, Gate
 from aiollm._failover.health import PROBE_EVERY
 from aiollm._failover.lines import Line
 from aiollm._failover.openers import TargetOpener
@@ -44,6 +44,7 @@ class Candidates:
         "_number",
         "_opener",
         "_patience",
+        "_raced",
         "_rests_until",
         "_retries",
         "_retry_from",
@@ -66,6 +67,7 @@ class Candidates:
         self._retry_from = 0.0
         self._steps: Sequence[Step] = plan.steps
         self._again: dict[Target, bool] | None = None
+        self._raced: Sequence[Target] = ()
         self._patience: Patience | None = None
         self._waited_at: set[Target] | None = None
         self._rests_until: dict[Target, float] | None = None
@@ -119,6 +121,8 @@ class Candidates:
         for step in self._steps:
             if waits := self._lines_to_wait_at(step):
                 found = await self._wait_at(waits, patience, total_at)
+                if found is None and self._gate.now() >= total_at - TICK:
+                    return []
                 found = found or await self.ask()
                 if found is not None:
                     return found
@@ -193,6 +197,17 @@ class Candidates:
         """Keep a target of a race that had no room to join it."""
         self._again = (self._again or {}) | {target: True}
 
+    def rejoin(self, failed: Collection[Target]) -> None:
+        """Ask again those that lost the last race, or never joined it, as none of them failed."""
+        left = tuple(each for each in self._raced if each not in failed)
+        self._raced = ()
+        if left:
+            again = (self._again or {}).items()
+            self._again = {each: is_free for each, is_free in again if each not in left}
+            place_of = self.plan.targets.index
+            steps = [*self._steps, Step(left)]
+            self._steps = sorted(steps, key=lambda step: place_of(step.targets[0]))
+
     def keep_prefilled(self) -> bool:
         """Keep the targets that can go on from a cut answer, without retries; False if none can."""
         takes_prefill = self._opener.takes_prefill
@@ -246,6 +261,7 @@ class Candidates:
         asked: tuple[Target, ...] = (target,)
         if step.mode == "race":
             asked += tuple(each for each in step.targets if each != target)
+            self._raced = asked
         self._leave(place, asked)
         return asked
 

@@ -12,7 +12,7 @@ from aiollm._failover.attempt import ActiveAttempt
 from aiollm._failover.call import Call, ended
 from aiollm._failover.candidates import Admitted, Candidates
 from aiollm._failover.deadlines import Watchdog, is_total
-from aiollm._failover.gate import Gate
+from aiollm._failover.gate import TICK, Gate
 from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
@@ -159,6 +159,7 @@ class Chain(Call):
 
     def _goes_on(self, error: Exception) -> bool:
         """Return whether the call goes on after output that was cut, and prepare it."""
+        self._candidates.rejoin({each.target for each in self.attempts if each.error is not None})
         match self._candidates.policy.on_interrupt:
             case "restart":
                 self.prefix = ""
@@ -195,13 +196,15 @@ class Chain(Call):
             self._report_wait()
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
+        # By the clock of the gate, which the wait goes by: that of some loops lags behind it.
+        ends = self.gate.now() + left
         admitted = await self._candidates.wait(left)
         seconds = self.watchdog.time() - began
         if isinstance(admitted, tuple):
             if self.emit is not None:
                 self._report_wait(admitted, seconds)
             return admitted, seconds
-        if seconds >= left:
+        if self.gate.now() >= ends - TICK:
             raise self._too_late()
         raise self._all_failed(admitted)
 
@@ -211,7 +214,8 @@ class Chain(Call):
         from aiollm.events import CallQueued, CallReleased  # for hooks alone
 
         if admitted is None:
-            self.emit(CallQueued(self.number, self._candidates.waiting_for))
+            if targets := self._candidates.waiting_for:
+                self.emit(CallQueued(self.number, targets))
         else:
             self.emit(CallReleased(self.number, admitted[0][0], seconds))
 

@@ -191,7 +191,7 @@ class Permit:
             return ()
         # Attempts that ran beside the one that opened it report the same outage: from them, only
         # a time that the server itself states counts.
-        opens = self._is_current(breaker)
+        opens = self._is_current(breaker) or bool(stated and not breaker.is_open)
         if opens:
             hang = now - self.started
             breaker.openings += 1

@@ -61,6 +61,10 @@ class PaidAttempt(ActiveAttempt):
         return self._call.money.cut(self.target, usage, partial if is_begun else None)
 
 
+EARLY = 0.001
+"""Seconds by which a timer may go off early: uvloop rounds times to milliseconds."""
+
+
 class PaidChain(Chain):
     """The batches of one call that has prices or a budget."""
 
@@ -110,7 +114,7 @@ class PaidChain(Chain):
         try:
             await self.money.reserve(min(left, self._candidates.room))
         except BudgetError as error:
-            if self.watchdog.time() - began >= left > 0:
+            if self.watchdog.time() - began >= left - EARLY:
                 raise self._too_late() from None
             self.attach_partial(error)
             raise

@@ -179,12 +179,13 @@ class Alarm:
     leave early are soon forgotten.
     """
 
-    __slots__ = ("_entries", "_joined", "_set", "_timer")
+    __slots__ = ("_at", "_entries", "_joined", "_set", "_timer")
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Ticket[Any]]] = []
         self._joined = self._set = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._at = math.inf  # uvloop's handle of a timer that is due cannot say when
 
     def set(self, loop: asyncio.AbstractEventLoop, ticket: Ticket[Any], seconds: float) -> None:
         """Wake a ticket after so long, unless it is taken off before."""
@@ -192,7 +193,7 @@ class Alarm:
         self._joined += 1
         self._set += 1
         heapq.heappush(self._entries, (when, self._joined, ticket))
-        if self._timer is None or when < self._timer.when():
+        if self._timer is None or when < self._at:
             self._start(loop, when)
 
     def take_off(self, ticket: Ticket[Any]) -> None:
@@ -207,6 +208,7 @@ class Alarm:
 
     def _start(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         self.stop()
+        self._at = when
         self._timer = loop.call_at(when, self._ring, loop, when)
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from aiollm._validation import checked_timeouts
 from aiollm.providers.catalog import Catalog, Resolved
 from aiollm.retrieval import Embeddings, Ranking
 from aiollm.spec import Plan
+from aiollm.types import Attempt
 
 
 class ResultAccumulator(Accumulator):
@@ -77,9 +78,22 @@ class Calls(NamedTuple):
         policy = self.policy.overridden(options) if options else self.policy
         return policy, self.catalog.resolve(spec, checked_timeouts(options.get("timeouts")))
 
-    async def ask(self, plan: Plan, opener: TargetOpener, policy: Policy) -> Any:
-        """Return the result of one call. Raises: LLMError, FailoverError."""
+    async def ask(
+        self,
+        plan: Plan,
+        opener: TargetOpener,
+        policy: Policy,
+        tried: list[Attempt] | None = None,
+    ) -> Any:
+        """Return the result of one call; its attempts, failed or not, are added to `tried`.
+
+        Raises: LLMError, FailoverError.
+        """
         chain = partial(self.resources.chain_of(policy), plan, opener, self.gate, policy)
         start = self.start
         async with ResultStream(lambda total: start(chain, total)) as stream:
-            return await stream.collect()
+            try:
+                return await stream.collect()
+            finally:
+                if tried is not None:
+                    tried += stream.attempts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -21,7 +22,7 @@ from aiollm.provider import Provider
 from aiollm.retrieval import Embeddings, EmbedRequest, Vector
 from aiollm.retrieval.rows import Rows
 from aiollm.spec import Plan, Step
-from aiollm.types import Target, Timeouts, Timings
+from aiollm.types import Attempt, Cost, Target, Timeouts, Timings
 
 AT_ONCE = 8
 """Batches under way at most: a server of one's own works on some at a time, and lets others wait
@@ -47,12 +48,16 @@ async def embed(
     clock = asyncio.get_running_loop().time
     seconds = policy.total
     end = None if seconds is None else clock() + seconds
-    for model in _models(plan, mixed=mixed):
+    models = _models(plan, mixed=mixed)
+    tried: list[Attempt] = []
+    for model in models:
         own = _of_model(plan, model)
         facts = [providers[target].capabilities(model) for target in own.targets]
         call = _EmbedCall(calls, own, request, policy, targets, room(facts, batch), end)
+        call.tried = tried if len(models) > 1 else None
+        before = (*tried,)
         try:
-            return await call.run()
+            return _after(before, await call.run())
         except FailoverError as error:
             error.__traceback__ = None
             errors.append(error)
@@ -72,6 +77,16 @@ def _models(plan: Plan, *, mixed: bool) -> Sequence[str]:
         "name one model, or pass mixed=True if these are one model under several names, or if "
         "nothing is compared with vectors of other calls"
     )
+
+
+def _after(before: Sequence[Attempt], found: Embeddings) -> Embeddings:
+    """Return a result with the attempts at other models, whose vectors were dropped."""
+    if not before:
+        return found
+    usd = [each.usd for each in before]
+    lost = None if None in usd else math.fsum(filter(None, usd))
+    cost = found.cost + Cost(0.0, "billed", lost)
+    return replace(found, attempts=(*before, *found.attempts), cost=cost)
 
 
 def _all_failed(plan: Plan, errors: Sequence[FailoverError]) -> FailoverError:
@@ -131,6 +146,8 @@ class _EmbedCall:
         """Each batch that has begun, in order, with its vectors."""
         self._space = Space()
         self._error: LLMError | None = None
+        self.tried: list[Attempt] | None = None
+        """What the attempts are added to, failed and cancelled ones included."""
 
     async def run(self) -> Embeddings:
         """Return the vectors of all inputs. Raises: LLMError, FailoverError."""
@@ -194,7 +211,7 @@ class _EmbedCall:
         opener = EmbedOpener(
             request, *self._targets, self._calls.resources, self._space, batch.start
         )
-        self._found[batch] = await self._calls.ask(self._plan, opener, self._policy)
+        self._found[batch] = await self._calls.ask(self._plan, opener, self._policy, self.tried)
 
     def _arrived(self) -> tuple[Any, ...]:
         """Return a vector for each input, None where it has not come; nothing if none has."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Self, TypeVar
 
 from aiollm._streams.background import BackgroundRead
@@ -21,14 +21,23 @@ class Heartbeat(Generic[Y]):
     that read goes on while the caller handles a `Status`.
     """
 
-    __slots__ = ("__weakref__", "_read", "_reader", "_seconds", "_silent")
+    __slots__ = ("__weakref__", "_break_off", "_read", "_reader", "_seconds", "_silent")
 
-    def __init__(self, reader: AsyncIterator[Y], seconds: float) -> None:
-        """Read `reader`, which stays the caller's to close. Raises: ConfigError."""
+    def __init__(
+        self,
+        reader: AsyncIterator[Y],
+        break_off: Callable[[asyncio.Task[None]], Awaitable[None]],
+        seconds: float,
+    ) -> None:
+        """Read `reader`, which stays the caller's to close. Raises: ConfigError.
+
+        `break_off` ends it when the wait for a read is cancelled.
+        """
         self._read: BackgroundRead[Y] | None = None
         if type(seconds) not in {int, float} or not 0 < seconds < math.inf:
             raise ConfigError(f"heartbeat is {seconds!r:.80}: expected seconds above 0")
         self._reader = reader
+        self._break_off = break_off
         self._seconds = seconds
         self._silent = 0.0
 
@@ -45,7 +54,7 @@ class Heartbeat(Generic[Y]):
             await asyncio.wait((read.task,), timeout=self._seconds)
         except asyncio.CancelledError:
             self._read = None
-            read.task.cancel()
+            await self._break_off(read.task)
             raise
         if not read.task.done():
             self._silent += self._seconds

@@ -141,13 +141,17 @@ class SingleReader(ABC, Generic[Got, Y]):
         output, left = BackgroundRead(self._wait_for_output), asyncio.ensure_future(unless)
         try:
             await asyncio.wait((output.task, left), return_when=asyncio.FIRST_COMPLETED)
-            if output.task.done():
-                return output.outcome()
-            left.result()
+            if nobody_waits := not output.task.done():
+                left.result()
+        except BaseException:
+            await self._break_off(output.task)
+            raise
         finally:
-            output.task.cancel()
             left.cancel()
-        raise ClosedError(f"nobody waits for this {self._noun} any longer: it was closed")
+        if nobody_waits:
+            await self._break_off(output.task)
+            raise ClosedError(f"nobody waits for this {self._noun} any longer: it was closed")
+        return output.outcome()
 
     @abstractmethod
     async def _wait_for_output(self) -> None:
@@ -165,13 +169,25 @@ class SingleReader(ABC, Generic[Got, Y]):
         """
         from aiollm._streams.heartbeat import Heartbeat
 
-        return Heartbeat(self, seconds)
+        return Heartbeat(self, self._break_off, seconds)
 
     def _end(self) -> None:
         """Release everything; synchronous, so that no second cancellation can break it."""
         self._closed = True
         if self._source is not None:
             self._source.close()
+
+    async def _break_off(self, read: asyncio.Task[Any]) -> None:
+        """End as a cancelled read does, also where `read` has just brought what nobody will see."""
+        read.add_done_callback(lambda _: self._cut_off())  # after a second cancellation, too
+        read.cancel()
+        await asyncio.wait((read,))
+        await self._leave()
+
+    def _cut_off(self) -> None:
+        if not self._closed:
+            self._cut = True
+            self._end()
 
     async def _leave(self) -> None:
         """End, and wait until nothing runs any longer."""

@@ -70,6 +70,19 @@ def test_each_is_woken_at_its_time_by_one_timer(loop):
     assert loop.pending() == []
 
 
+def test_a_timer_that_is_due_need_not_say_when(loop, monkeypatch):
+    """As on uvloop, where `call_at` returns the handle of `call_soon` for less than 0.5 ms."""
+
+    def call_at(when, callback, *args, context=None):
+        return loop.call_soon(callback, *args, context=context)
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+    alarm = Alarm()
+    for seconds in (0.0003, 0.0002, 0.0004):
+        waiting(loop, alarm, seconds)
+    alarm.stop()
+
+
 def test_one_that_is_taken_off_sleeps_and_its_request_is_forgotten(loop):
     alarm = Alarm()
     tickets = [waiting(loop, alarm, 1.0 + place) for place in range(10)]

@@ -51,6 +51,15 @@ async def test_the_events_of_a_chain(serve, registry):
     assert (ended.usage.input_tokens, ended.usage.output_tokens) == (3, 2)
 
 
+async def test_a_call_that_has_nothing_left_to_wait_for_is_not_queued(serve, registry):
+    reg = registry({"a": await serve(Cut())})
+    events = []
+    reg.on_event(events.append)
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi", retries=0)
+    assert kinds(events) == [CallStarted, AttemptStarted, AttemptEnded, TargetOpened, CallEnded]
+
+
 async def test_the_outcome_is_booked_before_the_caller_sees_the_finish(serve, registry):
     reg = registry({"a": await serve(OK)})
     events = []

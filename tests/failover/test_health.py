@@ -201,6 +201,19 @@ def test_the_success_of_an_attempt_older_than_the_outage_does_not_close():
     assert tracker.ready_in(A, "one") == 1.0
 
 
+@pytest.mark.parametrize(("given", "expected"), [(20.0, 20.0), (None, 0.0)])
+def test_an_attempt_older_than_an_outage_that_is_over_counts_by_what_the_server_states(
+    given, expected
+):
+    tracker, clock = health()
+    old, new = tracker.admit(A, "one"), tracker.admit(A, "one")
+    new.failure(ServerError("x", status=500))
+    clock.now += 1
+    tracker.admit(A, "one").success()
+    old.failure(OverloadedError("x", status=503, retry_after=given))
+    assert tracker.ready_in(A, "one") == expected
+
+
 def test_a_cooldown_is_no_shorter_than_the_failed_attempt_took():
     tracker, clock = health()
     permit = tracker.admit(A, "one")

@@ -10,12 +10,14 @@ from aiollm import (
     ConfigError,
     ContentFilterError,
     FailoverError,
+    InvalidRequestError,
     Limits,
+    StreamInterrupted,
     Target,
     Timeouts,
 )
 from aiollm._failover.attempt import ActiveAttempt
-from aiollm.testing import Answer, Cut, FakeProvider, Gate, Hang, chat
+from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 
 OK = chat("Hel", "lo")
 HANG = 1000.0
@@ -177,7 +179,34 @@ async def test_a_winner_can_be_interrupted_and_restarted(serve, registry):
     stream = reg.stream("a/m|b/m,c/m", "hi", stagger=HANG, on_interrupt="restart")
     response = await stream.collect()
     assert response.text == "Hello"
-    assert str(response.target) == "c/m"
+    assert str(response.target) == "b/m"  # it never joined the race, and comes before the next step
+
+
+async def test_who_lost_a_race_is_asked_again_when_the_winner_is_cut(registry):
+    reg, gate = registry({}), Gate()
+    winner = FakeProvider([gate, "Half", StreamInterrupted("cut")], name="a")
+    loser = FakeProvider(NEVER, "Hello", name="b")
+    refuses = FakeProvider(InvalidRequestError("no", status=400), name="c")
+    for each in (winner, loser, refuses):
+        reg.register(each.name, each.provider())
+    stream = reg.stream("a/m|b/m|c/m", "hi", stagger=0.0, on_interrupt="restart")
+    answer = asyncio.create_task(stream.collect())
+    await refuses.wait_calls()
+    await refuses.wait_idle()
+    gate.open()
+    assert (await answer).text == "Hello"
+    assert [str(each.target) for each in stream.attempts] == ["a/m", "b/m", "c/m", "b/m"]
+
+
+async def test_who_never_joined_a_race_goes_on_from_what_its_winner_said(registry):
+    reg = registry({})
+    cut = FakeProvider(["Hel", StreamInterrupted("cut")], name="a")
+    takes_prefill = FakeProvider("lo", name="b")
+    reg.register("a", cut.provider())
+    reg.register("b", takes_prefill.provider(facts={"prefill": True}))
+    stream = reg.stream("a/m|b/m", "hi", stagger=HANG, on_interrupt="continue")
+    assert (await stream.collect()).text == "Hello"
+    assert takes_prefill.requests[0].messages[-1].text == "Hel"
 
 
 async def test_bad_configuration_of_one_racer_fails_before_any_byte(serve, registry):

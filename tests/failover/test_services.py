@@ -17,9 +17,11 @@ from aiollm import (
     Registry,
     Status,
     StreamInterrupted,
+    TextDelta,
     Timeouts,
     tool,
 )
+from aiollm.codecs import Operation
 from aiollm.testing import Answer, FakeProvider, Gate, Hang, chat, tool_call
 
 OK = chat("Hel", "lo")
@@ -121,6 +123,61 @@ async def test_cancelling_a_heartbeat_closes_the_connection(serve, registry):
     await server.wait_closed()
     with pytest.raises(StreamInterrupted):
         await anext(beats)
+
+
+async def test_cancelling_a_heartbeat_waits_until_the_tools_are_gone():
+    started, gone = asyncio.Event(), []
+
+    @tool
+    async def slow() -> str:
+        """Work for long, and clean up for a while."""
+        started.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0.01)
+            gone.append("slow")
+
+    async def read(run):
+        async for _ in run.heartbeat(60):
+            pass
+
+    async with Registry(env={}) as reg:
+        reg.register("fake", FakeProvider(tool_call("slow", {})).provider())
+        run = reg.run("fake/m", "hi", tools=[slow])
+        reading = asyncio.create_task(read(run))
+        await started.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert gone == ["slow"]
+
+
+@pytest.mark.parametrize("waits", ["heartbeat", "ready"])
+async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream(waits):
+    reading: asyncio.Task[object]
+    closed = []
+
+    async def answer(*_):
+        try:
+            await asyncio.sleep(0.01)
+            reading.cancel()
+            yield [TextDelta("a")]
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed.append("answer")
+
+    async with Registry(env={}) as reg:
+        operations = {"chat": Operation(adapter=answer)}
+        reg.register("fake", FakeProvider().provider(operations=operations))
+        stream, left = reg.stream("fake/m", "hi"), asyncio.Event()
+        wait = anext(stream.heartbeat(60)) if waits == "heartbeat" else stream.ready(left.wait())
+        reading = asyncio.ensure_future(wait)
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert closed == ["answer"]
+        with pytest.raises(StreamInterrupted):
+            await anext(stream)
 
 
 async def test_dropping_a_heartbeat_closes_the_connection(serve, registry):

@@ -13,9 +13,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from aiollm import FailoverError, Limits, RateLimitError, Registry, ServerError
+from aiollm import (
+    DeadlineError,
+    FailoverError,
+    Limits,
+    RateLimitError,
+    Registry,
+    ServerError,
+    Timeouts,
+)
 from aiollm._wire.quota import Quota
+from aiollm.codecs import DsnOptions
 from aiollm.provider import Operation
 from aiollm.testing import FakeProvider
 from aiollm.types import AnnouncedLimits, Finish, TextDelta
@@ -229,5 +239,42 @@ def test_a_wait_that_is_too_short_for_the_clock_is_over() -> None:
             await asyncio.sleep(0.1)
             assert await outcome(reg, patience=1e-14) == "BusyError"
             assert await holder == "ok"
+
+    in_virtual_time(scenario)
+
+
+def test_a_call_whose_time_is_over_at_a_step_that_it_waits_for_asks_no_later_one() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        service, later = Service(loop, 10_000.0, answers_in=60.0), FakeProvider(name="b")
+        options = DsnOptions(wait=5.0, max_concurrency=1)
+        async with service.registry() as reg:
+            reg.register("a", replace(reg.provider("a"), options=options))
+            reg.register("b", later.provider())
+            holder = asyncio.create_task(outcome(reg))
+            await asyncio.sleep(0.1)
+            with pytest.raises(DeadlineError) as caught:
+                await reg.generate("a/m,b/m", "hi", timeouts=Timeouts(total=2.0))
+            assert (caught.value.which, later.calls) == ("total", [])
+            holder.cancel()
+
+    in_virtual_time(scenario)
+
+
+def test_the_deadline_of_a_call_in_line_is_told_by_a_loop_whose_clock_lags_behind() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0, answers_in=60.0)
+        async with service.registry(limits=Limits(max_concurrency=1)) as reg:
+            holder = asyncio.create_task(outcome(reg))
+            await asyncio.sleep(0.1)
+
+            def lag() -> None:
+                reg._health.clock = reg._gate.now = lambda: loop.time() + 0.01
+                reg.reset_health()  # it wakes those who wait
+
+            loop.call_later(1.995, lag)
+            with pytest.raises(DeadlineError) as caught:
+                await reg.generate("a/m", "hi", timeouts=Timeouts(total=2.0))
+            assert caught.value.which == "total"
+            holder.cancel()
 
     in_virtual_time(scenario)

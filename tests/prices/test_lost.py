@@ -153,6 +153,22 @@ async def test_a_run_costs_all_of_its_turns(registry):
     assert run.usage.input_tokens == 1500
 
 
+async def test_a_run_that_fails_has_cost_the_turns_that_were_answered(registry):
+    call = [ToolCallStep("add"), Finish("tool_calls", "", Usage(500, 10, certainty="exact"))]
+    fake = FakeProvider(call, call, StreamInterrupted("cut before any output"))
+
+    def add() -> int:
+        return 3
+
+    run = registry(a=fake, settings={"retries": 0}).run("a/m", QUESTION, tools=[add])
+    with pytest.raises(FailoverError):
+        await run.collect()
+    answered = 2 * (500 * 2 + 10 * 10)
+    assert run.cost.usd == pytest.approx(answered / 1e6)
+    assert run.cost.lost is not None
+    assert run.cost.lost > 0  # the input of the turn that was cut
+
+
 async def test_images_cost_their_own_price(registry):
     reg = registry(a=FakeProvider(), prices={"a/*": Price(2, 10, image=0.04)})
     result = await reg.generate_images("a/m", "a duck")

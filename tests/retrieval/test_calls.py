@@ -113,9 +113,21 @@ async def test_models_of_one_width_are_not_mixed_within_a_call_either(serve, reg
     reg = registry({"a": dsn(await serve(one)), "b": dsn(await serve(two))})
     found = await reg.embed("a/m,b/n", texts(400), batch=10, mixed=True)
     assert firsts(found) == list(range(400))
-    assert {each.target.model for each in found.attempts} == {"n"}
+    assert {each.target.model for each in found.attempts[-40:]} == {"n"}
     assert one.answered.total() == 200
     assert two.answered == Counter(texts(400))
+
+
+async def test_vectors_that_are_dropped_for_another_model_are_paid_for_and_lost(serve, registry):
+    env = {"a": dsn(await serve(Embedder(dies_after=20))), "b": dsn(await serve(Embedder()))}
+    reg = registry(env, prices={"a/*": Price(1, 0), "b/*": Price(2, 0)}, retries=0)
+    found = await reg.embed("a/m,b/n", texts(400), batch=10, mixed=True)
+    outcomes = Counter((each.target.model, each.outcome) for each in found.attempts)
+    assert outcomes["m", "success"] == 20
+    assert outcomes["m", "failed"] >= 1
+    assert outcomes["n", "success"] == 40
+    assert found.cost.usd == pytest.approx(400 * 2e-6)
+    assert found.cost.lost >= 200 * 1e-6
 
 
 async def test_when_all_models_fail_the_most_that_came_from_one_is_on_the_error(serve, registry):
