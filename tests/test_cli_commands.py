@@ -15,6 +15,7 @@ import pytest
 
 from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
 from aiollm.cli import check, image, servers
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers._warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat
@@ -43,7 +44,7 @@ def answers(request):
 @pytest.fixture
 def box(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     with FaultServer(default=answers).in_thread() as server:
         monkeypatch.setenv("LLM_BOX", f"llama-swap://127.0.0.1:{server.port}")
@@ -233,7 +234,9 @@ def test_ask_as_json(box, capsys):
         ("ask Hi -m box/m", "<&-", cli.OK, "Hello there\n"),
         ("ask -m box/m", "<&-", cli.USAGE, ""),
         ("chat -m box/m", "<&-", cli.OK, ""),
-        ("ask Hi -m box/m", ">&-", cli.OK, ""),
+        ("ask Hi -m box/m", ">&-", cli.FAILED, ""),
+        ("--help", ">&-", cli.FAILED, ""),
+        ("chat -m box/m", ">&-", cli.OK, ""),
         ("ask Hi -v -m box/m", "2>&-", cli.OK, "Hello there\n"),
     ],
 )
@@ -249,6 +252,8 @@ def test_standard_streams_may_be_closed(box, command, closed, code, out):
     )
     assert (run.returncode, run.stdout) == (code, out)
     assert "Traceback" not in run.stderr
+    is_lost = closed == ">&-" and code == cli.FAILED
+    assert run.stderr.startswith("aiollm: the output cannot be written: ") == is_lost
 
 
 @pytest.fixture

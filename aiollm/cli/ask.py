@@ -14,7 +14,8 @@ import msgspec
 
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
-from aiollm.cli.session import OK, add_images, image_from, run, spec_of
+from aiollm.cli.codes import OK
+from aiollm.cli.session import add_images, image_from, run, spec_of
 from aiollm.cli.terminal import complain, print_json, show
 from aiollm.errors import ConfigError
 from aiollm.registry import Registry

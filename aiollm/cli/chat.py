@@ -13,15 +13,8 @@ import sys
 from aiollm._agent.run import AgentRun
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
-from aiollm.cli.session import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    add_images,
-    ended_by_sigterm,
-    image_from,
-    spec_of,
-)
+from aiollm.cli.codes import FAILED, INTERRUPTED, OK
+from aiollm.cli.session import add_images, ended_by_sigterm, image_from, spec_of
 from aiollm.cli.terminal import complain, describe, note, prompt, show
 from aiollm.errors import ConfigError, LLMError
 from aiollm.registry import Registry

@@ -1,4 +1,4 @@
-"""Shared by all commands: exit codes, and the registry for the environment."""
+"""Shared by all commands: the registry for the environment, and the spec."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from aiollm.errors import ConfigError
 from aiollm.providers.schemes import BUILTINS, SCHEMES
 from aiollm.registry import Registry
 from aiollm.types import ImagePart
-
-OK, FAILED, USAGE, STOPPED, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
 
 VENDOR_VARIABLES = tuple(each for name in BUILTINS for each in SCHEMES[name].variables)
 """Variables that configure a built-in provider without any LLM_* variable."""

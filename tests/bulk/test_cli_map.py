@@ -14,6 +14,7 @@ import pytest
 
 from aiollm import cli
 from aiollm.cli.progress import figure
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
 from aiollm.testing.tally import SeenRequest
 from tests.bulk.conftest import answers, records
@@ -35,7 +36,7 @@ def echo(request: SeenRequest) -> Answer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     with FaultServer(default=echo).in_thread() as server:
