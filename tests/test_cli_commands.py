@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -226,6 +227,39 @@ def test_ask_as_json(box, capsys):
     assert response["finish_reason"] == "stop"
     assert response["usage"]["input_tokens"] == 3
     assert response["text"] == "Hello there"
+
+
+@pytest.mark.parametrize("command", ["ask Hi", "chat"])
+def test_options_shape_each_answer(box, monkeypatch, command):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\nAnd now?\n"))
+    options = "-m box/m --system Short. --max-tokens 7 --temperature 0"
+    assert cli.main(f"{command} {options}".split()) == cli.OK
+    sent = [each.json() for each in box.requests if each.path.endswith("completions")]
+    assert len(sent) == (1 if command != "chat" else 2)
+    for each in sent:
+        assert each["messages"][0] == {"role": "system", "content": "Short."}
+        assert (each["max_tokens"], each["temperature"]) == (7, 0)
+
+
+@pytest.mark.parametrize("command", ["ask Hi", "chat", "map rows.jsonl -o out.jsonl"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("-t -1", "temperature is -1.0: expected a finite number, 0 or more"),
+        ("-t nan", "temperature is nan: expected a finite number, 0 or more"),
+        ("-n 0", "max_output_tokens is 0: expected an integer, 1 or more"),
+        ("-t warm", "argument -t/--temperature: invalid float value: 'warm'"),
+    ],
+)
+def test_options_out_of_range_are_wrong_usage(
+    box, capsys, monkeypatch, tmp_path, command, option, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('"Hi"\n')
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+    assert cli.main(f"{command} -m box/m {option}".split()) == cli.USAGE
+    assert said in capsys.readouterr().err
+    assert not box.requests
 
 
 @pytest.mark.parametrize(
