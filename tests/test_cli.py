@@ -20,7 +20,9 @@ import pytest
 
 from aiollm import ConfigError, ConnectError, Registry, __version__, cli, local
 from aiollm.cli import ask, terminal
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import FaultServer, sse
+from tests.programs import run_program
 
 DOWN = "openai+http://127.0.0.1:9/v1"
 
@@ -29,7 +31,7 @@ DOWN = "openai+http://127.0.0.1:9/v1"
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is configured, and nothing is piped in."""
     for name in os.environ:
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
 
@@ -322,6 +324,27 @@ def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait() == cli.INTERRUPTED
         assert process.stderr.read() == b""
+
+
+INTERRUPTED_WHILE_LOADED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from aiollm.cli import main
+sys.exit(main(["ask", "-m", "down/none", "Why?"]))
+"""
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("module", ["asyncio", "aiollm.cli.terminal", "aiollm.cli.ask"])
+def test_ctrl_c_while_a_command_is_loaded_says_nothing(module):
+    run = run_program(INTERRUPTED_WHILE_LOADED, module)
+    assert (run.returncode, run.stderr) == (cli.INTERRUPTED, "")
 
 
 def wait_until_it_reads(pipe: IO[bytes]) -> None:

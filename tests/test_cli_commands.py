@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 
 from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
 from aiollm.cli import check, image, servers
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers._warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat
@@ -43,7 +45,7 @@ def answers(request):
 @pytest.fixture
 def box(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     with FaultServer(default=answers).in_thread() as server:
         monkeypatch.setenv("LLM_BOX", f"llama-swap://127.0.0.1:{server.port}")
@@ -227,13 +229,48 @@ def test_ask_as_json(box, capsys):
     assert response["text"] == "Hello there"
 
 
+@pytest.mark.parametrize("command", ["ask Hi", "chat"])
+def test_options_shape_each_answer(box, monkeypatch, command):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\nAnd now?\n"))
+    options = "-m box/m --system Short. --max-tokens 7 --temperature 0"
+    assert cli.main(f"{command} {options}".split()) == cli.OK
+    sent = [each.json() for each in box.requests if each.path.endswith("completions")]
+    assert len(sent) == (1 if command != "chat" else 2)
+    for each in sent:
+        assert each["messages"][0] == {"role": "system", "content": "Short."}
+        assert (each["max_tokens"], each["temperature"]) == (7, 0)
+
+
+@pytest.mark.parametrize("command", ["ask Hi", "chat", "map rows.jsonl -o out.jsonl"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("-t -1", "temperature is -1.0: expected a finite number, 0 or more"),
+        ("-t nan", "temperature is nan: expected a finite number, 0 or more"),
+        ("-n 0", "max_output_tokens is 0: expected an integer, 1 or more"),
+        ("-t warm", "argument -t/--temperature: invalid float value: 'warm'"),
+    ],
+)
+def test_options_out_of_range_are_wrong_usage(
+    box, capsys, monkeypatch, tmp_path, command, option, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('"Hi"\n')
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+    assert cli.main(f"{command} -m box/m {option}".split()) == cli.USAGE
+    assert said in capsys.readouterr().err
+    assert not box.requests
+
+
 @pytest.mark.parametrize(
     ("command", "closed", "code", "out"),
     [
         ("ask Hi -m box/m", "<&-", cli.OK, "Hello there\n"),
         ("ask -m box/m", "<&-", cli.USAGE, ""),
         ("chat -m box/m", "<&-", cli.OK, ""),
-        ("ask Hi -m box/m", ">&-", cli.OK, ""),
+        ("ask Hi -m box/m", ">&-", cli.FAILED, ""),
+        ("--help", ">&-", cli.FAILED, ""),
+        ("chat -m box/m", ">&-", cli.OK, ""),
         ("ask Hi -v -m box/m", "2>&-", cli.OK, "Hello there\n"),
     ],
 )
@@ -249,6 +286,8 @@ def test_standard_streams_may_be_closed(box, command, closed, code, out):
     )
     assert (run.returncode, run.stdout) == (code, out)
     assert "Traceback" not in run.stderr
+    is_lost = closed == ">&-" and code == cli.FAILED
+    assert run.stderr.startswith("aiollm: the output cannot be written: ") == is_lost
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def words(line: str) -> list[str]:
         ('aiollm ask -m "box/a&d', ["box/a&default"]),
         ("aiollm ask -s m -m d", ["default"]),
         ("aiollm ask Why -", ["--help", "--model", "--system", "--image", "--mcp", "--tools",
-            "--max-tokens", "--json", "--verbose"]),
+            "--max-tokens", "--temperature", "--json", "--verbose"]),
         ("aiollm check d", ["default"]),
         ("aiollm check default d", ["default"]),
         ("aiollm check --json d", ["default"]),

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from aiollm import cli
 from aiollm.cli.kept_vectors import KeptVectors, Made
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.cli.texts import read_texts
 from aiollm.cli.vector_files import as_jsonl, as_npy
 from aiollm.errors import ConfigError
@@ -58,7 +59,7 @@ def service(request: SeenRequest) -> Answer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     with FaultServer(default=service).in_thread() as server:

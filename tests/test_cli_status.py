@@ -14,6 +14,7 @@ import pytest
 
 from aiollm import cli, local
 from aiollm.cli import known_models, status
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
 from aiollm.testing import Answer, FaultServer, Hang
 
@@ -25,7 +26,7 @@ MODELS = Answer(200, {}, {"data": [{"id": "qwen3:8b"}, {"id": "gemma"}]})
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is configured, and no Ollama runs on this machine."""
     for name in list(os.environ):
-        if name.startswith(("LLM_", "AIOLLM_")) or name in cli.VENDOR_VARIABLES:
+        if name.startswith(("LLM_", "AIOLLM_")) or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     row = msgspec.structs.replace(SCHEMES["ollama"], home="http://127.0.0.1:9")
     monkeypatch.setitem(SCHEMES, "ollama", row)

@@ -13,10 +13,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from aiollm._http.aiohttp_tuning import Prompt
-from aiollm._http.local_faults import local_error
 from aiollm._http.public_addresses import is_public
 from aiollm._http.receiving import in_pieces
-from aiollm._http.translation import FOREIGN, cause_of
+from aiollm._http.translation import FOREIGN, cause_of, fault_of
 from aiollm.errors import UnsupportedError
 
 FETCH_BYTES = 50 * 1024 * 1024
@@ -113,7 +112,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
                 place = found
             raise _RefusedError("too many redirects")
     except FOREIGN as error:
-        ours = local_error(cause_of(error)) or UnsupportedError(
+        ours = fault_of(error) or UnsupportedError(
             f"the image at {host:.{_SHOWN}} cannot be fetched: {_reason(cause_of(error))}"
         )
     # Raised outside the handler, so that no foreign error becomes its context.

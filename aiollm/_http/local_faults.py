@@ -37,8 +37,11 @@ _NO_CIPHER = frozenset({"NO_CIPHERS_AVAILABLE", "NO_PROTOCOLS_AVAILABLE"})
 """Reasons of OpenSSL before it sends anything: its own settings allow nothing."""
 
 
-def local_error(error: BaseException) -> LocalError | None:
-    """Return the fault of this process behind an error of a connection, None for a server's."""
+def local_error(error: BaseException, *, in_lookup: bool = False) -> LocalError | None:
+    """Return the fault of this process behind an error of a connection, None for a server's.
+
+    `in_lookup`: the error is that of a name lookup.
+    """
     match error:
         case MemoryError():
             return _because_of(errno.ENOMEM)
@@ -52,7 +55,8 @@ def local_error(error: BaseException) -> LocalError | None:
             reason = "this process's OpenSSL settings allow no cipher: check OPENSSL_CONF"
             return LocalError(reason, may_retry=False)
         case OSError():
-            return _because_of(_of_connection(error))
+            number = _of_connection(error)
+            return _because_of(_of_lookup(error.errno) if in_lookup and not number else number)
         case _:
             return None
 
@@ -65,7 +69,8 @@ def _because_of(number: int) -> LocalError | None:
 def _of_lookup(number: int | None) -> int:
     """Return the errno behind a failed name lookup, 0 where the name is what failed.
 
-    Without a free descriptor glibc reads neither its settings nor the answer: the name is unknown.
+    Without a free descriptor glibc reads neither its settings nor the answer: the name is unknown
+    in the first lookup of a process, and later ones say EBUSY.
     """
     if number == socket.EAI_MEMORY:
         return errno.ENOMEM

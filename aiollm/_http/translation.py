@@ -48,7 +48,7 @@ def translate(
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         message = f"no connection within {connect} s"
         return DeadlineError(message, which="connect", after=connect or 0.0)
-    if (fault := local_error(cause_of(error))) is not None:
+    if (fault := fault_of(error)) is not None:
         return _cut_by(fault) if in_body else fault
     if not in_body and (alert := refused_identity(error)):
         return _wants_identity(alert)
@@ -59,6 +59,12 @@ def translate(
         if isinstance(error, kinds):
             return make(error)
     return TransportError(f"the connection failed: {type(error).__name__}")
+
+
+def fault_of(error: BaseException) -> LocalError | None:
+    """Return the fault of this process behind an error of aiohttp, None for a server's."""
+    in_lookup = isinstance(error, aiohttp.ClientConnectorDNSError)
+    return local_error(cause_of(error), in_lookup=in_lookup)
 
 
 def cause_of(error: BaseException) -> BaseException:

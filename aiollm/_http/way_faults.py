@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import aiohttp
 
-from aiollm._http.local_faults import local_error
 from aiollm._http.translation import (
-    cause_of,
+    fault_of,
     is_tls,
     os_reason,
     reason_of,
@@ -26,7 +25,7 @@ def fault_on(network: Network, error: BaseException, connect: float | None) -> L
     """Return the error that the settings of `network` explain, None for any other."""
     if network.socket and isinstance(error, aiohttp.ClientConnectorError):
         return _socket_fault(network, error.os_error)
-    if local_error(cause_of(error)) is not None:
+    if fault_of(error) is not None:
         return None
     if network.proxy and (fault := _proxy_fault(network, error, connect)) is not None:
         return fault

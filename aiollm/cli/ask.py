@@ -14,7 +14,8 @@ import msgspec
 
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
-from aiollm.cli.session import OK, add_images, image_from, run, spec_of
+from aiollm.cli.codes import OK
+from aiollm.cli.session import add_images, add_sampling, image_from, run, sampling_of, spec_of
 from aiollm.cli.terminal import complain, print_json, show
 from aiollm.errors import ConfigError
 from aiollm.registry import Registry
@@ -25,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     configure_request(parser)
     tools.configure(parser)
+    add_sampling(parser, "the answer")
     add = parser.add_argument
-    add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in the answer")
     add("--json", action="store_true", help="print the response as JSON at the end")
     add("-v", "--verbose", action="store_true", help="show which target answered, and its usage")
 
@@ -49,7 +50,7 @@ def request_of(options: argparse.Namespace) -> Request:
 def ask(options: argparse.Namespace) -> int:
     """Ask, and return the exit code."""
     # Read standard input before the loop runs: a thread that reads it would outlive Ctrl-C.
-    request = msgspec.structs.replace(request_of(options), max_output_tokens=options.max_tokens)
+    request = msgspec.structs.replace(request_of(options), **sampling_of(options))
     return run(partial(_answer, options, request))
 
 

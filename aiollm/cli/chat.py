@@ -10,16 +10,18 @@ import signal
 import socket
 import sys
 
+import msgspec
+
 from aiollm._agent.run import AgentRun
 from aiollm._streams.stream import Stream
 from aiollm.cli import tools
+from aiollm.cli.codes import FAILED, INTERRUPTED, OK
 from aiollm.cli.session import (
-    FAILED,
-    INTERRUPTED,
-    OK,
     add_images,
+    add_sampling,
     ended_by_sigterm,
     image_from,
+    sampling_of,
     spec_of,
 )
 from aiollm.cli.terminal import complain, describe, note, prompt, show
@@ -49,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-s", "--system", default="", metavar="TEXT", help="the system prompt")
+    add_sampling(parser, "each answer")
     add_images(parser, "an image for the first message")
     tools.configure(parser)
 
@@ -56,13 +59,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def chat(options: argparse.Namespace) -> int:
     """Talk until the end of input; return the exit code."""
     images = [image_from(path) for path in options.image]
+    first = Request((user(""),), system=options.system, **sampling_of(options))
     with asyncio.Runner() as runner:
         registry = Registry()
         try:
             spec = runner.run(spec_of(options.model, registry))
             registry.parse(spec)
             given = runner.run(tools.open_tools(options, registry))
-            talk = _Talk(runner, registry, spec, options.system, images, given)
+            talk = _Talk(runner, registry, spec, first, images, given)
             return talk.run()
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -71,21 +75,21 @@ def chat(options: argparse.Namespace) -> int:
 
 
 class _Talk:
-    """The conversation so far, and the images for the next message."""
+    """The conversation so far, the images for the next message, and all else of each request."""
 
     def __init__(
         self,
         runner: asyncio.Runner,
         registry: Registry,
         spec: str,
-        system: str,
+        first: Request,
         images: list[ImagePart],
         given: list[AnyTool],
     ) -> None:
         self._runner = runner
         self._registry = registry
         self._spec = spec
-        self._system = system
+        self._first = first
         self._images = images
         self._tools = given
         self._messages: list[Message] = []
@@ -148,7 +152,7 @@ class _Talk:
 
     def _turn(self, line: str) -> None:
         asked = user(*self._images, TextPart(line))
-        request = Request((*self._messages, asked), system=self._system)
+        request = msgspec.structs.replace(self._first, messages=(*self._messages, asked))
         if self._tools:
             self._agent(request)
             return

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from aiollm.cli.codes import FAILED, OK
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import FAILED, OK, is_configured, run, spec_of
+from aiollm.cli.session import is_configured, run, spec_of
 from aiollm.cli.terminal import clear_progress, describe, print_json, show_progress, write
 from aiollm.errors import (
     AuthenticationError,

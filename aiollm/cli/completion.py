@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from aiollm.cli.codes import OK
 from aiollm.cli.commands import COMMANDS, parser_for
 from aiollm.cli.known_models import SAFE, known
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import OK
 from aiollm.cli.terminal import write
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.schemes import BUILTINS, SCHEMES

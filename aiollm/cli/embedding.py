@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from aiollm.cli.codes import FAILED, OK
 from aiollm.cli.kept_vectors import KeptVectors, Made
 from aiollm.cli.progress import Progress, figure, time_text
-from aiollm.cli.session import FAILED, OK, run, spec_of
+from aiollm.cli.session import run, spec_of
 from aiollm.cli.terminal import complain, describe
 from aiollm.cli.texts import Text, read_texts
 from aiollm.cli.vector_files import Output

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from aiollm._fleet.address import Address, parse_address
 from aiollm._fleet.overview import BudgetInUse, LimitsInUse, Overview, SetAside, look
 from aiollm._fleet.shared_money import id_of
+from aiollm.cli.codes import OK
 from aiollm.cli.layout import table
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import OK, ended_by_sigterm
+from aiollm.cli.session import ended_by_sigterm
 from aiollm.cli.terminal import complain, describe, print_json, write
 from aiollm.errors import ConfigError, ConnectError
 

@@ -9,8 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from aiollm.cli.codes import OK
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import OK, add_images, image_from, run
+from aiollm.cli.session import add_images, image_from, run
 from aiollm.cli.terminal import clear_progress, complain, is_animated, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.images import ImageRequest, ImageResult, PartialImage

@@ -20,8 +20,9 @@ from aiollm._bulk.keys import parse_shard
 from aiollm._bulk.lines import LineFormat, read_rows
 from aiollm._bulk.merge import merge, report_of
 from aiollm._bulk.run import MapRun
+from aiollm.cli.codes import FAILED, OK, STOPPED
 from aiollm.cli.progress import RowProgress
-from aiollm.cli.session import FAILED, OK, STOPPED, run, spec_of
+from aiollm.cli.session import run, sampling_of, spec_of
 from aiollm.cli.terminal import complain, describe
 from aiollm.errors import ConfigError, StoppedError
 from aiollm.registry import Registry
@@ -65,7 +66,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "resume": options.resume,
         "shard": options.shard,
         "system": options.system,
-        "max_output_tokens": options.max_tokens,
+        **sampling_of(options),
         "concurrency": options.concurrency,
     }
     if options.report and not options.into:

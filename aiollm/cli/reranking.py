@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from aiollm.cli.codes import OK
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import OK, run, spec_of
+from aiollm.cli.session import run, spec_of
 from aiollm.cli.terminal import complain, print_json, write
 from aiollm.cli.texts import Text, read_texts
 from aiollm.registry import Registry

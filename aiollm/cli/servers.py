@@ -12,10 +12,11 @@ import msgspec
 
 from aiollm._fleet.overview import SetAside, concerns
 from aiollm.cli import known_models
+from aiollm.cli.codes import FAILED, OK
 from aiollm.cli.fleet import row_of, set_aside_by_fleet
 from aiollm.cli.layout import table
 from aiollm.cli.safe_text import one_line
-from aiollm.cli.session import FAILED, OK, run
+from aiollm.cli.session import run
 from aiollm.cli.terminal import complain, describe, print_json, write
 from aiollm.errors import ConfigError, ConnectError, DeadlineError, LLMError
 from aiollm.registry import Registry

@@ -1,4 +1,4 @@
-"""Shared by all commands: exit codes, and the registry for the environment."""
+"""Shared by all commands: the registry for the environment, and the spec."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiollm import local
+from aiollm._validation import check
 from aiollm.cli.terminal import complain
 from aiollm.errors import ConfigError
 from aiollm.providers.schemes import BUILTINS, SCHEMES
 from aiollm.registry import Registry
-from aiollm.types import ImagePart
-
-OK, FAILED, USAGE, STOPPED, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
+from aiollm.types import ImagePart, Request
 
 VENDOR_VARIABLES = tuple(each for name in BUILTINS for each in SCHEMES[name].variables)
 """Variables that configure a built-in provider without any LLM_* variable."""
@@ -93,6 +92,21 @@ def is_configured(env: Mapping[str, str]) -> bool:
         value and (name.startswith("LLM_") or name in VENDOR_VARIABLES)
         for name, value in env.items()
     )
+
+
+def add_sampling(parser: argparse.ArgumentParser, answer: str) -> None:
+    """Declare the options for how an answer is made, which `sampling_of` reads."""
+    add = parser.add_argument
+    add("-n", "--max-tokens", type=int, metavar="N", help=f"the most tokens in {answer}")
+    text = "how freely words are chosen: 0 takes the likeliest, 1 is more varied"
+    add("-t", "--temperature", type=float, metavar="X", help=text)
+
+
+def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that these options set. Raises: ConfigError."""
+    fields = {"max_output_tokens": options.max_tokens, "temperature": options.temperature}
+    check(Request("", **fields))
+    return fields
 
 
 def add_images(parser: argparse.ArgumentParser, meaning: str) -> None:

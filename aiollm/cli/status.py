@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aiollm import __version__, local
+from aiollm.cli.codes import OK
 from aiollm.cli.layout import table, wrapped
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.servers import Listing, configured, is_absent, keep_names, listing
-from aiollm.cli.session import OK, run
+from aiollm.cli.session import run
 from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.providers.schemes import SCHEMES

@@ -14,6 +14,7 @@ import pytest
 
 from aiollm import cli
 from aiollm.cli.progress import figure
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
 from aiollm.testing.tally import SeenRequest
 from tests.bulk.conftest import answers, records
@@ -35,7 +36,7 @@ def echo(request: SeenRequest) -> Answer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in cli.VENDOR_VARIABLES:
+        if name.startswith("LLM_") or name in VENDOR_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     with FaultServer(default=echo).in_thread() as server:
@@ -122,11 +123,12 @@ def test_rows_have_every_form_and_broken_ones_are_named(
 
 
 def test_the_fields_of_a_row_and_of_the_command_reach_the_request(server: FaultServer) -> None:
-    write('{"question": "hi", "temperature": 0.5}\n')
-    assert cli.main(command("--prompt-field", "question", "-s", "Be kind.", "-n", "9")) == cli.OK
+    write('{"question": "hi", "temperature": 0.5, "seed": 3}\n')
+    given = ("--prompt-field", "question", "-s", "Be kind.", "-n", "9", "-t", "1")
+    assert cli.main(command(*given)) == cli.OK
     (request,) = server.requests
     body = json.loads(request.body)
-    assert body["temperature"] == 0.5
+    assert (body["temperature"], body["max_tokens"], body["seed"]) == (1, 9, 3)
     assert body["messages"] == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "hi"},

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from aiollm import cli
+from aiollm.cli.session import VENDOR_VARIABLES
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +27,7 @@ def environment(**variables: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("LLM_") and name not in cli.VENDOR_VARIABLES
+        if not name.startswith("LLM_") and name not in VENDOR_VARIABLES
     }
     return kept | variables
 

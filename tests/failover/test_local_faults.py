@@ -62,6 +62,7 @@ async def test_too_many_open_files_harm_no_target_and_say_what_to_do(warm, host)
     reg, servers = await warm()
     for name, server in servers.items():
         reg.register(name, f"openai+http://{host}:{server.port}/v1")
+    await asyncio.get_running_loop().getaddrinfo(host, 80)  # glibc reports a lack otherwise then
     await reg.preload("a/m,b/m")
     opened = []
     reg.on_event(lambda event: opened.append(event) if type(event) is TargetOpened else None)
@@ -73,6 +74,16 @@ async def test_too_many_open_files_harm_no_target_and_say_what_to_do(warm, host)
     assert opened == []
     assert (await reg.generate("a/m", "hi")).text == "Hello"
     assert (await reg.generate("b/m", "hi")).text == "Hello"
+
+
+def test_the_first_lookup_of_a_process_is_told_from_an_unknown_name():
+    """Without its settings and its files glibc knows no name."""
+    unknown = socket.gaierror(socket.EAI_NONAME, "x")
+    with no_descriptor_left():
+        ours = local_error(unknown)
+    assert ours is not None
+    assert "ulimit -n" in ours.message
+    assert local_error(unknown) is None
 
 
 async def test_a_target_with_a_connection_answers_while_no_other_can_be_opened(warm):

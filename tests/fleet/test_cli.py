@@ -15,6 +15,7 @@ import pytest
 from aiollm import Budget, FailoverError, Limits, Price, Request, cli, user
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.overview import look
+from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, chat
 from tests.fleet.conftest import free_port, until
 
@@ -26,7 +27,7 @@ LISTED = Answer(200, {}, {"data": [{"id": "m"}]})
 @pytest.fixture(autouse=True)
 def bare(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("LLM_") or name in {*cli.VENDOR_VARIABLES, "AIOLLM_FLEET"}:
+        if name.startswith("LLM_") or name in {*VENDOR_VARIABLES, "AIOLLM_FLEET"}:
             monkeypatch.delenv(name)
 
 
