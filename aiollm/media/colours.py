@@ -15,10 +15,10 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert L, LA, RGB, RGBA or CMYK from a profile; without a valid one, keep the numbers."""
+    """Convert L, LA, RGB, RGBX, RGBA or CMYK from a profile; without one, keep the numbers."""
     if profile and icc.needs_conversion(profile):
         try:
-            return _converted(image, profile)
+            return _converted(image.convert("RGB") if image.mode == "RGBX" else image, profile)
         # littlecms may be missing, and a profile may be broken like any metadata.
         except Exception:  # noqa: BLE001
             profile = None

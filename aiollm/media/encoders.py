@@ -125,8 +125,10 @@ def _best(image: Image.Image, encoder: Encoder, size: int | None, *, sharp: bool
 
 def _save(image: Image.Image, encoder: Encoder, quality: int | None, *, sharp: bool) -> bytes:
     options: dict[str, Any] = {} if quality is None else {"quality": quality}
-    if sharp and encoder is JPEG:
-        options["subsampling"] = 0
+    if encoder is JPEG:
+        options |= {"subsampling": 0} if sharp else {}
+    elif image.mode == "RGBX":
+        image = image.convert("RGB")
     out = io.BytesIO()
     image.save(out, encoder.format, **options)
     return out.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiollm.errors import UnsupportedError
 from aiollm.media.colours import from_lab, to_srgb
@@ -22,21 +22,22 @@ _SCALES = {"I": 65535.0, "F": 1.0}
 
 
 def render(
-    image: Image.Image,
+    file: Image.Image | SelfShrinking,
     limits: ImageLimits,
     max_pixels: int,
     *,
     sharp: bool,
     orientation: int | None,
 ) -> Image.Image:
-    """Return the pixels as L, LA, RGB or RGBA, made to fit by shape, without metadata.
+    """Return the pixels as L, LA, RGB, RGBX or RGBA, made to fit by shape, without metadata.
 
     `sharp` uses the finer filter, for text and drawings. `orientation` is that of the header, None
     if only PIL can read it. Raises: UnsupportedError for more than `max_pixels` to decode.
     """
-    profile = image.info.get("icc_profile")
-    stored, size = image.size, _draft(image, limits, max_pixels)
-    image = _loaded(image)
+    profile = file.info.get("icc_profile")
+    stored, size = file.size, _draft(file, limits, max_pixels)
+    image = _loaded(file)
+    del file  # else its pixels would stay beside the shrunk ones
     if image.size == stored[::-1]:
         # PIL turns a TIFF upright by itself.
         size = size[::-1]
@@ -45,7 +46,6 @@ def render(
     gap = _FINE if sharp else _CHEAP
     for shrink in _passes(image.size, size, gap, at_once=has_alpha(image)):
         image = shrink(image)
-    image = image.convert("RGB") if image.mode == "RGBX" else image
     image = to_srgb(image, profile)
     if turn is not None:
         image = image.transpose(turn)
@@ -54,24 +54,20 @@ def render(
     return padded(image, limits)
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    """Return the image with its pixels.
+class SelfShrinking(Protocol):
+    """An opened file that is decoded here, at the size given to `draft`, and not by PIL."""
 
-    PIL has a WebP decoded to bytes and copies them to pixels, which are the same: a twentieth of
-    the time and a quarter of the memory. Where PIL has changed, it decodes as usual.
-    """
-    import PIL.Image
+    info: dict[str, Any]
 
-    decode: Any = getattr(image, "_get_next", None)
-    mode = getattr(image, "rawmode", "")
-    if image.format == "WEBP" and mode in {"RGBX", "RGBA"} and decode is not None:
-        pixels = decode()[0]
-        if len(pixels) == 4 * area(image.size):
-            plain = PIL.Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
-            plain.info = image.info
-            return plain
-    image.load()
-    return image
+    @property
+    def size(self) -> Size:
+        """The size at which it is decoded."""
+
+    def draft(self, _mode: None, size: Size) -> object:
+        """Decode at `size` if that is possible, else at the stored one."""
+
+    def decoded(self) -> Image.Image:
+        """Return the pixels."""
 
 
 def padded(image: Image.Image, limits: ImageLimits) -> Image.Image:
@@ -92,14 +88,23 @@ def padded(image: Image.Image, limits: ImageLimits) -> Image.Image:
     return canvas
 
 
-def _draft(image: Image.Image, limits: ImageLimits, max_pixels: int) -> Size:
-    """Choose the scale at which a JPEG is decoded; return the final size, not turned yet."""
-    stored = size = image.size
+def _loaded(file: Image.Image | SelfShrinking) -> Image.Image:
+    import PIL.Image
+
+    if not isinstance(file, PIL.Image.Image):
+        return file.decoded()
+    file.load()
+    return file
+
+
+def _draft(file: Image.Image | SelfShrinking, limits: ImageLimits, max_pixels: int) -> Size:
+    """Choose the scale at which a file is decoded; return the final size, not turned yet."""
+    stored = size = file.size
     if area(stored) > max_pixels:
         size = stored[0] // 2, stored[1] // 2
     size = limits.target(size)
-    image.draft(None, size)
-    if area(image.size) > max_pixels:
+    file.draft(None, size)
+    if area(file.size) > max_pixels:
         raise UnsupportedError(too_many_pixels(stored, max_pixels))
     return size
 

@@ -23,12 +23,14 @@ from aiollm.media.limits import (
     decodable,
     too_many_pixels,
 )
-from aiollm.media.pixels import render
+from aiollm.media.pixels import SelfShrinking, render
 from aiollm.media.png import lacks_rows, too_many_chunks, without_bad_profile
 from aiollm.media.sniff import ImageInfo, info
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    Picture = Image.Image | SelfShrinking
 
 LOSSLESS_PIXELS = 2_000_000
 """Up to this many pixels a lossless source stays lossless; above, PNG is too large and slow."""
@@ -105,7 +107,7 @@ def _transform(data: bytes, source: Source, limits: ImageLimits, max_pixels: int
     return encode(image, limits, lossless=source.lossless and kept, sharp=source.lossless)
 
 
-def _open(data: bytes, source: Source, found: ImageInfo | None, max_pixels: int) -> Image.Image:
+def _open(data: bytes, source: Source, found: ImageInfo | None, max_pixels: int) -> Picture:
     if found is not None and not decodable(found.mime, (found.width, found.height), max_pixels):
         raise UnsupportedError(too_many_pixels((found.width, found.height), max_pixels))
     if source.format == "PNG":
@@ -114,12 +116,21 @@ def _open(data: bytes, source: Source, found: ImageInfo | None, max_pixels: int)
         data = without_bad_profile(data)
     elif source.format == "JPEG" and found is None:
         raise UnsupportedError("the JPEG image has a damaged header")
-    image = _opened(data, source)
-    if not decodable(mime_of(data), image.size, max_pixels):
-        raise UnsupportedError(too_many_pixels(image.size, max_pixels))
-    if source.format == "PNG" and _is_short(data, image):
+    picture = _self_shrinking(data, source) or _opened(data, source)
+    if not decodable(mime_of(data), picture.size, max_pixels):
+        raise UnsupportedError(too_many_pixels(picture.size, max_pixels))
+    if source.format == "PNG" and _is_short(data, picture):
         raise UnsupportedError("the PNG image is damaged: it has fewer rows than its header says")
-    return image
+    return picture
+
+
+def _self_shrinking(data: bytes, source: Source) -> SelfShrinking | None:
+    """Open a file that is decoded better here than by PIL; None for all others."""
+    if source.format == "WEBP":
+        from aiollm.media import webp
+
+        return webp.opened(data)
+    return None
 
 
 def _opened(data: bytes, source: Source) -> Image.Image:
@@ -138,8 +149,12 @@ def _opened(data: bytes, source: Source) -> Image.Image:
     raise UnsupportedError(f"the {source.name} image has a damaged header")
 
 
-def _is_short(data: bytes, image: Image.Image) -> bool:
+def _is_short(data: bytes, image: Picture) -> bool:
     """Return whether a PNG ends before its last row; PIL would silently leave zeros there."""
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        return False
     last = image.crop((0, image.height - 1, *image.size))
     return not any(last.tobytes()) and lacks_rows(data)
 
