@@ -119,8 +119,7 @@ class ChatDecoder:
         self._lane = USUAL
         if block is not None:
             self._beside, self._lane = {}, NO_LANE
-        self._identified = False
-        self._opened = self._said = False
+        self._identified = self._opened = self._said = False
         self._reason = ""
         self._usage = _NO_USAGE
         self._calls: ToolCallAssembler | None = None
