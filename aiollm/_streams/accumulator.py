@@ -73,12 +73,10 @@ def _fold(pieces: list[str]) -> None:
     pieces[start:] = ["".join(pieces[start:])]
 
 
-class _Text:
-    __slots__ = ("citations", "pieces")
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.citations: Sequence[Citation] = ()
+class _Text(msgspec.Struct, gc=False, eq=False):
+    # Nearly every open stream has one, which the collector need not walk.
+    pieces: list[str] = []
+    citations: Sequence[Citation] = ()
 
     def part(self) -> TextPart:
         return TextPart("".join(self.pieces), tuple(self.citations))
@@ -222,7 +220,7 @@ class Accumulator:
         self._begin()
 
     def _begin(self) -> None:
-        self._builders: list[_Builder] = []
+        self._builders: list[_Builder] | tuple[()] = ()
         self._calls: dict[int, _Call] = {}
         self._text: list[str] | None = None
         self._fold_at = FOLD
@@ -297,13 +295,20 @@ class Accumulator:
         return sum(type(each) is _Whole and each.is_image for each in self._builders)
 
     def _open(self, kind: Callable[[], Any]) -> Any:
-        if not self._builders or type(self._builders[-1]) is not kind:
-            self._builders.append(kind())
-        return self._builders[-1]
+        builders = self._builders
+        if not builders:
+            self._builders = builders = [kind()]
+        elif type(builders[-1]) is not kind:
+            builders.append(kind())
+        return builders[-1]
+
+    def _add(self, builder: _Builder) -> None:
+        self._builders = builders = self._builders or []
+        builders.append(builder)
 
     def _signed_text(self, delta: TextDelta) -> None:
         # Its signature covers just this text, so it is never joined with its neighbours.
-        self._builders.append(_Whole(TextPart(delta.text, provider_data=delta.provider_data)))
+        self._add(_Whole(TextPart(delta.text, provider_data=delta.provider_data)))
 
     def _refusal(self, delta: RefusalDelta) -> None:
         pieces = self._open(_Refusal).pieces
@@ -317,15 +322,15 @@ class Accumulator:
         text.citations.append(chunk.citation)
 
     def _image(self, chunk: ImageChunk) -> None:
-        self._builders.append(_Whole(chunk.image))
+        self._add(_Whole(chunk.image))
 
     def _part(self, chunk: PartChunk) -> None:
         part = _Whole(chunk.part)
         call = None if chunk.replaces is None else self._calls.pop(chunk.replaces, None)
         if call is None:
-            self._builders.append(part)
+            self._add(part)
         else:
-            self._builders[self._builders.index(call)] = part
+            self._builders = [part if each is call else each for each in self._builders]
 
     def _status(self, _: Status) -> None:
         """Ignore it: it is not output."""
@@ -353,7 +358,7 @@ class Accumulator:
         if delta.provider_data is None or delta.reasoning:
             if not isinstance(last, _Reasoning) or last.data is not None:
                 last = _Reasoning()
-                self._builders.append(last)
+                self._add(last)
             last.pieces.append(delta.reasoning)
             self._folded(last.pieces)
             last.data = delta.provider_data
@@ -362,14 +367,14 @@ class Accumulator:
         sealed = next(filter(_is_unsealed, reversed(self._builders)), None)
         if not isinstance(sealed, _Reasoning):
             sealed = _Reasoning()
-            self._builders.append(sealed)
+            self._add(sealed)
         sealed.data = delta.provider_data
 
     def _tool_call(self, delta: ToolCallDelta) -> None:
         call = self._calls.get(delta.index)
         if call is None:
             call = self._calls[delta.index] = _Call()
-            self._builders.append(call)
+            self._add(call)
         # Some servers repeat id and name in every delta: appending would give "weatherweather".
         call.id = call.id or delta.id
         call.custom = call.custom or delta.custom

@@ -78,9 +78,9 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """
         try:
             yield None
+            for item in self._ready:
+                yield item
             while True:
-                for item in self._ready:
-                    yield item
                 # As `_read`, whose coroutine would cost as much as this does.
                 task = self._begin()
                 try:
@@ -93,6 +93,10 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                     batch = self._read_is_over(batch)
                 self._reader = None
                 self._ready = iter(self._total.add(batch))
+                del batch
+                for item in self._ready:
+                    yield item
+                self._ready = ()  # what has been read is not kept until more comes
         except StopAsyncIteration:
             return
 

@@ -397,7 +397,8 @@ class GoogleDecoder:
         if reason == "stop" and self._ids:
             reason = "tool_calls"
         self.finished = True
-        usage = Usage() if self._usage is None else usage_of(self._usage, "exact")
+        counts = self._usage
+        usage = Usage() if counts is None else usage_of(counts, "exact")
         out.append(Finish(reason, shown(raw), usage))
 
 

@@ -347,8 +347,9 @@ def usage_of(counts: Counts, tier: str | None) -> Usage:
         prompt = counts.input_tokens
     if completion is None:
         completion = counts.output_tokens
-    certainty: Certainty = "partial" if prompt is None or completion is None else "exact"
-    prompt, completion = prompt or 0, completion or 0
+    certainty: Certainty = "exact"
+    if prompt is None or completion is None:
+        certainty, prompt, completion = "partial", prompt or 0, completion or 0
     reasoning = (made and made.reasoning_tokens) or counts.reasoning_tokens or 0
     # xAI does not include reasoning in the completion tokens; only the total shows that.
     if reasoning and total == prompt + completion + reasoning:
