@@ -179,10 +179,10 @@ class Loaded:
 async def managed_work(name: str, size: int, read: int = READ) -> int:
     """Return the instructions that it takes to read what a model server sends."""
     wire, make = hostile.servers.SHAPES[name]
-    _, content_type, call = hostile.servers.CALLS[wire]
+    _, head, call = hostile.servers.CALLS[wire]
     body = make(size)
     reads = [body[at : at + read] for at in range(0, len(body), read)]
-    requester = UnaryRequester(Loaded(reads, content_type.decode()))
+    requester = UnaryRequester(Loaded(reads, head.decode().removeprefix("Content-Type: ")))
     row = Provider(
         "x", wire, "http://mem.invalid/v1", ChatCodec(), token=Secret("key-0123456789abcdef")
     )
