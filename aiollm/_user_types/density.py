@@ -43,7 +43,7 @@ may send the token ids of a prompt, on request."""
 REPLY = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 200 * 1024, 1024 * 1024)
 """Of a single reply: the longest list of models has 15,000 texts (November 2026)."""
 
-USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
+USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 2 * 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
 """Of what a user asked for: an answer of a type, arguments, vectors, scores of documents."""
 
 MESSAGE = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 512 * 1024, 8 * 1024 * 1024)
@@ -80,8 +80,7 @@ def excess_in(data: bytes, limits: Limits = FRAME) -> str:
 def _excess(data: bytes, size: int, limits: Limits) -> str:
     """Return what JSON of `size` characters has too much of, most of which a count can tell.
 
-    A character takes four bytes at most, and no limit of bytes that are not ASCII is lower than
-    all that may be outside strings is then.
+    Of bytes, no limit of those that are not ASCII is lower than all that may be outside strings.
     """
     marks = data.translate(None, _UNMARKED)
     quotes, escapes = marks.count(b'"'), marks.count(b"\\")
@@ -89,18 +88,16 @@ def _excess(data: bytes, size: int, limits: Limits) -> str:
         return f"more than {limits.escapes} escapes"
     if quotes - escapes > 2 * limits.strings:  # none escapes more than one
         return f"more than {limits.strings} strings"
-    has_pairs = b"\\\\" in data
-    if size - escapes * (2 - has_pairs) > limits.bare:  # nobody knows how much of it is in strings
-        return _counted(data, limits)
-    if not has_pairs:
-        quotes -= data.count(b'\\"')
+    if size - escapes > limits.bare or (len(data) > limits.foreign and len(data) > size):
+        return _counted(data, limits)  # nobody knows how much of it is in strings
     opened = marks.count(b"{") + marks.count(b"[")
-    if (
-        quotes <= 2 * limits.strings
-        and opened <= limits.brackets
-        and opened + marks.count(b",") <= limits.values
-    ):
-        return ""
+    if opened <= limits.brackets and opened + marks.count(b",") <= limits.values:
+        if quotes > 2 * limits.strings and b"\\\\" not in data:
+            quotes -= data.count(b'\\"')
+        if quotes <= 2 * limits.strings:
+            return ""
+    elif opened > limits.brackets and not quotes:
+        return f"more than {limits.brackets} objects and lists"
     # Most strings become empty, of which no objects are made.
     return _counted(without_escapes(data).translate(None, _UNMARKED + b"\\"), limits)
 
