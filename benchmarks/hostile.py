@@ -36,7 +36,7 @@ SHORT = 4096
 """Bytes of a normal stream that is little more than its request."""
 ROUNDS = 3
 COMPILED = str(Path(tempfile.gettempdir()) / "aiollm-hostile")
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\n%s\r\nConnection: close\r\n\r\n"
 DSN = {
     "chat": "openai+http://k@127.0.0.1:{}/{}",
     "responses": "openai+http://k@127.0.0.1:{}/{}?api=responses",
@@ -57,6 +57,7 @@ def beside(name: str):
 replay = beside("replay")
 servers = beside("hostile_servers")
 limits = beside("hostile_limits")
+calls = beside("hostile_calls")
 
 
 def responses(count: int) -> list[bytes]:
@@ -217,6 +218,13 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "blank lines": b"\n",
             "CRLF": b"\r\n",
             "lone CR": b"\r",
+            "ids": b"id: 1\n",
+            "ids as events": b"id: 1\n\n",
+            "waits": b"retry: 1\n",
+            "names as events": b"event: a\n\n",
+            "empty data, CR": b"data:\r",
+            "empty frames, CR": b"data: {}\r\r",
+            "empty frames, CRLF": b"data: {}\r\n\r\n",
             "comments": b":\n",
             "comments as events": b": ping\n\n",
             "junk lines": b"a\n",
@@ -236,7 +244,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "frames of a message": b'data: {"a":{"message":""}}\n\n',
             "frames of a number": b'data: {"message":7}\n\n',
         }.items()
-        if wire != "ollama" or not event.startswith((b"data", b"event", b"error"))
+        if wire != "ollama" or not event.startswith((b"data", b"event", b"error", b"id", b"retry"))
     },
     **{
         f"{wire}: {name}": (wire, make)
@@ -349,14 +357,16 @@ def amid(wire: str, event: bytes) -> Callable[[int], bytes]:
 
 
 LIMITS = limits.shapes(amid)
-ALL = SHAPES | LIMITS | servers.SHAPES
+ALL = SHAPES | LIMITS | calls.STREAMED | servers.SHAPES | calls.SHAPES
+CALLS = servers.CALLS | calls.CALLS
 
 
-def media_type(wire: str) -> bytes:
+def head_of(wire: str) -> bytes:
     """Return what the replies of a wire are labelled with."""
-    if wire in servers.CALLS:
-        return servers.CALLS[wire][1]
-    return b"application/x-ndjson" if wire == "ollama" else b"text/event-stream"
+    if wire in CALLS:
+        return CALLS[wire][1]
+    kind = b"application/x-ndjson" if wire == "ollama" else b"text/event-stream"
+    return b"Content-Type: " + kind
 
 
 async def serve() -> None:
@@ -369,7 +379,7 @@ async def serve() -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             _, number, size, *_ = head.split(b" ", 2)[1].decode().split("/")
             name = names[int(number)]
-            writer.write(HEAD % media_type(ALL[name][0]) + made(name, int(size)))
+            writer.write(HEAD % head_of(ALL[name][0]) + made(name, int(size)))
             await writer.drain()
             writer.close()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -404,8 +414,8 @@ async def measured(name: str, port: int, size: int, turns: Turns) -> dict[str, f
     length = len(make(size))
     limits = Timeouts(total=120)
     dsn, call = DSN.get(wire, ""), answered
-    if wire in servers.CALLS:
-        scheme, _, call = servers.CALLS[wire]
+    if wire in CALLS:
+        scheme, _, call = CALLS[wire]
         dsn = f"{scheme}+http://key-0123456789abcdef@127.0.0.1:{{}}/{{}}"
     env = {"LLM_X": dsn.format(port, f"{list(ALL).index(name)}/{size}")}
     usual = {"LLM_X": dsn.format(port, f"{list(ALL).index(f'{wire}: normal')}/10000")}

@@ -12,7 +12,9 @@ from typing import Any
 
 from aiollm._user_types.density import FRAME, REPLY
 
-JSON, TEXT, EVENTS = b"application/json", b"text/plain", b"text/event-stream"
+JSON, TEXT, EVENTS = (
+    b"Content-Type: " + kind for kind in (b"application/json", b"text/plain", b"text/event-stream")
+)
 
 
 async def _all_of(pieces: Any) -> None:
@@ -29,7 +31,7 @@ CALLS: dict[str, tuple[str, bytes, Callable[[Any], Awaitable[Any]]]] = {
     "logs": ("llama-swap", TEXT, lambda reg: _all_of(reg.llama_swap("x").logs())),
     "events": ("llama-swap", EVENTS, lambda reg: _all_of(reg.llama_swap("x").events())),
 }
-"""By wire: the scheme of the server, the media type of the reply, and the call that reads it."""
+"""By wire: the scheme of the server, fields of the reply's head, and the call that reads it."""
 
 LISTS = {
     "running": (b'{"running":[%s]}', {"model": "qwen", "state": "ready", "ttl": 300, "cmd": "a"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -108,7 +108,7 @@ class Answer:
         self._decoder = decoder
         self.framer = framer
         if reply.content_type in _DOCUMENTS and _is_one_document(reply, framer):
-            self.framer = _Document(decoder)
+            self.framer = _Document(decoder, None if isinstance(framer, NDJSON) else (framer, self))
         self._timeouts = timeouts
 
     def take(self) -> list[Item] | Awaitable[None]:
@@ -354,17 +354,36 @@ _COLLECTS_WHILE_DECODING = sys.version_info < (3, 12)
 
 
 class _Document:
-    """A framer for an answer that is not streamed: it has no frames before its end."""
+    """A framer for an answer that is not streamed: it has no frames before its end.
 
-    def __init__(self, decoder: Decoder[Any]) -> None:
+    One that only is labelled so goes on with its own framer: all its events at once would hold up
+    the event loop.
+    """
+
+    def __init__(
+        self, decoder: Decoder[Any], streamed: tuple[Framer[Any], Answer] | None = None
+    ) -> None:
         self._decoder = decoder
         self._pieces: list[bytes] = []
         self._weight = Weight()
+        self._streamed = streamed and (streamed[0], ref(streamed[1]))
+        """What a stream is read with, until it is known that there is none."""
 
     def feed(self, data: bytes) -> list[Any]:
         self._pieces.append(data)
         self._weight.add(data)
-        return []
+        return [] if self._streamed is None else self._begun(*self._streamed)
+
+    def _begun(self, framer: Framer[Any], answer: Callable[[], Answer | None]) -> list[Any]:
+        """Return the frames of the first bytes, if they begin a stream after all."""
+        head = b"".join(self._pieces)
+        begin, found = head.lstrip()[:5], answer()
+        if len(begin) == len(b"data:") or len(head) > FIRST:
+            self._streamed = None
+        if begin not in (b"data:", b"event") or found is None:
+            return []
+        found.framer = framer
+        return framer.feed(head)
 
     def close(self) -> list[Any]:
         return []

@@ -70,7 +70,7 @@ def rerank(
 
     async def read(codec: UnaryCodec[Any, ScoreReply], reply: HttpResponse) -> Ranking:
         await _check(reply.body)
-        return _ranking(codec.decode(reply), request)
+        return await _ranking(codec.decode(reply), request)
 
     parts = provider, transport, target, request, timeouts
     return _asked("rerank", MAX_UNARY_REPLY, read, *parts)
@@ -186,9 +186,14 @@ def _check_width(width: int, wanted: int | None) -> None:
         )
 
 
-def _ranking(found: ScoreReply, request: RerankRequest) -> Ranking:
+async def _ranking(found: ScoreReply, request: RerankRequest) -> Ranking:
     """Return the best documents, best first. Raises: ProtocolError."""
-    count, scores = len(request.documents), dict(found.scores)
+    count, scores = len(request.documents), dict[int, float]()
+    if len(found.scores) > count:
+        raise ProtocolError(f"the reply has {len(found.scores)} scores for {count} documents")
+    for at in range(0, count, TAKEN_AT_ONCE):
+        scores.update(found.scores[at : at + TAKEN_AT_ONCE])
+        await asyncio.sleep(0)
     if len(scores) < len(found.scores):
         raise ProtocolError("the reply has two scores for one document")
     if not all(0 <= index < count for index in scores):

@@ -124,7 +124,7 @@ class _Call:
             return ToolCallPart(self.id, self.name, text, False, self.data)
         # Only the end of the answer tells a call without arguments from one that lost them.
         arguments = _object(text) if text or not self.whole else "{}"
-        if text and self.whole and not arguments:
+        if text and self.whole and not arguments and len(text) <= MAX_LOOSE:
             arguments = _loose_object(text)
         valid = bool(self.name and arguments)
         return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
@@ -154,6 +154,11 @@ _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
 MAX_ARGUMENTS = 2 * 1024 * 1024
 """Characters of a call's arguments that are decoded, which holds up the event loop: models write
 at most half a million tokens (November 2026), and few of them into one call."""
+
+
+MAX_LOOSE = 256 * 1024
+"""Characters of arguments that are no strict JSON but are read all the same, which takes fifteen
+times as long."""
 
 
 class _Object(msgspec.Struct):

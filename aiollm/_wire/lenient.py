@@ -115,10 +115,12 @@ def load_weighed(data: bytes) -> Any:
 
 
 def is_object(text: str) -> bool:
-    """Return whether a text is a JSON object."""
+    """Return whether a text is a JSON object; if it is large, as the standard has it."""
     try:
         _OBJECT.decode(text)
     except (ValueError, RecursionError):
+        if len(text) > _MAX_MENDED:
+            return False
         return isinstance(load(text.encode("utf-8", "replace")), dict)
     return True
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aiollm._streams.accumulator import FOLD, Accumulator
+from aiollm._streams.accumulator import FOLD, MAX_LOOSE, Accumulator
 from aiollm.types import (
     Finish,
     Item,
@@ -88,3 +88,14 @@ def test_arguments_of_too_many_parts_are_not_decoded(arguments) -> None:
     total.add([ToolCallDelta(0, "c", "f", arguments), Finish("tool_calls")])
     (call,) = total.message().parts
     assert (call.arguments, call.valid) == (arguments, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_read"), [(9, True), (MAX_LOOSE - 9, True), (MAX_LOOSE, False)]
+)
+def test_large_arguments_that_are_no_strict_json_are_not_read(size, is_read) -> None:
+    """They are searched many times, and nothing else can run meanwhile."""
+    total = Accumulator()
+    total.add([ToolCallDelta(0, "c", "f", '{"a":"%s",}' % ("a" * size)), Finish("tool_calls")])
+    (call,) = total.message().parts
+    assert call.valid == is_read

@@ -102,7 +102,7 @@ def test_what_would_hold_up_the_loop_is_refused(data: bytes, said: str) -> None:
 BOUNDS = {
     "an answer": (FRAME, 24_576, 16_384, 131_072, 524_288, 204_800, 1_048_576),
     "a list": (REPLY, 32_768, 16_384, 131_072, 1_048_576, 204_800, 1_048_576),
-    "what a user asked for": (USER, 65_536, 49_152, 131_072, 1_048_576, 262_144, 4_194_304),
+    "what a user asked for": (USER, 65_536, 49_152, 131_072, 2_097_152, 262_144, 4_194_304),
     "a message": (MESSAGE, 24_576, 16_384, 131_072, 1_048_576, 524_288, 8_388_608),
 }
 MAKERS: dict[str, Callable[[int], bytes]] = {

@@ -403,3 +403,15 @@ def test_events_without_an_image_are_counted(event: bytes) -> None:
     with pytest.raises(ProtocolError, match="4096 events"):
         decoder.feed(b"data: " + event + b"\n\n", out)
     assert not out
+
+
+@pytest.mark.parametrize(("count", "is_fine"), [(512, True), (513, False)])
+def test_a_reply_has_few_images(count, is_fine):
+    """Each takes a microsecond, and ten thousand fit into a small reply."""
+    body = json.dumps({"data": [{"b64_json": PNG64}] * count}).encode()
+    reply = HttpResponse(200, {}, body)
+    if is_fine:
+        assert len(OpenAIImages().decode_images(reply).images) == count
+    else:
+        with pytest.raises(ProtocolError, match="513 parts"):
+            OpenAIImages().decode_images(reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
@@ -20,7 +21,7 @@ from aiollm.errors import (
     UnsupportedError,
     UnsupportedFeatureError,
 )
-from aiollm.provider import Provider
+from aiollm.provider import HttpResponse, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
 from aiollm.providers.openai.rerank_codec import CohereRerank
@@ -306,10 +307,34 @@ async def test_scores_that_do_not_fit_the_documents_are_an_error(serve, registry
         ([(0, math.inf)], "finite"),
     ],
 )
-def test_scores_of_any_codec_are_checked(scores, reason):
+async def test_scores_of_any_codec_are_checked(scores, reason):
     """JSON has no NaN, but a wire of one's own may; one document is enough here."""
     with pytest.raises(ProtocolError, match=reason):
-        _ranking(ScoreReply(scores), RerankRequest("q", ["x", "y"], top=1))
+        await _ranking(ScoreReply(scores), RerankRequest("q", ["x", "y"], top=1))
+
+
+async def test_more_scores_than_documents_are_not_looked_at():
+    """There may be tens of thousands, of a microsecond each."""
+    rows = [{"index": 0}] * 3  # without a score
+    found = CohereRerank().decode(HttpResponse(200, {}, json.dumps(rows).encode()))
+    with pytest.raises(ProtocolError, match="3 scores for 2 documents"):
+        await _ranking(found, RerankRequest("q", ["x", "y"]))
+
+
+async def test_others_run_between_some_of_many_scores():
+    turns = []
+
+    class Noting(list):
+        def __getitem__(self, some):
+            turns.append(1)
+            asyncio.get_running_loop().call_soon(turns.append, 0)
+            return super().__getitem__(some)
+
+    scores = Noting((place, 0.5) for place in range(1000))
+    ranking = await _ranking(ScoreReply(scores), RerankRequest("q", ["x"] * 1000))
+    assert len(ranking) == 1000
+    assert turns == [1, 0] * (len(turns) // 2)
+    assert len(turns) >= 8
 
 
 async def test_a_ranking_may_not_have_many_parts_beside_its_scores(serve, registry):

@@ -31,6 +31,7 @@ from aiollm.providers.ollama import decode as ollama_decode
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai import chat_decode
 from aiollm.providers.openai.chat_codec import ChatCodec
+from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
 from aiollm.providers.openai.chat_wire import Lane
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.servers import LlamaSwap, Ollama, llama_swap
@@ -179,10 +180,10 @@ class Loaded:
 async def managed_work(name: str, size: int, read: int = READ) -> int:
     """Return the instructions that it takes to read what a model server sends."""
     wire, make = hostile.servers.SHAPES[name]
-    _, content_type, call = hostile.servers.CALLS[wire]
+    _, head, call = hostile.servers.CALLS[wire]
     body = make(size)
     reads = [body[at : at + read] for at in range(0, len(body), read)]
-    requester = UnaryRequester(Loaded(reads, content_type.decode()))
+    requester = UnaryRequester(Loaded(reads, head.decode().removeprefix("Content-Type: ")))
     row = Provider(
         "x", wire, "http://mem.invalid/v1", ChatCodec(), token=Secret("key-0123456789abcdef")
     )
@@ -367,3 +368,58 @@ def test_pieces_of_arguments_that_are_too_many_are_not_looked_at():
     asyncio.run(work("google: many paths", SIZE))
     assert asyncio.run(work("google: many paths", 2**20, 2**24)) <= ONCE + 20 * 512
     assert len(frame) > LARGE
+
+
+@pytest.mark.parametrize("name", hostile.calls.STREAMED)
+def test_an_answer_in_a_rare_form_costs_few_instructions_and_more_of_it_no_more(name):
+    asyncio.run(work(name, SIZE))
+    small, large = asyncio.run(work(name, SIZE)), asyncio.run(work(name, 4 * SIZE))
+    assert large <= ONCE + A_BYTE * 4 * SIZE
+    assert large <= 4.4 * small + 2 * ONCE
+
+
+@pytest.mark.parametrize("text", ['"%s"' % ("a" * 4096), '"}",' * 999 + "1", r'"\"}",' * 999 + "1"])
+def test_the_pieces_of_arguments_are_not_looked_at_one_by_one(text):
+    """They may be a million, all of which are looked at before the call is run."""
+    calls = ToolCallAssembler()
+    calls.add(0, "a", "f", "")
+    for piece in ('{"a":[', *text, "]}"):
+        calls.extend(0, piece)
+    with streams.Counter() as counter:
+        assert calls.whole(ended=True)
+    assert counter.count <= 300
+
+
+def batches_of(reads: list[bytes], content_type: str) -> list[list[str]]:
+    """Return the texts of each batch of an answer of chat."""
+    reply = streams.Reply([*reads, b""])
+    reply.content_type = content_type
+    codec, found = ChatCodec(), []
+
+    async def read() -> None:
+        whole = answer.Answer(reply, codec.framing(), codec.decoder(), Timeouts())
+        while whole.goes_on:
+            got = whole.take()
+            if isinstance(got, list):
+                found.append([item.text for item in got if type(item) is TextDelta])
+            else:
+                await got
+        assert whole.failure is None
+
+    asyncio.run(read())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+@pytest.mark.parametrize("size", [1, 9, 64])
+def test_events_that_are_labelled_as_a_document_are_read_as_they_come(kind, size):
+    body = b"\n\n" + b"".join(streams.replay.WIRES["openai"](9))
+    reads = [body[at : at + size] for at in range(0, len(body), size)]
+    streamed = batches_of(reads, "text/event-stream")
+    assert batches_of(reads, kind) == streamed
+    assert sum(map(bool, streamed)) > 3
+
+
+def test_a_document_with_white_space_before_it_is_no_stream():
+    body = b"\n" * 9999 + b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
+    assert batches_of([body[:5000], body[5000:]], "application/json")[-1] == ["a"]

@@ -13,6 +13,7 @@ from aiollm._wire.lenient import load
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
 from aiollm.images import ImageRequest, ImageResult
 from aiollm.provider import HttpRequest, HttpResponse, Provider
+from aiollm.providers.decoding import check_parts
 from aiollm.providers.encoding import Warnings, bearer_headers, merge
 from aiollm.providers.error_bodies import is_error
 from aiollm.providers.llama_swap.codec import LlamaSwapCodec, openai_wire
@@ -83,7 +84,9 @@ class SdapiImages:
 
     def decode_images(self, reply: HttpResponse) -> ImageResult:
         """Read a reply. Raises: ProviderError for an error in it, GenerationError for no image."""
-        images = [ImagePart(data) for data in _files(reply.body) if data]
+        files = _files(reply.body)
+        check_parts(files)
+        images = [ImagePart(data) for data in files if data]
         if images:
             return ImageResult(tuple(ImagePart(i.data, mime=image_mime(i)) for i in images))
         value = load(reply.body)

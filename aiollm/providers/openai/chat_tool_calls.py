@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from aiollm._user_types.density import is_dense
+from aiollm._user_types.density import is_dense, without_escapes
 from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.openai.chat_wire import FRAGMENT
 from aiollm.types import Item, ProviderData, ToolCallDelta
 
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
-"""A JSON string; its group is empty if the closing quote is missing."""
-
+_NO_BRACKETS = bytes({*range(256)} - {*b'"{}[]'})
 
 MAX_READ = 2 * 1024 * 1024
 """Characters of a call's arguments that are read; no longer ones are run."""
-
-
-_LONG = 16 * 1024
-"""Characters from which a single piece is decoded without counting its brackets first: many servers
-send all arguments at once, and counting would take longer."""
 
 
 class _Brackets:
@@ -40,17 +32,18 @@ class _Brackets:
 
     def balance(self, pieces: Sequence[str]) -> bool:
         """Return whether all brackets in the pieces, of which there may be more now, are closed."""
-        for piece in pieces[self._seen :]:
-            self._left -= len(piece)
-            if self._left < 0 or is_dense(piece):
-                self._left = 0
-                return False
-            text = self._string + piece
-            # Brackets inside strings do not count, and a string or an escape in it may go on.
-            bare, strings = _STRING.subn(r"\1", text)
-            escapes = (len(text) - len(text.rstrip("\\"))) % 2
-            self._string = '"' + "\\" * escapes if bare.count('"') < strings else ""
-            self._depth += sum(map(bare.count, "{[")) - sum(map(bare.count, "}]"))
+        text = "".join(pieces[self._seen :])
+        self._left -= len(text)
+        if self._left < 0 or is_dense(text):
+            self._left = 0
+            return False
+        # Brackets inside strings do not count, and a string or an escape in it may go on.
+        data = (self._string + text).encode("utf-8", "replace")
+        escapes = (len(data) - len(data.rstrip(b"\\"))) % 2
+        parts = without_escapes(data).translate(None, _NO_BRACKETS).split(b'"')
+        bare = b"".join(parts[::2])
+        self._string = '"' * (len(parts) % 2 == 0) + "\\" * escapes
+        self._depth += sum(map(bare.count, b"{[")) - sum(map(bare.count, b"}]"))
         self._seen = len(pieces)
         return not self._depth and not self._string
 
@@ -62,6 +55,7 @@ class _Call:
         "_blank",
         "_brackets",
         "_judged",
+        "_read",
         "_spoiled",
         "arguments",
         "custom",
@@ -78,6 +72,8 @@ class _Call:
         self._brackets = _Brackets()
         self._judged = 0, False
         """How many pieces were checked for being an object, and whether they were one."""
+        self._read = 0
+        """How many pieces there were when they were last read as a whole."""
         self._spoiled = False
 
     def blank(self) -> bool:
@@ -98,14 +94,22 @@ class _Call:
         return is_whole
 
     def _is_whole(self) -> bool:
-        if len(self.arguments) == 1 and _LONG < len(self.arguments[0]) <= MAX_READ:
-            return not is_dense(self.arguments[0]) and is_object(self.arguments[0])
+        count = len(self.arguments)
+        if count >= 2 * self._read and not self._spoiled:
+            # To read all of it takes less time than to count its brackets, but not again and again.
+            self._read = count
+            return self._is_object(sum(map(len, self.arguments)))
         if self._spoiled or not self._brackets.balance(self.arguments):
             return False
         # What is balanced but cannot be read will not become readable with more behind it.
-        text = "".join(self.arguments)
-        self._spoiled = is_dense(text) or not is_object(text)
+        self._spoiled = not self._is_object()
         return not self._spoiled
+
+    def _is_object(self, size: int = 0) -> bool:
+        if size > MAX_READ:
+            return False
+        text = "".join(self.arguments)
+        return not is_dense(text) and is_object(text)
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
         """Return whether a fragment is this complete call once more."""

@@ -13,7 +13,7 @@ from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, ProtocolError, StreamInterrupted
 from aiollm.images import ImageResult, PartialImage
 from aiollm.providers.billing import Billing
-from aiollm.providers.decoding import mime_in
+from aiollm.providers.decoding import check_parts, mime_in
 from aiollm.providers.error_bodies import error_in, is_error
 from aiollm.providers.openai.errors import stream_error
 from aiollm.providers.token_counts import MOST, Tokens
@@ -129,6 +129,7 @@ def _result(reply: _Reply, body: bytes) -> ImageResult:
 
 def _images(reply: _Reply) -> list[ImagePart]:
     images: list[ImagePart] = []
+    check_parts(reply.data or ())
     for datum in reply.data or ():
         url = datum.url or ""
         data = datum.b64_json or (from_text(url) if url.startswith("data:") else b"")

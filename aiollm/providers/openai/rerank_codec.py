@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
@@ -34,7 +35,7 @@ _DIALECTS = (
 """The first match applies (the services' own pages, November 2026)."""
 
 
-class _Score(msgspec.Struct):
+class _Score(msgspec.Struct, gc=False):
     index: int
     relevance_score: float | None = None
     score: float | None = None
@@ -81,14 +82,14 @@ class CohereRerank(UnaryCodec[RerankRequest, ScoreReply]):
         """Read a reply. Raises: LLMError."""
         found = decode_strictly(reply, _REPLY, stream_error)
         if isinstance(found, list):
-            return ScoreReply(_scores(found))
+            return ScoreReply(_Scores(found))
         scores = found.data if found.results is None else found.results
         if scores is None:
             raise no_answer(reply, stream_error, "it has no results")
         # Some have the total alone, and a zero beside it.
         counts = found.usage if isinstance(found.usage, dict) else {}
         counted = {name: value for name, value in counts.items() if value != 0}
-        return ScoreReply(_scores(scores), usage_of(counted, "prompt_tokens", "total_tokens"))
+        return ScoreReply(_Scores(scores), usage_of(counted, "prompt_tokens", "total_tokens"))
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -114,5 +115,23 @@ def _settings(host: str, request: RerankRequest, dialect: RerankDialect) -> dict
     return fields
 
 
-def _scores(found: list[_Score]) -> list[tuple[int, float]]:
-    return [(each.index, each.value) for each in found]
+class _Scores(Sequence[tuple[int, float]]):
+    """Places and their scores, which are looked at a few at a time: there may be thousands."""
+
+    def __init__(self, found: list[_Score]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[int, float]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[tuple[int, float]]: ...
+
+    def __getitem__(self, place: int | slice) -> Any:
+        """Return one pair, or some. Raises: ProtocolError for a place without a score."""
+        if isinstance(place, slice):
+            return [(each.index, each.value) for each in self._found[place]]
+        return self._found[place].index, self._found[place].value
