@@ -594,7 +594,12 @@ def test_models_are_listed_by_id(chat, responses, body) -> None:
         assert (http.method, http.url, http.body) == ("GET", f"{LOCAL}/models", None)
 
 
-@pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}'])
+def test_an_ollama_without_models_lists_none(chat) -> None:
+    reply = HttpResponse(200, {}, b'{"object":"list","data":null}')
+    assert chat.codec.model_names(reply) == ()
+
+
+@pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}', b'{"code":9,"data":null}'])
 def test_what_lists_no_models_is_a_protocol_error(chat, body) -> None:
     with pytest.raises(ProtocolError):
         chat.codec.model_names(HttpResponse(200, {}, body))
