@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from aiollm._wire.lenient import decode, mend
@@ -13,6 +15,7 @@ class _Model(msgspec.Struct, gc=False):
 
 
 class _Page(msgspec.Struct, gc=False):
+    object: Any = None
     data: list[_Model] | None = None
     models: list[_Model] | None = None
 
@@ -31,6 +34,8 @@ def listed_names(body: bytes) -> tuple[str, ...]:
         else:
             page = decode(body, _PAGE)
             models = page.models if page.data is None else page.data
+            if models is None and page.object == "list":
+                models = []  # Ollama writes null where it has none (0.23)
     except ProtocolError:
         pass
     if models is None:

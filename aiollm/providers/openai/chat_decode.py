@@ -170,7 +170,7 @@ class ChatDecoder:
         if says_error(chunk.error) or not chunk.choices:
             raise no_answer(body)
         self._take(chunk, out)
-        self._done(out)
+        self._end(out)
 
     def close(self, out: list[Item]) -> None:
         """End the reply. Raises: StreamInterrupted if no finish reason has arrived."""
@@ -272,12 +272,12 @@ class ChatDecoder:
             self._opened = True
         if self._loading:
             self._load(None, out)
+        before = len(out)
         if choice.delta is not None:
-            before = len(out)
             self._delta(choice.delta, out)
-            self._said = self._said or len(out) > before
         elif (message := choice.message) is not None:
             self._delta(unsaid(message, self._calls is not None) if self._said else message, out)
+        self._said = self._said or len(out) > before
         if choice.error and says_error(choice.error):
             raise stream_error(error_of(choice.error))
         if choice.finish_reason:
@@ -414,7 +414,7 @@ class ChatDecoder:
             out.append(Notice(message))
 
     def _done(self, out: list[Item]) -> None:
-        if not (self._reason or self._said):
+        if not (self._reason or self._said or self._calls is not None):
             raise StreamInterrupted("the stream ended without an answer")
         self._end(out)
 

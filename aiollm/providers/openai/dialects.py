@@ -26,7 +26,7 @@ from aiollm.providers.openai.chat_replay import (
 from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.types import Effort, Request
 
-Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek"]
+Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek", "switch"]
 
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -154,6 +154,7 @@ STRICT = Dialect(
 XAI = Dialect(
     "this host",
     hosts=("api.x.ai", "*.x.ai"),
+    efforts=("none", "low", "medium", "high"),
     cache_key="x-grok-conv-id",  # in Responses it is a field (docs, November 2026)
     responses_key="prompt_cache_key",
     json_with_tools=True,
@@ -268,9 +269,12 @@ _MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re
 def suited(dialect: Dialect, model: str) -> Dialect:
     """Return the dialect of a model, whose template its server runs.
 
-    Mistral's refuse a user's message after results of tools ("Unexpected role 'user' after role
-    'tool'", its API and vLLM, 2025; the templates for llama.cpp, 2026).
+    Groq refuses every effort but "none" for Qwen (2026). Mistral's templates refuse a user's
+    message after results of tools ("Unexpected role 'user' after role 'tool'", its API and vLLM,
+    2025; the templates for llama.cpp, 2026).
     """
+    if dialect is GROQ and "qwen" in model.lower():
+        return msgspec.structs.replace(dialect, thinking="switch")
     if dialect.answers_results or not _MISTRALS.search(model):
         return dialect
     return msgspec.structs.replace(dialect, answers_results=True)
@@ -296,6 +300,9 @@ def thinking(
             return {"reasoning": {dialect.budget: asked}}
         warnings.add("llama.cpp enforces a reasoning budget; other servers may ignore it")
         return {dialect.budget: asked}
+    if dialect.thinking == "switch" and asked not in ("none", 0):
+        warnings.add(f"{dialect.name} can only switch this model's reasoning off")
+        return {}
     efforts = tuple(word for word in dialect.efforts if word in model.efforts)
     effort = effort_for(asked, efforts, dialect.name, warnings)
     match dialect.thinking:

@@ -164,6 +164,8 @@ REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
      {"thinking": {"type": "enabled"}, "reasoning_effort": "low"}, "budget"),
     ("https://api.groq.com/openai/v1", "minimal", {"reasoning_effort": "low"}, "'minimal'"),
     ("https://api.groq.com/openai/v1", "max", {"reasoning_effort": "high"}, "'max'"),
+    ("https://api.x.ai/v1", "minimal", {"reasoning_effort": "low"}, "'minimal'"),
+    ("https://api.x.ai/v1", "max", {"reasoning_effort": "high"}, "'max'"),
     (LOCAL, "minimal", {"reasoning_effort": "minimal"}, ""),
     (LOCAL, 0, {"reasoning_effort": "none"}, ""),
     (LOCAL, 2000, {"thinking_budget_tokens": 2000}, "llama.cpp"),
@@ -175,6 +177,22 @@ def test_reasoning_is_asked_for_in_each_hosts_words(chat, url, asked, fields, wa
     sent = chat.send(url, reasoning=asked)
     keys = ("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens")
     assert {key: value for key, value in sent.body.items() if key in keys} == fields
+    assert warning in " ".join(sent.warnings)
+    assert bool(sent.warnings) == bool(warning)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields", "warning"),
+    [
+        ("none", {"reasoning_effort": "none"}, ""),
+        (0, {"reasoning_effort": "none"}, ""),
+        ("low", {}, "only switch"),
+        (2000, {}, "only switch"),
+    ],
+)
+def test_qwen_on_groq_has_no_effort_but_none(chat, asked, fields, warning) -> None:
+    sent = chat.send(GROQ, model="qwen/qwen3-32b", reasoning=asked)
+    assert {key: sent.body[key] for key in sent.body if key == "reasoning_effort"} == fields
     assert warning in " ".join(sent.warnings)
     assert bool(sent.warnings) == bool(warning)
 
@@ -594,7 +612,12 @@ def test_models_are_listed_by_id(chat, responses, body) -> None:
         assert (http.method, http.url, http.body) == ("GET", f"{LOCAL}/models", None)
 
 
-@pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}'])
+def test_an_ollama_without_models_lists_none(chat) -> None:
+    reply = HttpResponse(200, {}, b'{"object":"list","data":null}')
+    assert chat.codec.model_names(reply) == ()
+
+
+@pytest.mark.parametrize("body", [b"", b"OK", b"{}", b'{"data": {}}', b'{"code":9,"data":null}'])
 def test_what_lists_no_models_is_a_protocol_error(chat, body) -> None:
     with pytest.raises(ProtocolError):
         chat.codec.model_names(HttpResponse(200, {}, body))
