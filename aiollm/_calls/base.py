@@ -46,3 +46,8 @@ class RegistryBase:
     @property
     def _health(self) -> Health:
         return self._starter.gate.health
+
+    def _declared(self, provider: str) -> None:
+        """Let calls that wait for a provider go by what is declared for it now."""
+        if "_starter" in self.__dict__:
+            self._starter.declared(provider)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from aiollm._resources import Resources, new_gate
 from aiollm._streams.accumulator import Accumulator
 from aiollm._streams.stream import CallSource, Stream
 from aiollm._validation import RequestLike, checked_timeouts
+from aiollm.errors import ConfigError
 from aiollm.providers.catalog import Catalog
 from aiollm.spec import Plan
 from aiollm.types import Message, Request, TextPart
@@ -106,6 +109,14 @@ class Starter:
             return Stream(partial(self.start, partial(make, plan, opener, self.gate, policy)))
 
         return call
+
+    def declared(self, name: str) -> None:
+        """Go by what is declared for a provider now."""
+        loop = None
+        with suppress(RuntimeError):  # none runs in this thread
+            loop = asyncio.get_running_loop()
+        with suppress(ConfigError):  # a malformed one fails when it is used
+            self.gate.declare_again(name, self.catalog.provider(name), loop)
 
     def start(self, chain: Callable[..., CallSource], total: Accumulator) -> CallSource:
         """Begin a call of `chain` on the running loop. Raises: ClosedError, ConfigError."""

@@ -44,7 +44,6 @@ class Candidates:
         "_number",
         "_opener",
         "_patience",
-        "_raced",
         "_rests_until",
         "_retries",
         "_retry_from",
@@ -67,7 +66,6 @@ class Candidates:
         self._retry_from = 0.0
         self._steps: Sequence[Step] = plan.steps
         self._again: dict[Target, bool] | None = None
-        self._raced: Sequence[Target] = ()
         self._patience: Patience | None = None
         self._waited_at: set[Target] | None = None
         self._rests_until: dict[Target, float] | None = None
@@ -197,10 +195,11 @@ class Candidates:
         """Keep a target of a race that had no room to join it."""
         self._again = (self._again or {}) | {target: True}
 
-    def rejoin(self, failed: Collection[Target]) -> None:
-        """Ask again those that lost the last race, or never joined it, as none of them failed."""
-        left = tuple(each for each in self._raced if each not in failed)
-        self._raced = ()
+    def rejoin(self, cut: Target | None, failed: Collection[Target]) -> None:
+        """Ask again those of a race that its winner was `cut` after: none of them has failed."""
+        gone = {*failed, *(target for step in self._steps for target in step.targets)}
+        raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
+        left = tuple(target for target in raced if target not in gone)
         if left:
             again = (self._again or {}).items()
             self._again = {each: is_free for each, is_free in again if each not in left}
@@ -261,7 +260,6 @@ class Candidates:
         asked: tuple[Target, ...] = (target,)
         if step.mode == "race":
             asked += tuple(each for each in step.targets if each != target)
-            self._raced = asked
         self._leave(place, asked)
         return asked
 

@@ -159,7 +159,8 @@ class Chain(Call):
 
     def _goes_on(self, error: Exception) -> bool:
         """Return whether the call goes on after output that was cut, and prepare it."""
-        self._candidates.rejoin({each.target for each in self.attempts if each.error is not None})
+        failed = {each.target for each in self.attempts if each.error is not None}
+        self._candidates.rejoin(self.target, failed)
         match self._candidates.policy.on_interrupt:
             case "restart":
                 self.prefix = ""

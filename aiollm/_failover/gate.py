@@ -49,6 +49,8 @@ class Gate:
         """The limits that they share."""
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
+        self._declared: dict[str, Provider] = {}
+        """Where it has changed: calls may have begun before, and bring an older row."""
         self._tickets: set[Ticket[Line]] = set()
         self._alarm = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,14 +97,25 @@ class Gate:
                 self._forget_idle()
         line.provider = provider
         line.origin = provider.origin
-        of_provider, of_target = provider.limits_of(target.model)
+        declared = self._declared.get(target.provider, provider)
+        of_provider, of_target = declared.limits_of(target.model)
         line.scope.declare(provider.name, of_provider)
         line.declare(of_target, of_provider)
         if self.limiter is not None:
             self.limiter.declare(line)
         for each in line.scope.waiting:
             each.drop_what_never_fits()
+        self.pump(line.scope)
         return line
+
+    def declare_again(
+        self, name: str, provider: Provider, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        """Go by what a provider declares now; on the gate's own loop calls that wait may go."""
+        self._declared[name] = provider
+        for target in [*self._lines] if loop is self._loop else ():
+            if target.provider == name:
+                self.line(target, provider)
 
     def _forget_idle(self) -> None:
         for target, line in list(self._lines.items())[: MAX_LINES // 8]:

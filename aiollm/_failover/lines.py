@@ -204,9 +204,9 @@ class Line:
     def declare(self, of_target: Limits, of_provider: Limits) -> None:
         """Take what is declared for the target alone."""
         for field, kind in KINDS.items():
-            if (limit := getattr(of_target, field)) is not None:
+            if (limit := getattr(of_target, field)) is not None or kind not in self._learnt:
                 set_meter(self.meters, kind, limit)
-                self.is_bounded = True
+        self.is_bounded = bool(self.meters) or self.pace.is_active
         if "off" in (of_target.max_concurrency, of_provider.max_concurrency):
             self.window = MAX_WINDOW
 

@@ -16,6 +16,9 @@ class Names:
 
     _catalog: Catalog
 
+    def _declared(self, provider: str) -> None:
+        """Note that what is declared for a provider has changed."""
+
     def register(
         self,
         name: str,
@@ -36,6 +39,7 @@ class Names:
         settings = {"headers": headers, "query": query, "network": network, "token": token}
         try:
             self._catalog.register(name, provider, limits, settings)
+            self._declared(name)
         finally:
             # Tools show the variables of the frames that an error passes.
             del provider, headers, query, network, token, settings
@@ -44,9 +48,10 @@ class Names:
         """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
 
         A limit of None leaves the provider's own. Registering the provider again removes all
-        limits set here. Raises: ConfigError.
+        limits set here. Calls in line go by the new limits at once. Raises: ConfigError.
         """
         self._catalog.limit(name, limits)
+        self._declared(str(name).partition("/")[0])
 
     def alias(self, name: str, spec: str) -> None:
         """Name a spec; the name is a spec itself, or an item of one. Raises: ConfigError."""

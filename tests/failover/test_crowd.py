@@ -20,7 +20,7 @@ from aiollm import (
 )
 from aiollm._failover import health, pace
 from aiollm.events import CallQueued, CallReleased, TargetOpened, TargetPaced
-from aiollm.testing import Answer, FakeProvider, FaultServer, Gate, chat, tool_call
+from aiollm.testing import NEVER, Answer, FakeProvider, FaultServer, Gate, chat, tool_call
 from aiollm.types import Finish
 
 OK = chat("ok")
@@ -337,3 +337,36 @@ async def test_a_racer_without_room_starts_its_sibling_now(serve):
         gate.open()
         await holder
     assert a.counts.requests == 1
+
+
+@pytest.mark.parametrize("how", ["limit", "register"])
+async def test_calls_in_line_go_by_new_limits_at_once(how):
+    fake = FakeProvider(default=lambda _, request: NEVER if "hold" in repr(request) else "ok")
+    async with Registry(env={}) as reg:
+        reg.register("a", fake.provider(), limits=Limits(max_concurrency=1))
+        holder = asyncio.create_task(reg.generate("a/m", "hold"))
+        await fake.wait_calls()
+        calls = [asyncio.create_task(reg.generate("a/n", "hi", patience=2)) for _ in range(3)]
+        await asyncio.sleep(0)
+        if how == "limit":
+            reg.limit("a", Limits(max_concurrency=2))
+        else:
+            reg.register("a", fake.provider(), limits=Limits(max_concurrency=2))
+        assert [each.text for each in await asyncio.gather(*calls)] == ["ok"] * 3
+        holder.cancel()
+        await asyncio.wait((holder,))
+
+
+@pytest.mark.parametrize("how", ["limit", "register"])
+async def test_a_limit_that_was_taken_back_holds_nobody_up(how):
+    fake = FakeProvider(default="ok")
+    async with Registry(env={}) as reg:
+        reg.register("a", fake.provider())
+        reg.limit("a/m", Limits(rpm=1))
+        await reg.generate("a/m", "hi")
+        if how == "limit":
+            reg.limit("a/m", Limits())
+        else:
+            reg.register("a", fake.provider())
+        await reg.generate("a/m", "hi", patience=0)
+        assert reg.limits()[0].used == {}

@@ -256,6 +256,7 @@ def test_a_call_whose_time_is_over_at_a_step_that_it_waits_for_asks_no_later_one
                 await reg.generate("a/m,b/m", "hi", timeouts=Timeouts(total=2.0))
             assert (caught.value.which, later.calls) == ("total", [])
             holder.cancel()
+            await asyncio.wait((holder,))
 
     in_virtual_time(scenario)
 
@@ -276,5 +277,6 @@ def test_the_deadline_of_a_call_in_line_is_told_by_a_loop_whose_clock_lags_behin
                 await reg.generate("a/m", "hi", timeouts=Timeouts(total=2.0))
             assert caught.value.which == "total"
             holder.cancel()
+            await asyncio.wait((holder,))
 
     in_virtual_time(scenario)
