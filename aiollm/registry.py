@@ -404,4 +404,4 @@ class Registry(WholeAnswers, Retrieval, Names):
     def _servers(self) -> Servers:
         from aiollm.servers._warming import Servers  # only managing servers needs it
 
-        return Servers(self._catalog, self._resources.requester(), self._gate)
+        return Servers(self._catalog, self._resources, self._gate)

@@ -326,6 +326,36 @@ def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ask", "--temp", "1", "Why?"], "--temp; did you mean --temperature?"),
+        (["ask", "--max_tokens=3", "Why?"], "--max_tokens=3; did you mean --max-tokens?"),
+        (["map", "--modle", "a/x", "rows"], "did you mean --model?"),
+        (["ask", "--zzz", "Why?"], "unrecognized arguments: --zzz"),
+        (["ask", "Why", "-m", "a/x", "is", "it"], "is it (quote a text of several words, or keep"),
+    ],
+)
+def test_a_wrong_option_shows_the_commands_usage_and_what_is_like_it(capsys, arguments, said):
+    assert cli.main(arguments) == cli.USAGE
+    told = capsys.readouterr().err
+    assert said in told
+    assert f"usage: aiollm {arguments[0]} " in told
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("mdoels", "; did you mean models?"),
+        ("Why is it so?", '; to ask it: aiollm ask "Why is it so?"'),
+        ("zzz", ")"),
+    ],
+)
+def test_a_wrong_command_shows_what_is_like_it(capsys, command, said):
+    assert cli.main([command]) == cli.USAGE
+    assert capsys.readouterr().err.rstrip().endswith(said)
+
+
 INTERRUPTED_WHILE_LOADED = """
 import os, signal, sys
 

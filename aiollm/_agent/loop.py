@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import msgspec
 
 from aiollm._agent.approval import ApprovalNeeded, GuardedCalls
-from aiollm._agent.compaction import Compacted, Compactor, sendable
+from aiollm._agent.compaction import Compacted, CompactHook
 from aiollm._agent.options import Lasting
 from aiollm._agent.saving import Saver, unanswered
 from aiollm._agent.served_tools import told_apart
@@ -37,6 +37,9 @@ from aiollm.types import (
     ToolCallPart,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from aiollm._agent.compactor import Compactor
 
 _STOPPED = ("content_filter", "error")
 """Finish reasons after which a tool call may be incomplete, so it must not be run."""
@@ -121,7 +124,7 @@ class AgentLoop:
         self._closed = False
         self._began: float | None = None
         self._steering = Steering()
-        self._compactor = Compactor(lasting.compact) if lasting.compact else None
+        self._compactor = _compactor_of(lasting.compact)
         self._saver = Saver(lasting.save, self.saved, runner) if lasting.save else None
         self._unanswered: Sequence[ToolCallPart] = ()
         if lasting.saved is not None:
@@ -304,7 +307,9 @@ class AgentLoop:
         after = await compactor.shorter(self.turns + 1, request, self._last)
         if after is None:
             return None
-        self._prepared = sendable(self._ask, msgspec.structs.replace(request, messages=after))
+        self._prepared = compactor.asked(
+            self._ask, msgspec.structs.replace(request, messages=after)
+        )
         self._history = after
         if self._emit:
             lengths = len(before), len(after)
@@ -429,3 +434,11 @@ def _listed(tools: ToolsLike) -> Sequence[ToolBase | Callable[..., Any]]:
     if not isinstance(tools, Sequence):
         raise ConfigError(f"tools are one or a list, not of type {type(tools).__name__}")
     return tools
+
+
+def _compactor_of(hook: CompactHook | None) -> Compactor | None:
+    if hook is None:
+        return None
+    from aiollm._agent.compactor import Compactor  # few runs shorten their history
+
+    return Compactor(hook)

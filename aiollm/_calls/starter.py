@@ -82,8 +82,10 @@ class Starter:
     ) -> ImageStream:
         """Return a stream of images, as `Registry.stream_images`. Raises: as that."""
         from aiollm._streams.image_stream import ImageStream  # only images need them
-        from aiollm.images import IMAGE_SECONDS, as_image_request
+        from aiollm.images import IMAGE_SECONDS, ImageRequest, as_image_request
 
+        for name in options.keys() & {*ImageRequest.__struct_fields__}:
+            raise TypeError(f"{name!r} is of the request: pass ImageRequest(..., {name}=...)")
         timeouts = checked_timeouts(options.get("timeouts"))
         policy = self._policy.overridden(options) if options else self._policy
         plan, providers, deadlines = self.catalog.resolve(spec, timeouts)

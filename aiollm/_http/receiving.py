@@ -110,13 +110,14 @@ class _Flowing(_Answering):
             return
         parser: Any = self._parser
         try:
-            parser.feed_data(data)
+            found = parser.feed_data(data)
         except BaseException as error:  # noqa: BLE001 - aiohttp decides what becomes of it
             if self._payload is body or not isinstance(error, Exception):
                 self._fail(error, data, body)
                 return
         else:
-            if self._payload is body or self._is_end(data, body):
+            # A whole head behind a chunked body ends as the body does.
+            if self._payload is body or (not found[0] and self._is_end(data, body)):
                 return
         self._refuse()
 

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict
 
 import msgspec
 
-from aiollm._agent.served_tools import ServedTool, prefixed
-from aiollm._mcp.connection import Connection, FailedCallError, NotRunError, Settings
-from aiollm._mcp.results import result_of
-from aiollm._mcp.tools import Book, Listed, book_of, chosen
+from aiollm._mcp.settings import FailedCallError, NotRunError, Settings
 from aiollm.dsn import Secret
 from aiollm.errors import (
     ClosedError,
@@ -27,7 +24,13 @@ from aiollm.events import Event, McpDied, McpRestarted, McpStarted, McpToolsChan
 from aiollm.types import ToolResultPart
 
 if TYPE_CHECKING:
+    from aiollm._agent.served_tools import ServedTool
+    from aiollm._mcp.connection import Connection
+    from aiollm._mcp.tools import Book, Listed
     from aiollm._resources import Resources
+
+_CONNECTING = ("aiollm._mcp.connection", "aiollm._mcp.tools", "aiollm._mcp.results")
+"""What a server is started and called with: loaded in a thread where it is first needed."""
 
 CALL_SECONDS = 60.0
 """Seconds of a call outside a run, where the server has no `call_timeout`."""
@@ -134,6 +137,9 @@ class McpServer:
         another tool has, too. Raises: as `start`, and ConfigError for a pattern that fits none.
         """
         await self._connected()
+        from aiollm._agent.served_tools import prefixed
+        from aiollm._mcp.tools import book_of, chosen
+
         book = self._book
         if book is None:
             timeout = self._settings.call_timeout
@@ -191,6 +197,8 @@ class McpServer:
             except FailedCallError as failed:
                 error = self._failed_call(name, connection, str(failed))
             else:
+                from aiollm._mcp.results import result_of
+
                 self._failures = 0
                 return result_of(name, result)
             break
@@ -210,6 +218,8 @@ class McpServer:
 
     async def _connected(self) -> Connection:
         """Return a connection that is up. Raises: as `start`."""
+        if self._connection is None:
+            await self._resources.load(*_CONNECTING)
         connection = self._connection
         if connection is not None and connection.is_up and connection.is_here:
             return connection
@@ -236,6 +246,8 @@ class McpServer:
         elif (wait := self._reopens_at - loop.time()) > 0 and old is not None and old.is_here:
             again = f"it is not tried again for {max(wait, 0.1):.1f} s"
             raise self._error(ConnectError, f"is down, and {again}: {self._reason}")
+        from aiollm._mcp.connection import Connection
+
         self._connection = Connection(self._settings, self._is_over, self._is_listed)
         return self._connection
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiollm._mcp.address import Http, Stdio, checked_name, parse
-from aiollm._mcp.connection import Settings
 from aiollm._mcp.server import COOLDOWN, McpOptions, McpServer
+from aiollm._mcp.settings import Settings
 from aiollm._settings.hidden import HiddenValues
 from aiollm._validation import check_count, check_seconds, is_seconds
 from aiollm.dsn import Secret

@@ -171,9 +171,40 @@ COMMANDS = (
 class Parser(argparse.ArgumentParser):
     """Complains about arguments without control characters, which may come from elsewhere."""
 
+    hint = ""
+    """What to do about a command that there is not."""
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with 2."""
-        super().error(printable(message))
+        hint = self.hint if "invalid choice" in message else ""
+        super().error(printable(message + hint))
+
+
+class _CommandParser(Parser):
+    """Complains about unknown options with the command's own usage, not with the list of all."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all arguments, or exit with 2."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}{self._hint_for(left)}")
+        return found, left
+
+    def _hint_for(self, left: list[str]) -> str:
+        given = next((each.partition("=")[0] for each in left if each[:1] == "-"), None)
+        if given is None:
+            return " (quote a text of several words, or keep its words together)"
+        names = [name for each in self._actions for name in each.option_strings]
+        return _meant(given, names)
+
+
+def _meant(given: str, names: list[str]) -> str:
+    """Return a hint that names what may be meant, "" where nothing is like it."""
+    import difflib  # where something is misspelt
+
+    begun = [name for name in names if len(given) > 2 and name.startswith(given)]
+    close = begun or difflib.get_close_matches(given, names, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def parser_for(arguments: list[str] | None) -> argparse.ArgumentParser:
@@ -183,9 +214,12 @@ def parser_for(arguments: list[str] | None) -> argparse.ArgumentParser:
     )
     parser.epilog = f"{_shown(_EXAMPLES)}\n\n{_filled(EXIT_CODES)}"
     parser.add_argument("--version", action="version", version=f"aiollm {__version__}")
-    rows = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    rows = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_CommandParser)
     rows.required = True
     used = None if arguments is None else next((x for x in arguments if x[:1] != "-"), "")
+    if used:
+        names = [each.name for each in COMMANDS]
+        parser.hint = _meant(used, names) or f'; to ask it: aiollm ask "{used}"' * (" " in used)
     for command in COMMANDS:
         each = rows.add_parser(
             command.name,

@@ -11,10 +11,10 @@ import msgspec
 
 from aiollm._failover.deadlines import at_least
 from aiollm._failover.health import Health
-from aiollm._http.unary import UnaryRequester
+from aiollm._resources import Resources
 from aiollm.capabilities import Capabilities
 from aiollm.errors import ConfigError, FailoverError, ProtocolError, ProviderError
-from aiollm.provider import Provider
+from aiollm.provider import HttpRequest, HttpResponse, Provider, Reply
 from aiollm.providers.catalog import Catalog
 from aiollm.servers.base import Server
 from aiollm.servers.llama_swap import LlamaSwap
@@ -27,6 +27,9 @@ S = TypeVar("S", bound=Server)
 
 LOAD_SECONDS = 300.0
 """Seconds that loading a model may take: llama-swap waits 120 s for one, and others queue."""
+
+_SENDING = "aiollm._http.unary"
+"""What requests are sent with: loaded in a thread, for a handle is made at once."""
 
 KINDS: dict[str, type[LlamaSwap | Ollama]] = {
     scheme: kind for kind in (LlamaSwap, Ollama) for scheme in kind.schemes
@@ -54,10 +57,10 @@ class Gate(Protocol):
 class Servers:
     """The providers of a registry that are model servers."""
 
-    def __init__(self, catalog: Catalog, requester: UnaryRequester, gate: Gate) -> None:
+    def __init__(self, catalog: Catalog, resources: Resources, gate: Gate) -> None:
         """Take a registry's parts."""
         self._catalog = catalog
-        self._requester = requester
+        self._resources = resources
         self._gate = gate
 
     def server(self, name: str, kind: type[S]) -> S:
@@ -152,13 +155,22 @@ class Servers:
     def _make(self, kind: type[S], provider: Provider, usual: Timeouts, slow: Timeouts) -> S:
         # llama-swap sends a log's headers with its first line, which may take any time.
         endless = msgspec.structs.replace(usual, first_output=None)
-        send, stream = self._requester.request, self._requester.open
         return kind(
             provider,
-            partial(send, provider, usual),
-            partial(stream, provider, endless),
-            partial(send, provider, slow),
+            partial(self._send, provider, usual),
+            partial(self._stream, provider, endless),
+            partial(self._send, provider, slow),
         )
+
+    async def _send(
+        self, provider: Provider, timeouts: Timeouts, request: HttpRequest
+    ) -> HttpResponse:
+        await self._resources.load(_SENDING)
+        return await self._resources.requester().request(provider, timeouts, request)
+
+    async def _stream(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
+        await self._resources.load(_SENDING)
+        return await self._resources.requester().open(provider, timeouts, request)
 
 
 def _always() -> bool:

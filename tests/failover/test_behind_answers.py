@@ -37,6 +37,10 @@ JUNK = {
     "half a head": b"HTTP/1.1 500 Evil\r\nX: ",
     "an answer": OK + b"Content-Length: 4\r\n\r\nEVIL",
     "words": b"more\r\n\r\n",
+    "a head": OK + b"Content-Length: 4\r\n\r\n",
+    "a head of chunks": OK + CHUNKED,
+    "a head and its end cut": (OK + b"Content-Length: 4\r\n\r\n")[:-1],
+    "a line of a head": OK,
     "half an answer": OK + b"Content-Length: 40\r\n\r\nEVIL",
 }
 

@@ -125,13 +125,12 @@ else:
 """
 
 OPTIONS = {"_failover.keywords"}
-AGENT = {"_agent", "_failover.estimate", "_failover.sessions", "_serialization", "_streams"}
+AGENT = {"_agent", "_failover.sessions", "_serialization", "_streams"}
 TYPES = {"_user_types", "_wire.growing_json", "_wire.lenient", "_wire.references", "_wire.schema"}
 PARTS = {"_wire.conversations", "events", "images", "providers.cache_points"}
 SERVERS = {
-    "servers", "_http.masked_reply", "_http.turns", "_http.unary", "_settings.escapes",
-    "_settings.redactor", "_wire.framing", "_wire.raw_json", "_wire.redaction", "_wire.web_page",
-    "providers.call_ids", "providers.encoding", "providers.turns", *TYPES, *PARTS,
+    "servers", "_http.turns", "_wire.framing", "_wire.raw_json", "providers.call_ids",
+    "providers.encoding", "providers.turns", *TYPES, *PARTS,
 }  # fmt: skip
 ALWAYS = {"_http.last_words", "_settings.network", "_wire.durations", "_wire.quota"}
 """What places of servers, their limits, and bytes after an end are read with."""
@@ -159,7 +158,10 @@ ALLOWED = {
     "llama_swap": SERVERS,
     "llama_swap, refused": SERVERS,
     "ollama": SERVERS,
-    "mcp": AGENT | TYPES | PARTS | {"_mcp", "_settings", "_wire.printable"},
+    "mcp": {
+        "_mcp.address", "_mcp.server", "_mcp.settings", "_mcp.start", "_settings.escapes",
+        "_settings.hidden", "_settings.places", "_settings.redactor", "events", "images",
+    },
 }  # fmt: skip
 """Modules of ours, or packages of them, that a call imports where it is called."""
 

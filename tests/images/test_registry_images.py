@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from aiollm import Finish, ImageResult
+from aiollm import Finish, ImageResult, Registry
 from aiollm.errors import (
     ClosedError,
     ConfigError,
@@ -31,7 +31,7 @@ from aiollm.images import ImageRequest
 from aiollm.provider import HttpRequest, HttpResponse, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.images_codec import OpenAIImages
-from aiollm.testing import Answer, Cut, Gate, Hang, Reset, chat, html
+from aiollm.testing import Answer, Cut, FakeProvider, Gate, Hang, Reset, chat, html
 from aiollm.types import ImagePart, LLMError, Request, Target, Timeouts, Usage
 
 PNG = base64.b64decode(
@@ -500,3 +500,12 @@ async def test_a_reply_that_would_hold_up_the_loop_is_refused(serve, registry, n
     with pytest.raises(FailoverError) as caught:
         await registry({"a": server.dsn(name)}).generate_images("a/m", "x")
     assert said in str(caught.value.last)
+
+
+async def test_a_field_of_a_request_that_is_given_as_an_option_is_told_from_one():
+    async with Registry(env={}) as reg:
+        reg.register("a", FakeProvider().provider())
+        with pytest.raises(TypeError, match=r"'size' .*: pass ImageRequest\(.*, size="):
+            await reg.generate_images("a/m", "a boat", size=(64, 64))
+        with pytest.raises(TypeError, match="did you mean 'timeouts'"):
+            await reg.generate_images("a/m", "a boat", timeout=3)

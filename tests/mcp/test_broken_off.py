@@ -77,7 +77,8 @@ async def test_a_start_that_is_broken_off_at_any_step_leaves_nothing(served, how
         taken = await steps_of(start, at, break_off)
         steps = max(steps, taken)
         await server.close()  # once more, unless only the start was cancelled
-        child = getattr(server._connection._transport, "child", None)
+        transport = getattr(server._connection, "_transport", None)  # None while modules load
+        child = getattr(transport, "child", None)
         assert child is None or not child._was_begun or child._gone.done(), at
         await asyncio.wait(tasks)
         assert tasks[0].cancelled() or isinstance(tasks[0].exception(), ClosedError | None), at
