@@ -32,7 +32,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 APART = {"peers", "simd"}
 """Extras that `all` leaves out: SDKs to compare with, and one that conflicts with `images`."""
 CORE = {"aiohttp", "anyio", "msgspec"}
-OPTIONAL = ("PIL", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
+OPTIONAL = ("PIL", "isal", "mcp", "opentelemetry", "pydantic", "pytest", "uvloop", "xllamacpp")
 SERVICE = re.compile(r"run_app|uvicorn")
 MADE_BY_BUILDING = {"PKG-INFO"}
 NEEDED = {

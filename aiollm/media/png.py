@@ -10,6 +10,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples per pixel, by colour type."""
 _PIXELS = {b"IDAT", b"fdAT", b"fcTL"}
 _CHUNKS = 4096
+LACKS_ROWS = "the PNG image is damaged: it has fewer rows than its header says"
 _BLOCK = 1 << 20
 _PROFILE = 1 << 20
 """The most bytes of a profile that PIL unpacks; beyond, it refuses the image with it."""
@@ -18,7 +19,7 @@ _PROFILE = 1 << 20
 def too_many_chunks(data: bytes) -> bool:
     """Return whether there are more chunks besides the pixels than any real file has."""
     others = 0
-    for kind, _, _ in _walk(data):
+    for kind, _, _ in walk(data):
         others += kind not in _PIXELS
         if others > _CHUNKS:
             return True
@@ -32,7 +33,7 @@ def lacks_rows(data: bytes) -> bool:
         return False
     left: int = height * (1 + (width * depth * _CHANNELS[colour] + 7) // 8)
     inflate = zlib.decompressobj()
-    for kind, start, end in _walk(data):
+    for kind, start, end in walk(data):
         if kind == b"IDAT":
             rest = data[start:end]
             while rest and left > 0:
@@ -43,12 +44,22 @@ def lacks_rows(data: bytes) -> bool:
 
 def without_bad_profile(data: bytes) -> bytes:
     """Return the file without a colour profile that PIL would refuse it for."""
-    for kind, start, end in _walk(data):
+    for kind, start, end in walk(data):
         if kind == b"IDAT":
             break
         if kind == b"iCCP" and not _unpacks(data[start:end]):
             return data[: start - 8] + data[end + 4 :]
     return data
+
+
+def profile(data: bytes) -> bytes | None:
+    """Return the colour profile of a file that has no bad one, None if it has none."""
+    for kind, start, end in walk(data):
+        if kind == b"iCCP":
+            return zlib.decompress(data[data.index(b"\0", start) + 2 : end])
+        if kind == b"IDAT":
+            break
+    return None
 
 
 def _unpacks(chunk: bytes) -> bool:
@@ -61,7 +72,7 @@ def _unpacks(chunk: bytes) -> bool:
     return bool(name) and rest[:1] == b"\0" and not inflate.unconsumed_tail
 
 
-def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each chunk and where its data begins and ends."""
     position = 8
     while position + 8 <= len(data):

@@ -24,7 +24,7 @@ from aiollm.media.limits import (
     too_many_pixels,
 )
 from aiollm.media.pixels import SelfShrinking, render
-from aiollm.media.png import lacks_rows, too_many_chunks, without_bad_profile
+from aiollm.media.png import LACKS_ROWS, lacks_rows, too_many_chunks, without_bad_profile
 from aiollm.media.sniff import ImageInfo, info
 
 if TYPE_CHECKING:
@@ -119,18 +119,22 @@ def _open(data: bytes, source: Source, found: ImageInfo | None, max_pixels: int)
     picture = _self_shrinking(data, source) or _opened(data, source)
     if not decodable(mime_of(data), picture.size, max_pixels):
         raise UnsupportedError(too_many_pixels(picture.size, max_pixels))
-    if source.format == "PNG" and _is_short(data, picture):
-        raise UnsupportedError("the PNG image is damaged: it has fewer rows than its header says")
     return picture
 
 
 def _self_shrinking(data: bytes, source: Source) -> SelfShrinking | None:
     """Open a file that is decoded better here than by PIL; None for all others."""
-    if source.format == "WEBP":
-        from aiollm.media import webp
+    match source.format:
+        case "WEBP":
+            from aiollm.media import webp
 
-        return webp.opened(data)
-    return None
+            return webp.opened(data)
+        case "PNG":
+            from aiollm.media import png_strips
+
+            return png_strips.opened(data, lambda: _whole_png(data, source))
+        case _:
+            return None
 
 
 def _opened(data: bytes, source: Source) -> Image.Image:
@@ -149,14 +153,13 @@ def _opened(data: bytes, source: Source) -> Image.Image:
     raise UnsupportedError(f"the {source.name} image has a damaged header")
 
 
-def _is_short(data: bytes, image: Picture) -> bool:
-    """Return whether a PNG ends before its last row; PIL would silently leave zeros there."""
-    from PIL import Image
-
-    if not isinstance(image, Image.Image):
-        return False
+def _whole_png(data: bytes, source: Source) -> Image.Image:
+    """Decode a PNG by PIL, which would silently leave zeros where rows are missing."""
+    image = _opened(data, source)
     last = image.crop((0, image.height - 1, *image.size))
-    return not any(last.tobytes()) and lacks_rows(data)
+    if not any(last.tobytes()) and lacks_rows(data):
+        raise UnsupportedError(LACKS_ROWS)
+    return image
 
 
 def _require(source: Source) -> None:

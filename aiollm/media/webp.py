@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ABI = 0x0209
-"""The version of these structures; libwebp refuses another one before its first dot."""
+"""The version of these structures; libwebp refuses any but 0x02.., which it has had since 2014."""
 _RGBA = 1
 """MODE_RGBA."""
+_NO_MEMORY = 1
+"""VP8_STATUS_OUT_OF_MEMORY."""
 _LEAST = 2.02
 """How much smaller. libwebp averages pixels, as PIL is told to do from here on: below, bicubic is
 sharper, and the whole picture is smaller than four times what is wanted."""
@@ -113,7 +115,7 @@ class WebPFile:
             self.size = size
 
     def decoded(self) -> Image.Image:
-        """Return the pixels as RGBX or RGBA. Raises: OSError for a damaged file."""
+        """Return the pixels as RGBX or RGBA. Raises: OSError if it is damaged, MemoryError."""
         import PIL.Image
 
         # Typed as PIL types what it reads from; it accepts any buffer.
@@ -127,7 +129,10 @@ class WebPFile:
         config.options.use_scaling = self.size != self._stored
         config.options.scaled_width, config.options.scaled_height = self.size
         size = ctypes.c_size_t(len(self._data))
-        if status := self._library.WebPDecode(self._data, size, ctypes.byref(config)):
+        status = self._library.WebPDecode(self._data, size, ctypes.byref(config))
+        if status == _NO_MEMORY:
+            raise MemoryError
+        if status:
             raise OSError(f"libwebp ended with status {status}")
         mode = "RGBA" if self._alpha else "RGBX"
         return PIL.Image.frombuffer(mode, self.size, pixels, "raw", mode, 0, 1)

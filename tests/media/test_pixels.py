@@ -79,7 +79,7 @@ def test_the_passes_make_the_pixels_of_one_call(mode, gap):
         assert apart(image, wanted) <= (ROUNDED if turned else 0)
 
 
-LARGE = {"JPEG": ((4000, 3000), 24), "WEBP": ((3264, 2448), 12)}
+LARGE = {"JPEG": ((4000, 3000), 24), "PNG": ((4800, 3600), 12), "WEBP": ((3264, 2448), 12)}
 """Sizes, and the most MiB. Of the JPEG, 11.4 MiB are decoded; the steps are 9.0 and 7.0."""
 
 
