@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -62,13 +62,13 @@ class ActiveAttempt:
 
     __slots__ = (
         "_admission",
-        "_answer",
         "_batches",
         "_call",
         "_deadlines",
         "_is_answered",
         "_refusal",
         "_released",
+        "answer",
         "record",
         "target",
     )
@@ -79,26 +79,63 @@ class ActiveAttempt:
         self._call = call
         self._admission = admission
         self._batches: Batches | None = None
-        self._answer: Answer | _NoAnswer = _NO_ANSWER
+        self.answer: Answer | _NoAnswer = _NO_ANSWER
         """What is read in place of them, while it goes on."""
         self._is_answered = False
         self._released = False
         self._refusal = ""
         self.target = target
-        limits = call.opener.timeouts[target]
-        self._deadlines = deadlines = AttemptDeadlines(call.watchdog, limits, call.total_at)
+        self._deadlines = deadlines = AttemptDeadlines(
+            call.watchdog, call.opener.timeouts[target], call.total_at
+        )
         preferred = target in call.preferred
         self.record = Attempt(
             target, deadlines.started - call.started, queued=queued, preferred=preferred
         )
         call.attempts.append(self.record)
-        permit = admission.permit
-        if permit.is_probe:
-            permit.is_paused = deadlines.is_paused
+        if admission.permit.is_probe:
+            admission.permit.is_paused = deadlines.is_paused
         if call.emit is not None:
             from aiollm.events import AttemptStarted  # for hooks alone
 
             call.emit(AttemptStarted(call.number, target, preferred))
+
+    def take(self, task: asyncio.Task[Any]) -> list[Item] | Awaitable[None] | None:
+        """Return to `task` a batch that is there, or what it awaits before it calls this again.
+
+        None where it is for `next` to go on. What this raises, or what ends the wait, is for
+        `is_for_caller`.
+        """
+        answer, deadlines = self.answer, self._deadlines
+        while answer.goes_on and deadlines.fired is None:
+            got: Any = answer.take()
+            if type(got) is not Batch:
+                if deadlines.task is None:
+                    deadlines.begin(task)
+                return got  # type: ignore[no-any-return]
+            if got:
+                deadlines.task = None  # in place of `end`, as at nearly every batch
+                if deadlines.silent is not None and type(got[-1]) is TextDelta:
+                    deadlines.silent = 0.0  # as nearly every batch
+                else:
+                    self._note(got)
+                return got
+            if deadlines.task is None:
+                deadlines.begin(task)
+            deadlines.alive()
+        return None
+
+    def is_for_caller(self, error: BaseException) -> bool:
+        """Return whether an error ends the call; else `next` goes on with what comes after it.
+
+        It is one that `take` raised, or that ended what it returned, or `next`, which has dealt
+        with it.
+        """
+        if self._released:
+            return True
+        if self._deadlines.end(error):
+            return False  # `next` says which deadline it was
+        return self._is_for_caller(error, moves_on=True)
 
     async def next(
         self, task: asyncio.Task[Any], *, moves_on: bool = False
@@ -110,11 +147,14 @@ class ActiveAttempt:
         """
         deadlines = self._deadlines
         try:
+            if deadlines.fired is not None:
+                self._end_late()
+                return None
             deadlines.begin(task)
             batch: Any
             try:
                 while True:
-                    answer = self._answer
+                    answer = self.answer
                     got: Any = answer.take() if answer.goes_on else self._step()
                     batch = got if type(got) is Batch else await got
                     if batch or deadlines.fired is not None:
@@ -122,14 +162,13 @@ class ActiveAttempt:
                     if batch is not None:
                         deadlines.alive()
             except StopAsyncIteration:
-                deadlines.end()
                 self._end()
                 return None
             except BaseException as error:
                 if not deadlines.end(error):
                     raise
             if deadlines.fired is not None:
-                self._end_late()
+                self._end_late()  # type: ignore[unreachable]  # it has fired meanwhile
                 return None
             deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
@@ -137,10 +176,7 @@ class ActiveAttempt:
             if self._is_for_caller(error, moves_on=moves_on):
                 raise
         else:
-            if deadlines.silent is not None and type(batch[-1]) is TextDelta:
-                deadlines.silent = 0.0  # as nearly every batch
-            else:
-                self._note(batch)
+            self._note(batch)
             return batch  # type: ignore[no-any-return]
         return await self._call.next(task)
 
@@ -174,7 +210,7 @@ class ActiveAttempt:
         batch = await anext(batches)
         if not batch and (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
             self._is_answered = True
-            self._answer = answer
+            self.answer = answer
             got: Any = answer.take()  # often the first bytes came with the headers
             return got if type(got) is Batch else await got
         return batch if self._is_answered else self._note_life(batch)
@@ -207,6 +243,9 @@ class ActiveAttempt:
 
     def _note(self, batch: Sequence[Item]) -> None:
         last = batch[-1]
+        if self._deadlines.silent is not None and type(last) is TextDelta:
+            self._deadlines.silent = 0.0  # as nearly every batch
+            return
         if not last.commits and not has_output(batch):
             self._deadlines.alive()
             self._report_elided_images(batch)
@@ -264,6 +303,10 @@ class ActiveAttempt:
 
     def _end(self) -> None:
         self._batches = None
+        if self._deadlines.fired is None:
+            self._deadlines.task = None  # in place of `end`, as nearly always
+        else:
+            self._deadlines.end()
         if self.record.outcome == "running":
             raise StreamInterrupted("the stream ended before its terminal event")
         self._released = True  # as `close` does, but what became of it is booked
@@ -274,7 +317,7 @@ class ActiveAttempt:
         if self._released:
             return
         self._released = True
-        self._answer = _NO_ANSWER
+        self.answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches
         was_sent = batches is not None and not _never_left(error)

@@ -46,6 +46,7 @@ class Chain(Call):
         "_error",
         "_errors",
         "_interruption",
+        "answering",
     )
 
     def __init__(
@@ -72,7 +73,9 @@ class Chain(Call):
         )
         self._candidates = Candidates(plan, policy, opener, gate, number)
         self._active: ActiveAttempt | None = None
-        self._committed = False
+        self._committed: ActiveAttempt | None = None
+        self.answering: ActiveAttempt | None = None
+        """The one that the call is committed to, if more of its answer is to come."""
         self._interruption: Exception | None = None
         self._closed = False
         self._error: BaseException | None = None
@@ -87,10 +90,9 @@ class Chain(Call):
 
         Raises, when awaited: LLMError, FailoverError.
         """
-        active = self._active
-        if active is not None and self._committed:
-            return active.next(task, moves_on=True)  # no coroutine of the chain's waits above it
-        return self._next(task)
+        if self._committed is None:
+            return self._next(task)
+        return self._committed.next(task, moves_on=True)  # no coroutine of the chain's above it
 
     async def _next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         while True:
@@ -101,7 +103,7 @@ class Chain(Call):
                 except Exception as error:
                     self._error = error
                     raise
-                if self._committed:
+                if self._committed is not None:
                     return self._commit(active, ())
             try:
                 batch = await active.next(task)
@@ -122,7 +124,8 @@ class Chain(Call):
 
     def close(self) -> None:
         """End the call now; what still runs is abandoned. Idempotent."""
-        active, self._active = self._active, None
+        active = self._active
+        self._active = self._committed = self.answering = None
         if active is not None:
             active.close("abandoned")
         if self.emit is not None and not self._closed:
@@ -134,8 +137,9 @@ class Chain(Call):
 
     def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
         held, self.held = self.held, ()
-        self._committed = True
-        self._error = None
+        self._committed = active
+        if active.answer.goes_on:
+            self.answering = active
         self.target = active.target
         if self._interruption is not None:
             if not self.prefix:
@@ -146,8 +150,8 @@ class Chain(Call):
     def ends_with(self, error: Exception) -> bool:
         """Decide after a failed attempt whether its error ends the call; else prepare the next."""
         self._error = error
-        committed, self._committed = self._committed, False
-        self._active = None
+        committed = self._committed is not None
+        self._active = self._committed = self.answering = None
         self.held = ()
         if not self._candidates.policy.moves_on(error, committed=committed) or is_total(error):
             return True
@@ -267,7 +271,7 @@ class Chain(Call):
         if race.winner is None:
             return None
         self.held = race.items
-        self._committed = True
+        self._committed = race.winner
         return race.winner
 
     def _failed_at(self, error: Exception) -> None:

@@ -148,13 +148,7 @@ class AttemptDeadlines:
         return now
 
     def begin(self, task: asyncio.Task[Any]) -> None:
-        """Note that `task` waits from now on, up to `end`.
-
-        Raises: DeadlineError, ClosedError (StreamInterrupted after output) when the registry is
-        closed.
-        """
-        if self.fired is not None:
-            raise self.error()
+        """Note that `task` waits from now on, up to `end`; nothing has `fired` by then."""
         self._cancelling = task.cancelling()
         if self._alive_at is not None:
             # The caller's own pause since the last wait is not the server's: it is left out.

@@ -13,6 +13,7 @@ from aiollm._response_cache.answers import answer_of
 from aiollm._response_cache.cache import PATIENCE, ResponseCache
 from aiollm._response_cache.keys import Asked
 from aiollm._streams.accumulator import Accumulator
+from aiollm._streams.stream import Answering
 from aiollm.errors import ConfigError
 from aiollm.spec import Plan
 from aiollm.types import (
@@ -68,6 +69,11 @@ class CachedCall:
         self._is_closed = False
         self._kept: Target | None = None
         self._error: ConfigError | None = None
+
+    @property
+    def answering(self) -> Answering | None:
+        """What a target answers with, None while nothing is known to be."""
+        return self._chain.answering
 
     async def next(self, task: asyncio.Task[Any]) -> Sequence[Item] | None:
         """Return the next batch to `task`, None at the end. Raises: LLMError, FailoverError."""

@@ -51,13 +51,13 @@ class SingleReader(ABC, Generic[Got, Y]):
         self._closed = False
         self._cut = False
 
-    async def _read(self) -> Got:
-        """Return the next item.
+    async def _read(self, task: asyncio.Task[Any] | None = None) -> Got:
+        """Return the next item, to `task` if a read of it has begun.
 
         Raises: StopAsyncIteration, ClosedError, the source's errors; StreamInterrupted after a
         read that was cancelled, because the end of the iteration would look like a whole answer.
         """
-        task = self._begin()
+        task = task or self._begin()
         try:
             got = await (self._source or self._opened()).next(task)
         except BaseException as error:

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
 from aiollm._streams.reader import SingleReader, Source
+from aiollm._wire.batch import Batch
 from aiollm.errors import ClosedError, StreamInterrupted
 from aiollm.types import Attempt, Chunk, Item, Response, Target
 
 
+class Answering(Protocol):
+    """An answer that is being read."""
+
+    def take(self, task: asyncio.Task[Any], /) -> list[Item] | Awaitable[None] | None:
+        """Return a batch that is there, or what `task` awaits before it calls this again.
+
+        None where the source's `next` brings the next batch.
+        """
+
+    def is_for_caller(self, error: BaseException, /) -> bool:
+        """Deal with an error of `take` or of what it returned; `next` has done so with its own.
+
+        Returns whether the error ends the call; else `next` brings what comes after it.
+        """
+
+
 class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
     """Where a stream's batches come from: a failover over the targets of a plan."""
+
+    @property
+    def answering(self) -> Answering | None:
+        """The answer that the call is committed to; None before and while it starts again."""
+
+
+_GOES_ON, _FAILED = (), object()
+"""In place of a batch: an error did not end the call, or did."""
 
 
 Y = TypeVar("Y")
@@ -81,16 +114,26 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             for item in self._ready:
                 yield item
             while True:
-                # As `_read`, whose coroutine would cost as much as this does.
+                # As `_read`, less the coroutines of it and of what it awaits.
                 task = self._begin()
+                batch: Any
                 try:
-                    batch = await (self._source or self._opened()).next(task)
+                    source: CallSource = self._source or self._opened()  # type: ignore[assignment]
+                    answering = source.answering
+                    if answering is None:
+                        batch = await source.next(task)
+                    else:
+                        while type(batch := answering.take(task)) is not Batch:
+                            if batch is None:
+                                batch = await source.next(task)
+                                break
+                            await batch
                 except BaseException as error:
-                    if not self._is_closed_by(error, task):
+                    if (batch := self._instead(error, task)) is _FAILED:
                         raise
-                    batch = None
-                if batch is None or self._left is not None:
-                    batch = self._read_is_over(batch)
+                if not batch or self._left is not None:
+                    go_on = batch is _GOES_ON
+                    batch = await self._read(task) if go_on else self._read_is_over(batch)
                 self._reader = None
                 self._ready = iter(self._total.add(batch))
                 del batch
@@ -99,6 +142,13 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 self._ready = ()  # what has been read is not kept until more comes
         except StopAsyncIteration:
             return
+
+    def _instead(self, error: BaseException, task: asyncio.Task[Any]) -> object:
+        """Return what stands for a batch after an error; None is the end."""
+        answering = self._source.answering if self._source is not None else None
+        if answering is not None and not answering.is_for_caller(error):
+            return _GOES_ON
+        return None if self._is_closed_by(error, task) else _FAILED
 
     async def _wait_for_output(self) -> None:
         held: list[Item] = []
