@@ -17,26 +17,33 @@ class Contender:
         self._wire = wire
         self._root = root
         self._model = model
-        self._registries: dict[str, Registry] = {}
+        self._registry: Registry | None = None
+        self._specs: dict[str, str] = {}
 
-    def spec(self) -> str:
-        return f"a/{self._model}"
+    def spec(self, a: str, _b: str, _c: str) -> str:
+        return f"{a}/{self._model}"
 
-    def _registry(self, path: str) -> Registry:
-        registry = self._registries.get(path)
-        if registry is None:
+    def _spec(self, registry: Registry, path: str) -> str:
+        """Return the spec of a path, whose providers share the connections of all others."""
+        spec = self._specs.get(path)
+        if spec is None:
             scheme, _, place = self._root.partition("://")
             plain = "+http" if scheme == "http" else ""
             dsn = f"{self._wire}{plain}://k@{place}/{path}{BASES.get(self._wire, '')}"
-            env = {f"LLM_{name}": dsn for name in "ABC"}
-            registry = self._registries[path] = Registry(env=env, stagger=self.stagger)
-        return registry
+            names = [f"{name}{len(self._specs)}" for name in "abc"]
+            for name in names:
+                registry.register(name, dsn)
+            spec = self._specs[path] = self.spec(*names)
+        return spec
 
     async def texts(self, path: str, prompt: str = "hi") -> AsyncIterator[str]:
-        async for chunk in self._registry(path).stream(self.spec(), prompt):
+        if self._registry is None:
+            self._registry = Registry(env={}, stagger=self.stagger)
+        registry = self._registry
+        async for chunk in registry.stream(self._spec(registry, path), prompt):
             if chunk.text:
                 yield chunk.text
 
     async def close(self) -> None:
-        for registry in self._registries.values():
-            await registry.aclose()
+        if self._registry is not None:
+            await self._registry.aclose()

@@ -6,5 +6,5 @@ import aiollm_
 
 
 class Contender(aiollm_.Contender):
-    def spec(self) -> str:
-        return f"a/{self._model},b/{self._model},c/{self._model}"
+    def spec(self, a: str, b: str, c: str) -> str:
+        return f"{a}/{self._model},{b}/{self._model},{c}/{self._model}"
