@@ -1,4 +1,4 @@
-"""How many coroutines a read passes, and that who knows nothing of a handover gets the same."""
+"""How many coroutines a read passes, what it minds without them, and that others get the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import pytest
 
-from aiollm import DeadlineError, Registry, Request, Target, Timeouts, user
+from aiollm import DeadlineError, Registry, Request, StreamInterrupted, Target, Timeouts, user
 from aiollm._http import streaming
+from aiollm.events import CallEnded
 from aiollm.provider import Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.types import TextDelta
@@ -139,6 +140,59 @@ async def test_who_keeps_the_error_of_a_read_does_not_keep_the_answer(ended_by):
         gc.collect()
         assert kept.value.__traceback__ is not None
         assert [each() for each in replies] == [None]
+
+
+async def test_what_has_come_is_not_read_after_the_registry_was_closed():
+    reply = Takable(READS)
+    reg = Registry(env={})
+    reg.register("mem", row_of(reply))
+    stream = reg.stream("mem/model", "hi")
+    assert (await anext(stream)).text == "one "
+    reply.has_come = True
+    await reg.aclose()
+    with pytest.raises(StreamInterrupted) as caught:
+        await anext(stream)
+    assert caught.value.partial.text == "one "
+
+
+async def test_a_ping_that_came_in_a_pause_of_the_caller_does_not_count_it_as_silence():
+    reply = Takable([event("one "), b": ping\n\n", event("two "), END])
+    async with Registry(env={}, timeouts=Timeouts(stall=50.0)) as reg:
+        reg.register("mem", row_of(reply))
+        async with reg.stream("mem/model", "hi") as stream:
+            assert (await anext(stream)).text == "one "
+            deadlines = stream._source.answering._deadlines
+            deadlines._alive_at -= 100.0  # as if the caller had paused for so long
+            reply.has_come = True
+            waiting = asyncio.create_task(anext(stream))
+            await asyncio.sleep(0)
+            assert deadlines.silent < 50.0
+            reply.come()
+            assert (await waiting).text == "two "
+
+
+async def test_the_end_of_a_call_names_the_fault_that_a_read_met():
+    class Faulty(Takable):
+        def take(self):
+            if len(self.left) < len(READS):
+                raise ZeroDivisionError
+            return super().take()
+
+        def translated(self, error):
+            return None
+
+    ends = []
+    async with Registry(env={}) as reg:
+        reg.register("mem", row_of(Faulty(READS)))
+        reg.on_event(lambda each: ends.append(each) if isinstance(each, CallEnded) else None)
+        with pytest.raises(ZeroDivisionError):
+            await reg.stream("mem/model", "hi").collect()
+        assert [type(each.error) for each in ends] == [ZeroDivisionError]
+        reg.register("other", row_of(Faulty(READS)))
+        with pytest.raises(ZeroDivisionError):
+            async for _ in reg.stream("other/model", "hi"):
+                pass
+        assert [type(each.error) for each in ends] == [ZeroDivisionError] * 2
 
 
 async def test_a_reply_that_can_only_be_read_gives_the_same_answer():
