@@ -257,14 +257,15 @@ class ActiveAttempt:
             self._note_first_output(self._deadlines.output())
         else:
             self._deadlines.silent = 0.0
-        if type(last) is not TextDelta:
-            self._look_for_the_end(batch, last)
-
-    def _look_for_the_end(self, batch: Sequence[Item], last: Item) -> None:
-        if type(last) is not Finish:
-            last = next((item for item in reversed(batch) if type(item) is Finish), last)
         if type(last) is Finish:
             self._book("success", usage=last.usage)
+        elif type(last) is not TextDelta:
+            self._look_for_the_end(batch)
+
+    def _look_for_the_end(self, batch: Sequence[Item]) -> None:
+        for item in batch:
+            if type(item) is Finish:
+                self._book("success", usage=item.usage)
 
     def _is_refusal(self, batch: Sequence[Item]) -> bool:
         """Return whether there is nothing but a refusal yet, after which the call may go on.

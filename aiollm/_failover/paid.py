@@ -27,8 +27,8 @@ class PaidAttempt(ActiveAttempt):
         super().__init__(call, admission, queued)
         self._is_paid = False
 
-    def _look_for_the_end(self, batch: Sequence[Item], last: Item) -> None:
-        super()._look_for_the_end(batch, last)
+    def _note(self, batch: Sequence[Item]) -> None:
+        super()._note(batch)
         if self.record.outcome == "success" and not self._is_paid:
             self._is_paid = True
             finish = next((item for item in reversed(batch) if type(item) is Finish), None)
