@@ -67,8 +67,8 @@ class ActiveAttempt:
         "_deadlines",
         "_is_answered",
         "_refusal",
-        "_released",
         "answer",
+        "is_released",
         "record",
         "target",
     )
@@ -82,7 +82,7 @@ class ActiveAttempt:
         self.answer: Answer | _NoAnswer = _NO_ANSWER
         """What is read in place of them, while it goes on."""
         self._is_answered = False
-        self._released = False
+        self.is_released = False
         self._refusal = ""
         self.target = target
         self._deadlines = deadlines = AttemptDeadlines(
@@ -131,7 +131,7 @@ class ActiveAttempt:
         It is one that `take` raised, or that ended what it returned, or `next`, which has dealt
         with it.
         """
-        if self._released:
+        if self.is_released:
             return True
         if self._deadlines.end(error):
             return False  # `next` says which deadline it was
@@ -304,20 +304,18 @@ class ActiveAttempt:
 
     def _end(self) -> None:
         self._batches = None
-        if self._deadlines.fired is None:
-            self._deadlines.task = None  # in place of `end`, as nearly always
-        else:
+        if self._deadlines.fired is not None:
             self._deadlines.end()
         if self.record.outcome == "running":
             raise StreamInterrupted("the stream ended before its terminal event")
-        self._released = True  # as `close` does, but what became of it is booked
+        self.is_released = True  # as `close` does, but what became of it is booked
         self._deadlines.stop()
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Release everything and book the outcome unless there is one; idempotent."""
-        if self._released:
+        if self.is_released:
             return
-        self._released = True
+        self.is_released = True
         self.answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches

@@ -126,7 +126,7 @@ class Chain(Call):
         """End the call now; what still runs is abandoned. Idempotent."""
         active = self._active
         self._active = self._committed = self.answering = None
-        if active is not None:
+        if active is not None and not active.is_released:
             active.close("abandoned")
         if self.emit is not None and not self._closed:
             self._closed = True

@@ -47,10 +47,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (41, 523, 3897),
-    "anthropic": (39, 523, 4620),
-    "google": (50, 548, 4295),
-    "ollama": (34, 473, 3535),
+    "openai": (41, 523, 3880),
+    "anthropic": (39, 523, 4590),
+    "google": (50, 548, 4290),
+    "ollama": (34, 473, 3520),
 }
 
 
