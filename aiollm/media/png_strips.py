@@ -23,8 +23,8 @@ _MODES = {0: "L", 2: "RGB", 6: "RGBA"}
 _LARGE, _HUGE = 2_000_000, 16_000_000
 """Pixels from which strips are made, with isal and without. They cost a twentieth of the time,
 which isal more than makes up for; without it, this is the price of never taking over 64 MB."""
-_STRIP = 256 * 1024
-"""Pixels of a strip: 1 MiB. Smaller ones cost time, larger ones memory."""
+_STRIP = 192 * 1024
+"""Pixels of a strip: 768 KiB. Smaller ones cost time, larger ones memory."""
 _GAP = 2.0
 """How close the box filter may come to the final size, as for any lossless source."""
 _SUPPORT = 2
@@ -47,7 +47,8 @@ class PNGFile:
     def __init__(self, data: bytes, size: Size, whole: Callable[[], Image.Image]) -> None:
         self._data = data
         self._whole = whole
-        self._stored = self.size = size
+        self._stored: Size = size
+        self.size: Size = size
         self.mode = ""
         """L, RGB or RGBA for strips, "" if they cannot be made or are not worth it."""
         self.inflater: Callable[[], Any] = zlib.decompressobj

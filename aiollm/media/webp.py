@@ -105,7 +105,7 @@ class WebPFile:
         self._library = library
         self._alpha = bool(features.has_alpha)
         self._stored: Size = (features.width, features.height)
-        self.size = self._stored
+        self.size: Size = self._stored
         self.info: dict[str, Any] = {"icc_profile": _profile(data)}
 
     def draft(self, _mode: None, size: Size) -> None:
