@@ -395,11 +395,12 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
         return FailoverError(self.message, excs, self.attempts)
 
     def __str__(self) -> str:
-        causes = "; ".join(
-            f"{type(error).__name__}: {' '.join(str(error).split())}"[:_CAUSE]
-            for error in self.exceptions
-        )
-        return f"{self.message}: {causes}"
+        causes: dict[str, int] = {}
+        for error in self.exceptions:
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_CAUSE]
+            causes[cause] = causes.get(cause, 0) + 1
+        told = (each if count == 1 else f"{each} ({count} times)" for each, count in causes.items())
+        return f"{self.message}: {'; '.join(told)}"
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -182,6 +182,11 @@ class TestFailoverError:
         two = ConnectError("refused\nmore")
         return FailoverError("2 targets failed", [one, two], [Attempt(TARGET, 0.0)])
 
+    def test_the_same_cause_of_several_attempts_is_told_once(self) -> None:
+        refused, late = ConnectError("refused"), DeadlineError("late", which="idle", after=1.0)
+        text = str(FailoverError("all failed", [refused, late, ConnectError("refused")]))
+        assert text == "all failed: ConnectError: refused (2 times); DeadlineError: late"
+
     def test_its_text_says_what_each_target_said(self) -> None:
         """A template's exception begins with the template, on lines of its own."""
         template = "\n------\nWhile executing CallExpression\n  ^\nError: Jinja Exception: no"
