@@ -172,8 +172,8 @@ def _opaque(strip: Image.Image) -> Image.Image:
 def _in_a_thread(rows: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
     """Yield what another thread makes, while this one waits.
 
-    isal leaves the upper halves of a thread's vector registers in use, with which PIL's code for
-    SSE would take four times as long.
+    PIL's resizing takes four times as long in a thread that isal has run in, probably because of
+    what it leaves in vector registers.
     """
     with ThreadPoolExecutor(1) as thread:
         while (pieces := thread.submit(next, rows, None).result()) is not None:
