@@ -12,7 +12,7 @@ import msgspec
 
 from aiollm._agent.tool_runner import Bound, Outcome, ToolRunner
 from aiollm._agent.tools import FunctionTool, as_result, bind
-from aiollm._streams.accumulator import MAX_ARGUMENTS
+from aiollm._user_types.density import MAX_ARGUMENTS
 from aiollm._validation import check_count, is_seconds
 from aiollm.errors import ConfigError, OutputError
 from aiollm.events import Event, ToolCallEnded, ToolCallStarted
@@ -154,8 +154,9 @@ class ToolCalls:
         if wanted is None:
             known = ", ".join(self._tools) or "none"
             raise OutputError(f"there is no tool {_shown(call.name)}; the tools are: {known}")
-        if len(call.arguments) > MAX_ARGUMENTS:
-            raise OutputError(f"not run: the arguments have more than {MAX_ARGUMENTS} characters")
+        text = call.arguments
+        if len(text if call.valid else text.encode("utf-8", "replace")) > MAX_ARGUMENTS:
+            raise OutputError(f"not run: the arguments have more than {MAX_ARGUMENTS} bytes")
         if not call.valid:
             raise OutputError("not run: the arguments are not a complete JSON object")
         return wanted

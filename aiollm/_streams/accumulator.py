@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from aiollm._user_types.density import is_dense
+from aiollm._user_types.density import is_dense, readable
 from aiollm._wire.batch import Batch
 from aiollm.types import (
     AnnouncedLimits,
@@ -120,10 +120,11 @@ class _Call:
             valid = bool(self.name) and self.whole
             return ToolCallPart(self.id, self.name, text, valid, self.data, custom=True)
         text = text.strip()
-        if len(text) > MAX_ARGUMENTS or is_dense(text):
+        data = readable(text)
+        if data is None:
             return ToolCallPart(self.id, self.name, text, False, self.data)
         # Only the end of the answer tells a call without arguments from one that lost them.
-        arguments = _object(text) if text or not self.whole else "{}"
+        arguments = _object(text, data) if text or not self.whole else "{}"
         if text and self.whole and not arguments and len(text) <= MAX_LOOSE:
             arguments = _loose_object(text)
         valid = bool(self.name and arguments)
@@ -151,14 +152,9 @@ _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
 """How an answer ends that may lack arguments at its end; `other` may mean anything."""
 
 
-MAX_ARGUMENTS = 2 * 1024 * 1024
-"""Characters of a call's arguments that are decoded, which holds up the event loop: models write
-at most half a million tokens (November 2026), and few of them into one call."""
-
-
 MAX_LOOSE = 256 * 1024
-"""Characters of arguments that are no strict JSON but are read all the same, which takes fifteen
-times as long."""
+"""Characters of arguments that are read although they are no strict JSON, which takes fifteen times
+as long, or were encoded twice, which takes three times as long."""
 
 
 class _Object(msgspec.Struct):
@@ -169,10 +165,15 @@ _OBJECT: msgspec.json.Decoder[_Object | str] = msgspec.json.Decoder(_Object | st
 """Checks all of an object, as any decoder does, but makes no objects of what is in it."""
 
 
-def _object(text: str) -> str:
-    """Return the text of a JSON object, "" if it is none; some models encode it twice."""
+def _object(text: str, data: str | bytes) -> str:
+    """Return the text of a JSON object, "" if it is none; some models encode it twice.
+
+    It is decoded from `data`.
+    """
+    if len(text) > MAX_LOOSE and text[0] == '"':
+        return ""
     try:
-        value = _OBJECT.decode(text)
+        value = _OBJECT.decode(data)
         if isinstance(value, str):
             text = value.strip()
             if is_dense(text):

@@ -50,8 +50,14 @@ MESSAGE = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 512 * 1024, 8 * 
 """Of a message of an MCP server, whose SDK takes some 0.3 microseconds for each: a list of a
 thousand tools has some 10,000 objects."""
 
+MAX_ARGUMENTS = 1536 * 1024
+"""Bytes of a call's arguments that are read, as UTF-8: a file of a megabyte with as many escapes as
+may be. Models write at most half a million tokens (November 2026), and few of them into one call.
+"""
+
 _SLICE = 64 * 1024
-"""Bytes of complete JSON that are counted at once, so that what is refused is refused soon."""
+"""Bytes of complete JSON that are counted at once, so that what is refused is refused soon. The
+system clears memory for larger copies each time, which takes longer than to count."""
 
 _ASCII = bytes(range(128))
 _UNMARKED = bytes({*range(256)} - {*b'"{[,\\'})
@@ -69,7 +75,27 @@ def is_dense(text: str) -> bool:
     """Return whether a text is large JSON of too many parts."""
     if len(text) <= LARGE:
         return False
-    return _excess(text.encode("utf-8", "replace"), len(text), USER) != ""
+    if not text.isascii():
+        return _excess(text.encode("utf-8", "replace"), len(text), USER) != ""
+    return _excess(text, len(text), USER) != ""
+
+
+def readable(text: str) -> str | bytes | None:
+    """Return what a call's arguments are decoded from, None if they are too large or too dense.
+
+    What is not ASCII is encoded once, to be counted and decoded.
+    """
+    if len(text) <= LARGE:
+        return text
+    if len(text) > MAX_ARGUMENTS:
+        return None
+    if text.isascii():
+        return None if _excess(text, len(text), USER) else text
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # a half of a surrogate pair, which a decoder refuses
+        return None if is_dense(text) else text
+    return None if len(data) > MAX_ARGUMENTS or _excess(data, len(text), USER) else data
 
 
 def excess_in(data: bytes, limits: Limits = FRAME) -> str:
@@ -77,29 +103,36 @@ def excess_in(data: bytes, limits: Limits = FRAME) -> str:
     return _excess(data, len(data), limits) if len(data) > LARGE else ""
 
 
-def _excess(data: bytes, size: int, limits: Limits) -> str:
+def _bytes(data: bytes | str) -> bytes:
+    return data if isinstance(data, bytes) else data.encode()
+
+
+def _excess(data: bytes | str, size: int, limits: Limits) -> str:
     """Return what JSON of `size` characters has too much of, most of which a count can tell.
 
     Of bytes, no limit of those that are not ASCII is lower than all that may be outside strings.
     """
-    marks = data.translate(None, _UNMARKED)
-    quotes, escapes = marks.count(b'"'), marks.count(b"\\")
-    if escapes > limits.escapes:
-        return f"more than {limits.escapes} escapes"
-    if quotes - escapes > 2 * limits.strings:  # none escapes more than one
-        return f"more than {limits.strings} strings"
+    quotes = escapes = opened = values = 0
+    for at in range(0, len(data), _SLICE):
+        marks = _bytes(data[at : at + _SLICE]).translate(None, _UNMARKED)
+        quotes, escapes = quotes + marks.count(b'"'), escapes + marks.count(b"\\")
+        if escapes > limits.escapes:
+            return f"more than {limits.escapes} escapes"
+        if quotes - escapes > 2 * limits.strings:  # none escapes more than one
+            return f"more than {limits.strings} strings"
+        opened += (more := marks.count(b"{") + marks.count(b"["))
+        values += more + marks.count(b",")
+        if opened > limits.brackets or values > limits.values:
+            break
     if size - escapes > limits.bare or (len(data) > limits.foreign and len(data) > size):
         return _counted(data, limits)  # nobody knows how much of it is in strings
-    opened = marks.count(b"{") + marks.count(b"[")
-    if opened <= limits.brackets and opened + marks.count(b",") <= limits.values:
-        if quotes > 2 * limits.strings and b"\\\\" not in data:
+    if opened <= limits.brackets and values <= limits.values:
+        if quotes > 2 * limits.strings and b"\\\\" not in (data := _bytes(data)):
             quotes -= data.count(b'\\"')
         if quotes <= 2 * limits.strings:
             return ""
-    elif opened > limits.brackets and not quotes:
-        return f"more than {limits.brackets} objects and lists"
     # Most strings become empty, of which no objects are made.
-    return _counted(without_escapes(data).translate(None, _UNMARKED + b"\\"), limits)
+    return _counted(data, limits, _UNMARKED + b"\\")
 
 
 def without_escapes(data: bytes) -> bytes:
@@ -107,10 +140,10 @@ def without_escapes(data: bytes) -> bytes:
     return data.replace(b"\\\\", b"").replace(b'\\"', b"") if b'\\"' in data else data
 
 
-def _counted(data: bytes, limits: Limits) -> str:
+def _counted(data: bytes | str, limits: Limits, unmarked: bytes = b"") -> str:
     weight = Weight(limits)
     for at in range(0, len(data), _SLICE):
-        if excess := weight.add(data[at : at + _SLICE]):
+        if excess := weight.add(_bytes(data[at : at + _SLICE]), unmarked):
             return excess
     return ""
 
@@ -139,8 +172,8 @@ class Weight:
         self._is_cut = False
         """Whether the last piece ended with a backslash, which the next one's first byte is of."""
 
-    def add(self, piece: bytes) -> str:
-        """Count one more piece; return `excess`."""
+    def add(self, piece: bytes, unmarked: bytes = b"") -> str:
+        """Count one more piece, without the bytes that are `unmarked`; return `excess`."""
         if self.excess:
             return self.excess
         if self._is_cut and piece:
@@ -151,6 +184,8 @@ class Weight:
             piece = self._without_escapes(piece)
         if not piece.isascii():
             self._foreign += len(piece.translate(None, _ASCII))
+        if unmarked:
+            piece = piece.translate(None, unmarked)
         parts = piece.split(b'"')
         bare = b"".join(parts[self._quotes % 2 :: 2])
         self._quotes += len(parts) - 1

@@ -114,14 +114,15 @@ def load_weighed(data: bytes) -> Any:
         return None
 
 
-def is_object(text: str) -> bool:
+def is_object(text: str | bytes) -> bool:
     """Return whether a text is a JSON object; if it is large, as the standard has it."""
     try:
         _OBJECT.decode(text)
     except (ValueError, RecursionError):
         if len(text) > _MAX_MENDED:
             return False
-        return isinstance(load(text.encode("utf-8", "replace")), dict)
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        return isinstance(load(data), dict)
     return True
 
 

@@ -246,7 +246,7 @@ async def test_another_spelling_in_an_answer_that_was_cut_is_not_read(over):
         (tool_call("double", {"number": "x"}), "Expected `int`, got `str` - at `$.number`"),
         (ToolCallDelta(0, "call_0", "double", '{"numb'), "not a complete JSON object"),
         (ToolCallDelta(0, "call_0", "double", "[4]"), "not a complete JSON object"),
-        (tool_call("double", {"number": 1, "junk": "x" * 3_000_000}), "more than 2097152"),
+        (tool_call("double", {"number": 1, "junk": "x" * 3_000_000}), "more than 1572864 bytes"),
     ],
     ids=range(6),
 )

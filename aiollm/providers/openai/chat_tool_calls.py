@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiollm._user_types.density import is_dense, without_escapes
+from aiollm._user_types.density import MAX_ARGUMENTS, is_dense, readable, without_escapes
 from aiollm._wire.lenient import is_object
 from aiollm.providers.decoding import one_more_call, own_call_id
 from aiollm.providers.openai.chat_wire import FRAGMENT
 from aiollm.types import Item, ProviderData, ToolCallDelta
 
 _NO_BRACKETS = bytes({*range(256)} - {*b'"{}[]'})
-
-MAX_READ = 2 * 1024 * 1024
-"""Characters of a call's arguments that are read; no longer ones are run."""
 
 
 class _Brackets:
@@ -26,7 +23,7 @@ class _Brackets:
 
     def __init__(self) -> None:
         self._depth = 0
-        self._left = MAX_READ
+        self._left = MAX_ARGUMENTS
         self._seen = 0
         self._string = ""
 
@@ -106,10 +103,10 @@ class _Call:
         return not self._spoiled
 
     def _is_object(self, size: int = 0) -> bool:
-        if size > MAX_READ:
+        if size > MAX_ARGUMENTS:
             return False
-        text = "".join(self.arguments)
-        return not is_dense(text) and is_object(text)
+        data = readable("".join(self.arguments))
+        return data is not None and is_object(data)
 
     def repeats(self, id: str, name: str, arguments: str) -> bool:  # noqa: A002
         """Return whether a fragment is this complete call once more."""
