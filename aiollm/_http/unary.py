@@ -10,7 +10,7 @@ from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._http.masked_reply import MaskedReply, masked
 from aiollm._http.turns import Turns
 from aiollm._settings.redactor import Redactor
-from aiollm._user_types.density import REPLY, Weight
+from aiollm._user_types.density import LARGE, REPLY, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
 from aiollm._wire.web_page import shown_page
@@ -135,8 +135,9 @@ async def _whole(reply: Reply, weight: Weight) -> bytes:
     turns = Turns(reply.read)
     while piece := await turns.read():
         pieces.append(piece)
-        weight.add(piece)
         size += len(piece)
+        if weight.add(piece) and size > LARGE and reply.content_type != "text/html":
+            break  # it is refused, whatever comes
         if size > MAX_UNARY_REPLY:
             raise ProtocolError(f"the reply is larger than {MAX_UNARY_REPLY} bytes")
     return b"".join(pieces)

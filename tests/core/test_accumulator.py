@@ -7,6 +7,8 @@ import json
 import pytest
 
 from aiollm._streams.accumulator import FOLD, MAX_LOOSE, Accumulator
+from aiollm._user_types.density import MAX_ARGUMENTS
+from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
 from aiollm.types import (
     Finish,
     Item,
@@ -99,3 +101,45 @@ def test_large_arguments_that_are_no_strict_json_are_not_read(size, is_read) -> 
     total.add([ToolCallDelta(0, "c", "f", '{"a":"%s",}' % ("a" * size)), Finish("tool_calls")])
     (call,) = total.message().parts
     assert call.valid == is_read
+
+
+def read(arguments: str) -> tuple[bool, bool]:
+    """Return whether the result has a valid call, and whether chat's decoder finds it complete."""
+    pieces = [arguments[at : at + 4000] for at in range(0, len(arguments), 4000)]
+    total, calls = Accumulator(), ToolCallAssembler()
+    calls.add(0, "c", "f", "")
+    for piece in pieces:
+        total.add([ToolCallDelta(0, "c", "f", piece)])
+        calls.extend(0, piece)
+    total.add([Finish("tool_calls")])
+    (call,) = total.message().parts
+    return call.valid, calls.whole(ended=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['    return f(x["a"], {1: 2})\n', "\u6587\u4ef6\u7684\u6587\u5b57\uff0c\u5f88\u957f\u3002\n"],
+)
+def test_a_file_of_a_megabyte_is_read_as_arguments(line) -> None:
+    source = line * (2**20 // len(line.encode()))
+    assert read(json.dumps({"path": "a", "source": source}, ensure_ascii=False)) == (True, True)
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e4", "\u6587", "\U0001f600"])
+@pytest.mark.parametrize(("share", "is_read"), [(0.999, True), (1.001, False)])
+def test_arguments_are_bounded_in_bytes_whatever_they_are_written_in(
+    letter, share, is_read
+) -> None:
+    count = int(share * MAX_ARGUMENTS) // len(letter.encode())
+    assert read('{"a":"%s"}' % (letter * count)) == (is_read, is_read)
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(MAX_LOOSE - 99, True), (MAX_LOOSE, False)])
+def test_large_arguments_that_are_encoded_twice_are_not_read(size, is_read) -> None:
+    """Each time takes a pass, and all of them hold up the event loop."""
+    assert read(json.dumps('{"a":"%s"}' % ("a" * size)))[0] == is_read
+
+
+@pytest.mark.parametrize("size", [9, 2**20])
+def test_arguments_with_half_a_pair_are_as_valid_as_they_were(size) -> None:
+    assert read('{"a":"%s\ud83d"}' % ("a" * size))[0] == (size < MAX_LOOSE)

@@ -20,6 +20,8 @@ import pytest
 from aiollm import FailoverError, LLMError, Message, ProtocolError, Registry, TextPart, Timeouts
 from aiollm._http import answer, streaming, turns
 from aiollm._http.unary import UnaryRequester
+from aiollm._streams.accumulator import Accumulator
+from aiollm._user_types import density
 from aiollm._wire.framing import SSE
 from aiollm._wire.runs import Run
 from aiollm.dsn import Secret
@@ -35,7 +37,7 @@ from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
 from aiollm.providers.openai.chat_wire import Lane
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.servers import LlamaSwap, Ollama, llama_swap
-from aiollm.types import Request, Target, TextDelta
+from aiollm.types import Finish, Request, Target, TextDelta, ToolCallDelta
 
 HERE = Path(__file__).parent
 
@@ -423,3 +425,56 @@ def test_events_that_are_labelled_as_a_document_are_read_as_they_come(kind, size
 def test_a_document_with_white_space_before_it_is_no_stream():
     body = b"\n" * 9999 + b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
     assert batches_of([body[:5000], body[5000:]], "application/json")[-1] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"), [("text", 1.3), ("foreign text", 1.9), ("brackets alone", 1.3)]
+)
+def test_large_arguments_are_copied_as_seldom_as_may_be(name, copies):
+    """The system clears the memory of each copy, which takes longer than to read it."""
+    arguments = hostile.calls._ARGUMENTS[name](5 * 2**18)
+    text, total, calls = arguments.decode(), Accumulator(), ToolCallAssembler()
+    pieces = [text[at : at + 4000] for at in range(0, len(text), 4000)]
+    calls.add(0, "a", "f", "")
+    for piece in pieces:
+        total.add([ToolCallDelta(0, "a", "f", piece)])
+        calls.extend(0, piece)
+    total.add([Finish("tool_calls")])
+    for look in (total.message, partial(calls.whole, ended=True)):
+        gc.collect()
+        tracemalloc.start()
+        try:
+            look()
+            assert tracemalloc.get_traced_memory()[1] <= copies * len(arguments)
+        finally:
+            tracemalloc.stop()
+
+
+def test_arguments_of_brackets_are_refused_at_the_first_of_them():
+    """To count a byte that is everywhere takes a search for each."""
+    text = '{"":' + "{" * 2**20
+    tracemalloc.start()
+    try:
+        assert density.is_dense(text)
+        assert tracemalloc.get_traced_memory()[1] <= len(text) // 2
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "is_left"),
+    [
+        (b" ", "application/json", True),
+        (b"[", "application/json", True),
+        (b" ", "text/html", False),
+    ],
+)
+def test_the_rest_of_a_reply_that_is_refused_is_not_read(body, kind, is_left):
+    """A page is, for it is told apart from an answer by all of it."""
+    reads = iter([body * LARGE] * 31)
+    requester = UnaryRequester(Loaded(reads, kind))
+    row = Provider("x", "models", "http://mem.invalid/v1", ChatCodec(), token=Secret("k" * 16))
+    request = row.codec.models(row)
+    with contextlib.suppress(LLMError):
+        asyncio.run(requester.request(row, Timeouts(), request))
+    assert (next(reads, None) is not None) == is_left
