@@ -176,11 +176,7 @@ class Weight:
         """Count one more piece, without the bytes that are `unmarked`; return `excess`."""
         if self.excess:
             return self.excess
-        if self._is_cut and piece:
-            self._escapes += piece[:1] == b"\\"  # as where it is not cut
-            piece = piece[1:]
-            self._is_cut = False
-        if b"\\" in piece:
+        if self._is_cut or b"\\" in piece:
             piece = self._without_escapes(piece)
         if not piece.isascii():
             self._foreign += len(piece.translate(None, _ASCII))
@@ -197,6 +193,10 @@ class Weight:
 
     def _without_escapes(self, piece: bytes) -> bytes:
         """Count the escapes and take out those of backslashes and quotes."""
+        if self._is_cut and piece:
+            self._escapes += piece[:1] == b"\\"  # as where it is not cut
+            piece = piece[1:]
+            self._is_cut = False
         self._escapes += piece.count(b"\\")
         if piece.endswith(b"\\"):
             self._is_cut = (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 1

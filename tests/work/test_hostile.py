@@ -351,6 +351,34 @@ def test_garbage_is_not_looked_for_while_a_large_frame_is_decoded(name, monkeypa
     assert gc.isenabled()
 
 
+class Noting:
+    """A decoder that notes whether garbage is looked for, and fails."""
+
+    ending = finished = False
+    looked_for = None
+
+    def decode_with(self, decoder):
+        pass
+
+    def feed(self, frames, out):
+        self.looked_for = gc.isenabled()
+        raise ProtocolError("no JSON")
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_large_frame_that_fails_leaves_the_collector_as_it_was(on, monkeypatch):
+    monkeypatch.setattr(answer, "_COLLECTS_WHILE_DECODING", True)
+    decoder, others = Noting(), Noting()
+    if not on:
+        gc.disable()
+    try:
+        with pytest.raises(ProtocolError):
+            answer._LargeFrameDecoder(decoder, others).feed([b"{}"], [])
+        assert (decoder.looked_for, gc.isenabled()) == (False, on)
+    finally:
+        gc.enable()
+
+
 def test_the_lines_of_a_long_event_are_joined_while_they_come():
     """To join them takes 80 bytes for each, and so the more time the more there are."""
     framer, piece = SSE(), b"data:\n" * 2500
