@@ -114,6 +114,7 @@ async def test_the_loop_turns_once_in_so_many_bytes(operation, reads):
                 work = reg.generate_images("mem/m", ImageRequest("a boat"))
             case "unary":
                 request = HttpRequest("http://mem.invalid", {})
+                transport.content_type = "text/html"  # all else is refused before its end
                 requester = UnaryRequester(transport)
                 work = requester.request(provider(transport), Timeouts(), request)
         turns = await turns_of_the_loop(work)
