@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import zlib
 from contextlib import suppress
 from struct import pack, unpack_from
@@ -142,6 +143,26 @@ def test_the_profile_of_a_large_file_is_found(make):
     image = Image.new("L", SIZE)
     file = make.save(image, icc_profile=b"a profile" * 40)
     assert png_strips.opened(file, no_need).info["icc_profile"] == b"a profile" * 40
+
+
+@pytest.mark.parametrize("lost", [1, 4, 9])
+def test_a_profile_whose_end_is_lost_costs_no_picture(make, lost):
+    profile = b"one\0\0" + zlib.compress(b"a profile" * 400)
+    cut = make.chunk(b"iCCP", profile[:-lost])
+    file = make.png((40, 30), (b"\0" + bytes(120)) * 30, extra=[cut])
+    assert transform(file, ImageLimits(ANY, 20)).width == 20
+
+
+def test_a_profile_behind_a_bad_one_is_never_unpacked_without_an_end(make):
+    bad = make.chunk(b"iCCP", b"no end of the name")
+    trap = make.chunk(b"iCCP", b"trap\0\0" + zlib.compress(bytes(40 << 20)))
+    file = make.png((40, 30), (b"\0" + bytes(120)) * 30, extra=[bad, trap])
+    tracemalloc.start()
+    with suppress(UnsupportedError):
+        transform(file, ImageLimits(ANY, 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
 
 
 HUGE = (4001, 4000)
