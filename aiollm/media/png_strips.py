@@ -202,6 +202,9 @@ def _filtered_rows(data: bytes, inflate: Any, size: Size, count: int) -> Iterato
             # What did not fit may be kept inside, with nothing left of the part.
             if not rest and not more:
                 break
+        # The checksum may come in a part of its own; of further rows, a byte is made and no more.
+        if not left and (inflate.eof or inflate.decompress(rest, 1)):
+            break
     if left:
         raise UnsupportedError(LACKS_ROWS)
 

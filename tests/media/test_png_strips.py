@@ -103,6 +103,18 @@ def test_pixels_in_chunks_of_any_size_are_one_stream(make, cut):
     assert apart(shrunk(file, (1000, 650)), wanted) <= 1
 
 
+@pytest.mark.parametrize("inflater", INFLATERS)
+@pytest.mark.parametrize("cut", [1, 4, 5])
+def test_a_wrong_checksum_is_found_in_a_chunk_of_its_own(make, cut, inflater):
+    stream = zlib.compress(filtered(SIZE, 1), 1)
+    stream = stream[:-1] + bytes([stream[-1] ^ 1])
+    header = make.chunk(b"IHDR", pack(">IIBBBBB", *SIZE, 8, 0, 0, 0, 0))
+    chunks = make.chunk(b"IDAT", stream[:-cut]) + make.chunk(b"IDAT", stream[-cut:])
+    file = b"\x89PNG\r\n\x1a\n" + header + chunks + make.chunk(b"IEND", b"")
+    with pytest.raises(Exception, match=r"incorrect|did not match|[Cc]hecksum"):
+        shrunk(file, (500, 325), inflater)
+
+
 FAULTS = {
     "rows are missing": lambda make, rows: make.png(SIZE, rows[:-1]),
     "a filter that does not exist": lambda make, rows: make.png(SIZE, b"\x09" + rows[1:]),
