@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import tracemalloc
 import zlib
 from contextlib import suppress
@@ -113,6 +114,17 @@ def test_a_wrong_checksum_is_found_in_a_chunk_of_its_own(make, cut, inflater):
     file = b"\x89PNG\r\n\x1a\n" + header + chunks + make.chunk(b"IEND", b"")
     with pytest.raises(Exception, match=r"incorrect|did not match|[Cc]hecksum"):
         shrunk(file, (500, 325), inflater)
+
+
+def test_where_no_thread_can_be_started_it_does_without(make):
+    rows = filtered(SIZE, 1)
+    file = make.png(SIZE, rows, colour=0)
+    before = threading.stack_size(1 << 46)  # more than there is on any machine
+    try:
+        made = shrunk(file, (500, 325), INFLATERS[-1])
+    finally:
+        threading.stack_size(before)
+    assert apart(made, make.load(file).resize((500, 325), BICUBIC, reducing_gap=2.0)) <= 1
 
 
 FAULTS = {
