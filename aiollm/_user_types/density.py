@@ -80,7 +80,7 @@ def excess_in(data: bytes, limits: Limits = FRAME) -> str:
 def _excess(data: bytes, size: int, limits: Limits) -> str:
     """Return what JSON of `size` characters has too much of, most of which a count can tell.
 
-    Of bytes, no limit of those that are not ASCII is lower than all that may be outside strings.
+    Where `size` is in bytes, `limits.foreign` must be no lower than `limits.bare`.
     """
     marks = data.translate(None, _UNMARKED)
     quotes, escapes = marks.count(b'"'), marks.count(b"\\")
