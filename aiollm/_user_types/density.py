@@ -110,7 +110,7 @@ def _bytes(data: bytes | str) -> bytes:
 def _excess(data: bytes | str, size: int, limits: Limits) -> str:
     """Return what JSON of `size` characters has too much of, most of which a count can tell.
 
-    Of bytes, no limit of those that are not ASCII is lower than all that may be outside strings.
+    Where `size` is in bytes, `limits.foreign` must be no lower than `limits.bare`.
     """
     quotes = escapes = opened = values = 0
     for at in range(0, len(data), _SLICE):

@@ -115,7 +115,7 @@ def load_weighed(data: bytes) -> Any:
 
 
 def is_object(text: str | bytes) -> bool:
-    """Return whether a text is a JSON object; if it is large, as the standard has it."""
+    """Return whether a text is a JSON object; a large one must be strict JSON."""
     try:
         _OBJECT.decode(text)
     except (ValueError, RecursionError):

@@ -47,29 +47,30 @@ def without_bad_profile(data: bytes) -> bytes:
     for kind, start, end in walk(data):
         if kind == b"IDAT":
             break
-        if kind == b"iCCP" and not _unpacks(data[start:end]):
+        if kind == b"iCCP" and _unpacked(data[start:end]) is None:
             return data[: start - 8] + data[end + 4 :]
     return data
 
 
 def profile(data: bytes) -> bytes | None:
-    """Return the colour profile of a file that has no bad one, None if it has none."""
+    """Return the colour profile of a file, None if the first one is bad or there is none."""
     for kind, start, end in walk(data):
         if kind == b"iCCP":
-            return zlib.decompress(data[data.index(b"\0", start) + 2 : end])
+            return _unpacked(data[start:end])
         if kind == b"IDAT":
             break
     return None
 
 
-def _unpacks(chunk: bytes) -> bool:
+def _unpacked(chunk: bytes) -> bytes | None:
+    """Return a profile as far as it goes, as PIL does, None for one that PIL refuses."""
     name, _, rest = chunk.partition(b"\0")
     inflate = zlib.decompressobj()
     try:
-        inflate.decompress(rest[1:], _PROFILE)
+        made = inflate.decompress(rest[1:], _PROFILE)
     except zlib.error:
-        return False
-    return bool(name) and rest[:1] == b"\0" and not inflate.unconsumed_tail
+        return None
+    return made if name and rest[:1] == b"\0" and not inflate.unconsumed_tail else None
 
 
 def walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -176,8 +176,14 @@ def _in_a_thread(rows: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
     what it leaves in vector registers.
     """
     with ThreadPoolExecutor(1) as thread:
-        while (pieces := thread.submit(next, rows, None).result()) is not None:
+        try:
+            asked = thread.submit(next, rows, None)
+        except RuntimeError:  # no room for one more thread is no fault of the picture
+            yield from rows
+            return
+        while (pieces := asked.result()) is not None:
             yield pieces
+            asked = thread.submit(next, rows, None)
 
 
 def _filtered_rows(data: bytes, inflate: Any, size: Size, count: int) -> Iterator[list[bytes]]:
@@ -202,6 +208,9 @@ def _filtered_rows(data: bytes, inflate: Any, size: Size, count: int) -> Iterato
             # What did not fit may be kept inside, with nothing left of the part.
             if not rest and not more:
                 break
+        # The checksum may come in a part of its own; of further rows, a byte is made and no more.
+        if not left and (inflate.eof or inflate.decompress(rest, 1)):
+            break
     if left:
         raise UnsupportedError(LACKS_ROWS)
 

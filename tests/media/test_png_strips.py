@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import tracemalloc
 import zlib
 from contextlib import suppress
 from struct import pack, unpack_from
@@ -102,6 +104,29 @@ def test_pixels_in_chunks_of_any_size_are_one_stream(make, cut):
     assert apart(shrunk(file, (1000, 650)), wanted) <= 1
 
 
+@pytest.mark.parametrize("inflater", INFLATERS)
+@pytest.mark.parametrize("cut", [1, 4, 5])
+def test_a_wrong_checksum_is_found_in_a_chunk_of_its_own(make, cut, inflater):
+    stream = zlib.compress(filtered(SIZE, 1), 1)
+    stream = stream[:-1] + bytes([stream[-1] ^ 1])
+    header = make.chunk(b"IHDR", pack(">IIBBBBB", *SIZE, 8, 0, 0, 0, 0))
+    chunks = make.chunk(b"IDAT", stream[:-cut]) + make.chunk(b"IDAT", stream[-cut:])
+    file = b"\x89PNG\r\n\x1a\n" + header + chunks + make.chunk(b"IEND", b"")
+    with pytest.raises(Exception, match=r"incorrect|did not match|[Cc]hecksum"):
+        shrunk(file, (500, 325), inflater)
+
+
+def test_where_no_thread_can_be_started_it_does_without(make):
+    rows = filtered(SIZE, 1)
+    file = make.png(SIZE, rows, colour=0)
+    before = threading.stack_size(1 << 46)  # more than there is on any machine
+    try:
+        made = shrunk(file, (500, 325), INFLATERS[-1])
+    finally:
+        threading.stack_size(before)
+    assert apart(made, make.load(file).resize((500, 325), BICUBIC, reducing_gap=2.0)) <= 1
+
+
 FAULTS = {
     "rows are missing": lambda make, rows: make.png(SIZE, rows[:-1]),
     "a filter that does not exist": lambda make, rows: make.png(SIZE, b"\x09" + rows[1:]),
@@ -142,6 +167,26 @@ def test_the_profile_of_a_large_file_is_found(make):
     image = Image.new("L", SIZE)
     file = make.save(image, icc_profile=b"a profile" * 40)
     assert png_strips.opened(file, no_need).info["icc_profile"] == b"a profile" * 40
+
+
+@pytest.mark.parametrize("lost", [1, 4, 9])
+def test_a_profile_whose_end_is_lost_costs_no_picture(make, lost):
+    profile = b"one\0\0" + zlib.compress(b"a profile" * 400)
+    cut = make.chunk(b"iCCP", profile[:-lost])
+    file = make.png((40, 30), (b"\0" + bytes(120)) * 30, extra=[cut])
+    assert transform(file, ImageLimits(ANY, 20)).width == 20
+
+
+def test_a_profile_behind_a_bad_one_is_never_unpacked_without_an_end(make):
+    bad = make.chunk(b"iCCP", b"no end of the name")
+    trap = make.chunk(b"iCCP", b"trap\0\0" + zlib.compress(bytes(40 << 20)))
+    file = make.png((40, 30), (b"\0" + bytes(120)) * 30, extra=[bad, trap])
+    tracemalloc.start()
+    with suppress(UnsupportedError):
+        transform(file, ImageLimits(ANY, 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
 
 
 HUGE = (4001, 4000)

@@ -66,11 +66,8 @@ class Reasoning:
             data["field"] = self.field
         if self._details:
             data["details"] = [_joined(*detail) for detail in self._details]
-        if self._blocks:
-            data["blocks"] = [
-                block | {"thinking": "".join(pieces)} if block["type"] == "thinking" else block
-                for block, pieces in self._blocks
-            ]
+        if blocks := [block for each in self._blocks if (block := _sealed(*each))]:
+            data["blocks"] = blocks
         return data or None
 
     def _detail(self, detail: Any) -> str:
@@ -127,6 +124,13 @@ def _continues(last: dict[str, Any], detail: dict[str, Any]) -> bool:
 def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     field = _PIECES.get(str(detail.get("type")))
     return detail | {field: "".join(pieces)} if field in detail else detail
+
+
+def _sealed(block: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """Return a block with its text; nothing of one that was cut, refused without its signature."""
+    if block["type"] != "thinking":
+        return block
+    return block | {"thinking": "".join(pieces)} if "signature" in block else {}
 
 
 def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta | ImageChunk]:

@@ -220,6 +220,22 @@ def test_reasoning_details_are_kept_whole_and_go_back_unmodified(chat) -> None:
     assert replayed(chat, message)["reasoning"] == "Let me"
 
 
+def test_a_block_of_thinking_that_was_cut_before_its_signature_goes_back_as_text_alone(
+    chat,
+) -> None:
+    def block(words: str, signature: str | None = None) -> dict[str, Any]:
+        part = {"type": "thinking", "thinking": words, "signature": signature}
+        return thought(reasoning_content=words, thinking_blocks=[part])
+
+    read = chat.read(block("Let "), block("me", "c2ln"), block(" see"), thought(content="x"), STOP)
+    sent = replayed(chat, read.response.message)
+    assert sent["reasoning_content"] == "Let me see"
+    signed = {"type": "thinking", "thinking": "Let me", "signature": "c2ln"}
+    assert sent["thinking_blocks"] == [signed]
+    read = chat.read(block("Let"), thought(content="x"), STOP)
+    assert "thinking_blocks" not in replayed(chat, read.response.message)
+
+
 def test_details_without_any_text_are_a_sealed_part(chat) -> None:
     sealed = {"type": "reasoning.encrypted", "data": "gAAA"}
     read = chat.read(thought(reasoning_details=[sealed, 3]), thought(content="x"), STOP)
