@@ -96,7 +96,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
         for item in self._ready:
             return item  # type: ignore[no-any-return]
-        async for item in self:
+        async for item in BaseStream.__aiter__(self):
             return item
         raise StopAsyncIteration
 
