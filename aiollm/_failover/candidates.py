@@ -195,9 +195,9 @@ class Candidates:
         """Keep a target of a race that had no room to join it."""
         self._again = (self._again or {}) | {target: True}
 
-    def rejoin(self, cut: Target | None, failed: Collection[Target]) -> None:
-        """Ask again those of a race that its winner was `cut` after: none of them has failed."""
-        gone = {*failed, *(target for step in self._steps for target in step.targets)}
+    def rejoin(self, cut: Target | None, had_turn: Collection[Target]) -> None:
+        """Ask again those that lost a race to a target that was `cut`, but none of `had_turn`."""
+        gone = {*had_turn, *(target for step in self._steps for target in step.targets)}
         raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
         left = tuple(target for target in raced if target not in gone)
         if left:
