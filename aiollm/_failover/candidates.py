@@ -286,9 +286,19 @@ class Candidates:
     def _all_left(self) -> list[Target]:
         left = [target for step in self._steps for target in step.targets]
         for target, costs_nothing in (self._again or {}).items():
-            if (costs_nothing or self.policy.retries) and target not in left:
+            if (costs_nothing or self._may_retry(target)) and target not in left:
                 left.append(target)
         return left
+
+    def _may_retry(self, target: Target) -> bool:
+        """Return whether a target that failed may be asked again.
+
+        Without retries left, a call only waits for what others find out about one that is set
+        aside.
+        """
+        return self._retries > 0 or (
+            self.policy.retries > 0 and self._gate.is_sick(self._line(target))
+        )
 
     def _fitting(self, targets: Sequence[Target]) -> tuple[Sequence[Line], Sequence[Exception]]:
         """Return the lines to wait in, and the errors of targets that never take this request.
