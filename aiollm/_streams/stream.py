@@ -101,10 +101,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         raise StopAsyncIteration
 
     async def _chunks(self) -> AsyncGenerator[Any, None]:
-        """Yield None and then the chunks that are left, cheaper than a coroutine for each.
-
-        Raises: as `__anext__`.
-        """
+        """Yield None, then each chunk that is left. Raises: as `__anext__`."""
         try:
             yield None
             ready = self._ready
@@ -112,8 +109,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 while ready:
                     for item in ready:
                         yield item
-                    # What has been read is not kept until more comes. What `anext` or another loop
-                    # has read meanwhile comes next.
+                    # It is not kept until more comes, but what another loop has read comes next.
                     ready = self._ready = () if ready is self._ready else self._ready
                 # As `_read`, less the coroutines of it and of what it awaits.
                 task = self._begin()
