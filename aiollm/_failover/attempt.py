@@ -304,12 +304,13 @@ class ActiveAttempt:
 
     def _end(self) -> None:
         self._batches = None
-        if self._deadlines.fired is not None:
-            self._deadlines.end()
+        deadlines = self._deadlines
+        if deadlines.fired is not None:
+            deadlines.end()
         if self.record.outcome == "running":
             raise StreamInterrupted("the stream ended before its terminal event")
         self.is_released = True  # as `close` does, but what became of it is booked
-        self._deadlines.stop()
+        deadlines.stop()
 
     def close(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Release everything and book the outcome unless there is one; idempotent."""

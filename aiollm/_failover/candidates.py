@@ -195,9 +195,9 @@ class Candidates:
         """Keep a target of a race that had no room to join it."""
         self._again = (self._again or {}) | {target: True}
 
-    def rejoin(self, cut: Target | None, failed: Collection[Target]) -> None:
-        """Ask again those of a race that its winner was `cut` after: none of them has failed."""
-        gone = {*failed, *(target for step in self._steps for target in step.targets)}
+    def rejoin(self, cut: Target | None, had_turn: Collection[Target]) -> None:
+        """Ask again those that lost a race to a target that was `cut`, but none of `had_turn`."""
+        gone = {*had_turn, *(target for step in self._steps for target in step.targets)}
         raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
         left = tuple(target for target in raced if target not in gone)
         if left:
@@ -286,9 +286,19 @@ class Candidates:
     def _all_left(self) -> list[Target]:
         left = [target for step in self._steps for target in step.targets]
         for target, costs_nothing in (self._again or {}).items():
-            if (costs_nothing or self.policy.retries) and target not in left:
+            if (costs_nothing or self._may_retry(target)) and target not in left:
                 left.append(target)
         return left
+
+    def _may_retry(self, target: Target) -> bool:
+        """Return whether a target that failed may be asked again.
+
+        Without retries left, a call only waits for what others find out about one that is set
+        aside.
+        """
+        return self._retries > 0 or (
+            self.policy.retries > 0 and self._gate.is_sick(self._line(target))
+        )
 
     def _fitting(self, targets: Sequence[Target]) -> tuple[Sequence[Line], Sequence[Exception]]:
         """Return the lines to wait in, and the errors of targets that never take this request.

@@ -163,8 +163,9 @@ class Chain(Call):
 
     def _goes_on(self, error: Exception) -> bool:
         """Return whether the call goes on after output that was cut, and prepare it."""
-        failed = {each.target for each in self.attempts if each.error is not None}
-        self._candidates.rejoin(self.target, failed)
+        # An adapter may fail behind a complete answer, which is no failure in the records.
+        had_turn = (each for each in self.attempts if each.error or each.outcome == "success")
+        self._candidates.rejoin(self.target, {each.target for each in had_turn})
         match self._candidates.policy.on_interrupt:
             case "restart":
                 self.prefix = ""

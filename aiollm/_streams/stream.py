@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -39,7 +40,7 @@ class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
 
 
 _GOES_ON, _FAILED = (), object()
-"""In place of a batch: an error did not end the call, or did."""
+"""In place of a batch: an error did not end the call, so that the next one is read, or did."""
 
 
 Y = TypeVar("Y")
@@ -71,8 +72,9 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """Return what starts the call, for a stream of another kind in place of this one."""
         return self._start
 
-    def _open(self) -> CallSource:
-        source = self._start(self._total)
+    def _opened(self) -> CallSource:
+        self._loop = get_running_loop()
+        self._source = source = self._start(self._total)
         del self._start  # five objects less for the collector while the stream is open
         return source
 
@@ -84,7 +86,8 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         hooks = get_asyncgen_hooks()
         set_asyncgen_hooks(None, None)
         try:
-            next(chunks.__anext__(), None)  # type: ignore[call-overload]
+            for _ in chunks.__anext__():  # type: ignore[attr-defined]
+                pass
         finally:
             set_asyncgen_hooks(*hooks)
         return chunks
@@ -93,46 +96,53 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
         for item in self._ready:
             return item  # type: ignore[no-any-return]
-        async for item in self:
+        async for item in BaseStream.__aiter__(self):
             return item
         raise StopAsyncIteration
 
     async def _chunks(self) -> AsyncGenerator[Any, None]:
-        """Yield None and then the chunks that are left, cheaper than a coroutine for each.
-
-        Raises: as `__anext__`.
-        """
+        """Yield None, then each chunk that is left. Raises: as `__anext__`."""
         try:
             yield None
-            for item in self._ready:
-                yield item
+            ready = self._ready
             while True:
+                while ready:
+                    for item in ready:
+                        yield item
+                    # It is not kept until more comes, but what another loop has read comes next.
+                    ready = self._ready = () if ready is self._ready else self._ready
                 # As `_read`, less the coroutines of it and of what it awaits.
                 task = self._begin()
                 batch: Any
                 try:
-                    source: CallSource = self._source or self._opened()  # type: ignore[assignment]
-                    answering = source.answering
+                    answering = (self._source or self._opened()).answering
                     if answering is None:
-                        batch = await source.next(task)
+                        batch = await self._source.next(task)  # type: ignore[union-attr]
                     else:
                         while type(batch := answering.take(task)) is not Batch:
                             if batch is None:
-                                batch = await source.next(task)
+                                batch = await self._source.next(task)  # type: ignore[union-attr]
                                 break
                             await batch
                 except BaseException as error:
                     if (batch := self._instead(error, task)) is _FAILED:
                         raise
                 if not batch or self._left is not None:
-                    go_on = batch is _GOES_ON
-                    batch = await self._read(task) if go_on else self._read_is_over(batch)
+                    batch = (
+                        self._read_is_over(batch)
+                        if batch is None or batch
+                        else await self._read(task)  # the next one, in place of an empty one
+                    )
                 self._reader = None
-                self._ready = iter(self._total.add(batch))
-                del batch
-                for item in self._ready:
+                batch = self._total.add(batch)
+                if len(batch) == 1:  # as at most reads of a slow stream
+                    item = batch[0]
+                    del batch
                     yield item
-                self._ready = ()  # what has been read is not kept until more comes
+                    ready = self._ready
+                    continue
+                ready = self._ready = iter(batch)
+                del batch
         except StopAsyncIteration:
             return
 

@@ -346,6 +346,27 @@ async def test_a_stream_goes_on_where_a_loop_over_it_was_left(at_once):
     assert [chunk async for chunk in at_once] == []
 
 
+async def test_a_loop_gives_what_anext_or_another_loop_left_of_a_read(registry):
+    async def pairs(provider, transport, target, request, timeouts):
+        yield [TextDelta("1"), TextDelta("2")]
+        yield [TextDelta("3"), TextDelta("4"), TextDelta("5")]
+        yield [TextDelta("6"), TextDelta("7"), Finish("stop")]
+
+    reg = registry({"a": "http://127.0.0.1:1"})
+    operations = {"chat": Operation(adapter=pairs)}
+    reg.register("a", msgspec.structs.replace(reg.provider("a"), operations=operations))
+    stream, got = reg.stream("a/m", "hi"), []
+    async for chunk in stream:
+        got.append(chunk.text)
+        if chunk.text == "2":
+            got.append((await anext(stream)).text)
+        if chunk.text == "5":
+            async for inner in stream:
+                got.append(inner.text)
+                break
+    assert got == ["1", "2", "3", "4", "5", "6", "7", ""]
+
+
 async def test_closing_a_registry_ends_everything_even_when_one_part_fails(registry):
     ended = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from aiollm import (
@@ -12,12 +13,15 @@ from aiollm import (
     FailoverError,
     InvalidRequestError,
     Limits,
+    ServerError,
     StreamInterrupted,
     Target,
     Timeouts,
 )
 from aiollm._failover.attempt import ActiveAttempt
+from aiollm.provider import Operation
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
+from aiollm.types import Finish, TextDelta
 
 OK = chat("Hel", "lo")
 HANG = 1000.0
@@ -196,6 +200,23 @@ async def test_who_lost_a_race_is_asked_again_when_the_winner_is_cut(registry):
     gate.open()
     assert (await answer).text == "Hello"
     assert [str(each.target) for each in stream.attempts] == ["a/m", "b/m", "c/m", "b/m"]
+
+
+async def test_a_race_whose_answers_fail_behind_their_end_asks_each_target_once(registry):
+    async def fails_behind_its_end(provider, transport, target, request, timeouts):
+        asked.append(str(target))
+        assert len(asked) <= 2
+        yield [TextDelta("Hello"), Finish("stop")]
+        raise ServerError("late", status=500)
+
+    asked = []
+    reg = registry({"a": "http://127.0.0.1:1", "b": "http://127.0.0.2:1"})
+    operations = {"chat": Operation(adapter=fails_behind_its_end)}
+    for name in ("a", "b"):
+        reg.register(name, msgspec.structs.replace(reg.provider(name), operations=operations))
+    with pytest.raises(FailoverError):
+        await reg.stream("a/m|b/m", "hi", stagger=HANG, on_interrupt="restart").collect()
+    assert asked == ["a/m", "b/m"]
 
 
 async def test_who_never_joined_a_race_goes_on_from_what_its_winner_said(registry):

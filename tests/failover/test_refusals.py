@@ -83,6 +83,16 @@ async def test_a_models_broken_call_is_asked_again_and_harms_nobody(serve, regis
     assert (health.state, health.failed) == ("healthy", 0)
 
 
+@pytest.mark.parametrize("retries", [0, 1, 2])
+async def test_what_harms_nobody_uses_up_the_retries_as_any_failure(registry, retries):
+    fake = FakeProvider(*[GenerationError("broken") for _ in range(8)])
+    reg = registry({}, retries=retries, cooldown=0.001)
+    reg.register("a", fake.provider())
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi")
+    assert len(fake.requests) == 1 + retries
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [

@@ -57,6 +57,19 @@ async def test_drafts_come_in_order_and_the_result_last(serve, registry):
     assert server.requests[0].json()["partial_images"] == 2
 
 
+@pytest.mark.parametrize("how", ["async for", "anext"])
+async def test_the_result_that_comes_last_knows_its_target_and_attempts(serve, registry, how):
+    server = await serve(WELL)
+    reg = registry({"a": server.dsn()})
+    async with reg.stream_images("a/m", ASKED) as stream:
+        if how == "async for":
+            *_, last = [item async for item in stream]
+        else:
+            *_, last = [await anext(stream) for _ in range(3)]
+    assert (last.target, last.attempts) == (Target("a", "m"), stream.attempts)
+    assert last.timings.first_output is not None
+
+
 async def test_a_draft_is_there_while_the_image_is_still_being_made(serve, registry):
     gate = Gate()
     server = await serve(sse(draft(0), gate, done()))
