@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -51,9 +51,6 @@ class ImageStream(BaseStream[PartialImage | ImageResult | Restart]):
 
     _accumulator = ImageAccumulator
     _total: ImageAccumulator
-
-    def __aiter__(self) -> AsyncIterator[PartialImage | ImageResult | Restart]:
-        return self  # a generator of what was read would pass on a result without its attempts
 
     async def __anext__(self) -> PartialImage | ImageResult | Restart:
         """Return the next draft or, last, the result. Raises: as `Stream`."""

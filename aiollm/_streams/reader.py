@@ -207,7 +207,7 @@ class SingleReader(ABC, Generic[Got, Y]):
             await self._left.wait()
         await self._leave()
 
-    def __aiter__(self) -> AsyncIterator[Y]:
+    def __aiter__(self) -> Self:
         return self
 
     @abstractmethod

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import get_running_loop
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from aiollm._streams.accumulator import Accumulator, CallProgress
@@ -78,73 +77,41 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         del self._start  # five objects less for the collector while the stream is open
         return source
 
-    def __aiter__(self) -> AsyncIterator[Y]:
-        chunks = self._chunks()
-        # By the hooks of asyncio a generator that is dropped is closed later, in a task of its own.
-        # This one awaits nothing at its end: begun without them, up to its first `yield`, it is
-        # closed as it is dropped.
-        hooks = get_asyncgen_hooks()
-        set_asyncgen_hooks(None, None)
-        try:
-            for _ in chunks.__anext__():  # type: ignore[attr-defined]
-                pass
-        finally:
-            set_asyncgen_hooks(*hooks)
-        return chunks
-
     async def __anext__(self) -> Y:
         """Return the next chunk. Raises: LLMError, FailoverError, StopAsyncIteration."""
         for item in self._ready:
             return item  # type: ignore[no-any-return]
-        async for item in BaseStream.__aiter__(self):
-            return item
-        raise StopAsyncIteration
-
-    async def _chunks(self) -> AsyncGenerator[Any, None]:
-        """Yield None, then each chunk that is left. Raises: as `__anext__`."""
-        try:
-            yield None
-            ready = self._ready
-            while True:
-                while ready:
-                    for item in ready:
-                        yield item
-                    # It is not kept until more comes, but what another loop has read comes next.
-                    ready = self._ready = () if ready is self._ready else self._ready
-                # As `_read`, less the coroutines of it and of what it awaits.
-                task = self._begin()
-                batch: Any
-                try:
-                    answering = (self._source or self._opened()).answering
-                    if answering is None:
-                        batch = await self._source.next(task)  # type: ignore[union-attr]
-                    else:
-                        while type(batch := answering.take(task)) is not Batch:
-                            if batch is None:
-                                batch = await self._source.next(task)  # type: ignore[union-attr]
-                                break
-                            await batch
-                except BaseException as error:
-                    if (batch := self._instead(error, task)) is _FAILED:
-                        raise
-                if not batch or self._left is not None:
-                    batch = (
-                        self._read_is_over(batch)
-                        if batch is None or batch
-                        else await self._read(task)  # the next one, in place of an empty one
-                    )
-                self._reader = None
-                batch = self._total.add(batch)
-                if len(batch) == 1:  # as at most reads of a slow stream
-                    item = batch[0]
-                    del batch
-                    yield item
-                    ready = self._ready
-                    continue
-                ready = self._ready = iter(batch)
-                del batch
-        except StopAsyncIteration:
-            return
+        while True:
+            # As `_read`, less the coroutines of it and of what it awaits.
+            task = self._begin()
+            batch: Any
+            try:
+                source: CallSource = self._source or self._opened()
+                answering = source.answering
+                if answering is None:
+                    batch = await source.next(task)
+                else:
+                    while type(batch := answering.take(task)) is not Batch:
+                        if batch is None:
+                            batch = await source.next(task)
+                            break
+                        await batch
+            except BaseException as error:
+                if (batch := self._instead(error, task)) is _FAILED:
+                    raise
+            if not batch or self._left is not None:
+                batch = (
+                    self._read_is_over(batch)
+                    if batch is None or batch
+                    else await self._read(task)  # the next one, in place of an empty one
+                )
+            self._reader = None
+            batch = self._total.add(batch)
+            if len(batch) == 1:  # as at most reads of a slow stream
+                return batch[0]  # type: ignore[no-any-return]
+            self._ready = ready = iter(batch)
+            for item in ready:
+                return item  # type: ignore[no-any-return]
 
     def _instead(self, error: BaseException, task: asyncio.Task[Any]) -> object:
         """Return what stands for a batch after an error; None is the end."""
@@ -187,8 +154,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
             source.close()
 
     async def _leave(self) -> None:
-        for _ in self._ready:
-            pass  # a loop over this stream holds the same iterator
+        self._ready = ()
         self._end()
 
     @property

@@ -47,10 +47,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (41, 523, 3880),
-    "anthropic": (39, 523, 4590),
-    "google": (50, 548, 4290),
-    "ollama": (34, 473, 3520),
+    "openai": (41, 520, 3850),
+    "anthropic": (39, 523, 4560),
+    "google": (50, 548, 4260),
+    "ollama": (34, 470, 3490),
 }
 
 
