@@ -32,17 +32,21 @@ async def read_some(stream, seconds=0.01):
     return await asyncio.wait_for(anext(stream), seconds)
 
 
-async def test_reading_on_after_a_cancelled_read_is_an_error_with_the_partial(serve, registry):
+@pytest.mark.parametrize("iterator", [lambda stream: stream, aiter], ids=["stream", "aiter"])
+async def test_reading_on_after_a_cancelled_read_is_an_error_with_the_partial(
+    serve, registry, iterator
+):
     gate = Gate()
     server = await serve(chat("Do not ", gate, "delete"))
     async with registry({"a": server}).stream("a/m", "hi") as stream:
-        await anext(stream)
+        chunks = iterator(stream)
+        await anext(chunks)
         with pytest.raises(TimeoutError):
-            await read_some(stream)
+            await read_some(chunks)
         gate.open()
         for _ in range(2):
             with pytest.raises(StreamInterrupted, match=r"cancelled.*heartbeat") as caught:
-                await anext(stream)
+                await anext(chunks)
             assert caught.value.partial.text == "Do not "
             assert str(caught.value.target) == "a/m"
         with pytest.raises(StreamInterrupted):
