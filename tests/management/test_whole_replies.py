@@ -85,7 +85,8 @@ MODELS = b'{"data": [%s], "running": [%s]}'
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b" " * 5 * 1024 * 1024, "larger than 4194304 bytes"),
+        (b'{"data":"%s"}' % (b"a" * 5 * 1024 * 1024), "larger than 4194304 bytes"),
+        (b" " * 5 * 1024 * 1024, "outside its strings"),
         (MODELS % ((b",".join([b'{"id":""}'] * 100_000),) * 2), "strings"),
     ],
 )
