@@ -33,7 +33,8 @@ Read: TypeAlias = Callable[[], Awaitable[bytes]]
 async def long_turn() -> None:
     """Let all others run, and tasks whose timers are due.
 
-    A timer waits for what was ready before it, and wakes its task for the turn after it.
+    A timer waits for what was ready before it, and wakes its task for the turn after it. So behind
+    one turn of work a task would wait for the work of two more.
     """
     await sleep(0)
     await sleep(0)
@@ -46,7 +47,7 @@ class Turns:
     Pieces whose work takes long become smaller.
     """
 
-    __slots__ = ("_at", "_data", "_left", "_most", "_piece", "_read", "_since", "_spent")
+    __slots__ = ("_at", "_data", "_left", "_most", "_piece", "_read", "_since", "_spent", "_taken")
 
     def __init__(self, read: Read, data: bytes = b"", piece: int = TURN, most: int = TURN) -> None:
         """Begin with `data`, cut into pieces of `piece` bytes, then go on with `read`."""
@@ -56,6 +57,8 @@ class Turns:
         self._piece = piece
         self._most = most
         self._left = 0 if data else TURN
+        self._taken = 0
+        """Bytes of the last piece, which is smaller than the others at the end of a read."""
         self._since = self._spent = 0.0
 
     def take(self) -> bytes | None:
@@ -67,7 +70,8 @@ class Turns:
             return None
         piece = self._data[self._at : self._at + self._piece]
         self._at += len(piece)
-        self._left -= len(piece)
+        self._taken = len(piece)
+        self._left -= self._taken
         self._since = monotonic()
         return piece
 
@@ -78,8 +82,9 @@ class Turns:
         """Return what comes, b"" at the end. Raises: what the other `read` raises."""
         while (piece := self.take()) is None:
             if self._left <= 0 or self._spent >= _QUICK:
+                others = sleep(0) if self._spent < _QUICK else long_turn()
                 self._left, self._spent = TURN, 0.0
-                await sleep(0)
+                await others
             if self._at >= len(self._data):
                 self._data = await self._read()
                 self._at = 0
@@ -91,7 +96,7 @@ class Turns:
         """Take larger or smaller pieces after so many seconds of work on the last one."""
         self._spent += seconds
         if seconds < _QUICK:
-            self._piece = min(self._most, self._piece * 2)
+            self._piece = max(self._piece, min(self._most, self._taken * 2))
         while seconds > _SLOW and self._piece > _LEAST:
             self._piece //= 2
             seconds /= 2

@@ -157,6 +157,34 @@ async def test_pieces_whose_work_takes_long_do_not_share_a_turn(monkeypatch):
     assert await turns_of_the_loop(read()) >= 16
 
 
+async def test_a_task_whose_timer_is_due_waits_for_one_piece_whose_work_takes_long(monkeypatch):
+    now = itertools.count(1.0, 0.001)
+    monkeypatch.setattr(turns, "monotonic", lambda: next(now))
+    reader = Turns(Ready([]).read, bytes(16 * 4096), 4096)
+    loop, after = asyncio.get_running_loop(), []
+
+    async def wait(due) -> None:
+        after.append(await due)
+
+    async with asyncio.TaskGroup() as group:
+        for place in range(16):
+            assert await reader.read()
+            due = loop.create_future()
+            group.create_task(wait(due))
+            loop.call_at(loop.time(), due.set_result, place)
+            assert after == [*range(place)]
+
+
+async def test_a_piece_that_is_small_because_a_read_ends_makes_the_next_no_larger(monkeypatch):
+    """It takes a moment only because it is small."""
+    now = [1.0]
+    monkeypatch.setattr(turns, "monotonic", lambda: now[0])
+    reader = Turns(Ready([bytes(4 * 8192 + 100)] * 9).read, bytes(4 * 8192), 8192)
+    async for piece in pieces(reader):
+        now[0] += len(piece) * 1e-7  # 0.8 ms for a whole one
+        assert len(piece) <= 8192
+
+
 async def test_the_events_of_a_model_server_come_in_small_pieces(monkeypatch):
     """Each event is handed on, so that a large piece would hold up the loop for long."""
     sizes = []
