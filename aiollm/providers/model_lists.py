@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.lenient import decode, mend
+from aiollm._wire.lenient import decode, mend_all
 from aiollm.errors import ProtocolError
 
 
@@ -22,17 +22,18 @@ class _Page(msgspec.Struct, gc=False):
 
 _BARE = msgspec.json.Decoder(list[_Model])
 _PAGE = msgspec.json.Decoder(_Page)
-_BLANK = b"\xef\xbb\xbf \t\r\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def listed_names(body: bytes) -> tuple[str, ...]:
     """Read a list of models, bare or under `data` or `models`. Raises: ProtocolError."""
     models: list[_Model] | None = None
+    data = body.removeprefix(_BYTE_ORDER_MARK).strip()  # each decoder would look at all of it
     try:
-        if body.lstrip(_BLANK).startswith(b"["):
-            models = decode(body, _BARE)
+        if data.startswith(b"["):
+            models = decode(data, _BARE)
         else:
-            page = decode(body, _PAGE)
+            page = decode(data, _PAGE)
             models = page.models if page.data is None else page.data
             if models is None and page.object == "list":
                 models = []  # Ollama writes null where it has none (0.23)
@@ -40,4 +41,4 @@ def listed_names(body: bytes) -> tuple[str, ...]:
         pass
     if models is None:
         raise ProtocolError("the reply is not a list of models", frame=body)
-    return tuple(mend(model.id) for model in models if model.id)
+    return tuple(mend_all([model.id for model in models if model.id]))

@@ -29,6 +29,7 @@ from aiollm.provider import Operation, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
 from aiollm.providers.google import decode as google_decode
 from aiollm.providers.google.codec import GoogleCodec
+from aiollm.providers.model_lists import listed_names
 from aiollm.providers.ollama import decode as ollama_decode
 from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.openai import chat_decode
@@ -391,6 +392,26 @@ def test_the_lines_of_a_long_event_are_joined_while_they_come():
     finally:
         tracemalloc.stop()
     assert frame == b"\n" * (24 * 2500 - 1)
+
+
+def test_the_names_of_many_models_are_looked_at_as_one():
+    """Each model takes some 0.1 microseconds, and its reply is read in one go."""
+    body = b'{"data":[%b]}' % b",".join([b'{"id":"a"}'] * 1000)
+    with streams.Counter() as counter:
+        assert len(listed_names(body)) == 1000
+    assert counter.count <= 12 * 1000
+
+
+def test_no_decoder_looks_at_the_white_space_around_a_list_of_models():
+    blank = b" " * 2**18
+    assert listed_names(blank + b'{"data":[{"id":"a"}]}' + blank) == ("a",)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            listed_names(blank)  # of which a lenient one makes a text
+        assert tracemalloc.get_traced_memory()[1] <= 64 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_pieces_of_arguments_that_are_too_many_are_not_looked_at():
