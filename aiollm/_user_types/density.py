@@ -80,8 +80,8 @@ def is_dense(text: str) -> bool:
     return _excess(text, len(text), USER) != ""
 
 
-def readable(text: str) -> str | bytes | None:
-    """Return what a call's arguments are decoded from, None if they are too large or too dense.
+def sized(text: str) -> str | bytes | None:
+    """Return what a call's arguments are decoded from, None if they are too large.
 
     What is not ASCII is encoded once, to be counted and decoded.
     """
@@ -90,12 +90,20 @@ def readable(text: str) -> str | bytes | None:
     if len(text) > MAX_ARGUMENTS:
         return None
     if text.isascii():
-        return None if _excess(text, len(text), USER) else text
+        return text
     try:
         data = text.encode()
     except UnicodeEncodeError:  # a half of a surrogate pair, which a decoder refuses
-        return None if is_dense(text) else text
-    return None if len(data) > MAX_ARGUMENTS or _excess(data, len(text), USER) else data
+        return text
+    return None if len(data) > MAX_ARGUMENTS else data
+
+
+def readable(text: str) -> str | bytes | None:
+    """Return what a call's arguments are decoded from, None if they are too large or too dense."""
+    data = sized(text)
+    if isinstance(data, bytes):
+        return None if _excess(data, len(text), USER) else data
+    return None if data is None or is_dense(data) else data
 
 
 def excess_in(data: bytes, limits: Limits = FRAME) -> str:

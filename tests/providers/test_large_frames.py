@@ -138,7 +138,7 @@ DENSE = json.dumps({f"b{at}": 1 for at in range(70_000)})
         pytest.param(
             json.dumps({"path": "a", "text": "line {\n" * 100_000}), "tool_calls", id="a file"
         ),
-        pytest.param(DENSE, "stop", id="too many parts"),
+        pytest.param(DENSE, "tool_calls", id="too many parts for a tool"),
         pytest.param(json.dumps({"text": "a" * 3_000_000}), "stop", id="too long"),
     ],
 )

@@ -499,6 +499,20 @@ def test_large_arguments_are_copied_as_seldom_as_may_be(name, copies):
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", ["brackets in texts", "names", "objects"])
+def test_nothing_is_made_to_find_out_whether_arguments_are_an_object(name):
+    """To count their parts takes longer than to decode them, and makes a text of each."""
+    calls = ToolCallAssembler()
+    arguments = hostile.calls._ARGUMENTS[name](300_000).decode()
+    calls.add(0, "a", "f", arguments)
+    tracemalloc.start()
+    try:
+        assert calls.whole(ended=False)
+        assert tracemalloc.get_traced_memory()[1] <= 16 * 1024
+    finally:
+        tracemalloc.stop()
+
+
 def test_arguments_of_brackets_are_refused_at_the_first_of_them():
     """To count a byte that is everywhere takes a search for each."""
     text = '{"":' + "{" * 2**20
