@@ -17,7 +17,7 @@ from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
 from aiollm._streams.accumulator import Accumulator
-from aiollm.errors import DeadlineError, FailoverError, LLMError
+from aiollm.errors import ClosedError, DeadlineError, FailoverError, LLMError, StreamInterrupted
 from aiollm.providers.lazy import is_imported
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
@@ -102,6 +102,7 @@ class Chain(Call):
                     active = self._active = await self._start()
                 except Exception as error:
                     self._error = error
+                    self._check_cut(error)
                     raise
                 if self._committed is not None:
                     return self._commit(active, ())
@@ -109,6 +110,7 @@ class Chain(Call):
                 batch = await active.next(task)
             except Exception as error:
                 if self.ends_with(error):
+                    self._check_cut(error)
                     raise
             else:
                 if batch is None:
@@ -121,6 +123,16 @@ class Chain(Call):
                 status = [item for item in batch if type(item) is Status]
                 if status:
                     return status
+
+    def _check_cut(self, error: Exception) -> None:
+        """Look whether the registry was closed amid a call that has given output.
+
+        Raises: StreamInterrupted, in place of `error`.
+        """
+        if self.target is not None and isinstance(error, ClosedError):
+            self._error = cut = StreamInterrupted("the registry was closed", target=self.target)
+            self.attach_partial(cut)
+            raise cut from None
 
     def close(self) -> None:
         """End the call now; what still runs is abandoned. Idempotent."""
