@@ -370,9 +370,9 @@ class Gate:
             return
         # A little late rather than early: a timer that fires early finds nothing to do.
         when = loop.time() + wait + 0.001
-        if scope.timer is None or scope.timer.when() > when + TICK:
+        if scope.timer is None or scope.timer[0] > when + TICK:
             scope.stop_timer()
-            scope.timer = loop.call_at(when, self._wake, scope)
+            scope.timer = when, loop.call_at(when, self._wake, scope)
 
     def _wake(self, scope: Scope) -> None:
         scope.timer = None

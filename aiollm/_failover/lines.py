@@ -80,7 +80,7 @@ class Scope:
         """Whether the first call that could go waits for the scope itself."""
         self.is_bounded = False
         """Whether slots or limits bound it."""
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: tuple[float, asyncio.Handle] | None = None  # uvloop's may not know its time
         self.shared: Any = None
         """What a fleet knows of it."""
         self._declared: dict[str, Limits] = {}
@@ -135,7 +135,7 @@ class Scope:
         """Stop the timer."""
         timer, self.timer = self.timer, None
         if timer is not None:
-            timer.cancel()
+            timer[1].cancel()
 
 
 class Line:
