@@ -365,7 +365,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
     @property
     def last(self) -> LLMError:
-        """The last of the errors, from which `status`, `retry_after` and `partial` come."""
+        """The last of the errors, from which `status` and `retry_after` come."""
         return self.exceptions[-1]
 
     @property
@@ -382,7 +382,8 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
     @property
     def partial(self) -> Response | None:
         """What had arrived before the last error."""
-        return getattr(self.last, "partial", None)
+        known = (getattr(each, "partial", None) for each in reversed(self.exceptions))
+        return next((each for each in known if each is not None), None)
 
     if TYPE_CHECKING:  # only errors that move a chain on get here, and no group does
 

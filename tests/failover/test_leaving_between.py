@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from aiollm import Registry, StreamInterrupted
+from aiollm import BusyError, FailoverError, Registry, StreamInterrupted
 from aiollm.events import AttemptStarted, CallEnded, CallQueued
-from aiollm.testing import Answer, FaultServer, chat
+from aiollm.testing import Answer, FaultServer, Gate, chat
 
 CUT = Answer(body=chat("Hel").body[:2], headers=chat("Hel").headers)
 
@@ -48,3 +48,18 @@ async def test_what_had_arrived_is_kept_while_the_next_target_is_asked():
     error = await cut_by_closing("a/m,b/m", AttemptStarted, CUT, chat("Hello"))
     assert error.partial.text == "Hel"
     assert str(error.target) == "a/m"
+
+
+async def test_the_group_has_what_had_arrived_where_its_last_error_has_no_room_for_it():
+    """The call has output, and finds no room at the target that is left."""
+    gate = Gate()
+    held = Answer(body=[*CUT.body, gate, *CUT.body], headers=CUT.headers)
+    async with FaultServer(CUT) as a, FaultServer(held) as b:
+        env = {"LLM_A": a.dsn("openai"), "LLM_B": f"{b.dsn('openai')}?max_concurrency=1"}
+        async with Registry(env=env, patience=0.0, retries=0) as reg:
+            async with reg.stream("b/m", "hi") as holder:
+                await anext(holder)
+                with pytest.raises(FailoverError) as caught:
+                    await reg.generate("a/m,b/m", "hi", on_interrupt="restart")
+    assert isinstance(caught.value.last, BusyError)
+    assert caught.value.partial.text == "Hel"
