@@ -103,6 +103,11 @@ def _named(count: int) -> bytes:
     return b"{%b}" % b",".join(b'"b%d":1' % at for at in range(count))
 
 
+def _beside(field: bytes) -> Callable[[int], bytes]:
+    """Return a maker of a reply whose list is empty, beside as many names as may be."""
+    return lambda size: b'{"%b":[],"a":%b}' % (field, _named(min(size // 11, REPLY.strings - 9)))
+
+
 def _clauded(arguments: Callable[[int], bytes]) -> Callable[[int], bytes]:
     """Return a maker of Anthropic's events of one call, whose input comes in pieces."""
 
@@ -170,9 +175,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "empty objects": _listed(b'{"data":[%b]}', b"{}", REPLY.brackets - 9),
             "odd ones": _listed(b'{"data":[%b]}', b'{"id":[]}', 1000),
             "numbers": _listed(b'{"data":[%b]}', b"1"),
-            "names": lambda size: (
-                b'{"data":[],"a":%b}' % _named(min(size // 11, REPLY.strings - 9))
-            ),
+            "names": _beside(b"data"),
             "junk": lambda size: b"a" * size,
             "white space": lambda size: b" " * size,
         }.items()
@@ -196,9 +199,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "a text": lambda size: (
                 b'{"data":[{"index":0,"embedding":"%b"}]}' % (b"AAAA" * (size // 4))
             ),
-            "names": lambda size: (
-                b'{"data":[],"a":%b}' % _named(min(size // 11, REPLY.strings - 9))
-            ),
+            "names": _beside(b"data"),
             "junk": lambda size: b"a" * size,
         }.items()
     },
@@ -213,9 +214,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
         for name, make in {
             "many": _listed(b'{"results":[%b]}', b'{"index":0,"relevance_score":0.5}'),
             "empty objects": _listed(b'{"results":[%b]}', b"{}"),
-            "names": lambda size: (
-                b'{"results":[],"a":%b}' % _named(min(size // 11, REPLY.strings - 9))
-            ),
+            "names": _beside(b"results"),
             "junk": lambda size: b"a" * size,
         }.items()
     },
@@ -228,9 +227,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
         for name, make in {
             "many": _listed(b'{"data":[%b]}', b'{"b64_json":"iVBORw0KAAAA"}'),
             "empty objects": _listed(b'{"data":[%b]}', b"{}"),
-            "names": lambda size: (
-                b'{"data":[],"a":%b}' % _named(min(size // 11, REPLY.strings - 9))
-            ),
+            "names": _beside(b"data"),
             "texts": _listed(b'{"data":[%b]}', b'"aaaa"'),
             "short texts": _listed(b'{"data":[],"a":[%b]}', b'""'),
             "escapes": lambda size: rb'{"data":[{"b64_json":"%b"}]}' % (rb"\u0041" * (size // 6)),
