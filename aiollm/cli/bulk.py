@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from aiollm.cli.session import add_sampling
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -12,8 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-m", "--model", metavar="SPEC", help="provider/model, an alias, a chain 'a/x,b/y'")
     add("-o", "--into", metavar="FILE", help="the output file; by default standard output")
     add("-s", "--system", metavar="TEXT", help="the system prompt of all rows")
-    add("-n", "--max-tokens", type=int, metavar="N", help="the most tokens in an answer")
-    add("-t", "--temperature", type=float, metavar="X", help="how freely words are chosen")
+    add_sampling(parser, "each answer")
     add("--resume", action="store_true", help="go on with an output file that exists")
     add("--merge", action="store_true", help="join output files, such as shards', into a new one")
     add("--shard", metavar="K/N", help="ask only share K of N of the rows, such as 2/8")
