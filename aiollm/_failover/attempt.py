@@ -103,8 +103,7 @@ class ActiveAttempt:
     def take(self, task: asyncio.Task[Any]) -> list[Item] | Awaitable[None] | None:
         """Return to `task` a batch that is there, or what it awaits before it calls this again.
 
-        None where it is for `next` to go on. What this raises, or what ends the wait, is for
-        `is_for_caller`.
+        None where `next` goes on. An error of this, or of that wait, is one for `is_for_caller`.
         """
         answer, deadlines = self.answer, self._deadlines
         while answer.goes_on and deadlines.fired is None:
@@ -128,8 +127,8 @@ class ActiveAttempt:
     def is_for_caller(self, error: BaseException) -> bool:
         """Return whether an error ends the call; else `next` goes on with what comes after it.
 
-        It is one that `take` raised, or that ended what it returned, or `next`, which has dealt
-        with it.
+        It comes from `take`, from the wait for what that returned, or from `next`, which has dealt
+        with it already.
         """
         if self.is_released:
             return True

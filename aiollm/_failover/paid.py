@@ -15,6 +15,9 @@ from aiollm.images import ImageResult
 from aiollm.prices.book import PriceBook
 from aiollm.types import Cost, Finish, ImageChunk, Item, Response, Target, Usage
 
+EARLY = 0.001
+"""Seconds by which a timer may go off early: uvloop rounds times to milliseconds."""
+
 
 class PaidAttempt(ActiveAttempt):
     """An attempt that books what it costs."""
@@ -59,10 +62,6 @@ class PaidAttempt(ActiveAttempt):
             partial = self._call.partial()
         usage = NO_USAGE if partial is None else partial.usage
         return self._call.money.cut(self.target, usage, partial if is_begun else None)
-
-
-EARLY = 0.001
-"""Seconds by which a timer may go off early: uvloop rounds times to milliseconds."""
 
 
 class PaidChain(Chain):

@@ -288,7 +288,7 @@ class _LargeFrame:
     """A framer amid a large frame, before and behind whose end others run."""
 
     _is_due = False
-    """Whether others have run since the last piece but the end had come."""
+    """Whether the end has come, before which others have run."""
 
     def __init__(self, framer: Framer[Any], answer: Answer) -> None:
         self._framer = framer

@@ -153,8 +153,8 @@ _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
 
 
 MAX_LOOSE = 256 * 1024
-"""Characters of arguments that are read although they are no strict JSON, which takes fifteen times
-as long, or were encoded twice, which takes three times as long."""
+"""Characters of arguments that are read although they are not strict JSON, which takes fifteen
+times as long, or were encoded twice, which takes three times as long."""
 
 
 class _Object(msgspec.Struct):
@@ -166,9 +166,9 @@ _OBJECT: msgspec.json.Decoder[_Object | str] = msgspec.json.Decoder(_Object | st
 
 
 def _object(text: str, data: str | bytes) -> str:
-    """Return the text of a JSON object, "" if it is none; some models encode it twice.
+    """Return the text of a JSON object, "" if it is not one; some models encode it twice.
 
-    It is decoded from `data`.
+    `data` is the same text, in UTF-8 where it has been encoded.
     """
     if len(text) > MAX_LOOSE and text[0] == '"':
         return ""

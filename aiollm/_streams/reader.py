@@ -38,7 +38,7 @@ class SingleReader(ABC, Generic[Got, Y]):
     _start: Callable[..., Source[Got]]
 
     def __init__(self, start: Callable[..., Source[Got]]) -> None:
-        """Make the source by calling `start`, through `_open`, at the first read.
+        """Make the source by calling `start` at the first read.
 
         Neither may refer to this reader: a reference cycle would keep it from closing when the
         last outside reference is dropped.
@@ -83,7 +83,7 @@ class SingleReader(ABC, Generic[Got, Y]):
     def _opened(self) -> Source[Got]:
         """Make and return the source, at the first read."""
         self._loop = asyncio.get_running_loop()
-        self._source = source = self._open()
+        self._source = source = self._start()
         return source
 
     def _is_closed_by(self, error: BaseException, task: asyncio.Task[Any]) -> bool:
@@ -110,9 +110,6 @@ class SingleReader(ABC, Generic[Got, Y]):
             self._end()
             raise StopAsyncIteration
         return got
-
-    def _open(self) -> Source[Got]:
-        return self._start()
 
     @property
     def _not_over(self) -> str:

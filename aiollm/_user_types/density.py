@@ -116,7 +116,9 @@ def _bytes(data: bytes | str) -> bytes:
 
 
 def _excess(data: bytes | str, size: int, limits: Limits) -> str:
-    """Return what JSON of `size` characters has too much of, most of which a count can tell.
+    """Return what JSON of `size` characters has too much of, "" for nothing.
+
+    A count of its marks nearly always tells, without splitting it into its strings.
 
     Where `size` is in bytes, `limits.foreign` must be no lower than `limits.bare`.
     """

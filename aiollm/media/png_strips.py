@@ -178,7 +178,7 @@ def _in_a_thread(rows: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
     with ThreadPoolExecutor(1) as thread:
         try:
             asked = thread.submit(next, rows, None)
-        except RuntimeError:  # no room for one more thread is no fault of the picture
+        except RuntimeError:  # there may be no room for one more thread
             yield from rows
             return
         while (pieces := asked.result()) is not None:

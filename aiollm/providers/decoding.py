@@ -108,7 +108,7 @@ def complete_arguments(value: Any) -> str:
 
 
 def _large_text(raw: msgspec.Raw) -> str | None:
-    """Return large JSON that is no text, without white space; None for any other."""
+    """Return large JSON that is not a text, without white space; None for anything else."""
     if len(raw) > SHORT:
         data = bytes(raw)
         if not data.startswith(b'"') and not is_small(data):

@@ -127,7 +127,7 @@ def _joined(detail: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
 
 
 def _sealed(block: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
-    """Return a block with its text; nothing of one that was cut, refused without its signature."""
+    """Return a block with its text, {} for one that lacks its signature, which would be refused."""
     if block["type"] != "thinking":
         return block
     return block | {"thinking": "".join(pieces)} if "signature" in block else {}
