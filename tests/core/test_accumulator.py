@@ -8,6 +8,7 @@ import pytest
 
 from aiollm._streams.accumulator import FOLD, MAX_LOOSE, Accumulator
 from aiollm._user_types.density import MAX_ARGUMENTS
+from aiollm._wire.batch import Batch, add_texts
 from aiollm.providers.openai.chat_tool_calls import ToolCallAssembler
 from aiollm.types import (
     Finish,
@@ -61,6 +62,23 @@ def test_callers_see_all_but_what_only_the_result_keeps(places) -> None:
     assert total.add(batch) == seen
     assert texts(total) == ["a", "b", "c"]
     assert list(total.warnings) == [str(place) for place in places if place % 2 == 0]
+
+
+def test_of_equal_items_that_only_the_result_keeps_callers_see_none() -> None:
+    text, count = TextDelta("a"), UsageUpdate(Usage(1))
+    assert Accumulator().add([count, text, count, text]) == [text, text]
+
+
+def test_texts_that_a_batch_knows_are_added_once_and_joined_while_they_come() -> None:
+    total = Accumulator()
+    for _ in range(3 * FOLD):
+        batch = Batch()
+        add_texts(("a", "b"), batch)
+        batch.append(UsageUpdate(Usage(1)))
+        assert total.add(batch) == [TextDelta("a"), TextDelta("b")]
+        (builder,) = total._builders
+        assert len(builder.pieces) <= 2 * FOLD
+    assert texts(total) == ["ab" * 3 * FOLD]
 
 
 def test_texts_that_alternate_are_kept_apart() -> None:
