@@ -219,6 +219,18 @@ async def test_a_race_whose_answers_fail_behind_their_end_asks_each_target_once(
     assert asked == ["a/m", "b/m"]
 
 
+async def test_the_rest_of_a_spread_is_asked_once_when_the_chosen_one_is_cut(registry):
+    reg = registry({})
+    cut = FakeProvider(["Half", StreamInterrupted("cut")], name="a")
+    refuses = FakeProvider(*[InvalidRequestError("no", status=400)] * 2, name="b")
+    for each in (cut, refuses):
+        reg.register(each.name, each.provider())
+    stream = reg.stream("9*a/m&b/m", "hi", on_interrupt="restart", retries=0)
+    with pytest.raises(FailoverError):
+        await stream.collect()
+    assert [str(each.target) for each in stream.attempts] == ["a/m", "b/m"]
+
+
 async def test_who_never_joined_a_race_goes_on_from_what_its_winner_said(registry):
     reg = registry({})
     cut = FakeProvider(["Hel", StreamInterrupted("cut")], name="a")
