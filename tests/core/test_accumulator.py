@@ -81,6 +81,14 @@ def test_texts_that_a_batch_knows_are_added_once_and_joined_while_they_come() ->
     assert texts(total) == ["ab" * 3 * FOLD]
 
 
+def test_a_batch_knows_no_texts_behind_other_items() -> None:
+    batch = Batch([ReasoningDelta("hm")])
+    add_texts(("a", "b"), batch)
+    total = Accumulator()
+    assert total.add(batch) == [ReasoningDelta("hm"), TextDelta("a"), TextDelta("b")]
+    assert texts(total) == ["hm", "ab"]
+
+
 def test_texts_that_alternate_are_kept_apart() -> None:
     total = Accumulator()
     for number in range(10_000):
@@ -158,6 +166,6 @@ def test_large_arguments_that_are_encoded_twice_are_not_read(size, is_read) -> N
     assert read(json.dumps('{"a":"%s"}' % ("a" * size)))[0] == is_read
 
 
-@pytest.mark.parametrize("size", [9, 2**20])
+@pytest.mark.parametrize("size", [9, 2**17, 2**20])
 def test_arguments_with_half_a_pair_are_as_valid_as_they_were(size) -> None:
     assert read('{"a":"%s\ud83d"}' % ("a" * size))[0] == (size < MAX_LOOSE)

@@ -126,6 +126,13 @@ def test_each_bound_lets_so_many_pass_and_no_more(kind: str, counted: str) -> No
     assert density.excess_in(exceeds, limits).startswith(f"more than {most} {counted}")
 
 
+def test_a_text_of_few_characters_may_have_too_many_bytes() -> None:
+    fits, exceeds = ('"%s"' % ("\u6587" * count) for count in (1_398_101, 1_398_102))
+    assert not density.is_dense(fits)
+    assert density.is_dense(exceeds)
+    assert len(exceeds) < USER.bare
+
+
 def test_up_to_64_kib_anything_is_decoded() -> None:
     check_density(b"[" * 64 * 1024)
     with pytest.raises(ProtocolError):
