@@ -428,9 +428,10 @@ def test_lines_do_not_wait_for_the_end_of_an_event_that_never_comes(junk) -> Non
 
 def test_an_event_of_endless_lines_is_an_error() -> None:
     framer = SSE()
+    for _ in range(6):
+        framer.feed(b"data: x\n" * 10_000)
     with pytest.raises(ProtocolError, match="more than 65536 lines"):
-        for _ in range(100):
-            framer.feed(b"data: x\n" * 10_000)
+        framer.feed(b"data: x\n" * 10_000)
 
 
 def test_a_large_frame_that_is_mostly_structure_is_an_error() -> None:
