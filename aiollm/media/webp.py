@@ -98,8 +98,6 @@ class _Config(ctypes.Structure):
 class WebPFile:
     """An opened file, of which `draft` sets the size at which it is decoded."""
 
-    format = "WEBP"
-
     def __init__(self, data: bytes, library: Any, features: _Features) -> None:
         self._data = data
         self._library = library
