@@ -201,8 +201,6 @@ class Candidates:
         raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
         left = tuple(target for target in raced if target not in gone)
         if left:
-            again = (self._again or {}).items()
-            self._again = {each: is_free for each, is_free in again if each not in left}
             place_of = self.plan.targets.index
             steps = [*self._steps, Step(left)]
             self._steps = sorted(steps, key=lambda step: place_of(step.targets[0]))
