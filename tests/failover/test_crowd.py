@@ -10,6 +10,7 @@ import pytest
 from aiollm import (
     AuthenticationError,
     BusyError,
+    ConfigError,
     FailoverError,
     Limits,
     OverloadedError,
@@ -355,6 +356,15 @@ async def test_calls_in_line_go_by_new_limits_at_once(how):
         assert [each.text for each in await asyncio.gather(*calls)] == ["ok"] * 3
         holder.cancel()
         await asyncio.wait((holder,))
+
+
+async def test_limits_of_a_provider_that_cannot_be_read_can_be_set():
+    async with Registry(env={"LLM_BAD": "nonsense"}) as reg:
+        reg.register("a", FakeProvider(default="ok").provider())
+        await reg.generate("a/m", "hi")
+        reg.limit("bad", Limits(rpm=1))
+        with pytest.raises(ConfigError):
+            await reg.generate("bad/m", "hi")
 
 
 @pytest.mark.parametrize("how", ["limit", "register"])

@@ -157,8 +157,9 @@ async def test_cancelling_a_heartbeat_waits_until_the_tools_are_gone():
         assert gone == ["slow"]
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("waits", ["heartbeat", "ready"])
-async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream(waits):
+async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream(waits, times):
     reading: asyncio.Task[object]
     closed = []
 
@@ -166,6 +167,8 @@ async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream
         try:
             await asyncio.sleep(0.01)
             reading.cancel()
+            if times == 2:
+                asyncio.get_running_loop().call_soon(reading.cancel)
             yield [TextDelta("a")]
             await asyncio.get_running_loop().create_future()
         finally:
@@ -181,7 +184,8 @@ async def test_a_wait_that_is_cancelled_just_when_output_comes_closes_the_stream
             await reading
         assert closed == ["answer"]
         with pytest.raises(StreamInterrupted):
-            await anext(stream)
+            async for _ in stream:
+                pass
 
 
 async def test_dropping_a_heartbeat_closes_the_connection(serve, registry):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from aiollm.errors import UnsupportedError
@@ -80,6 +82,16 @@ def test_a_file_that_is_cut_is_refused_and_never_half_a_picture(make, part, loss
     file = make.save(make.photo(300, 200), "WEBP", lossless=lossless)
     with pytest.raises(UnsupportedError, match="damaged"):
         transform(file[: int(len(file) * part)], ImageLimits(ANY, 100))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_file(make):
+    opened = webp.opened(make.save(make.photo(30, 20), "WEBP"))
+    opened._library = SimpleNamespace(
+        WebPInitDecoderConfigInternal=lambda *_: 1,
+        WebPDecode=lambda *_: 1,  # VP8_STATUS_OUT_OF_MEMORY
+    )
+    with pytest.raises(MemoryError):
+        opened.decoded()
 
 
 def test_more_pixels_than_are_decoded_are_refused_though_few_would_be_left(make):

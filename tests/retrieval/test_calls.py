@@ -130,6 +130,14 @@ async def test_vectors_that_are_dropped_for_another_model_are_paid_for_and_lost(
     assert found.cost.lost >= 200 * 1e-6
 
 
+async def test_what_dropped_vectors_cost_is_unknown_without_their_price(serve, registry):
+    env = {"a": dsn(await serve(Embedder(dies_after=20))), "b": dsn(await serve(Embedder()))}
+    reg = registry(env, prices={"b/*": Price(2, 0)}, retries=0)
+    found = await reg.embed("a/m,b/n", texts(400), batch=10, mixed=True)
+    assert found.cost.usd == pytest.approx(400 * 2e-6)
+    assert found.cost.lost is None
+
+
 async def test_when_all_models_fail_the_most_that_came_from_one_is_on_the_error(serve, registry):
     one, two, three = (Embedder(width=n, dies_after=n * 3) for n in (1, 3, 2))
     env = {

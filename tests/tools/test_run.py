@@ -247,8 +247,12 @@ async def test_another_spelling_in_an_answer_that_was_cut_is_not_read(over):
         (ToolCallDelta(0, "call_0", "double", '{"numb'), "not a complete JSON object"),
         (ToolCallDelta(0, "call_0", "double", "[4]"), "not a complete JSON object"),
         (tool_call("double", {"number": 1, "junk": "x" * 3_000_000}), "more than 1572864 bytes"),
+        (
+            ToolCallDelta(0, "call_0", "double", '{"junk":"%s"}' % ("\u6587" * 600_000)),
+            "more than 1572864 bytes",
+        ),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 async def test_a_call_that_cannot_be_run_is_not_started(over, delta, reason):
     fake = FakeProvider([delta], "Sorry.")
