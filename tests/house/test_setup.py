@@ -129,6 +129,11 @@ def test_mcp_servers_that_cannot_be_installed_cost_their_tests_alone(machine):
     assert "==> Ready" in output
 
 
+def test_a_registry_that_npm_cannot_reach_is_given_up_in_seconds_not_minutes(machine):
+    assert setup(machine)[0] == 0
+    assert "--fetch-retries=1 --fetch-retry-mintimeout=2000 " in log(machine)
+
+
 def test_a_whole_library_is_built_once_and_never_asked_for_again(machine):
     code, _, errors = setup(machine)
     assert (code, errors) == (0, "")
