@@ -15,6 +15,13 @@ from aiollm.errors import ProtocolError
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
+MANY_PIECES = 1024
+"""HTTP chunks in one read from which on the next reads are smaller. Texts of one token that come in
+chunks of their own, as from most servers, are some 400 in 64 KiB."""
+
+_LESS = 16 * 1024
+"""Bytes of a plain socket's read then: to parse 64 KiB of chunks of one byte takes 2 ms."""
+
 
 class SendNotes:
     """What a connector notes about the request that is being sent."""
@@ -290,6 +297,8 @@ class Pieces(aiohttp.StreamReader):
         if len(waiting) == 1:
             data = waiting.popleft()
         else:
+            if len(waiting) > MANY_PIECES:
+                self._read_less()
             data = b"".join(waiting)
             waiting.clear()
         self._size = 0
@@ -298,6 +307,12 @@ class Pieces(aiohttp.StreamReader):
         if self._protocol._reading_paused:  # noqa: SLF001
             self._protocol.resume_reading()
         return data
+
+    def _read_less(self) -> None:
+        """Make the next reads smaller; uvloop's and TLS transports have no such setting."""
+        transport: Any = self._protocol.transport
+        if getattr(transport, "max_size", 0) > _LESS:
+            transport.max_size = _LESS
 
     def coming(self) -> asyncio.Future[None]:
         """Return what ends when there is something to take. Raises: RuntimeError."""

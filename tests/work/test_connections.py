@@ -11,6 +11,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from aiollm._http.aiohttp_tuning import (
+    RECEIVE_SIZE,
     SMALL_BODY,
     TLS_RECEIVE_SIZE,
     Connector,
@@ -184,9 +185,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKS = b"3\r\none\r\n3\r\ntwo\r\n"
 
 
+class Transport(asyncio.Transport):
+    max_size = RECEIVE_SIZE
+
+
 async def received(*reads):
     connection = connection_factory(asyncio.get_running_loop())()
-    connection.connection_made(asyncio.Transport())
+    connection.connection_made(Transport())
     connection.set_response_params(read_until_eof=True)
     for read in reads:
         connection.data_received(read)
@@ -198,6 +203,18 @@ async def test_of_what_comes_with_the_head_aiohttp_notes_no_chunks_either():
     body = connection._payload
     assert body.take() == b"onetwo"
     assert body._http_chunk_splits is None, "aiohttp has fed its own body"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "size"),
+    [(b"1\r\nx\r\n", RECEIVE_SIZE // 4), (b"80\r\n%128s\r\n" % b"x", RECEIVE_SIZE)],
+)
+async def test_reads_become_smaller_after_one_of_very_many_chunks(chunk, size):
+    """Each chunk takes time, however small it is."""
+    connection = await received(HEAD)
+    connection.data_received(chunk * (RECEIVE_SIZE // len(chunk)))
+    assert connection._payload.take()
+    assert connection.transport.max_size == size
 
 
 @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
