@@ -13,10 +13,7 @@ import aiohttp
 from aiohttp import connector
 from aiohttp.http_writer import StreamWriter
 
-from aiollm._http.receiving import SendNotes, connection_factory
-
-RECEIVE_SIZE = 64 * 1024
-"""Bytes a plain socket reads at once: malloc calls mmap for asyncio's 256 KiB on every wake-up."""
+from aiollm._http.receiving import RECEIVE_SIZE, SendNotes, connection_factory
 
 TLS_RECEIVE_SIZE = 32 * 1024
 """Bytes of TLS read at once, two records; asyncio reads 256 KiB."""

@@ -12,6 +12,9 @@ from aiohttp.client_proto import ResponseHandler
 
 from aiollm.errors import ProtocolError
 
+RECEIVE_SIZE = 64 * 1024
+"""Bytes a plain socket reads at once: malloc calls mmap for asyncio's 256 KiB on every wake-up."""
+
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
@@ -19,8 +22,8 @@ MANY_PIECES = 1024
 """HTTP chunks in one read from which on the next reads are smaller. Texts of one token that come in
 chunks of their own, as from most servers, are some 400 in 64 KiB."""
 
-_LESS = 16 * 1024
-"""Bytes of a plain socket's read then: to parse 64 KiB of chunks of one byte takes 2 ms."""
+LESS = 16 * 1024
+"""Bytes of a read then: to parse 64 KiB of chunks of one byte takes 2 ms."""
 
 
 class SendNotes:
@@ -92,6 +95,12 @@ class _Answering(ResponseHandler):
         else:
             self._end_interim()
 
+    def read_less(self) -> None:
+        """Make the next reads smaller; TLS transports have no such setting."""
+        transport: Any = self.transport
+        if getattr(transport, "max_size", 0) > LESS:
+            transport.max_size = LESS
+
     def _end_interim(self) -> None:
         error = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
         self.set_exception(ProtocolError(error))
@@ -151,7 +160,7 @@ class _Flowing(_Answering):
         """Take what is behind a head: a body, or what is refused."""
         body: Any = self._payload
         if type(body) is Pieces:
-            self.data_received(data)
+            _Flowing.data_received(self, data)  # it is of a read that was cut already
         elif body is None or body.is_eof():
             self._refuse()
         else:
@@ -192,6 +201,68 @@ class _Flowing(_Answering):
                 self.transport.pause_reading()
 
 
+class _Slicing(_Flowing):
+    """A connection of a loop that reads more at once than can be parsed in one turn, as uvloop's.
+
+    A read of 256 KiB may hold 40,000 HTTP chunks, which take 10 ms. Nothing more is read before the
+    rest of it has been parsed.
+    """
+
+    _rest = b""
+    _most = RECEIVE_SIZE
+
+    @property
+    def should_close(self) -> bool:
+        """Whether it must not be reused."""
+        return bool(self._rest) or super().should_close
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        if self._rest:
+            self._rest += data
+        elif len(data) <= self._most:
+            super().data_received(data)
+        else:
+            self._rest = data[self._most :]
+            self.pause_reading()
+            super().data_received(data[: self._most])
+            self._loop.call_soon(self._go_on)  # after who waits for this part
+
+    def _go_on(self) -> None:
+        data, self._rest = self._rest, b""
+        if not data or self._exception is not None:
+            return
+        self.data_received(data)
+        body: Any = self._payload
+        if type(body) is not Pieces or body._size <= body._high_water:  # noqa: SLF001
+            self.resume_reading()
+
+    def read_less(self) -> None:
+        """Make the next parts smaller."""
+        self._most = LESS
+
+    def resume_reading(self, *args: Any, **options: Any) -> None:
+        """Read on, unless there is a rest."""
+        if not self._rest:
+            super().resume_reading(*args, **options)
+
+    def _flush(self) -> None:
+        """Take the rest at once: the end comes behind it."""
+        data, self._rest = self._rest, b""
+        if data and self._exception is None:
+            super().data_received(data)
+
+    def eof_received(self) -> None:
+        """Take the end."""
+        self._flush()
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Take the loss of the connection."""
+        self._flush()
+        super().connection_lost(exc)
+
+
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -230,15 +301,17 @@ class _Failed:
             del error  # its traceback refers to this frame, which would make a cycle
 
 
-_FLOWING_USES = ("_exception", "_parser", "_payload", "_read_timeout", "_reading_paused")
+_FLOWING_USES = ("_exception", "_loop", "_parser", "_payload", "_read_timeout", "_reading_paused")
 """What `_Flowing` uses of aiohttp's connection."""
 
 
 def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
     """Return what makes the protocols of connections for aiohttp."""
     one = ResponseHandler(loop)
-    known = _IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES)
-    return partial(_Flowing if known else _Answering, loop=loop)
+    kind: type[_Answering] = _Answering
+    if _IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES):
+        kind = _Flowing if isinstance(loop, asyncio.BaseEventLoop) else _Slicing
+    return partial(kind, loop=loop)
 
 
 class Pieces(aiohttp.StreamReader):
@@ -298,7 +371,7 @@ class Pieces(aiohttp.StreamReader):
             data = waiting.popleft()
         else:
             if len(waiting) > MANY_PIECES:
-                self._read_less()
+                cast("_Answering", self._protocol).read_less()
             data = b"".join(waiting)
             waiting.clear()
         self._size = 0
@@ -307,12 +380,6 @@ class Pieces(aiohttp.StreamReader):
         if self._protocol._reading_paused:  # noqa: SLF001
             self._protocol.resume_reading()
         return data
-
-    def _read_less(self) -> None:
-        """Make the next reads smaller; uvloop's and TLS transports have no such setting."""
-        transport: Any = self._protocol.transport
-        if getattr(transport, "max_size", 0) > _LESS:
-            transport.max_size = _LESS
 
     def coming(self) -> asyncio.Future[None]:
         """Return what ends when there is something to take. Raises: RuntimeError."""
