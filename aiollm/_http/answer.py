@@ -95,7 +95,7 @@ class Answer:
     _read: Read | None = None
     """What cuts large reads into pieces."""
     _has_turned = False
-    """Whether others run now, before what is held is decoded."""
+    """Whether others run without this: they do now, or `_read` sees to it."""
 
     def __init__(
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
@@ -181,7 +181,7 @@ class Answer:
         if len(data) > PIECE and self._read is None:
             data = self._first_of(data)
         if self._turn_at:
-            self._has_turned, self.ends_late = False, True
+            self._has_turned, self.ends_late = self._read is not None, True
             if held_by(self.framer) > FIRST:
                 self.framer = _LargeFrame(self.framer, self)
             self._turn_at = self._size + TURN
@@ -197,7 +197,7 @@ class Answer:
     def _first_of(self, data: bytes) -> bytes:
         """Return the first slice of a large read; the others are taken later."""
         turns = Turns(self._reply.read, data[FIRST:], FIRST, PIECE)
-        self._source, self._read = turns, turns.read
+        self._source, self._read, self._has_turned = turns, turns.read, True
         self._size -= len(data) - FIRST
         return data[:FIRST]
 

@@ -123,6 +123,13 @@ async def test_the_loop_turns_once_in_so_many_bytes(operation, reads):
         assert operation == "images" or transport.taken == sum(map(len, reads))
 
 
+async def test_pieces_of_quick_work_share_a_single_turn_in_so_many_bytes(monkeypatch):
+    monkeypatch.setattr(turns, "monotonic", lambda: 1.0)
+    async with Registry(env={}, retries=0) as reg:
+        reg.register("mem", provider(Ready([EVENT * (SIZE // len(EVENT)), LAST])))
+        assert await turns_of_the_loop(reg.generate("mem/m", "hi")) < 1.5 * SIZE / TURN
+
+
 @pytest.mark.parametrize(
     ("seconds", "usual"), [(0.0001, TURN), (0.01, 1024)], ids=["quick work", "slow work"]
 )
