@@ -250,9 +250,11 @@ async def test_a_deadline_fires_while_bytes_are_there():
     assert loop.is_running()
 
 
-async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_same_read():
+@pytest.mark.parametrize("cut", [True, False], ids=["read by read", "all in one read"])
+async def test_the_loop_turns_between_a_large_frame_and_what_follows_it_in_the_same_read(cut):
     start, end = EVENT.split(b"hello")
-    reads = [start, *[b"x" * 8192] * 40, end + EVENT + LAST]
+    pieces = [start, *[b"x" * 8192] * 40, end + EVENT + LAST]
+    reads = pieces if cut else [b"".join(pieces)]
     async with Registry(env={}) as reg, counted_turns() as seen:
         reg.register("mem", provider(Ready(reads)))
         async with reg.stream("mem/m", "hi") as stream:
