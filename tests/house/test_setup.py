@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 PYTHON = f"""#!/bin/sh
 case "$*" in
-    "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
+    "-m venv"*)
+        echo "venv $4" >>log
+        mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && echo "$PWD/$4" >"$4/bin/activate" ;;
+    *"import ensurepip"*) test ! -e no-venv ;;
+    *"import pip"*) ;;
+    *version_info*"< (3"*) test ! -e too-old ;;
+    *venv*version_info*) echo python3.11-venv ;;
+    -V) echo Python 3.10.12 ;;
     *sysconfig*) echo "$PWD" ;;
     *libgomp*) test ! -e no-openmp ;;
     *xllamacpp*) cat no-server && test ! -s no-server ;;
@@ -234,6 +241,82 @@ def test_what_nobody_can_install_is_told_before_what_takes_minutes(machine, what
     assert code == 1
     assert errors.endswith(f"sudo apt-get install {package}\n")
     assert "-e ." not in log(machine)
+
+
+def test_all_that_root_must_install_is_named_at_once(machine):
+    for name in ("no-venv", "no-openmp"):
+        (machine / name).touch()
+    someone(machine)
+    code, _, errors = setup(machine, "demo")
+    assert code == 1
+    assert "This machine lacks Python's venv module and the OpenMP library" in errors
+    assert errors.endswith("sudo apt-get install python3.11-venv libgomp1\n")
+    assert log(machine) == ""
+
+
+def test_a_machine_without_python_is_told_all_that_it_needs(machine):
+    path = programs_alone(machine)
+    (machine / "programs" / "python3").unlink()
+    someone(machine)
+    code, _, errors = setup(machine, "demo", PATH=path)
+    assert code == 1
+    assert errors.endswith("sudo apt-get install python3 python3-venv libgomp1\n")
+
+
+@pytest.mark.parametrize("user", ["root", "someone"])
+def test_no_package_is_promised_where_python_is_too_old(machine, user):
+    (machine / "too-old").touch()
+    if user == "someone":
+        someone(machine)
+    code, _, errors = setup(machine, "demo", PATH=programs_alone(machine))
+    assert code == 1
+    assert "Python 3.11 or newer was not found: python3 is Python 3.10.12." in errors
+    assert errors.endswith("Set PYTHON=/path/to/python\n")
+    assert log(machine) == ""
+
+
+def test_a_python_that_was_asked_for_is_taken_or_refused(machine):
+    code, _, errors = setup(machine, "demo", PYTHON="/no/such python")
+    assert (code, errors) == (1, "setup: PYTHON=/no/such python is not Python 3.11 or newer\n")
+    folder = machine / "its own"
+    folder.mkdir()
+    (machine / "programs" / "python3").rename(folder / "python")
+    path = programs_alone(machine)
+    assert setup(machine, "demo", PYTHON=str(folder / "python"), PATH=path)[::2] == (0, "")
+
+
+def test_a_checkout_that_was_moved_gets_its_environment_anew(machine, tmp_path_factory):
+    assert setup(machine, "demo")[0] == 0
+    moved = machine.rename(tmp_path_factory.mktemp("another") / "place with spaces")
+    (moved / "log").write_text("")
+    assert setup(moved, "demo")[::2] == (0, "")
+    assert log(moved).startswith("venv .venv\n")
+    (moved / "log").write_text("")
+    assert setup(moved, "demo") == (0, "", "")
+    assert log(moved) == ""
+
+
+def test_an_environment_behind_a_link_is_not_emptied(machine, tmp_path_factory):
+    assert setup(machine, "demo")[0] == 0
+    shared = (machine / ".venv").rename(tmp_path_factory.mktemp("another") / ".venv")
+    (shared / "bin" / "activate").write_text(str(shared))
+    (machine / ".venv").symlink_to(shared)
+    (machine / "log").write_text("")
+    assert setup(machine, "demo")[::2] == (0, "")
+    assert "venv .venv" not in log(machine)
+
+
+def test_the_environment_in_use_does_not_make_itself_anew(machine, tmp_path_factory):
+    assert setup(machine, "demo")[0] == 0
+    link = tmp_path_factory.mktemp("another") / "link"
+    link.symlink_to(machine)
+    own = machine / ".venv" / "bin"
+    (own / "python3").write_text("#!/bin/sh\necho itself >>log\nexit 1\n")
+    (own / "python3").chmod(0o755)
+    path = f"{own}:{machine / 'programs'}:{os.environ['PATH']}"
+    (machine / "log").write_text("")
+    assert setup(link, "demo", PATH=path, PWD=str(link)) == (0, "", "")
+    assert log(machine) == ""
 
 
 def test_tests_that_lack_a_server_are_told_to_anyone_but_the_gate(machine):
