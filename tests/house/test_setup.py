@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,19 @@ def test_a_machine_without_python_is_told_all_that_it_needs(machine):
     code, _, errors = setup(machine, "demo", PATH=path)
     assert code == 1
     assert errors.endswith("sudo apt-get install python3 python3-venv libgomp1\n")
+
+
+def test_the_pages_name_what_root_must_install():
+    script, base = (ROOT / "scripts" / "setup").read_text(), {"git", "make"}
+    base.update(*(each.split() for each in re.findall(r" missing\+?=\(([\w -]+)\)", script)))
+    compiler = set(re.findall(r" \|\| missing\+=\((\S+)\)", script))
+    for page, packages in [
+        ("README.md", base - compiler - {"python3"}),
+        ("CONTRIBUTING.md", base - compiler - {"python3"}),
+        ("docs/media.md", compiler),
+    ]:
+        commands = re.findall(r"sudo apt-get install ([\w -]+)", (ROOT / page).read_text())
+        assert any(packages <= set(each.split()) for each in commands), page
 
 
 @pytest.mark.parametrize("user", ["root", "someone"])
