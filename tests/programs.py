@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+
+def python(*words: object) -> str:
+    """Return a command of this Python in the words of a shell: folders may have spaces."""
+    return shlex.join([sys.executable, *map(str, words)])
 
 
 def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

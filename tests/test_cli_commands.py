@@ -20,6 +20,7 @@ from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers._warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat
+from tests.programs import python
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -276,7 +277,7 @@ def test_options_out_of_range_are_wrong_usage(
 )
 def test_standard_streams_may_be_closed(box, command, closed, code, out):
     run = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m aiollm {command} {closed}"],
+        ["sh", "-c", f"{python('-m', 'aiollm')} {command} {closed}"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ from aiollm import cli
 from aiollm.cli import known_models
 from aiollm.cli.commands import COMMANDS
 from aiollm.cli.completion import SCRIPTS, completions
+from tests.programs import python
 
 ROOT = Path(__file__).parents[1]
 ENV = {
@@ -171,7 +172,7 @@ def run(shell: str, script: str, environment: Callable[..., dict[str, str]]) -> 
 def environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Make an environment in which `aiollm` is a program."""
     program = tmp_path / "aiollm"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m aiollm "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {python("-m", "aiollm")} "$@"\n')
     program.chmod(0o755)
     kept = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",

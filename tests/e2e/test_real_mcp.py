@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from aiollm import (
     tool_results,
     user,
 )
+from tests.programs import python
 
 MODULE = "mcp_server_time"
 pytestmark = [
@@ -53,7 +53,7 @@ async def test_a_real_model_calls_a_tool_of_an_mcp_server_and_tells_its_answer()
     request = Request(asked, max_output_tokens=64, temperature=0.0)
     async with Registry(env={}, retries=0) as reg:
         await local.start(reg, context=2048, chat_template=TEMPLATE)
-        async with reg.mcp(f"stdio:{sys.executable} -m {MODULE}", name="time") as server:
+        async with reg.mcp(f"stdio:{python('-m', MODULE)}", name="time") as server:
             tools = await server.tools("get_current_time")
             async with reg.run("local/smollm2", request, tools=tools) as run:
                 events = [event async for event in run]

@@ -15,7 +15,7 @@ import pytest
 from aiollm import Registry
 from aiollm.testing import Answer, FaultServer, chat
 from aiollm.testing.thread import LoopThread
-from tests.programs import ROOT, run_program
+from tests.programs import ROOT, python, run_program
 
 PROGRAM = """
 import asyncio, contextlib, json, sys, threading
@@ -53,8 +53,7 @@ async def mapped(reg):
         await run.finish()
 
 async def served(reg):
-    command = f"stdio:{sys.executable} {sys.argv[4]} modern"
-    await reg.mcp(command).call("echo", {"text": "hi"})
+    await reg.mcp(sys.argv[4]).call("echo", {"text": "hi"})
 
 async def five(reg):
     answers = (reg.generate("a/m", "hi") for _ in range(5))
@@ -202,7 +201,8 @@ def url() -> Iterator[str]:
 def imported(url: str, scene: str, *, preloaded: bool = False) -> set[str]:
     """Return what the event loop's thread imports of us and of others while a scene plays."""
     how = "preloaded" if preloaded else ""
-    done = run_program(PROGRAM, url, scene, how, str(ROOT / "tests/mcp/fake_server.py"))
+    server = f"stdio:{python(ROOT / 'tests' / 'mcp' / 'fake_server.py', 'modern')}"
+    done = run_program(PROGRAM, url, scene, how, server)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 

@@ -10,11 +10,12 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.programs import python
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ case "$*" in
     *sysconfig*) echo "$PWD" ;;
     *libgomp*) test ! -e no-openmp ;;
     *xllamacpp*) cat no-server && test ! -s no-server ;;
-    scripts/*) PYTHONPATH="$PWD" exec {sys.executable} "$@" ;;
+    scripts/*) PYTHONPATH="$PWD" exec {python()} "$@" ;;
     *--no-cache-dir*) echo "pip $* $C_INCLUDE_PATH" >>log; cp after-a-build lacking ;;
     *"pip "*) echo "pip $*" >>log ;;
 esac

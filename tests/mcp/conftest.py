@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from aiollm import McpServer, Registry
 from aiollm._mcp import sdk
+from tests.programs import python
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
 
@@ -37,7 +37,7 @@ def served(registry) -> Iterator[Callable[..., McpServer]]:
     """Return a function that makes a scripted server, started in a mode, with its registry's."""
 
     def make(mode: str = "ok", reg: Registry | None = None, **options: Any) -> McpServer:
-        address = f"stdio:{sys.executable} -S {SCRIPT} {mode}"
+        address = f"stdio:{python('-S', SCRIPT, mode)}"
         return (reg or registry()).mcp(address, **{"name": "fake", **options})
 
     return make

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.programs import ROOT, run_program
+from tests.programs import ROOT, python, run_program
+
+SCRIPT = ROOT / "tests" / "mcp" / "fake_server.py"
 
 PROGRAM = """
 import asyncio, sys
@@ -12,9 +14,9 @@ from aiollm import Registry
 
 async def main():
     async with Registry(env={}) as reg:
-        server = reg.mcp(f"stdio:{sys.executable} {sys.argv[1]} modern")
+        server = reg.mcp(sys.argv[1])
         left = asyncio.create_task(server.call("echo", {"text": "left"}))
-        closed = reg.mcp(f"stdio:{sys.executable} {sys.argv[1]} modern")
+        closed = reg.mcp(sys.argv[1])
         call = asyncio.create_task(closed.start())
         await asyncio.sleep(0)
         left.cancel()
@@ -36,5 +38,5 @@ else:
 
 @pytest.mark.parametrize("runner", ["asyncio", "anyio"])
 def test_first_calls_at_once_start_one_server_though_one_of_them_is_left(runner: str) -> None:
-    done = run_program(PROGRAM, str(ROOT / "tests/mcp/fake_server.py"), runner)
+    done = run_program(PROGRAM, f"stdio:{python(SCRIPT, 'modern')}", runner)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiollm.testing import Answer, FaultServer, chat
+from tests.programs import python
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("fake_server.py")
@@ -36,7 +37,7 @@ async def command(*arguments: str, model: FaultServer, folder: Path, typed: str 
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         "LLM_BOX": f"openai+http://key@127.0.0.1:{model.port}/v1?api=chat",
-        "AIOLLM_MCP_FILES": f"stdio:{sys.executable} -S {SCRIPT} ok",
+        "AIOLLM_MCP_FILES": f"stdio:{python('-S', SCRIPT, 'ok')}",
     }
     return await asyncio.to_thread(
         subprocess.run,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from aiollm import Registry
 from aiollm.testing import FaultServer, chat
+from tests.programs import python
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("fake_server.py")
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 async def world(monkeypatch):
-    server = f"stdio:{sys.executable} -S {SCRIPT} page"
+    server = f"stdio:{python('-S', SCRIPT, 'page')}"
     async with FaultServer(default=lambda _: chat("It says ", "hello.")) as model:
         dsn = f"openai+http://key@127.0.0.1:{model.port}/v1?api=chat"
         monkeypatch.setenv("LLM_M5", dsn)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from aiollm import DocumentPart, ImagePart, ToolEnded, tool
 from aiollm.events import McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
+from tests.programs import python
 
 NODE = Path(__file__).parents[2] / ".node" / "node_modules" / ".bin"
 
@@ -23,14 +24,14 @@ NODE = Path(__file__).parents[2] / ".node" / "node_modules" / ".bin"
 def python_server(module: str) -> str:
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed: pip install --group servers")
-    return f"stdio:{sys.executable} -m {module}"
+    return f"stdio:{python('-m', module)}"
 
 
 def node_server(name: str) -> str:
     command = shutil.which(name, path=os.pathsep.join([str(NODE), os.environ["PATH"]]))
     if command is None:
         pytest.skip(f"{name} is not installed: run scripts/setup dev where npm is")
-    return f"stdio:{command}"
+    return f"stdio:{shlex.quote(command)}"
 
 
 async def test_the_time_server_tells_the_time(registry):
@@ -111,7 +112,7 @@ server.run()
 async def test_a_document_of_the_sdks_own_server_is_a_part(registry, tmp_path):
     script = tmp_path / "server.py"
     script.write_text(DOCUMENTS)
-    async with registry() as reg, reg.mcp(f"stdio:{sys.executable} {script}") as server:
+    async with registry() as reg, reg.mcp(f"stdio:{python(script)}") as server:
         result = await server.call("read")
         assert server.status.protocol >= "2026"
     assert isinstance(result.content[0], DocumentPart)
@@ -145,7 +146,7 @@ async def test_changes_of_the_tools_of_the_sdks_own_server_are_heard(registry, t
 
     async with registry() as reg:
         reg.on_event(hook)
-        async with reg.mcp(f"stdio:{sys.executable} {script}") as server:
+        async with reg.mcp(f"stdio:{python(script)}") as server:
             await server.start()
             while not heard.is_set():
                 await server.call("grow")  # the subscription may not be there yet

@@ -32,6 +32,7 @@ from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.traffic import Traffic
 from aiollm.events import McpDied, McpRestarted, McpStarted, McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
+from tests.programs import python
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
 
@@ -496,7 +497,7 @@ asyncio.run(main())
 
 
 async def test_nothing_is_left_where_the_program_is_killed():
-    address = f"stdio:{sys.executable} {SCRIPT} stubborn"
+    address = f"stdio:{python(SCRIPT, 'stubborn')}"
     root = str(Path(__file__).parents[2])
     program = subprocess.Popen(  # noqa: ASYNC220 - it has its own loop
         [sys.executable, "-c", ORPHAN, address],
@@ -557,7 +558,7 @@ async def test_what_is_not_a_setting_is_refused(registry):
 
 
 async def test_a_server_is_found_by_its_name_in_the_environment():
-    env = {"AIOLLM_MCP_MY_FILES": f"stdio:A=b {sys.executable} {SCRIPT} ok"}
+    env = {"AIOLLM_MCP_MY_FILES": f"stdio:A=b {python(SCRIPT, 'ok')}"}
     async with Registry(env=env) as reg, reg.mcp("my-files") as server:
         assert server.name == "my-files"
         assert json.loads((await server.call("env")).text)["A"] == "b"
