@@ -208,6 +208,21 @@ def test_missing_headers_are_installed_by_root(machine, header, package):
     assert f"apt-get install -qy --no-install-recommends {package}\n" in log(machine)
 
 
+def test_a_source_of_packages_may_be_away_and_a_package_may_not(machine):
+    (machine / "no-openmp").touch()
+    program = machine / "programs" / "apt-get"
+    program.write_text('#!/bin/sh\necho "apt-get $*" >>log\ntest "$1" = install\n')
+    assert setup(machine)[::2] == (0, "")
+    assert "libgomp1\n" in log(machine)
+    shutil.rmtree(machine / ".venv")
+    program.write_text("#!/bin/sh\necho no network >&2\nexit 100\n")
+    code, _, errors = setup(machine)
+    assert (code, errors.splitlines()[-1]) == (
+        1,
+        "setup: apt-get could not install libgomp1, as it says above",
+    )
+
+
 def test_two_at_a_time_do_not_run_apt_get_together(machine):
     (machine / "no-header").write_text("tiffio.h")
     program = machine / "programs" / "apt-get"
