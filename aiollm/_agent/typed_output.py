@@ -112,10 +112,9 @@ def shape_of(kind: Any) -> Shape:
     kind = kind if is_schema else known(kind)
     if schema.get("type") == "object" or "properties" in schema:
         return Shape(name, kind, dict[str, Any] if is_schema else kind)
+    made = msgspec.defstruct(name, [("value", Any if is_schema else kind)])
     if not is_schema:
-        made = msgspec.defstruct(name, [("value", kind)])
         return Shape(name, made, made, wrapped=True, bare=kind)
-    made = msgspec.defstruct(name, [("value", Any)])
     definitions = {"$defs": schema.pop("$defs")} if "$defs" in schema else {}
     wire = definitions | {
         "title": name,

@@ -81,17 +81,17 @@ class Admission:
         self._is_pending = False
         line.gave_output()
         if closed:
-            if self._gate.sharing is not None:
-                self._gate.sharing.closed(line)
-            self._gate.changed_health(line.origin)
+            self._closed()
+        elif self.permit.is_probe:
+            self._probe_ended()  # another attempt was told how long the target has to rest
         elif line.scope.waiting:
             self._gate.pump(line.scope)
         return closed
 
     def success(self, usage: Usage) -> None:
         """Book a success: the slot is free, whatever the caller does with the answer."""
-        if self.permit.success() and self._gate.sharing is not None:
-            self._gate.sharing.closed(self.line)
+        if self.permit.success():
+            self._closed()
         slots = self.line.scope.slots
         if slots is not None:
             slots.succeeded()
@@ -133,10 +133,20 @@ class Admission:
         self.permit.abandoned()
         self._leave()
         if self.permit.is_probe:
-            if self._gate.sharing is not None:
-                self._gate.sharing.released(self.line)
-            # Any call that waits at the host, under any key, may be the next to probe.
-            self._gate.changed_health(self.line.origin)
+            self._probe_ended()
+
+    def _closed(self) -> None:
+        """Let all know of a target that answers again."""
+        if self._gate.sharing is not None:
+            self._gate.sharing.closed(self.line)
+        self._gate.changed_health(self.line.origin)
+
+    def _probe_ended(self) -> None:
+        """Hand on after a probe that closed nothing."""
+        if self._gate.sharing is not None:
+            self._gate.sharing.released(self.line)
+        # Any call that waits at the host, under any key, may be the next to probe.
+        self._gate.changed_health(self.line.origin)
 
     def _leave(self) -> None:
         line = self.line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -73,6 +74,7 @@ class Breaker:
         "probe",
         "probe_at",
         "shared",
+        "stated_at",
         "succeeded",
         "until",
     )
@@ -85,6 +87,8 @@ class Breaker:
         self.until: float = 0.0
         self.probe_at: float = 0.0
         self.not_before: float = 0.0
+        self.stated_at: float = -math.inf
+        """When the server stated a time that `not_before` heeds."""
         self.error: Exception | None = None
         self.probe: Any = None
         self.succeeded: int = 0
@@ -132,6 +136,20 @@ class Breaker:
             return max(self.not_before, self.probe_at)
         return self.until
 
+    def rest(self, now: float, stated: float) -> None:
+        """Keep away for the seconds that the server states."""
+        if now + stated > self.not_before:
+            self.stated_at = now
+            self.not_before = now + stated
+        self.until = max(self.until, self.not_before)
+
+    def rests(self, since: float, now: float) -> bool:
+        """Return whether it rests for a time that was stated after the time `since`.
+
+        An answer to an attempt that began then says nothing of it.
+        """
+        return since <= self.stated_at and now < self.not_before
+
     def close(self) -> None:
         """Forget the failures."""
         self.failures = 0
@@ -160,7 +178,8 @@ class Breaker:
         self.failures = max(1, self.failures)
         self.until = now + state.reopens
         self.probe_at = now + state.probes
-        self.not_before = now + state.not_before
+        self.not_before = min(self.not_before, now + state.not_before)
+        self.rest(now, state.not_before)
         if self.error is None:
             self.error = error
             self.last_error = type(error).__name__

@@ -176,8 +176,8 @@ class Permit:
 
     def _recover(self, breaker: Breaker) -> bool:
         was_open = breaker.is_open
-        # An answer to an attempt older than the opening says nothing of the time after it.
-        if self._is_current(breaker):
+        # An older attempt's answer says nothing of the time after an opening, or that was stated.
+        if self._is_current(breaker) and not breaker.rests(self.started, self._health.clock()):
             breaker.close()
         return was_open and not breaker.is_open
 
@@ -205,8 +205,7 @@ class Permit:
                 every if long else min(every, health.full_cooldown(breaker.openings))
             )
             breaker.not_before = max(breaker.not_before, now + hang)
-        breaker.not_before = max(breaker.not_before, now + stated)
-        breaker.until = max(breaker.until, breaker.not_before)
+        breaker.rest(now, stated)
         return (breaker,) if opens else ()
 
 

@@ -138,9 +138,7 @@ class _EmbedCall:
         end: float | None,
     ) -> None:
         self._calls, self._plan, self._end = calls, plan, end
-        self._request = request
-        self._policy = policy
-        self._targets = targets
+        self._request, self._policy, self._targets = request, policy, targets
         self._left: Iterator[range] = split(request.inputs, *limits)
         self._found: dict[range, Embeddings | None] = {}
         """Each batch that has begun, in order, with its vectors."""

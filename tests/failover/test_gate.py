@@ -349,6 +349,45 @@ def test_a_reset_lets_those_who_wait_go():
     bench.end()
 
 
+@pytest.mark.parametrize(("stated", "goes"), [(60.0, False), (10.0, True)])
+def test_who_waits_behind_a_probe_rests_as_long_as_the_server_stated_meanwhile(stated, goes):
+    bench = Bench()
+    old = bench.enter(bench.am)
+    bench.fails(bench.am, ServerError("x", status=500))
+    bench.passes(3)
+    probe = bench.enter(bench.am)
+    task = bench.waits(bench.am)
+    old.failure(OverloadedError("x", status=503, retry_after=stated), was_sent=True)
+    probe.first_output(0.1)
+    bench.passes()
+    assert task.done() == (not goes), "a wait that cannot end in time ends at once"
+    assert bench.gate.is_sick(bench.am)
+    bench.passes(stated + 1)
+    assert isinstance(task.result(), Admission) == goes
+    bench.end()
+
+
+def test_the_end_of_an_answer_lets_those_go_whom_its_beginning_did_not():
+    bench = Bench()
+    old = bench.enter(bench.am)
+    bench.fails(bench.am, ServerError("x", status=500))
+    bench.passes(3)
+    probe = bench.enter(bench.am)
+    old.failure(OverloadedError("x", status=503, retry_after=5.0), was_sent=True)
+    probe.first_output(0.1)
+    bench.passes(6)
+    second = bench.enter(bench.am)
+    crowd = [bench.waits(bench.am) for _ in range(3)]
+    probe.success(Usage())
+    bench.passes()
+    assert not bench.gate.is_sick(bench.am)
+    assert len(went(crowd)) == 1, "one more than waits for its output"
+    second.first_output(0.1)
+    bench.passes()
+    assert len(went(crowd)) == 3
+    bench.end(*crowd)
+
+
 def test_a_host_is_set_aside_by_a_target_that_was_so_before():
     bench = Bench()
     first, second = bench.enter(bench.am), bench.enter(bench.am)

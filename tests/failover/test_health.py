@@ -214,6 +214,40 @@ def test_an_attempt_older_than_an_outage_that_is_over_counts_by_what_the_server_
     assert tracker.ready_in(A, "one") == expected
 
 
+@pytest.mark.parametrize("answers", ["first_output", "success", "refusal"])
+def test_a_probe_does_not_end_a_wait_that_was_stated_while_it_was_under_way(answers):
+    tracker, clock = health()
+    old, new = tracker.admit(A, "one"), tracker.admit(A, "one")
+    new.failure(ServerError("x", status=500))
+    clock.now += 1
+    probe = tracker.admit(A, "one")
+    old.failure(OverloadedError("x", status=503, retry_after=20.0))
+    match answers:
+        case "first_output":
+            assert not probe.first_output(0.1)
+        case "success":
+            assert not probe.success()
+        case _:
+            probe.failure(ContextLengthError("x", status=400))
+    assert tracker.ready_in(A, "one") == 20
+    clock.now += 20
+    assert tracker.admit(A, "one").success()
+    assert tracker.ready_in(A, "one") == 0
+
+
+def test_a_probe_whose_answer_ends_after_a_wait_that_was_stated_meanwhile_closes():
+    tracker, clock = health()
+    old, new = tracker.admit(A, "one"), tracker.admit(A, "one")
+    new.failure(ServerError("x", status=500))
+    clock.now += 1
+    probe = tracker.admit(A, "one")
+    old.failure(OverloadedError("x", status=503, retry_after=20.0))
+    probe.first_output(0.1)
+    clock.now += 21
+    assert probe.success()
+    assert tracker.ready_in(A, "one") == 0
+
+
 def test_a_cooldown_is_no_shorter_than_the_failed_attempt_took():
     tracker, clock = health()
     permit = tracker.admit(A, "one")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from aiollm import FailoverError, Registry
-from aiollm._failover.tickets import Demand
-from aiollm._fleet import scripts
+from aiollm._failover.tickets import Demand, Patience
+from aiollm._fleet import scripts, shared_health
 from aiollm._fleet.address import parse_address
 from aiollm._fleet.membership import service_name
 from aiollm._fleet.overview import look
-from aiollm.errors import ConnectError, ServerError
+from aiollm.errors import ConnectError, OverloadedError, ServerError
 from aiollm.spec import parse_target
 from aiollm.testing import Answer, FaultServer, Gate, Reset, chat
 from aiollm.types import Request, user
@@ -189,6 +190,29 @@ async def test_a_host_that_is_down_does_not_double_the_cooldown_of_a_target_that
     attempts[1].failure(ConnectError("x"), was_sent=False)
     await until(lambda: not health._reports)
     assert [each.openings for each in health._known.values() if each.openings] == [1]
+
+
+async def test_a_probe_does_not_end_a_wait_that_was_stated_to_another_process(
+    redis, members, server, monkeypatch
+):
+    monkeypatch.setattr(shared_health, "UNUSED", 60.0)  # a claim does not end by itself
+    monkeypatch.setattr(shared_health, "PROBE_LEASE", 60.0)
+    url = redis.url
+    first, second = (members(url, {"a": server}, cooldown=0.01) for _ in range(2))
+    second._gate.bind_loop(asyncio.get_running_loop())
+    (old,), (failing,) = await under_way(first, "a/m"), await under_way(second, "a/m")
+    failing.failure(ServerError("x", status=500), was_sent=True)
+    key, known = await opened(second)
+    line = second._gate.line(parse_target("a/m"), second.provider("a"))
+    probe = await second._gate.wait(
+        1, [line], Demand(Request((user("hi"),))), Patience(20, 20), math.inf
+    )
+    assert probe.permit.is_probe
+    old.failure(OverloadedError("x", status=503, retry_after=60.0), was_sent=True)
+    await until(lambda: known()[key].not_before > 50e6)
+    assert not probe.first_output(0.1)
+    await until(lambda: not known()[key].holder)
+    assert [state(each) for each in (first, second)] == ["cooling", "cooling"]
 
 
 async def under_way(registry, *specs):
