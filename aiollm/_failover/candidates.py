@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
 from aiollm._failover.admission import Admission
@@ -109,13 +109,16 @@ class Candidates:
                 return None
         return None
 
-    async def wait(self, seconds: float) -> Admitted | list[Exception]:
+    async def wait(
+        self, seconds: float, on_wait: Callable[[], None] | None
+    ) -> Admitted | list[Exception]:
         """Wait for the target that is ready first; return it, or the reasons why there is none.
 
-        `seconds` are left of the call's own deadline.
+        `seconds` are left of the call's own deadline. `on_wait` is called if it has to wait.
         """
         total_at = self._gate.now() + seconds
         patience = self._patience = self._patience or self._full_patience()
+        patience.on_wait = on_wait
         for step in self._steps:
             if waits := self._lines_to_wait_at(step):
                 found = await self._wait_at(waits, patience, total_at)
@@ -151,11 +154,17 @@ class Candidates:
         """Spend what a step wants to be waited for before the steps behind it are asked."""
         self._waited_at = (self._waited_at or set()) | {line.target for line in lines}
         wanted = max(line.provider.options.wait or 0.0 for line in lines)
-        own = Patience(min(wanted, patience.room), 0.0)
+        own = Patience(min(wanted, patience.room), 0.0, patience.on_wait)
         spent = own.room
         found = await self._gate.wait(self._number, lines, self._opener, own, total_at)
+        patience.on_wait = own.on_wait
         patience.room -= spent - own.room
         return self._took(found) if isinstance(found, Admission) else None
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether the latest `wait`, which may not be over, had to wait."""
+        return self._patience is not None and self._patience.on_wait is None
 
     @property
     def room(self) -> float:

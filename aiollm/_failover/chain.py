@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aiollm._failover.admission import Admission
@@ -210,32 +211,29 @@ class Chain(Call):
         """
         if self.gate.sharing is not None and (found := await self._ask(self.gate.sharing)):
             return found, 0.0
-        if self.emit is not None:
-            self._report_wait()
+        on_wait = self._reports_wait() if self.emit is not None else None
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
         # By the clock of the gate, which the wait goes by: that of some loops lags behind it.
         ends = self.gate.now() + left
-        admitted = await self._candidates.wait(left)
+        admitted = await self._candidates.wait(left, on_wait)
         seconds = self.watchdog.time() - began
         if isinstance(admitted, tuple):
-            if self.emit is not None:
-                self._report_wait(admitted, seconds)
+            if self.emit is not None and self._candidates.has_waited:
+                from aiollm.events import CallReleased  # for hooks alone
+
+                self.emit(CallReleased(self.number, admitted[0][0], seconds))
             return admitted, seconds
         if self.gate.now() >= ends - TICK:
             raise self._too_late()
         raise self._all_failed(admitted)
 
-    def _report_wait(self, admitted: Admitted | None = None, seconds: float = 0.0) -> None:
-        """Tell the hooks that the call waits, or for how long it has."""
+    def _reports_wait(self) -> Callable[[], None]:
+        """Return what tells the hooks that the call waits."""
         assert self.emit is not None
-        from aiollm.events import CallQueued, CallReleased  # for hooks alone
+        from aiollm.events import CallQueued  # for hooks alone
 
-        if admitted is None:
-            if targets := self._candidates.waiting_for:
-                self.emit(CallQueued(self.number, targets))
-        else:
-            self.emit(CallReleased(self.number, admitted[0][0], seconds))
+        return partial(self.emit, CallQueued(self.number, self._candidates.waiting_for))
 
     async def _ask(self, fleet: Sharing) -> Admitted | None:
         """Ask the fleet; return the first target that it lets be asked now."""

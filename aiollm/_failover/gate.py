@@ -184,10 +184,9 @@ class Gate:
     ) -> Admission | list[Exception]:
         """Wait in line for the first of several targets that may be asked.
 
-        `number` is the call's: who began first goes first. `retried` are targets that it probes
-        only from the time `probe_from` on, and `rests_until` says from when on it goes to some at
-        all. `total_at` is when the call's own deadline is over. Returns, without an admission, the
-        verdicts of the probes that ended the wait, [] if time did. Raises: ClosedError.
+        `number` is the call's: who began first goes first. It probes `retried` targets only from
+        `probe_from` on, and goes to some only from `rests_until` on. `total_at`: its own deadline.
+        Returns the verdicts of probes if they ended the wait, [] if time did. Raises: ClosedError.
         """
         ticket = Ticket(number, demand, lines, retried, probe_from, rests_until)
         ticket.until = min(self.now() + patience.room, total_at)
@@ -199,6 +198,7 @@ class Gate:
                 left, recovers = self._seconds_left(ticket, patience, total_at, began)
                 if left <= 0:
                     break
+                patience.begins()
                 try:
                     await self._sleep(ticket, left)
                 finally:

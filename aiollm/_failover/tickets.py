@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -23,6 +23,14 @@ class Patience(msgspec.Struct):
 
     room: float
     recovery: float
+    on_wait: Callable[[], None] | None = None
+    """Called once, before the call waits for the first time."""
+
+    def begins(self) -> None:
+        """Note that the call waits now."""
+        on_wait, self.on_wait = self.on_wait, None
+        if on_wait is not None:
+            on_wait()
 
     def waited(self, seconds: float, *, recovers: bool) -> None:
         """Take off what a call has waited for room, or for targets that all have to recover."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from aiollm import FailoverError, Finish, Limits, Registry, ServerError, StreamInterrupted
+from aiollm.dsn import DsnOptions
 from aiollm.events import (
     AttemptEnded,
     AttemptStarted,
     CallEnded,
     CallQueued,
+    CallReleased,
     CallStarted,
     FirstOutput,
     ImageElided,
@@ -144,6 +147,54 @@ async def test_a_call_cancelled_while_it_waits_or_races_ends_as_abandoned(spec):
         holder.cancel()
         await asyncio.gather(holder, return_exceptions=True)
     assert (ended.outcome, ended.error) == ("abandoned", None)
+
+
+@pytest.mark.parametrize("waits", [{"patience": 0}, {"patience": 0.5, "max_wait": 1}])
+async def test_a_call_that_cannot_wait_reports_no_wait(waits):
+    """For a slot without patience, or for a target that is set aside for longer than that."""
+    fake = FakeProvider([NEVER], default=ServerError("x", status=503, retry_after=60.0))
+    async with Registry(env={}) as reg:
+        reg.register("a", fake.provider())
+        reg.limit("a", Limits(max_concurrency=1))
+        holder = asyncio.create_task(reg.generate("a/m", "hi"))
+        await fake.wait_calls()
+        if waits["patience"]:
+            holder.cancel()
+            await asyncio.gather(holder, return_exceptions=True)
+        events = []
+        reg.on_event(events.append)
+        with pytest.raises(FailoverError):
+            await reg.generate("a/m", "hi", **waits)
+        holder.cancel()
+        await asyncio.gather(holder, return_exceptions=True)
+    assert not {CallQueued, CallReleased} & set(kinds(events))
+
+
+def waiting(reg):
+    return {str(each.target) for each in reg.limits() if each.waiting}
+
+
+async def test_a_call_that_waits_at_two_steps_reports_one_wait():
+    fakes = {name: FakeProvider([NEVER], default=["ok"]) for name in "ab"}
+    events = []
+    async with Registry(env={}) as reg:
+        for name, fake in fakes.items():
+            provider = fake.provider(name=name, base_url=f"fake://{name}")
+            reg.register(name, replace(provider, options=DsnOptions(wait=0.02)))
+            reg.limit(name, Limits(max_concurrency=1))
+        holders = [asyncio.create_task(reg.generate(f"{name}/m", "hi")) for name in fakes]
+        for fake in fakes.values():
+            await fake.wait_calls()
+        reg.on_event(events.append)
+        task = asyncio.create_task(reg.generate("a/m,b/m", "hi"))
+        while "b/m" not in waiting(reg):  # at the second step
+            await asyncio.sleep(0)
+        holders[1].cancel()
+        await task
+        holders[0].cancel()
+        await asyncio.gather(*holders, return_exceptions=True)
+    waits = [kind for kind in kinds(events) if kind in (CallQueued, CallReleased)]
+    assert waits == [CallQueued, CallReleased]
 
 
 async def test_a_notice_of_something_else_is_not_an_image_left_out():

@@ -542,7 +542,7 @@ def test_the_time_that_a_step_is_waited_for_counts_for_the_whole_call():
     candidates = Candidates(plan, Policy(patience=100.0), opener, bench.gate, 9)
     assert candidates.next_free() is None
     began = bench.loop.now
-    bench.loop.run_until_complete(candidates.wait(10.0))
+    bench.loop.run_until_complete(candidates.wait(10.0, None))
     assert bench.loop.now - began == pytest.approx(10.0, abs=0.01)
     bench.end()
 
