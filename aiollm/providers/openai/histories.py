@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from aiollm.errors import ConfigError
 from aiollm.types import (
@@ -34,6 +35,9 @@ _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII)
 _MARKS = ("prompt_cache_breakpoint", "cache_control")
 """The fields that end what is to be cached."""
 
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text")
+"""The fields that servers write reasoning into."""
+
 _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
@@ -47,8 +51,8 @@ def messages_from_openai(messages: Iterable[Any]) -> tuple[Message, ...]:
 
     Takes dicts, and the openai SDK's objects. Results of tools that follow each other become one
     message, and so do the items of one turn of the assistant. Marks of prompt caches become cache
-    points. Parts without a canonical form are kept for replay to OpenAI. Raises: ConfigError with
-    the place of what cannot be read.
+    points. Parts without a canonical form, and what gateways signed, are kept for replay to OpenAI.
+    Raises: ConfigError with the place of what cannot be read.
 
         history = messages_from_openai([{"role": "user", "content": "Hello"}])
     """
@@ -105,9 +109,13 @@ class _Reader:
             custom = call.get("type") == "custom"
             given = call["custom" if custom else "function"]
             text = given["input" if custom else "arguments"]
-            yield self._call(call["id"], given["name"], text, "openai", custom=custom)
+            part = self._call(call["id"], given["name"], text, "openai", custom=custom)
+            signed = _signature(call)
+            yield part if signed is None else replace(part, provider_data=signed)
         if call := wire.get("function_call"):
             yield self._call(call["name"], call["name"], call["arguments"], "openai")
+        if (signed := _signature(wire)) is not None:
+            yield OpaquePart(signed)
 
     def _item(self, item: Mapping[str, Any], kind: str) -> None:
         family: Family = "openai-responses"
@@ -162,10 +170,33 @@ def _plain(message: Any) -> Mapping[str, Any]:
 
 
 def _reasoning(wire: Mapping[str, Any]) -> Iterable[Part]:
-    for field in ("reasoning_content", "reasoning"):
-        if isinstance(text := wire.get(field), str) and text:
-            yield ReasoningPart(text)
-            return
+    """Yield the reasoning of a chat message, with what LiteLLM or OpenRouter needs back of it."""
+    fields = {name: wire[name] for name in _REASONING if isinstance(wire.get(name), str)}
+    field = next((name for name, text in fields.items() if text), "")
+    blocks, details = _dicts(wire, "thinking_blocks"), _dicts(wire, "reasoning_details")
+    said = (
+        each.get("thinking") or each.get("text") or each.get("summary")
+        for each in blocks or details
+    )
+    text = fields.get(field) or "".join(each for each in said if isinstance(each, str))
+    # Without its signature a block would be refused.
+    blocks = [each for each in blocks if each.get("type") != "thinking" or each.get("signature")]
+    state = {"field": field, "blocks": blocks, "details": details}
+    data = {name: value for name, value in state.items() if value}
+    if blocks or details:
+        yield ReasoningPart(text, ProviderData("openai", data))
+    elif text:
+        yield ReasoningPart(text)
+
+
+def _dicts(wire: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [dict(each) for each in wire.get(name) or () if isinstance(each, Mapping)]
+
+
+def _signature(wire: Mapping[str, Any]) -> ProviderData | None:
+    """Return what Gemini signed a message or a call with, on OpenAI's wire."""
+    extra = wire.get("extra_content")
+    return ProviderData("openai", {"extra_content": extra}) if extra else None
 
 
 def _content(content: Any, family: Family) -> list[Part]:

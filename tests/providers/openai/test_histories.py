@@ -34,6 +34,14 @@ PDF_URL = f"data:application/pdf;base64,{base64.b64encode(b'%PDF-1.7').decode()}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 CUT = {**CALL, "function": {"name": "f", "arguments": "{"}}
 CUSTOM = {"id": "c", "type": "custom", "custom": {"name": "sql", "input": "SELECT"}}
+SIGNED = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+REDACTED = {"type": "redacted_thinking", "data": "cmVk"}
+DETAILS = [
+    {"type": "reasoning.summary", "summary": "so "},
+    {"type": "reasoning.text", "text": "hm", "signature": "c2ln"},
+    {"type": "reasoning.encrypted", "data": "gAAA"},
+]
+GEMINI = {"google": {"thought_signature": "c2ln"}}
 
 CHAT = [
     ({"role": "user", "content": "hi"}, user("hi")),
@@ -68,6 +76,54 @@ CHAT = [
     (
         {"role": "assistant", "content": "a", "reasoning_content": "hm"},
         assistant(ReasoningPart("hm"), "a"),
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": "a",
+            "reasoning": "hm",
+            "thinking_blocks": [{"type": "thinking", "thinking": "h"}, SIGNED, REDACTED, "odd"],
+        },
+        assistant(
+            ReasoningPart(
+                "hm", ProviderData("openai", {"field": "reasoning", "blocks": [SIGNED, REDACTED]})
+            ),
+            "a",
+        ),
+    ),
+    (
+        {"role": "assistant", "thinking_blocks": [{**SIGNED, "signature": None}, SIGNED]},
+        assistant(ReasoningPart("hmhm", ProviderData("openai", {"blocks": [SIGNED]}))),
+    ),
+    (
+        {"role": "assistant", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]},
+        assistant(ReasoningPart("hm")),
+    ),
+    (
+        {"role": "assistant", "thinking_blocks": [REDACTED], "reasoning_content": ""},
+        assistant(ReasoningPart("", ProviderData("openai", {"blocks": [REDACTED]}))),
+    ),
+    (
+        {"role": "assistant", "reasoning_details": DETAILS},
+        assistant(ReasoningPart("so hm", ProviderData("openai", {"details": DETAILS}))),
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": "a",
+            "tool_calls": [{**CALL, "extra_content": GEMINI}],
+            "extra_content": GEMINI,
+        },
+        assistant(
+            "a",
+            ToolCallPart(
+                "c1",
+                "f",
+                '{"x": 1}',
+                provider_data=ProviderData("openai", {"extra_content": GEMINI}),
+            ),
+            OpaquePart(ProviderData("openai", {"extra_content": GEMINI})),
+        ),
     ),
     (
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
@@ -217,6 +273,23 @@ CONVERSATION = (
 
 def test_what_was_sent_as_chat_comes_back(chat):
     assert messages_from_openai(chat.send(messages=CONVERSATION).body["messages"]) == CONVERSATION
+
+
+@pytest.mark.parametrize(
+    ("host", "kept"),
+    [
+        ("litellm.test/v1", {"reasoning_content": "hm", "thinking_blocks": [SIGNED, REDACTED]}),
+        ("litellm.test/v1", {"reasoning": "hm", "thinking_blocks": [SIGNED, REDACTED]}),
+        ("litellm.test/v1", {"thinking_blocks": [SIGNED, SIGNED]}),
+        ("openrouter.ai/api/v1", {"reasoning_details": DETAILS}),
+        ("generativelanguage.googleapis.com/v1beta/openai", {"extra_content": GEMINI}),
+    ],
+)
+def test_what_a_gateway_signed_goes_back_to_it_unchanged(chat, host, kept):
+    message = {"role": "assistant", "content": "a", **kept}
+    wire = [{"role": "user", "content": "q"}, message, {"role": "user", "content": "go on"}]
+    sent = chat.send(f"https://{host}", messages=messages_from_openai(wire)).body["messages"][1]
+    assert {name: sent.get(name) for name in kept} == kept
 
 
 def test_what_was_sent_as_responses_comes_back(responses):
