@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -14,10 +14,12 @@ from aiollm._agent.totals import total_usage
 from aiollm._user_types.answers import Take, fitted, itself, read
 from aiollm._user_types.hooks import known
 from aiollm._validation import RequestLike, as_request
-from aiollm._wire.growing_json import Path
 from aiollm._wire.schema import schema_name, type_schema
 from aiollm.errors import ConfigError, OutputError
 from aiollm.types import Cost, Message, Request, Response, Usage, _shown, user
+
+if TYPE_CHECKING:
+    from aiollm._wire.growing_json import Path
 
 T = TypeVar("T")
 

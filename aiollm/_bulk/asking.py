@@ -46,7 +46,7 @@ class Asker:
         width: Width,
         run: str,
     ) -> None:
-        """`stream` starts a call, `run` is the hash of the run."""
+        """`stream` starts a call, `run` is the hash of the run, for its file."""
         self._stream = stream
         self._typing = typing
         self._score = score

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -111,4 +110,6 @@ def _without_defaults(value: Any) -> Any:
 
 
 def _digest(data: bytes) -> str:
+    from hashlib import blake2b  # it takes a millisecond, and connections bring it
+
     return blake2b(data, digest_size=8).hexdigest()

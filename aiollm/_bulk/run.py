@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Generic, Literal, NoReturn, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,10 +21,12 @@ from aiollm._bulk.source import RowToAsk, Source
 from aiollm._bulk.width import Width
 from aiollm._resources import Resources
 from aiollm.bulk.record import Record
-from aiollm.bulk.report import Report
-from aiollm.bulk.tally import Tally
 from aiollm.errors import ClosedError, StoppedError
 from aiollm.types import Target
+
+if TYPE_CHECKING:
+    from aiollm.bulk.report import Report
+    from aiollm.bulk.tally import Tally
 
 T = TypeVar("T")
 
@@ -39,12 +41,15 @@ TICK = 0.02
 TURN = 0.005
 """Seconds for which rows are handed over without a turn of the event loop."""
 
+_TALLY = "aiollm.bulk.tally"
+"""What counts rows."""
+
 PUT_OFF = 32
 """Rows that wait for a target to recover before these, and no new ones, are asked."""
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a run is made of: `run` is the hash of what all its rows have in common."""
+    """What a run is made of: `run` is the hash of what all rows of its file have in common."""
 
     run: str
     targets: tuple[Target, ...]
@@ -79,7 +84,6 @@ class MapRun(Generic[T]):
         self._width = made.width
         self._fates = made.fates
         self._resources = made.resources
-        self._tally = Tally()
         self._source: Source | None = None
         self._output: OutputFile | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,6 +96,12 @@ class MapRun(Generic[T]):
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turned_at = 0.0
+
+    @cached_property
+    def _tally(self) -> Tally:
+        from aiollm.bulk.tally import Tally  # loaded in a thread where the run is entered
+
+        return Tally()
 
     @property
     def report(self) -> Report:
@@ -114,6 +124,7 @@ class MapRun(Generic[T]):
             raise ClosedError("a bulk run can be entered once")
         self._resources.bind_loop()
         self._loop = asyncio.get_running_loop()
+        await self._resources.load(_TALLY)
         keys = Keys()
         if self._plan.into is not None:
             self._output = output = OutputFile(self._plan.into, self._fail)

@@ -88,7 +88,7 @@ def new_map(
     fields = {name: given.pop(name) for name in [*given] if name in Request.__struct_fields__}
     calls = _DEFAULTS | given
     into, shard, typing = own["into"], own["shard"], Typing(own["output"], own["repairs"])
-    run = hash_of_run(str(plan), typing.output)
+    run = "" if into is None else hash_of_run(str(plan), typing.output)
     call, score = caller(plan, calls), own["score"]
     fates = Fates(str(plan), calls["max_wait"])
     timeouts = given.get("timeouts") or Timeouts()

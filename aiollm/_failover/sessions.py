@@ -6,7 +6,6 @@ after a failure a call goes on as any other. With nothing remembered, a call is 
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +19,6 @@ from aiollm._failover.chain import Chain
 from aiollm._failover.keywords import CallOptions
 from aiollm._failover.openers import ChatOpener
 from aiollm.errors import ConfigError
-from aiollm.providers.cache_points import SECONDS
 from aiollm.types import Item, Target, _shown
 
 MAX_SESSIONS = 10_000
@@ -80,7 +78,7 @@ class Sessions:
             own = self._named(key)
             if not request.cache_key:
                 opener.request = msgspec.structs.replace(request, cache_key=key)
-        return partial(SessionChain, own, SECONDS.get(request.prompt_cache or "", LIFETIME))
+        return partial(SessionChain, own, _lifetime(request.prompt_cache))
 
     def _named(self, key: str) -> Session:
         sessions = self._sessions
@@ -91,15 +89,24 @@ class Sessions:
         return session
 
 
+def _lifetime(prompt_cache: str | None) -> float:
+    """Return the seconds for which a provider keeps a prompt."""
+    if prompt_cache is None:
+        return LIFETIME
+    from aiollm.providers.cache_points import SECONDS  # few requests say so
+
+    return SECONDS.get(prompt_cache, LIFETIME)
+
+
 def key_of(name: str) -> str:
     """Return the key of a session's name: providers do not get the name itself.
 
     It is the same in every process, because caches outlive them.
     """
-    digest = hashlib.blake2s(
-        name.encode("utf-8", "surrogatepass"), digest_size=16, person=b"aiollm"
-    )
-    return digest.hexdigest()
+    from hashlib import blake2s  # it takes a millisecond, and connections bring it
+
+    data = name.encode("utf-8", "surrogatepass")
+    return blake2s(data, digest_size=16, person=b"aiollm").hexdigest()
 
 
 def in_session(options: CallOptions) -> dict[str, Any]:

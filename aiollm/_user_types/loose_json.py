@@ -5,16 +5,19 @@ It is read only where the strict reading failed, and only where it can mean one 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aiollm._user_types.density import is_dense
 from aiollm._user_types.hooks import convert
+
+if TYPE_CHECKING:
+    from json import JSONDecoder
 
 MAX_VALUES = 32
 """The most places of one text at which a value may begin."""
@@ -50,8 +53,8 @@ _SCALARS = ("str", "int", "float", "bool")
 _WORD = re.compile(r"[^\s,;|\[{]+")
 _MARKS = ('"', "'", "\\", "/", ",", "True", "False", "None")
 """What tidying stops at."""
-_WORDS = {"True": True, "False": False, "None": None}
-"""Constants as Python spells them."""
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+"""Constants as Python spells them, and JSON."""
 
 
 def decode_numbers(text: str | bytes) -> Any:
@@ -75,8 +78,18 @@ def _refuse(name: str) -> Any:
 
 
 # Not strict: a text of several lines often has them as they are.
-_VALUE = json.JSONDecoder(strict=False, parse_float=_number)
-_ARGUMENTS = json.JSONDecoder(strict=False, parse_constant=_refuse)
+@cache
+def _value() -> JSONDecoder:
+    from json import JSONDecoder  # what most answers do without
+
+    return JSONDecoder(strict=False, parse_float=_number)
+
+
+@cache
+def _arguments() -> JSONDecoder:
+    from json import JSONDecoder  # as above
+
+    return JSONDecoder(strict=False, parse_constant=_refuse)
 
 
 def after_thinking(text: str) -> str:
@@ -111,7 +124,7 @@ def object_in(text: str) -> dict[str, Any] | None:
     # What comes later could be a part of an object that cannot be read.
     for tidied in _tidied(text[begin.start() :]) if begin else ():
         try:
-            value, end = _ARGUMENTS.raw_decode(tidied)
+            value, end = _arguments().raw_decode(tidied)
         except (ValueError, RecursionError):
             continue
         return value if isinstance(value, dict) and not _BRACKETS.search(tidied, end) else None
@@ -131,7 +144,7 @@ def _once(text: str) -> str:
 
 def _decoded(text: str) -> Any:
     try:
-        return _ARGUMENTS.decode(text.strip())
+        return _arguments().decode(text.strip())
     except (ValueError, RecursionError):
         return None
 
@@ -148,7 +161,7 @@ def _tidied(text: str) -> Iterator[str]:
 
 def _from_python(found: re.Match[str]) -> str:
     if found[3]:
-        return json.dumps(_WORDS[found[3]])
+        return _WORDS[found[3]]
     if not found[2]:
         return found[0]
     text = _QUOTES.sub(lambda each: "'" if each[1] else '\\"' if each[2] else each[0], found[1])
@@ -173,14 +186,16 @@ def fit(value: Any, kind: Any) -> Any:
 
 
 def _scan(text: str) -> Iterator[Any]:
+    from json import JSONDecodeError  # as above
+
     at = 0
     for _ in range(MAX_VALUES):
         opener = _OPENER.search(text, at)
         if opener is None:
             return
         try:
-            value, at = _VALUE.raw_decode(text, opener.start())
-        except json.JSONDecodeError as error:
+            value, at = _value().raw_decode(text, opener.start())
+        except JSONDecodeError as error:
             # What begins inside a value that cannot be read is only a part of it.
             at = max(error.pos, opener.end())
             if not text[at:].strip():
@@ -268,5 +283,5 @@ def _read(text: Any) -> tuple[Any, bool]:
     if text[:1] in ("[", "{"):
         for tidied in _tidied(text):
             with suppress(ValueError, RecursionError):
-                return _VALUE.decode(tidied), True
+                return _value().decode(tidied), True
     return text, False

@@ -6,20 +6,21 @@ not fit, so that one odd value never fails a stream.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aiollm._user_types.density import LARGE, excess_in
 from aiollm.errors import ProtocolError
 
+if TYPE_CHECKING:
+    from json import JSONDecoder
+
 T = TypeVar("T")
 
-_JSON = json.JSONDecoder(strict=False)
 _decode = msgspec.json.Decoder().decode
 
 
@@ -165,10 +166,17 @@ def _loads(data: bytes, *, halves: bool, weighed: bool = False) -> Any:
     how = "replace" if len(data) <= _MAX_MENDED else "strict"
     text = data.decode("utf-8", how).removeprefix("\ufeff").strip(" \t\r\n")
     if text.startswith("{"):
-        value, end = _JSON.raw_decode(text)
+        value, end = _json().raw_decode(text)
         if end == len(text):
             return value
-    return _JSON.decode(text)
+    return _json().decode(text)
+
+
+@cache
+def _json() -> JSONDecoder:
+    from json import JSONDecoder  # what few answers need, and connections bring
+
+    return JSONDecoder(strict=False)
 
 
 def mend(text: str) -> str:
