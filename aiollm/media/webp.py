@@ -6,6 +6,7 @@ PIL asks libwebp for the whole picture: for 8 MP that is 31 MiB, and two more ca
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ _LEAST = 2.02
 """How much smaller. libwebp averages pixels, as PIL is told to do from here on: below, bicubic is
 sharper, and the whole picture is smaller than four times what is wanted."""
 _CHUNKS = 64
-"""How many chunks are looked at for a profile, which comes before the pixels."""
+"""How many chunks are looked at for a profile and the pixels, which it comes before."""
+_FRAME = (b"ALPH", b"VP8 ", b"VP8L")
+"""The chunks of pixels."""
 _int, _spare = ctypes.c_int, ctypes.c_uint32
 
 
@@ -126,8 +129,11 @@ class WebPFile:
         config.output.colorspace, config.output.is_external_memory = _RGBA, 1
         config.options.use_scaling = self.size != self._stored
         config.options.scaled_width, config.options.scaled_height = self.size
-        size = ctypes.c_size_t(len(self._data))
-        status = self._library.WebPDecode(self._data, size, ctypes.byref(config))
+        start, end = _frame(self._data)
+        # Without what follows them: pixels that are cut would be read on from there.
+        place: Any = ctypes.cast(ctypes.c_char_p(self._data), ctypes.c_void_p).value
+        size, config_of = ctypes.c_size_t(end - start), ctypes.byref(config)
+        status = self._library.WebPDecode(ctypes.c_void_p(place + start), size, config_of)
         if status == _NO_MEMORY:
             raise MemoryError
         if status:
@@ -159,13 +165,27 @@ def _library() -> Any:
 
 
 def _profile(data: bytes) -> bytes | None:
+    return next((data[start:end] for kind, start, end in _chunks(data) if kind == b"ICCP"), None)
+
+
+def _frame(data: bytes) -> tuple[int, int]:
+    """Return the place of the pixels with their chunks' heads; all of it where it is not found."""
+    first = None
+    for kind, start, end in _chunks(data):
+        if kind in _FRAME:
+            first = start - 8 if first is None else first
+            if kind != b"ALPH":
+                return first, min(end + (end - start) % 2, len(data))  # with its padding
+    return 0, len(data)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind, the start and the end of each chunk."""
     position = 12
     for _ in range(_CHUNKS):
         if position + 8 > len(data):
             break
         kind, length = unpack_from("<4sI", data, position)
         start = position + 8
-        if kind == b"ICCP":
-            return data[start : start + length]
+        yield kind, start, start + length
         position = start + length + length % 2
-    return None

@@ -84,6 +84,41 @@ def test_a_file_that_is_cut_is_refused_and_never_half_a_picture(make, part, loss
         transform(file[: int(len(file) * part)], ImageLimits(ANY, 100))
 
 
+def decoded(file):
+    opened = webp.opened(file)
+    if opened is None:
+        raise OSError("it is left to PIL")
+    opened.decoded()
+
+
+def is_read(file, read):
+    try:
+        read(file)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_damaged_pixels_are_refused_as_pil_does_and_not_read_on_in_the_next_chunk(
+    make, mode, lossless
+):
+    exif = b"Exif\0\0" + bytes(range(256)) * 64
+    picture = make.photo(61, 43).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(make.photo(61, 43, 7).convert("L"))
+    file = make.save(picture, "WEBP", lossless=lossless, exif=exif)
+    begin, end = file.index(b"VP8L" if lossless else b"VP8 ") + 8, file.index(b"EXIF")
+    seen = set()
+    for place in range(begin, end, (end - begin) // 300 + 1):
+        damaged = file[:place] + bytes([file[place] ^ 0x55]) + file[place + 1 :]
+        as_pil = is_read(damaged, make.load)
+        assert is_read(damaged, decoded) == as_pil
+        seen.add(as_pil)
+    assert seen == {True, False}
+
+
 def test_a_lack_of_memory_is_no_fault_of_the_file(make):
     opened = webp.opened(make.save(make.photo(30, 20), "WEBP"))
     opened._library = SimpleNamespace(
