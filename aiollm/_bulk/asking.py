@@ -60,6 +60,7 @@ class Asker:
         """Ask a row; return it and its record, or what becomes of it instead."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
+        self._fates.asks(asked, is_first=not asked.began)
         if not asked.began:
             asked.began, asked.started = asked_at, time.time()
         asks = Asks([], [*asked.tries])
@@ -74,7 +75,7 @@ class Asker:
             if fate != "failed":
                 return fate
         else:
-            self._fates.answered(loop.time())
+            self._fates.answered()
         row = _row(asked, asks, value, error)
         if self._score is not None and error is None:
             row = await self._scored(row)

@@ -38,7 +38,7 @@ class Fates:
     def __init__(self, spec: str, max_wait: float) -> None:
         self._spec = spec
         self._max_wait = max_wait
-        self._answered_at = -1.0
+        self._answers = 0
         self._sick_since: float | None = None
         self._misconfigured = 0
         self.stopped: LLMError | None = None
@@ -50,9 +50,16 @@ class Fates:
         stopped = self.stopped
         return stopped is not None and not isinstance(stopped.__cause__, BudgetError)
 
-    def answered(self, now: float) -> None:
+    def asks(self, row: RowToAsk, *, is_first: bool) -> None:
+        """Note that a row is asked: answers from now on come meanwhile."""
+        # They are counted, for some loops' clocks stand still between an answer and the next row.
+        row.answers_before = self._answers
+        if is_first:
+            row.answers_at_first = self._answers
+
+    def answered(self) -> None:
         """Note an answer: a target is well."""
-        self._answered_at = now
+        self._answers += 1
         self._sick_since = None
         self._misconfigured = 0
 
@@ -71,16 +78,16 @@ class Fates:
                 return "failed"
 
     def _of_targets(self, error: FailoverError, row: RowToAsk, asked_at: float, now: float) -> Fate:
-        if error.attempts and self._answered_at >= asked_at:
+        if error.attempts and self._answers > row.answers_before:
             return "failed"  # others were answered meanwhile
         row.put_off += 1
-        if row.put_off > TIMES and self._answered_at >= row.began:
+        if row.put_off > TIMES and self._answers > row.answers_at_first:
             return "failed"
         if self._sick_since is None:
             self._sick_since = asked_at
         if all(classify(each).harms == "long" for each in error.exceptions):
             self._misconfigured += bool(error.attempts)
-            if self._misconfigured >= MISCONFIGURED - (self._answered_at < 0):
+            if self._misconfigured >= MISCONFIGURED - (not self._answers):
                 self._stop(f"every target of {self._spec} is misconfigured", error)
             return "failed" if error.attempts else self._later()
         if now - self._sick_since > self._max_wait:

@@ -44,6 +44,8 @@ class RowToAsk:
     """A row on its way: its key, its request, and what became of it so far."""
 
     __slots__ = (
+        "answers_at_first",
+        "answers_before",
         "asked",
         "began",
         "error",
@@ -69,6 +71,8 @@ class RowToAsk:
         """Why it cannot be asked."""
         self.began = self.started = 0.0
         """When it was asked first: on the loop's clock, and in seconds since 1970."""
+        self.answers_at_first = self.answers_before = 0
+        """How many rows the run had answers of when it was asked first, and last."""
         self.put_off = 0
         """How many times it failed for its targets, and is asked again."""
         self.tries: tuple[Attempt, ...] = ()
