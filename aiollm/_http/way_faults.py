@@ -48,8 +48,6 @@ def _socket_fault(network: Network, error: OSError) -> LLMError | None:
                 f"this process may not open {socket}: check the permissions of file and folders"
             )
             return LocalError(reason, may_retry=False)
-        case None:  # Python itself refuses what is too long
-            return LocalError(f"{socket} cannot be opened: {error}", may_retry=False)
         case _:
             return None
 

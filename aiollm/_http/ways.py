@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import time
 from math import inf
 from typing import Any
@@ -13,6 +15,10 @@ import msgspec
 
 from aiollm._http import certificates
 from aiollm.dsn import DIRECT, Network
+from aiollm.errors import LocalError
+
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of a socket's path. Python refuses more, but uvloop asks for what the first bytes name."""
 
 _log = logging.getLogger("aiollm")
 
@@ -58,6 +64,11 @@ class Ways:
 
 
 async def _made(network: Network) -> Way:
+    if len(os.fsencode(network.socket)) > LONGEST_SOCKET:
+        reason = (
+            f"the path of the socket {network.socket} is too long: {LONGEST_SOCKET} bytes at most"
+        )
+        raise LocalError(reason, may_retry=False)
     options: dict[str, Any] = {}
     expires = inf
     if network.tls != DIRECT.tls:
