@@ -44,8 +44,11 @@ class Host(Tally, ABC):
 class Connection(asyncio.Protocol):
     """A connection of a loopback server."""
 
-    def __init__(self, host: Host, number: int, sock: socket.socket) -> None:
+    def __init__(
+        self, host: Host, number: int, sock: socket.socket, *, is_deaf: bool = False
+    ) -> None:
         self.transport: asyncio.Transport | None = None
+        self.is_deaf = is_deaf
         self.number = number
         self._sock = sock
         self._host = host
@@ -70,6 +73,8 @@ class Connection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         """Record and queue the requests that `data` completes."""
+        if self.is_deaf:  # what had come before reading was paused
+            return
         try:
             messages = self._parser.feed(data)
         except (ValueError, IndexError):

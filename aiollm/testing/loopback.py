@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext, SSLError
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, Self, TypeAlias, TypedDict, TypeVar, get_args
 from urllib.parse import quote, urlencode
 
 from aiollm.testing.connection import NO_LINGER, Connection, Host, Sleep
@@ -28,6 +28,21 @@ class LoopbackOptions(TypedDict, total=False):
     on_connect: OnConnect
     read_bodies: bool
     sleep: Sleep
+
+
+class _Listener(socket.socket):
+    """A socket whose last connection is not lost when what waits for it is cancelled just then."""
+
+    accepted: socket.socket | None = None
+
+    @override
+    def accept(self) -> tuple[socket.socket, Any]:
+        found = super().accept()
+        self.accepted = found[0]
+        return found
+
+
+SocketT = TypeVar("SocketT", bound=socket.socket)
 
 
 class Loopback(Host):
@@ -67,13 +82,13 @@ class Loopback(Host):
         self._alive: set[Connection] = set()
         self._errors: list[Exception] = []
         self._port = 0
-        self._listener: socket.socket | None = None
+        self._listener: _Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self) -> None:
         """Reserve the port now; connections queue until the block is entered. Raises: OSError."""
         try:
-            self._listener = self._bind()
+            self._listener = self._bind(_Listener)
             self._listener.listen(1024)
         except OSError:
             self._shut()
@@ -113,6 +128,8 @@ class Loopback(Host):
             task.cancel()
         for connection in tuple(self._alive):
             connection.abort()
+        if self._listener is not None and self._listener.accepted is not None:
+            self._listener.accepted.close()
         for each in self._sockets:
             each.close()
         self._sockets.clear()
@@ -146,11 +163,11 @@ class Loopback(Host):
 
     def refused_url(self) -> str:
         """Return a new origin that refuses connections while the server runs."""
-        return f"http://{self.host}:{self._bind().getsockname()[1]}"
+        return f"http://{self.host}:{self._bind(socket.socket).getsockname()[1]}"
 
     def unanswered_url(self) -> str:
         """Return a new origin where connecting hangs: its backlog is full (Linux)."""
-        listener = self._bind()
+        listener = self._bind(socket.socket)
         listener.listen(0)
         address = listener.getsockname()
         for _ in range(3):
@@ -184,9 +201,9 @@ class Loopback(Host):
         """Keep an error raised by the script; the first is raised at the end of the block."""
         self._errors.append(error)
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, kind: type[SocketT]) -> SocketT:
         host = self.host.strip("[]")
-        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound = kind(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._sockets.append(bound)
         bound.setblocking(False)
         bound.bind((host, 0))
@@ -203,13 +220,15 @@ class Loopback(Host):
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._errors.append(error)
 
-    async def _accept(self, listener: socket.socket) -> None:
+    async def _accept(self, listener: _Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(listener)
+            listener.accepted = None
             # Otherwise a piece waits about 40 ms for the peer's delayed ACK of the one before.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, self.opened(loop.time()), sock)
+            is_deaf = self._on_connect == "deaf"
+            connection = Connection(self, self.opened(loop.time()), sock, is_deaf=is_deaf)
             match self._on_connect:
                 case "close" | "reset" as how:
                     self._refuse(sock, connection, how)
@@ -238,7 +257,7 @@ class Loopback(Host):
             self.gone(connection.number, "handshake", "peer", loop.time())
             return
         self._alive.add(connection)
-        if self._on_connect == "deaf":
+        if connection.is_deaf:
             transport.pause_reading()
         await connection.serve()
 
