@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from aiollm import FailoverError, LLMError, Registry
+from tests.loops import FACTORIES
 
 STUCK = 10.0
 """Seconds after which a call that was cancelled will not end any more."""
@@ -156,7 +157,18 @@ async def _awaited(call: Callable[[], Awaitable[Any]]) -> Any:
 
 @contextlib.contextmanager
 def before_callbacks(look: Callable[[], None]) -> Iterator[None]:
-    """Call `look` before each callback that asyncio runs: steps of tasks, reads, timers."""
+    """Call `look` before each callback that asyncio runs: steps of tasks, reads, timers.
+
+    uvloop does not show its reads, which only ever lead to steps of tasks.
+    """
+    loop: Any = asyncio.get_running_loop()
+    if isinstance(loop, FACTORIES.get("uvloop", ())):
+        loop.look = look
+        try:
+            yield
+        finally:
+            loop.look = None
+        return
     run = asyncio.Handle._run
 
     def looked_at(handle: asyncio.Handle) -> None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.internal.conjecture import engine
+
+from tests.loops import FACTORIES, LoopFactory, own_sockets
 
 GRACE = 1.0
 """Seconds that what is already closing gets until it is gone."""
@@ -31,6 +33,15 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
+    """Run tests marked `loops` on each loop; with LOOP in the environment, all on that one."""
+    if only := os.environ.get("LOOP"):
+        return {only: FACTORIES[only]}
+    if item.get_closest_marker("loops"):
+        return FACTORIES
+    return {"asyncio": FACTORIES["asyncio"]}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,9 +90,10 @@ async def no_leaked_task() -> AsyncIterator[None]:
 @pytest.fixture
 async def no_leaked_socket() -> AsyncIterator[None]:
     """Fail when the test leaves sockets open."""
+    loop = asyncio.get_running_loop()
     before = open_sockets()
     yield
-    if sockets := await _lasting(lambda: open_sockets() - before):
+    if sockets := await _lasting(lambda: open_sockets() - before - own_sockets(loop)):
         pytest.fail(f"leaked sockets: {sockets}")
 
 

@@ -77,6 +77,7 @@ async def test_rows_that_a_bad_server_cuts_or_fails_are_all_answered() -> None:
     assert {row.response.text for row in rows if row.response} == set(map(str, range(100)))
 
 
+@pytest.mark.loops
 async def test_a_server_that_is_away_for_long_loses_no_row(tmp_path: Path) -> None:
     asked = 0
 

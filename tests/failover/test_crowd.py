@@ -24,6 +24,8 @@ from aiollm.events import CallQueued, CallReleased, TargetOpened, TargetPaced
 from aiollm.testing import NEVER, Answer, FakeProvider, FaultServer, Gate, chat, tool_call
 from aiollm.types import Finish
 
+pytestmark = pytest.mark.loops
+
 OK = chat("ok")
 
 

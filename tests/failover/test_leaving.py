@@ -22,6 +22,8 @@ from aiollm import (
 from aiollm.provider import HttpRequest, Operation
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
+pytestmark = pytest.mark.loops
+
 OK = chat("Hel", "lo")
 
 

@@ -13,6 +13,8 @@ from aiollm._failover.lines import Scope
 from aiollm.errors import ServerError, StreamInterrupted
 from aiollm.testing import NEVER, FakeProvider, Gate
 
+pytestmark = pytest.mark.loops
+
 ROOM = Limits(rpm=6_000_000, max_concurrency=3)
 CUT = ["Half", StreamInterrupted("cut")]
 SPECS = ["a/m", "a/m,b/m", "a/m&b/m", "a/m|b/m", "cut/m,a/m", "sick/m", "sick/m,a/m"]

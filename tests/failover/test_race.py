@@ -23,6 +23,8 @@ from aiollm.provider import Operation
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 from aiollm.types import Finish, TextDelta
 
+pytestmark = pytest.mark.loops
+
 OK = chat("Hel", "lo")
 HANG = 1000.0
 """A stagger that no test waits for."""
@@ -126,10 +128,15 @@ async def test_all_failed_has_an_error_of_each(serve, registry):
 
 async def test_an_error_that_stays_ends_the_race(serve, registry):
     filtered = {"message": "no", "code": "content_filter"}
-    bad = await serve(Answer(400, {}, {"error": filtered}))
+    both = Gate()
+    bad = await serve(Hang(after=0, answer=Answer(400, {}, {"error": filtered}), gate=both))
     slow = await serve(Hang(after=0, gate=Gate()))
+    call = registry({"a": slow, "b": bad}).stream("a/m|b/m", "hi", stagger=0.0).collect()
+    task = asyncio.create_task(call)
+    await slow.wait_requests()
+    both.open()
     with pytest.raises(ContentFilterError):
-        await registry({"a": slow, "b": bad}).stream("a/m|b/m", "hi", stagger=0.0).collect()
+        await task
     await slow.wait_closed()
 
 

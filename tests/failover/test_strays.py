@@ -7,6 +7,8 @@ import pytest
 from aiollm import AuthenticationError, ConnectError, ServerError, Target
 from aiollm._failover.health import Health
 
+pytestmark = pytest.mark.loops
+
 TARGET, ORIGIN = Target("a", "x"), "http://a"
 
 

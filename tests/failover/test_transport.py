@@ -25,6 +25,8 @@ from aiollm._http.translation import translate
 from aiollm.testing import Answer, Gate, Raw, chat
 from aiollm.testing.faults import End
 
+pytestmark = pytest.mark.loops
+
 
 def aiohttp_errors():
     found = set()

@@ -47,7 +47,8 @@ class Proxy:
     def inject(self, data: bytes) -> None:
         """Send bytes to all who are connected."""
         for writer in self._clients:
-            writer.write(data)
+            if not writer.is_closing():  # uvloop raises where asyncio is silent
+                writer.write(data)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(task := asyncio.current_task())
@@ -84,6 +85,8 @@ class Proxy:
                 if cut is not None and passed + len(data) >= cut:
                     writer.write(data[: cut - passed])
                     await writer.drain()
+                    return
+                if writer.is_closing():
                     return
                 passed += len(data)
                 writer.write(data)

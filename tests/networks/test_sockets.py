@@ -12,6 +12,8 @@ from aiollm import ConfigError, FailoverError, LocalError, Registry
 from aiollm.testing import chat
 from tests.broken_off import cancelled_everywhere
 
+pytestmark = pytest.mark.loops
+
 
 @asynccontextmanager
 async def listening(path: Path, port: int):

@@ -239,6 +239,17 @@ class TestConnecting:
                     await peer.writer.drain()
             assert server.counts.requests == 0
 
+    @pytest.mark.loops
+    async def test_a_deaf_server_ignores_what_came_before_it_accepted(self):
+        async with FaultServer(on_connect="deaf") as server:
+            with socket.create_connection(("127.0.0.1", server.port)) as peer:
+                peer.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                while not server.counts.opened:
+                    await asyncio.sleep(0)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert server.counts.requests == 0
+
     async def test_a_server_may_answer_before_the_body_has_come(self, connect):
         answer = Answer(413, {}, b"too large")
         async with FaultServer(answer, read_bodies=False) as server, connect(server) as peer:
@@ -756,6 +767,7 @@ class TestCounts:
             with pytest.raises(ConnectionRefusedError):
                 await late(server)
 
+    @pytest.mark.loops
     async def test_leaving_at_once_closes_a_connection_that_was_just_accepted(self, connect):
         async with connect_later(connect) as late:
             async with FaultServer(Hang()) as server:
