@@ -128,13 +128,21 @@ class Loopback(Host):
             task.cancel()
         for connection in tuple(self._alive):
             connection.abort()
-        if self._listener is not None and self._listener.accepted is not None:
-            self._listener.accepted.close()
+        if self._listener is not None:
+            self._stop_accepting(self._listener)
         for each in self._sockets:
             each.close()
         self._sockets.clear()
         self._listener = None
         return set(self._tasks)
+
+    def _stop_accepting(self, listener: _Listener) -> None:
+        if self._loop is not None:
+            # Cancelled, a wait for it ends in the next turn of the loop only: after it is closed.
+            with suppress(NotImplementedError):  # Windows' own loop has no readers
+                self._loop.remove_reader(listener)
+        if listener.accepted is not None:
+            listener.accepted.close()
 
     @property
     def port(self) -> int:

@@ -777,6 +777,19 @@ class TestCounts:
                     raise ConnectionError
             assert server.counts.open == 0
 
+    @pytest.mark.loops
+    async def test_a_connection_that_comes_just_as_the_block_ends_is_no_error(self):
+        loop, seen = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: seen.append(context))
+        async with FaultServer() as server:
+            for _ in range(3):  # until it accepts
+                await asyncio.sleep(0)
+            peer = socket.create_connection(("127.0.0.1", server.port))
+            await asyncio.sleep(0)
+        peer.close()
+        await asyncio.sleep(0)
+        assert not seen
+
     async def test_a_wait_that_fails_says_what_was_counted(self):
         async with FaultServer() as server:
             with pytest.raises(TimeoutError, match=r"2 requests; so far Counts\(opened=0"):
