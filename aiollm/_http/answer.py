@@ -91,7 +91,6 @@ class Answer:
     _last, _gap = _NEVER, _NO_GAP
     _empty_after = _NO_GAP
     """When the last items had come before the last bytes that brought none."""
-    _size = _turn_at = 0
     _read: Read | None = None
     """What cuts large reads into pieces."""
     _has_turned = False
@@ -101,6 +100,7 @@ class Answer:
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
     ) -> None:
         self.goes_on = True
+        self._size = self._turn_at = 0
         self._reply = reply
         self._held: bytes | None = None
         """What was read already, and is decoded next."""

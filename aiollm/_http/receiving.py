@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-import aiohttp
+from aiohttp import EMPTY_PAYLOAD, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from aiollm.errors import ProtocolError
@@ -45,20 +45,41 @@ def is_interim(status: int) -> bool:
     return 100 <= status < 200 and status != 101
 
 
+_AIOHTTPS = (
+    "_buffer", "_closed", "_connection_lost_called", "_data_received_cb", "_eof", "_exception",
+    "_parser", "_payload", "_payload_parser", "_payload_parser_failed", "_read_bufsize",
+    "_read_timeout", "_read_timeout_handle", "_should_close", "_skip_payload", "_tail",
+    "_timeout_ceil_threshold", "_timer", "_upgraded", "_waiter",
+)  # fmt: skip
+"""What aiohttp keeps in each of its connections. Since Python 3.13, an attribute that is in no slot
+costs ten times as much to read where a base class has slots, and a request reads some seventy."""
+
+
 class _Answering(ResponseHandler):
     """A connection that takes no endless row of interim responses, such as 100 Continue.
 
     aiohttp passes over each without a turn of the event loop.
     """
 
-    was_used = False
-    """Whether it has sent a request."""
-    _interim = 0
-    _sent: SendNotes | None = None
-    """What is not answered yet."""
-    _is_awaited = True
-    """Whether the head of an answer is still to come."""
-    _is_chunked = False
+    __slots__ = (
+        "_interim",
+        "_is_awaited",
+        "_is_chunked",
+        "_sent",
+        "was_used",
+        *(name for name in _AIOHTTPS if not hasattr(ResponseHandler, name)),
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.was_used = False
+        """Whether it has sent a request."""
+        self._interim = 0
+        self._sent: SendNotes | None = None
+        """What is not answered yet."""
+        self._is_awaited = True
+        """Whether the head of an answer is still to come."""
+        self._is_chunked = False
 
     def begin(self, sent: SendNotes | None) -> None:
         """Note what the next bytes answer."""
@@ -90,7 +111,7 @@ class _Answering(ResponseHandler):
         if self._interim <= MAX_INTERIM:
             self._is_awaited, self._is_chunked = self._interim > 0, message.chunked
             if in_pieces(body).is_eof():
-                self._payload = aiohttp.EMPTY_PAYLOAD
+                self._payload = EMPTY_PAYLOAD
             super().feed_data(data, size)
         else:
             self._end_interim()
@@ -117,6 +138,8 @@ class _Flowing(_Answering):
     Nothing behind an answer is taken for another, and the connection is closed. aiohttp would drop
     an answer that comes in one read with bytes that are not HTTP, as where its length is too short.
     """
+
+    __slots__ = ()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -199,6 +222,11 @@ class _Flowing(_Answering):
             self._reading_paused = True
             with suppress(AttributeError, NotImplementedError, RuntimeError):
                 self.transport.pause_reading()
+
+    def resume_reading(self, *args: bool, **named: bool) -> None:
+        """Read from the socket again; aiohttp asks for that at the end of each body."""
+        if self._reading_paused:
+            super().resume_reading(*args, **named)
 
 
 class _Slicing(_Flowing):
@@ -314,7 +342,7 @@ def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
     return partial(kind, loop=loop)
 
 
-class Pieces(aiohttp.StreamReader):
+class Pieces(StreamReader):
     """A body that returns all buffered pieces as one, and does little for each.
 
     aiohttp keeps where each HTTP chunk ended, which nothing here asks for, and runs its flow
@@ -344,7 +372,7 @@ class Pieces(aiohttp.StreamReader):
 
     def feed_eof(self) -> None:
         """Take the end: nothing more that arrives is of this body."""
-        self._protocol._payload = aiohttp.EMPTY_PAYLOAD  # type: ignore[attr-defined] # noqa: SLF001
+        self._protocol._payload = EMPTY_PAYLOAD  # type: ignore[attr-defined] # noqa: SLF001
         super().feed_eof()
 
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
@@ -404,20 +432,20 @@ _PIECES_USE = {
 }  # fmt: skip
 """What `Pieces` uses of aiohttp's body."""
 
-_IS_LIKE_PIECES = set(aiohttp.StreamReader.__slots__) >= _PIECES_USE and hasattr(
+_IS_LIKE_PIECES = set(StreamReader.__slots__) >= _PIECES_USE and hasattr(
     ResponseHandler, "_reading_paused"
 )
 
 
-def in_pieces(body: aiohttp.StreamReader) -> aiohttp.StreamReader:
+def in_pieces(body: StreamReader) -> StreamReader:
     """Return `body`, made to join its pieces; aiohttp has no setting for the class."""
-    if _IS_LIKE_PIECES and type(body) is aiohttp.StreamReader:
+    if _IS_LIKE_PIECES and type(body) is StreamReader:
         body.__class__ = Pieces
     return body
 
 
-def has_bytes(body: aiohttp.StreamReader) -> bool:
+def has_bytes(body: StreamReader) -> bool:
     """Return whether bytes of a body have arrived, even if they were taken."""
-    if body is aiohttp.EMPTY_PAYLOAD:  # which has no size
+    if body is EMPTY_PAYLOAD:  # which has no size
         return False
     return bool(body._size or body.total_bytes)  # noqa: SLF001

@@ -42,9 +42,10 @@ class _Place(aiohttp.ClientRequest):
 class _Head:
     """The head of a request as aiohttp wrote it, up to the length of its body; no repr shows it."""
 
-    __slots__ = ("place", "start")
+    __slots__ = ("key", "place", "start")
 
     def __init__(self, place: _Place, start: bytes) -> None:
+        self.key = place.connection_key
         self.place = place
         self.start = start
 
@@ -100,7 +101,7 @@ class Repeater:
         head = self._heads.get((request.method, request.url, *request.headers.items()))
         if head is None:
             return None
-        connection = await self._connector.idle(head.place.connection_key, sent)
+        connection = await self._connector.idle(head.key, sent)
         if connection is None:
             try:
                 connection = await self._connector.connect(head.place, (), within, sent)
@@ -123,7 +124,7 @@ class Repeater:
     ) -> None:
         """Remember how aiohttp sent a request that was answered."""
         known = (request.method, request.url, *request.headers.items())
-        if (head := self._heads.get(known)) is not None and head.place.connection_key == sent.key:
+        if (head := self._heads.get(known)) is not None and head.key == sent.key:
             return  # as where many new connections are opened at once
         info = response.request_info
         is_plain = info.method == "POST" and not any(name in info.headers for name in _UNLIKE)
