@@ -17,7 +17,7 @@ from aiollm.media import MediaPool
 from aiollm.media.interpreter import find_python
 from aiollm.media.limits import ImageLimits
 from aiollm.types import ImagePart
-from tests.programs import run_program
+from tests.programs import python, run_program
 
 pytest.importorskip("PIL")
 
@@ -194,9 +194,9 @@ async def test_a_process_is_tried_again_later(make, fake, monkeypatch, caplog):
         assert pool.statistics().processes == 1
 
 
-CHATTY = """#!{python}
+CHATTY = """
 import contextlib, os, socket, sys
-sys.path.insert(0, {root!r})
+sys.path.insert(0, sys.argv[1])
 from aiollm.media import worker
 from aiollm.media.ipc import Channel
 from aiollm.media.transform import transform
@@ -214,7 +214,7 @@ worker.serve(Channel(socket.socket(fileno=0)), 10**6)
 
 async def test_what_a_library_writes_about_images_never_stops_a_worker(make, tmp_path, monkeypatch):
     chatty = tmp_path / "python"
-    chatty.write_text(CHATTY.format(python=sys.executable, root=str(ROOT)))
+    chatty.write_text(f"#!/bin/sh\nexec {python('-c', CHATTY, ROOT)}\n")
     chatty.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(chatty))
     async with MediaPool(1, time_limit=10) as pool:
