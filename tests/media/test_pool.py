@@ -24,6 +24,7 @@ from aiollm.media.limits import MAX_PIXELS, ImageLimits
 from aiollm.media.sniff import info
 from aiollm.media.transform import UNKNOWN
 from aiollm.types import ImagePart
+from tests.programs import python
 
 pytest.importorskip("PIL")
 
@@ -260,7 +261,7 @@ def test_fewer_than_no_workers_is_an_error():
         MediaPool(-1)
 
 
-FAKE = """#!{python}
+FAKE = """
 import socket, sys
 sys.path.insert(0, {root!r})
 from aiollm.media.ipc import Channel
@@ -282,7 +283,9 @@ while True:
 )
 async def test_a_worker_is_not_trusted(single, shots, tmp_path, monkeypatch, head, reason):
     fake = tmp_path / "python"
-    fake.write_text(FAKE.format(python=sys.executable, root=ROOT, head=head, data=b"no picture"))
+    code = tmp_path / "fake.py"
+    code.write_text(FAKE.format(root=ROOT, head=head, data=b"no picture"))
+    fake.write_text(f"#!/bin/sh\nexec {python(code)}\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(UnsupportedError, match=reason):
