@@ -13,8 +13,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from aiollm._http.aiohttp_tuning import Prompt
+from aiollm._http.pieces import in_pieces
 from aiollm._http.public_addresses import is_public
-from aiollm._http.receiving import in_pieces
 from aiollm._http.translation import FOREIGN, cause_of, fault_of
 from aiollm.errors import UnsupportedError
 

@@ -20,7 +20,8 @@ from aiollm._http.aiohttp_tuning import (
     request_class,
     sending,
 )
-from aiollm._http.receiving import Pieces, SendNotes, has_bytes, in_pieces
+from aiollm._http.pieces import Pieces, has_bytes, in_pieces
+from aiollm._http.receiving import SendNotes
 from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
 from aiollm._wire.body import Body

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from aiollm._http.aiohttp_tuning import READ_BUFFER
+from aiollm._http.pieces import Pieces
 from aiollm._http.receiving import (
     LESS,
     RECEIVE_SIZE,
-    Pieces,
     _Flowing,
     _Slicing,
     connection_factory,

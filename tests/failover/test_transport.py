@@ -19,8 +19,9 @@ from aiollm import (
     OverloadedError,
     ProtocolError,
 )
-from aiollm._http import receiving, transport
-from aiollm._http.receiving import MAX_INTERIM, Pieces
+from aiollm._http import pieces, receiving, transport
+from aiollm._http.pieces import Pieces
+from aiollm._http.receiving import MAX_INTERIM
 from aiollm._http.translation import translate
 from aiollm.testing import Answer, Gate, Raw, chat
 from aiollm.testing.faults import End
@@ -226,7 +227,7 @@ async def test_what_arrived_before_a_break_reaches_a_caller_who_reads_slowly(
             super().set_exception(*args)
             is_broken.set()
 
-    for module in (receiving, transport):
+    for module in (pieces, receiving, transport):
         monkeypatch.setattr(module, "Pieces", Noting)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
     start = head + b"Transfer-Encoding: chunked\r\n\r\n" + event("a")

@@ -19,14 +19,8 @@ from aiollm._http.aiohttp_tuning import (
     receive_less,
     request_class,
 )
-from aiollm._http.receiving import (
-    Pieces,
-    _Answering,
-    _Flowing,
-    connection_factory,
-    has_bytes,
-    in_pieces,
-)
+from aiollm._http.pieces import Pieces, has_bytes, in_pieces
+from aiollm._http.receiving import _Answering, _Flowing, connection_factory
 from aiollm.testing import Answer, FaultServer
 
 
@@ -49,7 +43,7 @@ class Flow:
 
 def a_body(flow, limit=2**16):
     body = in_pieces(aiohttp.StreamReader(flow, limit, loop=asyncio.get_running_loop()))
-    assert type(body) is Pieces, "aiohttp is not as receiving.py knows it"
+    assert type(body) is Pieces, "aiohttp is not as pieces.py knows it"
     return body
 
 
