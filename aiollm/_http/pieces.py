@@ -12,6 +12,9 @@ MANY_PIECES = 1024
 """HTTP chunks in one read from which on the next reads are smaller. Texts of one token that come in
 chunks of their own, as from most servers, are some 400 in 64 KiB."""
 
+LESS = 16 * 1024
+"""Bytes of a read after one of very many HTTP chunks: 64 KiB of them may take 2 ms to parse."""
+
 
 class Pieces(StreamReader):
     """A body that returns all buffered pieces as one, and does little for each.
@@ -70,8 +73,7 @@ class Pieces(StreamReader):
             data = waiting.popleft()
         else:
             if len(waiting) > MANY_PIECES:
-                protocol: Any = self._protocol
-                protocol.read_less()
+                self._read_less()
             data = b"".join(waiting)
             waiting.clear()
         self._size = 0
@@ -80,6 +82,13 @@ class Pieces(StreamReader):
         if self._protocol._reading_paused:  # noqa: SLF001
             self._protocol.resume_reading()
         return data
+
+    def _read_less(self) -> None:
+        """Make the next reads smaller. What reads TLS has no such setting."""
+        for each in (self._protocol, self._protocol.transport):
+            reader: Any = each
+            if getattr(reader, "max_size", 0) > LESS:
+                reader.max_size = LESS
 
     def coming(self) -> asyncio.Future[None]:
         """Return what ends when there is something to take. Raises: RuntimeError."""

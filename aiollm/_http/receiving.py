@@ -19,9 +19,6 @@ RECEIVE_SIZE = 64 * 1024
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
-LESS = 16 * 1024
-"""Bytes of a read after one of very many HTTP chunks: 64 KiB of them may take 2 ms to parse."""
-
 
 class SendNotes:
     """What a connector notes about the request that is being sent."""
@@ -112,12 +109,6 @@ class _Answering(ResponseHandler):
             super().feed_data(data, size)
         else:
             self._end_interim()
-
-    def read_less(self) -> None:
-        """Make the next reads smaller; TLS transports have no such setting."""
-        transport: Any = self.transport
-        if getattr(transport, "max_size", 0) > LESS:
-            transport.max_size = LESS
 
     def _end_interim(self) -> None:
         error = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
@@ -234,7 +225,8 @@ class _Slicing(_Flowing):
     """
 
     _rest = b""
-    _most = RECEIVE_SIZE
+    max_size = RECEIVE_SIZE
+    """Bytes that are parsed at once, as in asyncio's transports."""
 
     @property
     def should_close(self) -> bool:
@@ -245,12 +237,12 @@ class _Slicing(_Flowing):
         """Take bytes from the socket."""
         if self._rest:
             self._rest += data
-        elif len(data) <= self._most:
+        elif len(data) <= self.max_size:
             super().data_received(data)
         else:
-            self._rest = data[self._most :]
+            self._rest = data[self.max_size :]
             self.pause_reading()
-            super().data_received(data[: self._most])
+            super().data_received(data[: self.max_size])
             self._loop.call_soon(self._go_on)  # after who waits for this part
 
     def _go_on(self) -> None:
@@ -261,10 +253,6 @@ class _Slicing(_Flowing):
         body: Any = self._payload
         if type(body) is not Pieces or body._size <= body._high_water:  # noqa: SLF001
             self.resume_reading()
-
-    def read_less(self) -> None:
-        """Make the next parts smaller."""
-        self._most = LESS
 
     def resume_reading(self, *args: Any, **options: Any) -> None:
         """Read on, unless there is a rest."""

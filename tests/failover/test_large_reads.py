@@ -8,9 +8,8 @@ import random
 import pytest
 
 from aiollm._http.aiohttp_tuning import READ_BUFFER
-from aiollm._http.pieces import Pieces
+from aiollm._http.pieces import LESS, Pieces
 from aiollm._http.receiving import (
-    LESS,
     RECEIVE_SIZE,
     _Flowing,
     _Slicing,
@@ -48,7 +47,7 @@ def connect(kind, most=RECEIVE_SIZE):
     connection.connection_made(Transport())
     connection.set_response_params(read_until_eof=True, read_bufsize=READ_BUFFER)
     connection.begin(None)
-    connection._most = most
+    connection.max_size = most
     return connection
 
 

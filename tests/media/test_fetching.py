@@ -20,7 +20,7 @@ from aiollm import UnsupportedError
 from aiollm._http import fetching
 from aiollm._http.public_addresses import is_public
 from aiollm._http.transport import HttpTransport
-from aiollm.testing import Answer, FaultServer, redirect
+from aiollm.testing import Answer, FaultServer, Raw, redirect
 
 ROOT = Path(__file__).parents[2]
 OLDEST = Path(os.environ.get("OLDEST_PYTHON", ROOT / ".venv-oldest" / "bin" / "python"))
@@ -112,6 +112,17 @@ def test_an_address_in_another_form_is_at_most_as_public_as_itself(number):
     for start in ("::", "::ffff:", "64:ff9b::", "64:ff9b:1::", "::ffff:0:"):
         assert is_public(f"{start}{plain}") <= is_public(str(plain))
     assert not is_public(f"2002:{number >> 16:x}:{number & 0xFFFF:x}::1")
+
+
+async def test_an_image_in_very_many_http_chunks_is_fetched():
+    """Each read of them has more than those from which on reads become smaller."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = Raw((head + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n",))
+    async with (
+        FaultServer(answer) as server,
+        world(Table(a_example=["8.8.8.8"]), server) as (fetch, _),
+    ):
+        assert await fetch("http://a.example/x.png") == b"x" * 50_000
 
 
 async def test_no_socket_is_made_for_such_an_address_in_a_url():
