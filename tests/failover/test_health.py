@@ -214,14 +214,20 @@ def test_an_attempt_older_than_an_outage_that_is_over_counts_by_what_the_server_
     assert tracker.ready_in(A, "one") == expected
 
 
-@pytest.mark.parametrize("answers", ["first_output", "success", "refusal"])
-def test_a_probe_does_not_end_a_wait_that_was_stated_while_it_was_under_way(answers):
+def told_to_wait_amid_a_probe():
+    """Return a target's probe that is under way; an older attempt has been told to wait 20 s."""
     tracker, clock = health()
     old, new = tracker.admit(A, "one"), tracker.admit(A, "one")
     new.failure(ServerError("x", status=500))
     clock.now += 1
     probe = tracker.admit(A, "one")
     old.failure(OverloadedError("x", status=503, retry_after=20.0))
+    return tracker, clock, probe
+
+
+@pytest.mark.parametrize("answers", ["first_output", "success", "refusal"])
+def test_a_probe_does_not_end_a_wait_that_was_stated_while_it_was_under_way(answers):
+    tracker, clock, probe = told_to_wait_amid_a_probe()
     match answers:
         case "first_output":
             assert not probe.first_output(0.1)
@@ -236,12 +242,7 @@ def test_a_probe_does_not_end_a_wait_that_was_stated_while_it_was_under_way(answ
 
 
 def test_a_probe_whose_answer_ends_after_a_wait_that_was_stated_meanwhile_closes():
-    tracker, clock = health()
-    old, new = tracker.admit(A, "one"), tracker.admit(A, "one")
-    new.failure(ServerError("x", status=500))
-    clock.now += 1
-    probe = tracker.admit(A, "one")
-    old.failure(OverloadedError("x", status=503, retry_after=20.0))
+    tracker, clock, probe = told_to_wait_amid_a_probe()
     probe.first_output(0.1)
     clock.now += 21
     assert probe.success()
