@@ -88,7 +88,7 @@ class Breaker:
         self.probe_at: float = 0.0
         self.not_before: float = 0.0
         self.stated_at: float = -math.inf
-        """When the server stated a time that `not_before` heeds."""
+        """When the server stated the time in `not_before`."""
         self.error: Exception | None = None
         self.probe: Any = None
         self.succeeded: int = 0

@@ -29,7 +29,7 @@ sending: ContextVar[SendNotes] = ContextVar("aiollm_sending")
 
 
 class Prompt(aiohttp.BaseConnector):
-    """Closes what it does not keep at once.
+    """Closes at once what it does not keep, and reads little at a time.
 
     aiohttp ends TLS politely, and then waits up to 30 s for a server that says `Connection: close`
     but keeps its own side open, even after the session has been closed.
@@ -40,6 +40,15 @@ class Prompt(aiohttp.BaseConnector):
         if ends and protocol.transport is not None:
             protocol.transport.abort()
         super()._release(key, protocol, should_close=should_close)
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        protocol = await super()._create_connection(req, traces, timeout)
+        receive_less(protocol.transport, self._tls_buffer)
+        return protocol
+
+    @cached_property
+    def _tls_buffer(self) -> bytearray:
+        return bytearray(TLS_RECEIVE_SIZE)
 
 
 class _Careful(Prompt):
@@ -73,15 +82,6 @@ class _Careful(Prompt):
                 return connection
             connection.close()
         return None
-
-    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        protocol = await super()._create_connection(req, traces, timeout)
-        receive_less(protocol.transport, self._tls_buffer)
-        return protocol
-
-    @cached_property
-    def _tls_buffer(self) -> bytearray:
-        return bytearray(TLS_RECEIVE_SIZE)
 
 
 class Connector(_Careful, aiohttp.TCPConnector):

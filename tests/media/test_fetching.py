@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aiollm import UnsupportedError
 from aiollm._http import fetching
 from aiollm._http.public_addresses import is_public
+from aiollm._http.receiving import RECEIVE_SIZE
 from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, FaultServer, Raw, redirect
 
@@ -123,6 +124,16 @@ async def test_an_image_in_very_many_http_chunks_is_fetched():
         world(Table(a_example=["8.8.8.8"]), server) as (fetch, _),
     ):
         assert await fetch("http://a.example/x.png") == b"x" * 50_000
+
+
+async def test_little_of_a_fetched_image_is_read_at_once():
+    """Each of its HTTP chunks takes time, and asyncio reads 256 KiB."""
+    async with FaultServer(default=Answer(200, {}, b"x")) as server:
+        session = fetching.public_session(Table(a_example=["8.8.8.8"]), Sockets(server).make)
+        async with session:
+            await fetching.fetch(session, "http://a.example/x.png")
+            ((connection, _),) = next(iter(session.connector._conns.values()))
+            assert connection.transport.max_size == RECEIVE_SIZE
 
 
 async def test_no_socket_is_made_for_such_an_address_in_a_url():
