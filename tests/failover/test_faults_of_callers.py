@@ -29,7 +29,7 @@ from aiollm import (
 )
 from aiollm._http import last_words
 from aiollm._http.translation import translate
-from aiollm.events import ImageElided
+from aiollm.events import CallQueued, ImageElided
 from aiollm.testing import NEVER, Answer, Cut, FakeProvider, Gate, Hang, chat
 
 pytestmark = pytest.mark.loops
@@ -102,8 +102,10 @@ async def test_the_deadlines_of_an_attempt_begin_when_it_has_a_slot(serve):
     async with Registry(env=env, retries=0) as reg:
         first = asyncio.create_task(reg.generate("a/m", "hi"))
         await gate.reached()
-        limits = Timeouts(first_output=0.2)
+        limits, queued = Timeouts(first_output=0.2), asyncio.Event()
+        reg.on_event(lambda event: queued.set() if type(event) is CallQueued else None)
         second = asyncio.create_task(reg.generate("a/m", "hi", timeouts=limits, patience=30))
+        await queued.wait()
         began = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() == began:  # uvloop counts whole milliseconds
             await asyncio.sleep(0)

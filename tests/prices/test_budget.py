@@ -319,6 +319,8 @@ async def test_a_wait_for_the_budget_is_part_of_the_patience(world):
     await fake.wait_calls()
     stream = reg.stream("fake/m", QUESTION, budget=budget, patience=50)
     second = asyncio.create_task(stream.collect())
+    while not budget._ledger.waiting:
+        await asyncio.sleep(0)
     began = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() == began:  # uvloop counts whole milliseconds
         await asyncio.sleep(0)
