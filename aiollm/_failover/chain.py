@@ -62,7 +62,8 @@ class Chain(Call):
         emit: Callable[[Event], None] | None = None,
         number: int = 0,
     ) -> None:
-        super().__init__(
+        Call.__init__(
+            self,
             opener,
             gate,
             watchdog,

@@ -118,7 +118,6 @@ class Answer:
         caller first.
         """
         decoder = self._decoder
-        batch = Batch()
         data = self._held
         try:
             if data is not None:
@@ -127,6 +126,7 @@ class Answer:
                 if decoder.ending or (coming := self._source.coming()) is None:
                     return self._hold()
                 return coming
+            batch = Batch()
             self._size = size = self._size + len(data)
             # At the first read, and then once in so many bytes.
             if size >= self._turn_at and (data := self._slice(data)) is None:
@@ -138,6 +138,7 @@ class Answer:
         except Exception as error:
             if (ended_by := self._ended_by(error, data)) is None:
                 raise
+            batch = Batch() if data is None else batch
             self._fail(ended_by, data, batch)
         if decoder.finished:
             self.goes_on = False

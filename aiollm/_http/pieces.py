@@ -76,9 +76,8 @@ class Pieces(StreamReader):
                 self._read_less()
             data = b"".join(waiting)
             waiting.clear()
+        self.total_bytes += self._size
         self._size = 0
-        self._cursor += len(data)
-        self.total_bytes = self._cursor
         if self._protocol._reading_paused:  # noqa: SLF001
             self._protocol.resume_reading()
         return data
@@ -108,7 +107,7 @@ class Pieces(StreamReader):
 
 
 _PIECES_USE = {
-    "_buffer", "_buffer_offset", "_cursor", "_eof", "_exception", "_high_water", "_loop",
+    "_buffer", "_buffer_offset", "_eof", "_exception", "_high_water", "_loop",
     "_protocol", "_size", "_waiter", "total_bytes",
 }  # fmt: skip
 """What `Pieces` uses of aiohttp's body."""

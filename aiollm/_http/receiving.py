@@ -127,10 +127,20 @@ class _Flowing(_Answering):
     an answer that comes in one read with bytes that are not HTTP, as where its length is too short.
     """
 
-    __slots__ = ()
+    __slots__ = ("_rest", "max_size")
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes from the socket."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.max_size = RECEIVE_SIZE
+        """Bytes that are parsed in one turn, which is what asyncio's transports read at once."""
+        self._rest = b""
+        """What was read with them."""
+
+    def data_received(self, data: bytes, is_part: bool = False) -> None:  # noqa: FBT001, FBT002 - named ones take longer
+        """Take bytes from the socket, or a part of a large read."""
+        if (self._rest or len(data) > self.max_size) and not is_part:
+            self._take_in_parts(data)
+            return
         body: Any = self._payload
         if type(body) is not Pieces or self._read_timeout is not None:
             self._take_head(data)
@@ -171,7 +181,7 @@ class _Flowing(_Answering):
         """Take what is behind a head: a body, or what is refused."""
         body: Any = self._payload
         if type(body) is Pieces:
-            _Flowing.data_received(self, data)  # it is of a read that was cut already
+            self.data_received(data, True)
         elif body is None or body.is_eof():
             self._refuse()
         else:
@@ -201,6 +211,52 @@ class _Flowing(_Answering):
         if self._exception is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(self._exception)  # or its reader would wait for more
 
+    def _take_in_parts(self, data: bytes) -> None:
+        """Take more than can be parsed in one turn of the loop.
+
+        A read of 256 KiB may hold 40,000 HTTP chunks, which take 10 ms. Nothing more is read before
+        the rest of it has been parsed.
+        """
+        if self._rest:
+            self._rest += data
+            return
+        self._rest = data[self.max_size :]
+        if self._rest:
+            self.pause_reading()
+        self.data_received(data[: self.max_size], True)
+        if self._rest:
+            self._loop.call_soon(self._go_on)  # after who waits for this part
+
+    def _go_on(self) -> None:
+        data, self._rest = self._rest, b""
+        if not data or self._exception is not None:
+            return
+        self._take_in_parts(data)
+        body: Any = self._payload
+        if type(body) is not Pieces or body._size <= body._high_water:  # noqa: SLF001
+            self.resume_reading()
+
+    def _flush(self) -> None:
+        """Take the rest at once: the end comes behind it."""
+        data, self._rest = self._rest, b""
+        if data and self._exception is None:
+            self.data_received(data, True)
+
+    def eof_received(self) -> None:
+        """Take the end."""
+        self._flush()
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Take the loss of the connection."""
+        self._flush()
+        super().connection_lost(exc)
+
+    @property
+    def should_close(self) -> bool:
+        """Whether it must not be reused."""
+        return bool(self._rest) or super().should_close
+
     def pause_reading(self) -> None:
         """Stop reading from the socket, but not in the middle of what was read.
 
@@ -213,67 +269,8 @@ class _Flowing(_Answering):
 
     def resume_reading(self, *args: bool, **named: bool) -> None:
         """Read from the socket again; aiohttp asks for that at the end of each body."""
-        if self._reading_paused:
+        if self._reading_paused and not self._rest:
             super().resume_reading(*args, **named)
-
-
-class _Slicing(_Flowing):
-    """A connection of a loop that reads more at once than can be parsed in one turn, as uvloop's.
-
-    A read of 256 KiB may hold 40,000 HTTP chunks, which take 10 ms. Nothing more is read before the
-    rest of it has been parsed.
-    """
-
-    _rest = b""
-    max_size = RECEIVE_SIZE
-    """Bytes that are parsed at once, as in asyncio's transports."""
-
-    @property
-    def should_close(self) -> bool:
-        """Whether it must not be reused."""
-        return bool(self._rest) or super().should_close
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes from the socket."""
-        if self._rest:
-            self._rest += data
-        elif len(data) <= self.max_size:
-            super().data_received(data)
-        else:
-            self._rest = data[self.max_size :]
-            self.pause_reading()
-            super().data_received(data[: self.max_size])
-            self._loop.call_soon(self._go_on)  # after who waits for this part
-
-    def _go_on(self) -> None:
-        data, self._rest = self._rest, b""
-        if not data or self._exception is not None:
-            return
-        self.data_received(data)
-        body: Any = self._payload
-        if type(body) is not Pieces or body._size <= body._high_water:  # noqa: SLF001
-            self.resume_reading()
-
-    def resume_reading(self, *args: Any, **options: Any) -> None:
-        """Read on, unless there is a rest."""
-        if not self._rest:
-            super().resume_reading(*args, **options)
-
-    def _flush(self) -> None:
-        """Take the rest at once: the end comes behind it."""
-        data, self._rest = self._rest, b""
-        if data and self._exception is None:
-            super().data_received(data)
-
-    def eof_received(self) -> None:
-        """Take the end."""
-        self._flush()
-        super().eof_received()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Take the loss of the connection."""
-        self._flush()
-        super().connection_lost(exc)
 
 
 _HEAD_END = b"\r\n\r\n"
@@ -323,5 +320,5 @@ def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
     one = ResponseHandler(loop)
     kind: type[_Answering] = _Answering
     if IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES):
-        kind = _Flowing if isinstance(loop, asyncio.BaseEventLoop) else _Slicing
+        kind = _Flowing
     return partial(kind, loop=loop)

@@ -36,7 +36,7 @@ async def stream(
             # The headers show that the server is alive. So does a body that came with them, and
             # then an empty batch would only cost a turn of the loop.
             yield _opening(announced, http.warnings)
-        if not 200 <= reply.status < 300:
+        if reply.status // 100 != 2:
             raise codec.error(await _error_reply(reply, http.url))
         answer = Answer(reply, codec.framing(), (http.decoder or codec.decoder)(), timeouts)
         del http  # its body may be large, and an answer may take long

@@ -9,12 +9,7 @@ import pytest
 
 from aiollm._http.aiohttp_tuning import READ_BUFFER
 from aiollm._http.pieces import LESS, Pieces
-from aiollm._http.receiving import (
-    RECEIVE_SIZE,
-    _Flowing,
-    _Slicing,
-    connection_factory,
-)
+from aiollm._http.receiving import RECEIVE_SIZE, _Flowing
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -42,8 +37,8 @@ class Transport(asyncio.Transport):
         return self.closed
 
 
-def connect(kind, most=RECEIVE_SIZE):
-    connection = kind(asyncio.get_running_loop())
+def connect(most=RECEIVE_SIZE):
+    connection = _Flowing(asyncio.get_running_loop())
     connection.connection_made(Transport())
     connection.set_response_params(read_until_eof=True, read_bufsize=READ_BUFFER)
     connection.begin(None)
@@ -56,7 +51,7 @@ def chunks(count, size=1):
 
 
 async def test_a_large_read_is_parsed_in_several_turns_before_the_next_one():
-    connection = connect(_Slicing)
+    connection = connect()
     connection.data_received(HEAD + chunks(40_000) + END)
     body, sizes = connection._payload, []
     assert type(body) is Pieces
@@ -75,7 +70,7 @@ async def test_a_large_read_is_parsed_in_several_turns_before_the_next_one():
 
 
 async def test_a_body_that_is_full_is_not_read_on_before_it_is_taken():
-    connection = connect(_Slicing)
+    connection = connect()
     connection.data_received(HEAD + chunks(6, 50_000))
     for _ in range(9):
         await asyncio.sleep(0)
@@ -86,7 +81,7 @@ async def test_a_body_that_is_full_is_not_read_on_before_it_is_taken():
 
 
 async def test_a_body_that_is_taken_amid_a_large_read_does_not_read_on():
-    connection = connect(_Slicing)
+    connection = connect()
     connection.data_received(HEAD + chunks(6, 50_000))
     assert connection._payload.take()
     assert not connection.transport.reads
@@ -94,7 +89,7 @@ async def test_a_body_that_is_taken_amid_a_large_read_does_not_read_on():
 
 @pytest.mark.parametrize("end", ["eof_received", "connection_lost"])
 async def test_nothing_of_a_large_read_is_lost_where_the_end_comes_at_once(end):
-    connection = connect(_Slicing)
+    connection = connect()
     connection.data_received(HEAD + chunks(40_000) + END)
     body = connection._payload
     if end == "eof_received":
@@ -115,9 +110,9 @@ async def test_an_answer_in_parts_is_the_same_answer(seed):
     cuts = sorted(dice.sample(range(len(sent)), dice.randrange(4)))
     reads = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
     is_lost, turns = dice.random() < 0.5, dice.randrange(9)
-    outcomes = {}
-    for kind, most in ((_Flowing, 0), (_Slicing, dice.randrange(1, 200))):
-        connection = connect(kind, most)
+    outcomes = []
+    for most in (len(sent), dice.randrange(1, 200)):
+        connection = connect(most)
         transport = connection.transport
         for read in reads:
             while not transport.reads and not transport.closed:
@@ -128,10 +123,10 @@ async def test_an_answer_in_parts_is_the_same_answer(seed):
             await asyncio.sleep(0)
         if is_lost:
             connection.connection_lost(None)
-        while getattr(connection, "_rest", b""):
+        while connection._rest:
             await asyncio.sleep(0)
         message, body = (await connection.read()) if connection._buffer else (None, None)
-        outcomes[kind] = (
+        outcome = (
             message and message.code,
             body and b"".join(body._buffer),
             body and body.is_eof(),
@@ -139,15 +134,5 @@ async def test_an_answer_in_parts_is_the_same_answer(seed):
             connection.should_close,
             transport.closed,
         )
-    assert outcomes[_Flowing] == outcomes[_Slicing]
-
-
-async def test_only_a_loop_whose_reads_are_large_cuts_them():
-    loop = asyncio.get_running_loop()
-    assert connection_factory(loop).func is _Flowing
-    uvloop = pytest.importorskip("uvloop")
-    other = uvloop.new_event_loop()
-    try:
-        assert connection_factory(other).func is _Slicing
-    finally:
-        other.close()
+        outcomes.append(outcome)
+    assert outcomes[0] == outcomes[1]

@@ -47,10 +47,10 @@ CODECS = {
 # Instructions a chunk where a read brings fifty, a read that brings one chunk, and a whole
 # request of eight chunks in one read.
 BOUNDS = {
-    "openai": (41, 520, 3850),
-    "anthropic": (39, 523, 4560),
-    "google": (50, 548, 4260),
-    "ollama": (34, 470, 3490),
+    "openai": (39, 490, 3850),
+    "anthropic": (36, 493, 4555),
+    "google": (46, 522, 4255),
+    "ollama": (32, 456, 3485),
 }
 
 
