@@ -11,12 +11,12 @@ one request, and a stale "no" the whole feature.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
 
@@ -222,6 +222,6 @@ def _published(family: str, host: str, model: str) -> Capabilities:
 def _of(family: str, host: str, model: str, rows: Iterable[Row]) -> Capabilities:
     facts: dict[str, Any] = {}
     for row in rows:
-        if row.family == family and fnmatchcase(host, row.host) and fnmatchcase(model, row.model):
+        if row.family == family and matches(host, row.host) and matches(model, row.model):
             facts |= row.facts
     return Capabilities(**facts)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.durations import moment, number, wait
 
 Kind: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens"]
@@ -138,7 +138,7 @@ _UNKNOWN = _Dialect(("*",), (*_OPENAI, *_ANTHROPIC, *_MISTRAL, *_PLAIN), always=
 @lru_cache(maxsize=256)
 def _dialect_of(host: str) -> _Dialect:
     name = host.rpartition(":")[0] or host
-    known = (row for row in _DIALECTS if any(fnmatchcase(name, own) for own in row.hosts))
+    known = (row for row in _DIALECTS if any(matches(name, own) for own in row.hosts))
     return next(known, _UNKNOWN)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from aiollm._settings.wildcards import matches
 from aiollm.errors import OutputError, ProviderError
 from aiollm.events import ApprovalAsked, ApprovalDecided, HistoryCompacted, RunSteered
 from aiollm.images import ImageRequest
@@ -217,7 +217,7 @@ def _kind_of(tool: AnyTool) -> str:
 
 def _service(provider: Provider) -> str:
     host = urlsplit(provider.base_url).hostname or ""
-    known = (name for pattern, name in _HOSTS if fnmatchcase(host, pattern))
+    known = (name for pattern, name in _HOSTS if matches(host, pattern))
     return next(known, _SCHEMES.get(provider.scheme, provider.scheme))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.dsn import Dsn, Secret
 from aiollm.errors import ConfigError
 from aiollm.provider import Codec, Operation, Provider
@@ -60,7 +60,7 @@ class Scheme(msgspec.Struct, frozen=True):
 
     def owns_host(self, host: str) -> bool:
         """Return whether `host` belongs to the vendor."""
-        return any(fnmatchcase(host, own) for own in self.hosts)
+        return any(matches(host, own) for own in self.hosts)
 
     def owns(self, dsn: Dsn) -> bool:
         """Return whether a DSN is for one of the vendor's own hosts, over TLS."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.errors import UnsupportedError
 from aiollm.hosted import CodeExecution, FileSearch, Hosted, HostedTool, WebSearch
 from aiollm.providers.anthropic.messages import FAMILY
@@ -65,7 +65,7 @@ def called(request: Request, name: str) -> str:
 
 def _typed(tool: Hosted, model: str) -> dict[str, Any]:
     for row in VERSIONS:
-        if row.tool == tool.name and fnmatchcase(model, row.models):
+        if row.tool == tool.name and matches(model, row.models):
             return {"type": row.type, "name": tool.name}
     raise UnsupportedError(f"Anthropic has no tool {tool.name!r}")
 

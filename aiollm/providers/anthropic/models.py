@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.providers.encoding import Warnings
 from aiollm.types import Effort
 
@@ -123,7 +123,7 @@ parameters. Since 4.8, they accept system messages in a conversation."""
 def model_facts(model: str) -> Model:
     """Return the facts about a model; dots in its version count as dashes."""
     name = model.lower().replace(".", "-")
-    return next(row for row in MODELS if any(fnmatchcase(name, glob) for glob in row.names))
+    return next(row for row in MODELS if any(matches(name, glob) for glob in row.names))
 
 
 class Thinking(msgspec.Struct, frozen=True):

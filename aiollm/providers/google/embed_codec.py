@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.body import json_body
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
@@ -50,7 +50,7 @@ class GoogleEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
     def encode(self, provider: Provider, target: Target, request: EmbedRequest) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError."""
         only_texts = all(isinstance(each, str) for each in request.inputs)
-        if not only_texts and any(fnmatchcase(target.model, each) for each in _TEXT_MODELS):
+        if not only_texts and any(matches(target.model, each) for each in _TEXT_MODELS):
             raise UnsupportedError(f"{target.model} embeds only texts, not images")
         settings = merge(_settings(target, request), request.extra)
         warnings = Warnings()
@@ -93,7 +93,7 @@ def _settings(target: Target, request: EmbedRequest) -> dict[str, Any]:
 
 
 def _warn_of_cuts(target: Target, request: EmbedRequest, warnings: Warnings) -> None:
-    tokens = next(tokens for name, tokens in _READS if fnmatchcase(target.model, name))
+    tokens = next(tokens for name, tokens in _READS if matches(target.model, name))
     longest = tokens * _TOKEN
     if any(isinstance(each, str) and size_of_input(each) > longest for each in request.inputs):
         warnings.add(

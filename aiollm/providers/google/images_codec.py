@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.body import json_body
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import GenerationError, LLMError, UnsupportedError
@@ -117,7 +117,7 @@ def _config(model: str, request: ImageRequest, warnings: Warnings) -> dict[str, 
     if request.seed is not None:
         config["seed"] = request.seed
     model = model.removeprefix("models/")
-    row = next(row for row in _ROWS if fnmatchcase(model, row.model))
+    row = next(row for row in _ROWS if matches(model, row.model))
     if request.ratio is not None:
         config["imageConfig"] = _image_config(row, request, request.ratio, warnings)
     return config

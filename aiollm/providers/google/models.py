@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.providers.encoding import Warnings
 from aiollm.types import Effort
 
@@ -69,7 +69,7 @@ def generation(model: str) -> int:
 def thinking_config(model: str, wish: Effort | int, warnings: Warnings) -> dict[str, Any] | None:
     """Translate a reasoning effort or budget to what `model` accepts, None to send nothing."""
     model = model.removeprefix("models/")
-    row = next(row for row in _ROWS if fnmatchcase(model, row.model))
+    row = next(row for row in _ROWS if matches(model, row.model))
     off = wish in ("none", 0)
     if row.budget is None and not row.levels:
         if not off:

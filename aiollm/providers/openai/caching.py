@@ -6,9 +6,9 @@ whose dialect names none is sent none.
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.body import JsonItems
 from aiollm.providers.cache_points import CacheMarks, has_points, nearest
 from aiollm.providers.encoder import ReachesBack
@@ -43,7 +43,7 @@ def add_fields(body: Block, headers: dict[str, str], request: Request, dialect: 
     model = body["model"]
     is_chat = "messages" in body
     name = dialect.cache_key if is_chat else dialect.responses_key
-    if request.cache_key and any(fnmatchcase(model, known) for known in dialect.key_models):
+    if request.cache_key and any(matches(model, known) for known in dialect.key_models):
         if "-" not in name:
             body[name] = request.cache_key
         elif name not in {each.lower() for each in headers}:  # the provider's own wins
@@ -68,7 +68,7 @@ def marks_of(request: Request, dialect: Dialect, model: str) -> CacheMarks | Non
         return CacheMarks(mark, _WRITES, keeps=True)
     if not _marks_itself(request, model) and not has_points(request):
         return None
-    lifetime = nearest(wish, _CLAUDE_LIFETIMES) if fnmatchcase(model, _CLAUDE) else ""
+    lifetime = nearest(wish, _CLAUDE_LIFETIMES) if matches(model, _CLAUDE) else ""
     control = {"type": "ephemeral"} | ({"ttl": lifetime} if lifetime else {})
     return CacheMarks({"cache_control": control}, _CLAUDE_MARKS)
 
@@ -109,9 +109,9 @@ def mark_before(marks: CacheMarks, out: list[Any], kind: str, *, is_first: bool 
 
 
 def _takes_options(dialect: Dialect, model: str) -> bool:
-    return dialect.cache == "openai" and any(fnmatchcase(model, own) for own in _WITH_OPTIONS)
+    return dialect.cache == "openai" and any(matches(model, own) for own in _WITH_OPTIONS)
 
 
 def _marks_itself(request: Request, model: str) -> bool:
     """Return whether the end of a prompt is marked without a cache point, as OpenRouter needs."""
-    return request.prompt_cache not in {None, "off"} and fnmatchcase(model, _CLAUDE)
+    return request.prompt_cache not in {None, "off"} and matches(model, _CLAUDE)

@@ -7,12 +7,12 @@ host without a row is treated like most servers, which ignore fields they do not
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.openai.chat_replay import (
     Replay,
@@ -259,7 +259,7 @@ _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, 
 def dialect_of(host: str) -> Dialect:
     """Return the dialect of a `host[:port]`."""
     name = host.rpartition(":")[0] or host
-    return next(row for row in DIALECTS if any(fnmatchcase(name, own) for own in row.hosts))
+    return next(row for row in DIALECTS if any(matches(name, own) for own in row.hosts))
 
 
 _MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re.IGNORECASE)
@@ -285,7 +285,7 @@ def model_of(name: str, dialect: Dialect) -> Model:
     """Return the facts about a model; they are known only for OpenAI and Azure."""
     if dialect not in (OPENAI, AZURE):
         return MODELS[-1]
-    return next(row for row in MODELS if any(fnmatchcase(name, own) for own in row.names))
+    return next(row for row in MODELS if any(matches(name, own) for own in row.names))
 
 
 def thinking(

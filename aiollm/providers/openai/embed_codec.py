@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.body import Blob, json_body
 from aiollm.errors import LLMError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
@@ -115,7 +115,7 @@ class PlainEmbeddings(OpenAIEmbeddings):
 
 
 def _dialect(host: str) -> EmbedDialect:
-    return next(row for row in _DIALECTS if fnmatchcase(host, row.host))
+    return next(row for row in _DIALECTS if matches(host, row.host))
 
 
 def _settings(

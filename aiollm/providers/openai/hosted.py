@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm.hosted import CodeExecution, FileSearch, Hosted, HostedTool, WebSearch
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.hosted import approximate, form_of, hosted_of, lacking
@@ -180,7 +180,7 @@ def _may_be_called(tool: Hosted, request: Request) -> bool:
 
 
 def _searches(model: str) -> bool:
-    return any(fnmatchcase(model, pattern) for pattern in _SEARCH_MODELS)
+    return any(matches(model, pattern) for pattern in _SEARCH_MODELS)
 
 
 def _of_openrouter(tool: WebSearch, warnings: Warnings) -> Block:

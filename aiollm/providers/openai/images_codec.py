@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
 from aiollm._settings.hidden import HiddenValues
+from aiollm._settings.wildcards import matches
 from aiollm._wire.base64_files import from_text
 from aiollm._wire.body import json_body
 from aiollm._wire.image_type import image_mime
@@ -111,7 +111,7 @@ class OpenAIImages:
 def _own_fields(model: str, request: ImageRequest, warnings: Warnings) -> dict[str, Any]:
     """Return the fields for OpenAI itself, which refuses what a model does not support."""
     _check(request)
-    row = next(row for row in _ROWS if fnmatchcase(model, row.model))
+    row = next(row for row in _ROWS if matches(model, row.model))
     fields: dict[str, Any] = {"model": model, "prompt": request.prompt}
     if request.count > 1:
         fields["n"] = request.count

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, overload
 
 import msgspec
 
+from aiollm._settings.wildcards import matches
 from aiollm._wire.body import json_body
 from aiollm.errors import LLMError, ProtocolError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider, UnaryCodec
@@ -65,7 +65,7 @@ class CohereRerank(UnaryCodec[RerankRequest, ScoreReply]):
 
     def encode(self, provider: Provider, target: Target, request: RerankRequest) -> HttpRequest:
         """Translate a request. Raises: UnsupportedError."""
-        dialect = next(row for row in _DIALECTS if fnmatchcase(provider.host, row.host))
+        dialect = next(row for row in _DIALECTS if matches(provider.host, row.host))
         body = {
             "model": target.model,
             "query": request.query,
