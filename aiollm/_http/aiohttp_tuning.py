@@ -85,10 +85,10 @@ class _Careful(Prompt):
 
 
 class Connector(_Careful, aiohttp.TCPConnector):
-    """Connects over the network, as often as asked."""
+    """Connects over the network, by default as often as asked."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(limit=0, **options)
+    def __init__(self, limit: int = 0, **options: Any) -> None:
+        super().__init__(limit=limit, **options)
         self._factory: Any = connection_factory(self._loop)
 
 

@@ -12,11 +12,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aiollm._http.aiohttp_tuning import Prompt
-from aiollm._http.pieces import in_pieces
+from aiollm._http.aiohttp_tuning import Connector
 from aiollm._http.public_addresses import is_public
 from aiollm._http.translation import FOREIGN, cause_of, fault_of
-from aiollm.errors import UnsupportedError
+from aiollm.errors import ProtocolError, UnsupportedError
 
 FETCH_BYTES = 50 * 1024 * 1024
 FETCH_SECONDS = 30.0
@@ -60,10 +59,6 @@ class _PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
-class _PromptConnector(Prompt, aiohttp.TCPConnector):
-    """Lets no server hold a connection that has ended."""
-
-
 def public_session(
     resolver: AbstractResolver | None = None,
     make_socket: Callable[..., socket.socket] = socket.socket,
@@ -80,7 +75,7 @@ def public_session(
         return make_socket(family, kind, protocol)
 
     return aiohttp.ClientSession(
-        connector=_PromptConnector(
+        connector=Connector(
             resolver=_PublicResolver(resolver or aiohttp.ThreadedResolver()),
             socket_factory=checked_socket,
             limit=8,
@@ -111,7 +106,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
                     return found
                 place = found
             raise _RefusedError("too many redirects")
-    except FOREIGN as error:
+    except (*FOREIGN, ProtocolError) as error:
         ours = fault_of(error) or UnsupportedError(
             f"the image at {host:.{_SHOWN}} cannot be fetched: {_reason(cause_of(error))}"
         )
@@ -123,7 +118,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, _RefusedError):
+    if isinstance(error, _RefusedError | ProtocolError):
         return str(error)
     if isinstance(error, TimeoutError):
         return "it took too long"
@@ -144,7 +139,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes | URL:
             raise _RefusedError("it is compressed, which was not asked for")
         pieces: list[bytes] = []
         size = 0
-        async for piece in in_pieces(response.content).iter_any():
+        async for piece in response.content.iter_any():
             pieces.append(piece)
             size += len(piece)
             if size > FETCH_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import ipaddress
 import os
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from aiollm import UnsupportedError
 from aiollm._http import fetching
+from aiollm._http.pieces import LESS
 from aiollm._http.public_addresses import is_public
-from aiollm._http.receiving import RECEIVE_SIZE
+from aiollm._http.receiving import connection_factory
 from aiollm._http.transport import HttpTransport
 from aiollm.testing import Answer, FaultServer, Raw, redirect
+from tests.turns import turns
 
 ROOT = Path(__file__).parents[2]
 OLDEST = Path(os.environ.get("OLDEST_PYTHON", ROOT / ".venv-oldest" / "bin" / "python"))
@@ -115,25 +118,64 @@ def test_an_address_in_another_form_is_at_most_as_public_as_itself(number):
     assert not is_public(f"2002:{number >> 16:x}:{number & 0xFFFF:x}::1")
 
 
-async def test_an_image_in_very_many_http_chunks_is_fetched():
-    """Each read of them has more than those from which on reads become smaller."""
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    answer = Raw((head + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n",))
+@pytest.mark.loops
+async def test_others_run_while_an_image_in_very_many_http_chunks_is_fetched():
+    """Each of them takes time to parse; asyncio would read 256 KiB of them at once, as uvloop does.
+
+    Each read has more than those from which on the next ones are smaller.
+    """
+    count, head = 100_000, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = Raw((head + b"1\r\nx\r\n" * count + b"0\r\n\r\n",))
     async with (
         FaultServer(answer) as server,
         world(Table(a_example=["8.8.8.8"]), server) as (fetch, _),
+        turns() as seen,
     ):
-        assert await fetch("http://a.example/x.png") == b"x" * 50_000
+        assert await fetch("http://a.example/x.png") == b"x" * count
+        assert len(seen) >= 6 * count / LESS
 
 
-async def test_little_of_a_fetched_image_is_read_at_once():
-    """Each of its HTTP chunks takes time, and asyncio reads 256 KiB."""
+@pytest.mark.loops
+async def test_images_are_fetched_over_connections_like_those_to_targets():
+    """Which take little at a time, see `test_large_reads.py`."""
     async with FaultServer(default=Answer(200, {}, b"x")) as server:
         session = fetching.public_session(Table(a_example=["8.8.8.8"]), Sockets(server).make)
         async with session:
             await fetching.fetch(session, "http://a.example/x.png")
             ((connection, _),) = next(iter(session.connector._conns.values()))
-            assert connection.transport.max_size == RECEIVE_SIZE
+            assert type(connection) is connection_factory(asyncio.get_running_loop()).func
+
+
+async def test_a_connection_fetches_one_image_after_the_other():
+    async with (
+        FaultServer(default=Answer(200, {}, b"image")) as server,
+        world(Table(a_example=["8.8.8.8"]), server) as (fetch, places),
+    ):
+        for _ in range(3):
+            assert await fetch("http://a.example/x.png") == b"image"
+    assert places == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize("behind", [b"junk", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"])
+async def test_what_is_behind_an_image_is_not_taken_for_the_next_one(behind):
+    first = Raw((b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage" + behind,))
+    async with (
+        FaultServer(first, default=Answer(200, {}, b"next")) as server,
+        world(Table(a_example=["8.8.8.8"]), server) as (fetch, places),
+    ):
+        assert await fetch("http://a.example/x.png") == b"image"
+        assert await fetch("http://a.example/x.png") == b"next"
+    assert len(places) == 2
+
+
+async def test_an_endless_row_of_interim_responses_is_refused():
+    flood = Raw((b"HTTP/1.1 100 Continue\r\n\r\n" * 100,))
+    async with (
+        FaultServer(flood) as server,
+        world(Table(a_example=["8.8.8.8"]), server) as (fetch, _),
+    ):
+        with pytest.raises(UnsupportedError, match=r"a\.example cannot.*64 interim responses"):
+            await fetch("http://a.example/x.png")
 
 
 async def test_no_socket_is_made_for_such_an_address_in_a_url():
