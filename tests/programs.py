@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,15 @@ def python(*words: object) -> str:
     return shlex.join([sys.executable, *map(str, words)])
 
 
+def ending_with_us(*command: object) -> list[str]:
+    """Return a command that Linux ends with the thread that starts it, as where pytest is killed.
+
+    For servers that do not notice the end of their standard input.
+    """
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig", "KILL"] if setpriv else []), *map(str, command)]
+
+
 def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code that imports this checkout, for a minute at most."""
     return subprocess.run(
@@ -26,3 +36,11 @@ def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended, even if nobody has waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -17,6 +17,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.programs import ending_with_us
+
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
@@ -69,7 +71,7 @@ class Tab:
 async def tab(tmp_path: Path) -> AsyncIterator[Tab]:
     """Start a browser with a profile of its own; return its tab."""
     browser = await asyncio.create_subprocess_exec(
-        *(CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "about:blank"),
+        *ending_with_us(CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "about:blank"),
         stderr=asyncio.subprocess.PIPE,
     )
     try:

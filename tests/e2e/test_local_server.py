@@ -27,12 +27,14 @@ from aiollm import (
     user,
 )
 from aiollm.local import LocalServer
+from tests.programs import is_gone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("local_model")]
 
 PARENT = """
 import asyncio
 from aiollm.local import LocalServer
+from tests.programs import is_gone
 
 async def main():
     server = await LocalServer().start()
@@ -180,12 +182,5 @@ def test_no_orphan_survives_a_killed_parent() -> None:
     with parent:
         child = int(parent.stdout.readline())
         parent.kill()
-    while not gone(child):  # the suite's timeout ends what never comes
+    while not is_gone(child):  # the suite's timeout ends what never comes
         time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

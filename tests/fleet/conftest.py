@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aiollm import Registry
+from tests.programs import ending_with_us
 
 NAMES = itertools.count()
 
@@ -45,7 +46,7 @@ class Redis:
         watches = [] if self._config is None else [str(self._config), "--sentinel"]
         options = () if watches else quiet
         self._process = subprocess.Popen(
-            [_server(), *watches, *listening, *options, *self._arguments],
+            ending_with_us(_server(), *watches, *listening, *options, *self._arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.programs import is_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,3 +100,22 @@ def test_every_leak_fails_once_and_a_clean_test_passes(report: str) -> None:
     bad = [line for line in report.splitlines() if line.startswith(("ERROR ", "FAILED "))]
     assert len(bad) == len(LEAKS), report
     assert not any(f"test_made_up_{len(LEAKS)}" in line for line in bad)
+
+
+SERVER = """
+import subprocess, sys
+from tests.programs import ending_with_us
+print(subprocess.Popen(ending_with_us("sleep", "600")).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_a_server_of_tests_ends_with_the_killed_process_that_started_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", SERVER], stdin=-1, stdout=-1, text=True)
+    with parent:
+        assert parent.stdout is not None
+        server = int(parent.stdout.readline())
+        parent.kill()
+    while not is_gone(server):  # the suite's timeout ends what never comes
+        time.sleep(0.01)
