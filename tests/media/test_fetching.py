@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from aiollm import UnsupportedError
 from aiollm._http import fetching
-from aiollm._http.pieces import LESS
 from aiollm._http.public_addresses import is_public
 from aiollm._http.receiving import connection_factory
 from aiollm._http.transport import HttpTransport
@@ -132,7 +131,7 @@ async def test_others_run_while_an_image_in_very_many_http_chunks_is_fetched():
         turns() as seen,
     ):
         assert await fetch("http://a.example/x.png") == b"x" * count
-        assert len(seen) >= 6 * count / LESS
+        assert len(seen) >= 30  # 600 kB, of which the first read takes 64 KiB, each other 16
 
 
 @pytest.mark.loops
