@@ -134,7 +134,7 @@ class _Flowing(_Answering):
         self.max_size = RECEIVE_SIZE
         """Bytes that are parsed in one turn, which is what asyncio's transports read at once."""
         self._rest = b""
-        """What was read with them."""
+        """What is left of a larger read."""
 
     def data_received(self, data: bytes, is_part: bool = False) -> None:  # noqa: FBT001, FBT002 - named ones take longer
         """Take bytes from the socket, or a part of a large read."""
@@ -318,7 +318,5 @@ _FLOWING_USES = ("_exception", "_loop", "_parser", "_payload", "_read_timeout", 
 def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
     """Return what makes the protocols of connections for aiohttp."""
     one = ResponseHandler(loop)
-    kind: type[_Answering] = _Answering
-    if IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES):
-        kind = _Flowing
-    return partial(kind, loop=loop)
+    is_known = IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES)
+    return partial(_Flowing if is_known else _Answering, loop=loop)
