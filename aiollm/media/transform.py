@@ -133,6 +133,10 @@ def _self_shrinking(data: bytes, source: Source) -> SelfShrinking | None:
             from aiollm.media import png_strips
 
             return png_strips.opened(data, lambda: _whole_png(data, source))
+        case "JPEG":
+            from aiollm.media.jpeg_strips import JPEGFile
+
+            return JPEGFile(data, _opened(data, source))
         case _:
             return None
 
