@@ -40,7 +40,7 @@ class JPEGFile:
         self._file = file  # PIL types neither what it decodes into nor what it reads
         self._wanted: Size = file.size
         self.info: dict[str, Any] = file.info
-        self.strips = large_pages()
+        self.in_strips = large_pages()
         """Whether strips may be made."""
 
     @property
@@ -57,7 +57,7 @@ class JPEGFile:
     def decoded(self) -> Image.Image:
         """Return the pixels, at the wanted size if strips were made. Raises: errors of PIL's."""
         file: Any = self._file
-        strips = self._strips() if self.strips and self._is_large() else None
+        strips = self._strips() if self.in_strips and self._is_large() else None
         if strips is None:
             file.load()
             return file  # type: ignore[no-any-return]
