@@ -17,11 +17,13 @@ from aiollm.media.limits import Size, area
 
 _LARGE = 2_000_000
 """Pixels of the decoded picture from which strips are made."""
-_STRIP = 192 * 1024
-"""Pixels of a strip: 768 KiB. Smaller ones cost time, larger ones memory."""
+_STRIP = 320 * 1024
+"""Pixels of a strip, shrunk across, and of what is made of it: 1.1 MiB. Smaller ones cost time."""
 _MOST = 2.02
 """How many times as wide or high the decoded picture may be: from there on, it is averaged first.
 PIL decodes a JPEG at a half, a quarter or an eighth, so that only a sixteenth is so small."""
+_ROWS = 8
+"""Rows that are looked for at once; PIL decodes at least as many of nearly any file at once."""
 _SUPPORT = 2
 """Pixels that bicubic looks at on each side, of the smaller picture."""
 _PAGE = 2 << 20
@@ -99,7 +101,8 @@ class _Strips:
         self.source: Any = _imaging.map_buffer(self._pixels, old, "raw", 0, ("RGB", 0, 1))
         self._result = Image.new("RGB", new, None)
         self._scale = self._high / self._height
-        self._least = max(1, int(_STRIP / wide / self._scale))
+        self._strip = max(1, int(_STRIP / self._width / (1 + self._scale)))
+        self._piece = max(1024, len(data) * self._strip // self._height)
         self._decoded = self._done = self._freed = 0
 
     def seek(self, position: int) -> None:
@@ -107,25 +110,29 @@ class _Strips:
         self._at = position
 
     def read(self, size: int) -> memoryview:
-        """Return the next piece, after shrinking what PIL has made of those before."""
+        """Return the next piece, after shrinking what PIL has made of those before.
+
+        It is smaller than PIL asks for where more would be many strips.
+        """
         # Rows are written as a whole, with 255 as the fourth byte of each pixel.
-        while self._decoded < self._high and self._pixels[self._decoded * self._row + 3]:
-            self._decoded += 1
+        while (end := self._decoded + _ROWS) <= self._high and self._pixels[end * self._row - 1]:
+            self._decoded = end
         ready = int(self._decoded / self._scale) - _SUPPORT
-        if ready - self._done >= self._least:
-            self._shrink(ready)
-        piece = self._data[self._at : self._at + size]
-        self._at += size
+        while ready - self._done >= self._strip:
+            self._shrink()
+        piece = self._data[self._at : self._at + min(size, self._piece)]
+        self._at += len(piece)
         return piece
 
     def finished(self) -> Image.Image:
         """Return the picture, when all is decoded."""
-        if self._done < self._height:
-            self._shrink(self._height)
+        while self._done < self._height:
+            self._shrink()
         return self._result
 
-    def _shrink(self, ready: int) -> None:
-        """Make the rows up to `ready`, and free the memory that the next ones do not need."""
+    def _shrink(self) -> None:
+        """Make a strip, and free the memory that the next one does not need."""
+        ready = min(self._done + self._strip, self._height)
         box = (0, self._done * self._scale, self._row // 4, min(ready * self._scale, self._high))
         strip = self.source.resize((self._width, ready - self._done), BICUBIC, box)
         self._result.im.paste(strip, (0, self._done, self._width, ready))

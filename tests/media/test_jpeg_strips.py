@@ -29,6 +29,23 @@ SIZE = (2003, 1301)
 LIMITS = ImageLimits(("image/png",), 1500)
 
 
+def apart(one, other):
+    """Return the largest difference of two pictures; the text of one would fill the screen."""
+    assert (one.mode, one.size) == (other.mode, other.size)
+    return max(band.getextrema()[1] for band in ImageChops.difference(one, other).split())
+
+
+def rounded():
+    """Return by how much pixels may differ: Pillow 13 shrinks the height first where it may."""
+    bicubic, image = Image.Resampling.BICUBIC, Image.effect_noise((2000, 1300), 90)
+    strip = image.resize((1500, 75), bicubic, (0, 100, 2000, 200))
+    across = image.resize((1500, 1300), bicubic).resize((1500, 75), bicubic, (0, 100, 1500, 200))
+    return 1 if apart(across, strip) == 0 else 16
+
+
+ROUNDED = rounded()
+
+
 @pytest.fixture(scope="module")
 def noise():
     """Return a picture of a size with detail and grain."""
@@ -59,12 +76,6 @@ def both(data, edge):
     return pictures
 
 
-def apart(one, other):
-    """Return the largest difference of two pictures; the text of one would fill the screen."""
-    assert (one.mode, one.size) == (other.mode, other.size)
-    return max(band.getextrema()[1] for band in ImageChops.difference(one, other).split())
-
-
 def is_whole(file, edge=1500):
     """Return whether PIL decodes all of it before it is shrunk."""
     file.draft(None, ImageLimits(("image/png",), edge).target(file.size))
@@ -84,7 +95,7 @@ def is_whole(file, edge=1500):
 def test_strips_make_the_pixels_that_the_whole_picture_makes(make, noise, options, edge):
     data = make.save(noise(), "JPEG", **options)
     assert not is_whole(opened(data), edge)
-    assert apart(*both(data, edge)) <= 1
+    assert apart(*both(data, edge)) <= ROUNDED
 
 
 @large_pages
@@ -93,7 +104,7 @@ def test_pictures_of_any_shape_are_shrunk(make, noise, size):
     data = make.save(noise(size), "JPEG")
     edge = 1999 if max(size) < 5000 else 8999
     assert not is_whole(opened(data), edge)
-    assert apart(*both(data, edge)) <= 1
+    assert apart(*both(data, edge)) <= ROUNDED
 
 
 @large_pages
@@ -108,7 +119,7 @@ def test_the_first_of_several_pictures_in_a_file_is_shrunk(make, noise):
     data = make.save(noise(), "MPO", save_all=True, append_images=[Image.new("RGB", (90, 60))])
     assert opened(data)._file.format == "MPO"
     assert not is_whole(opened(data))
-    assert apart(*both(data, 1500)) <= 1
+    assert apart(*both(data, 1500)) <= ROUNDED
 
 
 @large_pages
@@ -218,7 +229,7 @@ def same(one, other):
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     pictures = [Image.open(io.BytesIO(each.data)) for each in (one, other)]
-    return apart(*pictures) <= 1
+    return apart(*pictures) <= ROUNDED
 
 
 DAMAGE = {
