@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = {"jpeg": "12 MP JPEG", "png": "12 MP PNG", "webp": "8 MP WebP"}
 SIMD = {"jpeg": 0.27, "png": 0.70 if find_spec("isal") else 0.75, "webp": 0.50}
 WHEELS = {"jpeg": 0.45, "webp": 0.55}
-GROWTH = {"png": 12, "webp": 12}
+GROWTH = {"jpeg": 12, "png": 12, "webp": 12}
 SCALING = 1.8
 """Bars: CPU of aiollm as a part of plain Pillow's, missed when minima and median both exceed; MiB
 by which a new worker grows; and how many times as fast two workers are."""
@@ -215,7 +215,10 @@ def cpu(paths: dict[str, Path], python: str, rounds: int) -> bool:
 
 def memory(paths: dict[str, Path], python: str) -> bool:
     """Print how much a process grows by its first picture, and by the same one later."""
+    from aiollm.media.jpeg_strips import large_pages
+
     good = True
+    stripped = {"jpeg": large_pages(), "png": find_spec("isal") is not None, "webp": True}
     print("peak MiB above the input, in a new process: first time, later")
     for kind, path in paths.items():
         shown, first = [], {}
@@ -226,8 +229,7 @@ def memory(paths: dict[str, Path], python: str) -> bool:
             each.close()
             first[way] = each.peak[0][0]
             shown.append(f"{way} {first[way]:.0f}, {min(each.peak[0]):.0f}")
-        # Strips are made of a PNG of this size only with isal.
-        bar = GROWTH.get(kind) if kind != "png" or find_spec("isal") else None
+        bar = GROWTH[kind] if stripped[kind] else None
         met = bar is None or first["ours"] <= bar
         good &= met
         print(f"{NAMES[kind]:20}{'; '.join(shown)} {verdict(met, bar)}")

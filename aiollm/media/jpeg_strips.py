@@ -17,7 +17,7 @@ from aiollm.media.limits import Size, area
 
 _LARGE = 2_000_000
 """Pixels of the decoded picture from which strips are made."""
-_STRIP = 320 * 1024
+_STRIP = 272 * 1024
 """Pixels of a strip, shrunk across, and of what is made of it: 1.1 MiB. Smaller ones cost time."""
 _MOST = 2.02
 """How many times as wide or high the decoded picture may be: from there on, it is averaged first.
@@ -42,8 +42,8 @@ class JPEGFile:
         self._file = file  # PIL types neither what it decodes into nor what it reads
         self._wanted: Size = file.size
         self.info: dict[str, Any] = file.info
-        self.in_strips = large_pages()
-        """Whether strips may be made."""
+        self.in_strips = True
+        """Whether strips are made where they can be."""
 
     @property
     def size(self) -> Size:
@@ -59,7 +59,8 @@ class JPEGFile:
     def decoded(self) -> Image.Image:
         """Return the pixels, at the wanted size if strips were made. Raises: errors of PIL's."""
         file: Any = self._file
-        strips = self._strips() if self.in_strips and self._is_large() else None
+        may_strip = self.in_strips and self._is_large() and large_pages()
+        strips = self._strips() if may_strip else None
         if strips is None:
             file.load()
             return file  # type: ignore[no-any-return]
