@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ class _Strips:
         self._done = ready
         needed = max(0, int((ready - _SUPPORT) * self._scale)) * self._row // _PAGE * _PAGE
         if needed > self._freed:
-            self._pixels.madvise(mmap.MADV_DONTNEED, self._freed, needed - self._freed)
+            with suppress(OSError):  # a program may have locked all its memory
+                self._pixels.madvise(mmap.MADV_DONTNEED, self._freed, needed - self._freed)
             self._freed = needed
 
 

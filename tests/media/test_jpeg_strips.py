@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import random
 import sys
@@ -135,6 +136,20 @@ def test_pil_reads_piece_by_piece_and_rows_are_shrunk_between_the_pieces(make, n
     assert strips._decoded > 0.9 * file.size[1]
     assert strips._done > 0.8 * 1498
     assert strips._freed > 0
+
+
+@large_pages
+def test_memory_that_is_locked_is_kept(make, noise):
+    data = make.save(noise(), "JPEG")
+    file = opened(data)
+    file.draft(None, (1500, 974))
+    strips = file._strips()
+    start = ctypes.addressof(ctypes.c_char.from_buffer(strips._pixels))
+    if ctypes.CDLL(None).mlock(ctypes.c_void_p(start), ctypes.c_size_t(4096)):
+        pytest.skip("no memory may be locked")
+    file._strips = lambda: strips
+    assert apart(file.decoded(), both(data, 1500)[1]) <= ROUNDED
+    assert strips._pixels[3] == 255
 
 
 WHOLE = {
