@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, _imaging
@@ -29,7 +28,7 @@ _SUPPORT = 2
 """Pixels that bicubic looks at on each side, of the smaller picture."""
 _PAGE = 2 << 20
 """Bytes of a large page."""
-_LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_LARGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 _CHANGED = AttributeError, TypeError, ValueError
 """What PIL raises where it takes no memory to decode into."""
 BICUBIC = Image.Resampling.BICUBIC
@@ -154,6 +153,7 @@ def large_pages() -> bool:
     if sys.platform != "linux":
         return False
     try:
-        return "[never]" not in _LARGE_PAGES.read_text(encoding="ascii")
+        with open(_LARGE_PAGES, "rb") as file:  # noqa: PTH123 - workers do not load pathlib
+            return b"[never]" not in file.read()
     except OSError:
         return False
