@@ -22,11 +22,23 @@ from aiollm._http import streaming
 from aiollm.events import AttemptStarted
 from aiollm.provider import Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
-from aiollm.testing import Answer, EndlessHeaders, Flood, Gate, Hang, Trickle, chat
+from aiollm.testing import (
+    NEVER,
+    Answer,
+    EndlessHeaders,
+    FakeProvider,
+    Flood,
+    Gate,
+    Hang,
+    Raw,
+    Trickle,
+    chat,
+)
 
 pytestmark = pytest.mark.loops
 
 OK = chat("Hel", "lo")
+PING, HALF = b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"content":"Half"}}]}\n\n'
 NONE = Timeouts(connect=None, first_output=None, idle=None, stall=None, total=None)
 
 
@@ -63,7 +75,7 @@ async def test_first_output(serve, registry, fault):
     error = await failed(registry({"a": server}), timeouts=only(first_output=0.1))
     assert error.which == "first_output"
     assert str(error.target) == "a/m"
-    await server.wait_closed()
+    await server.wait_idle()  # the time may be over before it has accepted the connection
 
 
 async def test_headers_and_then_nothing_is_idle(serve, registry):
@@ -73,7 +85,8 @@ async def test_headers_and_then_nothing_is_idle(serve, registry):
 
 
 async def test_silence_after_output_is_idle_and_keeps_the_partial(serve, registry):
-    server = await serve(chat("Half", Gate()))
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    server = await serve(Raw((head + HALF, Gate())))  # at once: no silence comes between them
     error = await failed(registry({"a": server}), timeouts=only(idle=0.1))
     assert error.which == "idle"
     assert error.partial.text == "Half"
@@ -86,15 +99,12 @@ async def test_comments_are_life(serve, registry):
 
 
 async def test_comments_after_output_are_no_output(serve, registry):
-    first = b'data: {"choices":[{"index":0,"delta":{"content":"Half"}}]}\n\n'
-    pulse = b": ping\n\n"
-    server = await serve(Flood(pulse, every=0.01))
+    server = await serve(Flood(PING, every=0.01))
     error = await failed(registry({"a": server}), timeouts=only(idle=5, stall=0.2))
     assert error.which == "stall"
-    server.behave(Flood(first, every=0.01))
+    server.behave(Flood(HALF, every=0.01))
     error = await failed(registry({"a": server}), timeouts=only(stall=5, total=0.2))
     assert error.which == "total"
-    assert error.partial.text.startswith("Half")
 
 
 async def test_a_byte_at_a_time_is_life_but_no_output(serve, registry):
@@ -103,21 +113,12 @@ async def test_a_byte_at_a_time_is_life_but_no_output(serve, registry):
     assert error.which == "stall"
 
 
-async def test_one_total_covers_the_whole_chain_and_harms_no_target(serve, registry):
-    one, two = await serve(Hang()), await serve(Hang())
-    reg = registry({"a": one, "b": two})
-    limits = only(first_output=0.15, total=0.2)
-    error = await failed(reg, "a/m,b/m", timeouts=limits)
-    assert error.which == "total"
-    assert [(str(h.target), h.failed) for h in reg.health()] == [("a/m", 1), ("b/m", 0)]
-
-
 async def test_a_retry_never_waits_past_the_total(serve, registry):
     server = await serve(Hang())
     reg = registry({"a": server}, retries=2, cooldown=60)
     error = await failed(reg, timeouts=only(first_output=0.05, total=10))
     assert error.which == "first_output"
-    assert server.counts.requests == 1
+    assert server.counts.requests <= 1  # the time may be over before it has come
 
 
 async def test_deadlines_of_the_dsn_win_over_the_registrys_and_the_calls_over_both(serve):
@@ -231,9 +232,6 @@ async def test_a_stall_is_noticed_although_all_other_deadlines_are_later(serve, 
     assert error.which == "stall"
 
 
-PING, HALF = b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"content":"Half"}}]}\n\n'
-
-
 @pytest.mark.parametrize(
     ("limits", "after_output", "when", "which"),
     [
@@ -269,6 +267,24 @@ def test_a_stall_is_over_to_the_second_whatever_the_other_deadlines(
             error = await failed(reg, timeouts=only(**limits))
             assert loop.time() == when
             assert error.which == which
+            assert not after_output or error.partial.text == "Half"
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(call())
+    finally:
+        loop.close()
+
+
+def test_one_total_covers_the_whole_chain_and_harms_no_target():
+    async def call():
+        async with Registry(env={}, retries=0) as reg:
+            for name in "ab":
+                hangs = FakeProvider(default=[NEVER])
+                reg.register(name, hangs.provider(base_url=f"fake://{name}"))
+            error = await failed(reg, "a/m,b/m", timeouts=only(first_output=15, total=20))
+            assert (error.which, loop.time()) == ("total", 20)
+            assert [(str(h.target), h.failed) for h in reg.health()] == [("a/m", 1), ("b/m", 0)]
 
     loop = VirtualLoop()
     try:
