@@ -88,7 +88,7 @@ async def test_an_outage_costs_its_probes_and_loses_no_call(serve):
 
 async def test_calls_that_wait_behind_a_probe_of_a_dead_target_send_nothing(serve):
     server = await serve(failing(503))
-    async with Registry(env={"LLM_A": server.dsn("openai")}, retries=0) as reg:
+    async with Registry(env={"LLM_A": server.dsn("openai")}, retries=0, cooldown=1000) as reg:
         assert await outcomes(reg, "a/m", 1) == {"OverloadedError": 1}
         assert await outcomes(reg, "a/m", 50, max_wait=0.2) == {"OverloadedError": 50}
         with pytest.raises(FailoverError) as caught:

@@ -162,9 +162,15 @@ async def test_an_error_that_stays_and_an_output_at_the_same_time_leave_no_slot(
 
 
 async def test_a_cooling_target_takes_no_part(serve, registry):
-    bad, good = await serve(Cut()), await serve(OK)
+    gate = Gate()
+    bad, good = await serve(Cut()), await serve(chat(gate, "Hello"))
     reg = registry({"a": bad, "b": good}, cooldown=1000)
-    for _ in range(3):
+    first = asyncio.create_task(reg.generate("a/m|b/m", "hi", stagger=0.0))
+    while not any(each.failed for each in reg.health()):
+        await asyncio.sleep(0)
+    gate.open()
+    await first
+    for _ in range(2):
         await reg.stream("a/m|b/m", "hi", stagger=0.0).collect()
     assert bad.counts.requests == 1
     assert bad.unscripted == 0
