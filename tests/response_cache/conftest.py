@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,6 +17,18 @@ from aiollm.testing import FakeProvider
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "answers.db"
+
+
+@pytest.fixture
+def threads() -> Callable[[], list[threading.Thread]]:
+    """Return the threads of the test's own caches: one of the test before may be about to end."""
+    before = {*threading.enumerate()}
+
+    def begun() -> list[threading.Thread]:
+        name = "aiollm response cache"
+        return [each for each in threading.enumerate() if each.name == name and each not in before]
+
+    return begun
 
 
 @pytest.fixture

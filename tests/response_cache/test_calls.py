@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import struct
-import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -84,14 +83,14 @@ async def test_a_hit_is_a_stream(keeping: Callable) -> None:
     assert stream.response.cached
 
 
-async def test_only_calls_that_say_so_use_it(keeping: Callable) -> None:
+async def test_only_calls_that_say_so_use_it(keeping: Callable, threads: Callable) -> None:
     fake = FakeProvider(default="Hello")
     reg = await keeping(fake)
     for _ in range(2):
         await reg.generate("fake/m", "hi")
         await reg.generate("fake/m", "hi", response_cache=None)
     assert len(fake.calls) == 4
-    assert not any(each.name == "aiollm response cache" for each in threading.enumerate())
+    assert not threads()
     assert not (await reg.generate("fake/m", "hi", response_cache="use")).cached
 
 
@@ -354,12 +353,12 @@ async def test_a_lookup_that_is_left_ends_the_call(keeping: Callable) -> None:
     assert (await reg.generate("fake/m", "hi", response_cache="use")).text == "never asked"
 
 
-async def test_a_registry_that_is_dropped_ends_its_thread(file: Any) -> None:
+async def test_a_registry_that_is_dropped_ends_its_thread(file: Any, threads: Callable) -> None:
     reg = Registry(env={}, response_cache=f"sqlite:{file}")
     reg.register("fake", FakeProvider("kept").provider())
     reg.on_event(lambda _, reg=reg: None)  # a circle, as hooks make it
     await reg.generate("fake/m", "hi", response_cache="use")
-    (thread,) = (each for each in threading.enumerate() if each.name == "aiollm response cache")
+    (thread,) = threads()
     with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031 - both drop it
         del reg
         gc.collect()
@@ -370,13 +369,12 @@ async def test_a_registry_that_is_dropped_ends_its_thread(file: Any) -> None:
         assert (await reg.generate("fake/m", "hi", response_cache="use")).text == "kept"
 
 
-async def test_closing_writes_all_and_ends_the_thread(keeping: Callable) -> None:
+async def test_closing_writes_all_and_ends_the_thread(keeping: Callable, threads: Callable) -> None:
     texts = [f"answer {number}" for number in range(200)]
     async with await keeping(FakeProvider(*texts)) as reg:
         for text in texts:
             await reg.generate("fake/m", text, response_cache="refresh")
-    names = [each for each in threading.enumerate() if each.name == "aiollm response cache"]
-    await asyncio.gather(*(asyncio.to_thread(each.join, 10) for each in names))
+    await asyncio.gather(*(asyncio.to_thread(each.join, 10) for each in threads()))
     reg = await keeping(FakeProvider(AssertionError("asked")))
     found = [(await reg.generate("fake/m", text, response_cache="use")).text for text in texts]
     assert found == texts

@@ -10,7 +10,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -391,10 +390,10 @@ def test_a_child_inherits_no_open_file(file: Path) -> None:
     assert "after False False" in out
 
 
-async def test_the_thread_ends_with_its_registry(keeping: Callable) -> None:
+async def test_the_thread_ends_with_its_registry(keeping: Callable, threads: Callable) -> None:
     async with await keeping(FakeProvider()) as reg:
         await reg.generate("fake/m", "hi", response_cache="use")
-        (thread,) = (each for each in threading.enumerate() if "response cache" in each.name)
+        (thread,) = threads()
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
     assert not [name for name in open_files() if "answers.db" in name]
@@ -411,7 +410,7 @@ def open_files() -> list[str]:
 
 
 async def test_closing_while_the_file_is_locked_can_be_cancelled(
-    keeping: Callable, file: Path, monkeypatch: pytest.MonkeyPatch
+    keeping: Callable, file: Path, threads: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY", 0.0)
     reg = await keeping(FakeProvider(default="Hello"))
@@ -420,7 +419,7 @@ async def test_closing_while_the_file_is_locked_can_be_cancelled(
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         await reg.generate("fake/m", "1", response_cache="use")
-        (thread,) = (each for each in threading.enumerate() if "response cache" in each.name)
+        (thread,) = threads()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await reg.aclose()
