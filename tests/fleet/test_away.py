@@ -282,10 +282,13 @@ def test_a_process_that_was_forked_leaves_the_link_of_its_parent_alone(own_redis
         runner.run(look())
 
 
-async def test_what_was_sent_without_redis_is_booked_when_it_is_back(redis, members, server):
+async def test_what_was_sent_without_redis_is_booked_when_it_is_back(
+    redis, members, server, monkeypatch
+):
     """A burst of each process would follow it else."""
+    monkeypatch.setattr(member, "BEAT", 600.0)  # none finds Redis quick again
     reg = members(redis.url, {"a": server})
-    reg.limit("a", Limits(rpm=60))
+    reg.limit("a", Limits(rpm=1))
     await reg._resources._member.open()
     joined = reg._resources._member
     joined._go_away("for a test", is_slow=True)
