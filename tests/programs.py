@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -44,3 +47,17 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def free_port() -> int:
+    """Return a port for a program that has to be told one.
+
+    It is below those that the kernel gives to connections: until the program listens, or while it
+    is started again, one of another test could get it.
+    """
+    chance = random.SystemRandom()  # others seed what all of a process share
+    while True:
+        port = chance.randrange(10_000, 32_768)
+        with suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port

@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import pytest
 from aiollm.retrieval import EmbedRequest
 from aiollm.testing import Answer, FaultServer, Gate, Hang, SeenRequest, chat, sse
 from aiollm.testing.fake_retrieval import embeddings_for
+from tests.programs import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PNG = bytes.fromhex(
@@ -359,9 +359,7 @@ def dsns(servers: dict[str, FaultServer]) -> dict[str, str]:
 @asynccontextmanager
 async def service(name: str, upstream: FaultServer) -> AsyncIterator[int]:
     """Run a service until the block ends, then stop it as an operator does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = dsns({"m5": upstream, "m1": upstream}) | {"PORT": str(port)}
     async with started(EXAMPLES / name, **env) as process:
         output = process.stdout if name == "09_service.py" else process.stderr

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.programs import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVICES = ["09_service.py", "12_fastapi.py", "13_starlette.py"]
@@ -66,9 +67,7 @@ async def test_an_example_that_listens_runs_without_anything_to_listen_to(bare) 
 
 @pytest.mark.parametrize("name", SERVICES)
 async def test_a_service_runs_as_it_is(name, bare, tmp_path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = await start(name, bare | {"PORT": str(port)}, tmp_path)
     try:
         said = process.stdout if name == "09_service.py" else process.stderr

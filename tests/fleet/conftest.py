@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from aiollm import Registry
-from tests.programs import ending_with_us
+from tests.programs import ending_with_us, free_port
 
 NAMES = itertools.count()
 
@@ -125,13 +124,6 @@ def _server() -> str:
         reason = "redis-server is not installed: apt-get install redis-server"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

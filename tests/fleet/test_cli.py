@@ -17,7 +17,8 @@ from aiollm._fleet.address import parse_address
 from aiollm._fleet.overview import look
 from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, chat
-from tests.fleet.conftest import free_port, until
+from tests.fleet.conftest import until
+from tests.programs import free_port
 
 MESSAGE = {"role": "assistant", "content": "x"}
 ANSWER = {"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}

@@ -10,7 +10,8 @@ from aiollm import ConfigError, FailoverError, Limits
 from aiollm._fleet import member, refusals, scripts
 from aiollm.events import FleetAway
 from aiollm.testing import Answer, FaultServer, chat
-from tests.fleet.conftest import free_port, until
+from tests.fleet.conftest import until
+from tests.programs import free_port
 
 RIGHTS = ("&aiollm:1:*", "+@read", "+@write", "+@connection", "+@pubsub", "+@scripting", "+time")
 

@@ -9,7 +9,8 @@ import pytest
 from aiollm import Limits
 from aiollm._fleet import link, member
 from aiollm.testing import FaultServer, chat
-from tests.fleet.conftest import Redis, free_port, until
+from tests.fleet.conftest import Redis, until
+from tests.programs import free_port
 
 
 @pytest.fixture(autouse=True)
