@@ -19,6 +19,7 @@ from aiollm import (
     TextDelta,
     Timeouts,
 )
+from aiollm._http import transport
 from aiollm.provider import HttpRequest, Operation
 from aiollm.testing import Gate, Hang, Stale, Unsolicited, chat
 
@@ -162,6 +163,13 @@ async def test_abandoned_is_neither_success_nor_failure(serve, registry):
     assert [attempt.outcome for attempt in stream.attempts] == ["abandoned"]
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Wait long for the end of an answer: its server shares the loop, and its pauses."""
+    monkeypatch.setattr(transport, "DRAIN_SECONDS", 5.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_hundred_complete_streams_use_one_connection(serve, registry):
     server = await serve(OK)
     reg = registry({"a": server})
@@ -192,6 +200,7 @@ async def test_a_stale_connection_is_replaced_once_unseen(serve, registry):
     assert [(h.succeeded, h.failed) for h in reg.health()] == [(2, 0)]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_unsolicited_answer_is_never_taken_for_the_next_one(serve, registry):
     gate = Gate()
     server = await serve(Unsolicited(OK, chat("EVIL"), gate), OK)

@@ -15,7 +15,14 @@ from typing import Any, Self
 import pytest
 
 from aiollm import Registry
+from aiollm._http import transport
 from aiollm.testing import FaultServer
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for the end of an answer: what forwards it shares the loop, and its pauses."""
+    monkeypatch.setattr(transport, "DRAIN_SECONDS", 5.0)
 
 
 @pytest.fixture

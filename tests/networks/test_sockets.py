@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,9 @@ async def listening(path: Path, port: int):
         await asyncio.gather(copy(reader, behind), copy(behind_reader, writer))
 
     async def copy(reader, writer):
-        while data := await reader.read(65536):
-            writer.write(data)
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
         writer.transport.abort()
 
     server = await asyncio.start_unix_server(serve, path)
