@@ -16,13 +16,11 @@ from hypothesis import strategies as st
 
 from aiollm import (
     Budget,
-    DeadlineError,
     FailoverError,
     ImagePart,
     LLMError,
     Price,
     ServerError,
-    Timeouts,
     UnsupportedError,
 )
 from aiollm._retrieval.batches import room, split
@@ -234,24 +232,6 @@ async def test_eight_batches_are_under_way_where_no_limit_is_known(registry):
     assert len(fake.embed_requests) == 8
     call.cancel()
     await asyncio.wait([call])
-
-
-@pytest.mark.parametrize("spec", ["a/m", "a/m,a/n"])
-async def test_the_total_deadline_is_that_of_all_batches_and_models(serve, registry, spec):
-    """What had arrived is on the error."""
-    gate = Gate()
-
-    def script(request):
-        return Embedder(gate=gate if request.json()["input"] == ["3"] else None)(request)
-
-    reg = registry({"a": dsn(await serve(script))})
-    with pytest.raises(LLMError) as raised:
-        limits = Timeouts(total=0.5)
-        await reg.embed(spec, texts(4), batch=1, mixed=True, timeouts=limits)
-    causes = getattr(raised.value, "exceptions", [raised.value])
-    assert isinstance(causes[-1], DeadlineError)
-    assert [each and each[0] for each in raised.value.vectors] == [0, 1, 2, None]
-    assert idle(reg)
 
 
 async def test_a_budget_is_not_exceeded_and_what_came_is_kept(serve, registry):

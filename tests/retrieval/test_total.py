@@ -6,9 +6,17 @@ import asyncio
 
 import pytest
 
-from aiollm import DeadlineError, FailoverError, LLMError, Registry, ServerError, Timeouts
+from aiollm import (
+    DeadlineError,
+    FailoverError,
+    Limits,
+    LLMError,
+    Registry,
+    ServerError,
+    Timeouts,
+)
 from aiollm.retrieval import Embeddings, Ranking
-from aiollm.testing import FakeProvider, Pause
+from aiollm.testing import NEVER, FakeProvider, Pause
 from aiollm.testing.fake_retrieval import embeddings_for, ranking_for
 from tests.failover.test_virtual_crowd import VirtualLoop
 
@@ -34,13 +42,13 @@ async def rerank(reg, total, batch=None):
     return await reg.rerank(spec, "a", ["a", "b"], timeouts=Timeouts(total=total))
 
 
-def outcome(call, total, batch=None):
+def outcome(call, total, batch=None, script=slow):
     """Return what a call in virtual time gives or raises, and when."""
     loop = VirtualLoop()
 
     async def scenario():
         async with Registry(env={}, retries=0) as reg:
-            reg.register("fake", FakeProvider(default=slow).provider())
+            reg.register("fake", FakeProvider(default=script).provider())
             began = loop.time()
             try:
                 found = await call(reg, total, batch)
@@ -85,6 +93,25 @@ def test_batches_one_after_another_share_the_seconds(monkeypatch):
     error, _ = outcome(embed, 2.5 * SECONDS, batch=1)
     assert isinstance(deadline(error), DeadlineError)
     assert [each is not None for each in error.vectors] == [True, False, False]
+
+
+@pytest.mark.parametrize("spec", ["fake/m", "fake/m,fake/n"])
+def test_what_had_arrived_in_time_is_on_the_error_and_nothing_is_held(spec):
+    def script(target, request):
+        return [NEVER] if "3" in request.inputs else embeddings_for(request)
+
+    async def cut(reg, total, _):
+        reg.limit("fake", Limits(max_concurrency=9))
+        limits = Timeouts(total=total)
+        try:
+            await reg.embed(spec, list("0123"), batch=1, mixed=True, timeouts=limits)
+        finally:
+            assert [each.held for each in reg.limits()] == [0]
+
+    error, seconds = outcome(cut, 10.0, script=script)
+    assert isinstance(deadline(error), DeadlineError)
+    assert [each is not None for each in error.vectors] == [True, True, True, False]
+    assert seconds == pytest.approx(10, abs=0.1)
 
 
 def test_a_caller_s_own_deadline_is_not_taken_for_the_call_s():
