@@ -67,6 +67,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultSer
         yield server
 
 
+@pytest.fixture
+def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send one batch after another: what comes before a refusal has come when it arrives."""
+    monkeypatch.setattr("aiollm._retrieval.embed.AT_ONCE", 1)
+
+
 def embed(*more: str, into: str = "v.npy") -> int:
     return cli.main(["embed", "texts", "-m", "m/nomic", "-o", into, *more])
 
@@ -241,6 +247,7 @@ def test_what_had_come_before_a_failure_is_kept_and_not_asked_for_again(server, 
     assert names() == ["texts", "v.npy"]
 
 
+@pytest.mark.usefixtures("in_turn")
 def test_a_run_that_was_stopped_is_neither_overwritten_nor_gone_on_with_by_accident(server, capsys):
     write_texts("a", "bad")
     assert embed("--batch", "1") == cli.FAILED
@@ -258,6 +265,7 @@ def test_a_run_that_was_stopped_is_neither_overwritten_nor_gone_on_with_by_accid
     assert sorted(asked_since(server, before)) == ["a", "ab"]
 
 
+@pytest.mark.usefixtures("in_turn")
 def test_a_server_whose_vectors_have_another_width_now_adds_none(server, monkeypatch, capsys):
     write_texts("a", "bad")
     assert embed("--batch", "1") == cli.FAILED
@@ -270,6 +278,7 @@ def test_a_server_whose_vectors_have_another_width_now_adds_none(server, monkeyp
     assert Path("v.npy.part").read_bytes() == kept
 
 
+@pytest.mark.usefixtures("in_turn")
 @pytest.mark.parametrize("cut", [1, 7, 28, 29])
 def test_a_process_that_was_killed_at_any_byte_is_gone_on_from(server, cut):
     """A record that is not complete is made again; so is all where the first line is not."""
@@ -384,6 +393,7 @@ def test_a_part_that_comes_after_the_end_is_not_written():
     assert not Path("v.npy.part").exists()
 
 
+@pytest.mark.usefixtures("in_turn")
 def test_whoever_resumes_and_replaces_the_output_keeps_the_vectors(server):
     write_texts("a", "bad")
     assert embed("--batch", "1") == cli.FAILED

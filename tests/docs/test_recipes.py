@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aiollm._http import transport
 from aiollm.testing import Answer, FaultServer, chat
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ async def tasks():
 
 
 async def test_celery_s_tasks_share_a_registry_and_its_connection(tasks, monkeypatch):
+    monkeypatch.setattr(transport, "DRAIN_SECONDS", 5.0)  # the server's loop may be busy
     async with FaultServer(default=chat("Short.")) as m5:
         monkeypatch.setenv("LLM_M5", m5.dsn("openai"))
         monkeypatch.setenv("LLM_M1", m5.dsn("openai"))
