@@ -34,6 +34,10 @@ WIRES: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 HOSTS = ["mistral/v1", "groq/openai/v1", "together/v1", "perplexity/v1", "ai21/v1", "xai/v1"]
 QUESTION = "Name three good reasons to walk in the woods."
+LONG = {"type": "reply", "text": "and so on " * 500}
+"""An answer that is still being sent when its reader leaves, so that the judge sees that."""
+SEEN = 0.6
+"""Seconds of cooldown in which the judge sees it, too: what it is asked before is not a retry."""
 
 Expect = Callable[..., Awaitable[Registry]]
 
@@ -228,7 +232,7 @@ async def test_a_broken_stream_is_begun_anew(expect, wire, kind):
         "disconnect": TransportError,
         "malformed": ProtocolError,
     }
-    reg = await expect(fault(kind))
+    reg = await expect(fault(kind), LONG, cooldown=0.1 if kind != "malformed" else SEEN)
     async with reg.stream(f"{wire}/m", QUESTION, on_interrupt="restart") as stream:
         text = ""
         async for chunk in stream:
@@ -262,7 +266,8 @@ async def test_a_first_token_that_does_not_come_is_not_waited_for(expect, llmock
     slow = {"type": "slow_first_token", "seconds": 30, "match": {"model": "slow", "stream": True}}
     reg = await expect(slow)
     scheme, path, given = WIRES[wire]
-    reg.register("slow", llmock.dsn(scheme, path, first_output_timeout="0.3", **given))
+    reg.register("slow", llmock.dsn(scheme, path, first_output_timeout="1", **given))
+    await reg.preload(f"slow/slow,{other}/fast")
     response = await reg.generate(f"slow/slow,{other}/fast", QUESTION)
     assert isinstance(response.attempts[0].error, DeadlineError)
     assert str(response.target) == f"{other}/fast"
@@ -272,7 +277,8 @@ async def test_a_slow_target_loses_the_race_and_is_left(expect, wire):
     other = next(name for name in WIRES if name != wire)
     slow = {"type": "slow_first_token", "seconds": 30, "match": {"model": "slow", "stream": True}}
     reg = await expect(slow)
-    response = await reg.generate(f"{wire}/slow|{other}/fast", QUESTION, stagger=0.05)
+    await reg.preload(f"{wire}/slow|{other}/fast")
+    response = await reg.generate(f"{wire}/slow|{other}/fast", QUESTION, stagger=1)
     assert str(response.target) == f"{other}/fast"
 
 
@@ -325,10 +331,12 @@ async def test_a_battery_of_all_that_goes_wrong_ends_in_a_pass(expect, llmock):
     battery = [
         each | {"match": {"model": f"{name}-{number}"}}
         for name in WIRES
-        for number, each in enumerate(FAULTS)
+        for number, given in enumerate(FAULTS)
+        for each in ((given, LONG) if given.get("kind") == "malformed" else (given,))
     ]
     # A sound answer must not be taken for a stalled one where llmock gets no CPU for a moment.
-    reg = await expect(*battery, on_interrupt="restart", timeouts=Timeouts(idle=3))
+    limits = Timeouts(idle=3)
+    reg = await expect(*battery, on_interrupt="restart", timeouts=limits, cooldown=SEEN)
 
     async def endure(name: str) -> None:
         for number, each in enumerate(FAULTS):
