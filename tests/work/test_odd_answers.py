@@ -73,11 +73,11 @@ def nothing_is_held(transport):
     return not (transport._replies or (session is not None and session.connector._acquired))
 
 
-async def outcome(transport, request):
-    """Return all that is seen of an answer."""
+async def outcome(transport, request, connect=5.0):
+    """Return all that is seen of an answer; `connect` is in seconds."""
     reply = None
     try:
-        reply = await transport.send(request, 5.0)
+        reply = await transport.send(request, connect)
         body = b""
         while data := await reply.read():
             body += data
@@ -217,8 +217,9 @@ async def test_a_crowd_gets_its_own_answers_or_none(transport, calls):
         text = f"<{number}>" * chance.choice([1, 1, 1000])
         asked = asking(Place(port), text.encode())
         with contextlib.suppress(LLMError, TimeoutError):
-            async with asyncio.timeout(chance.choice([0.0, 0.01, 20.0, 20.0])):
-                answered = await outcome(transport, asked)
+            # The others end however busy the machine is, which all connect to at once.
+            async with asyncio.timeout(chance.choice([0.0, 0.01, None, None])):
+                answered = await outcome(transport, asked, connect=None)
                 if answered[0] == 200:
                     assert answered[2].decode() == text
                     return True
