@@ -13,8 +13,8 @@ from tests.loops import FACTORIES
 STUCK = 10.0
 """Seconds after which a call that was cancelled will not end any more."""
 
-SETTLES = 1.0
-"""Seconds in which what is closing has to be gone."""
+SETTLES = 5.0
+"""Seconds in which what is closing has to be gone, also where no CPU is free."""
 
 
 async def cancelled_everywhere(

@@ -18,8 +18,8 @@ from hypothesis.internal.conjecture import engine
 
 from tests.loops import FACTORIES, LoopFactory, own_sockets
 
-GRACE = 1.0
-"""Seconds that what is already closing gets until it is gone."""
+GRACE = 3.0
+"""Seconds that what is already closing gets until it is gone, also where no CPU is free."""
 
 # A failure is reported before the time of its test is over, which would hide it: its example is
 # made smaller for some seconds only, by default for five minutes, and nothing traces meanwhile.
