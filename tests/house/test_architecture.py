@@ -164,6 +164,7 @@ def docstrings(text: str) -> list[str]:
     return [each for each in constants if isinstance(each, str)]
 
 
+@pytest.mark.timeout(180)  # before Python 3.12, `tokenize` takes seconds for the package
 def test_the_share_of_what_explains_the_code_does_not_fall() -> None:
     texts = [file.read_text() for file in MODULES]
     lines = sum(1 for text in texts for line in text.splitlines() if line.strip())
@@ -173,6 +174,7 @@ def test_the_share_of_what_explains_the_code_does_not_fall() -> None:
     assert 100 * (commented + documented) / lines >= EXPLAINED
 
 
+@pytest.mark.timeout(180)  # before Python 3.12, `tokenize` takes seconds for the package
 def test_an_explanation_gives_the_reason_itself() -> None:
     found = [
         f"{file.relative_to(ROOT)}: {each}"
