@@ -41,7 +41,8 @@ def test_a_large_text_is_no_structure():
 
 async def test_others_run_between_the_messages_of_a_server():
     """Whatever it writes at once: messages, noise, or nothing but line ends."""
-    written = """import sys; sys.stdout.write('{"jsonrpc":"2.0","id":1,"result":{}}\\n' * 2000)"""
+    written = """import sys; sys.stdout.write('{"jsonrpc":"2.0","id":1,"result":{}}\\n' * 2000)
+sys.stdout.flush(); sys.stdin.read()"""  # what one that ends has written is read for a moment alone
     traffic = Traffic(await load(), lambda _: None, lambda: None)
     transport = StdioTransport(traffic, [sys.executable, "-c", written], {}, None, 2**20)
     async with transport as (received, _), turns() as seen:
@@ -49,6 +50,8 @@ async def test_others_run_between_the_messages_of_a_server():
         async for each in received:
             messages.append(each)
             at[len(seen)] += 1
+            if len(messages) == 2000:
+                break
         transport.close()
     await transport.child.gone()
     assert len(messages) == 2000
