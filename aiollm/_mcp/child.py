@@ -19,7 +19,12 @@ _READ = 16 * 1024
 """Bytes of its output that are read in one turn of the event loop."""
 
 _DRAIN = 0.2
-"""Seconds for what the server wrote last, where something still holds its output open."""
+"""Seconds without output after which a server that has ended is read no longer, as something else
+may hold its output open."""
+_LOOKS = 2
+"""How often that is looked at: a loop that stood still may look before it reads."""
+_PIPE = 1024 * 1024
+"""Bytes that a pipe holds at most by Linux's default: more was written by something else."""
 
 _PATIENCE = 2.0
 """Seconds in which a server may end by itself, where it has no keeper."""
@@ -52,7 +57,9 @@ class Child(asyncio.SubprocessProtocol):
         self._owner = os.getpid()
         self._process: asyncio.SubprocessTransport | None = None
         self._life: socket.socket | None = None
-        self._closed = False
+        self._closed = self._is_paused = False
+        self._taken = 0
+        """Bytes of its output so far."""
         self.has_exited = False
         """Whether the process is gone; what it wrote last may still come."""
         self._room: asyncio.Future[None] | None = None
@@ -123,6 +130,7 @@ class Child(asyncio.SubprocessProtocol):
             self.log += data
             del self.log[:-_LOG_SIZE]
         elif fd == _OUT and not self._closed:
+            self._taken += len(data)
             self._received(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
@@ -134,7 +142,20 @@ class Child(asyncio.SubprocessProtocol):
         self.has_exited = True
         self._let_go()
         self._kill_group()  # the keeper may have been killed alone
-        self._loop.call_later(_DRAIN, self._close_transport)
+        self._look_later(self._taken + _PIPE, _LOOKS)
+
+    def _look_later(self, most: int, looks: int) -> None:
+        self._loop.call_later(_DRAIN / _LOOKS, self._look_for_more, self._taken, most, looks)
+
+    def _look_for_more(self, before: int, most: int, looks: int) -> None:
+        """Close once nothing has come for a moment; beyond `most` bytes, the server wrote none."""
+        comes = self._is_paused or before < self._taken < most
+        if comes and not self._closed:
+            self._look_later(most, _LOOKS)
+        elif looks > 1:
+            self._look_later(most, looks - 1)
+        else:
+            self._close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._close_transport()
@@ -199,10 +220,12 @@ class Child(asyncio.SubprocessProtocol):
     def pause_reading(self) -> None:
         """Leave what the server writes in the pipe, which is full some time."""
         if not self._closed and (pipe := self._pipe(_OUT)) is not None:
+            self._is_paused = True
             pipe.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
+        self._is_paused = False
         if not self._closed and (pipe := self._pipe(_OUT)) is not None:
             pipe.resume_reading()
 
