@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -42,6 +43,15 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory
     if item.get_closest_marker("loops"):
         return FACTORIES
     return {"asyncio": FACTORIES["asyncio"]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End the process where a test hangs on uvloop: it does not let a signal fail the test."""
+    for item in items:
+        if "uvloop" in re.split(r"[\[\]-]", item.name):
+            limit = item.get_closest_marker("timeout")
+            seconds = limit.args if limit else ()
+            item.add_marker(pytest.mark.timeout(*seconds, method="thread"))
 
 
 @pytest.fixture(scope="session", autouse=True)
