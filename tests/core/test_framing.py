@@ -280,6 +280,7 @@ def test_the_fast_path_gives_what_the_slow_one_gives(kind, body, places) -> None
         pytest.param(b"data: x\r\n\r\ndata: y\r\n\r\n", [b"x", b"y"], id="CRLF"),
         pytest.param(b"data: x\r\rdata: y\r\r", [b"x", b"y"], id="CR"),
         pytest.param(b"data: x\r\n\rdata: y\n\r\n", [b"x", b"y"], id="mixed"),
+        pytest.param(b"data: x\rdata: y\n\n", [b"x\ny"], id="CR amid an event that ends in LF"),
         pytest.param("data: a\u2028b\u0085c\x0b\x0cd\n\n".encode(),
                      ["a\u2028b\u0085c\x0b\x0cd".encode()], id="what is no line end"),
         pytest.param(b'data: x\n\n{"error": {"a": "}"}}', [b"x", b'{"error": {"a": "}"}}'],

@@ -87,6 +87,29 @@ async def test_a_body_that_is_taken_amid_a_large_read_does_not_read_on():
     assert not connection.transport.reads
 
 
+async def test_what_comes_amid_a_large_read_follows_the_rest_of_it():
+    """A transport may have more although it was paused."""
+    connection = connect(100)
+    connection.data_received(HEAD + chunks(20, 9))
+    connection.data_received(b"3\r\nend\r\n" + END)
+    body = connection._payload
+    while not body.is_eof():
+        await asyncio.sleep(0)
+    assert body.take() == b"x" * 180 + b"end"
+
+
+async def test_a_connection_is_not_reused_before_what_is_behind_its_answer_was_looked_at():
+    answer = HEAD + chunks(20) + END
+    connection = connect(len(answer))
+    connection.data_received(answer + b"junk")
+    message, body = await connection.read()
+    assert message.code == 200
+    assert body.is_eof()
+    assert connection.should_close
+    await asyncio.sleep(0)
+    assert connection.transport.closed
+
+
 @pytest.mark.parametrize("end", ["eof_received", "connection_lost"])
 async def test_nothing_of_a_large_read_is_lost_where_the_end_comes_at_once(end):
     connection = connect()
