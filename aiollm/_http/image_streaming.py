@@ -59,7 +59,7 @@ async def draw(
             announced = quotas(reply.headers, provider.host)
             # The headers show that the server is alive.
             yield [AnnouncedLimits(announced)] if announced else []
-            if not 200 <= reply.status < 300:
+            if reply.status // 100 != 2:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:
                     continue

@@ -95,7 +95,7 @@ async def _asked(
             announced = quotas(reply.headers, provider.host)
             # The headers show that the server is alive.
             yield [AnnouncedLimits(announced)] if announced else []
-            if not 200 <= reply.status < 300:
+            if reply.status // 100 != 2:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 refused = HttpResponse(reply.status, reply.headers, body, http.url)
                 if codec is not codecs[-1] and codec.gives_way(refused):

@@ -83,7 +83,7 @@ class UnaryRequester:
         try:
             async with limit:
                 reply = await transport.send(request, timeouts.connect)
-            if 200 <= reply.status < 300:
+            if reply.status // 100 == 2:
                 return reply
             try:
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
