@@ -105,7 +105,7 @@ def test_every_leak_fails_once_and_a_clean_test_passes(report: str) -> None:
 SERVER = """
 import subprocess, sys
 from tests.programs import ending_with_us
-print(subprocess.Popen(ending_with_us("sleep", "600")).pid, flush=True)
+subprocess.Popen(ending_with_us("sh", "-c", "echo $$; exec sleep 600"))  # once it is bound to us
 sys.stdin.read()
 """
 
