@@ -43,7 +43,7 @@ class Partial(msgspec.Struct, Generic[T], frozen=True):
 class TypedStream(Stream, Generic[T]):
     """A stream of a typed answer; iterated, it yields chunks like any other.
 
-    async for partial in reg.stream("openai/gpt-5", "Plan a trip", output=Trip).partials():
+    async for partial in reg.stream("openai/gpt-6.1-sol", "Plan a trip", output=Trip).partials():
         show(partial.data)
     """
 

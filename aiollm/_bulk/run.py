@@ -70,7 +70,7 @@ class MapRun(Generic[T]):
     it where the output file is all that is wanted. A row's error is in its row. At the end of the
     iteration a run that could not ask all rows raises StoppedError.
 
-        async with registry.map("openai/gpt-5", prompts, into="answers.jsonl") as run:
+        async with registry.map("openai/gpt-6.1-sol", prompts, into="answers.jsonl") as run:
             async for row in run:
                 print(row.key, row.error or row.text)
         print(run.report)

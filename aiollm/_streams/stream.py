@@ -174,7 +174,7 @@ class Stream(BaseStream[Chunk]):
     Nothing is sent until it is iterated. Leaving an `async with`, `aclose()`, cancellation, an
     error, or dropping the last reference closes the connection at once.
 
-        async with registry.stream("openai/gpt-5", "Hello") as stream:
+        async with registry.stream("openai/gpt-6.1-sol", "Hello") as stream:
             async for chunk in stream:
                 print(chunk.text, end="")
     """
