@@ -122,7 +122,7 @@ def _pointed(spec: str, column: int) -> str:
 
 
 class UnsupportedError(LLMError):
-    """The target does not support this request; nothing was sent, unless it said so itself."""
+    """The target does not support this request; only the subclass is raised after it was sent."""
 
     moves_on = True
 
@@ -146,9 +146,9 @@ class BusyError(LLMError):
 
 
 class BudgetError(LLMError):
-    """A budget has no room for what a call may cost at most, or that is not known.
+    """A budget has no room for the most that an attempt may cost, or that cost is not known.
 
-    The attempt that it is about was not sent; `.partial` is what an earlier one had brought.
+    The attempt was not sent; `.partial` is what an earlier one of the same call had brought.
     """
 
     partial: Response | None = None
@@ -168,9 +168,9 @@ class ConnectError(TransportError):
 
 
 class LocalError(ConnectError):
-    """This process or its machine could not connect, as with no file descriptor left.
+    """This process or its machine could not connect, for example for lack of a file descriptor.
 
-    The server had no part in it, so no target is set aside. `.may_retry` says whether it may pass.
+    The server had no part in it, so no target is set aside. `.may_retry`: it may soon pass.
     """
 
     harms: Harm = "no"
@@ -267,7 +267,7 @@ class OverloadedError(ProviderError):
 
 
 class ServerError(ProviderError):
-    """The provider failed; a little later it may not, and the call may ask it again."""
+    """The provider failed; it may recover soon, so the call may ask it again."""
 
 
 class ModelNotFoundError(ProviderError):
@@ -283,9 +283,9 @@ class GenerationError(ProviderError):
 
 
 class InvalidRequestError(ProviderError):
-    """The target refuses the request; another may take it, this one is not asked again.
+    """The target refuses the request; it is not asked again, but another target may accept it.
 
-    Every 4xx that means nothing more exact is one: nobody can know what another server refuses.
+    Any 4xx without a more exact class is one, because another server may not refuse it.
     """
 
     harms: Harm = "no"
@@ -342,7 +342,7 @@ class ClosedError(LLMError):
 
 
 class StoppedError(LLMError):
-    """A bulk run ended before its last row, for its `__cause__`; what is left was not asked."""
+    """A bulk run ended before its last row; `__cause__` says why. The other rows were not asked."""
 
 
 class FailoverError(ExceptionGroup[Exception], LLMError):
@@ -365,7 +365,7 @@ class FailoverError(ExceptionGroup[Exception], LLMError):
 
     @property
     def last(self) -> LLMError:
-        """The last of the errors, from which `status` and `retry_after` come."""
+        """The last error, which `status` and `retry_after` are taken from."""
         return self.exceptions[-1]
 
     @property
@@ -427,9 +427,9 @@ def classify(error: BaseException) -> Verdict:
 def http_status(error: LLMError) -> int:
     """Return the HTTP status with which a service of yours reports `error` to its clients.
 
-    500: your configuration; 402: a budget; 422: the request, a content policy included; 503: later,
-    perhaps after `error.retry_after`; 504: a deadline; 502: anything else. A provider's own status
-    would be wrong there: its 401 is about your key, not about your client's.
+    500: your configuration; 402: a budget; 422: the request, content policy included; 503: try
+    later, perhaps after `error.retry_after`; 504: a deadline; 502: anything else. Do not pass on
+    the provider's own status: its 401 is about your key, not about your client's.
 
         except LLMError as error:
             raise HTTPException(http_status(error), str(error))

@@ -144,7 +144,7 @@ class TargetClosed(msgspec.Struct, frozen=True):
 
 
 class FleetAway(msgspec.Struct, frozen=True):
-    """The fleet's Redis does not answer, for `reason`; this process decides alone."""
+    """The fleet's Redis does not answer; `reason` says why. This process decides alone."""
 
     reason: str
 
@@ -156,7 +156,7 @@ class FleetBack(msgspec.Struct, frozen=True):
 
 
 class ResponseCacheAway(msgspec.Struct, frozen=True):
-    """The file of the response cache cannot be used for now, for `reason`; calls go on without."""
+    """The response cache's file cannot be used now; `reason` says why. Calls go on without it."""
 
     reason: str
 
@@ -170,7 +170,7 @@ class McpStarted(msgspec.Struct, frozen=True):
 
 
 class McpDied(msgspec.Struct, frozen=True):
-    """An MCP server died, or did not start, for `reason`; it is not started for `seconds`."""
+    """An MCP server died or did not start; `reason` says why. No new start for `seconds`."""
 
     server: str
     reason: str
@@ -187,7 +187,7 @@ class McpRestarted(msgspec.Struct, frozen=True):
 
 
 class McpToolsChanged(msgspec.Struct, frozen=True):
-    """An MCP server has other tools now: the names of those that came, and of those that went."""
+    """An MCP server's list of tools changed: the names that were added and removed."""
 
     server: str
     added: tuple[str, ...]
@@ -259,7 +259,7 @@ class ApprovalAsked(_ContentEvent, frozen=True):
 
 
 class ApprovalDecided(_ContentEvent, frozen=True):
-    """It was decided about a tool call, `seconds` after it was asked about."""
+    """A tool call got its decision, `seconds` after the request for approval."""
 
     run: int
     name: str
@@ -269,7 +269,7 @@ class ApprovalDecided(_ContentEvent, frozen=True):
 
 
 class HistoryCompacted(msgspec.Struct, frozen=True):
-    """The history of a run was replaced before a turn: its messages before and after."""
+    """The history of a run was replaced before a turn: the number of messages before and after."""
 
     run: int
     turn: int
@@ -278,16 +278,16 @@ class HistoryCompacted(msgspec.Struct, frozen=True):
 
 
 class RunSteered(msgspec.Struct, frozen=True):
-    """A message was put in before a turn of a run."""
+    """A message of `run.steer` was added to the history before a turn."""
 
     run: int
     turn: int
 
 
 class RunEnded(msgspec.Struct, frozen=True):
-    """A run ended after `turns` turns; `usage` is that of all of them.
+    """A run ended after `turns` turns; `usage` adds them all up.
 
-    `waiting`: how many tool calls wait for approval, so that it can go on.
+    `waiting`: how many tool calls wait for approval; the run can be resumed with decisions on them.
     """
 
     run: int
