@@ -39,7 +39,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
 
     `size`: pixels as (width, height) or "1024x768", a ratio such as "16:9", or "auto".
     `partial_images`: the most drafts while the image is being made. `extra`: fields for the wire
-    body by whom they are for, as in `Request`. Raises: ConfigError.
+    body by scope, as in `Request`. Raises: ConfigError.
     """
 
     prompt: str

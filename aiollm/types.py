@@ -86,9 +86,9 @@ class LLMError(Exception):
     moves_on: bool = False
     """Whether a chain tries its next target after this error."""
     harms: Harm = "no"
-    """What it does to the target's health: nothing, a cooldown, or a long one as misconfigured."""
+    """What it does to the target's health: nothing, a cooldown, or a long one (misconfigured)."""
     vectors: tuple[array[float] | None, ...] = ()
-    """Of `embed`, what had arrived: a vector for each input, None where it had not."""
+    """For `embed`, what had arrived: a vector for each input, None where there is none."""
 
     def __init__(self, message: str, *, target: Target | None = None) -> None:
         super().__init__(_printable(str(message)))
@@ -475,10 +475,10 @@ class Request(msgspec.Struct, frozen=True):
     `auto`, `none`, `required`, a tool's name, or several names, of which one must be called;
     after `"auto"` as the first of them, they are those that may be called. `output`: a type or a
     JSON schema that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 =
-    off). `extra`: fields for the wire body that the others do not cover, by whom they are for:
-    `"*"` (every target), `"wire:openai"` (a wire), `"box"` (a provider), `"box/qwen3:8b"` (a
-    target). A later one of these replaces fields of the same name. Objects are merged into the
-    body's own.
+    off). `extra`: fields for the wire body that the others do not cover, by scope, which says who
+    gets them: `"*"` (every target), `"wire:openai"` (a wire), `"box"` (a provider),
+    `"box/qwen3:8b"` (a target). A more exact scope replaces fields of the same name; objects are
+    then merged into those of the body.
     `prompt_cache`: `auto` asks the provider to keep the prompt, a time to keep it about as long,
     `off` not to; None leaves it to the provider's default and to each `CachePoint`. `cache_key`:
     requests with one key go to the same cache, where a provider takes such keys; by default that

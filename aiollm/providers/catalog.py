@@ -192,7 +192,7 @@ class Catalog:
         return known
 
     def check_extra(self, extra: Mapping[str, Any]) -> None:
-        """Check for whom the fields of a request's `extra` are. Raises: ConfigError."""
+        """Check the scopes of a request's `extra`. Raises: ConfigError."""
         from aiollm.providers.extra_fields import check_extra  # most calls have none
 
         names = Names(self._alias, self._is_provider, self._all_names)

@@ -1,4 +1,4 @@
-"""The field `extra` of requests: for whom its fields are, and which of them one target gets."""
+"""The field `extra` of requests: the scopes of its fields, and which fields one target gets."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def _is_field(key: str, value: object, names: Names, *, is_any_known: bool) -> b
 
 def _how_to_write(field: str) -> str:
     return (
-        f"extra says for whom its fields are: write extra={{'*': {{{_short(field)}: ...}}}} for "
-        "every target, or in place of '*' a wire ('wire:openai'), a provider ('box') or a "
-        "target ('box/model')"
+        f"extra needs a scope, which says who gets its fields: write extra={{'*': "
+        f"{{{_short(field)}: ...}}}} for every target, or instead of '*' a wire ('wire:openai'), "
+        "a provider ('box') or a target ('box/model')"
     )
 
 

@@ -29,8 +29,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     """A request for one vector for each input.
 
     `dimensions`: the width of the vectors, None for the model's own. `kind`: what the vectors are
-    for. `truncate`: cut inputs that are too long, in place of an error. `extra`: fields for the
-    wire body by whom they are for, as in `Request`. Raises: ConfigError.
+    for. `truncate`: cut inputs that are too long instead of failing. `extra`: fields for the wire
+    body by scope, as in `Request`. Raises: ConfigError.
     """
 
     inputs: tuple[EmbedInput, ...]
@@ -40,7 +40,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     extra: Mapping[str, Any] = {}
 
     max_output_tokens: ClassVar[int] = 0
-    """It is answered with no tokens."""
+    """The reply has no output tokens."""
 
     if TYPE_CHECKING:  # what may be passed is wider than what is kept
 
@@ -73,11 +73,10 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 
 
 class Embeddings(msgspec.Struct, frozen=True):
-    """The vectors of inputs, in their order; all are of one model and of one width.
+    """The vectors of the inputs, in order; all come from one model and have one width.
 
-    Each access to `vectors` makes an `array('f')` anew; keep what you use more often.
-
-    `target` answered the first batch; `attempts` are those of all batches, one after another.
+    Each access to an item of `vectors` makes a new `array('f')`: keep those that you use often.
+    `target` answered the first batch; `attempts` has those of all batches, one after another.
 
         matrix = numpy.asarray(embeddings.vectors)
     """
@@ -109,7 +108,7 @@ def size_of_input(each: EmbedInput) -> float:
 
 
 def check_scopes(extra: object) -> None:
-    """Raise ConfigError unless `extra` says for whom its fields are."""
+    """Raise ConfigError unless `extra` has scopes, which `Catalog.check_extra` looks up."""
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
         raise ConfigError("extra must map '*', wires, providers or targets to fields")
 

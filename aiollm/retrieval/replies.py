@@ -1,4 +1,4 @@
-"""What a codec reads from a reply of vectors or scores, before it is checked."""
+"""What a codec reads from a reply with vectors or scores, before it is checked."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import msgspec
 from aiollm.types import Usage
 
 RawVector: TypeAlias = bytes | list[float]
-"""What may stand for a vector in a reply: base64 of 32-bit numbers, or a list of numbers. In large
-replies bytes of another length stand for a vector that was taken out: codecs hand them on."""
+"""A vector as a reply has it: base64 of 32-bit numbers, or a list of numbers. In large replies,
+bytes of another length are a placeholder for a vector that was taken out: codecs pass them on."""
 
 
 class VectorReply(msgspec.Struct, frozen=True):
-    """What stands for the vectors, in the order of the inputs."""
+    """The vectors as the reply has them, in the order of the inputs."""
 
     values: Sequence[RawVector]
     usage: Usage = Usage()
 
 
 class ScoreReply(msgspec.Struct, frozen=True):
-    """The places of documents, from 0, each with its score, in any order."""
+    """Indices of documents, from 0, each with its score, in any order."""
 
     scores: Sequence[tuple[int, float]]
     usage: Usage = Usage()

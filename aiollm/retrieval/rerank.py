@@ -17,8 +17,8 @@ class RerankRequest(msgspec.Struct, frozen=True):
     """A request to order `documents` by how well they answer `query`.
 
     `top`: how many of the best to return, None for all. `truncate`: cut documents that are too
-    long, in place of an error. `extra`: fields for the wire body by whom they are for, as in
-    `Request`. Raises: ConfigError.
+    long instead of failing. `extra`: fields for the wire body by scope, as in `Request`.
+    Raises: ConfigError.
     """
 
     query: str
@@ -28,7 +28,7 @@ class RerankRequest(msgspec.Struct, frozen=True):
     extra: Mapping[str, Any] = {}
 
     max_output_tokens: ClassVar[int] = 0
-    """It is answered with no tokens."""
+    """The reply has no output tokens."""
 
     if TYPE_CHECKING:  # what may be passed is wider than what is kept
 
@@ -64,7 +64,7 @@ class RerankRequest(msgspec.Struct, frozen=True):
 
 
 class Ranked(msgspec.Struct, frozen=True):
-    """A document by its place in the request, from 0, and its score: more is better.
+    """A document's `index` in the request, from 0, and its score: higher is better.
 
     Scores of one model can be compared with each other, those of different models cannot.
     """

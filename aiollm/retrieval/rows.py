@@ -1,4 +1,4 @@
-"""Vectors that lie one behind another in memory, and are objects of their own when looked at."""
+"""Vectors in contiguous memory, each of which becomes an object when it is accessed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import overload
 class Rows(Sequence["array[float]"]):  # noqa: PLW1641 - compared by value, as lists are
     """A sequence of vectors of one width, made of one piece of memory for each batch.
 
-    An object for each of 100,000 vectors would be visited by every full garbage collection, which
-    holds up the event loop for some 20 ms (CPython 3.11). Each access makes a vector anew; `pieces`
-    are the memory itself, such as for `numpy.concatenate(rows.pieces).reshape(-1, rows.width)`.
+    Every full garbage collection would visit an object for each of 100,000 vectors, which holds up
+    the event loop for some 20 ms (CPython 3.11). So each access makes a new vector; `pieces` is the
+    memory itself, for example for `numpy.concatenate(rows.pieces).reshape(-1, rows.width)`.
     """
 
     __slots__ = ("_ends", "pieces", "width")
 
     def __init__(self, pieces: Iterable[array[float]], width: int) -> None:
-        """Take pieces of whole vectors; `width` is how many numbers each vector has."""
+        """Take pieces of complete vectors; `width` is how many numbers each vector has."""
         self.pieces: tuple[array[float], ...] = tuple(pieces)
         self.width: int = width
         self._ends = tuple(accumulate(len(piece) // width for piece in self.pieces))

@@ -1,4 +1,4 @@
-"""`extra` by whom its fields are for: what each wire is sent, and what is refused before that."""
+"""The scopes of `extra`: what each wire is sent, and what is refused before anything is."""
 
 from __future__ import annotations
 
