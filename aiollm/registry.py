@@ -86,17 +86,19 @@ class Registry(WholeAnswers, Retrieval, Names):
         failed. `patience`: seconds a call waits in line when no target has room; None means its
         first-output deadline. `max_wait`: how many of these seconds it waits for failed targets to
         recover. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
-        between the starts of a race; None learns them from latencies. `on_refusal`: "next" asks the
-        next target when a provider's policy refuses. `on_unsupported`: "drop" leaves out files that
-        a target does not take, with a placeholder and a warning. `image_workers`: processes that
-        fit images to targets; None means one per core, at most 4; 0 means a thread. `max_pixels`:
-        the most pixels of an image to decode, or to send where the target has no number.
-        `fetch_images`: load image URLs for targets that do not. `tool_threads`: threads for plain
-        functions as tools, also those that overran. `trust_env`: use HTTPS_PROXY and the like.
-        `fleet`: the URL of a Redis server over which processes share what they learn, by default
-        AIOLLM_FLEET of `env`; "" for none. `prices`: what targets cost, by patterns like "box/*";
-        True is the list of `aiollm-client[prices]`, alone for all targets. `response_cache`: where
-        calls that say so keep and find answers, as "sqlite:answers.db". Raises: ConfigError.
+        between the starts of a race; None learns them from latencies. `on_interrupt`: when an
+        answer is cut, "restart" has the next target start over, "continue" has it go on from the
+        text so far. `on_refusal`: "next" asks the next target when a provider's policy refuses.
+        `on_unsupported`: "drop" leaves out files that a target does not take, with a placeholder
+        and a warning. `image_workers`: processes that fit images to targets; None means one per
+        core, at most 4; 0 means a thread. `max_pixels`: the most pixels of an image that is
+        decoded, or sent to a target without a limit of its own. `fetch_images`: load image URLs for
+        targets that do not. `tool_threads`: threads for tools that are plain functions; those that
+        overran keep theirs. `trust_env`: use HTTPS_PROXY and the like. `fleet`: the URL of a Redis
+        server over which processes share what they learn, by default AIOLLM_FLEET of `env`; "" for
+        none. `prices`: what targets cost, by patterns like "box/*"; True, for a pattern or in place
+        of the mapping, means the list of `aiollm-client[prices]`. `response_cache`: the file of
+        answers for calls with `response_cache=`, as "sqlite:answers.db". Raises: ConfigError.
         """
         timeouts = checked_timeouts(timeouts) or Timeouts()
         self._catalog = Catalog(env, timeouts, trust_env=trust_env)
@@ -211,12 +213,12 @@ class Registry(WholeAnswers, Retrieval, Names):
     ) -> AgentRun:
         """Return a run of an agent as a stream: the model and its tools, turn by turn.
 
-        It begins with a request, or goes on where a saved run was. `max_turns`: how many times the
-        model is asked. `max_parallel`: tools that run at a time. `tool_timeout`: seconds a tool may
-        take; None means no limit. `output`: the type of `run.value`, which a misfit is sent back
-        for at most `repairs` times. `options` are those of `stream`, for each turn, and those of
-        `AgentOptions`; a run is a session of its own by default. Raises: SpecError and ConfigError
-        at once; while iterating, as `stream`, and TurnLimitError.
+        It starts with a request, or continues a saved run. `max_turns`: how many times the model is
+        asked. `max_parallel`: tools that run at a time. `tool_timeout`: seconds a tool may take;
+        None means no limit. `output`: the type of `run.value`; an answer that does not fit is sent
+        back to the model at most `repairs` times. `options`: see `AgentOptions`; those of a call
+        apply to each turn, and a run is a session of its own by default. Raises: SpecError and
+        ConfigError at once; while iterating, as `stream`, and TurnLimitError.
         """
         from aiollm._agent.options import taken  # only agents need it
         from aiollm._agent.run import new_run
@@ -255,7 +257,7 @@ class Registry(WholeAnswers, Retrieval, Names):
 
         A row is a request, or a pair of a key and a request; without a key its number, from 1, is
         its key. `output` is the type of its answer, or a JSON schema. `options`: see `MapOptions`.
-        Raises: SpecError, ConfigError and TypeError at once; as `MapRun` in it.
+        Raises: SpecError, ConfigError and TypeError at once; while it runs, as `MapRun`.
         """
         from aiollm._bulk.start import new_map  # only bulk runs need it
 
@@ -269,8 +271,8 @@ class Registry(WholeAnswers, Retrieval, Names):
     ) -> ImageStream:
         """Return the drafts of images and, last, the result as a stream.
 
-        `options` are those of `stream`, but for `session` and `response_cache`; without `timeouts`,
-        each wait for an image may take `IMAGE_SECONDS`. Raises: as `stream`.
+        `options`: see `CallOptions`; without `timeouts`, each wait for an image may take
+        `aiollm.images.IMAGE_SECONDS`. Raises: as `stream`.
         """
         return self._starter.stream_images(spec, request, options)
 
@@ -301,8 +303,9 @@ class Registry(WholeAnswers, Retrieval, Names):
     async def preload(self, spec: str | Plan | None = None) -> None:
         """Import what the first request needs, in a thread; with a spec, also its codecs.
 
-        These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It joins
-        a fleet and loads prices, if any. Nothing is sent out. Raises: SpecError, ConfigError.
+        These are aiohttp, the TLS certificates and the image modules, about 150 ms in all. It also
+        joins the fleet, loads prices and opens the response cache, if there are any. No provider is
+        asked. Raises: SpecError, ConfigError.
         """
         plan = None if spec is None else self.parse(spec)
         await self._resources.preload(partial(self._catalog.load, plan.targets if plan else ()))
@@ -349,8 +352,8 @@ class Registry(WholeAnswers, Retrieval, Names):
     def health(self, spec: str | Plan | None = None) -> tuple[TargetHealth, ...]:
         """Return snapshots of the health of all targets used so far.
 
-        With a spec, of its targets, whether used or not: one whose host fails is not healthy.
-        Raises: SpecError, ConfigError.
+        With a spec, return those of its targets, used or not. A failing host counts against all its
+        targets there. Raises: SpecError, ConfigError.
 
             ready = any(target.state == "healthy" for target in reg.health("m5/a,m1/b"))
         """
@@ -369,9 +372,9 @@ class Registry(WholeAnswers, Retrieval, Names):
         return self._resources.fleet
 
     def reset_health(self, target: Target | str | None = None) -> None:
-        """Forget the failures and 429s of a target and its host, or of all; waiting calls may go.
+        """Forget the failures and 429s of a target and its host, or of all targets.
 
-        Raises: SpecError, ConfigError.
+        Calls that wait in line look again at once. Raises: SpecError, ConfigError.
         """
         known = None if target is None else as_target(target)
         self._gate.reset(known, "" if known is None else self.provider(known.provider).origin)

@@ -1,4 +1,4 @@
-"""What a run that lasts takes beside its request: approval, saving, and shorter histories."""
+"""The options of runs that last: approval, saving, and shorter histories."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SaveHook: TypeAlias = Callable[[SavedRun], object]
 
 
 class LastingOptions(RunOptions, total=False):
-    """What a run that lasts takes: also `RunOptions`, for each turn.
+    """The options of a run that lasts: also `RunOptions`, for each turn.
 
-    `approve`: is asked about each tool call, but for tools with `approve=False`. `approvals`: what
-    was decided about the calls of a saved run, by their ids. `compact`: is called before each turn,
-    and may return a shorter history. `save`: gets the run after each answer, before and after each
-    tool, and where it waits for approval; what it raises ends the run.
+    `approve`: is asked about each tool call, except those of tools with `approve=False`.
+    `approvals`: decisions about the calls of a saved run, by call id. `compact`: is called before
+    each turn, and may return a shorter history. `save`: gets the run after each answer, before and
+    after each tool, and when it waits for approval; what it raises ends the run.
     """
 
     approve: ApproveHook | None
@@ -42,7 +42,10 @@ class LastingOptions(RunOptions, total=False):
 
 
 class AgentOptions(LastingOptions, total=False):
-    """The keywords of `run` beside `tools`, `output` and `repairs`: also `LastingOptions`."""
+    """The keywords of `run`, except `tools`, `output` and `repairs`: also `LastingOptions`.
+
+    `max_turns`, `max_parallel` and `tool_timeout` are described at `Registry.run`.
+    """
 
     max_turns: int
     max_parallel: int

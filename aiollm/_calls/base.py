@@ -48,6 +48,6 @@ class RegistryBase:
         return self._starter.gate.health
 
     def _declared(self, provider: str) -> None:
-        """Let calls that wait for a provider go by what is declared for it now."""
+        """Apply what is now declared for a provider to the calls that wait for it."""
         if "_starter" in self.__dict__:
             self._starter.declared(provider)

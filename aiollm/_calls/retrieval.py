@@ -33,13 +33,13 @@ class Retrieval(RegistryBase):
         """Return a vector for each text or image, in order; all are of one model and width.
 
         Inputs are split into batches by the targets' limits, at most `batch` in each, and up to
-        eight are under way at once. `dimensions`: the width of the vectors, None for the model's
-        own. `kind`: "query" or "document", for models that embed them differently. `truncate`: cut
-        inputs that are too long, in place of an error. `mixed`: allow a spec of several models; the
-        next one then begins anew when one has failed. `extra`: fields for the wire body, by whom
-        they are for. `options` are those of a call, for each batch; `timeouts.total` is for all.
-        Raises: SpecError, ConfigError, TypeError; LLMError and FailoverError, whose `vectors` are
-        what had arrived.
+        eight batches run at once. `dimensions`: the width of the vectors, None for the model's own.
+        `kind`: "query" or "document", for models that embed them differently. `truncate`: cut
+        inputs that are too long instead of failing. `mixed`: allow a spec of several models; when
+        one has failed, the next starts again from the first input. `extra`: fields for the wire
+        body by scope, as in `Request`. `options`: see `CallOptions`; they apply to each batch, but
+        `timeouts.total` to the whole call. Raises: SpecError, ConfigError, TypeError; LLMError and
+        FailoverError, whose `vectors` are what had arrived.
 
             found = await reg.embed("ls/nomic,box/nomic", texts, kind="document")
         """
@@ -68,7 +68,7 @@ class Retrieval(RegistryBase):
     ) -> Ranking:
         """Return documents by how well they answer `query`, best first; `top` of them, or all.
 
-        `truncate`: cut documents that are too long, in place of an error. `extra` and `options` are
+        `truncate`: cut documents that are too long instead of failing. `extra` and `options` are
         those of `embed`. Raises: SpecError, ConfigError, TypeError; LLMError, FailoverError.
 
             for each in await reg.rerank("ls/bge-reranker", "panda?", documents, top=5): ...

@@ -1,4 +1,4 @@
-"""Starts the calls of a registry; importing it imports all that makes calls."""
+"""Starts the calls of a registry; importing it imports everything that calls need."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Starter:
         from aiollm.images import IMAGE_SECONDS, ImageRequest, as_image_request
 
         for name in options.keys() & {*ImageRequest.__struct_fields__}:
-            raise TypeError(f"{name!r} is of the request: pass ImageRequest(..., {name}=...)")
+            raise TypeError(f"{name!r} belongs to the request: pass ImageRequest(..., {name}=...)")
         timeouts = checked_timeouts(options.get("timeouts"))
         policy = self._policy.overridden(options) if options else self._policy
         plan, providers, deadlines = self.catalog.resolve(spec, timeouts)
@@ -97,7 +97,7 @@ class Starter:
         return ImageStream(partial(self.start, chain))
 
     def caller(self, plan: Plan, options: StreamOptions) -> Callable[[Request], Stream]:
-        """Return what starts many calls alike, with checked requests: it reads options once."""
+        """Return a function that starts many similar calls: it reads their options only once."""
         if options.keys() & {"session", "response_cache"}:
             return lambda request: self.stream(plan, request, options)
         policy, timeouts = self._policy.overridden(options), options.get("timeouts")
@@ -113,7 +113,7 @@ class Starter:
         return call
 
     def declared(self, name: str) -> None:
-        """Go by what is declared for a provider now."""
+        """Apply what is now declared for a provider, as its limits, to calls that wait."""
         loop = None
         with suppress(RuntimeError):  # none runs in this thread
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Answers as a whole: a response or a value of a type, images, a number of tokens."""
+"""Calls that return everything at once: a response, a typed value, images, a token count."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class WholeAnswers(RegistryBase):
     async def generate_images(
         self, spec: str | Plan, request: str | ImageRequest, **options: Unpack[CallOptions]
     ) -> ImageResult:
-        """Make images; return the result. Options and errors are those of `stream_images`."""
+        """Make images and return the result. Options and errors are those of `stream_images`."""
         return await self.stream_images(spec, request, **options).collect()
 
     async def count_tokens(
@@ -125,7 +125,7 @@ class WholeAnswers(RegistryBase):
     ) -> TokenCount:
         """Return how many input tokens a request takes at the first target that can be asked.
 
-        A service that can count is asked, and makes no answer; for others it is an estimate.
+        A service that can count is asked, and generates nothing; for others it is an estimate.
         `options`: fields of the request, `timeouts` and `on_unsupported`. Raises: as `generate`.
         """
         await self._resources.load("aiollm._failover.counting")

@@ -1,4 +1,4 @@
-"""The keywords of a call: fields of its request, beside the settings of the call."""
+"""The keywords of a call: fields of its request, and settings of the call itself."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class RequestFields(TypedDict, total=False):
 
 
 class GenerateOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `generate` beside its own: also `RequestFields` and `CallOptions`.
+    """The further keywords of `generate`: also `RequestFields` and `CallOptions`.
 
-    `session`: the name of the conversation. Of the targets, the one whose prompt cache is warm for
-    it is asked first, if it is healthy and has room. `response_cache`: "use" takes the answer of an
-    equal request to the first of the targets from the registry's cache, "refresh" asks anew; both
-    keep a complete answer.
+    `session`: the name of the conversation. The target whose prompt cache is warm for it is asked
+    first, if it is healthy and has room. `response_cache`: "use" takes the answer to an equal
+    request from the registry's cache, if the first target of the spec gave it; "refresh" asks
+    again; both keep the answer once it is complete.
     """
 
     session: str | None
@@ -62,7 +62,7 @@ class GenerateOptions(RequestFields, CallOptions, total=False):
 
 
 class RunOptions(RequestFields, CallOptions, total=False):
-    """The keywords of `run` beside its own: also `RequestFields` and `CallOptions`.
+    """The further keywords of `run` for each turn: also `RequestFields` and `CallOptions`.
 
     `session`: the name of the conversation, as for `generate`; without one, each run is a session
     of its own. `response_cache`: as for `generate`, for each turn.

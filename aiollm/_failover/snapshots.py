@@ -1,4 +1,4 @@
-"""What users see of a target: snapshots of its health and of what bounds it."""
+"""What users see of a target: snapshots of its health and its limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
 
 
 class TargetHealth(msgspec.Struct, frozen=True):
-    """A snapshot: `failures` in a row, `reopens_in` seconds until a probe (0 = at once).
+    """A snapshot of a target's health: `failures` in a row, `reopens_in` seconds until a probe.
 
     `succeeded` and `failed` count genuine outcomes; `first_output` is the median latency and
     `first_output_p95` its 95th percentile in seconds, None while too little is known.
@@ -32,14 +32,14 @@ class TargetHealth(msgspec.Struct, frozen=True):
 
 
 class TargetLimits(msgspec.Struct, frozen=True):
-    """A snapshot of what bounds a target; a scope is its host with its key, all models together.
+    """A snapshot of a target's limits; those of one host and key are shared by all its models.
 
-    `declared` is what DSN or code say of the provider, `of_target` of this target alone. `learnt`
-    has what its answers announced, `used` what is booked and has not flowed off, by kind
-    (`requests`, `tokens`, `input_tokens`, `output_tokens`), a minute. `pace`: requests a minute
-    found after a 429, None before one. `slots`: streams of the scope at a time, None for any
-    number; `held` of them run. `waiting`: calls in line for this target. `blocked_for`: seconds
-    for which a 429 keeps everything back.
+    `declared`: the provider's limits, from its DSN or code; `of_target`: those of this target
+    alone. By kind (`requests`, `tokens`, `input_tokens`, `output_tokens`), `learnt` has the limits
+    a minute that answers announced, and `used` what is booked under all limits. `pace`: requests a
+    minute since a 429, None before one. `slots`: streams at a time with this host and key, None for
+    any number; `held`: how many run or, without a number, wait for their first output. `waiting`:
+    calls in line for this target. `blocked_for`: seconds for which a 429 still holds them back.
     """
 
     target: Target
@@ -57,8 +57,9 @@ class TargetLimits(msgspec.Struct, frozen=True):
 class FleetStatus(msgspec.Struct, frozen=True):
     """A snapshot of the fleet that this process belongs to.
 
-    `state`: "linked", or "away" for `reason` while it decides alone. `processes` of the namespace
-    are alive. `latency`: seconds that the last reply took, None before one.
+    `state`: "linked", or "away" while this process decides alone; `reason` says why. `processes`:
+    how many of the namespace are alive. `latency`: seconds that the last reply took, None before
+    the first.
     """
 
     place: str
