@@ -13,10 +13,10 @@ LATENCIES = 64
 
 
 STRAYS = 3
-"""Failures in short order that a target which answers others may have without being set aside."""
+"""Failures in short order that a busy target may have without being set aside."""
 
 ANSWERS_A_STRAY = 8
-"""Answers that make up for one of them: a target that fails more often than so is not well."""
+"""Answers that make up for one of them: a target that fails more often is not well."""
 
 LATELY = 1.0
 """Seconds since the last first output within which a target counts as one that answers."""
@@ -82,11 +82,12 @@ class Breaker:
     def __init__(self) -> None:
         self.failures: int = 0
         self.openings: int = 0
-        # Three times: when it is half open for any call, when for a call that waits for it, and
-        # before when not even that, by the server's word or the length of the hang.
         self.until: float = 0.0
+        """When it is half-open for any call."""
         self.probe_at: float = 0.0
+        """When it is half-open for a call that waits for it."""
         self.not_before: float = 0.0
+        """The time before which nobody probes, by the server's word or the length of a hang."""
         self.stated_at: float = -math.inf
         """When the server stated the time in `not_before`."""
         self.error: Exception | None = None
@@ -100,13 +101,14 @@ class Breaker:
         self.answered_from: float = 0.0
         """When the attempt began that gave the last first output."""
         self._strays: float = STRAYS
+        """Failures that no answers have made up for: all, as a new target has to answer first."""
         self._answers: int = 0
 
     def is_stray(self, now: float) -> bool:
         """Note a failure; return whether it is one of few among many answers.
 
-        It then says nothing of the target, which a busy caller would otherwise lose for a second
-        each time, though it answers all others.
+        Such a failure opens nothing: else a busy target would be set aside for a second each time,
+        although it answers all other calls.
         """
         made_up = (self.succeeded - self._answers) / ANSWERS_A_STRAY
         self._answers = self.succeeded
@@ -131,7 +133,7 @@ class Breaker:
         return 0.0 if self.shared is None else self.shared.claim_ends
 
     def half_open_at(self, *, waiting: bool) -> float:
-        """Return when one call may probe; one that waits for the target may earlier."""
+        """Return when one call may probe; a call that waits for the target may do so earlier."""
         if waiting:
             return max(self.not_before, self.probe_at)
         return self.until
@@ -144,9 +146,9 @@ class Breaker:
         self.until = max(self.until, self.not_before)
 
     def rests(self, since: float, now: float) -> bool:
-        """Return whether it rests for a time that was stated after the time `since`.
+        """Return whether it rests for a time that the server stated after the time `since`.
 
-        An answer to an attempt that began then says nothing of it.
+        An answer to an attempt that began before that does not end the rest.
         """
         return since <= self.stated_at and now < self.not_before
 

@@ -34,8 +34,8 @@ Admitted: TypeAlias = tuple[Sequence[Target], Admission]
 class Candidates:
     """The targets that a call may still ask, and its patience.
 
-    A target leaves its step when it is asked. One that may do better later can be asked again:
-    after a 429 for nothing but time, after a failure that may pass for one of the call's retries.
+    A target leaves its step when it is asked. One that may succeed later can be asked again: after
+    a 429 at no cost but time, after a failure that may pass at the cost of one retry.
     """
 
     __slots__ = (
@@ -63,21 +63,23 @@ class Candidates:
         self._opener = opener
         self._gate = gate
         self._retries = policy.retries
-        self._retry_from = 0.0
-        self._steps: Sequence[Step] = plan.steps
+        self._retry_from = 0.0  # no retry begins before this time
+        self._steps: Sequence[Step] = plan.steps  # less the targets that were asked
+        # Targets that can be asked again; True where that uses up no retry.
         self._again: dict[Target, bool] | None = None
         self._patience: Patience | None = None
-        self._waited_at: set[Target] | None = None
+        self._waited_at: set[Target] | None = None  # their own `wait` (of the DSN) is spent
+        # When this call may ask a target again that failed, but is not set aside.
         self._rests_until: dict[Target, float] | None = None
 
     def next_free(self) -> Admitted | None:
         """Return the first target of the plan that can be asked now.
 
-        Of a race all its targets come along, of a spread the one with the most room. None where
-        nothing is free, or where a step is to be waited for before those behind it.
+        A race brings all of its targets, a spread the one with the most room. None if nothing is
+        free, or if a step wants to be waited for before those behind it.
         """
         steps = self._steps
-        if steps and len(steps[0].targets) == 1:  # as most have it: in short
+        if steps and len(steps[0].targets) == 1:  # most plans: the same as below, in short
             admission = self.enter(steps[0].targets[0])
             if admission is not None:
                 self._steps = steps[1:]
@@ -95,11 +97,11 @@ class Candidates:
         return None
 
     async def asked(self, target: Target) -> Admission | None:
-        """Admit a target now, None where it would have to wait; ask the fleet if it bounds it."""
+        """Admit a target now, None where it would have to wait; ask the fleet if it limits it."""
         return await self._gate.ask(self._line(target), self._number, self._opener)
 
     async def ask(self) -> Admitted | None:
-        """Do as `next_free`, with a question to the fleet for each target that it bounds."""
+        """Do what `next_free` does, but ask the fleet about each target that it limits."""
         for place, step in enumerate(self._steps):
             for target in step.targets if step.mode == "race" else self._by_room(step):
                 admission = await self.asked(target)
@@ -172,7 +174,7 @@ class Candidates:
         return (self._patience or self._full_patience()).room
 
     def waited(self, seconds: float) -> None:
-        """Take off its patience what the call has waited elsewhere."""
+        """Subtract from the call's patience what it has waited elsewhere."""
         patience = self._patience = self._patience or self._full_patience()
         patience.room = max(0.0, patience.room - seconds)
 
@@ -182,7 +184,7 @@ class Candidates:
         return tuple(self._all_left())
 
     def failed(self, target: Target, error: Exception) -> None:
-        """Note what became of a target that was asked."""
+        """Note that a target failed, and whether it may be asked again."""
         again = self._again = self._again or {}
         if isinstance(error, RateLimitError) and error.may_retry and self.policy.retries:
             again[target] = True
@@ -194,7 +196,7 @@ class Candidates:
             again.pop(target, None)
 
     def _rest(self, target: Target) -> None:
-        """Keep away from a target that is well for as long as a failed one would be set aside."""
+        """Keep this call away from a healthy target for as long as a cooldown would last."""
         health = self._gate.health
         seconds = health.cooldown(1 + self.policy.retries - self._retries)
         self._rests_until = self._rests_until or {}
@@ -205,7 +207,7 @@ class Candidates:
         self._again = (self._again or {}) | {target: True}
 
     def rejoin(self, cut: Target | None, had_turn: Collection[Target]) -> None:
-        """Ask again those that lost a race to a target that was `cut`, but none of `had_turn`."""
+        """Put back those that lost a race to a target that was `cut`, except `had_turn`."""
         gone = {*had_turn, *(target for step in self._steps for target in step.targets)}
         raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
         left = tuple(target for target in raced if target not in gone)

@@ -28,7 +28,7 @@ MAX_LINES = 4096
 """Targets remembered; beyond it, unused ones are forgotten."""
 
 TICK = 1e-6
-"""Seconds that are no longer waited: a clock may not be able to tell so short a time."""
+"""Seconds that are not worth a wait: a clock may not resolve so short a time."""
 
 
 class Gate:
@@ -50,7 +50,7 @@ class Gate:
         self._lines: dict[Target, Line] = {}
         self._scopes: dict[Any, Scope] = {}
         self._declared: dict[str, Provider] = {}
-        """Where it has changed: calls may have begun before, and bring an older row."""
+        """Providers that were declared again: calls that began before that bring the old row."""
         self._tickets: set[Ticket[Line]] = set()
         self._alarm = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,7 +111,7 @@ class Gate:
     def declare_again(
         self, name: str, provider: Provider, loop: asyncio.AbstractEventLoop | None
     ) -> None:
-        """Go by what a provider declares now; on the gate's own loop calls that wait may go."""
+        """Apply what a provider declares now; on the gate's own loop also to calls that wait."""
         self._declared[name] = provider
         for target in [*self._lines] if loop is self._loop else ():
             if target.provider == name:
@@ -226,7 +226,7 @@ class Gate:
                 line.tickets.left(line)
 
     def _join(self, ticket: Ticket[Line]) -> None:
-        """Put a ticket into the lines that it does not keep away from any longer."""
+        """Put a ticket into those lines `outside` that it need not keep away from any longer."""
         lines = ticket.outside
         if ticket.is_done or not lines:
             return
@@ -248,9 +248,9 @@ class Gate:
     def _seconds_left(
         self, ticket: Ticket[Line], patience: Patience, total_at: float, now: float
     ) -> tuple[float, bool]:
-        """Return how long a ticket may sleep, and whether only until its targets recover.
+        """Return the seconds that a ticket may sleep, and whether all its targets must recover.
 
-        0 where nothing can change in time. Raises: ClosedError.
+        0 seconds if nothing can change in time. Raises: ClosedError.
         """
         if self._is_closed or self._loop is None:
             raise ClosedError("the registry was closed")
@@ -262,29 +262,29 @@ class Gate:
         if left <= TICK or is_hopeless or self._known_wait(ticket, now) > left:
             return 0.0, recovers
         rests = [ticket.rest(line.target, now) for line in ticket.outside]
-        # A rest that has just ended is no end of the wait: the line is joined in the next turn.
+        # A rest that has just ended does not end the wait: the line is joined in the next turn.
         return max(TICK, min(left, *rests) if rests else left), recovers
 
     def _sleep(self, ticket: Ticket[Line], left: float) -> asyncio.Future[None]:
-        """Return what ends when something changes for a ticket, or its time is over."""
+        """Return a future that ends when something changes for a ticket, or its time is over."""
         assert self._loop is not None
         ticket.future = future = self._loop.create_future()
         self._alarm.set(self._loop, ticket, left)
         return future
 
     def _known_wait(self, ticket: Ticket[Line], now: float) -> float:
-        """Return the least time that the ticket's targets will take for sure, 0 if unknown."""
+        """Return the seconds for which none of the targets can be free, 0 if that is unknown."""
         known = math.inf
         for line in ticket.lines:
             wait = self._least_wait(line, ticket, now)
             if line.is_new and line.pending >= line.window:
-                wait = 0.0  # an answer may come before the time that one is waited for is over
+                wait = 0.0  # a first output may make room before that
             wait = max(ticket.rest(line.target, now), wait if math.isfinite(wait) else 0.0)
             known = min(known, wait)
         return known
 
     def _least_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
-        """Return the seconds that a target takes for sure, inf where that is unknown."""
+        """Return the seconds for which a target cannot be free, inf where that is unknown."""
         wait = self._line_wait(line, ticket.demand, now, waiting=True)
         return wait if wait > 0 else line.scope.wait(line, ticket.demand, now)
 
@@ -342,7 +342,7 @@ class Gate:
         return self._prober(line, ticket, now) if wait <= 0 else (self._kept(line, wait), None)
 
     def _kept(self, line: Line, wait: float) -> float:
-        """Return the seconds until a line that has to wait so long is to be looked at again."""
+        """Return when to look at a line again: after its `wait`, or once its probe is overdue."""
         if self.sharing is not None and line.has_prober:
             self.sharing.claim(line, waiting=True)
         return min(wait, self.health.lease_left(line.target, line.origin))
@@ -350,7 +350,7 @@ class Gate:
     def _prober(
         self, line: Line, ticket: Ticket[Line], now: float
     ) -> tuple[float, Ticket[Line] | None]:
-        """Return the same for a line that need not wait: a sick target is probed."""
+        """Return what `_turn` does, for a line that need not wait: a sick target is probed."""
         return line.prober(now) if self.is_sick(line) else (0.0, ticket)
 
     def _scope_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
@@ -425,7 +425,7 @@ class Gate:
         return lines
 
     def reset(self, target: Target | None = None, origin: str = "") -> None:
-        """Forget failures and 429s, of one target and its host or of all; who waits may go."""
+        """Forget failures and 429s, of one target and its host or of all; let those who wait go."""
         self.health.reset(target, origin)
         if self.sharing is not None:
             for line in self._all_lines():
@@ -444,6 +444,6 @@ class Gate:
         return waiting, bounded and bool(lines)
 
     def snapshot(self) -> tuple[TargetLimits, ...]:
-        """Return what bounds the targets used so far."""
+        """Return the limits of the targets used so far."""
         now = self.now()
         return tuple(line.snapshot(now) for line in self._lines.values())
