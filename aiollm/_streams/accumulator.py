@@ -56,7 +56,7 @@ class CallProgress(Protocol):
         """Return the seconds since the call began."""
 
     def cost(self, usage: Usage, images: Callable[[], int]) -> Cost:
-        """Return what the call has cost, its answer with these counts and so many images."""
+        """Return what the call has cost, if its answer has these counts and images."""
 
 
 FOLD = 4096
@@ -68,7 +68,7 @@ after a deadline, would hold the event loop for half a second.
 
 
 def _fold(pieces: list[str]) -> None:
-    """Join all pieces but those at the front that are long, as the last joints are."""
+    """Join all pieces behind those at the front that are long already, as earlier joins are."""
     start = next((at for at, piece in enumerate(pieces) if len(piece) < FOLD), len(pieces))
     pieces[start:] = ["".join(pieces[start:])]
 
@@ -149,7 +149,7 @@ _Builder: TypeAlias = _Text | _Reasoning | _Refusal | _Call | _Whole
 
 
 _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
-"""How an answer ends that may lack arguments at its end; `other` may mean anything."""
+"""Finish reasons of answers whose last arguments may be missing; `other` may mean anything."""
 
 
 MAX_LOOSE = 256 * 1024
@@ -158,7 +158,7 @@ times as long, or were encoded twice, which takes three times as long."""
 
 
 class _Object(msgspec.Struct):
-    """Any object, of which nothing is wanted."""
+    """Any object; its fields are not read."""
 
 
 _OBJECT: msgspec.json.Decoder[_Object | str] = msgspec.json.Decoder(_Object | str)
@@ -338,8 +338,8 @@ class Accumulator:
         else:
             self._builders = [part if each is call else each for each in self._builders]
 
-    def _status(self, _: Status) -> None:
-        """Ignore it: it is not output."""
+    def _nothing(self, _: Status | AnnouncedLimits) -> None:
+        """Keep nothing: it is not part of the answer."""
 
     def _restart(self, _: Restart) -> None:
         self._begin()
@@ -399,12 +399,12 @@ class Accumulator:
         ImageChunk: _image,
         PartChunk: _part,
         CitationChunk: _citation,
-        Status: _status,
+        Status: _nothing,
         Restart: _restart,
         Finish: _finish,
         UsageUpdate: _usage,
         Notice: _notice,
-        AnnouncedLimits: _status,
+        AnnouncedLimits: _nothing,
     }
 
 
