@@ -327,9 +327,9 @@ def _parse(text: str) -> Dsn:
         )
     kind, plus, transport = scheme.lower().partition("+")
     if not kind.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError("the scheme is not a name")
+        raise ConfigError("the scheme is not a name of letters and digits, such as openai")
     if plus and transport not in ("http", "https", "unix"):
-        raise ConfigError("only +http or +https or +unix may follow the scheme")
+        raise ConfigError("only +http, +https or +unix may follow the scheme")
     if any(char in " #\\" or not char.isprintable() for char in rest) or not rest.isascii():
         raise ConfigError(
             "'#', '\\', white space, control and non-ASCII characters must be percent-encoded"
@@ -339,7 +339,7 @@ def _parse(text: str) -> Dsn:
     if "@" in path or any("@" in item for item in _items(query) if item[:6] != "proxy="):
         raise ConfigError("found an '@' after the host: percent-encode '/' and '?' in the token")
     if any(unquoted(segment) in (".", "..") for segment in path.split("/")):
-        raise ConfigError("the path must not have '.' or '..' in it: write where they lead to")
+        raise ConfigError("the path must not contain '.' or '..': write the path they lead to")
     token, _, place = authority.rpartition("@")
     socket = ""
     if transport == "unix":

@@ -261,7 +261,7 @@ def _check_pooling(pooling: object, *, embeddings: object) -> None:
         names = ", ".join(name for name in get_args(Pooling) if name)
         raise ConfigError(f"pooling is {_shown(pooling)}: expected one of {names}")
     if pooling and not embeddings:
-        raise ConfigError(f"pooling={pooling!r} is for vectors: say embeddings=True, too")
+        raise ConfigError(f"pooling={pooling!r} is for vectors: pass embeddings=True, too")
 
 
 def _check_texts(given: dict[str, object], may_be_none: tuple[str, ...]) -> None:

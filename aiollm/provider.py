@@ -435,7 +435,7 @@ def _check(provider: Provider) -> None:
         del texts
         raise ConfigError("the base URL and headers of a Provider must be printable text")
     if not hasattr(provider.codec, "family"):
-        raise ConfigError(f"Provider.codec is of type {type(provider.codec).__name__}: no Codec")
+        raise ConfigError(f"Provider.codec is a {type(provider.codec).__name__}, not a Codec")
 
 
 _OPTIONS = {

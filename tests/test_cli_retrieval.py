@@ -254,10 +254,10 @@ def test_a_run_that_was_stopped_is_neither_overwritten_nor_gone_on_with_by_accid
     capsys.readouterr()
     kept, before = Path("v.npy.part").read_bytes(), len(server.requests)
     assert embed() == cli.USAGE
-    assert "--resume goes on with it, --force begins anew" in capsys.readouterr().err
+    assert "--resume continues it, --force starts over" in capsys.readouterr().err
     for other in (["--dimensions", "2"], ["--kind", "query"], ["--truncate"], ["-m", "m/bge"]):
         assert embed("--resume", *other) == cli.USAGE
-        assert "do not go with those of" in capsys.readouterr().err
+        assert "do not mix with those of" in capsys.readouterr().err
     assert len(server.requests) == before
     assert Path("v.npy.part").read_bytes() == kept
     write_texts("a", "ab")

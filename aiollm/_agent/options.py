@@ -92,7 +92,7 @@ def _lasting(options: dict[str, Any], saved: SavedRun | None) -> Lasting:
     if not isinstance(approvals, Mapping):
         raise ConfigError(f"approvals is {_shown(approvals)}: expected a mapping of ids of calls")
     if approvals and saved is None:
-        raise ConfigError("approvals are for a saved run: pass it in the place of the request")
+        raise ConfigError("approvals are for a saved run: pass one instead of a request")
     for id_, approval in approvals.items():
         check_approval(approval, f"approvals[{_shown(id_)}]")
     return Lasting(**given, saved=saved)

@@ -102,8 +102,8 @@ class Fates:
         if self.stopped is None:
             error.__traceback__ = None
             self.stopped = StoppedError(
-                f"the run ended before its last row: {reason}. The rows that are left can be "
-                f"asked by resuming it. {error}"
+                f"the run ended before its last row: {reason}. Resume it to ask the rows that "
+                f"are left. {error}"
             )
             self.stopped.__cause__ = error
 

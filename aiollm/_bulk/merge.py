@@ -34,7 +34,7 @@ def merge(paths: Sequence[str], into: str) -> Merged:
     when it is complete. Raises: ConfigError for files of different runs, OSError.
     """
     if os.path.lexists(into):
-        raise ConfigError(f"the output file {into:.200} exists: take another name")
+        raise ConfigError(f"the output file {into:.200} exists: use another name")
     chosen = _choose(paths)
     part = f"{into}.part"
     try:
@@ -63,8 +63,8 @@ def _choose(paths: Sequence[str]) -> dict[int, _Chosen]:
             run = known.run if run is None else run
             if known.run != run:
                 raise ConfigError(
-                    f"line {number} of {path:.200} is of another run than {paths[0]:.200}: their "
-                    "spec or type of output is not the same"
+                    f"line {number} of {path:.200} belongs to another run than {paths[0]:.200}: "
+                    "their spec or type of output is not the same"
                 )
             key, asked, is_answer = hash(known.key), hash(known.asked), not known.failure
             before = chosen.get(key)

@@ -179,7 +179,7 @@ def _prepare(fd: int, name: str, run: str, keys: Keys, *, resume: bool) -> int |
     if not resume:
         raise ConfigError(
             f"the output file {name:.200} exists: go on with it (`resume=True`, `--resume`), "
-            "which asks only the rows without an answer, or take another name"
+            "which asks only the rows without an answer, or use another name"
         )
     with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - the file is open already
         end = _read(file, name, run, keys)
@@ -219,8 +219,8 @@ def _read(file: BinaryIO, name: str, run: str, keys: Keys) -> int:
             raise ConfigError(f"line {number} of {name:.200} was not written by a bulk run")
         if known.run != run:
             raise ConfigError(
-                f"line {number} of {name:.200} is of another run, with another spec or type of "
-                "output: take another file, or remove this one"
+                f"line {number} of {name:.200} belongs to another run, with another spec or type "
+                "of output: use another file, or remove this one"
             )
         end += len(line)
         if known.failure:

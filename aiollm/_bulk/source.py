@@ -132,7 +132,7 @@ class Reading(msgspec.Struct, frozen=True):
                 raise ConfigError(
                     f"{place}: the output file has the answer of another run for the key "
                     f"{_shown(row.key)}: what is asked, or a setting such as `temperature`, has "
-                    "changed since. Give the row another key, or take another file"
+                    "changed since. Give the row another key, or use another file"
                 )
             case "twice":
                 row.error = ConfigError(

@@ -31,7 +31,8 @@ async def masked(body: bytes, redactor: Redactor | None) -> bytes:
     if redactor is None:
         return body
     if (escapes := sum(map(body.count, _ESCAPES))) > MAX_ESCAPES:
-        raise ProtocolError(f"the reply holds {escapes} escapes", frame=body)
+        reason = f"the reply holds {escapes} escapes, too many to search for keys"
+        raise ProtocolError(reason, frame=body)
     masking = _Masking(redactor)
     done: list[bytes] = []
     for piece in _slices(body, redactor):

@@ -113,8 +113,8 @@ class SingleReader(ABC, Generic[Got, Y]):
 
     @property
     def _not_over(self) -> str:
-        """Why there is no result."""
-        ended = "ended before it was whole" if self._closed else "has not ended yet"
+        """The reason why there is no result, as the beginning of a message."""
+        ended = "ended before it was complete" if self._closed else "has not ended yet"
         return f"the {self._noun} {ended}"
 
     def _was_cut(self) -> StreamInterrupted:
@@ -127,8 +127,8 @@ class SingleReader(ABC, Generic[Got, Y]):
     async def ready(self, unless: Awaitable[object] | None = None) -> None:
         """Wait until a target answers: for a web handler that must choose an HTTP status first.
 
-        Returns at the first output, which iterating then yields as usual; what fails before it is
-        raised here. When `unless` ends first, such as a wait for the client to leave, the stream
+        Returns at the first output, which iterating then yields as usual; a failure before it is
+        raised here. If `unless` ends first, for example a wait for the client to leave, the stream
         is closed. Raises: LLMError, FailoverError; ClosedError if the stream was closed.
         """
         if unless is None:
@@ -147,7 +147,8 @@ class SingleReader(ABC, Generic[Got, Y]):
             left.cancel()
         if nobody_waits:
             await self._break_off(output.task)
-            raise ClosedError(f"nobody waits for this {self._noun} any longer: it was closed")
+            reason = "`unless` ended before its first output"
+            raise ClosedError(f"this {self._noun} was closed, because {reason}")
         return output.outcome()
 
     @abstractmethod

@@ -103,8 +103,8 @@ class KeptVectors:
         """Say what makes the vectors to come. Raises: ConfigError if the kept differ."""
         if self._made is not None and self._made != made:
             raise ConfigError(
-                f"{self._path} has vectors of {_described(self._made)}, which do not go with "
-                f"those of {_described(made)}: --force begins anew"
+                f"{self._path} has vectors of {_described(self._made)}, which do not mix with "
+                f"those of {_described(made)}: --force starts over"
             )
         self._made = made
 
@@ -141,8 +141,8 @@ class KeptVectors:
         line = self._file.readline(_MAX_HEAD)
         if line and not resume:
             raise ConfigError(
-                f"{self._path} has vectors of a run that was stopped: --resume goes on with it, "
-                "--force begins anew"
+                f"{self._path} has vectors of a run that was stopped: --resume continues it, "
+                "--force starts over"
             )
         ours = line.startswith(_BEGIN) or _BEGIN.startswith(line)
         if ours and not line.endswith(b"\n") and len(line) < _MAX_HEAD:

@@ -74,11 +74,11 @@ class Budget:
         if not may_fit:
             advice = "raise the budget, or limit the answer with max_output_tokens"
             return BudgetError(f"{reason}: {advice}")
+        late = "when the call's patience ended"
         if self._ledger.pool is not None:
-            reason = f"{reason}, the rest is reserved by calls of all processes"
-            return BudgetError(f"{reason}, or their Redis did not answer, within its patience")
-        reason = f"{reason} and ${self.reserved:.6g} are reserved by calls"
-        return BudgetError(f"{reason} that did not end within its patience")
+            held = "calls of all processes still reserved the rest, or their Redis did not answer,"
+            return BudgetError(f"{reason}; {held} {late}")
+        return BudgetError(f"{reason} and ${self.reserved:.6g} were still reserved {late}")
 
     def __repr__(self) -> str:
         return f"Budget(usd={self.usd:g}, spent={self.spent:.6g}, reserved={self.reserved:.6g})"

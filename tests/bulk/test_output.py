@@ -110,12 +110,12 @@ class City(msgspec.Struct):
 @pytest.mark.parametrize(
     ("spec", "rows", "options", "said"),
     [
-        ("m/y", ROWS, {}, "line 1 of .* is of another run, with another spec"),
+        ("m/y", ROWS, {}, "line 1 of .* belongs to another run, with another spec"),
         (
             "m/x",
             ROWS,
             {"output": City},
-            "line 1 of .* is of another run, with another spec or type",
+            "line 1 of .* belongs to another run, with another spec or type",
         ),
         ("m/x", [("k0", "another question")], {}, "row 1: .* another run for the key 'k0'"),
         ("m/x", ROWS, {"temperature": 1}, "a setting such as `temperature`, has changed"),

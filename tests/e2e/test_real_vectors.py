@@ -139,7 +139,7 @@ async def test_a_chat_server_says_that_it_does_not_embed() -> None:
     [
         ({"embeddings": 1}, "embeddings is 1"),
         ({"embeddings": True, "pooling": "max"}, "pooling is 'max': expected one of mean, cls"),
-        ({"pooling": "mean"}, "say embeddings=True"),
+        ({"pooling": "mean"}, "pass embeddings=True"),
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, object], reason: str) -> None:

@@ -317,7 +317,7 @@ async def test_ready_gives_up_when_nobody_waits_any_longer(serve, registry, kind
     server = await serve(Hang(gate=gate))
     reg = registry({"a": server})
     asked = reg.run("a/m", "hi", tools=[]) if kind == "run" else reg.stream("a/m", "hi")
-    with pytest.raises(ClosedError, match="nobody waits"):
+    with pytest.raises(ClosedError, match="`unless` ended before its first output"):
         await asked.ready(unless=gate.reached())
     await server.wait_closed()
 

@@ -349,7 +349,7 @@ async def test_a_call_waits_for_those_under_way_and_no_longer_than_its_patience(
     budget = Budget(MOST * 1.9)
     first = asyncio.create_task(reg.generate("fake/m", QUESTION, budget=budget))
     await fake.wait_calls()
-    with pytest.raises(BudgetError, match="reserved by calls"):
+    with pytest.raises(BudgetError, match="were still reserved when"):
         await reg.generate("fake/m", QUESTION, budget=budget, patience=0.01)
     with pytest.raises(DeadlineError):
         timeouts = Timeouts(total=0.01)

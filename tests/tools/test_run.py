@@ -144,7 +144,7 @@ async def test_what_was_closed_is_not_said_to_go_on(over):
         with pytest.raises(ClosedError, match="not ended yet"):
             _ = opened.response
         await opened.aclose()
-        with pytest.raises(ClosedError, match="ended before it was whole: use"):
+        with pytest.raises(ClosedError, match="ended before it was complete: use"):
             _ = opened.response
 
 

@@ -99,7 +99,7 @@ def _search_options(tool: WebSearch, warnings: Warnings, *, vertex: bool) -> dic
     if tool.max_uses is not None:
         warnings.add("Gemini sets no limit of searches: max_uses is dropped")
     if tool.location is not None:
-        warnings.add("Google's search takes no place in words: location is dropped")
+        warnings.add("Google's search does not accept a location by name: location is dropped")
     return {"excludeDomains": tool.blocked_domains} if tool.blocked_domains else {}
 
 

@@ -184,7 +184,7 @@ class OllamaDecoder:
         elif not line.done:
             self._blank += 1
             if self._blank > MAX_BLANK:
-                raise ProtocolError(f"more than {MAX_BLANK} lines are of no answer", frame=frame)
+                raise ProtocolError(f"more than {MAX_BLANK} lines have no answer", frame=frame)
         if line.done:
             self._end(line, out)
         return self.finished
