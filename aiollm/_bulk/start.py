@@ -25,7 +25,7 @@ from aiollm.spec import Plan
 from aiollm.types import Request, Timeouts, _shown
 
 PATIENCE = 30 * 86400.0
-"""Seconds that a row waits for room: nobody waits for it."""
+"""Seconds that a row waits for room: nobody is waiting for a single row."""
 
 MAX_WAIT = 300.0
 """Seconds that rows wait for failed targets: a server that restarts and loads its model is back."""
@@ -40,19 +40,20 @@ _DEFAULTS: dict[str, Any] = {
     "retries": RETRIES,
     "on_interrupt": "restart",
 }
-"""Settings of calls that nobody waits for."""
+"""Defaults of a run's calls, where they differ from those of other calls."""
 
 
 class MapOptions(GenerateOptions, total=False):
     """The keywords of `map`: its own, and those of `generate`.
 
     `into`: the output file, or the number of an open one. `resume`: go on with a file that exists.
-    `output`: the type of answers, which a misfit is sent back for at most `repairs` times.
-    `concurrency`: rows under way at a time; "auto" finds it. `ordered`: in the order of the rows,
-    not as they end. `score`: a function of a `Row`, whose value its `score` is; plain ones run in a
-    thread. `shard`: "2/8" takes the rows whose key says so.
+    `output`: the type of answers; one that does not fit is sent back at most `repairs` times.
+    `concurrency`: rows under way at a time; "auto" finds it. `ordered`: yield rows in their order,
+    not as they end. `score`: a function of a `Row` that returns its `score`; a plain one runs in a
+    thread. `shard`: "2/8" takes the second of eight shares of the rows, by a hash of their keys.
 
-    Nobody waits for a row: calls wait for room without end, and 5 minutes for failed targets.
+    Defaults that differ from those of other calls: `patience` is 30 days, `max_wait` 300 s,
+    `retries` 5 and `on_interrupt` "restart".
     """
 
     into: str | PathLike[str] | int | None
