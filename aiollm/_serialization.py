@@ -29,12 +29,12 @@ class SavedCall(msgspec.Struct, frozen=True):
 
 
 class SavedRun(msgspec.Struct, frozen=True):
-    """An agent run as far as it is, to go on from: `reg.run(spec, saved, tools=...)`.
+    """An agent run so far, to be continued with `reg.run(spec, saved, tools=...)`.
 
     `messages` is a valid history: calls without a result have an error in its place. `request` has
     the settings, but neither messages nor tools; `calls` are those of the last answer, in order.
-    `steered` waits for the next turn, `ended` says that `response` is the last answer. Of a typed
-    run, `corrections` answers were sent back, the last one just now if it `is_correcting`.
+    `steered` waits for the next turn, `ended` says that `response` is the last answer. In a typed
+    run, `corrections` answers were sent back, the last of them just now if it `is_correcting`.
     """
 
     messages: tuple[Message, ...]

@@ -146,7 +146,7 @@ class Codec(Protocol):
         """Read the reply to `models`. Raises: ProtocolError."""
 
     def counters(self, provider: Provider) -> Sequence[TokenCodec]:  # noqa: ARG002
-        """Return what counts tokens there; the next is tried where a route is not known."""
+        """Return the codecs that count tokens; the next is tried where a route is not known."""
         return ()
 
 

@@ -332,11 +332,11 @@ class ToolCallPart(msgspec.Struct, frozen=True, gc=False, tag="tool_call"):
 
 
 class CachePoint(msgspec.Struct, frozen=True, gc=False, tag="cache_point"):
-    """The end of what the provider is to keep in its prompt cache: all that comes before it.
+    """A mark in the prompt: the provider is to keep everything before it in its prompt cache.
 
-    It has its place in system and user messages, and in a tool's result, all of which it marks.
-    It says nothing to the model, and is left out where a target has no such marks. A provider
-    with fewer marks gets the last ones, with a warning.
+    It may be in system and user messages, and in a tool's result, which it marks as a whole. The
+    model does not see it, and a target that has no such marks is sent the prompt without it. One
+    that takes fewer marks gets the last ones, with a warning.
 
         Request([system(rules, CachePoint()), user("What is new?")])
     """
@@ -472,17 +472,17 @@ class Request(msgspec.Struct, frozen=True):
     """A canonical request; a plain string as `messages` becomes one user message.
 
     `tools`: functions, and what the provider runs itself, such as `WebSearch()`. `tool_choice`:
-    `auto`, `none`, `required`, a tool's name, or several names, of which one must be called;
-    after `"auto"` as the first of them, they are those that may be called. `output`: a type or a
-    JSON schema that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 =
-    off). `extra`: fields for the wire body that the others do not cover, by scope, which says who
+    `auto`, `none`, `required`, a tool's name, or several names, one of which must be called; with
+    `"auto"` as the first of them, only the others may be called. `output`: a type or a JSON
+    schema that the reply must fit. `reasoning`: an effort word, or a budget in tokens (0 = off).
+    `extra`: fields for the wire body that the others do not cover, by scope, which says who
     gets them: `"*"` (every target), `"wire:openai"` (a wire), `"box"` (a provider),
     `"box/qwen3:8b"` (a target). A more exact scope replaces fields of the same name; objects are
     then merged into those of the body.
-    `prompt_cache`: `auto` asks the provider to keep the prompt, a time to keep it about as long,
-    `off` not to; None leaves it to the provider's default and to each `CachePoint`. `cache_key`:
-    requests with one key go to the same cache, where a provider takes such keys; by default that
-    of the call's `session`.
+    `prompt_cache`: `auto` asks the provider to keep the prompt, a time such as `1h` to keep it
+    for about that long, `off` not to keep it; None leaves it to the provider's default and to each
+    `CachePoint`. `cache_key`: requests with the same key go to the same cache, where a provider
+    takes such keys; by default it is made from the call's `session`.
 
         Request("Name three rivers.", max_output_tokens=100, extra={"box": {"top_k": 20}})
     """
@@ -684,8 +684,8 @@ class CitationChunk(NonTextChunk, frozen=True):
 class PartChunk(NonTextChunk, frozen=True):
     """A part that arrives complete rather than in pieces, such as redacted reasoning.
 
-    `replaces` is the index of the tool call that it takes the place of: one that the server has run
-    itself, so that nobody else may.
+    `replaces` is the index of the tool call that it replaces, because the server has run that call
+    itself, and nobody else may.
     """
 
     commits: ClassVar[bool] = True

@@ -13,8 +13,8 @@ from aiollm.types import Message, Request
 class NextTurn(msgspec.Struct, frozen=True):
     """The turn that a run is about to ask for: its number, from 1, and its request.
 
-    `tokens` is about how many input tokens the request takes: as many a byte as the provider
-    counted for the last one, or one for four bytes.
+    `tokens` estimates the input tokens of the request: the tokens a byte that the provider counted
+    for the last request, or one token for four bytes before that.
     """
 
     turn: int

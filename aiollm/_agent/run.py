@@ -81,7 +81,7 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
         return self._agent.messages
 
     def steer(self, *parts: str | Part) -> None:
-        """Put a user message in, which goes to the model with the next turn, after tool results.
+        """Add a user message, which goes to the model with the next turn, after tool results.
 
         If the model has just given its last answer, the run goes on with the message. Call it from
         any task of the loop. Raises: ClosedError once the run has ended, ConfigError, BusyError
@@ -93,12 +93,12 @@ class AgentRun(SingleReader[RunEvent, RunEvent]):
 
     @property
     def waiting(self) -> tuple[ToolCallPart, ...]:
-        """The calls that wait for approval, once the run has ended for their sake."""
+        """The calls that wait for approval, once the run has ended because of them."""
         return self._agent.waiting
 
     @property
     def saved(self) -> SavedRun:
-        """The run as far as it is, to go on from with `reg.run(spec, saved, tools=...)`.
+        """The run so far, to be continued with `reg.run(spec, saved, tools=...)`.
 
         A turn that is being answered is asked again. A call that has begun is not run again.
         """

@@ -13,7 +13,7 @@ from aiollm.types import AnyTool
 
 
 class ServedTool(FunctionTool, frozen=True):
-    """A tool of an MCP server; where two tools have one name, it gets the server's before it."""
+    """A tool of an MCP server; if another tool has its name, the server's name goes before it."""
 
     server: str = ""
 

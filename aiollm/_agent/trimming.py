@@ -66,10 +66,10 @@ class TrimTo(msgspec.Struct, frozen=True):
 
 
 class Summarize(TrimTo, frozen=True, kw_only=True):
-    """Put a summary in the place of the oldest turns once a request takes more than `tokens`.
+    """Replace the oldest turns by a summary once a request takes more than `tokens`.
 
     `by` gets the messages that `TrimTo` would leave out, an earlier summary among them, and returns
-    the text of their summary, mostly that of a model. Raises: ConfigError.
+    the text of their summary, usually written by a model. Raises: ConfigError.
 
         Summarize(100_000, by=summarize)
     """

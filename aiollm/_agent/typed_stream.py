@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Partial(msgspec.Struct, Generic[T], frozen=True):
     """A typed answer as far as it has come.
 
-    `data`: what has come, as JSON has it: fields by their names on the wire, lists and texts as far
-    as they are, numbers and constants once they are whole; None before anything came. What is not
-    there yet is not in it. Do not change it: it shares what is complete with later ones.
+    `data`: what has come, as plain JSON values: fields by their names on the wire, lists and texts
+    as long as they are so far, numbers and constants once they are complete; None before anything
+    came. Do not change it: it shares what is complete with later ones.
     `growing`: where it still grows, as a path of names and numbers; None when all of it has come.
     `complete`: whether it is the last one, which alone has the `value`.
     `restarts`: how often the answer began again (`on_interrupt="restart"`), and `data` with it.

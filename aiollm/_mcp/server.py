@@ -89,8 +89,9 @@ class McpStatus(msgspec.Struct, frozen=True):
 class McpServer:
     """An MCP server and its tools; an async context manager, which ends it.
 
-    Nothing runs before its tools are needed. It is started again when it died. A process ends with
-    this one, however that ends, and so does all that it started. Closing works from any task.
+    Nothing runs before its tools are needed. If it dies, it is restarted when needed again. Its
+    process, and everything that it started, ends with this one, however that ends. Closing works
+    from any task.
 
         async with reg.mcp("stdio:uvx mcp-server-git") as git:
             run = reg.run(spec, "What changed?", tools=await git.tools("git_log", "git_diff*"))
@@ -121,7 +122,7 @@ class McpServer:
         return self._settings.name
 
     async def start(self) -> Self:
-        """Start it and list its tools, if it is not up; nobody has to, as calls do.
+        """Start it and list its tools, if it is not up; otherwise the first call does so.
 
         Raises: ConnectError and DeadlineError where it cannot be started, ClosedError, and
         ConfigError where the official SDK is not installed.
@@ -130,11 +131,11 @@ class McpServer:
         return self
 
     async def tools(self, *patterns: str, prefix: str | bool = False) -> tuple[ServedTool, ...]:
-        """Return its tools, ready for `run`: all of them, or those whose names fit a pattern.
+        """Return its tools, ready for `run`: all of them, or those whose names match a pattern.
 
         Patterns are those of file names, and `!write_*` leaves tools out. `prefix`: what names
-        begin with; True means the server's name. Without it a run puts that before names that
-        another tool has, too. Raises: as `start`, and ConfigError for a pattern that fits none.
+        begin with; True means the server's name. Without it, a run puts the server's name before
+        names that another tool has, too. Raises: as `start`; ConfigError if a pattern matches none.
         """
         await self._connected()
         from aiollm._agent.served_tools import prefixed
@@ -161,7 +162,7 @@ class McpServer:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - a setting, which the error names
     ) -> ToolResultPart:
-        """Call a tool by the name that the server has for it; start the server if need be.
+        """Call a tool by the server's own name for it, starting the server if it is not up.
 
         A tool that fails has a result with `is_error`. Raises: ConnectError where the server is
         not there or dies, DeadlineError, ProtocolError for an answer that cannot be used,

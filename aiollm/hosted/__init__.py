@@ -34,10 +34,10 @@ class UserLocation(msgspec.Struct, frozen=True):
 class WebSearch(ToolBase, frozen=True, tag="web_search"):
     """The provider's own search of the web.
 
-    `max_uses`: searches in one answer. `allowed_domains`: search in these alone, or, with
-    `blocked_domains`, anywhere but in these; such as `example.com`, and not both. `cache_point`: a
-    `CachePoint` follows it. A limit of domains that a target cannot keep is an UnsupportedError,
-    any other option that it lacks a warning.
+    `max_uses`: searches in one answer. `allowed_domains`: search only in these, such as
+    `example.com`; or `blocked_domains`: search anywhere but in these. `cache_point`: a `CachePoint`
+    follows it. A target that cannot restrict domains as asked raises UnsupportedError; any other
+    option that it lacks is dropped with a warning.
     """
 
     name: ClassVar[str] = "web_search"

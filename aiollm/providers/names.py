@@ -45,16 +45,16 @@ class Names:
             del provider, headers, query, network, token, settings
 
     def limit(self, name: str | Target, limits: Limits) -> None:
-        """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier calls of this.
+        """Limit a provider ("box") or a target ("box/qwen3:8b"), replacing earlier limits set here.
 
         A limit of None leaves the provider's own. Registering the provider again removes all
-        limits set here. Calls in line go by the new limits at once. Raises: ConfigError.
+        limits set here. New limits also apply to calls in line. Raises: ConfigError.
         """
         self._catalog.limit(name, limits)
         self._declared(str(name).partition("/")[0])
 
     def alias(self, name: str, spec: str) -> None:
-        """Name a spec; the name is a spec itself, or an item of one. Raises: ConfigError."""
+        """Give a spec a name, which is a spec itself, or an item of one. Raises: ConfigError."""
         self._catalog.alias(name, spec)
 
     def register_scheme(self, name: str, factory: SchemeFactory) -> None:
