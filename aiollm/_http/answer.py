@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _DOCUMENTS = ("text/html", "application/json")
 
 _NEVER, _NO_GAP = inf, -1.0
-"""When the last piece of an answer came, and the longest gap between two, before there are any."""
+"""When the last piece of an answer came, and the longest gap between two, while there are none."""
 
 
 class Source(Protocol):
@@ -35,7 +35,7 @@ class Source(Protocol):
         """Return what has arrived, b"" at the end, None if nothing is known to have."""
 
     def coming(self) -> Awaitable[None] | None:
-        """Return what ends when there is something to take; None if it takes a coroutine."""
+        """Return a wait that ends when there is something to take; None if only a read can tell."""
 
 
 class ReadyReply(Reply, Protocol):
@@ -54,7 +54,7 @@ def _is_ready(reply: Reply) -> TypeGuard[ReadyReply]:
 
 
 class _Nothing:
-    """Stands for a body that can only be read: nothing is known to have arrived."""
+    """A stand-in for a body that can only be read: nothing is known to have arrived."""
 
     def take(self) -> bytes | None:
         return None
@@ -67,7 +67,7 @@ _NOTHING = _Nothing()
 
 
 class _Broken:
-    """Stands for a body that broke off."""
+    """A stand-in for a body that broke off."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -85,16 +85,16 @@ class Answer:
     failure: LLMError | None = None
     """What ended the answer before its end, once it does not go on."""
     ends_late = False
-    """Whether others run before its end is dealt with, which takes long if a large frame is its
-    last, or if it failed."""
+    """Whether the event loop gets a turn before the end is handled, which takes long after a large
+    last frame or a failure."""
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
     _empty_after = _NO_GAP
-    """When the last items had come before the last bytes that brought none."""
+    """What `_last` was when bytes came that brought no item."""
     _read: Read | None = None
     """What cuts large reads into pieces."""
     _has_turned = False
-    """Whether others run without this: they do now, or `_read` sees to it."""
+    """Whether the event loop has had its turn, or `_read` gives it one."""
 
     def __init__(
         self, reply: Reply, framer: Framer[Any], decoder: Decoder[Any], timeouts: Timeouts
@@ -112,7 +112,7 @@ class Answer:
         self._timeouts = timeouts
 
     def take(self) -> list[Item] | Awaitable[None]:
-        """Return the items of what has arrived, or what to await, at once, before there are any.
+        """Return the items of what has arrived, or an awaitable, to await at once, if nothing has.
 
         An error is kept in `failure` rather than raised, so that the items before it reach the
         caller first.
@@ -153,7 +153,7 @@ class Answer:
         return batch
 
     async def _hold(self) -> None:
-        """Read where it takes more than to wait for bytes."""
+        """Read after a finish word, or where only a read can wait for bytes."""
         try:
             if self._decoder.ending:
                 self._words = words = self._words or self._last_words()
@@ -165,7 +165,7 @@ class Answer:
             self._source = _Broken(error)
 
     def _is_others_turn(self, data: bytes) -> bool:
-        """Return whether others run now, before `data` that is there already is decoded."""
+        """Return whether the event loop gets a turn now; `data` is kept until after it."""
         if self._has_turned:
             return False
         self._size -= len(data)
@@ -173,7 +173,7 @@ class Answer:
         return True
 
     def _slice(self, data: bytes) -> bytes | None:
-        """Return a read, or the first slice of a large one; None if others run before.
+        """Return a read, or the first slice of a large one; None if the loop gets a turn first.
 
         Raises: ProtocolError.
         """
@@ -203,7 +203,7 @@ class Answer:
         return data[:FIRST]
 
     def hold(self, data: bytes) -> None:
-        """Keep what follows a large frame, until others have run."""
+        """Keep what follows a large frame, until the event loop has had a turn."""
         if data:
             self._held, self._turn_at, self._has_turned = data, 1, False
             self._size -= len(data)
@@ -286,10 +286,10 @@ def _is_one_document(reply: Reply, framer: Framer[Any]) -> bool:
 
 
 class _LargeFrame:
-    """A framer amid a large frame, before and behind whose end others run."""
+    """A framer in a large frame; the event loop gets a turn before and after the frame's end."""
 
     _is_due = False
-    """Whether the end has come, before which others have run."""
+    """Whether the end has come, and the event loop has had its turn before it."""
 
     def __init__(self, framer: Framer[Any], answer: Answer) -> None:
         self._framer = framer
@@ -314,10 +314,10 @@ class _LargeFrame:
 
 
 class _LargeFrameDecoder:
-    """A decoder of one large frame, which is read once, and not tried as a plain chunk before.
+    """A decoder of one large frame, which skips the quick attempt to read it as a plain chunk.
 
-    Python 3.11 looks for garbage amid the decoding: once in 700 objects, and after some 70,000 in
-    all objects of the program, which takes ten milliseconds and more. Later versions wait.
+    Python 3.11 collects garbage during the decoding: once in 700 objects, and after some 70,000
+    among all objects of the program, which takes ten milliseconds and more. Later versions wait.
     """
 
     def __init__(self, decoder: Decoder[Any], answer: Answer) -> None:
@@ -357,8 +357,8 @@ _COLLECTS_WHILE_DECODING = sys.version_info < (3, 12)
 class _Document:
     """A framer for an answer that is not streamed: it has no frames before its end.
 
-    One that only is labelled so goes on with its own framer: all its events at once would hold up
-    the event loop.
+    A stream that is only labelled as a document continues with its own framer: all its events at
+    once would hold up the event loop.
     """
 
     def __init__(
