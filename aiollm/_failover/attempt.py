@@ -1,4 +1,4 @@
-"""One attempt at one target: owns its generator, slot and permit, and books what became of it."""
+"""One attempt at one target: owns its generator, slot and permit, and books its outcome."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NO_USAGE = Usage()
 
 
 class _NoAnswer:
-    """In place of an answer that was handed over: a look at None would cost more at each read."""
+    """A stand-in while no answer was handed over: a test for None would cost more at each read."""
 
     goes_on = False
 
@@ -58,7 +58,7 @@ _NO_ANSWER = _NoAnswer()
 
 
 class ActiveAttempt:
-    """One attempt: owns a generator, an admission, and the record of what became of it."""
+    """One attempt: owns a generator, an admission, and the record of its outcome."""
 
     __slots__ = (
         "_admission",
@@ -80,7 +80,7 @@ class ActiveAttempt:
         self._admission = admission
         self._batches: Batches | None = None
         self.answer: Answer | _NoAnswer = _NO_ANSWER
-        """What is read in place of them, while it goes on."""
+        """What is read instead of `_batches`, while it goes on."""
         self._is_answered = False
         self.is_released = False
         self._refusal = ""
@@ -101,9 +101,9 @@ class ActiveAttempt:
             call.emit(AttemptStarted(call.number, target, preferred))
 
     def take(self, task: asyncio.Task[Any]) -> list[Item] | Awaitable[None] | None:
-        """Return to `task` a batch that is there, or what it awaits before it calls this again.
+        """Return a batch that is there, or what `task` has to await before it calls this again.
 
-        None where `next` goes on. An error of this, or of that wait, is one for `is_for_caller`.
+        None if `next` has to go on. An error of this or of that wait goes to `is_for_caller`.
         """
         answer, deadlines = self.answer, self._deadlines
         while answer.goes_on and deadlines.fired is None:
@@ -127,8 +127,8 @@ class ActiveAttempt:
     def is_for_caller(self, error: BaseException) -> bool:
         """Return whether an error ends the call; else `next` goes on with what comes after it.
 
-        It comes from `take`, from the wait for what that returned, or from `next`, which has dealt
-        with it already.
+        The error comes from `take`, from waiting for what that returned, or from `next`, which has
+        handled it already.
         """
         if self.is_released:
             return True

@@ -102,7 +102,7 @@ class Call(ABC):
         return self.watchdog.time() - self.started
 
     def cost(self, usage: Usage, images: Callable[[], int]) -> Cost:
-        """Return what the call has cost, its answer with these counts and so many images."""
+        """Return what the call has cost, if its answer has these counts and images."""
         del images  # without prices only a bill says something
         billed = usage.billed_usd
         return Cost(billed, "unknown" if billed is None else "billed", self._lost())

@@ -127,10 +127,7 @@ class Chain(Call):
                     return status
 
     def _check_cut(self, error: Exception) -> None:
-        """Look whether the registry was closed amid a call that has given output.
-
-        Raises: StreamInterrupted, in place of `error`.
-        """
+        """Raise StreamInterrupted in place of a ClosedError if the call has given output."""
         if self.target is not None and isinstance(error, ClosedError):
             self._error = cut = StreamInterrupted("the registry was closed", target=self.target)
             self.attach_partial(cut)
@@ -177,7 +174,7 @@ class Chain(Call):
 
     def _goes_on(self, error: Exception) -> bool:
         """Return whether the call goes on after output that was cut, and prepare it."""
-        # An adapter may fail behind a complete answer, which is no failure in the records.
+        # An adapter may fail after a complete answer, which the records call a success.
         had_turn = (each for each in self.attempts if each.error or each.outcome == "success")
         self._candidates.rejoin(self.target, {each.target for each in had_turn})
         match self._candidates.policy.on_interrupt:
@@ -208,14 +205,14 @@ class Chain(Call):
     async def _in_line(self) -> tuple[Admitted, float]:
         """Wait for the target that is ready first; return it, and the seconds that it took.
 
-        If there is a fleet, it is asked before. Raises: FailoverError, DeadlineError.
+        If there is a fleet, it is asked first. Raises: FailoverError, DeadlineError.
         """
         if self.gate.sharing is not None and (found := await self._ask(self.gate.sharing)):
             return found, 0.0
         on_wait = self._reports_wait() if self.emit is not None else None
         began = self.watchdog.time()
         left = math.inf if self.total_at is None else self.total_at - began
-        # By the clock of the gate, which the wait goes by: that of some loops lags behind it.
+        # The wait uses the clock of the gate, which that of some loops lags behind.
         ends = self.gate.now() + left
         admitted = await self._candidates.wait(left, on_wait)
         seconds = self.watchdog.time() - began
@@ -230,7 +227,7 @@ class Chain(Call):
         raise self._all_failed(admitted)
 
     def _reports_wait(self) -> Callable[[], None]:
-        """Return what tells the hooks that the call waits."""
+        """Return a function that tells the hooks that the call waits."""
         assert self.emit is not None
         from aiollm.events import CallQueued  # for hooks alone
 

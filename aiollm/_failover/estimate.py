@@ -81,7 +81,7 @@ DOUBT = 2.0
 """How many times too high an estimate of a prompt may be; no request is refused on a lower one."""
 
 LEARNS = 0.2
-"""Of an error, the share that later requests are spared; more of the first ones."""
+"""The share of an error by which an estimate is corrected; more for the first answers."""
 
 STEADY = 20
 """Answers after which more of them make an estimate no surer."""

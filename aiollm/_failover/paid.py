@@ -84,7 +84,7 @@ class PaidChain(Chain):
         self.money.release()
 
     def cost(self, usage: Usage, images: Callable[[], int]) -> Cost:
-        """Return what the call has cost, its answer with these counts and so many images."""
+        """Return what the call has cost, if its answer has these counts and images."""
         cost = super().cost(usage, images)
         if cost.source == "billed" or self.target is None or not self.money.is_loaded:
             return cost

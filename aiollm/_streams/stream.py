@@ -18,13 +18,13 @@ class Answering(Protocol):
     """An answer that is being read."""
 
     def take(self, task: asyncio.Task[Any], /) -> list[Item] | Awaitable[None] | None:
-        """Return a batch that is there, or what `task` awaits before it calls this again.
+        """Return a batch that is there, or what `task` has to await before it calls this again.
 
-        None where the source's `next` brings the next batch.
+        None if the source's `next` has to bring the next batch.
         """
 
     def is_for_caller(self, error: BaseException, /) -> bool:
-        """Deal with an error of `take` or of what it returned; `next` has done so with its own.
+        """Handle an error of `take` or of what it returned; `next` has handled its own.
 
         Returns whether the error ends the call; else `next` brings what comes after it.
         """
@@ -39,7 +39,7 @@ class CallSource(CallProgress, Source[Sequence[Item]], Protocol):
 
 
 _GOES_ON, _FAILED = (), object()
-"""In place of a batch: an error did not end the call, so that the next one is read, or did."""
+"""Results in place of a batch: an error did not end the call, so the next one is read; or did."""
 
 
 Y = TypeVar("Y")
@@ -68,7 +68,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
         self._ended_at: float | None = None
 
     def _call(self) -> Callable[[Accumulator], CallSource]:
-        """Return what starts the call, for a stream of another kind in place of this one."""
+        """Return the function that starts the call, for a stream of another kind to use."""
         return self._start
 
     def _opened(self) -> CallSource:
@@ -114,7 +114,7 @@ class BaseStream(SingleReader[Sequence[Item], Y], Generic[Y]):
                 return item  # type: ignore[no-any-return]
 
     def _instead(self, error: BaseException, task: asyncio.Task[Any]) -> object:
-        """Return what stands for a batch after an error; None is the end."""
+        """Return what to use instead of a batch after an error; None means the end."""
         answering = self._source.answering if self._source is not None else None
         if answering is not None and not answering.is_for_caller(error):
             return _GOES_ON
