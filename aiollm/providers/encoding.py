@@ -127,13 +127,6 @@ def merge(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def only_text(message: Message) -> str | None:
-    """Return the message's text if it has only text parts, else None."""
-    if all(type(part) is TextPart for part in message.parts):
-        return message.text
-    return None
-
-
 def bearer_headers(provider: Provider) -> dict[str, str]:
     """Return the headers of a JSON request, with the provider's token as Bearer."""
     headers = HiddenValues({"Content-Type": "application/json", "Accept": "application/json"})

@@ -279,12 +279,8 @@ def _by_status(status: int) -> type[ProviderError]:
     return InvalidRequestError if 400 <= status < 500 else ServerError
 
 
-def is_context_length(fault: Fault, status: int, message: str) -> bool:
-    """Return whether an error means that the prompt exceeds the target's context."""
-    return _is_too_long(fault, status, _searched(message))
-
-
 def _is_too_long(fault: Fault, status: int, text: str) -> bool:
+    """Return whether an error means that the prompt exceeds the target's context."""
     if status in _NO_CONTEXT_STATUS:
         return False
     if fault.code in _CONTEXT_CODES or fault.type in _CONTEXT_CODES:

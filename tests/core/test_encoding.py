@@ -16,11 +16,10 @@ from aiollm.providers.encoding import (
     bearer_headers,
     conversation,
     merge,
-    only_text,
     system_text,
 )
 from aiollm.providers.ollama.codec import OllamaCodec
-from aiollm.types import ImagePart, ProviderData, Request, assistant, system, user
+from aiollm.types import ProviderData, Request, system, user
 
 
 class TestWarnings:
@@ -90,11 +89,6 @@ class TestMerge:
         merged = merge(body, extra)
         assert (inner, extra) == before
         assert merge(copy.deepcopy(merged), extra) == merged
-
-
-def test_only_text_is_none_for_a_message_with_other_parts() -> None:
-    assert only_text(assistant("a", "b")) == "ab"
-    assert only_text(user("a", ImagePart(b"x"))) is None
 
 
 def test_ids_of_calls_are_new_each_time() -> None:

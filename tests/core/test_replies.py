@@ -42,7 +42,6 @@ from aiollm.providers.error_replies import (
     _says,
     error_from,
     error_from_fault,
-    is_context_length,
 )
 from aiollm.providers.retry_hints import retry_after
 from aiollm.types import LLMError
@@ -344,15 +343,18 @@ class TestContextLength:
 
     @pytest.mark.parametrize("code", ["context_length_exceeded", "exceed_context_size_error"])
     def test_is_told_by_its_codes(self, code) -> None:
-        assert is_context_length(Fault(code=code), 400, "")
-        assert is_context_length(Fault(type=code), 0, "")
-        assert not is_context_length(Fault(code=code), 429, "")
+        assert self._is_it(Fault(code=code), 400)
+        assert self._is_it(Fault(type=code), 0)
+        assert not self._is_it(Fault(code=code), 429)
 
     def test_too_many_tokens_means_it_only_where_it_cannot_be_a_rate(self) -> None:
-        assert is_context_length(Fault(), 400, "Too many tokens")
-        assert is_context_length(Fault(), 413, "Too many tokens")
-        assert not is_context_length(Fault(), 500, "Too many tokens")
-        assert not is_context_length(Fault(), 400, "the context window is fine")
+        assert self._is_it(Fault("Too many tokens"), 400)
+        assert self._is_it(Fault("Too many tokens"), 413)
+        assert not self._is_it(Fault("Too many tokens"), 500)
+        assert not self._is_it(Fault("the context window is fine"), 400)
+
+    def _is_it(self, fault: Fault, status: int) -> bool:
+        return isinstance(error_from_fault(fault, status=status), ContextLengthError)
 
 
 class TestBodies:

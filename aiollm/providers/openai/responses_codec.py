@@ -47,9 +47,6 @@ class ResponsesCodec(Codec):
 
     family = FAMILY
 
-    def __init__(self, dialect: Dialect | None = None) -> None:
-        self._dialect = dialect
-
     def framing(self) -> NamedSSE:
         """Return a new framer for one reply."""
         return NamedSSE()
@@ -78,7 +75,7 @@ class ResponsesCodec(Codec):
         warnings: Warnings,
     ) -> dict[str, Any]:
         """Return the body, and add to the headers. Raises: UnsupportedError, ConfigError."""
-        dialect = self._dialect or dialect_of(provider.host)
+        dialect = dialect_of(provider.host)
         model = model_of(target.model, dialect)
         check_media(provider, target, request)
         if request.output is not None and not dialect.json_with_tools and tools_on_offer(request):
