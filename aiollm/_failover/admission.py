@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from aiollm._failover.breaker import lasted
 from aiollm._failover.health import Health, Permit
 from aiollm._failover.lines import Booking, Line, Scope
 from aiollm._failover.tickets import Demand
@@ -106,7 +107,8 @@ class Admission:
             self._refund()
         opened = permit.failure(error)
         if gate.sharing is not None:
-            gate.sharing.failed(line, error, opened=opened, took=gate.now() - permit.started)
+            took = lasted(error, gate.now() - permit.started)
+            gate.sharing.failed(line, error, opened=opened, took=took)
         if isinstance(error, RateLimitError | OverloadedError):
             self._refused(error)
         if self._is_pending:

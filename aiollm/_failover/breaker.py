@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from aiollm.errors import DeadlineError
+
 LATENCIES = 64
 """First-output latencies remembered per target."""
 
@@ -20,6 +22,17 @@ ANSWERS_A_STRAY = 8
 
 LATELY = 1.0
 """Seconds since the last first output within which a target counts as one that answers."""
+
+
+def lasted(error: BaseException, seconds: float) -> float:
+    """Return how long an attempt that failed after `seconds` kept its caller waiting.
+
+    What goes beyond a deadline that counts from its start is the time that this process stood
+    still, of which the target knows nothing.
+    """
+    if isinstance(error, DeadlineError) and error.which in {"connect", "first_output"}:
+        return min(seconds, error.after or seconds)
+    return seconds
 
 
 class SharedOpening:

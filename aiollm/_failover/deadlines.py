@@ -25,7 +25,12 @@ _TEXT = {
 
 
 LATE = 0.05
-"""Seconds by which the timer may fire late; with more, this process stood still."""
+"""Seconds by which a timer may fire late; with more, this process stood still."""
+
+CATCHES_UP = 0.5
+"""Seconds, for each of two looks, in which it reads what came meanwhile, at most as long as it
+stood still. Turns of the loop are not enough: a large answer comes piece by piece, and a process
+that was stopped goes on with a turn that reads nothing."""
 
 
 class Watchdog:
@@ -77,10 +82,11 @@ class Watchdog:
         self._timer = None
         self._when = float("inf")
 
-    def _look(self, turns: int = 2) -> None:
-        if turns and self.time() - self._when > LATE:
+    def _look(self, looks: int = 2) -> None:
+        late = self.time() - self._when
+        if looks and late > LATE:
             # It was this process that stood still. What came meanwhile is read first.
-            self._timer = self.loop.call_soon(self._look, turns - 1)
+            self._timer = self.loop.call_later(min(late, CATCHES_UP), self._look, looks - 1)
             return
         self._timer = None
         self._when = float("inf")

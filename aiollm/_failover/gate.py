@@ -199,11 +199,12 @@ class Gate:
                 if left <= 0:
                     break
                 patience.begins()
+                began -= alarm.stood_still  # what it adds to that is not waited
                 try:
                     await self._sleep(ticket, left)
                 finally:
                     alarm.take_off(ticket)
-                    patience.waited(self.now() - began, recovers=recovers)
+                    patience.waited(self.now() - began - alarm.stood_still, recovers=recovers)
                 self._join(ticket)
         except BaseException:
             ticket.give_back()

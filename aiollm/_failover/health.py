@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
-from aiollm._failover.breaker import Breaker, SharedState
+from aiollm._failover.breaker import Breaker, SharedState, lasted
 from aiollm._failover.jitter import uniform
 from aiollm.errors import (
     ConnectError,
@@ -193,7 +193,7 @@ class Permit:
         # a time that the server itself states counts.
         opens = self._is_current(breaker) or bool(stated and not breaker.is_open)
         if opens:
-            hang = now - self.started
+            hang = lasted(error, now - self.started)
             breaker.openings += 1
             breaker.generation += 1
             breaker.error = _remembered(error)

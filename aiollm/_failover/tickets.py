@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from aiollm._failover.deadlines import LATE
 from aiollm.types import Target
 
 if TYPE_CHECKING:
     from aiollm._failover.estimate import AnyRequest
 
 LineT = TypeVar("LineT")
+
+BEAT = 1.0
+"""Seconds after which the alarm goes off at the latest, to see how long this process stood still:
+it does so once for all who wait."""
 
 
 class Patience(msgspec.Struct):
@@ -187,9 +192,11 @@ class Alarm:
     leave early are soon forgotten.
     """
 
-    __slots__ = ("_at", "_entries", "_joined", "_set", "_timer")
+    __slots__ = ("_at", "_entries", "_joined", "_set", "_timer", "stood_still")
 
     def __init__(self) -> None:
+        self.stood_still = 0.0
+        """Seconds for which this process ran nothing while calls waited: stopped, or busy."""
         self._entries: list[tuple[float, int, Ticket[Any]]] = []
         self._joined = self._set = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -216,7 +223,7 @@ class Alarm:
 
     def _start(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         self.stop()
-        self._at = when
+        self._at = when = min(when, loop.time() + BEAT)
         self._timer = loop.call_at(when, self._ring, loop, when)
 
     def stop(self) -> None:
@@ -229,6 +236,8 @@ class Alarm:
         entries = self._entries
         self._timer = None
         now = max(loop.time(), when)  # a loop may be a little early by its own clock
+        if now - when > LATE:
+            self.stood_still += now - when
         while entries and entries[0][0] <= now:
             at, _, ticket = heapq.heappop(entries)
             if ticket.wakes_at == at:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 
 import pytest
 
@@ -325,28 +324,52 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()
 
 
-async def test_bytes_that_came_while_this_process_stood_still_are_not_late():
-    watchdog = Watchdog()
-    deadlines = AttemptDeadlines(watchdog, only(first_output=0.1), None)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
+class StoppedLoop(VirtualLoop):
+    """A virtual loop whose process can be stopped: it goes on with a turn that reads nothing."""
 
-        async def read():
-            deadlines.begin(asyncio.current_task())
-            got = await asyncio.get_running_loop().sock_recv(ours, 9)
-            assert not deadlines.end()
-            return got
+    reads_nothing = False
 
-        task = asyncio.create_task(read())
-        await asyncio.sleep(0)
-        theirs.send(b"x")
-        stood_still = time.monotonic() + 0.2
-        while time.monotonic() < stood_still:
-            pass
-        assert await task == b"x"
-    deadlines.stop()
-    watchdog.close()
+    def stand_still(self, seconds):
+        self.now += seconds
+        self.reads_nothing = True
+
+    def _process_events(self, event_list):
+        if self.reads_nothing:
+            self.reads_nothing = False
+        else:
+            super()._process_events(event_list)
+
+
+@pytest.mark.parametrize("pieces", [1, 20])
+def test_bytes_that_came_while_this_process_stood_still_are_not_late(pieces):
+    """However many turns of the loop it takes to read them."""
+
+    async def call():
+        watchdog = Watchdog()
+        deadlines = AttemptDeadlines(watchdog, only(first_output=10.0), None)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+
+            async def read():
+                deadlines.begin(asyncio.current_task())
+                for _ in range(pieces):
+                    assert await loop.sock_recv(ours, 1) == b"x"
+                assert not deadlines.end()
+
+            task = asyncio.create_task(read())
+            await asyncio.sleep(0)
+            theirs.send(b"x" * pieces)
+            loop.stand_still(30.0)
+            await task
+        deadlines.stop()
+        watchdog.close()
+
+    loop = StoppedLoop()
+    try:
+        loop.run_until_complete(call())
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize("end", ["deadline", "closed"])

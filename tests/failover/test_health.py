@@ -257,6 +257,15 @@ def test_a_cooldown_is_no_shorter_than_the_failed_attempt_took():
     assert tracker.ready_in(A, "one") == 60
 
 
+@pytest.mark.parametrize("which", ["connect", "first_output"])
+def test_a_cooldown_is_no_longer_for_the_time_that_this_process_stood_still(which):
+    tracker, clock = health()
+    permit = tracker.admit(A, "one")
+    clock.now += 60
+    permit.failure(DeadlineError("x", which=which, after=5.0))
+    assert tracker.ready_in(A, "one") == 5
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [(7.0, 7.0), (0.0, 1.0), (1e9, 3600.0), (None, 1.0)]
 )

@@ -280,3 +280,41 @@ def test_the_deadline_of_a_call_in_line_is_told_by_a_loop_whose_clock_lags_behin
             await asyncio.wait((holder,))
 
     in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("options", [{"patience": 10.0}, {"max_wait": 10.0}])
+def test_the_time_for_which_the_process_stood_still_is_not_waited(options: dict[str, Any]) -> None:
+    """As where it is stopped with Ctrl-Z: those in line for a slot, or for a probe, go on."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0)
+        async with service.registry(limits=Limits(max_concurrency=4)) as reg:
+            if "max_wait" in options:
+                service.down_until = loop.now + 60.0
+            calls = [asyncio.create_task(outcome(reg, **options)) for _ in range(100)]
+            await asyncio.sleep(0.1)
+            loop.now += 60.0
+            ends = Counter(await asyncio.gather(*calls))
+        assert ends == {"ok": 100}
+        assert loop.now - service.began <= 70.0
+
+    in_virtual_time(scenario)
+
+
+def test_the_deadline_of_a_whole_call_ends_it_though_the_process_stood_still() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0, answers_in=60.0)
+        async with service.registry(limits=Limits(max_concurrency=1)) as reg:
+            holder = asyncio.create_task(outcome(reg))
+            await asyncio.sleep(0.1)
+            call = asyncio.create_task(outcome(reg, timeouts=Timeouts(total=5.0)))
+            await asyncio.sleep(0.1)
+            loop.now += 20.0
+            with pytest.raises(DeadlineError) as caught:
+                await call
+            assert caught.value.which == "total"
+            assert loop.now - service.began <= 21.0
+            holder.cancel()
+            await asyncio.wait((holder,))
+
+    in_virtual_time(scenario)
