@@ -16,6 +16,8 @@ _LENGTHS = struct.Struct(">IQ")
 _HEAD_LIMIT = 64 * 1024
 _DATA_LIMIT = 1 << 30
 _BLOCK = 1 << 20
+_REST = 5.0
+"""Seconds within which a frame must be complete once it has begun, whatever the deadline."""
 
 
 class ResultHead(msgspec.Struct, frozen=True):
@@ -51,6 +53,9 @@ class Channel:
         head, data = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
         if head > _HEAD_LIMIT or data > _DATA_LIMIT:
             raise ValueError(f"a frame of {head} + {data} bytes is out of bounds")
+        if self.until is not None:
+            # It is made by now, though this process may have stood still in between.
+            self.until = max(self.until, monotonic() + _REST)
         return self._exactly(head), self._exactly(data)
 
     def wait(self, seconds: float) -> bool:

@@ -470,6 +470,24 @@ def test_a_frame_of_many_blocks_arrives_whole():
         sending.join()
 
 
+def test_an_image_that_was_made_in_time_is_read_although_this_process_stood_still(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("aiollm.media.ipc.monotonic", lambda: now[0])
+
+    class Late(socket.socket):
+        def recv(self, *arguments):
+            got = super().recv(*arguments)
+            now[0] = 100.0
+            return got
+
+    ours, theirs = socket.socketpair()
+    with ours, Late(fileno=theirs.detach()) as end:
+        Channel(ours).send(b"head", b"image")
+        channel = Channel(end)
+        channel.until = 30.0
+        assert channel.receive() == (b"head", b"image")
+
+
 def test_a_wire_out_of_time_says_so():
     ours, theirs = socket.socketpair()
     with ours, theirs:
