@@ -192,6 +192,14 @@ def test_check_names_an_alias_that_cannot_be_read_and_tries_the_others(box, caps
     assert re.fullmatch(r"box +gemma +ok .*", good)
 
 
+def test_check_names_what_is_wrong_where_no_alias_can_be_read(box, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_TYPO", "alias:bxo/gemma")
+    assert cli.main(["check"]) == cli.FAILED
+    assert re.fullmatch(
+        r"typo +failed  SpecError: unknown provider 'bxo'.*\n", capsys.readouterr().out
+    )
+
+
 async def test_check_asks_providers_side_by_side_and_the_models_of_one_after_another(monkeypatch):
     gate = Gate()
     async with FaultServer(default=chat(gate, "x")) as slow, FaultServer(default=chat("y")) as fast:

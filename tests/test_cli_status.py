@@ -62,6 +62,17 @@ def test_without_any_configuration_it_says_what_can_be_set(
     assert f"  {local.INSTALL_SERVER}\n" in text
 
 
+def test_an_alias_without_any_provider_says_why_and_names_the_local_model_to_ask_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert '\n  aiollm ask "Why is the sky blue?"\n' in shown(capsys)
+    monkeypatch.setenv("LLM_DEFAULT", "alias:openai/gpt-6.1-sol")
+    text = shown(capsys)
+    assert re.search(r"^Correct the alias default: no key for 'openai'", text, re.MULTILINE)
+    assert "\nNo provider is configured." in text
+    assert '\n  aiollm ask -m local/smollm2 "Why is the sky blue?"\n' in text
+
+
 def test_a_provider_is_shown_with_its_variable_its_server_and_its_state_but_not_its_key(
     box: FaultServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,8 +174,9 @@ def _line(finding: Finding, targets: Sequence[Target]) -> str:
         reason = finding.problem.replace(f" {finding.target}: ", " ", 1)
         result = f"failed  {one_line(reason)}{advice}"
     provider, _, model = finding.target.partition("/")
-    widths = (
-        max(len(one_line(getattr(x, part))) for x in targets) for part in ("provider", "model")
+    widths = (  # there is no target where no alias can be read
+        max((len(one_line(getattr(x, part))) for x in targets), default=0)
+        for part in ("provider", "model")
     )
     names = (
         one_line(name).ljust(width) for name, width in zip((provider, model), widths, strict=True)

@@ -15,7 +15,7 @@ from aiollm.cli.codes import OK
 from aiollm.cli.layout import table, wrapped
 from aiollm.cli.safe_text import one_line
 from aiollm.cli.servers import Listing, configured, is_absent, keep_names, listing
-from aiollm.cli.session import run
+from aiollm.cli.session import is_configured, run
 from aiollm.cli.terminal import clear_progress, print_json, show_progress, write
 from aiollm.errors import ConfigError
 from aiollm.providers.schemes import SCHEMES
@@ -141,7 +141,7 @@ def _status(
     env: Mapping[str, str],
 ) -> Status:
     also = sorted(name for name, value in env.items() if value and name.startswith(_ALSO))
-    steps = tuple(_next(providers, aliases, wrong))
+    steps = tuple(_next(providers, aliases, wrong) if providers else _first_steps(wrong, env))
     return Status(__version__, tuple(providers), aliases, wrong, tuple(also), steps)
 
 
@@ -149,11 +149,9 @@ def _next(
     providers: Sequence[ProviderStatus], aliases: dict[str, str], wrong: dict[str, str]
 ) -> list[str]:
     """Return sentences, and commands to type, which begin with two spaces."""
-    if not providers:
-        return _first_steps()
     bad = [each.set_by for each in providers if not each.url]
     steps = [f"Correct {name}: its state above says what is wrong." for name in bad]
-    steps += [f"Correct the alias {one_line(x)}: {one_line(why)}" for x, why in wrong.items()]
+    steps += _corrections(wrong)
     up = [each for each in providers if each.seconds is not None]
     if not up:
         return [*steps, "No provider answers. What is wrong is in its state above."]
@@ -174,14 +172,22 @@ def _asking(spec: str) -> list[str]:
     return [ask, f"  export LLM_DEFAULT={shlex.quote(f'alias:{one_line(spec)}')}"]
 
 
-def _first_steps() -> list[str]:
+def _corrections(wrong: Mapping[str, str]) -> list[str]:
+    return [f"Correct the alias {one_line(x)}: {one_line(why)}" for x, why in wrong.items()]
+
+
+def _first_steps(wrong: Mapping[str, str], env: Mapping[str, str]) -> list[str]:
     keys = [f"  export {name}=..." for name in _KEYS]
     lacking = local.missing()
     if not lacking:
-        answers = ["Or ask at once: a small local model answers.", f"  {_QUESTION}"]
+        # Where anything is set, an alias alone included, the local model answers only by its name.
+        ask = "aiollm ask -m local/smollm2" if is_configured(env) else "aiollm ask"
+        question = _QUESTION.replace("aiollm ask", ask, 1)
+        answers = ["Or ask at once: a small local model answers.", f"  {question}"]
     else:
         answers = ["Or let a small local model answer:", *(f"  {each}" for each in lacking)]
     return [
+        *_corrections(wrong),
         "No provider is configured. Set the key of one:",
         *keys,
         "Or name a server of your own:",
