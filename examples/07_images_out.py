@@ -29,4 +29,4 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "boat.png"))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "paper-boat.png"))

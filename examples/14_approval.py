@@ -49,6 +49,7 @@ async def main() -> None:
             match event:
                 case ApprovalNeeded(calls=calls):
                     print("To approve:", *(call.name + call.arguments for call in calls))
+                    print("Start this again with `yes` or `no`.", end="")
                 case _:
                     print(event.text, end="")
     print()

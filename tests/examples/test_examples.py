@@ -112,12 +112,15 @@ async def test_a_picture_is_asked_about(tmp_path):
     assert [part["type"] for part in content] == ["text", "image_url"]
 
 
-async def test_an_image_is_made_and_saved(tmp_path):
+async def test_an_image_is_made_and_saved_under_a_name_that_no_example_reads(tmp_path):
     made = Answer(200, {}, {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
-    async with FaultServer(made) as ls:
+    async with FaultServer(made, made) as ls:
         output = await run("07_images_out.py", tmp_path / "boat.png", ls=ls, openai=ls)
+        assert await run("07_images_out.py", cwd=tmp_path, ls=ls, openai=ls)
     assert output == f"{tmp_path / 'boat.png'} by ls/sdxl\n"
     assert (tmp_path / "boat.png").read_bytes() == PNG
+    (other,) = {path.name for path in tmp_path.iterdir()} - {"boat.png"}
+    assert not (EXAMPLES / other).exists()
 
 
 async def test_a_box_is_warmed_used_and_left_free():
@@ -219,7 +222,8 @@ async def test_an_agent_pays_once_a_person_has_approved_in_a_later_process(
     async with FaultServer(*script) as server:
         servers = {"openai": server, "anthropic": server}
         output = await run("14_approval.py", cwd=tmp_path, **servers)
-        assert output == 'To approve: pay{"to": "Ann", "euros": 40}\n\n'
+        asked = 'To approve: pay{"to": "Ann", "euros": 40}\n'
+        assert output == f"{asked}Start this again with `yes` or `no`.\n"
         assert await run("14_approval.py", answer, cwd=tmp_path, **servers) == "Settled.\n"
         sent = server.requests[-1].json()["messages"]
     assert [message["content"] for message in sent[-2:]] == [result, '{"Ann":40.0,"Bo":900.0}']
