@@ -14,14 +14,15 @@ pytest_plugins = ["pytester"]
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "testing.md").read_text()
 RECIPE = (DOCS / "recipes" / "pytest.md").read_text()
+(SETTINGS,) = re.findall(r"^```toml\n(.*?)^```$", RECIPE, re.MULTILINE | re.DOTALL)
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE + RECIPE, re.MULTILINE | re.DOTALL)
 
 
-def test_every_block_of_the_pages_passes(pytester):
+def test_every_block_of_the_pages_passes_with_the_settings_of_the_recipe(pytester):
+    pytester.makepyprojecttoml(SETTINGS)
     pytester.makepyfile(**{f"test_{number}": block for number, block in enumerate(BLOCKS)})
     result = pytester.runpytest_subprocess(
-        *("-p", "aiollm.testing.plugin", "-W", "error", "-p", "no:cacheprovider"),
-        *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+        *("-p", "aiollm.testing.plugin", "-W", "error", "-p", "no:cacheprovider")
     )
     result.assert_outcomes(passed=sum(block.count("def test_") for block in BLOCKS))
 
