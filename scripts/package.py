@@ -248,6 +248,7 @@ def main() -> None:
     check_sdist(sdist)
     check_wheel(wheel)
     check_all_is_all()
+    print(f"built {sdist.name} and {wheel.name}; trying them takes some minutes", flush=True)
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
     pythons = interpreters()
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
@@ -263,7 +264,7 @@ def main() -> None:
         checks += [pool.submit(check_extra, python, wheel, each) for each in (*APART, "all")]
         for check in checks:
             check.result()
-    print(f"{sdist.name} and {wheel.name} are complete, and every extra resolves")
+    print("they are complete, and every extra resolves")
     print(f"the wheel works on Python {', '.join(sorted(pythons))}")
     if missing := [each for each in SUPPORTED if each not in pythons]:
         print(f"not found here, so not tried: Python {', '.join(missing)}")
