@@ -138,7 +138,7 @@ class _Writer:
         if self._end is not None:
             self._end += data.rfind(b"\n", 0, len(data) - left) + 1
             with suppress(OSError):  # then the next run cuts it off
-                os.ftruncate(self._fd, self._end)
+                _cut_at(self._fd, self._end)
 
     def close(self, rest: bytes) -> None:
         """Write the rest, then close. Raises: OSError."""
@@ -158,6 +158,9 @@ def _open(into: Into, run: str, keys: Keys, resume: bool) -> _Writer:  # noqa: F
     else:
         try:
             return _Writer(fd, _prepare(fd, str(into), run, keys, resume=resume))
+        except OSError as error:
+            os.close(fd)
+            reason = f"the output file {into!s:.200} cannot be read: {error.strerror}"
         except BaseException:
             os.close(fd)
             raise
@@ -183,12 +186,19 @@ def _prepare(fd: int, name: str, run: str, keys: Keys, *, resume: bool) -> int |
         )
     with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - the file is open already
         end = _read(file, name, run, keys)
-    if end < os.fstat(fd).st_size:
-        os.ftruncate(fd, end)
-    elif os.pread(fd, 1, end - 1) != b"\n":
+        file.seek(max(0, end - 1))
+        is_ended = file.read(1) == b"\n"
+    _cut_at(fd, end)
+    if end and not is_ended:
         os.write(fd, b"\n")
         end += 1
     return end
+
+
+def _cut_at(fd: int, end: int) -> None:
+    """Cut a file off and go on there: who opened it may not have said that it is appended to."""
+    os.ftruncate(fd, end)
+    os.lseek(fd, end, os.SEEK_SET)
 
 
 def lock(fd: int, name: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -55,10 +56,9 @@ def _serve(jobs: SimpleQueue[Any], loop: asyncio.AbstractEventLoop) -> None:
             value = work()
         except BaseException as raised:  # noqa: BLE001 - raised where it is awaited
             error = raised
-        try:
+        # Where the loop has been closed nobody waits, but lines are still to be written.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, future, value, error)
-        except RuntimeError:
-            return  # the loop has been closed: nobody waits
         del job, work, future, value, error
 
 

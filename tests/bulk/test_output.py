@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from aiollm import ConfigError, InvalidRequestError, Registry, tool
 from aiollm._bulk.keys import Keys
 from aiollm._bulk.output import OutputFile
 from aiollm._bulk.run import MapRun
+from aiollm._bulk.thread import WorkThread
 from aiollm.testing import FakeProvider, ToolCallStep
 from tests.bulk.conftest import answers, records, records_of
 from tests.bulk.test_rows import echo
@@ -184,6 +187,78 @@ async def test_a_full_disk_ends_the_run_and_loses_no_line(
     await finish(registry.map("m/x", ROWS, into=into, resume=True))
     assert answers(into) == dict(ROWS)
     assert len(records(into)) == len(ROWS)
+
+
+async def test_a_file_that_is_not_appended_to_has_no_gap_where_it_was_cut_off(
+    registry: Registry, fake: FakeProvider, into: Path, whole: bytes
+) -> None:
+    into.write_bytes(whole[:-20])
+    opened = os.open(into, os.O_RDWR)
+    try:
+        await finish(registry.map("m/x", ROWS, into=opened, resume=True))
+    finally:
+        os.close(opened)
+    assert answers(into) == dict(ROWS)
+
+
+async def test_nor_where_a_disk_was_full_for_a_while(into: Path) -> None:
+    opened = os.open(into, os.O_RDWR | os.O_CREAT)  # as a shell opens what `>` names
+    failed = asyncio.Event()
+    output = OutputFile(opened, lambda _: failed.set())
+    await output.open("", Keys(), resume=False)
+    os.close(opened)
+    with limited_files(30):
+        output.add(b'{"key":"a"}\n', failed.clear)
+        output.add(b'{"key":"%s"}\n' % (b"b" * 40), failed.clear)
+        await failed.wait()
+    output.add(b'{"key":"c"}\n', failed.clear)
+    output.close()
+    await output.gone()
+    assert into.read_bytes() == b'{"key":"a"}\n{"key":"c"}\n'
+
+
+async def test_a_file_is_resumed_where_nothing_reads_at_a_place(
+    registry: Registry,
+    fake: FakeProvider,
+    into: Path,
+    whole: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "pread")  # as on Windows
+    for cut in (len(whole), len(whole) - 1):
+        into.write_bytes(whole[:cut])
+        assert await finish(registry.map("m/x", ROWS, into=into, resume=True)) == []
+        assert into.read_bytes() == whole
+
+
+async def test_a_file_that_is_open_for_writing_alone_cannot_be_resumed(
+    registry: Registry, fake: FakeProvider, into: Path, whole: bytes
+) -> None:
+    into.write_bytes(whole)
+    opened = os.open(into, os.O_WRONLY | os.O_APPEND)
+    try:
+        with pytest.raises(ConfigError, match="cannot be read: Bad file descriptor"):
+            await finish(registry.map("m/x", ROWS, into=opened, resume=True))
+    finally:
+        os.close(opened)
+    assert into.read_bytes() == whole
+
+
+def test_what_is_to_be_written_is_written_after_the_loop_has_been_closed() -> None:
+    """As where a second Ctrl-C breaks off the wait for a slow disk."""
+    slow, written = threading.Event(), threading.Event()
+
+    async def leave() -> WorkThread:
+        thread = WorkThread("output")
+        thread.run(slow.wait)
+        thread.run(written.set)
+        thread.stop()
+        return thread
+
+    thread = asyncio.run(leave())
+    slow.set()
+    assert written.wait(30)
+    del thread
 
 
 async def test_a_device_that_takes_nothing_ends_the_run(
