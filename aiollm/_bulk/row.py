@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -129,7 +130,7 @@ def line_of(record: Record) -> bytes:
     """
     try:
         return encode(record, _for_json) + b"\n"
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
         shown = {name: _text(getattr(record, name)) for name in ("value", "score")}
         return encode(msgspec.structs.replace(record, **shown), described) + b"\n"
 
@@ -137,9 +138,16 @@ def line_of(record: Record) -> bytes:
 def _text(value: object) -> object:
     try:
         encode(value, _for_json)
-    except (TypeError, ValueError, RecursionError):
-        return f"{value!r:.1000}"
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+        return _shown(value, repr)[:1000]
     return value
+
+
+def _shown(value: object, as_text: Callable[[object], str]) -> str:
+    try:
+        return as_text(value)
+    except Exception:  # noqa: BLE001 - as above
+        return f"<{type(value).__name__}>"
 
 
 def _for_json(value: object) -> object:
@@ -151,7 +159,9 @@ def _for_json(value: object) -> object:
 
 def _failure(error: Exception) -> Failure:
     root = root_of(error)
-    text = str(error) if isinstance(error, LLMError) else f"{type(error).__name__}: {error}"
+    text = _shown(error, str)
+    if not isinstance(error, LLMError):
+        text = f"{type(error).__name__}: {text}"
     return Failure(type(root).__name__, text[:_MOST])
 
 

@@ -300,6 +300,15 @@ class Opaque:
         return "opaque!"
 
 
+class Unspeakable(Exception):
+    """An error, or a value, that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
 @pytest.mark.parametrize(
     ("script", "options", "shown"),
     [
@@ -312,6 +321,7 @@ class Opaque:
         ('{"name": "Rome"}', {"output": City}, {"value": {"name": "Rome"}}),
         ("half a \ud800 surrogate", {}, {"text": "half a \ufffd surrogate"}),
         ("x", {"score": lambda row: Opaque()}, {"score": "opaque!"}),
+        ("x", {"score": lambda row: {1, Unspeakable()}}, {"text": "x", "score": "<set>"}),
         ("x", {"score": lambda row: {"exact": row.key == "k"}}, {"score": {"exact": True}}),
     ],
 )
@@ -325,3 +335,14 @@ async def test_a_line_has_all_of_an_answer(
     if "tools" in options:
         assert record.message is not None
         assert record.message.parts[0].arguments == '{"city":"Rome"}'
+
+
+async def test_a_row_whose_error_cannot_say_what_it_is_ends_no_run(
+    registry: Registry, fake: FakeProvider, into: Path
+) -> None:
+    def score(row: Any) -> None:
+        raise Unspeakable
+
+    await finish(registry.map("m/x", ROWS, into=into, score=score))
+    failures = [each.failure for each in records(into)]
+    assert [each and each.message for each in failures] == ["Unspeakable: <Unspeakable>"] * 5
