@@ -68,6 +68,18 @@ def test_a_folder_that_cannot_be_made_is_no_failure(cache: Path) -> None:
     assert known() == []
 
 
+def test_a_user_without_a_home_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a container that runs as any number."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    keep({"box": ["m"]})
+    assert known() == []
+
+
 def test_without_a_variable_they_are_in_the_cache_folder_of_the_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

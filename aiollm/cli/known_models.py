@@ -22,6 +22,9 @@ SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,254}")
 _MAX_FILE = 8 << 20
 """Bytes that are read: whoever shares the folder may have put anything there."""
 
+_NOWHERE = (OSError, RuntimeError)
+"""What is raised where there is no such file; the latter for a user without a home."""
+
 
 def keep(listed: Mapping[str, Sequence[str]]) -> None:
     """Keep the models of these providers in place of what was kept of them."""
@@ -30,8 +33,8 @@ def keep(listed: Mapping[str, Sequence[str]]) -> None:
     others = (each for each in known() if each.partition("/")[0] not in listed)
     new = (f"{name}/{model}" for name, models in listed.items() for model in models[:MOST])
     lines = sorted({each for each in (*others, *new) if SAFE.fullmatch(each)})
-    path = file()
-    with suppress(OSError):  # a command must not fail for the sake of completion
+    with suppress(*_NOWHERE):  # a command must not fail for the sake of completion
+        path = file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A name that nobody knows before, and never a link: others may write to the folder.
         number, made = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
@@ -51,7 +54,7 @@ def known() -> list[str]:
         number = os.open(file(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(number, "rb") as kept:
             lines = kept.read(_MAX_FILE).decode("ascii", "replace").splitlines()
-    except OSError:
+    except _NOWHERE:
         return []
     return [each for each in lines if SAFE.fullmatch(each)]
 
