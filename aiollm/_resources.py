@@ -320,7 +320,9 @@ class Resources:
         return None if self._member is None else self._member.status
 
     def own(self, closeable: Closeable) -> None:
-        """Close `closeable` together with the rest."""
+        """Close `closeable` together with the rest. Raises: ClosedError."""
+        if self.closed:
+            raise ClosedError("the registry is closed")
         self._owned.append(closeable)
 
     def disown(self, closeable: Closeable) -> None:

@@ -170,17 +170,19 @@ class LocalServer:
         """
         if self._child is not None:
             raise ConfigError("the local server has already been started")
-        self.path = await asyncio.to_thread(_checked, self.path)
-        self._child = _Child()
+        self._child = child = _Child()  # from now on it can be closed
         try:
+            self.path = await asyncio.to_thread(_checked, self.path)
             async with asyncio.timeout(self._start_timeout):
-                command = self._command(self.path)
-                line = await self._child.spawn(command, os.environ | {_KEY: self._key})
+                line = await child.spawn(self._command(self.path), os.environ | {_KEY: self._key})
+        except ConfigError:
+            self._child = None
+            raise
         except TimeoutError:
             line = None
         finally:
-            if not self._child.ready:
-                self.kill()
+            if not child.ready:
+                child.kill()
         self.url = self._ready(line)
         return self
 
@@ -305,12 +307,16 @@ class _Child(asyncio.SubprocessProtocol):
 
     async def spawn(self, command: Sequence[str], env: dict[str, str]) -> bytes:
         """Start the process; return its first line, b"" when it ends without one."""
+        if self.gone.done():
+            return b""
         await self._loop.subprocess_exec(lambda: self, *command, env=env)
         return await self._line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # No isinstance: uvloop's transport does not derive from asyncio's.
         self._process = cast("asyncio.SubprocessTransport", transport)
+        if self.gone.done():  # it was closed while it was made
+            self.kill()
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         assert isinstance(data, bytes)
@@ -346,7 +352,7 @@ class _Child(asyncio.SubprocessProtocol):
 
 def _ending(code: int | None) -> str:
     if code is None or code >= 0:
-        return f"exit code {code}"
+        return "it was closed" if code is None else f"exit code {code}"
     with suppress(ValueError):
         return f"killed by {signal.Signals(-code).name}"
     return f"killed by signal {-code}"

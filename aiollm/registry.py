@@ -390,7 +390,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         return lambda: self._hooks.remove(hook) if hook in self._hooks else None
 
     def own(self, closeable: Closeable) -> None:
-        """Close `closeable` when the registry is closed."""
+        """Close `closeable` when the registry is closed. Raises: ClosedError if it is already."""
         self._resources.own(closeable)
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from aiollm import (
     AuthenticationError,
+    ClosedError,
     ConfigError,
     ConnectError,
     DeadlineError,
@@ -131,6 +132,31 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
             await starting
         await server.close()
         assert server.returncode == -signal.SIGKILL
+
+
+async def test_closed_while_it_starts_it_leaves_no_process() -> None:
+    for turns in (0, 1, 2, 5, 50):
+        server = LocalServer()
+        starting = asyncio.create_task(server.start())
+        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        with pytest.raises(
+            ConnectError, match=r"did not start \((it was closed|killed by SIGKILL)"
+        ):
+            await starting
+        assert server.pid is None or is_gone(server.pid)
+
+
+async def test_a_start_that_its_registry_does_not_outlive_leaves_no_process() -> None:
+    async with Registry(env={}) as reg:
+        starting = asyncio.create_task(local.start(reg))
+        await asyncio.sleep(0)
+    with pytest.raises(ConnectError):
+        await starting
+    with pytest.raises(ClosedError):
+        await local.start(reg)
 
 
 def test_uvloop_is_as_good_a_loop() -> None:
