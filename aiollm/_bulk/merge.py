@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,9 +38,9 @@ def merge(paths: Sequence[str], into: str) -> Merged:
     if os.path.lexists(into):
         raise ConfigError(f"the output file {into:.200} exists: use another name")
     chosen = _choose(paths)
-    part = f"{into}.part"
+    part = f"{into}.{secrets.token_hex(4)}.part"  # no file of the user's, perhaps one to be merged
     try:
-        with open(part, "wb") as file:  # noqa: PTH123 - a name with an addition
+        with open(part, "xb") as file:  # noqa: PTH123 - a name with an addition
             for place, path in enumerate(paths):
                 for number, line, known in _lines_of(path):
                     if chosen[hash(known.key)][:2] == (place, number):
@@ -81,8 +83,10 @@ def _choose(paths: Sequence[str]) -> dict[int, _Chosen]:
 
 
 def _lines_of(path: str) -> Iterator[tuple[int, bytes, Known]]:
-    """Yield the complete lines of a file. Raises: ConfigError, OSError."""
+    """Yield the complete lines of a file, which is read twice. Raises: ConfigError, OSError."""
     with open(path, "rb") as file:  # noqa: PTH123 - as it was given
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigError(f"{path:.200} cannot be merged: it is not a file on a disk")
         lock(file.fileno(), path)
         for number, line in enumerate(file, 1):
             known = decode_line(line)
@@ -98,9 +102,10 @@ def report_of(path: str) -> Report:
     failed: dict[int, Record] = {}
     with open(path, "rb") as file:  # noqa: PTH123 - as it was given
         for line in file:
-            if decode_line(line) is None:
+            try:
+                record = decoder.decode(line)
+            except (ValueError, RecursionError):  # the half of one, or not as it was written
                 continue
-            record = decoder.decode(line)
             tally.add(record, failed.pop(hash(record.key), None))
             if record.failure is not None:
                 kept = msgspec.structs.replace(record.failure, message="")

@@ -225,6 +225,43 @@ def test_a_merge_keeps_the_answer_of_each_key(
         assert len(records(Path("all.jsonl"))) == len(merged)
 
 
+def test_a_merge_overwrites_no_file_not_even_one_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("all.jsonl.part").write_text(LINE.format("a", 1, 1))
+    assert cli.main(["map", "--merge", "all.jsonl.part", "-o", "all.jsonl"]) == cli.OK
+    assert Path("all.jsonl").read_text() == LINE.format("a", 1, 1)
+    assert {each.name for each in tmp_path.iterdir()} == {"all.jsonl", "all.jsonl.part"}
+
+
+def test_what_cannot_be_read_twice_is_not_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell's `<(zcat part1.jsonl.gz)`: its second reading would find nothing."""
+    monkeypatch.chdir(tmp_path)
+    reader, writer = os.pipe()
+    os.write(writer, LINE.format("a", 1, 1).encode())
+    os.close(writer)
+    try:
+        code = cli.main(["map", "--merge", f"/dev/fd/{reader}", "-o", "all.jsonl"])
+    finally:
+        os.close(reader)
+    assert code == cli.USAGE
+    assert "cannot be merged: it is not a file on a disk" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_report_leaves_out_lines_that_others_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text(LINE.format("a", 1, 1) + LINE.format("b", 2, 1).replace('"2"', "2"))
+    arguments = ["map", "--merge", "a.jsonl", "-o", "all.jsonl", "--report", "run.html"]
+    assert cli.main(arguments) == cli.OK
+    assert "1 row answered" in Path("run.html").read_text()
+
+
 def start(*more: str) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "aiollm", *command(*more)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
