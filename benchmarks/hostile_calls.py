@@ -220,24 +220,31 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     },
     "pictures: normal": (
         "pictures",
-        lambda size: b'{"data":[{"b64_json":"iVBORw0K%b"}]}' % (b"AAAA" * (size // 4)),
+        lambda size: b'{"data":[{"b64_json":"iVBORw0KGgoA%b"}]}' % (b"AAAA" * (size // 4)),
     ),
     **{
         f"pictures: {name}": ("pictures", make)
         for name, make in {
-            "many": _listed(b'{"data":[%b]}', b'{"b64_json":"iVBORw0KAAAA"}'),
+            "many": _listed(b'{"data":[%b]}', b'{"b64_json":"iVBORw0KGgoA"}'),
             "empty objects": _listed(b'{"data":[%b]}', b"{}"),
             "names": _beside(b"data"),
             "texts": _listed(b'{"data":[%b]}', b'"aaaa"'),
             "short texts": _listed(b'{"data":[],"a":[%b]}', b'""'),
             "escapes": lambda size: rb'{"data":[{"b64_json":"%b"}]}' % (rb"\u0041" * (size // 6)),
+            "escapes in a file": lambda size: (
+                rb'{"data":[{"b64_json":"iVBORw0KGgoA%b"}]}' % (rb"\u0041" * (size // 24 * 4))
+            ),
+            "escaped slashes in a file": lambda size: (
+                rb'{"data":[{"b64_json":"iVBORw0KGgoA%b"}]}' % (rb"\/" * (size // 8 * 4))
+            ),
+            "starts of files": _listed(b'{"data":[],"a":[%b]}', b'"Qk"'),
             "junk": lambda size: b"a" * size,
         }.items()
     },
     "drafts: normal": (
         "drafts",
         lambda size: (
-            b'data: {"type":"image_generation.completed","b64_json":"iVBORw0K%b"}\n\n'
+            b'data: {"type":"image_generation.completed","b64_json":"iVBORw0KGgoA%b"}\n\n'
             % (b"AAAA" * (size // 4))
         ),
     ),
@@ -251,7 +258,7 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "empty frames": b"data: {}\n\n",
             "names": b"event: a\n",
             "small files": b'data: {"type":"image_generation.partial_image",'
-            b'"b64_json":"iVBORw0K"}\n\n',
+            b'"b64_json":"iVBORw0KGgoA"}\n\n',
         }.items()
     },
     "HTTP chunks: normal": ("HTTP chunks", _in_chunks(_stream, 0)),

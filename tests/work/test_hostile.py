@@ -22,6 +22,7 @@ from aiollm._http import answer, streaming, turns
 from aiollm._http.unary import UnaryRequester
 from aiollm._streams.accumulator import Accumulator
 from aiollm._user_types import density
+from aiollm._wire.base64_stream import Lift
 from aiollm._wire.framing import SSE
 from aiollm._wire.runs import Run
 from aiollm.dsn import Secret
@@ -427,6 +428,22 @@ def test_an_answer_in_a_rare_form_costs_few_instructions_and_more_of_it_no_more(
     small, large = asyncio.run(work(name, SIZE)), asyncio.run(work(name, 4 * SIZE))
     assert large <= ONCE + A_BYTE * 4 * SIZE
     assert large <= 4.4 * small + 2 * ONCE
+
+
+@pytest.mark.parametrize("name", ["escapes in a file", "escaped slashes in a file"])
+def test_escapes_in_a_file_are_not_looked_at_one_by_one(name):
+    body, lift = hostile.calls.SHAPES[f"pictures: {name}"][1](4 * LARGE), Lift()
+    with streams.Counter() as counter:
+        left = [lift.feed(body[at : at + LARGE]) for at in range(0, len(body), LARGE)]
+    assert len(b"".join(left)) < 100
+    assert counter.count <= 2000
+
+
+def test_short_texts_that_begin_like_files_cost_few_instructions():
+    body, lift = hostile.calls.SHAPES["pictures: starts of files"][1](LARGE), Lift()
+    with streams.Counter() as counter:
+        assert lift.feed(body) + lift.close() == body
+    assert counter.count <= 8 * LARGE
 
 
 @pytest.mark.parametrize("text", ['"%s"' % ("a" * 4096), '"}",' * 999 + "1", r'"\"}",' * 999 + "1"])
