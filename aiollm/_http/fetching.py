@@ -29,6 +29,9 @@ _FIRST_FREE_PORT = 1024
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 """The last label of a host that is an IPv4 address in some form, as browsers decide it."""
 
+_JOIN_AT_ONCE = 1024 * 1024
+"""Bytes up to which an image is joined on the loop; above, `bytes.join` releases the GIL."""
+
 _SHOWN = 100
 """Characters of a host that a message shows."""
 
@@ -144,7 +147,9 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes | URL:
             size += len(piece)
             if size > FETCH_BYTES:
                 raise _RefusedError(f"it is larger than {FETCH_BYTES} bytes")
-    return b"".join(pieces)
+    if size <= _JOIN_AT_ONCE:
+        return b"".join(pieces)
+    return await asyncio.to_thread(b"".join, pieces)
 
 
 def _checked(url: URL, before: URL | None = None) -> URL:

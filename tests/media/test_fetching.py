@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -165,6 +166,26 @@ async def test_what_is_behind_an_image_is_not_taken_for_the_next_one(behind):
         assert await fetch("http://a.example/x.png") == b"image"
         assert await fetch("http://a.example/x.png") == b"next"
     assert len(places) == 2
+
+
+@pytest.mark.parametrize(("size", "joined"), [(100_000, []), (2_000_000, [2_000_000])])
+async def test_a_large_image_is_put_together_in_a_thread(size, joined):
+    made = []
+
+    class Threads(ThreadPoolExecutor):
+        def submit(self, function, /, *args, **named):
+            done = super().submit(function, *args, **named)
+            made.append(done)
+            return done
+
+    asyncio.get_running_loop().set_default_executor(Threads(1))
+    image = Answer(200, {}, os.urandom(size))
+    async with (
+        FaultServer(image) as server,
+        world(Table(a_example=["8.8.8.8"]), server) as (fetch, _),
+    ):
+        assert len(await fetch("http://a.example/x.png")) == size
+    assert [len(each.result()) for each in made] == joined
 
 
 async def test_an_endless_row_of_interim_responses_is_refused():
