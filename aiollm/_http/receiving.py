@@ -19,6 +19,10 @@ RECEIVE_SIZE = 64 * 1024
 MAX_INTERIM = 64
 """The most interim responses before an answer; servers send one or two."""
 
+MAX_HEAD = 64 * 1024
+"""Bytes of a read, or more reads, after which the head of an answer has to have ended. aiohttp 3.13
+bounds each field, but not how many there are."""
+
 
 class SendNotes:
     """What a connector notes about the request that is being sent."""
@@ -56,6 +60,7 @@ class _Answering(ResponseHandler):
     """
 
     __slots__ = (
+        "_awaited",
         "_interim",
         "_is_awaited",
         "_is_chunked",
@@ -73,6 +78,8 @@ class _Answering(ResponseHandler):
         """What is not answered yet."""
         self._is_awaited = True
         """Whether the head of an answer is still to come."""
+        self._awaited = 0
+        """Bytes that have come of heads that had not ended."""
         self._is_chunked = False
 
     def begin(self, sent: SendNotes | None) -> None:
@@ -82,6 +89,7 @@ class _Answering(ResponseHandler):
         self.was_used = True
         self._sent = sent
         self._is_awaited = True
+        self._awaited = 0
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -108,11 +116,12 @@ class _Answering(ResponseHandler):
                 self._payload = EMPTY_PAYLOAD
             super().feed_data(data, size)
         else:
-            self._end_interim()
+            self._fail_with(
+                f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
+            )
 
-    def _end_interim(self) -> None:
-        error = f"the server sent more than {MAX_INTERIM} interim responses, and no answer"
-        self.set_exception(ProtocolError(error))
+    def _fail_with(self, reason: str) -> None:
+        self.set_exception(ProtocolError(reason))
         if self.transport is not None:
             self.transport.abort()
 
@@ -166,7 +175,7 @@ class _Flowing(_Answering):
         if not data or self._parser is None or self._read_timeout is not None:
             super().data_received(data)
             return
-        cut = len(_HEAD_END)  # as much of it, at most, as began in the read before
+        read, cut = data, len(_HEAD_END)  # as much of it, at most, as began in the read before
         while data and self._is_awaited:
             size = _size_of_head(data, begins=cut > 0)
             cut -= 1
@@ -176,6 +185,10 @@ class _Flowing(_Answering):
             data = data[size:]
         if data:
             self._take_rest(data)
+        elif self._is_awaited:
+            self._awaited += len(read)
+            if self._awaited > MAX_HEAD:
+                self._fail_with(f"the answer has a head of more than {MAX_HEAD} bytes")
 
     def _take_rest(self, data: bytes) -> None:
         """Take what is behind a head: a body, or what is refused."""

@@ -203,6 +203,29 @@ async def test_interim_responses_are_passed_over_but_not_without_end(registry, c
         assert "interim" in str(caught.value.last)
 
 
+@pytest.mark.parametrize(("fields", "is_taken"), [(7, True), (60, False), (10_000, False)])
+async def test_a_head_may_be_large_but_not_without_end(registry, fields, is_taken):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        line, rest = FINAL.split(b"\r\n", 1)
+        writer.write(line + b"\r\nX-Large: %b" % (b"x" * 8000) * fields + b"\r\n" + rest)
+        writer.write(b"".join(chat("x").body))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        call = registry({"a": f"http://127.0.0.1:{port}"}).stream("a/m", "hi").collect()
+        if is_taken:
+            assert (await call).text == "x"
+            return
+        with pytest.raises(FailoverError) as caught:
+            await call
+        assert type(caught.value.last) is ProtocolError
+        assert str(caught.value.last) == "a/m: the answer has a head of more than 65536 bytes"
+
+
 def event(text):
     data = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode()
     return b"%x\r\n%s\r\n" % (len(data), data)
