@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, cast
 
 from aiohttp import EMPTY_PAYLOAD
@@ -24,18 +25,31 @@ MAX_HEAD = 64 * 1024
 bounds each field, but not how many there are."""
 
 
+STALE_SECONDS = 5.0
+"""Seconds within which the end of a reused connection shows that the server had closed it before,
+which takes a round trip. Later, it is the request that failed, and it may be paid for."""
+
+
 class SendNotes:
     """What a connector notes about the request that is being sent."""
 
-    __slots__ = ("is_answered", "is_reused", "key")
+    __slots__ = ("began", "is_answered", "is_reused", "key")
 
     def __init__(self) -> None:
+        self.began = 0.0
+        """When its connection was taken."""
         self.is_reused = False
         """Whether its connection has sent an earlier one."""
         self.is_answered = False
         """Whether any bytes came after it, even if only a part of a head."""
         self.key: Any = None
         """Where the pool keeps connections that would do for it as well."""
+
+    def met_a_stale_connection(self) -> bool:
+        """Return whether it failed because its connection had been closed before."""
+        if self.is_answered or not self.is_reused:
+            return False
+        return monotonic() - self.began < STALE_SECONDS
 
 
 def is_interim(status: int) -> bool:
@@ -85,7 +99,7 @@ class _Answering(ResponseHandler):
     def begin(self, sent: SendNotes | None) -> None:
         """Note what the next bytes answer."""
         if sent is not None:
-            sent.is_reused = self.was_used
+            sent.is_reused, sent.began = self.was_used, monotonic()
         self.was_used = True
         self._sent = sent
         self._is_awaited = True

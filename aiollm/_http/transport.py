@@ -277,7 +277,7 @@ class HttpTransport:
             ours = self._translate(error, connect, way)
             # Servers close idle connections, sometimes just as a request is sent on one. No byte
             # of a response has come, so it can be sent again; on a new connection, only once.
-            stale = sent.is_reused and not (sent.is_answered or self._closed)
+            stale = sent.met_a_stale_connection() and not self._closed
             stale = stale and not isinstance(error, aiohttp.ClientConnectorError)
         except FOREIGN as error:
             ours = self._translate(error, connect, way)

@@ -19,6 +19,7 @@ from aiollm import (
     StreamInterrupted,
     TransportError,
 )
+from aiollm._http import receiving
 from aiollm._http.aiohttp_tuning import SMALL_BODY
 from aiollm._http.receiving import _Flowing
 from aiollm._http.repeated import MOST
@@ -243,6 +244,31 @@ async def test_a_request_whose_answer_has_begun_is_not_sent_again(transport, beg
         with pytest.raises(TransportError, match=r"without an answer|connection failed"):
             await sending
         assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BODY + 1], ids=["repeated", "session"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(("seconds", "requests"), [(1.0, 3), (60.0, 2)], ids=["soon", "late"])
+async def test_a_request_that_was_worked_on_is_not_sent_again(
+    transport, monkeypatch, seconds, requests, how, size
+):
+    """A proxy that ends what takes it too long would else have it made, and billed, twice."""
+    now = 1000.0
+    monkeypatch.setattr(receiving, "monotonic", lambda: now)
+    came = Gate()
+    async with FaultServer(FINE, Raw((came, End(how))), default=FINE) as server:
+        await ask(transport, asking(server))
+        sending = asyncio.ensure_future(transport.send(asking(server, b"x" * size), 5.0))
+        while len(server.requests) < 2:
+            await asyncio.sleep(0)
+        now += seconds
+        came.open()
+        if requests > 2:
+            (await sending).close()
+        else:
+            with pytest.raises(TransportError, match=r"without an answer|connection failed"):
+                await sending
+        assert len(server.requests) == requests
 
 
 async def test_a_connection_with_an_answer_nobody_asked_for_is_not_used(transport):
