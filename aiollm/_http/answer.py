@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _DOCUMENTS = ("text/html", "application/json")
 
+_EVENTS = (b"data:", b"event:", b":", b"id:", b"retry:")
+"""How the first line of a stream of events may begin, and no document does."""
+_BOM = b"\xef\xbb\xbf"
+
 _NEVER, _NO_GAP = inf, -1.0
 """When the last piece of an answer came, and the longest gap between two, while there are none."""
 
@@ -378,10 +382,10 @@ class _Document:
     def _begun(self, framer: Framer[Any], answer: Callable[[], Answer | None]) -> list[Any]:
         """Return the frames of the first bytes, if they begin a stream after all."""
         head = b"".join(self._pieces)
-        begin, found = head.lstrip()[:5], answer()
-        if len(begin) == len(b"data:") or len(head) > FIRST:
+        begin, found = head.removeprefix(_BOM).lstrip()[:6], answer()
+        if len(begin) == len(b"event:") or len(head) > FIRST:
             self._streamed = None
-        if begin not in (b"data:", b"event") or found is None:
+        if found is None or not begin.startswith(_EVENTS):
             return []
         found.framer = framer
         return framer.feed(head)

@@ -480,8 +480,11 @@ def batches_of(reads: list[bytes], content_type: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", ["application/json", "text/html"])
 @pytest.mark.parametrize("size", [1, 9, 64])
-def test_events_that_are_labelled_as_a_document_are_read_as_they_come(kind, size):
-    body = b"\n\n" + b"".join(streams.replay.WIRES["openai"](9))
+@pytest.mark.parametrize(
+    "first", [b"", b"\n\n", b": PROCESSING\n\n", b"id: 1\n", b"retry: 3\n\n", b"\xef\xbb\xbf"]
+)
+def test_events_that_are_labelled_as_a_document_are_read_as_they_come(first, kind, size):
+    body = first + b"".join(streams.replay.WIRES["openai"](9))
     reads = [body[at : at + size] for at in range(0, len(body), size)]
     streamed = batches_of(reads, "text/event-stream")
     assert batches_of(reads, kind) == streamed
