@@ -234,6 +234,9 @@ class _Turns(Encoder):
             wire["refusal"] = refusal
         if calls:
             wire["tool_calls"] = calls
+            if self._dialect.unsigned and "extra_content" not in calls[0]:
+                signature = {"thought_signature": self._dialect.unsigned}
+                calls[0]["extra_content"] = {"google": signature}
         wire |= self._opaque(message)
         # Servers refuse a turn of only reasoning, which a cut answer may leave behind.
         if text or wire.keys() - {"role", "content", "extra_content"}:

@@ -48,7 +48,8 @@ class Dialect(msgspec.Struct, frozen=True):
     hold all that it says to it, so that it calls none (llama.cpp and vLLM), or refuse both together
     (Groq, 2026). `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
-    the field. `chooses`: a choice of tools may be a list of them.
+    the field. `unsigned`: what it takes in place of a signature for a step of another model; "" if
+    it needs none. `chooses`: a choice of tools may be a list of them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Dialect(msgspec.Struct, frozen=True):
     answers_results: bool = False
     think: ThinkTags | None = None
     signatures: bool = False
+    unsigned: str = ""
     chooses: bool = False
     cache: Literal["", "openai", "anthropic"] = ""
     cache_key: str = ""
@@ -262,6 +264,12 @@ def dialect_of(host: str) -> Dialect:
     return next(row for row in DIALECTS if any(matches(name, own) for own in row.hosts))
 
 
+_UNSIGNED = "skip_thought_signature_validator"
+"""Google's placeholder for the signature of a call that another model made."""
+
+_SIGNING = re.compile(r"gemini-(?:[3-9]|\d\d)")
+"""Gemini refuses unsigned calls since its third generation."""
+
 _MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re.IGNORECASE)
 
 
@@ -271,10 +279,13 @@ def suited(dialect: Dialect, model: str) -> Dialect:
 
     Groq refuses every effort but "none" for Qwen (2026). Mistral's templates refuse a user's
     message after results of tools ("Unexpected role 'user' after role 'tool'", its API and vLLM,
-    2025; the templates for llama.cpp, 2026).
+    2025; the templates for llama.cpp, 2026). Gemini 3 refuses a step whose first call is not
+    signed, on this wire, too (2026).
     """
     if dialect is GROQ and "qwen" in model.lower():
         return msgspec.structs.replace(dialect, thinking="switch")
+    if dialect is GEMINI and _SIGNING.search(model):
+        return msgspec.structs.replace(dialect, unsigned=_UNSIGNED)
     if dialect.answers_results or not _MISTRALS.search(model):
         return dialect
     return msgspec.structs.replace(dialect, answers_results=True)

@@ -175,6 +175,26 @@ def test_a_calls_signature_goes_back_where_it_was(chat) -> None:
     assert "extra_content" in elsewhere.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("url", "model", "signs"),
+    [
+        (GEMINI, "gemini-3.7-flash", True),
+        ("https://europe-west4-aiplatform.googleapis.com/v1/p/openapi", "google/gemini-4-x", True),
+        (GEMINI, "gemini-2.5-flash", False),
+        (COMPATIBLE, "gemini-3.7-flash", False),
+    ],
+)
+def test_a_step_of_another_model_has_google_s_placeholder(chat, url, model, signs) -> None:
+    """Gemini 3 refuses a step whose first call is not signed; it signs no other call."""
+    calls = (ToolCallPart("c1", "f"), ToolCallPart("c2", "g"))
+    answers = tool_results(ToolResultPart("c1", "ok"), ToolResultPart("c2", "ok"))
+    sent = chat.send(url, model=model, messages=(user("q"), assistant(*calls), answers))
+    first, second = sent.body["messages"][1]["tool_calls"]
+    placeholder = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert first.get("extra_content") == (placeholder if signs else None)
+    assert "extra_content" not in second
+
+
 def thought(**delta: Any) -> dict[str, Any]:
     return {"id": "c", "choices": [{"index": 0, "delta": delta}]}
 
