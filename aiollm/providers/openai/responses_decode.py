@@ -144,8 +144,7 @@ class ResponsesDecoder:
         kind = event.type = event.type or name.decode("ascii", "replace")
         if kind == "error" or (says_error(event.error) and not kind.startswith("response.")):
             raise stream_error(load_error(data, event.error), data)
-        react = self._EVENTS.get(kind)
-        if react is not None:
+        if (react := self._EVENTS.get(kind)) is not None:
             react(self, event, out)
         elif not kind.startswith("response.") and (value := error_in(data)) is not None:
             raise stream_error(value, data)
@@ -187,8 +186,10 @@ class ResponsesDecoder:
             output.waiting = marker_of(item)
         elif output.kind == "call" and ran_on_server(item):
             output.call = RAN
-        elif output.kind == "call":
+        elif output.kind == "call" and word(item, "name"):
             out.append(self._call(output, item))
+        elif output.kind == "call":
+            self._place(output)  # its end names it, with a server that converts chat (2026)
 
     def _text(self, event: Event, out: list[Item]) -> None:
         output = self._output(event)

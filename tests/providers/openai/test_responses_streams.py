@@ -228,8 +228,11 @@ def _call_events(name: str) -> list[dict[str, Any]]:
     ]
     at_once = event("function_call_arguments.done", arguments='{"a":"ł"}')
     begun = added(CALL | {"arguments": ""})
+    nameless = added(CALL | {"arguments": "", "name": "", "call_id": ""})
     return {
         "all": [begun, *pieces, at_once, done(whole)],
+        "name at the end": [nameless, *pieces, at_once, done(whole)],
+        "name and arguments at the end": [nameless, done(whole)],
         "deltas alone": [begun, *pieces, done(CALL | {"arguments": ""})],
         "arguments.done alone": [begun, at_once, done(whole)],
         "item.done alone": [done(whole)],
@@ -240,7 +243,16 @@ def _call_events(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["all", "deltas alone", "arguments.done alone", "item.done alone", "no item.added", "decoded"],
+    [
+        "all",
+        "name at the end",
+        "name and arguments at the end",
+        "deltas alone",
+        "arguments.done alone",
+        "item.done alone",
+        "no item.added",
+        "decoded",
+    ],
 )
 def test_a_call_is_whole_whatever_events_come(responses, name) -> None:
     read = responses.read(*_call_events(name), ended())
@@ -248,6 +260,11 @@ def test_a_call_is_whole_whatever_events_come(responses, name) -> None:
     assert read.finish == Finish("tool_calls", "completed")
     (call,) = read.response.tool_calls
     assert call.provider_data == marked(id="fc_1", status="completed")
+
+
+def test_a_call_that_was_never_named_is_not_taken_for_an_answer(responses) -> None:
+    nameless = added(CALL | {"arguments": "", "name": "", "call_id": ""})
+    assert type(responses.read(nameless, ended()).error) is StreamInterrupted
 
 
 def test_a_call_without_arguments_has_an_empty_object(responses) -> None:
