@@ -126,7 +126,7 @@ class _Call:
         # Only the end of the answer tells a call without arguments from one that lost them.
         arguments = _object(text, data) if text or not self.whole else "{}"
         if text and self.whole and not arguments and len(text) <= MAX_LOOSE:
-            arguments = _loose_object(text)
+            arguments = _restated(self.pieces) or _loose_object(text)
         valid = bool(self.name and arguments)
         return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
 
@@ -182,6 +182,18 @@ def _object(text: str, data: str | bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     return text if isinstance(value, _Object) else ""
+
+
+def _restated(pieces: Sequence[str]) -> str:
+    """Return the last piece if it is an object and every piece begins with all that came before.
+
+    Some gateways send what there is of the arguments with every event (Baidu's, 2026).
+    """
+    said = [piece for piece in pieces if piece.strip()]
+    if len(said) < 2 or not all(map(str.startswith, said[1:], said)):
+        return ""
+    last = said[-1].strip()
+    return _object(last, last.encode("utf-8", "replace"))
 
 
 def _loose_object(text: str) -> str:
