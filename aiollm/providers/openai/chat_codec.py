@@ -29,13 +29,13 @@ from aiollm.providers.openai.chat_think import ThinkBlock
 from aiollm.providers.openai.dialects import (
     COMPATIBLE,
     Dialect,
-    Model,
     dialect_of,
     model_of,
     suited,
     thinking,
 )
 from aiollm.providers.openai.errors import reply_error
+from aiollm.providers.openai.models import Model
 from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import AudioPart, DocumentPart, Part, Request, Target, Tool, ToolResultPart
 
@@ -178,7 +178,7 @@ def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, fl
         return {}
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wanted.items() if value is not None}
-    if model.sampling or request.reasoning in ("none", 0):
+    if model.sampling or (request.reasoning in ("none", 0) and not model.fixed):
         return given
     if model.quiet and request.reasoning is None:
         return given

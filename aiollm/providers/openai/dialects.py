@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,11 +24,17 @@ from aiollm.providers.openai.chat_replay import (
     in_its_field,
 )
 from aiollm.providers.openai.chat_think import ThinkTags
+from aiollm.providers.openai.models import (
+    ANY,
+    EFFORTS,
+    MOONSHOT_MODELS,
+    OPENAI_MODELS,
+    XAI_MODELS,
+    ZAI_MODELS,
+    Model,
+    Thinking,
+)
 from aiollm.types import Effort, Request
-
-Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek", "switch"]
-
-EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -49,7 +55,8 @@ class Dialect(msgspec.Struct, frozen=True):
     (Groq, 2026). `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
     the field. `unsigned`: what it takes in place of a signature for a step of another model; "" if
-    it needs none. `chooses`: a choice of tools may be a list of them.
+    it needs none. `chooses`: a choice of tools may be a list of them. `models`: what is known of
+    the models it offers.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Dialect(msgspec.Struct, frozen=True):
     cache_key: str = ""
     responses_key: str = ""
     key_models: tuple[str, ...] = ("*",)
+    models: tuple[Model, ...] = ANY
 
 
 OPENAI = Dialect(
@@ -93,6 +101,7 @@ OPENAI = Dialect(
     cache_key="prompt_cache_key",
     responses_key="prompt_cache_key",
     json_with_tools=True,
+    models=OPENAI_MODELS,
 )
 AZURE = Dialect(
     "Azure",
@@ -108,6 +117,7 @@ AZURE = Dialect(
     # Kimi and others that Azure hosts refuse the field (reports of March and August 2026).
     key_models=("gpt-[0-9]*", "chatgpt-*", "codex-*", "o[1-9]*"),
     json_with_tools=True,
+    models=OPENAI_MODELS,
 )
 OPENROUTER = Dialect(
     "OpenRouter",
@@ -156,10 +166,10 @@ STRICT = Dialect(
 XAI = Dialect(
     "this host",
     hosts=("api.x.ai", "*.x.ai"),
-    efforts=("none", "low", "medium", "high"),
     cache_key="x-grok-conv-id",  # in Responses it is a field (docs, November 2026)
     responses_key="prompt_cache_key",
     json_with_tools=True,
+    models=XAI_MODELS,
 )
 GEMINI = Dialect(
     "Gemini",
@@ -197,8 +207,16 @@ FIREWORKS = msgspec.structs.replace(
 MOONSHOT = msgspec.structs.replace(
     COMPATIBLE,
     hosts=("api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"),
+    budget="",
     cache_key="prompt_cache_key",  # as Moonshot's own program sends it (August 2026)
     replay=as_some_reasoning_content,
+    models=MOONSHOT_MODELS,
+)
+ZAI = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("api.z.ai", "open.bigmodel.cn"),
+    budget="",
+    models=ZAI_MODELS,
 )
 XIAOMI = msgspec.structs.replace(
     COMPATIBLE,
@@ -220,38 +238,12 @@ DIALECTS = (
     MINIMAX,
     FIREWORKS,
     MOONSHOT,
+    ZAI,
     XIAOMI,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""
 
-
-class Model(msgspec.Struct, frozen=True):
-    """What OpenAI's own models refuse, in chat and in Responses; the first match applies.
-
-    `sampling`: they accept temperature and top_p. `quiet`: they reason only if asked, and accept
-    both while they do not. `plain_tools`: in chat, they call tools only if reasoning is explicitly
-    switched off.
-    """
-
-    names: tuple[str, ...]
-    sampling: bool = True
-    quiet: bool = False
-    efforts: tuple[Effort, ...] = EFFORTS
-    plain_tools: bool = False
-
-
-_WITHOUT_MINIMAL: tuple[Effort, ...] = ("none", "low", "medium", "high", "xhigh", "max")
-
-MODELS = (
-    Model(("gpt-5*chat*", "gpt-6*chat*")),
-    Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
-    Model(("gpt-5*codex*", "gpt-5*pro*"), sampling=False),
-    Model(("gpt-5.1*", "gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True),
-    Model(("gpt-5*", "o1*", "o3*", "o4*"), sampling=False),
-    Model(("*",)),
-)
-"""As of November 2026. A model that no row names is sent everything; the server decides."""
 
 _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, "medium"))
 """Effort words for budgets up to this many tokens, for hosts that accept only words."""
@@ -293,10 +285,8 @@ def suited(dialect: Dialect, model: str) -> Dialect:
 
 @lru_cache(maxsize=256)
 def model_of(name: str, dialect: Dialect) -> Model:
-    """Return the facts about a model; they are known only for OpenAI and Azure."""
-    if dialect not in (OPENAI, AZURE):
-        return MODELS[-1]
-    return next(row for row in MODELS if any(matches(name, own) for own in row.names))
+    """Return the facts about a model of a host."""
+    return next(row for row in dialect.models if any(matches(name, own) for own in row.names))
 
 
 def thinking(
@@ -311,12 +301,19 @@ def thinking(
             return {"reasoning": {dialect.budget: asked}}
         warnings.add("llama.cpp enforces a reasoning budget; other servers may ignore it")
         return {dialect.budget: asked}
-    if dialect.thinking == "switch" and asked not in ("none", 0):
+    way = model.thinking or dialect.thinking
+    is_off = asked in ("none", 0)
+    if way == "switch" and not is_off:
         warnings.add(f"{dialect.name} can only switch this model's reasoning off")
         return {}
-    efforts = tuple(word for word in dialect.efforts if word in model.efforts)
-    effort = effort_for(asked, efforts, dialect.name, warnings)
-    match dialect.thinking:
+    if way == "toggle":
+        if not is_off:
+            warnings.add(f"{dialect.name} can only switch this model's reasoning on and off")
+        return {"thinking": {"type": "disabled" if is_off else "enabled"}}
+    effort = effort_of(asked, dialect, model, warnings)
+    match way:
+        case _ if effort is None:
+            return {}
         case "openrouter":
             return {"reasoning": {"effort": effort}}
         case "deepseek" if effort == "none":
@@ -335,10 +332,15 @@ def _silent(warnings: Warnings) -> dict[str, Any]:
     return {"reasoning_effort": "none"}
 
 
-def effort_for(
-    asked: Effort | int, efforts: tuple[Effort, ...], name: str, warnings: Warnings
-) -> Effort:
-    """Return the word for an effort or a budget among those that a host accepts."""
+def effort_of(
+    asked: Effort | int, dialect: Dialect, model: Model, warnings: Warnings
+) -> Effort | None:
+    """Return the word for an effort or a budget among those accepted, None if there are none."""
+    efforts = tuple(word for word in dialect.efforts if word in model.efforts)
+    if not efforts:
+        warnings.add(f"{dialect.name} does not let this model's reasoning be set: dropped")
+        return None
+    name = dialect.name
     if isinstance(asked, int):
         wanted: Effort = next((word for limit, word in _BUDGETS if asked <= limit), "high")
         if asked > 0:

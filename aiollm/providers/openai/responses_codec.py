@@ -31,8 +31,9 @@ from aiollm.providers.openai.chat_codec import (
     output_schema,
     sampling,
 )
-from aiollm.providers.openai.dialects import Dialect, Model, dialect_of, effort_for, model_of
+from aiollm.providers.openai.dialects import Dialect, dialect_of, effort_of, model_of
 from aiollm.providers.openai.errors import reply_error
+from aiollm.providers.openai.models import Model
 from aiollm.providers.openai.responses_decode import ResponsesDecoder
 from aiollm.providers.openai.responses_items import input_items
 from aiollm.providers.openai.responses_wire import FAMILY
@@ -228,8 +229,10 @@ def _reasoning(
         return {}
     wire: dict[str, Any] = {}
     if asked is not None:
-        efforts = tuple(word for word in dialect.efforts if word in model.efforts)
-        wire["effort"] = effort_for(asked, efforts, dialect.name, warnings)
+        effort = effort_of(asked, dialect, model, warnings)
+        if effort is None:
+            return {}
+        wire["effort"] = effort
     if wire.get("effort") == "none":
         return {"reasoning": wire}
     return {

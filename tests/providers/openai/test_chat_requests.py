@@ -172,13 +172,58 @@ REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+REASONING_KEYS = ("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens")
+
+
 @pytest.mark.parametrize(("url", "asked", "fields", "warning"), REASONING)
 def test_reasoning_is_asked_for_in_each_hosts_words(chat, url, asked, fields, warning) -> None:
     sent = chat.send(url, reasoning=asked)
-    keys = ("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens")
-    assert {key: value for key, value in sent.body.items() if key in keys} == fields
+    assert {key: value for key, value in sent.body.items() if key in REASONING_KEYS} == fields
     assert warning in " ".join(sent.warnings)
     assert bool(sent.warnings) == bool(warning)
+
+
+XAI, MOONSHOT, ZAI = "https://api.x.ai/v1", "https://api.moonshot.ai/v1", "https://api.z.ai/v4"
+
+VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
+    (XAI, "grok-4.6", "none", {"reasoning_effort": "low"}, "'none'"),
+    (XAI, "grok-4.6", "max", {"reasoning_effort": "xhigh"}, "'max'"),
+    (XAI, "grok-4.5", "xhigh", {"reasoning_effort": "high"}, "'xhigh'"),
+    (XAI, "grok-4.3", "none", {"reasoning_effort": "none"}, ""),
+    (XAI, "grok-4-1-fast", "high", {}, "dropped"),
+    (XAI, "grok-4.20-0309-non-reasoning", "none", {}, "dropped"),
+    (MOONSHOT, "kimi-k3", "medium", {"reasoning_effort": "high"}, "'medium'"),
+    (MOONSHOT, "kimi-k3", "none", {"reasoning_effort": "low"}, "'none'"),
+    (MOONSHOT, "kimi-k3", 2000, {"reasoning_effort": "low"}, "budget"),
+    (MOONSHOT, "kimi-k2.6", "none", {"thinking": {"type": "disabled"}}, ""),
+    (MOONSHOT, "kimi-k2.6", "high", {"thinking": {"type": "enabled"}}, "on and off"),
+    (MOONSHOT, "kimi-k2.6", 2000, {"thinking": {"type": "enabled"}}, "on and off"),
+    (MOONSHOT, "kimi-k2.7-code", "none", {}, "dropped"),
+    (MOONSHOT, "kimi-k9", "medium", {"reasoning_effort": "medium"}, ""),
+    (ZAI, "glm-5.3", 0, {"reasoning_effort": "low"}, "'none'"),
+    (ZAI, "glm-5.2", "low", {"reasoning_effort": "high"}, "'low'"),
+    (ZAI, "glm-4.7", "none", {"thinking": {"type": "disabled"}}, ""),
+]
+
+
+@pytest.mark.parametrize(("url", "model", "asked", "fields", "warning"), VENDORS)
+def test_a_vendor_s_model_is_not_sent_what_it_refuses(
+    chat, url, model, asked, fields, warning
+) -> None:
+    sent = chat.send(url, model=model, reasoning=asked)
+    assert {key: value for key, value in sent.body.items() if key in REASONING_KEYS} == fields
+    assert warning in " ".join(sent.warnings)
+    assert bool(warning) == bool(sent.warnings)
+
+
+@pytest.mark.parametrize("model", ["kimi-k3", "kimi-k2.7-code", "kimi-k2.6"])
+@pytest.mark.parametrize("reasoning", [None, "none", "high"])
+def test_kimi_takes_no_temperature_but_its_own(chat, model, reasoning) -> None:
+    sent = chat.send(MOONSHOT, model=model, temperature=0, top_p=0.5, reasoning=reasoning)
+    assert not sent.body.keys() & {"temperature", "top_p"}
+    assert "own temperature: 0 is dropped" in " ".join(sent.warnings)
+    other = chat.send(MOONSHOT, model="moonshot-v1-8k", temperature=0, reasoning=reasoning)
+    assert other.body["temperature"] == 0
 
 
 @pytest.mark.parametrize(

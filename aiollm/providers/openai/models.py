@@ -1,0 +1,70 @@
+"""What vendors' models refuse on OpenAI's wires, and how they take the effort of reasoning.
+
+Sources, as of November 2026: the vendors' documentation, and reports of requests they refused. In
+each table the first match applies. A model that no row names is sent everything; the server
+decides.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from aiollm.types import Effort
+
+Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek", "switch", "toggle"]
+
+EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Facts about the models whose names match.
+
+    `sampling`: they accept temperature and top_p. `quiet`: they reason only if asked, and accept
+    both while they do not. `fixed`: they accept neither, not even while they do not reason.
+    `efforts`: the words they accept, none if they refuse the field. `plain_tools`: in chat, they
+    call tools only if reasoning is explicitly switched off. `thinking`: how they take the effort,
+    "" if it is the host's way.
+    """
+
+    names: tuple[str, ...] = ("*",)
+    sampling: bool = True
+    quiet: bool = False
+    fixed: bool = False
+    efforts: tuple[Effort, ...] = EFFORTS
+    plain_tools: bool = False
+    thinking: Thinking | Literal[""] = ""
+
+
+ANY = (Model(),)
+
+_WITHOUT_MINIMAL: tuple[Effort, ...] = ("none", "low", "medium", "high", "xhigh", "max")
+_UP_TO_HIGH: tuple[Effort, ...] = ("none", "low", "medium", "high")
+
+OPENAI_MODELS = (
+    Model(("gpt-5*chat*", "gpt-6*chat*")),
+    Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
+    Model(("gpt-5*codex*", "gpt-5*pro*"), sampling=False),
+    Model(("gpt-5.1*", "gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True),
+    Model(("gpt-5*", "o1*", "o3*", "o4*"), sampling=False),
+    *ANY,
+)
+XAI_MODELS = (
+    Model(("grok-4.6*",), efforts=("low", "medium", "high", "xhigh")),  # they always reason
+    Model(("grok-4.5*",), efforts=("low", "medium", "high")),
+    Model(("grok-3-mini*", "grok-4.3*", "grok-*multi-agent*"), efforts=_UP_TO_HIGH),
+    Model(("grok-3*", "grok-4", "grok-4-*", "grok-4.20*", "grok-code*"), efforts=()),
+    Model(efforts=_UP_TO_HIGH),
+)
+MOONSHOT_MODELS = (
+    Model(("kimi-k3*", "k3*"), sampling=False, fixed=True, efforts=("low", "high", "max")),
+    Model(("kimi-k2.7*",), sampling=False, fixed=True, efforts=()),  # they always reason
+    Model(("kimi-k2.5*", "kimi-k2.6*"), sampling=False, fixed=True, thinking="toggle"),
+    *ANY,
+)
+ZAI_MODELS = (
+    Model(("glm-4.5*", "glm-4.6*", "glm-4.7*", "glm-5", "glm-5.1*"), thinking="toggle"),
+    Model(("glm-5.2*",), efforts=("high", "max")),
+    Model(efforts=("low", "high", "max")),  # since 5.3 they always reason
+)
