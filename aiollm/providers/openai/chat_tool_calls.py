@@ -137,10 +137,11 @@ class _Call:
         """Add a piece of the name; return what is new in it.
 
         Gemini's OpenAI wire sends names in pieces (`edit_ex`, `isting_file`; 2025), other servers
-        repeat the complete name in every fragment.
+        repeat the complete name in every fragment, or what there is of it so far (vLLM, 2026).
         """
         if not piece or piece == self.name or (self.name and not self.blank()):
             return ""
+        piece = piece.removeprefix(self.name)
         self.name += piece
         return piece
 
