@@ -48,9 +48,9 @@ CODECS = {
 # request of eight chunks in one read.
 BOUNDS = {
     "openai": (39, 490, 3850),
-    "anthropic": (36, 493, 4555),
+    "anthropic": (36, 493, 4560),
     "google": (46, 522, 4255),
-    "ollama": (32, 456, 3485),
+    "ollama": (32, 456, 3490),
 }
 
 

@@ -348,8 +348,10 @@ class AnthropicDecoder:
                 out.append(UsageUpdate(usage))
             raise broken_error(raw)
         reason = reason_of(raw)
-        if self._ids and reason == "stop":
-            reason = "tool_calls"
+        if self._ids:
+            reason = "tool_calls" if reason == "stop" else reason
+        elif reason == "tool_calls":
+            reason = "stop"  # of what the model wrote, no call could be made (vLLM, 2026)
         self.finished = True
         self._plain = False
         out.append(Finish(reason, shown(raw), usage_of(self._counts, final=True)))

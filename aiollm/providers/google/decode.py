@@ -394,8 +394,10 @@ class GoogleDecoder:
         if is_broken(raw):
             raise broken_error(raw)
         reason = reason_of(raw)
-        if reason == "stop" and self._ids:
-            reason = "tool_calls"
+        if self._ids:
+            reason = "tool_calls" if reason == "stop" else reason
+        elif reason == "tool_calls":
+            reason = "stop"  # of what the model wrote, no call could be made (vLLM, 2026)
         self.finished = True
         counts = self._usage
         usage = Usage() if counts is None else usage_of(counts, "exact")

@@ -228,8 +228,10 @@ class OllamaDecoder:
             raise broken_error(raw)
         # `load` and `unload` answer requests without messages; older servers give no reason.
         reason = reason_of(raw or "stop")
-        if self._ids and reason == "stop":
-            reason = "tool_calls"
+        if self._ids:
+            reason = "tool_calls" if reason == "stop" else reason
+        elif reason == "tool_calls":
+            reason = "stop"  # of what the model wrote, no call could be made (vLLM, 2026)
         self.finished = True
         out.append(Finish(reason, shown(raw), _usage(line)))
 

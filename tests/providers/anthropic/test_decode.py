@@ -194,7 +194,7 @@ def test_an_end_without_either_is_an_interruption(events: Any) -> None:
         ("model_context_window_exceeded", "length"),
         ("refusal", "content_filter"),
         ("pause_turn", "other"),
-        ("tool_use", "tool_calls"),
+        ("tool_use", "stop"),  # no call came
     ],
 )
 def test_stop_reasons(raw: str, reason: str) -> None:

@@ -412,7 +412,7 @@ def test_an_error_amid_the_stream_keeps_the_counts_so_far() -> None:
 
 
 @pytest.mark.parametrize(("raw", "reason"), [
-    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("FUNCTION_CALL", "tool_calls"),
+    ("STOP", "stop"), ("MAX_TOKENS", "length"), ("FUNCTION_CALL", "stop"),
     ("SAFETY", "content_filter"),
     ("RECITATION", "content_filter"), ("LANGUAGE", "content_filter"),
     ("BLOCKLIST", "content_filter"), ("PROHIBITED_CONTENT", "content_filter"),
