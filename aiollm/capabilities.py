@@ -137,6 +137,8 @@ ROWS: tuple[Row, ...] = (
     Row("openai", {"max_embed_inputs": 1000, "max_embed_tokens": 120_000},
         host="api.voyageai.com", as_of="2026-11"),
     Row("openai", {"max_embed_inputs": 2048}, host="api.jina.ai", as_of="2026-11"),
+    # Its newer models take 10, older ones 20 or 25.
+    Row("openai", {"max_embed_inputs": 10}, host="*dashscope*.aliyuncs.com", as_of="2026-07"),
     # DeepSeek takes images: since 21 August 2026 `deepseek-v4-flash-vision-exp`, since 10 September
     # `deepseek-flash`, to which the older names lead by now. So none of its models is refused any.
     Row("openai-responses", {

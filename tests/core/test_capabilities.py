@@ -41,6 +41,7 @@ GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
         ("openai", "api.deepseek.com", "deepseek-v5", {"images": True, "documents": True}),
         ("openai-responses", "api.openai.com", "gpt-6-sol",
          {"tool_result_images": True, "allowed_image_mime": COMMON_MIME}),
+        ("openai", "dashscope-intl.aliyuncs.com", "text-embedding-v4", {"max_embed_inputs": 10}),
         ("openai-responses", "gpu1", "any", {"allowed_image_mime": PLAIN}),
         ("anthropic", "api.anthropic.com", "claude-sonnet-5-5",
          {"max_images_per_request": 600, "max_image_bytes": 5_000_000,
