@@ -145,10 +145,10 @@ SHARED_CODES = (
             "AccountOverdueError",  # Volcengine
             "SetLimitExceeded",  # Volcengine, with 429: a limit of its owner
             "CreditsError",  # OpenCode, with 401
+            "ServiceQuotaExceededException",  # AWS, with 400
         ),
     ),
     Rule(AuthenticationError, codes=("organization_restricted",)),  # Groq, with 400 (2026)
-    Rule(RateLimitError, codes=("rate_limit_reached_error",)),  # Kimi
     Rule(
         OverloadedError,
         codes=(
@@ -217,6 +217,7 @@ _ACCOUNT_TEXTS = (
         texts=(
             "credit balance is too low",  # Anthropic
             "reached your*usage limit",  # Anthropic, Kimi, Ollama's cloud
+            "usage limit for this billing cycle",  # Kimi, with 429 (2026)
             "out of extra usage",  # Anthropic
             "draw from your extra usage",  # Anthropic
             "have any credits yet",  # xAI
@@ -401,6 +402,7 @@ SHARED_TEXTS = (
     Rule(
         RateLimitError,
         codes=(
+            "rate_limit_reached_error",  # Kimi
             "too_many_requests",  # Azure
             "RateLimitReached",  # Azure, GitHub Models
             "ThrottlingException",  # AWS
