@@ -214,8 +214,7 @@ class Gate:
             self._end(ticket, lines)
         admission = ticket.admission
         if admission is None or len(lines) > 1:
-            # In the lines that it leaves without going, others may be the first now.
-            self._pump_all(lines)
+            self._pump_all(lines)  # where it leaves without going, others may be the first now
         return admission if isinstance(admission, Admission) else [*ticket.errors]
 
     def _end(self, ticket: Ticket[Line], lines: Sequence[Line]) -> None:
