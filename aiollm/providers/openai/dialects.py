@@ -295,7 +295,7 @@ def thinking(
     """Return the fields that set the effort or budget of reasoning."""
     asked = request.reasoning
     if asked is None:
-        return _silent(warnings) if model.plain_tools and request.tools else {}
+        return _silent(request, model, warnings) if request.tools else {}
     if isinstance(asked, int) and asked > 0 and dialect.budget:
         if dialect.thinking == "openrouter":
             return {"reasoning": {dialect.budget: asked}}
@@ -324,7 +324,13 @@ def thinking(
             return {"reasoning_effort": effort}
 
 
-def _silent(warnings: Warnings) -> dict[str, Any]:
+def _silent(request: Request, model: Model, warnings: Warnings) -> dict[str, Any]:
+    """Return what switches reasoning off where a model that does so calls no tools."""
+    if not model.forced and request.tool_choice not in (None, "auto", "none"):
+        warnings.add("this model cannot be made to call a tool while it reasons, which is now off")
+        return {"thinking": {"type": "disabled"}}
+    if not model.plain_tools:
+        return {}
     warnings.add(
         "this model calls tools in chat completions only without reasoning, which is now off: "
         "api=responses supports both"

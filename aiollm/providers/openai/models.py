@@ -24,8 +24,8 @@ class Model(msgspec.Struct, frozen=True):
     `sampling`: they accept temperature and top_p. `quiet`: they reason only if asked, and accept
     both while they do not. `fixed`: they accept neither, not even while they do not reason.
     `efforts`: the words they accept, none if they refuse the field. `plain_tools`: in chat, they
-    call tools only if reasoning is explicitly switched off. `thinking`: how they take the effort,
-    "" if it is the host's way.
+    call tools only if reasoning is explicitly switched off. `forced`: they can be made to call one
+    while they reason. `thinking`: how they take the effort, "" if it is the host's way.
     """
 
     names: tuple[str, ...] = ("*",)
@@ -34,6 +34,7 @@ class Model(msgspec.Struct, frozen=True):
     fixed: bool = False
     efforts: tuple[Effort, ...] = EFFORTS
     plain_tools: bool = False
+    forced: bool = True
     thinking: Thinking | Literal[""] = ""
 
 
@@ -60,7 +61,9 @@ XAI_MODELS = (
 MOONSHOT_MODELS = (
     Model(("kimi-k3*", "k3*"), sampling=False, fixed=True, efforts=("low", "high", "max")),
     Model(("kimi-k2.7*",), sampling=False, fixed=True, efforts=()),  # they always reason
-    Model(("kimi-k2.5*", "kimi-k2.6*"), sampling=False, fixed=True, thinking="toggle"),
+    Model(
+        ("kimi-k2.5*", "kimi-k2.6*"), sampling=False, fixed=True, forced=False, thinking="toggle"
+    ),
     *ANY,
 )
 ZAI_MODELS = (

@@ -216,6 +216,25 @@ def test_a_vendor_s_model_is_not_sent_what_it_refuses(
     assert bool(warning) == bool(sent.warnings)
 
 
+@pytest.mark.parametrize(
+    ("choice", "asked", "fields"),
+    [
+        ("required", None, {"thinking": {"type": "disabled"}}),
+        ("get_weather", None, {"thinking": {"type": "disabled"}}),
+        ("get_weather", "high", {"thinking": {"type": "enabled"}}),
+        ("auto", None, {}),
+        ("none", None, {}),
+        (None, None, {}),
+    ],
+)
+def test_kimi_does_not_reason_before_a_call_it_is_made_to_make(chat, choice, asked, fields) -> None:
+    """It refuses both together, and reasons unless told not to."""
+    wish = {"tools": (WEATHER,), "tool_choice": choice, "reasoning": asked}
+    sent = chat.send(MOONSHOT, model="kimi-k2.6", **wish)
+    assert {key: value for key, value in sent.body.items() if key in REASONING_KEYS} == fields
+    assert bool(sent.warnings) == bool(fields)
+
+
 @pytest.mark.parametrize("model", ["kimi-k3", "kimi-k2.7-code", "kimi-k2.6"])
 @pytest.mark.parametrize("reasoning", [None, "none", "high"])
 def test_kimi_takes_no_temperature_but_its_own(chat, model, reasoning) -> None:
