@@ -137,7 +137,7 @@ def _lowest(weights: Iterable[int]) -> tuple[int, ...]:
     return tuple(each // divisor for each in weights)
 
 
-class Names(msgspec.Struct, frozen=True):
+class KnownNames(msgspec.Struct, frozen=True):
     """What a parser needs to know of names: aliases' specs, and which providers exist."""
 
     alias: Callable[[str], str | None]
@@ -162,7 +162,7 @@ def as_target(target: str | Target) -> Target:
     return target
 
 
-def parse_spec(spec: str, names: Names) -> Plan:
+def parse_spec(spec: str, names: KnownNames) -> Plan:
     """Parse a spec and expand its aliases. Raises: SpecError."""
     if not isinstance(spec, str):
         raise SpecError(f"a spec is a str or a Plan, not of type {type(spec).__name__}")
@@ -208,7 +208,7 @@ class _Draft(msgspec.Struct):
 class _Parser:
     """Expands aliases depth first, counting targets as it goes."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: KnownNames) -> None:
         self._names = names
         self._count = 0
 

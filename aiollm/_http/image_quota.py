@@ -15,7 +15,7 @@ _IMAGES = ("n", "batch_size", "n_iter")
 """Fields of `ImageRequest.extra` that ask for more; stable-diffusion-webui multiplies its two."""
 
 
-class Quota:
+class ImageQuota:
     """Lets through as much as one request asks for, and counts the rest."""
 
     def __init__(self, request: ImageRequest) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY, MAX_UNARY_REPLY
-from aiollm._http.image_quota import Quota
+from aiollm._http.image_quota import ImageQuota
 from aiollm._http.turns import PIECE, Turns
 from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
@@ -67,7 +67,7 @@ async def draw(
             yield [Notice(message) for message in http.warnings]
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()
-            quota = Quota(request)
+            quota = ImageQuota(request)
             turns = Turns(reply.read, piece=PIECE)
             size = 0
             while not decoder.finished:

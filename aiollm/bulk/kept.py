@@ -8,9 +8,9 @@ from collections import deque
 import msgspec
 
 from aiollm._wire.printable import one_line, printable
-from aiollm.bulk.part import LONGEST
 from aiollm.bulk.record import Record
 from aiollm.bulk.report import RowReport
+from aiollm.bulk.subtotal import LONGEST
 
 KEPT = 50
 """Rows of each kind."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from aiollm.bulk.kept import KeptRows
-from aiollm.bulk.part import LONGEST, Part
 from aiollm.bulk.record import Record
 from aiollm.bulk.report import Report, TargetReport
 from aiollm.bulk.scores import OTHERS, Scores, cleaned, count
+from aiollm.bulk.subtotal import LONGEST, Subtotal
 from aiollm.bulk.timeline import Timeline
 
 MOST_TARGETS, MOST_WORDS = 50, 50
@@ -29,7 +29,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, Part] = {}
+        self._subtotals: dict[str, Subtotal] = {}
         self._scores = Scores()
         self._timeline = Timeline()
         self._kept = KeptRows()
@@ -46,9 +46,9 @@ class Tally:
         Of a failed one, `key`, `failure` and the target are enough.
         """
         if again is not None:
-            self._part(_target_of(again)).take_back(again)
+            self._subtotal(_target_of(again)).take_back(again)
             self._kept.take_back(again)
-        self._part(_target_of(record)).add(record)
+        self._subtotal(_target_of(record)).add(record)
         self._scores.add(record.score)
         self._kept.add(record)
         self._add_tries(record)
@@ -65,29 +65,29 @@ class Tally:
     def _add_tries(self, record: Record) -> None:
         for each in record.tries:
             count(self._tries, each.outcome, MOST_WORDS)
-            part = self._part(each.target)
-            part.tries += 1
+            subtotal = self._subtotal(each.target)
+            subtotal.tries += 1
             if each.error:
                 count(self._try_errors, each.error, MOST_WORDS)
             if each.outcome == "failed":
-                part.failed_tries += 1
+                subtotal.failed_tries += 1
         if len(record.tries) > 1:
             self._retried += 1
 
-    def _part(self, target: str) -> Part:
-        found = self._parts.get(target)
+    def _subtotal(self, target: str) -> Subtotal:
+        found = self._subtotals.get(target)
         if found is not None:
             return found
         target = target[:MOST_NAME]
-        if target not in self._parts and len(self._parts) >= MOST_TARGETS:
+        if target not in self._subtotals and len(self._subtotals) >= MOST_TARGETS:
             target = OTHERS
-        return self._parts.setdefault(target, Part())
+        return self._subtotals.setdefault(target, Subtotal())
 
     def report(self) -> Report:
         """Return what has been added so far."""
-        overall = Part()
-        for part in self._parts.values():
-            overall.update(part)
+        overall = Subtotal()
+        for subtotal in self._subtotals.values():
+            overall.update(subtotal)
         seconds = self._timeline.seconds
         return Report(
             rows=overall.answered + overall.failed,
@@ -120,7 +120,7 @@ class Tally:
         )
 
     def _targets(self) -> list[TargetReport]:
-        reports = [part.report(target) for target, part in self._parts.items()]
+        reports = [subtotal.report(target) for target, subtotal in self._subtotals.items()]
         return sorted(reports, key=lambda each: (-each.rows, each.target))
 
 

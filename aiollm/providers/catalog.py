@@ -18,7 +18,7 @@ from aiollm.provider import ALL_MODELS, Provider
 from aiollm.providers.schemes import BUILTINS, SCHEMES, builtin, from_dsn, merged_headers
 from aiollm.providers.urls import OLLAMA_PORT
 from aiollm.spec import (
-    Names,
+    KnownNames,
     Plan,
     closest,
     how_to_define,
@@ -154,7 +154,7 @@ class Catalog:
             return spec
         plan = self._plans.get(spec) if type(spec) is str else None
         if plan is None:
-            names = Names(self._alias, self._is_provider, self._all_names)
+            names = KnownNames(self._alias, self._is_provider, self._all_names)
             plan = parse_spec(spec, names)
             if len(self._plans) < MAX_PLANS:
                 self._plans[spec] = plan
@@ -195,7 +195,7 @@ class Catalog:
         """Check the scopes of a request's `extra`. Raises: ConfigError."""
         from aiollm.providers.extra_fields import check_extra  # most calls have none
 
-        names = Names(self._alias, self._is_provider, self._all_names)
+        names = KnownNames(self._alias, self._is_provider, self._all_names)
         check_extra(extra, names, self._wires)
 
     def _wires(self) -> Iterator[str]:

@@ -10,7 +10,7 @@ import msgspec
 from aiollm._validation import BRINGING, any_of, check
 from aiollm.errors import ConfigError, UnsupportedError
 from aiollm.images import ImageRequest
-from aiollm.spec import Names, refuse_address
+from aiollm.spec import KnownNames, refuse_address
 from aiollm.types import MAX_NAME, Request, Target
 
 ALL = "*"
@@ -70,7 +70,9 @@ def fields_of(extra: Mapping[str, Any], wires: Iterable[str], target: Target) ->
     return fields
 
 
-def check_extra(extra: Mapping[str, Any], names: Names, wires: Callable[[], Iterable[str]]) -> None:
+def check_extra(
+    extra: Mapping[str, Any], names: KnownNames, wires: Callable[[], Iterable[str]]
+) -> None:
     """Check that each scope exists and maps names to values; `wires` finds those of providers.
 
     Raises: ConfigError, for fields without a scope with the form that they should have.
@@ -88,7 +90,7 @@ def check_extra(extra: Mapping[str, Any], names: Names, wires: Callable[[], Iter
             raise ConfigError(f"extra[{scope!r}] must map field names of the wire body to values")
 
 
-def _exists(scope: str, names: Names, wires: Callable[[], Iterable[str]]) -> bool:
+def _exists(scope: str, names: KnownNames, wires: Callable[[], Iterable[str]]) -> bool:
     if scope.startswith(WIRE):
         wire = scope.removeprefix(WIRE)
         return wire in WIRES or wire in wires()
@@ -96,7 +98,7 @@ def _exists(scope: str, names: Names, wires: Callable[[], Iterable[str]]) -> boo
     return scope == ALL or (names.is_provider(provider) and bool(slash) == bool(model))
 
 
-def _is_field(key: str, value: object, names: Names, *, is_any_known: bool) -> bool:
+def _is_field(key: str, value: object, names: KnownNames, *, is_any_known: bool) -> bool:
     """Return whether what should be a scope is rather a field of the body."""
     if not isinstance(value, Mapping):
         return True
@@ -111,7 +113,7 @@ def _how_to_write(field: str) -> str:
     )
 
 
-def _unknown(scope: str, names: Names, wires: Callable[[], Iterable[str]]) -> str:
+def _unknown(scope: str, names: KnownNames, wires: Callable[[], Iterable[str]]) -> str:
     if scope.startswith(WIRE):
         known = sorted({*WIRES, *wires()})
         close = _closest(scope.removeprefix(WIRE), known, WIRE)
@@ -122,7 +124,7 @@ def _unknown(scope: str, names: Names, wires: Callable[[], Iterable[str]]) -> st
     return f"extra has an unknown provider in {_short(scope)}{_hint(scope, names)}"
 
 
-def _hint(scope: str, names: Names) -> str:
+def _hint(scope: str, names: KnownNames) -> str:
     """Return what else a scope may have been meant to be, "" if nothing is like it."""
     provider, slash, model = scope.partition("/")
     if not slash and names.alias(provider) is not None:

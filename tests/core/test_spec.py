@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiollm.errors import ConfigError, SpecError
-from aiollm.spec import MAX_TARGETS, Names, Plan, Step, parse_spec
+from aiollm.spec import MAX_TARGETS, KnownNames, Plan, Step, parse_spec
 from aiollm.types import Target
 
 PROVIDERS = ("m1", "m5", "my-prov", "openai", "openrouter")
 
 
 def parse(spec: str, providers=PROVIDERS, **aliases: str) -> Plan:
-    names = Names(aliases.get, providers.__contains__, lambda: [*providers, *aliases])
+    names = KnownNames(aliases.get, providers.__contains__, lambda: [*providers, *aliases])
     return parse_spec(spec, names)
 
 
@@ -344,7 +344,7 @@ def test_an_alias_bomb_is_stopped_while_it_expands(separator) -> None:
         return aliases.get(name)
 
     with pytest.raises(SpecError, match="more than 64 targets"):
-        parse_spec("a0", Names(alias, PROVIDERS.__contains__, list))
+        parse_spec("a0", KnownNames(alias, PROVIDERS.__contains__, list))
     assert len(looked_up) < 60 + 3 * MAX_TARGETS
 
 
@@ -359,7 +359,7 @@ def test_names_are_listed_only_for_an_error() -> None:
     def listed() -> list[str]:
         raise AssertionError
 
-    names = Names({"a": "m1/x"}.get, PROVIDERS.__contains__, listed)
+    names = KnownNames({"a": "m1/x"}.get, PROVIDERS.__contains__, listed)
     assert steps(parse_spec("a,m1/y", names)) == [["m1/x"], ["m1/y"]]
 
 

@@ -27,7 +27,7 @@ from aiollm.dsn import Dsn, DsnOptions, parse_dsn
 from aiollm.errors import ConfigError, LLMError, OutputError, SpecError, UnsupportedError
 from aiollm.providers.catalog import Catalog
 from aiollm.providers.openai.chat_think import ThinkBlock, ThinkTags
-from aiollm.spec import Names, parse_spec
+from aiollm.spec import KnownNames, parse_spec
 from aiollm.types import Response, TextPart, assistant
 from tests.fuzz.oracles import bounded_memory, check_error, cuts, rng_of
 
@@ -145,7 +145,7 @@ def environment(data: bytes) -> None:
     assert not any(KEY in each for each in hidden), "the key is shown"
 
 
-_TARGET = parse_spec("a/b", Names(lambda _: None, lambda _: True, lambda: ())).targets[0]
+_TARGET = parse_spec("a/b", KnownNames(lambda _: None, lambda _: True, lambda: ())).targets[0]
 
 
 def _misplaced(lines: list[str]) -> bool:
@@ -173,7 +173,7 @@ def spec(data: bytes) -> None:
     pairs = (line.partition("=") for line in lines)
     aliases = {name: value for name, equals, value in pairs if equals}
     providers = ("openai", "box", "anthropic")
-    names = Names(aliases.get, providers.__contains__, lambda: [*aliases, *providers])
+    names = KnownNames(aliases.get, providers.__contains__, lambda: [*aliases, *providers])
     try:
         with bounded_memory(data):
             plan = parse_spec(text, names)

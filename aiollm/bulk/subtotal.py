@@ -27,7 +27,7 @@ _SUMS = (
 )
 
 
-class Part:
+class Subtotal:
     """Counts, tokens, money and times of rows.
 
     `counted` is answers whose tokens a provider counted, `exact` those with a certain count, and
@@ -120,7 +120,7 @@ class Part:
         else:
             self.errors.pop(kind, None)
 
-    def update(self, other: Part) -> None:
+    def update(self, other: Subtotal) -> None:
         """Add all that another one has."""
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
