@@ -101,7 +101,7 @@ class Decoder(Protocol[Frame_contra]):
 
     @property
     def ending(self) -> bool:
-        """Whether a finish word has come: `close` may end the answer, and more may follow."""
+        """Whether a finish reason has come: `close` may end the answer, and more may follow."""
 
     def feed(self, frames: Sequence[Frame_contra], out: list[Item]) -> None:
         """Decode frames. Raises: LLMError for an error event, ProtocolError."""

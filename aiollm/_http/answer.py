@@ -157,7 +157,7 @@ class Answer:
         return batch
 
     async def _hold(self) -> None:
-        """Read after a finish word, or where only a read can wait for bytes."""
+        """Read after a finish reason, or where only a read can wait for bytes."""
         try:
             if self._decoder.ending:
                 self._words = words = self._words or self._last_words()
@@ -221,7 +221,7 @@ class Answer:
         self._decoder = decoder
 
     def _feed_end(self, data: bytes, batch: list[Item]) -> None:
-        """Decode what follows a finish word, or b"" at the end. Raises: LLMError."""
+        """Decode what follows a finish reason, or b"" at the end. Raises: LLMError."""
         if not data:
             self.goes_on = False
             self._close(batch)
@@ -232,7 +232,7 @@ class Answer:
             words.said_more()
 
     def _last_words(self) -> LastWords:
-        """Return what reads after a finish word; most answers end with their terminal event."""
+        """Return what reads after a finish reason; most answers end with their terminal event."""
         from aiollm._http.last_words import LastWords
 
         gap = None if self._last == _NEVER else self._gap

@@ -1,4 +1,4 @@
-"""After a finish word: how long a server may be silent until its answer counts as complete."""
+"""After a finish reason: how long a server may be silent until its answer counts as complete."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ GAPS = 4.0
 SURE = 2.0
 UNSURE = 4.0
 LONGEST = 10.0
-"""Seconds of silence: at least after pieces without a finish word; at least where the first piece
+"""Seconds of silence: at least after pieces without a finish reason; at least where the first piece
 had one, as this server may put it into every piece; and at most. The most also counts where
-nothing was said yet, or where more was said after a finish word."""
+nothing was said yet, or where more was said after a finish reason."""
 
 _FAR = 2 * LONGEST
 
 
 class LastWords:
-    """Reads what may follow the finish word of an answer.
+    """Reads what may follow the finish reason of an answer.
 
     Only what the decoder makes of the bytes counts as a sign of life here: not pings, comments or
     empty chunks, with which some servers keep a connection open for ever.
@@ -33,7 +33,7 @@ class LastWords:
     def __init__(self, timeouts: Timeouts, gap: float | None, *, sure: bool) -> None:
         """`gap` is the longest between two pieces, below 0 after one, None before the first.
 
-        `sure` is whether there were pieces without a finish word.
+        `sure` is whether there were pieces without a finish reason.
         """
         self._gaps = 0.0 if gap is None else GAPS * gap
         self._least = LONGEST if gap is None else SURE if sure else UNSURE

@@ -106,7 +106,7 @@ class Reply(msgspec.Struct):
     items: list[Item]
     error: LLMError | None = None
     may_end: bool = False
-    """Whether a terminal event or a finish word had come by the end of the bytes."""
+    """Whether a terminal event or a finish reason had come by the end of the bytes."""
     streamed: int = 0
     """How many of the items had come by then."""
 

@@ -79,7 +79,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
 
         Only errors of ours are raised; what came before them is a sane response, which can be
         sent back. Cuts change nothing. A beginning of the body gives a beginning of the answer,
-        and succeeds only if a finish word is in it. Work and memory are linear.
+        and succeeds only if a finish reason is in it. Work and memory are linear.
         """
         with bounded_memory(data):
             whole = case.read([data])
@@ -133,7 +133,7 @@ def _said(items: list[Any]) -> tuple[str, list[str]]:
 
 
 def check_beginning(case: Case, body: bytes, whole: Reply, frames: list[Any]) -> None:
-    """A beginning of a body gives a beginning of the answer, and succeeds after a finish word.
+    """A beginning of a body gives a beginning of the answer, and succeeds after a finish reason.
 
     The end of a beginning may complete another last event than the rest of the body does.
     """
@@ -141,7 +141,7 @@ def check_beginning(case: Case, body: bytes, whole: Reply, frames: list[Any]) ->
     if cut.error is not None:
         assert cut.finish is None
         return
-    assert cut.may_end, "success without a finish word"
+    assert cut.may_end, "success without a finish reason"
     own = frames_of(case, body)
     if own == frames[: len(own)]:
         text, calls = _said(cut.items)
@@ -256,7 +256,7 @@ def streaming(data: bytes) -> None:
     """Run the engine over an answer in memory, whatever its status, type, headers and end.
 
     Only errors of ours are raised; there is one Finish or an error, cuts change nothing, the reply
-    is closed, and a connection that breaks before a finish word is an error.
+    is closed, and a connection that breaks before a finish reason is an error.
     """
     answer = wire.parsed(data)
     case = answer.case
