@@ -66,7 +66,7 @@ class Closeable(Protocol):
 
 
 def _paid(make: Callable[..., Chain]) -> Callable[..., Chain]:
-    """Return what makes the same kind of call, but one that counts money."""
+    """Return a function that makes the same kind of call, but counts money."""
     if make is Chain:
         from aiollm._failover.paid import PaidChain  # only calls with prices or a budget need it
 
@@ -142,7 +142,7 @@ class Resources:
     def source_of(
         self, policy: Policy, opener: TargetOpener, options: StreamOptions
     ) -> Callable[..., CallSource]:
-        """Return what makes a call, perhaps one with the response cache. Raises: ConfigError."""
+        """Return a function that makes a call, cached if asked for. Raises: ConfigError."""
         make = self.chain_of(policy, opener, options.get("session"))
         use = options.get("response_cache")
         if use is None:
@@ -162,7 +162,10 @@ class Resources:
     def chain_of(
         self, policy: Policy, opener: TargetOpener | None = None, session: object = None
     ) -> Callable[..., Chain]:
-        """Return what makes the chain for a call, perhaps of a session. Raises: ConfigError."""
+        """Return a function that makes the chain of a call, perhaps in a session.
+
+        Raises: ConfigError.
+        """
         make: Callable[..., Chain] = Chain
         if session is not None:
             from aiollm._failover.sessions import Sessions  # only such calls need it
@@ -202,7 +205,7 @@ class Resources:
         return Access(provider, self)
 
     def requester(self) -> UnaryRequester:
-        """Return what sends single requests."""
+        """Return the object that sends requests without a stream."""
         from aiollm._http.unary import UnaryRequester  # calls that stream need none
 
         return UnaryRequester(self, self.load)

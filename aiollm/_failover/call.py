@@ -91,7 +91,7 @@ class Call(ABC):
 
     @abstractmethod
     def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
-        """Return what brings the next batch to `task`, None at the end."""
+        """Return an awaitable that brings the next batch to `task`, None at the end."""
 
     @abstractmethod
     def ends_with(self, error: Exception) -> bool:

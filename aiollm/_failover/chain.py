@@ -88,7 +88,7 @@ class Chain(Call):
             emit(CallStarted(number, str(plan), opener.operation, opener.asked))
 
     def next(self, task: asyncio.Task[Any]) -> Awaitable[Sequence[Item] | None]:
-        """Return what brings the next batch to `task`, None at the end.
+        """Return an awaitable that brings the next batch to `task`, None at the end.
 
         Raises, when awaited: LLMError, FailoverError.
         """

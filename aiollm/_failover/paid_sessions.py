@@ -15,6 +15,6 @@ class PaidSessionChain(PaidChain, SessionChain):
 
 
 def paid_session(make: Callable[..., Chain]) -> Callable[..., Chain]:
-    """Return what makes a call of the same session that counts money."""
+    """Return a function that makes a call of the same session, but counts money."""
     assert isinstance(make, partial)
     return partial(PaidSessionChain, *make.args)

@@ -63,7 +63,7 @@ class Sessions:
         return len(self._sessions)
 
     def chain(self, session: object, opener: ChatOpener) -> Callable[..., Chain]:
-        """Return what makes a chain for a call of a session, given by name or as such.
+        """Return a function that makes the chain of a call in a session, which is named or given.
 
         The request gets the key of a named session. Raises: ConfigError.
         """

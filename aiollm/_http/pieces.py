@@ -90,7 +90,7 @@ class Pieces(StreamReader):
                 reader.max_size = LESS
 
     def coming(self) -> asyncio.Future[None]:
-        """Return what ends when there is something to take. Raises: RuntimeError."""
+        """Return a wait that ends when there is something to take. Raises: RuntimeError."""
         if self._protocol.transport is None:
             raise RuntimeError("the connection is closed")
         waiter = self._waiter

@@ -343,7 +343,7 @@ _FLOWING_USES = ("_exception", "_loop", "_parser", "_payload", "_read_timeout", 
 
 
 def connection_factory(loop: asyncio.AbstractEventLoop) -> partial[_Answering]:
-    """Return what makes the protocols of connections for aiohttp."""
+    """Return a function that makes the protocols of connections for aiohttp."""
     one = ResponseHandler(loop)
     is_known = IS_LIKE_PIECES and all(hasattr(one, name) for name in _FLOWING_USES)
     return partial(_Flowing if is_known else _Answering, loop=loop)

@@ -22,7 +22,7 @@ class Source(Protocol[Got_co]):
     """Where a reader's items come from."""
 
     def next(self, task: asyncio.Task[Any], /) -> Awaitable[Got_co | None]:
-        """Return what brings the next item to `task`, which awaits it at once, None at the end."""
+        """Return an awaitable of the next item, None at the end; `task` awaits it at once."""
 
     def close(self) -> None:
         """End the work now; synchronous and idempotent."""

@@ -43,7 +43,7 @@ class AnthropicCodec(Codec):
         return listed_names(reply.body)
 
     def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
-        """Return what counts at `/messages/count_tokens`."""
+        """Return the codecs that count at `/messages/count_tokens`."""
         from aiollm.providers.anthropic.counting import AnthropicCounts  # few programs count
 
         return (AnthropicCounts(),)

@@ -76,7 +76,7 @@ class GoogleCodec(Codec):
         return tuple(name.removeprefix("models/") for name in names)
 
     def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
-        """Return what counts at `:countTokens`."""
+        """Return the codecs that count at `:countTokens`."""
         from aiollm.providers.google.counting import GoogleCounts  # few programs count
 
         return (GoogleCounts(),)

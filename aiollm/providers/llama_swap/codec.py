@@ -50,7 +50,7 @@ class LlamaSwapCodec(ChatCodec):
         return super().models(openai_wire(provider))
 
     def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
-        """Return what counts at the upstreams, which load their models for it."""
+        """Return the codecs that count at the upstreams, which load models for it."""
         from aiollm.providers.llama_swap.counting import UpstreamCounts, UpstreamTokenizeCounts
 
         return UpstreamCounts(self.encode_body), UpstreamTokenizeCounts(self.encode_body)

@@ -109,7 +109,7 @@ class ChatCodec(Codec):
         return merge(body, request.extra) if request.extra else body
 
     def _decoder_of(self, body: dict[str, Any], dialect: Dialect) -> Callable[[], ChatDecoder]:
-        """Return what makes the decoder of a reply that is not read like most."""
+        """Return a function that makes the decoder of a reply that is not read like most."""
         asked = body.get("n")
         choices = asked if isinstance(asked, int) else 1
         tags = dialect.think
@@ -132,7 +132,7 @@ class ChatCodec(Codec):
         return listed_names(reply.body)
 
     def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:
-        """Return what counts at servers of one's own; of the vendors none counts for chat."""
+        """Return the codecs that count at servers of your own; no vendor counts for chat."""
         dialect = self._dialect or dialect_of(provider.host)
         if dialect is not COMPATIBLE:
             return ()

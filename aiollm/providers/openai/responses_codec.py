@@ -123,7 +123,7 @@ class ResponsesCodec(Codec):
         return listed_names(reply.body)
 
     def counters(self, provider: Provider) -> tuple[TokenCodec, ...]:  # noqa: ARG002
-        """Return what counts at `/responses/input_tokens`."""
+        """Return the codecs that count at `/responses/input_tokens`."""
         from aiollm.providers.openai.responses_counting import ResponsesCounts  # few programs count
 
         return (ResponsesCounts(self.encode_body),)
