@@ -153,7 +153,7 @@ async def generate_typed(
 
 
 def check_repairs(repairs: object) -> None:
-    """Raise ConfigError for what is no number of corrections to ask for."""
+    """Raise ConfigError unless `repairs` is an integer from 0 up."""
     if type(repairs) is not int or repairs < 0:
         raise ConfigError(f"repairs is {_shown(repairs)}: expected an integer from 0 up")
 

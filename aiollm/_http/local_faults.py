@@ -47,7 +47,7 @@ def local_error(error: BaseException, *, in_lookup: bool = False) -> LocalError 
             return _because_of(errno.ENOMEM)
         case RuntimeError() if "thread" in str(error):  # the name lookup wanted one
             return LocalError("no thread can be started: raise `ulimit -u` or the limit of tasks")
-        case socket.gaierror():  # its numbers are no errno
+        case socket.gaierror():  # its numbers are not errnos
             return _because_of(_of_lookup(error.errno))
         case ssl.SSLError():  # nor are its
             if getattr(error, "reason", None) not in _NO_CIPHER:

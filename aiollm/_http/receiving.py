@@ -287,7 +287,7 @@ class _Flowing(_Answering):
     def pause_reading(self) -> None:
         """Stop reading from the socket, but not in the middle of what was read.
 
-        aiohttp's parser would keep the rest, and nobody knew what a body ends with.
+        aiohttp's parser would keep the rest, and nothing would tell where the body ends.
         """
         if not self._reading_paused and self.transport is not None:
             self._reading_paused = True

@@ -15,7 +15,7 @@ from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import TOO_LARGE, Received, Sent, Traffic
 
 MAX_NOISE = 1000
-"""Lines in a row that are no messages, after which a server is given up: some print a few."""
+"""Lines in a row that are not messages, after which a server is given up: some print a few."""
 
 MAX_WAITING = 64
 """Messages that wait for the SDK before the server's output is left in its pipe."""

@@ -49,7 +49,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{16}")
-"""So many letters in a row with a digit among them are no word."""
+"""This many letters in a row, with a digit among them, are not a word."""
 
 _SCHEMES = frozenset({"api-key", "apikey", "basic", "bearer", "key", "token"})
 """Words before a credential in a header."""

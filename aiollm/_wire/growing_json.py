@@ -51,7 +51,7 @@ Path: TypeAlias = tuple[str | int, ...]
 class GrowingJson:
     """Reads one JSON value in pieces; thinking and words before it are passed over.
 
-    Values that are handed out share what is complete and never changes again. What is no strict
+    Values that are handed out share what is complete and never changes again. What is not strict
     JSON, and names that occur twice, end the reading: only the whole text tells what they mean.
     """
 

@@ -1,4 +1,4 @@
-"""Raw JSON amid a stream of frames: where it ends, and whether it reports an error."""
+"""Raw JSON between the frames of a stream: where it ends, and whether it reports an error."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def as_vector(numbers: bytes) -> Vector:
 
 
 _MARK, _PLACE = 5, 4
-"""Bytes of what stands for a vector: nine, which is no multiple of four."""
+"""Bytes of the placeholder for a vector: nine, which is not a multiple of four."""
 
 
 def _at(body: bytes, start: int) -> tuple[int, bytes | None]:

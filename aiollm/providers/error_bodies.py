@@ -214,7 +214,7 @@ def _brief(raw: bytes, depth: int) -> Any:
     begin = raw[:MAX_MESSAGE].decode("utf-8", "replace")
     match begin[:1]:
         case '"':
-            # It may be cut amid an escape; those of a surrogate pair are twelve bytes.
+            # It may be cut within an escape; those of a surrogate pair are twelve bytes.
             ends = (load(raw[: MAX_MESSAGE - less] + b'"') for less in range(12))
             return next((text for text in ends if text is not None), begin[1:])
         case "{" if depth and (found := _outline(raw, depth - 1)):

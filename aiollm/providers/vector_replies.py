@@ -1,4 +1,4 @@
-"""Shared by the codecs of embeddings and reranking: strict decoding, and what is no answer."""
+"""Shared by the codecs of embeddings and reranking: strict decoding, and errors in replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anthropic, counting: the body of a message without what is no part of the prompt."""
+"""Anthropic, counting: the body of a message without what is not part of the prompt."""
 
 from __future__ import annotations
 

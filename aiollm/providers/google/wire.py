@@ -135,7 +135,7 @@ class _TextCandidate(_Wire, forbid_unknown_fields=True):
 
 
 class Text(_Wire):
-    """A chunk with a piece of the answer's text, in the midst of the answer.
+    """A chunk with a piece of the answer's text, in the middle of the answer.
 
     There are fewer fields than in `Plain` to look for, and to leave empty.
     """

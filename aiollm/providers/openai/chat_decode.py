@@ -371,7 +371,7 @@ class ChatDecoder:
     def _content(
         self, content: str | list[Any] | dict[str, Any], block: ThinkBlock | None
     ) -> Iterable[Item]:
-        """Read content that is no plain text: parts, or text that may begin with a think block."""
+        """Read content that is not plain text: parts, or text that may begin with a think block."""
         if block is None or not isinstance(content, str):
             parts = content if isinstance(content, list) else [content]
             check_parts(parts)

@@ -152,7 +152,7 @@ class _TextChoice(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=
 
 
 class Text(msgspec.Struct, gc=False):
-    """The same as `Usual` for a chunk that has text, in the midst of an answer."""
+    """The same as `Usual` for a chunk that has text, in the middle of an answer."""
 
     choices: tuple[_TextChoice]
     usage: None = None

@@ -1,4 +1,4 @@
-"""OpenAI Responses, counting: the body of a call without what is no part of the prompt."""
+"""OpenAI Responses, counting: the body of a call without what is not part of the prompt."""
 
 from __future__ import annotations
 
