@@ -52,7 +52,7 @@ class GenerateOptions(RequestFields, CallOptions, total=False):
 
     `session`: the name of the conversation. The target whose prompt cache is warm for it is asked
     first, if it is healthy and has room. `response_cache`: "use" takes the answer to an equal
-    request from the registry's cache, if the first target of the spec gave it; "refresh" asks
+    request from the registry's cache, if a target of the spec's first step gave it; "refresh" asks
     again; both keep the answer once it is complete.
     """
 
