@@ -67,6 +67,7 @@ class Ledger:
 
     async def reserve(self, amount: int, seconds: float) -> bool:
         """Reserve an amount, after at most so many seconds; False where it does not fit."""
+        self.admit()  # those whose loop was closed are in nobody's way
         if self.try_reserve(amount):
             return True
         if self.pool is not None:
@@ -129,16 +130,18 @@ class Ledger:
         line = self._line
         while line:
             waiter = next(iter(line))
+            future = waiter.future
+            waits = not (future.done() or future.get_loop().is_closed())
             fits = self._fits(waiter.amount)
-            if not fits and self.may_fit(waiter.amount):
+            if waits and not fits and self.may_fit(waiter.amount):
                 if self.pool is not None:
                     self.pool.draw()
                 return
             del line[waiter]
             self.waiting -= waiter.amount
-            if not waiter.future.done():
+            if waits:
                 self.reserved += waiter.amount if fits else 0
-                waiter.future.set_result(fits)
+                future.set_result(fits)
 
 
 def _answer(future: asyncio.Future[bool], answer: bool) -> None:  # noqa: FBT001

@@ -60,6 +60,31 @@ asyncio.run(go_on())
 print("the end", flush=True)
 """
 
+BUDGET = """
+import asyncio, gc, sys
+from aiollm import Budget
+
+async def hold():
+    held.append(await budget.reserve(0.75))
+    tasks.append(asyncio.create_task(budget.reserve(0.5)))
+    await asyncio.sleep(0)
+
+async def go_on():
+    for usd in (0.25, 0.5):
+        (await budget.reserve(usd)).release()
+        held[0].release()
+
+budget, held, tasks = Budget(usd=1.0), [], []
+loop = asyncio.new_event_loop()
+loop.run_until_complete(hold())
+loop.close()
+if sys.argv[1] == "collected":
+    tasks.clear()
+    gc.collect()
+asyncio.run(go_on())
+print(budget)
+"""
+
 
 @pytest.mark.parametrize("when", ["collected", "at the end"])
 def test_a_program_that_closes_its_loop_under_a_call_hears_only_of_its_task(when):
@@ -72,3 +97,10 @@ def test_a_program_that_closes_its_loop_under_a_call_hears_only_of_its_task(when
 def test_a_registry_goes_on_after_a_loop_was_closed_under_an_answer():
     done = run_program(GOES_ON)
     assert (done.stdout, done.stderr) == ("Hi\nHi\nthe end\n", "")
+
+
+@pytest.mark.parametrize("when", ["collected", "at the end"])
+def test_who_waited_for_a_budget_on_a_loop_that_was_closed_is_in_nobodys_way(when):
+    done = run_program(BUDGET, when)
+    assert done.stdout == "Budget(usd=1, spent=0, reserved=0)\n"
+    assert "Exception ignored" not in done.stderr
