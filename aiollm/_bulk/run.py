@@ -150,6 +150,8 @@ class MapRun(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self._close()
+        if self._loop.is_closed():
+            return  # amid the run: it is collected, and nothing of it runs any longer
         # All of it has been told to end; who is cancelled here does not keep it running.
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -322,7 +324,7 @@ class MapRun(Generic[T]):
         self._see_end()
 
     def _cancel(self) -> None:
-        for task in self._tasks:
+        for task in () if self._loop.is_closed() else self._tasks:
             task.cancel()
 
     def _close(self) -> None:

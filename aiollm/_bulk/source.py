@@ -276,7 +276,7 @@ class Source:
         """Pull no more; an iterable that blocks in its thread is left to itself."""
         self._has_ended = True
         pulling = self._pulling
-        if pulling is not None:
+        if pulling is not None and not pulling.task.get_loop().is_closed():
             pulling.task.cancel()
         if self._thread is not None:
             if inspect.isgenerator(self._iter):
