@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from aiollm._mcp.events import in_turns
-from aiollm._mcp.lines import seen
+from aiollm._mcp.lines import readable
 from aiollm._mcp.posts import Events, Post, Posts, Sending, head_of
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Traffic
@@ -184,7 +184,7 @@ class _Bounded:
         if body is None:
             excess = weight.excess or f"more than {limit} bytes"
             return self._error(TOO_LARGE, f"the result is too large: {excess}")
-        found = seen(body)
+        body, found = readable(body)
         if found.refusal:
             return self._error(TOO_LARGE, f"the result is too large: {found.refusal}")
         return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
@@ -204,14 +204,14 @@ class _Bounded:
 
     def _refused(self, request: Any, response: Any, body: bytes | None) -> Any:
         status = response.status_code
-        found = seen(body or b"")
+        body, found = readable(body or b"")
         if status == 404 and "mcp-session-id" in request.headers:
             return self._error(SESSION_LOST, "the server has forgotten the session")
         if found.is_message and not found.refusal:
             return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
         if status in _NOT_FOUND and not body:
             return self._error(UNREACHABLE, f"HTTP {status}: no MCP server at this path")
-        text = (body or b"")[:_ERROR_BODY].decode("utf-8", "replace")
+        text = body[:_ERROR_BODY].decode("utf-8", "replace")
         said = " ".join(text.split())[:300]
         return self._error(UNREACHABLE, f"HTTP {status}: {said}".strip(": "))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from aiollm._user_types.density import MESSAGE, Weight
+from aiollm._wire.lenient import MAX_MENDED, encode, load_weighed
 
 T = TypeVar("T")
 
@@ -94,10 +96,13 @@ class Lines:
         self._pieces.clear()
         self._size, self._head, self._tail = 0, b"", b""
         self._weight = Weight(MESSAGE)
-        if not head:
-            return line
-        found = _FIRST.match(head) or _LAST.search(tail)
-        return TooLong(size, int(found[1]) if found else None, excess)
+        return TooLong(size, _id_in(head, tail), excess) if head else line
+
+
+def _id_in(head: bytes, tail: bytes) -> int | None:
+    """Return the id of a message by its ends, None where neither has it."""
+    found = _FIRST.match(head) or _LAST.search(tail)
+    return int(found[1]) if found else None
 
 
 class _Resource(msgspec.Struct):
@@ -151,6 +156,26 @@ def seen(line: bytes) -> Seen:
     if not head.method and not has_answer:
         return Seen()
     return Seen(is_message=True, method=head.method, id=head.id, refusal=_refusal(line, head))
+
+
+def readable(line: bytes) -> tuple[bytes, Seen]:
+    """Return a message as it can be read, and what it is.
+
+    Servers cut texts in the middle of a character, and Python's write NaN: either is JSON to them.
+    """
+    found = seen(line)
+    if found.is_message or not line.lstrip().startswith(b"{"):
+        return line, found
+    if len(line) > MAX_MENDED:
+        answered = _id_in(line[:_EDGE], line[-_EDGE:])
+        reason = f"it has more than {MAX_MENDED} bytes, and is no plain JSON"
+        return line, Seen(is_message=answered is not None, id=answered, refusal=reason)
+    value = load_weighed(line)
+    made = b""
+    with suppress(ValueError, RecursionError):
+        made = encode(value)
+    again = seen(made)
+    return (made, again) if again.is_message else (line, found)
 
 
 def _refusal(line: bytes, head: _Head) -> str:

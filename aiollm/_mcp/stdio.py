@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from aiollm._mcp.child import Child
-from aiollm._mcp.lines import HEARD, Lines, Seen, TooLong, seen
+from aiollm._mcp.lines import HEARD, Lines, Seen, TooLong, readable, seen
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import TOO_LARGE, Received, Sent, Traffic
 
@@ -121,7 +121,7 @@ class StdioTransport:
                 size = f"{line.size} bytes, more than {self._most}"
                 self._refuse(line.id, f"it has {line.excess or size}")
             else:
-                self._look(line, seen(line))
+                self._look(*readable(line))
         if len(self._waiting) > MAX_WAITING:
             self.child.pause_reading()
 

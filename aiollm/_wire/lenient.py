@@ -34,7 +34,7 @@ _OBJECT = msgspec.json.Decoder(_Object)
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """The escape of a surrogate."""
 
-_MAX_MENDED = 256 * 1024
+MAX_MENDED = 256 * 1024
 """Bytes of a frame with halves of surrogate pairs or invalid UTF-8, which is mended slowly."""
 
 _MAX_SLOW = 64 * 1024
@@ -120,7 +120,7 @@ def is_object(text: str | bytes) -> bool:
     try:
         _OBJECT.decode(text)
     except (ValueError, RecursionError):
-        if len(text) > _MAX_MENDED:
+        if len(text) > MAX_MENDED:
             return False
         data = text.encode("utf-8", "replace") if isinstance(text, str) else text
         return isinstance(load(data), dict)
@@ -151,7 +151,7 @@ def _has_halves(data: bytes) -> bool:
 def _loads(data: bytes, *, halves: bool, weighed: bool = False) -> Any:
     # An object is made of every value, read or not.
     if len(data) > LARGE:
-        if halves and len(data) > _MAX_MENDED:
+        if halves and len(data) > MAX_MENDED:
             raise ValueError("it is too large to have halves of surrogate pairs")
         if not weighed and (excess := excess_in(data)):
             raise ValueError(f"it holds {excess}")
@@ -163,7 +163,7 @@ def _loads(data: bytes, *, halves: bool, weighed: bool = False) -> Any:
     if len(data) > LARGE and (escapes := data.count(b"\\")) > _MAX_SLOW:
         raise ValueError(f"it is not plain JSON and has {escapes} escapes")
     # Both the codec that skips a byte order mark and the search for white space are slow.
-    how = "replace" if len(data) <= _MAX_MENDED else "strict"
+    how = "replace" if len(data) <= MAX_MENDED else "strict"
     text = data.decode("utf-8", how).removeprefix("\ufeff").strip(" \t\r\n")
     if text.startswith("{"):
         value, end = _json().raw_decode(text)

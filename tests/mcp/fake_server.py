@@ -46,6 +46,8 @@ NAMES = [
     "audio",
     "link",
     "structured",
+    "cut",
+    "nan",
     "resource",
     "unknown",
     "secret",
@@ -95,6 +97,8 @@ PLAIN = {
         "content": [{"type": "resource_link", "name": "a.txt", "uri": "file:///a.txt"}]
     },
     "structured": lambda _: {"content": [], "structuredContent": {"celsius": 21.5}},
+    "cut": lambda _: text("half of \ud83d"),
+    "nan": lambda _: {"content": [], "structuredContent": {"celsius": float("nan")}},
     "empty": lambda _: {"content": []},
     "bad_result": lambda _: {"content": "no list"},
     "many": lambda _: {"content": [{"type": "text", "text": "x"}] * 1001},

@@ -58,6 +58,8 @@ async def test_tools_are_called_over_http(http, registry, mode):
         async with reg.mcp(fake.url, token=TOKEN, headers={"x-team": "search"}) as server:
             (echo,) = await server.tools("echo")
             assert (await echo(text="hi")).text == "echo: hi"
+            assert (await server.call("cut")).text == "half of \ufffd"
+            assert (await server.call("nan")).text == '{"celsius":null}'
             assert server.status.pid is None
     assert fake.deleted == 1
     assert {each.get("authorization") for each in fake.seen} == {f"Bearer {TOKEN}"}

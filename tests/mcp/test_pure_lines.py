@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm._mcp.lines import MAX_ITEMS, Lines, TooLong, seen
+from aiollm._mcp.lines import MAX_ITEMS, Lines, Seen, TooLong, readable, seen
+from aiollm._wire.lenient import MAX_MENDED
 
 
 @given(
@@ -77,3 +78,29 @@ def test_a_message_with_too_many_pieces_is_refused(result, reason):
     found = seen(json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode())
     assert reason in found.refusal
     assert bool(reason) is bool(found.refusal)
+
+
+ANSWER = b'{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"%b"}]}}'
+
+
+def test_what_is_plain_json_or_no_message_stays_as_it_is():
+    deep = b'{"jsonrpc":"2.0","id":7,"result":%b"\\ud83d"%b}' % (b"[" * 900, b"]" * 900)
+    plain = ANSWER % rb"\\ud83d \ud83d\ude00 \n"
+    for line in (plain, b"Listening on port 1", b'{"jsonrpc"', b'{"a":1 }', deep):
+        assert readable(line) == (line, seen(line))
+
+
+def test_what_servers_take_for_json_is_made_readable():
+    """Of JavaScript's `text.slice(0, 1000)`, and of Python's `json.dumps`."""
+    line, found = readable(ANSWER % rb"cut \ud83d off")
+    assert line.decode() == (ANSWER % "cut \ufffd off".encode()).decode()
+    assert found == Seen(is_message=True, id=7)
+    line, found = readable(b'{"jsonrpc":"2.0","id":7,"result":{"celsius":NaN}}')
+    assert (line, found.id) == (b'{"jsonrpc":"2.0","id":7,"result":{"celsius":null}}', 7)
+
+
+def test_a_large_message_that_is_no_plain_json_is_refused():
+    line = ANSWER % (b"x" * MAX_MENDED + rb"\ud83d")
+    assert readable(line) == (line, Seen(is_message=True, id=7, refusal=readable(line)[1].refusal))
+    assert "no plain JSON" in readable(line)[1].refusal
+    assert not readable(b"{" + b"x" * MAX_MENDED)[1].is_message

@@ -83,6 +83,8 @@ async def test_a_run_uses_the_tools_of_a_server(served, registry):
     [
         ("fail", [TextPart("no such file")]),
         ("structured", [TextPart('{"celsius":21.5}')]),
+        ("cut", [TextPart("half of \ufffd")]),
+        ("nan", [TextPart('{"celsius":null}')]),
         ("resource", [TextPart("plain words")]),
         ("empty", []),
         ("noise", [TextPart("after the noise")]),

@@ -16,6 +16,7 @@ from aiollm._mcp.sdk import load
 from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.tools import Listed, book_of
 from aiollm._mcp.traffic import Traffic
+from aiollm._wire.lenient import MAX_MENDED
 from tests.turns import turns
 
 DENSE = [b"[" * 40_000, b'{"a":"b"},' * 20_000, b"1," * 140_000, b'"\\n"' * 600_000]
@@ -102,6 +103,36 @@ async def test_events_that_come_line_by_line_are_counted_one_by_one(end):
     for blank in ([end], [end[:1], end[1:]] if end[1:] else [end]):
         reads = [small, end, *blank] * 20
         assert b"".join([each async for each in in_turns(httpx2, Body(*reads))]) == b"".join(reads)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_events_are_made_readable_however_they_are_cut(end, size):
+    event = b'event: message%bdata:%b{"id":1,"result":{"text":"%b"}}%b%b'
+    cut, whole = (
+        event % (end, space, text, end, end)
+        for space, text in ((b" ", rb"\ud83d"), (b"", rb"\ud83d\ude00"))
+    )
+    data = cut + whole
+    reads = [data[at : at + size] for at in range(0, len(data), size)]
+    made = b"".join([each async for each in in_turns(httpx2, Body(*reads))])
+    assert made.count("\ufffd".encode()) == 1
+    assert made.endswith(whole)
+    assert made.startswith(cut[: cut.index(b"{")].rstrip(b" "))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+async def test_an_event_is_passed_on_at_its_end_and_a_long_line_before(end):
+    long = b"data: " + b"x" * (MAX_MENDED + 1)
+    body = in_turns(httpx2, Body(b"data: {}" + end + end, b": ping" + end, long, b"never"))
+    given = []
+    async for each in body:
+        given.append(each)
+        if len(given) == 1:
+            assert given == [b"data: {}" + end + end]
+        if b"".join(given).endswith(long):
+            break
+    assert b"".join(given) == b"data: {}" + end + end + b": ping" + end + long
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
