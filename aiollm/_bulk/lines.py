@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +62,22 @@ def _lines(fd: int) -> Iterator[bytes]:
 
 def _row(line: bytes, form: LineFormat) -> MapRow:
     try:
-        said = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return ConfigError(f"it is not JSON: {error}")
-    try:
-        return _request(said, form)
+        return _request(_decoded(line), form)
     except ConfigError as error:
         return error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         return ConfigError(f"{error}")
+
+
+def _decoded(line: bytes) -> Any:
+    """Return what a line says. Raises: ConfigError."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        reason = f"it is not JSON: {error}"
+    with suppress(ValueError, RecursionError):
+        return json.loads(line.decode())  # Python also writes NaN, and halves of characters
+    raise ConfigError(reason)
 
 
 def _request(said: Any, form: LineFormat) -> MapRow:

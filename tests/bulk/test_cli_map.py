@@ -122,6 +122,17 @@ def test_rows_have_every_form_and_broken_ones_are_named(
     assert "11 done, 7 failed" in said
 
 
+def test_a_row_is_whatever_python_takes_for_json(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But no text in another encoding: it would be asked without what cannot be read."""
+    lines = (json.dumps({"prompt": "cut \ud83d off", "expected": float("nan")}), '"na\u00efve"')
+    Path("rows.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
+    assert cli.main(command()) == cli.FAILED
+    assert answers(Path("out.jsonl")) == {"1": "cut \ufffd off"}
+    assert "line 2: it is not JSON: Invalid UTF-8" in capsys.readouterr().err
+
+
 def test_the_fields_of_a_row_and_of_the_command_reach_the_request(server: FaultServer) -> None:
     write('{"question": "hi", "temperature": 0.5, "seed": 3}\n')
     given = ("--prompt-field", "question", "-s", "Be kind.", "-n", "9", "-t", "1")
