@@ -126,6 +126,7 @@ class MapRun(Generic[T]):
         self._loop = asyncio.get_running_loop()
         await self._resources.load(_TALLY)
         keys = Keys()
+        source = self._plan.source(keys, self._fill)  # wrong rows leave no file, open or not
         if self._plan.into is not None:
             self._output = output = OutputFile(self._plan.into, self._fail)
             try:
@@ -138,7 +139,7 @@ class MapRun(Generic[T]):
             except BaseException:
                 output.close()
                 raise
-        self._source = self._plan.source(keys, self._fill)
+        self._source = source
         self._state = "open"
         self._fill()
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,12 +76,25 @@ async def test_a_bad_row_is_named_and_the_others_are_asked(
     assert into.read_text().count("\n") == 2  # a bad row could take the place of another's answer
 
 
-@pytest.mark.parametrize("rows", ["a prompt", {"key": "prompt"}, 7, b"a"])
-async def test_what_has_no_rows_is_refused_at_once(registry: Registry, rows: Any) -> None:
+class Unreadable:
+    """An iterable that cannot be iterated."""
+
+    def __iter__(self) -> Any:
+        raise TypeError("rows are an iterable of requests, but not these")
+
+
+@pytest.mark.parametrize("rows", ["a prompt", {"key": "prompt"}, 7, b"a", Unreadable()])
+async def test_what_has_no_rows_is_refused_at_once_and_leaves_no_file(
+    registry: Registry, rows: Any, tmp_path: Path
+) -> None:
     registry.register("m", FakeProvider(default=echo).provider())
-    with pytest.raises(ConfigError, match="rows are an iterable of requests"):
-        async with registry.map("m/x", rows):
+    into = tmp_path / "out.jsonl"
+    with pytest.raises((ConfigError, TypeError), match="rows are an iterable of requests"):
+        async with registry.map("m/x", rows, into=into):
             pass
+    assert not into.exists()
+    async with registry.map("m/x", ["a"], into=into) as run:  # nobody holds it
+        assert (await run.finish()).answered == 1
 
 
 async def test_a_source_that_blocks_does_not_stop_the_loop_or_the_end(registry: Registry) -> None:
