@@ -63,6 +63,10 @@ class Fates:
         self._sick_since = None
         self._misconfigured = 0
 
+    def is_well_since(self, row: RowToAsk) -> bool:
+        """Return whether a target has answered since a row was asked last."""
+        return self._answers > row.answers_before
+
     def of(self, error: Exception, row: RowToAsk, asked_at: float, now: float) -> Fate:
         """Return what becomes of a row that was asked from `asked_at` to `now`."""
         match error:

@@ -234,7 +234,7 @@ class MapRun(Generic[T]):
             return False
         width = self._width
         self._is_full = self._held >= width.limit + WINDOW
-        if self._is_full:
+        if self._is_full and not (self._plan.ordered and self._put_off):
             return False
         waiting, bounded = self._resources.gate.crowd(self._plan.targets)
         if width.allows(len(self._tasks), waiting + self._fresh, bounded=bounded):
@@ -248,12 +248,23 @@ class MapRun(Generic[T]):
         self._fill()
 
     def _take(self) -> RowToAsk | None:
-        """Return a row to ask now: one that was put off where there are many, or no other."""
+        """Return a row to ask now: one that was put off where it is due, or there is no other."""
         assert self._source is not None
-        if len(self._put_off) < PUT_OFF and (row := self._source.take()) is not None:
+        if not self._is_due() and (row := self._source.take()) is not None:
             row.place, self._begun = self._begun, self._begun + 1
             return row
         return self._put_off.popleft() if self._put_off else None
+
+    def _is_due(self) -> bool:
+        """Return whether rows that were put off go before new ones.
+
+        They do where there are many. In order, all others wait to be taken behind them, so they do
+        once a target is well, too, and where there is no room for others.
+        """
+        put_off = self._put_off
+        if not self._plan.ordered or not put_off:
+            return len(put_off) >= PUT_OFF
+        return self._is_full or self._fates.is_well_since(put_off[0]) or len(put_off) >= PUT_OFF
 
     async def _ask(self, row: RowToAsk) -> None:
         self._fresh -= 1

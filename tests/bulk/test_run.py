@@ -17,6 +17,7 @@ from aiollm import (
     BudgetError,
     ClosedError,
     ConfigError,
+    FailoverError,
     InvalidRequestError,
     OutputError,
     Price,
@@ -29,6 +30,7 @@ from aiollm import (
     TextDelta,
 )
 from aiollm._bulk.row import Row
+from aiollm._bulk.run import WINDOW
 from aiollm.testing import NEVER, FakeProvider, Gate
 from aiollm.types import Target
 from tests.bulk.conftest import answers, records
@@ -55,6 +57,41 @@ async def test_the_error_of_a_row_is_in_its_row_and_ends_nothing(registry: Regis
     assert "too rude" in str(rows["4"].error)
     assert len(rows["4"].attempts) == 1
     assert rows["4"].response is None
+
+
+@pytest.mark.parametrize("others", ["answered", "failed"])
+async def test_in_order_all_others_do_not_fill_the_room_of_a_row_that_was_put_off(
+    others: str,
+) -> None:
+    def script(target: Target, request: Request) -> Any:
+        text = echo(target, request)
+        if text in ("0", "1") and len(fake.calls) <= 2:
+            return ServerError("it starts again", status=500)
+        return InvalidRequestError("no", status=400) if others == "failed" and text != "0" else text
+
+    fake = FakeProvider(default=script)
+    async with Registry(env={}, **FAST) as registry:
+        registry.register("m", fake.provider())
+        rows = map(str, range(WINDOW + 100))
+        options: Any = {"ordered": True, "concurrency": 2, "retries": 0}
+        async with registry.map("m/x", rows, **options) as run, asyncio.timeout(300):
+            first, *left = [row async for row in run]
+    assert first.text == "0"
+    assert [row.key for row in left] == [str(number) for number in range(2, WINDOW + 101)]
+
+
+async def test_in_order_a_row_that_its_server_cannot_answer_ends_nothing() -> None:
+    def script(target: Target, request: Request) -> Any:
+        text = echo(target, request)
+        return ServerError("it breaks the server", status=500) if text == "0" else text
+
+    async with Registry(env={}, **FAST) as registry:
+        registry.register("m", FakeProvider(default=script).provider())
+        options: Any = {"ordered": True, "concurrency": 1, "retries": 0}
+        async with registry.map("m/x", map(str, range(20)), **options) as run:
+            first, *left = [row async for row in run]
+    assert isinstance(first.error, FailoverError)
+    assert [row.text for row in left] == [str(number) for number in range(1, 20)]
 
 
 async def test_rows_that_a_bad_server_cuts_or_fails_are_all_answered() -> None:
