@@ -183,6 +183,18 @@ def test_check_without_a_spec_tries_what_aliases_name(box, capsys, monkeypatch):
     assert models == ["small", "big"]
 
 
+@pytest.mark.parametrize("more", [[], ["-v"]])
+def test_check_names_an_alias_that_cannot_be_read_where_there_is_no_other(
+    capsys, monkeypatch, more
+):
+    monkeypatch.setenv("LLM_LOOP", "alias:loop")
+    assert cli.main(["check", *more]) == cli.FAILED
+    said = capsys.readouterr().out
+    assert said.startswith("loop")
+    assert "SpecError: alias cycle: loop -> loop" in said
+    assert "  at" not in said
+
+
 def test_check_names_an_alias_that_cannot_be_read_and_tries_the_others(box, capsys, monkeypatch):
     monkeypatch.setenv("LLM_GOOD", "alias:box/gemma")
     monkeypatch.setenv("LLM_TYPO", "alias:bxo/gemma")

@@ -188,7 +188,9 @@ def _described(finding: Finding) -> str:
     facts, target, url = finding.capabilities, one_line(finding.target), one_line(finding.url)
     takes = [name for name in ("images", "documents", "audio", "tools") if facts.get(name)]
     way = f"  ({one_line(finding.network)})" if finding.network else ""
-    lines = [target, f"  at {url}{way}", f"  accepts {', '.join(takes) or 'text only'}"]
+    lines = [target]
+    if url:  # else it is wrong, as an alias may be
+        lines += [f"  at {url}{way}", f"  accepts {', '.join(takes) or 'text only'}"]
     if facts.get("images"):
         limits = ("max_images_per_request", "max_image_dimension", "max_pixels", "max_image_bytes")
         lines += [f"  {name}: {facts[name]}" for name in limits if facts.get(name) is not None]
