@@ -56,7 +56,7 @@ def _serve(jobs: SimpleQueue[Any], loop: asyncio.AbstractEventLoop) -> None:
             value = work()
         except BaseException as raised:  # noqa: BLE001 - raised where it is awaited
             error = raised
-        # Where the loop has been closed nobody waits, but lines are still to be written and files closed.
+        # Where the loop has been closed nobody waits, but files are still to be written and closed.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, future, value, error)
         del job, work, future, value, error
