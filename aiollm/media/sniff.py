@@ -18,6 +18,8 @@ _STEPS = 4096
 """The most segments, chunks or blocks to walk, in under 2 ms; beyond, a header is unreadable."""
 _BOXES = 512
 """The most boxes of an ISO file to walk for its size; the tiles of a grid share one extent."""
+_EXIF_BLOCKS = 16
+"""The most blocks of EXIF that are joined, a megabyte: the orientation is near their start."""
 _EXIF = b"Exif\0\0"
 _PROFILE = b"ICC_PROFILE\0\1"
 _TAIL = 64 * 1024
@@ -67,7 +69,8 @@ def info(data: bytes | ImagePart) -> ImageInfo | None:
 
 
 def _jpeg(data: bytes) -> ImageInfo | None:
-    position, size, srgb = 2, (0, 0), True
+    position, size = 2, (0, 0)
+    srgb: bool | None = None
     blocks: list[tuple[int, int]] = []
     for _ in range(_STEPS):
         if data[position] != 0xFF:
@@ -81,8 +84,9 @@ def _jpeg(data: bytes) -> ImageInfo | None:
             height, width = unpack_from(">HH", data, position + 5)
             size = (width, height)
         elif marker == 0xE1 and data.startswith(_EXIF, position + 4):
-            blocks.append((position + 10, position + 2 + length))
-        elif marker == 0xE2 and data.startswith(_PROFILE, position + 4):
+            if len(blocks) < _EXIF_BLOCKS:
+                blocks.append((position + 10, position + 2 + length))
+        elif marker == 0xE2 and srgb is None and data.startswith(_PROFILE, position + 4):
             # Of a profile in several segments, the first has the list of its contents.
             start = position + 18
             srgb = not icc.needs_conversion(data[start : start + min(length - 16, icc.MOST)])
@@ -90,7 +94,8 @@ def _jpeg(data: bytes) -> ImageInfo | None:
             start = max(position, len(data) - _TAIL)
             # Entropy-coded data never contains FF D9, so after the scan header it is the end.
             whole = data.rfind(b"\xff\xd9", start) >= 0
-            return ImageInfo("image/jpeg", *size, False, whole, _jpeg_turn(data, blocks), srgb)
+            turned = _jpeg_turn(data, blocks)
+            return ImageInfo("image/jpeg", *size, False, whole, turned, srgb is not False)
         position += 2 + length
     return None
 
@@ -115,8 +120,13 @@ def _png(data: bytes) -> ImageInfo | None:
 
 
 def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
-    """Return whether it is animated, its orientation, and whether its colours are sRGB's."""
-    position, animated, turned, srgb, pixels = 8, False, exif.UPRIGHT, True, False
+    """Return whether it is animated, its orientation, and whether its colours are sRGB's.
+
+    Of each kind of chunk the first counts: a file may have but one, and a trap has thousands.
+    """
+    position, animated, pixels = 8, False, False
+    turned: int | None = None
+    srgb: bool | None = None
     for _ in range(_STEPS):
         if pixels and position + 8 > len(data):
             break
@@ -125,9 +135,9 @@ def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
         match data[position + 4 : start]:
             case b"acTL":
                 animated = True
-            case b"eXIf":
+            case b"eXIf" if turned is None:
                 turned = exif.orientation(data, start)
-            case b"iCCP":
+            case b"iCCP" if srgb is None:
                 srgb = not _png_profile(data[start : start + min(length, icc.MOST)])
             case b"IDAT" if not pixels:
                 pixels = True
@@ -141,7 +151,7 @@ def _png_chunks(data: bytes) -> tuple[bool, int, bool]:
     else:
         if not pixels:
             raise ValueError("chunks without end")
-    return animated, turned, srgb
+    return animated, turned or exif.UPRIGHT, srgb is not False
 
 
 def _ends_with_pixels(data: bytes, first: int, length: int) -> bool:
@@ -241,22 +251,24 @@ def _webp(data: bytes) -> ImageInfo | None:
 
 
 def _webp_chunks(data: bytes) -> tuple[int, bool]:
-    """Return the orientation, and whether the colours are sRGB's."""
-    position, turned, srgb = 12, exif.UPRIGHT, True
+    """Return the orientation, and whether the colours are sRGB's: of each, the first counts."""
+    position = 12
+    turned: int | None = None
+    srgb: bool | None = None
     for _ in range(_STEPS):
         if position + 8 > len(data):
             break
         (length,) = unpack_from("<I", data, position + 4)
         start = position + 8
         match data[position : position + 4]:
-            case b"EXIF":
+            case b"EXIF" if turned is None:
                 turned = exif.orientation(data, start)
-            case b"ICCP":
+            case b"ICCP" if srgb is None:
                 srgb = not icc.needs_conversion(data[start : start + min(length, icc.MOST)])
             case _:
                 pass
         position = start + length + length % 2
-    return turned, srgb
+    return turned or exif.UPRIGHT, srgb is not False
 
 
 def _bmp(data: bytes) -> ImageInfo | None:

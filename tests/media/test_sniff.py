@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import sys
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given
@@ -180,3 +182,50 @@ def test_all_blocks_of_a_gif_together_are_walked_in_few_steps():
     finally:
         sys.settrace(before)
     assert steps < 50_000
+
+
+def calls_of(function: str, data: bytes) -> int:
+    """Return how often a function of this name is called to read a header."""
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_name == function
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        assert info(data) is not None
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def test_of_many_profiles_and_orientations_the_first_count(make):
+    """Each takes a tenth of a millisecond, on the event loop, and a file may have thousands."""
+    profiles = [zlib.compress(b"%d" % number) for number in range(300)]
+    turns = [make.chunk(b"eXIf", make.exif(turn)) for turn in (6, 3)]
+    extra = [*(make.chunk(b"iCCP", b"a\0\0" + each) for each in profiles), *turns]
+    data = make.png((2, 2), bytes(14), extra=extra)
+    assert calls_of("needs_conversion", data) == 1
+    assert calls_of("orientation", data) == 1
+    assert info(data).orientation == 6
+    blocks = [(b"EXIF", make.exif(6)), (b"EXIF", make.exif(3))]
+    blocks += [(b"ICCP", b"no profile %3d" % number) for number in range(300)]
+    chunks = b"".join(kind + struct.pack("<I", len(block)) + block for kind, block in blocks)
+    data = b"RIFF" + bytes(4) + b"WEBPVP8X\n\0\0\0\x28" + bytes(9) + chunks
+    assert calls_of("needs_conversion", data) == 1
+    assert calls_of("orientation", data) == 1
+    assert info(data).orientation == 6
+
+
+def test_little_is_copied_to_read_the_orientation_of_a_jpeg(make):
+    blocks = [make.segment(0xE1, (b"Exif\0\0" + make.exif(6)).ljust(65_000, b"\0"))] * 200
+    frame = make.segment(0xC0, struct.pack(">BHHB", 8, 2, 3, 1) + bytes(3))
+    data = b"\xff\xd8" + b"".join(blocks) + frame + b"\xff\xda\0\2\xff\xd9"
+    tracemalloc.start()
+    try:
+        assert info(data).orientation == 6
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
