@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -407,6 +408,18 @@ def test_a_file_that_comes_to_exist_meanwhile_stays_too(tmp_path):
     files.keep(ImageResult((ImagePart(b"1"), ImagePart(b"2"))))
     assert [path.name for path in files.made] == ["boat-1.png", "boat-2_3.png"]
     assert (tmp_path / "boat-2.png").read_bytes() == b"another's"
+
+
+def test_an_image_for_which_there_is_no_room_leaves_no_file(tmp_path):
+    files = image.Files(tmp_path / "boat.png", ImageRequest("x"), replace=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.keep(ImageResult((ImagePart(b"x" * 20),)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_an_image_that_is_an_address_is_told(box, tmp_path, capsys, monkeypatch):

@@ -109,9 +109,16 @@ class Files:
     def _save(self, image: ImagePart, path: Path) -> Path:
         if not image.data:
             return path
-        if not self._replace:
-            path = _reserved(path)
-        image.save(path)
+        if self._replace:
+            image.save(path)
+            return path
+        path = _reserved(path)
+        try:
+            image.save(path)
+        except OSError:
+            with suppress(OSError):  # else the next try would find a file that nobody wants
+                path.unlink()
+            raise
         return path
 
 
