@@ -19,8 +19,8 @@ nothing else runs. Models make a few dozen at most (November 2026)."""
 
 
 MAX_PARTS = 512
-"""The most parts of one frame, such as choices or items of the output: all are read in one go, and
-each takes some ten microseconds."""
+"""The most parts of one frame, such as choices or items of the output, and of those that wait for
+the end of their answer: all are read in one go, and each takes some ten microseconds."""
 
 _LONGEST_MIME = 255
 """Characters, as parts of messages accept them."""
@@ -32,6 +32,12 @@ def check_parts(parts: Sized) -> None:
     """Raise ProtocolError if a frame has too many parts of one kind."""
     if len(parts) > MAX_PARTS:
         raise ProtocolError(f"a frame has {len(parts)} parts: at most {MAX_PARTS} are read")
+
+
+def check_open(parts: Sized) -> None:
+    """Raise ProtocolError if more parts of an answer are open than its end could deal with."""
+    if len(parts) > MAX_PARTS:
+        raise ProtocolError(f"the answer has more than {MAX_PARTS} parts that have not ended")
 
 
 def one_more_call(calls: int) -> int:

@@ -105,6 +105,27 @@ def test_so_has_a_message_that_is_not_streamed() -> None:
     assert type(error) is ProtocolError
 
 
+def events(*values: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    return [(b"", json.dumps(value).encode()) for value in values]
+
+
+def test_few_blocks_are_open_at_a_time() -> None:
+    """All that are left open end with the message, in one go."""
+    decoder, out = AnthropicCodec().decoder(), list[Item]()
+    block = {"type": "container_upload"}
+    for index in range(3 * MAX_PARTS):
+        begin = {"type": "content_block_start", "index": index, "content_block": block}
+        decoder.feed(events(begin, {"type": "content_block_stop", "index": index}), out)
+    assert len(out) == 3 * MAX_PARTS
+    begins = [
+        {"type": "content_block_start", "index": index, "content_block": block}
+        for index in range(MAX_PARTS + 1)
+    ]
+    decoder.feed(events(*begins[:-1]), out)
+    with pytest.raises(ProtocolError, match="512 parts that have not ended"):
+        decoder.feed(events(begins[-1]), out)
+
+
 def test_the_calls_before_one_too_many_are_kept() -> None:
     calls = [
         {"index": at, "id": f"c{at}", "function": {"name": "f"}} for at in range(MAX_CALLS + 1)

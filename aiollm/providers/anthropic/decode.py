@@ -26,6 +26,7 @@ from aiollm.providers.anthropic.wire import (
 )
 from aiollm.providers.decoding import (
     arguments_text,
+    check_open,
     check_parts,
     complete_arguments,
     is_done,
@@ -225,7 +226,7 @@ class AnthropicDecoder:
             case "tool_use":
                 self._call(block, out)
             case _:
-                pass
+                check_open(self._blocks)
 
     def _call(self, block: _Block, out: list[Item]) -> None:
         block.call = one_more_call(len(self._ids)) - 1
