@@ -9,7 +9,7 @@ import msgspec
 from aiollm._wire.body import json_body
 from aiollm._wire.framing import SSE
 from aiollm._wire.lenient import decode, mend
-from aiollm.errors import LLMError
+from aiollm.errors import LLMError, ProtocolError
 from aiollm.provider import Codec, HttpRequest, HttpResponse, Provider, TokenCodec
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.decode import GoogleDecoder
@@ -29,6 +29,7 @@ class _Model(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     models: list[_Model] = []
+    error: Any = None
 
 
 _MODELS = msgspec.json.Decoder(_Models)
@@ -72,6 +73,8 @@ class GoogleCodec(Codec):
         Raises: ProtocolError.
         """
         found: Any = decode(reply.body, _MODELS)
+        if found.error:
+            raise ProtocolError("the reply is not a list of models", frame=reply.body)
         names = (mend(model.name) for model in found.models if model.name)
         return tuple(name.removeprefix("models/") for name in names)
 

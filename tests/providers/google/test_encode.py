@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from aiollm.dsn import Secret
-from aiollm.errors import UnsupportedError
+from aiollm.errors import ProtocolError, UnsupportedError
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.google.codec import GoogleCodec
 from aiollm.types import (
@@ -497,6 +497,13 @@ def test_the_models_are_listed_without_their_prefix() -> None:
     assert GoogleCodec().model_names(HttpResponse(200, {}, listing)) == (
         "gemini-4-argon", "tunedModels/x",
     )  # fmt: skip
+
+
+def test_an_error_with_status_200_is_no_list_without_models() -> None:
+    assert GoogleCodec().model_names(HttpResponse(200, {}, b"{}")) == ()
+    reply = HttpResponse(200, {}, b'{"error":{"code":503,"message":"later"}}')
+    with pytest.raises(ProtocolError, match="not a list of models"):
+        GoogleCodec().model_names(reply)
 
 
 def test_a_type_inside_itself_is_sent_in_the_form_that_the_api_takes() -> None:
