@@ -295,6 +295,9 @@ def _unstructured(reply: HttpResponse) -> str:
     if 300 <= reply.status < 400:
         return "the server redirects, and redirects are not followed: check the base URL"
     if not reply.body.strip():
+        encoding = reply.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):  # which is not read
+            return f"HTTP {reply.status} with a body in the Content-Encoding {encoding!r:.40}"
         return f"HTTP {reply.status} with an empty body"
     if is_web_page(reply.body, kind):
         return f"HTTP {reply.status} with {shown_page(reply.body)}"

@@ -114,6 +114,7 @@ async def test_a_refusal_in_an_encoding_is_what_its_status_says(
     error = getattr(caught.value, "last", caught.value)
     assert type(error) is kind
     assert (error.status, error.body) == (status, b"")
+    assert error.message == f"HTTP {status} with a body in the Content-Encoding 'gzip'"
 
 
 @pytest.mark.parametrize("encoding", ["identity", "none", "utf-8", ""])
