@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -275,9 +276,31 @@ class _Flowing(_Answering):
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Take the loss of the connection."""
+        """Take the loss of the connection, and before it an answer that came in time."""
         self._flush()
+        if self._is_awaited and isinstance(exc, ConnectionError):
+            self._take_what_waits()
         super().connection_lost(exc)
+
+    def _take_what_waits(self) -> None:
+        """Take what the system still has: where a write fails, asyncio does not read on.
+
+        A server that refuses a large request may answer, and close, in the middle of it.
+        """
+        transport = self.transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return
+        place = transport.get_extra_info("socket")
+        data = b""
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+            connection = socket.socket(fileno=place.fileno())
+            try:
+                connection.setblocking(False)
+                data = connection.recv(self.max_size)
+            finally:
+                connection.detach()
+        if data:
+            self.data_received(data)
 
     @property
     def should_close(self) -> bool:

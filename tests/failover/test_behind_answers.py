@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
+from aiohttp import ClientOSError
 from aiohttp.helpers import DEBUG
 
 from aiollm import FailoverError, InvalidRequestError, Registry, StreamInterrupted
@@ -231,3 +233,47 @@ async def test_a_stream_with_a_length_that_ends_too_soon_keeps_what_came():
         with pytest.raises(StreamInterrupted) as caught:
             await reg.generate("a/m", "hi")
         assert caught.value.partial.text == "a"
+
+
+class Socketed(Wire):
+    """Stands for a socket whose other end has answered."""
+
+    def __init__(self, end, **more):
+        super().__init__()
+        self._known = {"socket": end, **more}
+
+    def get_extra_info(self, name, default=None):
+        return self._known.get(name, default)
+
+
+@pytest.mark.loops
+async def test_an_answer_that_is_there_when_a_write_fails_is_taken():
+    """As that of a server that refuses a large request amid it, and closes."""
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        mine.setblocking(False)
+        theirs.sendall(b"HTTP/1.1 413 Too Large\r\n" + FOUR)
+        line = Line()
+        line.ask()
+        line.protocol.transport = Socketed(mine)
+        line.protocol.connection_lost(ConnectionResetError())
+        assert await line.answer() == b"fine"
+        assert line.protocol.should_close
+
+
+@pytest.mark.parametrize("case", ["nothing came", "it is TLS", "it is closed", "there is none"])
+async def test_without_such_an_answer_the_write_has_failed(case):
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        mine.setblocking(False)
+        if case != "nothing came":
+            theirs.sendall(OK + FOUR)
+        if case == "it is closed":
+            mine.close()
+        line = Line()
+        line.ask()
+        end = None if case == "there is none" else mine
+        line.protocol.transport = Socketed(end, sslcontext=case == "it is TLS" or None)
+        line.protocol.connection_lost(ConnectionResetError())
+        with pytest.raises(ClientOSError):
+            await line.answer()
