@@ -18,10 +18,10 @@ from typing import IO
 
 import pytest
 
-from aiollm import ConfigError, ConnectError, Registry, __version__, cli, local
+from aiollm import ConfigError, ConnectError, FinishReason, Registry, __version__, cli, local
 from aiollm.cli import ask, terminal
 from aiollm.cli.session import VENDOR_VARIABLES
-from aiollm.testing import FaultServer, sse
+from aiollm.testing import FaultServer, chat, sse
 from tests.programs import run_program
 
 DOWN = "openai+http://127.0.0.1:9/v1"
@@ -149,6 +149,25 @@ def test_a_failed_chain_lists_every_cause(
     assert out == ""
     assert "ConnectError: down/a" in told
     assert "ConnectError: gone/b" in told
+
+
+@pytest.mark.parametrize(
+    ("finish", "told"),
+    [("length", "at a limit of tokens"), ("content_filter", "the provider's filter"), ("stop", "")],
+)
+def test_an_answer_that_the_model_did_not_end_itself_is_no_failure_but_says_so(
+    finish: FinishReason,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with FaultServer(chat("Once upon", finish=finish)).in_thread() as server:
+        monkeypatch.setenv("LLM_BOX", server.dsn("openai"))
+        assert cli.main(["ask", "-m", "box/a", "A story?"]) == cli.OK
+    out, err = capsys.readouterr()
+    assert out == "Once upon\n"
+    assert told in err
+    assert bool(told) == err.startswith("aiollm: ")
 
 
 def test_verbose_shows_what_a_gateway_billed(

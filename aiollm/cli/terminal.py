@@ -16,11 +16,18 @@ from aiollm._streams.stream import Stream
 from aiollm.cli.emphasis import Emphasis
 from aiollm.cli.safe_text import as_json, one_line, printable
 from aiollm.errors import FailoverError
-from aiollm.types import RefusalDelta, Restart, Status
+from aiollm.types import Finish, RefusalDelta, Restart, Status
 
 if TYPE_CHECKING:
     from aiollm._agent.loop import RunEvent
     from aiollm._agent.run import AgentRun
+
+
+_CUT = {
+    "length": "the answer ended at a limit of tokens, --max-tokens or the model's own",
+    "content_filter": "the provider's filter ended the answer",
+}
+"""What is said of an answer that would otherwise look complete."""
 
 
 async def show(
@@ -41,6 +48,9 @@ async def show(
                     complain(message)
                 case RefusalDelta(refusal=text):
                     page.add(text)
+                case Finish(reason=reason) if reason in _CUT:
+                    page.end_line()
+                    complain(_CUT[reason])
                 case _ if text := described(chunk):
                     page.end_line()
                     note(text)
