@@ -223,6 +223,12 @@ def test_another_server_gets_the_older_dialect_and_all_that_was_said() -> None:
     assert "Authorization" not in sent.headers
 
 
+@pytest.mark.parametrize("model", ["gpt-image-1", "openai/gpt-image-2", "chatgpt-image-latest"])
+def test_a_model_of_openais_at_a_gateway_is_not_asked_for_base64(model: str) -> None:
+    """LiteLLM's proxy and OpenAI itself refuse `response_format` for these models."""
+    assert body(model, to=LOCAL) == {"model": model, "prompt": "kot"}
+
+
 def test_another_server_gets_a_ratio_as_pixels() -> None:
     assert body("sdxl", to=LOCAL, size="16:9")["size"] == "1360x768"
     assert "size" not in body("sdxl", to=LOCAL, size="auto")

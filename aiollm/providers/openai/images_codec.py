@@ -64,6 +64,9 @@ _ROWS = (
 )
 """The first match applies."""
 
+_OWN_NAME = "gpt-image-"
+"""In the names of OpenAI's models at gateways. They answer in base64, and refuse to be asked to."""
+
 
 class OpenAIImages:
     """Images over OpenAI's wire; requests to hosts other than OpenAI's are not checked."""
@@ -149,7 +152,7 @@ def _compatible_fields(model: str, request: ImageRequest, warnings: Warnings) ->
         "background": request.background,
         "output_format": request.format,
         "seed": request.seed,
-        "response_format": "b64_json",
+        "response_format": None if _OWN_NAME in model else "b64_json",
     }
     return {name: value for name, value in fields.items() if value is not None}
 
