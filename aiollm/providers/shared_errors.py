@@ -149,6 +149,8 @@ SHARED_CODES = (
         ),
     ),
     Rule(AuthenticationError, codes=("organization_restricted",)),  # Groq, with 400 (2026)
+    # LiteLLM without a database, of any key but its master key; with 503 the database is away.
+    Rule(AuthenticationError, status=400, codes=("no_db_connection",)),
     Rule(
         OverloadedError,
         codes=(
