@@ -285,6 +285,10 @@ class Resources:
             await self._book.load()
         if self._member is not None:
             await self._member.open()
+        await self.open_response_cache()
+
+    async def open_response_cache(self) -> None:
+        """Open the file of the response cache, if there is one. Raises: ConfigError."""
         if self._response_cache is not None:
             await self._response_cache.find(())
 

@@ -57,6 +57,7 @@ class Parts(msgspec.Struct, frozen=True):
     resume: bool
     ordered: bool
     source: Callable[[Keys, Callable[[], None]], Source]
+    uses_cache: bool
     asker: Asker
     width: Width
     fates: Fates
@@ -125,6 +126,8 @@ class MapRun(Generic[T]):
         self._resources.bind_loop()
         self._loop = asyncio.get_running_loop()
         await self._resources.load(_TALLY)
+        if self._plan.uses_cache:
+            await self._resources.open_response_cache()  # else each row would fail for it
         keys = Keys()
         source = self._plan.source(keys, self._fill)  # wrong rows leave no file, open or not
         if self._plan.into is not None:

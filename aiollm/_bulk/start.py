@@ -107,6 +107,7 @@ def new_map(
             own["resume"],
             own["ordered"],
             source,
+            given.get("response_cache") is not None,
             Asker(call, typing, score, resources, fates=fates, width=width, run=run),
             width,
             fates,

@@ -336,6 +336,7 @@ def test_a_run_that_is_killed_goes_on_and_repeats_only_what_was_under_way(
         (["map", "rows.jsonl", "-m", "m/x", "--report", "r"], "--report reads the output file"),
         (["map", "rows.jsonl", "-m", "m/x", "--output", "none"], "cannot be used"),
         (["map", "rows.jsonl", "-m", "m/x", "--shard", "9/8"], "such as 2/8"),
+        (["map", "rows.jsonl", "-m", "m/x", "--response-cache", "no/a.db"], "does not exist"),
     ],
 )
 def test_misuse_is_said_before_anything_is_asked(
