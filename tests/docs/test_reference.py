@@ -44,6 +44,18 @@ def test_the_index_has_every_guide() -> None:
     assert pages <= index
 
 
+def test_the_index_of_decisions_has_every_record_with_its_title() -> None:
+    folder = DOCS / "adr"
+    titles = {
+        page.name: page.read_text().partition("\n")[0].partition(". ")[2]
+        for page in folder.glob("[0-9]*.md")
+    }
+    listed = re.findall(
+        r"^- \[\d+\]\((.+)\) (.+)$", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(titles.items())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page) -> None:
     for link in LINK.findall(CODE.sub("", page.read_text())):
