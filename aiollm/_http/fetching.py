@@ -147,9 +147,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> bytes | URL:
             size += len(piece)
             if size > FETCH_BYTES:
                 raise _RefusedError(f"it is larger than {FETCH_BYTES} bytes")
-    if size <= _JOIN_AT_ONCE:
-        return b"".join(pieces)
-    return await asyncio.to_thread(b"".join, pieces)
+    return b"".join(pieces) if size <= _JOIN_AT_ONCE else await asyncio.to_thread(b"".join, pieces)
 
 
 def _checked(url: URL, before: URL | None = None) -> URL:

@@ -201,9 +201,13 @@ class _Flowing(_Answering):
         if data:
             self._take_rest(data)
         elif self._is_awaited:
-            self._awaited += len(read)
-            if self._awaited > MAX_HEAD:
-                self._fail_with(f"the answer has a head of more than {MAX_HEAD} bytes")
+            self._wait_for_more(len(read))
+
+    def _wait_for_more(self, size: int) -> None:
+        """Note that a read of that size did not end a head."""
+        self._awaited += size
+        if self._awaited > MAX_HEAD:
+            self._fail_with(f"the answer has a head of more than {MAX_HEAD} bytes")
 
     def _take_rest(self, data: bytes) -> None:
         """Take what is behind a head: a body, or what is refused."""
