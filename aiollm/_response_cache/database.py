@@ -180,7 +180,7 @@ def _make(path: str) -> None:
 
 def _connected(path: str) -> sqlite3.Connection:
     # Another thread closes it before the process is forked.
-    return sqlite3.connect(path, BUSY, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
 
 
 def _set_up(db: sqlite3.Connection, path: str) -> None:
