@@ -256,6 +256,7 @@ class Source:
         self._arrived()
 
     async def _pull_here(self, rows: AsyncIterator[Any]) -> None:
+        await asyncio.sleep(0)  # an eager task would bring rows to whoever is just taking one
         until = time.monotonic() + BITE
         while len(self._ready) < AHEAD:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -47,6 +48,18 @@ async def test_any_iterable_has_rows_with_keys_or_numbers(
         got = [row async for row in run]
     assert [row.key for row in got] == keys
     assert all(row.response and row.response.text == echo(None, row.request) for row in got)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.parametrize("rows", [map(str, range(100)), numbers(100)])
+async def test_rows_keep_their_order_where_tasks_begin_at_once(
+    registry: Registry, rows: Any
+) -> None:
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    registry.register("m", FakeProvider(default=echo).provider())
+    async with registry.map("m/x", rows, ordered=True) as run:
+        got = [row.number async for row in run]
+    assert got == [*range(1, 101)]
 
 
 @pytest.mark.parametrize(
