@@ -43,9 +43,10 @@ class WorkThread:
     def stop(self) -> None:
         """End the thread once it has done what it was given; it is not waited for."""
         self._jobs.put(None)
+        self._thread = None
 
     def __del__(self) -> None:
-        self._jobs.put(None)
+        self.stop()  # what is collected with it may still come, and then has another thread
 
 
 def _serve(jobs: SimpleQueue[Any], loop: asyncio.AbstractEventLoop) -> None:
