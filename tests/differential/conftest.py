@@ -580,7 +580,7 @@ async def ask_both(python: str) -> Outcome:
     answers = [case.exchange for case in cases()]
     async with (
         ReplayServer(*answers, pieces=PIECE) as server,
-        Registry(env={}, retries=0, image_workers=0, timeouts=Timeouts(total=30.0)) as reg,
+        Registry(env={}, retries=0, image_workers=0, timeouts=Timeouts(total=120.0)) as reg,
     ):
         for case in cases():
             reg.register(case.name, case.dsn(server))
