@@ -71,6 +71,22 @@ def test_without_any_configuration_it_names_the_two_ways_forward(
     assert local.INSTALL_MODEL in told
 
 
+@pytest.mark.parametrize("command", [("ask", "Why?"), ("ask", "-m", "tiny", "Why?"), ("check",)])
+def test_an_alias_may_name_the_local_model_and_what_is_not_installed_is_named(
+    command: tuple[str, ...],
+    without_extra: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLM_DEFAULT", "alias:box/a,tiny")
+    monkeypatch.setenv("LLM_TINY", "alias:local/smollm2")
+    monkeypatch.setenv("LLM_BOX", DOWN)
+    assert cli.main(command) != cli.OK
+    out, told = capsys.readouterr()
+    assert "no llama.cpp server is installed" in out + told
+    assert "nothing is configured" not in out + told
+
+
 async def test_a_local_model_in_code_names_all_that_is_to_be_installed(
     without_extra: None,
 ) -> None:

@@ -70,6 +70,8 @@ def test_an_alias_without_any_provider_says_why_and_names_the_local_model_to_ask
     text = shown(capsys)
     assert re.search(r"^Correct the alias default: no key for 'openai'", text, re.MULTILINE)
     assert "\nNo provider is configured." in text
+    monkeypatch.setenv("LLM_DEFAULT", "alias:local/smollm2")
+    assert "Correct the alias" not in shown(capsys)
     assert '\n  aiollm ask -m local/smollm2 "Why is the sky blue?"\n' in text
 
 

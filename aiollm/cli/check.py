@@ -23,7 +23,6 @@ from aiollm.errors import (
     LLMError,
     ModelNotFoundError,
     QuotaError,
-    SpecError,
 )
 from aiollm.registry import Registry
 from aiollm.spec import Plan
@@ -106,8 +105,8 @@ async def _targets(specs: Sequence[str], registry: Registry) -> tuple[list[Targe
     wrong: list[Finding] = []
     for name in sorted(aliases, key=lambda name: (name != "default", name)):
         try:
-            plans.append(registry.parse(name))
-        except SpecError as error:
+            plans.append(registry.parse(await spec_of(name, registry)))
+        except ConfigError as error:
             wrong.append(Finding(name, "", {}, problem=describe(error).split("\n", 1)[0]))
     return _each_once(plans), wrong
 

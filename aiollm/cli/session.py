@@ -23,7 +23,8 @@ VENDOR_VARIABLES = tuple(each for name in BUILTINS for each in SCHEMES[name].var
 """Variables that configure a built-in provider without any LLM_* variable."""
 
 _LOCAL = "local/smollm2"
-_NAMES_LOCAL = re.compile(r"(?:^|[,|&\s])local/")
+_NAMES_LOCAL = re.compile(r"(?:^|[,|&*\s])local/")
+_NAME = re.compile(r"[a-z0-9-]+")
 
 _NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
   a provider:     export LLM_BOX=ollama+http://127.0.0.1:11434   and   aiollm ask -m box/MODEL ...
@@ -63,14 +64,14 @@ def ended_by_sigterm() -> Generator[None]:
 async def spec_of(given: str | None, registry: Registry, **options: Any) -> str:
     """Return the spec to use; start the local model if it is named or nothing is configured.
 
-    `options` are those of `LocalServer`.
+    It may be named by an alias. `options` are those of `LocalServer`.
     """
-    if given is not None:
-        if _NAMES_LOCAL.search(given) and "local" not in registry.providers():
+    aliases = registry.aliases()
+    spec = "default" if given is None and "default" in aliases else given
+    if spec is not None:
+        if "local" not in registry.providers() and _names_local(spec, aliases):
             await _start_local(registry, **options)
-        return given
-    if "default" in registry.aliases():
-        return "default"
+        return spec
     if os.environ.get("LLM_DEFAULT"):
         raise ConfigError("LLM_DEFAULT is not an alias: write LLM_DEFAULT=alias:PROVIDER/MODEL")
     if is_configured(os.environ):
@@ -80,8 +81,17 @@ async def spec_of(given: str | None, registry: Registry, **options: Any) -> str:
     return _LOCAL
 
 
+def _names_local(spec: str, aliases: Mapping[str, str]) -> bool:
+    specs, rest = [spec], dict(aliases)
+    for each in specs:  # grows by the aliases that it names
+        if _NAMES_LOCAL.search(each):
+            return True
+        specs += [rest.pop(name) for name in _NAME.findall(each) if name in rest]
+    return False
+
+
 async def _start_local(registry: Registry, **options: Any) -> None:
-    if lacking := local.missing():
+    if not is_configured(os.environ) and (lacking := local.missing()):
         raise ConfigError(_NOTHING_CONFIGURED.format(install=" && ".join(lacking)))
     await local.start(registry, **options)
 

@@ -81,6 +81,7 @@ def status(options: argparse.Namespace) -> int:
     seen: list[ProviderStatus] = []
     aliases: dict[str, str] = {}
     wrong: dict[str, str] = {}
+    is_startable = not local.missing()
 
     async def work(registry: Registry) -> int:
         await registry.preload()  # else the import would count as a server's time
@@ -93,6 +94,9 @@ def status(options: argparse.Namespace) -> int:
             clear_progress()
         seen.extend(_provider(registry, each) for each in found if not is_absent(each, registry))
         aliases.update(sorted(registry.aliases().items(), key=_default_first))
+        if is_startable and "local" not in registry.providers():
+            # The commands start it for an alias that names it. Nothing is sent here.
+            registry.register("local", "openai+http://127.0.0.1:9")
         wrong.update((name, text) for name in aliases if (text := _problem(registry, name)))
         return OK
 
