@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_IMAGE_REPLY, MAX_UNARY_REPLY
 from aiollm._http.image_quota import ImageQuota
+from aiollm._http.routes import refusal
 from aiollm._http.turns import PIECE, Turns
 from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
@@ -63,7 +64,8 @@ async def draw(
                 body = await reply.read_whole(MAX_BODY, ERROR_BODY_SECONDS)
                 if reply.status in NO_SUCH_ROUTE and codec is not codecs[-1]:
                     continue
-                raise codec.error(HttpResponse(reply.status, reply.headers, body, http.url))
+                refused = HttpResponse(reply.status, reply.headers, body, http.url)
+                raise refusal(codec.error(refused))
             yield [Notice(message) for message in http.warnings]
             decoder = _decoder(codec, reply, http.url)
             lift = Lift()

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY, MAX_VECTORS_REPLY
+from aiollm._http.routes import refusal
 from aiollm._http.turns import TURN, Turns
 from aiollm._user_types.density import USER, Weight
 from aiollm._wire.framing import check_density
@@ -100,7 +101,7 @@ async def _asked(
                 refused = HttpResponse(reply.status, reply.headers, body, http.url)
                 if codec is not codecs[-1] and codec.gives_way(refused):
                     continue
-                raise codec.error(refused)
+                raise refusal(codec.error(refused))
             body = await _whole(reply, limit)
             whole = HttpResponse(reply.status, reply.headers, body, http.url)
             result = await read(codec, whole)
