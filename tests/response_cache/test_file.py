@@ -314,7 +314,7 @@ def test_a_writer_that_is_killed_damages_nothing(file: Path) -> None:
 
 
 FORK = """
-import asyncio, os, sys
+import asyncio, os, sys, warnings
 from aiollm import Registry
 from aiollm.testing import FakeProvider
 
@@ -340,6 +340,7 @@ def shown(fd):
 
 def forked(file, reg):
     sys.stdout.flush()
+    warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: there are threads
     pid = os.fork()
     if pid == 0:
         asyncio.run(child(file, reg))
