@@ -55,8 +55,9 @@ def bug(request):
 
 def test_script(fault_server):
     server = fault_server(bug)
-    with pytest.raises(urllib.error.HTTPError):
+    with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(server.url)
+    caught.value.close()
 
 def test_file(replay_server, tmp_path):
     replay_server(tmp_path / "missing.json")
