@@ -199,9 +199,10 @@ class Gate:
                 if left <= 0:
                     break
                 patience.begins()
+                sleep = self._sleep(ticket, left)
                 began -= alarm.stood_still  # what it adds to that is not waited
                 try:
-                    await self._sleep(ticket, left)
+                    await sleep
                 finally:
                     alarm.take_off(ticket)
                     patience.waited(self.now() - began - alarm.stood_still, recovers=recovers)

@@ -204,7 +204,10 @@ class Alarm:
 
     def set(self, loop: asyncio.AbstractEventLoop, ticket: Ticket[Any], seconds: float) -> None:
         """Wake a ticket after so long, unless it is taken off before."""
-        ticket.wakes_at = when = loop.time() + seconds
+        now = loop.time()
+        if self._timer is not None:
+            self._notice(now)  # what passed before this one waited
+        ticket.wakes_at = when = now + seconds
         self._joined += 1
         self._set += 1
         heapq.heappush(self._entries, (when, self._joined, ticket))
@@ -232,12 +235,17 @@ class Alarm:
         if timer is not None:
             timer.cancel()
 
+    def _notice(self, now: float) -> None:
+        """Note how long the process has stood still if the timer should have gone off before."""
+        if now - self._at > LATE:
+            self.stood_still += now - self._at
+            self._at = now
+
     def _ring(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         entries = self._entries
         self._timer = None
         now = max(loop.time(), when)  # a loop may be a little early by its own clock
-        if now - when > LATE:
-            self.stood_still += now - when
+        self._notice(now)
         while entries and entries[0][0] <= now:
             at, _, ticket = heapq.heappop(entries)
             if ticket.wakes_at == at:

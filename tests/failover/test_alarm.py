@@ -108,6 +108,20 @@ def test_it_knows_to_a_second_how_long_the_process_stood_still(loop):
     assert not is_awake(ticket)
 
 
+def test_what_passed_before_a_call_waited_is_not_taken_off_its_wait(loop):
+    alarm = Alarm()
+    first = waiting(loop, alarm, 60.0)
+    loop.at = 30.0  # in the turn that took so long, before the alarm goes off
+    second = waiting(loop, alarm, 10.0)
+    before = alarm.stood_still
+    assert 29.0 <= before <= 30.0
+    for now in (30.0, 31.0, 40.0):
+        loop.pass_to(now)
+    assert is_awake(second)
+    assert not is_awake(first)
+    assert alarm.stood_still - before == 8.0  # from 32 on
+
+
 def test_no_timer_is_left_when_nobody_waits(loop):
     alarm = Alarm()
     tickets = [waiting(loop, alarm, 60.0) for _ in range(3)]
