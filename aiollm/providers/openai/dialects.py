@@ -326,7 +326,9 @@ def thinking(
 
 def _silent(request: Request, model: Model, warnings: Warnings) -> dict[str, Any]:
     """Return what switches reasoning off where a model that does so calls no tools."""
-    if not model.forced and request.tool_choice not in (None, "auto", "none"):
+    choice = request.tool_choice
+    word = choice if isinstance(choice, str | None) else choice[0]
+    if not model.forced and word not in (None, "auto", "none"):
         warnings.add("this model cannot be made to call a tool while it reasons, which is now off")
         return {"thinking": {"type": "disabled"}}
     if not model.plain_tools:

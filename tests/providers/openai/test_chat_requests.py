@@ -221,8 +221,10 @@ def test_a_vendor_s_model_is_not_sent_what_it_refuses(
     [
         ("required", None, {"thinking": {"type": "disabled"}}),
         ("get_weather", None, {"thinking": {"type": "disabled"}}),
+        (("get_weather",), None, {"thinking": {"type": "disabled"}}),
         ("get_weather", "high", {"thinking": {"type": "enabled"}}),
         ("auto", None, {}),
+        (("auto", "get_weather"), None, {}),
         ("none", None, {}),
         (None, None, {}),
     ],
