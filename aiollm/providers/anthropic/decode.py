@@ -25,6 +25,7 @@ from aiollm.providers.anthropic.wire import (
     usage_of,
 )
 from aiollm.providers.decoding import (
+    MAX_PARTS,
     arguments_text,
     check_open,
     check_parts,
@@ -226,7 +227,9 @@ class AnthropicDecoder:
             case "tool_use":
                 self._call(block, out)
             case _:
-                check_open(self._blocks)
+                pass
+        if len(self._blocks) > MAX_PARTS:  # a call of it for each block would take longer
+            check_open(self._blocks)
 
     def _call(self, block: _Block, out: list[Item]) -> None:
         block.call = one_more_call(len(self._ids)) - 1
