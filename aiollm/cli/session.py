@@ -23,8 +23,8 @@ VENDOR_VARIABLES = tuple(each for name in BUILTINS for each in SCHEMES[name].var
 """Variables that configure a built-in provider without any LLM_* variable."""
 
 _LOCAL = "local/smollm2"
-_NAMES_LOCAL = re.compile(r"(?:^|[,|&*\s])local/")
-_NAME = re.compile(r"[a-z0-9-]+")
+_ITEMS = re.compile(r"[,|&*]")
+"""What is between the targets and aliases of a spec, and behind a weight."""
 
 _NOTHING_CONFIGURED = """nothing is configured. Set up either of these:
   a provider:     export LLM_BOX=ollama+http://127.0.0.1:11434   and   aiollm ask -m box/MODEL ...
@@ -84,9 +84,10 @@ async def spec_of(given: str | None, registry: Registry, **options: Any) -> str:
 def _names_local(spec: str, aliases: Mapping[str, str]) -> bool:
     specs, rest = [spec], dict(aliases)
     for each in specs:  # grows by the aliases that it names
-        if _NAMES_LOCAL.search(each):
+        items = [item.strip() for item in _ITEMS.split(each)]
+        if any(item.startswith("local/") for item in items):
             return True
-        specs += [rest.pop(name) for name in _NAME.findall(each) if name in rest]
+        specs += [rest.pop(name) for name in items if name in rest]
     return False
 
 
