@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli
+from aiollm import ImagePart, ImageRequest, ImageResult, Registry, cli, local
 from aiollm.cli import check, image, servers
 from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
@@ -202,6 +202,24 @@ def test_check_names_an_alias_that_cannot_be_read_and_tries_the_others(box, caps
     assert cli.main(["check"]) == cli.FAILED
     typo, good = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"typo +failed  SpecError: unknown provider 'bxo'.*", typo)
+    assert re.fullmatch(r"box +gemma +ok .*", good)
+
+
+def test_check_names_a_local_model_that_does_not_start_and_tries_the_others(
+    box, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: cannot open')")
+    (tmp_path / local.MODEL_PACKAGE).mkdir()
+    (tmp_path / local.MODEL_PACKAGE / "small.gguf").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("LLM_GOOD", "alias:box/gemma")
+    monkeypatch.setenv("LLM_TINY", "alias:local/smollm2")
+    assert cli.main(["check"]) == cli.FAILED
+    tiny, good = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"tiny +failed  ConnectError: the local server did not start .*: libgomp.*", tiny
+    )
     assert re.fullmatch(r"box +gemma +ok .*", good)
 
 

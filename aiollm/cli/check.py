@@ -23,6 +23,7 @@ from aiollm.errors import (
     LLMError,
     ModelNotFoundError,
     QuotaError,
+    SpecError,
 )
 from aiollm.registry import Registry
 from aiollm.spec import Plan
@@ -106,8 +107,10 @@ async def _targets(specs: Sequence[str], registry: Registry) -> tuple[list[Targe
     for name in sorted(aliases, key=lambda name: (name != "default", name)):
         try:
             plans.append(registry.parse(await spec_of(name, registry)))
-        except ConfigError as error:
+        except SpecError as error:  # without the spec and what points into it
             wrong.append(Finding(name, "", {}, problem=describe(error).split("\n", 1)[0]))
+        except (ConfigError, ConnectError, DeadlineError) as error:  # of the local model
+            wrong.append(Finding(name, "", {}, problem=" ".join(describe(error).split())))
     return _each_once(plans), wrong
 
 
