@@ -160,7 +160,7 @@ def _open(into: Into, run: str, keys: Keys, resume: bool) -> _Writer:  # noqa: F
             return _Writer(fd, _prepare(fd, str(into), run, keys, resume=resume))
         except OSError as error:
             os.close(fd)
-            reason = f"the output file {into!s:.200} cannot be read: {error.strerror}"
+            reason = f"the output file {into!s:.200} cannot be resumed: {error.strerror}"
         except BaseException:
             os.close(fd)
             raise

@@ -237,11 +237,23 @@ async def test_a_file_that_is_open_for_writing_alone_cannot_be_resumed(
     into.write_bytes(whole)
     opened = os.open(into, os.O_WRONLY | os.O_APPEND)
     try:
-        with pytest.raises(ConfigError, match="cannot be read: Bad file descriptor"):
+        with pytest.raises(ConfigError, match="cannot be resumed: Bad file descriptor"):
             await finish(registry.map("m/x", ROWS, into=opened, resume=True))
     finally:
         os.close(opened)
     assert into.read_bytes() == whole
+
+
+async def test_a_disk_without_room_for_the_end_of_a_line_is_called_so(
+    registry: Registry, fake: FakeProvider, into: Path, whole: bytes
+) -> None:
+    into.write_bytes(whole[:-1])
+    with (
+        limited_files(len(whole) - 1),
+        pytest.raises(ConfigError, match=r"out\.jsonl cannot be resumed: File too large"),
+    ):
+        await finish(registry.map("m/x", ROWS, into=into, resume=True))
+    assert into.read_bytes() == whole[:-1]
 
 
 def test_what_is_to_be_written_is_written_after_the_loop_has_been_closed() -> None:
