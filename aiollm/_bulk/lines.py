@@ -13,6 +13,7 @@ import msgspec
 
 from aiollm._bulk.source import MapRow, Placed
 from aiollm._serialization import from_json
+from aiollm._wire.lenient import encode
 from aiollm.errors import ConfigError
 from aiollm.providers.openai.histories import messages_from_openai
 from aiollm.types import ImagePart, Message, Request, _shown, user
@@ -97,7 +98,7 @@ def _request(said: Any, form: LineFormat) -> MapRow:
 def _asked(said: dict[str, Any], form: LineFormat) -> Request:
     messages = said.get("messages")
     if isinstance(messages, list) and any("parts" in each for each in messages if each):
-        return from_json(msgspec.json.encode(said), Request)
+        return from_json(encode(said), Request)
     settings = {name: said[name] for name in _FIELDS if name in said}
     images = [*_images(said.get(form.image or ""), form)]
     if messages is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aiollm import cli
+from aiollm import Request, cli, to_json
 from aiollm.cli.progress import figure
 from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
@@ -126,11 +126,16 @@ def test_a_row_is_whatever_python_takes_for_json(
     server: FaultServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """But no text in another encoding: it would be asked without what cannot be read."""
-    lines = (json.dumps({"prompt": "cut \ud83d off", "expected": float("nan")}), '"na\u00efve"')
+    saved = json.loads(to_json(Request("saved")))
+    lines = (
+        json.dumps({"prompt": "cut \ud83d off", "expected": float("nan")}),
+        json.dumps(saved | {"expected": "cut \ud83d off"}),
+        '"na\u00efve"',
+    )
     Path("rows.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
     assert cli.main(command()) == cli.FAILED
-    assert answers(Path("out.jsonl")) == {"1": "cut \ufffd off"}
-    assert "line 2: it is not JSON: Invalid UTF-8" in capsys.readouterr().err
+    assert answers(Path("out.jsonl")) == {"1": "cut \ufffd off", "2": "saved"}
+    assert "line 3: it is not JSON: Invalid UTF-8" in capsys.readouterr().err
 
 
 def test_the_fields_of_a_row_and_of_the_command_reach_the_request(server: FaultServer) -> None:
