@@ -168,7 +168,7 @@ def readable(line: bytes) -> tuple[bytes, Seen]:
         return line, found
     if len(line) > MAX_MENDED:
         answered = _id_in(line[:_EDGE], line[-_EDGE:])
-        reason = f"it has more than {MAX_MENDED} bytes, and is no plain JSON"
+        reason = f"it has more than {MAX_MENDED} bytes, and is not plain JSON"
         return line, Seen(is_message=answered is not None, id=answered, refusal=reason)
     value = load_weighed(line)
     made = b""

@@ -99,8 +99,8 @@ def test_what_servers_take_for_json_is_made_readable():
     assert (line, found.id) == (b'{"jsonrpc":"2.0","id":7,"result":{"celsius":null}}', 7)
 
 
-def test_a_large_message_that_is_no_plain_json_is_refused():
+def test_a_large_message_that_is_not_plain_json_is_refused():
     line = ANSWER % (b"x" * MAX_MENDED + rb"\ud83d")
     assert readable(line) == (line, Seen(is_message=True, id=7, refusal=readable(line)[1].refusal))
-    assert "no plain JSON" in readable(line)[1].refusal
+    assert "is not plain JSON" in readable(line)[1].refusal
     assert not readable(b"{" + b"x" * MAX_MENDED)[1].is_message
