@@ -18,6 +18,7 @@ from aiollm.providers.ollama.codec import OllamaCodec
 from aiollm.providers.ollama.decode import MAX_BLANK
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
+from aiollm.providers.openai.responses_outputs import MAX_ITEMS
 from aiollm.types import (
     Finish,
     Item,
@@ -131,6 +132,18 @@ def test_few_blocks_are_open_at_a_time(block: dict[str, Any]) -> None:
     ]
     decoder.feed(events(*begins[:-1]), out)
     with pytest.raises(ProtocolError, match="512 parts that have not ended"):
+        decoder.feed(events(begins[-1]), out)
+
+
+def test_a_response_has_a_bounded_number_of_items() -> None:
+    """Its end looks at each, also where the last event repeats none."""
+    decoder, out = ResponsesCodec().decoder(), list[Item]()
+    begins = [
+        {"type": "response.output_item.added", "output_index": at, "item": {"type": "message"}}
+        for at in range(MAX_ITEMS + 1)
+    ]
+    decoder.feed(events(*begins[:-1]), out)
+    with pytest.raises(ProtocolError, match="more than 1024 items"):
         decoder.feed(events(begins[-1]), out)
 
 

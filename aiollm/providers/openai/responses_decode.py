@@ -36,6 +36,7 @@ from aiollm.providers.openai.responses_outputs import (
     kind_of,
     marker_of,
     matched,
+    one_more_item,
     state_of_call,
     thought_before,
     word,
@@ -169,9 +170,8 @@ class ResponsesDecoder:
         return found if found is not None else self._begin(event)
 
     def _begin(self, event: Event) -> Output:
-        output = Output()
+        output = one_more_item(self._outputs)
         output.id = event.item_id or word(event.item, "id")
-        self._outputs.append(output)
         if event.output_index is not None:
             self._by_index[event.output_index] = output
         self._by_id[output.id] = output

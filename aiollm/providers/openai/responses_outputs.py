@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.lenient import load, mend
-from aiollm.errors import StreamInterrupted
-from aiollm.providers.decoding import arguments_text, check_parts
+from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.providers.decoding import MAX_PARTS, arguments_text, check_parts
 from aiollm.providers.openai.chat_extensions import image_of_base64
 from aiollm.providers.openai.responses_wire import FAMILY
 from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData, ReasoningDelta
@@ -30,6 +30,9 @@ _COMPARED = 64
 
 LAST_END = 2
 """After so many complete items for one output, no more are read."""
+
+MAX_ITEMS = 2 * MAX_PARTS
+"""The most items of an answer, all of which its end looks at in one go; some microseconds each."""
 
 _ENDS = 16
 """The most complete arguments that are compared with those of one call: three events bring them."""
@@ -240,6 +243,14 @@ def answered_call(item: dict[str, Any], by_id: dict[str, Output]) -> Output | No
         return None
     call = by_id.get(word(item, "call_id") or "-")
     return call if call is not None and call.call not in (None, RAN) else None
+
+
+def one_more_item(outputs: list[Output]) -> Output:
+    """Begin an item of an answer. Raises: ProtocolError if it may not have so many."""
+    if len(outputs) >= MAX_ITEMS:
+        raise ProtocolError(f"the answer has more than {MAX_ITEMS} items")
+    outputs.append(output := Output())
+    return output
 
 
 def thought_before(outputs: Sequence[Output]) -> Iterator[ReasoningDelta]:

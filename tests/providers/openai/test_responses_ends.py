@@ -8,6 +8,7 @@ import pytest
 
 from aiollm.errors import ServerError, StreamInterrupted
 from aiollm.providers.decoding import MAX_PARTS
+from aiollm.providers.openai.responses_outputs import MAX_ITEMS
 from aiollm.types import Finish, OpaquePart, ProviderData, Response, TextPart, ToolCallPart
 
 CALL = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f"}
@@ -132,11 +133,9 @@ def test_half_a_surrogate_is_completed_by_the_last_event(responses: Any) -> None
     assert read.response.text == "a\U0001f9ea"
 
 
-@pytest.mark.timeout(20)
-def test_many_items_that_match_nothing_cost_one_pass(responses: Any) -> None:
-    """Matching each with each would take minutes."""
+def test_the_most_items_that_there_may_be_need_not_match(responses: Any) -> None:
     items = [{"type": f"x{at}"} for at in range(MAX_PARTS)]
-    begun = [added({"type": f"y{at}"}, at) for at in range(30_000)]
+    begun = [added({"type": f"y{at}"}, at) for at in range(MAX_ITEMS)]
     assert responses.read(*begun, ended(*items)).error is None
 
 
