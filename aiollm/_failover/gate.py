@@ -189,10 +189,9 @@ class Gate:
         Returns the verdicts of probes if they ended the wait, [] if time did. Raises: ClosedError.
         """
         ticket = Ticket(number, demand, lines, retried, probe_from, rests_until)
-        ticket.until = min(self.now() + patience.room, total_at)
         self._tickets.add(ticket)
         try:
-            self._join(ticket)
+            self._join(ticket, patience, total_at)
             while ticket.admission is None and ticket.lines and not ticket.is_done:
                 began, alarm = self.now(), self._alarm
                 left, recovers = self._seconds_left(ticket, patience, total_at, began)
@@ -206,7 +205,7 @@ class Gate:
                 finally:
                     alarm.take_off(ticket)
                     patience.waited(self.now() - began - alarm.stood_still, recovers=recovers)
-                self._join(ticket)
+                self._join(ticket, patience, total_at)
         except BaseException:
             ticket.give_back()
             self._pump_all(lines)
@@ -226,8 +225,9 @@ class Gate:
             if line not in ticket.outside:
                 line.tickets.left(line)
 
-    def _join(self, ticket: Ticket[Line]) -> None:
+    def _join(self, ticket: Ticket[Line], patience: Patience, total_at: float) -> None:
         """Put a ticket into those lines `outside` that it need not keep away from any longer."""
+        ticket.until = min(self.now() + patience.room, total_at)
         lines = ticket.outside
         if ticket.is_done or not lines:
             return

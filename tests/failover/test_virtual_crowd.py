@@ -301,6 +301,25 @@ def test_the_time_for_which_the_process_stood_still_is_not_waited(options: dict[
     in_virtual_time(scenario)
 
 
+def test_a_fleet_is_told_of_a_wait_without_the_time_that_the_process_stood_still() -> None:
+    """It is asked again for room in the time that is left."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 10_000.0, answers_in=100.0)
+        async with service.registry(limits=Limits(max_concurrency=1)) as reg:
+            calls = [asyncio.create_task(outcome(reg, patience=10.0)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            loop.now += 20.0
+            await asyncio.sleep(0.1)
+            (ticket,) = reg._gate._tickets
+            assert loop.now + 8.0 <= ticket.until <= loop.now + 10.0
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+    in_virtual_time(scenario)
+
+
 def test_the_deadline_of_a_whole_call_ends_it_though_the_process_stood_still() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         service = Service(loop, 10_000.0, answers_in=60.0)
