@@ -122,7 +122,7 @@ def _pointed(spec: str, column: int) -> str:
 
 
 class UnsupportedError(LLMError):
-    """The target does not support this request; only the subclass is raised after it was sent."""
+    """The target does not support this request; only UnsupportedFeatureError means it was sent."""
 
     moves_on = True
 

@@ -22,8 +22,9 @@ class Partial(msgspec.Struct, Generic[T], frozen=True):
     """A typed answer as far as it has come.
 
     `data`: what has come, as plain JSON values: fields by their names on the wire, lists and texts
-    as long as they are so far, numbers and constants once they are complete; None before anything
-    came. Do not change it: it shares what is complete with later ones.
+    as long as they are so far, numbers and constants once they are complete. A field that has not
+    begun is not in it; None before anything came. Do not change it: it shares what is complete with
+    later ones.
     `growing`: where it still grows, as a path of names and numbers; None when all of it has come.
     `complete`: whether it is the last one, which alone has the `value`.
     `restarts`: how often the answer began again (`on_interrupt="restart"`), and `data` with it.
