@@ -133,7 +133,9 @@ def json_body(value: Any) -> Body:
             from aiollm._wire.lenient import mend_all  # only lone surrogates need it
 
             return _written(mend_all(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except RecursionError:  # Python 3.14 speaks of kilobytes of stack
+        reason = "something in it contains itself, or nests too deeply"
+    except (TypeError, ValueError, OverflowError) as error:
         reason = str(error)
     raise ConfigError(f"the request cannot be written as JSON: {reason:.200}")
 

@@ -112,8 +112,9 @@ def test_odd_values(frame, field, value) -> None:
         pytest.param(b'{"a":1}{"b":2}', "Extra data", id="two values"),
         pytest.param(b"[1]", "Expected `object`", id="another shape"),
         pytest.param(b"null", "Expected `object`", id="null"),
-        pytest.param(b"[" * 60_000, "nests too deeply", id="deep lists"),
-        pytest.param(b'{"a":' * 10_000, "nests too deeply", id="deep objects"),
+        # How deep is too deep goes by the stack from Python 3.14 on.
+        pytest.param(b"[" * 60_000, "nests too deeply|Expecting value", id="deep lists"),
+        pytest.param(b'{"a":' * 10_000, "nests too deeply|Expecting value", id="deep objects"),
         pytest.param(b'{"a":' * 100_000, "24576 strings", id="deep and large"),
         pytest.param(b'{"count":%s}' % (b"9" * 5000), "limit", id="more digits than allowed"),
         pytest.param(b'{"items":[%s]}' % b",".join([b"{}"] * 40), "than 32", id="too much is odd"),
