@@ -19,7 +19,7 @@ from typing import IO
 
 import pytest
 
-from aiollm import cli
+from aiollm import cli, local
 from aiollm.testing import Answer, FaultServer, Gate, chat, sse
 
 ROOT = Path(__file__).parents[1]
@@ -340,3 +340,19 @@ def test_sigterm_closes_the_connection(command):
             process.send_signal(signal.SIGTERM)
             assert process.wait() == cli.TERMINATED
             assert process.stderr.read() == b""
+
+
+def test_a_conversation_goes_on_where_the_local_model_of_its_model_command_does_not_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: cannot open')")
+    (tmp_path / local.MODEL_PACKAGE).mkdir()
+    (tmp_path / local.MODEL_PACKAGE / "small.gguf").touch()
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    with FaultServer(default=chat("hello")).in_thread() as server:
+        variables = {"PYTHONPATH": path, "LLM_TINY": "alias:local/smollm2"}
+        talk = "/model tiny\nhi\n"
+        done = run("chat", "-m", "box/a", text=talk, dsn=server.dsn("openai"), **variables)
+    assert (done.returncode, done.stdout) == (cli.OK, b"hello\n")
+    assert b"the local server did not start" in done.stderr
+    assert b"libgomp1" in done.stderr

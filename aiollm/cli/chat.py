@@ -25,7 +25,7 @@ from aiollm.cli.session import (
     spec_of,
 )
 from aiollm.cli.terminal import complain, describe, note, prompt, show
-from aiollm.errors import ConfigError, LLMError
+from aiollm.errors import LLMError
 from aiollm.registry import Registry
 from aiollm.types import (
     AnyTool,
@@ -135,7 +135,7 @@ class _Talk:
                 case "/image" if value:
                     self._images.append(image_from(value))
                 case "/model" if value:
-                    self._registry.parse(value)
+                    self._registry.parse(self._runner.run(spec_of(value, self._registry)))
                     self._spec = value
                 case "/image" | "/model":
                     complain(f"{name} needs a {'FILE' if name == '/image' else 'SPEC'}")
@@ -147,7 +147,7 @@ class _Talk:
                 case _:
                     complain(f"unknown command {name}; these are known:")
                     note(_HELP)
-        except ConfigError as error:
+        except LLMError as error:  # the local model may not start
             complain(str(error))
 
     def _turn(self, line: str) -> None:
