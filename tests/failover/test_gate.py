@@ -194,9 +194,10 @@ def test_a_rest_that_ends_between_two_looks_at_the_clock_is_not_the_end_of_the_w
     bench = Bench()
     end = bench.gate.now() + 5.0
     ticket = Ticket(1, demand_of(10), [bench.am], (), 0.0, {bench.am.target: end})
-    bench.gate._join(ticket)
+    patience = Patience(70.0, 15.0)
+    bench.gate._join(ticket, patience, math.inf)
     assert [*ticket.outside] == [bench.am]
-    left, _ = bench.gate._seconds_left(ticket, Patience(70.0, 15.0), math.inf, end)
+    left, _ = bench.gate._seconds_left(ticket, patience, math.inf, end)
     assert left > 0
     bench.loop.close()
 
