@@ -78,6 +78,9 @@ async def test_in_order_all_others_do_not_fill_the_room_of_a_row_that_was_put_of
             first, *left = [row async for row in run]
     assert first.text == "0"
     assert [row.key for row in left] == [str(number) for number in range(2, WINDOW + 101)]
+    asked = [echo(None, each.request) for each in fake.calls]
+    assert asked.count("0") == 2
+    assert asked.index("0", 2) < (8 if others == "answered" else WINDOW + 8)
 
 
 async def test_in_order_a_row_that_its_server_cannot_answer_ends_nothing() -> None:
