@@ -116,7 +116,6 @@ if typing.TYPE_CHECKING:
         AgentOptions,
         Approval,
         ApproveHook,
-        LastingOptions,
         SaveHook,
     )
     from aiollm._agent.run import AgentRun, TypedRun
@@ -136,8 +135,8 @@ if typing.TYPE_CHECKING:
         CountOptions,
         GenerateOptions,
         RequestFields,
-        RunOptions,
         StreamOptions,
+        TurnOptions,
     )
     from aiollm._failover.snapshots import FleetStatus, HealthState, TargetHealth, TargetLimits
     from aiollm._mcp.server import McpOptions, McpServer, McpState, McpStatus
@@ -192,7 +191,6 @@ _LAZY = {
     "ImageResult": "aiollm.images",
     "ImageSize": "aiollm.images",
     "ImageStream": "aiollm._streams.image_stream",
-    "LastingOptions": "aiollm._agent.options",
     "LlamaSwap": "aiollm.servers",
     "MapOptions": "aiollm._bulk.start",
     "MapRow": "aiollm._bulk.source",
@@ -213,7 +211,6 @@ _LAZY = {
     "RequestFields": "aiollm._failover.keywords",
     "Row": "aiollm._bulk.row",
     "RunEvent": "aiollm._agent.loop",
-    "RunOptions": "aiollm._failover.keywords",
     "RunResult": "aiollm._agent.loop",
     "SaveHook": "aiollm._agent.options",
     "SavedCall": "aiollm._serialization",
@@ -230,6 +227,7 @@ _LAZY = {
     "ToolStarted": "aiollm._agent.tool_calls",
     "TrimTo": "aiollm._agent.trimming",
     "TurnEnded": "aiollm._agent.loop",
+    "TurnOptions": "aiollm._failover.keywords",
     "Typed": "aiollm._agent.typed_output",
     "TypedRun": "aiollm._agent.run",
     "TypedStream": "aiollm._agent.typed_stream",
@@ -325,7 +323,6 @@ __all__ = [
     "ImageStream",
     "InvalidRequestError",
     "LLMError",
-    "LastingOptions",
     "Limits",
     "LlamaSwap",
     "LocalError",
@@ -380,7 +377,6 @@ __all__ = [
     "Role",
     "Row",
     "RunEvent",
-    "RunOptions",
     "RunResult",
     "SaveHook",
     "SavedCall",
@@ -418,6 +414,7 @@ __all__ = [
     "TrimTo",
     "TurnEnded",
     "TurnLimitError",
+    "TurnOptions",
     "Typed",
     "TypedRun",
     "TypedStream",

@@ -23,7 +23,7 @@ from aiollm.spec import Plan, as_target
 from aiollm.types import Target, Timeouts
 
 if TYPE_CHECKING:
-    from aiollm._agent.options import AgentOptions, LastingOptions
+    from aiollm._agent.options import AgentOptions
     from aiollm._agent.run import AgentRun, TypedRun
     from aiollm._agent.typed_stream import TypedStream
     from aiollm._bulk.run import MapRun
@@ -209,7 +209,7 @@ class Registry(WholeAnswers, Retrieval, Names):
         tool_timeout: float | None = 60.0,
         output: Any = None,
         repairs: int = 1,
-        **options: Unpack[LastingOptions],
+        **options: Any,
     ) -> AgentRun:
         """Return a run of an agent as a stream: the model and its tools, turn by turn.
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aiollm._agent.compaction import CompactHook
-from aiollm._failover.keywords import RunOptions, parted
+from aiollm._failover.keywords import TurnOptions, parted
 from aiollm._failover.sessions import in_session
 from aiollm._serialization import SavedRun, check_version
 from aiollm._validation import RequestLike
@@ -26,34 +26,27 @@ SaveHook: TypeAlias = Callable[[SavedRun], object]
 """Keeps a run as far as it is, sync or async; a plain function runs in a thread."""
 
 
-class LastingOptions(RunOptions, total=False):
-    """The options of a run that lasts: also `RunOptions`, for each turn.
+class AgentOptions(TurnOptions, total=False):
+    """The keywords of `run`, except `tools`, `output` and `repairs`: also `TurnOptions`.
 
     `approve`: is asked about each tool call, except those of tools with `approve=False`.
     `approvals`: decisions about the calls of a saved run, by call id. `compact`: is called before
     each turn, and may return a shorter history. `save`: gets the run after each answer, before and
-    after each tool, and when it waits for approval; what it raises ends the run.
+    after each tool, and when it waits for approval; what it raises ends the run. `max_turns`,
+    `max_parallel` and `tool_timeout` are described at `Registry.run`.
     """
 
     approve: ApproveHook | None
     approvals: Mapping[str, Approval] | None
     compact: CompactHook | None
     save: SaveHook | None
-
-
-class AgentOptions(LastingOptions, total=False):
-    """The keywords of `run`, except `tools`, `output` and `repairs`: also `LastingOptions`.
-
-    `max_turns`, `max_parallel` and `tool_timeout` are described at `Registry.run`.
-    """
-
     max_turns: int
     max_parallel: int
     tool_timeout: float | None
 
 
 class Lasting(msgspec.Struct, frozen=True):
-    """The options of `LastingOptions` alone, and the saved run to go on from."""
+    """The options of a run that make it last, and the saved run to go on from."""
 
     approve: ApproveHook | None = None
     approvals: Mapping[str, Approval] = {}
@@ -67,7 +60,7 @@ NAMES = ("approve", "approvals", "compact", "save")
 
 
 def taken(
-    request: RequestLike | SavedRun, options: LastingOptions
+    request: RequestLike | SavedRun, options: Any
 ) -> tuple[RequestLike, dict[str, Any], Lasting]:
     """Return a run's request, the options of its turns, and what lasts. Raises: ConfigError."""
     saved = request if isinstance(request, SavedRun) else None

@@ -47,35 +47,30 @@ class RequestFields(TypedDict, total=False):
     cache_key: str
 
 
-class GenerateOptions(RequestFields, CallOptions, total=False):
-    """The further keywords of `generate`: also `RequestFields` and `CallOptions`.
+class TurnOptions(RequestFields, CallOptions, total=False):
+    """The keywords of one turn of a conversation: also `RequestFields` and `CallOptions`.
 
     `session`: the name of the conversation. The target whose prompt cache is warm for it is asked
-    first, if it is healthy and has room. `response_cache`: "use" takes the answer to an equal
-    request from the registry's cache, if a target of the spec's first step gave it; "refresh" asks
-    again; both keep the answer once it is complete.
+    first, if it is healthy and has room; without a name, each run is a session of its own.
+    `response_cache`: "use" takes the answer to an equal request from the registry's cache, if a
+    target of the spec's first step gave it; "refresh" asks again; both keep the answer once it is
+    complete.
     """
 
     session: str | None
     response_cache: ResponseCacheUse | None
+
+
+class GenerateOptions(TurnOptions, total=False):
+    """The further keywords of `generate`: also `TurnOptions`."""
+
     tools: ToolBase | Sequence[ToolBase]
 
 
-class RunOptions(RequestFields, CallOptions, total=False):
-    """The further keywords of `run` for each turn: also `RequestFields` and `CallOptions`.
-
-    `session`: the name of the conversation, as for `generate`; without one, each run is a session
-    of its own. `response_cache`: as for `generate`, for each turn.
-    """
-
-    session: str | None
-    response_cache: ResponseCacheUse | None
-
-
 class StreamOptions(GenerateOptions, total=False):
-    """The keywords of `stream`: `RequestFields`, `CallOptions`, `tools`, `output` and `session`.
+    """The keywords of `stream`: also `GenerateOptions`.
 
-    `output`: the type of the answer, or a JSON schema. `response_cache`: as for `generate`.
+    `output`: the type of the answer, or a JSON schema.
     """
 
     output: Any
@@ -98,7 +93,7 @@ class CountOptions(RequestFields, total=False):
 
 
 def parted(
-    request: RequestLike, options: StreamOptions | RunOptions | CountOptions, *own: str
+    request: RequestLike, options: StreamOptions | TurnOptions | CountOptions, *own: str
 ) -> tuple[RequestLike, OwnOptions]:
     """Put the keywords that are fields into the request; return it, and the others.
 

@@ -15,10 +15,10 @@ from aiollm import (
     Registry,
     Request,
     RequestFields,
-    RunOptions,
     StreamOptions,
     Timeouts,
     Tool,
+    TurnOptions,
     assistant,
     tool,
     user,
@@ -175,7 +175,7 @@ def test_the_keywords_are_the_fields_of_a_request() -> None:
     fields = set(Request.__struct_fields__) - {"messages"}
     assert fields <= hints[StreamOptions]
     assert hints[StreamOptions] - hints[GenerateOptions] == {"output"}
-    assert hints[StreamOptions] - set(RunOptions.__annotations__) == {"tools", "output"}
+    assert hints[StreamOptions] - set(TurnOptions.__annotations__) == {"tools", "output"}
     assert set(RequestFields.__annotations__) == fields - {"tools", "output"} == set(FIELDS)
 
 
