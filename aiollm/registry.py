@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from aiollm._calls.retrieval import Retrieval
 from aiollm._calls.settings import Settings
-from aiollm._calls.whole import WholeAnswers
+from aiollm._calls.unary import UnaryCalls
 from aiollm._failover.hooks import emit
 from aiollm._failover.jitter import uniform
 from aiollm._failover.policy import OnInterrupt, OnRefusal, OnUnsupported, Policy, book_of
@@ -48,7 +48,7 @@ _SERVERS = "aiollm.servers._warming"
 """What manages servers."""
 
 
-class Registry(WholeAnswers, Retrieval, Names):
+class Registry(UnaryCalls, Retrieval, Names):
     """Providers by name, and all calls to them.
 
     Nothing runs, and no connection is open, before the first use. A registry belongs to one

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class WholeAnswers(RegistryBase):
+class UnaryCalls(RegistryBase):
     """The calls of a registry that return all of an answer at once."""
 
     stream: Callable[..., Stream]
