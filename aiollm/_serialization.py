@@ -34,7 +34,7 @@ class SavedRun(msgspec.Struct, frozen=True):
     `messages` is a valid history: calls without a result have an error in its place. `request` has
     the settings, but neither messages nor tools; `calls` are those of the last answer, in order.
     `steered` waits for the next turn, `ended` says that `response` is the last answer. In a typed
-    run, `corrections` answers were sent back, the last of them just now if it `is_correcting`.
+    run, `repairs` answers were sent back, the last of them just now if it `is_repairing`.
     """
 
     messages: tuple[Message, ...]
@@ -46,8 +46,8 @@ class SavedRun(msgspec.Struct, frozen=True):
     cost: Cost = Cost()
     response: Response | None = None
     ended: bool = False
-    corrections: int = 0
-    is_correcting: bool = False
+    repairs: int = 0
+    is_repairing: bool = False
     version: int = RUN_VERSION
 
 

@@ -33,7 +33,7 @@ async def main() -> None:
         else:
             ticket = typed.value
             print(f"{ticket.team}, urgency {ticket.urgency}: {ticket.summary}")
-            print(f"by {typed.response.target}, replies that did not fit: {len(typed.misfits)}")
+            print(f"by {typed.response.target}, replies that did not fit: {len(typed.rejected)}")
 
 
 if __name__ == "__main__":

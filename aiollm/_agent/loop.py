@@ -143,7 +143,7 @@ class AgentLoop:
         """Let `end` read the last answer, which a saved run may have already."""
         self._typed = end
         if (saved := self._lasting.saved) is not None:
-            end.corrections, end.is_correcting = saved.corrections, saved.is_correcting
+            end.repairs, end.is_repairing = saved.repairs, saved.is_repairing
         if self._complete and self._last is not None:
             self._read_end(end, self._last)
 
@@ -224,8 +224,8 @@ class AgentLoop:
             cost=self.cost,
             response=self._last,
             ended=self._complete,
-            corrections=0 if self._typed is None else self._typed.corrections,
-            is_correcting=self._typed is not None and self._typed.is_correcting,
+            repairs=0 if self._typed is None else self._typed.repairs,
+            is_repairing=self._typed is not None and self._typed.is_repairing,
         )
 
     def steer(self, parts: Sequence[str | Part]) -> None:
@@ -297,7 +297,7 @@ class AgentLoop:
         self._prepared = None
         self._complete = False
         if self._typed is not None:
-            self._typed.is_correcting = False  # the message may take calls
+            self._typed.is_repairing = False  # the message may take calls
         if self._emit:
             self._emit(RunSteered(self._number, self.turns + 1))
         return Steered(message)
@@ -350,7 +350,7 @@ class AgentLoop:
 
     def _next_request(self) -> Request:
         request = msgspec.structs.replace(self._request, messages=self._history)
-        if self._typed is not None and self._typed.is_correcting:
+        if self._typed is not None and self._typed.is_repairing:
             return self._typed.without_calls(request)
         choice = request.tool_choice
         if not self.turns or choice in (None, "auto", "none") or choice[0] == "auto":

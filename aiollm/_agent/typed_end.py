@@ -18,13 +18,13 @@ class TypedEnd:
         """Take a type or a JSON schema. Raises: ConfigError."""
         check_repairs(repairs)
         self._shape = shape_of(output)
-        self._repairs = repairs
-        self.corrections: int = 0
+        self._max_repairs = repairs
+        self.repairs: int = 0
         """How often an answer of the run was sent back."""
         self._value: Any = None
         self._misfit: tuple[str, Response] | None = None
-        self.is_correcting: bool = False
-        """Whether a corrected answer is waited for, and no message was put in since."""
+        self.is_repairing: bool = False
+        """Whether a repaired answer is waited for, and no message was put in since."""
 
     @property
     def wire(self) -> Any:
@@ -33,19 +33,19 @@ class TypedEnd:
 
     def take(self, response: Response, *, may_ask: bool) -> Message | None:
         """Read an answer without calls; return what is to be said to it, None if it is the last."""
-        self._value, self._misfit, self.is_correcting = None, None, False
+        self._value, self._misfit, self.is_repairing = None, None, False
         try:
             self._value = self._shape.read(response)
         except OutputError as error:
-            if may_ask and self.corrections < self._repairs and not hopeless(response):
-                self.corrections += 1
-                self.is_correcting = True
+            if may_ask and self.repairs < self._max_repairs and not hopeless(response):
+                self.repairs += 1
+                self.is_repairing = True
                 return correction(error)
             self._misfit = error.message, response
         return None
 
     def without_calls(self, request: Request) -> Request:
-        """Return the request of a correction: without calls, every server enforces the schema."""
+        """Return the request for a repair: without calls, every server enforces the schema."""
         return msgspec.structs.replace(request, tool_choice="none") if request.tools else request
 
     def value(self) -> Any:

@@ -36,23 +36,23 @@ _HOPELESS = {
 class Typed(msgspec.Struct, Generic[T], frozen=True):
     """A typed answer: its `value`, and the `response` that it was read from.
 
-    `misfits` are the answers that did not fit before it; `usage` and `cost` are those of all.
+    `rejected` are the answers that did not fit before it; `usage` and `cost` are those of all.
     """
 
     value: T
     response: Response
-    misfits: tuple[Response, ...] = ()
+    rejected: tuple[Response, ...] = ()
 
     @property
     def usage(self) -> Usage:
         """The usage of all answers that it took."""
-        return total_usage([each.usage for each in (*self.misfits, self.response)])
+        return total_usage([each.usage for each in (*self.rejected, self.response)])
 
     @property
     def cost(self) -> Cost:
         """The cost of all answers that it took."""
         return functools.reduce(
-            operator.add, (each.cost for each in self.misfits), self.response.cost
+            operator.add, (each.cost for each in self.rejected), self.response.cost
         )
 
 
@@ -138,16 +138,16 @@ async def generate_typed(
     check_repairs(repairs)
     shape = shape_of(kind)
     request = msgspec.structs.replace(as_request(asked), output=shape.wire)
-    misfits: list[Response] = []
+    rejected: list[Response] = []
     while True:
         response = await ask(request)
         try:
-            return Typed(shape.read(response), response, tuple(misfits))
+            return Typed(shape.read(response), response, tuple(rejected))
         except OutputError as error:
-            if len(misfits) >= repairs or hopeless(response):
+            if len(rejected) >= repairs or hopeless(response):
                 raise
             wrong = correction(error)
-        misfits.append(response)
+        rejected.append(response)
         said: tuple[Message, ...] = (response.message,) if response.text.strip() else ()
         request = msgspec.structs.replace(request, messages=(*request.messages, *said, wrong))
 

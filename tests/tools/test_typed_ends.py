@@ -61,16 +61,16 @@ async def test_the_response_comes_beside_the_value(over):
     assert isinstance(typed, Typed)
     assert typed.value == OSLO
     assert (typed.response.text, str(typed.response.target)) == (WIRE, "fake/m")
-    assert (typed.misfits, typed.usage) == ((), Usage(3, 2, certainty="exact"))
+    assert (typed.rejected, typed.usage) == ((), Usage(3, 2, certainty="exact"))
 
 
 async def test_usage_and_cost_count_the_answers_that_did_not_fit(over):
     fake = FakeProvider(used("no"), used(WIRE))
     typed = await over(fake).generate("fake/m", "?", output=City, with_response=True)
     assert typed.value == OSLO
-    assert [each.text for each in typed.misfits] == ["no"]
+    assert [each.text for each in typed.rejected] == ["no"]
     assert typed.usage.output_tokens == 4
-    assert typed.cost == typed.misfits[0].cost + typed.response.cost
+    assert typed.cost == typed.rejected[0].cost + typed.response.cost
 
 
 async def test_a_response_beside_nothing_is_a_config_error(over):
@@ -276,7 +276,7 @@ async def test_corrections_before_a_save_count_and_are_gone_on_with(over, repair
         await again.collect()
     assert len(other.calls) == max(1, repairs)
     assert {request.tool_choice for request in other.requests} == {"none"}
-    assert again.saved.corrections == max(1, repairs)
+    assert again.saved.repairs == max(1, repairs)
 
 
 async def test_a_run_that_waits_for_approval_says_so_where_its_value_would_be(over):
