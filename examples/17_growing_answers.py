@@ -41,7 +41,7 @@ async def main() -> None:
                         shown = 0
                         continue
                     seen = partial.data.get("stops", [])
-                    while shown < len(seen) and partial.is_whole("stops", shown):
+                    while shown < len(seen) and partial.is_final("stops", shown):
                         print(f"- {seen[shown]['place']}")
                         shown += 1
         except OutputError as error:

@@ -36,7 +36,7 @@ class Partial(msgspec.Struct, Generic[T], frozen=True):
     value: T | None = None
     restarts: int = 0
 
-    def is_whole(self, *path: str | int) -> bool:
+    def is_final(self, *path: str | int) -> bool:
         """Return whether what `data` has at a path of names and numbers will not change."""
         return self.growing is None or self.growing[: len(path)] != path
 

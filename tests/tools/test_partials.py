@@ -164,10 +164,10 @@ async def test_texts_and_lists_grow_numbers_come_whole_and_nothing_is_made_up(ov
 
 def test_what_is_whole_is_all_that_does_not_hold_the_growing_place():
     partial: Partial[Any] = Partial({"a": [{"b": 1, "c": "x"}]}, ("a", 0, "c"))
-    assert partial.is_whole("a", 0, "b")
-    assert not any([partial.is_whole("a", 0, "c"), partial.is_whole("a", 0), partial.is_whole()])
-    assert Partial([1, 2], ()).is_whole(1)
-    assert Partial([1, 2], None).is_whole()
+    assert partial.is_final("a", 0, "b")
+    assert not any([partial.is_final("a", 0, "c"), partial.is_final("a", 0), partial.is_final()])
+    assert Partial([1, 2], ()).is_final(1)
+    assert Partial([1, 2], None).is_final()
 
 
 async def test_a_value_that_travels_in_an_object_is_taken_out_of_it(over):
