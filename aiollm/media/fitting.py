@@ -141,7 +141,7 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
         return f"its EXIF orientation is {found.orientation}, and few targets turn it upright"
     if not found.srgb:
         return COLOURS
-    return "" if found.whole else CUT
+    return "" if found.complete else CUT
 
 
 def _misshape(found: ImageInfo, wanted: ImageLimits) -> str:

@@ -29,7 +29,7 @@ _TAIL = 64 * 1024
 class ImageInfo(msgspec.Struct, frozen=True):
     """Facts from an image's header; width and height in pixels, before any EXIF rotation.
 
-    `whole` is False when the end of the file seems to be missing; only decoding can make sure.
+    `complete` is False when the end of the file seems to be missing; only decoding can make sure.
     `orientation` is that of EXIF: 1 means upright, 2 to 8 turned or mirrored. `srgb` is False when
     a colour profile says that the colours are not those of sRGB.
     """
@@ -38,7 +38,7 @@ class ImageInfo(msgspec.Struct, frozen=True):
     width: int
     height: int
     animated: bool = False
-    whole: bool = True
+    complete: bool = True
     orientation: int = exif.UPRIGHT
     srgb: bool = True
 
@@ -242,11 +242,11 @@ def _webp(data: bytes) -> ImageInfo | None:
         case b"VP8L" if data[20] == 0x2F:
             (bits,) = unpack_from("<I", data, 21)
             return ImageInfo(
-                "image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, whole=whole
+                "image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, complete=whole
             )
         case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
             width, height = unpack_from("<HH", data, 26)
-            return ImageInfo("image/webp", width & 0x3FFF, height & 0x3FFF, whole=whole)
+            return ImageInfo("image/webp", width & 0x3FFF, height & 0x3FFF, complete=whole)
     return None
 
 
@@ -274,7 +274,7 @@ def _webp_chunks(data: bytes) -> tuple[int, bool]:
 def _bmp(data: bytes) -> ImageInfo | None:
     size, header = unpack_from("<I8xI", data, 2)
     width, height = unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return ImageInfo("image/bmp", width, abs(height), whole=len(data) >= size)
+    return ImageInfo("image/bmp", width, abs(height), complete=len(data) >= size)
 
 
 def _iso(data: bytes) -> ImageInfo | None:

@@ -125,7 +125,7 @@ def test_an_odd_file_gives_the_picture_that_others_show(make, kind):
     pixel = make.load(made.data).convert("RGB").getpixel((0, 0))
     wanted = (76, 76, 76) if "grey" in kind else RED
     assert all(abs(one - other) < 9 for one, other in zip(pixel, wanted, strict=True))
-    assert info(made.data).whole
+    assert info(made.data).complete
 
 
 def test_of_an_animation_with_a_picture_of_its_own_that_picture_is_taken(make):

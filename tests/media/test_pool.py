@@ -316,7 +316,7 @@ async def test_the_loop_turns_while_twenty_photos_are_prepared(pool, make):
     made = await asyncio.gather(*(pool.fit(photo, limits) for photo in photos))
     beating.cancel()
     assert {(each.width, each.height) for each in made} == {(1568, 1176)}
-    assert all(info(each.data).whole for each in made)
+    assert all(info(each.data).complete for each in made)
     assert pool.statistics().prepared == 20
     assert beats > 20
 

@@ -45,14 +45,14 @@ def test_tells_format_and_size(make, kind, size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_without_its_end_is_not_whole(make, kind):
     data = make.save(make.photo(300, 200), kind)
-    assert info(data[: len(data) * 2 // 3]).whole is False
+    assert info(data[: len(data) * 2 // 3]).complete is False
     assert info(data[:9]) is None
 
 
 @pytest.mark.usefixtures("need_pil")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_something_behind_the_end_leaves_a_file_whole(make, kind):
-    assert info(make.save(make.photo(300, 200), kind) + b"trailer" * 100).whole
+    assert info(make.save(make.photo(300, 200), kind) + b"trailer" * 100).complete
 
 
 @pytest.mark.usefixtures("need_pil")

@@ -401,7 +401,7 @@ def test_what_is_made_always_keeps_the_limits(data, mime, edge, size):
     assert (found.width, found.height) == (made.width, made.height)
     assert edge is None or max(made.width, made.height) <= edge
     assert size is None or len(made.data) <= size
-    assert found.whole
+    assert found.complete
     assert not found.animated
     if original is not None:
         assert max(made.width, made.height) <= max(original.width, original.height)
