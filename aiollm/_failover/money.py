@@ -170,7 +170,7 @@ class Money:
                 target=target,
             )
         provider = self._opener.providers[target]
-        return price.most(*most_of(self._opener.request, provider.capabilities(target.model)))
+        return price.max_usd(*most_of(self._opener.request, provider.capabilities(target.model)))
 
 
 def most_of(request: AnyRequest, capabilities: Capabilities) -> tuple[float, float, int]:

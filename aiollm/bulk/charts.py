@@ -43,7 +43,7 @@ def figure(title: str, unit: str, chart: Markup) -> Markup:
 
 def histogram(found: Distribution, name: str) -> Markup:
     """Draw times on a logarithmic axis, with their quantiles."""
-    place = _logarithmic(found.least, found.most)
+    place = _logarithmic(found.min, found.max)
     bars = [
         Bar(
             place(each.low),
@@ -53,11 +53,11 @@ def histogram(found: Distribution, name: str) -> Markup:
         )
         for each in found.buckets
     ]
-    if found.most <= found.least:
-        bars = [Bar(0.4, 0.6, found.count, f"{shown.seconds(found.most)}: {found.count:,}")]
+    if found.max <= found.min:
+        bars = [Bar(0.4, 0.6, found.count, f"{shown.seconds(found.max)}: {found.count:,}")]
     quantiles = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
     marks = [Tick(place(at), f"{label} {shown.seconds(at)}") for label, at in quantiles.items()]
-    ticks = [Tick(place(at), shown.round_seconds(at)) for at in _decades(found.least, found.most)]
+    ticks = [Tick(place(at), shown.round_seconds(at)) for at in _decades(found.min, found.max)]
     says = f"{name}: {', '.join(mark.label for mark in marks)}"
     return plot(bars, ticks, says, marks=marks)
 

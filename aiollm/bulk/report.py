@@ -25,16 +25,16 @@ class Bucket(msgspec.Struct, frozen=True):
 class Distribution(msgspec.Struct, frozen=True):
     """What many numbers look like: times are in seconds, quantiles within 1 % of the true ones.
 
-    `count`, `mean`, `least` and `most` are exact.
+    `count`, `mean`, `min` and `max` are exact.
     """
 
     count: int
     mean: float
-    least: float
+    min: float
     p50: float
     p95: float
     p99: float
-    most: float
+    max: float
     buckets: tuple[Bucket, ...] = ()
 
 
@@ -223,11 +223,11 @@ def _times(report: Report) -> Iterator[str]:
     found = {"first output": report.first_output, "answer": report.total}
     rows = [(name, *_of(times)) for name, times in found.items() if times]
     if rows:
-        yield from _table(("", "p50", "p95", "p99", "mean", "most"), rows)
+        yield from _table(("", "p50", "p95", "p99", "mean", "max"), rows)
 
 
 def _of(times: Distribution) -> Iterator[str]:
-    figures = (times.p50, times.p95, times.p99, times.mean, times.most)
+    figures = (times.p50, times.p95, times.p99, times.mean, times.max)
     yield from map(shown.seconds, figures)
 
 
@@ -258,7 +258,7 @@ def score_facts(score: ScoreReport) -> Iterator[str]:
     """Say in a few words how a score turned out."""
     if found := score.numbers:
         mean, middle = shown.number(found.mean), shown.number(found.p50)
-        ends = f"{shown.number(found.least)} to {shown.number(found.most)}"
+        ends = f"{shown.number(found.min)} to {shown.number(found.max)}"
         yield f"mean {mean}, p50 {middle}, {ends} in {shown.rows(found.count)}"
     if told := score.true + score.false:
         yield f"true in {score.true:,} of {told:,} ({shown.share(score.true, told)})"

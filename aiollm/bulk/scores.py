@@ -56,11 +56,11 @@ def _exactly(sketch: Sketch, times: Mapping[float, int]) -> Distribution:
     return Distribution(
         count=sketch.count,
         mean=sketch.total / sketch.count,
-        least=sketch.least,
+        min=sketch.least,
         p50=quantile(0.5),
         p95=quantile(0.95),
         p99=quantile(0.99),
-        most=sketch.most,
+        max=sketch.most,
         buckets=tuple(Bucket(value, value, count) for value, count in times.items()),
     )
 

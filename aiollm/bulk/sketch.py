@@ -132,11 +132,11 @@ def distribution(sketch: Sketch, edges: Sequence[float]) -> Distribution:
     return Distribution(
         count=sketch.count,
         mean=sketch.total / sketch.count,
-        least=sketch.least,
+        min=sketch.least,
         p50=sketch.quantile(0.5),
         p95=sketch.quantile(0.95),
         p99=sketch.quantile(0.99),
-        most=sketch.most,
+        max=sketch.most,
         buckets=buckets,
     )
 

@@ -56,7 +56,7 @@ class Price(msgspec.Struct, frozen=True):
         except OverflowError:  # a server may count with hundreds of digits
             return math.inf
 
-    def most(self, input_tokens: float, output_tokens: float, images: int = 0) -> float:
+    def max_usd(self, input_tokens: float, output_tokens: float, images: int = 0) -> float:
         """Return the dollars that a request costs at most, in whichever tier and cache."""
         prices = self._all(input_tokens)
         return max(each._most(input_tokens, output_tokens, images) for each in prices)  # noqa: SLF001

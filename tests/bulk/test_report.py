@@ -115,7 +115,7 @@ def test_the_text_has_what_a_person_asks_for(report) -> None:
         "waited   250 ms for limits, added up over rows",
         "tries    11, of them failed: 2 RateLimitError",
         "",
-        "                 p50     p95     p99    mean    most",
+        "                 p50     p95     p99    mean     max",
         "first output  500 ms  500 ms  500 ms  500 ms  500 ms",
         "answer        5.00 s  9.00 s  9.00 s  5.00 s  9.00 s",
         "",

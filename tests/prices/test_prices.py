@@ -88,7 +88,7 @@ def test_no_answer_costs_more_than_the_most(usage):
         above={500: Price(4, 20), 5000: Price(1000, 1000)},
         tiers={"fast": Price(6, 30, above={999: Price(12, 60)})},
     )
-    assert price.usd(usage) <= price.most(1000, 100) < 1
+    assert price.usd(usage) <= price.max_usd(1000, 100) < 1
 
 
 @pytest.mark.parametrize(
