@@ -63,7 +63,7 @@ class Asker:
         self._fates.asks(asked, is_first=not asked.began)
         if not asked.began:
             asked.began, asked.started = asked_at, time.time()
-        asks = Asks([], [*asked.tries])
+        asks = Asks([], [*asked.attempts])
         value, error = None, None
         try:
             value = await self._answer(asked, asks)
@@ -116,7 +116,7 @@ class Asker:
                 break
         fate = self._fates.of(error, asked, asked_at, asyncio.get_running_loop().time())
         if fate == "later":
-            asked.tries = tuple(asks.attempts)
+            asked.attempts = tuple(asks.attempts)
         return fate
 
     async def _scored(self, row: Row[Any]) -> Row[Any]:

@@ -47,6 +47,7 @@ class RowToAsk:
         "answers_at_first",
         "answers_before",
         "asked",
+        "attempts",
         "began",
         "error",
         "key",
@@ -55,7 +56,6 @@ class RowToAsk:
         "put_off",
         "request",
         "started",
-        "tries",
     )
 
     def __init__(self, number: int, key: str) -> None:
@@ -75,7 +75,7 @@ class RowToAsk:
         """How many rows the run had answers of when it was asked first, and last."""
         self.put_off = 0
         """How many times it failed for its targets, and is asked again."""
-        self.tries: tuple[Attempt, ...] = ()
+        self.attempts: tuple[Attempt, ...] = ()
         """The attempts of these times."""
 
 

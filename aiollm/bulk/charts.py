@@ -90,13 +90,13 @@ def over_time(
     """Draw how many of something there were in a second."""
     bars: list[Bar] = []
     merged = _merged(intervals)
-    length = merged[-1].began + merged[-1].seconds
+    length = merged[-1].started + merged[-1].seconds
     for each in merged:
         value = count(each) / each.seconds if each.seconds else 0.0
-        end = each.began + each.seconds
-        when = f"{shown.seconds(each.began)} to {shown.seconds(end)}"
+        end = each.started + each.seconds
+        when = f"{shown.seconds(each.started)} to {shown.seconds(end)}"
         hint = f"{when}: {shown.rate(value)} {unit}, {count(each):,} in all"
-        bars.append(Bar(each.began / length, end / length, value, hint))
+        bars.append(Bar(each.started / length, end / length, value, hint))
     most = max(bar.value for bar in bars)
     says = f"at most {shown.rate(most)} {unit}, over {shown.seconds(length)}"
     return plot(bars, _time_ticks(length), says, tone=tone)
@@ -104,16 +104,16 @@ def over_time(
 
 def _merged(intervals: Sequence[Interval]) -> list[Interval]:
     """Join intervals to few enough for bars that can be seen; none is much shorter than others."""
-    length = intervals[-1].began + intervals[-1].seconds
+    length = intervals[-1].started + intervals[-1].seconds
     least = max(length / MOST_INTERVALS, 0.75 * max(each.seconds for each in intervals))
     merged: list[Interval] = []
     for each in intervals:
         last = merged[-1] if merged else None
-        is_rest = length - each.began < least
+        is_rest = length - each.started < least
         if last is not None and (last.seconds < least or is_rest):
             merged[-1] = Interval(
-                last.began,
-                each.began + each.seconds - last.began,
+                last.started,
+                each.started + each.seconds - last.started,
                 last.answered + each.answered,
                 last.failed + each.failed,
                 last.output_tokens + each.output_tokens,

@@ -81,14 +81,14 @@ class KeptRows:
 def _row(record: Record) -> RowReport:
     failure = record.failure
     text = _text(record)
-    last = record.tries[-1].target if record.tries else ""
+    last = record.attempts[-1].target if record.attempts else ""
     return RowReport(
         key=one_line(_cut(record.key, MOST_KEY)),
         target=one_line(_cut(record.target or last, MOST_KEY)),
         seconds=_bounded(record.seconds),
         first_output=None if record.first_output is None else _bounded(record.first_output),
         waited=_bounded(record.waited),
-        tries=len(record.tries),
+        attempts=len(record.attempts),
         error=one_line(_cut(failure.kind, MOST_KEY)) if failure else "",
         message=printable(_cut(failure.message, MOST_MESSAGE)) if failure else "",
         excerpt=printable(_cut(text, MOST_EXCERPT)),

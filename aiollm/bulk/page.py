@@ -56,7 +56,7 @@ def _head(report: Report, title: str) -> Markup:
 def _header(report: Report, title: str) -> Markup:
     # The parts of a time stay together where the line is broken.
     summary = _TIME.sub("\u00a0", report.summary)
-    when = tag("time", shown.moment(report.began)) if report.began is not None else ""
+    when = tag("time", shown.moment(report.started)) if report.started is not None else ""
     parts: list[Markup] = [
         tag("h1", tag("bdi", title), when),
         tag("p", f"{summary[:1].upper()}{summary[1:]}", class_="summary"),
@@ -85,8 +85,8 @@ def _tiles(report: Report) -> Iterator[Markup]:
     yield _tile("Input tokens", _tokens(report, used.input_tokens), *cached, *uncounted)
     reasoning = [f"{used.reasoning_tokens:,} reasoning"] if used.reasoning_tokens else []
     yield _tile("Output tokens", _tokens(report, used.output_tokens), *reasoning, *uncounted)
-    tries = sum(report.tries.values())
-    yield _tile("Tries", f"{tries:,}", f"{shown.rows(report.retried)} took more than one")
+    attempts = sum(report.attempts.values())
+    yield _tile("Attempts", f"{attempts:,}", f"{shown.rows(report.retried)} took more than one")
     yield _tile("Waited for limits", shown.seconds(report.waited), "added up over all rows")
 
 
@@ -128,7 +128,7 @@ def _sections(report: Report) -> Iterator[Markup]:
             "From the row's start, waiting for limits included. The axis is logarithmic.",
             tag("div", *_latencies(report), class_="figures"),
         )
-    if report.errors or report.try_errors:
+    if report.errors or report.attempt_errors:
         yield _section("What went wrong", "", tag("div", *_errors(report), class_="figures"))
     if report.targets:
         yield _section("Targets", "", *_targets(report))
@@ -174,7 +174,7 @@ def _latencies(report: Report) -> Iterator[Markup]:
 def _errors(report: Report) -> Iterator[Markup]:
     for title, unit, errors in (
         ("Failed rows", "by the class of their error", report.errors),
-        ("Failed tries", "also of rows that were answered in the end", report.try_errors),
+        ("Failed attempts", "also of rows that were answered in the end", report.attempt_errors),
     ):
         if errors:
             bars = charts.bars_of(errors, charts.whole, tone="bad")

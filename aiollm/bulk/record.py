@@ -28,8 +28,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one row: an answer or a failure.
 
-    Times are seconds: `began` since 1970, `seconds` from the row's start to its end, `first_output`
-    from its start to the first output, None without one, and `waited` in line for a target that has
+    Times are seconds: `started` since 1970, `seconds` from then to the row's end, `first_output`
+    from then to the first output, None without one, and `waited` in line for a target that has
     room. `cached`: the answer came from the response cache. `message` has all of an answer that is
     more than plain text. `run` and `asked` are hashes: of what all rows of the run have in common,
     and of what this one asks.
@@ -44,8 +44,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage = Usage()
     cost: Cost = Cost()
-    tries: tuple[Try, ...] = ()
-    began: float = 0.0
+    attempts: tuple[Try, ...] = ()
+    started: float = 0.0
     seconds: float = 0.0
     first_output: float | None = None
     waited: float = 0.0

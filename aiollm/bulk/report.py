@@ -39,12 +39,12 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """What ended in a stretch of the run; `began` and `seconds` leave out times without rows.
+    """What ended in a stretch of the run; `started` and `seconds` leave out times without rows.
 
     A row that failed and was asked again counts each time.
     """
 
-    began: float
+    started: float
     seconds: float
     answered: int = 0
     failed: int = 0
@@ -52,7 +52,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class TargetReport(msgspec.Struct, frozen=True):
-    """One target's part of a run: the rows that it had last, and all tries of it.
+    """One target's part of a run: the rows that it had last, and all attempts of it.
 
     Tokens, costs and times have the meaning that they have in `Report`. `scores` are means by the
     score's name, with True as 1 and False as 0.
@@ -62,8 +62,8 @@ class TargetReport(msgspec.Struct, frozen=True):
     rows: int
     answered: int
     failed: int
-    tries: int
-    failed_tries: int
+    attempts: int
+    failed_attempts: int
     errors: dict[str, int]
     usage: Usage
     cost: float | None
@@ -100,7 +100,7 @@ class RowReport(msgspec.Struct, frozen=True):
     seconds: float
     first_output: float | None = None
     waited: float = 0.0
-    tries: int = 0
+    attempts: int = 0
     error: str = ""
     message: str = ""
     excerpt: str = ""
@@ -119,13 +119,13 @@ class Report(msgspec.Struct, frozen=True):
     - `cost` is in US dollars, and includes what was `lost`, that is, what was paid for answers that
       were not used. It is the sum of what is known, None where nothing is; `cost_unknown` is how
       many rows have cost more than is known.
-    - `began` is when the first row started, in seconds since 1970. `elapsed` is seconds in which
+    - `started` is when the first row started, in seconds since 1970. `elapsed` is seconds in which
       rows were under way, without times of a minute or more between them, such as before a run is
       resumed. `waited` adds up the seconds that rows were in line for a target that has room, and
       `tokens_per_second` is about output.
     - `first_output` and `total` are seconds from a row's start, for answers that are not cached.
-    - `tries` counts attempts by outcome, `try_errors` failed ones by the class of their error, and
-      `retried` is rows that took more than one.
+    - `attempts` counts them by outcome, `attempt_errors` the failed ones by the class of their
+      error, and `retried` is rows that took more than one.
     - `finish_reasons` counts answers, `targets` has a part for each target, `scores` one for each
       name of a score, and `throughput` what ended when.
     - `slowest` has the slowest answers, `failures` the latest failed rows of each class.
@@ -142,15 +142,15 @@ class Report(msgspec.Struct, frozen=True):
     cost: float | None = None
     lost: float = 0.0
     cost_unknown: int = 0
-    began: float | None = None
+    started: float | None = None
     elapsed: float = 0.0
     waited: float = 0.0
     rows_per_second: float = 0.0
     tokens_per_second: float = 0.0
     first_output: Distribution | None = None
     total: Distribution | None = None
-    tries: dict[str, int] = {}
-    try_errors: dict[str, int] = {}
+    attempts: dict[str, int] = {}
+    attempt_errors: dict[str, int] = {}
     retried: int = 0
     finish_reasons: dict[str, int] = {}
     targets: tuple[TargetReport, ...] = ()
@@ -214,8 +214,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     waited = shown.seconds(report.waited)
     yield "waited", f"{waited} for limits, added up over rows" if report.waited else ""
     yield "cache", f"{shown.rows(report.cached)} answered from it" if report.cached else ""
-    tries = f"{sum(report.tries.values()):,}, of them failed: {counts(report.try_errors)}"
-    yield "tries", tries if report.retried else ""
+    attempts = f"{sum(report.attempts.values()):,}, of them failed: {counts(report.attempt_errors)}"
+    yield "attempts", attempts if report.retried else ""
     yield "ended", counts(report.finish_reasons) if set(report.finish_reasons) - {"stop"} else ""
 
 
@@ -232,11 +232,11 @@ def _of(times: Distribution) -> Iterator[str]:
 
 
 def _targets(report: Report) -> Iterator[str]:
-    head = ("target", "rows", "failed", "tries", "tokens in", "out", "cost", "p50", "p95")
+    head = ("target", "rows", "failed", "attempts", "tokens in", "out", "cost", "p50", "p95")
     rows = [
         (
             one_line(each.target) or "(none)",
-            *(f"{count:,}" for count in (each.rows, each.failed, each.tries)),
+            *(f"{count:,}" for count in (each.rows, each.failed, each.attempts)),
             f"{each.usage.input_tokens:,}",
             f"{each.usage.output_tokens:,}",
             cost_of(each).removeprefix("cost "),

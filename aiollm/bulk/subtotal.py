@@ -22,8 +22,8 @@ BARS = 40
 _TOKENS = tuple(name for name in Usage.__struct_fields__ if name.endswith(("_tokens", "_requests")))
 _counts_of = attrgetter(*_TOKENS)
 _SUMS = (
-    *("answered", "failed", "cached", "tries", "failed_tries", "uncounted", "exact", "counted"),
-    *("known_costs", "cost_unknown", "spent", "lost", "waited"),
+    *("answered", "failed", "cached", "attempts", "failed_attempts", "uncounted", "exact"),
+    *("counted", "known_costs", "cost_unknown", "spent", "lost", "waited"),
 )
 
 
@@ -38,8 +38,8 @@ class Subtotal:
         self.answered: int = 0
         self.failed: int = 0
         self.cached: int = 0
-        self.tries: int = 0
-        self.failed_tries: int = 0
+        self.attempts: int = 0
+        self.failed_attempts: int = 0
         self.uncounted: int = 0
         self.exact: int = 0
         self.counted: int = 0
@@ -163,8 +163,8 @@ class Subtotal:
             rows=self.answered + self.failed,
             answered=self.answered,
             failed=self.failed,
-            tries=self.tries,
-            failed_tries=self.failed_tries,
+            attempts=self.attempts,
+            failed_attempts=self.failed_attempts,
             errors=cleaned(self.errors),
             usage=self.usage,
             cost=self.cost,

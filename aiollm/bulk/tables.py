@@ -12,14 +12,14 @@ from aiollm.bulk.report import RowReport, TargetReport, cost_of
 def targets(found: Sequence[TargetReport]) -> Markup:
     """Return a row of figures for each target."""
     names = sorted({name for each in found for name in each.scores})
-    head = ["Target", "Rows", "Failed", "Tries (failed)", "Tokens in", "Tokens out", "Cost"]
+    head = ["Target", "Rows", "Failed", "Attempts (failed)", "Tokens in", "Tokens out", "Cost"]
     head += ["Median", "p95", "First output", *(_mean_of(name) for name in names)]
     rows = [
         (
             _cell(each.target or "(none)", "words name key"),
             f"{each.rows:,}",
             f"{each.failed:,}",
-            f"{each.tries:,} ({each.failed_tries:,})",
+            f"{each.attempts:,} ({each.failed_attempts:,})",
             *_tokens(each),
             cost_of(each).removeprefix("cost "),
             shown.seconds(each.total.p50 if each.total else None),
@@ -45,7 +45,7 @@ def _tokens(target: TargetReport) -> tuple[str, str]:
 
 def slowest_rows(rows: Iterable[RowReport]) -> Markup:
     """Return a table of answers."""
-    head = ("Key", "Target", "Total", "First output", "Waited", "Tries", "Tokens out", "Answer")
+    head = ("Key", "Target", "Total", "First output", "Waited", "Attempts", "Tokens out", "Answer")
     cells = [
         (
             _cell(row.key, "words name key"),
@@ -53,7 +53,7 @@ def slowest_rows(rows: Iterable[RowReport]) -> Markup:
             shown.seconds(row.seconds),
             shown.seconds(row.first_output),
             shown.seconds(row.waited) if row.waited else shown.DASH,
-            f"{row.tries:,}",
+            f"{row.attempts:,}",
             f"{row.output_tokens:,}",
             _cell(_excerpt(row), "words long"),
         )
@@ -64,14 +64,14 @@ def slowest_rows(rows: Iterable[RowReport]) -> Markup:
 
 def failed_rows(rows: Iterable[RowReport]) -> Markup:
     """Return a table of failed rows."""
-    head = ("Key", "Error", "Message", "Target", "Tries", "Total", "Waited")
+    head = ("Key", "Error", "Message", "Target", "Attempts", "Total", "Waited")
     cells = [
         (
             _cell(row.key, "words name key"),
             _cell(row.error, "words"),
             _cell(_message(row), "words long"),
             _cell(row.target or "(none)", "words name"),
-            f"{row.tries:,}",
+            f"{row.attempts:,}",
             shown.seconds(row.seconds),
             shown.seconds(row.waited) if row.waited else shown.DASH,
         )

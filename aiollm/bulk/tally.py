@@ -33,8 +33,8 @@ class Tally:
         self._scores = Scores()
         self._timeline = Timeline()
         self._kept = KeptRows()
-        self._tries: dict[str, int] = {}
-        self._try_errors: dict[str, int] = {}
+        self._attempts: dict[str, int] = {}
+        self._attempt_errors: dict[str, int] = {}
         self._finish_reasons: dict[str, int] = {}
         self._retried = 0
 
@@ -42,7 +42,7 @@ class Tally:
         """Add what became of a row.
 
         `again` is an earlier record of the same key, which has been added: the row counts once, as
-        this record has it. What the earlier one used stays in the sums: tokens, money, time, tries.
+        this record has it. What the earlier one used stays in the sums: tokens, money, attempts.
         Of a failed one, `key`, `failure` and the target are enough.
         """
         if again is not None:
@@ -54,24 +54,24 @@ class Tally:
         self._add_tries(record)
         if record.finish_reason is not None and record.failure is None:
             count(self._finish_reasons, record.finish_reason, MOST_WORDS)
-        if 0 < record.began < LATEST:
+        if 0 < record.started < LATEST:
             self._timeline.add(
-                record.began,
-                record.began + min(max(0.0, record.seconds), LONGEST),
+                record.started,
+                record.started + min(max(0.0, record.seconds), LONGEST),
                 failed=record.failure is not None,
                 tokens=0 if record.cached else record.usage.output_tokens,
             )
 
     def _add_tries(self, record: Record) -> None:
-        for each in record.tries:
-            count(self._tries, each.outcome, MOST_WORDS)
+        for each in record.attempts:
+            count(self._attempts, each.outcome, MOST_WORDS)
             subtotal = self._subtotal(each.target)
-            subtotal.tries += 1
+            subtotal.attempts += 1
             if each.error:
-                count(self._try_errors, each.error, MOST_WORDS)
+                count(self._attempt_errors, each.error, MOST_WORDS)
             if each.outcome == "failed":
-                subtotal.failed_tries += 1
-        if len(record.tries) > 1:
+                subtotal.failed_attempts += 1
+        if len(record.attempts) > 1:
             self._retried += 1
 
     def _subtotal(self, target: str) -> Subtotal:
@@ -101,15 +101,15 @@ class Tally:
             cost=overall.cost,
             lost=overall.lost,
             cost_unknown=overall.cost_unknown,
-            began=self._timeline.began,
+            started=self._timeline.started,
             elapsed=seconds,
             waited=overall.waited,
             rows_per_second=(overall.answered + overall.failed) / seconds if seconds else 0.0,
             tokens_per_second=overall.usage.output_tokens / seconds if seconds else 0.0,
             first_output=overall.first_output,
             total=overall.total,
-            tries=cleaned(self._tries),
-            try_errors=cleaned(self._try_errors),
+            attempts=cleaned(self._attempts),
+            attempt_errors=cleaned(self._attempt_errors),
             retried=self._retried,
             finish_reasons=cleaned(self._finish_reasons),
             targets=tuple(self._targets()),
@@ -126,6 +126,6 @@ class Tally:
 
 def _target_of(record: Record) -> str:
     """Return the target that answered or, where none did, the one that was tried last."""
-    if record.target or not record.tries:
+    if record.target or not record.attempts:
         return record.target
-    return record.tries[-1].target
+    return record.attempts[-1].target

@@ -29,9 +29,9 @@ class Timeline:
         self._ends: list[float] = []
         self.seconds: float = 0.0
 
-    def add(self, began: float, ended: float, *, failed: bool, tokens: int) -> None:
-        """Count a row that was under way from `began` to `ended`, in seconds since 1970."""
-        self._cover(began, ended)
+    def add(self, started: float, ended: float, *, failed: bool, tokens: int) -> None:
+        """Count a row that was under way from `started` to `ended`, in seconds since 1970."""
+        self._cover(started, ended)
         while self.seconds > self._width * MOST_BINS:
             self._double()
         index = int(ended // self._width)
@@ -41,13 +41,13 @@ class Timeline:
         found[failed] += 1
         found[2] += tokens
 
-    def _cover(self, began: float, ended: float) -> None:
+    def _cover(self, started: float, ended: float) -> None:
         begins, ends = self._begins, self._ends
-        first = bisect_left(ends, began - PAUSE)
+        first = bisect_left(ends, started - PAUSE)
         after = bisect_right(begins, ended + PAUSE)
         if first < after:
-            began, ended = min(began, begins[first]), max(ended, ends[after - 1])
-        begins[first:after], ends[first:after] = [began], [ended]
+            started, ended = min(started, begins[first]), max(ended, ends[after - 1])
+        begins[first:after], ends[first:after] = [started], [ended]
         if len(begins) > MOST_SPANS:
             self._join()
         self.seconds = sum(ends) - sum(begins)
@@ -67,7 +67,7 @@ class Timeline:
         self._bins = bins
 
     @property
-    def began(self) -> float | None:
+    def started(self) -> float | None:
         """When the first row started, None before there is one."""
         return self._begins[0] if self._begins else None
 
@@ -75,9 +75,9 @@ class Timeline:
         """Return the bins of all spans, without the pauses between them."""
         covered: dict[int, float] = {}
         width = self._width
-        for began, ended in zip(self._begins, self._ends, strict=True):
-            for index in range(int(began // width), int(ended // width) + 1):
-                part = min(ended, (index + 1) * width) - max(began, index * width)
+        for started, ended in zip(self._begins, self._ends, strict=True):
+            for index in range(int(started // width), int(ended // width) + 1):
+                part = min(ended, (index + 1) * width) - max(started, index * width)
                 covered[index] = covered.get(index, 0.0) + part
         intervals: list[Interval] = []
         at = 0.0

@@ -87,8 +87,8 @@ def answer(at: int, **facts) -> Record:
         "target": f"cloud/{'big' if at % 3 else 'small'}",
         "usage": Usage(100, 20 + at, certainty="exact"),
         "cost": Cost(0.001 * at, "listed"),
-        "tries": (Try("cloud/big", "success"),),
-        "began": 1.79e9 + at,
+        "attempts": (Try("cloud/big", "success"),),
+        "started": 1.79e9 + at,
         "seconds": 1 + (at % 17) / 3,
         "first_output": 0.1 + (at % 7) / 10,
         "score": {"right": at % 2 == 0, "style": at / 300, "grade": "ABC"[at % 3], "stars": at % 5},
@@ -98,7 +98,10 @@ def answer(at: int, **facts) -> Record:
 
 def failed(at: int, **facts) -> Record:
     failure = Failure("RateLimitError" if at % 2 else "ServerError", f"broken {at}")
-    facts = {"tries": (Try("cloud/big", "failed", "ServerError"),), "began": 1.79e9 + at} | facts
+    facts = {
+        "attempts": (Try("cloud/big", "failed", "ServerError"),),
+        "started": 1.79e9 + at,
+    } | facts
     return Record(f"row-{at}", failure=failure, **facts)
 
 
@@ -116,10 +119,10 @@ CASES = {
     "all failed": [failed(at) for at in range(80)],
     "all cached": [answer(at, cached=True, cost=Cost(0.0, "billed")) for at in range(9)],
     "nothing known": [answer(at, **UNKNOWN) for at in range(9)],
-    "no times": [answer(at, began=0.0, seconds=0.0, first_output=None) for at in range(9)],
+    "no times": [answer(at, started=0.0, seconds=0.0, first_output=None) for at in range(9)],
     "all at once": [answer(0, seconds=0.0), answer(0, seconds=0.0)],
     "all alike": [answer(0), answer(0)],
-    "most different": [answer(1, seconds=1e-9), answer(2, seconds=1e300, began=1e10)],
+    "most different": [answer(1, seconds=1e-9), answer(2, seconds=1e300, started=1e10)],
 }
 
 
@@ -164,8 +167,8 @@ def test_only_the_style_of_the_page_is_allowed_and_nothing_is_loaded() -> None:
 
 
 def test_what_rows_say_is_shown_and_never_becomes_a_part_of_the_page() -> None:
-    tries = (Try(HOSTILE, HOSTILE, HOSTILE),)
-    facts = {"target": HOSTILE, "score": {HOSTILE: HOSTILE}, "tries": tries, "began": 1e9}
+    attempts = (Try(HOSTILE, HOSTILE, HOSTILE),)
+    facts = {"target": HOSTILE, "score": {HOSTILE: HOSTILE}, "attempts": attempts, "started": 1e9}
     html = page(
         report_of(
             Record(HOSTILE, text=HOSTILE, finish_reason=HOSTILE, **facts),
@@ -183,7 +186,7 @@ def test_what_rows_say_is_shown_and_never_becomes_a_part_of_the_page() -> None:
 
 
 def test_a_report_that_was_not_cleaned_is_no_danger_to_the_page() -> None:
-    html = page(Report(rows=1, failed=1, errors={HOSTILE: 1}, try_errors={HOSTILE: 2}))
+    html = page(Report(rows=1, failed=1, errors={HOSTILE: 1}, attempt_errors={HOSTILE: 2}))
     assert "<script" not in html
     Checker(html)
 
@@ -211,8 +214,8 @@ RECORDS = st.builds(
         Usage, st.integers(0, 10**12), st.integers(0, 10**12), certainty=st.just("exact")
     ),
     cost=st.builds(Cost, st.none() | st.floats(0, 1e9), st.just("listed"), st.floats(0, 9)),
-    tries=st.lists(st.builds(Try, TEXTS, TEXTS, TEXTS), max_size=3).map(tuple),
-    began=TIMES,
+    attempts=st.lists(st.builds(Try, TEXTS, TEXTS, TEXTS), max_size=3).map(tuple),
+    started=TIMES,
     seconds=TIMES,
     first_output=TIMES | st.none(),
     waited=TIMES,

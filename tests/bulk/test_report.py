@@ -86,8 +86,8 @@ def test_a_share_is_all_only_where_it_is_all(part, of, text) -> None:
 def report() -> Report:
     tally = Tally()
     usage = Usage(1000, 100, cached_tokens=400, reasoning_tokens=30, certainty="exact")
-    tries = (Try("cloud/big", "failed", "RateLimitError"), Try("cloud/big", "success"))
-    facts = {"target": "cloud/big", "began": 1e9, "usage": usage, "finish_reason": "stop"}
+    attempts = (Try("cloud/big", "failed", "RateLimitError"), Try("cloud/big", "success"))
+    facts = {"target": "cloud/big", "started": 1e9, "usage": usage, "finish_reason": "stop"}
     for at in range(9):
         tally.add(
             Record(
@@ -95,7 +95,7 @@ def report() -> Report:
                 text="Yes.",
                 score=at % 3 > 0,
                 cost=Cost(0.01, "listed"),
-                tries=tries if at == 4 else tries[1:],
+                attempts=attempts if at == 4 else attempts[1:],
                 seconds=1.0 + at,
                 first_output=0.5,
                 waited=0.25 if at == 8 else 0.0,
@@ -103,7 +103,9 @@ def report() -> Report:
             )
         )
     failure = Failure("QuotaError", "the account has no money left\x1b[2J")
-    tally.add(Record("row-9\u202e", failure=failure, tries=tries[:1], began=1e9, seconds=0.5))
+    tally.add(
+        Record("row-9\u202e", failure=failure, attempts=attempts[:1], started=1e9, seconds=0.5)
+    )
     return tally.report()
 
 
@@ -113,14 +115,14 @@ def test_the_text_has_what_a_person_asks_for(report) -> None:
         "speed    1.11 rows/s, 100 output tokens/s",
         "tokens   9,000 in (3,600 cached), 900 out (270 reasoning)",
         "waited   250 ms for limits, added up over rows",
-        "tries    11, of them failed: 2 RateLimitError",
+        "attempts 11, of them failed: 2 RateLimitError",
         "",
         "                 p50     p95     p99    mean     max",
         "first output  500 ms  500 ms  500 ms  500 ms  500 ms",
         "answer        5.00 s  9.00 s  9.00 s  5.00 s  9.00 s",
         "",
-        "target     rows  failed  tries  tokens in  out    cost     p50     p95",
-        "cloud/big    10       1     11      9,000  900  $0.090  5.00 s  9.00 s",
+        "target     rows  failed  attempts  tokens in  out    cost     p50     p95",
+        "cloud/big    10       1        11      9,000  900  $0.090  5.00 s  9.00 s",
         "",
         "score    true in 6 of 9 (66.7 %)",
         "",
@@ -137,9 +139,11 @@ def test_texts_that_json_cannot_hold_are_mended() -> None:
     tally = Tally()
     odd = "\ud800\x00"
     failure = Failure(odd, odd)
-    tries = (Try(odd, odd, odd),)
-    tally.add(Record(odd, text=odd, score={odd: odd}, target=odd, tries=tries, finish_reason=odd))
-    tally.add(Record(odd, failure=failure, score=odd, tries=tries))
+    attempts = (Try(odd, odd, odd),)
+    tally.add(
+        Record(odd, text=odd, score={odd: odd}, target=odd, attempts=attempts, finish_reason=odd)
+    )
+    tally.add(Record(odd, failure=failure, score=odd, attempts=attempts))
     report = tally.report()
     assert b"\\u0000" not in msgspec.json.encode(report)
     assert "\x00" not in str(report)

@@ -133,7 +133,7 @@ async def test_a_server_that_is_away_for_long_loses_no_row(tmp_path: Path) -> No
         async with registry.map("m/x", rows, into=into, concurrency=4, retries=1) as run:
             assert [row.error async for row in run] == [None] * 60
     assert len(records(into)) == 60
-    assert max(len(each.tries) for each in records(into)) > 2
+    assert max(len(each.attempts) for each in records(into)) > 2
 
 
 async def test_a_run_whose_targets_are_misconfigured_ends_soon_and_can_go_on(

@@ -47,12 +47,12 @@ def report_of(*records: Record) -> Report:
 
 
 def answer(key="k", **facts) -> Record:
-    facts = {"text": "Yes.", "target": "a/m", "began": BEGAN, "seconds": 1.0} | facts
+    facts = {"text": "Yes.", "target": "a/m", "started": BEGAN, "seconds": 1.0} | facts
     return Record(key, **facts)
 
 
 def failed(key="k", kind="ServerError", **facts) -> Record:
-    facts = {"began": BEGAN, "seconds": 1.0, "tries": (Try("a/m", "failed", kind),)} | facts
+    facts = {"started": BEGAN, "seconds": 1.0, "attempts": (Try("a/m", "failed", kind),)} | facts
     return Record(key, failure=Failure(kind, "it broke"), **facts)
 
 
@@ -95,9 +95,9 @@ def test_rows_add_up() -> None:
     usage = Usage(
         100, 20, cached_tokens=40, reasoning_tokens=5, certainty="exact", web_search_requests=2
     )
-    tries = (Try("a/m", "failed", "RateLimitError"), Try("a/m", "success"))
+    attempts = (Try("a/m", "failed", "RateLimitError"), Try("a/m", "success"))
     report = report_of(
-        answer("1", usage=usage, cost=Cost(0.25, "listed", 0.5), tries=tries, waited=2.0),
+        answer("1", usage=usage, cost=Cost(0.25, "listed", 0.5), attempts=attempts, waited=2.0),
         answer("2", usage=usage, cost=Cost(0.25, "billed"), finish_reason="length"),
         answer("3", target="b/m", cached=True, usage=usage, cost=Cost(0.0, "billed")),
         failed("4", "AuthenticationError"),
@@ -109,11 +109,11 @@ def test_rows_add_up() -> None:
     assert (sums.cached_tokens, sums.reasoning_tokens) == (80, 10)
     assert sums.web_search_requests == 4
     assert (report.cost, report.lost, report.cost_unknown) == (1.0, 0.5, 0)
-    assert report.tries == {"failed": 2, "success": 1}
-    assert report.try_errors == {"RateLimitError": 1, "AuthenticationError": 1}
+    assert report.attempts == {"failed": 2, "success": 1}
+    assert report.attempt_errors == {"RateLimitError": 1, "AuthenticationError": 1}
     assert (report.retried, report.waited) == (1, 2.0)
     assert report.finish_reasons == {"length": 1}
-    assert [(each.target, each.rows, each.failed, each.tries) for each in report.targets] == [
+    assert [(each.target, each.rows, each.failed, each.attempts) for each in report.targets] == [
         ("a/m", 3, 1, 3),
         ("b/m", 1, 0, 0),
     ]
@@ -177,7 +177,7 @@ def test_a_row_that_was_asked_again_counts_once_and_what_was_used_stays() -> Non
     assert report.errors == {"ServerError": 1}
     assert [row.key for row in report.failures] == ["2"]
     assert (report.usage.output_tokens, report.cost, report.waited) == (22, 0.75, 3.0)
-    assert report.tries == {"failed": 2}
+    assert report.attempts == {"failed": 2}
     assert [(each.rows, each.failed) for each in report.targets] == [(2, 1)]
 
 
@@ -254,10 +254,10 @@ def test_a_mapping_is_several_scores_by_name() -> None:
 
 def test_times_in_which_nothing_ran_are_left_out() -> None:
     day = 86400
-    rows = [answer(str(at), began=BEGAN + at, seconds=2.0) for at in range(10)]
-    later = [answer(str(at), began=BEGAN + day + at, seconds=2.0) for at in range(10, 20)]
+    rows = [answer(str(at), started=BEGAN + at, seconds=2.0) for at in range(10)]
+    later = [answer(str(at), started=BEGAN + day + at, seconds=2.0) for at in range(10, 20)]
     report = report_of(*rows, *later)
-    assert (report.began, report.elapsed) == (BEGAN, 22.0)
+    assert (report.started, report.elapsed) == (BEGAN, 22.0)
     assert sum(each.seconds for each in report.throughput) == pytest.approx(22.0)
     assert sum(each.answered for each in report.throughput) == 20
 
@@ -265,8 +265,8 @@ def test_times_in_which_nothing_ran_are_left_out() -> None:
 @given(st.lists(st.tuples(st.floats(1, 1e11), st.floats(0, 1e9), st.booleans()), max_size=80))
 def test_intervals_are_few_and_count_every_row(rows) -> None:
     timeline = Timeline()
-    for began, seconds, is_failed in rows:
-        timeline.add(began, began + seconds, failed=is_failed, tokens=3)
+    for started, seconds, is_failed in rows:
+        timeline.add(started, started + seconds, failed=is_failed, tokens=3)
     found = timeline.intervals()
     assert len(found) <= MOST_BINS + 2 * MOST_SPANS + 1
     assert sum(each.answered + each.failed for each in found) == len(rows)
@@ -285,8 +285,8 @@ def hostile(at: int) -> Record:
         failure=Failure(name, name) if at % 2 else None,
         target=name,
         finish_reason=name,
-        tries=(Try(name, name, name), Try(name, "failed", name)),
-        began=1.0 + at * 1000,
+        attempts=(Try(name, name, name), Try(name, "failed", name)),
+        started=1.0 + at * 1000,
         seconds=at * 1.1,
         first_output=at * 0.9,
     )
