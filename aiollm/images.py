@@ -87,7 +87,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
             raise ConfigError("extra must map '*', wires, providers or targets to fields")
 
     @property
-    def pixels(self) -> tuple[int, int] | None:
+    def dimensions(self) -> tuple[int, int] | None:
         """Width and height; None when the size is a ratio or left to the model."""
         return None if isinstance(self.size, str) else self.size
 

@@ -169,7 +169,7 @@ async def embed(dsn: str, how: str) -> None:
         watch, before, began = Watch(), resident(), time.monotonic()
         found = await watch.over(reg.embed("a/m", texts))
         seconds = time.monotonic() - began
-        ratio = (resident() - before) / (len(found.vectors) * found.width * 4)
+        ratio = (resident() - before) / (len(found.vectors) * found.dimensions * 4)
         watch.print(how)
         print(
             f"large   {how:8} {COUNT} vectors in {seconds:.1f} s  resident {ratio:.3f} x their "

@@ -18,7 +18,7 @@ from aiollm._http.turns import TURN, Turns
 from aiollm._user_types.density import USER, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.quota import quotas
-from aiollm._wire.vectors import Vectors, is_finite
+from aiollm._wire.vectors import ReplyVectors, is_finite
 from aiollm.errors import MAX_BODY, ProtocolError, UnsupportedError
 from aiollm.provider import HttpResponse, Provider, Reply, Transport, UnaryCodec
 from aiollm.retrieval import (
@@ -30,7 +30,7 @@ from aiollm.retrieval import (
     ScoreReply,
     VectorReply,
 )
-from aiollm.retrieval.rows import Rows
+from aiollm.retrieval.vectors import Vectors
 from aiollm.types import AnnouncedLimits, Finish, Target, Timeouts
 
 JOIN_AT_ONCE = 4 * 1024 * 1024
@@ -142,7 +142,7 @@ async def _embeddings(
 ) -> Embeddings:
     """Return the vectors in a reply, one for each input, all alike. Raises: LLMError."""
     count = len(request.inputs)
-    taken = Vectors(reply.body, count)
+    taken = ReplyVectors(reply.body, count)
     for _ in taken.steps():
         await asyncio.sleep(0)
     if not taken.is_sparse():
@@ -163,7 +163,7 @@ async def _embeddings(
             await asyncio.sleep(0)
     if sys.byteorder == "big":
         whole.byteswap()
-    return Embeddings(Rows((whole,), size // 4), found.usage)
+    return Embeddings(Vectors((whole,), size // 4), found.usage)
 
 
 def _checked(vectors: Sequence[bytes], size: int) -> bytes:

@@ -20,7 +20,7 @@ from aiollm._retrieval.openers import EmbedOpener, Space
 from aiollm.errors import ConfigError, DeadlineError, FailoverError, LLMError
 from aiollm.provider import Provider
 from aiollm.retrieval import Embeddings, EmbedRequest, Vector
-from aiollm.retrieval.rows import Rows
+from aiollm.retrieval.vectors import Vectors
 from aiollm.spec import Plan, Step
 from aiollm.types import Attempt, Cost, Target, Timeouts, Timings
 
@@ -249,6 +249,6 @@ def _join(parts: Sequence[Embeddings]) -> Embeddings:
 
 
 def _in_order(parts: Sequence[Sequence[Vector]]) -> Sequence[Vector]:
-    rows = [each for each in parts if isinstance(each, Rows)]
+    found = [each for each in parts if isinstance(each, Vectors)]
     # An adapter may have made any sequence.
-    return Rows.joined(rows) if len(rows) == len(parts) else tuple(chain.from_iterable(parts))
+    return Vectors.joined(found) if len(found) == len(parts) else tuple(chain.from_iterable(parts))

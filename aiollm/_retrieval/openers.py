@@ -23,18 +23,18 @@ AskedT = TypeVar("AskedT", EmbedRequest, RerankRequest)
 class Space:
     """The space of vectors that all batches of one call share."""
 
-    __slots__ = ("width",)
+    __slots__ = ("dimensions",)
 
     def __init__(self) -> None:
-        self.width: int | None = None
+        self.dimensions: int | None = None
 
     def check(self, found: Embeddings, target: Target) -> None:
         """Refuse vectors of another width than the first. Raises: UnsupportedError."""
-        self.width = self.width or found.width
-        if found.width != self.width:
+        self.dimensions = self.dimensions or found.dimensions
+        if found.dimensions != self.dimensions:
             raise UnsupportedError(
-                f"its vectors have {found.width} numbers, the others of this call {self.width}: "
-                f"{target.model} is another model there"
+                f"its vectors have {found.dimensions} numbers, the others of this call "
+                f"{self.dimensions}: {target.model} is another model there"
             )
 
 

@@ -56,7 +56,7 @@ _BYTES = msgspec.json.Decoder(bytes)
 """The fastest strict base64 decoder available, 2.5 times as fast as `binascii`."""
 
 
-class Vectors:
+class ReplyVectors:
     """The vectors of one reply; those of a large one by the marks that they left in `rest`."""
 
     def __init__(self, body: bytes, count: int) -> None:

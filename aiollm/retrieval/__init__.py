@@ -3,7 +3,7 @@
 from aiollm.retrieval.embed import Embeddings, EmbedInput, EmbedKind, EmbedRequest, Vector
 from aiollm.retrieval.replies import RawVector, ScoreReply, VectorReply
 from aiollm.retrieval.rerank import Ranked, Ranking, RerankRequest
-from aiollm.retrieval.rows import Rows
+from aiollm.retrieval.vectors import Vectors
 
 __all__ = [
     "EmbedInput",
@@ -14,8 +14,8 @@ __all__ = [
     "Ranking",
     "RawVector",
     "RerankRequest",
-    "Rows",
     "ScoreReply",
     "Vector",
     "VectorReply",
+    "Vectors",
 ]

@@ -91,7 +91,7 @@ class Embeddings(msgspec.Struct, frozen=True):
     cost: Cost = Cost()
 
     @property
-    def width(self) -> int:
+    def dimensions(self) -> int:
         """How many numbers each vector has."""
         return len(self.vectors[0]) if self.vectors else 0
 

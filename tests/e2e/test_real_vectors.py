@@ -70,7 +70,7 @@ async def test_five_thousand_inputs_in_large_batches_come_in_order() -> None:
         patient = Timeouts(first_output=800, idle=800, stall=800)
         found = await reg.embed("local/smollm2", inputs, batch=1000, timeouts=patient)
         alone = [(await reg.embed("local/smollm2", word)).vectors[0] for word in words[:3]]
-    assert (len(found.attempts), len(found.vectors), found.width) == (5, 5000, WIDTH)
+    assert (len(found.attempts), len(found.vectors), found.dimensions) == (5, 5000, WIDTH)
     assert found.usage.input_tokens >= 5000
     vectors = [*found.vectors]
     for place, vector in enumerate(vectors[len(words) :], len(words)):
@@ -86,7 +86,7 @@ async def test_an_input_that_is_too_long_is_named_so_and_harms_nothing(reg: Regi
     assert isinstance(raised.value.last, ContextLengthError)
     (health,) = reg.health()
     assert (health.state, health.failures) == ("healthy", 0)
-    assert (await reg.embed("local/smollm2", "short")).width == WIDTH
+    assert (await reg.embed("local/smollm2", "short")).dimensions == WIDTH
 
 
 async def test_what_it_cannot_do_is_refused_and_not_left_out_of_account(reg: Registry) -> None:
@@ -109,7 +109,7 @@ async def test_a_call_that_is_left_early_leaves_the_server_well(reg: Registry) -
     embedding.cancel()
     await asyncio.wait([embedding])
     assert embedding.cancelled()
-    assert (await reg.embed("local/smollm2", "hi")).width == WIDTH
+    assert (await reg.embed("local/smollm2", "hi")).dimensions == WIDTH
     response = await reg.generate("local/smollm2", "Say hello.", max_output_tokens=8)
     assert response.text
 

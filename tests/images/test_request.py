@@ -16,7 +16,7 @@ IMAGE = ImagePart(b"\x89PNG\r\n\x1a\n")
 
 def test_a_prompt_is_enough() -> None:
     request = ImageRequest("a paper boat")
-    assert (request.count, request.images, request.pixels, request.ratio) == (1, (), None, None)
+    assert (request.count, request.images, request.dimensions, request.ratio) == (1, (), None, None)
 
 
 @pytest.mark.parametrize(("size", "kept", "pixels", "ratio"), [
@@ -30,7 +30,7 @@ def test_a_size_is_pixels_a_ratio_or_left_open(
     size: Any, kept: object, pixels: object, ratio: float | None
 ) -> None:
     request = ImageRequest("x", size=size)
-    assert (request.size, request.pixels, request.ratio) == (kept, pixels, ratio)
+    assert (request.size, request.dimensions, request.ratio) == (kept, pixels, ratio)
 
 
 def test_one_image_or_a_list_of_them_will_do() -> None:

@@ -315,5 +315,5 @@ async def test_the_loop_turns_while_30_megabytes_are_read():
     async with turns() as seen:
         found = await _embeddings(CODEC, HttpResponse(200, {}, body, ""), request)
     assert len(found.vectors) == 1000
-    assert found.width == 1536
+    assert found.dimensions == 1536
     assert len(seen) >= len(body) / (vectors.STEP + len(row)) + 4

@@ -129,10 +129,10 @@ def _image_config(
     ratio = min(row.ratios, key=lambda known: _distance(_value(known), wish))
     config = {"aspectRatio": ratio}
     side = 0
-    if request.pixels is not None and row.sizes:
-        wished = math.sqrt(request.pixels[0] * request.pixels[1])
+    if request.dimensions is not None and row.sizes:
+        wished = math.sqrt(request.dimensions[0] * request.dimensions[1])
         side, config["imageSize"] = min(row.sizes, key=lambda size: _distance(size[0], wished))
-    if request.size != ratio and request.pixels != (side, side):
+    if request.size != ratio and request.dimensions != (side, side):
         size = config.get("imageSize", "its own size")
         warnings.add(f"Gemini makes images by ratio and size class: requested {ratio} at {size}")
     return config

@@ -196,15 +196,15 @@ def _own_size(row: _Row, request: ImageRequest, warnings: Warnings) -> str | Non
     near = min(_STANDARD, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
     if not row.any_size:
         size = near
-    elif request.pixels is not None:
-        size = _stepped(*request.pixels)
+    elif request.dimensions is not None:
+        size = _stepped(*request.dimensions)
     else:
         size = near if near[0] / near[1] == ratio else _of_area(ratio, _AREA)
     if not 1 / 3 <= size[0] / size[1] <= 3 or max(size) > _LONGEST or min(size) > _SHORTEST:
         raise UnsupportedError(f"OpenAI cannot make an image of size {_shown(size)}")
-    if request.pixels not in (None, size):
-        warnings.add(f"the size {_shown(request.pixels)} becomes {_shown(size)}")
-    elif request.pixels is None and size[0] / size[1] != ratio:
+    if request.dimensions not in (None, size):
+        warnings.add(f"the size {_shown(request.dimensions)} becomes {_shown(size)}")
+    elif request.dimensions is None and size[0] / size[1] != ratio:
         warnings.add(f"the ratio {request.size} becomes {_shown(size)}")
     return _shown(size)
 
@@ -213,7 +213,7 @@ def pixels_for(request: ImageRequest) -> tuple[int, int] | None:
     """Return the size in pixels for a server without ratios, None to let it choose."""
     if request.ratio is None:
         return None
-    return request.pixels or _of_area(request.ratio, _COMPATIBLE_AREA)
+    return request.dimensions or _of_area(request.ratio, _COMPATIBLE_AREA)
 
 
 def _of_area(ratio: float, area: int) -> tuple[int, int]:

@@ -8,22 +8,22 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiollm.retrieval import Rows
+from aiollm.retrieval import Vectors
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> tuple[Rows, tuple[array[float], ...]]:
+def vectors(draw: st.DrawFn) -> tuple[Vectors, tuple[array[float], ...]]:
     """Return vectors in some pieces, and as a tuple."""
     width = draw(st.integers(1, 4))
     counts = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     numbers = iter(range(1000))
     pieces = [array("f", [next(numbers) for _ in range(n * width)]) for n in counts]
     plain = tuple(p[at : at + width] for p in pieces for at in range(0, len(p), width))
-    return Rows.joined([Rows((piece,), width) for piece in pieces]), plain
+    return Vectors.joined([Vectors((piece,), width) for piece in pieces]), plain
 
 
-@given(rows(), st.data())
-def test_rows_are_a_sequence_like_a_tuple_of_vectors(pair, data) -> None:
+@given(vectors(), st.data())
+def test_they_are_a_sequence_like_a_tuple_of_vectors(pair, data) -> None:
     found, plain = pair
     assert len(found) == len(plain)
     assert [*found] == [*plain]
@@ -38,6 +38,6 @@ def test_rows_are_a_sequence_like_a_tuple_of_vectors(pair, data) -> None:
 
 
 def test_many_vectors_are_few_objects_for_the_collector() -> None:
-    found = Rows((array("f", bytes(4 * 3 * 10_000)),), 3)
+    found = Vectors((array("f", bytes(4 * 3 * 10_000)),), 3)
     assert len(found) == 10_000
     assert len(gc.get_referents(found)) < 10
