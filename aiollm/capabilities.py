@@ -99,7 +99,7 @@ def _wanted(name: str) -> str:
     return f"an integer from {int(name == 'max_image_ratio')} up"
 
 
-class Row(msgspec.Struct, frozen=True):
+class CapabilityRow(msgspec.Struct, frozen=True):
     """Facts about the targets whose family, host and model match; `*` is a wildcard.
 
     `as_of` is when the vendor said so, or its server was seen to do so, as `YYYY-MM`.
@@ -113,78 +113,86 @@ class Row(msgspec.Struct, frozen=True):
 
 
 # fmt: off
-ROWS: tuple[Row, ...] = (
-    Row("openai", {
+ROWS: tuple[CapabilityRow, ...] = (
+    CapabilityRow("openai", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
         "max_image_dimension": 5000, "image_urls": True,
     }, as_of="2026-10"),
-    Row("openai", {"max_image_bytes": 20 * MiB}, host="api.x.ai", as_of="2026-11"),
-    Row("openai", {
+    CapabilityRow("openai", {"max_image_bytes": 20 * MiB}, host="api.x.ai", as_of="2026-11"),
+    CapabilityRow("openai", {
         "max_images_per_request": 5, "max_image_bytes": 4_000_000, "image_bytes_in_base64": True,
         "allowed_image_mime": ("image/jpeg", "image/png", "image/webp"),
     }, host="api.groq.com", as_of="2026-11"),
-    Row("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
+    CapabilityRow("openai", {"max_images_per_request": 8, "max_image_bytes": 10_000_000,
                    "max_image_dimension": 1540, "allowed_image_mime": COMMON_MIME},
         host="api.mistral.ai", as_of="2026-11"),
-    Row("openai", {"max_output_tokens": 384_000}, host="api.deepseek.com", as_of="2026-11"),
+    CapabilityRow("openai", {"max_output_tokens": 384_000},
+        host="api.deepseek.com", as_of="2026-11"),
     *(
-        Row(family, {"max_embed_inputs": 2048, "max_embed_tokens": 300_000}, host=host,
+        CapabilityRow(family, {"max_embed_inputs": 2048, "max_embed_tokens": 300_000}, host=host,
             as_of="2026-11")
         for family in ("openai", "openai-responses")
         for host in ("*.openai.com", "*.openai.azure.com")
     ),
     # The least of its models, by its pages.
-    Row("openai", {"max_embed_inputs": 1000, "max_embed_tokens": 120_000},
+    CapabilityRow("openai", {"max_embed_inputs": 1000, "max_embed_tokens": 120_000},
         host="api.voyageai.com", as_of="2026-11"),
-    Row("openai", {"max_embed_inputs": 2048}, host="api.jina.ai", as_of="2026-11"),
+    CapabilityRow("openai", {"max_embed_inputs": 2048}, host="api.jina.ai", as_of="2026-11"),
     # Its newer models take 10, older ones 20 or 25.
-    Row("openai", {"max_embed_inputs": 10}, host="*dashscope*.aliyuncs.com", as_of="2026-07"),
+    CapabilityRow("openai", {"max_embed_inputs": 10},
+        host="*dashscope*.aliyuncs.com", as_of="2026-07"),
     # DeepSeek takes images: since 21 August 2026 `deepseek-v4-flash-vision-exp`, since 10 September
     # `deepseek-flash`, to which the older names lead by now. So none of its models is refused any.
-    Row("openai-responses", {
+    CapabilityRow("openai-responses", {
         "max_images_per_request": 500, "max_image_bytes": 20 * MiB, "max_body_bytes": 50 * MiB,
         "max_image_dimension": 5000, "image_urls": True, "tool_result_images": True,
     }, as_of="2026-10"),
     *(
         # Elsewhere only JPEG and PNG are safe: llama.cpp, for example, silently drops a WebP.
-        Row(family, {"allowed_image_mime": COMMON_MIME}, host=host, as_of="2026-11")
+        CapabilityRow(family, {"allowed_image_mime": COMMON_MIME}, host=host, as_of="2026-11")
         for family in ("openai", "openai-responses")
         for host in ("*.openai.com", "*.openai.azure.com", "openrouter.ai")
     ),
-    Row("anthropic", {
+    CapabilityRow("anthropic", {
         "max_images_per_request": 600, "max_image_bytes": 5_000_000, "image_bytes_in_base64": True,
         "max_image_dimension": 8000, "many_images": 20, "many_images_dimension": 2000,
         "max_body_bytes": 32_000_000, "allowed_image_mime": COMMON_MIME, "image_urls": True,
         "tool_result_images": True, "audio": False,
         "max_output_tokens": 64_000,  # every request of this wire has a limit, by default this one
     }, as_of="2026-11"),
-    Row("anthropic", {"max_images_per_request": 100}, model="*haiku-4-5*", as_of="2026-11"),
-    Row("anthropic", {"max_images_per_request": 100, "prefill": True}, model="claude-*-4-5*",
+    CapabilityRow("anthropic", {"max_images_per_request": 100},
+        model="*haiku-4-5*", as_of="2026-11"),
+    CapabilityRow("anthropic", {"max_images_per_request": 100, "prefill": True},
+        model="claude-*-4-5*",
         as_of="2026-11"),
-    Row("google", {
+    CapabilityRow("google", {
         "max_images_per_request": 3000, "max_body_bytes": 20_000_000,
         "allowed_image_mime": (
             "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",
         ),
         "tool_result_images": True, "max_embed_inputs": 100,
     }, as_of="2026-11"),
-    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*-image*",
+    CapabilityRow("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB},
+        model="*-image*",
         as_of="2026-11"),
-    Row("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB}, model="*banana*",
+    CapabilityRow("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB},
+        model="*banana*",
         as_of="2026-11"),
-    Row("google", {"max_images_per_request": 3}, model="*2.5-flash-image*", as_of="2026-11"),
+    CapabilityRow("google", {"max_images_per_request": 3},
+        model="*2.5-flash-image*", as_of="2026-11"),
     # A message of Ollama's has a field for the bytes of images, and none for other files or URLs.
-    Row("ollama", {"prefill": True, "image_urls": False, "documents": False, "audio": False},
+    CapabilityRow("ollama", {"prefill": True, "image_urls": False, "documents": False, "audio": False},
+        
         as_of="2026-08"),
-    Row("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com", as_of="2026-08"),
-    Row("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud", as_of="2026-08"),
-    Row("llama-swap", {"prefill": True}, as_of="2026-08"),
+    CapabilityRow("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com", as_of="2026-08"),
+    CapabilityRow("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud", as_of="2026-08"),
+    CapabilityRow("llama-swap", {"prefill": True}, as_of="2026-08"),
     # Qwen's vision models cut images into squares of 28 pixels, from Qwen3 on of 32. Their
     # `smart_resize`, which Ollama, vLLM and others run as it is, fails on a side below one square
     # ("must be larger than factor") and on sides of more than 200 to 1. It does so with a 500 or a
     # panic, which looks like a broken server.
     *(
-        Row(family, facts, model=model, as_of="2026-11")
+        CapabilityRow(family, facts, model=model, as_of="2026-11")
         for family in ("openai", "openai-responses", "ollama", "llama-swap")
         for model, facts in (
             ("*[Qq]wen*[Vv][Ll]*", {"min_image_dimension": 28, "max_image_ratio": 200}),
@@ -201,7 +209,11 @@ FAMILIES = frozenset(row.family for row in ROWS)
 
 
 def lookup(
-    family: str, host: str = "", model: str = "", rows: Iterable[Row] = ROWS, **overrides: Any
+    family: str,
+    host: str = "",
+    model: str = "",
+    rows: Iterable[CapabilityRow] = ROWS,
+    **overrides: Any,
 ) -> Capabilities:
     """Return the facts of all matching rows, later ones winning, then `overrides`.
 
@@ -221,7 +233,7 @@ def _published(family: str, host: str, model: str) -> Capabilities:
     return _of(family, host, model, ROWS)
 
 
-def _of(family: str, host: str, model: str, rows: Iterable[Row]) -> Capabilities:
+def _of(family: str, host: str, model: str, rows: Iterable[CapabilityRow]) -> Capabilities:
     facts: dict[str, Any] = {}
     for row in rows:
         if row.family == family and matches(host, row.host) and matches(model, row.model):

@@ -9,7 +9,7 @@ from aiollm._wire.framing import NDJSON, SSE, NamedSSE
 from aiollm._wire.image_type import image_mime
 from aiollm._wire.lenient import SurrogateJoiner, decode, decode_leniently, load, mend
 from aiollm._wire.schema import json_schema
-from aiollm.capabilities import Row
+from aiollm.capabilities import CapabilityRow
 from aiollm.dsn import DsnOptions
 from aiollm.provider import (
     Adapter,
@@ -64,7 +64,7 @@ __all__ = [
     "Notice",
     "Operation",
     "Reply",
-    "Row",
+    "CapabilityRow",
     "Rule",
     "SurrogateJoiner",
     "TokenCodec",

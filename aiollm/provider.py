@@ -16,7 +16,7 @@ from aiollm._settings.fields import Kinds, check_fields
 from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
 from aiollm._settings.places import PORTS, hostname, place_of, shown_url
 from aiollm._wire.body import Body
-from aiollm.capabilities import FAMILIES, ROWS, Capabilities, Row, lookup
+from aiollm.capabilities import FAMILIES, ROWS, Capabilities, CapabilityRow, lookup
 from aiollm.dsn import DIRECT, DsnOptions, Limits, Network, Secret
 from aiollm.errors import ConfigError, LLMError
 from aiollm.types import Item, Request, Target, Timeouts
@@ -122,7 +122,7 @@ class Codec(Protocol):
     """
 
     family: str
-    rows: Sequence[Row] = ROWS
+    rows: Sequence[CapabilityRow] = ROWS
 
     def framing(self) -> Framer[Any]:
         """Return a new framer for one reply."""

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, Row, lookup
+from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, CapabilityRow, lookup
 from aiollm.dsn import DsnOptions
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
@@ -104,10 +104,10 @@ def test_every_target_takes_jpeg_or_png_so_that_any_image_can_be_made_to_fit() -
 
 def test_later_rows_win_and_overrides_win_over_all() -> None:
     rows = (
-        Row("a", {"audio": True, "max_images_per_request": 1}),
-        Row("b", {"audio": False}),
-        Row("a", {"max_images_per_request": 2}, host="h*", model="m?"),
-        Row("a", {"max_images_per_request": 3}, host="h*", model="zz"),
+        CapabilityRow("a", {"audio": True, "max_images_per_request": 1}),
+        CapabilityRow("b", {"audio": False}),
+        CapabilityRow("a", {"max_images_per_request": 2}, host="h*", model="m?"),
+        CapabilityRow("a", {"max_images_per_request": 3}, host="h*", model="zz"),
     )
     assert lookup("a", rows=rows) == Capabilities(audio=True, max_images_per_request=1)
     assert lookup("a", "h1", "m1", rows).max_images_per_request == 2
@@ -143,7 +143,7 @@ class TestProvider:
         assert provider.capabilities("m").max_body_bytes == (20 * MiB if cloud else None)
 
     def test_takes_the_bracketed_address_whole(self) -> None:
-        rows = (Row("ollama", {"audio": True}, host="[[]::1]"),)
+        rows = (CapabilityRow("ollama", {"audio": True}, host="[[]::1]"),)
         assert lookup("ollama", "[::1]", "m", rows).audio
 
     def test_options_win_over_facts_and_facts_over_rows(self) -> None:
@@ -161,10 +161,10 @@ class TestProvider:
 class AcmeCodec(OllamaCodec):
     family = "acme"
     rows = (
-        Row("acme", {"images": False, "max_body_bytes": 5, "audio": True}),
-        Row("acme", {"images": True}, model="*-vl"),
-        Row("acme", {"max_body_bytes": 9}, host="big.example"),
-        Row("openai", {"images": False, "audio": False}),
+        CapabilityRow("acme", {"images": False, "max_body_bytes": 5, "audio": True}),
+        CapabilityRow("acme", {"images": True}, model="*-vl"),
+        CapabilityRow("acme", {"max_body_bytes": 9}, host="big.example"),
+        CapabilityRow("openai", {"images": False, "audio": False}),
     )
 
 
