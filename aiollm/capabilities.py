@@ -163,8 +163,7 @@ ROWS: tuple[CapabilityRow, ...] = (
     CapabilityRow("anthropic", {"max_images_per_request": 100},
         model="*haiku-4-5*", as_of="2026-11"),
     CapabilityRow("anthropic", {"max_images_per_request": 100, "prefill": True},
-        model="claude-*-4-5*",
-        as_of="2026-11"),
+        model="claude-*-4-5*", as_of="2026-11"),
     CapabilityRow("google", {
         "max_images_per_request": 3000, "max_body_bytes": 20_000_000,
         "allowed_image_mime": (
@@ -173,17 +172,15 @@ ROWS: tuple[CapabilityRow, ...] = (
         "tool_result_images": True, "max_embed_inputs": 100,
     }, as_of="2026-11"),
     CapabilityRow("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB},
-        model="*-image*",
-        as_of="2026-11"),
+        model="*-image*", as_of="2026-11"),
     CapabilityRow("google", {"max_images_per_request": 14, "max_image_bytes": 7 * MiB},
-        model="*banana*",
-        as_of="2026-11"),
+        model="*banana*", as_of="2026-11"),
     CapabilityRow("google", {"max_images_per_request": 3},
         model="*2.5-flash-image*", as_of="2026-11"),
     # A message of Ollama's has a field for the bytes of images, and none for other files or URLs.
-    CapabilityRow("ollama", {"prefill": True, "image_urls": False, "documents": False, "audio": False},
-        
-        as_of="2026-08"),
+    CapabilityRow("ollama", {
+        "prefill": True, "image_urls": False, "documents": False, "audio": False,
+    }, as_of="2026-08"),
     CapabilityRow("ollama", {"max_body_bytes": 20 * MiB}, host="ollama.com", as_of="2026-08"),
     CapabilityRow("ollama", {"max_body_bytes": 20 * MiB}, model="*cloud", as_of="2026-08"),
     CapabilityRow("llama-swap", {"prefill": True}, as_of="2026-08"),

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, MiB, CapabilityRow, lookup
+from aiollm.capabilities import COMMON_MIME, ROWS, Capabilities, CapabilityRow, MiB, lookup
 from aiollm.dsn import DsnOptions
 from aiollm.errors import ConfigError
 from aiollm.provider import Provider
