@@ -238,7 +238,7 @@ class Resources:
 
         pool = await self.open_pool()
         fetch = self._fetch if self._fetch_images else None
-        return await media.normalize_with_notes(request, capabilities, pool=pool, fetch=fetch)
+        return await media.normalize_with_warnings(request, capabilities, pool=pool, fetch=fetch)
 
     async def _fetch(self, url: str) -> bytes:
         transport = await self.open_transport()
@@ -386,7 +386,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _new_pool(workers: int | None, max_pixels: int) -> MediaPool:
-    from aiollm.media import MediaPool, normalize_with_notes  # noqa: F401 - for the first call
+    from aiollm.media import MediaPool, normalize_with_warnings  # noqa: F401 - for the first call
 
     return MediaPool(workers, max_pixels=max_pixels)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiollm.media.limits import FittedImage, ImageLimits
     from aiollm.media.pool import MediaPool, PoolStatistics
-    from aiollm.media.prepare import normalize, normalize_with_notes
+    from aiollm.media.prepare import normalize, normalize_with_warnings
     from aiollm.media.sniff import ImageInfo, info
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "PoolStatistics",
     "info",
     "normalize",
-    "normalize_with_notes",
+    "normalize_with_warnings",
 ]
 
 _HOMES = {
@@ -33,7 +33,7 @@ _HOMES = {
     "PoolStatistics": "pool",
     "info": "sniff",
     "normalize": "prepare",
-    "normalize_with_notes": "prepare",
+    "normalize_with_warnings": "prepare",
 }
 
 

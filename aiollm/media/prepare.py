@@ -37,7 +37,7 @@ _HEAD = 256
 
 async def normalize(
     request: Request,
-    caps: Capabilities,
+    capabilities: Capabilities,
     *,
     pool: MediaPool | None = None,
     fetch: Fetch | None = None,
@@ -48,12 +48,12 @@ async def normalize(
     `pool`: does the work; None uses a temporary one. `fetch`: loads URLs for a target that does
     not load them itself. Raises: UnsupportedError for an image that cannot be made to fit.
     """
-    return (await normalize_with_notes(request, caps, pool=pool, fetch=fetch))[0]
+    return (await normalize_with_warnings(request, capabilities, pool=pool, fetch=fetch))[0]
 
 
-async def normalize_with_notes(
+async def normalize_with_warnings(
     request: Request,
-    caps: Capabilities,
+    capabilities: Capabilities,
     *,
     pool: MediaPool | None = None,
     fetch: Fetch | None = None,
@@ -62,11 +62,11 @@ async def normalize_with_notes(
     locations = find(request)
     if not locations:
         return request, ()
-    fitting.require_images(caps)
+    fitting.require_images(capabilities)
     if pool is not None:
-        return await _Preparation(request, caps, pool, fetch, locations).run()
+        return await _Preparation(request, capabilities, pool, fetch, locations).run()
     async with MediaPool() as own:
-        return await _Preparation(request, caps, own, fetch, locations).run()
+        return await _Preparation(request, capabilities, own, fetch, locations).run()
 
 
 class _Item(msgspec.Struct):
@@ -85,13 +85,13 @@ class _Preparation:
     def __init__(
         self,
         request: Request,
-        caps: Capabilities,
+        capabilities: Capabilities,
         pool: MediaPool,
         fetch: Fetch | None,
         locations: Sequence[Location],
     ) -> None:
         self._request = request
-        self._caps = caps
+        self._capabilities = capabilities
         self._pool = pool
         self._fetch = fetch
         self._locations = locations
@@ -103,7 +103,7 @@ class _Preparation:
 
     async def run(self) -> tuple[Request, tuple[str, ...]]:
         """Omit, load, fit, and omit again if it is still too much; await only what must change."""
-        most = self._caps.max_images_per_request
+        most = self._capabilities.max_images_per_request
         first = 0 if most is None else max(0, len(self._locations) - most)
         self._leave_out(self._locations[:first], fitting.too_many)
         items = [
@@ -128,7 +128,7 @@ class _Preparation:
         """Replace the images in these locations by a text."""
         if not locations:
             return
-        reason = why(self._caps)
+        reason = why(self._capabilities)
         text = _left_out(reason)
         self._text_bytes += fitting.text_weight(text) * len(locations)
         self._changes |= dict.fromkeys((location.key for location in locations), text)
@@ -144,7 +144,7 @@ class _Preparation:
         url = item.image.url
         if not url or url.startswith("data:"):
             return bool(url)
-        takes = self._caps.image_urls
+        takes = self._capabilities.image_urls
         return self._fetch is not None if takes is None else not takes
 
     async def _load(self, item: _Item) -> None:
@@ -174,7 +174,7 @@ class _Preparation:
         """Set the limits of each image, and use what was prepared before."""
         images = [(item.location.key[0], item.image) for item in items]
         room = self._room([image for _, image in images])
-        wanted = fitting.limits(images, self._caps, room, self._pool.max_pixels)
+        wanted = fitting.limits(images, self._capabilities, room, self._pool.max_pixels)
         for item, limits in zip(items, wanted, strict=True):
             item.limits = limits
             item.misfit = fitting.misfit(item.image.data, limits) if item.image.data else ""
@@ -183,11 +183,11 @@ class _Preparation:
 
     def _room(self, images: Sequence[ImagePart]) -> int | None:
         """Return the characters left for images, None if there is no need to count."""
-        if not fitting.is_tight(images, self._caps):
+        if not fitting.is_tight(images, self._capabilities):
             return None
         if self._rest is None:
             self._rest = fitting.rest_weight(self._request)
-        return fitting.room(self._rest, self._caps) - self._text_bytes
+        return fitting.room(self._rest, self._capabilities) - self._text_bytes
 
     def _that_fit(self, items: list[_Item]) -> list[_Item]:
         """Return the newest images that fit together, leaving the others out.
@@ -199,7 +199,7 @@ class _Preparation:
         if room is None:
             return items
         weights = [0 if item.misfit else fitting.weight(item.image) for item in items]
-        text = fitting.text_weight(_left_out(fitting.too_large(self._caps)))
+        text = fitting.text_weight(_left_out(fitting.too_large(self._capabilities)))
         total, first = sum(weights), 0
         while first < len(items) and total > room:
             total += text - weights[first]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aiollm import media
 from aiollm.capabilities import Capabilities, lookup
 from aiollm.errors import ConnectError, UnsupportedError
-from aiollm.media import MediaPool, info, normalize, normalize_with_notes
+from aiollm.media import MediaPool, info, normalize, normalize_with_warnings
 from aiollm.media.locations import find
 from aiollm.types import (
     AudioPart,
@@ -74,7 +74,7 @@ async def test_a_request_without_images_is_the_same_object():
 
 def test_what_fits_is_the_same_object_and_nothing_is_awaited(dots):
     request = Request((user("look", *dots(3)),))
-    step = normalize_with_notes(request, lookup("anthropic"))
+    step = normalize_with_warnings(request, lookup("anthropic"))
     with pytest.raises(StopIteration) as end:
         step.send(None)
     assert end.value.value == (request, ())
@@ -171,7 +171,7 @@ async def test_the_oldest_images_beyond_the_count_become_text(dots):
     result = ToolResultPart("id", (TextPart("shot"), two))
     turns = (user("a", one), assistant("b"), tool_results(result), user(three, "c", four))
     request = Request(turns)
-    made, notes = await normalize_with_notes(request, caps(max_images_per_request=2))
+    made, notes = await normalize_with_warnings(request, caps(max_images_per_request=2))
     gone = "[image left out: the target accepts at most 2 images a request]"
     assert images(made) == [three, four]
     assert texts(made) == ["a", gone, "b", "shot", gone, "c"]
@@ -199,7 +199,7 @@ async def test_the_oldest_images_beyond_the_body_become_text(make):
     shots = [noise(seed) for seed in range(10)]
     request = Request(tuple(user("shot", shot) for shot in shots))
     room = 64 * 1024 + 3 * 41_500 + 200
-    made, notes = await normalize_with_notes(request, caps(max_body_bytes=room))
+    made, notes = await normalize_with_warnings(request, caps(max_body_bytes=room))
     assert images(made) == shots[-3:]
     assert notes == (
         f"7 older images left out: the target accepts at most {room:,} bytes a request",
@@ -238,7 +238,7 @@ async def test_the_images_of_one_message_share_the_body(make, thread):
     ]
     assert min(len(photo.data) for photo in photos) > 200_000
     limits = caps(max_body_bytes=64 * 1024 + 4 * 190_000)
-    made, notes = await normalize_with_notes(
+    made, notes = await normalize_with_warnings(
         Request((user("compare", *photos),)), limits, pool=thread
     )
     assert notes == ()
@@ -403,7 +403,7 @@ async def test_two_hundred_turns_with_a_screenshot_each_just_work(make, thread):
         shot = ImagePart(make.save(screen, "PNG"))
         result = tool_results(ToolResultPart(str(turn), ("done", shot)))
         request = Request((*request.messages, assistant("click"), result))
-        made, notes = await normalize_with_notes(request, limits, pool=thread)
+        made, notes = await normalize_with_warnings(request, limits, pool=thread)
         sent = images(made)
         assert len(sent) == min(turn + 1, 8)
         assert len(images(request)) == turn + 1
