@@ -58,7 +58,7 @@ USUAL = (
 class Closeable(Protocol):
     """Something that a registry can own, and close when it is closed."""
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End it, and wait until it has ended."""
 
     def kill(self) -> None:
@@ -336,7 +336,7 @@ class Resources:
         """Forget `closeable`, which was closed by itself."""
         self._owned = [each for each in self._owned if each is not closeable]
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End all calls, then close everything; idempotent."""
         self.closed = True
         mine: tuple[Closeable | None, ...] = (self._member, self._pool, self._transport)
@@ -347,7 +347,7 @@ class Resources:
         self.gate.close()
         try:
             while left:
-                await left[-1].close()
+                await left[-1].aclose()
                 left.pop()
         finally:
             # If closing failed or was cancelled, end what is left without waiting.

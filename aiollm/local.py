@@ -208,7 +208,7 @@ class LocalServer:
         lines = self.log.strip().splitlines()[-8:]
         return ":\n  " + "\n  ".join(lines) if lines else ""
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the child and wait until it is gone."""
         self.kill()
         if self._child is not None:
@@ -228,7 +228,7 @@ class LocalServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self.aclose()
 
 
 async def start(

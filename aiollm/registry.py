@@ -395,7 +395,7 @@ class Registry(UnaryCalls, Retrieval, Names):
 
     async def aclose(self) -> None:
         """Close connections, worker processes and all else that the registry owns; idempotent."""
-        await self._resources.close()
+        await self._resources.aclose()
 
     async def __aenter__(self) -> Self:
         _ = self._starter  # a program that starts can wait for it, its first request should not

@@ -96,7 +96,7 @@ class Network:
                 await asyncio.sleep(0)
         return Reply(self._answer)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

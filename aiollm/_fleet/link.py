@@ -105,7 +105,7 @@ class Link:
         if self._broken is not None and not self._broken.done():
             self._broken.set_exception(ConnectionError("Redis does not answer"))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the connection; idempotent."""
         task, self._task = self._task, None
         if task is not None:

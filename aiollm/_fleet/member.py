@@ -378,7 +378,7 @@ class Member:
             latency=self._latency,
         )
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Leave the fleet; idempotent."""
         self._end()
         if os.getpid() != self._pid:
@@ -392,7 +392,7 @@ class Member:
             with suppress(Exception):
                 async with asyncio.timeout(self.address.timeout):
                     await leaving
-        await self._link.close()
+        await self._link.aclose()
 
     def kill(self) -> None:
         """Leave at once, without a running loop."""

@@ -134,7 +134,7 @@ async def look(address: Address) -> Overview:
     try:
         await link.open()
     finally:
-        await link.close()
+        await link.aclose()
     if not found:
         reason = f"the fleet's Redis at {address.place} does not answer"
         raise ConnectError(f"{reason}: {link.trouble}" if link.trouble else reason)

@@ -127,7 +127,7 @@ class Tokens:
         kept = self._kept[source] = _Kept(secret, self._clock() + life - margin)
         return kept
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End all flights; their callers get a ClosedError."""
         self.kill()
 

@@ -389,7 +389,7 @@ class HttpTransport:
         for session in self._take_sessions():
             leave(session)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close all connections, including those in use; idempotent."""
         self._leave_to_parent()
         self._closed = True

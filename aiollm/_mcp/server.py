@@ -321,7 +321,7 @@ class McpServer:
         """The last 8 KiB of what its process wrote to its standard error; its keys are masked."""
         return "" if self._connection is None else self._connection.log
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End it, and wait until it is gone; from any task, at any time, and more than once."""
         self._end()
         while leaving := [each for each in self._leaving if each.is_here]:
@@ -345,4 +345,4 @@ class McpServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await self.aclose()

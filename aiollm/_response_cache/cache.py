@@ -75,7 +75,7 @@ class ResponseCache:
         if worker is not None and worker.jobs.qsize() + len(worker.unwritten) < MOST_WAITING:
             worker.jobs.put(Store(asked, answer))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Write what is left, close the file and end the thread."""
         if not self._stops():
             return

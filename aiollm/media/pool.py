@@ -84,7 +84,7 @@ class MediaPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self.aclose()
 
     def statistics(self) -> PoolStatistics:
         """Return the counts so far."""
@@ -133,7 +133,7 @@ class MediaPool:
         self._cache.know(link, content)
         self._cache.put((content, _SOURCE), loaded, len(loaded.data))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the workers; idempotent. Images in progress fail with ClosedError."""
         self._leave_to_parent()
         if self._workers.kill() or self._hasher is not None:

@@ -112,7 +112,7 @@ async def test_a_file_that_is_no_model_fails_with_what_the_server_said(tmp_path:
     with pytest.raises(ConnectError, match=r"did not start \(exit code 1\)") as caught:
         await server.start()
     assert "failed to load model" in str(caught.value)
-    await server.close()
+    await server.aclose()
 
 
 async def test_a_missing_file_fails_before_anything_is_started() -> None:
@@ -127,7 +127,7 @@ async def test_a_child_that_is_late_is_ended() -> None:
     with pytest.raises(DeadlineError, match=r"not ready within 0\.05 s") as caught:
         await server.start()
     assert caught.value.which == "connect"
-    await server.close()
+    await server.aclose()
 
 
 async def test_a_cancelled_start_leaves_no_process() -> None:
@@ -141,7 +141,7 @@ async def test_a_cancelled_start_leaves_no_process() -> None:
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        await server.close()
+        await server.aclose()
         assert server.returncode == -signal.SIGKILL
 
 
@@ -152,7 +152,7 @@ async def test_closed_while_it_starts_it_leaves_no_process() -> None:
         await asyncio.sleep(0)
         for _ in range(turns):
             await asyncio.sleep(0)
-        await server.close()
+        await server.aclose()
         with pytest.raises(
             ConnectError, match=r"did not start \((it was closed|killed by SIGKILL)"
         ):
@@ -195,8 +195,8 @@ async def test_killing_needs_no_loop_and_may_be_repeated() -> None:
     server = await LocalServer().start()
     server.kill()
     server.kill()
-    await server.close()
-    await server.close()
+    await server.aclose()
+    await server.aclose()
     server.kill()
 
 

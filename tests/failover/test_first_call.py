@@ -13,7 +13,7 @@ class Owned:
 
     closed = 0
 
-    async def close(self):
+    async def aclose(self):
         self.closed += 1
 
     def kill(self):

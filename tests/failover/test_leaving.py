@@ -385,7 +385,7 @@ async def test_closing_a_registry_ends_everything_even_when_one_part_fails(regis
         def __init__(self, name, fails=False):
             self.name, self.fails = name, fails
 
-        async def close(self):
+        async def aclose(self):
             if self.fails:
                 raise OSError(self.name)
             ended.append(f"closed {self.name}")

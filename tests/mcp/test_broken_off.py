@@ -72,13 +72,13 @@ async def test_a_start_that_is_broken_off_at_any_step_leaves_nothing(served, how
             if how == "cancel":
                 tasks[0].cancel()
                 return
-            tasks.append(asyncio.ensure_future(server.close()))
+            tasks.append(asyncio.ensure_future(server.aclose()))
             if how == "cancel the close":
                 asyncio.get_running_loop().call_soon(tasks[-1].cancel)
 
         taken = await steps_of(start, at, break_off)
         steps = max(steps, taken)
-        await server.close()  # once more, unless only the start was cancelled
+        await server.aclose()  # once more, unless only the start was cancelled
         transport = getattr(server._connection, "_transport", None)  # None while modules load
         child = getattr(transport, "child", None)
         assert child is None or not child._was_begun or child._gone.done(), at
@@ -103,4 +103,4 @@ async def test_a_call_that_is_broken_off_before_any_callback_leaves_the_server_t
 
     await call()
     await cancelled_everywhere(call, check, times=times)
-    await server.close()
+    await server.aclose()

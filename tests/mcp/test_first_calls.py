@@ -20,7 +20,7 @@ async def main():
         call = asyncio.create_task(closed.start())
         await asyncio.sleep(0)
         left.cancel()
-        await closed.close()
+        await closed.aclose()
         calls = (server.call("echo", {"text": str(number)}) for number in range(3))
         said = [each.content[0].text for each in await asyncio.gather(*calls)]
         assert said == ["echo: 0", "echo: 1", "echo: 2"], said

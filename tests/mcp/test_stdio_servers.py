@@ -353,7 +353,7 @@ async def test_closing_ends_the_server_and_all_that_it_started(served, mode):
     await server.call("spawn")
     group = server.status.pid
     assert len(members(group)) == 3
-    await server.close()
+    await server.aclose()
     await until(lambda: not members(group))  # what is killed takes a moment to go
 
 
@@ -377,9 +377,9 @@ async def test_a_server_may_be_closed_twice_by_other_tasks_and_out_of_order(serv
     first, second = served(), served()
     await asyncio.create_task(_enter(first))
     await asyncio.create_task(_enter(second))
-    await asyncio.gather(*(asyncio.create_task(first.close()) for _ in range(3)))
-    await second.close()
-    await first.close()
+    await asyncio.gather(*(asyncio.create_task(first.aclose()) for _ in range(3)))
+    await second.aclose()
+    await first.aclose()
     with pytest.raises(ClosedError):
         await first.tools()
 
@@ -403,7 +403,7 @@ async def test_a_server_that_is_closed_again_is_gone_for_all_who_close_it(served
     group = (await server.start()).status.pid
     closing = []
     for _ in range(50):
-        closing.append(asyncio.ensure_future(server.close()))
+        closing.append(asyncio.ensure_future(server.aclose()))
         await asyncio.sleep(0)
     await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
     await until(lambda: not members(group))  # what is killed takes a moment to go
@@ -457,11 +457,11 @@ async def test_calls_that_are_cancelled_by_who_made_them_say_nothing_of_the_serv
 async def test_closing_that_is_cancelled_still_ends_the_server(served):
     server = served("stubborn")
     group = (await server.start()).status.pid
-    closing = asyncio.ensure_future(server.close())
+    closing = asyncio.ensure_future(server.aclose())
     await asyncio.sleep(0)
     closing.cancel()
     await until(lambda: not members(group))
-    await server.close()
+    await server.aclose()
 
 
 async def test_a_start_goes_on_where_one_of_those_who_wait_is_cancelled(served):

@@ -362,7 +362,7 @@ async def test_a_transport_fetches_by_these_rules():
             with pytest.raises(UnsupportedError, match="its address is not public"):
                 await transport.fetch(url)
     finally:
-        await transport.close()
+        await transport.aclose()
 
 
 @pytest.mark.skipif(not OLDEST.exists(), reason="scripts/setup oldest makes .venv-oldest")

@@ -429,7 +429,7 @@ async def test_a_history_larger_than_body_and_cache_is_prepared_once_all_the_sam
         made = await normalize(request, limits, pool=thread)
         assert sum(4 * len(image.data) / 3 for image in images(made)) <= 20_000
     assert thread.statistics().prepared == 30
-    await thread.close()
+    await thread.aclose()
 
 
 # Whatever comes.

@@ -186,14 +186,14 @@ async def test_closing_ends_the_workers_and_fails_what_is_under_way(shots, make)
     task, pid = await held(pool, slow, make)
     queued = asyncio.create_task(pool.fit(other, SMALL))
     await make.until(lambda: len(pool._jobs) == 2)
-    await pool.close()
+    await pool.aclose()
     assert not alive(pid)
     for each in (task, queued):
         with pytest.raises(ClosedError):
             await each
     with pytest.raises(ClosedError):
         await pool.fit(other, SMALL)
-    await pool.close()
+    await pool.aclose()
     assert pool.statistics().processes == 0
 
 
@@ -201,7 +201,7 @@ async def test_a_cancelled_close_has_ended_the_workers(shots, make):
     pool = MediaPool(1)
     await pool.fit(shots(1)[0], SMALL)
     (process,) = pool._workers.processes
-    closing = asyncio.create_task(pool.close())
+    closing = asyncio.create_task(pool.aclose())
     await asyncio.sleep(0)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -359,7 +359,7 @@ def start(tmp_path, make, tail):
 
 
 def test_a_script_needs_no_main_guard(tmp_path, make):
-    service, workers = start(tmp_path, make, "await pool.close()")
+    service, workers = start(tmp_path, make, "await pool.aclose()")
     assert service.communicate()[0] == "done\n"
     assert service.returncode == 0
     assert workers

@@ -58,7 +58,7 @@ class Memory:
             pass
         return streams.Reply(self.reads)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

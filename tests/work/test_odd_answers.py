@@ -65,7 +65,7 @@ async def transport():
     transport = HttpTransport()
     yield transport
     assert nothing_is_held(transport)
-    await transport.close()
+    await transport.aclose()
 
 
 def nothing_is_held(transport):
@@ -232,7 +232,7 @@ async def test_a_crowd_gets_its_own_answers_or_none(transport, calls):
         done += sum(await asyncio.gather(*(call(number, port) for number in range(calls))))
     assert done > calls
     assert nothing_is_held(transport)
-    await transport.close()
+    await transport.aclose()
     server.close()
     while len(asyncio.all_tasks()) > 1:
         await asyncio.sleep(0)

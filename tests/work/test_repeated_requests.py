@@ -60,7 +60,7 @@ def asking(server, body=b'{"model": "m"}', **headers):
 async def transport():
     transport = HttpTransport()
     yield transport
-    await transport.close()
+    await transport.aclose()
 
 
 async def ask(transport, request):
@@ -146,7 +146,7 @@ class OneConnection:
 
     async def __aexit__(self, *_):
         self._reply.close()
-        await self.transport.close()
+        await self.transport.aclose()
         for each in self._sockets:
             each.close()
 
@@ -403,6 +403,6 @@ async def test_closing_the_transport_wakes_who_reads(transport):
         assert await reply.read() == b"first"
         reading = asyncio.ensure_future(reply.read())
         await asyncio.sleep(0)
-        await transport.close()
+        await transport.aclose()
         with pytest.raises(ClosedError, match="registry was closed"):
             await asyncio.wait_for(reading, 5)
