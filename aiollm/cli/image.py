@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", help="what to draw")
     add("-m", "--model", metavar="SPEC", required=True, help="provider/model, or a chain")
-    add("-o", "--output", metavar="FILE", default="image.png", help="default: image.png")
+    add("-o", "--into", metavar="FILE", default="image.png", help="default: image.png")
     add("-n", "--count", type=int, default=1, metavar="N", help="how many images (default: 1)")
     add("--size", metavar="WxH", help="pixels or a ratio, such as 1024x1024 or 16:9")
     add("--quality", metavar="WORD", help="low, medium, high")
@@ -50,7 +50,7 @@ def image(options: argparse.Namespace) -> int:
         mask=image_from(options.mask) if options.mask else None,
         partial_images=options.drafts,
     )
-    files = Files(Path(options.output), request, replace=options.force)
+    files = Files(Path(options.into), request, replace=options.force)
 
     async def work(registry: Registry) -> int:
         waiting = asyncio.create_task(_tick())
@@ -73,12 +73,12 @@ def image(options: argparse.Namespace) -> int:
 class Files:
     """Where drafts and images are saved. Raises: ConfigError before anything is paid for."""
 
-    def __init__(self, output: Path, request: ImageRequest, *, replace: bool) -> None:
-        if not output.parent.is_dir():
-            raise ConfigError(f"the folder {str(output.parent)!r} does not exist")
-        if output.is_dir():
-            raise ConfigError(f"{str(output)!r} is a folder: -o names a file")
-        self._output = output
+    def __init__(self, into: Path, request: ImageRequest, *, replace: bool) -> None:
+        if not into.parent.is_dir():
+            raise ConfigError(f"the folder {str(into.parent)!r} does not exist")
+        if into.is_dir():
+            raise ConfigError(f"{str(into)!r} is a folder: -o names a file")
+        self._into = into
         self._count = request.count
         self._replace = replace
         self.made: list[Path | str] = []
@@ -99,12 +99,12 @@ class Files:
                     self.made.append(made.url or self._save(made, self._image(number)))
 
     def _draft(self, number: int) -> Path:
-        return self._output.with_stem(f"{self._output.stem}-draft{number + 1}")
+        return self._into.with_stem(f"{self._into.stem}-draft{number + 1}")
 
     def _image(self, number: int) -> Path:
         if self._count == 1:
-            return self._output
-        return self._output.with_stem(f"{self._output.stem}-{number + 1}")
+            return self._into
+        return self._into.with_stem(f"{self._into.stem}-{number + 1}")
 
     def _save(self, image: ImagePart, path: Path) -> Path:
         if not image.data:
