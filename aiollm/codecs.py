@@ -39,7 +39,7 @@ from aiollm.providers.error_bodies import Fault, fault_of
 from aiollm.providers.error_replies import Rule, error_from, error_from_fault
 from aiollm.providers.hosted import functions_of, hosted_of
 from aiollm.providers.schemes import codec_of
-from aiollm.providers.token_counts import counted
+from aiollm.providers.token_counts import count_from
 from aiollm.providers.tool_choice import only_chosen
 from aiollm.types import AnnouncedLimits, Item, Notice, UsageUpdate
 
@@ -75,7 +75,7 @@ __all__ = [
     "bearer_headers",
     "codec_of",
     "conversation",
-    "counted",
+    "count_from",
     "decode",
     "decode_leniently",
     "error_from",

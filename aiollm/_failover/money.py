@@ -95,7 +95,7 @@ class Money:
             self._purse.share(self._budget)
         # Two calls that each kept a part while they wait for more could wait for each other.
         self.release()
-        self._reserved = await self._budget.reserve(self._most_of_plan(), seconds)
+        self._reserved = await self._budget.reserve(self._most_of_plan(), patience=seconds)
 
     def release(self) -> None:
         """Give back what is still set aside; idempotent."""

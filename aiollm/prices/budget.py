@@ -54,7 +54,7 @@ class Budget:
         ledger = self._ledger
         return (ledger.most - ledger.used) / PICO
 
-    async def reserve(self, usd: float, patience: float = 60.0) -> Reservation:
+    async def reserve(self, usd: float, *, patience: float = 60.0) -> Reservation:
         """Reserve dollars, after at most `patience` seconds, for costs of your own.
 
         Raises: BudgetError where they do not fit.

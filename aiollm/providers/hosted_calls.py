@@ -29,13 +29,13 @@ class HostedCall(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-def hosted_calls(said: Response | Message | Iterable[Part]) -> tuple[HostedCall, ...]:
+def hosted_calls(answer: Response | Message | Iterable[Part]) -> tuple[HostedCall, ...]:
     """Return what the provider's own tools did, in order, of an answer, a message or parts.
 
     The parts stay opaque: they are sent back as they came, and this is only a reading of them.
     """
     found = _Calls()
-    for part in _parts_of(said):
+    for part in _parts_of(answer):
         if isinstance(part, OpaquePart):
             state = part.provider_data
             read = _READERS.get(state.family)
@@ -44,14 +44,14 @@ def hosted_calls(said: Response | Message | Iterable[Part]) -> tuple[HostedCall,
     return tuple(found.calls)
 
 
-def _parts_of(said: Response | Message | Iterable[Part]) -> Iterable[Part]:
-    match said:
+def _parts_of(answer: Response | Message | Iterable[Part]) -> Iterable[Part]:
+    match answer:
         case Response():
-            return said.message.parts
+            return answer.message.parts
         case Message():
-            return said.parts
+            return answer.parts
         case _:
-            return said
+            return answer
 
 
 class _Calls:

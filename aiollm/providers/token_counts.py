@@ -21,7 +21,7 @@ Tokens: TypeAlias = Count | None
 """The same, or null."""
 
 
-def counted(reply: HttpResponse, field: str) -> int:
+def count_from(reply: HttpResponse, field: str) -> int:
     """Return the count in a field of a reply. Raises: ProtocolError."""
     value: Any = load(reply.body)
     count = value.get(field) if isinstance(value, dict) else None

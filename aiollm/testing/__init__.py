@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aiollm.testing.cassette import Ending, Exchange, exchange, load
+    from aiollm.testing.cassette import Ending, Exchange, exchange, load_exchanges
     from aiollm.testing.connection import AnswerSteps, Sleep
     from aiollm.testing.fake import Counted, FakeCall, FakeProvider
     from aiollm.testing.fake_script import NEVER, Script, ToolCallStep, hosted_call, tool_call
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from aiollm.testing.wires import EventData, chat, ndjson, sse
 
 _HOMES = {
-    "cassette": ("Ending", "Exchange", "exchange", "load"),
+    "cassette": ("Ending", "Exchange", "exchange", "load_exchanges"),
     "connection": ("Sleep", "AnswerSteps"),
     "fake": ("Counted", "FakeCall", "FakeProvider"),
     "fake_script": ("NEVER", "Script", "ToolCallStep", "hosted_call", "tool_call"),
@@ -129,7 +129,7 @@ __all__ = [
     "exchange",
     "hosted_call",
     "html",
-    "load",
+    "load_exchanges",
     "ndjson",
     "redirect",
     "sse",

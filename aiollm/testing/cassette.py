@@ -66,7 +66,7 @@ def _cut_short(data: bytes) -> HttpMessage:
     return msgspec.structs.replace(whole[0], body=body)
 
 
-def load(path: str | Path, *names: str) -> tuple[Exchange, ...]:
+def load_exchanges(path: str | Path, *names: str) -> tuple[Exchange, ...]:
     """Read the exchanges of a cassette, capture, folder or index; `names` selects some of them.
 
     Raises: OSError, ValueError for a file of another kind, a cut one, or an index that names a

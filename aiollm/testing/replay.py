@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from aiollm.testing.cassette import Exchange, load, pick
+from aiollm.testing.cassette import Exchange, load_exchanges, pick
 from aiollm.testing.connection import AnswerSteps
 from aiollm.testing.faults import Answer, AnswerStep, End, Pause, steps
 from aiollm.testing.gate import Gate
@@ -27,10 +27,11 @@ RequestMatch: TypeAlias = Literal["path", "body"] | Callable[[SeenRequest, Excha
 class ReplayServer(Loopback):
     """Answers requests with the exchanges recorded for them, byte for byte.
 
-    Sources are exchanges, or paths that `load` reads; `names` selects some of them. Exchanges that
-    match the same request are used in order, and the last one is repeated. A request without a
-    match gets a 404 and is counted in `unmatched`. `between` is a wait before each piece. `pieces`
-    and `between` may be changed while the server runs. The other keywords are those of `Loopback`.
+    Sources are exchanges, or paths that `load_exchanges` reads; `names` selects some of them.
+    Exchanges that match the same request are used in order, and the last one is repeated. A request
+    without a match gets a 404 and is counted in `unmatched`. `between` is a wait before each piece.
+    `pieces` and `between` may be changed while the server runs. The other keywords are those of
+    `Loopback`.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class ReplayServer(Loopback):
 def _read(sources: Sequence[Exchange | str | Path], names: Sequence[str]) -> tuple[Exchange, ...]:
     exchanges: list[Exchange] = []
     for source in sources:
-        exchanges += (source,) if isinstance(source, Exchange) else load(source)
+        exchanges += (source,) if isinstance(source, Exchange) else load_exchanges(source)
     return pick(exchanges, names) if names else tuple(exchanges)
 
 

@@ -30,7 +30,7 @@ from aiollm.dsn import Secret
 from aiollm.errors import ProviderError
 from aiollm.images import ImageRequest, PartialImage
 from aiollm.provider import Provider
-from aiollm.testing import Exchange, ReplayServer, load
+from aiollm.testing import Exchange, ReplayServer, load_exchanges
 from aiollm.testing.cassette import exchange
 from aiollm.types import (
     ImagePart,
@@ -178,7 +178,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def _recorded() -> Iterator[Case]:
-    answers = {one.name: one for one in load(INDEX)}
+    answers = {one.name: one for one in load_exchanges(INDEX)}
     for one in json.loads(INDEX.read_text()):
         path, endpoint = one["path"], one["endpoint"]
         if path not in NO_SDK:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiollm import Registry
-from aiollm.testing import Answer, FaultServer, chat, load, ndjson, sse
+from aiollm.testing import Answer, FaultServer, chat, load_exchanges, ndjson, sse
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,7 +30,7 @@ IMAGES = Answer(200, {}, {"data": [{"b64_json": base64.b64encode(PNG).decode()}]
 RUNNING, TAGS, VERSION, PS = (
     Answer(200, {}, each.parsed().body)
     for name in ("llama-swap/running-3", "ollama/tags", "llama-swap/version", "ollama/ps-1")
-    for each in load(ROOT / "tests" / "captures" / f"{name}.raw")
+    for each in load_exchanges(ROOT / "tests" / "captures" / f"{name}.raw")
 )
 PROPS = {"default_generation_settings": {"n_ctx": 8192}, "modalities": {"vision": True}}
 

@@ -37,7 +37,7 @@ budget = Budget(100, name="loops")
 
 async def use(model):
     answer = await reg.generate(f"a/{model}", "hi", budget=budget, max_output_tokens=100)
-    await budget.reserve(14, 10)  # more than was drawn ahead, so that each loop has to ask for it
+    await budget.reserve(14, patience=10)  # more than was drawn ahead, so each loop has to ask
     print(answer.text, reg.fleet.state)
     budget._ledger.pool._tell(0)  # what nobody on this loop hears the answer to
 

@@ -23,14 +23,14 @@ from aiollm.errors import (
     StreamInterrupted,
     UnsupportedFeatureError,
 )
-from aiollm.testing import Exchange, FaultServer, ReplayServer, Serve, chat, load
+from aiollm.testing import Exchange, FaultServer, ReplayServer, Serve, chat, load_exchanges
 from aiollm.types import Restart, Status, Target, TextDelta
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 EXCHANGES = {
     f"{folder}/{each.name}": each
     for folder in ("llama-native", "llama-swap", "llama-xllama-tools", "ollama")
-    for each in load(CAPTURES / folder)
+    for each in load_exchanges(CAPTURES / folder)
 }
 WIRES = {
     "/v1/chat/completions": ("openai", {}),

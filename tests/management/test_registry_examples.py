@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from aiollm.testing import Exchange, ReplayServer, exchange, load
+from aiollm.testing import Exchange, ReplayServer, exchange, load_exchanges
 
 ROOT = Path(__file__).parents[2]
 MODEL = "qwen3:14b"
@@ -34,7 +34,7 @@ def run(example: str, *arguments: str, **servers: str) -> str:
 def llama_swap() -> list[Exchange]:
     """Return what a real llama-swap answered, as if of the example's model."""
     names = ("auth-ok", "running-3", "chat-stream-cold", "unload-not-running")
-    recorded = load(ROOT / "tests" / "captures" / "llama-swap", *names)
+    recorded = load_exchanges(ROOT / "tests" / "captures" / "llama-swap", *names)
     *others, unload = recorded
     health = exchange("GET", f"/upstream/{MODEL}/health", b'{"status":"ok"}')
     return [*others, msgspec.structs.replace(unload, path=f"/api/models/unload/{MODEL}"), health]

@@ -23,7 +23,7 @@ from aiollm.errors import (
     UnsupportedFeatureError,
 )
 from aiollm.servers._warming import LOAD_SECONDS
-from aiollm.testing import Answer, Gate, Hang, Raw, chat, load, ndjson
+from aiollm.testing import Answer, Gate, Hang, Raw, chat, load_exchanges, ndjson
 from aiollm.types import ImagePart, Request, Target, Timeouts, Tool, user
 
 CAPTURES = Path(__file__).parents[1] / "captures"
@@ -41,7 +41,7 @@ TOOL = Tool("weather")
 
 
 def recorded(name: str) -> Raw:
-    (exchange,) = load(CAPTURES / f"{name}.raw")
+    (exchange,) = load_exchanges(CAPTURES / f"{name}.raw")
     return Raw([exchange.response.replace(b"Connection: close\r\n", b"")])
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from aiollm._settings.redactor import Redactor
 from aiollm.testing import Answer, FaultServer, Recorder, ReplayServer
-from aiollm.testing.cassette import load, parse_response
+from aiollm.testing.cassette import load_exchanges, parse_response
 from aiollm.testing.http1 import chunk_bytes
 from aiollm.testing.masking import mask_response
 
@@ -151,7 +151,7 @@ def test_an_index_names_only_files_in_its_folder(name, tmp_path):
     index = inside / "index.json"
     index.write_text(json.dumps([{"path": name, "endpoint": "/v1"}]))
     with pytest.raises(ValueError, match=r"index\.json names"):
-        load(index)
+        load_exchanges(index)
 
 
 GOOD = {
@@ -177,14 +177,14 @@ GOOD = {
 def test_a_damaged_cassette_says_what_is_wrong(old, new, tmp_path):
     path = tmp_path / "c.json"
     path.write_bytes(json.dumps(GOOD).encode())
-    assert load(path)[0].pieces == (b"\0\0\0",)
+    assert load_exchanges(path)[0].pieces == (b"\0\0\0",)
     path.write_bytes(json.dumps(GOOD).replace(old, new, 1).encode("latin-1"))
     with pytest.raises(ValueError, match=r"c\.json is"):
-        load(path)
+        load_exchanges(path)
 
 
 def test_a_cut_request_beside_a_capture_says_so(tmp_path):
     (tmp_path / "a.raw").write_bytes(OK + b"\r\n")
     (tmp_path / "a.req").write_bytes(b"POST /v1 HTTP/1.1\r\ncontent-le")
     with pytest.raises(ValueError, match=r"a\.req does not hold a complete"):
-        load(tmp_path / "a.raw")
+        load_exchanges(tmp_path / "a.raw")

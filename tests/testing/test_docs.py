@@ -29,7 +29,13 @@ def test_every_block_of_the_pages_passes_with_the_settings_of_the_recipe(pyteste
 
 def test_the_page_names_every_fault_and_server_of_the_kit():
     helpers = {"Counts", "Exchange", "FakeCall", "Fault", "FaultScript", "Script"}
-    helpers |= {"LoopbackOptions", "SeenConnection", "SeenRequest", "ToolCallStep", "load"}
+    helpers |= {
+        "LoopbackOptions",
+        "SeenConnection",
+        "SeenRequest",
+        "ToolCallStep",
+        "load_exchanges",
+    }
     helpers |= {"AnswerStep", "AnswerSteps", "Ending", "EventData", "HttpMessage", "OnConnect"}
     helpers |= {"Piece", "PieceSize", "RequestMatch", "Sleep"}
     missing = {name for name in aiollm.testing.__all__ if name not in PAGE} - helpers

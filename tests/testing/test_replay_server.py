@@ -27,7 +27,7 @@ from aiollm.testing import (
     Serve,
     chat,
     exchange,
-    load,
+    load_exchanges,
 )
 from aiollm.testing.cassette import dump, parse_response
 from aiollm.testing.http1 import chunk_bytes
@@ -58,7 +58,7 @@ class TestFixtures:
 
     def test_every_fixture_of_an_index_parses_to_its_record(self):
         records = msgspec.json.decode(INDEX.read_bytes())
-        exchanges = load(INDEX)
+        exchanges = load_exchanges(INDEX)
         assert len(exchanges) == len(records)
         for record, one in zip(records, exchanges, strict=True):
             response = one.parsed()
@@ -78,12 +78,12 @@ class TestFixtures:
 
     def test_an_unknown_name_is_named(self):
         with pytest.raises(LookupError, match=r"no exchange named nothing\.sse"):
-            load(INDEX, "nothing.sse")
+            load_exchanges(INDEX, "nothing.sse")
 
     def test_another_kind_of_file_is_refused(self, tmp_path):
         (tmp_path / "x.json").write_text("{}")
         with pytest.raises(ValueError, match="neither a cassette nor an index"):
-            load(tmp_path / "x.json")
+            load_exchanges(tmp_path / "x.json")
 
 
 class TestCaptures:
@@ -91,7 +91,7 @@ class TestCaptures:
         "folder", ["llama-native", "llama-swap", "llama-xllama-tools", "ollama"]
     )
     def test_a_capture_is_kept_byte_by_byte(self, folder):
-        captures = load(CAPTURES / folder)
+        captures = load_exchanges(CAPTURES / folder)
         assert captures
         for one in captures:
             raw = (CAPTURES / folder / f"{one.name}.raw").read_bytes()
@@ -110,7 +110,7 @@ class TestCaptures:
             assert server.counts.closed_by_server == 1
 
     def test_pieces_are_cut_where_the_capture_was(self):
-        (one,) = load(CAPTURES / "llama-native" / "chat-think-stream.raw")
+        (one,) = load_exchanges(CAPTURES / "llama-native" / "chat-think-stream.raw")
         timing = CAPTURES / "llama-native" / "chat-think-stream.timing.json"
         sizes = [size for _, size in msgspec.json.decode(timing.read_bytes())["recv"]]
         assert [len(piece) for piece in one.pieces] == sizes
@@ -221,7 +221,7 @@ class TestRecording:
         assert forwarded.headers["host"] == f"127.0.0.1:{upstream.port}"
         assert forwarded.headers["accept-encoding"] == "identity"
         assert "content-length" not in upstream.requests[2].headers
-        first, second = await asyncio.to_thread(load, path)
+        first, second = await asyncio.to_thread(load_exchanges, path)
         assert (first.method, first.path, first.body) == ("POST", "/v1/chat?alt=sse", b'{"a":1}')
         assert (second.method, second.name) == ("GET", "002")
         assert first.parsed().body == direct[1]
@@ -271,7 +271,7 @@ class TestRecording:
         for word in (*hidden, "other-key", "hunter22", "xapikey"):
             assert word not in written, word
         assert "cf-ray: r" in written
-        (one,) = await asyncio.to_thread(load, path)
+        (one,) = await asyncio.to_thread(load_exchanges, path)
         assert one.path == "/v1beta/models?alt=sse&key=*********"
         assert dict(one.headers)["authorization"] == "***"
         assert dict(one.headers)["openai-organization"] == "***"
@@ -290,7 +290,7 @@ class TestRecording:
                 async with connect(proxy) as peer:
                     peer.ask(extra="connection: close\r\n")
                     await peer.rest()
-        recorded = await asyncio.to_thread(load, tmp_path / "c.json")
+        recorded = await asyncio.to_thread(load_exchanges, tmp_path / "c.json")
         assert [one.end for one in recorded] == ["close", "close", "keep"]
 
     async def test_a_reset_is_passed_on_and_recorded(self, tmp_path, connect):
@@ -306,7 +306,7 @@ class TestRecording:
             gate.open()
             with pytest.raises(ConnectionResetError):
                 await peer.rest()
-        (one,) = await asyncio.to_thread(load, tmp_path / "c.json")
+        (one,) = await asyncio.to_thread(load_exchanges, tmp_path / "c.json")
         assert one.end == "reset"
         assert one.parsed().body == b"3\r\n012\r\n"
 
@@ -320,7 +320,7 @@ class TestRecording:
                 peer.ask()
                 await peer.head()
             await upstream.wait_closed()
-        assert await asyncio.to_thread(load, tmp_path / "c.json") == ()
+        assert await asyncio.to_thread(load_exchanges, tmp_path / "c.json") == ()
 
     async def test_an_upstream_that_refuses_fails_the_block(self, tmp_path):
         async with FaultServer() as nobody:
@@ -372,7 +372,7 @@ exchanges = st.builds(
 def test_a_cassette_reads_back_as_it_was_written(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("cassettes") / "c.json"
     path.write_bytes(dump(written))
-    assert load(path) == tuple(written)
+    assert load_exchanges(path) == tuple(written)
 
 
 async def test_many_readers_are_served_at_once():

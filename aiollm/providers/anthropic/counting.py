@@ -6,7 +6,7 @@ from aiollm._wire.body import json_body
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.anthropic.encode import encode_body, headers
 from aiollm.providers.encoding import Warnings
-from aiollm.providers.token_counts import counted, without
+from aiollm.providers.token_counts import count_from, without
 from aiollm.types import Request, Target
 
 UNCOUNTED = frozenset(
@@ -44,4 +44,4 @@ class AnthropicCounts:
 
     def decode_count(self, reply: HttpResponse) -> int:
         """Read a reply. Raises: ProtocolError."""
-        return counted(reply, "input_tokens")
+        return count_from(reply, "input_tokens")

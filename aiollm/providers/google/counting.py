@@ -8,7 +8,7 @@ from aiollm.providers.encoding import Warnings
 from aiollm.providers.google.encode import encode_body
 from aiollm.providers.google.models import resource
 from aiollm.providers.google.places import key_headers, method_url
-from aiollm.providers.token_counts import counted
+from aiollm.providers.token_counts import count_from
 from aiollm.types import Request, Target
 
 
@@ -29,4 +29,4 @@ class GoogleCounts:
 
     def decode_count(self, reply: HttpResponse) -> int:
         """Read a reply. Raises: ProtocolError."""
-        return counted(reply, "totalTokens")
+        return count_from(reply, "totalTokens")

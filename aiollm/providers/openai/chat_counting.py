@@ -9,7 +9,7 @@ from aiollm._wire.lenient import load
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers
 from aiollm.providers.openai.dialects import COMPATIBLE, Dialect, suited
-from aiollm.providers.token_counts import counted, without
+from aiollm.providers.token_counts import count_from, without
 from aiollm.types import AudioPart, DocumentPart, ImagePart, Request, Target, ToolResultPart
 
 _STREAMED = frozenset({"stream", "stream_options"})
@@ -63,7 +63,7 @@ class ChatCounts:
 
     def decode_count(self, reply: HttpResponse) -> int | None:
         """Read a reply. Raises: ProtocolError."""
-        return counted(reply, "input_tokens")
+        return count_from(reply, "input_tokens")
 
     def _body(self, provider: Provider, target: Target, request: Request) -> dict[str, Any]:
         dialect = suited(COMPATIBLE, target.model)
@@ -95,7 +95,7 @@ class TokenizeCounts(ChatCounts):
             case {"tokens": list()} as found if "count" not in found:
                 return None
             case _:
-                return counted(reply, "count")
+                return count_from(reply, "count")
 
 
 def _has_files(request: Request) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from aiollm._wire.body import json_body
 from aiollm.provider import HttpRequest, HttpResponse, Provider
 from aiollm.providers.encoding import Warnings, bearer_headers
-from aiollm.providers.token_counts import counted, without
+from aiollm.providers.token_counts import count_from, without
 from aiollm.types import Request, Target
 
 UNCOUNTED = frozenset(
@@ -59,4 +59,4 @@ class ResponsesCounts:
 
     def decode_count(self, reply: HttpResponse) -> int:
         """Read a reply. Raises: ProtocolError."""
-        return counted(reply, "input_tokens")
+        return count_from(reply, "input_tokens")
