@@ -29,15 +29,9 @@ def test_every_block_of_the_pages_passes_with_the_settings_of_the_recipe(pyteste
 
 def test_the_page_names_every_fault_and_server_of_the_kit():
     helpers = {"Counts", "Exchange", "FakeCall", "Fault", "FaultScript", "Script"}
-    helpers |= {
-        "LoopbackOptions",
-        "SeenConnection",
-        "SeenRequest",
-        "ToolCallStep",
-        "load_exchanges",
-    }
+    helpers |= {"LoopbackOptions", "SeenConnection", "SeenRequest", "ToolCallStep"}
     helpers |= {"AnswerStep", "AnswerSteps", "Ending", "EventData", "HttpMessage", "OnConnect"}
-    helpers |= {"Piece", "PieceSize", "RequestMatch", "Sleep"}
+    helpers |= {"load_exchanges", "Piece", "PieceSize", "RequestMatch", "Sleep"}
     missing = {name for name in aiollm.testing.__all__ if name not in PAGE} - helpers
     assert not missing
 

@@ -71,7 +71,7 @@ async def test_vectors_are_those_of_any_other_process_and_as_wide_as_was_asked(s
     )
     found = await serve(fake=FakeProvider()).embed("fake/m", "red panda", dimensions=300)
     assert str(list(found.vectors[0])) == run.stdout.strip()
-    assert found.width == 300
+    assert found.dimensions == 300
 
 
 async def test_texts_that_share_words_have_vectors_that_are_near(serve):
@@ -102,7 +102,7 @@ async def test_scripts_give_results_errors_and_waits(serve):
     found = await reg.embed("fake/m", "text")
     assert (found.vectors, found.usage) == (SCRIPTED.vectors, SCRIPTED.usage)
     assert (await reg.rerank("fake/m", "q", ["a", "b"])).ranked == ranking.ranked
-    assert (await reg.embed("fake/m", "text")).width == 8  # a script of waits alone
+    assert (await reg.embed("fake/m", "text")).dimensions == 8  # a script of waits alone
 
 
 async def test_a_chain_passes_an_overloaded_fake_and_one_that_cannot(serve):
