@@ -55,9 +55,9 @@ def encode(image: Image.Image, limits: ImageLimits, *, lossless: bool, sharp: bo
         raise UnsupportedError(f"none of these formats can be written: {', '.join(limits.mime)}")
     spent = 0
     for encoder in encoders:
-        data = _best(image, encoder, limits.size, sharp=sharp)
+        data = _best(image, encoder, limits.max_bytes, sharp=sharp)
         spent = len(data)
-        if limits.size is None or spent <= limits.size:
+        if limits.max_bytes is None or spent <= limits.max_bytes:
             return FittedImage(data, encoder.mime, *image.size)
     return _shrunk(image, encoders[-1], limits, spent, sharp=sharp)
 
@@ -86,7 +86,7 @@ def _shrunk(
 ) -> FittedImage:
     import PIL.Image
 
-    edges, factor, size = image.size, 1.0, limits.size or 0
+    edges, factor, size = image.size, 1.0, limits.max_bytes or 0
     while True:
         # Bytes grow roughly with the area, so the square root estimates the edge that fits. The
         # step guarantees progress when the estimate is too optimistic.

@@ -117,7 +117,7 @@ def limits(
         spent[number] += weight(image)
     count = Counter(number for number, _ in images)
     crowded = {
-        number: replace(plain, size=_smaller(size, _share(left, count[number])))
+        number: replace(plain, max_bytes=_smaller(size, _share(left, count[number])))
         for number, total in spent.items()
         if total > left
     }
@@ -133,8 +133,8 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
         return f"{found.mime} is not accepted"
     if reason := _misshape(found, wanted):
         return f"it has {found.width} x {found.height} pixels, {reason}"
-    if wanted.size is not None and len(data) > wanted.size:
-        return f"it has {len(data):,} bytes, {wanted.size:,} are accepted"
+    if wanted.max_bytes is not None and len(data) > wanted.max_bytes:
+        return f"it has {len(data):,} bytes, {wanted.max_bytes:,} are accepted"
     if found.animated:
         return "it is animated"
     if found.orientation != UPRIGHT:
@@ -146,14 +146,14 @@ def misfit(data: bytes, wanted: ImageLimits) -> str:
 
 def _misshape(found: ImageInfo, wanted: ImageLimits) -> str:
     size = found.width, found.height
-    if wanted.edge is not None and max(size) > wanted.edge:
-        return f"{wanted.edge} are accepted"
-    if wanted.pixels is not None and found.pixels > wanted.pixels:
-        return f"and {wanted.pixels:,} in all are accepted"
-    if min(size) < wanted.least:
-        return f"and needs at least {wanted.least} on each side"
-    if wanted.ratio is not None and wanted.padded(size) != size:
-        return f"and no side may be more than {wanted.ratio} times the other"
+    if wanted.max_dimension is not None and max(size) > wanted.max_dimension:
+        return f"{wanted.max_dimension} are accepted"
+    if wanted.max_pixels is not None and found.pixels > wanted.max_pixels:
+        return f"and {wanted.max_pixels:,} in all are accepted"
+    if min(size) < wanted.min_dimension:
+        return f"and needs at least {wanted.min_dimension} on each side"
+    if wanted.max_ratio is not None and wanted.padded(size) != size:
+        return f"and no side may be more than {wanted.max_ratio} times the other"
     return ""
 
 

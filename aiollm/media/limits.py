@@ -26,39 +26,39 @@ Size = tuple[int, int]
 class ImageLimits(msgspec.Struct, frozen=True):
     """What an image must be to be accepted; None means no limit.
 
-    `mime`: allowed types. `edge`: pixels of the longer side. `size`: bytes. `pixels`: width times
-    height. `least`: pixels of the shorter side. `ratio`: the longer side divided by the shorter.
+    `mime`: allowed types. `max_dimension`: pixels of the longer side, `min_dimension` of the
+    shorter. `max_pixels`: width times height. `max_ratio`: the longer side divided by the shorter.
     """
 
     mime: tuple[str, ...]
-    edge: int | None = None
-    size: int | None = None
-    pixels: int | None = None
-    least: int = 1
-    ratio: int | None = None
+    max_dimension: int | None = None
+    max_bytes: int | None = None
+    max_pixels: int | None = None
+    min_dimension: int = 1
+    max_ratio: int | None = None
 
-    def target(self, size: Size) -> Size:
-        """Return `size`, shrunk as much as edge and pixels need, the margins of `padded` included.
+    def shrunk(self, size: Size) -> Size:
+        """Return `size`, shrunk as much as the limits need, the margins of `padded` included.
 
         It is too large all the same where even the smallest image would be.
         """
-        longest, factor, shrunk = max(size), 1.0, size
-        if self.edge is not None and longest > self.edge:
-            factor = self.edge / longest
-            shrunk = scaled(size, factor)
-        while self.pixels is not None and (full := area(self.padded(shrunk))) > self.pixels:
-            if max(shrunk) == 1:
+        longest, factor, found = max(size), 1.0, size
+        if self.max_dimension is not None and longest > self.max_dimension:
+            factor = self.max_dimension / longest
+            found = scaled(size, factor)
+        while self.max_pixels is not None and (full := area(self.padded(found))) > self.max_pixels:
+            if max(found) == 1:
                 break
             # At least one pixel less, because `scaled` may round up.
-            factor *= min(sqrt(self.pixels / full), 1 - 1 / max(shrunk))
-            shrunk = scaled(size, factor)
-        return shrunk
+            factor *= min(sqrt(self.max_pixels / full), 1 - 1 / max(found))
+            found = scaled(size, factor)
+        return found
 
     def padded(self, size: Size) -> Size:
         """Return the size of the canvas that gives an image of `size` its least shape."""
-        least = self.least
-        if self.ratio is not None:
-            least = max(least, -(-max(size) // self.ratio))
+        least = self.min_dimension
+        if self.max_ratio is not None:
+            least = max(least, -(-max(size) // self.max_ratio))
         return max(size[0], least), max(size[1], least)
 
 

@@ -102,7 +102,7 @@ def _draft(file: Image.Image | SelfShrinking, limits: ImageLimits, max_pixels: i
     stored = size = file.size
     if area(stored) > max_pixels:
         size = stored[0] // 2, stored[1] // 2
-    size = limits.target(size)
+    size = limits.shrunk(size)
     file.draft(None, size)
     if area(file.size) > max_pixels:
         raise UnsupportedError(too_many_pixels(stored, max_pixels))

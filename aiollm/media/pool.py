@@ -51,7 +51,7 @@ class MediaPool:
     of their own. Use it from one event loop at a time. Raises: ConfigError.
 
         async with MediaPool(workers=2) as pool:
-            fitted = await pool.fit(image, ImageLimits(mime=("image/jpeg",), edge=1568))
+            fitted = await pool.fit(image, ImageLimits(mime=("image/jpeg",), max_dimension=1568))
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def both(data, edge):
 
 def is_whole(file, edge=1500):
     """Return whether PIL decodes all of it before it is shrunk."""
-    file.draft(None, ImageLimits(("image/png",), edge).target(file.size))
+    file.draft(None, ImageLimits(("image/png",), edge).shrunk(file.size))
     return file.decoded() is file._file
 
 

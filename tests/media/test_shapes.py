@@ -19,7 +19,7 @@ from aiollm.testing import Answer, FaultServer, chat
 Image = pytest.importorskip("PIL.Image")
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-QWEN = ImageLimits(("image/png",), least=28, ratio=200)
+QWEN = ImageLimits(("image/png",), min_dimension=28, max_ratio=200)
 
 
 # Too small or too thin.
@@ -59,7 +59,7 @@ def test_margins_fit_the_kind_of_picture(make, mode, colour):
 
 def test_margins_stay_when_the_bytes_do_not_fit(make):
     noise = make.photo(3000, 12).convert("RGB")
-    limits = ImageLimits(("image/jpeg",), size=6_000, least=28, ratio=200)
+    limits = ImageLimits(("image/jpeg",), max_bytes=6_000, min_dimension=28, max_ratio=200)
     made = transform(make.save(noise, "PNG"), limits)
     assert made.height == 28
     assert len(made.data) <= 6_000
@@ -74,7 +74,7 @@ def test_margins_stay_when_the_bytes_do_not_fit(make):
 )
 def test_the_final_shape_keeps_every_limit(size, edge, pixels, least, ratio):
     limits = ImageLimits((), edge, None, pixels, least, ratio)
-    shrunk = limits.target(size)
+    shrunk = limits.shrunk(size)
     final = limits.padded(shrunk)
     assert shrunk[0] <= size[0]
     assert shrunk[1] <= size[1]
