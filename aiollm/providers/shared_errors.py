@@ -380,6 +380,8 @@ _UNSUPPORTED_TEXTS = (
             "is not enabled for models/",  # Google, of developer instructions and tools
             "only support stream mode",  # Alibaba
             "is incompatible with thinking",  # Kimi, of a forced tool
+            "tool choice must be auto",  # z.ai (September 2026)
+            "is restricted to true",  # Alibaba, of models that always reason
             "is allowed for this model",  # Kimi, of a temperature
             "not yet available for this subscription",  # Anthropic, of a beta
             "invalid reasoning value",  # Ollama, of an effort (2026)

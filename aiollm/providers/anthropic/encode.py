@@ -248,8 +248,7 @@ def _thinking(
         return thinking(facts, request.reasoning, limit, warnings)
     if request.reasoning not in (None, "none", 0):
         return _thinking_before_a_call(request.reasoning, facts, limit, warnings)
-    # Thinking must be switched off for models that think by default.
-    return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
+    return _no_thinking(facts, limit, warnings)
 
 
 def _thinking_before_a_call(
@@ -265,7 +264,12 @@ def _thinking_before_a_call(
         warnings.update(notes)
         return thoughts
     warnings.add("a forced tool call excludes a reasoning budget: reasoning is dropped")
-    return thinking(facts, None, limit, warnings)
+    return _no_thinking(facts, limit, warnings)
+
+
+def _no_thinking(facts: Model, limit: int | None, warnings: Warnings) -> Thinking:
+    """Switch thinking off for models that think by default."""
+    return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
 
 
 def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from aiollm.providers.openai.dialects import (
     dialect_of,
     model_of,
     suited,
-    thinking,
 )
+from aiollm.providers.openai.efforts import thinking
 from aiollm.providers.openai.errors import reply_error
 from aiollm.providers.openai.models import Model
 from aiollm.providers.tool_choice import only_chosen

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from aiollm._settings.wildcards import matches
-from aiollm.providers.encoding import Warnings
 from aiollm.providers.openai.chat_replay import (
     Replay,
     as_content,
@@ -25,16 +24,20 @@ from aiollm.providers.openai.chat_replay import (
 )
 from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.providers.openai.models import (
+    ALIBABA_MODELS,
     ANY,
+    DEEPSEEK_MODELS,
     EFFORTS,
+    MINIMAX_MODELS,
     MOONSHOT_MODELS,
     OPENAI_MODELS,
+    SILICONFLOW_MODELS,
     XAI_MODELS,
     ZAI_MODELS,
     Model,
     Thinking,
 )
-from aiollm.types import Effort, Request
+from aiollm.types import Effort
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -139,6 +142,7 @@ DEEPSEEK = Dialect(
     efforts=("none", "low", "high", "max"),
     replay=as_reasoning_content,
     json_schema=False,
+    models=DEEPSEEK_MODELS,
 )
 GROQ = Dialect(
     "Groq",
@@ -189,6 +193,7 @@ MINIMAX = Dialect(
     hosts=("api.minimax.io", "api.minimaxi.com"),
     think=ThinkTags(),  # M2 and M3, unless reasoning_split is set (2026)
     replay=as_think_block,
+    models=MINIMAX_MODELS,
 )
 COMPATIBLE = Dialect(
     "this server",
@@ -222,6 +227,25 @@ XIAOMI = msgspec.structs.replace(
     COMPATIBLE,
     hosts=("*.xiaomimimo.com",),
     replay=as_reasoning_content,  # refused without it, as by DeepSeek (May 2026)
+    budget="",
+    thinking="toggle",
+)
+# Until Qwen 3.8, Alibaba reads no effort of its own models but a switch and a budget (2026).
+ALIBABA = msgspec.structs.replace(
+    COMPATIBLE,
+    name="Alibaba",
+    hosts=("*dashscope*.aliyuncs.com", "*.maas.aliyuncs.com"),
+    thinking="tokens",
+    budget="",
+    models=ALIBABA_MODELS,
+)
+SILICONFLOW = msgspec.structs.replace(
+    COMPATIBLE,
+    name="SiliconFlow",
+    hosts=("api.siliconflow.cn", "api.siliconflow.com"),
+    thinking="tokens",
+    budget="",
+    models=SILICONFLOW_MODELS,
 )
 
 DIALECTS = (
@@ -240,13 +264,11 @@ DIALECTS = (
     MOONSHOT,
     ZAI,
     XIAOMI,
+    ALIBABA,
+    SILICONFLOW,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""
-
-
-_BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16384, "medium"))
-"""Effort words for budgets up to this many tokens, for hosts that accept only words."""
 
 
 @lru_cache(maxsize=256)
@@ -287,81 +309,3 @@ def suited(dialect: Dialect, model: str) -> Dialect:
 def model_of(name: str, dialect: Dialect) -> Model:
     """Return the facts about a model of a host."""
     return next(row for row in dialect.models if any(matches(name, own) for own in row.names))
-
-
-def thinking(
-    request: Request, dialect: Dialect, model: Model, warnings: Warnings
-) -> dict[str, Any]:
-    """Return the fields that set the effort or budget of reasoning."""
-    asked = request.reasoning
-    if asked is None:
-        return _silent(request, model, warnings) if request.tools else {}
-    if isinstance(asked, int) and asked > 0 and dialect.budget:
-        if dialect.thinking == "openrouter":
-            return {"reasoning": {dialect.budget: asked}}
-        warnings.add("llama.cpp enforces a reasoning budget; other servers may ignore it")
-        return {dialect.budget: asked}
-    way = model.thinking or dialect.thinking
-    is_off = asked in ("none", 0)
-    if way == "switch" and not is_off:
-        warnings.add(f"{dialect.name} can only switch this model's reasoning off")
-        return {}
-    if way == "toggle":
-        if not is_off:
-            warnings.add(f"{dialect.name} can only switch this model's reasoning on and off")
-        return {"thinking": {"type": "disabled" if is_off else "enabled"}}
-    effort = effort_of(asked, dialect, model, warnings)
-    match way:
-        case _ if effort is None:
-            return {}
-        case "openrouter":
-            return {"reasoning": {"effort": effort}}
-        case "deepseek" if effort == "none":
-            return {"thinking": {"type": "disabled"}}
-        case "deepseek":
-            return {"thinking": {"type": "enabled"}, "reasoning_effort": effort}
-        case _:
-            return {"reasoning_effort": effort}
-
-
-def _silent(request: Request, model: Model, warnings: Warnings) -> dict[str, Any]:
-    """Return what switches reasoning off where a model that does so calls no tools."""
-    choice = request.tool_choice
-    word = choice if isinstance(choice, str | None) else choice[0]
-    if not model.forced and word not in (None, "auto", "none"):
-        warnings.add("this model cannot be made to call a tool while it reasons, which is now off")
-        return {"thinking": {"type": "disabled"}}
-    if not model.plain_tools:
-        return {}
-    warnings.add(
-        "this model calls tools in chat completions only without reasoning, which is now off: "
-        "api=responses supports both"
-    )
-    return {"reasoning_effort": "none"}
-
-
-def effort_of(
-    asked: Effort | int, dialect: Dialect, model: Model, warnings: Warnings
-) -> Effort | None:
-    """Return the word for an effort or a budget among those accepted, None if there are none."""
-    efforts = tuple(word for word in dialect.efforts if word in model.efforts)
-    if not efforts:
-        warnings.add(f"{dialect.name} does not let this model's reasoning be set: dropped")
-        return None
-    name = dialect.name
-    if isinstance(asked, int):
-        wanted: Effort = next((word for limit, word in _BUDGETS if asked <= limit), "high")
-        if asked > 0:
-            warnings.add(f"{name} has no reasoning budget: effort {wanted!r} is sent instead")
-    else:
-        wanted = asked
-    rank = EFFORTS.index(wanted)
-    near = min(efforts, key=lambda word: _distance(EFFORTS.index(word), rank))
-    if near != wanted:
-        warnings.add(f"{name} has no reasoning effort {wanted!r}: {near!r} is sent")
-    return near
-
-
-def _distance(rank: int, wanted: int) -> tuple[int, int]:
-    """Order efforts by distance, the higher one first among equals."""
-    return (abs(rank - wanted), -rank)

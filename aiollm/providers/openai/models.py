@@ -13,7 +13,11 @@ import msgspec
 
 from aiollm.types import Effort
 
-Thinking: TypeAlias = Literal["reasoning_effort", "openrouter", "deepseek", "switch", "toggle"]
+Thinking: TypeAlias = Literal[
+    "reasoning_effort", "openrouter", "deepseek", "switch", "toggle", "adaptive", "words", "tokens"
+]
+"""How a host takes the effort: "words" and "tokens" come with a field that says whether to reason
+at all, "toggle" and "adaptive" are nothing but such a field, and "switch" can only turn it off."""
 
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -25,7 +29,8 @@ class Model(msgspec.Struct, frozen=True):
     both while they do not. `fixed`: they accept neither, not even while they do not reason.
     `efforts`: the words they accept, none if they refuse the field. `plain_tools`: in chat, they
     call tools only if reasoning is explicitly switched off. `forced`: they can be made to call one
-    while they reason. `thinking`: how they take the effort, "" if it is the host's way.
+    while they reason, which is switched off else. `thinking`: how they take the effort, "" if it is
+    the host's way.
     """
 
     names: tuple[str, ...] = ("*",)
@@ -70,4 +75,33 @@ ZAI_MODELS = (
     Model(("glm-4.5*", "glm-4.6*", "glm-4.7*", "glm-5", "glm-5.1*"), thinking="toggle"),
     Model(("glm-5.2*",), efforts=("high", "max")),
     Model(efforts=("low", "high", "max")),  # since 5.3 they always reason
+)
+DEEPSEEK_MODELS = (Model(forced=False),)  # they reason unless told not to (reports of 2026)
+MINIMAX_MODELS = (
+    Model(("MiniMax-M1*", "MiniMax-M2*"), efforts=()),  # they always reason
+    Model(("MiniMax-M3*",), thinking="adaptive"),
+    *ANY,
+)
+_ALWAYS: tuple[Effort, ...] = ("minimal", *_WITHOUT_MINIMAL[1:])
+_AS_DEEPSEEK: tuple[Effort, ...] = ("none", "low", "high", "max")
+_ALIBABA_PLAIN = (
+    *("qwen-max*", "qwen-long*", "qwen-vl-*", "qwen-mt*", "qwen2*", "qwen*-coder*", "*-instruct*"),
+    *("qwq*", "qvq*", "*deepseek-r1*", "deepseek-v3", "*MiniMax*", "*minimax*"),
+)
+"""Models of Alibaba that do not reason, or always do so."""
+ALIBABA_MODELS = (
+    Model(_ALIBABA_PLAIN, efforts=()),
+    Model(("*-thinking*",), efforts=_ALWAYS),
+    Model(("qwen3.8-max-preview*",), efforts=_WITHOUT_MINIMAL[1:], thinking="words"),
+    Model(("qwen3.8*", "glm-5.2*"), efforts=_WITHOUT_MINIMAL, forced=False, thinking="words"),
+    Model(("deepseek-v4*",), efforts=_AS_DEEPSEEK, forced=False, thinking="words"),
+    Model(("kimi-k3*",), efforts=_AS_DEEPSEEK[1:], thinking="reasoning_effort"),
+    Model(forced=False),
+)
+SILICONFLOW_MODELS = (
+    Model(("*Thinking*",), efforts=_ALWAYS),
+    Model(("*Instruct*", "*Coder*", "*DeepSeek-R1*"), efforts=()),
+    Model(("*DeepSeek-V4*", "*GLM-5.2*"), efforts=("none", "high", "max"), thinking="words"),
+    Model(("*Qwen/Qwen3*", "*DeepSeek-V3*", "*GLM-4*", "*GLM-5*")),
+    Model(thinking="reasoning_effort"),
 )

@@ -31,7 +31,8 @@ from aiollm.providers.openai.chat_codec import (
     output_schema,
     sampling,
 )
-from aiollm.providers.openai.dialects import Dialect, dialect_of, effort_of, model_of
+from aiollm.providers.openai.dialects import Dialect, dialect_of, model_of
+from aiollm.providers.openai.efforts import effort_of, must_not_reason
 from aiollm.providers.openai.errors import reply_error
 from aiollm.providers.openai.models import Model
 from aiollm.providers.openai.responses_decode import ResponsesDecoder
@@ -225,6 +226,8 @@ def _reasoning(
 ) -> dict[str, Any]:
     """Request reasoning that can be read and replayed, if the model reasons."""
     asked = request.reasoning
+    if request.tools and must_not_reason(request, model, warnings):
+        return {"reasoning": {"effort": "none"}}
     if asked is None and (model.sampling or model.quiet):
         return {}
     wire: dict[str, Any] = {}

@@ -516,6 +516,13 @@ def test_a_forced_call_excludes_a_budget() -> None:
         )
 
 
+@pytest.mark.parametrize("model", ["deepseek-v4-pro", "glm-5.3", "qwen3.6-plus"])
+def test_a_forced_call_switches_open_models_thinking_off_rather_than_to_its_default(model) -> None:
+    """They think by default, and DeepSeek refuses the two together on this wire, too."""
+    sent = body(model=model, tools=(Tool("f"),), tool_choice="f", reasoning="high")
+    assert sent["thinking"] == {"type": "disabled"}
+
+
 def test_a_forced_call_switches_thinking_off_where_nothing_asks_for_it() -> None:
     sent = body(model="claude-opus-5", tools=(Tool("f"),), tool_choice="f")
     assert sent["thinking"] == {"type": "disabled"}

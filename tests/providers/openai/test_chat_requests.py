@@ -172,7 +172,10 @@ REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-REASONING_KEYS = ("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens")
+REASONING_KEYS = (
+    *("reasoning_effort", "reasoning", "thinking", "thinking_budget_tokens"),
+    *("enable_thinking", "thinking_budget"),
+)
 
 
 @pytest.mark.parametrize(("url", "asked", "fields", "warning"), REASONING)
@@ -184,6 +187,12 @@ def test_reasoning_is_asked_for_in_each_hosts_words(chat, url, asked, fields, wa
 
 
 XAI, MOONSHOT, ZAI = "https://api.x.ai/v1", "https://api.moonshot.ai/v1", "https://api.z.ai/v4"
+DEEPSEEK, MINIMAX = "https://api.deepseek.com", "https://api.minimax.io/v1"
+ALIBABA = "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"
+PLAN = "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"
+SILICONFLOW = "https://api.siliconflow.cn/v1"
+MIMO = "https://api.xiaomimimo.com/v1"
+OFF, ON = {"enable_thinking": False}, {"enable_thinking": True}
 
 VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (XAI, "grok-4.6", "none", {"reasoning_effort": "low"}, "'none'"),
@@ -203,7 +212,33 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (ZAI, "glm-5.3", 0, {"reasoning_effort": "low"}, "'none'"),
     (ZAI, "glm-5.2", "low", {"reasoning_effort": "high"}, "'low'"),
     (ZAI, "glm-4.7", "none", {"thinking": {"type": "disabled"}}, ""),
-]
+    (ALIBABA, "qwen3.6-plus", "none", OFF, ""),
+    (ALIBABA, "qwen3.7-max", 0, OFF, ""),
+    (PLAN, "qwen3.5-plus", "low", ON | {"thinking_budget": 4096}, ""),
+    (ALIBABA, "qwen3.5-27b", 2000, ON | {"thinking_budget": 2000}, ""),
+    (ALIBABA, "qwen-plus", "high", ON, ""),
+    (ALIBABA, "qwen3-next-80b-a3b-thinking", "none", {}, "always reasons"),
+    (ALIBABA, "qwen3-next-80b-a3b-thinking", "minimal", ON | {"thinking_budget": 1024}, ""),
+    (ALIBABA, "qwen3.8-max", "none", OFF, ""),
+    (ALIBABA, "qwen3.8-max-2026-08-01", "xhigh", ON | {"reasoning_effort": "xhigh"}, ""),
+    (ALIBABA, "qwen3.8-flash", 2000, ON | {"reasoning_effort": "low"}, "no reasoning budget"),
+    (ALIBABA, "qwen3.8-max-preview", "none", ON | {"reasoning_effort": "low"}, "'none'"),
+    (ALIBABA, "deepseek-v4-pro", "medium", ON | {"reasoning_effort": "high"}, "'medium'"),
+    (ALIBABA, "deepseek-v4-pro", "none", OFF, ""),
+    (ALIBABA, "glm-5.1", 9000, ON | {"thinking_budget": 9000}, ""),
+    (ALIBABA, "glm-5.2", "max", ON | {"reasoning_effort": "max"}, ""),
+    (ALIBABA, "kimi-k3", "none", {"reasoning_effort": "low"}, "'none'"),
+    (ALIBABA, "qwen3-coder-plus", "high", {}, "dropped"),
+    (SILICONFLOW, "Qwen/Qwen3-32B", "none", OFF, ""),
+    (SILICONFLOW, "Pro/deepseek-ai/DeepSeek-V4-Pro", "low",
+     ON | {"reasoning_effort": "high"}, "'low'"),
+    (SILICONFLOW, "Qwen/Qwen3-Coder-30B-A3B-Instruct", "high", {}, "dropped"),
+    (SILICONFLOW, "openai/gpt-oss-120b", "low", {"reasoning_effort": "low"}, ""),
+    (MINIMAX, "MiniMax-M3", "none", {"thinking": {"type": "disabled"}}, ""),
+    (MINIMAX, "MiniMax-M3", "high", {"thinking": {"type": "adaptive"}}, "on and off"),
+    (MINIMAX, "MiniMax-M2.7", "none", {}, "dropped"),
+    (MIMO, "mimo-v2.5-pro", "none", {"thinking": {"type": "disabled"}}, ""),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("url", "model", "asked", "fields", "warning"), VENDORS)
@@ -222,7 +257,7 @@ def test_a_vendor_s_model_is_not_sent_what_it_refuses(
         ("required", None, {"thinking": {"type": "disabled"}}),
         ("get_weather", None, {"thinking": {"type": "disabled"}}),
         (("get_weather",), None, {"thinking": {"type": "disabled"}}),
-        ("get_weather", "high", {"thinking": {"type": "enabled"}}),
+        ("get_weather", "high", {"thinking": {"type": "disabled"}}),
         ("auto", None, {}),
         (("auto", "get_weather"), None, {}),
         ("none", None, {}),
@@ -235,6 +270,35 @@ def test_kimi_does_not_reason_before_a_call_it_is_made_to_make(chat, choice, ask
     sent = chat.send(MOONSHOT, model="kimi-k2.6", **wish)
     assert {key: value for key, value in sent.body.items() if key in REASONING_KEYS} == fields
     assert bool(sent.warnings) == bool(fields)
+
+
+@pytest.mark.parametrize("asked", [None, "high", 2000])
+@pytest.mark.parametrize(
+    ("url", "model", "off"),
+    [
+        (DEEPSEEK, "deepseek-v4-pro", {"thinking": {"type": "disabled"}}),
+        (ALIBABA, "qwen3.6-plus", OFF),
+        (ALIBABA, "qwen3.8-max", OFF),
+        (ALIBABA, "deepseek-v4-flash", OFF),
+    ],
+)
+def test_a_model_that_reasons_by_itself_does_not_before_a_call_it_must_make(
+    chat, url, model, off, asked
+) -> None:
+    """DeepSeek and Alibaba refuse both together, whether the effort was asked for or not."""
+    sent = chat.send(url, model=model, tools=(WEATHER,), tool_choice="required", reasoning=asked)
+    assert {key: value for key, value in sent.body.items() if key in REASONING_KEYS} == off
+    assert sent.body["tool_choice"] == "required"
+    assert "now off" in " ".join(sent.warnings)
+
+
+@pytest.mark.parametrize(
+    ("url", "model"),
+    [(ALIBABA, "qwen3-coder-plus"), (ALIBABA, "kimi-k3"), (SILICONFLOW, "Qwen/Qwen3-32B")],
+)
+def test_other_models_are_just_made_to_call(chat, url, model) -> None:
+    sent = chat.send(url, model=model, tools=(WEATHER,), tool_choice="get_weather")
+    assert not sent.body.keys() & set(REASONING_KEYS)
 
 
 @pytest.mark.parametrize("model", ["kimi-k3", "kimi-k2.7-code", "kimi-k2.6"])

@@ -106,6 +106,17 @@ def test_a_reasoning_model_is_asked_for_what_can_be_read_and_replayed(responses)
     assert "budget" in budget.warnings[0]
 
 
+@pytest.mark.parametrize("asked", [None, "high"])
+def test_deepseek_does_not_reason_before_a_call_it_is_made_to_make(responses, asked) -> None:
+    wish = {"tools": (WEATHER,), "reasoning": asked, "model": "deepseek-v4-pro"}
+    forced = responses.send("https://api.deepseek.com", tool_choice="required", **wish)
+    assert forced.body["reasoning"] == {"effort": "none"}
+    assert "now off" in " ".join(forced.warnings)
+    free = responses.send("https://api.deepseek.com", **wish)
+    assert free.body.get("reasoning", {}).get("effort") == asked
+    assert not free.warnings
+
+
 def test_another_model_is_asked_for_no_reasoning(responses) -> None:
     """It would refuse both fields."""
     assert not responses.send(model="gpt-4.1").body.keys() & {"reasoning", "include"}
