@@ -157,16 +157,18 @@ def test_openai_is_sent_no_empty_id(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["chat_codec:ChatCodec", "responses_codec:ResponsesCodec"])
 @pytest.mark.parametrize(("host", "is_kept"), [("gateway.test", True), ("api.openai.com", False)])
+@pytest.mark.parametrize("mark", ["call_1__thought__{}", "sig-{}.call_1", "relay-1:Y2FsbA.{}"])
 def test_an_id_that_holds_a_signature_goes_back_to_the_gateway_that_made_it(
     name: str,
     host: str,
     is_kept: bool,
+    mark: str,
 ) -> None:
-    """LiteLLM writes Gemini's signatures into ids, which OpenAI refuses for their length."""
+    """LiteLLM and other relays write Gemini's signatures into ids, too long for OpenAI."""
     module, made = name.split(":")
     codec = getattr(import_module(f"aiollm.providers.openai.{module}"), made)()
     provider = Provider("p", "openai", f"https://{host}/v1", codec, token=Secret("k"))
-    signed = f"call_1__thought__{'QUJD' * 500}"
+    signed = mark.format("QUJD" * 500)
     plain = "call_" + "x" * 80
     history = (
         assistant(call(signed), call(plain)),

@@ -41,6 +41,9 @@ _ANSWER = "I have the results."
 _SIGNED = "__thought__"
 """What LiteLLM writes into the id of a call by Gemini, before a long signature (2026)."""
 
+_STATEFUL = 128
+"""Characters above which an id holds a signature: other relays write one in other ways (2026)."""
+
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 """The tool-call ids that Mistral accepts."""
 
@@ -350,7 +353,7 @@ def audio_part(part: AudioPart) -> dict[str, Any]:
 
 def call_id(id: str, limit: int, dialect: Dialect) -> str:  # noqa: A002  the wire's word
     """Return a tool call's id, or a digest of it if it is empty or longer than `limit`."""
-    if 0 < len(id) <= limit or (dialect.signatures and _SIGNED in id):
+    if 0 < len(id) <= limit or (dialect.signatures and (_SIGNED in id or len(id) > _STATEFUL)):
         return id
     return f"call_{_hash(id)}"
 
