@@ -12,6 +12,7 @@ from aiollm._wire.schema import bounded, json_schema
 from aiollm.dsn import Secret
 from aiollm.errors import UnsupportedError
 from aiollm.provider import HttpRequest, Provider
+from aiollm.providers.anthropic.grammar import fitted, within
 from aiollm.providers.anthropic.messages import UNMARKED, Block, container, messages
 from aiollm.providers.anthropic.models import Model, Thinking, model_facts, thinking
 from aiollm.providers.cache_points import CacheMarks, has_points, nearest, system_blocks
@@ -96,6 +97,8 @@ def _model(provider: Provider, model: str) -> str:
 
 def _body(request: Request, model: str, warnings: Warnings) -> dict[str, Any]:
     facts = model_facts(model)
+    if facts.limited and request.tools:
+        request = within(request, warnings)
     choice = None
     if (request.tools or request.extra) and asks_for_tools(request):
         request = only_chosen(request)
@@ -110,7 +113,7 @@ def _body(request: Request, model: str, warnings: Warnings) -> dict[str, Any]:
         body["thinking"] = thoughts.config
     if len(request.messages) > 1 and (id_ := container(request)):
         body["container"] = id_
-    if config := _output_config(request, thoughts):
+    if config := _output_config(request, facts, thoughts):
         if isinstance(config.get("format"), UnsupportedError):
             prompted = with_output_in_prompt(request, config["format"].message, warnings)
             return _body(prompted, model, warnings)
@@ -272,7 +275,7 @@ def _no_thinking(facts: Model, limit: int | None, warnings: Warnings) -> Thinkin
     return thinking(facts, "none" if facts.thinks and facts.off else None, limit, warnings)
 
 
-def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:
+def _output_config(request: Request, facts: Model, thoughts: Thinking) -> dict[str, Any]:
     """Return effort and format, or in place of the format why no schema can say it."""
     config: dict[str, Any] = {}
     if thoughts.effort:
@@ -280,7 +283,8 @@ def _output_config(request: Request, thoughts: Thinking) -> dict[str, Any]:
     if request.output is not None:
         schema = json_schema(request.output)
         try:
-            config["format"] = {"type": "json_schema", "schema": bounded(schema)}
+            made = fitted(schema) if facts.limited else bounded(schema)
+            config["format"] = {"type": "json_schema", "schema": made}
         except UnsupportedError as error:
             config["format"] = error
     return config

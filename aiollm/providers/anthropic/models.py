@@ -46,6 +46,8 @@ class Model(msgspec.Struct, frozen=True):
     """Whether it accepts a system message after a user's turn."""
     unsigned: bool = False
     """Whether it accepts thoughts back that have no signature."""
+    limited: bool = True
+    """Whether its service enforces only so much of schemas."""
     max_tokens: int = 64_000
     """The output limit to send if the caller does not set one."""
 
@@ -67,6 +69,7 @@ _OTHERS = Model(
     sampling=True,
     prefill=True,
     system_turns=False,
+    limited=False,
     max_tokens=8192,
 )
 

@@ -588,3 +588,44 @@ def test_lone_surrogates_can_be_sent() -> None:
     assert turns(user("a\ud83eb"))[0]["content"][0]["text"] == "a\ufffdb"
     sent = turns(user("x"), assistant(ToolCallPart("i", "f", '{"a":"\\ud83e"}')), user("y"))
     assert sent[1]["content"][0]["input"] == {"a": "\ufffd"}
+
+
+def _optional(count: int) -> type:
+    return msgspec.defstruct("Form", [(f"f{at}", str, "") for at in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_enforced"),
+    [
+        (_optional(24), True),
+        (_optional(25), False),
+        (msgspec.defstruct("Some", [(f"f{at}", int | str) for at in range(16)]), True),
+        (msgspec.defstruct("More", [(f"f{at}", int | None) for at in range(17)]), False),
+        (msgspec.defstruct("Rows", [("a", list[_optional(13)]), ("b", _optional(12))]), False),
+    ],
+)
+def test_a_schema_too_large_to_be_enforced_goes_into_the_prompt(kind, is_enforced) -> None:
+    """Anthropic refuses it, and no smaller one could say the same."""
+    sent = send(model="claude-opus-5", output=kind)
+    assert ("format" in json.loads(bytes(sent.body)).get("output_config", {})) == is_enforced
+    assert bool(sent.warnings) != is_enforced
+
+
+def test_a_server_with_an_open_model_enforces_any_schema() -> None:
+    assert "format" in body(model="qwen3.6-27b", output=_optional(40))["output_config"]
+
+
+def test_only_so_many_strict_tools_are_strict_as_are_enforced() -> None:
+    """Anthropic counts those of all schemas, the answer's included, and refuses any more."""
+    form = msgspec.json.schema(_optional(10))
+    tools = (*(Tool(f"t{at}", parameters=form, strict=True) for at in range(3)), Tool("loose"))
+    sent = send(model="claude-opus-5", output=_optional(10), tools=tools)
+    made = json.loads(bytes(sent.body))
+    assert [tool["name"] for tool in made["tools"] if tool.get("strict")] == ["t0"]
+    assert "format" in made["output_config"]
+    assert sum("is not strict" in warning for warning in sent.warnings) == 2
+    large = Tool("t", parameters=msgspec.json.schema(_optional(25)), strict=True)
+    assert "strict" not in body(model="claude-opus-5", tools=(large,))["tools"][0]
+    many = tuple(Tool(f"t{at}", strict=True) for at in range(21))
+    made = body(model="claude-opus-5", tools=many)
+    assert sum(tool.get("strict", False) for tool in made["tools"]) == 20
