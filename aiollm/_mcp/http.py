@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -31,6 +32,18 @@ _WAITING_NOTICES = 1000
 """Notices that wait their turn; beyond them the oldest is left out."""
 
 _NOT_FOUND = (404, 405)
+
+_LOST = re.compile(
+    rb"(?:unknown|invalid|expired|no valid)[ \w]{0,24}?(?:mcp[- ])?session"
+    rb"|session\b[^.{}]{0,60}?\b(?:not found|unknown|invalid|expired|terminated|not exist|no more)"
+    rb"|server not initialized",
+    re.IGNORECASE,
+)
+"""What servers say with a 400 of a session that they have forgotten, where the protocol wants a
+404: those made after the examples of its TypeScript SDK among them (2026)."""
+
+_NO_SESSION = re.compile(rb'"code"\s*:\s*-32001\b')
+"""The code with which others say so, with a 200 (2026)."""
 
 
 class HttpTransport:
@@ -184,6 +197,8 @@ class _Bounded:
         if body is None:
             excess = weight.excess or f"more than {limit} bytes"
             return self._error(TOO_LARGE, f"the result is too large: {excess}")
+        if len(body) < _ERROR_BODY and _NO_SESSION.search(body) and _is_lost(request, body):
+            return self._lost()
         body, found = readable(body)
         if found.refusal:
             return self._error(TOO_LARGE, f"the result is too large: {found.refusal}")
@@ -205,8 +220,9 @@ class _Bounded:
     def _refused(self, request: Any, response: Any, body: bytes | None) -> Any:
         status = response.status_code
         body, found = readable(body or b"")
-        if status == 404 and "mcp-session-id" in request.headers:
-            return self._error(SESSION_LOST, "the server has forgotten the session")
+        is_gone = status == 404 and "mcp-session-id" in request.headers
+        if is_gone or (status == 400 and _is_lost(request, body)):
+            return self._lost()
         if found.is_message and not found.refusal:
             return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
         if status in _NOT_FOUND and not body:
@@ -214,6 +230,9 @@ class _Bounded:
         text = body[:_ERROR_BODY].decode("utf-8", "replace")
         said = " ".join(text.split())[:300]
         return self._error(UNREACHABLE, f"HTTP {status}: {said}".strip(": "))
+
+    def _lost(self) -> Any:
+        return self._error(SESSION_LOST, "the server has forgotten the session")
 
     def _error(self, code: int, reason: str) -> Any:
         """Return an answer that the SDK takes as an error of this request alone."""
@@ -238,6 +257,11 @@ class _Bounded:
     def _stop_telling(self) -> None:
         for task in self._telling:
             task.cancel()
+
+
+def _is_lost(request: Any, body: bytes) -> bool:
+    """Return whether the answer to a request of a session says that there is no such session."""
+    return "mcp-session-id" in request.headers and _LOST.search(body[:_ERROR_BODY]) is not None
 
 
 def _is_events(request: Any, response: Any) -> bool:

@@ -267,6 +267,8 @@ class Http:
     def __init__(self, mode: str = "json") -> None:
         self.mode = mode
         self.sessions: set[str] = set()
+        self.forgotten: tuple[int, bytes] = 404, b""
+        """What a request of a session that is not known gets: status and body."""
         self.seen: list[dict[str, str]] = []
         self.closing = threading.Event()
         self.connections: set[int] = set()
@@ -348,7 +350,8 @@ class Http:
             }
             self.result(to, request, result, mcp_session_id=session)
         elif method == "server/discover" or to.headers.get("mcp-session-id") not in self.sessions:
-            self.reply(to, 404)
+            status, body = self.forgotten
+            self.reply(to, status, body, content_type="application/json")
         elif method == "tools/list":
             self.result(to, request, {"tools": listed()})
         else:

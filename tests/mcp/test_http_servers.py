@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -164,13 +165,46 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):
     assert "HTTP Request: POST" in caplog.text
 
 
-async def test_a_session_that_is_forgotten_is_begun_anew(http, registry):
+def _refusal(message: str, code: int = -32000) -> bytes:
+    error = {"code": code, "message": message}
+    return json.dumps({"jsonrpc": "2.0", "error": error, "id": None}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b""),
+        (404, b'{"error":"Session not found"}'),
+        (400, _refusal("Bad Request: No valid session ID provided")),
+        (400, _refusal("Bad Request: Unknown Mcp-Session-Id header")),
+        (400, _refusal("Bad Request: Server not initialized")),
+        (400, b"Invalid or expired session ID"),
+        (400, b"session s-1 has expired"),
+        (200, _refusal("session not found", -32001)),
+    ],
+)
+async def test_a_session_that_is_forgotten_is_begun_anew(http, registry, status, body):
     fake = http()
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
         fake.sessions.clear()
+        fake.forgotten = status, body
         assert (await server.call("echo", {"text": "x"})).text == "echo: x"
         assert server.status.starts == 2
+
+
+@pytest.mark.parametrize(
+    "said", [_refusal("Invalid arguments", -32602), b"the database session could not be opened"]
+)
+async def test_another_refusal_begins_no_session(http, registry, said):
+    fake = http()
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        fake.sessions.clear()
+        fake.forgotten = 400, said
+        with pytest.raises(ProtocolError, match=r"Invalid arguments|could not be opened"):
+            await server.call("echo", {"text": "x"})
+        assert server.status.starts == 1
 
 
 async def test_a_refusal_says_why_without_the_token(http, registry):
