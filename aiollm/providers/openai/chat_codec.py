@@ -178,7 +178,8 @@ def sampling(request: Request, model: Model, warnings: Warnings) -> dict[str, fl
         return {}
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wanted.items() if value is not None}
-    if model.sampling or (request.reasoning in ("none", 0) and not model.fixed):
+    stops = "none" in model.efforts and not model.fixed
+    if model.sampling or (stops and request.reasoning in ("none", 0)):
         return given
     if model.quiet and request.reasoning is None:
         return given

@@ -26,9 +26,13 @@ from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.providers.openai.models import (
     ALIBABA_MODELS,
     ANY,
+    CEREBRAS_MODELS,
+    COMPATIBLE_MODELS,
     DEEPSEEK_MODELS,
     EFFORTS,
+    GROQ_MODELS,
     MINIMAX_MODELS,
+    MISTRAL_MODELS,
     MOONSHOT_MODELS,
     OPENAI_MODELS,
     SILICONFLOW_MODELS,
@@ -126,7 +130,6 @@ OPENROUTER = Dialect(
     "OpenRouter",
     hosts=("openrouter.ai", "*.openrouter.ai"),
     thinking="openrouter",
-    efforts=("none", "minimal", "low", "medium", "high", "xhigh"),
     budget="max_tokens",
     replay=as_details,
     # It turns the marks into those of the model's maker (docs, November 2026).
@@ -150,22 +153,24 @@ GROQ = Dialect(
     max_tokens="max_completion_tokens",
     efforts=("none", "low", "medium", "high"),
     think=ThinkTags(),  # with reasoning_format raw, its default for Qwen (docs, November 2026)
+    models=GROQ_MODELS,
 )
 MISTRAL = Dialect(
     "Mistral",
     hosts=("api.mistral.ai",),
     seed="random_seed",
     usage_option=False,
-    efforts=("none", "low", "medium", "high"),
     replay=as_content,
     short_call_ids=True,
     answers_results=True,
     cache_key="prompt_cache_key",  # docs, November 2026
     json_with_tools=True,
+    models=MISTRAL_MODELS,
 )
 STRICT = Dialect(
     "this host",
     hosts=("api.cerebras.ai",),
+    models=CEREBRAS_MODELS,
 )
 XAI = Dialect(
     "this host",
@@ -203,6 +208,7 @@ COMPATIBLE = Dialect(
     # llama.cpp, vLLM and SGLang run the model's own template. Those of Gemma, Mistral and Qwen end
     # the request with an exception, which llama.cpp answers as a 500 (October 2026).
     alternates=True,
+    models=COMPATIBLE_MODELS,
 )
 FIREWORKS = msgspec.structs.replace(
     COMPATIBLE,

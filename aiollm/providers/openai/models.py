@@ -46,33 +46,67 @@ class Model(msgspec.Struct, frozen=True):
 ANY = (Model(),)
 
 _WITHOUT_MINIMAL: tuple[Effort, ...] = ("none", "low", "medium", "high", "xhigh", "max")
-_UP_TO_HIGH: tuple[Effort, ...] = ("none", "low", "medium", "high")
+_UP_TO_XHIGH: tuple[Effort, ...] = _WITHOUT_MINIMAL[:-1]
+_UP_TO_HIGH: tuple[Effort, ...] = _WITHOUT_MINIMAL[:4]
+_THREE: tuple[Effort, ...] = ("low", "medium", "high")
+_OSS = Model(("*gpt-oss*",), efforts=_THREE)
 
 OPENAI_MODELS = (
     Model(("gpt-5*chat*", "gpt-6*chat*")),
+    # It calls tools in Responses alone, and always reasons (September 2026).
+    Model(("gpt-6*astra*",), sampling=False, efforts=_WITHOUT_MINIMAL[1:]),
     Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
-    Model(("gpt-5*codex*", "gpt-5*pro*"), sampling=False),
-    Model(("gpt-5.1*", "gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True),
-    Model(("gpt-5*", "o1*", "o3*", "o4*"), sampling=False),
+    Model(("gpt-5-pro*",), sampling=False, efforts=("high",)),
+    Model(("gpt-5*pro*",), sampling=False, efforts=("medium", "high", "xhigh")),
+    Model(("gpt-5.1-codex-max*", "gpt-5.2-codex*"), sampling=False, efforts=_UP_TO_XHIGH[1:]),
+    Model(("gpt-5-codex*", "gpt-5.1-codex*", "codex-mini*"), sampling=False, efforts=_THREE),
+    Model(("gpt-5.3*", "gpt-5.5*", "gpt-5*codex*"), sampling=False, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.1*",), sampling=False, quiet=True, efforts=_UP_TO_HIGH),
+    Model(("gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.*",), sampling=False),
+    Model(("gpt-5*",), sampling=False, efforts=("minimal", *_THREE)),
+    Model(("o1*", "o3*", "o4*"), sampling=False, efforts=_THREE),
+    *ANY,
+)
+"""The efforts are those of models.dev, whose rows for OpenAI were tried (July 2026)."""
+
+COMPATIBLE_MODELS = (_OSS, *ANY)
+GROQ_MODELS = (
+    Model(("*gpt-oss*",), efforts=_THREE),
+    Model(("llama*", "meta-llama/*", "*kimi-k2-instruct*"), efforts=()),
+    *ANY,
+)
+CEREBRAS_MODELS = (
+    _OSS,
+    Model(("zai-glm*",), thinking="switch"),
+    Model(("qwen*instruct*", "llama*"), efforts=()),
+    *ANY,
+)
+MISTRAL_MODELS = (
+    Model(("*glm*",), efforts=("low", "high", "max")),
+    Model(("mistral-small*", "mistral-medium*", "magistral-small*"), efforts=("none", "high")),
+    Model(("magistral-medium*", "codestral*", "devstral*", "ministral*", "pixtral*"), efforts=()),
     *ANY,
 )
 XAI_MODELS = (
     Model(("grok-4.6*",), efforts=("low", "medium", "high", "xhigh")),  # they always reason
-    Model(("grok-4.5*",), efforts=("low", "medium", "high")),
-    Model(("grok-3-mini*", "grok-4.3*", "grok-*multi-agent*"), efforts=_UP_TO_HIGH),
-    Model(("grok-3*", "grok-4", "grok-4-*", "grok-4.20*", "grok-code*"), efforts=()),
+    Model(("grok-4.5*",), efforts=_THREE),
+    Model(("grok-*multi-agent*",), efforts=("low", "medium", "high", "xhigh")),
+    Model(("grok-3-mini*", "grok-4.3*"), efforts=_UP_TO_HIGH),
+    Model(("grok-3*", "grok-4", "grok-4-*", "grok-4.20*", "grok-code*", "grok-build*"), efforts=()),
     Model(efforts=_UP_TO_HIGH),
 )
 MOONSHOT_MODELS = (
     Model(("kimi-k3*", "k3*"), sampling=False, fixed=True, efforts=("low", "high", "max")),
     Model(("kimi-k2.7*",), sampling=False, fixed=True, efforts=()),  # they always reason
+    Model(("kimi-k2-thinking*",), efforts=()),
     Model(
         ("kimi-k2.5*", "kimi-k2.6*"), sampling=False, fixed=True, forced=False, thinking="toggle"
     ),
     *ANY,
 )
 ZAI_MODELS = (
-    Model(("glm-4.5*", "glm-4.6*", "glm-4.7*", "glm-5", "glm-5.1*"), thinking="toggle"),
+    Model(("glm-4*", "glm-5", "glm-5-*", "glm-5v*", "glm-5.1*"), thinking="toggle"),
     Model(("glm-5.2*",), efforts=("high", "max")),
     Model(efforts=("low", "high", "max")),  # since 5.3 they always reason
 )

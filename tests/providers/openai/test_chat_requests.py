@@ -156,7 +156,7 @@ REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
     ("https://openrouter.ai/api/v1", "low", {"reasoning": {"effort": "low"}}, ""),
     ("https://openrouter.ai/api/v1", 2000, {"reasoning": {"max_tokens": 2000}}, ""),
     ("https://openrouter.ai/api/v1", 0, {"reasoning": {"effort": "none"}}, ""),
-    ("https://openrouter.ai/api/v1", "max", {"reasoning": {"effort": "xhigh"}}, "'max'"),
+    ("https://openrouter.ai/api/v1", "max", {"reasoning": {"effort": "max"}}, ""),
     ("https://api.deepseek.com", "none", {"thinking": {"type": "disabled"}}, ""),
     ("https://api.deepseek.com", "medium",
      {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, "'medium'"),
@@ -191,6 +191,8 @@ DEEPSEEK, MINIMAX = "https://api.deepseek.com", "https://api.minimax.io/v1"
 ALIBABA = "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"
 PLAN = "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"
 SILICONFLOW = "https://api.siliconflow.cn/v1"
+GROQ, CEREBRAS = "https://api.groq.com/openai/v1", "https://api.cerebras.ai/v1"
+MISTRAL = "https://api.mistral.ai/v1"
 MIMO = "https://api.xiaomimimo.com/v1"
 OFF, ON = {"enable_thinking": False}, {"enable_thinking": True}
 
@@ -212,6 +214,34 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (ZAI, "glm-5.3", 0, {"reasoning_effort": "low"}, "'none'"),
     (ZAI, "glm-5.2", "low", {"reasoning_effort": "high"}, "'low'"),
     (ZAI, "glm-4.7", "none", {"thinking": {"type": "disabled"}}, ""),
+    (ZAI, "glm-5-turbo", "none", {"thinking": {"type": "disabled"}}, ""),
+    (XAI, "grok-build-0.1", "high", {}, "dropped"),
+    (XAI, "grok-4.20-multi-agent-0309", "xhigh", {"reasoning_effort": "xhigh"}, ""),
+    (MOONSHOT, "kimi-k2-thinking", "low", {}, "dropped"),
+    (OPENAI, "gpt-5-mini", "none", {"reasoning_effort": "minimal"}, "'none'"),
+    (OPENAI, "gpt-5-2025-08-07", "xhigh", {"reasoning_effort": "high"}, "'xhigh'"),
+    (OPENAI, "o3", "minimal", {"reasoning_effort": "low"}, "'minimal'"),
+    (OPENAI, "gpt-5.1", "xhigh", {"reasoning_effort": "high"}, "'xhigh'"),
+    (OPENAI, "gpt-5.4-nano", "minimal", {"reasoning_effort": "low"}, "'minimal'"),
+    (OPENAI, "gpt-5.5", "max", {"reasoning_effort": "xhigh"}, "'max'"),
+    (OPENAI, "gpt-5-pro", "low", {"reasoning_effort": "high"}, "'low'"),
+    (OPENAI, "gpt-5.4-pro", "none", {"reasoning_effort": "medium"}, "'none'"),
+    (OPENAI, "gpt-5.1-codex-max", "none", {"reasoning_effort": "low"}, "'none'"),
+    (OPENAI, "gpt-5.3-codex", "xhigh", {"reasoning_effort": "xhigh"}, ""),
+    (OPENAI, "gpt-6-astra", "none", {"reasoning_effort": "low"}, "'none'"),
+    (OPENAI, "gpt-6.2-sol", "max", {"reasoning_effort": "max"}, ""),
+    (OPENAI, "gpt-5.7", "max", {"reasoning_effort": "max"}, ""),
+    (GROQ, "openai/gpt-oss-120b", "none", {"reasoning_effort": "low"}, "'none'"),
+    (GROQ, "llama-3.3-70b-versatile", "high", {}, "dropped"),
+    (CEREBRAS, "gpt-oss-120b", "max", {"reasoning_effort": "high"}, "'max'"),
+    (CEREBRAS, "zai-glm-4.7", "none", {"reasoning_effort": "none"}, ""),
+    (CEREBRAS, "zai-glm-4.7", "high", {}, "only switch"),
+    (CEREBRAS, "qwen-3-235b-a22b-instruct-2507", "none", {}, "dropped"),
+    (MISTRAL, "mistral-small-2603", "medium", {"reasoning_effort": "high"}, "'medium'"),
+    (MISTRAL, "mistral-medium-3-5", 2000, {"reasoning_effort": "high"}, "no reasoning budget"),
+    (MISTRAL, "magistral-medium-latest", "high", {}, "dropped"),
+    (MISTRAL, "zai-glm-5-3", "medium", {"reasoning_effort": "high"}, "'medium'"),
+    (LOCAL, "openai/gpt-oss-20b", "xhigh", {"reasoning_effort": "high"}, "'xhigh'"),
     (ALIBABA, "qwen3.6-plus", "none", OFF, ""),
     (ALIBABA, "qwen3.7-max", 0, OFF, ""),
     (PLAN, "qwen3.5-plus", "low", ON | {"thinking_budget": 4096}, ""),
@@ -365,9 +395,15 @@ def test_other_models_take_any_temperature(chat, url, model, reasoning) -> None:
     assert not sent.warnings
 
 
+@pytest.mark.parametrize(("model", "is_kept"), [("gpt-5.4", True), ("gpt-5-mini", False)])
+def test_a_model_that_cannot_but_reason_keeps_its_own_sampling(chat, model, is_kept) -> None:
+    sent = chat.send(model=model, temperature=0.2, reasoning="none")
+    assert ("temperature" in sent.body) == is_kept
+
+
 def test_the_newest_models_have_no_minimal_effort(chat) -> None:
     assert chat.send(model="gpt-6-sol", reasoning="minimal").body["reasoning_effort"] == "low"
-    assert chat.send(model="gpt-5.4", reasoning="minimal").body["reasoning_effort"] == "minimal"
+    assert chat.send(model="gpt-5-mini", reasoning="minimal").body["reasoning_effort"] == "minimal"
 
 
 def test_tools_on_the_newest_models_switch_reasoning_off_in_so_many_words(chat) -> None:
