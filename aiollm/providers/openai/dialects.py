@@ -26,6 +26,7 @@ from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.providers.openai.models import (
     ALIBABA_MODELS,
     ANY,
+    ARK_MODELS,
     CEREBRAS_MODELS,
     COMPATIBLE_MODELS,
     DEEPSEEK_MODELS,
@@ -35,6 +36,7 @@ from aiollm.providers.openai.models import (
     MISTRAL_MODELS,
     MOONSHOT_MODELS,
     OPENAI_MODELS,
+    PERPLEXITY_MODELS,
     SILICONFLOW_MODELS,
     XAI_MODELS,
     ZAI_MODELS,
@@ -192,6 +194,7 @@ PERPLEXITY = Dialect(
     hosts=("api.perplexity.ai",),
     think=ThinkTags(),  # sonar-reasoning-pro, even before JSON (FAQ, November 2026)
     replay=in_its_field,
+    models=PERPLEXITY_MODELS,
 )
 MINIMAX = Dialect(
     "MiniMax",
@@ -245,6 +248,20 @@ ALIBABA = msgspec.structs.replace(
     budget="",
     models=ALIBABA_MODELS,
 )
+# Volcengine's and BytePlus's: only a switch turns reasoning off, of most models (August 2026).
+ARK = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("ark.*.volces.com", "ark.*.bytepluses.com"),
+    thinking="deepseek",
+    budget="",
+    models=ARK_MODELS,
+)
+COHERE = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("api.cohere.ai", "api.cohere.com"),
+    efforts=("none", "high"),
+    budget="",
+)
 SILICONFLOW = msgspec.structs.replace(
     COMPATIBLE,
     name="SiliconFlow",
@@ -272,6 +289,8 @@ DIALECTS = (
     XIAOMI,
     ALIBABA,
     SILICONFLOW,
+    ARK,
+    COHERE,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""

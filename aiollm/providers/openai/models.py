@@ -52,7 +52,9 @@ _THREE: tuple[Effort, ...] = ("low", "medium", "high")
 _OSS = Model(("*gpt-oss*",), efforts=_THREE)
 
 OPENAI_MODELS = (
-    Model(("gpt-5*chat*", "gpt-6*chat*")),
+    Model(("gpt-5-chat*",), efforts=()),
+    Model(("gpt-5*chat*",), efforts=("medium",)),
+    Model(("gpt-6*chat*",)),
     # It calls tools in Responses alone, and always reasons (September 2026).
     Model(("gpt-6*astra*",), sampling=False, efforts=_WITHOUT_MINIMAL[1:]),
     Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
@@ -87,6 +89,15 @@ MISTRAL_MODELS = (
     Model(("mistral-small*", "mistral-medium*", "magistral-small*"), efforts=("none", "high")),
     Model(("magistral-medium*", "codestral*", "devstral*", "ministral*", "pixtral*"), efforts=()),
     *ANY,
+)
+PERPLEXITY_MODELS = (
+    Model(("sonar", "sonar-pro"), efforts=()),
+    Model(efforts=("minimal", *_THREE)),
+)
+ARK_MODELS = (
+    Model(("deepseek-v4*",), efforts=("none", "minimal", *_THREE, "max")),
+    Model(("glm-5-2*",)),
+    Model(efforts=("none", "minimal", *_THREE)),
 )
 XAI_MODELS = (
     Model(("grok-4.6*",), efforts=("low", "medium", "high", "xhigh")),  # they always reason

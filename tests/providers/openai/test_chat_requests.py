@@ -192,7 +192,9 @@ ALIBABA = "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"
 PLAN = "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"
 SILICONFLOW = "https://api.siliconflow.cn/v1"
 GROQ, CEREBRAS = "https://api.groq.com/openai/v1", "https://api.cerebras.ai/v1"
-MISTRAL = "https://api.mistral.ai/v1"
+MISTRAL, PERPLEXITY = "https://api.mistral.ai/v1", "https://api.perplexity.ai"
+ARK = "https://ark.cn-beijing.volces.com/api/v3"
+COHERE = "https://api.cohere.ai/compatibility/v1"
 MIMO = "https://api.xiaomimimo.com/v1"
 OFF, ON = {"enable_thinking": False}, {"enable_thinking": True}
 
@@ -241,6 +243,15 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (MISTRAL, "mistral-medium-3-5", 2000, {"reasoning_effort": "high"}, "no reasoning budget"),
     (MISTRAL, "magistral-medium-latest", "high", {}, "dropped"),
     (MISTRAL, "zai-glm-5-3", "medium", {"reasoning_effort": "high"}, "'medium'"),
+    (OPENAI, "gpt-5.2-chat-latest", "high", {"reasoning_effort": "medium"}, "'high'"),
+    (PERPLEXITY, "sonar-deep-research", "max", {"reasoning_effort": "high"}, "'max'"),
+    (PERPLEXITY, "sonar-pro", "low", {}, "dropped"),
+    (ARK, "doubao-seed-2-0-lite", "none", {"thinking": {"type": "disabled"}}, ""),
+    (ARK, "doubao-seed-2-0-lite", "xhigh",
+     {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, "'xhigh'"),
+    (ARK, "deepseek-v4-pro-260425", "max",
+     {"thinking": {"type": "enabled"}, "reasoning_effort": "max"}, ""),
+    (COHERE, "command-a-reasoning-08-2025", "medium", {"reasoning_effort": "high"}, "'medium'"),
     (LOCAL, "openai/gpt-oss-20b", "xhigh", {"reasoning_effort": "high"}, "'xhigh'"),
     (ALIBABA, "qwen3.6-plus", "none", OFF, ""),
     (ALIBABA, "qwen3.7-max", 0, OFF, ""),
