@@ -101,7 +101,25 @@ MODELS: tuple[Model, ...] = (
     _named(_4_5, "*claude-3*", "*claude-2*", budget=False, off="", max_tokens=4096),
     # A newer model is asked to continue an assistant's message; it may accept that again.
     _named(_5, "*claude*", prefill=True),
-    # Open models, whose services and servers sign no thoughts or check no signature (2026).
+    # Open models, whose services and servers sign no thoughts or check no signature (2026). M3 has
+    # a switch alone, off unless told otherwise. Some always think, and refuse to be told not to.
+    _named(
+        _OTHERS,
+        "*minimax-m3*",
+        adaptive=True,
+        budget=False,
+        thinks=False,
+        unsigned=True,
+    ),
+    _named(
+        _OTHERS,
+        "*glm-5-3*",
+        "*kimi-k2-7*",
+        "*kimi-k3*",
+        "*minimax-m2*",
+        off="",
+        unsigned=True,
+    ),
     _named(
         _OTHERS,
         "*deepseek*",
@@ -155,6 +173,9 @@ def thinking(
         case _ if not (facts.adaptive or facts.budget):
             warnings.add("this model does not reason: reasoning is dropped")
             return Thinking(max_tokens=most)
+        case _ if facts.adaptive and not facts.efforts:
+            warnings.add("this model's reasoning can only be switched on and off")
+            return _adaptive("", most)
         case str() if facts.adaptive:
             return _adaptive(_effort(wish, facts.efforts, warnings), most)
         case str():
@@ -168,7 +189,10 @@ def thinking(
 def _off(facts: Model, most: int, warnings: Warnings) -> Thinking:
     if facts.off:
         return Thinking({"type": facts.off}, max_tokens=most)
+    if not (facts.adaptive or facts.budget):
+        return Thinking(max_tokens=most)
     if not facts.adaptive:
+        warnings.add("this model always reasons: reasoning 'none' is dropped")
         return Thinking(max_tokens=most)
     warnings.add("this model always reasons: reasoning 'none' becomes the lowest effort")
     return _adaptive(facts.efforts[0], most)

@@ -53,6 +53,23 @@ def test_an_effort_becomes_what_the_model_takes(
     assert http.warnings == ()
 
 
+@pytest.mark.parametrize("wish", ["high", 5000])
+def test_a_switch_is_switched(wish: Any) -> None:
+    made, http = send("MiniMax-M3", reasoning=wish)
+    assert made["thinking"]["type"] == "adaptive"
+    assert "output_config" not in made
+    assert "on and off" in http.warnings[0]
+    assert send("MiniMax-M3", reasoning="none")[0]["thinking"] == {"type": "disabled"}
+
+
+@pytest.mark.parametrize("model", ["glm-5.3-flash", "kimi-k3", "kimi-k2.7-code", "MiniMax-M2.7"])
+def test_a_model_that_always_reasons_is_not_told_otherwise(model: str) -> None:
+    """z.ai refuses to be told so (September 2026)."""
+    made, http = send(model, reasoning="none")
+    assert "thinking" not in made
+    assert "always reasons" in http.warnings[0]
+
+
 def test_a_model_that_never_reasons_needs_no_word_to_turn_it_off() -> None:
     made, http = send("claude-3-haiku-20240307", reasoning="none")
     assert "thinking" not in made

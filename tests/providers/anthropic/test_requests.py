@@ -516,7 +516,7 @@ def test_a_forced_call_excludes_a_budget() -> None:
         )
 
 
-@pytest.mark.parametrize("model", ["deepseek-v4-pro", "glm-5.3", "qwen3.6-plus"])
+@pytest.mark.parametrize("model", ["deepseek-v4-pro", "glm-5.2", "qwen3.6-plus"])
 def test_a_forced_call_switches_open_models_thinking_off_rather_than_to_its_default(model) -> None:
     """They think by default, and DeepSeek refuses the two together on this wire, too."""
     sent = body(model=model, tools=(Tool("f"),), tool_choice="f", reasoning="high")
