@@ -128,6 +128,7 @@ AZURE = Dialect(
     json_with_tools=True,
     models=OPENAI_MODELS,
 )
+_AZURE_PARTNERS = msgspec.structs.replace(AZURE, max_tokens="max_tokens", system="system")
 OPENROUTER = Dialect(
     "OpenRouter",
     hosts=("openrouter.ai", "*.openrouter.ai"),
@@ -312,6 +313,9 @@ _SIGNING = re.compile(r"gemini-(?:[3-9]|\d\d)")
 _MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re.IGNORECASE)
 
 
+_PARTNERS = re.compile(r"deepseek|llama|kimi|grok|qwen|glm|minimax|command|phi-\d", re.IGNORECASE)
+
+
 @lru_cache(maxsize=256)
 def suited(dialect: Dialect, model: str) -> Dialect:
     """Return the dialect of a model, whose template its server runs.
@@ -319,8 +323,11 @@ def suited(dialect: Dialect, model: str) -> Dialect:
     Groq refuses every effort but "none" for Qwen (2026). Mistral's templates refuse a user's
     message after results of tools ("Unexpected role 'user' after role 'tool'", its API and vLLM,
     2025; the templates for llama.cpp, 2026). Gemini 3 refuses a step whose first call is not
-    signed, on this wire, too (2026).
+    signed, on this wire, too (2026). Of models of other makers, Azure's Mistral refuses OpenAI's
+    newer names (July 2026).
     """
+    if dialect is AZURE and (_PARTNERS.search(model) or _MISTRALS.search(model)):
+        dialect = _AZURE_PARTNERS
     if dialect is GROQ and "qwen" in model.lower():
         return msgspec.structs.replace(dialect, thinking="switch")
     if dialect is GEMINI and _SIGNING.search(model):

@@ -133,6 +133,23 @@ def test_the_host_decides_the_dialect(chat, host, name, fields) -> None:
     assert body["messages"][0] == {"role": role, "content": "s"}
 
 
+@pytest.mark.parametrize(
+    ("model", "limit", "role"),
+    [
+        ("Ministral-3B", "max_tokens", "system"),
+        ("mistral-large-3", "max_tokens", "system"),
+        ("DeepSeek-V4-Pro", "max_tokens", "system"),
+        ("gpt-5.4", "max_completion_tokens", "developer"),
+        ("our-deployment", "max_completion_tokens", "developer"),
+    ],
+)
+def test_azure_reads_openai_s_names_for_openai_s_models(chat, model, limit, role) -> None:
+    """Its Mistral models refuse them; a deployment may have any name, though."""
+    url = "https://x.services.ai.azure.com/openai/v1"
+    body = chat.send(url, model=model, system="s", max_output_tokens=9).body
+    assert (body.get(limit), body["messages"][0]["role"]) == (9, role)
+
+
 def test_a_dialect_may_be_given(chat) -> None:
     codec = ChatCodec(Dialect("mine", max_tokens="limit"))
     here = type(chat)(codec, str)
