@@ -31,6 +31,7 @@ from aiollm.providers.openai.models import (
     COMPATIBLE_MODELS,
     DEEPSEEK_MODELS,
     EFFORTS,
+    GEMINI_MODELS,
     GROQ_MODELS,
     MINIMAX_MODELS,
     MISTRAL_MODELS,
@@ -189,6 +190,7 @@ GEMINI = Dialect(
     # Where thoughts are requested; every piece of them is marked, too (streams, September 2026).
     think=ThinkTags("<thought>", "</thought>"),
     signatures=True,
+    models=GEMINI_MODELS,
 )
 PERPLEXITY = Dialect(
     "Perplexity",

@@ -90,6 +90,19 @@ MISTRAL_MODELS = (
     Model(("magistral-medium*", "codestral*", "devstral*", "ministral*", "pixtral*"), efforts=()),
     *ANY,
 )
+GEMINI_MODELS = (
+    Model(("*gemini-2.5-pro*",), efforts=("minimal", *_THREE)),
+    Model(("*gemini-2*",), efforts=("none", "minimal", *_THREE)),
+    Model(("*gemini-3-pro*",), efforts=("low", "high")),
+    Model(
+        ("*gemini-3-flash*", "*gemini-3.1-flash*", "*gemini-3.5-flash*", "*gemini-3.6-flash*"),
+        efforts=("minimal", *_THREE),
+    ),
+    Model(("*gemini-*",), efforts=_THREE),
+    *ANY,
+)
+"""They become the levels that Google's own wire has, of which no newer model can be without."""
+
 PERPLEXITY_MODELS = (
     Model(("sonar", "sonar-pro"), efforts=()),
     Model(efforts=("minimal", *_THREE)),

@@ -210,6 +210,7 @@ PLAN = "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"
 SILICONFLOW = "https://api.siliconflow.cn/v1"
 GROQ, CEREBRAS = "https://api.groq.com/openai/v1", "https://api.cerebras.ai/v1"
 MISTRAL, PERPLEXITY = "https://api.mistral.ai/v1", "https://api.perplexity.ai"
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai"
 ARK = "https://ark.cn-beijing.volces.com/api/v3"
 COHERE = "https://api.cohere.ai/compatibility/v1"
 MIMO = "https://api.xiaomimimo.com/v1"
@@ -260,6 +261,11 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (MISTRAL, "mistral-medium-3-5", 2000, {"reasoning_effort": "high"}, "no reasoning budget"),
     (MISTRAL, "magistral-medium-latest", "high", {}, "dropped"),
     (MISTRAL, "zai-glm-5-3", "medium", {"reasoning_effort": "high"}, "'medium'"),
+    (GEMINI, "gemini-3.8-flash", "none", {"reasoning_effort": "low"}, "'none'"),
+    (GEMINI, "gemini-3.6-flash", "minimal", {"reasoning_effort": "minimal"}, ""),
+    (GEMINI, "google/gemini-3.1-pro-preview", "max", {"reasoning_effort": "high"}, "'max'"),
+    (GEMINI, "gemini-2.5-flash", "none", {"reasoning_effort": "none"}, ""),
+    (GEMINI, "gemini-2.5-pro", 0, {"reasoning_effort": "minimal"}, "'none'"),
     (OPENAI, "gpt-5.2-chat-latest", "high", {"reasoning_effort": "medium"}, "'high'"),
     (PERPLEXITY, "sonar-deep-research", "max", {"reasoning_effort": "high"}, "'max'"),
     (PERPLEXITY, "sonar-pro", "low", {}, "dropped"),
