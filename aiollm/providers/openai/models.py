@@ -30,7 +30,8 @@ class Model(msgspec.Struct, frozen=True):
     `efforts`: the words they accept, none if they refuse the field. `plain_tools`: in chat, they
     call tools only if reasoning is explicitly switched off. `forced`: they can be made to call one
     while they reason, which is switched off else. `thinking`: how they take the effort, "" if it is
-    the host's way.
+    the host's way. `sealed`: in Responses, their reasoning comes in a form that can be sent back
+    only where that is requested.
     """
 
     names: tuple[str, ...] = ("*",)
@@ -41,6 +42,7 @@ class Model(msgspec.Struct, frozen=True):
     plain_tools: bool = False
     forced: bool = True
     thinking: Thinking | Literal[""] = ""
+    sealed: bool = False
 
 
 ANY = (Model(),)
@@ -113,10 +115,12 @@ ARK_MODELS = (
     Model(efforts=("none", "minimal", *_THREE)),
 )
 XAI_MODELS = (
-    Model(("grok-4.6*",), efforts=("low", "medium", "high", "xhigh")),  # they always reason
-    Model(("grok-4.5*",), efforts=_THREE),
-    Model(("grok-*multi-agent*",), efforts=("low", "medium", "high", "xhigh")),
-    Model(("grok-3-mini*", "grok-4.3*"), efforts=_UP_TO_HIGH),
+    # They always reason, and stop that after some calls without what they thought (September 2026).
+    Model(("grok-4.[6-9]*",), efforts=_UP_TO_XHIGH[1:], sealed=True),
+    Model(("grok-4.5*",), efforts=_THREE, sealed=True),
+    Model(("grok-*multi-agent*",), efforts=_UP_TO_XHIGH[1:], sealed=True),
+    Model(("grok-4.3*",), efforts=_UP_TO_HIGH, sealed=True),
+    Model(("grok-3-mini*",), efforts=_UP_TO_HIGH),
     Model(("grok-3*", "grok-4", "grok-4-*", "grok-4.20*", "grok-code*", "grok-build*"), efforts=()),
     Model(efforts=_UP_TO_HIGH),
 )

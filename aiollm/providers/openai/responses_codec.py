@@ -229,7 +229,7 @@ def _reasoning(
     if request.tools and must_not_reason(request, model, warnings):
         return {"reasoning": {"effort": "none"}}
     if asked is None and (model.sampling or model.quiet):
-        return {}
+        return dict(_SEALED) if model.sealed else {}
     wire: dict[str, Any] = {}
     if asked is not None:
         effort = effort_of(asked, dialect, model, warnings)
@@ -238,7 +238,8 @@ def _reasoning(
         wire["effort"] = effort
     if wire.get("effort") == "none":
         return {"reasoning": wire}
-    return {
-        "reasoning": wire | {"summary": "auto"},
-        "include": ["reasoning.encrypted_content"],
-    }
+    return {"reasoning": wire | {"summary": "auto"}} | _SEALED
+
+
+_SEALED = {"include": ["reasoning.encrypted_content"]}
+"""What requests reasoning in the form that can be sent back."""

@@ -235,6 +235,7 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (ZAI, "glm-5.2", "low", {"reasoning_effort": "high"}, "'low'"),
     (ZAI, "glm-4.7", "none", {"thinking": {"type": "disabled"}}, ""),
     (ZAI, "glm-5-turbo", "none", {"thinking": {"type": "disabled"}}, ""),
+    (XAI, "grok-4.7", "xhigh", {"reasoning_effort": "xhigh"}, ""),
     (XAI, "grok-build-0.1", "high", {}, "dropped"),
     (XAI, "grok-4.20-multi-agent-0309", "xhigh", {"reasoning_effort": "xhigh"}, ""),
     (MOONSHOT, "kimi-k2-thinking", "low", {}, "dropped"),

@@ -117,6 +117,15 @@ def test_deepseek_does_not_reason_before_a_call_it_is_made_to_make(responses, as
     assert not free.warnings
 
 
+@pytest.mark.parametrize(
+    ("model", "is_asked"),
+    [("grok-4.7", True), ("grok-4.5-fast", True), ("grok-4.3", True), ("grok-3", False)],
+)
+def test_grok_is_asked_for_reasoning_that_can_be_sent_back(responses, model, is_asked) -> None:
+    body = responses.send("https://api.x.ai/v1", model=model).body
+    assert ("include" in body, "reasoning" in body) == (is_asked, False)
+
+
 def test_another_model_is_asked_for_no_reasoning(responses) -> None:
     """It would refuse both fields."""
     assert not responses.send(model="gpt-4.1").body.keys() & {"reasoning", "include"}
