@@ -97,11 +97,11 @@ def _model(provider: Provider, model: str) -> str:
 
 def _body(request: Request, model: str, warnings: Warnings) -> dict[str, Any]:
     facts = model_facts(model)
-    if facts.limited and request.tools:
-        request = within(request, warnings)
     choice = None
     if (request.tools or request.extra) and asks_for_tools(request):
         request = only_chosen(request)
+        if facts.limited:
+            request = within(request, warnings)
         choice = _tool_choice(request, facts)
     thoughts = _thinking(request, facts, choice, warnings)
     body = _prompt(request, model, facts, warnings)
@@ -113,7 +113,8 @@ def _body(request: Request, model: str, warnings: Warnings) -> dict[str, Any]:
         body["thinking"] = thoughts.config
     if len(request.messages) > 1 and (id_ := container(request)):
         body["container"] = id_
-    if config := _output_config(request, facts, thoughts):
+    if request.output is not None or thoughts.effort:
+        config = _output_config(request, facts, thoughts)
         if isinstance(config.get("format"), UnsupportedError):
             prompted = with_output_in_prompt(request, config["format"].message, warnings)
             return _body(prompted, model, warnings)

@@ -24,11 +24,13 @@ def thinking(
 ) -> dict[str, Any]:
     """Return the fields that set the effort or budget of reasoning."""
     asked = request.reasoning
+    if asked is None and not request.tools:
+        return {}
     way = model.thinking or dialect.thinking
     if request.tools and must_not_reason(request, model, warnings):
         return _without(way)
     if asked is None:
-        return _silent(model, warnings) if request.tools else {}
+        return _silent(model, warnings)
     if isinstance(asked, int) and asked > 0 and dialect.budget:
         if dialect.thinking == "openrouter":
             return {"reasoning": {dialect.budget: asked}}
