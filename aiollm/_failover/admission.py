@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from aiollm._failover.breaker import lasted
 from aiollm._failover.health import Health, Permit
 from aiollm._failover.lines import Booking, Line, Scope
 from aiollm._failover.tickets import Demand
@@ -105,9 +104,10 @@ class Admission:
         line, gate, permit = self.line, self._gate, self.permit
         if not was_sent:
             self._refund()
-        opened = permit.failure(error)
+        had_output = not self._is_pending
+        opened = permit.failure(error, had_output=had_output)
         if gate.sharing is not None:
-            took = lasted(error, gate.now() - permit.started)
+            took = permit.hang(error, had_output=had_output)
             gate.sharing.failed(line, error, opened=opened, took=took)
         if isinstance(error, RateLimitError | OverloadedError):
             self._refused(error)

@@ -24,15 +24,18 @@ LATELY = 1.0
 """Seconds since the last first output within which a target counts as one that answers."""
 
 
-def lasted(error: BaseException, seconds: float) -> float:
-    """Return how long an attempt that failed after `seconds` kept its caller waiting.
+def hang_of(error: BaseException, seconds: float, *, answered: bool) -> float:
+    """Return for how long an attempt had waited in vain when it failed.
 
-    What goes beyond a deadline that counts from its start is the time that this process stood
-    still, of which the target knows nothing.
+    `seconds`: since it began, or since its target answered another one. Whoever got output waited
+    for no more than a deadline says. What goes beyond a deadline that counts from the start is the
+    time that this process stood still, of which the target knows nothing.
     """
-    if isinstance(error, DeadlineError) and error.which in {"connect", "first_output"}:
+    if isinstance(error, DeadlineError) and (
+        answered or error.which in {"connect", "first_output"}
+    ):
         return min(seconds, error.after or seconds)
-    return seconds
+    return 0.0 if answered else seconds
 
 
 class SharedOpening:
@@ -126,9 +129,18 @@ class Breaker:
         made_up = (self.succeeded - self._answers) / ANSWERS_A_STRAY
         self._answers = self.succeeded
         self._strays = max(0.0, self._strays - made_up) + 1
-        answered_at = self.answered_from + (self.latencies[-1] if self.latencies else 0.0)
-        is_answering = not self.openings and now - answered_at <= LATELY
+        is_answering = not self.openings and now - self.answered_at <= LATELY
         return is_answering and self._strays <= STRAYS
+
+    @property
+    def answered_at(self) -> float:
+        """When the last first output came, 0 where none did."""
+        return self.answered_from + (self.latencies[-1] if self.latencies else 0.0)
+
+    def first_output(self, share: float) -> float:
+        """Return the latency that this share of the first outputs did not exceed."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     @property
     def is_open(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
-from aiollm._failover.breaker import Breaker, SharedState, lasted
+from aiollm._failover.breaker import Breaker, SharedState, hang_of
 from aiollm._failover.jitter import uniform
 from aiollm.errors import (
     ConnectError,
@@ -51,8 +51,7 @@ PROBE_EVERY = 2.0
 seconds burdens no server, and a recovery is noticed soon."""
 
 MISCONFIGURED_PROBE_EVERY = 5.0
-"""The same after 401, 402, 403 or 404: fixing a key or a model takes a person, who then should not
-wait long for it to be noticed."""
+"""The same after 401, 402, 403 or 404: who has fixed a key or a model should not wait long."""
 
 PROBE_LEASE = 15.0
 """Seconds a probe may take while its caller pauses; then another call may probe, so that a caller
@@ -121,7 +120,7 @@ class Permit:
         self._hand_on()
         return closed or closed_host
 
-    def failure(self, error: BaseException) -> tuple[Breaker, ...]:
+    def failure(self, error: BaseException, *, had_output: bool = False) -> tuple[Breaker, ...]:
         """Book a failure as `error` deserves; return the breakers that it opened."""
         if not self._settle():
             return ()
@@ -134,16 +133,22 @@ class Permit:
             return ()
         self._breaker.failed += 1
         is_stray = self._breaker.is_stray(self._health.clock())
-        opened = self._open(self._host, error) if is_connection_failure(error) else ()
+        hang = self.hang(error, had_output=had_output)
+        opened = self._open(self._host, error, hang) if is_connection_failure(error) else ()
         if not is_connection_failure(error):
             self._recover(self._host)
             if is_stray and not (stated_wait(error) or _is_long(error)):
                 return ()
-        return opened + self._open(self._breaker, error)
+        return opened + self._open(self._breaker, error, hang)
 
     def abandoned(self) -> None:
         """Give the permit back without a verdict: the caller or a race ended the attempt."""
         self._settle()
+
+    def hang(self, error: BaseException, *, had_output: bool) -> float:
+        """Return for how long the target had kept silent when `error` ended the attempt."""
+        silent = self._health.clock() - max(self.started, self._breaker.answered_at)
+        return hang_of(error, silent, answered=had_output)
 
     def _postpone(self) -> None:
         """Let the next probe wait its turn: this one never got to the target."""
@@ -181,7 +186,7 @@ class Permit:
             breaker.close()
         return was_open and not breaker.is_open
 
-    def _open(self, breaker: Breaker, error: BaseException) -> tuple[Breaker, ...]:
+    def _open(self, breaker: Breaker, error: BaseException, hang: float) -> tuple[Breaker, ...]:
         health = self._health
         now = health.clock()
         breaker.failures += 1
@@ -193,7 +198,6 @@ class Permit:
         # a time that the server itself states counts.
         opens = self._is_current(breaker) or bool(stated and not breaker.is_open)
         if opens:
-            hang = lasted(error, now - self.started)
             breaker.openings += 1
             breaker.generation += 1
             breaker.error = _remembered(error)
@@ -312,12 +316,12 @@ class Health:
         breaker = self._targets.get(target)
         if breaker is None or len(breaker.latencies) < MIN_LATENCIES:
             return None
-        return _quantile(breaker, 0.95)
+        return breaker.first_output(0.95)
 
     def usual_first_output(self, target: Target) -> float:
         """Return the median latency of a target's first outputs, 0 while none is known."""
         breaker = self._targets.get(target)
-        return _quantile(breaker, 0.5) if breaker is not None and breaker.latencies else 0.0
+        return breaker.first_output(0.5) if breaker is not None and breaker.latencies else 0.0
 
     def snapshot(self) -> tuple[TargetHealth, ...]:
         """Return the health of all targets used so far."""
@@ -386,7 +390,7 @@ class Health:
             reopens_in=left,
             succeeded=breaker.succeeded,
             failed=breaker.failed,
-            first_output=_quantile(breaker, 0.5) if breaker.latencies else None,
+            first_output=breaker.first_output(0.5) if breaker.latencies else None,
             first_output_p95=self.stagger(target),
             last_error=breaker.last_error,
         )
@@ -404,11 +408,6 @@ def _get(breakers: OrderedDict[K, Breaker], key: K) -> Breaker:
     else:
         breakers.move_to_end(key)
     return breaker
-
-
-def _quantile(breaker: Breaker, share: float) -> float:
-    ordered = sorted(breaker.latencies)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def is_connection_failure(error: BaseException) -> bool:

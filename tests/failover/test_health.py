@@ -257,6 +257,36 @@ def test_a_cooldown_is_no_shorter_than_the_failed_attempt_took():
     assert tracker.ready_in(A, "one") == 60
 
 
+def test_a_stream_that_breaks_off_late_keeps_nobody_away_for_as_long_as_it_ran():
+    tracker, clock = health()
+    permit = tracker.admit(A, "one")
+    clock.now += 1
+    permit.first_output(1.0)
+    clock.now += 600
+    permit.failure(StreamInterrupted("x"), had_output=True)
+    assert tracker.ready_in(A, "one") == 1
+
+
+@pytest.mark.parametrize("which", ["idle", "stall"])
+def test_a_stream_that_falls_silent_keeps_others_away_for_as_long_as_it_was(which):
+    tracker, clock = health()
+    permit = tracker.admit(A, "one")
+    permit.first_output(0.0)
+    clock.now += 600
+    permit.failure(DeadlineError("x", which=which, after=60.0), had_output=True)
+    assert tracker.ready_in(A, "one") == 60
+
+
+def test_a_target_that_answered_others_did_not_hang_meanwhile():
+    tracker, clock = health()
+    waits, answered = tracker.admit(A, "one"), tracker.admit(A, "one")
+    clock.now += 40
+    answered.first_output(40.0)
+    clock.now += 3
+    waits.failure(StreamInterrupted("x"))
+    assert tracker.ready_in(A, "one") == 3
+
+
 @pytest.mark.parametrize("which", ["connect", "first_output"])
 def test_a_cooldown_is_no_longer_for_the_time_that_this_process_stood_still(which):
     tracker, clock = health()

@@ -23,6 +23,7 @@ from aiollm import (
     Registry,
     ServerError,
     Timeouts,
+    TransportError,
 )
 from aiollm._wire.quota import Quota
 from aiollm.codecs import DsnOptions
@@ -335,5 +336,37 @@ def test_the_deadline_of_a_whole_call_ends_it_though_the_process_stood_still() -
             assert loop.now - service.began <= 21.0
             holder.cancel()
             await asyncio.wait((holder,))
+
+    in_virtual_time(scenario)
+
+
+def test_a_box_that_restarts_late_in_long_answers_loses_no_call_that_waits() -> None:
+    """It cuts four streams and its queue after 40 s: those in line did not wait for a hang."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        queue: list[object] = []
+        restarts_at = loop.now + 40.0
+
+        async def stream(*_: object):
+            began, left, place = loop.now, 30, object()
+            queue.append(place)
+            try:
+                while left:
+                    await asyncio.sleep(1.0)
+                    if began < restarts_at <= loop.now:
+                        raise TransportError("the server closed the connection")
+                    if place in queue[:4]:
+                        left -= 1
+                        yield [TextDelta("x")]
+                yield [Finish("stop")]
+            finally:
+                queue.remove(place)
+
+        service = Service(loop, 1.0)
+        service.stream = stream
+        async with service.registry(limits=Limits(max_concurrency=12)) as reg:
+            calls = [outcome(reg, patience=1000.0) for _ in range(24)]
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert Counter(map(str, ends)) == {"x" * 30: 20, "a/m: the server closed the connection": 4}
 
     in_virtual_time(scenario)
