@@ -84,8 +84,8 @@ class Registry(UnaryCalls, Retrieval, Names):
 
         `timeouts`: deadlines of all calls. `retries`: further attempts after the last target has
         failed. `patience`: seconds a call waits in line when no target has room; None means its
-        first-output deadline. `max_wait`: how many of these seconds it waits for failed targets to
-        recover. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
+        first-output deadline. `max_wait`: how many of these seconds it waits while no failed target
+        recovers. `cooldown`: seconds a failed target is set aside at first. `stagger`: seconds
         between the starts of a race; None learns them from latencies. `on_interrupt`: when an
         answer is cut, "restart" has the next target start over, "continue" has it go on from the
         text so far. `on_refusal`: "next" asks the next target when a provider's policy refuses.

@@ -44,7 +44,7 @@ class Policy(msgspec.Struct, frozen=True):
     """How a call fails over. `retries`: more attempts after the last target failed.
 
     `patience`: seconds the call waits for room at most, None for its first-output deadline.
-    `max_wait`: seconds of these that it waits for failed targets to recover. `stagger`: seconds
+    `max_wait`: seconds of these that it waits while no failed target recovers. `stagger`: seconds
     between the starts of a race, None to learn them. `total`: seconds of the call. `budget`: what
     its attempts may cost, `book`: the prices of targets, None where nobody wants to know them.
     """

@@ -24,12 +24,19 @@ it does so once for all who wait."""
 
 
 class Patience(msgspec.Struct):
-    """The seconds that a call may still wait: for room, and of these for a target to recover."""
+    """The seconds that a call may still wait, and of these for all its targets to recover."""
 
     room: float
-    recovery: float
+    max_wait: float
     on_wait: Callable[[], None] | None = None
     """Called once, before the call waits for the first time."""
+    recovering: float = 0.0
+    """Seconds of `max_wait` that it has waited since one of the targets was last well."""
+
+    @property
+    def recovery(self) -> float:
+        """The seconds that it may still wait for a target to recover."""
+        return self.max_wait - self.recovering
 
     def begins(self) -> None:
         """Note that the call waits now."""
@@ -38,10 +45,12 @@ class Patience(msgspec.Struct):
             on_wait()
 
     def waited(self, seconds: float, *, recovers: bool) -> None:
-        """Take off what a call has waited for room, or for targets that all have to recover."""
+        """Take off what a call has waited for room, or for targets that all have to recover.
+
+        Each outage counts anew: a target that fails now and then answers most calls of a crowd.
+        """
         self.room -= seconds
-        if recovers:
-            self.recovery -= seconds
+        self.recovering = self.recovering + seconds if recovers else 0.0
 
 
 class Demand:

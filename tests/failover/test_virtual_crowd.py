@@ -370,3 +370,29 @@ def test_a_box_that_restarts_late_in_long_answers_loses_no_call_that_waits() -> 
         assert Counter(map(str, ends)) == {"x" * 30: 20, "a/m: the server closed the connection": 4}
 
     in_virtual_time(scenario)
+
+
+def test_a_service_that_refuses_now_and_then_answers_all_of_a_crowd() -> None:
+    """It is down for some seconds again and again; those in line wait out each time anew."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        asked = Counter[bool]()
+
+        async def stream(*_: object):
+            await asyncio.sleep(0.001)
+            fails = asked.total() % 5 == 4
+            asked[fails] += 1
+            if fails:
+                raise ServerError("down", status=503)
+            await asyncio.sleep(0.2)
+            yield [TextDelta("ok"), Finish("stop")]
+
+        service = Service(loop, 1.0)
+        service.stream = stream
+        async with service.registry(limits=Limits(max_concurrency=4)) as reg:
+            calls = (outcome(reg, patience=1000.0, retries=9) for _ in range(150))
+            ends = await asyncio.gather(*calls)
+        assert loop.now - service.began > 15.0
+        assert Counter(ends) == {"ok": 150}
+
+    in_virtual_time(scenario)
