@@ -327,7 +327,7 @@ def _problem(value: Any) -> str:
 
 def _word(value: Any) -> str:
     match value:
-        case bool():
+        case bool() | "None":  # LiteLLM's word where there is none (2026)
             return ""
         case str() | int():
             return mend(str(value))[:MAX_WORD]

@@ -89,6 +89,8 @@ def reply(body: object, status: int = 400, **headers: str) -> HttpResponse:
         pytest.param({"code": 500, "msg": "m", "success": False}, "m", "500", "", id="z.ai"),
         pytest.param({"base_resp": {"status_code": 1004, "status_msg": "m"}}, "m", "1004",
                      "base_resp", id="minimax"),
+        pytest.param({"error": {"message": "m", "code": "None", "type": "None"}}, "m", "", "",
+                     id="litellm"),
         pytest.param({"base_resp": {"status_code": 0, "status_msg": ""}, "message": "m"}, "m", "",
                      "", id="minimax, nothing wrong"),
         pytest.param({"base_resp": {"status_code": 1004, "status_msg": ["x"]}}, "['x']", "1004",
