@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from msgspec import structs
 
+from aiollm._time_limits import TimeLimit
 from aiollm._validation import check_seconds
 from aiollm.errors import ConfigError, ConnectError, DeadlineError
 from aiollm.types import _shown
@@ -54,8 +55,7 @@ _FACTS = {"images": False, "documents": False, "audio": False}
 _FACTS_OF_THE_SMALL_MODEL = {**_FACTS, "tools": False}
 """Its template has no place for tools, and llama.cpp leaves them out without a word."""
 
-_LOG_SIZE = 8 * 1024
-_STDERR = 2
+_LOG_SIZE, _STDERR = 8 * 1024, 2
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from aiollm.local import main; main()"
 """Like `-m aiollm.local`, but always runs this package and never a module in the working folder."""
 
@@ -174,7 +174,7 @@ class LocalServer:
         self._child = child = _Child()  # from now on it can be closed
         try:
             self.path = await asyncio.to_thread(_checked, self.path)
-            async with asyncio.timeout(self._start_timeout):
+            async with TimeLimit(self._start_timeout):
                 line = await child.spawn(self._command(self.path), os.environ | {_KEY: self._key})
         except ConfigError:
             self._child = None

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aiollm._time_limits import wait
 from aiollm.errors import OutputError
 
 Bound: TypeAlias = Callable[[], Any]
@@ -55,7 +56,7 @@ class ToolRunner:
         """Run a tool for at most `seconds`. Raises: CancelledError, KeyboardInterrupt."""
         task = asyncio.create_task(self._contained(name, bound))
         try:
-            await asyncio.wait((task,), timeout=seconds)
+            await wait(task, seconds)
         except asyncio.CancelledError:
             await self._stop(name, task)
             raise
@@ -88,7 +89,7 @@ class ToolRunner:
         task.cancel(why)
         self._ignoring.add(task)  # asyncio holds tasks weakly
         task.add_done_callback(self._ignoring.discard)
-        await asyncio.wait((task,), timeout=GRACE)
+        await wait(task, GRACE)
         if not task.done():
             _log.warning("tool %r ignores its cancellation: it was left running", name)
         return task.done()

@@ -17,6 +17,7 @@ from aiollm._failover.keywords import CountOptions, parted
 from aiollm._failover.openers import Batches, ChatOpener, SharedResources, close_now
 from aiollm._failover.policy import Policy, check_names
 from aiollm._http.unary import UnaryRequester
+from aiollm._time_limits import TimeLimit
 from aiollm._validation import RequestLike, checked_request, checked_timeouts
 from aiollm._wire.lenient import load
 from aiollm.errors import DeadlineError, DeadlineName, FailoverError, LLMError, ProtocolError
@@ -194,7 +195,9 @@ def _is_unknown(error: LLMError, route: str) -> bool:
 
 async def _within(seconds: float | None, which: DeadlineName, text: str, work: Awaitable[T]) -> T:
     """Return the result of `work`. Raises: DeadlineError when it takes longer."""
-    limit = asyncio.timeout(seconds)
+    # All the time of a call counts, but of a server's not that for which this process stood still.
+    until = asyncio.get_running_loop().time() + (math.inf if seconds is None else seconds)
+    limit = TimeLimit(None, until) if which == "total" else TimeLimit(seconds)
     try:
         async with limit:
             return await work

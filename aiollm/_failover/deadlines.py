@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from aiollm._time_limits import CATCHES_UP, LATE
 from aiollm.errors import ClosedError, DeadlineError, DeadlineName, LLMError, StreamInterrupted
 from aiollm.types import Timeouts
 
@@ -22,15 +23,6 @@ _TEXT = {
     "stall": "bytes, but no output for {} s",
     "total": "the call took longer than {} s",
 }
-
-
-LATE = 0.05
-"""Seconds by which a timer may fire late; with more, this process stood still."""
-
-CATCHES_UP = 0.5
-"""Seconds, for each of two looks, in which it reads what came meanwhile, at most as long as it
-stood still. Turns of the loop are not enough: a large answer comes piece by piece, and a process
-that was stopped goes on with a turn that reads nothing."""
 
 
 class Watchdog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,13 +9,11 @@ from aiollm._failover.admission import Admission
 from aiollm._failover.attempt import NO_USAGE, ActiveAttempt
 from aiollm._failover.chain import Chain, Parts
 from aiollm._failover.money import Money
+from aiollm._time_limits import TimeLimit
 from aiollm.errors import BudgetError
 from aiollm.images import ImageResult
 from aiollm.prices.book import PriceBook
 from aiollm.types import Cost, Finish, ImageChunk, Item, Response, Target, Usage
-
-EARLY = 0.001
-"""Seconds by which a timer may go off early: uvloop rounds times to milliseconds."""
 
 
 class PaidAttempt(ActiveAttempt):
@@ -108,13 +105,15 @@ class PaidChain(Chain):
         if self.money.is_ready():
             return
         await self.money.load()
-        began = self.watchdog.time()
-        left = math.inf if self.total_at is None else self.total_at - began
+        limit = TimeLimit(None, until=self.total_at)
         try:
-            await self.money.reserve(min(left, self._candidates.room))
+            async with limit:
+                await self.money.reserve(self._candidates.room)
         except BudgetError as error:
-            if self.watchdog.time() - began >= left - EARLY:
-                raise self._too_late() from None
             self.attach_partial(error)
             raise
-        self._candidates.waited(self.watchdog.time() - began)
+        except TimeoutError:
+            if not limit.expired():  # it is another one's, such as the caller's
+                raise
+            raise self._too_late() from None
+        self._candidates.waited(limit.spent)

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from aiollm._failover.deadlines import LATE
+from aiollm._time_limits import BEAT, LATE
 from aiollm.types import Target
 
 if TYPE_CHECKING:
     from aiollm._failover.estimate import AnyRequest
 
 LineT = TypeVar("LineT")
-
-BEAT = 1.0
-"""Seconds after which the alarm goes off at the latest, to see how long this process stood still:
-it does so once for all who wait."""
 
 
 class Patience(msgspec.Struct):

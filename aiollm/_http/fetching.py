@@ -15,6 +15,7 @@ from yarl import URL
 from aiollm._http.aiohttp_tuning import Connector
 from aiollm._http.public_addresses import is_public
 from aiollm._http.translation import FOREIGN, cause_of, fault_of
+from aiollm._time_limits import TimeLimit
 from aiollm.errors import ProtocolError, UnsupportedError
 
 FETCH_BYTES = 50 * 1024 * 1024
@@ -100,7 +101,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
     """
     host = "an unusable URL"
     try:
-        async with asyncio.timeout(FETCH_SECONDS):
+        async with TimeLimit(FETCH_SECONDS):
             place = _checked(URL(url))
             for _ in range(FETCH_REDIRECTS + 1):
                 host = place.raw_host or host

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
-
 from aiollm._http.turns import Read
+from aiollm._time_limits import TimeLimit
 from aiollm.types import Timeouts
 
 GAPS = 4.0
@@ -52,11 +50,11 @@ class LastWords:
         The caller's own pauses do not count.
         """
         silence = min(max(self._gaps, self._least), self._most)
-        started = monotonic()
+        limit = TimeLimit(silence - self._waited)
         try:
-            async with asyncio.timeout(silence - self._waited):
+            async with limit:
                 return await read()
         except TimeoutError:
             return b""
         finally:
-            self._waited += monotonic() - started
+            self._waited += limit.spent

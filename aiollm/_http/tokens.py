@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
+from aiollm._time_limits import wait
 from aiollm._wire.tokens import DynamicToken
 from aiollm.dsn import Secret
 from aiollm.errors import ClosedError, LocalError
@@ -68,8 +68,7 @@ class Tokens:
         flight.waiting += 1
         try:
             # Neither the end of this wait nor its cancellation ends the flight of the others.
-            limit = None if seconds == math.inf else seconds
-            await asyncio.wait([flight.task], timeout=limit)
+            await wait(flight.task, seconds)
         finally:
             flight.waiting -= 1
             if flight.can_stop and not flight.waiting and not flight.task.done():

@@ -24,6 +24,7 @@ from aiollm._http.pieces import Pieces, has_bytes, in_pieces
 from aiollm._http.receiving import SendNotes
 from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
+from aiollm._time_limits import TimeLimit
 from aiollm._wire.body import Body
 from aiollm._wire.redaction import forget_variables
 from aiollm.dsn import Network
@@ -114,7 +115,7 @@ class AiohttpReply:
         pieces: list[bytes] = []
         size = 0
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
-            async with asyncio.timeout(seconds):
+            async with TimeLimit(seconds):
                 while size < limit and (piece := await self.read()):
                     pieces.append(piece)
                     size += len(piece)
@@ -125,7 +126,7 @@ class AiohttpReply:
         if self._content.at_eof():
             return
         with contextlib.suppress(TimeoutError, TransportError, ProtocolError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with TimeLimit(DRAIN_SECONDS):
                 while await self.read():
                     pass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,6 +9,7 @@ from aiollm._http import ERROR_BODY_SECONDS, MAX_UNARY_REPLY
 from aiollm._http.masked_reply import MaskedReply, masked
 from aiollm._http.turns import Turns
 from aiollm._settings.redactor import Redactor
+from aiollm._time_limits import TimeLimit
 from aiollm._user_types.density import LARGE, REPLY, Weight
 from aiollm._wire.framing import check_density
 from aiollm._wire.redaction import forget_variables, redacted, redactor_of
@@ -79,7 +79,7 @@ class UnaryRequester:
 
     async def _open(self, provider: Provider, timeouts: Timeouts, request: HttpRequest) -> Reply:
         transport = self._transports.transport_of(provider)
-        limit = asyncio.timeout(timeouts.first_output)
+        limit = TimeLimit(timeouts.first_output)
         try:
             async with limit:
                 reply = await transport.send(request, timeouts.connect)
@@ -116,7 +116,7 @@ async def _complete(
     reply: Reply, seconds: float | None, redactor: Redactor | None, weight: Weight
 ) -> bytes:
     """Return the complete body without the keys in it, within `seconds`. Raises: LLMError."""
-    limit = asyncio.timeout(seconds)
+    limit = TimeLimit(seconds)
     try:
         async with limit:
             # What decodes it quotes it in its errors, and hands on what it says.

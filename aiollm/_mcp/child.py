@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from aiollm._time_limits import TimeLimit
+
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
 _OUT, _ERR = 1, 2
 _LOG_SIZE = 8 * 1024
@@ -107,7 +109,7 @@ class Child(asyncio.SubprocessProtocol):
     async def told(self, seconds: float) -> None:
         """Wait until `ended` was told or nobody wants to know, but no longer than `seconds`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with TimeLimit(seconds):
                 await self._told.wait()
 
     @property

@@ -21,6 +21,7 @@ from aiollm._mcp.settings import FailedCallError, NotRunError, Settings
 from aiollm._mcp.stdio import LAST_WORDS, StdioTransport
 from aiollm._mcp.tools import Listed
 from aiollm._mcp.traffic import CLOSED, SESSION_LOST, WHOLE, Traffic
+from aiollm._time_limits import TimeLimit, Timer
 from aiollm._wire.printable import printable
 from aiollm.errors import ConfigError
 
@@ -73,7 +74,7 @@ class Connection:
         self._sdk: Sdk
         self._traffic: Traffic
         self._transport: StdioTransport | HttpTransport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self.task: asyncio.Task[None] = loop.create_task(
             self._live(), name=f"aiollm MCP server {settings.name}"
         )
@@ -83,7 +84,7 @@ class Connection:
             self._sdk = await load()
             # Loading it takes its time once; the server is not to blame for that.
             seconds = self.settings.start_timeout
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+            self._timer = Timer(seconds, self._late)
             await self._stay()
         except ConfigError as error:
             self.error = error
@@ -162,7 +163,7 @@ class Connection:
         client, found, cursor = self._client, [], None
         if client.server_capabilities.tools is None:
             return ()
-        async with asyncio.timeout(self.settings.start_timeout):
+        async with TimeLimit(self.settings.start_timeout):
             for _ in range(MAX_PAGES):
                 page = await client.list_tools(cursor=cursor)
                 found += page.tools
@@ -207,7 +208,7 @@ class Connection:
         heard = self._traffic.heard
         sdk, reason = self._sdk, ""
         try:
-            async with asyncio.timeout(seconds):
+            async with TimeLimit(seconds):
                 result = await self._client.call_tool(name, dict(arguments))
         except (TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, TimeoutError) or error.args == (OVERRAN,):

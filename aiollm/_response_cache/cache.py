@@ -15,6 +15,7 @@ from aiollm._response_cache.address import parse_address
 from aiollm._response_cache.answers import Answer
 from aiollm._response_cache.keys import Asked
 from aiollm._response_cache.worker import Found, Lookup, Stop, Store, Worker
+from aiollm._time_limits import TimeLimit
 from aiollm.errors import ConfigError
 from aiollm.events import Event, ResponseCacheAway
 
@@ -61,7 +62,7 @@ class ResponseCache:
         future: asyncio.Future[tuple[Found | None, str]] = loop.create_future()
         worker.jobs.put(Lookup(asked, partial(_tell, future)))
         try:
-            async with asyncio.timeout(min(seconds, PATIENCE)):
+            async with TimeLimit(min(seconds, PATIENCE)):
                 found, refusal = await future
         except TimeoutError:
             return None
@@ -83,7 +84,7 @@ class ResponseCache:
         assert self._worker is not None
         self._worker.jobs.put(Stop(partial(_tell, future, None)))
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSING):
+            async with TimeLimit(CLOSING):
                 await future
 
     def kill(self) -> None:

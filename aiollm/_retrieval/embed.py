@@ -17,6 +17,7 @@ from aiollm._failover.policy import Policy
 from aiollm._retrieval.batches import room, split
 from aiollm._retrieval.calls import Calls
 from aiollm._retrieval.openers import EmbedOpener, Space
+from aiollm._time_limits import TimeLimit
 from aiollm.errors import ConfigError, DeadlineError, FailoverError, LLMError
 from aiollm.provider import Provider
 from aiollm.retrieval import Embeddings, EmbedRequest, Vector
@@ -159,7 +160,7 @@ class _EmbedCall:
 
     async def _within(self) -> None:
         """Ask for all batches, within the seconds of the whole call."""
-        limit = asyncio.timeout_at(self._end)
+        limit = TimeLimit(None, until=self._end)
         try:
             async with limit:
                 return await self._ask_all()

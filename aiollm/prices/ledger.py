@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from aiollm._time_limits import Timer
+
 PICO = 10**12
 """Parts of a dollar that are counted, as integers: what is given back is given back exactly."""
 
@@ -82,7 +84,7 @@ class Ledger:
             self.pool.draw()
         timer = None
         if seconds < math.inf:
-            timer = loop.call_later(seconds, _answer, waiter.future, False)
+            timer = Timer(seconds, _answer, waiter.future, False)
         try:
             return await waiter.future
         except BaseException:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiollm import errors
-from aiollm._http import answer, last_words, streaming
+from aiollm._http import answer, streaming
 from aiollm._streams.stream import Accumulator
 from aiollm.provider import Codec, Provider
 from aiollm.providers.anthropic.codec import AnthropicCodec
@@ -80,8 +80,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Any:
         codec: Codec, script: Script, timeouts: Timeouts | None = None, kind: str = "event-stream"
     ) -> tuple[Response, float]:
         loop = VirtualLoop()
-        for module in (answer, last_words):
-            monkeypatch.setattr(module, "monotonic", loop.time)
+        monkeypatch.setattr(answer, "monotonic", loop.time)
         transport = Scripted(script, f"text/{kind}")
         provider = Provider("p", "x", "http://mem.invalid/v1", codec)
         request = Request((user("hi"),))
