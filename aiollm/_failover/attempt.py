@@ -113,11 +113,11 @@ class ActiveAttempt:
                     deadlines.begin(task)
                 return got  # type: ignore[no-any-return]
             if got:
-                deadlines.task = None  # in place of `end`, as at nearly every batch
                 if deadlines.silent is not None and type(got[-1]) is TextDelta:
                     deadlines.silent = 0.0  # as nearly every batch
                 else:
                     self._note(got)
+                deadlines.task = None  # in place of `end`, as at nearly every batch
                 return got
             if deadlines.task is None:
                 deadlines.begin(task)
@@ -169,13 +169,13 @@ class ActiveAttempt:
             if deadlines.fired is not None:
                 self._end_late()  # type: ignore[unreachable]  # it has fired meanwhile
                 return None
-            deadlines.task = None  # in place of `end`, as at nearly every batch
         except BaseException as error:
             answer = _NO_ANSWER  # whoever keeps the error keeps this frame, but not the answer
             if self._is_for_caller(error, moves_on=moves_on):
                 raise
         else:
             self._note(batch)
+            deadlines.task = None  # in place of `end`, as at nearly every batch
             return batch  # type: ignore[no-any-return]
         return await self._call.next(task)
 

@@ -212,9 +212,11 @@ class Candidates:
         raced = next((each.targets for each in self.plan.steps if cut in each.targets), ())
         left = tuple(target for target in raced if target not in gone)
         if left:
-            place_of = self.plan.targets.index
-            steps = [*self._steps, Step(left)]
-            self._steps = sorted(steps, key=lambda step: place_of(step.targets[0]))
+            self.put_back(left)
+
+    def give_up(self) -> None:
+        """Ask no target any more."""
+        self._steps, self._again = (), None
 
     def keep_prefilled(self) -> bool:
         """Keep the targets that can go on from a cut answer, without retries; False if none can."""

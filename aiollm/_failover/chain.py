@@ -290,6 +290,8 @@ class Chain(Call):
         self._errors = [*self._errors, error]
         if isinstance(error, LLMError) and error.target is not None:
             self._candidates.failed(error.target, error)
+        if self.total_at is not None and self.watchdog.time() >= self.total_at:
+            self._candidates.give_up()  # the caller has paused until then
 
 
 def _continuable(partial: Response) -> str:

@@ -101,6 +101,7 @@ class AttemptDeadlines:
         "_cancelling",
         "_limits",
         "_total_at",
+        "_waited",
         "_watchdog",
         "fired",
         "silent",
@@ -124,16 +125,20 @@ class AttemptDeadlines:
             seconds = limits.stall
         watchdog.add(self, now + seconds)
         if total_at is not None:
-            watchdog.expect(total_at)
+            watchdog.expect(max(total_at, now))
 
     def alive(self) -> None:
         """Note that bytes arrived."""
         now = self._watchdog.time()
         if self._alive_at is None:
+            self._waited = now - self.started
             if self._limits.idle is not None:
                 self._watchdog.expect(now + self._limits.idle)
-        elif self.silent is not None:
-            self.silent += now - self._alive_at
+        elif self.task is not None:  # else nobody waited: the caller's own pause is left out
+            if self.silent is not None:
+                self.silent += now - self._alive_at
+            else:
+                self._waited += now - self._alive_at
         self._alive_at = now
 
     def output(self) -> float:
@@ -153,7 +158,8 @@ class AttemptDeadlines:
             time = self._watchdog.time  # to call it as a method would take longer
             self._alive_at = time()
             if self._total_at is not None:
-                self._watchdog.expect(self._total_at)
+                # A time that is past would look as if this process had stood still.
+                self._watchdog.expect(max(self._total_at, self._alive_at))
         self.task = task
 
     def end(self, error: BaseException | None = None) -> bool:
@@ -172,25 +178,25 @@ class AttemptDeadlines:
     def due(self, now: float) -> tuple[float, DeadlineName, float]:
         """Return the loop time of the next deadline, which one it is, and its seconds.
 
-        While the caller pauses between two waits, the deadlines count from `now`.
+        A pause of the caller between two waits does not count, but for `total`, which only ends
+        a wait.
         """
-        limits = self._limits
-        paused = self.task is None and self._alive_at is not None
+        limits, alive_at, silent = self._limits, self._alive_at, self.silent
         nearest: tuple[float, DeadlineName, float] = (float("inf"), "total", 0.0)
-        if self._total_at is not None and not paused:
+        if self._total_at is not None and (self.task is not None or alive_at is None):
             nearest = (self._total_at, "total", limits.total or 0.0)
-        if self.silent is None and limits.first_output is not None:
-            when = self.started + limits.first_output
+        since = self.started
+        if alive_at is not None:
+            if self.task is None:
+                alive_at = now
+            since = alive_at - (self._waited if silent is None else silent)
+            if limits.idle is not None:
+                nearest = min(nearest, (alive_at + limits.idle, "idle", limits.idle))
+        if silent is None and limits.first_output is not None:
+            when = since + limits.first_output
             nearest = min(nearest, (when, "first_output", limits.first_output))
-        if self._alive_at is not None and limits.idle is not None:
-            when = (now if paused else self._alive_at) + limits.idle
-            nearest = min(nearest, (when, "idle", limits.idle))
         if limits.stall is not None:
-            since = self.started
-            if self.silent is not None and self._alive_at is not None:
-                since = self._alive_at - self.silent
-            when = (now if paused else since) + limits.stall
-            nearest = min(nearest, (when, "stall", limits.stall))
+            nearest = min(nearest, (since + limits.stall, "stall", limits.stall))
         return nearest
 
     def interrupt(self, cause: Cause, seconds: float) -> None:
