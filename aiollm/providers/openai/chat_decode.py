@@ -439,7 +439,7 @@ class ChatDecoder:
         reason = reason_of(self._reason)
         if not self._calls:
             return "stop" if reason == "tool_calls" else reason
-        if reason in ("stop", "other") and self._calls.unary(ended=bool(self._reason)):
+        if reason in ("stop", "other") and self._calls.whole(ended=bool(self._reason)):
             return "tool_calls"
         return reason
 
