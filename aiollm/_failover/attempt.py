@@ -339,34 +339,57 @@ class ActiveAttempt:
         record.outcome = outcome
         record.ended = call.watchdog.time() - call.started
         admission = self._admission
-        opened = False
         match outcome:
             case "success":
                 if usage.billed_usd is not None:
                     record.usd = usage.billed_usd
                 admission.success(usage)
             case "failed" if error is not None:
-                record.error = without_frames(error)
-                record.usd = self._lost(error, was_sent=was_sent)
-                opened = admission.failure(error, was_sent=was_sent)
+                self._book_failure(error, was_sent=was_sent)
+                return
             case _:
                 record.usd = self._lost(error, was_sent=was_sent)
                 admission.abandoned(was_sent=was_sent)
         if call.emit is not None:
-            self._report_end(outcome, error, opened=opened)
+            self._report_end(outcome, error)
+
+    def _book_failure(self, error: Exception, *, was_sent: bool) -> None:
+        record, admission, gate = self.record, self._admission, self._call.gate
+        record.error = without_frames(error)
+        record.usd = self._lost(error, was_sent=was_sent)
+        was_sick = gate.is_sick(admission.line)
+        opened = admission.failure(error, was_sent=was_sent)
+        if self._call.emit is not None:
+            # A refusal is an answer, too.
+            closed = was_sick and not gate.is_sick(admission.line)
+            self._report_end("failed", error, opened=opened, closed=closed)
 
     def _lost(self, error: Exception | None, *, was_sent: bool) -> float | None:
         """Return what an attempt without an end costs, None where that is not known."""
         free = not was_sent or (error is not None and _costs_nothing(error, self.record))
         return 0.0 if free else None
 
-    def _report_end(self, outcome: Outcome, error: Exception | None, *, opened: bool) -> None:
-        from aiollm.events import AttemptEnded, TargetOpened, TargetPaced  # for hooks alone
+    def _report_end(
+        self,
+        outcome: Outcome,
+        error: Exception | None,
+        *,
+        opened: bool = False,
+        closed: bool = False,
+    ) -> None:
+        from aiollm.events import (  # for hooks alone
+            AttemptEnded,
+            TargetClosed,
+            TargetOpened,
+            TargetPaced,
+        )
 
         call, record, target = self._call, self.record, self.target
         assert call.emit is not None
         seconds = (record.ended or 0.0) - record.started
         call.emit(AttemptEnded(call.number, target, outcome, seconds, error))
+        if closed:
+            call.emit(TargetClosed(call.number, target))
         if opened:
             wait = call.gate.health.recovers_in(target, self._admission.line.origin)
             call.emit(TargetOpened(call.number, target, wait, error))

@@ -129,7 +129,7 @@ class Candidates:
                 found = found or await self.ask()
                 if found is not None:
                     return found
-        lines, errors = self._fitting(self._all_left())
+        lines, aside, errors = self._fitting(self._all_left())
         if not lines:
             return [*errors]
         before = patience.room
@@ -148,7 +148,7 @@ class Candidates:
         if isinstance(verdicts, Admission):
             return self._took(verdicts)
         waited = before - patience.room
-        return [*errors, *verdicts, *self._reasons(lines, verdicts, waited)]
+        return [*errors, *verdicts, *self._reasons([*aside, *lines], verdicts, waited)]
 
     async def _wait_at(
         self, lines: Sequence[Line], patience: Patience, total_at: float
@@ -202,9 +202,11 @@ class Candidates:
         self._rests_until = self._rests_until or {}
         self._rests_until[target] = health.clock() + seconds
 
-    def skipped(self, target: Target) -> None:
-        """Keep a target of a race that had no room to join it."""
-        self._again = (self._again or {}) | {target: True}
+    def put_back(self, targets: Sequence[Target]) -> None:
+        """Put back targets of a race as a step, in the place that they have in the plan."""
+        place_of = self.plan.targets.index
+        steps = [*self._steps, Step(targets)]
+        self._steps = sorted(steps, key=lambda step: place_of(step.targets[0]))
 
     def rejoin(self, cut: Target | None, had_turn: Collection[Target]) -> None:
         """Put back those that lost a race to a target that was `cut`, except `had_turn`."""
@@ -311,8 +313,10 @@ class Candidates:
             self.policy.retries > 0 and self._gate.is_sick(self._line(target))
         )
 
-    def _fitting(self, targets: Sequence[Target]) -> tuple[Sequence[Line], Sequence[Exception]]:
-        """Return the lines to wait in, and the errors of targets that never take this request.
+    def _fitting(
+        self, targets: Sequence[Target]
+    ) -> tuple[Sequence[Line], Sequence[Line], Sequence[Exception]]:
+        """Return the lines to wait in, those not to, and the errors of targets that never take it.
 
         A misconfigured target is waited for only if there is no other.
         """
@@ -324,8 +328,10 @@ class Candidates:
                 lines.append(line)
             else:
                 errors.append(error)
-        fit = [each for each in lines if not self._gate.is_misconfigured(each)] or lines
-        return fit, errors or ()
+        aside = [each for each in lines if self._gate.is_misconfigured(each)]
+        if len(aside) == len(lines):
+            return lines, (), errors
+        return [each for each in lines if each not in aside], aside or (), errors or ()
 
     def _reasons(
         self, lines: Sequence[Line], verdicts: Sequence[Exception], waited: float

@@ -16,7 +16,7 @@ from aiollm._failover.admission import Admission
 from aiollm._failover.health import Health, without_frames
 from aiollm._failover.lines import Booking, Line, Scope
 from aiollm._failover.tickets import Alarm, Demand, Patience, Ticket
-from aiollm.errors import ClosedError, ProviderError, classify
+from aiollm.errors import ClosedError, LLMError, ProviderError, classify
 from aiollm.provider import Provider
 from aiollm.types import Target
 
@@ -385,7 +385,7 @@ class Gate:
 
     def changed_health(self, origin: str) -> None:
         """Let all calls that wait at a host look again at how long they may wait, and for what."""
-        lines = self._at_origin(origin)
+        lines = [line for line in self._all_lines() if line.origin == origin]
         for each in lines:
             each.set_aside(is_sick=self.is_sick(each))
         for each in lines:
@@ -405,6 +405,8 @@ class Gate:
             return None
         wait = self.health.recovers_in(line.target, line.origin, waiting=True)
         error = without_frames(error)
+        if isinstance(error, LLMError):
+            error.target = line.target  # that of a host was met at another one
         error.add_note(f"{line.target} is set aside and may be asked again in {wait:.3g} s")
         if isinstance(error, ProviderError) and error.retry_after is None:
             error.retry_after = wait
@@ -414,9 +416,6 @@ class Gate:
         """End all waits for a target whose probe was refused as misconfigured."""
         for ticket in line.live_tickets():
             ticket.drop(line, without_frames(error))
-
-    def _at_origin(self, origin: str) -> list[Line]:
-        return [line for line in self._all_lines() if line.origin == origin]
 
     def _all_lines(self) -> dict[Line, None]:
         """Return all lines, with those that calls wait in though they were replaced."""

@@ -45,16 +45,18 @@ class Race:
     async def run(self, targets: Sequence[Target]) -> None:
         """Start the targets one by one, the next after its stagger or a failure.
 
-        A target without room joins no race: the next one starts in its place.
+        A target without room joins no race: the next one starts in its place. It is asked after
+        the race, as if it had not been part of it.
         """
         attempts: list[ActiveAttempt] = []
+        full: list[Target] = []
         try:
             async with anyio.create_task_group() as group:
                 for target in targets:
                     admission, self._first = self._first, None
                     admission = admission or await self._candidates.asked(target)
                     if admission is None:
-                        self._candidates.skipped(target)
+                        full.append(target)
                         continue
                     failed = anyio.Event()
                     attempts.append(self._kind(self._call, admission))
@@ -62,6 +64,8 @@ class Race:
                     if target is not targets[-1]:
                         with anyio.move_on_after(self._candidates.stagger(target)):
                             await failed.wait()
+            if full:
+                self._candidates.put_back(full)
         finally:
             first, self._first = self._first, None
             if first is not None:  # cancelled before it began
