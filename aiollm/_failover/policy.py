@@ -104,8 +104,6 @@ def check_names(options: Iterable[str], known: Iterable[str]) -> None:
     """Raise TypeError for a keyword that is not known, with the one that may be meant."""
     for name in options:
         if name not in known:
-            from difflib import get_close_matches  # most programs never need it
+            from aiollm._failover.unknown_keywords import unknown_keyword  # most programs need none
 
-            close = get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
-            raise TypeError(f"unknown option {_shown(name)}{hint}")
+            raise unknown_keyword(name, known)

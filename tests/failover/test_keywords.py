@@ -141,6 +141,10 @@ async def test_every_turn_of_a_run_has_the_fields() -> None:
     [
         ({"max_tokens": 5}, TypeError, "unknown option 'max_tokens'; did you mean 'max_output_"),
         ({"timeout": 5}, TypeError, "unknown option 'timeout'; did you mean 'timeouts'"),
+        ({"top_k": 5}, TypeError, r"'top_k'; .* goes into extra=\{'\*': \{'top_k': \.\.\.\}\}"),
+        ({"stop_sequences": "."}, TypeError, "'stop_sequences'; did you mean 'stop'"),
+        ({"api_key": "k"}, TypeError, "'api_key'; it belongs to a provider: set LLM_NAME="),
+        ({"stream": True}, TypeError, r"'stream'; stream\(\) yields .*, generate\(\) returns"),
         ({"messages": "hi"}, TypeError, r"unknown option 'messages' \(known: system, "),
         ({"x" * 5000: 1}, TypeError, "unknown option 'xxx"),
         ({"temperature": "hot"}, ConfigError, "temperature is 'hot'"),
@@ -166,6 +170,8 @@ async def test_a_misspelled_keyword_of_the_method_itself_is_recognized() -> None
             reg.run("openai/x", "hi", tools=[], max_turn=3)
         with pytest.raises(TypeError, match="did you mean 'repairs'"):
             await reg.generate("openai/x", "hi", output=Answer, repair=3)
+        with pytest.raises(TypeError, match="did you mean 'output'"):
+            await reg.generate("openai/x", "hi", response_format=Answer)
         with pytest.raises(TypeError, match="did you mean 'retries'"):
             reg.stream_images("openai/x", "a boat", retry=3)
 
