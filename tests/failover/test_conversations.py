@@ -113,16 +113,15 @@ def test_each_wire_of_a_conversation_is_weighed() -> None:
 
 
 def test_the_state_of_providers_is_weighed_whatever_it_holds() -> None:
-    deep: list[object] = []
-    for _ in range(10_000):
-        deep = [deep]
+    endless: list[object] = []
+    endless.append(endless)
     plain, history = Conversations(), long_history()
     opened(plain, history)
     for data, least in (
         ({"block": {"text": "x" * 5000}}, 5000),
         ({"block": 1, "what": object()}, 0),
         ({"block": "cache_control", "many": 1 << 80, "half": "\ud800"}, 0),
-        ({"block": None, "deep": deep}, 0),
+        ({"block": None, "endless": endless}, 0),
     ):
         known, state = Conversations(), ProviderData("mine", data)
         more = [*history, assistant("yes", OpaquePart(state)), user("and?"), *turn(90)]

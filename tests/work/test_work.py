@@ -53,6 +53,9 @@ BOUNDS = {
     "ollama": (32, 456, 3490),
 }
 
+# Python 3.14 counts up to 3.1 % more than 3.11 to 3.13 for the same code.
+MORE = 1.04 if sys.version_info >= (3, 14) else 1
+
 
 class Reply:
     """An answer in memory, cut as it is read: each read between the first, which has come
@@ -226,20 +229,20 @@ def work_by_file(wire, chunks, per_read):
 def test_a_chunk_costs_few_instructions(wire):
     bound, _, _ = BOUNDS[wire]
     found = (work(wire, 1000, 50) - work(wire, 500, 50)) / 500
-    assert found <= bound
+    assert found <= bound * MORE
 
 
 @pytest.mark.parametrize("wire", CODECS)
 def test_a_read_of_one_chunk_costs_few_instructions(wire):
     _, bound, _ = BOUNDS[wire]
     found = (work(wire, 200, 1) - work(wire, 100, 1)) / 100
-    assert found <= bound
+    assert found <= bound * MORE
 
 
 @pytest.mark.parametrize("wire", CODECS)
 def test_a_short_request_costs_few_instructions(wire):
     _, _, bound = BOUNDS[wire]
-    assert work(wire, 8, 1000) <= bound
+    assert work(wire, 8, 1000) <= bound * MORE
 
 
 LIMITS = {"admission.py", "gate.py", "lines.py", "meter.py", "pace.py", "slots.py", "tickets.py"}
