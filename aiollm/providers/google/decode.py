@@ -88,6 +88,7 @@ class GoogleDecoder:
         "_last",
         "_open",
         "_plain",
+        "_runs",
         "_steps",
         "_until_usage",
         "_usage",
@@ -110,6 +111,7 @@ class GoogleDecoder:
         self._last: Last | None = None
         self._open: PartialArguments | None = None
         self._plain = True
+        self._runs = False
         self._usage: Counts | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -176,6 +178,7 @@ class GoogleDecoder:
             self.feed([*framer.feed(body + b"\n\n"), *framer.close()], out)
         else:
             self.feed((body,), out)
+        self.ending = self._last is not None
         self.close(out)
 
     def close(self, out: list[Item]) -> None:
@@ -183,7 +186,7 @@ class GoogleDecoder:
         if self.finished:
             return
         try:
-            if self._last is None:
+            if self._last is None or not self.ending:
                 raise StreamInterrupted("the stream ended without a finishReason")
             self._end(self._last, out)
         except LLMError:
@@ -230,7 +233,7 @@ class GoogleDecoder:
         """Process a frame that is not a chunk; return False for one that may be one."""
         if is_done(frame):
             # Google does not send it, but proxies do, also where the answer was cut.
-            if self._last is not None:
+            if self._last is not None and self.ending:
                 self._end(self._last, out)
             return True
         if says_nothing(frame):
@@ -255,15 +258,17 @@ class GoogleDecoder:
                 continue
             parts = (candidate.content and candidate.content.parts) or ()
             check_parts(parts)
+            self._runs = False
             for number, part in enumerate(parts):
                 self._part(part, raw_parts, (at, number), out)
             self._cite(candidate, out)
             self._note_end(candidate)
 
     def _note_end(self, candidate: Last) -> None:
+        """Note a finishReason; after code that Google runs itself, the answer goes on (2026)."""
         if candidate.finish_reason not in _UNFINISHED:
             self._last = candidate
-            self.ending = True
+            self.ending = not (self._runs and candidate.finish_reason == "STOP")
 
     def _bare(self, chunk: Chunk, frame: bytes) -> None:
         """Raise the error in a chunk without candidates, unless it has only counts."""
@@ -280,12 +285,14 @@ class GoogleDecoder:
 
     def _part(self, part: Part, raw_parts: RawParts, at: tuple[int, int], out: list[Item]) -> None:
         signature = part.thought_signature or None
+        self._runs = False
         if part.function_call is not None:
             self._call(part.function_call, signature, out)
         elif part.inline_data and part.inline_data != NULL:
             self._file(read_file(part.inline_data), part, out)
         elif part.text is None and (raw := raw_parts.get(*at)):
             self._answered = True
+            self._runs = "executableCode" in raw
             out.append(PartChunk(OpaquePart(ProviderData(FAMILY, {"part": raw}))))
         elif part.thought:
             self._thought(part.text or "", signature, out)

@@ -562,6 +562,38 @@ def test_half_a_pair_at_the_end_is_a_replacement_character(more: dict[str, objec
     assert items[0] == (ReasoningDelta("\ufffd") if more else TextDelta("\ufffd"))
 
 
+CODE = {"executableCode": {"language": "PYTHON", "code": "print(6 * 7)"}}
+RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42\n"}}
+
+
+def test_a_finish_reason_beside_code_that_is_still_to_be_run_is_not_the_end() -> None:
+    items = finished(
+        chunk(CODE, finishReason="STOP"), chunk(RESULT), chunk({"text": "42"}, finishReason="STOP")
+    )
+    assert [type(item) for item in items] == [PartChunk, PartChunk, TextDelta, Finish]
+    for cut in ([], [chunk(RESULT)], [chunk(RESULT), chunk({"text": "4"})]):
+        for mark in (b"", b"data: [DONE]\n\n"):
+            _, error = read(events(chunk(CODE, finishReason="STOP"), *cut), mark)
+            assert isinstance(error, StreamInterrupted)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[CODE, RESULT], [CODE, {"text": "42"}], [{"text": "42"}]],
+    ids=["with its result", "with what follows", "no code"],
+)
+def test_a_finish_reason_ends_an_answer_whose_code_was_run(parts: list[object]) -> None:
+    assert isinstance(finished(chunk(*parts, finishReason="STOP"))[-1], Finish)
+
+
+def test_too_few_tokens_for_more_than_the_code_end_an_answer() -> None:
+    assert finished(chunk(CODE, finishReason="MAX_TOKENS"))[-1] == Finish("length", "MAX_TOKENS")
+
+
+def test_code_may_be_the_last_of_an_answer_that_was_not_streamed() -> None:
+    assert isinstance(whole(json.dumps(chunk(CODE, finishReason="STOP")).encode())[-1], Finish)
+
+
 def test_an_unknown_part_behind_nothing_is_no_obstacle() -> None:
     odd = chunk({"executableCode": {}})
     odd["candidates"].insert(0, None)
