@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -48,6 +48,17 @@ class Hosted(msgspec.Struct, gc=False):
     web_search_requests: Tokens = None
 
 
+class Pass(msgspec.Struct, gc=False):
+    """One of the passes that an answer took."""
+
+    type: str | None = None
+    input_tokens: Tokens = None
+    cache_creation_input_tokens: Tokens = None
+    cache_read_input_tokens: Tokens = None
+    output_tokens: Tokens = None
+    cache_creation: Written | None = None
+
+
 class Counts(Billing, gc=False):
     """Tokens so far."""
 
@@ -60,6 +71,7 @@ class Counts(Billing, gc=False):
     service_tier: str | None = None
     speed: str | None = None
     server_tool_use: Hosted | None = None
+    iterations: list[Pass] | None = None
 
     def update(self, later: Counts) -> None:
         """Replace earlier counts by later ones, but those of the input by no zeros alone.
@@ -179,14 +191,38 @@ _NO_MORE_COUNTS = [*_NO_MORE]
 def _with_more(usage: Usage, counts: Counts) -> Usage:
     """Add what only prices depend on."""
     parts = counts.cache_creation
-    return msgspec.structs.replace(
+    usage = msgspec.structs.replace(
         usage,
-        cache_write_1h_tokens=(parts and parts.ephemeral_1h_input_tokens) or 0,
+        # The start may tell of a pass whose counts the end leaves out.
+        cache_write_1h_tokens=min(
+            (parts and parts.ephemeral_1h_input_tokens) or 0, usage.cache_write_tokens
+        ),
         # The fast mode has prices of its own.
         tier="fast" if counts.speed == "fast" else counts.service_tier or "",
         billed_usd=counts.usd(),
         web_search_requests=(counts.server_tool_use or _NONE_HOSTED).web_search_requests or 0,
     )
+    return _with_summaries(usage, counts.iterations) if counts.iterations else usage
+
+
+def _with_summaries(usage: Usage, passes: Iterable[Pass]) -> Usage:
+    """Add the passes that wrote a summary of the conversation: the counts lack them (2026)."""
+    for each in passes:
+        if each.type == "compaction":
+            written, cached = (
+                each.cache_creation_input_tokens or 0,
+                each.cache_read_input_tokens or 0,
+            )
+            hour = (each.cache_creation or Written()).ephemeral_1h_input_tokens or 0
+            usage = msgspec.structs.replace(
+                usage,
+                input_tokens=usage.input_tokens + (each.input_tokens or 0) + written + cached,
+                output_tokens=usage.output_tokens + (each.output_tokens or 0),
+                cached_tokens=usage.cached_tokens + cached,
+                cache_write_tokens=usage.cache_write_tokens + written,
+                cache_write_1h_tokens=usage.cache_write_1h_tokens + hour,
+            )
+    return usage
 
 
 _NONE_HOSTED = Hosted()

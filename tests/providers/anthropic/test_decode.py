@@ -397,6 +397,41 @@ def test_counts_that_are_none_are_ignored() -> None:
     assert decode(end(**usage))[-1] == Finish("stop", "end_turn")
 
 
+SUMMARY = {
+    "type": "compaction",
+    "input_tokens": 100,
+    "output_tokens": 30,
+    "cache_read_input_tokens": 5000,
+    "cache_creation_input_tokens": 700,
+    "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 700},
+}
+AFTER_SUMMARY = {"input_tokens": 90, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+
+
+def test_usage_has_the_pass_that_wrote_a_summary_but_not_that_of_another_model() -> None:
+    passes = [
+        SUMMARY,
+        {"type": "message", "input_tokens": 90, "output_tokens": 8},
+        {"type": "advisor_message", "model": "big", "input_tokens": 40, "output_tokens": 4},
+    ]
+    told = {**AFTER_SUMMARY, "output_tokens": 8, "iterations": passes}
+    started = {"type": "message_start", "message": {"usage": SUMMARY | {"output_tokens": 1}}}
+    ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": told}
+    expected = Usage(5890, 38, 5000, 0, "exact", 700, 700)
+    assert decode(started, ended, STOP)[-1] == Finish("stop", "end_turn", expected)
+    message = {"type": "message", "content": [], "stop_reason": "end_turn", "usage": told}
+    items: list[Item] = []
+    AnthropicCodec().decoder().whole(json.dumps(message).encode(), items)
+    assert items[-1] == Finish("stop", "end_turn", expected)
+
+
+@pytest.mark.parametrize("passes", [None, [], "two", [3], [{"type": "compaction"}], [{}]])
+def test_passes_that_say_nothing_change_no_usage(passes: object) -> None:
+    usage = {"input_tokens": 3, "output_tokens": 5, "iterations": passes}
+    ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+    assert decode(ended, STOP)[-1] == Finish("stop", "end_turn", Usage(3, 5, certainty="exact"))
+
+
 def test_half_a_usage_is_partial() -> None:
     assert decode(end(output_tokens=5))[-1] == Finish(
         "stop", "end_turn", Usage(0, 5, certainty="partial")
