@@ -98,6 +98,8 @@ class GoogleDecoder:
 
     _steps: int
     """How many steps paths of arguments may take yet in this frame."""
+    _runs: bool
+    """Whether code that Google runs itself is the last part of this frame so far."""
 
     def __init__(self) -> None:
         self.ending: bool = False
@@ -111,7 +113,6 @@ class GoogleDecoder:
         self._last: Last | None = None
         self._open: PartialArguments | None = None
         self._plain = True
-        self._runs = False
         self._usage: Counts | None = None
 
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
@@ -263,12 +264,13 @@ class GoogleDecoder:
                 self._part(part, raw_parts, (at, number), out)
             self._cite(candidate, out)
             self._note_end(candidate)
+            if self._runs and candidate.finish_reason == "STOP":
+                self.ending = False  # the code's result and the rest of the answer follow (2026)
 
     def _note_end(self, candidate: Last) -> None:
-        """Note a finishReason; after code that Google runs itself, the answer goes on (2026)."""
         if candidate.finish_reason not in _UNFINISHED:
             self._last = candidate
-            self.ending = not (self._runs and candidate.finish_reason == "STOP")
+            self.ending = True
 
     def _bare(self, chunk: Chunk, frame: bytes) -> None:
         """Raise the error in a chunk without candidates, unless it has only counts."""
