@@ -77,7 +77,7 @@ print(json.dumps([made, loaded()]))
 """
 
 NEEDED = {
-    "_calls": {"base", "retrieval", "settings", "whole"},
+    "_calls": {"base", "retrieval", "settings", "unary"},
     "_failover": {"hooks", "jitter", "policy"},
     "_settings": {"fields", "hidden", "percent", "places", "wildcards"},
     "_wire": {"body"},
