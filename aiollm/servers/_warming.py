@@ -146,11 +146,11 @@ class Servers:
                 slow = at_least(usual, LOAD_SECONDS) if timeouts is None else usual
                 server = self._make(kind, provider, usual, slow)
                 hosts.setdefault(provider.host, []).append((target, server))
-        tally: _Tally[T] = _Tally(act)
+        outcomes: _Outcomes[T] = _Outcomes(act)
         async with asyncio.TaskGroup() as group:
             for servers in hosts.values():
-                group.create_task(tally.run(servers))
-        return tally.result(plan)
+                group.create_task(outcomes.run(servers))
+        return outcomes.result(plan)
 
     def _make(self, kind: type[S], provider: Provider, usual: Timeouts, slow: Timeouts) -> S:
         # llama-swap sends a log's headers with its first line, which may take any time.
@@ -177,7 +177,7 @@ def _always() -> bool:
     return True
 
 
-class _Tally(Generic[T]):
+class _Outcomes(Generic[T]):
     """The results of acting on many targets."""
 
     def __init__(self, act: Callable[[Target, Server], Awaitable[T]]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aiollm.testing.plugin import MakeRegistry, StartFaultServer, StartReplayServer
     from aiollm.testing.recorder import Recorder
     from aiollm.testing.replay import PieceSize, ReplayServer, RequestMatch
-    from aiollm.testing.tally import Counts, SeenConnection, SeenRequest
+    from aiollm.testing.server_record import Counts, SeenConnection, SeenRequest
     from aiollm.testing.wires import EventData, chat, ndjson, sse
 
 _HOMES = {
@@ -74,7 +74,7 @@ _HOMES = {
     "plugin": ("MakeRegistry", "StartFaultServer", "StartReplayServer"),
     "recorder": ("Recorder",),
     "replay": ("PieceSize", "ReplayServer", "RequestMatch"),
-    "tally": ("Counts", "SeenConnection", "SeenRequest"),
+    "server_record": ("Counts", "SeenConnection", "SeenRequest"),
     "wires": ("EventData", "chat", "ndjson", "sse"),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}

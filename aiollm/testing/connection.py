@@ -14,7 +14,7 @@ from aiollm.testing.faults import Answer, AnswerStep, End, Pause, steps
 from aiollm.testing.gate import Gate
 from aiollm.testing.http1 import HttpMessage, Parser
 from aiollm.testing.marks import override
-from aiollm.testing.tally import SeenRequest, Tally, seen
+from aiollm.testing.server_record import SeenRequest, ServerRecord, seen
 
 AnswerSteps: TypeAlias = Iterable[AnswerStep] | AsyncIterator[AnswerStep]
 """An answer, step by step."""
@@ -26,7 +26,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BROKEN = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class Host(Tally, ABC):
+class Host(ServerRecord, ABC):
     """What a connection needs from its server."""
 
     read_bodies = True

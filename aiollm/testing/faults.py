@@ -14,7 +14,7 @@ import msgspec
 
 from aiollm.testing.gate import Gate
 from aiollm.testing.http1 import LAST_CHUNK, chunk_bytes, head_bytes, pairs_of
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 
 
 class Pause(msgspec.Struct, frozen=True):

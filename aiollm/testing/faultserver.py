@@ -10,7 +10,7 @@ from aiollm.testing.connection import AnswerSteps
 from aiollm.testing.faults import Answer, Fault, steps
 from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 from aiollm.testing.wires import chat
 
 FaultScript: TypeAlias = Fault | Callable[[SeenRequest], Fault]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from aiollm._settings.redactor import Redactor, is_secret
 from aiollm.testing.http1 import HEAD_END, chunk_bytes, header, parse_head, payload_spans
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 
 SECRET_HEADERS = frozenset(
     {

@@ -26,7 +26,7 @@ from aiollm.testing.masking import (
     mask_response,
     redactor_for,
 )
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 
 _NOT_FORWARDED = frozenset(
     {"accept-encoding", "connection", "content-length", "expect", "host", "transfer-encoding"}

@@ -16,7 +16,7 @@ from aiollm.testing.faults import Answer, AnswerStep, End, Pause, steps
 from aiollm.testing.gate import Gate
 from aiollm.testing.loopback import Loopback, LoopbackOptions
 from aiollm.testing.marks import override
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 
 PieceSize: TypeAlias = Literal["recorded", "whole"] | int
 """How a response is cut: as it arrived, not at all, or into pieces of this many bytes."""

@@ -79,8 +79,8 @@ class Counts(msgspec.Struct, frozen=True):
     requests: int = 0
 
 
-class Tally:
-    """The record of one server."""
+class ServerRecord:
+    """Requests and connections of one server, counted and waited for."""
 
     def __init__(self) -> None:
         self._connections: list[SeenConnection] = []
