@@ -28,7 +28,7 @@ from aiollm.cli.texts import read_texts
 from aiollm.cli.vector_files import as_jsonl, as_npy
 from aiollm.errors import ConfigError
 from aiollm.testing import Answer, FaultServer, Hang
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ from aiollm import Request, cli, to_json
 from aiollm.cli.progress import figure
 from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
-from aiollm.testing.tally import SeenRequest
+from aiollm.testing.server_record import SeenRequest
 from tests.bulk.conftest import answers, records
 
 ROOT = Path(__file__).parents[2]
