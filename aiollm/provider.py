@@ -211,8 +211,9 @@ class UnaryCodec(Protocol[Asked_contra, Answer_co]):
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
 
-    def gives_way(self, reply: HttpResponse) -> bool:
+    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002
         """Return whether an error reply is about this form: the operation's next codec is tried."""
+        return False
 
 
 class Reply(Protocol):

@@ -75,10 +75,6 @@ class GoogleEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         """Translate an error reply."""
         return reply_error(reply)
 
-    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002 - there is no other
-        """Return False: there is no other form of this."""
-        return False
-
 
 def _settings(target: Target, request: EmbedRequest) -> dict[str, Any]:
     """Return the fields of each input. Raises: UnsupportedError."""

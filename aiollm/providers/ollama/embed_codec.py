@@ -62,10 +62,6 @@ class OllamaEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         """Translate an error reply."""
         return error_from(reply, RULES)
 
-    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002 - there is no other
-        """Return False: there is no other form of this."""
-        return False
-
 
 def _failed(value: Any, body: bytes) -> LLMError:
     return error_from_fault(fault_of(value), RULES, body=body)

@@ -95,10 +95,6 @@ class CohereRerank(UnaryCodec[RerankRequest, ScoreReply]):
         """Translate an error reply."""
         return reply_error(reply)
 
-    def gives_way(self, reply: HttpResponse) -> bool:  # noqa: ARG002 - there is no other
-        """Return False: there is no other form of this."""
-        return False
-
 
 def _settings(host: str, request: RerankRequest, dialect: RerankDialect) -> dict[str, Any]:
     """Return the fields for what is asked beside the texts. Raises: UnsupportedError."""
