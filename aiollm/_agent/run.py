@@ -153,8 +153,8 @@ def new_run(
     limits: tuple[int, int, float | None],
     runner: Callable[[], ToolRunner],
     *,
-    output: Any = None,
-    repairs: int = 1,
+    output: Any,
+    repairs: int,
     **named: Any,
 ) -> AgentRun:
     """Return the run of an agent; `limits` are its turns, tools at a time, and seconds a tool.

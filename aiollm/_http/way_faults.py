@@ -113,7 +113,7 @@ def _hint(logins: Iterable[str]) -> str:
     )
 
 
-def proxy_refusal(network: Network, status: int, logins: Iterable[str] = ()) -> ConnectError:
+def proxy_refusal(network: Network, status: int, logins: Iterable[str]) -> ConnectError:
     """Return the error for what a proxy answered in place of the server.
 
     `logins`: the values of its `Proxy-Authenticate`.

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import Any, ClassVar, Generic, TypeVar
 
-from aiollm._user_types.density import FRAME, LARGE, Limits, Weight, excess_in
+from aiollm._user_types.density import LARGE, Weight, excess_in
 from aiollm._wire.raw_json import OPENING, RawJSON, as_error, is_error
 from aiollm.errors import ProtocolError
 
@@ -403,9 +403,9 @@ def held_by(framer: object) -> int:
     return framer._size if isinstance(framer, _Framer) else 0  # noqa: SLF001  its own module
 
 
-def check_density(data: bytes, weight: Weight | None = None, limits: Limits = FRAME) -> None:
+def check_density(data: bytes, weight: Weight | None = None) -> None:
     """Refuse large JSON of too many parts, which `weight` has counted. Raises: ProtocolError."""
-    if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data, limits)):
+    if len(data) > LARGE and (excess := weight.excess if weight else excess_in(data)):
         raise ProtocolError(f"a frame of {len(data)} bytes holds {excess}", frame=data)
 
 

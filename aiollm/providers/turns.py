@@ -48,7 +48,7 @@ def _splits_calls(pair: tuple[Message, Message]) -> bool:
     )
 
 
-def alternating(messages: Sequence[Message], *, is_first: bool = True) -> tuple[Message, ...]:
+def alternating(messages: Sequence[Message], *, is_first: bool) -> tuple[Message, ...]:
     """Return turns of user and assistant that alternate, as many chat templates require.
 
     Empty answers are left out, system messages become the user's, messages of one role that

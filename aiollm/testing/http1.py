@@ -202,11 +202,10 @@ def pairs_of(
     return tuple(headers.items() if isinstance(headers, Mapping) else headers)
 
 
-def head_bytes(status: int, headers: Iterable[tuple[str, str]], reason: str = "") -> bytes:
+def head_bytes(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
     """Write a response's status line and headers."""
-    if not reason:
-        known = status in {item.value for item in HTTPStatus}
-        reason = HTTPStatus(status).phrase if known else "Unknown"
+    known = status in {item.value for item in HTTPStatus}
+    reason = HTTPStatus(status).phrase if known else "Unknown"
     lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

@@ -245,7 +245,7 @@ def image(url: str) -> ImagePart:
     return image_of_base64(data, head[5:-7], url)
 
 
-def image_of_base64(data: str, mime: str = "", url: str = "") -> ImagePart:
+def image_of_base64(data: str, mime: str, url: str = "") -> ImagePart:
     """Make an image from base64. Raises: ProtocolError if it is not base64."""
     try:
         raw = binascii.a2b_base64(data)

@@ -53,7 +53,7 @@ def input_items(
     family: str,
     dialect: Dialect,
     warnings: Warnings,
-    marks: CacheMarks | None = None,
+    marks: CacheMarks | None,
 ) -> list[Any]:
     """Translate the conversation without the system prompt. Raises: UnsupportedError, ReachesBack.
 
