@@ -77,7 +77,7 @@ def test_health_says_who_answers(box, capsys, monkeypatch):
     assert down["problem"].startswith("ConnectError")
 
 
-def test_running_and_unload(box, capsys):
+def test_running_shows_what_unload_ends(box, capsys):
     assert cli.main(["running", "box"]) == cli.OK
     assert capsys.readouterr().out == "qwen3:8b  ready\n"
     assert cli.main(["unload", "box", "qwen3:8b"]) == cli.OK
@@ -86,7 +86,7 @@ def test_running_and_unload(box, capsys):
     assert paths == ["/api/models/unload/qwen3:8b", "/api/models/unload"]
 
 
-def test_running_and_unload_of_an_ollama(capsys, monkeypatch):
+def test_running_and_unload_know_an_ollama(capsys, monkeypatch):
     loaded = Answer(200, {}, {"models": [{"name": "qwen3:8b"}, {"name": "smol:latest"}]})
     paths = {"/api/ps": loaded, "/api/generate": Answer(200, {}, {"done": True})}
     with FaultServer(paths=paths).in_thread() as server:
@@ -254,14 +254,14 @@ def test_check_explains_a_target_in_full_if_asked_to(box, capsys):
     assert "Hello there" in told
 
 
-def test_check_as_json(box, capsys):
+def test_check_prints_findings_as_json(box, capsys):
     assert cli.main(["check", "--json", "box/qwen3:8b"]) == cli.OK
     (finding,) = json.loads(capsys.readouterr().out)
     assert finding["text"] == "Hello there"
     assert finding["capabilities"]["tools"] is True
 
 
-def test_ask_as_json(box, capsys):
+def test_ask_prints_the_response_as_json(box, capsys):
     assert cli.main(["ask", "--json", "-m", "box/qwen3:8b", "Hi"]) == cli.OK
     response = json.loads(capsys.readouterr().out)
     assert response["finish_reason"] == "stop"

@@ -141,7 +141,7 @@ def plain(text: str) -> str:
         ("#hashtag ####### 3 * 4", "#hashtag ####### 3 * 4"),
     ],
 )
-def test_what_is_emphasized(text, shown):
+def test_marked_text_is_emphasized(text, shown):
     emphasis = Emphasis()
     assert emphasis.feed(text) + emphasis.close() == shown
 

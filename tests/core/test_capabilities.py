@@ -70,7 +70,7 @@ GOOGLE = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
           "audio": True, "tools": True, "reasoning": True}),
     ],
 )  # fmt: skip
-def test_published_limits(family, host, model, facts) -> None:
+def test_limits_are_those_that_vendors_publish(family, host, model, facts) -> None:
     found = lookup(family, host, model)
     assert {name: getattr(found, name) for name in facts} == facts
 

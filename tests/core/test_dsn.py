@@ -173,7 +173,7 @@ def test_options_are_typed(query, options) -> None:
         ("openai://h?idle_timeout=1e400", "'idle_timeout': expected a number from 0.001 to 1e9"),
     ],
 )
-def test_what_is_refused(text, reason) -> None:
+def test_a_wrong_dsn_is_refused_with_a_reason(text, reason) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
         parse_dsn(text, "LLM_BOX")
     assert str(caught.value).startswith("LLM_BOX: ")

@@ -346,7 +346,7 @@ def test_the_rules_one_by_one(body, frames) -> None:
                      id="the last event keeps its name"),
     ],
 )  # fmt: skip
-def test_names(body, pairs) -> None:
+def test_each_event_comes_with_its_name(body, pairs) -> None:
     assert read(NamedSSE(), [body]) == pairs
     assert read(NamedSSE(), dribble(body)) == pairs
 
@@ -498,7 +498,7 @@ def test_raw_json_is_read_a_bounded_number_of_times() -> None:
         ('{"a":"\u2028\u0085"}\n'.encode(), ['{"a":"\u2028\u0085"}'.encode()]),
     ],
 )
-def test_json_lines(body, frames) -> None:
+def test_each_complete_line_of_json_is_a_frame(body, frames) -> None:
     """Half a line at the end is no frame: the stream is cut, not malformed."""
     assert read(NDJSON(), [body]) == frames
     assert read(NDJSON(), dribble(body)) == frames

@@ -99,7 +99,7 @@ def both(frame: bytes) -> Wire:
         pytest.param(b'{"unknown":{"deep":[1]},"count":2}', "count", 2, id="unknown field"),
     ],
 )  # fmt: skip
-def test_odd_values(frame, field, value) -> None:
+def test_a_value_of_another_type_becomes_the_nearest_or_the_default(frame, field, value) -> None:
     assert getattr(both(frame), field) == value
 
 

@@ -191,7 +191,7 @@ async def test_each_way_of_reading_a_stream(way, times):
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("operation", ["embed", "models"])
-async def test_a_single_request(operation, times):
+async def test_a_single_request_cancelled_anywhere_leaves_nothing(operation, times):
     answers = {"/v1/embeddings": VECTOR, "/v1/models": MODELS}
     headers = {"content-type": "application/json"}
     paths = {path: Answer(200, headers, body) for path, body in answers.items()}
@@ -255,7 +255,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("operation", OTHERS)
-async def test_every_other_operation(operation, times):
+async def test_every_other_operation_cancelled_anywhere_leaves_nothing(operation, times):
     fake = FakeProvider(name="a", tokens=5)
     budget = Budget(usd=1000)
     async with Registry(env={}, cooldown=0.0, prices={"a/*": Price(10, 100)}) as reg:
@@ -272,7 +272,7 @@ async def test_every_other_operation(operation, times):
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("is_streamed", [True, False])
-async def test_a_typed_answer(is_streamed, times):
+async def test_a_typed_answer_cancelled_anywhere_leaves_nothing(is_streamed, times):
     def script(_, request):
         is_well = is_streamed or len(request.messages) > 1
         return '{"name": "Oslo"}' if is_well else '{"nme": 1}'

@@ -60,7 +60,7 @@ def test_the_defaults_are_the_documented_ones():
     assert Timeouts() == Timeouts(connect=5, first_output=60, idle=60, stall=300, total=None)
 
 
-async def test_connect(serve, registry):
+async def test_a_server_that_accepts_no_connection_meets_the_connect_deadline(serve, registry):
     server = await serve(OK)
     reg = registry({"a": server.unanswered_url()})
     error = await failed(reg, timeouts=only(connect=0.1))
@@ -69,7 +69,7 @@ async def test_connect(serve, registry):
 
 
 @pytest.mark.parametrize("fault", [Hang(), Hang(after=0), Trickle(0.01), EndlessHeaders(0.001)])
-async def test_first_output(serve, registry, fault):
+async def test_a_server_without_output_meets_the_first_output_deadline(serve, registry, fault):
     server = await serve(fault)
     error = await failed(registry({"a": server}), timeouts=only(first_output=0.1))
     assert error.which == "first_output"

@@ -24,7 +24,7 @@ async def in_both_modes(request, debug):
     asyncio.get_running_loop().set_debug(request.param)
 
 
-async def test_a_stream(serve, registry):
+async def test_streams_share_a_connection_in_debug_mode(serve, registry):
     server = await serve(chat("Hel", "lo"))
     reg = registry({"a": server})
     for _ in range(3):
@@ -32,7 +32,7 @@ async def test_a_stream(serve, registry):
     assert server.counts.opened == 1
 
 
-async def test_a_cancelled_stream(serve, registry):
+async def test_a_cancelled_stream_is_closed_in_debug_mode(serve, registry):
     gate = Gate()
     server = await serve(chat("x", gate))
     task = asyncio.create_task(registry({"a": server}).generate("a/m", "hi"))
@@ -43,7 +43,7 @@ async def test_a_cancelled_stream(serve, registry):
     await server.wait_closed()
 
 
-async def test_a_race_and_a_chain(serve, registry):
+async def test_a_race_in_a_chain_closes_its_loser_in_debug_mode(serve, registry):
     slow, fast, broken = (
         await serve(chat(Gate(), "x")),
         await serve(chat("y")),
@@ -54,13 +54,13 @@ async def test_a_race_and_a_chain(serve, registry):
     await slow.wait_closed()
 
 
-async def test_a_failure(serve, registry):
+async def test_a_failure_is_raised_in_debug_mode(serve, registry):
     server = await serve(Answer(503))
     with pytest.raises(FailoverError):
         await registry({"a": server}).generate("a/m", "hi")
 
 
-async def test_an_image_and_management(serve, registry):
+async def test_images_and_lists_of_models_come_in_debug_mode(serve, registry):
     image = await serve(Answer(200, {}, {"data": [{"b64_json": PNG}]}))
     assert len((await registry({"a": image}).generate_images("a/m", ImageRequest("x"))).images) == 1
     models = await serve(Answer(200, {}, {"data": [{"id": "m"}]}))

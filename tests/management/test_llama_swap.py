@@ -138,7 +138,7 @@ async def test_health_is_a_yes_or_a_no(swap: LlamaSwap, replay: Replay) -> None:
     assert await swap.health() is False
 
 
-async def test_version(swap: LlamaSwap, replay: Replay) -> None:
+async def test_the_version_is_the_servers(swap: LlamaSwap, replay: Replay) -> None:
     replay.answers["GET /api/version"] = replay.recorded("llama-swap/version")
     assert await swap.version() == "v250-5-g0bdb3720"
 

@@ -13,7 +13,7 @@ from tests.broken_off import cancelled_and_repeated
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("called", [["slow", "slow", "plain"], ["inner", "inner"]])
-async def test_a_run(called, times):
+async def test_a_run_cancelled_anywhere_ends_its_tools(called, times):
     entered = left = 0
 
     @tool

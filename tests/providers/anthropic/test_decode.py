@@ -197,7 +197,7 @@ def test_an_end_without_either_is_an_interruption(events: Any) -> None:
         ("tool_use", "stop"),  # no call came
     ],
 )
-def test_stop_reasons(raw: str, reason: str) -> None:
+def test_each_stop_reason_has_its_finish_reason(raw: str, reason: str) -> None:
     assert decode(end(raw)) == [Finish(reason, raw)]  # type: ignore[arg-type]
 
 
@@ -339,7 +339,7 @@ def test_unknown_blocks_are_kept_whole_with_their_deltas() -> None:
     ]
 
 
-def test_citations() -> None:
+def test_citations_come_with_their_text() -> None:
     web = {"url": "https://x", "title": "T", "cited_text": "c"}
     page = {"document_title": "D", "cited_text": "e", "title": None}
     items = decode(

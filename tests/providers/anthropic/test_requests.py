@@ -475,7 +475,9 @@ def test_a_tool_that_cannot_be_strict_is_sent_loose_with_a_warning() -> None:
         ("f", False, {"type": "tool", "name": "f", "disable_parallel_tool_use": True}),
     ],
 )
-def test_tool_choice(choice: str | None, parallel: bool | None, sent: Any) -> None:
+def test_each_tool_choice_has_its_form(
+    choice: str | None, parallel: bool | None, sent: Any
+) -> None:
     made = body(model=OLDER, tools=(Tool("f"),), tool_choice=choice, parallel_tool_calls=parallel)
     assert made.get("tool_choice") == sent
 

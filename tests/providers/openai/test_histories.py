@@ -206,12 +206,12 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("wire", "message"), CHAT)
-def test_a_chat_message(wire, message):
+def test_a_chat_message_becomes_a_message(wire, message):
     assert messages_from_openai([wire]) == (message,)
 
 
 @pytest.mark.parametrize(("wire", "part"), PARTS)
-def test_a_part_of_the_content(wire, part):
+def test_a_part_of_the_content_becomes_a_part(wire, part):
     assert messages_from_openai([{"role": "user", "content": [wire]}]) == (user(part),)
 
 
