@@ -382,6 +382,13 @@ _UNSUPPORTED_TEXTS = (
             "is incompatible with thinking",  # Kimi, of a forced tool
             "tool choice must be auto",  # z.ai (September 2026)
             "is restricted to true",  # Alibaba, of models that always reason
+            "engages in thinking and cannot be disabled",  # z.ai (September 2026)
+            "unsupported thinking type",  # Volcengine
+            "invalid thinking.type",  # MiniMax
+            "is not a supported thinking level",  # Google
+            "compiled grammar is too large",  # Anthropic, of a schema
+            "too many optional parameters",  # Anthropic
+            "has too many states for serving",  # Google, of a schema
             "is allowed for this model",  # Kimi, of a temperature
             "not yet available for this subscription",  # Anthropic, of a beta
             "invalid reasoning value",  # Ollama, of an effort (2026)

@@ -70,6 +70,8 @@ RULES = (
             "is unsupported",
             "only works in thinking mode",
             "unsupported mime type",
+            "is not a supported thinking level",
+            "has too many states for serving",  # of a schema
             "cannot find field",  # a field that this version of the API does not know
         ),
     ),

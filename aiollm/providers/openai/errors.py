@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm._wire.durations import duration
+from aiollm._wire.durations import wait
 from aiollm._wire.web_page import check_answer
 from aiollm.errors import (
     AuthenticationError,
@@ -116,6 +116,9 @@ RULES = (*_CODES, *RPC_RULES, *SHARED_CODES, *_TEXTS, *SHARED_TEXTS, *_TYPES)
 
 _TOKENS_ASKED = re.compile(r"Limit:? (\d{1,18}),[^\n]{0,99} Requested:? (\d{1,18})\b")
 _WINDOWS = ("requests", "tokens")
+_LEFT, _RESET = "x-ratelimit-remaining-", "x-ratelimit-reset-"
+_A_TIME = 1e9
+"""A number from which on it is a time, in Unix seconds, and no wait."""
 
 
 def reply_error(reply: HttpResponse) -> ProviderError:
@@ -198,9 +201,10 @@ def _hint(fault: Fault, headers: Mapping[str, str], status: int) -> float | None
 
 
 def _window(fault: Fault, headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until the exhausted window resets."""
-    names = [name for name in _WINDOWS if headers.get(f"x-ratelimit-remaining-{name}") == "0"]
+    """Return the seconds until the exhausted window resets; Cerebras has `requests-day` (2026)."""
+    lefts = ((name.lower(), left) for name, left in headers.items())
+    names = [name[len(_LEFT) :] for name, left in lefts if left == "0" and name.startswith(_LEFT)]
     if fault.type in _WINDOWS:
         names = [fault.type]
-    waits = [duration(headers.get(f"x-ratelimit-reset-{name}", "")) for name in names]
-    return max((wait for wait in waits if wait is not None), default=None)
+    waits = (wait(headers.get(f"{_RESET}{name}", "")) for name in names)
+    return max((each for each in waits if each is not None and each < _A_TIME), default=None)

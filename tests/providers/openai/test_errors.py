@@ -140,6 +140,8 @@ def test_what_a_target_does_not_support_moves_on_without_harm() -> None:
           "x_ratelimit_remaining_tokens": "5", "x_ratelimit_reset_tokens": "9s"}, inner(), 2.0),
         ({"x_ratelimit_remaining_requests": "5", "x_ratelimit_reset_requests": "2s"}, inner(),
          None),
+        ({"x_ratelimit_remaining_requests_day": "0", "x_ratelimit_reset_requests_day": "3301.5",
+          "x_ratelimit_remaining_tokens_minute": "9"}, inner(), 3301.5),
         ({}, inner(code="slow_down"), 15.0),
         ({"retry_after": "1"}, inner(code="slow_down"), 1.0),
         ({}, inner(code="concurrency_limit"), 1.0),
