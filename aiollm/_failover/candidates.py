@@ -135,6 +135,10 @@ class Candidates:
         before = patience.room
         again = self._again
         retried = [target for target, is_free in again.items() if not is_free] if again else ()
+        rests = self._rests_until
+        if aside:  # it is asked only if others find it well
+            rests = (rests or {}) | dict.fromkeys((line.target for line in aside), math.inf)
+        lines = [*aside, *lines]
         verdicts = await self._gate.wait(
             self._number,
             lines,
@@ -143,12 +147,12 @@ class Candidates:
             total_at,
             retried,
             self._retry_from if self._retries > 0 else math.inf,
-            self._rests_until,
+            rests,
         )
         if isinstance(verdicts, Admission):
             return self._took(verdicts)
         waited = before - patience.room
-        return [*errors, *verdicts, *self._reasons([*aside, *lines], verdicts, waited)]
+        return [*errors, *verdicts, *self._reasons(lines, verdicts, waited)]
 
     async def _wait_at(
         self, lines: Sequence[Line], patience: Patience, total_at: float

@@ -293,7 +293,7 @@ class Gate:
         """Return whether no call will find out if one of the ticket's targets is well again."""
         return all(
             self.is_sick(line)
-            and line not in ticket.outside
+            and (line not in ticket.outside or ticket.rest(line.target, 0.0) == math.inf)
             and not line.has_prober
             and not self.health.is_probed(line.target, line.origin)
             for line in ticket.lines
@@ -386,8 +386,9 @@ class Gate:
     def changed_health(self, origin: str) -> None:
         """Let all calls that wait at a host look again at how long they may wait, and for what."""
         lines = [line for line in self._all_lines() if line.origin == origin]
-        for each in lines:
-            each.set_aside(is_sick=self.is_sick(each))
+        if back := {line.target for line in lines if line.set_aside(is_sick=self.is_sick(line))}:
+            for ticket in self._tickets:
+                ticket.ends_rest(back)
         for each in lines:
             for ticket in each.live_tickets():
                 ticket.wake()

@@ -316,12 +316,13 @@ class Line:
 
             self.announced([Quota(kind, per_minute)], 0.0)
 
-    def set_aside(self, *, is_sick: bool) -> None:
-        """Note whether the target is set aside; one that just came back is not stormed."""
-        if self._is_aside and not is_sick:
+    def set_aside(self, *, is_sick: bool) -> bool:
+        """Note whether the target is set aside, return whether it came back: it is not stormed."""
+        if came_back := self._is_aside and not is_sick:
             self.is_new = False
             self.window = self.pending + 1
         self._is_aside = is_sick
+        return came_back
 
     def gave_output(self) -> None:
         """Note a first output: one more may wait for theirs, or half of one at first."""

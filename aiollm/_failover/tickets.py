@@ -73,7 +73,8 @@ class Ticket(Generic[LineT]):
 
     Targets that it has `retried` it probes from `probe_from` on; until then, as where its retries
     are used up, it waits for what others find out. From those that are well, and failed for what
-    is wrong with this process, it keeps away until `rests_until`: their lines are `outside`.
+    is wrong with this process, it keeps away until `rests_until`: their lines are `outside`. So are
+    those of the targets that it keeps away from as long as they are set aside: until inf.
     """
 
     __slots__ = (
@@ -130,6 +131,13 @@ class Ticket(Generic[LineT]):
     def rest(self, target: Target, now: float) -> float:
         """Return the seconds for which the call keeps away from a target, 0 or less for none."""
         return self.rests_until.get(target, now) - now if self.rests_until else 0.0
+
+    def ends_rest(self, back: Container[Target]) -> None:
+        """Join the lines of targets that are back, of those that were to be kept away from."""
+        rests = self.rests_until or {}
+        if ended := [each for each, until in rests.items() if until == math.inf and each in back]:
+            self.rests_until = {each: rests[each] for each in rests if each not in ended}
+            self.wake()
 
     def wake(self) -> None:
         """Wake the call, so that it checks again."""

@@ -128,3 +128,46 @@ def test_a_refusal_ends_what_set_a_target_aside_and_an_event_says_so(refusal: Ex
             assert reg.health()[0].state == "healthy"
 
     in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("how", ["reset", "asked by another call"])
+def test_a_misconfigured_target_that_is_well_again_is_asked_by_calls_that_wait_elsewhere(
+    how: str,
+) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        wrong = FakeProvider(AuthenticationError("wrong key", status=401), default="mended")
+        full = FakeProvider([NEVER])
+        one = Limits(max_concurrency=1)
+        async with registry(loop, a=(wrong, None), b=(full, one)) as reg:
+            holder = asyncio.create_task(reg.generate("b/m", "hi"))
+            assert await reasons(reg, "a/m", retries=0) == [("AuthenticationError", "a/m")]
+            began = loop.now
+            call = asyncio.create_task(reg.generate("a/m,b/m", "hi"))
+            await asyncio.sleep(0.1)
+            if how == "reset":
+                reg.reset_health("a/m")
+            else:
+                await reg.generate("a/m", "hi")
+            assert (await call).text == "mended"
+            assert loop.now - began <= 5.2
+            assert [each.waiting for each in reg.limits()] == [0, 0]
+            await leave(holder)
+
+    in_virtual_time(scenario)
+
+
+def test_nobody_waits_for_a_misconfigured_target_that_no_other_call_asks() -> None:
+    """What is known to take longer than the call's patience is not waited for."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        wrong = FakeProvider(default=AuthenticationError("wrong key", status=401))
+        slow = FakeProvider(default="Hi")
+        async with registry(loop, a=(wrong, None), b=(slow, Limits(rpm=1))) as reg:
+            await reg.generate("a/m,b/m", "hi")
+            began = loop.now
+            expected = [("AuthenticationError", "a/m"), ("BusyError", "b/m")]
+            assert await reasons(reg, "a/m,b/m", patience=30.0) == expected
+            assert loop.now == began
+            assert len(wrong.calls) == 1
+
+    in_virtual_time(scenario)
