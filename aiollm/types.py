@@ -279,11 +279,29 @@ class DocumentPart(_FilePart, frozen=True, gc=False, tag="document"):
         return cls(file.read_bytes(), mime=mime, name=file.name)
 
 
+_SOUNDS = {
+    ".aac": "audio/aac",
+    ".aiff": "audio/aiff",
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+}
+
+
 class AudioPart(_FilePart, frozen=True, gc=False, tag="audio"):
     """Audio as bytes or URL, WAV unless `mime` says otherwise."""
 
     mime: str = "audio/wav"
     provider_data: ProviderData | None = None
+
+    @classmethod
+    def from_path(cls, path: str | PathLike[str], mime: str = "") -> AudioPart:
+        """Read a file; without `mime`, its name says what it is, and WAV is the default.
+
+        Raises: OSError, ConfigError for an empty file.
+        """
+        file = _path(path)
+        return cls(file.read_bytes(), mime=mime or _SOUNDS.get(file.suffix.lower(), "audio/wav"))
 
 
 class ReasoningPart(msgspec.Struct, frozen=True, gc=False, tag="reasoning"):

@@ -170,6 +170,14 @@ class TestFiles:
         assert DocumentPart.from_path(path) == DocumentPart(b"\x89PNG", name="duck.png")
         assert DocumentPart.from_path(path, "text/plain").mime == "text/plain"
 
+    @pytest.mark.parametrize(
+        ("name", "mime"), [("a.MP3", "audio/mpeg"), ("a.flac", "audio/flac"), ("a", "audio/wav")]
+    )
+    def test_the_name_of_a_recording_says_what_it_is(self, tmp_path, name, mime) -> None:
+        (tmp_path / name).write_bytes(b"sound")
+        assert AudioPart.from_path(tmp_path / name) == AudioPart(b"sound", mime=mime)
+        assert AudioPart.from_path(tmp_path / name, "audio/ogg").mime == "audio/ogg"
+
     def test_an_address_cannot_be_saved(self, tmp_path) -> None:
         with pytest.raises(ConfigError, match="is a URL: https://x"):
             ImagePart(url="https://x").save(tmp_path / "x")

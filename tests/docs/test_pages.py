@@ -111,7 +111,7 @@ async def world(monkeypatch, tmp_path):
         monkeypatch.setenv("LLM_LS", f"llama-swap://127.0.0.1:{server.port}")
         monkeypatch.setenv("LLM_THINKING", "alias:m5/qwen3:30b,m1/qwen3:30b")
         monkeypatch.chdir(tmp_path)
-        for name in ("duck.png", "IMG_4211.HEIC"):
+        for name in ("duck.png", "IMG_4211.HEIC", "lease.pdf"):
             (tmp_path / name).write_bytes(PNG)
         yield server
 
