@@ -48,7 +48,7 @@ CODECS = {
 # request of eight chunks in one read.
 BOUNDS = {
     "openai": (39, 490, 3850),
-    "anthropic": (36, 493, 4565),
+    "anthropic": (36, 493, 4576),
     "google": (46, 522, 4256),
     "ollama": (32, 456, 3490),
 }

@@ -78,6 +78,7 @@ class AnthropicDecoder:
     __slots__ = (
         "_blocks",
         "_counts",
+        "_id",
         "_ids",
         "_joiner",
         "_plain",
@@ -91,6 +92,7 @@ class AnthropicDecoder:
         self.finished: bool = False
         self._blocks: dict[int, _Block] = {}
         self._counts: Counts | None = None
+        self._id: str | None = None
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
         self._plain = False
@@ -200,11 +202,23 @@ class AnthropicDecoder:
         return says_nothing(data) or is_done(data) or (self.ending and is_unreadable(data))
 
     def _message_start(self, event: Event, out: list[Item]) -> None:
-        if event.message is not None:
-            self._count(event.message.usage)
+        """Note a message and its first counts. Raises: StreamInterrupted for a second one.
+
+        Some proxies go on with another model's answer where the first one broke off (2026).
+        """
+        if (message := event.message) is not None:
+            if self._counts is not None and self._is_another(message):
+                raise StreamInterrupted("another message began before the end of the first")
+            self._id = message.id
+            self._count(message.usage)
         usage = usage_of(self._counts, final=False)
         if usage.certainty != "missing":
             out.append(UsageUpdate(usage))
+
+    def _is_another(self, message: Message) -> bool:
+        """Return whether a message begins in the middle of the one that has begun."""
+        has_begun = bool(self._blocks or self._ids) and not self.ending
+        return has_begun and message.id != self._id
 
     def _open(self, index: int, raw: Any, out: list[Item]) -> None:
         if index in self._blocks:

@@ -105,6 +105,7 @@ class Message(msgspec.Struct, gc=False):
     """The start of a message, or a complete one."""
 
     type: str | None = None
+    id: str | None = None
     content: str | list[Any] | None = None
     stop_reason: str | None = None
     stop_details: dict[str, Any] | None = None

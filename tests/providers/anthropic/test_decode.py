@@ -397,6 +397,37 @@ def test_counts_that_are_none_are_ignored() -> None:
     assert decode(end(**usage))[-1] == Finish("stop", "end_turn")
 
 
+def began(id_: str) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"id": id_, "usage": {"input_tokens": 3}}}
+
+
+CALL = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+
+
+@pytest.mark.parametrize(
+    "so_far",
+    [
+        [opened({"type": "text", "text": "Half an"})],
+        [opened({"type": "thinking", "thinking": "Hm"})],
+        [opened(CALL), shut()],
+    ],
+    ids=["a text", "a thought", "a complete call"],
+)
+def test_another_message_after_half_of_one_is_a_cut(so_far: list[dict[str, Any]]) -> None:
+    rest = opened({"type": "text", "text": "Another"}, 1), end(), STOP
+    with pytest.raises(StreamInterrupted, match="another message"):
+        decode(began("m1"), *so_far, began("m2"), *rest)
+    again = decode(began("m1"), *so_far, began("m1"), *rest)
+    assert isinstance(again[-1], Finish)
+
+
+def test_another_message_before_anything_was_said_or_after_the_end_changes_nothing() -> None:
+    text = opened({"type": "text", "text": "A"})
+    items = decode(began("m1"), began("m2"), text, shut(), end(), began("m3"), STOP)
+    assert TextDelta("A") in items
+    assert isinstance(items[-1], Finish)
+
+
 SUMMARY = {
     "type": "compaction",
     "input_tokens": 100,
