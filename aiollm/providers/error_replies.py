@@ -95,6 +95,7 @@ _CONTEXT_CODES = (
     "context_exceeded",  # ds4
     "model_max_prompt_tokens_exceeded",  # GitHub Copilot
     "tokens_limit_reached",  # GitHub Models
+    "too_many_prompt_tokens",  # Perplexity
 )
 _CONTEXT_TEXTS = (
     "maximum context length",  # OpenAI, vLLM, OpenRouter, DeepSeek, Mistral

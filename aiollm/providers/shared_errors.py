@@ -304,6 +304,8 @@ _MODEL_TEXTS = (
             "invalid model identifier",  # LM Studio
             "is not a valid model id",  # OpenRouter
             "model not exist",  # DeepSeek
+            "the supported api model names are",  # DeepSeek (2026)
+            "is not supported. supported models are",  # Voyage
             "model does not exist",  # SiliconFlow, Hugging Face
             "the model `*` does not exist",  # OpenAI, vLLM, Groq
             "model '*' does not exist",  # Hugging Face
