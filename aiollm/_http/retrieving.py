@@ -150,7 +150,8 @@ async def _embeddings(
     found = codec.decode(replace(reply, body=taken.rest))
     if len(found.values) != count:
         raise ProtocolError(f"the reply has {len(found.values)} vectors for {count} inputs")
-    left = map(taken.take, found.values)
+    take = taken.take_int8 if found.int8 else taken.take
+    left = map(take, found.values)
     some = [next(left)]
     size = len(some[0])
     _check_width(size // 4, request.dimensions)

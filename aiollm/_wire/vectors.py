@@ -12,7 +12,7 @@ import re
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -133,6 +133,11 @@ class ReplyVectors:
                     return vector
         raise ProtocolError("the reply has something else in the place of a vector")
 
+    def take_int8(self, value: RawVector) -> bytes:
+        """Do the same where each byte of a vector is a number. Raises: ProtocolError."""
+        numbers = self.take(value)
+        return numbers if isinstance(value, list) else _of_numbers(array("b", numbers))
+
 
 def _fewer(mark: bytes, data: bytes, most: int) -> int:
     """Return what is left of `most` after each mark in the data took one, 0 if nothing is."""
@@ -203,7 +208,7 @@ def _text_end(body: bytes, start: int, limit: int) -> tuple[int, int]:
     return end, 0
 
 
-def _of_numbers(numbers: list[float]) -> bytes:
+def _of_numbers(numbers: Iterable[float]) -> bytes:
     try:
         vector = array("f", numbers)
     except OverflowError:

@@ -15,10 +15,14 @@ bytes of another length are a placeholder for a vector that was taken out: codec
 
 
 class VectorReply(msgspec.Struct, frozen=True):
-    """The vectors as the reply has them, in the order of the inputs."""
+    """The vectors as the reply has them, in the order of the inputs.
+
+    `int8`: whether those that are bytes have a number from -128 to 127 in each byte.
+    """
 
     values: Sequence[RawVector]
     usage: Usage = Usage()
+    int8: bool = False
 
 
 class ScoreReply(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ from base64 import b64encode
 
 import pytest
 
-from aiollm._http.retrieving import _ranking
+from aiollm._http.retrieving import _embeddings, _ranking
+from aiollm._wire import vectors
 from aiollm.dsn import Secret
 from aiollm.errors import (
     ConfigError,
@@ -23,7 +24,7 @@ from aiollm.errors import (
 )
 from aiollm.provider import HttpResponse, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
-from aiollm.providers.openai.embed_codec import OpenAIEmbeddings
+from aiollm.providers.openai.embed_codec import OpenAIEmbeddings, PlainEmbeddings
 from aiollm.providers.openai.rerank_codec import CohereRerank
 from aiollm.retrieval import EmbedRequest, RerankRequest, ScoreReply
 from aiollm.testing import Answer
@@ -194,6 +195,7 @@ DIALECTS = {
     },
     "api.jina.ai": {"dimensions": 8, "task": "retrieval.query", "embedding_type": "base64"},
     "api.mistral.ai": {"output_dimension": 8, "encoding_format": "base64"},
+    "api.perplexity.ai": {"dimensions": 8, "encoding_format": "base64_int8"},
     "api.openai.com": {"dimensions": 8, "encoding_format": "base64"},
 }
 
@@ -202,6 +204,27 @@ DIALECTS = {
 def test_services_get_their_own_names_of_fields(host):
     body = body_at(host, OpenAIEmbeddings(), EmbedRequest("x", dimensions=8, kind="query"))
     assert body == {"model": "m", "input": ["x"]} | DIALECTS[host]
+
+
+def test_a_width_that_cannot_be_read_is_refused_before_any_byte():
+    with pytest.raises(UnsupportedError, match="divisible by 4"):
+        body_at("api.perplexity.ai", OpenAIEmbeddings(), EmbedRequest("x", dimensions=130))
+
+
+@pytest.mark.parametrize("codec", [OpenAIEmbeddings(), PlainEmbeddings()])
+@pytest.mark.parametrize("large", [False, True])
+async def test_perplexitys_bytes_are_numbers(codec, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(vectors, "LARGE", 64)
+    numbers = [[-128, -1, 0, 127] * 64, [5, 0, 0, -7] * 64]
+    sent = [b64encode(array("b", each).tobytes()).decode() for each in numbers]
+    items = [{"index": place, "embedding": each} for place, each in enumerate(sent)]
+    body = json.dumps({"data": items, "usage": {"prompt_tokens": 7}}).encode()
+    url = "https://api.perplexity.ai/v1/embeddings"
+    request = EmbedRequest(["x", "y"], dimensions=256)
+    found = await _embeddings(codec, HttpResponse(200, {}, body, url), request)
+    assert lists(found) == numbers
+    assert found.usage.input_tokens == 7
 
 
 @pytest.mark.parametrize(

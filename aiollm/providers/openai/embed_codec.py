@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,7 @@ class EmbedDialect(msgspec.Struct, frozen=True):
     """How matching hosts name what is asked for, "" where they have no field for it.
 
     `truncates`: whether the host cuts inputs that are too long unless it is told not to.
+    `int8`: whether its vectors are bytes, each a number from -128 to 127.
     """
 
     host: str
@@ -32,6 +34,7 @@ class EmbedDialect(msgspec.Struct, frozen=True):
     truncate: str = ""
     truncates: bool = False
     images: Literal["", "objects"] = ""
+    int8: bool = False
 
 
 _DIALECTS = (
@@ -52,6 +55,7 @@ _DIALECTS = (
         images="objects",
     ),
     EmbedDialect("api.mistral.ai", dimensions="output_dimension"),
+    EmbedDialect("api.perplexity.ai", int8=True),
     EmbedDialect("*"),
 )
 """The first match applies (the services' own pages, November 2026)."""
@@ -81,7 +85,7 @@ class OpenAIEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         dialect = _dialect(provider.host)
         body = {"model": target.model, "input": _inputs(request, dialect)}
         if self.asks_for_base64:
-            body[dialect.base64] = "base64"
+            body[dialect.base64] = "base64_int8" if dialect.int8 else "base64"
         body |= _settings(provider.host, request, dialect, warnings)
         return HttpRequest(
             f"{provider.base_url}/embeddings",
@@ -96,7 +100,8 @@ class OpenAIEmbeddings(UnaryCodec[EmbedRequest, VectorReply]):
         if found.data is None:
             raise no_answer(reply, stream_error, "it has no data")
         usage = usage_of(found.usage, "prompt_tokens", "total_tokens")  # Voyage: the total alone
-        return VectorReply([each.embedding for each in in_order(found.data)], usage)
+        vectors = [each.embedding for each in in_order(found.data)]
+        return VectorReply(vectors, usage, _dialect(urlsplit(reply.url).netloc).int8)
 
     def error(self, reply: HttpResponse) -> LLMError:
         """Translate an error reply."""
@@ -124,6 +129,8 @@ def _settings(
     """Return the fields for what is asked beside the inputs. Raises: UnsupportedError."""
     fields: dict[str, Any] = {}
     if request.dimensions is not None:
+        if dialect.int8 and request.dimensions % 4:  # bytes of other lengths are no vectors to us
+            raise UnsupportedError(f"aiollm reads vectors of {host} whose width is divisible by 4")
         fields[dialect.dimensions] = request.dimensions
     if request.kind is not None and dialect.kind:
         fields[dialect.kind] = dialect.kinds[request.kind]
