@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiollm.errors import ConfigError
+from aiollm.providers.openai.chat_extensions import words
 from aiollm.types import (
     AudioPart,
     CachePoint,
@@ -239,12 +240,14 @@ def _part(part: Mapping[str, Any], family: Family) -> Part:
             return _document(part["file_data"], part.get("filename"))
         case "input_file" if part.get("file_url"):
             return DocumentPart(url=part["file_url"], name=part.get("filename") or "document.pdf")
-        case "input_audio":
-            audio = part["input_audio"]
+        case "input_audio" if isinstance(audio := part["input_audio"], Mapping):
             mime = "audio/mpeg" if audio.get("format") == "mp3" else "audio/wav"
             return AudioPart(_decoded(audio["data"]), mime=mime)
+        case "thinking" if family == "openai":
+            return ReasoningPart(words(part.get("thinking")))
         case str() as kind:
-            own = "openai-responses" if kind.startswith("input_") else family
+            is_input = kind.startswith("input_") and kind != "input_audio"
+            own = "openai-responses" if is_input else family
             return OpaquePart(ProviderData(own, dict(part)))
         case _:
             raise _Unreadable("a part of its content has no type")
@@ -260,6 +263,8 @@ def _image(url: str, detail: Any) -> ImagePart:
 
 def _document(data: str, name: Any) -> DocumentPart:
     named = name if isinstance(name, str) and name else "document.pdf"
+    if data.startswith(("https://", "http://")):
+        return DocumentPart(url=data, name=named)
     if data.startswith("data:"):
         mime, content = _from_data_url(data)
         return DocumentPart(content, mime=mime or "application/pdf", name=named)

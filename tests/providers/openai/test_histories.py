@@ -292,6 +292,30 @@ def test_what_a_gateway_signed_goes_back_to_it_unchanged(chat, host, kept):
     assert {name: sent.get(name) for name in kept} == kept
 
 
+def test_mistrals_thoughts_go_back_to_it(chat):
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    message = {"role": "assistant", "content": [thought, {"type": "text", "text": "a"}]}
+    wire = [{"role": "user", "content": "q"}, message, {"role": "user", "content": "go on"}]
+    history = messages_from_openai(wire)
+    assert history[1] == assistant(ReasoningPart("hm"), "a")
+    sent = chat.send("https://api.mistral.ai/v1", messages=history).body["messages"]
+    assert sent[1]["content"] == message["content"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": "aGk="},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "https://x.y/a.pdf"}},
+    ],
+    ids=["Mistral's audio without a format", "OpenRouter's address of a document"],
+)
+def test_parts_that_only_some_hosts_take_go_back_to_them(chat, part):
+    history = messages_from_openai([{"role": "user", "content": [part]}])
+    sent = chat.send("https://openrouter.ai/api/v1", messages=history).body["messages"]
+    assert sent[0]["content"] == [part]
+
+
 def test_what_was_sent_as_responses_comes_back(responses):
     back = messages_from_openai(responses.send(messages=CONVERSATION).body["input"])
     again = responses.send(messages=back).body["input"]
