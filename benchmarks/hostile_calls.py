@@ -302,6 +302,101 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
 }
 """The wire of a shape, and what makes a reply of so many bytes."""
 
+
+def _again(before: bytes, event: bytes, after: bytes) -> Callable[[int], bytes]:
+    """Return a maker of an answer that repeats an event, with the number of it where `%d` is."""
+
+    def make(size: int) -> bytes:
+        count = size // len(event)
+        return before + b"".join(event.replace(b"%d", b"%d" % at) for at in range(count)) + after
+
+    return make
+
+
+def _of_claude(*blocks: bytes) -> Callable[[int], bytes]:
+    event = b"".join(
+        b'data: {"type":"content_block_start","index":0,"content_block":%b}\n\n'
+        b'data: {"type":"content_block_stop","index":0}\n\n' % block
+        for block in blocks
+    )
+    return _again(b"", event, b'data: {"type":"message_stop"}\n\n')
+
+
+def _of_gemini(candidate: bytes) -> Callable[[int], bytes]:
+    end = b'data: {"candidates":[{"finishReason":"STOP"}]}\n\n'
+    return _again(b"", b'data: {"candidates":[{%b}]}\n\n' % candidate, end)
+
+
+_PARTS: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "chat: text and reasoning in turn": (
+        "chat",
+        _again(b"", _CHUNK.replace(b'"content"', b'"reasoning":"a","content"'), _END),
+    ),
+    "chat: sources of their own": (
+        "chat",
+        _again(
+            b"",
+            _CHUNK.replace(
+                b'"content"',
+                b'"annotations":[{"url_citation":{"url":"http://a.example/%d","a":{}}}],"content"',
+            ),
+            _END,
+        ),
+    ),
+    "chat: reasoning details of their own": (
+        "chat",
+        _again(
+            b"",
+            _CHUNK.replace(
+                b'"content"', b'"reasoning_details":[{"type":"a","index":%d,"a":[[],[]]}],"content"'
+            ),
+            _END,
+        ),
+    ),
+    "chat: fields of vendors": (
+        "chat",
+        _again(
+            b"", _CHUNK.replace(b'"content"', b'"extra_content":{"a":{"b%d":[[]]}},"content"'), _END
+        ),
+    ),
+    "anthropic: texts and thoughts in turn": (
+        "anthropic",
+        _of_claude(b'{"type":"text","text":"a"}', b'{"type":"thinking","thinking":"a"}'),
+    ),
+    "anthropic: results of searches": (
+        "anthropic",
+        _of_claude(b'{"type":"web_search_tool_result","content":[[],[],{},{}]}'),
+    ),
+    "google: code": (
+        "google",
+        _of_gemini(b'"content":{"parts":[{"executableCode":{"code":"a"}}]}'),
+    ),
+    "google: texts with signatures": (
+        "google",
+        _of_gemini(b'"content":{"parts":[{"text":"a","thoughtSignature":"b"}]}'),
+    ),
+    "google: sources of their own": (
+        "google",
+        _of_gemini(
+            b'"content":{"parts":[{"text":"a"}]},'
+            b'"citationMetadata":{"citations":[{"uri":"http://a.example/%d","a":{}}]}'
+        ),
+    ),
+    "google: grounds of their own": (
+        "google",
+        _of_gemini(b'"content":{"parts":[{"text":"a"}]},"groundingMetadata":{"a%d":[[]]}'),
+    ),
+    "ollama: text and thinking in turn": (
+        "ollama",
+        _again(
+            b"",
+            b'{"message":{"content":"a","thinking":"b"},"done":false}\n',
+            b'{"message":{"content":""},"done":true}\n',
+        ),
+    ),
+}
+"""Answers of very many parts, sources, or things to be sent back, each in a frame of its own."""
+
 STREAMED: dict[str, tuple[str, Callable[[int], bytes]]] = {
     **{
         f"chat: {name} as arguments": ("chat", _in_pieces(arguments))
@@ -315,6 +410,7 @@ STREAMED: dict[str, tuple[str, Callable[[int], bytes]]] = {
         "chat",
         _lines(b'{"a":[', b'"%b",' % (b"word " * 800), b'""]}'),
     ),
+    **_PARTS,
     "chat: indented JSON": ("chat", _lines(b'{"a":[', b"        1,", b"1]}")),
 }
 """The same of usual streams."""

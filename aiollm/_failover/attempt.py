@@ -208,8 +208,8 @@ class ActiveAttempt:
             batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
         batch = await anext(batches)
         if not batch and (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
-            self._is_answered = True
             self.answer = answer
+            answer.total = self._call.accumulated
             got: Any = answer.take()  # often the first bytes came with the headers
             return got if type(got) is Batch else await got
         return batch if self._is_answered else self._note_life(batch)

@@ -42,7 +42,7 @@ class Call(ABC):
     """The targets whose cache is warm for the call's session."""
 
     __slots__ = (
-        "_accumulated",
+        "accumulated",
         "attempts",
         "emit",
         "gate",
@@ -86,7 +86,7 @@ class Call(ABC):
         self.started = now = watchdog.time()
         self.total_at = None if total is None else now + total
         self.refusals_move_on = refusals_move_on
-        self._accumulated = accumulated
+        self.accumulated = accumulated
         self.emit = emit
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Call(ABC):
 
     def partial(self) -> Response:
         """Return what the caller has so far, with the counts that came before any output."""
-        response = self._accumulated.response(self)
+        response = self.accumulated.response(self)
         for item in reversed(self.held):
             if isinstance(item, UsageUpdate):
                 return msgspec.structs.replace(response, usage=item.usage)

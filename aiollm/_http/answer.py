@@ -21,6 +21,7 @@ from aiollm.types import Item, Timeouts
 
 if TYPE_CHECKING:
     from aiollm._http.last_words import LastWords
+    from aiollm._streams.accumulator import Accumulator
 
 _DOCUMENTS = ("text/html", "application/json")
 
@@ -91,6 +92,8 @@ class Answer:
     ends_late = False
     """Whether the event loop gets a turn before the end is handled, which takes long after a large
     last frame or a failure."""
+    total: Accumulator | None = None
+    """What is kept of the answer, where others read it."""
     _words: LastWords | None = None
     _last, _gap = _NEVER, _NO_GAP
     _empty_after = _NO_GAP
@@ -192,6 +195,8 @@ class Answer:
             self._turn_at = self._size + TURN
             if self._size > MAX_ANSWER:
                 raise ProtocolError(f"the answer exceeds {MAX_ANSWER} bytes")
+            if self.total is not None:
+                self.total.check()
         else:
             self._turn_at = self._size + PIECE  # a flood may follow a few bytes
             if data[:1] == b"{" and not isinstance(self.framer, NDJSON):

@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
-from aiollm._user_types.density import is_dense, readable
+from aiollm._streams.arguments import MAX_LOOSE, loose_object, object_text, restated
+from aiollm._user_types.density import readable
 from aiollm._wire.batch import Batch
+from aiollm._wire.kept import Kept
 from aiollm.types import (
     AnnouncedLimits,
     Attempt,
@@ -22,6 +24,7 @@ from aiollm.types import (
     Item,
     Message,
     Notice,
+    OpaquePart,
     Part,
     PartChunk,
     ProviderData,
@@ -124,9 +127,9 @@ class _Call:
         if data is None:
             return ToolCallPart(self.id, self.name, text, False, self.data)
         # Only the end of the answer tells a call without arguments from one that lost them.
-        arguments = _object(text, data) if text or not self.whole else "{}"
+        arguments = object_text(text, data) if text or not self.whole else "{}"
         if text and self.whole and not arguments and len(text) <= MAX_LOOSE:
-            arguments = _restated(self.pieces) or _loose_object(text)
+            arguments = restated(self.pieces) or loose_object(text)
         valid = bool(self.name and arguments)
         return ToolCallPart(self.id, self.name, arguments or text or "{}", valid, self.data)
 
@@ -152,67 +155,10 @@ _CUT: tuple[FinishReason, ...] = ("length", "content_filter", "error", "other")
 """Finish reasons of answers whose last arguments may be missing; `other` may mean anything."""
 
 
-MAX_LOOSE = 256 * 1024
-"""Characters of arguments that are read although they are not strict JSON, which takes fifteen
-times as long, or were encoded twice, which takes three times as long."""
+_NO_COST, _NOTHING = Cost(), Kept()
 
-
-class _Object(msgspec.Struct):
-    """Any object; its fields are not read."""
-
-
-_OBJECT: msgspec.json.Decoder[_Object | str] = msgspec.json.Decoder(_Object | str)
-"""Checks all of an object, as any decoder does, but makes no objects of what is in it."""
-
-
-def _object(text: str, data: str | bytes) -> str:
-    """Return the text of a JSON object, "" if it is not one; some models encode it twice.
-
-    `data` is the same text, in UTF-8 where it has been encoded.
-    """
-    if len(text) > MAX_LOOSE and text[0] == '"':
-        return ""
-    try:
-        value = _OBJECT.decode(data)
-        if isinstance(value, str):
-            text = value.strip()
-            if is_dense(text):
-                return ""
-            value = _OBJECT.decode(text)
-    except (ValueError, RecursionError):
-        return ""
-    return text if isinstance(value, _Object) else ""
-
-
-def _restated(pieces: Sequence[str]) -> str:
-    """Return the last piece if it is an object and every piece begins with all that came before.
-
-    Some gateways send what there is of the arguments with every event (Baidu's, 2026).
-    """
-    said = [piece for piece in pieces if piece.strip()]
-    if len(said) < 2 or not all(map(str.startswith, said[1:], said)):
-        return ""
-    last = said[-1].strip()
-    return _object(last, last.encode("utf-8", "replace"))
-
-
-def _loose_object(text: str) -> str:
-    """Return as JSON the one object that a complete text means, "" if it is not clear."""
-    if text == "null":  # servers in Go write so that there are no arguments (2026)
-        return "{}"
-    from aiollm._user_types.loose_json import object_in
-    from aiollm._wire.lenient import encode  # few models write what needs it
-
-    value = object_in(text)
-    if value is None:
-        return ""
-    try:
-        return encode(value).decode()
-    except (ValueError, RecursionError):
-        return ""
-
-
-_NO_COST, _NO_USAGE = Cost(), Usage()
+_START: tuple[Any, ...] = ((), None, FOLD, None, None, "", Usage())
+"""What an answer begins with: to unpack it takes less than to set one after the other."""
 
 
 class Accumulator:
@@ -222,6 +168,7 @@ class Accumulator:
         "_builders",
         "_calls",
         "_fold_at",
+        "_kept",
         "_text",
         "finish_reason",
         "raw_finish_reason",
@@ -232,19 +179,30 @@ class Accumulator:
     hidden: ClassVar[frozenset[type]] = frozenset({UsageUpdate, Notice, AnnouncedLimits})
     """Item types that only the result keeps."""
 
+    _builders: list[_Builder] | tuple[()]
+    _text: list[str] | None
+    _fold_at: int
+    _kept: Kept | None
+    finish_reason: FinishReason | None
+    raw_finish_reason: str
+    usage: Usage
+
     def __init__(self) -> None:
         # A dict serves as an ordered set, because each attempt may repeat a warning.
         self.warnings: dict[str, None] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._builders: list[_Builder] | tuple[()] = ()
         self._calls: dict[int, _Call] = {}
-        self._text: list[str] | None = None
-        self._fold_at = FOLD
-        self.finish_reason: FinishReason | None = None
-        self.raw_finish_reason: str = ""
-        self.usage: Usage = _NO_USAGE
+        (
+            self._builders,
+            self._text,
+            self._fold_at,
+            self._kept,
+            self.finish_reason,
+            self.raw_finish_reason,
+            self.usage,
+        ) = _START
 
     def add(self, items: Sequence[Item]) -> Sequence[Item]:
         """Add the items of one batch; return those that callers see, nearly always all."""
@@ -284,6 +242,16 @@ class Accumulator:
         if len(pieces) >= self._fold_at:
             _fold(pieces)
             self._fold_at = len(pieces) + FOLD
+
+    def check(self) -> None:
+        """Raise ProtocolError if the answer has too much that is kept."""
+        (self._kept or _NOTHING).check(len(self._builders) + len(self.warnings))
+
+    def _keep(self, state: ProviderData | None) -> None:
+        """Count the state for a provider."""
+        if state is not None:
+            self._kept = self._kept or Kept()
+            self._kept.add(state.data)
 
     def message(self) -> Message:
         """Return the assistant message so far."""
@@ -338,12 +306,17 @@ class Accumulator:
         if not text.citations:
             text.citations = []  # few texts have any
         text.citations.append(chunk.citation)
+        self._keep(chunk.citation.provider_data)
+        self._kept = self._kept or Kept()
+        self._kept.sources += 1
 
     def _image(self, chunk: ImageChunk) -> None:
         self._add(_Whole(chunk.image))
 
     def _part(self, chunk: PartChunk) -> None:
         part = _Whole(chunk.part)
+        if type(chunk.part) is OpaquePart:
+            self._keep(chunk.part.provider_data)
         call = None if chunk.replaces is None else self._calls.pop(chunk.replaces, None)
         if call is None:
             self._add(part)
@@ -372,6 +345,7 @@ class Accumulator:
         self.warnings[notice.message] = None
 
     def _reasoning(self, delta: ReasoningDelta) -> None:
+        self._keep(delta.provider_data)
         last = self._builders[-1] if self._builders else None
         if delta.provider_data is None or delta.reasoning:
             if not isinstance(last, _Reasoning) or last.data is not None:
@@ -398,7 +372,9 @@ class Accumulator:
         call.custom = call.custom or delta.custom
         if delta.name and delta.name != call.name and not (call.name and any(call.pieces)):
             call.name += delta.name
-        call.data = delta.provider_data or call.data
+        if delta.provider_data is not None:
+            call.data = delta.provider_data
+            self._keep(call.data)
         if delta.arguments:
             call.pieces.append(delta.arguments)
             self._folded(call.pieces)

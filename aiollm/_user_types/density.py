@@ -46,6 +46,11 @@ REPLY = Limits(32 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 200 * 1024, 1024 *
 USER = Limits(64 * 1024, 48 * 1024, 128 * 1024, 2 * 1024 * 1024, 256 * 1024, 4 * 1024 * 1024)
 """Of what a user asked for: an answer of a type, arguments, vectors, scores of documents."""
 
+KEPT = Limits(64 * 1024, 32 * 1024, 128 * 1024, 2**31, 2**31, 2**31)
+"""Of what an answer has for its provider alone: the tools of several MCP servers, the results of
+searches. Nothing of it is looked at, but it is kept, and the collector of garbage goes through it.
+"""
+
 MESSAGE = Limits(24 * 1024, 16 * 1024, 128 * 1024, 1024 * 1024, 512 * 1024, 8 * 1024 * 1024)
 """Of a message of an MCP server, whose SDK takes some 0.3 microseconds for each: a list of a
 thousand tools has some 10,000 objects."""

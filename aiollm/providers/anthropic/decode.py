@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.batch import add_texts
+from aiollm._wire.kept import Kept
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm._wire.runs import EventRuns, NamedData, Run
 from aiollm.errors import ProtocolError, StreamInterrupted
@@ -70,6 +71,8 @@ class _Block(msgspec.Struct):
     partial: list[str] = []
     grown: dict[str, list[str]] = {}
     """The pieces of texts in `raw` that deltas add to."""
+    kept: Kept | None = None
+    """What fields deltas have added."""
 
 
 class AnthropicDecoder:
@@ -425,8 +428,11 @@ def _seal(block: _Block, out: list[Item]) -> None:
 
 
 def _grow(block: _Block, delta: dict[str, Any]) -> None:
-    """Merge an unknown delta into its block: text is appended, anything else replaces."""
-    raw = block.raw
+    """Merge an unknown delta into its block: text is appended, anything else replaces.
+
+    Raises: ProtocolError if there is too much.
+    """
+    raw, size = block.raw, len(block.raw)
     for key, value in delta.items():
         if key == "type":
             continue
@@ -435,6 +441,10 @@ def _grow(block: _Block, delta: dict[str, Any]) -> None:
         else:
             raw[key] = value
             block.grown.pop(key, None)
+    if len(raw) > size:
+        block.kept = block.kept or Kept()
+        block.kept.add(delta)
+        block.kept.check()
 
 
 def _opaque(block: _Block) -> OpaquePart:

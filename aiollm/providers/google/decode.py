@@ -8,6 +8,7 @@ from typing import Any
 
 from aiollm._wire.batch import add_texts
 from aiollm._wire.framing import SSE
+from aiollm._wire.kept import Merged
 from aiollm._wire.lenient import SurrogateJoiner, mend, mend_all
 from aiollm.errors import LLMError, StreamInterrupted
 from aiollm.providers.decoding import (
@@ -106,7 +107,7 @@ class GoogleDecoder:
         self.finished: bool = False
         self._answered = False
         self._cited: set[tuple[str, str, str]] = set()
-        self._grounding: dict[str, Any] = {}
+        self._grounding: Merged | None = None
         self._until_usage = 0
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
@@ -371,7 +372,9 @@ class GoogleDecoder:
     def _cite(self, candidate: Candidate, out: list[Item]) -> None:
         if candidate.citation_metadata is None and candidate.grounding_metadata is None:
             return
-        self._grounding |= candidate.grounding_metadata or {}
+        if candidate.grounding_metadata:
+            self._grounding = Merged() if self._grounding is None else self._grounding
+            self._grounding.add(candidate.grounding_metadata)
         for citation in citations_of(candidate):
             key = (citation.url, citation.title, citation.text)
             if key not in self._cited:
@@ -391,7 +394,7 @@ class GoogleDecoder:
             _raise_if(ending_error(raw, mend(last.finish_message or "")))
         if self._grounding and self._grounding.keys() - {"groundingChunks"}:
             # Which words rest on which source, the queries, and what Google wants to be shown.
-            data = ProviderData(FAMILY, {"groundingMetadata": mend_all(self._grounding)})
+            data = ProviderData(FAMILY, {"groundingMetadata": mend_all({**self._grounding})})
             out.append(PartChunk(OpaquePart(data)))
         if last.continuation_token:
             out.append(

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aiollm._wire.framing import SSE
+from aiollm._wire.kept import Merged
 from aiollm._wire.lenient import SurrogateJoiner, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import (
@@ -27,7 +28,6 @@ from aiollm.providers.error_bodies import error_in, error_of, load_error, says_e
 from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
-    add_to,
     beside,
     citations,
     content_items,
@@ -115,10 +115,10 @@ class ChatDecoder:
         self._family = family
         self._choices = choices
         self._block = block
-        self._beside: dict[str, Any] | None = None
+        self._beside: Merged | None = None
         self._lane = USUAL
         if block is not None:
-            self._beside, self._lane = {}, NO_LANE
+            self._beside, self._lane = Merged(), NO_LANE
         self._identified = self._opened = self._said = False
         self._reason = ""
         self._usage = _NO_USAGE
@@ -382,10 +382,10 @@ class ChatDecoder:
         return items
 
     def _keep(self, **fields: Any) -> None:
-        """Keep what belongs to the answer as a whole; chunks may repeat it or add to it."""
+        """Keep what belongs to the answer as a whole. Raises: ProtocolError."""
         given = {name: value for name, value in fields.items() if value}
-        self._beside = {} if self._beside is None else self._beside
-        add_to(self._beside, given)
+        self._beside = Merged() if self._beside is None else self._beside
+        self._beside.add(given)
 
     def _rest(self, fields: dict[str, Any], out: list[Item]) -> None:
         """Emit what waited for the end: half a tag, sources, signatures."""

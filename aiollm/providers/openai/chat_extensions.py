@@ -6,6 +6,7 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from aiollm._wire.kept import Kept
 from aiollm._wire.lenient import mend
 from aiollm.errors import ProtocolError
 from aiollm.providers.decoding import check_parts, mime_in
@@ -25,6 +26,9 @@ from aiollm.types import (
 _NAMES = ("reasoning_content", "reasoning", "reasoning_text")
 """Fields of a delta with reasoning; the last is GitHub Copilot's (2026)."""
 
+MAX_PIECES = 4096
+"""The most reasoning details and blocks, which the end looks at in one go, a microsecond each."""
+
 _PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
 """Kinds of reasoning details that arrive in pieces, and the field that is cut."""
 
@@ -42,10 +46,11 @@ def unsaid(message: Delta, has_calls: bool) -> Delta:  # noqa: FBT001 - it is th
 class Reasoning:
     """Reads reasoning under the names that servers use for it, and keeps what replay needs."""
 
-    __slots__ = ("_blocks", "_details", "field")
+    __slots__ = ("_blocks", "_details", "_kept", "field")
 
     def __init__(self) -> None:
         self.field: str = ""
+        self._kept = Kept()
         self._blocks: list[tuple[dict[str, Any], list[str]]] = []
         self._details: list[tuple[dict[str, Any], list[str]]] = []
 
@@ -77,11 +82,21 @@ class Reasoning:
         piece = text if isinstance(text, str) else ""
         last, pieces = self._details[-1] if self._details else ({}, [])
         if detail.get("type") in _PIECES and _continues(last, detail):
+            size = len(last)
             last.update((key, value) for key, value in detail.items() if value is not None)
+            if len(last) > size:
+                self._keep(detail)
             pieces.append(piece)
         else:
             self._details.append((dict(detail), [piece]))
+            self._keep(detail)
         return piece
+
+    def _keep(self, detail: dict[str, Any]) -> None:
+        self._kept.add(detail)
+        self._kept.check()
+        if len(self._details) + len(self._blocks) > MAX_PIECES:
+            raise ProtocolError(f"the answer has more than {MAX_PIECES} details of reasoning")
 
     def _block(self, block: Any) -> str:
         """Add a piece of Anthropic's blocks as LiteLLM sends them: a signature ends one (2026)."""
@@ -89,11 +104,13 @@ class Reasoning:
             return ""
         if block.get("type") != "thinking":
             self._blocks.append(({"type": "redacted_thinking"} | block, []))
+            self._keep(block)
             return ""
         last, pieces = self._blocks[-1] if self._blocks else ({}, [])
         if last.get("type") != "thinking" or "signature" in last:
             last, pieces = {"type": "thinking"}, []
             self._blocks.append((last, pieces))
+            self._keep(last)
         if signature := block.get("signature"):
             last["signature"] = signature
         text = block.get("thinking")
@@ -151,19 +168,6 @@ def content_items(parts: Sequence[Any]) -> Iterator[TextDelta | ReasoningDelta |
                 yield TextDelta(mend(text))
             case _:
                 pass
-
-
-def add_to(kept: dict[str, Any], given: dict[str, Any]) -> None:
-    """Merge fields in place: objects key by key, anything else replaces.
-
-    A copy for each chunk that adds to an object would take the square of its size.
-    """
-    for key, value in given.items():
-        old = kept.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            add_to(old, value)
-        else:
-            kept[key] = value
 
 
 _FILES = ("file_citation", "container_file_citation", "file_path")
