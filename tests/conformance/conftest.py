@@ -12,7 +12,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from aiollm import Registry
+from tests.registries import registries
 
 HERE = Path(__file__).parent
 AIMOCK = "1.43.0"
@@ -136,17 +137,9 @@ async def llmock(llmock_server: str) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def registry() -> AsyncIterator[Callable[..., Registry]]:
+async def registry() -> AsyncIterator[Callable[..., Any]]:
     """Make a registry of DSNs by name; it ends with the test."""
-    async with AsyncExitStack() as stack:
-
-        def make(dsns: dict[str, str], **options: Any) -> Registry:
-            env = {f"LLM_{name.upper()}": dsn for name, dsn in dsns.items()}
-            settings = {"retries": 0, "cooldown": 0.05} | options
-            made = Steady(env=env, **settings)
-            stack.push_async_callback(made.aclose)
-            return made
-
+    async with registries(Steady, cooldown=0.05) as make:
         yield make
 
 

@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 
 from aiollm import Registry
-from aiollm.testing import FaultServer
+from tests.registries import servers
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:
-    """Start a FaultServer: one script answers every request, several answer in order."""
-    async with AsyncExitStack() as stack:
-
-        async def start(*scripts: Any, **options: Any) -> FaultServer:
-            if len(scripts) == 1:
-                return await start(default=scripts[0], **options)
-            return await stack.enter_async_context(FaultServer(*scripts, **options))
-
+    """Start a FaultServer: scripts by path, one for every request, or several in order."""
+    async with servers() as start:
         yield start
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from aiollm.registry import Registry
 from aiollm.servers import LlamaSwap, Ollama
-from aiollm.testing import FaultServer
+from tests.registries import registries, servers
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -121,32 +121,14 @@ async def ollama(replay: Replay, service: Callable[..., Any]) -> Ollama:
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[..., Awaitable[FaultServer]]]:
+async def serve() -> AsyncIterator[Callable[..., Any]]:
     """Start a FaultServer: scripts by path, one for every request, or several in order."""
-    async with AsyncExitStack() as stack:
-
-        async def start(*scripts: Any) -> FaultServer:
-            match scripts:
-                case (Mapping() as paths,):
-                    server = FaultServer(paths=paths)
-                case (each,):
-                    server = FaultServer(default=each)
-                case _:
-                    server = FaultServer(*scripts)
-            return await stack.enter_async_context(server)
-
+    async with servers() as start:
         yield start
 
 
 @pytest.fixture
-async def registry() -> AsyncIterator[Callable[..., Registry]]:
+async def registry() -> AsyncIterator[Callable[..., Any]]:
     """Make a registry of DSNs by name; it ends with the test."""
-    async with AsyncExitStack() as stack:
-
-        def make(dsns: dict[str, str], **options: Any) -> Registry:
-            env = {f"LLM_{name.upper()}": dsn for name, dsn in dsns.items()}
-            made = Registry(env=env, **({"retries": 0} | options))
-            stack.push_async_callback(made.aclose)
-            return made
-
+    async with registries() as make:
         yield make

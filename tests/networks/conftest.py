@@ -8,16 +8,14 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from aiollm import Registry
 from aiollm._http import transport
-from aiollm.testing import FaultServer
+from tests.registries import registries, servers
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +26,15 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:
-    """Start a FaultServer whose script answers every request."""
-    async with AsyncExitStack() as stack:
-
-        async def start(script: Any, **options: Any) -> FaultServer:
-            return await stack.enter_async_context(FaultServer(default=script, **options))
-
+    """Start a FaultServer: scripts by path, one for every request, or several in order."""
+    async with servers() as start:
         yield start
 
 
 @pytest.fixture
-async def registry() -> AsyncIterator[Callable[..., Registry]]:
+async def registry() -> AsyncIterator[Callable[..., Any]]:
     """Make a registry of DSNs by name; it ends with the test."""
-    async with AsyncExitStack() as stack:
-
-        def make(dsns: dict[str, str] | None = None, **options: Any) -> Registry:
-            env = {f"LLM_{name.upper()}": dsn for name, dsn in (dsns or {}).items()}
-            made = Registry(**({"env": env, "retries": 0} | options))
-            stack.push_async_callback(made.aclose)
-            return made
-
+    async with registries() as make:
         yield make
 
 
