@@ -311,7 +311,7 @@ class Provider(msgspec.Struct, frozen=True):
     """Capabilities by model, as reported by the server; they override only the rows."""
     limits: dict[str, Limits] = {}
     """Limits by model, `*` for all models together; they override the options."""
-    rows_of: str = ""
+    capability_family: str = ""
     """The family whose capability rows apply, if it is not the codec's."""
     query: dict[str, str] = {}
     """Parameters that are added to the URL of every request."""
@@ -398,7 +398,7 @@ class Provider(msgspec.Struct, frozen=True):
         if options != _NO_OPTIONS:
             given = ((name, getattr(options, option)) for name, option in _OPTIONS.items())
             facts |= {name: value for name, value in given if value is not None}
-        family = self.rows_of or self.codec.family
+        family = self.capability_family or self.codec.family
         rows = ROWS if family in FAMILIES else self.codec.rows
         return lookup(family, hostname(self.host), model, rows, **facts)
 
@@ -414,7 +414,7 @@ _KINDS: Kinds = {
     "facts": dict,
     "learned": dict,
     "limits": dict,
-    "rows_of": str,
+    "capability_family": str,
     "query": dict,
     "network": Network,
 }

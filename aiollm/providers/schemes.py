@@ -24,7 +24,7 @@ class Scheme(msgspec.Struct, frozen=True):
     `hosts`: the vendor's own hosts. Only they, and the host in `base_variable`, may be sent a key
     from the environment. `keys`: the variables for it, the first one set wins, each with the
     prefix of its key on the wire if the codec needs one. `apis`: the values of the option `api`;
-    `own_api` is the default on the vendor's own hosts. `rows_of`: the family whose capability rows
+    `own_api` is the default on the vendor's own hosts. `capability_family`: the family whose capability rows
     apply, if it is not the codec's.
 
     `operations`: the codecs for work other than chat, the preferred one first. All codecs are
@@ -44,7 +44,7 @@ class Scheme(msgspec.Struct, frozen=True):
     header_variables: tuple[tuple[str, str], ...] = ()
     apis: dict[str, str] = {}
     own_api: str = ""
-    rows_of: str = ""
+    capability_family: str = ""
     operations: dict[str, tuple[str, ...]] = {}
 
     @property
@@ -166,7 +166,7 @@ _LLAMA_SWAP = Scheme(
     urls.llama_swap_path,
     plain=True,
     example="llama-swap://[TOKEN@]host:8080",
-    rows_of="llama-swap",
+    capability_family="llama-swap",
     operations={
         "images": (
             "aiollm.providers.llama_swap.images_codec:LlamaSwapImages",
@@ -264,7 +264,7 @@ def _provider(
         query=dsn.query,
         network=dsn.network,
         options=dsn.options,
-        rows_of=scheme.rows_of,
+        capability_family=scheme.capability_family,
         operations=_operations(scheme),
     )
 

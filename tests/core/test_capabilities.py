@@ -148,7 +148,7 @@ class TestProvider:
 
     def test_options_win_over_facts_and_facts_over_rows(self) -> None:
         provider = Provider(
-            "x", "openai", "https://api.x.ai", OllamaCodec(), rows_of="openai",
+            "x", "openai", "https://api.x.ai", OllamaCodec(), capability_family="openai",
             options=DsnOptions(max_images=0, max_image_bytes=10, max_image_dimension=20),
             facts={"max_images_per_request": 5, "documents": True},
         )  # fmt: skip
@@ -185,7 +185,7 @@ class TestRowsOfACodec:
         )
 
     def test_never_change_a_family_that_has_rows_here(self) -> None:
-        own = Provider("a", "acme", "https://x", AcmeCodec(), rows_of="openai")
+        own = Provider("a", "acme", "https://x", AcmeCodec(), capability_family="openai")
         assert own.capabilities("m") == lookup("openai", "x", "m")
 
     def test_are_not_needed(self) -> None:
