@@ -24,8 +24,8 @@ class Scheme(msgspec.Struct, frozen=True):
     `hosts`: the vendor's own hosts. Only they, and the host in `base_variable`, may be sent a key
     from the environment. `keys`: the variables for it, the first one set wins, each with the
     prefix of its key on the wire if the codec needs one. `apis`: the values of the option `api`;
-    `own_api` is the default on the vendor's own hosts. `capability_family`: the family whose capability rows
-    apply, if it is not the codec's.
+    `own_api` is the default on the vendor's own hosts. `capability_family`: the family whose
+    capability rows apply, if it is not the codec's.
 
     `operations`: the codecs for work other than chat, the preferred one first. All codecs are
     named as "module:Class", so that a program imports only those it uses, when it uses them.
