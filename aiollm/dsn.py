@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import astuple, force_setattr
@@ -13,9 +13,6 @@ from aiollm._settings.hidden import NOT_PICKLED, HiddenValues
 from aiollm._settings.percent import unquoted
 from aiollm.errors import ConfigError
 from aiollm.types import _shown
-
-if TYPE_CHECKING:
-    from aiollm._settings.redactor import Redactor
 
 ALIAS = "alias:"
 
@@ -56,16 +53,9 @@ class Secret:
         over lines, and in parts of 12 characters or more (8 where the text is cut). One with fewer
         than 8 characters is only found in full, and one with fewer than 4 never.
         """
-        return self._redactor().text(text)
-
-    def redact_bytes(self, data: bytes) -> bytes:
-        """Replace the credential by `***` wherever it occurs in `data`, as `redact` does."""
-        return self._redactor().data(data)
-
-    def _redactor(self) -> Redactor:
         from aiollm._settings.redactor import Redactor  # for failures alone
 
-        return Redactor(self.hidden())
+        return Redactor(self.hidden()).text(text)
 
     def __repr__(self) -> str:
         return "Secret(***)"

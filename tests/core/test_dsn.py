@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from aiollm._settings.redactor import Redactor
 from aiollm.dsn import Dsn, DsnOptions, Secret, parse_dsn
 from aiollm.errors import ConfigError
 from aiollm.provider import HttpRequest, Provider
@@ -298,10 +299,10 @@ class TestSecret:
     )
     def test_redacts_its_echo(self, value, text, redacted) -> None:
         assert Secret(value).redact(text) == redacted
-        assert Secret(value).redact_bytes(text.encode()) == redacted.encode()
+        assert Redactor([value]).data(text.encode()) == redacted.encode()
 
     def test_redacts_bytes_that_are_no_text(self) -> None:
-        assert Secret(KEY).redact_bytes(b"\xff%s\xfe" % KEY.encode()) == b"\xff***\xfe"
+        assert Redactor([KEY]).data(b"\xff%s\xfe" % KEY.encode()) == b"\xff***\xfe"
 
     @given(token=TOKEN, before=st.text(), after=st.text(), size=st.integers(0, 80))
     def test_no_echo_survives_however_the_text_is_cut(self, token, before, after, size) -> None:
