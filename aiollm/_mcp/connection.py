@@ -118,7 +118,7 @@ class Connection:
                     await asyncio.wait((listening,))
 
     def _new_transport(self, traffic: Traffic) -> StdioTransport | HttpTransport:
-        own, most = self.settings, self.settings.max_result
+        own, most = self.settings, self.settings.max_message_bytes
         if isinstance(own.address, Http):
             headers, seconds = own.request_headers(), own.start_timeout
             return HttpTransport(traffic, own.address.url, headers, seconds, most)

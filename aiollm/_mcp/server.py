@@ -51,7 +51,7 @@ class McpOptions(TypedDict, total=False):
     `env`: variables for its process, beside a few harmless ones. `cwd`: where it runs. `headers`,
     `token`: for its URL; the token is a bearer token. `start_timeout`: seconds until it must have
     listed its tools (30). `call_timeout`: seconds of a call; None means the run's `tool_timeout`,
-    and 60 outside a run. `max_result`: bytes of one message that are read (8 MiB). `cooldown`:
+    and 60 outside a run. `max_message_bytes`: how much of one message is read (8 MiB). `cooldown`:
     seconds after a failed start in which calls fail at once (1); doubled each time, at most 60.
     """
 
@@ -62,7 +62,7 @@ class McpOptions(TypedDict, total=False):
     token: str | Secret
     start_timeout: float
     call_timeout: float | None
-    max_result: int
+    max_message_bytes: int
     cooldown: float
 
 

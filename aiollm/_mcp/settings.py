@@ -18,7 +18,7 @@ class Settings(msgspec.Struct, frozen=True):
     cwd: str | None
     start_timeout: float
     call_timeout: float | None
-    max_result: int
+    max_message_bytes: int
 
     def secrets(self) -> list[str]:
         """Return the values that nothing may show."""

@@ -46,9 +46,9 @@ def new_server(
         cwd=os.fspath(given["cwd"]) if given.get("cwd") is not None else None,
         start_timeout=_seconds("start_timeout", given.get("start_timeout", START_SECONDS)),
         call_timeout=_seconds("call_timeout", given.get("call_timeout"), or_none=True),
-        max_result=given.get("max_result", MAX_RESULT),
+        max_message_bytes=given.get("max_message_bytes", MAX_RESULT),
     )
-    check_count("max_result", settings.max_result)
+    check_count("max_message_bytes", settings.max_message_bytes)
     _check_fits(found, given)
     return McpServer(settings, resources, emit, cooldown)
 

@@ -547,7 +547,7 @@ async def test_what_is_not_a_setting_is_refused(registry):
     async with registry() as reg:
         for options in (
             {"start_timeout": 0},
-            {"max_result": 0},
+            {"max_message_bytes": 0},
             {"env": {"A": 1}},
             {"name": "a b"},
         ):
