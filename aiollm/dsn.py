@@ -27,7 +27,7 @@ class Secret:
 
     __slots__ = ("_value",)
     changes = False
-    """Whether it is fetched anew from time to time."""
+    """Whether it is fetched again from time to time."""
 
     def __init__(self, value: str) -> None:
         """Check the value. Raises: ConfigError for a control byte, which could inject a header."""

@@ -25,7 +25,7 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 PromptCache: TypeAlias = Literal["off", "auto", "5m", "30m", "1h", "12h"]
 """Whether a provider keeps the prompt for the next request, and for how long."""
 ResponseCacheUse: TypeAlias = Literal["use", "refresh"]
-"""Whether a call takes an answer from the response cache, or asks anew; both keep what comes."""
+"""Whether a call takes an answer from the response cache, or asks again; both keep what comes."""
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "error", "other"
 ]

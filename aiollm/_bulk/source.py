@@ -27,7 +27,7 @@ MapRows: TypeAlias = Iterable[MapRow] | AsyncIterable[MapRow]
 """The rows of a bulk run."""
 
 AHEAD = 64
-"""Rows that are pulled before there is room for them, so that the next ones are at hand."""
+"""Rows that are pulled before there is room for them, so that the next ones are ready."""
 
 BITE = 0.005
 """Seconds of pulling rows that are there at once, after which the loop has a turn."""

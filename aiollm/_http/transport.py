@@ -53,7 +53,7 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "aiollm"}
 
 _TRUSTS_NOBODY = (
     "TLS failed: this process has no certificates to check servers by: install the system's "
-    "(ca-certificates), or check SSL_CERT_FILE and SSL_CERT_DIR, and start it anew"
+    "(ca-certificates), or check SSL_CERT_FILE and SSL_CERT_DIR, and start it again"
 )
 
 Data: TypeAlias = bytes | AsyncIterator[bytes] | None

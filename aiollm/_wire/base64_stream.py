@@ -152,7 +152,7 @@ class _File:
             text = _TEXT.decode(b'"%b"' % bytes(rest[:end])).encode().translate(None, b"\r\n")
         except ValueError:
             return 0
-        if not text.translate(None, _ALPHABET):  # else it stays as it is, and is no file
+        if not text.translate(None, _ALPHABET):  # else it stays as it is, and is not a file
             rest[:end] = text
         return cut
 

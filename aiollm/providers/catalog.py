@@ -199,7 +199,7 @@ class Catalog:
         check_extra(extra, names, self._wires)
 
     def _wires(self) -> Iterator[str]:
-        """Yield the wires of all providers that can be used, those at hand first."""
+        """Yield the wires of all providers that can be used, the ready ones first."""
         from aiollm.providers.extra_fields import wires_of
 
         for provider in (*self._coded.values(), *self._resolved.values()):

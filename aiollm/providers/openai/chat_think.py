@@ -54,7 +54,7 @@ class ThinkBlock:
         return out
 
     def close(self) -> list[ReasoningDelta | TextDelta]:
-        """Return what still waits, as it turned out to be no tag."""
+        """Return what still waits, as it turned out not to be a tag."""
         held = self._take()
         if not held:
             return []
