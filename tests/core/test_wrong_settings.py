@@ -206,7 +206,7 @@ ROWS = [
     (Provider, {name: getattr(GUEST, name) for name in Provider.__struct_fields__}, resolve),
     (Capabilities, {}, fit),
     (Registry, {"env": {}}, call),
-    (MediaPool, {}, MediaPool.close),
+    (MediaPool, {}, MediaPool.aclose),
     (LocalServer, {}, nothing),
 ]
 
