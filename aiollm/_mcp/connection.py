@@ -17,10 +17,10 @@ from aiollm._mcp.address import Http
 from aiollm._mcp.http import HttpTransport
 from aiollm._mcp.lines import MAX_ITEMS
 from aiollm._mcp.sdk import Sdk, load
-from aiollm._mcp.settings import FailedCallError, NotRunError, Settings
+from aiollm._mcp.settings import FailedCallError, NotRunError, NotThereError, Settings
 from aiollm._mcp.stdio import LAST_WORDS, StdioTransport
 from aiollm._mcp.tools import Listed
-from aiollm._mcp.traffic import CLOSED, SESSION_LOST, WHOLE, Traffic
+from aiollm._mcp.traffic import CLOSED, NOT_THERE, SESSION_LOST, WHOLE, Traffic
 from aiollm._time_limits import TimeLimit, Timer
 from aiollm._wire.printable import printable
 from aiollm.errors import ConfigError
@@ -198,7 +198,7 @@ class Connection:
     async def call(self, name: str, arguments: Mapping[str, Any], seconds: float | None) -> Any:
         """Call a tool; return the SDK's result.
 
-        Raises: TimeoutError, NotRunError, FailedCallError.
+        Raises: TimeoutError, NotRunError, NotThereError, FailedCallError.
         """
         if isinstance(self._transport, StdioTransport) and not self._transport.child.is_open:
             if self._transport.child.has_exited:
@@ -218,6 +218,8 @@ class Connection:
             if error.error.code == SESSION_LOST:
                 self._end("it has forgotten the session")
                 raise NotRunError from None
+            if error.error.code == NOT_THERE:
+                raise NotThereError(error.error.message) from None
             if error.error.code == CLOSED and self.pid is not None:
                 self._end("the connection ended")
             reason = self.reason if self.is_over else error.error.message

@@ -16,7 +16,14 @@ from aiollm._mcp.events import in_turns
 from aiollm._mcp.lines import readable
 from aiollm._mcp.posts import Events, Post, Posts, Sending, head_of
 from aiollm._mcp.sdk import Sdk
-from aiollm._mcp.traffic import SESSION_LOST, TOO_LARGE, UNREACHABLE, Received, Traffic
+from aiollm._mcp.traffic import (
+    NOT_THERE,
+    SESSION_LOST,
+    TOO_LARGE,
+    UNREACHABLE,
+    Received,
+    Traffic,
+)
 from aiollm._user_types.density import MESSAGE, Weight
 
 CONNECTIONS = 100
@@ -33,14 +40,15 @@ _WAITING_NOTICES = 1000
 
 _NOT_FOUND = (404, 405)
 
+_REFUSALS = (400, 401)
 _LOST = re.compile(
     rb"(?:unknown|invalid|expired|no valid)[ \w]{0,24}?(?:mcp[- ])?session"
     rb"|session\b[^.{}]{0,60}?\b(?:not found|unknown|invalid|expired|terminated|not exist|no more)"
     rb"|server not initialized",
     re.IGNORECASE,
 )
-"""What servers say with a 400 of a session that they have forgotten, where the protocol wants a
-404: those made after the examples of its TypeScript SDK among them (2026)."""
+"""What servers say with a 400 or 401 of a session that they have forgotten, where the protocol
+wants a 404: those after the examples of its TypeScript and Rust SDKs among them (2026)."""
 
 _NO_SESSION = re.compile(rb'"code"\s*:\s*-32001\b')
 """The code with which others say so, with a 200 (2026)."""
@@ -120,7 +128,7 @@ class _Bounded:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Return the answer to a request, whatever happens. Raises: CancelledError."""
-        httpx, reason = self._sdk.httpx, ""
+        httpx, code, reason = self._sdk.httpx, UNREACHABLE, ""
         head = head_of(request.content if request.method == "POST" else b"")
         if head.is_cancelling:
             self._posts.end(head.cancelled)
@@ -133,7 +141,9 @@ class _Bounded:
             reason = "the call was cancelled"
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} at {request.url.host}: {error}".rstrip(": ")
-        return self._error(UNREACHABLE, reason)
+            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                code = NOT_THERE
+        return self._error(code, reason)
 
     async def _answered(self, request: Any, post: Post) -> Any:
         """Return the answer to a request; one that comes as events is still under way."""
@@ -221,7 +231,8 @@ class _Bounded:
         status = response.status_code
         body, found = readable(body or b"")
         is_gone = status == 404 and "mcp-session-id" in request.headers
-        if is_gone or (status == 400 and _is_lost(request, body)):
+        # Who has read the call answers it by its id.
+        if is_gone or (status in _REFUSALS and _is_lost(request, body) and _is_nobodys(body)):
             return self._lost()
         if found.is_message and not found.refusal:
             return self._sdk.httpx.Response(status, headers=_plain(response), content=body)
@@ -270,6 +281,14 @@ def _is_events(request: Any, response: Any) -> bool:
     is_read_here = "json" in headers.get("content-type", "")
     is_plain = headers.get("content-encoding", "identity") == "identity"
     return request.method == "POST" and status == 200 and is_plain and not is_read_here
+
+
+def _is_nobodys(body: bytes) -> bool:
+    """Return whether a body answers no request by its id."""
+    try:
+        return head_of(body).id is None
+    except msgspec.DecodeError:
+        return True
 
 
 def _plain(response: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict
 
 import msgspec
 
-from aiollm._mcp.settings import FailedCallError, NotRunError, Settings
+from aiollm._mcp.settings import FailedCallError, NotRunError, NotThereError, Settings
 from aiollm.dsn import Secret
 from aiollm.errors import (
     ClosedError,
@@ -196,7 +196,7 @@ class McpServer:
                 message = f"MCP server {self.name!r} {reason}"
                 error = DeadlineError(message, which="total", after=seconds or 0.0)
             except FailedCallError as failed:
-                error = self._failed_call(name, connection, str(failed))
+                error = self._failed_call(name, connection, failed)
             else:
                 from aiollm._mcp.results import result_of
 
@@ -206,13 +206,14 @@ class McpServer:
         assert error is not None
         raise error
 
-    def _failed_call(self, name: str, connection: Connection, reason: str) -> LLMError:
+    def _failed_call(self, name: str, connection: Connection, failed: FailedCallError) -> LLMError:
         if self._closed:
             return ClosedError(f"MCP server {self.name!r} was closed while {name!r:.80} ran")
         if connection.is_over:
-            return self._error(ConnectError, f"died while {name!r:.80} ran: {reason}")
-        message = f"{name!r:.80} has no result: {connection.redacted(reason)}"
-        return self._error(ProtocolError, message)
+            return self._error(ConnectError, f"died while {name!r:.80} ran: {failed}")
+        message = f"{name!r:.80} has no result: {connection.redacted(str(failed))}"
+        kind = ConnectError if isinstance(failed, NotThereError) else ProtocolError
+        return self._error(kind, message)
 
     def _error(self, kind: type[ConnectError | ProtocolError], reason: str) -> LLMError:
         return kind(f"MCP server {self.name!r} {reason}")

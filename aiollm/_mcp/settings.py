@@ -50,3 +50,7 @@ class NotRunError(Exception):
 
 class FailedCallError(Exception):
     """A call has no result; the text says why."""
+
+
+class NotThereError(FailedCallError):
+    """The server could not be reached."""

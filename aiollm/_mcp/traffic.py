@@ -20,6 +20,8 @@ TOO_LARGE = -32011
 """The code of an answer that was left out, because it is too large."""
 UNREACHABLE = -32012
 """The code of a request that got no answer over HTTP."""
+NOT_THERE = -32014
+"""The code of a request for which there was no connection over HTTP."""
 SESSION_LOST = -32013
 """The code of a request that a server refused, because it has forgotten the session."""
 

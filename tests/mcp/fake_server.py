@@ -6,10 +6,12 @@ Run as a script, with how it starts as its only argument; each of its tools misb
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -267,14 +269,15 @@ class Http:
     def __init__(self, mode: str = "json") -> None:
         self.mode = mode
         self.sessions: set[str] = set()
-        self.forgotten: tuple[int, bytes] = 404, b""
-        """What a request of a session that is not known gets: status and body."""
         self.seen: list[dict[str, str]] = []
         self.closing = threading.Event()
         self.connections: set[int] = set()
         """The ports of the clients that are connected."""
+        self.kept: set[socket.socket] = set()
         self.hanging = self.notices = self.resumed = 0
         self.deleted = 0
+        self.unknown: tuple[int, bytes] = (404, b"")
+        """What it says to a session that it does not know."""
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -291,9 +294,11 @@ class Http:
             def setup(self) -> None:
                 super().setup()
                 fake.connections.add(self.client_address[1])
+                fake.kept.add(self.connection)
 
             def finish(self) -> None:
                 fake.connections.discard(self.client_address[1])
+                fake.kept.discard(self.connection)
                 super().finish()
 
             def do_GET(self) -> None:
@@ -312,7 +317,11 @@ class Http:
         self.thread.start()
 
     def close(self) -> None:
+        """Stop, and drop the connections that are kept; idempotent."""
         self.closing.set()
+        for each in tuple(self.kept):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -349,8 +358,10 @@ class Http:
                 "serverInfo": {"name": "fake", "version": "7"},
             }
             self.result(to, request, result, mcp_session_id=session)
-        elif method == "server/discover" or to.headers.get("mcp-session-id") not in self.sessions:
-            status, body = self.forgotten
+        elif method == "server/discover":
+            self.reply(to, 404)
+        elif to.headers.get("mcp-session-id") not in self.sessions:
+            status, body = self.unknown
             self.reply(to, status, body, content_type="application/json")
         elif method == "tools/list":
             self.result(to, request, {"tools": listed()})

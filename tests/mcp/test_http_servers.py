@@ -165,46 +165,64 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(http, registry, caplog):
     assert "HTTP Request: POST" in caplog.text
 
 
-def _refusal(message: str, code: int = -32000) -> bytes:
+def refusal(message, code=-32000, **fields):
     error = {"code": code, "message": message}
-    return json.dumps({"jsonrpc": "2.0", "error": error, "id": None}).encode()
+    return json.dumps({"jsonrpc": "2.0", "error": error, **fields}).encode()
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
+    "said",
     [
         (404, b""),
         (404, b'{"error":"Session not found"}'),
-        (400, _refusal("Bad Request: No valid session ID provided")),
-        (400, _refusal("Bad Request: Unknown Mcp-Session-Id header")),
-        (400, _refusal("Bad Request: Server not initialized")),
+        (400, refusal("Bad Request: No valid session ID provided")),
+        (400, refusal("Bad Request: Unknown Mcp-Session-Id header", id=None)),
+        (400, refusal("Bad Request: Server not initialized", id=None)),
         (400, b"Invalid or expired session ID"),
         (400, b"session s-1 has expired"),
-        (200, _refusal("session not found", -32001)),
+        (401, b"Unauthorized: Session not found"),
+        (200, refusal("session not found", -32001, id=None)),
     ],
 )
-async def test_a_session_that_is_forgotten_is_begun_anew(http, registry, status, body):
+async def test_a_session_that_is_forgotten_is_begun_anew(http, registry, said):
     fake = http()
+    fake.unknown = said
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
         fake.sessions.clear()
-        fake.forgotten = status, body
         assert (await server.call("echo", {"text": "x"})).text == "echo: x"
         assert server.status.starts == 2
 
 
 @pytest.mark.parametrize(
-    "said", [_refusal("Invalid arguments", -32602), b"the database session could not be opened"]
+    "said",
+    [
+        (400, refusal("the session of user 7 has expired", id=3)),
+        (400, refusal("Invalid arguments", -32602)),
+        (400, b"the database session could not be opened"),
+        (403, b""),
+    ],
 )
-async def test_another_refusal_begins_no_session(http, registry, said):
+async def test_another_refusal_is_not_a_forgotten_session(http, registry, said):
     fake = http()
     async with registry() as reg, reg.mcp(fake.url) as server:
         await server.start()
+        fake.unknown, kept = said, set(fake.sessions)
         fake.sessions.clear()
-        fake.forgotten = 400, said
-        with pytest.raises(ProtocolError, match=r"Invalid arguments|could not be opened"):
+        with pytest.raises(ProtocolError):
             await server.call("echo", {"text": "x"})
+        fake.sessions |= kept
+        assert (await server.call("echo", {"text": "on"})).text == "echo: on"
         assert server.status.starts == 1
+
+
+async def test_a_server_that_went_away_is_an_error_that_says_so(http, registry):
+    fake = http()
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        fake.close()
+        with pytest.raises(ConnectError, match="'echo' has no result: ConnectError at 127"):
+            await server.call("echo", {"text": "x"})
 
 
 async def test_a_refusal_says_why_without_the_token(http, registry):
