@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.providers.schemes import SCHEMES
 from aiollm.servers._warming import KINDS
 from aiollm.testing import Answer, FaultServer, Gate, chat
-from tests.programs import python
+from tests.programs import python, run_program
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -75,6 +76,36 @@ def test_health_says_who_answers(box, capsys, monkeypatch):
     up, down = json.loads(capsys.readouterr().out)
     assert up["models"] == 2
     assert down["problem"].startswith("ConnectError")
+
+
+def test_health_counts_models_in_words(box, capsys, monkeypatch):
+    assert cli.main(["health", "box"]) == cli.OK
+    assert re.search(r"  2 models, \d+ ms$", capsys.readouterr().out, re.MULTILINE)
+    one = Answer(200, {}, {"data": [{"id": "m"}]})
+    with FaultServer(default=one).in_thread() as server:
+        monkeypatch.setenv("LLM_ONE", server.dsn("openai"))
+        assert cli.main(["health", "one"]) == cli.OK
+    assert re.search(r"  1 model, \d+ ms$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_health_counts_no_import_as_the_time_of_a_server(box):
+    """The modules that the first request needs are loaded before any provider is asked."""
+    program = """
+        import sys
+        from aiollm import cli
+        from aiollm.cli import servers
+
+        listing = servers.listing
+
+        def spied(*given):
+            print("aiohttp" in sys.modules, file=sys.stderr)
+            return listing(*given)
+
+        servers.listing = spied
+        sys.exit(cli.main(["health", "box"]))
+    """
+    done = run_program(textwrap.dedent(program))
+    assert (done.returncode, done.stderr) == (cli.OK, "True\n")
 
 
 def test_running_shows_what_unload_ends(box, capsys):

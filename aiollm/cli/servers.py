@@ -97,6 +97,7 @@ def health(options: argparse.Namespace) -> int:
     """Ask every provider for its models; return the exit code."""
 
     async def work(registry: Registry) -> int:
+        await registry.preload()  # else the import would count as a server's time
         found = await _listings(registry, options.provider)
         states = await _with_fleet(registry, [each.state for each in found])
         rows = [row for each in states for row in _rows(each)]
@@ -181,7 +182,8 @@ async def _with_fleet(registry: Registry, states: list[State]) -> list[State]:
 def _rows(state: State) -> list[tuple[str, ...]]:
     own = (state.provider, "down", state.url, state.problem)
     if state.seconds is not None:
-        facts = f"{state.models} models, {state.seconds * 1000:.0f} ms"
+        count = "1 model" if state.models == 1 else f"{state.models} models"
+        facts = f"{count}, {state.seconds * 1000:.0f} ms"
         own = (state.provider, "up", state.url, facts)
     return [own, *(row_of(state.provider, each) for each in state.set_aside)]
 
