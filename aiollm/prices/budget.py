@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
+import weakref
 
 from aiollm.errors import BudgetError, ConfigError
 from aiollm.prices.ledger import MOST, PICO, Ledger, parts
@@ -16,14 +19,15 @@ class Budget:
     what it did cost, and gives back the rest. A call that would exceed the sum is a BudgetError. A
     call that may fit once others have ended waits for them, as long as its `patience` lasts.
     With a `name`, all processes of a fleet that use this name share the sum; without a fleet it is
-    this process's own. A budget belongs to one event loop at a time.
+    this process's own. A budget belongs to one event loop at a time: while calls of one have
+    something reserved, those of another raise ConfigError.
     Raises: ConfigError unless `usd` is from 0 up.
 
         budget = Budget(usd=2.0)
         answers = [await reg.generate(spec, each, budget=budget) for each in questions]
     """
 
-    __slots__ = ("__weakref__", "_ledger", "name", "usd")
+    __slots__ = ("__weakref__", "_ledger", "_loop", "_owner", "name", "usd")
 
     def __init__(self, usd: float, *, name: str = "") -> None:
         if type(usd) not in (int, float) or not 0 <= usd <= MOST:
@@ -33,6 +37,8 @@ class Budget:
         self.usd: float = float(usd)
         self.name: str = name
         self._ledger = Ledger(parts(usd))
+        self._owner = os.getpid()
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     @property
     def spent(self) -> float:
@@ -57,15 +63,37 @@ class Budget:
     async def reserve(self, usd: float, *, patience: float = 60.0) -> Reservation:
         """Reserve dollars, after at most `patience` seconds, for costs of your own.
 
-        Raises: BudgetError where they do not fit.
+        Raises: BudgetError where they do not fit, ConfigError on the wrong event loop.
         """
         amount = parts(usd, math.ceil)
-        if not await self._ledger.reserve(amount, patience):
-            raise self._refusal(usd, may_fit=self._ledger.may_fit(amount))
-        return Reservation(self._ledger, amount)
+        self._bind_loop()
+        ledger = self._ledger
+        if not await ledger.reserve(amount, patience):
+            raise self._refusal(usd, may_fit=ledger.may_fit(amount))
+        return Reservation(ledger, amount)
+
+    def _bind_loop(self) -> None:
+        """Belong to the running loop. Raises: ConfigError where another one uses this budget."""
+        loop = asyncio.get_running_loop()
+        known = None if self._loop is None else self._loop()
+        if known is loop:
+            return
+        ledger = self._ledger
+        if self._owner != os.getpid():
+            # What calls of the parent have reserved is not given back in this process.
+            self._owner = os.getpid()
+            if ledger.pool is None:
+                self._renewed().spent = ledger.spent
+        elif known is not None and known.is_running() and (ledger.reserved or ledger.waiting):
+            # A grant would wake nobody on another loop, and sums would not add up.
+            raise ConfigError(
+                "this Budget is in use on another event loop: make one Budget per loop, or run "
+                "all its calls on one"
+            )
+        self._loop = weakref.ref(loop)
 
     def _renewed(self) -> Ledger:
-        """Begin anew in a process that was forked: what its parent has spent is not its own."""
+        """Begin anew in a process that was forked, with nothing spent or reserved."""
         self._ledger = Ledger(parts(self.usd))
         return self._ledger
 

@@ -37,6 +37,7 @@ from aiollm import (
 )
 from aiollm.prices.ledger import Ledger
 from aiollm.testing import NEVER, FakeProvider, FaultServer, Gate, ToolCallStep, chat
+from tests.failover.test_fork import in_a_child
 
 PRICES = {"fake/*": Price(10, 100), "free/*": Price(0, 0)}
 QUESTION = Request((user("hi"),), max_output_tokens=100)
@@ -516,3 +517,47 @@ class Line(RuleBasedStateMachine):
 
 TestLine = Line.TestCase
 TestLine.settings = settings(max_examples=60, deadline=None, stateful_step_count=30)
+
+
+def in_a_thread(work):
+    """Run an async function on a loop in another thread, while the test's own loop runs."""
+    return asyncio.to_thread(asyncio.run, work())
+
+
+async def test_a_budget_in_use_on_one_loop_is_not_used_on_another():
+    """Nobody would be woken there, and sums of two threads would not add up."""
+    budget = Budget(1.0)
+
+    async def work():
+        held = await budget.reserve(0.4)
+        held.release()
+
+    first = await budget.reserve(0.6)
+    with pytest.raises(ConfigError, match="in use on another event loop: make one Budget per loop"):
+        await in_a_thread(work)
+    assert (budget.reserved, budget.spent) == (0.6, 0.0)
+    first.spend(0.5)
+    first.release()
+    await in_a_thread(work)
+    assert (budget.reserved, budget.spent) == (0.0, 0.5)
+    (await budget.reserve(0.5)).release()
+
+
+def test_a_forked_process_does_not_wait_for_calls_of_its_parent():
+    budget = Budget(1.0)
+
+    async def child():
+        held = await budget.reserve(0.7, patience=0)
+        held.spend(0.2)
+        held.release()
+        assert (budget.reserved, budget.spent) == (0.0, pytest.approx(0.5))
+
+    async def parent():
+        first, second = await budget.reserve(0.6), await budget.reserve(0.1)
+        first.spend(0.3)
+        first.release()
+        assert in_a_child(child) == 0
+        second.release()
+        assert (budget.reserved, budget.spent) == (0.0, 0.3)
+
+    asyncio.run(parent())
