@@ -183,11 +183,7 @@ class Resources:
         if watchdog is not None:
             if watchdog.loop is loop:
                 return watchdog
-            # A process that was forked has a copy of its parent's loop, which seems to run.
-            if watchdog.loop.is_running() and self._owner == os.getpid():
-                raise ConfigError(
-                    "this Registry is in use on another event loop: make one Registry per loop"
-                )
+            self._check_loop(watchdog.loop)
         self.gate.bind_loop(loop)
         # The workers of an earlier loop cannot be awaited on this one; new ones start when needed.
         pool, self._pool = self._pool, None
@@ -195,6 +191,14 @@ class Resources:
             pool.kill()
         self._watchdog, self._owner = Watchdog(), os.getpid()
         return self._watchdog
+
+    def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raise ConfigError where this loop, which is not the running one, runs in a thread."""
+        # A process that was forked has a copy of its parent's loop, which seems to run.
+        if loop.is_running() and self._owner == os.getpid():
+            raise ConfigError(
+                "this Registry is in use on another event loop: make one Registry per loop"
+            )
 
     def transport_of(self, provider: Provider) -> Transport:
         """Return the transport for the requests of a provider."""
@@ -337,7 +341,10 @@ class Resources:
         self._owned = [each for each in self._owned if each is not closeable]
 
     async def aclose(self) -> None:
-        """End all calls, then close everything; idempotent."""
+        """End all calls, then close everything; idempotent. Raises: ConfigError."""
+        loop = None if self.closed or self._watchdog is None else self._watchdog.loop
+        if loop is not None and loop is not asyncio.get_running_loop():
+            self._check_loop(loop)
         self.closed = True
         mine: tuple[Closeable | None, ...] = (self._member, self._pool, self._transport)
         left = [*(each for each in mine if each is not None), *self._owned]

@@ -394,7 +394,10 @@ class Registry(UnaryCalls, Retrieval, Names):
         self._resources.own(closeable)
 
     async def aclose(self) -> None:
-        """Close connections, worker processes and all else that the registry owns; idempotent."""
+        """Close connections, worker processes and all else that the registry owns; idempotent.
+
+        Raises: ConfigError where another running event loop uses it.
+        """
         await self._resources.aclose()
 
     async def __aenter__(self) -> Self:

@@ -21,7 +21,7 @@ from aiollm._bulk.source import RowToAsk, Source
 from aiollm._bulk.width import Width
 from aiollm._resources import Resources
 from aiollm.bulk.record import Record
-from aiollm.errors import ClosedError, StoppedError
+from aiollm.errors import ClosedError, ConfigError, StoppedError
 from aiollm.types import Target
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ class MapRun(Generic[T]):
         """
         if self._waiter is not None:
             raise ClosedError("this bulk run is already being read by another task")
+        if self._state == "open" and asyncio.get_running_loop() is not self._loop:
+            raise ConfigError("this bulk run is in use on another event loop: read it there")
         if self._ready and self._loop.time() - self._turned_at > TURN:
             await asyncio.sleep(0)  # a caller that takes many rows at once must not stop the loop
             self._turned_at = self._loop.time()

@@ -77,7 +77,8 @@ class SingleReader(ABC, Generic[Got, Y]):
         # Looking up the running loop is a system call in Python 3.11, so do it once.
         self._reader = task = current_task(self._loop)
         if task is None:
-            raise ClosedError(f"a {self._noun} can be read only inside an asyncio task")
+            where = "inside an asyncio task, on the event loop that began it"
+            raise ClosedError(f"a {self._noun} can be read only {where}")
         return task
 
     def _opened(self) -> Source[Got]:

@@ -368,3 +368,16 @@ def test_a_target_without_a_key_is_an_error_before_any_row(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no key for 'openai'"):
         reg.map("openai/gpt-6.1-sol", ["a", "b"], into=tmp_path / "out.jsonl")
     assert not [*tmp_path.iterdir()]
+
+
+async def test_a_run_is_read_on_its_own_event_loop_alone():
+    async with Registry(env={}) as reg:
+        reg.register("fake", FakeProvider(default=echo).provider())
+        async with reg.map("fake/m", ["a", "b"]) as run:
+
+            async def read() -> None:
+                await anext(run)
+
+            with pytest.raises(ConfigError, match="in use on another event loop: read it there"):
+                await asyncio.to_thread(lambda: asyncio.run(read()))
+            assert [row.text async for row in run] == ["a", "b"]

@@ -261,6 +261,25 @@ async def test_a_registry_in_use_on_another_running_loop_says_so(serve, registry
         await asyncio.to_thread(other)
 
 
+async def test_what_is_in_use_on_another_running_loop_is_read_and_closed_there(serve, registry):
+    server = await serve(endless()[1])
+    reg = registry({"a": server})
+    stream = reg.stream("a/m", "hi")
+    first = await anext(stream)
+
+    async def read() -> None:
+        await anext(stream)
+
+    with pytest.raises(ClosedError, match="on the event loop that began it"):
+        await asyncio.to_thread(lambda: asyncio.run(read()))
+    with pytest.raises(ConfigError, match="in use on another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(reg.aclose()))
+    assert (first.text, server.counts.open) == ("first", 1)
+    await stream.aclose()
+    await reg.aclose()
+    await asyncio.to_thread(lambda: asyncio.run(reg.aclose()))  # it is closed, wherever
+
+
 async def test_a_closed_registry_says_so(serve, registry):
     server = await serve(OK)
     reg = registry({"a": server})
