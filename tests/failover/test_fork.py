@@ -74,7 +74,9 @@ def in_a_child(work) -> int:
 @pytest.mark.parametrize("is_running", [False, True], ids=["between runs", "inside a task"])
 @pytest.mark.parametrize("is_asked", [False, True], ids=["closed at once", "used"])
 def test_a_stream_survives_what_a_forked_process_does(server, is_running, is_asked):
-    reg = Registry(env={"LLM_A": server.url}, retries=0, timeouts=Timeouts(first_output=5))
+    # The parent's stream has the only slot, which in its child is nobody's.
+    env = {"LLM_A": f"{server.url}?max_concurrency=1"}
+    reg = Registry(env=env, retries=0, timeouts=Timeouts(first_output=5))
 
     async def child() -> None:
         if is_asked:

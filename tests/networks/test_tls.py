@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import ssl
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from aiollm import ConfigError, ConnectError, FailoverError, LocalError, Registry, classify
 from aiollm._http import certificates
 from aiollm.dsn import Network
-from aiollm.testing import FaultServer, chat
+from aiollm.testing import FaultServer, Gate, Stale, chat
 
 
 async def failure(reg: Registry, spec: str = "gw/m") -> Exception:
@@ -311,3 +313,35 @@ async def test_plain_http_to_a_server_of_tls_says_so(registry, make_proxy, recor
         assert isinstance(error, ConnectError)
         assert "speaks TLS" in str(error)
         assert classify(error).harms == "long"
+
+
+async def test_a_crowd_loses_no_call_to_a_server_that_closes_connections_as_it_likes(
+    serve, registry, pki
+):
+    """Each call is answered once, whatever became of the connection that it was sent on."""
+    random_one, answered = random.Random(7), Counter()
+    opened = Gate(opened=True)
+
+    def answer(request):
+        text = request.json()["messages"][-1]["content"]
+        said = chat(text)
+        ways = [said, said, Stale(said), Stale(said, how="reset"), Stale(said, gate=opened)]
+        answered[text] += 1
+        return random_one.choice(ways)
+
+    server = await serve(answer, ssl=pki.context())
+    reg = registry({"gw": server.dsn(ca=pki.path("ca.pem"))})
+
+    async def ask_one_after_another(number):
+        for turn in range(6):
+            question = f"{number}.{turn}"
+            assert (await reg.generate("gw/m", question)).text == question
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(32):
+            tasks.create_task(ask_one_after_another(number))
+    assert set(answered.values()) == {1}
+    assert len(answered) == 192 < len(server.requests)
+    await reg.aclose()
+    await server.wait_closed()
+    assert server.counts.open == 0
