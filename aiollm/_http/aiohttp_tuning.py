@@ -14,6 +14,7 @@ from aiohttp import connector
 from aiohttp.http_writer import StreamWriter
 
 from aiollm._http.receiving import RECEIVE_SIZE, SendNotes, connection_factory
+from aiollm._time_limits import TimeLimit
 
 TLS_RECEIVE_SIZE = 32 * 1024
 """Bytes of TLS read at once, two records; asyncio reads 256 KiB."""
@@ -42,7 +43,8 @@ class Prompt(aiohttp.BaseConnector):
         super()._release(key, protocol, should_close=should_close)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        protocol = await super()._create_connection(req, traces, timeout)
+        async with TimeLimit(timeout.sock_read):
+            protocol = await super()._create_connection(req, traces, timeout)
         receive_less(protocol.transport, self._tls_buffer)
         return protocol
 
@@ -64,8 +66,11 @@ class _Careful(Prompt):
         """Return a connection that is new, or idle and clean."""
         if sent is None and (sent := sending.get(None)) is not None:
             sent.key = req.connection_key
+        # aiohttp's own limit would count what this process stood still for. It is passed as one of
+        # those that aiohttp looks at later.
+        within = aiohttp.ClientTimeout(total=None, sock_read=timeout.connect)
         while True:
-            connection = await super().connect(req, traces, timeout)
+            connection = await super().connect(req, traces, within)
             protocol: Any = connection.protocol
             # A second response that nobody asked for would be taken for this request's.
             if not (protocol.should_close and protocol.was_used) or sent is None:

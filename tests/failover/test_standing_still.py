@@ -12,6 +12,7 @@ import pytest
 from aiollm import (
     Budget,
     BudgetError,
+    ConnectError,
     DeadlineError,
     Finish,
     Price,
@@ -23,6 +24,7 @@ from aiollm import (
 from aiollm._agent.tool_runner import ToolRunner
 from aiollm._http.last_words import LastWords
 from aiollm._http.tokens import Tokens
+from aiollm._http.transport import HttpTransport
 from aiollm._http.unary import UnaryRequester
 from aiollm._time_limits import TimeLimit, Timer, wait
 from aiollm._wire.tokens import DynamicToken
@@ -67,7 +69,9 @@ class Server:
 async def request(server: Server) -> str:
     provider = Provider("p", "x", "http://mem.invalid/v1", ChatCodec())
     requester = UnaryRequester(server)
-    reply = await requester.request(provider, Timeouts(first_output=10.0), HttpRequest("GET", "/"))
+    reply = await requester.request(
+        provider, Timeouts(first_output=10.0), HttpRequest("http://mem.invalid/", {})
+    )
     return reply.body.decode()
 
 
@@ -125,7 +129,25 @@ async def room_in_a_budget(event: asyncio.Event, **limits: float) -> str:
         return (await second).text
 
 
-WAITS: list[Work] = [a_head, a_body, a_tool, a_token, last_words, room_in_a_budget]
+async def a_connection(event: asyncio.Event) -> str:
+    """The name of the server is looked up for so long."""
+
+    async def looked_up(*_: object, **__: object) -> object:
+        await event.wait()
+        raise socket.gaierror(socket.EAI_NONAME, "hello")
+
+    loop: Any = asyncio.get_running_loop()
+    loop.getaddrinfo = looked_up
+    transport = HttpTransport()
+    try:
+        with pytest.raises(ConnectError, match="the host name is unknown"):
+            await transport.send(HttpRequest("http://gw.invalid/", {}), 10.0)
+    finally:
+        await transport.close()
+    return "hello"
+
+
+WAITS: list[Work] = [a_head, a_body, a_tool, a_token, a_connection, last_words, room_in_a_budget]
 
 
 def in_stopped_time(scenario: Callable[[StoppedLoop], Awaitable[Any]]) -> Any:
