@@ -286,8 +286,9 @@ class Gate:
 
     def _least_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
         """Return the seconds for which a target cannot be free, inf where that is unknown."""
-        wait = self._line_wait(line, ticket.demand, now, waiting=True)
-        return wait if wait > 0 else line.scope.wait(line, ticket.demand, now)
+        wait = self.health.ready_in(line.target, line.origin, waiting=True)
+        waits = wait, line.wait(ticket.demand, now), line.scope.wait(line, ticket.demand, now)
+        return max((each for each in waits if each < math.inf), default=math.inf)
 
     def _is_hopeless(self, ticket: Ticket[Line]) -> bool:
         """Return whether no call will find out if one of the ticket's targets is well again."""
@@ -446,5 +447,4 @@ class Gate:
 
     def snapshot(self) -> tuple[TargetLimits, ...]:
         """Return the limits of the targets used so far."""
-        now = self.now()
-        return tuple(line.snapshot(now) for line in self._lines.values())
+        return tuple(line.snapshot(self.now()) for line in self._lines.values())

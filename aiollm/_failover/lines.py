@@ -218,11 +218,11 @@ class Line:
         return max(meter.wait(now, units) for _, meter, units in self.needs(demand, self.meters))
 
     def own_wait(self, now: float) -> float:
-        """Return the same by its pace and window alone, which no fleet shares."""
+        """Return the same by its pace, and its window unless it is probed: no fleet shares them."""
         pace = self.pace
         if pace.is_active and (wait := pace.wait(now)) > 0:
             return wait
-        return self._window_wait(now) if self.pending >= self.window else 0.0
+        return 0.0 if self.pending < self.window or self._is_aside else self._window_wait(now)
 
     def _window_wait(self, now: float) -> float:
         """Return the seconds until the window opens wider by itself; inf if it no longer does."""
