@@ -302,12 +302,12 @@ class ActiveAttempt:
                 call.emit(TargetClosed(call.number, self.target))
 
     def _end(self) -> None:
-        self._batches = None
         deadlines = self._deadlines
         if deadlines.fired is not None:
             deadlines.end()
         if self.record.outcome == "running":
             raise StreamInterrupted("the stream ended before its terminal event")
+        self._batches = None
         self.is_released = True  # as `close` does, but what became of it is booked
         deadlines.stop()
 

@@ -199,7 +199,7 @@ class Chain(Call):
             targets, admission = found
             if len(targets) == 1:
                 return self.attempt_type(self, admission, queued)
-            if (winner := await self._race(targets, admission)) is not None:
+            if (winner := await self._race(targets, admission, queued)) is not None:
                 return winner
 
     async def _in_line(self) -> tuple[Admitted, float]:
@@ -253,7 +253,9 @@ class Chain(Call):
         message = f"every target of {self._candidates.plan} failed ({tries})"
         return FailoverError(message, errors, self.attempts)
 
-    async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
+    async def _race(
+        self, targets: Sequence[Target], admission: Admission, queued: float
+    ) -> ActiveAttempt | None:
         """Return the attempt that gave output first, all others closed; None when all failed."""
         try:
             if not all(map(is_imported, _RACING)):
@@ -265,7 +267,7 @@ class Chain(Call):
 
         race = Race(self, self._candidates, admission, self.attempt_type)
         try:
-            await race.run(targets)
+            await race.run(targets, queued)
         except BaseException:
             race.abandon()
             raise

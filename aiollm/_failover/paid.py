@@ -94,8 +94,10 @@ class PaidChain(Chain):
         await self._afford()
         return await super()._start()
 
-    async def _race(self, targets: Sequence[Target], admission: Admission) -> ActiveAttempt | None:
-        winner = await super()._race(targets, admission)
+    async def _race(
+        self, targets: Sequence[Target], admission: Admission, queued: float
+    ) -> ActiveAttempt | None:
+        winner = await super()._race(targets, admission, queued)
         if winner is None:
             await self._afford()  # what follows is another attempt
         return winner

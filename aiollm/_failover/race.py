@@ -42,11 +42,11 @@ class Race:
             self.winner.close("abandoned")
             self.winner = None
 
-    async def run(self, targets: Sequence[Target]) -> None:
+    async def run(self, targets: Sequence[Target], queued: float = 0.0) -> None:
         """Start the targets one by one, the next after its stagger or a failure.
 
         A target without room joins no race: the next one starts in its place. It is asked after
-        the race, as if it had not been part of it.
+        the race, as if it had not been part of it. `queued`: seconds that the call has waited.
         """
         attempts: list[ActiveAttempt] = []
         full: list[Target] = []
@@ -59,7 +59,8 @@ class Race:
                         full.append(target)
                         continue
                     failed = anyio.Event()
-                    attempts.append(self._kind(self._call, admission))
+                    attempts.append(self._kind(self._call, admission, queued))
+                    queued = 0.0
                     group.start_soon(self._run, attempts[-1], failed, group.cancel_scope)
                     if target is not targets[-1]:
                         with anyio.move_on_after(self._candidates.stagger(target)):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from aiollm import (
     FailoverError,
+    Limits,
     OverloadedError,
     RateLimitError,
     Registry,
     ServerError,
+    StreamInterrupted,
+    Timeouts,
 )
+from aiollm._failover.race import load_anyio
+from aiollm.codecs import DsnOptions
+from aiollm.provider import Operation
 from aiollm.testing import NEVER, FakeProvider, Pause
-from aiollm.types import TextDelta
+from aiollm.types import Finish, TextDelta
 from tests.failover.test_virtual_crowd import VirtualLoop, in_virtual_time
 
 
@@ -53,6 +60,27 @@ def test_a_probe_does_not_wait_for_an_attempt_that_hangs() -> None:
     in_virtual_time(scenario)
 
 
+def test_an_attempt_of_a_race_says_how_long_its_call_has_waited() -> None:
+    load_anyio()
+
+    async def scenario(loop: VirtualLoop) -> None:
+        full, soon = FakeProvider([NEVER]), FakeProvider([Pause(0.5), "first"], "second")
+        async with registry(loop) as reg:
+            for name, fake, wait in (("a", full, 2.0), ("b", soon, None)):
+                options = DsnOptions(max_concurrency=1, wait=wait)
+                reg.register(name, fake.provider(base_url=f"fake://{name}", options=options))
+            holders = [asyncio.create_task(reg.generate(f"{name}/m", "hi")) for name in "ab"]
+            await asyncio.sleep(0.1)
+            response = await reg.generate("a/m|b/m", "hi")
+            assert [(str(each.target), each.queued) for each in response.attempts] == [
+                ("b/m", pytest.approx(2.0))
+            ]
+            holders[0].cancel()
+            await asyncio.wait(holders)
+
+    in_virtual_time(scenario)
+
+
 def test_a_wait_for_a_target_that_is_sick_and_told_us_to_slow_down_may_be_too_long() -> None:
     """It is paced for longer than the call may wait: nobody waits for the next probe in vain."""
 
@@ -70,5 +98,28 @@ def test_a_wait_for_a_target_that_is_sick_and_told_us_to_slow_down_may_be_too_lo
                 await reg.generate("a/m", "hi", patience=5.0)
             assert isinstance(caught.value.last, ServerError)
             assert loop.now == began
+
+    in_virtual_time(scenario)
+
+
+def test_an_answer_of_an_adapter_that_ends_without_an_end_was_sent() -> None:
+    """It uses up the limits, and may cost something."""
+
+    async def cut(*_: object) -> AsyncIterator[list[TextDelta | Finish]]:
+        await asyncio.sleep(0.1)
+        return
+        yield []
+
+    async def scenario(loop: VirtualLoop) -> None:
+        async with registry(loop, retries=0) as reg:
+            row = FakeProvider().provider(operations={"chat": Operation(adapter=cut)})
+            reg.register("a", row, limits=Limits(rpm=60))
+            with pytest.raises(FailoverError) as caught:
+                await reg.generate("a/m", "hi", timeouts=Timeouts(first_output=5.0))
+            assert isinstance(caught.value.last, StreamInterrupted)
+            (limits,) = reg.limits()
+            assert limits.used["requests"] > 0
+            (attempt,) = caught.value.attempts
+            assert attempt.usd is None
 
     in_virtual_time(scenario)
