@@ -34,6 +34,8 @@ class Race:
         self._call = call
         self._candidates = candidates
         self._first: Admission | None = first
+        self._failed: anyio.Event | None = None
+        """Set by any attempt that fails before the next target starts."""
         self._kind = kind
 
     def abandon(self) -> None:
@@ -43,7 +45,7 @@ class Race:
             self.winner = None
 
     async def run(self, targets: Sequence[Target], queued: float = 0.0) -> None:
-        """Start the targets one by one, the next after its stagger or a failure.
+        """Start the targets one by one, the next after its stagger or any failure.
 
         A target without room joins no race: the next one starts in its place. It is asked after
         the race, as if it had not been part of it. `queued`: seconds that the call has waited.
@@ -58,10 +60,10 @@ class Race:
                     if admission is None:
                         full.append(target)
                         continue
-                    failed = anyio.Event()
+                    failed = self._failed = anyio.Event()
                     attempts.append(self._kind(self._call, admission, queued))
                     queued = 0.0
-                    group.start_soon(self._run, attempts[-1], failed, group.cancel_scope)
+                    group.start_soon(self._run, attempts[-1], group.cancel_scope)
                     if target is not targets[-1]:
                         with anyio.move_on_after(self._candidates.stagger(target)):
                             await failed.wait()
@@ -75,9 +77,7 @@ class Race:
                 if attempt is not self.winner:
                     attempt.close("abandoned")
 
-    async def _run(
-        self, attempt: ActiveAttempt, failed: anyio.Event, scope: anyio.CancelScope
-    ) -> None:
+    async def _run(self, attempt: ActiveAttempt, scope: anyio.CancelScope) -> None:
         try:
             items = await _until_output(attempt)
         except Exception as error:  # noqa: BLE001 - classified below
@@ -89,7 +89,8 @@ class Race:
                 # A recorded error keeps no frames: they hold the race, and the race holds it.
                 error.__traceback__ = None
                 self.errors.append(error)
-            failed.set()
+            if self._failed is not None:
+                self._failed.set()
             return
         if self.winner is None and self.fatal is None:
             self.winner = attempt

@@ -123,3 +123,20 @@ def test_an_answer_of_an_adapter_that_ends_without_an_end_was_sent() -> None:
             assert attempt.usd is None
 
     in_virtual_time(scenario)
+
+
+def test_the_next_target_starts_as_soon_as_any_earlier_one_fails() -> None:
+    """Not only the one that started last."""
+    load_anyio()
+
+    async def scenario(loop: VirtualLoop) -> None:
+        scripts = ([Pause(1.2), ServerError("down", status=500)], [NEVER], ["third"])
+        async with registry(loop) as reg:
+            for name, script in zip("abc", scripts, strict=True):
+                reg.register(name, FakeProvider(script).provider(base_url=f"fake://{name}"))
+            response = await reg.generate("a/m|b/m|c/m", "hi", stagger=1.0)
+            assert response.text == "third"
+            started = [each.started for each in response.attempts]
+            assert started == pytest.approx([0.0, 1.0, 1.2])
+
+    in_virtual_time(scenario)
