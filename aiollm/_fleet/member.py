@@ -103,6 +103,10 @@ class Member:
             self._loop = loop
             self._is_tried = False
         await self._link.open()
+        if not self.away:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.timeout):
+                    await self.health.learnt.wait()
         self._is_tried = True
         if self.away and not self._reason:
             self._go_away(f"it cannot be reached ({self._link.trouble or 'no answer'})")

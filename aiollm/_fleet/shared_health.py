@@ -95,6 +95,8 @@ class SharedHealth:
         self._known: dict[str, Message] = {}
         self._asked: set[str] = set()
         self._reports: dict[str, _Report] = {}
+        self.learnt = asyncio.Event()
+        """Whether what others have found open is known."""
 
     @property
     def is_open(self) -> bool:
@@ -282,7 +284,13 @@ class SharedHealth:
             if breaker is not None and breaker.is_open and not _is_own(breaker.error):
                 self._restore(place, breaker, 1)
         self.ask()
-        self._send(scripts.open_ones, [], [], self._heard_all)
+        learnt = self.learnt = asyncio.Event()
+
+        def heard(reply: Sequence[bytes]) -> None:
+            self._heard_all(reply)
+            learnt.set()
+
+        self._send(scripts.open_ones, [], [], heard, learnt.set)
 
     def _restore(self, place: Target | str, breaker: Breaker, generation: int) -> None:
         """Put the state of a breaker into a Redis that does not have it."""

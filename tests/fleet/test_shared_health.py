@@ -74,6 +74,18 @@ async def test_a_process_that_joins_later_knows_what_is_open(redis, members, ser
     assert len(server.requests) == 1
 
 
+async def test_the_first_call_of_a_process_does_not_ask_what_others_found_open(
+    redis, members, server
+):
+    server.behave(DOWN)
+    url = redis.url
+    first, *later = (members(url, {"a": server}, cooldown=60.0) for _ in range(4))
+    await fails(first)
+    await until(lambda: first._resources._member.health._known)
+    await asyncio.gather(*map(fails, later))
+    assert len(server.requests) == 1
+
+
 async def test_one_call_of_all_processes_probes_and_the_others_wait_for_it(redis, members, server):
     server.behave(DOWN)
     url = redis.url
