@@ -220,7 +220,7 @@ def _name(function: Function) -> str:
         raise ConfigError(f"{function.__name__} is a class: pass a function or an instance")
     name = getattr(function, "__name__", None)
     if name is None and isinstance(function, functools.partial):
-        raise ConfigError("a partial has no name: pass one, tool(name=...)")
+        raise ConfigError("a partial has no name: give it one, tool(name=...)(partial)")
     return str(name or type(function).__name__)
 
 
