@@ -192,6 +192,12 @@ def test_each_cause_of_a_failure_is_one_line():
     assert [line[:2] for line in lines] == ["fa", "  ", "  "]
 
 
+def test_a_cause_that_came_again_is_counted():
+    causes = [ServerError("no"), ServerError("busy"), ServerError("no")]
+    lines = terminal.describe(FailoverError("failed", causes)).splitlines()
+    assert lines == ["failed", "  ServerError: no (2 times)", "  ServerError: busy"]
+
+
 def test_logs_are_clean_with_their_tracebacks(capsys):
     error = ValueError("\x1b[2J")
     trace = (ValueError, error, error.__traceback__)

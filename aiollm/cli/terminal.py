@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
@@ -106,11 +107,12 @@ def write(text: str) -> None:
 
 
 def describe(error: Exception) -> str:
-    """Describe an error, with one line for each attempt."""
+    """Describe an error, with one line for each cause."""
     if not isinstance(error, FailoverError):
         return f"{type(error).__name__}: {error}"
-    causes = [f"  {type(each).__name__}: {one_line(each)}" for each in error.exceptions]
-    return "\n".join([one_line(error.message), *causes])
+    causes = Counter(f"  {type(each).__name__}: {one_line(each)}" for each in error.exceptions)
+    told = [each if count == 1 else f"{each} ({count} times)" for each, count in causes.items()]
+    return "\n".join([one_line(error.message), *told])
 
 
 def complain(text: str) -> None:
