@@ -106,7 +106,9 @@ def _asked(said: dict[str, Any], form: LineFormat) -> Request:
         return Request([*history, *([user(*images)] if images else [])], **settings)
     prompt = said.get(form.prompt)
     if not isinstance(prompt, str):
-        has = f"{form.prompt!r} is {_shown(prompt)}" if form.prompt in said else "it has neither"
+        has = "it has neither (--prompt-field names another field)"
+        if form.prompt in said:
+            has = f"{form.prompt!r} is {_shown(prompt)}"
         raise ConfigError(f"expected a text as {form.prompt!r}, or a list as 'messages': {has}")
     return Request([Message("user", [*images, prompt])], **settings)
 

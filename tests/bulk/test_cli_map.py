@@ -151,6 +151,15 @@ def test_the_fields_of_a_row_and_of_the_command_reach_the_request(server: FaultS
     ]
 
 
+def test_a_row_without_a_prompt_says_how_its_field_is_named(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('{"question": "hi"}\n')
+    assert cli.main(command()) == cli.FAILED
+    assert "line 1: expected a text as 'prompt'" in (said := capsys.readouterr().err)
+    assert "--prompt-field names another" in said
+
+
 def test_failed_rows_make_the_code_and_are_asked_again(
     server: FaultServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
