@@ -146,6 +146,7 @@ SHARED_CODES = (
             "SetLimitExceeded",  # Volcengine, with 429: a limit of its owner
             "CreditsError",  # OpenCode, with 401
             "ServiceQuotaExceededException",  # AWS, with 400
+            "PAYMENT_METHOD_REQUIRED",  # SambaNova (2026)
         ),
     ),
     Rule(AuthenticationError, codes=("organization_restricted",)),  # Groq, with 400 (2026)
@@ -416,6 +417,7 @@ SHARED_TEXTS = (
         RateLimitError,
         codes=(
             "rate_limit_reached_error",  # Kimi
+            "rate_limit",  # Together (2026)
             "too_many_requests",  # Azure
             "RateLimitReached",  # Azure, GitHub Models
             "ThrottlingException",  # AWS
