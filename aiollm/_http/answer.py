@@ -277,8 +277,11 @@ class Answer:
         self.failure, self.ends_late = error, True
 
     def _was_complete(self, batch: list[Item]) -> bool:
-        """Return whether the answer was complete before its body was cut."""
-        if isinstance(self.framer, _Document):
+        """Return whether the answer was complete before its body was cut.
+
+        A finish reason that was followed by more does not show that.
+        """
+        if isinstance(self.framer, _Document) or (self._words is not None and self._words.more):
             return False
         try:
             self._close(batch)

@@ -26,7 +26,10 @@ class LastWords:
     empty chunks, with which some servers keep a connection open for ever.
     """
 
-    __slots__ = ("_gaps", "_least", "_most", "_waited")
+    __slots__ = ("_gaps", "_least", "_most", "_waited", "more")
+
+    more: bool
+    """Whether something was said after a finish reason, which is then not the last word."""
 
     def __init__(self, timeouts: Timeouts, gap: float | None, *, sure: bool) -> None:
         """`gap` is the longest between two pieces, below 0 after one, None before the first.
@@ -38,9 +41,11 @@ class LastWords:
         # The answer has its finish: no deadline of a silent server may make it fail.
         self._most = min(LONGEST, (timeouts.idle or _FAR) / 2, (timeouts.stall or _FAR) / 2)
         self._waited = 0.0
+        self.more = False
 
     def said_more(self) -> None:
         """Note that what came was more than a sign of life."""
+        self.more = True
         self._least = LONGEST
         self._waited = 0.0
 

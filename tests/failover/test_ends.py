@@ -211,6 +211,13 @@ def test_a_finish_whose_blank_line_a_broken_connection_took_counts(play: Any) ->
     assert play(ChatCodec(), script)[0].finish_reason == "stop"
 
 
+def test_a_break_is_an_interruption_where_a_finish_reason_was_not_the_end(play: Any) -> None:
+    pieces = [(1.0, chat("a", "stop")), (1.0, chat("b", "stop"))]
+    with pytest.raises(errors.StreamInterrupted, match="broke off"):
+        play(ChatCodec(), [*pieces, (1.0, b"RESET")])
+    assert play(ChatCodec(), [*pieces, (1.0, b"")])[0].text == "ab"
+
+
 def test_half_an_event_is_an_interruption(play: Any) -> None:
     for end in (b"", b"RESET"):
         with pytest.raises(errors.StreamInterrupted):
