@@ -273,6 +273,20 @@ SILICONFLOW = msgspec.structs.replace(
     budget="",
     models=SILICONFLOW_MODELS,
 )
+VERCEL = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("ai-gateway.vercel.sh",),
+    thinking=OPENROUTER.thinking,
+    efforts=OPENROUTER.efforts,
+    budget=OPENROUTER.budget,
+    replay=as_details,
+)
+SNOWFLAKE = msgspec.structs.replace(
+    COMPATIBLE,
+    hosts=("*.snowflakecomputing.com",),
+    budget="",
+    replay=as_details,
+)
 
 DIALECTS = (
     OPENAI,
@@ -294,6 +308,8 @@ DIALECTS = (
     SILICONFLOW,
     ARK,
     COHERE,
+    VERCEL,
+    SNOWFLAKE,
     COMPATIBLE,
 )
 """The first dialect whose hosts match applies."""

@@ -172,6 +172,8 @@ REASONING: list[tuple[str, Any, dict[str, Any], str]] = [
     (OPENAI, 90000, {"reasoning_effort": "high"}, "no reasoning budget"),
     ("https://openrouter.ai/api/v1", "low", {"reasoning": {"effort": "low"}}, ""),
     ("https://openrouter.ai/api/v1", 2000, {"reasoning": {"max_tokens": 2000}}, ""),
+    ("https://ai-gateway.vercel.sh/v1", "low", {"reasoning": {"effort": "low"}}, ""),
+    ("https://ai-gateway.vercel.sh/v1", 2000, {"reasoning": {"max_tokens": 2000}}, ""),
     ("https://openrouter.ai/api/v1", 0, {"reasoning": {"effort": "none"}}, ""),
     ("https://openrouter.ai/api/v1", "max", {"reasoning": {"effort": "max"}}, ""),
     ("https://api.deepseek.com", "none", {"thinking": {"type": "disabled"}}, ""),

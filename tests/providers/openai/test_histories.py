@@ -282,6 +282,8 @@ def test_what_was_sent_as_chat_comes_back(chat):
         ("litellm.test/v1", {"reasoning": "hm", "thinking_blocks": [SIGNED, REDACTED]}),
         ("litellm.test/v1", {"thinking_blocks": [SIGNED, SIGNED]}),
         ("openrouter.ai/api/v1", {"reasoning_details": DETAILS}),
+        ("ai-gateway.vercel.sh/v1", {"reasoning_details": DETAILS}),
+        ("x-y.snowflakecomputing.com/api/v2/cortex/v1", {"reasoning_details": DETAILS}),
         ("generativelanguage.googleapis.com/v1beta/openai", {"extra_content": GEMINI}),
     ],
 )
