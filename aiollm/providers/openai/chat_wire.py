@@ -242,10 +242,11 @@ class Counts(Billing, gc=False):
     total_tokens: Tokens = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
-    # Read from a cache, by DeepSeek, Mistral, Moonshot, gateways to Anthropic, and Bedrock.
+    # Read from a cache, by DeepSeek, Mistral, Moonshot, Inception, gateways to Anthropic, Bedrock.
     prompt_cache_hit_tokens: Tokens = None
     num_cached_tokens: Tokens = None
     cached_tokens: Tokens = None
+    cached_input_tokens: Tokens = None
     cache_read_input_tokens: Tokens = None
     cache_read: Tokens = msgspec.field(name="cacheReadInputTokens", default=None)
     # Written to a cache.
@@ -266,7 +267,7 @@ _NO_OTHERS = [*astuple(Counts())[5:]]
 _CACHE = slice(1, 5)
 """Of a breakdown, the fields that are about a cache."""
 
-_WRITTEN = 5
+_WRITTEN = 6
 """Of the fields above that hold one count under several names, the first that counts writes."""
 
 
