@@ -237,6 +237,12 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "escaped slashes in a file": lambda size: (
                 rb'{"data":[{"b64_json":"iVBORw0KGgoA%b"}]}' % (rb"\/" * (size // 8 * 4))
             ),
+            "a bad end of a file": lambda size: (
+                b'{"data":[{"b64_json":"iVBORw0KGgoA%b!"}]}' % (b"AAAA" * (size // 4))
+            ),
+            "a file of another alphabet": lambda size: (
+                b'{"data":[{"b64_json":"iVBORw0KGgoA%b"}]}' % (b"AA-_" * (size // 4))
+            ),
             "starts of files": _listed(b'{"data":[],"a":[%b]}', b'"Qk"'),
             "junk": lambda size: b"a" * size,
         }.items()
@@ -257,6 +263,8 @@ SHAPES: dict[str, tuple[str, Callable[[int], bytes]]] = {
             "empty events": b"data: \n\n",
             "empty frames": b"data: {}\n\n",
             "names": b"event: a\n",
+            "bad files": b'data: {"type":"image_generation.partial_image",'
+            b'"b64_json":"iVBORw0KGgoA%b!"}\n\n' % (b"AAAA" * 64 * 1024),
             "small files": b'data: {"type":"image_generation.partial_image",'
             b'"b64_json":"iVBORw0KGgoA"}\n\n',
         }.items()

@@ -3,7 +3,8 @@
 Decoding a reply with a 20 MB image in one go would stall the loop, and a thread would not help,
 because all JSON and base64 decoders hold the interpreter's lock. So each read is decoded as it
 arrives, and the codec decodes only the small rest. There each file is replaced by a placeholder:
-base64 of a few bytes that begin like the file.
+base64 of a few bytes that begin like the file. In place of a large file that cannot be decoded
+stands what is not base64, either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import re
 
 import msgspec
+
+from aiollm._wire.base64_files import plain
 
 LARGE = 64 * 1024
 """Characters from which a file is taken out; decoding a shorter one takes about 0.1 ms."""
@@ -38,7 +41,10 @@ _MAYBE = re.compile(rb'[",][A-Za-z0-9+/\\]{0,9}\Z')
 
 _CUT_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _LONGEST_CUT = 5
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_BAD = b"!"
+"""What stands in place of a file that is not base64 of any form."""
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t"
 
 _TEXT = msgspec.json.Decoder(str)
 _BYTES = msgspec.json.Decoder(bytes)
@@ -64,9 +70,9 @@ class Lift:
         return b"".join(out)
 
     def close(self) -> bytes:
-        """Return the bytes still held at the end of the body."""
+        """Return the bytes still held at the end of the body; of a large file that is cut, none."""
         file, self._file = self._file, None
-        return self._held if file is None else file.text()
+        return self._held if file is None else file.rest()
 
     def take(self, data: bytes) -> list[bytes] | None:
         """Hand over the file that the placeholder `data` replaces, None if it is not one."""
@@ -96,7 +102,10 @@ class Lift:
             return len(data)
         file.add(data[at:end])
         self._file = None
-        out.append(self._stand_in(file.pieces) if file.finish() else file.text())
+        if file.is_large:
+            out.append(self._stand_in(file.pieces) if file.finish() else _BAD)
+        else:
+            out.append(file.rest())
         return end
 
     def _stand_in(self, pieces: list[bytes]) -> bytes:
@@ -107,38 +116,37 @@ class Lift:
 
 
 class _File:
-    """A string that begins like a file: decoded once it is large, unless it is not base64."""
+    """A string that begins like a file: decoded as it comes, once it is large."""
 
-    __slots__ = ("_good", "_rest", "pieces")
+    __slots__ = ("_good", "_is_odd", "_rest", "is_large", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
+        self.is_large: bool = False
         self._rest = bytearray()
         self._good = True
+        self._is_odd = False
+        """Whether it is of another form than plain base64."""
 
     def add(self, text: bytes) -> None:
-        """Add more of the string."""
+        """Add more of the string; nothing of one that is no file is kept."""
+        if not self._good:
+            return
         self._rest += text
-        if self._good and len(self._rest) >= LARGE:
-            cut = self._unescape()
-            # Keep at least one character: padding is valid only at the end of the string, and
-            # whether this is the end is not known yet.
-            self._good = self._decode((len(self._rest) - cut - 1) // 4 * 4)
+        if len(self._rest) >= LARGE:
+            self.is_large = True
+            self._good = self._decode(self._unescape(), whole=False)
 
     def finish(self) -> bool:
-        """Decode the end; say whether the string was a large file."""
-        if not self._good or not self.pieces:
+        """Decode the end; return whether the string was a file."""
+        if not self._good:
             return False
         self._unescape()
-        lacking = -len(self._rest) % 4
-        if lacking == 3:
-            return False
-        self._rest += b"=" * lacking
-        return self._decode(len(self._rest))
+        return self._decode(0, whole=True)
 
-    def text(self) -> bytes:
-        """Return the complete string."""
-        return binascii.b2a_base64(b"".join(self.pieces), newline=False) + self._rest
+    def rest(self) -> bytes:
+        """Return what has come of a string that is not large."""
+        return b"" if self.is_large else bytes(self._rest)
 
     def _unescape(self) -> int:
         """Undo the escapes that JSON allows in base64; return the size of one cut at the end."""
@@ -156,13 +164,24 @@ class _File:
             rest[:end] = text
         return cut
 
-    def _decode(self, end: int) -> bool:
-        text = bytes(self._rest[:end])
-        if end < len(self._rest) and text.endswith(b"="):
+    def _decode(self, cut: int, *, whole: bool) -> bool:
+        """Decode what has come, but for the last `cut` characters; return whether it is base64."""
+        end = len(self._rest) - cut
+        if self._is_odd:
+            self._rest[:end] = text = plain(self._rest[:end])
+            end = len(text)
+        # Padding is valid only at the end, and whether this is the end is not known yet.
+        text = bytes(self._rest[:end]).rstrip(b"=")
+        text = text + b"=" * (-len(text) % 4) if whole else text[: len(text) // 4 * 4]
+        if whole or not text.endswith(b"="):
+            try:
+                self.pieces.append(_BYTES.decode(b'"%b"' % text))
+            except msgspec.DecodeError:
+                pass
+            else:
+                del self._rest[: len(text)]
+                return len(self._rest) < LARGE
+        if self._is_odd:
             return False
-        try:
-            self.pieces.append(_BYTES.decode(b'"%b"' % text))
-        except msgspec.DecodeError:
-            return False
-        del self._rest[:end]
-        return True
+        self._is_odd = True
+        return self._decode(cut, whole=whole)

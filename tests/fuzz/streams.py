@@ -351,8 +351,8 @@ def _drawn(answer: wire.Wire, pieces: list[bytes], large: int) -> tuple[Any, ...
     else:
         check_error(error)
         error.frame = error.body = b""  # type: ignore[attr-defined]  # may hold a placeholder
-    # Where a file is taken out, places in the JSON after it are others.
-    return (items, type(error), re.sub("[0-9]+", "", str(error)))
+    # Where a file is taken out, what is wrong with the JSON around it is another thing.
+    return (items, type(error), re.sub("(?<=expected JSON:).*", "", str(error)))
 
 
 def _image_codecs(scheme: str) -> tuple[Any, ...]:

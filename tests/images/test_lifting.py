@@ -7,6 +7,7 @@ import base64
 import json
 import random
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiollm._wire.base64_files import from_text
 from aiollm._wire.base64_stream import LARGE, Lift
+from aiollm.errors import ProtocolError
 from aiollm.images import ImageRequest
 from aiollm.provider import HttpResponse, Operation, Provider
 from aiollm.providers.openai.chat_codec import ChatCodec
@@ -143,30 +146,82 @@ def test_escapes_line_ends_and_missing_padding_do_not_matter(escape, size):
     "odd",
     [
         text_of(LARGEST)[:-200_000] + "!" + "A" * 200_000,
+        text_of(LARGEST) + "!",
         text_of(LARGEST[:-1]) + text_of(LARGEST),
         text_of(LARGEST)[: LARGE - 8] + "A\\u0022\\\\",
         text_of(LARGEST) + "A",
-        text_of(LARGEST).replace("/", "_"),
+        text_of(LARGEST) + "\\ud83d",
     ],
-    ids=["a bad letter", "padding inside", "quotes", "a letter too many", "another alphabet"],
+    ids=[
+        "a bad letter",
+        "a bad end",
+        "padding inside",
+        "quotes",
+        "a letter too many",
+        "half a pair",
+    ],
 )
 @pytest.mark.parametrize("size", [1000, 65_536, 10**6])
-def test_what_is_no_plain_base64_is_left_for_the_codec_to_judge(odd, size):
-    body = b'{"b64_json":"%b","more":[1]}' % odd.encode()
-    out, _ = lifted(body, size)
-    assert json.loads(out) == json.loads(body)
+def test_what_is_no_base64_is_judged_by_the_codec_without_the_rest(odd, size):
+    """All of it would be looked at in one go."""
+    body = b'{"data":[{"b64_json":"%b"}],"more":[1]}' % odd.encode()
+    out, lift = lifted(body, size)
+    assert not lift._lifted
+    assert len(out) < 100
+    with pytest.raises(ProtocolError, match="not base64"):
+        OpenAIImages().decode_images(HttpResponse(200, {}, out, ""))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text.replace("/", "_").replace("+", "-"),
+        lambda text: text.replace("/", "_").replace("A", "A\\n"),
+        lambda text: text[:100_000] + " " + text[100_000:],
+        lambda text: text + "  ",
+        lambda text: text + "====",
+    ],
+    ids=["another alphabet", "and lines", "a space", "spaces at the end", "more padding"],
+)
+@pytest.mark.parametrize("size", [999, 65_536, 10**6])
+@pytest.mark.parametrize("data", [LARGEST, LARGEST[:-1], LARGEST[:-2]], ids=["", "=", "=="])
+def test_any_form_of_base64_is_decoded_as_it_comes(form, size, data):
+    out, lift = lifted(b'{"b64_json":"%b"}' % form(text_of(data)).encode(), size)
+    assert restored(json.loads(out), lift) == {"b64_json": ("", data)}
+
+
+def test_to_decode_base64_with_spaces_makes_no_object_for_each_word():
+    text = "AAA " * LARGE
+    tracemalloc.start()
+    try:
+        assert len(from_text(text)) == len(text) // 16 * 9
+        assert tracemalloc.get_traced_memory()[1] <= 4 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 def test_padding_is_the_end_even_where_a_read_ends_with_it():
     first = b'{"b64_json":"' + text_of(LARGEST[:-1]).encode()
-    body = first + b'AAAA"}'
-    out, _ = lifted(body, len(first) + 1)
-    assert json.loads(out) == json.loads(body)
+    out, _ = lifted(first + b'AAAA"}', len(first) + 1)
+    assert json.loads(out) == {"b64_json": "!"}
 
 
-def test_a_file_without_its_end_passes_as_it_is():
+def test_padding_without_an_end_is_not_kept():
+    lift = Lift()
+    lift.feed(b'{"b64_json":"' + text_of(LARGEST[:-1]).encode())
+    for _ in range(99):
+        assert lift.feed(b"=" * LARGE) == b""
+    assert len(lift._file._rest) < 2 * LARGE
+
+
+def test_a_string_that_is_not_large_passes_as_it_is():
+    body = b'{"a":"Qk %b","b":"iVBORw0KGg!"}' % (b"word " * 9999)
+    assert lifted(body, 1000)[0] == body
+
+
+def test_of_a_file_without_its_end_nothing_is_kept():
     body = b'{"b64_json":"' + text_of(LARGEST).encode()[:-5]
-    assert lifted(body, 65_536)[0] == body
+    assert lifted(body, 65_536)[0] == b'{"b64_json":"'
 
 
 def test_the_end_of_an_event_is_never_held_back():

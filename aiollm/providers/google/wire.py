@@ -315,7 +315,7 @@ def read_file(raw: msgspec.Raw) -> tuple[str, bytes]:
         blob = _BLOB.decode(raw) or Blob()
         return mime_in(blob.mime_type or ""), blob.data or b""
     except (ValueError, RecursionError):
-        value = load(bytes(raw))
+        value = load_weighed(bytes(raw))
     match value:
         case {"data": str() as text, **rest}:
             mime = rest.get("mimeType")
