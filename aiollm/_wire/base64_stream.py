@@ -44,7 +44,7 @@ _LONGEST_CUT = 5
 _BAD = b"!"
 """What stands in place of a file that is not base64 of any form."""
 
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t"
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 _TEXT = msgspec.json.Decoder(str)
 _BYTES = msgspec.json.Decoder(bytes)
@@ -157,7 +157,7 @@ class _File:
         cut = 0 if found is None else len(found[0])
         end = len(rest) - cut
         try:
-            text = _TEXT.decode(b'"%b"' % bytes(rest[:end])).encode().translate(None, b"\r\n")
+            text = plain(_TEXT.decode(b'"%b"' % plain(rest[:end])).encode())
         except ValueError:
             return 0
         if not text.translate(None, _ALPHABET):  # else it stays as it is, and is not a file
