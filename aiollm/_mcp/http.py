@@ -32,6 +32,9 @@ CONNECTIONS = 100
 _ERROR_BODY = 2048
 """Bytes of an error page that are read."""
 
+_A_TURN = 64
+"""HTTP chunks between two turns of the event loop: each takes some 7 microseconds."""
+
 _NOTICES, _NOTICE_SECONDS = 16, 5.0
 """How many servers' answers to a notice are waited for at a time, and how long."""
 
@@ -216,16 +219,18 @@ class _Bounded:
 
     async def _body(self, response: Any, most: int, weight: Weight) -> bytes | None:
         """Read a body, None if it has too many bytes or parts; leave nothing open."""
-        pieces, size = [], 0
+        body, count = bytearray(), 0
         try:
             async for piece in response.aiter_bytes():
-                pieces.append(piece)
-                size += len(piece)
-                if size > most or weight.add(piece):
+                body += piece
+                if len(body) > most or weight.add(piece):
                     return None
+                count += 1
+                if count % _A_TURN == 0:  # HTTP chunks that have come do not wait for each other
+                    await asyncio.sleep(0)
         finally:
             await response.aclose()
-        return b"".join(pieces)
+        return bytes(body)
 
     def _refused(self, request: Any, response: Any, body: bytes | None) -> Any:
         status = response.status_code

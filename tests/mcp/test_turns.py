@@ -11,11 +11,13 @@ import httpx2
 import pytest
 
 from aiollm._mcp.events import in_turns
+from aiollm._mcp.http import _Bounded
 from aiollm._mcp.lines import Lines, TooLong
 from aiollm._mcp.sdk import load
 from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.tools import Listed, book_of
 from aiollm._mcp.traffic import Traffic
+from aiollm._user_types.density import MESSAGE, Weight
 from aiollm._wire.lenient import MAX_MENDED
 from tests.turns import turns
 
@@ -171,3 +173,25 @@ async def test_a_large_schema_is_mended_in_a_thread(count, elsewhere):
     assert len(book.tools["wide"].parameters["properties"]) == count
     assert len(schema.threads) == 1
     assert (threading.get_ident() not in schema.threads) is elsewhere
+
+
+class Chunked:
+    """A response whose HTTP chunks have all come, and are of a byte each."""
+
+    is_closed = False
+
+    async def aiter_bytes(self):
+        for _ in range(10_000):
+            yield b"a"
+
+    async def aclose(self):
+        self.is_closed = True
+
+
+async def test_others_run_between_the_http_chunks_of_an_answer():
+    response = Chunked()
+    async with turns() as seen:
+        body = await _Bounded._body(None, response, 2**20, Weight(MESSAGE))
+    assert body == b"a" * 10_000
+    assert len(seen) >= 100
+    assert response.is_closed
