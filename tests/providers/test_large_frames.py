@@ -147,6 +147,49 @@ def test_a_response_has_a_bounded_number_of_items() -> None:
         decoder.feed(events(begins[-1]), out)
 
 
+def test_an_item_of_a_response_has_a_bounded_number_of_parts() -> None:
+    """Its end joins them."""
+    decoder, out = ResponsesCodec().decoder(), list[Item]()
+    deltas = [
+        {
+            "type": "response.reasoning_text.delta",
+            "output_index": 0,
+            "content_index": at,
+            "delta": "a",
+        }
+        for at in range(4097)
+    ]
+    decoder.feed(events(*deltas[:-1]), out)
+    with pytest.raises(ProtocolError, match="more than 4096 parts"):
+        decoder.feed(events(deltas[-1]), out)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("[]," * 100 + "0", [[]] * 100 + [0]), ("[]," * 50_000 + "0", {})],
+    ids=["few", "many"],
+)
+def test_the_input_of_a_call_that_a_server_ran_is_decoded_if_it_is_not_too_dense(
+    given: str, kept: Any
+) -> None:
+    """A million of lists in it took 0.3 s, in which nothing else ran."""
+    decoder, out = AnthropicCodec().decoder(), list[Item]()
+    block = {"type": "server_tool_use", "id": "a", "name": "b", "input": {}}
+    delta = {"type": "input_json_delta", "partial_json": f"[{given}]"}
+    decoder.feed(
+        events(
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_delta", "index": 0, "delta": delta},
+            {"type": "content_block_stop", "index": 0},
+        ),
+        out,
+    )
+    (chunk,) = out
+    assert isinstance(chunk, PartChunk)
+    assert isinstance(chunk.part, OpaquePart)
+    assert chunk.part.provider_data.data["block"]["input"] == kept
+
+
 def test_the_calls_before_one_too_many_are_kept() -> None:
     calls = [
         {"index": at, "id": f"c{at}", "function": {"name": "f"}} for at in range(MAX_CALLS + 1)

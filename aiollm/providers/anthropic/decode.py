@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from aiollm._user_types.density import readable
 from aiollm._wire.batch import add_texts
 from aiollm._wire.kept import Kept
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
@@ -449,9 +451,9 @@ def _grow(block: _Block, delta: dict[str, Any]) -> None:
 
 def _opaque(block: _Block) -> OpaquePart:
     if block.partial:
-        text = "".join(block.partial)
-        try:
-            block.raw["input"] = msgspec.json.decode(text)
-        except (ValueError, RecursionError):
-            block.raw["input"] = {}
+        data = readable("".join(block.partial))
+        block.raw["input"] = {}
+        if data is not None:
+            with suppress(ValueError, RecursionError):
+                block.raw["input"] = msgspec.json.decode(data)
     return OpaquePart(ProviderData(FAMILY, {"block": block.raw}))

@@ -34,6 +34,9 @@ LAST_END = 2
 MAX_ITEMS = 2 * MAX_PARTS
 """The most items of an answer, all of which its end looks at in one go; some microseconds each."""
 
+_MAX_SAID = 4096
+"""The most parts of an item, all of which its end joins in one go."""
+
 _ENDS = 16
 """The most complete arguments that are compared with those of one call: three events bring them."""
 
@@ -118,7 +121,9 @@ class Output:
                 yield from pieces
 
     def add(self, part: tuple[str, int], text: str) -> None:
-        """Note a piece that is emitted."""
+        """Note a piece that is emitted. Raises: ProtocolError if there are too many parts."""
+        if part not in self.said and len(self.said) >= _MAX_SAID:
+            raise ProtocolError(f"an item of the answer has more than {_MAX_SAID} parts")
         self.said.setdefault(part, []).append(text)
 
     def offer(self) -> str:
