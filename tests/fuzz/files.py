@@ -187,7 +187,7 @@ def cassettes(data: bytes) -> None:
         for path in (folder / "tape.json", folder / "tape.raw"):
             path.write_bytes(data)
             try:
-                found = cassette.load(path)
+                found = cassette.load_exchanges(path)
             except ValueError as error:
                 check_text(str(error))
                 continue
@@ -196,7 +196,7 @@ def cassettes(data: bytes) -> None:
             assert not any(b"SECRET OUTSIDE" in one.response for one in found)
             again = folder / "again.json"
             again.write_bytes(cassette.dump(found))
-            assert cassette.load(again) == found
+            assert cassette.load_exchanges(again) == found
 
 
 def check_text(text: str) -> None:
