@@ -21,6 +21,7 @@ from aiollm.errors import (
     DeadlineError,
     GenerationError,
     LLMError,
+    ProtocolError,
     ProviderError,
     RateLimitError,
     StreamInterrupted,
@@ -35,6 +36,7 @@ from aiollm.types import (
     Outcome,
     RefusalDelta,
     Response,
+    Status,
     TextDelta,
     Usage,
 )
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from aiollm._http.answer import Answer
 
 NO_USAGE = Usage()
+
+MAX_HELD = 16 * 1024
+"""The most items before any output, such as warnings and counts: all are handed over with it."""
 
 
 class _NoAnswer:
@@ -178,6 +183,13 @@ class ActiveAttempt:
             deadlines.task = None  # in place of `end`, as at nearly every batch
             return batch  # type: ignore[no-any-return]
         return await self._call.next(task)
+
+    def hold(self, held: list[Item], batch: Sequence[Item]) -> None:
+        """Add a batch to what waits for the first output. Raises: ProtocolError for too much."""
+        held += [item for item in batch if type(item) is not Status]
+        if len(held) > MAX_HELD:
+            reason = f"more than {MAX_HELD} counts, sources and warnings came before any output"
+            raise self._fail(ProtocolError(reason))
 
     def _end_late(self) -> None:
         """Close after a deadline has passed; an answer that was complete by then is kept.

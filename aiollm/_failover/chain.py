@@ -18,7 +18,14 @@ from aiollm._failover.loading import in_thread
 from aiollm._failover.openers import TargetOpener
 from aiollm._failover.policy import Policy
 from aiollm._streams.accumulator import Accumulator
-from aiollm.errors import ClosedError, DeadlineError, FailoverError, LLMError, StreamInterrupted
+from aiollm.errors import (
+    ClosedError,
+    DeadlineError,
+    FailoverError,
+    LLMError,
+    ProtocolError,
+    StreamInterrupted,
+)
 from aiollm.providers.lazy import is_imported
 from aiollm.spec import Plan
 from aiollm.types import Item, Response, Restart, Status, Target, TextPart
@@ -119,11 +126,7 @@ class Chain(Call):
                     return None
                 if active.record.first_output is not None:
                     return self._commit(active, batch)
-                if not isinstance(self.held, list):
-                    self.held = []
-                self.held += [item for item in batch if type(item) is not Status]
-                status = [item for item in batch if type(item) is Status]
-                if status:
+                if status := self._hold(active, batch):
                     return status
 
     def _check_cut(self, error: Exception) -> None:
@@ -145,6 +148,18 @@ class Chain(Call):
         # The frames of a raised error hold the stream, and with it this call.
         self._error = None
         self._errors = ()
+
+    def _hold(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
+        """Keep what came before any output; return the statuses in it. Raises: ProtocolError."""
+        if not isinstance(self.held, list):
+            self.held = []
+        try:
+            active.hold(self.held, batch)
+        except ProtocolError as error:
+            if self.ends_with(error):
+                raise
+            return ()
+        return [item for item in batch if type(item) is Status]
 
     def _commit(self, active: ActiveAttempt, batch: Sequence[Item]) -> Sequence[Item]:
         held, self.held = self.held, ()

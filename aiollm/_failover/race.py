@@ -106,9 +106,9 @@ async def _until_output(attempt: ActiveAttempt) -> list[Item]:
         batch = await attempt.next(task)
         if batch is None:
             return items
-        items += [item for item in batch if type(item) is not Status]
         if attempt.record.first_output is not None:
-            return items
+            return items + [item for item in batch if type(item) is not Status]
+        attempt.hold(items, batch)
 
 
 def load_anyio() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import AsyncExitStack
 
 import pytest
 
 from aiollm import FailoverError, ProtocolError, Registry
+from aiollm._failover.attempt import MAX_HELD
 from aiollm._wire.kept import MAX_KEPT
 from aiollm.testing import Answer, FaultServer
 
@@ -141,3 +143,35 @@ async def test_as_many_parts_as_may_be_are_an_answer() -> None:
         async with Registry(env={"LLM_X": dsn}, retries=0) as reg:
             answer = await reg.generate("x/m", "hi")
     assert len(answer.message.parts) == MAX_KEPT
+
+
+COUNTS = 'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+SAID = 'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize("spec", ["x/m", "x/m,y/m", "x/m|y/m"])
+async def test_what_comes_before_any_output_is_bounded(spec: str) -> None:
+    kind = {"content-type": "text/event-stream"}
+    bodies = {"X": COUNTS * (MAX_HELD + 1000), "Y": SAID}
+    async with AsyncExitStack() as stack:
+        env = {}
+        for name, body in bodies.items():
+            script = Answer(200, kind, body.encode() + SAID.encode())
+            server = await stack.enter_async_context(FaultServer(default=script))
+            env[f"LLM_{name}"] = server.url.replace("http://", "openai+http://key@")
+        reg = await stack.enter_async_context(Registry(env=env, retries=0))
+        if "y" in spec:
+            assert str((await reg.generate(spec, "hi")).target) == "y/m"
+            return
+        with pytest.raises(FailoverError) as found:
+            await reg.generate(spec, "hi")
+    assert isinstance(found.value.last, ProtocolError)
+    assert f"{MAX_HELD} counts, sources and warnings came before" in str(found.value.last)
+
+
+async def test_as_much_as_may_be_comes_before_the_output() -> None:
+    body = (COUNTS * (MAX_HELD - 10) + SAID).encode()
+    async with FaultServer(Answer(200, {"content-type": "text/event-stream"}, body)) as server:
+        dsn = server.url.replace("http://", "openai+http://key@")
+        async with Registry(env={"LLM_X": dsn}, retries=0) as reg:
+            assert (await reg.generate("x/m", "hi")).text == "a"
