@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-import msgspec
-
-from aiollm._user_types.density import readable
 from aiollm._wire.batch import add_texts
-from aiollm._wire.kept import Kept
 from aiollm._wire.lenient import SurrogateJoiner, decode, load, mend, mend_all
 from aiollm._wire.runs import EventRuns, NamedData, Run
 from aiollm.errors import ProtocolError, StreamInterrupted
+from aiollm.providers.anthropic.blocks import Block, grow, opaque_part, seal
 from aiollm.providers.anthropic.errors import stream_error
 from aiollm.providers.anthropic.messages import FAMILY
 from aiollm.providers.anthropic.wire import (
@@ -62,21 +58,6 @@ _DELTA = b"content_block_delta"
 _PING = b"ping"
 
 
-class _Block(msgspec.Struct):
-    """An open content block: its kind, and the state that is not emitted yet."""
-
-    kind: str
-    raw: dict[str, Any]
-    call: int = 0
-    said: bool = False
-    signature: str = ""
-    partial: list[str] = []
-    grown: dict[str, list[str]] = {}
-    """The pieces of texts in `raw` that deltas add to."""
-    kept: Kept | None = None
-    """What fields deltas have added."""
-
-
 class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
@@ -95,7 +76,7 @@ class AnthropicDecoder:
     def __init__(self) -> None:
         self.ending: bool = False
         self.finished: bool = False
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[int, Block] = {}
         self._counts: Counts | None = None
         self._id: str | None = None
         self._ids: set[str] = set()
@@ -231,7 +212,7 @@ class AnthropicDecoder:
         if not isinstance(raw, dict):
             return
         kind = raw.get("type")
-        block = self._blocks[index] = _Block(kind if isinstance(kind, str) else "", raw)
+        block = self._blocks[index] = Block(kind if isinstance(kind, str) else "", raw)
         match block.kind:
             case "text":
                 self._plain = self._joiner is None
@@ -250,7 +231,7 @@ class AnthropicDecoder:
         if len(self._blocks) > MAX_PARTS:  # a call of it for each block would take longer
             check_open(self._blocks)
 
-    def _call(self, block: _Block, out: list[Item]) -> None:
+    def _call(self, block: Block, out: list[Item]) -> None:
         block.call = one_more_call(len(self._ids)) - 1
         known = ("type", "id", "name", "input")
         rest = {key: value for key, value in block.raw.items() if key not in known}
@@ -278,7 +259,7 @@ class AnthropicDecoder:
             case "citations_delta":
                 _cite(_inner(data).get("citation"), out)
             case _ if block is not None:
-                _grow(block, _inner(data))
+                grow(block, _inner(data))
             case _:
                 pass
 
@@ -321,7 +302,7 @@ class AnthropicDecoder:
             case "text" | "":  # a block without a type could not be sent back
                 pass
             case "thinking":
-                _seal(block, out)
+                seal(block, out)
             case "redacted_thinking":
                 data = ProviderData(FAMILY, {"redacted_thinking": block.raw.get("data")})
                 out.append(PartChunk(ReasoningPart("", data)))
@@ -333,9 +314,9 @@ class AnthropicDecoder:
                 if (text or cut) and not block.partial:
                     out.append(ToolCallDelta(block.call, arguments=text or "{"))
             case _:
-                out.append(PartChunk(_opaque(block)))
+                out.append(PartChunk(opaque_part(block)))
 
-    def _flush(self, index: int, block: _Block, joiner: SurrogateJoiner, out: list[Item]) -> None:
+    def _flush(self, index: int, block: Block, joiner: SurrogateJoiner, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""
         if text := joiner.flush(f"{index}.text"):
             out.append(TextDelta(text))
@@ -416,44 +397,3 @@ def _cite(citation: Any, out: list[Item]) -> None:
 
 
 _CITED = {"type", "url", "source", "title", "document_title", "cited_text"}
-
-
-def _seal(block: _Block, out: list[Item]) -> None:
-    """Emit the signature of a thinking block, unless it is empty, as some servers send it."""
-    if not block.signature:
-        return
-    data = ProviderData(FAMILY, {"signature": block.signature})
-    if block.said:
-        out.append(ReasoningDelta("", data))
-    else:
-        out.append(PartChunk(ReasoningPart("", data)))
-
-
-def _grow(block: _Block, delta: dict[str, Any]) -> None:
-    """Merge an unknown delta into its block: text is appended, anything else replaces.
-
-    Raises: ProtocolError if there is too much.
-    """
-    raw, size = block.raw, len(block.raw)
-    for key, value in delta.items():
-        if key == "type":
-            continue
-        if isinstance(value, str) and isinstance(raw.get(key), str):
-            block.grown.setdefault(key, [raw[key]]).append(value)
-        else:
-            raw[key] = value
-            block.grown.pop(key, None)
-    if len(raw) > size:
-        block.kept = block.kept or Kept()
-        block.kept.add(delta)
-        block.kept.check()
-
-
-def _opaque(block: _Block) -> OpaquePart:
-    if block.partial:
-        data = readable("".join(block.partial))
-        block.raw["input"] = {}
-        if data is not None:
-            with suppress(ValueError, RecursionError):
-                block.raw["input"] = msgspec.json.decode(data)
-    return OpaquePart(ProviderData(FAMILY, {"block": block.raw}))
