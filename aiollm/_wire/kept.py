@@ -22,7 +22,7 @@ class Kept:
     __slots__ = ("_weight", "sources")
 
     def __init__(self) -> None:
-        self.sources = 0
+        self.sources: int = 0
         self._weight = Weight(KEPT)
 
     def add(self, state: dict[str, Any]) -> None:

@@ -143,7 +143,7 @@ async def a_connection(event: asyncio.Event) -> str:
         with pytest.raises(ConnectError, match="the host name is unknown"):
             await transport.send(HttpRequest("http://gw.invalid/", {}), 10.0)
     finally:
-        await transport.close()
+        await transport.aclose()
     return "hello"
 
 
