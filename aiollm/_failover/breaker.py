@@ -14,10 +14,10 @@ LATENCIES = 64
 """First-output latencies remembered per target."""
 
 
-STRAYS = 3
+STRAYS = 4
 """Failures in short order that a busy target may have without being set aside."""
 
-ANSWERS_A_STRAY = 8
+ANSWERS_A_STRAY = 4
 """Answers that make up for one of them: a target that fails more often is not well."""
 
 LATELY = 1.0

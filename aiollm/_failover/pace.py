@@ -10,6 +10,7 @@ from collections import deque
 
 from aiollm._failover.jitter import uniform
 from aiollm._failover.meter import Meter
+from aiollm._failover.random_refusals import RandomRefusals, Speed
 
 BUCKET = 0.125
 """Seconds of admissions that are counted together."""
@@ -61,10 +62,12 @@ class Pace:
         "_bucket",
         "_buckets",
         "_cut_at",
+        "_cut_to",
         "_grown_at",
         "_is_guess",
         "_is_soon",
         "_measured_until",
+        "_random",
         "_refusals",
         "_refused",
         "_refused_at",
@@ -94,9 +97,12 @@ class Pace:
         self._grown_at = 0.0
         self._is_guess = False
         self._scatters = False
-        # The refusal that set the pace, and whether another came so soon that it says little.
+        # The refusal that set the pace, what it set, and whether another came so soon that it says
+        # little.
         self._cut_at = -math.inf
+        self._cut_to = 0.0
         self._is_soon = False
+        self._random: RandomRefusals | None = None
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more request may go."""
@@ -186,7 +192,10 @@ class Pace:
         self._bucket = [-math.inf, 0.0]
         self._sent = self._refused = 0
         limit, burst = _limit(60.0 * best), BURST
-        if self.meter is None:
+        kept = None if self.meter is None else self._kept(self.meter, sent, refused)
+        if kept is not None:
+            limit, burst, self._is_guess = kept.limit, min(kept.burst, BURST), False
+        elif self.meter is None:
             self._is_guess = count < EVIDENCE
             if self._is_guess:
                 limit = max(limit, GUESS)
@@ -207,9 +216,16 @@ class Pace:
         self._cut_at, self._is_soon = self._refused_at, False
         # A new one: what was booked was refused, or flowed off while nothing went.
         self.meter = Meter(max(SLOWEST, limit), burst=burst)
+        self._cut_to = self.meter.limit
         if self._scatters:
             self._scatters = False
             self.blocked_until += uniform(0.0, min(MAX_BACKOFF, 60.0 / self.meter.limit))
+
+    def _kept(self, meter: Meter, sent: int, refused: int) -> Speed | None:
+        """Return how fast to go on if the refusals do not depend on the pace."""
+        self._random = self._random or RandomRefusals()
+        speed, growth = Speed(meter.limit, meter.burst), meter.limit / self._cut_to - 1
+        return self._random.speed(speed, sent, refused, growth)
 
     def _grow(self, meter: Meter, now: float) -> None:
         seconds = int(now - self._grown_at)

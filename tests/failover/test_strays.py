@@ -42,13 +42,14 @@ def fail(health: Health, error: Exception | None = None) -> bool:
 
 
 def test_a_target_without_a_record_is_set_aside_by_its_first_failure(health: Health) -> None:
-    answer(health, 7)
+    answer(health, 3)
     assert fail(health)
 
 
-def test_one_failure_in_fifty_sets_nothing_aside(health: Health) -> None:
+@pytest.mark.parametrize("answers", [4, 50])
+def test_one_failure_in_five_sets_nothing_aside(health: Health, answers: int) -> None:
     for _ in range(40):
-        answer(health, 50)
+        answer(health, answers)
         assert not fail(health)
     assert health.ready_in(TARGET, ORIGIN) == 0
     assert health.of(TARGET, ORIGIN).failed == 40
@@ -56,14 +57,14 @@ def test_one_failure_in_fifty_sets_nothing_aside(health: Health) -> None:
 
 def test_failures_in_short_order_do(health: Health) -> None:
     answer(health, 100)
-    assert [fail(health) for _ in range(4)] == [False, False, False, True]
+    assert [fail(health) for _ in range(5)] == [False, False, False, False, True]
 
 
-def test_one_failure_in_four_soon_does(health: Health) -> None:
+def test_one_failure_in_three_soon_does(health: Health) -> None:
     answer(health, 100)
     results = []
-    for _ in range(8):
-        answer(health, 3)
+    for _ in range(10):
+        answer(health, 2)
         results.append(fail(health))
         if results[-1]:
             break

@@ -1,0 +1,88 @@
+"""Refusals that do not depend on the pace: a service that answers 429 now and then, however slow.
+
+Pure: it only counts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+UNEXPLAINED = 4
+SENT = 12
+SHARE = 0.45
+"""Refusals are random if so many more of them than not are unexplained, and of so many requests or
+more they are this share at most."""
+
+TIMES = 2.0
+FEW = 3.0
+"""They depend on the pace after all if their share grows so many times, and by so many requests."""
+
+MEMORY = 256
+"""Requests after which older ones count half."""
+
+FASTEST = 1e6
+"""Requests a minute to which a pace is doubled at most."""
+
+
+class Speed(NamedTuple):
+    """Requests a minute, and the seconds of them that may go at once."""
+
+    limit: float
+    burst: float
+
+
+class RandomRefusals:
+    """Tells refusals at random from those of a service that counts, by what lowering a pace does.
+
+    A service that counts takes again what it has taken. It refuses one more only once the pace has
+    grown by as many. If others are refused, again and again, to lower the pace for them is useless:
+    it would fall until they are rare, to four a second where a twentieth is refused.
+    """
+
+    __slots__ = ("_kept", "_needed", "_refused", "_sent", "_share", "_unexplained")
+
+    def __init__(self) -> None:
+        self._needed = UNEXPLAINED
+        self._unexplained = self._sent = self._refused = 0
+        self._share: float | None = None
+        """What is refused at random; None as long as nothing is known to be."""
+        self._kept = Speed(0.0, 0.0)
+        """The speed at the first unexplained refusal, or at the last one that was."""
+
+    def speed(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
+        """Return how fast to go on after refusals at a speed, None if they are not random.
+
+        `sent` and `refused` are counted since that speed was set; it has grown by `growth` since.
+        """
+        if self._share is None:
+            return self._suspected(now, sent, refused, growth)
+        self._sent += sent
+        self._refused += refused
+        most = min(TIMES * self._share, (1 + self._share) / 2)
+        if self._refused > most * self._sent + FEW:
+            self._share, self._unexplained = None, 0
+            self._needed *= 2  # each time that it was wrong has cost refusals
+            limit = now.limit * (1 - refused / max(1, sent))
+            return Speed(max(self._kept.limit, limit), self._kept.burst)
+        if self._sent > MEMORY:
+            self._sent //= 2
+            self._refused //= 2
+        return Speed(min(2 * now.limit, FASTEST), 2 * now.burst)
+
+    def _suspected(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
+        if not self._unexplained:
+            self._kept, self._sent, self._refused = now, 0, 0
+        explained = sent * growth / 2
+        if explained < refused / 2:
+            self._unexplained += 1
+        elif explained >= refused and self._unexplained:
+            self._unexplained -= 1
+        self._sent += sent
+        self._refused += refused
+        if self._unexplained < self._needed or self._sent < SENT:
+            return None
+        if self._refused > SHARE * self._sent:
+            return None
+        self._share, self._sent, self._refused = self._refused / self._sent, 0, 0
+        first, self._kept = self._kept, now
+        return first
