@@ -150,7 +150,8 @@ class Pace:
         if now - self._refused_at >= 1.0 and now >= self.blocked_until:
             self._refusals += 1
         if retry_after is None:
-            retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** max(0, self._refusals - 1))
+            doublings = max(0, min(self._refusals - 1, 40))  # 1023 of them overflow
+            retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0**doublings)
         retry_after = min(MAX_RETRY_AFTER, retry_after)
         if self.meter is not None and now < self._cut_at + SOON:
             # An exact Retry-After may be 50 ms: measured over that, any pace is too high.

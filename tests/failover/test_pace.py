@@ -130,6 +130,13 @@ def test_without_retry_after_the_block_doubles_to_half_a_minute():
     assert blocks == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
+def test_a_target_that_says_429_for_days_still_blocks_for_half_a_minute():
+    pace = Pace()
+    for _ in range(2000):
+        now = pace.blocked_until + 60.0
+        assert pace.refused(now, None, pace.book(now)) <= 30.0
+
+
 def test_requests_refused_together_are_one_refusal():
     pace = Pace()
     assert [pace.refused(0.0, None, pace.book(0.0)) for _ in range(50)] == [1.0] * 50
