@@ -150,6 +150,8 @@ class Candidates:
             rests,
         )
         if isinstance(verdicts, Admission):
+            if not verdicts.permit.is_probe:
+                patience.recovering = 0.0  # it is well: should it fail again, that counts anew
             return self._took(verdicts)
         waited = before - patience.room
         return [*errors, *verdicts, *self._reasons(lines, verdicts, waited)]

@@ -21,7 +21,7 @@ from aiollm._failover.race import load_anyio
 from aiollm.codecs import DsnOptions
 from aiollm.provider import Operation
 from aiollm.testing import NEVER, FakeProvider, Pause
-from aiollm.types import Finish, TextDelta
+from aiollm.types import Finish, Item, TextDelta
 from tests.failover.test_virtual_crowd import VirtualLoop, in_virtual_time
 
 
@@ -138,5 +138,32 @@ def test_the_next_target_starts_as_soon_as_any_earlier_one_fails() -> None:
             assert response.text == "third"
             started = [each.started for each in response.attempts]
             assert started == pytest.approx([0.0, 1.0, 1.2])
+
+    in_virtual_time(scenario)
+
+
+def test_a_call_that_was_sent_to_a_target_that_is_well_waits_anew_when_it_fails_again() -> None:
+    """What it had waited before another call found the target well is not part of its wait."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        began, answers = loop.now, 0
+
+        async def stream(*_: object) -> AsyncIterator[list[Item]]:
+            nonlocal answers
+            is_down = loop.now < began + 10.0 or (answers and loop.now < began + 24.0)
+            await asyncio.sleep(0.05)
+            if is_down:
+                raise ServerError("down", status=503)
+            answers += 1
+            yield [TextDelta("ok"), Finish("stop")]
+
+        async with registry(loop) as reg:
+            row = FakeProvider().provider(operations={"chat": Operation(adapter=stream)})
+            reg.register("a", row, limits=Limits(max_concurrency=1))
+            with pytest.raises(FailoverError):
+                await reg.generate("a/m", "hi", retries=0)
+            calls = (reg.generate("a/m", "hi", retries=9) for _ in range(2))
+            assert [each.text for each in await asyncio.gather(*calls)] == ["ok", "ok"]
+            assert loop.now > began + 24.0
 
     in_virtual_time(scenario)
