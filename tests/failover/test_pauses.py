@@ -134,3 +134,40 @@ def test_no_target_is_asked_after_the_total(on_interrupt: str) -> None:
             assert other.calls == []
 
     in_virtual_time(scenario)
+
+
+def test_what_came_during_a_pause_is_read_though_the_total_has_passed() -> None:
+    """The total ends only a wait."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        async with registry(loop, a=FakeProvider([TextDelta("Hi"), TextDelta("!")])) as reg:
+            stream = reg.stream("a/m", "hi", timeouts=Timeouts(total=5.0))
+            await anext(stream)
+            await asyncio.sleep(10.0)
+            assert (await stream.collect()).text == "Hi!"
+
+    in_virtual_time(scenario)
+
+
+def test_an_attempt_that_begins_after_the_total_ends_at_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        watchdog, began = Watchdog(), loop.now
+        deadlines = AttemptDeadlines(watchdog, Timeouts(**{**NONE, "first_output": 60.0}), 900.0)
+        task = asyncio.create_task(asyncio.sleep(60.0))
+        deadlines.begin(task)
+        await asyncio.wait((task,))
+        assert (deadlines.fired, loop.now) == (("total", 0.0), began)
+        deadlines.stop()
+        watchdog.close()
+
+    in_virtual_time(scenario)
+
+
+def test_a_status_before_the_output_comes_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        async with registry(loop, a=FakeProvider([Status("loading"), "Hi"])) as reg:
+            chunks = [each async for each in reg.stream("a/m", "hi")]
+            assert chunks[:2] == [Status("loading"), TextDelta("Hi")]
+            assert len(chunks) == 3
+
+    in_virtual_time(scenario)

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from aiollm import Limits, RateLimitError
-from aiollm._failover.random_refusals import UNEXPLAINED, RandomRefusals, Speed
+from aiollm._failover.pace import BURST, Pace
+from aiollm._failover.random_refusals import FASTEST, UNEXPLAINED, RandomRefusals, Speed
 from tests.failover.test_virtual_crowd import Service, VirtualLoop, in_virtual_time, outcome
 
 
@@ -116,3 +117,44 @@ def test_what_was_seen_long_ago_counts_less() -> None:
     while refusals.speed(NOW, 10, 5, 0.0) == (1200.0, 0.5):
         cycles += 1
     assert cycles < 20, "half of them were refused, for a while"
+
+
+def test_half_of_what_grew_is_neither_explained_nor_not() -> None:
+    refusals = RandomRefusals()
+    for _ in range(100):
+        assert refusals.speed(NOW, 100, 1, 0.015) is None
+
+
+def test_a_dozen_requests_say_enough() -> None:
+    refusals = RandomRefusals()
+    assert suspect(refusals, 3, sent=3) is None
+    assert suspect(refusals, 1, sent=2) is None
+    assert suspect(refusals, 1, sent=3) == NOW
+
+
+def test_no_share_of_three_quarters_is_random() -> None:
+    refusals = RandomRefusals()
+    for _ in range(UNEXPLAINED):
+        found = refusals.speed(NOW, 10, 4, 0.0)
+    assert found == NOW
+    assert refusals.speed(NOW, 40, 30, 0.0) == (1200.0, 0.5), "a few more may be chance"
+    assert refusals.speed(Speed(700.0, 0.5), 40, 36, 0.0) == NOW, "it was well at that"
+
+
+def test_no_pace_is_doubled_for_ever() -> None:
+    refusals, speed = RandomRefusals(), NOW
+    suspect(refusals)
+    for _ in range(100):
+        speed = refusals.speed(speed, 100, 1, 0.0)
+    assert speed.limit == FASTEST
+
+
+def test_no_more_goes_at_once_than_before_the_first_refusal() -> None:
+    pace, now = Pace(), 0.0
+    for number in range(2000):
+        now += pace.wait(now)
+        bucket = pace.book(now)
+        if number % 20 == 19:
+            pace.refused(now, 1.0, bucket)
+    assert pace.meter.limit > 10_000
+    assert pace.meter.burst == BURST

@@ -171,3 +171,31 @@ def test_nobody_waits_for_a_misconfigured_target_that_no_other_call_asks() -> No
             assert len(wrong.calls) == 1
 
     in_virtual_time(scenario)
+
+
+def test_nobody_waits_where_all_other_targets_are_used_up() -> None:
+    """None of its calls finds out whether a misconfigured target is well, or the other one."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        wrong = FakeProvider(default=AuthenticationError("wrong key", status=401))
+        down = FakeProvider(default=ServerError("down", status=500))
+        async with registry(loop, a=(wrong, None), b=(down, None)) as reg:
+            assert await reasons(reg, "a/m", retries=0) == [("AuthenticationError", "a/m")]
+            began = loop.now
+            await reasons(reg, "a/m,b/m", retries=1)
+            assert len(down.calls) == 2
+            assert loop.now - began <= 1.2
+
+    in_virtual_time(scenario)
+
+
+def test_a_refusal_of_a_target_that_is_well_closes_nothing() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        fake = FakeProvider(InvalidRequestError("no", status=400))
+        async with registry(loop, a=(fake, None)) as reg:
+            seen = []
+            reg.on_event(seen.append)
+            await reasons(reg, "a/m")
+            assert not [each for each in seen if isinstance(each, TargetClosed)]
+
+    in_virtual_time(scenario)

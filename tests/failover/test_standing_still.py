@@ -22,6 +22,7 @@ from aiollm import (
     Usage,
 )
 from aiollm._agent.tool_runner import ToolRunner
+from aiollm._failover.counting import _within
 from aiollm._http.last_words import LastWords
 from aiollm._http.tokens import Tokens
 from aiollm._http.transport import HttpTransport
@@ -284,5 +285,45 @@ def test_a_timer_that_went_off_or_was_cancelled_is_in_nobodys_way():
         another.cancel()
         await asyncio.sleep(2.0)
         assert called == [1]
+
+    in_stopped_time(scenario)
+
+
+def test_a_limit_that_was_kept_is_in_nobodys_way():
+    async def scenario(loop):
+        faults = []
+        loop.set_exception_handler(lambda _, context: faults.append(context))
+        async with TimeLimit(1.0):
+            await asyncio.sleep(0)
+        await asyncio.sleep(2.0)
+        assert faults == []
+
+    in_stopped_time(scenario)
+
+
+def test_what_a_limit_took_leaves_out_what_this_process_stood_still_for():
+    async def scenario(loop):
+        async with TimeLimit(5.0) as limit:
+            loop.call_later(1.5, loop.stand_still, HOUR)
+            await asyncio.sleep(1.5)
+        assert limit.spent <= 2.0
+
+    in_stopped_time(scenario)
+
+
+def test_a_count_of_tokens_leaves_it_out_but_for_the_total():
+    async def scenario(loop):
+        async def count():
+            loop.call_later(1.0, loop.stand_still, HOUR)
+            await asyncio.sleep(1.5)
+            return await asyncio.sleep(2.0, "counted")
+
+        for which in ("first_output", "total"):
+            counted = _within(5.0, which, "too late", count())
+            if which == "total":
+                with pytest.raises(DeadlineError):
+                    await counted
+            else:
+                assert await counted == "counted"
 
     in_stopped_time(scenario)

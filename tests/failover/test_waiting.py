@@ -64,16 +64,18 @@ def test_an_attempt_of_a_race_says_how_long_its_call_has_waited() -> None:
     load_anyio()
 
     async def scenario(loop: VirtualLoop) -> None:
-        full, soon = FakeProvider([NEVER]), FakeProvider([Pause(0.5), "first"], "second")
+        full, soon = FakeProvider([NEVER]), FakeProvider([Pause(0.5), "first"], [NEVER])
+        third = FakeProvider([Pause(0.5), "first"], "second")
         async with registry(loop) as reg:
-            for name, fake, wait in (("a", full, 2.0), ("b", soon, None)):
+            for name, fake, wait in (("a", full, 2.0), ("b", soon, None), ("c", third, None)):
                 options = DsnOptions(max_concurrency=1, wait=wait)
                 reg.register(name, fake.provider(base_url=f"fake://{name}", options=options))
-            holders = [asyncio.create_task(reg.generate(f"{name}/m", "hi")) for name in "ab"]
+            holders = [asyncio.create_task(reg.generate(f"{name}/m", "hi")) for name in "abc"]
             await asyncio.sleep(0.1)
-            response = await reg.generate("a/m|b/m", "hi")
+            response = await reg.generate("a/m|b/m|c/m", "hi")
             assert [(str(each.target), each.queued) for each in response.attempts] == [
-                ("b/m", pytest.approx(2.0))
+                ("b/m", pytest.approx(2.0)),
+                ("c/m", 0.0),
             ]
             holders[0].cancel()
             await asyncio.wait(holders)
@@ -165,5 +167,35 @@ def test_a_call_that_was_sent_to_a_target_that_is_well_waits_anew_when_it_fails_
             calls = (reg.generate("a/m", "hi", retries=9) for _ in range(2))
             assert [each.text for each in await asyncio.gather(*calls)] == ["ok", "ok"]
             assert loop.now > began + 24.0
+
+    in_virtual_time(scenario)
+
+
+def test_failed_probes_of_its_own_give_a_call_no_more_time() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        fake = FakeProvider(default=ServerError("down", status=500))
+        async with registry(loop, max_wait=10.0) as reg:
+            reg.register("a", fake.provider())
+            began = loop.now
+            with pytest.raises(FailoverError):
+                await reg.generate("a/m", "hi", retries=99)
+            assert len(fake.calls) > 3
+            assert loop.now - began <= 10.0
+
+    in_virtual_time(scenario)
+
+
+def test_a_failure_does_not_start_all_targets_of_a_race() -> None:
+    """The one after it starts at once, the next one a stagger later."""
+    load_anyio()
+
+    async def scenario(loop: VirtualLoop) -> None:
+        scripts = ([Pause(0.2), ServerError("down", status=500)], [NEVER], ["third"])
+        async with registry(loop) as reg:
+            for name, script in zip("abc", scripts, strict=True):
+                reg.register(name, FakeProvider(script).provider(base_url=f"fake://{name}"))
+            response = await reg.generate("a/m|b/m|c/m", "hi", stagger=1.0)
+            started = [each.started for each in response.attempts]
+            assert started == pytest.approx([0.0, 0.2, 1.2])
 
     in_virtual_time(scenario)

@@ -543,6 +543,16 @@ async def test_a_budget_in_use_on_one_loop_is_not_used_on_another():
     (await budget.reserve(0.5)).release()
 
 
+def test_a_loop_that_does_not_run_keeps_a_budget_from_no_other():
+    budget = Budget(1.0)
+    with asyncio.Runner() as runner:
+        held = runner.run(budget.reserve(0.6))
+        asyncio.run(budget.reserve(0.4)).release()
+        held.spend(0.5)
+        held.release()
+    assert (budget.reserved, budget.spent) == (0.0, 0.5)
+
+
 def test_a_forked_process_does_not_wait_for_calls_of_its_parent():
     budget = Budget(1.0)
 
