@@ -207,7 +207,8 @@ class Pace:
                 self._is_guess = before / 60 * self.meter.burst > 1
                 limit = before * DECREASE
             elif sent < EVIDENCE:
-                limit = before * DECREASE
+                # What only others were refused leaves it as many as it would begin with.
+                limit = max(before * DECREASE, 0.0 if refused else min(before, GUESS))
             else:
                 # When a burst that the service had saved up is used up, its best rate says little,
                 # the share that it refused says more.

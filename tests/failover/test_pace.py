@@ -193,6 +193,23 @@ def test_processes_of_which_one_was_refused_do_not_begin_at_one_moment():
     assert 10.0 <= min(begins) <= max(begins) <= 11.0
 
 
+def test_what_others_are_refused_starves_no_process():
+    """One that asks much is refused again and again; the other one, which asks little, is not."""
+    pace, now = Pace(), 0.0
+    for _ in range(20):
+        last = pace.book(now)
+        now += 0.1
+    pace.refused(now, 1.0, last)
+    for _ in range(300):
+        now += 1.0 + pace.wait(now + 1.0)
+        pace.book(now)
+        heard(pace, now, 1.0)
+    assert pace.meter.limit >= 60.0
+    pace.refused(now, 5.0, pace.book(now))
+    pace.wait(now + 6.0)
+    assert pace.meter.limit < 60.0, "its own refusals count"
+
+
 def test_limits_that_processes_share_pace_them_already():
     heard(pace := Pace(), 8.0, 2.0, is_paced=True)
     assert pace.wait(8.0) == 2.0
