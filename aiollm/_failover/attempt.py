@@ -43,6 +43,7 @@ from aiollm.types import (
 
 if TYPE_CHECKING:
     from aiollm._http.answer import Answer
+    from aiollm._streams.accumulator import Accumulator
 
 NO_USAGE = Usage()
 
@@ -54,6 +55,7 @@ class _NoAnswer:
     """A stand-in while no answer was handed over: a test for None would cost more at each read."""
 
     goes_on = False
+    total: Accumulator | None = None
 
     def take(self) -> list[Item]:
         return []
@@ -221,7 +223,6 @@ class ActiveAttempt:
         batch = await anext(batches)
         if not batch and (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
             self.answer = answer
-            answer.total = self._call.accumulated
             got: Any = answer.take()  # often the first bytes came with the headers
             return got if type(got) is Batch else await got
         return batch if self._is_answered else self._note_life(batch)

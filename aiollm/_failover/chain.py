@@ -166,6 +166,7 @@ class Chain(Call):
         self._committed = active
         if active.answer.goes_on:
             self.answering = active
+            active.answer.total = self.accumulated  # before, it is what was cut
         self.target = active.target
         if self._interruption is not None:
             if not self.prefix:

@@ -175,3 +175,22 @@ async def test_as_much_as_may_be_comes_before_the_output() -> None:
         dsn = server.url.replace("http://", "openai+http://key@")
         async with Registry(env={"LLM_X": dsn}, retries=0) as reg:
             assert (await reg.generate("x/m", "hi")).text == "a"
+
+
+async def test_a_flood_of_one_target_is_not_held_against_the_next_one() -> None:
+    """Which may begin with much that is no output, such as an echo of its request."""
+    kind = {"content-type": "text/event-stream"}
+    flood = EVENTS["text and reasoning"][1] * (MAX_KEPT + 4096)
+    answer = 'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+    echo = ": echo\n\n" * 16384
+    async with (
+        FaultServer(Answer(200, kind, flood.encode())) as first,
+        FaultServer(Answer(200, kind, (echo + answer).encode())) as second,
+    ):
+        servers = {"LLM_A": first, "LLM_B": second}
+        env = {
+            name: each.url.replace("http://", "openai+http://key@")
+            for name, each in servers.items()
+        }
+        async with Registry(env=env, retries=0, on_interrupt="restart") as reg:
+            assert (await reg.generate("a/m,b/m", "hi")).text == "Hi"
