@@ -53,8 +53,20 @@ _LOST = re.compile(
 """What servers say with a 400 or 401 of a session that they have forgotten, where the protocol
 wants a 404: those after the examples of its TypeScript and Rust SDKs among them (2026)."""
 
-_NO_SESSION = re.compile(rb'"code"\s*:\s*-32001\b')
+_NO_SESSION = -32001
 """The code with which others say so, with a 200 (2026)."""
+
+
+class _Fault(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _Answer(msgspec.Struct):
+    """What an answer says of how a call went; one that has a result ran."""
+
+    error: _Fault | None = None
+    result: msgspec.Raw | None = None
 
 
 class HttpTransport:
@@ -210,7 +222,7 @@ class _Bounded:
         if body is None:
             excess = weight.excess or f"more than {limit} bytes"
             return self._error(TOO_LARGE, f"the result is too large: {excess}")
-        if len(body) < _ERROR_BODY and _NO_SESSION.search(body) and _is_lost(request, body):
+        if len(body) < _ERROR_BODY and _is_lost(request, body) and _says_no_session(body):
             return self._lost()
         body, found = readable(body)
         if found.refusal:
@@ -286,6 +298,20 @@ def _is_events(request: Any, response: Any) -> bool:
     is_read_here = "json" in headers.get("content-type", "")
     is_plain = headers.get("content-encoding", "identity") == "identity"
     return request.method == "POST" and status == 200 and is_plain and not is_read_here
+
+
+def _says_no_session(body: bytes) -> bool:
+    """Return whether a short answer that is no refusal has the code for it, and no result.
+
+    A call whose result speaks of a session has run, and must not run again.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    fault = answer.error
+    is_it = fault is not None and fault.code == _NO_SESSION and answer.result is None
+    return is_it and _LOST.search(fault.message.encode("utf-8", "replace")) is not None
 
 
 def _is_nobodys(body: bytes) -> bool:

@@ -182,6 +182,7 @@ def refusal(message, code=-32000, **fields):
         (400, b"session s-1 has expired"),
         (401, b"Unauthorized: Session not found"),
         (200, refusal("session not found", -32001, id=None)),
+        (200, refusal("Session expired", -32001, id=None, result=None)),
     ],
 )
 async def test_a_session_that_is_forgotten_is_begun_anew(http, registry, said):
@@ -213,6 +214,29 @@ async def test_another_refusal_is_not_a_forgotten_session(http, registry, said):
             await server.call("echo", {"text": "x"})
         fake.sessions |= kept
         assert (await server.call("echo", {"text": "on"})).text == "echo: on"
+        assert server.status.starts == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": [], "structuredContent": {"code": -32001, "message": "session not found"}},
+        {"content": [{"type": "text", "text": "session expired", "_meta": {"code": -32001}}]},
+    ],
+)
+async def test_a_call_whose_result_speaks_of_a_session_is_not_made_again(http, registry, answer):
+    fake = http()
+    ran = []
+
+    def call(to, request):
+        ran.append(request["params"]["name"])
+        fake.result(to, request, answer)
+
+    fake.call = call
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        await server.call("echo", {"text": "x"})
+        assert ran == ["echo"]
         assert server.status.starts == 1
 
 
