@@ -310,8 +310,9 @@ def _says_no_session(body: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     fault = answer.error
-    is_it = fault is not None and fault.code == _NO_SESSION and answer.result is None
-    return is_it and _LOST.search(fault.message.encode("utf-8", "replace")) is not None
+    if fault is None or fault.code != _NO_SESSION or answer.result is not None:
+        return False
+    return _LOST.search(fault.message.encode("utf-8", "replace")) is not None
 
 
 def _is_nobodys(body: bytes) -> bool:
