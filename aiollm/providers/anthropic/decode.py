@@ -64,6 +64,7 @@ class AnthropicDecoder:
     __slots__ = (
         "_blocks",
         "_counts",
+        "_has_blocks",
         "_id",
         "_ids",
         "_joiner",
@@ -78,6 +79,7 @@ class AnthropicDecoder:
         self.finished: bool = False
         self._blocks: dict[int, Block] = {}
         self._counts: Counts | None = None
+        self._has_blocks = False
         self._id: str | None = None
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
@@ -193,7 +195,7 @@ class AnthropicDecoder:
         Some proxies go on with another model's answer where the first one broke off (2026).
         """
         if (message := event.message) is not None:
-            if self._counts is not None and self._is_another(message):
+            if self._id is not None and self._is_another(message):
                 raise StreamInterrupted("another message began before the end of the first")
             self._id = message.id
             self._count(message.usage)
@@ -203,8 +205,7 @@ class AnthropicDecoder:
 
     def _is_another(self, message: Message) -> bool:
         """Return whether a message begins in the middle of the one that has begun."""
-        has_begun = bool(self._blocks or self._ids) and not self.ending
-        return has_begun and message.id != self._id
+        return self._has_blocks and not self.ending and message.id != self._id
 
     def _open(self, index: int, raw: Any, out: list[Item]) -> None:
         if index in self._blocks:
@@ -213,6 +214,7 @@ class AnthropicDecoder:
             return
         kind = raw.get("type")
         block = self._blocks[index] = Block(kind if isinstance(kind, str) else "", raw)
+        self._has_blocks = True
         match block.kind:
             case "text":
                 self._plain = self._joiner is None

@@ -410,8 +410,10 @@ CALL = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
         [opened({"type": "text", "text": "Half an"})],
         [opened({"type": "thinking", "thinking": "Hm"})],
         [opened(CALL), shut()],
+        [opened({"type": "text", "text": "Half an"}), shut()],
+        [opened({"type": "thinking", "thinking": "Hm", "signature": "s"}), shut()],
     ],
-    ids=["a text", "a thought", "a complete call"],
+    ids=["a text", "a thought", "a complete call", "a complete text", "a complete thought"],
 )
 def test_another_message_after_half_of_one_is_a_cut(so_far: list[dict[str, Any]]) -> None:
     rest = opened({"type": "text", "text": "Another"}, 1), end(), STOP
@@ -419,6 +421,14 @@ def test_another_message_after_half_of_one_is_a_cut(so_far: list[dict[str, Any]]
         decode(began("m1"), *so_far, began("m2"), *rest)
     again = decode(began("m1"), *so_far, began("m1"), *rest)
     assert isinstance(again[-1], Finish)
+
+
+def test_a_message_without_counts_has_begun_and_one_without_a_start_has_not() -> None:
+    text = opened({"type": "text", "text": "Half an"})
+    bare = {"type": "message_start", "message": {"id": "m1"}}
+    with pytest.raises(StreamInterrupted, match="another message"):
+        decode(bare, text, began("m2"), end(), STOP)
+    assert isinstance(decode(text, began("m2"), shut(), end(), STOP)[-1], Finish)
 
 
 def test_another_message_before_anything_was_said_or_after_the_end_changes_nothing() -> None:
