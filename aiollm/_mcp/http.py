@@ -62,11 +62,10 @@ class _Fault(msgspec.Struct):
     message: str = ""
 
 
-class _Answer(msgspec.Struct):
-    """What an answer says of how a call went; one that has a result ran."""
+class _Failed(msgspec.Struct):
+    """An answer to a call that has no result."""
 
-    error: _Fault | None = None
-    result: msgspec.Raw | None = None
+    error: _Fault
 
 
 class HttpTransport:
@@ -301,18 +300,15 @@ def _is_events(request: Any, response: Any) -> bool:
 
 
 def _says_no_session(body: bytes) -> bool:
-    """Return whether a short answer that is no refusal has the code for it, and no result.
+    """Return whether an answer with a 200 has an error with the code for it.
 
     A call whose result speaks of a session has run, and must not run again.
     """
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        fault = msgspec.json.decode(body, type=_Failed).error
     except (msgspec.DecodeError, RecursionError):
         return False
-    fault = answer.error
-    if fault is None or fault.code != _NO_SESSION or answer.result is not None:
-        return False
-    return _LOST.search(fault.message.encode("utf-8", "replace")) is not None
+    return fault.code == _NO_SESSION and _LOST.search(fault.message.encode()) is not None
 
 
 def _is_nobodys(body: bytes) -> bool:

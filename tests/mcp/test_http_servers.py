@@ -240,6 +240,21 @@ async def test_a_call_whose_result_speaks_of_a_session_is_not_made_again(http, r
         assert server.status.starts == 1
 
 
+async def test_an_error_of_a_call_that_speaks_of_a_session_is_not_a_lost_one(http, registry):
+    fake = http()
+
+    def call(to, request):
+        body = refusal("the session of user 7 has expired", id=request["id"])
+        fake.reply(to, 200, body, content_type="application/json")
+
+    fake.call = call
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        with pytest.raises(ProtocolError, match="user 7"):
+            await server.call("echo", {"text": "x"})
+        assert server.status.starts == 1
+
+
 async def test_a_server_that_went_away_is_an_error_that_says_so(http, registry):
     fake = http()
     async with registry() as reg, reg.mcp(fake.url) as server:
@@ -255,6 +270,13 @@ async def test_a_refusal_says_why_without_the_token(http, registry):
         with pytest.raises(ConnectError, match="HTTP 401") as caught:
             await server.tools()
     assert TOKEN not in str(caught.value)
+
+
+async def test_where_no_session_has_begun_a_refusal_that_speaks_of_one_is_shown(http, registry):
+    fake = http("refuse")
+    async with registry() as reg:
+        with pytest.raises(ConnectError, match=r"HTTP 401: .*unknown_session"):
+            await reg.mcp(f"{fake.url}/unknown_session").tools()
 
 
 async def test_a_server_that_is_not_there_is_an_error(registry):
