@@ -628,6 +628,8 @@ def test_only_so_many_strict_tools_are_strict_as_are_enforced() -> None:
     assert sum("is not strict" in warning for warning in sent.warnings) == 2
     large = Tool("t", parameters=msgspec.json.schema(_optional(25)), strict=True)
     assert "strict" not in body(model="claude-opus-5", tools=(large,))["tools"][0]
+    made = body(model="claude-opus-5", output=_optional(25), tools=tools)  # it is in the prompt
+    assert [tool["name"] for tool in made["tools"] if tool.get("strict")] == ["t0", "t1"]
     many = tuple(Tool(f"t{at}", strict=True) for at in range(21))
     made = body(model="claude-opus-5", tools=many)
     assert sum(tool.get("strict", False) for tool in made["tools"]) == 20

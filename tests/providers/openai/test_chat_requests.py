@@ -359,6 +359,15 @@ def test_a_model_that_reasons_by_itself_does_not_before_a_call_it_must_make(
     assert "now off" in " ".join(sent.warnings)
 
 
+@pytest.mark.parametrize("asked", ["none", 0])
+def test_reasoning_that_nobody_wants_is_switched_off_before_a_call_without_a_warning(
+    chat, asked
+) -> None:
+    sent = chat.send(DEEPSEEK, tools=(WEATHER,), tool_choice="required", reasoning=asked)
+    assert sent.body["thinking"] == {"type": "disabled"}
+    assert not sent.warnings
+
+
 @pytest.mark.parametrize(
     ("url", "model"),
     [(ALIBABA, "qwen3-coder-plus"), (ALIBABA, "kimi-k3"), (SILICONFLOW, "Qwen/Qwen3-32B")],

@@ -142,6 +142,8 @@ def test_what_a_target_does_not_support_moves_on_without_harm() -> None:
          None),
         ({"x_ratelimit_remaining_requests_day": "0", "x_ratelimit_reset_requests_day": "3301.5",
           "x_ratelimit_remaining_tokens_minute": "9"}, inner(), 3301.5),
+        ({"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "1800000000"},
+         inner(), None),
         ({}, inner(code="slow_down"), 15.0),
         ({"retry_after": "1"}, inner(code="slow_down"), 1.0),
         ({}, inner(code="concurrency_limit"), 1.0),
