@@ -281,10 +281,14 @@ class DocumentPart(_FilePart, frozen=True, gc=False, tag="document"):
 
 _SOUNDS = {
     ".aac": "audio/aac",
+    ".aif": "audio/aiff",
     ".aiff": "audio/aiff",
     ".flac": "audio/flac",
+    ".m4a": "audio/mp4",
     ".mp3": "audio/mpeg",
+    ".oga": "audio/ogg",
     ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
 }
 
 

@@ -171,7 +171,14 @@ class TestFiles:
         assert DocumentPart.from_path(path, "text/plain").mime == "text/plain"
 
     @pytest.mark.parametrize(
-        ("name", "mime"), [("a.MP3", "audio/mpeg"), ("a.flac", "audio/flac"), ("a", "audio/wav")]
+        ("name", "mime"),
+        [
+            ("a.MP3", "audio/mpeg"),
+            ("a.flac", "audio/flac"),
+            ("a.m4a", "audio/mp4"),
+            ("a.opus", "audio/ogg"),
+            ("a", "audio/wav"),
+        ],
     )
     def test_the_name_of_a_recording_says_what_it_is(self, tmp_path, name, mime) -> None:
         (tmp_path / name).write_bytes(b"sound")
