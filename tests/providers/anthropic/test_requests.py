@@ -614,7 +614,10 @@ def test_a_schema_too_large_to_be_enforced_goes_into_the_prompt(kind, is_enforce
 
 
 def test_a_server_with_an_open_model_enforces_any_schema() -> None:
-    assert "format" in body(model="qwen3.6-27b", output=_optional(40))["output_config"]
+    tools = tuple(Tool(f"t{at}", strict=True) for at in range(21))
+    made = body(model="qwen3.6-27b", output=_optional(40), tools=tools)
+    assert "format" in made["output_config"]
+    assert all(tool["strict"] for tool in made["tools"])
 
 
 def test_only_so_many_strict_tools_are_strict_as_are_enforced() -> None:
