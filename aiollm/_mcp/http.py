@@ -221,7 +221,7 @@ class _Bounded:
         if body is None:
             excess = weight.excess or f"more than {limit} bytes"
             return self._error(TOO_LARGE, f"the result is too large: {excess}")
-        if len(body) < _ERROR_BODY and _is_lost(request, body) and _says_no_session(body):
+        if len(body) < _ERROR_BODY and _says_no_session(request, body):
             return self._lost()
         body, found = readable(body)
         if found.refusal:
@@ -286,9 +286,9 @@ class _Bounded:
             task.cancel()
 
 
-def _is_lost(request: Any, body: bytes) -> bool:
+def _is_lost(request: Any, said: bytes) -> bool:
     """Return whether the answer to a request of a session says that there is no such session."""
-    return "mcp-session-id" in request.headers and _LOST.search(body[:_ERROR_BODY]) is not None
+    return "mcp-session-id" in request.headers and _LOST.search(said[:_ERROR_BODY]) is not None
 
 
 def _is_events(request: Any, response: Any) -> bool:
@@ -299,7 +299,7 @@ def _is_events(request: Any, response: Any) -> bool:
     return request.method == "POST" and status == 200 and is_plain and not is_read_here
 
 
-def _says_no_session(body: bytes) -> bool:
+def _says_no_session(request: Any, body: bytes) -> bool:
     """Return whether an answer with a 200 has an error with the code for it.
 
     A call whose result speaks of a session has run, and must not run again.
@@ -308,7 +308,7 @@ def _says_no_session(body: bytes) -> bool:
         fault = msgspec.json.decode(body, type=_Failed).error
     except (msgspec.DecodeError, RecursionError):
         return False
-    return fault.code == _NO_SESSION and _LOST.search(fault.message.encode()) is not None
+    return fault.code == _NO_SESSION and _is_lost(request, fault.message.encode())
 
 
 def _is_nobodys(body: bytes) -> bool:
