@@ -34,9 +34,9 @@ class Speed(NamedTuple):
 class RandomRefusals:
     """Tells refusals at random from those of a service that counts, by what lowering a pace does.
 
-    A service that counts takes again what it has taken. It refuses one more only once the pace has
-    grown by as many. If others are refused, again and again, to lower the pace for them is useless:
-    it would fall until they are rare, to four a second where a twentieth is refused.
+    A service that counts takes again what it has taken, and refuses more only once the pace has
+    grown. If it goes on refusing without that, lowering the pace is useless: it would fall until
+    refusals are rare, to four requests a second where a twentieth is refused.
     """
 
     __slots__ = ("_kept", "_needed", "_refused", "_sent", "_share", "_unexplained")
@@ -47,7 +47,7 @@ class RandomRefusals:
         self._share: float | None = None
         """What is refused at random; None as long as nothing is known to be."""
         self._kept = Speed(0.0, 0.0)
-        """The speed at the first unexplained refusal, or at the last one that was."""
+        """The speed at the first unexplained refusal; once they are random, what it had fallen to."""
 
     def speed(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
         """Return how fast to go on after refusals at a speed, None if they are not random.

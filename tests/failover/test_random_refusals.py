@@ -108,6 +108,13 @@ def test_a_share_that_doubles_with_the_speed_is_not_random_and_is_doubted_longer
     assert suspect(refusals, 1) is not None
 
 
+def test_where_the_share_grows_the_speed_goes_back_to_what_it_had_fallen_to() -> None:
+    refusals = RandomRefusals()
+    refusals.speed(Speed(900.0, 0.5), 10, 1, 0.0)
+    suspect(refusals, 3)
+    assert refusals.speed(Speed(4800.0, 0.5), 20, 19, 0.0) == NOW
+
+
 def test_what_was_seen_long_ago_counts_less() -> None:
     refusals = RandomRefusals()
     suspect(refusals)
