@@ -47,7 +47,7 @@ class RandomRefusals:
         self._share: float | None = None
         """What is refused at random; None as long as nothing is known to be."""
         self._kept = Speed(0.0, 0.0)
-        """The speed at the first unexplained refusal; once they are random, what it had fallen to."""
+        """The speed at the first unexplained refusal, and later what it had fallen to."""
 
     def speed(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
         """Return how fast to go on after refusals at a speed, None if they are not random.
