@@ -180,7 +180,7 @@ class MapRun(Generic[T]):
         """
         if self._waiter is not None:
             raise ClosedError("this bulk run is already being read by another task")
-        if self._state == "open" and asyncio.get_running_loop() is not self._loop:
+        if self._state != "new" and asyncio.get_running_loop() is not self._loop:
             raise ConfigError("this bulk run is in use on another event loop: read it there")
         if self._ready and self._loop.time() - self._turned_at > TURN:
             await asyncio.sleep(0)  # a caller that takes many rows at once must not stop the loop

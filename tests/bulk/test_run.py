@@ -370,14 +370,22 @@ def test_a_target_without_a_key_is_an_error_before_any_row(tmp_path: Path) -> No
     assert not [*tmp_path.iterdir()]
 
 
-async def test_a_run_is_read_on_its_own_event_loop_alone():
+@pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
+async def test_a_run_is_read_on_its_own_event_loop_alone(ended: bool):
+    """Also once all rows have their answers: else it would depend on who is first."""
+    gate = Gate()
     async with Registry(env={}) as reg:
-        reg.register("fake", FakeProvider(default=echo).provider())
+        reg.register("fake", FakeProvider(default=[gate, "ok"]).provider())
         async with reg.map("fake/m", ["a", "b"]) as run:
 
             async def read() -> None:
                 await anext(run)
 
+            if ended:
+                gate.open()
+                while run.report.rows < 2:
+                    await asyncio.sleep(0)
             with pytest.raises(ConfigError, match="in use on another event loop: read it there"):
                 await asyncio.to_thread(lambda: asyncio.run(read()))
-            assert [row.text async for row in run] == ["a", "b"]
+            gate.open()
+            assert [row.text async for row in run] == ["ok", "ok"]
