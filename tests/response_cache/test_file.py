@@ -165,10 +165,14 @@ from aiollm.testing import FakeProvider
 
 async def main(file):
     fake, told = FakeProvider(default="Hello " * 1000), []
-    async with Registry(env={}, response_cache=f"sqlite:{file}") as reg:
+    def registry():
+        reg = Registry(env={}, response_cache=f"sqlite:{file}")
         reg.register("fake", fake.provider())
-        reg.on_event(lambda event: told.append(event) if type(event) is ResponseCacheAway else 0)
+        return reg
+    async with registry() as reg:
         await reg.generate("fake/m", "first", response_cache="use")
+    async with registry() as reg:  # the first answer has been written
+        reg.on_event(lambda event: told.append(event) if type(event) is ResponseCacheAway else 0)
         assert (await reg.generate("fake/m", "first", response_cache="use")).cached
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
         for number in range(200):
