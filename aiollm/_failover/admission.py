@@ -111,6 +111,9 @@ class Admission:
             gate.sharing.failed(line, error, opened=opened, took=took)
         if isinstance(error, RateLimitError | OverloadedError):
             self._refused(error)
+        if permit.pause:
+            line.is_bounded = True
+            line.pace.pause(gate.now() + permit.pause)
         if self._is_pending:
             self._is_pending = False
             line.pending -= 1

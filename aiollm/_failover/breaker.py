@@ -20,6 +20,12 @@ STRAYS = 4
 ANSWERS_A_STRAY = 4
 """Answers that make up for one of them: a target that fails more often is not well."""
 
+LENIENCY = 4
+"""Times as many that a target may have whose first probe is answered each time it is set aside.
+
+It fails at random, and each time that it is set aside costs a crowd some seconds.
+"""
+
 LATELY = 1.0
 """Seconds since the last first output within which a target counts as one that answers."""
 
@@ -77,6 +83,7 @@ class Breaker:
 
     __slots__ = (
         "_answers",
+        "_leniency",
         "_strays",
         "answered_from",
         "error",
@@ -119,18 +126,21 @@ class Breaker:
         self._strays: float = STRAYS
         """Failures that no answers have made up for: all, as a new target has to answer first."""
         self._answers: int = 0
+        self._leniency: int = 1
 
-    def is_stray(self, now: float) -> bool:
+    def is_stray(self, now: float, *, is_telling: bool) -> bool:
         """Note a failure; return whether it is one of few among many answers.
 
         Such a failure opens nothing: else a busy target would be set aside for a second each time,
-        although it answers all other calls.
+        although it answers all other calls. `is_telling`: it says more than that one request
+        failed, so it is none unless the target is known to fail at random.
         """
         made_up = (self.succeeded - self._answers) / ANSWERS_A_STRAY
         self._answers = self.succeeded
-        self._strays = max(0.0, self._strays - made_up) + 1
-        is_answering = not self.openings and now - self.answered_at <= LATELY
-        return is_answering and self._strays <= STRAYS
+        self._strays = max(0.0, self._strays - made_up) + 1 / self._leniency
+        if self.openings or now - self.answered_at > LATELY or (is_telling and self._leniency == 1):
+            return False
+        return self._strays <= STRAYS
 
     @property
     def answered_at(self) -> float:
@@ -179,6 +189,10 @@ class Breaker:
 
     def close(self) -> None:
         """Forget the failures."""
+        if self.openings:
+            is_first_probe = self.openings == 1
+            self._leniency = min(LENIENCY, 2 * self._leniency) if is_first_probe else 1
+            self._strays, self._answers = STRAYS, self.succeeded
         self.failures = 0
         self.openings = 0
         self.until = 0.0

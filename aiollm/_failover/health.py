@@ -72,6 +72,7 @@ class Permit:
         "_settled",
         "is_paused",
         "is_probe",
+        "pause",
         "started",
     )
 
@@ -83,6 +84,8 @@ class Permit:
         self._settled = False
         self.is_paused: Callable[[], bool] | None = None
         """Says whether the caller pauses; set by a probe's attempt."""
+        self.pause: float = 0.0
+        """Seconds for which a target wants to be left alone that is not set aside."""
         self.started: float = health.clock()
         self.is_probe: bool = False
         """Whether this attempt decides if the target or its host is well again."""
@@ -132,13 +135,15 @@ class Permit:
                 self._postpone()
             return ()
         self._breaker.failed += 1
-        is_stray = self._breaker.is_stray(self._health.clock())
-        hang = self.hang(error, had_output=had_output)
-        opened = self._open(self._host, error, hang) if is_connection_failure(error) else ()
-        if not is_connection_failure(error):
+        stated, is_unreachable = stated_wait(error), is_connection_failure(error)
+        if not is_unreachable:
             self._recover(self._host)
-            if is_stray and not (stated_wait(error) or _is_long(error)):
-                return ()
+        now, is_telling = self._health.clock(), bool(stated or is_unreachable)
+        if self._breaker.is_stray(now, is_telling=is_telling) and not _is_long(error):
+            self.pause = stated
+            return ()
+        hang = self.hang(error, had_output=had_output)
+        opened = self._open(self._host, error, hang) if is_unreachable else ()
         return opened + self._open(self._breaker, error, hang)
 
     def abandoned(self) -> None:

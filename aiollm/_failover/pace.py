@@ -163,15 +163,19 @@ class Pace:
         self._measured_until = self.blocked_until
         return self.blocked_until - now
 
+    def pause(self, until: float) -> None:
+        """Let nothing go before that time, which says nothing of the pace."""
+        self.is_active = True
+        self.blocked_until = max(self.blocked_until, until)
+
     def block(self, now: float, until: float, *, is_paced: bool) -> None:
         """Let nothing go before that time, for another process was refused.
 
         Unless it is paced by limits that both share, what waits here would go all at once then: it
         goes as fast as it went before, and begins at random, for all other processes begin, too.
         """
-        self.is_active = True
+        self.pause(until)
         is_same = now - self._refused_at < 1.0
-        self.blocked_until = max(self.blocked_until, until)
         if self._measured_until is None and (is_same or is_paced):
             return
         self._measured_until = self.blocked_until

@@ -84,6 +84,71 @@ def test_what_says_more_than_that_counts_at_once(health: Health, error: Exceptio
     assert fail(health, error)
 
 
+def strays(health: Health, error: Exception | None = None) -> int:
+    """Return how many failures in short order it may have after many answers; the next opens."""
+    answer(health, 100)
+    return next(count for count in range(100) if fail(health, error))
+
+
+def recover(health: Health, clock: Clock, *, failed_probes: int = 0) -> None:
+    """Answer a probe after some that failed."""
+    for _ in range(failed_probes):
+        clock.now += 400.0
+        assert fail(health)
+    clock.now += 400.0
+    answer(health)
+
+
+def test_who_answers_the_first_probe_may_fail_twice_as_often_next_time_up_to_four_times(
+    health: Health, clock: Clock
+) -> None:
+    counts = []
+    for _ in range(4):
+        counts.append(strays(health))
+        recover(health, clock)
+    assert counts == [4, 8, 16, 16]
+
+
+def test_a_probe_that_fails_takes_all_of_that_back(health: Health, clock: Clock) -> None:
+    strays(health)
+    recover(health, clock)
+    assert strays(health) == 8
+    recover(health, clock, failed_probes=1)
+    assert strays(health) == 4
+
+
+def test_a_target_that_came_back_has_to_answer_first(health: Health, clock: Clock) -> None:
+    for answers, opens in ((1, True), (2, False)):
+        health.reset()
+        strays(health)
+        recover(health, clock)
+        answer(health, answers - 1)
+        assert fail(health) is opens
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [(ServerError("later", status=503, retry_after=5.0), 5.0), (ConnectError("refused"), 0.0)],
+)
+def test_of_one_that_fails_at_random_those_are_strays_too(
+    health: Health, clock: Clock, error: Exception, pause: float
+) -> None:
+    strays(health)
+    recover(health, clock)
+    answer(health, 100)
+    permit = health.admit(TARGET, ORIGIN)
+    assert permit.failure(error) == ()
+    assert permit.pause == pause
+    assert strays(health, error) == 8
+
+
+def test_what_a_user_has_to_mend_is_no_stray(health: Health, clock: Clock) -> None:
+    strays(health)
+    recover(health, clock)
+    answer(health, 100)
+    assert fail(health, AuthenticationError("wrong key", status=401))
+
+
 def test_a_target_that_has_been_silent_for_a_second_is_set_aside(
     health: Health, clock: Clock
 ) -> None:
