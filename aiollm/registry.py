@@ -355,7 +355,7 @@ class Registry(UnaryCalls, Retrieval, Names):
         With a spec, return those of its targets, used or not. A failing host counts against all its
         targets there. Raises: SpecError, ConfigError.
 
-            ready = any(target.state == "healthy" for target in reg.health("m5/a,m1/b"))
+            ready = any(target.reopens_in == 0 for target in reg.health("m5/a,m1/b"))
         """
         if spec is None:
             return self._health.snapshot()

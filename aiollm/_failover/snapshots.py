@@ -16,6 +16,7 @@ HealthState: TypeAlias = Literal["healthy", "cooling", "probing"]
 class TargetHealth(msgspec.Struct, frozen=True):
     """A snapshot of a target's health: `failures` in a row, `reopens_in` seconds until a probe.
 
+    Once its cooldown is over (`reopens_in` is 0) it stays `cooling` until a call has probed it.
     `succeeded` and `failed` count genuine outcomes; `first_output` is the median latency and
     `first_output_p95` its 95th percentile in seconds, None while too little is known.
     """

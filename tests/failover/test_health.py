@@ -347,6 +347,19 @@ def test_the_health_of_a_target_shows_its_hosts_failures_too():
     assert tracker.of(B, "one").state == "healthy"
 
 
+def test_a_target_that_nobody_asks_after_its_cooldown_shows_that_it_may_be_asked():
+    tracker, clock = health()
+    tracker.admit(A, "one").failure(ConnectError("refused"))
+    assert tracker.of(A, "one").reopens_in == tracker.of(B, "one").reopens_in > 0
+    clock.now += 1000
+    for target in (A, B):  # no call, so nothing says that it is well
+        assert (tracker.of(target, "one").state, tracker.of(target, "one").reopens_in) == (
+            "cooling",
+            0,
+        )
+    assert [each.reopens_in for each in tracker.snapshot()] == [0]
+
+
 @pytest.mark.parametrize("error", HARMLESS)
 def test_what_says_nothing_of_the_target_changes_nothing(error):
     tracker, _ = health()
