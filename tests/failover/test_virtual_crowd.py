@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiollm import (
+    ConnectError,
     DeadlineError,
     FailoverError,
     Limits,
@@ -226,6 +227,36 @@ def test_a_target_that_stays_dead_costs_each_call_its_max_wait_and_the_probes() 
         first = [at for at in service.failed if at - service.failed[0] < 0.1]
         assert len(first) <= 8
         assert len(service.failed) - len(first) <= waited / 2 + 2
+
+    in_virtual_time(scenario)
+
+
+class Sleeper(Service):
+    """A box on the local network that sleeps at first: for 3 s nothing answers, then no route."""
+
+    async def stream(self, *request: object):
+        if self.loop.now < self.down_until:
+            self.failed.append(self.loop.now)
+            await asyncio.sleep(3.0)
+            raise ConnectError("no connection: No route to host")
+        async for chunks in super().stream(*request):
+            yield chunks
+
+
+@pytest.mark.parametrize("calls", [1, 64, 1000])
+def test_calls_with_the_time_for_it_outlast_the_sleep_of_a_box(calls: int) -> None:
+    """As the recipe for llama-swap says: they share the tries, one every few seconds."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Sleeper(loop, 10_000.0)
+        service.down_until = loop.now + 30.0
+        async with service.registry() as reg:
+            patient = {"retries": 10, "max_wait": 60.0}
+            ends = await asyncio.gather(*(outcome(reg, **patient) for _ in range(calls)))
+        assert Counter(ends) == {"ok": calls}
+        first = [at for at in service.failed if at - service.began < 3.0]
+        assert len(first) <= 64
+        assert len(service.failed) - len(first) <= 30 / 3
 
     in_virtual_time(scenario)
 
