@@ -165,12 +165,10 @@ class Report(msgspec.Struct, frozen=True):
         if not self.rows:
             return "no row has ended in this run"
         time = f" in {shown.seconds(self.elapsed)}" if self.elapsed else ""
-        if not self.failed:
-            answered = f"all {self.rows:,} rows" if self.rows > 1 else "1 row"
-            return f"{answered} answered{time}; {cost_of(self)}"
+        if not self.failed:  # not "all": a run that was stopped has rows that it did not ask
+            return f"{shown.rows(self.rows)} answered{time}; {cost_of(self)}"
         if not self.answered:
-            failed = f"all {self.rows:,} rows" if self.rows > 1 else "1 row"
-            return f"{failed} failed{time}; {cost_of(self)}"
+            return f"{shown.rows(self.rows)} failed{time}; {cost_of(self)}"
         answered = f"{self.answered:,} of {self.rows:,} answered"
         return f"{answered}{time}; {self.failed:,} failed; {cost_of(self)}"
 

@@ -20,12 +20,12 @@ from aiollm.types import Cost, Usage
             Report(rows=2000, answered=1987, failed=13, elapsed=192.4, cost=0.42),
             "1,987 of 2,000 answered in 3 min 12 s; 13 failed; $0.42",
         ),
-        (Report(rows=3, answered=3, elapsed=2.0, cost=0.0), "all 3 rows answered in 2.00 s; $0.00"),
+        (Report(rows=3, answered=3, elapsed=2.0, cost=0.0), "3 rows answered in 2.00 s; $0.00"),
         (Report(rows=1, answered=1, elapsed=2.0), "1 row answered in 2.00 s; cost unknown"),
-        (Report(rows=3, failed=3, cost=0.0), "all 3 rows failed; $0.00"),
+        (Report(rows=3, failed=3, cost=0.0), "3 rows failed; $0.00"),
         (
             Report(rows=2, answered=2, cost=0.42, cost_unknown=1),
-            "all 2 rows answered; at least $0.42",
+            "2 rows answered; at least $0.42",
         ),
     ],
 )
