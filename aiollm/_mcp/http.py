@@ -14,14 +14,13 @@ import msgspec
 
 from aiollm._mcp.events import in_turns
 from aiollm._mcp.lines import readable
-from aiollm._mcp.posts import Events, Post, Posts, Sending, head_of
+from aiollm._mcp.posts import Events, Post, Posts, Receiving, Sending, head_of
 from aiollm._mcp.sdk import Sdk
 from aiollm._mcp.traffic import (
     NOT_THERE,
     SESSION_LOST,
     TOO_LARGE,
     UNREACHABLE,
-    Received,
     Traffic,
 )
 from aiollm._user_types.density import MESSAGE, Weight
@@ -84,7 +83,7 @@ class HttpTransport:
         self._posts = Posts()
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> tuple[Received, Sending]:
+    async def __aenter__(self) -> tuple[Receiving, Sending]:
         # Making one reads the certificates of the system, some 30 ms.
         made = await asyncio.to_thread(self._client)
         client = await self._stack.enter_async_context(made)
@@ -96,7 +95,7 @@ class HttpTransport:
         except BaseException:
             await self._stack.aclose()
             raise
-        return Received(reading, self._traffic), Sending(writing, self._traffic, self._posts)
+        return Receiving(reading, self._traffic), Sending(writing, self._traffic, self._posts)
 
     async def __aexit__(
         self,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiollm._mcp.lines import CANCELLED
-from aiollm._mcp.traffic import CLOSED, Sent, Traffic
+from aiollm._mcp.traffic import CLOSED, Received, Sent, Traffic
 
 T = TypeVar("T")
 
@@ -108,6 +108,17 @@ class Posts:
             del self._by_id[post.id]
 
 
+class Receiving(Received):
+    """The stream of messages to the SDK, which is open for as long as anything may come."""
+
+    async def aclose(self) -> None:
+        """Leave it to the transport, which first ends what writes to it.
+
+        The session closes both streams before: an answer that came then would be an error, with a
+        traceback, in the log of the SDK.
+        """
+
+
 class Sending(Sent):
     """The stream of messages from the SDK, which ends a cancelled request at once.
 
@@ -124,6 +135,9 @@ class Sending(Sent):
         if getattr(item.message, "method", "") == CANCELLED:
             self._posts.end((item.message.params or {}).get("requestId"))
         await super().send(item)
+
+    async def aclose(self) -> None:
+        """Leave it to the transport, as `Receiving` does."""
 
 
 class Events:

@@ -276,6 +276,9 @@ class Http:
         self.kept: set[socket.socket] = set()
         self.hanging = self.notices = self.resumed = 0
         self.deleted = 0
+        self.deleting = threading.Event()
+        self.late: list[threading.Event] = []
+        """Of each call that is answered once the session is being ended: whether it is."""
         self.unknown: tuple[int, bytes] = (404, b"")
         """What it says to a session that it does not know."""
         fake = self
@@ -307,6 +310,9 @@ class Http:
 
             def do_DELETE(self) -> None:
                 fake.deleted += 1
+                fake.deleting.set()
+                for late in fake.late:
+                    late.wait(5.0)
                 fake.reply(self, 200)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -376,6 +382,12 @@ class Http:
                 if self.mode == "sse":
                     self.begin(to)
                 self.hang(to)
+            case "echo" if "late" in arguments:
+                answered = threading.Event()
+                self.late.append(answered)
+                self.deleting.wait(20.0)
+                self.result(to, request, plain(name, {"text": "late"}))
+                answered.set()
             case "die":
                 to.close_connection = True
             case "half":

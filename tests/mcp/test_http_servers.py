@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiollm import ConnectError, ProtocolError
+from aiollm import ClosedError, ConnectError, ProtocolError
 from aiollm._mcp.http import CONNECTIONS
 from aiollm._mcp.posts import Posts
 
@@ -131,6 +131,22 @@ async def test_a_call_that_is_cancelled_twice_leaves_no_connection(http, registr
         assert all(each.cancelled() for each in hanging)
         await until(lambda: len(fake.connections) <= 1 + fake.notices)
         await until(lambda: len(server._connection._transport._posts) == 0)
+
+
+@pytest.mark.parametrize("mode", ["json", "sse"])
+async def test_answers_that_come_while_it_is_closed_are_no_errors_in_a_log(
+    http, registry, mode, caplog
+):
+    fake = http(mode)
+    async with registry() as reg, reg.mcp(fake.url) as server:
+        await server.start()
+        calls = [asyncio.ensure_future(server.call("echo", {"late": True})) for _ in range(8)]
+        await until(lambda: len(fake.late) == len(calls))
+        await server.aclose()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in ends} == {ClosedError}
+    assert fake.deleted == 1
+    assert [each.getMessage() for each in caplog.records if each.levelname != "DEBUG"] == []
 
 
 async def test_a_call_that_is_cancelled_before_it_is_sent_is_not_waited_for():
