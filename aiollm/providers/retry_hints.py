@@ -93,8 +93,8 @@ def _retry_info(value: Any) -> float | None:
 def _resets_in(value: Any) -> float | None:
     """Return the seconds until a plan's limit is reset, as ChatGPT's backend sends it (2026)."""
     match value:
-        case {"error": {"resets_in_seconds": int() | float() as seconds}} if seconds >= 0:
-            return float(seconds)
+        case {"error": {"resets_in_seconds": int() | float() as seconds}}:
+            return float(seconds) if 0 <= seconds <= _LONGEST else None  # or it is too large
         case _:
             return None
 
