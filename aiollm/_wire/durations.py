@@ -7,6 +7,9 @@ import re
 from datetime import UTC, datetime
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
+_LONGEST = 100
+"""Characters of a duration: of many more digits, each would be tried as its first."""
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -21,7 +24,7 @@ def number(text: str) -> float | None:
 
 def duration(text: str) -> float | None:
     """Read a duration such as `38.2s`, `6m0s`, `1h2m3.5s` or `340ms`, in seconds."""
-    found = _DURATION.findall(text)
+    found = _DURATION.findall(text) if len(text) <= _LONGEST else ()
     if not found or "".join(figure + unit for figure, unit in found) != text:
         return None
     seconds = sum(float(figure) * _SECONDS[unit] for figure, unit in found)

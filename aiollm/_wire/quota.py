@@ -198,7 +198,8 @@ def _lower(one: Quota, other: Quota) -> Quota:
     return msgspec.structs.replace(scarce, per_minute=min(one.per_minute, other.per_minute))
 
 
-_WINDOW = re.compile(r"([0-9.]+)\s*;\s*w=([0-9]{1,6})(?![0-9])")
+_WINDOW = re.compile(r"(?<![0-9.])([0-9.]++)\s*+;\s*+w=([0-9]{1,6})(?![0-9])")
+"""A figure and its window. It takes a long row of digits once, and not from each of them again."""
 
 
 def _window(text: str, seconds: float) -> tuple[str, float]:

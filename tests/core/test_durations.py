@@ -41,6 +41,9 @@ class TestDuration:
     def test_is_read(self, text, seconds) -> None:
         assert duration(text) == (None if seconds is None else pytest.approx(seconds))
 
+    def test_a_row_of_digits_is_not_tried_from_each_of_them(self) -> None:
+        assert duration("9" * 1_000_000) is None  # it would take hours
+
     @given(text=st.text("0123456789.hms") | st.text())
     def test_is_never_negative_nor_endless(self, text) -> None:
         seconds = duration(text)

@@ -101,6 +101,10 @@ def test_a_window_may_be_named(limit, per_minute):
     assert quotas({"ratelimit-limit": limit}, "x")[0].per_minute == per_minute
 
 
+def test_a_row_of_digits_is_no_limit_and_is_not_tried_from_each_of_them():
+    assert quotas({"ratelimit-limit": "9" * 1_000_000}, "x") == ()  # it would take hours
+
+
 @given(
     headers=st.dictionaries(
         st.sampled_from(NAMES),
