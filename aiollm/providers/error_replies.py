@@ -154,8 +154,9 @@ _NO_CONTEXT_STATUS = (401, 402, 403, 404, 429)
 
 _STATUS = re.compile("[45][0-9][0-9]")
 
-_GAP = "[^'\"`]*"
-"""What `*` stands for in a text: anything but quotes, so that a quoted name stays one name."""
+_GAP = "[^'\"`]{0,200}"
+"""What `*` stands for in a text: anything but quotes, so that a quoted name stays one name. It is
+short, or a message that repeats what is around two of them would take 0.1 s."""
 
 
 def error_from(

@@ -239,6 +239,8 @@ class TestRows:
             (Rule(QuotaError, texts=("model '*' is gone",)), Fault("Model 'a': tool 'b' is gone"),
              400, False),
             (Rule(QuotaError, texts=("a.b*",)), Fault("axb"), 400, False),
+            (Rule(QuotaError, texts=("a b*c d",)), Fault(f"a b{'x' * 200}c d"), 400, True),
+            (Rule(QuotaError, texts=("a b*c d",)), Fault(f"a b{'x' * 201}c d"), 400, False),
         ],
     )  # fmt: skip
     def test_all_that_a_row_gives_must_match(self, rule, fault, status, matches) -> None:
