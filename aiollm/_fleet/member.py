@@ -168,7 +168,7 @@ class Member:
             if self.refusals:
                 self.refusals.worked(names, str(command[1]))
             if then is not None:
-                self._take(then, done.result())
+                self._take(then, failed, done.result())
         elif _is_unknown_script(error) and not is_second:
             self._load()
             again = partial(self._replied, sent, command, names, then, failed, is_second=True)
@@ -180,12 +180,16 @@ class Member:
             if failed is not None:
                 failed()
 
-    def _take(self, then: Callable[[Any], None], reply: Any) -> None:
+    def _take(
+        self, then: Callable[[Any], None], failed: Callable[[], None] | None, reply: Any
+    ) -> None:
         """Use a reply; one that cannot be used is another command's: start anew."""
         try:
             then(reply)
         except Exception:  # noqa: BLE001 - who knows what a server sends that is no Redis
             self._link.give_up()
+            if failed is not None:  # or who asked would wait for ever
+                failed()
 
     def _refused(self, error: BaseException) -> None:
         """Note that Redis refuses a command, as where its memory is full."""

@@ -8,6 +8,7 @@ import pytest
 
 from aiollm import BusyError, FailoverError, Limits
 from aiollm._failover.estimate import Estimate
+from aiollm._fleet import scripts
 from aiollm.testing import Answer, FaultServer, Gate, chat
 from aiollm.types import Usage
 from tests.fleet.conftest import until
@@ -54,6 +55,17 @@ async def test_a_rate_is_one_number_for_all_processes(redis, members, server):
     assert len(answers) - len(refused) == len(server.requests) == 1
     assert all(isinstance(each.exceptions[0], BusyError) for each in refused)
     assert "fleet" in str(refused[0])
+
+
+async def test_an_answer_that_no_clock_can_hold_keeps_no_call_waiting(
+    redis, members, server, monkeypatch
+):
+    nonsense = scripts.Script("return {'granted', string.rep('9', 400)}")
+    monkeypatch.setattr(scripts, "enter", nonsense)
+    monkeypatch.setattr(scripts, "ALL", (*scripts.ALL, nonsense))
+    (reg,) = await linked(members, redis.url, {"a": server}, 1, rpm=6000)
+    async with asyncio.timeout(20):
+        assert (await reg.generate("a/m", "hi")).text == "well"
 
 
 async def test_calls_wait_for_their_moment(redis, members, server):
