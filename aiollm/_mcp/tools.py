@@ -23,7 +23,8 @@ MAX_DESCRIPTION = 8 * 1024
 """Characters of a description that a model gets."""
 
 _LARGE = 16 * 1024
-"""Bytes from which a schema is mended in a thread: others have a turn every few milliseconds."""
+"""Bytes from which a schema is mended in a thread: others have a turn every few milliseconds. So is
+one with references, of which each may double what is made of it."""
 
 _log = logging.getLogger("aiollm")
 
@@ -101,10 +102,11 @@ async def book_of(
 async def _mended(schema: Any) -> Any:
     """Return a schema that providers take. Raises: ConfigError."""
     try:
-        is_large = len(msgspec.json.encode(schema)) > _LARGE
+        data = msgspec.json.encode(schema)
     except (ValueError, TypeError, RecursionError):
-        is_large = False
-    return await asyncio.to_thread(mended, schema) if is_large else mended(schema)
+        data = b""
+    takes_long = len(data) > _LARGE or b'"$ref"' in data
+    return await asyncio.to_thread(mended, schema) if takes_long else mended(schema)
 
 
 def valid_name(name: str, taken: Container[str] = ()) -> str:

@@ -175,6 +175,15 @@ async def test_a_large_schema_is_mended_in_a_thread(count, elsewhere):
     assert (threading.get_ident() not in schema.threads) is elsewhere
 
 
+async def test_a_schema_whose_references_double_it_again_and_again_is_mended_in_a_thread():
+    levels = [{"properties": dict.fromkeys("ab", {"$ref": f"#/$defs/{n}"})} for n in range(1, 20)]
+    defs = {str(at): each for at, each in enumerate([*levels, {"type": "string"}])}
+    schema = _Noting({"properties": {"a": {"$ref": "#/$defs/0"}}, "$defs": defs})
+    book = await book_of("s", [Listed("bomb", "", schema)], None, None)
+    assert "subschemas" in book.refused["bomb"]
+    assert threading.get_ident() not in schema.threads
+
+
 class Chunked:
     """A response whose HTTP chunks have all come, and are of a byte each."""
 
