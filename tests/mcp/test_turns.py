@@ -176,7 +176,8 @@ async def test_a_large_schema_is_mended_in_a_thread(count, elsewhere):
 
 
 async def test_a_schema_whose_references_double_it_again_and_again_is_mended_in_a_thread():
-    levels = [{"properties": dict.fromkeys("ab", {"$ref": f"#/$defs/{n}"})} for n in range(1, 20)]
+    both = [{key: {"$ref": f"#/$defs/{at}"} for key in "ab"} for at in range(1, 20)]
+    levels = [{"properties": each} for each in both]
     defs = {str(at): each for at, each in enumerate([*levels, {"type": "string"}])}
     schema = _Noting({"properties": {"a": {"$ref": "#/$defs/0"}}, "$defs": defs})
     book = await book_of("s", [Listed("bomb", "", schema)], None, None)
