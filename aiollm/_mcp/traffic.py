@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+import msgspec
 
 from aiollm._mcp.lines import CHANGED, HEARD
 from aiollm._mcp.sdk import Sdk
@@ -12,7 +14,7 @@ MAX_ASKED = 256
 """Requests of a server that are not answered yet, at most: it may ask without reading."""
 
 WHOLE = "aiollm: the whole schema"
-"""Where a schema that is not one of an object is kept: the SDK would refuse the list for it."""
+"""Where a schema that the SDK does not take is kept: it would refuse the list for it."""
 
 CLOSED = -32000
 """The SDK's code for a call whose connection ended."""
@@ -24,6 +26,15 @@ NOT_THERE = -32014
 """The code of a request for which there was no connection over HTTP."""
 SESSION_LOST = -32013
 """The code of a request that a server refused, because it has forgotten the session."""
+
+
+class _Taken(msgspec.Struct):
+    """What the SDK wants of a schema, under one version of the protocol or another."""
+
+    type: Literal["object"] = "object"
+    dialect: str | None = msgspec.field(default=None, name="$schema")
+    properties: dict[str, dict[str, Any] | bool] | None = None
+    required: list[str] | None = None
 
 
 class Traffic:
@@ -138,9 +149,17 @@ def _clean(listed: Any) -> list[dict[str, Any]]:
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
             continue
         schema = tool.get("inputSchema") or {}
-        if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-            schema = {WHOLE: schema}  # who makes a tool of it refuses it, and says why
+        if not _is_taken(schema):
+            schema = {WHOLE: schema}  # who makes a tool of it mends it, or says why not
         words = tool.get("description")
         kept = {"description": words} if isinstance(words, str) else {}
         found.append({"name": tool["name"], "inputSchema": {**schema, "type": "object"}, **kept})
     return found
+
+
+def _is_taken(schema: Any) -> bool:
+    try:
+        msgspec.convert(schema, _Taken)
+    except msgspec.ValidationError:
+        return False
+    return True

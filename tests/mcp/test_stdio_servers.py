@@ -317,7 +317,10 @@ async def test_odd_tools_are_mended_or_refused_with_a_reason(served, caplog):
         with pytest.raises(ConfigError, match="it has: twice"):
             await server.tools("none*")
     assert list(tools)[:2] == ["twice", "a_b_c_d"]
-    assert len(tools) == 6  # those two, a_b_c_d by another name, the long one, the nameless, hidden
+    assert (
+        len(tools) == 8
+    )  # those two, a_b_c_d by another name, long, nameless, number, needs, hidden
+    assert tools["needs"].parameters.get("required") is None
     assert tools["hidden"].description == "ab[31m"
     assert "lists a tool twice" in caplog.text
     assert "left out" in caplog.text
