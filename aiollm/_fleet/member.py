@@ -168,7 +168,7 @@ class Member:
             if self.refusals:
                 self.refusals.worked(names, str(command[1]))
             if then is not None:
-                self._take(then, failed, done.result())
+                self._take(then, done.result(), failed)
         elif _is_unknown_script(error) and not is_second:
             self._load()
             again = partial(self._replied, sent, command, names, then, failed, is_second=True)
@@ -181,7 +181,7 @@ class Member:
                 failed()
 
     def _take(
-        self, then: Callable[[Any], None], failed: Callable[[], None] | None, reply: Any
+        self, then: Callable[[Any], None], reply: Any, failed: Callable[[], None] | None = None
     ) -> None:
         """Use a reply; one that cannot be used is another command's: start anew."""
         try:

@@ -94,7 +94,8 @@ def test_googles_retry_info_counts_on_openais_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "wait"), [(60, 60.0), (0.5, 0.5), (-1, None), ("60", None), (9e9, None), (10**400, None)]
+    ("seconds", "wait"),
+    [(60, 60.0), (0.5, 0.5), (-1, None), ("60", None), (9e9, None), (10**400, None)],
 )
 def test_a_wait_is_read_from_the_field_of_a_plan(seconds: Any, wait: float | None) -> None:
     body = {"error": {"type": "usage_limit_reached", "resets_in_seconds": seconds}}
