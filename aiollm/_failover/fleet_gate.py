@@ -126,11 +126,11 @@ class FleetGate(Gate):
     def _least_wait(self, line: Line, ticket: Ticket[Line], now: float) -> float:
         if not self.is_shared(line):
             return super()._least_wait(line, ticket, now)
-        wait = self._own_wait(line, now, waiting=True)
+        waits = [self.health.ready_in(line.target, line.origin, waiting=True), line.own_wait(now)]
         grant = (ticket.grants or {}).get(line)
-        if wait <= 0 and grant is not None and grant.state == "busy":
-            wait = grant.at + grant.wait - now
-        return wait
+        if grant is not None and grant.state == "busy":
+            waits.append(grant.at + grant.wait - now)
+        return max((each for each in waits if each < math.inf), default=math.inf)
 
     def _turn(
         self, line: Line, ticket: Ticket[Line], now: float

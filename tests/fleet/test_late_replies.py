@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import Any
 
 import pytest
 
-from aiollm import Limits, Registry, Request, Target, user
+from aiollm import Limits, Registry, Request, ServerError, Target, user
 from aiollm._failover.fleet_gate import FleetGate
 from aiollm._failover.health import Health
 from aiollm._failover.sharing import Grant
-from aiollm._failover.tickets import Demand
+from aiollm._failover.tickets import Demand, Patience
 from aiollm._fleet import scripts
 from aiollm._fleet.refusals import Refusals
 from aiollm._fleet.shared_limits import SharedLimits
@@ -107,3 +109,21 @@ async def test_a_refusal_returns_nothing(member, grant):
     member.reply(b"busy", b"5000000")
     limits.leave(given, None)
     assert member.changes == []
+
+
+async def test_a_429_that_lasts_longer_than_a_failure_is_known_beside_it(member):
+    """Nobody waits for a probe that cannot be sent in time: the call would only end later."""
+    gate = FleetGate(Health())
+    gate.bind_loop(asyncio.get_running_loop())
+    gate.limiter = SharedLimits(gate, member)
+    reg = Registry(env={"LLM_A": "openai+http://k@h/v1"})
+    reg.limit("a", Limits(rpm=60))
+    line = gate.line(Target("a", "m"), reg.provider("a"))
+    line.pace.refused(gate.now(), 60.0, line.pace.book(gate.now()))
+    gate.health.admit(line.target, line.origin).failure(ServerError("down", status=503))
+    async with asyncio.timeout(10):
+        ended = await gate.wait(
+            1, [line], Demand(Request([user("hi")])), Patience(60.0, 15.0), math.inf
+        )
+    assert ended == []
+    gate.close()
