@@ -345,7 +345,7 @@ class Line:
     def forget_refusals(self) -> None:
         """Forget what 429s blocked, paced and announced."""
         if self.pace.is_active:
-            self.pace = Pace()
+            self.pace = Pace(is_shared=self.pace.is_shared)
             for kind in self._learnt:
                 del self.meters[kind]
             self._learnt.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 from aiollm._failover.jitter import uniform
 from aiollm._failover.meter import Meter
@@ -40,6 +41,9 @@ CALM = 10.0
 SOON = 1.0
 """Seconds after a cut in which another 429 lowers the pace to `DECREASE` of it at most."""
 
+TELLING = 0.1
+"""Seconds that a 429 blocks a fleet at least: meanwhile its processes tell what they saw."""
+
 SLOWEST = 1.0
 """Requests a minute below which no pace falls."""
 
@@ -49,6 +53,19 @@ EVIDENCE = 5
 GUESS = 60.0
 SEARCH = 0.5
 """Without evidence: requests a minute to begin with, and what each calm second adds to them."""
+
+
+class Seen(NamedTuple):
+    """What one process, or all of a fleet, saw between two blocks.
+
+    The requests sent and those refused, how many refusals are explained by how much faster they
+    went than before, and the requests a minute that were allowed.
+    """
+
+    sent: float
+    refused: float
+    explained: float
+    limit: float
 
 
 class Pace:
@@ -63,9 +80,11 @@ class Pace:
         "_buckets",
         "_cut_at",
         "_cut_to",
+        "_fleet",
         "_grown_at",
         "_is_guess",
         "_is_soon",
+        "_measured_at",
         "_measured_until",
         "_random",
         "_refusals",
@@ -73,17 +92,20 @@ class Pace:
         "_refused_at",
         "_scatters",
         "_sent",
+        "_told",
         "blocked_until",
         "is_active",
+        "is_shared",
         "meter",
     )
 
-    def __init__(self) -> None:
-        """Begin without a pace."""
+    def __init__(self, *, is_shared: bool = False) -> None:
+        """Begin without a pace; `is_shared`: whether a fleet is told what is seen of refusals."""
         self.is_active = False
         """Whether it has anything to say."""
         self.meter: Meter | None = None
         self.blocked_until = 0.0
+        self.is_shared = is_shared
         # [start, requests taken], oldest first.
         self._buckets: deque[list[float]] = deque(maxlen=BUCKETS)
         self._bucket: list[float] = [-math.inf, 0.0]
@@ -103,6 +125,10 @@ class Pace:
         self._cut_to = 0.0
         self._is_soon = False
         self._random: RandomRefusals | None = None
+        self._measured_at = -math.inf
+        # What a fleet was told of the time before this block, and what all of it saw.
+        self._told: Seen | None = None
+        self._fleet: Seen | None = None
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more request may go."""
@@ -152,7 +178,7 @@ class Pace:
         if retry_after is None:
             doublings = max(0, min(self._refusals - 1, 40))  # 1023 of them overflow
             retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0**doublings)
-        retry_after = min(MAX_RETRY_AFTER, retry_after)
+        retry_after = min(MAX_RETRY_AFTER, max(TELLING if self.is_shared else 0.0, retry_after))
         if self.meter is not None and now < self._cut_at + SOON:
             # An exact Retry-After may be 50 ms: measured over that, any pace is too high.
             retry_after = max(retry_after, self._cut_at + SOON - now)
@@ -176,15 +202,41 @@ class Pace:
         """
         self.pause(until)
         is_same = now - self._refused_at < 1.0
-        if self._measured_until is None and (is_same or is_paced):
-            return
+        if self._measured_until is None:
+            if is_paced or now - self._refused_at < 2 * TELLING:
+                return
+            self._is_soon = self.meter is not None and now < self._cut_at + SOON
         self._measured_until = self.blocked_until
         self._scatters = not is_paced
         if not is_same:
             self._refused_at = self._grown_at = now
 
-    def _measure(self, until: float) -> None:
-        """Set the pace to the best rate that was taken lately, the block included.
+    @property
+    def may_tell(self) -> bool:
+        """Whether nothing was told yet of what was seen before this block."""
+        return self._measured_until is not None and self._told is None
+
+    def tell(self) -> Seen:
+        """Return what was seen before this block and was not told yet."""
+        now, told = self._seen(), self._told
+        self._told = now
+        if told is None:
+            return now
+        return Seen(now.sent - told.sent, now.refused - told.refused, 0.0, 0.0)
+
+    def hear(self, seen: Seen) -> None:
+        """Take what all processes of a fleet saw before this block."""
+        if self._measured_until is not None:
+            self._fleet = seen
+
+    def _seen(self) -> Seen:
+        if self.meter is None:
+            return Seen(self._sent, self._refused, 0.0, 0.0)
+        growth = self.meter.limit / self._cut_to - 1
+        return Seen(self._sent, self._refused, self._sent * growth / 2, self.meter.limit)
+
+    def _taken(self, until: float) -> tuple[float, float]:
+        """Return the requests that were taken lately, and the best rate a minute, block included.
 
         However the service counts, it took that many in that time: so it will again.
         """
@@ -192,33 +244,35 @@ class Pace:
         for start, taken in reversed(self._buckets):
             count += taken
             best = max(best, count / max(1.0, until - start))
-        sent, refused = self._sent, self._refused
         self._buckets.clear()
         self._bucket = [-math.inf, 0.0]
+        return count, 60.0 * best
+
+    def _measure(self, until: float) -> None:
+        """Set the pace to the best rate that was taken lately.
+
+        In a fleet each takes its share of what all were told, so that they fall and rise together:
+        of what one process sees alone, a refusal that another one met is no part.
+        """
+        count, best = self._taken(until)
+        seen, fleet = self._seen(), self._fleet
+        is_known = self._told is None or fleet is not None  # it was not told in time
         self._sent = self._refused = 0
-        limit, burst = _limit(60.0 * best), BURST
-        kept = None if self.meter is None else self._kept(self.meter, sent, refused)
-        if kept is not None:
-            limit, burst, self._is_guess = kept.limit, min(kept.burst, BURST), False
-        elif self.meter is None:
+        self._told = self._fleet = None
+        if self.meter is not None and fleet is not None and fleet.limit > 0:
+            seen = fleet
+            taken = 60.0 * (seen.sent - seen.refused) / max(1.0, until - self._measured_at)
+            best = taken * self.meter.limit / fleet.limit
+        self._measured_at = until
+        limit, burst = _limit(best), BURST
+        if self.meter is None:
             self._is_guess = count < EVIDENCE
             if self._is_guess:
                 limit = max(limit, GUESS)
+        elif is_known and (kept := self._kept(self.meter, seen, limit)) is not None:
+            limit, burst, self._is_guess = kept.limit, min(kept.burst, BURST), False
         else:
-            before, burst = self.meter.limit, self.meter.burst / 2
-            if self._is_guess:
-                # Where several went at once, perhaps it was that and not the rate.
-                self._is_guess = before / 60 * self.meter.burst > 1
-                limit = before * DECREASE
-            elif sent < EVIDENCE:
-                # What only others were refused leaves it as many as it would begin with.
-                limit = max(before * DECREASE, 0.0 if refused else min(before, GUESS))
-            else:
-                # When a burst that the service had saved up is used up, its best rate says little,
-                # the share that it refused says more.
-                limit = min(before, max(limit, before * (1 - refused / sent)))
-            if self._is_soon:
-                limit = max(limit, before * DECREASE)
+            limit, burst = self._lowered(self.meter, limit, seen), self.meter.burst / 2
         self._cut_at, self._is_soon = self._refused_at, False
         # A new one: what was booked was refused, or flowed off while nothing went.
         self.meter = Meter(max(SLOWEST, limit), burst=burst)
@@ -227,11 +281,28 @@ class Pace:
             self._scatters = False
             self.blocked_until += uniform(0.0, min(MAX_BACKOFF, 60.0 / self.meter.limit))
 
-    def _kept(self, meter: Meter, sent: int, refused: int) -> Speed | None:
+    def _lowered(self, meter: Meter, limit: float, seen: Seen) -> float:
+        """Return the limit that follows from the best rate that was taken."""
+        before = meter.limit
+        if self._is_guess:
+            # Where several went at once, perhaps it was that and not the rate.
+            self._is_guess = before / 60 * meter.burst > 1
+            limit = before * DECREASE
+        elif seen.sent < EVIDENCE:
+            # What only others were refused leaves it as many as it would begin with.
+            limit = max(before * DECREASE, 0.0 if seen.refused else min(before, GUESS))
+        else:
+            # When a burst that the service had saved up is used up, its best rate says little,
+            # the share that it refused says more.
+            limit = min(before, max(limit, before * (1 - seen.refused / seen.sent)))
+        return max(limit, before * DECREASE) if self._is_soon else limit
+
+    def _kept(self, meter: Meter, seen: Seen, taken: float) -> Speed | None:
         """Return how fast to go on if the refusals do not depend on the pace."""
         self._random = self._random or RandomRefusals()
-        speed, growth = Speed(meter.limit, meter.burst), meter.limit / self._cut_to - 1
-        return self._random.speed(speed, sent, refused, growth)
+        return self._random.speed(
+            Speed(meter.limit, meter.burst), seen.sent, seen.refused, seen.explained, taken
+        )
 
     def _grow(self, meter: Meter, now: float) -> None:
         seconds = int(now - self._grown_at)

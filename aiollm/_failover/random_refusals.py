@@ -43,39 +43,42 @@ class RandomRefusals:
 
     def __init__(self) -> None:
         self._needed = UNEXPLAINED
-        self._unexplained = self._sent = self._refused = 0
+        self._unexplained = 0
+        self._sent = self._refused = 0.0
         self._share: float | None = None
         """What is refused at random; None as long as nothing is known to be."""
         self._kept = Speed(0.0, 0.0)
         """The speed at the first unexplained refusal, and later what it had fallen to."""
 
-    def speed(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
+    def speed(
+        self, now: Speed, sent: float, refused: float, explained: float, taken: float
+    ) -> Speed | None:
         """Return how fast to go on after refusals at a speed, None if they are not random.
 
-        `sent` and `refused` are counted since that speed was set; it has grown by `growth` since.
+        `sent` and `refused` are counted since that speed was set; that it has grown since has
+        `explained` so many refusals. `taken`: the requests a minute that were not refused.
         """
         if self._share is None:
-            return self._suspected(now, sent, refused, growth)
+            return self._suspected(now, sent, refused, explained)
         self._sent += sent
         self._refused += refused
         most = min(TIMES * self._share, (1 + self._share) / 2)
         if self._refused > most * self._sent + FEW:
             self._share, self._unexplained = None, 0
             self._needed *= 2  # each time that it was wrong has cost refusals
-            limit = now.limit * (1 - refused / max(1, sent))
-            return Speed(max(self._kept.limit, limit), self._kept.burst)
+            return Speed(max(self._kept.limit, taken), self._kept.burst)
         if self._sent > MEMORY:
-            self._sent //= 2
-            self._refused //= 2
+            self._sent /= 2
+            self._refused /= 2
         return Speed(min(2 * now.limit, FASTEST), 2 * now.burst)
 
-    def _suspected(self, now: Speed, sent: int, refused: int, growth: float) -> Speed | None:
+    def _suspected(self, now: Speed, sent: float, refused: float, explained: float) -> Speed | None:
         if not self._unexplained:
-            self._kept, self._sent, self._refused = now, 0, 0
-        explained = sent * growth / 2
-        if explained < refused / 2:
+            self._kept, self._sent, self._refused = now, 0.0, 0.0
+        events = min(1.0, refused)  # those after the first were under way by then
+        if explained < events / 2:
             self._unexplained += 1
-        elif explained >= refused and self._unexplained:
+        elif self._unexplained:
             self._unexplained -= 1
         self._sent += sent
         self._refused += refused
@@ -83,6 +86,6 @@ class RandomRefusals:
             return None
         if self._refused > SHARE * self._sent:
             return None
-        self._share, self._sent, self._refused = self._refused / self._sent, 0, 0
+        self._share, self._sent, self._refused = self._refused / self._sent, 0.0, 0.0
         first, self._kept = self._kept, now
         return first

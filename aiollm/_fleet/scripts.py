@@ -399,7 +399,9 @@ LEARN = """
 local value = ARGV[3]
 if ARGV[4] == '1' then
   local most = string.sub(ARGV[2], 1, 6) == 'until|' and HOUR
-  value = us(math.max(now + tonumber(value), booked_until(KEYS[1], ARGV[2], most)))
+  local known = booked_until(KEYS[1], ARGV[2], most)
+  if most and known <= now then redis.call('HDEL', KEYS[1], 'seen' .. string.sub(ARGV[2], 6)) end
+  value = us(math.max(now + tonumber(value), known))
 end
 redis.call('HSET', KEYS[1], ARGV[2], value)
 redis.call('PEXPIRE', KEYS[1], 600000)

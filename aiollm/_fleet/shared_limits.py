@@ -24,6 +24,7 @@ from aiollm._fleet.alone import Learnt, expected
 from aiollm._fleet.in_use import IDLE, InUse
 from aiollm._fleet.membership import Membership, scope_name
 from aiollm._fleet.messages import answer_in, bookings_of, changes_of, explain, number_of
+from aiollm._fleet.shared_refusals import SharedRefusals
 from aiollm._fleet.shared_scopes import SharedScope
 from aiollm._wire.quota import Kind, Quota
 
@@ -66,6 +67,7 @@ class SharedLimits:
         self._gate = gate
         self._member = member
         self.scopes: InUse[str, SharedScope] = InUse(gate.now)
+        self._refusals = SharedRefusals(member, self._run)
         self._share = 1
         self._lost_at: float | None = None
 
@@ -107,6 +109,7 @@ class SharedLimits:
         shared = line.scope.shared
         is_new = line.target not in shared.lines
         shared.lines[line.target] = line
+        line.pace.is_shared = True
         self._begin(shared)
         if is_new:
             self._ask_learnt(shared)
@@ -165,8 +168,7 @@ class SharedLimits:
         shared, grant = self._of(line), Grant(line)
         grant.bookings = bookings_of(line, demand)
         grant.at = self._gate.now()
-        loop = asyncio.get_running_loop()
-        seconds = self._member.timeout
+        loop, seconds = asyncio.get_running_loop(), self._member.timeout
         shared.asked.add(grant)
         timer = loop.call_later(seconds, self._late, grant, then, loop.time() + seconds, RETIMED)
         answer = partial(self._answer, grant, then, timer)
@@ -311,8 +313,7 @@ class SharedLimits:
 
     def learnt(self, line: Line, quota: Quota) -> None:
         """Tell the others a limit that a target announced, and where it counts more than they."""
-        limit, model = quota.per_minute, line.target.model
-        shared = self._of(line)
+        shared, limit, model = self._of(line), quota.per_minute, line.target.model
         if shared.told.get((line.target, quota.kind)) != limit:
             shared.told[line.target, quota.kind] = limit
             self._learn(line, f"limit|{model}|{quota.kind}", repr(limit))
@@ -393,6 +394,7 @@ class SharedLimits:
                 if 0 < seconds <= MAX_BLOCK:
                     self._gate.take_back(line)
                     line.block(now := self._gate.now(), now + seconds)
+                    self._refusals.blocked(shared, line, seconds)
             case "size":
                 line.estimate.adopt(*msgspec.json.decode(value, type=Learnt))
                 shared.sizes[line.target] = self._gate.now(), expected(line.estimate.learnt)

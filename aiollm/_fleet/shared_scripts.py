@@ -1,4 +1,7 @@
-"""The scripts for what calls share beside health and limits: budgets, and where caches are warm."""
+"""The scripts for what calls share beside health and limits.
+
+Budgets, where caches are warm, and what was seen of refusals.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +88,19 @@ redis.call('PEXPIRE', key, us((ends - now) / 1000))
 return kept
 """
 
+SEEN = """
+-- KEYS: quota. ARGV: model, and what was seen before its 429 that was not told yet: requests, those
+-- refused, refusals that are explained, requests a minute. Returns what all processes saw
+local field, sums = 'seen|' .. ARGV[1], {}
+local known = redis.call('HGET', KEYS[1], field) or ''
+local told = {string.match(known, '^(%S+) (%S+) (%S+) (%S+)$')}
+for i = 1, 4 do sums[i] = string.format('%.3f', number(told[i], 0) + tonumber(ARGV[1 + i])) end
+redis.call('HSET', KEYS[1], field, table.concat(sums, ' '))
+redis.call('PEXPIRE', KEYS[1], 600000)
+return sums
+"""
+
 money = Script(MONEY)
 warm, warmed = Script(_WARM, WARM), Script(_WARM, WARMED)
-ALL = (money, warm, warmed)
+seen = Script(SEEN)
+ALL = (money, warm, warmed, seen)

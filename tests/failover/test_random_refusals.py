@@ -67,19 +67,19 @@ def suspect(refusals: RandomRefusals, times: int = UNEXPLAINED, sent: int = 10) 
     """Let one of each ten be refused so often, at a speed that had not grown."""
     found = None
     for _ in range(times):
-        found = refusals.speed(NOW, sent, 1, 0.0)
+        found = refusals.speed(NOW, sent, 1, 0.0, 0.0)
     return found
 
 
 def test_refusals_that_growth_explains_are_not_random() -> None:
     refusals = RandomRefusals()
     for _ in range(100):
-        assert refusals.speed(NOW, 100, 1, 0.03) is None
+        assert refusals.speed(NOW, 100, 1, 1.5, 0.0) is None
 
 
 def test_unexplained_refusals_are_random_from_the_fourth_on() -> None:
     refusals = RandomRefusals()
-    assert refusals.speed(Speed(900.0, 0.5), 10, 1, 0.0) is None
+    assert refusals.speed(Speed(900.0, 0.5), 10, 1, 0.0, 0.0) is None
     assert suspect(refusals, 2) is None
     assert suspect(refusals, 1) == (900.0, 0.5), "it was lowered in vain"
     assert suspect(refusals, 1) == (1200.0, 0.5)
@@ -88,7 +88,7 @@ def test_unexplained_refusals_are_random_from_the_fourth_on() -> None:
 def test_explained_refusals_make_up_for_unexplained_ones() -> None:
     refusals = RandomRefusals()
     assert suspect(refusals, 3) is None
-    assert refusals.speed(NOW, 100, 1, 0.03) is None
+    assert refusals.speed(NOW, 100, 1, 1.5, 0.0) is None
     assert suspect(refusals, 1) is None
     assert suspect(refusals, 1) is not None
 
@@ -96,23 +96,23 @@ def test_explained_refusals_make_up_for_unexplained_ones() -> None:
 def test_a_service_that_refuses_most_is_not_asked_faster() -> None:
     refusals = RandomRefusals()
     for _ in range(20):
-        assert refusals.speed(NOW, 4, 3, 0.0) is None
+        assert refusals.speed(NOW, 4, 3, 0.0, 0.0) is None
 
 
 def test_a_share_that_doubles_with_the_speed_is_not_random_and_is_doubted_longer() -> None:
     refusals = RandomRefusals()
     suspect(refusals)
-    back = refusals.speed(Speed(4800.0, 0.5), 20, 12, 0.0)
-    assert back == (1920.0, 0.25), "what it took of the last requests, at the burst before"
+    back = refusals.speed(Speed(4800.0, 0.5), 20, 12, 0.0, 1920.0)
+    assert back == (1920.0, 0.25), "what it took lately, at the burst before"
     assert suspect(refusals, 2 * UNEXPLAINED - 1) is None
     assert suspect(refusals, 1) is not None
 
 
 def test_where_the_share_grows_the_speed_goes_back_to_what_it_had_fallen_to() -> None:
     refusals = RandomRefusals()
-    refusals.speed(Speed(900.0, 0.5), 10, 1, 0.0)
+    refusals.speed(Speed(900.0, 0.5), 10, 1, 0.0, 0.0)
     suspect(refusals, 3)
-    assert refusals.speed(Speed(4800.0, 0.5), 20, 19, 0.0) == NOW
+    assert refusals.speed(Speed(4800.0, 0.5), 20, 19, 0.0, 240.0) == NOW
 
 
 def test_what_was_seen_long_ago_counts_less() -> None:
@@ -121,15 +121,22 @@ def test_what_was_seen_long_ago_counts_less() -> None:
     for _ in range(1000):
         assert suspect(refusals, 1) == (1200.0, 0.5)
     cycles = 0
-    while refusals.speed(NOW, 10, 5, 0.0) == (1200.0, 0.5):
+    while refusals.speed(NOW, 10, 5, 0.0, 0.0) == (1200.0, 0.5):
         cycles += 1
     assert cycles < 20, "half of them were refused, for a while"
 
 
-def test_half_of_what_grew_is_neither_explained_nor_not() -> None:
+def test_a_refusal_that_is_explained_by_half_is_not_random() -> None:
     refusals = RandomRefusals()
     for _ in range(100):
-        assert refusals.speed(NOW, 100, 1, 0.015) is None
+        assert refusals.speed(NOW, 100, 1, 0.5, 0.0) is None
+        suspect(refusals, 1)
+
+
+def test_refusals_of_requests_that_were_under_way_need_no_explanation_of_their_own() -> None:
+    refusals = RandomRefusals()
+    for _ in range(100):
+        assert refusals.speed(NOW, 100, 8, 0.6, 0.0) is None
 
 
 def test_a_dozen_requests_say_enough() -> None:
@@ -142,17 +149,17 @@ def test_a_dozen_requests_say_enough() -> None:
 def test_no_share_of_three_quarters_is_random() -> None:
     refusals = RandomRefusals()
     for _ in range(UNEXPLAINED):
-        found = refusals.speed(NOW, 10, 4, 0.0)
+        found = refusals.speed(NOW, 10, 4, 0.0, 0.0)
     assert found == NOW
-    assert refusals.speed(NOW, 40, 30, 0.0) == (1200.0, 0.5), "a few more may be chance"
-    assert refusals.speed(Speed(700.0, 0.5), 40, 36, 0.0) == NOW, "it was well at that"
+    assert refusals.speed(NOW, 40, 30, 0.0, 0.0) == (1200.0, 0.5), "a few more may be chance"
+    assert refusals.speed(Speed(700.0, 0.5), 40, 36, 0.0, 0.0) == NOW, "it was well at that"
 
 
 def test_no_pace_is_doubled_for_ever() -> None:
     refusals, speed = RandomRefusals(), NOW
     suspect(refusals)
     for _ in range(100):
-        speed = refusals.speed(speed, 100, 1, 0.0)
+        speed = refusals.speed(speed, 100, 1, 0.0, 0.0)
     assert speed.limit == FASTEST
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from aiollm import BusyError, FailoverError, Limits
 from aiollm._failover.estimate import Estimate
+from aiollm._failover.meter import Meter
 from aiollm._fleet import scripts
 from aiollm.testing import Answer, FaultServer, Gate, chat
 from aiollm.types import Usage
@@ -141,6 +142,50 @@ async def test_a_429_keeps_all_processes_back(redis, members, server):
     with pytest.raises(FailoverError):
         await regs[1].generate("a/m", "hi", patience=0)
     assert len(server.requests) == 3
+
+
+async def paced(members, url, servers, count):
+    """Return registries with a line each that has answered once and has a pace."""
+    regs = await linked(members, url, servers, count)
+    for reg in regs:
+        assert (await reg.generate("a/m", "hi")).text == "well"
+    lines = [next(iter(reg._gate._lines.values())) for reg in regs]
+    for line, limit in zip(lines, (120.0, 60.0), strict=True):
+        line.pace.meter, line.pace._cut_to = Meter(limit, burst=0.5), limit
+    return regs, lines
+
+
+async def test_all_processes_are_told_what_they_saw_together_before_a_429(redis, members, server):
+    regs, lines = await paced(members, redis.url, {"a": server}, 2)
+    server.behave(Answer(429, {"retry-after": "60"}))
+    with pytest.raises(FailoverError):
+        await regs[0].generate("a/m", "hi", patience=0)
+    await until(lambda: all(line.pace._fleet for line in lines))
+    assert [line.pace._fleet for line in lines] == [(3.0, 1.0, 0.0, 180.0)] * 2
+
+
+async def test_what_was_seen_before_an_earlier_429_is_not_added(redis, members, server):
+    regs, lines = await paced(members, redis.url, {"a": server}, 2)
+    for sent, word in ((3.0, "0.2"), (1.0, "60")):
+        server.behave(Answer(429, {"retry-after": word}))
+        with pytest.raises(FailoverError):
+            await regs[0].generate("a/m", "hi", patience=0)
+        await until(lambda: all(line.pace._fleet for line in lines))
+        assert [line.pace._fleet[:2] for line in lines] == [(sent, 1.0)] * 2
+        if word == "0.2":
+            await until(lambda: all(each.limits()[0].blocked_for == 0 for each in regs))
+            for line in lines:
+                line.pace.wait(line.pace.blocked_until)
+                line.pace.blocked_until = 0.0
+
+
+async def test_where_limits_are_shared_nothing_is_told_of_429s(redis, members, server):
+    (reg,) = await linked(members, redis.url, {"a": server}, 1, rpm=6000)
+    server.behave(Answer(429, {"retry-after": "60"}))
+    with pytest.raises(FailoverError):
+        await reg.generate("a/m", "hi", patience=0)
+    (line,) = reg._gate._lines.values()
+    assert line.pace.may_tell
 
 
 async def test_who_hears_of_a_429_goes_on_at_a_pace_where_nothing_else_bounds_it(
