@@ -441,7 +441,7 @@ opened, restored, closed = Script(OPENED), Script(RESTORED), Script(CLOSED)
 claimed, released = Script(CLAIMED), Script(RELEASED)
 states, open_ones, beat, check = Script(STATES), Script(OPEN), Script(BEAT), Script(CHECK)
 enter, leave = Script(_LIMITS, ENTER), Script(_LIMITS, LEAVE)
-learn, learnt = Script(_LIMITS, LEARN), Script(LEARNT)
+learn, learnt = Script(_LIMITS, LEARN), Script(_LIMITS, LEARNT)
 ALL = (
     *(opened, restored, closed, claimed, released, states, open_ones),
     *(beat, check, enter, leave, learn, learnt),

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from aiollm import BusyError, FailoverError, Limits
+from aiollm import BusyError, FailoverError, Limits, Target
 from aiollm._failover.estimate import Estimate
 from aiollm._failover.meter import Meter
 from aiollm._fleet import scripts
+from aiollm.events import FleetAway
 from aiollm.testing import Answer, FaultServer, Gate, chat
 from aiollm.types import Usage
 from tests.fleet.conftest import until
@@ -142,6 +143,22 @@ async def test_a_429_keeps_all_processes_back(redis, members, server):
     with pytest.raises(FailoverError):
         await regs[1].generate("a/m", "hi", patience=0)
     assert len(server.requests) == 3
+
+
+async def test_who_joins_after_a_429_is_kept_back_too_and_stays_in_the_fleet(
+    redis, members, server
+):
+    url, away = redis.url, []
+    server.behave(Answer(429, {"retry-after": "60"}))
+    with pytest.raises(FailoverError):
+        await members(url, {"a": server}).generate("a/m", "hi", patience=0)
+    second = members(url, {"a": server})
+    second.on_event(lambda event: away.append(event) if type(event) is FleetAway else None)
+    await second._resources._member.open()
+    line = second._gate.line(Target("a", "m"), second.provider("a"))
+    await until(lambda: away or line.pace.blocked_until > second._gate.now())
+    assert away == []
+    assert second.fleet.state == "linked"
 
 
 async def paced(members, url, servers, count):
