@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from aiollm.providers.encoding import Warnings
 from aiollm.providers.openai.dialects import Dialect
 from aiollm.providers.openai.models import EFFORTS, Model, Thinking
@@ -27,10 +29,22 @@ def thinking(
     if asked is None and not request.tools:
         return {}
     way = model.thinking or dialect.thinking
-    if request.tools and must_not_reason(request, model, warnings):
-        return _without(way)
+    if request.tools:
+        if must_not_reason(request, model, warnings):
+            return _without(way)
+        if (plain := _plainly(asked, model, warnings)) is not None:
+            return plain
     if asked is None:
-        return _silent(model, warnings)
+        return {}
+    if model.chat_efforts:
+        model = msgspec.structs.replace(model, efforts=model.chat_efforts)
+    return _fields(asked, way, dialect, model, warnings)
+
+
+def _fields(
+    asked: Effort | int, way: Thinking, dialect: Dialect, model: Model, warnings: Warnings
+) -> dict[str, Any]:
+    """Return the fields for an effort or a budget, in a host's way."""
     if isinstance(asked, int) and asked > 0 and dialect.budget:
         if dialect.thinking == "openrouter":
             return {"reasoning": {dialect.budget: asked}}
@@ -103,15 +117,23 @@ def _in_tokens(asked: Effort | int, model: Model, warnings: Warnings) -> dict[st
     return _WITH["tokens"] | ({"thinking_budget": budget} if budget else {})
 
 
-def _silent(model: Model, warnings: Warnings) -> dict[str, Any]:
-    """Return what switches reasoning off where a model that does so calls no tools."""
+def _plainly(asked: Effort | int | None, model: Model, warnings: Warnings) -> dict[str, Any] | None:
+    """Return what a model needs beside tools that it does not call while it reasons, if it does."""
     if not model.plain_tools:
-        return {}
-    warnings.add(
-        "this model calls tools in chat completions only without reasoning, which is now off: "
-        "api=responses supports both"
-    )
-    return {"reasoning_effort": "none"}
+        return None
+    if model.plain_tools == "off":
+        if asked not in ("none", 0):
+            warnings.add(f"{_PLAIN}, which is now off: {_BOTH}")
+        return {"reasoning_effort": "none"}
+    if asked is None or (asked in ("none", 0) and not model.quiet):
+        return None
+    if asked not in ("none", 0):
+        warnings.add(f"{_PLAIN} being set: {asked!r} is dropped; {_BOTH}")
+    return {}
+
+
+_PLAIN = "this model calls tools in chat completions only without reasoning"
+_BOTH = "api=responses supports both"
 
 
 def effort_of(

@@ -27,11 +27,12 @@ class Model(msgspec.Struct, frozen=True):
 
     `sampling`: they accept temperature and top_p. `quiet`: they reason only if asked, and accept
     both while they do not. `fixed`: they accept neither, not even while they do not reason.
-    `efforts`: the words they accept, none if they refuse the field. `plain_tools`: in chat, they
-    call tools only if reasoning is explicitly switched off. `forced`: they can be made to call one
-    while they reason, which is switched off else. `thinking`: how they take the effort, "" if it is
-    the host's way. `sealed`: in Responses, their reasoning comes in a form that can be sent back
-    only where that is requested.
+    `efforts`: the words they accept, none if they refuse the field; `chat_efforts` in chat, where
+    those are fewer. `plain_tools`: in chat, they call tools only if reasoning is explicitly
+    switched "off", or if the effort is left "unsaid". `forced`: they can be made to call one while
+    they reason, which is switched off else. `thinking`: how they take the effort, "" if it is the
+    host's way. `sealed`: in Responses, their reasoning comes in a form that can be sent back only
+    where that is requested.
     """
 
     names: tuple[str, ...] = ("*",)
@@ -39,7 +40,8 @@ class Model(msgspec.Struct, frozen=True):
     quiet: bool = False
     fixed: bool = False
     efforts: tuple[Effort, ...] = EFFORTS
-    plain_tools: bool = False
+    chat_efforts: tuple[Effort, ...] = ()
+    plain_tools: Literal["", "off", "unsaid"] = ""
     forced: bool = True
     thinking: Thinking | Literal[""] = ""
     sealed: bool = False
@@ -57,22 +59,30 @@ OPENAI_MODELS = (
     Model(("gpt-5-chat*",), efforts=()),
     Model(("gpt-5*chat*",), efforts=("medium",)),
     Model(("gpt-6*chat*",)),
-    # It calls tools in Responses alone, and always reasons (September 2026).
-    Model(("gpt-6*astra*",), sampling=False, efforts=_WITHOUT_MINIMAL[1:]),
-    Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools=True),
+    # It calls tools and takes `max` in Responses alone, and always reasons (September 2026).
+    Model(
+        ("gpt-6*astra*",),
+        sampling=False,
+        efforts=_WITHOUT_MINIMAL[1:],
+        chat_efforts=_UP_TO_XHIGH[1:],
+    ),
+    Model(("gpt-5.6*", "gpt-6*"), sampling=False, efforts=_WITHOUT_MINIMAL, plain_tools="off"),
     Model(("gpt-5-pro*",), sampling=False, efforts=("high",)),
     Model(("gpt-5*pro*",), sampling=False, efforts=("medium", "high", "xhigh")),
     Model(("gpt-5.1-codex-max*", "gpt-5.2-codex*"), sampling=False, efforts=_UP_TO_XHIGH[1:]),
     Model(("gpt-5-codex*", "gpt-5.1-codex*", "codex-mini*"), sampling=False, efforts=_THREE),
-    Model(("gpt-5.3*", "gpt-5.5*", "gpt-5*codex*"), sampling=False, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.3*", "gpt-5*codex*"), sampling=False, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.5*",), sampling=False, efforts=_UP_TO_XHIGH, plain_tools="unsaid"),
     Model(("gpt-5.1*",), sampling=False, quiet=True, efforts=_UP_TO_HIGH),
-    Model(("gpt-5.2*", "gpt-5.4*"), sampling=False, quiet=True, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.2*",), sampling=False, quiet=True, efforts=_UP_TO_XHIGH),
+    Model(("gpt-5.4*",), sampling=False, quiet=True, efforts=_UP_TO_XHIGH, plain_tools="unsaid"),
     Model(("gpt-5.*",), sampling=False),
     Model(("gpt-5*",), sampling=False, efforts=("minimal", *_THREE)),
     Model(("o1*", "o3*", "o4*"), sampling=False, efforts=_THREE),
     *ANY,
 )
-"""The efforts are those of models.dev, whose rows for OpenAI were tried (July 2026)."""
+"""The efforts are those of models.dev, whose rows for OpenAI were tried (July 2026). How they call
+tools in chat is what the refusals of requests say (March to September 2026)."""
 
 COMPATIBLE_MODELS = (_OSS, *ANY)
 GROQ_MODELS = (

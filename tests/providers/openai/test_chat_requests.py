@@ -252,6 +252,7 @@ VENDORS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     (OPENAI, "gpt-5.1-codex-max", "none", {"reasoning_effort": "low"}, "'none'"),
     (OPENAI, "gpt-5.3-codex", "xhigh", {"reasoning_effort": "xhigh"}, ""),
     (OPENAI, "gpt-6-astra", "none", {"reasoning_effort": "low"}, "'none'"),
+    (OPENAI, "gpt-6-astra", "max", {"reasoning_effort": "xhigh"}, "'max'"),
     (OPENAI, "gpt-6.2-sol", "max", {"reasoning_effort": "max"}, ""),
     (OPENAI, "gpt-5.7", "max", {"reasoning_effort": "max"}, ""),
     (GROQ, "openai/gpt-oss-120b", "none", {"reasoning_effort": "low"}, "'none'"),
@@ -458,6 +459,29 @@ def test_tools_on_the_newest_models_switch_reasoning_off_in_so_many_words(chat) 
     assert sent.body["reasoning_effort"] == "none"
     assert "api=responses" in sent.warnings[0]
     assert "reasoning_effort" not in chat.send(model="gpt-5.4", tools=(WEATHER,)).body
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "fields", "warning"),
+    [
+        ("gpt-6-sol", "high", {"reasoning_effort": "none"}, "is now off"),
+        ("gpt-6-sol", "none", {"reasoning_effort": "none"}, ""),
+        ("gpt-5.4", "high", {}, "'high' is dropped"),
+        ("gpt-5.4-mini", 2000, {}, "2000 is dropped"),
+        ("gpt-5.4", "none", {}, ""),
+        ("gpt-5.5", "low", {}, "'low' is dropped"),
+        ("gpt-5.5", "none", {"reasoning_effort": "none"}, ""),
+        ("gpt-5.5", None, {}, ""),
+        ("gpt-5.2", "high", {"reasoning_effort": "high"}, ""),
+    ],
+)
+def test_an_effort_that_is_refused_beside_tools_in_chat_is_dropped(
+    chat, model, asked, fields, warning
+) -> None:
+    sent = chat.send(model=model, tools=(WEATHER,), reasoning=asked)
+    assert {key: sent.body[key] for key in sent.body if key == "reasoning_effort"} == fields
+    assert warning in " ".join(sent.warnings)
+    assert bool(sent.warnings) == bool(warning)
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
