@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import msgspec
 
 from aiollm._user_types.density import SHORT, is_small
-from aiollm._wire.lenient import encode, load, mend
+from aiollm._wire.lenient import SurrogateJoiner, encode, load, mend
 from aiollm.errors import ProtocolError
-from aiollm.types import Usage
+from aiollm.types import Item, Usage
 
 MAX_CALLS = 512
 """The most tool calls in one answer: to start so many tools takes some ten milliseconds, in which
@@ -120,6 +120,15 @@ def _large_text(raw: msgspec.Raw) -> str | None:
         if not data.startswith(b'"') and not is_small(data):
             return msgspec.json.format(data, indent=-1).decode("utf-8", "replace")
     return None
+
+
+def flush(
+    joiner: SurrogateJoiner, kinds: Mapping[str, Callable[[str], Item]], out: list[Item]
+) -> None:
+    """Emit the surrogates that never got their other half; `kinds` are those of the fields."""
+    for field, kind in kinds.items():
+        if text := joiner.flush(field):
+            out.append(kind(text))
 
 
 def mime_in(text: str) -> str:

@@ -7,7 +7,7 @@ The words are those of the vendors' documentation and of recorded answers, Novem
 from __future__ import annotations
 
 from aiollm._wire.lenient import mend
-from aiollm.errors import OverloadedError, ProviderError, ServerError
+from aiollm.errors import GenerationError, OverloadedError, ProviderError, ServerError
 from aiollm.providers.error_bodies import MAX_WORD
 from aiollm.types import FinishReason
 
@@ -80,6 +80,15 @@ def broken_error(word: str) -> ProviderError:
     """Return the error for a finish word that says that the server broke off."""
     kind, shown = _BROKEN[_plain(word)], word[-MAX_WORD:]
     return kind(f"the provider broke off the answer: {shown}", code=shown)
+
+
+def no_call() -> GenerationError:
+    """Return the error for an answer that ends for calls, and has neither a call nor words.
+
+    As an empty answer it would end the work of an agent as if that were done; another try may
+    succeed (reports of 2026, of vLLM, GitHub Copilot and gateways to Claude).
+    """
+    return GenerationError("the answer ended for tool calls, but has neither a call nor text")
 
 
 def _plain(word: str) -> str:

@@ -36,7 +36,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in, load_error, says_error
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
+from aiollm.providers.finish_words import broken_error, is_broken, no_call, reason_of, shown
 from aiollm.types import (
     Citation,
     CitationChunk,
@@ -62,6 +62,7 @@ class AnthropicDecoder:
     """Events of one reply to items; `message_stop` is the end."""
 
     __slots__ = (
+        "_answered",
         "_blocks",
         "_counts",
         "_has_blocks",
@@ -79,7 +80,7 @@ class AnthropicDecoder:
         self.finished: bool = False
         self._blocks: dict[int, Block] = {}
         self._counts: Counts | None = None
-        self._has_blocks = False
+        self._answered = self._has_blocks = False
         self._id: str | None = None
         self._ids: set[str] = set()
         self._joiner: SurrogateJoiner | None = None
@@ -217,6 +218,7 @@ class AnthropicDecoder:
         self._has_blocks = True
         match block.kind:
             case "text":
+                self._answered = True
                 self._plain = self._joiner is None
                 if text := raw.get("text"):
                     self._text(index, text, out)
@@ -228,8 +230,10 @@ class AnthropicDecoder:
                 block.signature = _string(raw.get("signature"))
             case "tool_use":
                 self._call(block, out)
-            case _:
+            case "redacted_thinking":
                 pass
+            case _:
+                self._answered = True
         if len(self._blocks) > MAX_PARTS:  # a call of it for each block would take longer
             check_open(self._blocks)
 
@@ -348,12 +352,12 @@ class AnthropicDecoder:
         for index in list(self._blocks):
             self._shut(index, out, cut=True)
         raw = self._stop
-        if is_broken(raw):
+        reason = reason_of(raw)
+        if is_broken(raw) or (reason == "tool_calls" and not (self._answered or self._ids)):
             usage = usage_of(self._counts, final=False)
             if usage.certainty != "missing":
                 out.append(UsageUpdate(usage))
-            raise broken_error(raw)
-        reason = reason_of(raw)
+            raise no_call() if reason == "tool_calls" else broken_error(raw)
         if self._ids:
             reason = "tool_calls" if reason == "stop" else reason
         elif reason == "tool_calls":

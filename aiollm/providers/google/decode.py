@@ -21,7 +21,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_of, load_error, says_error
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
+from aiollm.providers.finish_words import broken_error, is_broken, no_call, reason_of, shown
 from aiollm.providers.google.arguments import MAX_STEPS, PartialArguments
 from aiollm.providers.google.encode import SIGNATURE, SYNTHETIC_ID
 from aiollm.providers.google.errors import block_error, body_error, ending_error
@@ -409,6 +409,7 @@ class GoogleDecoder:
         if self._ids:
             reason = "tool_calls" if reason == "stop" else reason
         elif reason == "tool_calls":
+            _raise_if(None if self._answered else no_call())
             reason = "stop"  # of what the model wrote, no call could be made (vLLM, 2026)
         self.finished = True
         counts = self._usage

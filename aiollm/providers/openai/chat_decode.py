@@ -19,13 +19,14 @@ from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
     check_parts,
+    flush,
     is_done,
     is_unreadable,
     later_usage,
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in, error_of, load_error, says_error
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
+from aiollm.providers.finish_words import broken_error, is_broken, no_call, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
     beside,
@@ -51,6 +52,7 @@ from aiollm.providers.openai.chat_wire import (
     Function,
     Lane,
     add_leading_texts,
+    counts_in,
     usage_of,
 )
 from aiollm.providers.openai.errors import is_object, no_answer, stream_error
@@ -72,6 +74,8 @@ from aiollm.types import (
 _NO_USAGE = Usage()
 _JOINED = {"reasoning": ReasoningDelta, "content": TextDelta, "refusal": RefusalDelta}
 
+_THOUGHTS = (None, ReasoningDelta)  # what was said last, as long as that is no answer
+
 _WITH_TEXT = (USUAL, LANES["content"])
 """If one of these failed for a text, the answer has more fields than the usual ones."""
 
@@ -83,13 +87,15 @@ class ChatDecoder:
     """One reply's chunks to items; `[DONE]`, or the usage after the finish, is the end.
 
     `choices`: how many answers were requested, of which the first is kept. `block` splits
-    the text of a server that begins it with reasoning in tags.
+    the text of a server that begins it with reasoning in tags. `_said` is the kind of what was said
+    last, `_answered` whether more than thoughts came before that.
 
     `ending` is true once a finish reason has arrived: from then on the end of the body is an end,
     too. Text that follows is kept, because some servers put a finish reason into every chunk.
     """
 
     __slots__ = (
+        "_answered",
         "_beside",
         "_block",
         "_calls",
@@ -119,7 +125,8 @@ class ChatDecoder:
         self._lane = USUAL
         if block is not None:
             self._beside, self._lane = Merged(), NO_LANE
-        self._identified = self._opened = self._said = False
+        self._answered = self._identified = self._opened = False
+        self._said: type[Item] | None = None
         self._reason = ""
         self._usage = _NO_USAGE
         self._calls: ToolCallAssembler | None = None
@@ -131,7 +138,7 @@ class ChatDecoder:
     def feed(self, frames: Sequence[bytes], out: list[Item]) -> None:
         """Decode chunks. Raises: ProviderError for an error in the stream, ProtocolError."""
         if len(frames) > RUN and self._lane is USUAL and (done := add_leading_texts(frames, out)):
-            self._said = True
+            self._said = TextDelta
             frames = frames[done:]
         decode, kind = self._lane
         for frame in frames:
@@ -142,7 +149,7 @@ class ChatDecoder:
                     pass
                 else:
                     if text := choice.delta.text:
-                        self._said = True
+                        self._said = kind
                         out.append(kind(text))
                     else:
                         self._opened = True
@@ -277,7 +284,9 @@ class ChatDecoder:
             self._delta(choice.delta, out)
         elif (message := choice.message) is not None:
             self._delta(unsaid(message, self._calls is not None) if self._said else message, out)
-        self._said = self._said or len(out) > before
+        if len(out) > before:
+            self._answered = self._answered or self._said not in _THOUGHTS
+            self._said = type(out[-1])
         if choice.error and says_error(choice.error):
             raise stream_error(error_of(choice.error))
         if choice.finish_reason:
@@ -387,21 +396,11 @@ class ChatDecoder:
         self._beside = Merged() if self._beside is None else self._beside
         self._beside.add(given)
 
-    def _rest(self, fields: dict[str, Any], out: list[Item]) -> None:
-        """Emit what waited for the end: half a tag, sources, signatures."""
-        if self._block is not None:
-            out += self._block.close()
-        out += beside(fields, self._family)
-
     def _joined(self, field: str, text: str) -> str:
         return text if self._joiner is None else self._joiner.feed(field, text)
 
     def _count(self, chunk: Chunk, out: list[Item]) -> None:
-        counts = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        if not counts:
-            for choice in chunk.choices or ():
-                counts = counts or choice.usage
-        if not counts or counts == NO_COUNTS:
+        if not (counts := chunk.usage or counts_in(chunk)) or counts == NO_COUNTS:
             return
         usage = usage_of(counts, chunk.service_tier)
         self._usage = usage if usage.input_tokens else later_usage(self._usage, usage)
@@ -420,31 +419,31 @@ class ChatDecoder:
 
     def _end(self, out: list[Item]) -> None:
         if self._joiner:
-            self._flush(self._joiner, out)
+            flush(self._joiner, _JOINED, out)
+        if self._block is not None and (held := self._block.close()):
+            out += held
+            self._said = type(held[-1])
         if self._beside is not None:
-            self._rest(self._beside, out)
+            out += beside(self._beside, self._family)
         if self._reasoning is not None and (data := self._reasoning.data()) is not None:
             out.append(ReasoningDelta("", ProviderData(self._family, data)))
         reason = self._finish_reason()
         if self._calls is not None and reason in ("stop", "tool_calls"):
             out += self._calls.end()
-        if is_broken(self._reason):
+        if reason is None or is_broken(self._reason):
             if self._usage.certainty != "missing":
                 out.append(UsageUpdate(self._usage))
-            raise broken_error(self._reason)
+            raise no_call() if reason is None else broken_error(self._reason)
         self.finished = True
         out.append(Finish(reason, shown(self._reason), self._usage))
 
-    def _finish_reason(self) -> FinishReason:
+    def _finish_reason(self) -> FinishReason | None:
+        """Return why the answer ended, None if it did for calls and has nothing at all."""
         reason = reason_of(self._reason)
         if not self._calls:
-            return "stop" if reason == "tool_calls" else reason
+            if reason != "tool_calls":
+                return reason
+            return "stop" if self._answered or self._said not in _THOUGHTS else None
         if reason in ("stop", "other") and self._calls.whole(ended=bool(self._reason)):
             return "tool_calls"
         return reason
-
-    def _flush(self, joiner: SurrogateJoiner, out: list[Item]) -> None:
-        """Emit the surrogates that never got their other half."""
-        for field, kind in _JOINED.items():
-            if text := joiner.flush(field):
-                out.append(kind(text))

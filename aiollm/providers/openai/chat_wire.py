@@ -166,7 +166,7 @@ class Lane(NamedTuple):
     """How to decode a chunk that continues the last one; without `decode` there is no fast way."""
 
     decode: Callable[[bytes], Plain[OneText] | Usual] | None
-    kind: Callable[[str], TextDelta | ReasoningDelta]
+    kind: type[TextDelta | ReasoningDelta]
 
 
 class Function(msgspec.Struct, gc=False):
@@ -305,6 +305,14 @@ class Chunk(msgspec.Struct, gc=False):
     citations: list[Any] | None = None
     search_results: list[Any] | None = None
     service_tier: str | None = None
+
+
+def counts_in(chunk: Chunk) -> Counts | None:
+    """Return the counts in a chunk of a service that does not put them into `usage`."""
+    counts = None if chunk.x_groq is None else chunk.x_groq.usage
+    for choice in chunk.choices or ():
+        counts = counts or choice.usage
+    return counts
 
 
 CHUNK = msgspec.json.Decoder(Chunk)

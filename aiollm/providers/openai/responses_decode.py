@@ -15,6 +15,7 @@ from aiollm._wire.lenient import SurrogateJoiner, decode, mend
 from aiollm.errors import StreamInterrupted
 from aiollm.providers.decoding import (
     arguments_text,
+    flush,
     is_done,
     one_more_call,
     own_call_id,
@@ -67,6 +68,7 @@ from aiollm.types import (
     UsageUpdate,
 )
 
+_JOINED = {"reasoning": ReasoningDelta, "text": TextDelta, "refusal": RefusalDelta}
 _TEXT_DELTA = b"response.output_text.delta"
 
 
@@ -416,12 +418,8 @@ class ResponsesDecoder:
 
     def _flush(self, out: list[Item]) -> None:
         """Emit the surrogates that never got their other half."""
-        if not self._joiner:
-            return
-        kinds = {"reasoning": ReasoningDelta, "text": TextDelta, "refusal": RefusalDelta}
-        for field, kind in kinds.items():
-            if text := self._joiner.flush(field):
-                out.append(kind(text))
+        if self._joiner:
+            flush(self._joiner, _JOINED, out)
 
     _EVENTS: ClassVar[dict[str, Callable[[ResponsesDecoder, Event, list[Item]], None]]] = {
         "response.output_item.added": _added,

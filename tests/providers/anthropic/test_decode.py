@@ -11,6 +11,7 @@ import pytest
 from aiollm._streams.stream import Accumulator
 from aiollm.errors import (
     ContextLengthError,
+    GenerationError,
     InvalidRequestError,
     LLMError,
     OverloadedError,
@@ -194,11 +195,31 @@ def test_an_end_without_either_is_an_interruption(events: Any) -> None:
         ("model_context_window_exceeded", "length"),
         ("refusal", "content_filter"),
         ("pause_turn", "other"),
-        ("tool_use", "stop"),  # no call came
     ],
 )
 def test_each_stop_reason_has_its_finish_reason(raw: str, reason: str) -> None:
     assert decode(end(raw)) == [Finish(reason, raw)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (),
+        (opened({"type": "thinking", "thinking": "Let me look."}), shut()),
+        (opened({"type": "redacted_thinking", "data": "x"}), shut()),
+    ],
+)
+def test_an_end_for_calls_with_neither_a_call_nor_text_is_an_error(said: Any) -> None:
+    """As an empty answer it would end an agent's work; the model can be asked again."""
+    with pytest.raises(GenerationError):
+        decode(*said, end("tool_use"), STOP)
+    with pytest.raises(GenerationError):
+        CODEC.decoder().whole(b'{"type":"message","content":[],"stop_reason":"tool_use"}', [])
+
+
+def test_an_end_for_calls_after_text_is_an_ordinary_end() -> None:
+    items = decode(opened({"type": "text", "text": "x"}), shut(), end("tool_use"), STOP)
+    assert items[-1] == Finish("stop", "tool_use")
 
 
 def test_a_call_makes_an_ordinary_end_a_tool_call() -> None:

@@ -442,6 +442,12 @@ def test_an_end_without_an_answer_that_is_an_error_raises(raw: str, kind: type) 
     assert (getattr(error, "code", None), "because" in str(error)) == (raw, True)
 
 
+def test_a_proxy_s_end_for_calls_without_one_is_an_error_if_nothing_was_said() -> None:
+    thought, text = chunk({"text": "Hm", "thought": True}), chunk({"text": "a"})
+    assert type(failed(thought, end("tool_calls"))) is GenerationError
+    assert finished(thought, text, end("tool_calls"))[-1] == Finish("stop", "tool_calls", Usage())
+
+
 def test_a_malformed_call_moves_on_without_harm() -> None:
     verdict = classify(failed(end("MALFORMED_FUNCTION_CALL")))
     assert (verdict.moves_on, verdict.harms) == (True, "no")

@@ -186,6 +186,34 @@ def test_the_servers_words_for_the_end_are_mapped(chat, raw, reason) -> None:
     assert (finish.reason, finish.raw_reason) == (reason, raw)
 
 
+@pytest.mark.parametrize("said", [(), (chunk({"reasoning": "Let me look."}),)])
+@pytest.mark.parametrize("raw", ["tool_calls", "function_call"])
+def test_an_answer_for_calls_with_neither_a_call_nor_text_is_an_error(chat, said, raw) -> None:
+    """As an empty answer it would end an agent's work; the model can be asked again."""
+    read = chat.read(*said, chunk(finish=raw, usage=usage(3, 4)), DONE)
+    assert type(read.error) is errors.GenerationError
+    assert not read.finish
+    assert read.of(UsageUpdate)[-1].usage == Usage(3, 4, certainty="exact")
+    message = {"content": None, "reasoning": "hm", "tool_calls": []}
+    assert type(chat.whole({"choices": [{"message": message, "finish_reason": raw}]}).error) is (
+        errors.GenerationError
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (chunk({"reasoning": "hm"}), chunk({"reasoning": "m"}), text("x")),
+        (text("x"), text("y"), chunk({"reasoning": "hm"}), chunk({"reasoning": "m"})),
+        (chunk({"refusal": "no"}),),
+        tuple(text("x") for _ in range(20)),
+        (chunk({"images": [{"image_url": {"url": "https://x/y.png"}}]}), chunk({"reasoning": "m"})),
+    ],
+)
+def test_an_answer_for_calls_that_says_something_has_ended(chat, said) -> None:
+    assert chat.read(*said, chunk(finish="tool_calls"), DONE).finish.reason == "stop"
+
+
 @pytest.mark.parametrize(
     ("raw", "error"),
     [
