@@ -340,7 +340,8 @@ class Line:
         if isinstance(error, RateLimitError):
             self.window = MAX_WINDOW  # from now on its pace bounds it
             self.is_bounded = True
-            self.pace.refused(now, error.retry_after, bucket)
+            in_vain = self.pending <= 1  # this one
+            self.pace.refused(now, error.retry_after, bucket, in_vain=in_vain)
 
     def forget_refusals(self) -> None:
         """Forget what 429s blocked, paced and announced."""

@@ -27,6 +27,10 @@ FIRST_BACKOFF = 1.0
 MAX_BACKOFF = 30.0
 """Seconds that a 429 without Retry-After blocks at first and at most; it doubles."""
 
+BELIEVED = 3
+"""Refusals in a row after which a wait of less than `FIRST_BACKOFF` is no longer believed. Services
+round it down to 0, and both OpenAI's and Anthropic's SDKs take that for none (November 2026)."""
+
 MAX_RETRY_AFTER = 3600.0
 """Seconds of a server's own wait that are honoured, as after a failure: a header may name years."""
 
@@ -82,6 +86,7 @@ class Pace:
         "_cut_to",
         "_fleet",
         "_grown_at",
+        "_in_vain",
         "_is_guess",
         "_is_soon",
         "_measured_at",
@@ -115,6 +120,8 @@ class Pace:
         # Refusals in a row, of which those at one time are one.
         self._refusals = 0
         self._refused_at = -math.inf
+        # Of these, in a row, those at which nothing else was under way.
+        self._in_vain = 0
         self._measured_until: float | None = None
         self._grown_at = 0.0
         self._is_guess = False
@@ -158,7 +165,7 @@ class Pace:
 
     def answered(self) -> None:
         """Note an answer: the refusals in a row are over."""
-        self._refusals = 0
+        self._refusals = self._in_vain = 0
 
     def refund(self, bucket: list[float]) -> None:
         """Take back an admission of that bucket that was never sent."""
@@ -169,15 +176,22 @@ class Pace:
             if self.meter is not None:
                 self.meter.refund(1.0)
 
-    def refused(self, now: float, retry_after: float | None, bucket: list[float]) -> float:
-        """Note a 429 for a request of that bucket; return the seconds for which nothing goes."""
+    def refused(
+        self, now: float, retry_after: float | None, bucket: list[float], *, in_vain: bool = False
+    ) -> float:
+        """Note a 429 for a request of that bucket; return the seconds for which nothing goes.
+
+        `in_vain`: no other request waits for its answer, so the service takes none of them.
+        """
         bucket[1] -= 1.0
         self._refused += 1
         if now - self._refused_at >= 1.0 and now >= self.blocked_until:
             self._refusals += 1
+        self._in_vain += in_vain
         if retry_after is None:
-            doublings = max(0, min(self._refusals - 1, 40))  # 1023 of them overflow
-            retry_after = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0**doublings)
+            retry_after = _backoff(self._refusals)
+        elif retry_after < FIRST_BACKOFF and self._in_vain > BELIEVED:
+            retry_after = _backoff(self._in_vain - BELIEVED)
         retry_after = min(MAX_RETRY_AFTER, max(TELLING if self.is_shared else 0.0, retry_after))
         if self.meter is not None and now < self._cut_at + SOON:
             # An exact Retry-After may be 50 ms: measured over that, any pace is too high.
@@ -311,6 +325,11 @@ class Pace:
             calm = now - self._refused_at
             growth = SEARCH if self._is_guess else INCREASE * (1.0 + calm / CALM)
             meter.set_limit(meter.limit * (1.0 + growth * min(seconds, 60)))
+
+
+def _backoff(refusals: int) -> float:
+    doublings = max(0, min(refusals - 1, 40))  # 1023 of them overflow
+    return min(MAX_BACKOFF, FIRST_BACKOFF * 2.0**doublings)
 
 
 def _limit(rate: float) -> float:

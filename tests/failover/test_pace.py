@@ -130,6 +130,24 @@ def test_without_retry_after_the_block_doubles_to_half_a_minute():
     assert blocks == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
+def test_a_wait_of_less_than_a_second_that_is_always_in_vain_is_no_longer_believed():
+    pace = Pace()
+    now, blocks = 0.0, []
+    for said in (0.0, 0.2, 0.0, 0.0, 0.9, 0.0, 7.0, 0.0, 0.0):
+        blocks.append(pace.refused(now, said, pace.book(now), in_vain=True))
+        now += blocks[-1] + 2.0
+    assert blocks == pytest.approx([0.0, 0.2, 0.0, 1.0, 2.0, 4.0, 7.0, 16.0, 30.0])
+    pace.answered()
+    assert pace.refused(now, 0.5, pace.book(now), in_vain=True) == pytest.approx(0.5)
+
+
+def test_a_short_wait_is_believed_while_other_requests_are_under_way():
+    pace = Pace()
+    for number in range(20):
+        now = 2.0 * number
+        assert pace.refused(now, 0.1, pace.book(now)) == pytest.approx(0.1)
+
+
 def test_a_target_that_says_429_for_days_still_blocks_for_half_a_minute():
     pace = Pace()
     for _ in range(2000):

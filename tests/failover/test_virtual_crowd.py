@@ -79,6 +79,7 @@ class Service:
         self.filled_at = self.began = loop.now
         self.answers_in = answers_in
         self.announces = announces
+        self.retry_after = 1.0
         self.down_until = 0.0
         self.accepted = self.refused = 0
         self.failed: list[float] = []
@@ -93,7 +94,7 @@ class Service:
         self.filled_at = now
         if self.tokens < 1:
             self.refused += 1
-            raise RateLimitError("slow down", status=429, retry_after=1.0)
+            raise RateLimitError("slow down", status=429, retry_after=self.retry_after)
         self.tokens -= 1
         self.accepted += 1
         if self.announces:
@@ -134,6 +135,33 @@ SETTINGS = {
     "announced": ({}, {"announces": True}),
     "unknown": ({}, {}),
 }
+
+
+@pytest.mark.parametrize("calls", [1, 8])
+def test_a_service_that_asks_for_no_wait_but_takes_nothing_is_asked_ever_less(calls: int) -> None:
+    """Each request may count against its limit, so that it would never take any."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 0.0)
+        service.retry_after = 0.0
+        async with service.registry() as reg:
+            ends = await asyncio.gather(*(outcome(reg, patience=60) for _ in range(calls)))
+        assert Counter(ends) == {"RateLimitError": calls}
+        assert service.refused <= calls + 10
+
+    in_virtual_time(scenario)
+
+
+def test_a_service_that_asks_for_no_wait_and_takes_some_loses_no_call() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 20.0)
+        service.retry_after = 0.0
+        async with service.registry() as reg:
+            ends = await asyncio.gather(*(outcome(reg) for _ in range(300)))
+        assert Counter(ends) == {"ok": 300}
+        assert service.allowed <= 1.2 * 300
+
+    in_virtual_time(scenario)
 
 
 @pytest.mark.parametrize(
