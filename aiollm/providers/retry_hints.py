@@ -61,12 +61,19 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def retry_hint(
-    message: str, value: Any, headers: Mapping[str, str], now: float | None = None
+    message: str,
+    value: Any,
+    headers: Mapping[str, str],
+    now: float | None = None,
+    *,
+    is_limit: bool = False,
 ) -> float | None:
     """Return the wait in seconds that an error gives elsewhere than in `retry-after`.
 
-    `value` is the decoded body, `now` Unix time. Order: what the body says, the message, headers
-    that OpenRouter puts into the body of a 429 (2026), the reset of an empty window in headers.
+    `value` is the decoded body, `now` Unix time. `is_limit`: there were too many requests, so that
+    a reset is that of their window, unless something is left of it. Order: what the body says, the
+    message, headers that OpenRouter puts into the body of a 429 (2026), the reset of an empty
+    window in headers.
     """
     passed_on = _passed_on(value)
     waits = (
@@ -75,7 +82,7 @@ def retry_hint(
         _in_words(message[:_SEARCHED].lower(), now),
         retry_after(passed_on, now),
         _reset(passed_on, now),
-        _reset(headers, now),
+        _reset(headers, now, "0" if is_limit else ""),
     )
     return next((each for each in waits if each is not None and each <= _LONGEST), None)
 
@@ -122,9 +129,9 @@ def _passed_on(value: Any) -> dict[str, str]:
             return {}
 
 
-def _reset(headers: Mapping[str, str], now: float | None) -> float | None:
-    """Return the wait until a window is reset that has nothing left."""
-    if headers.get("x-ratelimit-remaining", "").strip() != "0":
+def _reset(headers: Mapping[str, str], now: float | None, left: str = "") -> float | None:
+    """Return the wait until a window is reset that has nothing left; `left` if that is not said."""
+    if headers.get("x-ratelimit-remaining", left).strip() != "0":
         return None
     text = headers.get("x-ratelimit-reset", "")
     seconds = _until(text, now)

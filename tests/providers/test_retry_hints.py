@@ -86,6 +86,27 @@ def test_the_wait_of_a_body_is_on_every_wires_error_but_a_header_goes_first() ->
         assert codec.error(HttpResponse(429, {"retry-after": "2"}, body)).retry_after == 2.0
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [
+        (429, {}, 7.0),
+        (429, {"x-ratelimit-remaining": "0"}, 7.0),
+        (429, {"x-ratelimit-remaining": "3"}, None),
+        (429, {"retry-after": "2"}, 2.0),
+        (400, {}, None),
+        (503, {}, None),
+    ],
+)
+def test_a_reset_without_a_count_is_the_wait_of_a_429(
+    status: int, headers: dict[str, str], wait: float | None
+) -> None:
+    """Together suggests its wait so (docs, November 2026)."""
+    reply = HttpResponse(
+        status, {"x-ratelimit-reset": "7", **headers}, b'{"error":{"message":"x"}}'
+    )
+    assert ChatCodec().error(reply).retry_after == wait
+
+
 def test_googles_retry_info_counts_on_openais_wire() -> None:
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38s"}
     body = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [info]}}]
