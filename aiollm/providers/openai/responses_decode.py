@@ -22,7 +22,7 @@ from aiollm.providers.decoding import (
     says_nothing,
 )
 from aiollm.providers.error_bodies import error_in, error_of, load_error, says_error
-from aiollm.providers.finish_words import broken_error, is_broken, reason_of, shown
+from aiollm.providers.finish_words import reason_of, shown
 from aiollm.providers.openai.chat_extensions import citations
 from aiollm.providers.openai.errors import is_object, no_answer, status_error, stream_error
 from aiollm.providers.openai.responses_outputs import (
@@ -31,7 +31,7 @@ from aiollm.providers.openai.responses_outputs import (
     RAN,
     Output,
     answered_call,
-    check_arguments,
+    check_end,
     dicts,
     image_of,
     kind_of,
@@ -80,6 +80,7 @@ class ResponsesDecoder:
         "_by_index",
         "_calls",
         "_current",
+        "_id",
         "_ids",
         "_joiner",
         "_outputs",
@@ -99,6 +100,7 @@ class ResponsesDecoder:
         self._calls = self._wanted = 0
         self._ids: set[str] = set()
         self._current: int | None = None
+        self._id: str | None = None
         self._joiner: SurrogateJoiner | None = None
 
     def feed(self, frames: Sequence[tuple[bytes, bytes]], out: list[Item]) -> None:
@@ -178,6 +180,16 @@ class ResponsesDecoder:
             self._by_index[event.output_index] = output
         self._by_id[output.id] = output
         return output
+
+    def _created(self, event: Event, out: list[Item]) -> None:  # noqa: ARG002  as the others
+        """Note a response. Raises: StreamInterrupted for another one in the middle of the first.
+
+        Some proxies go on with another model's answer where the first one broke off (2026).
+        """
+        id_ = event.response.id if event.response is not None else None
+        if self._outputs and self._id and id_ != self._id:
+            raise StreamInterrupted("another response began before the end of the first")
+        self._id = id_
 
     def _added(self, event: Event, out: list[Item]) -> None:
         output = self._begin(event)
@@ -378,7 +390,8 @@ class ResponsesDecoder:
 
     def _end(self, response: Response, status: str, out: list[Item]) -> None:
         self._reconcile(response.output or (), out)
-        self._flush(out)
+        if self._joiner:
+            flush(self._joiner, _JOINED, out)
         usage = usage_of(response)
         if status not in ("completed", "incomplete"):
             if usage.certainty != "missing":
@@ -389,7 +402,7 @@ class ResponsesDecoder:
         details = response.incomplete_details or Reason()
         own = response.status or status
         raw = details.reason or own if status == "incomplete" else own
-        self._check(status, raw)
+        check_end(self._outputs, status, raw)
         self.finished = True
         out.append(Finish(self._finish_reason(status, raw), shown(raw), usage))
 
@@ -402,26 +415,13 @@ class ResponsesDecoder:
             if not output.ends and (output.kind == "message" or output.offer()):
                 self._item(output, item, out)
 
-    def _check(self, status: str, raw: str) -> None:
-        """Raise the error of an answer that ends as if it were complete, but is not.
-
-        A tool must not run with its defaults because its arguments were lost on the way.
-        """
-        if status == "incomplete" and is_broken(raw):
-            raise broken_error(raw)
-        check_arguments(self._outputs, complete=status != "incomplete")
-
     def _finish_reason(self, status: str, raw: str) -> FinishReason:
         if status == "incomplete":
             return reason_of(raw)
         return "tool_calls" if self._wanted else "stop"
 
-    def _flush(self, out: list[Item]) -> None:
-        """Emit the surrogates that never got their other half."""
-        if self._joiner:
-            flush(self._joiner, _JOINED, out)
-
     _EVENTS: ClassVar[dict[str, Callable[[ResponsesDecoder, Event, list[Item]], None]]] = {
+        "response.created": _created,
         "response.output_item.added": _added,
         "response.output_item.done": _done,
         "response.output_text.delta": _text,

@@ -15,6 +15,7 @@ import msgspec
 from aiollm._wire.lenient import load, mend
 from aiollm.errors import ProtocolError, StreamInterrupted
 from aiollm.providers.decoding import MAX_PARTS, arguments_text, check_parts
+from aiollm.providers.finish_words import broken_error, is_broken
 from aiollm.providers.openai.chat_extensions import image_of_base64
 from aiollm.providers.openai.responses_wire import FAMILY
 from aiollm.types import ImageChunk, OpaquePart, PartChunk, ProviderData, ReasoningDelta
@@ -181,8 +182,14 @@ class Output:
         return pieces[0]
 
 
-def check_arguments(outputs: Sequence[Output], *, complete: bool) -> None:
-    """Raise StreamInterrupted for a call whose arguments were lost on the way."""
+def check_end(outputs: Sequence[Output], status: str, raw: str) -> None:
+    """Raise the error of an answer that ends as if it were complete, but is not.
+
+    A tool must not run with its defaults because its arguments were lost on the way.
+    """
+    complete = status != "incomplete"
+    if not complete and is_broken(raw):
+        raise broken_error(raw)
     if any(output.differs for output in outputs):
         raise StreamInterrupted("a part of the arguments of a tool call was not streamed")
     if complete and any(output.lost() for output in outputs):

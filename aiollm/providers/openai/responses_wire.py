@@ -71,6 +71,7 @@ class ToolUsage(msgspec.Struct, gc=False):
 class Response(msgspec.Struct, gc=False):
     """A response, complete or at the end of a stream."""
 
+    id: str | None = None
     status: str | None = None
     error: msgspec.Raw = msgspec.Raw()
     incomplete_details: Reason | None = None

@@ -209,3 +209,31 @@ def test_the_result_of_an_unknown_call_takes_nothing_back(responses: Any) -> Non
     other = RESULT | {"call_id": "c9"}
     read = responses.read(ended(ASKED, other, RESULT | {"call_id": ""}))
     assert [call.id for call in read.response.tool_calls] == ["c1"]
+
+
+def began(id_: str | None) -> dict[str, Any]:
+    return event("created", None, response={"id": id_, "status": "in_progress", "output": []})
+
+
+def test_another_response_in_the_middle_of_the_first_is_an_interruption(responses: Any) -> None:
+    """A proxy that goes on with another model's answer would add up two halves."""
+    half = [added(message()), event("output_text.delta", delta="Half an")]
+    read = responses.read(began("r1"), *half, began("r2"), *half, ended(message("Half an")))
+    assert type(read.error) is StreamInterrupted
+    assert read.response.text == "Half an"
+    assert read.finish is None
+
+
+@pytest.mark.parametrize(("first", "second"), [("r1", "r1"), (None, "r2"), (None, None)])
+def test_a_response_may_be_begun_again_with_its_id_or_if_nothing_had_one(
+    responses: Any, first: Any, second: Any
+) -> None:
+    delta = event("output_text.delta", delta="A")
+    read = responses.read(began(first), delta, began(second), delta, ended(message("AA")))
+    assert (read.error, read.response.text) == (None, "AA")
+
+
+def test_another_response_before_anything_was_said_changes_nothing(responses: Any) -> None:
+    delta = event("output_text.delta", delta="A")
+    read = responses.read(began("r1"), began("r2"), delta, ended(message("A")), began("r3"))
+    assert (read.error, read.response.text) == (None, "A")
