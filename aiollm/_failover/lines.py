@@ -329,7 +329,8 @@ class Line:
         self.pending -= 1
         if self.window < MAX_WINDOW:
             self._widen(0.5 if self.is_new else 1.0)
-        self.pace.answered()
+        if self.pace.is_active:
+            self.pace.answered()
 
     def refused(
         self, error: RateLimitError | OverloadedError, now: float, bucket: list[float]
