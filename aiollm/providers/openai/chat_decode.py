@@ -29,8 +29,8 @@ from aiollm.providers.error_bodies import error_in, error_of, load_error, says_e
 from aiollm.providers.finish_words import broken_error, is_broken, no_call, reason_of, shown
 from aiollm.providers.openai.chat_extensions import (
     Reasoning,
+    annotated,
     beside,
-    citations,
     content_items,
     images,
     unsaid,
@@ -337,7 +337,7 @@ class ChatDecoder:
             out += self._call(Call(-1, function=delta.function_call))
         if delta.annotations:
             check_parts(delta.annotations)
-            out += citations(delta.annotations, self._family)
+            out += annotated(delta.annotations, self._family)
         if delta.images:
             out += images(delta.images)
         if delta.audio and (not isinstance(delta.audio, dict) or any(delta.audio.values())):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiollm._wire.kept import Kept
-from aiollm._wire.lenient import mend
+from aiollm._wire.lenient import mend, mend_all
 from aiollm.errors import ProtocolError
 from aiollm.providers.decoding import check_parts, mime_in
 from aiollm.providers.openai.chat_wire import Delta
@@ -186,6 +186,23 @@ def citations(annotations: Sequence[Any], family: str) -> Iterator[CitationChunk
                 yield CitationChunk(_source(source, family, title="filename", text="quote"))
             case _:
                 pass
+
+
+def annotated(annotations: Sequence[Any], family: str) -> Iterator[CitationChunk | PartChunk]:
+    """Read what an answer's annotations hold: its sources, and documents that OpenRouter parsed.
+
+    Sent back, these are neither parsed nor billed again (docs, November 2026).
+    """
+    yield from citations(annotations, family)
+    parsed = []
+    for annotation in annotations:
+        match annotation:
+            case {"type": "file", "file": dict()}:
+                parsed.append(annotation)
+            case _:
+                pass
+    if parsed:
+        yield PartChunk(OpaquePart(ProviderData(family, {"annotations": mend_all(parsed)})))
 
 
 def beside(fields: dict[str, Any], family: str) -> Iterator[CitationChunk | PartChunk]:

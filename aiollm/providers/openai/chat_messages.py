@@ -242,7 +242,7 @@ class _Turns(Encoder):
                 calls[0]["extra_content"] = {"google": signature}
         wire |= self._opaque(message)
         # Servers refuse a turn of only reasoning, which a cut answer may leave behind.
-        if text or wire.keys() - {"role", "content", "extra_content"}:
+        if text or wire.keys() - {"role", "content", "extra_content", "annotations"}:
             self._replay(message, wire)
             self.out.append(wire)
         images = [part for part in message.parts if isinstance(part, ImagePart)]
@@ -281,14 +281,18 @@ class _Turns(Encoder):
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
         wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
-        return wire | self._signed(data or {})
+        return wire | self._accepted(data or {})
 
-    def _signed(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return state without Gemini's signatures where a host may refuse their field."""
-        if self._dialect.signatures or "extra_content" not in state:
-            return state
-        self.warnings.add(f"{self._dialect.name} does not accept extra_content back: dropped")
-        return {key: value for key, value in state.items() if key != "extra_content"}
+    def _accepted(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return state without the fields that only the host they came from accepts back."""
+        accepts = {
+            "extra_content": self._dialect.signatures,
+            "annotations": self._dialect.annotations,
+        }
+        left_out = [name for name, accepted in accepts.items() if name in state and not accepted]
+        for name in left_out:
+            self.warnings.add(f"{self._dialect.name} does not accept {name} back: dropped")
+        return {key: value for key, value in state.items() if key not in left_out}
 
     def _call_id(self, id: str) -> str:  # noqa: A002  the wire's word
         if self._dialect.short_call_ids:
@@ -316,8 +320,14 @@ class _Turns(Encoder):
         fields: dict[str, Any] = {}
         for part in message.parts:
             if isinstance(part, OpaquePart):
-                fields |= self.warnings.own(part.provider_data, self._family, "a part") or {}
-        return self._signed(fields)
+                own = self.warnings.own(part.provider_data, self._family, "a part") or {}
+                match fields, own:
+                    case {"annotations": list(before)}, {"annotations": list(more)}:
+                        own = own | {"annotations": before + more}
+                    case _:
+                        pass
+                fields |= own
+        return self._accepted(fields)
 
 
 def _kind(files: Sequence[Part]) -> str:

@@ -65,7 +65,8 @@ class Dialect(msgspec.Struct, frozen=True):
     (Groq, 2026). `think`: the tags in which the host writes reasoning at the start of its text.
     `signatures`: it needs the `extra_content` of messages and calls back; other hosts may refuse
     the field. `unsigned`: what it takes in place of a signature for a step of another model; "" if
-    it needs none. `chooses`: a choice of tools may be a list of them. `models`: what is known of
+    it needs none. `annotations`: it takes back what it parsed of documents, and other hosts may
+    refuse the field. `chooses`: a choice of tools may be a list of them. `models`: what is known of
     the models it offers.
     """
 
@@ -90,6 +91,7 @@ class Dialect(msgspec.Struct, frozen=True):
     think: ThinkTags | None = None
     signatures: bool = False
     unsigned: str = ""
+    annotations: bool = False
     chooses: bool = False
     cache: Literal["", "openai", "anthropic"] = ""
     cache_key: str = ""
@@ -136,6 +138,7 @@ OPENROUTER = Dialect(
     thinking="openrouter",
     budget="max_tokens",
     replay=as_details,
+    annotations=True,
     # It turns the marks into those of the model's maker (docs, November 2026).
     cache="anthropic",
     cache_key="session_id",

@@ -203,6 +203,29 @@ def replayed(chat, message, base_url: str = COMPATIBLE) -> dict[str, Any]:
     return chat.send(base_url, messages=(user("q"), message, user("go on"))).body["messages"][1]
 
 
+PARSED = [
+    {"type": "file", "file": {"hash": h, "name": "a.pdf", "content": [{"type": "text", "text": t}]}}
+    for h, t in (("h1", "One \ud800"), ("h2", "Two"))
+]
+
+
+def test_documents_that_openrouter_parsed_go_back_to_it_and_nowhere_else(chat) -> None:
+    """So they are neither parsed nor billed again with each turn."""
+    cited = {"type": "url_citation", "url_citation": {"url": "https://x", "title": "t"}}
+    read = chat.read(
+        thought(content="x", annotations=[PARSED[0], cited]), thought(annotations=[PARSED[1]]), STOP
+    )
+    message = read.response.message
+    assert [citation.url for citation in read.response.citations] == ["https://x"]
+    sent = replayed(chat, message, "https://openrouter.ai/api/v1")
+    assert sent["content"] == "x"
+    assert [each["file"]["hash"] for each in sent["annotations"]] == ["h1", "h2"]
+    assert sent["annotations"][0]["file"]["content"][0]["text"] == "One \ufffd"
+    elsewhere = chat.send(COMPATIBLE, messages=(user("q"), message, user("go on")))
+    assert elsewhere.body["messages"][1] == {"role": "assistant", "content": "x"}
+    assert "annotations" in elsewhere.warnings[0]
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_reasoning_goes_back_in_the_field_it_came_in(chat, field) -> None:
     events = [thought(**{field: "h"}), thought(**{field: "m"}), thought(content="x"), STOP]
