@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, Self
 
+from aiollm._validation import TOOL_NAME
 from aiollm._wire.body import JsonItems
 from aiollm._wire.conversations import Encoded, Ongoing
 from aiollm.providers.cache_points import CacheMarks, without_points
@@ -14,6 +16,8 @@ from aiollm.providers.call_ids import CallIds
 from aiollm.providers.encoding import Warnings, after_system
 from aiollm.providers.turns import one_turn_for_its_results
 from aiollm.types import Message, Request
+
+_is_name = re.compile(TOOL_NAME).fullmatch
 
 
 class ReachesBack(Exception):
@@ -55,6 +59,19 @@ class Encoder(ABC):
         made = copy(self)
         made.warnings, made.marks, made.call_ids = warnings, marks, self.call_ids.fork()
         made.separate()
+        return made
+
+    def call_name(self, name: str) -> str:
+        """Return the name of a call as services take it back, for no tool has another.
+
+        A model may make one up, such as `browser.open`. It would be refused with every turn that
+        follows (reports of 2026 about Anthropic, Bedrock and OpenAI).
+        """
+        if _is_name(name):
+            return name
+        made = re.sub("[^A-Za-z0-9_-]", "_", name)
+        made = (made if _is_name(made[:1]) else f"_{made}")[:64]
+        self.warnings.add(f"no tool can have the name {name!r:.100} of a call: sent as {made!r}")
         return made
 
     def stretch(self, messages: tuple[Message, ...], *, is_first: bool) -> list[Any]:

@@ -323,7 +323,7 @@ class _Encoder(Encoder):
         block = {
             "type": "tool_use",
             "id": self._id(part.id),
-            "name": part.name,
+            "name": self.call_name(part.name),
             "input": self._input(part),
         }
         return self._marked(block, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -47,6 +48,9 @@ SKIP_SIGNATURE = "skip_thought_signature_validator"
 """Google's placeholder for the signature of a call that another model made."""
 
 MAX_STOPS = 5
+
+_is_name = re.compile("[A-Za-z_][A-Za-z0-9_.:-]{0,127}").fullmatch
+"""Other names than those of tools may go back, too: a signature may rest on one."""
 
 _RESOLUTIONS = {
     "low": "MEDIA_RESOLUTION_LOW",
@@ -216,9 +220,10 @@ class _Turns(Encoder):
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         data = part.provider_data
         synthetic = data is not None and data.family == FAMILY and SYNTHETIC_ID in data.data
-        call = _Call(len(self._calls), part.name, "" if synthetic else part.id)
+        name = part.name if _is_name(part.name) else self.call_name(part.name)
+        call = _Call(len(self._calls), name, "" if synthetic else part.id)
         self._calls[part.id] = call
-        wire = {"name": part.name, "args": self._arguments(part)}
+        wire = {"name": name, "args": self._arguments(part)}
         if call.id:
             wire["id"] = call.id
         return self._signed({"functionCall": wire}, data)

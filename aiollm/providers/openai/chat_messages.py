@@ -272,7 +272,7 @@ class _Turns(Encoder):
         if data and data.get("type") == "custom":
             return wire | {
                 "type": "custom",
-                "custom": {"name": part.name, "input": part.arguments},
+                "custom": {"name": self.call_name(part.name), "input": part.arguments},
             }
         arguments = part.arguments or "{}"
         if part.custom or not part.valid:
@@ -280,7 +280,8 @@ class _Turns(Encoder):
             self.warnings.add(
                 f"the arguments of tool call {part.name!r} are not a JSON object: sent as {{}}"
             )
-        wire |= {"type": "function", "function": {"name": part.name, "arguments": arguments}}
+        function = {"name": self.call_name(part.name), "arguments": arguments}
+        wire |= {"type": "function", "function": function}
         return wire | self._accepted(data or {})
 
     def _accepted(self, state: dict[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class _Turns(Encoder):
 
     def _call(self, part: ToolCallPart) -> dict[str, Any]:
         state = self._own(part.provider_data, "the state of a tool call") or {}
-        wire = {"call_id": self._call_id(part), "name": part.name}
+        wire = {"call_id": self._call_id(part), "name": self.call_name(part.name)}
         if state.get("type") == "custom_tool_call":
             self._custom |= {part.id}
             return state | wire | {"input": part.arguments}
