@@ -328,8 +328,8 @@ def dialect_of(host: str) -> Dialect:
 _UNSIGNED = "skip_thought_signature_validator"
 """Google's placeholder for the signature of a call that another model made."""
 
-_SIGNING = re.compile(r"gemini-(?:[3-9]|\d\d)")
-"""Gemini refuses unsigned calls since its third generation."""
+_SIGNING = re.compile(r"gemini-(?![12](?!\d))")
+"""Gemini refuses unsigned calls since its third generation, which names without one mean."""
 
 _MISTRALS = re.compile(r"(?:mi(?:ni)?|magi|dev|code)stral|(?:pi|mi|vo)xtral", re.IGNORECASE)
 

@@ -180,7 +180,11 @@ def test_a_calls_signature_goes_back_where_it_was(chat) -> None:
     [
         (GEMINI, "gemini-3.7-flash", True),
         ("https://europe-west4-aiplatform.googleapis.com/v1/p/openapi", "google/gemini-4-x", True),
+        (GEMINI, "gemini-flash-latest", True),
+        (GEMINI, "gemini-12-x", True),
         (GEMINI, "gemini-2.5-flash", False),
+        (GEMINI, "gemini-1.5-pro", False),
+        (GEMINI, "gemma-4-31b-it", False),
         (COMPATIBLE, "gemini-3.7-flash", False),
     ],
 )
