@@ -25,7 +25,7 @@ def in_its_field(wire: State, text: str, states: Sequence[State]) -> None:
 
 
 def as_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
-    """Send the text as DeepSeek requires it, which refuses a tool call without its reasoning."""
+    """Send the text as Xiaomi requires it, which refuses a tool call without its reasoning."""
     del states
     if text or "tool_calls" in wire:
         wire["reasoning_content"] = text
@@ -36,6 +36,17 @@ def as_some_reasoning_content(wire: State, text: str, states: Sequence[State]) -
     as_reasoning_content(wire, text, states)
     if wire.get("reasoning_content") == "":
         wire["reasoning_content"] = " "
+
+
+def with_every_answer(wire: State, text: str, states: Sequence[State]) -> None:
+    """Send the text as DeepSeek requires it: with every answer, and neither it nor that empty.
+
+    What another model said is refused, too, and an empty text counts as none (reports of April and
+    May 2026).
+    """
+    del states
+    wire["reasoning_content"] = text or " "
+    wire["content"] = wire["content"] or ""
 
 
 def as_details(wire: State, text: str, states: Sequence[State]) -> None:

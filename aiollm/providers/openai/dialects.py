@@ -21,6 +21,7 @@ from aiollm.providers.openai.chat_replay import (
     as_some_reasoning_content,
     as_think_block,
     in_its_field,
+    with_every_answer,
 )
 from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.providers.openai.models import (
@@ -150,7 +151,7 @@ DEEPSEEK = Dialect(
     hosts=("api.deepseek.com",),
     thinking="deepseek",
     efforts=("none", "low", "high", "max"),
-    replay=as_reasoning_content,
+    replay=with_every_answer,
     json_schema=False,
     models=DEEPSEEK_MODELS,
 )
@@ -241,7 +242,7 @@ ZAI = msgspec.structs.replace(
 XIAOMI = msgspec.structs.replace(
     COMPATIBLE,
     hosts=("*.xiaomimimo.com",),
-    replay=as_reasoning_content,  # refused without it, as by DeepSeek (May 2026)
+    replay=as_reasoning_content,  # a call is refused without it (May 2026)
     budget="",
     thinking="toggle",
 )

@@ -333,13 +333,14 @@ def test_another_familys_reasoning_is_dropped_with_a_warning(chat) -> None:
     assert "anthropic" in sent.warnings[0]
 
 
-def test_deepseek_gets_the_field_with_every_call(chat) -> None:
-    """It refuses a call without, even where another model made it."""
+def test_deepseek_gets_the_field_with_every_answer(chat) -> None:
+    """It refuses an answer without, or with an empty one, even where another model gave it."""
     read = chat.read(chunk(fragment("{}", "f", "c1", 0)), STOP)
     answer = tool_results(ToolResultPart("c1", "ok"))
-    history = (user("q"), read.response.message, answer)
+    history = (user("q"), read.response.message, answer, assistant("So."), user("r"))
     sent = chat.send("https://api.deepseek.com/v1", messages=history).body["messages"]
-    assert sent[1]["reasoning_content"] == ""
+    assert (sent[1]["content"], sent[1]["reasoning_content"]) == ("", " ")
+    assert sent[3] == {"role": "assistant", "content": "So.", "reasoning_content": " "}
 
 
 def test_a_call_after_mistrals_thinking_has_no_text(chat) -> None:

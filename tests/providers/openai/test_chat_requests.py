@@ -770,7 +770,7 @@ def test_reasoning_of_unknown_origin_goes_back_in_the_field_that_most_servers_ha
 @pytest.mark.parametrize(
     ("host", "sent"),
     [
-        ("api.deepseek.com", ["", "hm", None]),
+        ("api.deepseek.com", [" ", "hm", " "]),
         ("api.xiaomimimo.com/v1", ["", "hm", None]),
         ("token-plan-cn.xiaomimimo.com/v1", ["", "hm", None]),
         ("api.moonshot.ai/v1", [" ", "hm", None]),  # it takes an empty text for none
