@@ -24,25 +24,18 @@ def in_its_field(wire: State, text: str, states: Sequence[State]) -> None:
         wire[next((name for name in named if name in _FIELDS), _FIELDS[0])] = text
 
 
-def as_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
-    """Send the text as Xiaomi requires it, which refuses a tool call without its reasoning."""
+def with_every_call(wire: State, text: str, states: Sequence[State]) -> None:
+    """Send the text as Moonshot requires it: with every call, and there never an empty one (2026)."""
     del states
     if text or "tool_calls" in wire:
-        wire["reasoning_content"] = text
-
-
-def as_some_reasoning_content(wire: State, text: str, states: Sequence[State]) -> None:
-    """Send the text as Moonshot requires it, which takes an empty one for none (2026)."""
-    as_reasoning_content(wire, text, states)
-    if wire.get("reasoning_content") == "":
-        wire["reasoning_content"] = " "
+        wire["reasoning_content"] = text or " "
 
 
 def with_every_answer(wire: State, text: str, states: Sequence[State]) -> None:
-    """Send the text as DeepSeek requires it: with every answer, and neither it nor that empty.
+    """Send the text as DeepSeek and Xiaomi require it: with every answer, and never an empty one.
 
-    What another model said is refused, too, and an empty text counts as none (reports of April and
-    May 2026).
+    What another model said is refused without, too (reports of April to June 2026). Some requests
+    are refused for a call beside which `content` is null.
     """
     del states
     wire["reasoning_content"] = text or " "

@@ -17,11 +17,10 @@ from aiollm.providers.openai.chat_replay import (
     Replay,
     as_content,
     as_details,
-    as_reasoning_content,
-    as_some_reasoning_content,
     as_think_block,
     in_its_field,
     with_every_answer,
+    with_every_call,
 )
 from aiollm.providers.openai.chat_think import ThinkTags
 from aiollm.providers.openai.models import (
@@ -230,7 +229,7 @@ MOONSHOT = msgspec.structs.replace(
     hosts=("api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"),
     budget="",
     cache_key="prompt_cache_key",  # as Moonshot's own program sends it (August 2026)
-    replay=as_some_reasoning_content,
+    replay=with_every_call,
     models=MOONSHOT_MODELS,
 )
 ZAI = msgspec.structs.replace(
@@ -242,7 +241,7 @@ ZAI = msgspec.structs.replace(
 XIAOMI = msgspec.structs.replace(
     COMPATIBLE,
     hosts=("*.xiaomimimo.com",),
-    replay=as_reasoning_content,  # a call is refused without it (May 2026)
+    replay=with_every_answer,
     budget="",
     thinking="toggle",
 )

@@ -771,8 +771,8 @@ def test_reasoning_of_unknown_origin_goes_back_in_the_field_that_most_servers_ha
     ("host", "sent"),
     [
         ("api.deepseek.com", [" ", "hm", " "]),
-        ("api.xiaomimimo.com/v1", ["", "hm", None]),
-        ("token-plan-cn.xiaomimimo.com/v1", ["", "hm", None]),
+        ("api.xiaomimimo.com/v1", [" ", "hm", " "]),
+        ("token-plan-cn.xiaomimimo.com/v1", [" ", "hm", " "]),
         ("api.moonshot.ai/v1", [" ", "hm", None]),  # it takes an empty text for none
         ("api.kimi.com/coding/v1", [" ", "hm", None]),
         ("gateway.test/v1", [None, "hm", None]),
