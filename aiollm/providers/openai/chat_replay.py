@@ -25,7 +25,7 @@ def in_its_field(wire: State, text: str, states: Sequence[State]) -> None:
 
 
 def with_every_call(wire: State, text: str, states: Sequence[State]) -> None:
-    """Send the text as Moonshot requires it: with every call, and there never an empty one (2026)."""
+    """Send the text as Moonshot requires it: with every call, and never an empty one (2026)."""
     del states
     if text or "tool_calls" in wire:
         wire["reasoning_content"] = text or " "
