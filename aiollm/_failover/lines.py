@@ -14,7 +14,7 @@ from aiollm._failover.meter import BURST, MOST, Meter, set_meter, used
 from aiollm._failover.pace import Pace
 from aiollm._failover.tickets import Demand, Queue, Ticket
 from aiollm.dsn import Limits
-from aiollm.errors import BusyError, BusyKind, OverloadedError, RateLimitError
+from aiollm.errors import BusyError, BusyKind, ProviderError, RateLimitError
 from aiollm.provider import Provider
 from aiollm.types import Target, Usage
 
@@ -332,17 +332,14 @@ class Line:
         if self.pace.is_active:
             self.pace.answered()
 
-    def refused(
-        self, error: RateLimitError | OverloadedError, now: float, bucket: list[float]
-    ) -> None:
+    def refused(self, error: ProviderError, now: float, bucket: list[float]) -> None:
         """Note that the service wants fewer requests."""
         if self.scope.slots is not None:
             self.scope.slots.refused(now)
         if isinstance(error, RateLimitError):
             self.window = MAX_WINDOW  # from now on its pace bounds it
             self.is_bounded = True
-            in_vain = self.pending <= 1  # this one
-            self.pace.refused(now, error.retry_after, bucket, in_vain=in_vain)
+            self.pace.refused(now, error.retry_after, bucket, in_vain=self.pending <= 1)
 
     def forget_refusals(self) -> None:
         """Forget what 429s blocked, paced and announced."""

@@ -181,18 +181,16 @@ class Pace:
     ) -> float:
         """Note a 429 for a request of that bucket; return the seconds for which nothing goes.
 
-        `in_vain`: no other request waits for its answer, so the service takes none of them.
+        `in_vain`: no other request waits for its answer, so the service takes none.
         """
         bucket[1] -= 1.0
         self._refused += 1
         if now - self._refused_at >= 1.0 and now >= self.blocked_until:
             self._refusals += 1
         self._in_vain += in_vain
-        if retry_after is None:
-            retry_after = _backoff(self._refusals)
-        elif retry_after < FIRST_BACKOFF and self._in_vain > BELIEVED:
-            retry_after = _backoff(self._in_vain - BELIEVED)
-        retry_after = min(MAX_RETRY_AFTER, max(TELLING if self.is_shared else 0.0, retry_after))
+        retry_after = min(MAX_RETRY_AFTER, self._believed(retry_after))
+        if self.is_shared:
+            retry_after = max(TELLING, retry_after)
         if self.meter is not None and now < self._cut_at + SOON:
             # An exact Retry-After may be 50 ms: measured over that, any pace is too high.
             retry_after = max(retry_after, self._cut_at + SOON - now)
@@ -202,6 +200,13 @@ class Pace:
         self.blocked_until = max(self.blocked_until, now + retry_after)
         self._measured_until = self.blocked_until
         return self.blocked_until - now
+
+    def _believed(self, retry_after: float | None) -> float:
+        if retry_after is None:
+            return _backoff(self._refusals)
+        if retry_after < FIRST_BACKOFF and self._in_vain > BELIEVED:
+            return _backoff(self._in_vain - BELIEVED)
+        return retry_after
 
     def pause(self, until: float) -> None:
         """Let nothing go before that time, which says nothing of the pace."""

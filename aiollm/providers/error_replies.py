@@ -217,8 +217,8 @@ def error_from_fault(
     if delay is None and hint is not None and 0 <= hint < math.inf:
         delay = hint
     if delay is None:
-        is_limit = issubclass(kind, RateLimitError)
-        delay = retry_hint(message, fault.raw, headers, is_limit=is_limit)
+        left = "0" if issubclass(kind, RateLimitError) else ""
+        delay = retry_hint(message, fault.raw, headers, left=left)
     if delay is None and rule is not None:
         delay = rule.retry_after
     named = request_id or headers.get("x-request-id", "") or headers.get("request-id", "")

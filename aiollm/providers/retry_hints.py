@@ -61,19 +61,13 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def retry_hint(
-    message: str,
-    value: Any,
-    headers: Mapping[str, str],
-    now: float | None = None,
-    *,
-    is_limit: bool = False,
+    message: str, value: Any, headers: Mapping[str, str], now: float | None = None, left: str = ""
 ) -> float | None:
     """Return the wait in seconds that an error gives elsewhere than in `retry-after`.
 
-    `value` is the decoded body, `now` Unix time. `is_limit`: there were too many requests, so that
-    a reset is that of their window, unless something is left of it. Order: what the body says, the
-    message, headers that OpenRouter puts into the body of a 429 (2026), the reset of an empty
-    window in headers.
+    `value` is the decoded body, `now` Unix time, `left` what is left of a window of which headers
+    do not say that. Order: what the body says, the message, headers that OpenRouter puts into the
+    body of a 429 (2026), the reset of an empty window in headers.
     """
     passed_on = _passed_on(value)
     waits = (
@@ -82,7 +76,7 @@ def retry_hint(
         _in_words(message[:_SEARCHED].lower(), now),
         retry_after(passed_on, now),
         _reset(passed_on, now),
-        _reset(headers, now, "0" if is_limit else ""),
+        _reset(headers, now, left),
     )
     return next((each for each in waits if each is not None and each <= _LONGEST), None)
 

@@ -59,9 +59,8 @@ def _fields(
         return {}
     if effort == "none" and way in ("deepseek", "words"):
         return _without(way)
-    if way == "openrouter":
-        return {"reasoning": {"effort": effort}}
-    return _WITH.get(way, {}) | {"reasoning_effort": effort}
+    plain = _WITH.get(way, {}) | {"reasoning_effort": effort}
+    return {"reasoning": {"effort": effort}} if way == "openrouter" else plain
 
 
 _WITH: dict[Thinking, dict[str, Any]] = {
