@@ -33,6 +33,7 @@ from aiollm.testing import (
     Trickle,
     chat,
 )
+from tests.virtual_time import VirtualLoop
 
 pytestmark = pytest.mark.loops
 
@@ -268,7 +269,7 @@ def test_a_stall_is_over_to_the_second_whatever_the_other_deadlines(
             assert error.which == which
             assert not after_output or error.partial.text == "Half"
 
-    loop = VirtualLoop()
+    loop = VirtualLoop(0.0)
     try:
         loop.run_until_complete(call())
     finally:
@@ -285,7 +286,7 @@ def test_one_total_covers_the_whole_chain_and_harms_no_target():
             assert (error.which, loop.time()) == ("total", 20)
             assert [(str(h.target), h.failed) for h in reg.health()] == [("a/m", 1), ("b/m", 0)]
 
-    loop = VirtualLoop()
+    loop = VirtualLoop(0.0)
     try:
         loop.run_until_complete(call())
     finally:
@@ -307,21 +308,6 @@ class VirtualReply:
 
     def close(self):
         pass
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop that jumps to its next timer instead of waiting for it."""
-
-    now = 0.0
-
-    def time(self):
-        return self.now
-
-    def _run_once(self):
-        waits = [timer.when() for timer in self._scheduled if not timer.cancelled()]
-        if waits and not self._ready:
-            self.now = max(self.now, min(waits))
-        super()._run_once()
 
 
 class StoppedLoop(VirtualLoop):

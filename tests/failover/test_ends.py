@@ -22,25 +22,10 @@ from aiollm.providers.google.codec import GoogleCodec
 from aiollm.providers.openai.chat_codec import ChatCodec
 from aiollm.providers.openai.responses_codec import ResponsesCodec
 from aiollm.types import Request, Response, Target, Timeouts, user
+from tests.virtual_time import VirtualLoop
 
 Script = Iterable[tuple[float, bytes]]
 """Seconds to wait, then the bytes of a read; b"" is the end of the body."""
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop that jumps to its next timer instead of waiting for it."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        waits = [timer.when() for timer in timers if not timer.cancelled()]
-        if waits and not self._ready:  # type: ignore[attr-defined]
-            self.now = max(self.now, min(waits))
-        super()._run_once()  # type: ignore[misc]
 
 
 class Scripted:
@@ -79,7 +64,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(
         codec: Codec, script: Script, timeouts: Timeouts | None = None, kind: str = "event-stream"
     ) -> tuple[Response, float]:
-        loop = VirtualLoop()
+        loop = VirtualLoop(0.0)
         monkeypatch.setattr(answer, "monotonic", loop.time)
         transport = Scripted(script, f"text/{kind}")
         provider = Provider("p", "x", "http://mem.invalid/v1", codec)

@@ -17,7 +17,7 @@ from aiollm import (
 )
 from aiollm._failover.deadlines import AttemptDeadlines, Watchdog
 from aiollm.testing import NEVER, FakeProvider, Pause
-from tests.failover.test_virtual_crowd import VirtualLoop, in_virtual_time
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 NONE = {"connect": None, "first_output": None, "idle": None, "stall": None}
 

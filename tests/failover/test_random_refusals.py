@@ -11,7 +11,8 @@ import pytest
 from aiollm import Limits, RateLimitError
 from aiollm._failover.pace import BURST, Pace
 from aiollm._failover.random_refusals import FASTEST, UNEXPLAINED, RandomRefusals, Speed
-from tests.failover.test_virtual_crowd import Service, VirtualLoop, in_virtual_time, outcome
+from tests.failover.test_virtual_crowd import Service, outcome
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 
 def refuses_at_random(service: Service, share: float, retry_after: float | None) -> None:

@@ -17,16 +17,9 @@ from aiollm import (
     Registry,
     ServerError,
 )
-from aiollm._failover.race import load_anyio
 from aiollm.events import AttemptEnded, TargetClosed, TargetOpened
 from aiollm.testing import NEVER, FakeProvider, Pause
-from tests.failover.test_virtual_crowd import VirtualLoop, in_virtual_time
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loaded() -> None:
-    """Import what races need, since a thread that does so takes no virtual time."""
-    load_anyio()
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 
 def registry(loop: VirtualLoop, **providers: tuple[FakeProvider, Limits | None]) -> Registry:

@@ -1,15 +1,12 @@
 """Crowds in virtual time: what calls at once cost a service that counts, fails and comes back.
 
-The loop's clock jumps to the next timer, so a minute takes some milliseconds and every run is the
-same. The service is a token bucket; a call that it takes is answered after `answers_in` seconds.
+The service is a token bucket; a call that it takes is answered after `answers_in` seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -31,34 +28,7 @@ from aiollm.codecs import DsnOptions
 from aiollm.provider import Operation
 from aiollm.testing import FakeProvider
 from aiollm.types import AnnouncedLimits, Finish, TextDelta
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that does not sleep: its clock jumps to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
-            self._timer_cancelled_count -= 1
-        if not self._ready and timers:
-            self.now = max(self.now, timers[0]._when)
-        super()._run_once()
-
-
-def in_virtual_time(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
-    loop = VirtualLoop()
-    try:
-        loop.run_until_complete(scenario(loop))
-    finally:
-        loop.close()
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 
 class Service:

@@ -17,12 +17,11 @@ from aiollm import (
     StreamInterrupted,
     Timeouts,
 )
-from aiollm._failover.race import load_anyio
 from aiollm.codecs import DsnOptions
 from aiollm.provider import Operation
 from aiollm.testing import NEVER, FakeProvider, Pause
 from aiollm.types import Finish, Item, TextDelta
-from tests.failover.test_virtual_crowd import VirtualLoop, in_virtual_time
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 
 def registry(loop: VirtualLoop, **options: object) -> Registry:
@@ -61,8 +60,6 @@ def test_a_probe_does_not_wait_for_an_attempt_that_hangs() -> None:
 
 
 def test_an_attempt_of_a_race_says_how_long_its_call_has_waited() -> None:
-    load_anyio()
-
     async def scenario(loop: VirtualLoop) -> None:
         full, soon = FakeProvider([NEVER]), FakeProvider([Pause(0.5), "first"], [NEVER])
         third = FakeProvider([Pause(0.5), "first"], "second")
@@ -129,7 +126,6 @@ def test_an_answer_of_an_adapter_that_ends_without_an_end_was_sent() -> None:
 
 def test_the_next_target_starts_as_soon_as_any_earlier_one_fails() -> None:
     """Not only the one that started last."""
-    load_anyio()
 
     async def scenario(loop: VirtualLoop) -> None:
         scripts = ([Pause(1.2), ServerError("down", status=500)], [NEVER], ["third"])
@@ -187,7 +183,6 @@ def test_failed_probes_of_its_own_give_a_call_no_more_time() -> None:
 
 def test_a_failure_does_not_start_all_targets_of_a_race() -> None:
     """The one after it starts at once, the next one a stagger later."""
-    load_anyio()
 
     async def scenario(loop: VirtualLoop) -> None:
         scripts = ([Pause(0.2), ServerError("down", status=500)], [NEVER], ["third"])

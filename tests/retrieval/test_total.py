@@ -18,7 +18,7 @@ from aiollm import (
 from aiollm.retrieval import Embeddings, Ranking
 from aiollm.testing import NEVER, FakeProvider, Pause
 from aiollm.testing.fake_retrieval import embeddings_for, ranking_for
-from tests.failover.test_virtual_crowd import VirtualLoop
+from tests.virtual_time import VirtualLoop
 
 SECONDS = 6.0
 
