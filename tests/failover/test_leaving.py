@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import sys
+import threading
 
 import msgspec
 import pytest
@@ -267,9 +268,14 @@ async def test_what_is_in_use_on_another_running_loop_is_read_and_closed_there(s
     stream = reg.stream("a/m", "hi")
     first = await anext(stream)
 
+    idle = threading.Event()
+
     async def read() -> None:
+        idle.wait()
         await anext(stream)
 
+    # While a task runs on the stream's loop, it would be taken for the one that reads.
+    asyncio.get_running_loop().call_soon(idle.set)
     with pytest.raises(ClosedError, match="on the event loop that began it"):
         await asyncio.to_thread(lambda: asyncio.run(read()))
     with pytest.raises(ConfigError, match="in use on another event loop"):

@@ -156,6 +156,8 @@ async def test_a_call_whose_probe_could_not_leave_keeps_its_retries(warm):
     reg._health.base = 1e-9
     reg._health.admit(line.target, line.origin).failure(ServerError("x", status=500))
     reg._health.base = 100
+    later = reg._health.clock() + 1.0
+    reg._health.clock = reg._gate.now = lambda: later  # the next probe is never due
     queued = asyncio.Event()
     reg.on_event(lambda event: queued.set() if type(event) is CallQueued else None)
     with no_descriptor_left():
