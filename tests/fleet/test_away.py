@@ -215,7 +215,7 @@ async def test_processes_that_lose_redis_together_do_not_all_send_at_once(
     url = redis.url
     first, second = members(url, {"a": server}), members(url, {"a": server})
     for reg in (first, second):
-        reg.limit("a", Limits(rpm=60))
+        reg.limit("a", Limits(rpm=2))
         await reg.preload("a/m")
         await reg._resources._member.open()
         reg._gate.line(reg.parse("a/m").targets[0], reg.provider("a"))

@@ -94,14 +94,14 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(open_registry, server
 
 
 async def test_a_rate_admits_one_and_says_when_the_next_may_go(open_registry, server):
-    reg = await open_registry({"a": server}, rpm=60)
+    reg = await open_registry({"a": server}, rpm=1)
     answers = await asyncio.gather(
         *(ask(reg, patience=0) for _ in range(4)), return_exceptions=True
     )
     refused = [busy(each) for each in answers if isinstance(each, BaseException)]
     assert len(server.requests) == 1
     assert {each.kind for each in refused} == {"pace"}
-    assert all(0 < each.wait < 1.2 for each in refused)
+    assert all(0 < each.wait < 65 for each in refused)
 
 
 async def test_tokens_that_an_answer_did_not_take_are_free_again(open_registry, server):
@@ -143,14 +143,14 @@ async def test_a_429_holds_the_target_back_without_harm(open_registry, server):
 
 
 async def test_a_limit_that_an_answer_announces_holds_from_then_on(open_registry, server):
-    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
+    headers = {"x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0"}
     server.behave(Answer(200, headers, WELL))
     reg = await open_registry({"a": server})
     await reg.generate("a/m", "hi")
     with pytest.raises(FailoverError) as caught:
         await reg.generate("a/m", "hi", patience=0)
     assert busy(caught.value).kind == "pace"
-    assert reg.limits()[0].learnt == {"requests": 60.0}
+    assert reg.limits()[0].learnt == {"requests": 1.0}
 
 
 async def test_slots_that_are_found_shrink_with_a_refusal_and_grow_with_answers(

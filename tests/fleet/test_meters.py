@@ -148,7 +148,7 @@ def test_who_does_not_wait_so_long_books_nothing(meter, limit, shares):
 
 
 @settings(max_examples=40)
-@given(limit=LIMITS, shares=SHARES, seconds=st.floats(1, 100))
+@given(limit=LIMITS, shares=SHARES, seconds=st.floats(60, 100))
 def test_nothing_is_booked_for_the_time_of_a_block(meter, limit, shares, seconds):
     """It would all go at once when the block ends."""
     asked = meter(limit)

@@ -38,7 +38,7 @@ def sentinel(primary_and_replica, tmp_path):
     config = folder / "sentinel.conf"
     config.write_text(
         f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
-        "sentinel down-after-milliseconds main 200\n"
+        "sentinel down-after-milliseconds main 60000\n"
         "sentinel failover-timeout main 2000\n"
         "requirepass watcher\n"
     )
@@ -62,7 +62,7 @@ async def test_calls_go_on_when_a_replica_becomes_the_primary(
     nobody = free_port()
     url = (
         f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/main"
-        "?sentinel_password=watcher&timeout=0.5"
+        "?sentinel_password=watcher&timeout=5"
     )
     async with FaultServer(chat("well")) as server:
         reg = members(url, {"a": server})
@@ -71,6 +71,8 @@ async def test_calls_go_on_when_a_replica_becomes_the_primary(
         assert (reg.fleet.state, reg.fleet.reason) == ("linked", "")
         primary.kill()
         await until(lambda: reg.fleet.state == "away")
+        down = ("SENTINEL", "SET", "main", "down-after-milliseconds", "200")
+        await sentinel.ask(*down, password="watcher")  # not before: a pause would be an end
         assert (await reg.generate("a/m", "hi")).text == "well"
         await until(lambda: reg.fleet.state == "linked")
         assert (await reg.generate("a/m", "hi")).text == "well"

@@ -48,7 +48,7 @@ async def test_slots_are_one_number_for_all_processes(redis, members, server):
 
 
 async def test_a_rate_is_one_number_for_all_processes(redis, members, server):
-    regs = await linked(members, redis.url, {"a": server}, 4, rpm=60)
+    regs = await linked(members, redis.url, {"a": server}, 4, rpm=1)
     answers = await asyncio.gather(
         *(reg.generate("a/m", "hi", patience=0) for reg in regs for _ in range(3)),
         return_exceptions=True,
@@ -215,7 +215,8 @@ async def test_who_hears_of_a_429_goes_on_at_a_pace_where_nothing_else_bounds_it
     server.behave(Answer(429, {"retry-after": "1"}))
     with pytest.raises(FailoverError):
         await first.generate("a/m", "hi", patience=0)
-    await until(lambda: second.limits()[0].blocked_for > 0)
+    pace = second._gate.line(*_target(second)).pace
+    await until(lambda: pace.blocked_until)  # if only a moment ago
     server.behave(chat("well"))
     assert (await second.generate("a/m", "hi")).text == "well"
     assert second.limits()[0].pace is not None
@@ -226,7 +227,7 @@ async def test_clocks_an_hour_apart_agree(redis, members, server):
     url = redis.url
     regs = [members(url, {"a": server, "b": server}) for _ in range(3)]
     for number, reg in enumerate(regs):
-        reg.limit("a", Limits(rpm=60))
+        reg.limit("a", Limits(rpm=1))
         hours = number - 1
         reg._gate.health.clock = reg._gate.now = lambda hours=hours: loop_time() + 3600 * hours
         await reg._resources._member.open()
@@ -236,8 +237,9 @@ async def test_clocks_an_hour_apart_agree(redis, members, server):
     )
     busy = [each for each in answers if isinstance(each, FailoverError)]
     assert (len(busy), len(server.requests)) == (5, 1)
-    assert all(0 < each.exceptions[0].wait < 2 for each in busy)
+    assert all(0 < each.exceptions[0].wait < 65 for each in busy)
     for reg in regs:
+        reg.limit("a", Limits())  # they are those of b, too
         await reg.generate("b/m", "hi")
     server.behave(Answer(503, {"retry-after": "60"}))
     with pytest.raises(FailoverError):
