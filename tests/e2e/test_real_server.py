@@ -67,7 +67,7 @@ async def busy(server: Any) -> AsyncIterator[Callable[[], Awaitable[int]]]:
 
 async def until_idle(busy: Callable[[], Awaitable[int]]) -> None:
     """Wait until no slot is at work; a long answer would keep one for half a minute."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while await busy():
             await asyncio.sleep(0.02)
 

@@ -13,7 +13,7 @@ from aiollm.testing import NEVER, FakeProvider
 
 async def begin(reg):
     asyncio.create_task(reg.stream("a/m", "hi").collect())
-    await fake.wait_calls()
+    await fake.wait_calls(within=None)
     await asyncio.sleep(0)
 
 fake = FakeProvider(default=[NEVER])
