@@ -20,9 +20,6 @@ SCHEMES = ("redis", "rediss", "unix", *SENTINELS)
 TIMEOUT = 0.05
 """Seconds that a call waits for Redis at most: a round trip in a data centre takes under 1 ms."""
 
-CONNECT_TIMEOUT = 2.0
-"""Seconds a connection may take; only the first call waits for it."""
-
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -64,9 +61,10 @@ class Address(msgspec.Struct, frozen=True):
         from redis.asyncio import ConnectionPool
 
         try:
-            pool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT)
+            pool = ConnectionPool.from_url(url)
             # It always reads, pushes too, and `Link` has its own deadlines: whatever the URL says.
-            pool.connection_kwargs.update(protocol=3, socket_timeout=None)
+            own = {"protocol": 3, "socket_timeout": None, "socket_connect_timeout": None}
+            pool.connection_kwargs.update(own)
             made: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             reason = f"the fleet {self.place} has a setting that the Redis client refuses"

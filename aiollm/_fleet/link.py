@@ -14,14 +14,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiollm._fleet.address import CONNECT_TIMEOUT, Address
+from aiollm._fleet.address import Address
 from aiollm._fleet.refusals import mistake_in
+from aiollm._time_limits import TimeLimit, wait
 from aiollm.errors import ConfigError
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
 
 Argument: TypeAlias = bytes | str | int | float
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds a connection may take; only the first call waits for it."""
 
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two attempts to connect; doubled, with jitter, so that no fleet comes at once."""
@@ -76,7 +80,7 @@ class Link:
             self._task = loop.create_task(self._run(), name="aiollm fleet")
         assert self._first is not None
         await self._made.wait()  # importing the client is not the server's time
-        await asyncio.wait([self._first], timeout=CONNECT_TIMEOUT)
+        await wait(self._first, CONNECT_TIMEOUT)
         if self._first.done():
             self._first.result()
 
@@ -126,7 +130,7 @@ class Link:
             task.cancel()
 
     async def _run(self) -> None:
-        wait = RETRY_FIRST
+        pause = RETRY_FIRST
         while True:
             mistake = ""
             try:
@@ -140,8 +144,8 @@ class Link:
                 was_up = self._drop()
             if not self._goes_on_after(mistake):
                 return
-            wait = RETRY_FIRST if was_up else min(RETRY_MOST, wait * 2)
-            await asyncio.sleep(random.uniform(wait / 2, wait))
+            pause = RETRY_FIRST if was_up else min(RETRY_MOST, pause * 2)
+            await asyncio.sleep(random.uniform(pause / 2, pause))
 
     def _goes_on_after(self, mistake: str) -> bool:
         """Answer whoever waits for the first connection; return whether another is tried."""
@@ -160,12 +164,12 @@ class Link:
             await asyncio.to_thread(self.address.load)
         finally:
             self._made.set()
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with TimeLimit(CONNECT_TIMEOUT):
             url = await self.address.find()
         # In a thread, for it reads files.
         connection = await asyncio.to_thread(self.address.new_connection, url)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with TimeLimit(CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
             self._broken = asyncio.get_running_loop().create_future()
@@ -173,7 +177,7 @@ class Link:
                 group.create_task(self._write(connection))
                 group.create_task(self._read(connection))
                 group.create_task(self._end_with(self._broken))
-                async with asyncio.timeout(CONNECT_TIMEOUT):
+                async with TimeLimit(CONNECT_TIMEOUT):
                     await self._greet()
                 self.is_up = True
                 if self._first is not None and not self._first.done():

@@ -24,6 +24,7 @@ from aiollm._fleet.shared_health import SharedHealth
 from aiollm._fleet.shared_limits import LATE_LOOP, LEASE, SharedLimits
 from aiollm._fleet.shared_money import SharedMoney
 from aiollm._fleet.shared_sessions import SharedSessions
+from aiollm._time_limits import TimeLimit
 from aiollm.events import Event, FleetAway, FleetBack
 
 BEAT = 1.0
@@ -105,7 +106,7 @@ class Member:
         await self._link.open()
         if not self.away:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.timeout):
+                async with TimeLimit(self.timeout):
                     await self.health.learnt.wait()
         self._is_tried = True
         if self.away and not self._reason:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from aiollm._fleet import link, member
+from aiollm._fleet.address import Address
 from aiollm.testing import FaultServer, chat
 from tests.fleet.conftest import until
 from tests.turns import turns
@@ -139,6 +140,27 @@ async def test_a_connection_that_ends_anywhere_while_it_is_made_is_made_again(
         assert (await reg.generate("a/m", "hi")).text == "well"
         await until(lambda left=left: len(proxy.cuts) <= max(0, left - 50))
     await until(lambda: reg.fleet.state == "linked")
+
+
+async def test_what_a_process_stood_still_for_while_it_connects_is_not_waited(
+    redis, members, server, monkeypatch
+):
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 30.0)
+    loop, late = asyncio.get_running_loop(), 0.0
+    clock, find = loop.time, Address.find
+    monkeypatch.setattr(loop, "time", lambda: clock() + late)
+
+    async def find_late(address):
+        nonlocal late
+        late += 3600.0
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return await find(address)
+
+    monkeypatch.setattr(Address, "find", find_late)
+    reg = members(redis.url, {"a": server})
+    await reg._resources._member.open()
+    assert reg.fleet.state == "linked"
 
 
 NOISE = {
