@@ -104,6 +104,8 @@ async def test_the_verdict_on_a_wrong_key_is_shared(serve, monkeypatch):
     server = await serve(failing(401))
     async with Registry(env={"LLM_A": server.dsn("openai")}) as reg:
         await outcomes(reg, "a/m", 1)
+        # The next probe is due soon, and the one after it never, however slow the machine is.
+        monkeypatch.setattr(health, "MISCONFIGURED_PROBE_EVERY", 1000.0)
         assert await outcomes(reg, "a/m", 200) == {AuthenticationError.__name__: 200}
         assert server.counts.requests == 2
         assert idle(reg)

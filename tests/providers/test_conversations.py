@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -256,6 +257,7 @@ def gone_on(request: Ongoing, text: str) -> Ongoing:
     return request.having((*request.messages, assistant(text)))
 
 
+@pytest.mark.timeout(180)  # it is all work of a processor
 @settings(max_examples=150)
 @given(turns, st.permutations(range(len(TARGETS))), st.sampled_from([LIMIT, LIMIT, 20_000]))
 def test_what_is_sent_does_not_depend_on_what_was_sent_before(played, order, limit):
