@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -34,6 +38,18 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+if sys.version_info < (3, 12):
+    # pytest parses what is imported, threads import, and Python 3.11 raises SystemError where two
+    # of them parse at a time.
+    _parse, _parsing = ast.parse, threading.RLock()
+    os.register_at_fork(after_in_child=_parsing._at_fork_reinit)
+
+    def _parse_alone(*source: Any, **options: Any) -> Any:
+        with _parsing:
+            return _parse(*source, **options)
+
+    ast.parse = _parse_alone
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:

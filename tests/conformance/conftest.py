@@ -66,7 +66,7 @@ def child(*command: str) -> Iterator[str]:
     try:
         yield json.loads(process.stdout.readline())["url"]
         process.stdin.close()
-        process.wait(10)
+        process.wait(30)
     finally:
         process.kill()
         process.wait()

@@ -56,7 +56,7 @@ def server(local_model: None) -> Iterator[Server]:
         assert (ready["model"], ready["pid"]) == (MODEL, child.pid)
         yield Server(ready["url"], ready["url"].partition("://")[2], ready["pid"])
         child.stdin.close()
-        assert child.wait(10) == 0
+        assert child.wait(30) == 0
         assert child.stdout.read() == b""
     finally:
         child.kill()
