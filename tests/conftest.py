@@ -23,8 +23,9 @@ from hypothesis.internal.conjecture import engine
 
 from tests.loops import FACTORIES, LoopFactory, own_sockets
 
-GRACE = 3.0
-"""Seconds that what is already closing gets until it is gone, also where no CPU is free."""
+LOOKS = 300
+"""Looks, each a hundredth of a second after the last, until what is already closing has to be gone.
+They are as many where no CPU is free, or where this process stood still."""
 
 # A failure is reported before the time of its test is over, which would hide it: its example is
 # made smaller for some seconds only, by default for five minutes, and nothing traces meanwhile.
@@ -128,10 +129,11 @@ def no_leaked_process() -> Iterator[None]:
     """Fail when the test leaves child processes running."""
     before = child_processes()
     yield
-    end = time.monotonic() + GRACE
-    while (leaked := child_processes() - before) and time.monotonic() < end:
+    for _ in range(LOOKS):
+        if not (leaked := child_processes() - before):
+            return
         time.sleep(0.01)
-    if leaked:
+    if leaked := child_processes() - before:
         pytest.fail("leaked processes: " + ", ".join(map(_command, leaked)))
 
 
@@ -144,12 +146,12 @@ def interruptible() -> Iterator[None]:
 
 
 async def _lasting(find: Callable[[], set]) -> set:
-    """Return what `find` still finds after the grace period; an empty find waits for nothing."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + GRACE
-    while (found := find()) and loop.time() < end:
+    """Return what `find` still finds after all looks; an empty find waits for nothing."""
+    for _ in range(LOOKS):
+        if not (found := find()):
+            return found
         await asyncio.sleep(0.01)
-    return found
+    return find()
 
 
 def open_sockets() -> set[str]:
