@@ -23,7 +23,7 @@ async def main() -> None:
     async with Registry() as reg:
         both = [tool_call("weather", {"city": city}) for city in ("Oslo", "Granada")]
         stand_in(reg, anthropic=[both, "Granada: it is warmer."])
-        run = reg.run("anthropic/claude-sonnet-5.5", "Oslo or Granada?", tools=[weather])
+        run = reg.run("anthropic/claude-sonnet-5-5", "Oslo or Granada?", tools=[weather])
         async with run:
             async for step in run:
                 match step:

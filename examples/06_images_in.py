@@ -13,7 +13,7 @@ from stand_ins import stand_in
 
 from aiollm import ImagePart, Registry, Request, user
 
-SPEC = "ls/qwen3-vl:8b,anthropic/claude-sonnet-5.5"
+SPEC = "ls/qwen3-vl:8b,anthropic/claude-sonnet-5-5"
 
 
 async def main(paths: list[str]) -> None:

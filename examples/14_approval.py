@@ -41,7 +41,7 @@ async def main() -> None:
         if saved:
             yes = answer == ["yes"] or "the owner said no"
             approvals = {call.id: yes for call in saved.calls if call.state == "waiting"}
-            spec = "anthropic/claude-sonnet-5.5"  # another provider than before
+            spec = "anthropic/claude-sonnet-5-5"  # another provider than before
             run = reg.run(spec, saved, tools=tools, approvals=approvals, save=keep)
         else:
             run = reg.run("openai/gpt-6.1-sol", "Pay all bills.", tools=tools, save=keep)

@@ -14,20 +14,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONTINUED = {"README", "docs/recipes/jupyter"}
+"""Pages whose blocks go on from what was said before."""
+
 PREPARED = """import aiollm
 import msgspec
 class City(msgspec.Struct):
     name: str
 reg: aiollm.Registry
 request: aiollm.Request
-capabilities: aiollm.Capabilities
 def show(text: str) -> None: ...
 def clear() -> None: ...
 def count(usage: aiollm.Usage) -> None: ...
-async def block() -> None:
 """
-"""Names that pages use without saying where they come from. None that a block imports is among
-them: for Python 3.14, pyright prefers a name out here in hints, which are evaluated late."""
+"""Names that those pages use without saying where they come from. None that a block imports is
+among them: for Python 3.14, pyright prefers a name out here in hints, which are evaluated late."""
 
 STRICT = ("--strict", "--allow-untyped-defs", "--allow-untyped-calls", "--config-file=")
 STRICT += ("--allow-untyped-decorators", "--disable-error-code=import-untyped")
@@ -43,7 +44,10 @@ def blocks(tmp_path_factory) -> Path:
         name = re.sub(r"\W", "_", place).lower()
         for number, block in enumerate(BLOCK.findall(page.read_text())):
             body = textwrap.indent(block, "    ")
-            (folder / f"{name}_{number}.py").write_text(PREPARED + body)
+            prepared = PREPARED if place in CONTINUED else ""
+            (folder / f"{name}_{number}.py").write_text(
+                f"{prepared}async def block() -> None:\n{body}"
+            )
     return folder
 
 

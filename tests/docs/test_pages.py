@@ -21,10 +21,19 @@ ELSEWHERE = {"testing.md", "images-out.md", "local-servers.md", "mcp.md"}
 ELSEWHERE |= {"recipes/pytest.md", "recipes/celery.md", "recipes/llama-swap.md"}
 """Pages whose blocks are tests themselves, or need other servers: they have tests of their own."""
 
+CONTINUED = {"README.md", "recipes/jupyter.md"}
+"""Pages whose blocks go on from what was said before. Any other block can be pasted as it is."""
+
+MODELS = {
+    *("openai/gpt-6.1-sol", "openai/gpt-image-2", "openai/gpt-image-2.5-flare"),
+    *("anthropic/claude-sonnet-5-5", "anthropic/claude-opus-4-8", "google/gemini-3.8-flash"),
+}
+"""What the vendors' lists of models have (November 2026)."""
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
-    pytest.param(block, id=f"{place}-{number}")
+    pytest.param(place, block, id=f"{place}-{number}")
     for page in PAGES
     if (place := page.relative_to(ROOT).as_posix().removeprefix("docs/")) not in ELSEWHERE
     for number, block in enumerate(BLOCK.findall(page.read_text()))
@@ -116,22 +125,29 @@ async def world(monkeypatch, tmp_path):
         yield server
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-async def test_the_block_runs(block, world):
+@pytest.mark.parametrize(("place", "block"), BLOCKS)
+async def test_the_block_runs(place, block, world):
     async with Registry() as reg:
-        names = {
-            "__name__": "page",
+        given = {
             "reg": reg,
             "request": Request((user("What is it?", ImagePart(PNG)),)),
-            "capabilities": reg.provider("m5").capabilities("qwen3-vl:8b"),
             "City": City,
             "show": lambda text: None,
             "clear": lambda: None,
             "count": lambda usage: None,
         }
+        names = {"__name__": "page"} | (given if place in CONTINUED else {})
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code = compile(block, "page", "exec", flags, dont_inherit=True)
         if "asyncio.run(" in block:  # a complete program needs a thread without a loop
             await asyncio.to_thread(exec, code, names)
         elif inspect.isawaitable(value := eval(code, names)):
             await value
+
+
+def test_models_are_named_as_their_vendors_name_them():
+    text = "".join(page.read_text() for page in [*PAGES, *(ROOT / "examples").glob("*.py")])
+    named = set(
+        re.findall(r"\b((?:openai|anthropic|google)/(?:gpt|claude|gemini)-\w[\w.-]*\w)", text)
+    )
+    assert named <= MODELS
