@@ -24,6 +24,8 @@ from tests.registries import registries
 
 HERE = Path(__file__).parent
 AIMOCK = "1.43.0"
+NODE = (20, 15)
+"""The first version that it runs on."""
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -79,6 +81,11 @@ def installed_aimock() -> Path:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("no node and npm: aimock cannot run")
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, told.strip().removeprefix("v").split(".")[:2])) < NODE:
+        pytest.skip(
+            f"aimock needs Node.js {NODE[0]}.{NODE[1]} or newer, and this is {told.strip()}"
+        )
     root = Path(sys.prefix if sys.prefix != sys.base_prefix else tempfile.gettempdir())
     home = root / "share" / f"aimock-{AIMOCK}"
     entry = home / "node_modules" / "@copilotkit" / "aimock" / "dist" / "index.js"
@@ -91,8 +98,8 @@ def installed_aimock() -> Path:
             subprocess.run(command, cwd=home, capture_output=True, timeout=50, check=True)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             # A machine may have node and no way to the packages: then there is nothing to test.
-            told = (error.stderr or b"").decode("utf-8", "replace").strip()
-            pytest.skip(f"npm cannot install aimock: {told[-200:] or error}")
+            said = (error.stderr or b"").decode("utf-8", "replace").strip()
+            pytest.skip(f"npm cannot install aimock: {said[-200:] or error}")
     return entry
 
 

@@ -59,19 +59,19 @@ def check(blocks: Path, *command: str) -> str:
         env=os.environ | {"MYPY_CACHE_DIR": str(ROOT / ".mypy_cache" / "pages")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done.stdout + done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_mypy_accepts_every_block(blocks) -> None:
     told = check(blocks, "mypy", *STRICT)
     assert "Success: no issues found" in told, told
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_pyright_accepts_every_block(blocks) -> None:
     told = check(blocks, "pyright", "--pythonpath", sys.executable)
     assert "0 errors" in told, told
