@@ -253,10 +253,16 @@ async def test_an_agent_reads_a_book_that_is_longer_than_its_history_may_be(tmp_
 
 
 async def test_an_agent_hears_what_is_typed_while_it_works():
+    """It measures until it is told to stop, however long that takes to arrive."""
     measuring = chat(
         {"tool_calls": [call(0, "m", '{"place": "Oslo"}', "measure")]}, finish="tool_calls"
     )
-    async with FaultServer(measuring, chat("11.5 in Oslo.")) as m5:
+
+    def answer(request: SeenRequest) -> Answer:
+        last = request.json()["messages"][-1]
+        return chat("11.5 in Oslo.") if last["content"] == "only Oslo" else measuring
+
+    async with FaultServer(default=answer) as m5:
         program = started(EXAMPLES / "16_steering.py", typed=True, **dsns({"m5": m5}))
         async with program as process:
             shown = await process.stdout.readuntil(b"}\n")

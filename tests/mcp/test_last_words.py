@@ -37,14 +37,21 @@ async def test_all_that_a_server_wrote_before_it_ended_is_read(monkeypatch, read
 
 
 async def test_an_output_that_something_else_holds_open_is_not_read_for_ever(monkeypatch):
-    monkeypatch.setattr(child, "_PIPE", 100_000)
+    monkeypatch.setattr(child, "_PIPE", 10_000)
     taken, ended = [], asyncio.Event()
     server = child.Child(taken.append, lambda _: ended.set())
     script = """import os, subprocess
-subprocess.Popen(["yes"], start_new_session=True)
-os.write(2, b"started")"""
+os.read(0, 1)
+told, tells = os.pipe()
+other = ["sh", "-c", "head -c 30000 /dev/zero; echo >&2; exec yes"]
+subprocess.Popen(other, stderr=tells, start_new_session=True)
+os.read(told, 1)"""
     await server.spawn([sys.executable, "-I", "-S", "-c", script], child.small_environment(), None)
+    server.pause_reading()
+    server.write(b"!")
+    while not server.has_exited:
+        await asyncio.sleep(0.001)
+    server.resume_reading()
     await ended.wait()
     await server.gone()
-    assert server.has_exited
-    assert sum(map(len, taken)) > 100_000
+    assert sum(map(len, taken)) > 10_000

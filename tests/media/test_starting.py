@@ -44,7 +44,8 @@ async def main():
             pool.fit(ImagePart(photo + bytes([number])), limits) for number in range(4)
         ))
         widths = [each.width for each in made]
-        return dict(widths=widths, processes=pool.statistics().processes, said=said)
+        # One may have done all before the other had begun.
+        return dict(widths=widths, isolated=pool.statistics().processes > 0, said=said)
 
 if __name__ == "__main__":
     exec({before})
@@ -104,20 +105,20 @@ def test_workers_start_where(make, tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     before = f"import select, socket; {FINE[place]}" if "library" in place else FINE[place]
     report = run(make, tmp_path, before, SHADOW=str(shadow))
-    assert report == {"widths": [60] * 4, "processes": 2, "said": []}
+    assert report == {"widths": [60] * 4, "isolated": True, "said": []}
 
 
 @pytest.mark.parametrize("flags", [("-P",), ("-E",), ("-I",), ("-X", "dev"), ("-B", "-OO")])
 def test_workers_start_under_the_flags(make, tmp_path, flags):
     report = run(make, tmp_path, flags=flags)
-    assert report == {"widths": [60] * 4, "processes": 2, "said": []}
+    assert report == {"widths": [60] * 4, "isolated": True, "said": []}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
 @pytest.mark.parametrize("how", ["-v", "-Sv"])
 def test_workers_start_under_a_limit_of_memory_below_their_own(make, tmp_path, how):
     report = run(make, tmp_path, shell=f"ulimit {how} 900000")
-    assert report == {"widths": [60] * 4, "processes": 2, "said": []}
+    assert report == {"widths": [60] * 4, "isolated": True, "said": []}
 
 
 THREAD = {
@@ -150,7 +151,7 @@ CAUSES = {
 def test_a_thread_does_the_work_and_the_cause_is_logged_once_where(make, tmp_path, place):
     report = run(make, tmp_path, THREAD[place])
     assert report["widths"] == [60] * 4
-    assert report["processes"] == 0
+    assert not report["isolated"]
     (said,) = report["said"]
     assert CAUSES[place] in said
     assert "image_workers=0" in said
