@@ -532,7 +532,7 @@ def test_a_server_is_killed_where_its_loop_was_closed(served, registry):
     with asyncio.Runner() as runner:
         reg, server, group = runner.run(start())
         server.kill()
-        runner.run(asyncio.sleep(0.3))
+        runner.run(server._connection._transport.child.gone())
     asyncio.run(until(lambda: not members(group)))  # what is killed takes a moment to go
     asyncio.run(reg.aclose())
 
