@@ -23,7 +23,7 @@ from hypothesis.internal.conjecture import engine
 
 from tests.loops import FACTORIES, LoopFactory, own_sockets
 
-LOOKS = 300
+LOOKS = 1000
 """Looks, each a hundredth of a second after the last, until what is already closing has to be gone.
 They are as many where no CPU is free, or where this process stood still."""
 

@@ -352,7 +352,7 @@ def test_python_m_aiollm_is_the_command(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert run.returncode == cli.USAGE

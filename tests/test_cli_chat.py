@@ -336,7 +336,7 @@ def test_sigterm_closes_the_connection(command):
             if "--json" not in command:
                 assert process.stdout.read(4) == b"Once"
             else:
-                asyncio.run(server.wait_requests(1))
+                asyncio.run(server.wait_requests(1, within=30))  # it has yet to start
             process.send_signal(signal.SIGTERM)
             assert process.wait() == cli.TERMINATED
             assert process.stderr.read() == b""

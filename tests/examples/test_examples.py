@@ -147,7 +147,7 @@ async def test_a_client_that_leaves_a_service_at_any_stage_closes_the_upstream(n
             await before.reached()
         await m5.wait_closed()
         assert b'{"text": "one"}' in await get(port, until=b'one"}')
-        await m5.wait_closed()
+        await m5.wait_closed(2)
         assert m5.counts.closed_by_server == 0
         assert b'{"text": "again"}' in await get(port, until=b"\r\n0\r\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,9 @@ IMPORTS = "import asyncio, os, socket, subprocess\nimport aiollm\n"
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the report on all of them, run under the project's own settings and conftest."""
     folder = tmp_path_factory.mktemp("made_up")
-    (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    guards = (ROOT / "tests/conftest.py").read_text()
+    # Each leak is waited for; the clean test leaves nothing that has to go.
+    (folder / "conftest.py").write_text(re.sub(r"(?m)^GRACE = .*", "GRACE = 0.5", guards))
     for number, test in enumerate([*LEAKS.values(), CLEAN]):
         (folder / f"test_made_up_{number}.py").write_text(IMPORTS + test)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]

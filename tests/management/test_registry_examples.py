@@ -24,7 +24,7 @@ def run(example: str, *arguments: str, **servers: str) -> str:
         env=env | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -156,11 +156,12 @@ async def test_a_tunnel_that_is_cut_at_once_names_the_proxy(registry, make_proxy
 async def test_an_unreachable_proxy_is_at_fault_and_the_direct_way_is_not(
     serve, registry, pki, gateway
 ):
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
     direct = gateway.dsn(ca=pki.path("ca.pem"))
-    reg = registry({"gw": f"{direct}&proxy=http://localhost:{port}", "direct": direct})
-    error = await failure(reg)
+    with socket.socket() as bound:  # nobody else gets its port, and it does not listen
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        reg = registry({"gw": f"{direct}&proxy=http://localhost:{port}", "direct": direct})
+        error = await failure(reg)
     assert f"the proxy http://localhost:{port} cannot be reached" in str(error)
     assert classify(error).harms == "target", "an outage may pass soon"
     assert (await reg.generate("direct/m", "hi")).attempts[0].queued == 0
