@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import AnyStr
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +41,20 @@ def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+@contextmanager
+def waited_for(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """Wait for a process at the end of a block, and kill it where the block fails.
+
+    `with process` alone would then wait for it however long it runs, and so hold up all tests.
+    """
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def is_gone(pid: int) -> bool:

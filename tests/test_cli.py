@@ -22,7 +22,7 @@ from aiollm import ConfigError, ConnectError, FinishReason, Registry, __version_
 from aiollm.cli import ask, terminal
 from aiollm.cli.session import VENDOR_VARIABLES
 from aiollm.testing import FaultServer, chat, sse
-from tests.programs import run_program
+from tests.programs import run_program, waited_for
 
 DOWN = "openai+http://127.0.0.1:9/v1"
 
@@ -366,7 +366,7 @@ def test_ctrl_c_ends_the_wait_for_standard_input() -> None:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    with process:
+    with waited_for(process):
         assert process.stdin is not None
         assert process.stderr is not None
         wait_until_it_reads(process.stdin)

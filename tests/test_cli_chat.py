@@ -21,6 +21,7 @@ import pytest
 
 from aiollm import cli, local
 from aiollm.testing import Answer, FaultServer, Gate, chat, sse
+from tests.programs import waited_for
 
 ROOT = Path(__file__).parents[1]
 EVIL = (
@@ -296,13 +297,14 @@ def test_no_encoding_makes_it_fail(encoding):
 def test_a_reader_that_leaves_ends_it_silently_and_closes_the_connection():
     gate = Gate()
     with FaultServer(chat("first\n", gate, "second\n" * 99)).in_thread() as server:
-        with subprocess.Popen(
+        asking = subprocess.Popen(
             [sys.executable, "-m", "aiollm", "ask", "-m", "box/m", "Hi"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(server.dsn("openai")),
-        ) as process:
+        )
+        with waited_for(asking) as process:
             assert process.stdout.readline() == b"first\n"
             process.stdout.close()
             gate.open()
@@ -324,13 +326,14 @@ def test_a_full_disk_is_an_error_in_one_line():
 def test_sigterm_closes_the_connection(command):
     gate = Gate()
     with FaultServer(chat("Once", gate)).in_thread() as server:
-        with subprocess.Popen(
+        asking = subprocess.Popen(
             [sys.executable, "-m", "aiollm", *command, "-m", "box/m"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(server.dsn("openai")),
-        ) as process:
+        )
+        with waited_for(asking) as process:
             process.stdin.write(b"Hi\n")
             process.stdin.close() if command[0] == "ask" else process.stdin.flush()
             if "--json" not in command:

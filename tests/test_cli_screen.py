@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ import pytest
 from aiollm import cli
 from aiollm.cli import layout
 from aiollm.testing import Answer, FaultServer, Gate, chat
+from tests.programs import waited_for
 
 ROOT = Path(__file__).parents[1]
 LISTED = Answer(200, {}, {"data": [{"id": "qwen3:8b"}, {"id": "\u732b\u306e\u30e2\u30c7\u30eb"}]})
@@ -49,14 +50,16 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def started(
     environment: dict[str, str], *arguments: str, stdout: int, stderr: int
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "aiollm", *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=True,
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return waited_for(
+        subprocess.Popen(
+            [sys.executable, "-m", "aiollm", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import is_gone
+from tests.programs import is_gone, waited_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +116,7 @@ sys.stdin.read()
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
 def test_a_server_of_tests_ends_with_the_killed_process_that_started_it() -> None:
     parent = subprocess.Popen([sys.executable, "-c", SERVER], stdin=-1, stdout=-1, text=True)
-    with parent:
+    with waited_for(parent):
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         parent.kill()

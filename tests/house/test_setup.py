@@ -11,11 +11,12 @@ import re
 import shutil
 import subprocess
 import tomllib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.programs import python
+from tests.programs import python, waited_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,16 +83,18 @@ def machine(tmp_path: Path) -> Path:
 
 def started(
     machine: Path, output: int, what: str = "dev", **variables: str
-) -> subprocess.Popen[str]:
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start setup, usually for development."""
     path = f"{machine / 'programs'}:{os.environ['PATH']}"
-    return subprocess.Popen(
-        [machine / "scripts" / "setup", what],
-        env={"PATH": path, "TERM": "xterm"} | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.PIPE,
-        text=True,
+    return waited_for(
+        subprocess.Popen(
+            [machine / "scripts" / "setup", what],
+            env={"PATH": path, "TERM": "xterm"} | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiollm import McpServer, Registry
-from aiollm._mcp import sdk
+from aiollm._mcp import connection, sdk
 from tests.programs import python
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
@@ -30,6 +30,12 @@ def loaded() -> None:
     """Load the SDK once, so that no test's time is that of its import."""
     if importlib.util.find_spec("mcp") is not None:
         sdk._loaded.append(sdk._load())
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for the end of a server: a busy machine is slow to begin and to end a process."""
+    monkeypatch.setattr(connection, "LEAVE", 20.0)
 
 
 @pytest.fixture

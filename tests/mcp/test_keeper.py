@@ -17,22 +17,21 @@ import pytest
 
 from aiollm._mcp import child
 from tests.mcp.test_stdio_servers import SCRIPT, members, until
+from tests.programs import waited_for
 
 
 def test_a_keeper_outlives_a_server_that_has_to_be_killed():
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", child._KEEPER, str(theirs.fileno()), str(os.getpid())]
     served = [sys.executable, "-S", str(SCRIPT), "stubborn"]
-    with (
-        ours,
-        subprocess.Popen(
-            [*command, *served],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-        ) as keeper,
-    ):
+    started = subprocess.Popen(
+        [*command, *served],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,
+    )
+    with ours, waited_for(started) as keeper:
         theirs.close()
         first = ours.recv(4096)
         ours.shutdown(socket.SHUT_WR)

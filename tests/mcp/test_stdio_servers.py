@@ -33,7 +33,7 @@ from aiollm._mcp.stdio import StdioTransport
 from aiollm._mcp.traffic import Traffic
 from aiollm.events import McpDied, McpRestarted, McpStarted, McpToolsChanged
 from aiollm.testing import FakeProvider, tool_call
-from tests.programs import python
+from tests.programs import python, waited_for
 
 SCRIPT = Path(__file__).with_name("fake_server.py")
 
@@ -515,7 +515,7 @@ async def test_nothing_is_left_where_the_program_is_killed():
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": root},
     )
-    with program:
+    with waited_for(program):
         group = int(await asyncio.to_thread(program.stdout.readline))
         assert len(members(group)) == 3
         program.kill()

@@ -270,7 +270,8 @@ class Holding:
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
+        self._listener.settimeout(20)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.saw_the_end = False
 
