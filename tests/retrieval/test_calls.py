@@ -182,6 +182,8 @@ async def test_a_failed_call_leaves_no_cycle(registry, inputs):
     """Its error, which has all vectors that came, goes with its last reference."""
     reg = registry({})
     reg.register("fake", FakeProvider(default=dies).provider())
+    with pytest.raises(FailoverError):  # loads what the first call of a process needs
+        await reg.embed("fake/m", inputs, batch=1, max_wait=0)
     gc.collect()
     gc.disable()
     try:
