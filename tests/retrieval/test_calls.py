@@ -254,6 +254,7 @@ async def test_many_batches_are_joined_in_steps_and_as_if_at_once(registry, monk
     """A million inputs are tens of thousands of batches: tens of milliseconds."""
     reg = registry({})
     reg.register("fake", FakeProvider().provider())
+    await reg.embed("fake/m", "x")  # what the first call of a process loads takes turns, too
     async with turns() as few:
         one = await reg.embed("fake/m", texts(120), batch=2)
     monkeypatch.setattr("aiollm._retrieval.embed.JOINED_AT_ONCE", 1)
