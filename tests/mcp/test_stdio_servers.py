@@ -51,7 +51,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-async def until(holds, seconds=8.0):
+async def until(holds, seconds=20.0):
     """Wait until something holds in another process."""
     end = time.monotonic() + seconds
     while not holds():

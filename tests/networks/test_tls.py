@@ -277,7 +277,7 @@ class Holding:
 
     def _serve(self) -> None:
         sock, _ = self._listener.accept()
-        sock.settimeout(5)  # seconds; OpenSSL's farewell alone is not the end
+        sock.settimeout(20)  # seconds; OpenSSL's farewell alone is not the end
         with sock.dup() as raw, self._context.wrap_socket(sock, server_side=True) as tls:
             asked = b""
             while b'"messages"' not in asked:
