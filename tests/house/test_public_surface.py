@@ -76,6 +76,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert aiollm.__version__ == importlib.metadata.version("aiollm-client")
 
 
+@pytest.mark.timeout(300)
 def test_every_symbol_has_a_type_that_all_checkers_agree_on() -> None:
     tools = Path(sys.executable).parent
     run = subprocess.run(
@@ -92,7 +93,7 @@ def test_every_symbol_has_a_type_that_all_checkers_agree_on() -> None:
         env=os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     report = json.loads(run.stdout)["typeCompleteness"]
