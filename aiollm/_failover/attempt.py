@@ -12,7 +12,7 @@ from aiollm._failover.admission import Admission
 from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
 from aiollm._failover.health import without_frames
-from aiollm._failover.openers import Batches, close_now
+from aiollm._failover.openers import Batches, Preparing, close_now
 from aiollm._wire.batch import Batch
 from aiollm.errors import (
     ConfigError,
@@ -213,7 +213,7 @@ class ActiveAttempt:
         return True
 
     async def _step(self) -> Sequence[Item] | None:
-        """Return the next batch, None where the answer that was handed over has to be waited for.
+        """Return the next batch, None where it has to be waited for.
 
         Raises: what the stream raises, StopAsyncIteration.
         """
@@ -221,10 +221,14 @@ class ActiveAttempt:
         if batches is None:
             batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
         batch = await anext(batches)
-        if not batch and (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
-            self.answer = answer
-            got: Any = answer.take()  # often the first bytes came with the headers
-            return got if type(got) is Batch else await got
+        if not batch:
+            if (answer := getattr(batch, "answer", None)) is not None:  # a `Handover`
+                self.answer = answer
+                got: Any = answer.take()  # often the first bytes came with the headers
+                return got if type(got) is Batch else await got
+            if type(batch) is Preparing:
+                self._deadlines.hold()
+                return await anext(batches)
         return batch if self._is_answered else self._note_life(batch)
 
     def _note_life(self, batch: Sequence[Item]) -> Sequence[Item]:
@@ -332,7 +336,7 @@ class ActiveAttempt:
         self.answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches
-        was_sent = batches is not None and not _never_left(error)
+        was_sent = batches is not None and not self._deadlines.is_held and not _never_left(error)
         if batches is not None:
             self._batches = None
             close_now(batches)

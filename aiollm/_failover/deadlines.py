@@ -7,6 +7,7 @@ alone, so a generator may move from one task to another between two waits.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any, Literal, TypeAlias
 
@@ -127,10 +128,23 @@ class AttemptDeadlines:
         if total_at is not None:
             watchdog.expect(max(total_at, now))
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the attempt's own deadlines have not begun: nothing was sent yet."""
+        return self.started == math.inf
+
+    def hold(self) -> None:
+        """Let no deadline but that of the call pass until the next sign of life."""
+        self.started = math.inf
+
     def alive(self) -> None:
         """Note that bytes arrived."""
         now = self._watchdog.time()
         if self._alive_at is None:
+            if self.is_held:
+                self.started = now  # what came is this process's own
+                self._watchdog.expect(now)
+                return
             self._waited = now - self.started
             if self._limits.idle is not None:
                 self._watchdog.expect(now + self._limits.idle)

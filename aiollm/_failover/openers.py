@@ -43,6 +43,14 @@ Batches: TypeAlias = AsyncGenerator[Sequence[Item], None]
 """What an attempt reads: each batch is what one read brought, an empty one a sign of life."""
 
 
+class Preparing(list[Item]):
+    """An empty batch: up to the next one, and with that, this process prepares what it will send.
+
+    That takes no time of the server's and is no sign of its life, and who leaves meanwhile has sent
+    nothing.
+    """
+
+
 class SharedResources(Transport, Transports, Protocol):
     """What the calls of a registry share."""
 
@@ -195,12 +203,12 @@ class ChatOpener(TargetOpener):
         self, provider: Provider, target: Target, request: Request, notices: list[Notice]
     ) -> Batches:
         """Make the images fit the target, note what was left out, then run."""
+        yield Preparing()
         if self.has_images(request):
             facts = provider.capabilities(target.model)
             request, left_out = await self._resources.fit(request, facts)
             notices += (Notice(message, image_elided=True) for message in left_out)
-        if notices:
-            yield notices
+        yield notices
         batches = self._run(provider, target, request)
         try:
             async for batch in batches:
@@ -230,7 +238,9 @@ class ImageOpener(TargetOpener):
         if own.adapter is None and (load := loader_of(own.codecs)) is not None:
             await load_modules(*_DRAWING)
             await in_thread(load)
+        yield Preparing()
         request = await self._fitted(provider, target)
+        yield ()
         run = own.adapter or _drawing()
         transport = self._resources.transport_of(provider)
         batches = run(provider, transport, target, request, self.timeouts[target])

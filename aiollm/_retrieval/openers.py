@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from msgspec.structs import replace
 
 from aiollm._failover.loading import in_thread
-from aiollm._failover.openers import Batches, SharedResources, TargetOpener, close_now
+from aiollm._failover.openers import Batches, Preparing, SharedResources, TargetOpener, close_now
 from aiollm._http import retrieving
 from aiollm.errors import UnsupportedError
 from aiollm.provider import Adapter, Provider
@@ -62,7 +62,10 @@ class RetrievalOpener(TargetOpener, Generic[AskedT]):
         if request.extra:
             wires = wires_of(provider.codec.family)[:1]
             request = replace(request, extra=fields_of(request.extra, wires, target))
-        request = await self._fitted(request, provider, target)
+        if self._has_images(request):
+            yield Preparing()
+            request = await self._fitted(request, provider, target)
+            yield ()
         operation = provider.operations[self.key]
         if operation.adapter is None and (load := loader_of(operation.codecs)) is not None:
             await in_thread(load)
@@ -75,6 +78,10 @@ class RetrievalOpener(TargetOpener, Generic[AskedT]):
                 yield batch
         finally:
             close_now(batches)
+
+    @staticmethod
+    def _has_images(request: Any) -> bool:  # noqa: ARG004
+        return False
 
     async def _fitted(self, request: AskedT, provider: Provider, target: Target) -> AskedT:  # noqa: ARG002
         return request
@@ -112,11 +119,13 @@ class EmbedOpener(RetrievalOpener[EmbedRequest]):
             if isinstance(item, Embeddings):
                 self._space.check(item, target)
 
+    @staticmethod
+    def _has_images(request: EmbedRequest) -> bool:
+        return not all(isinstance(each, str) for each in request.inputs)
+
     async def _fitted(
         self, request: EmbedRequest, provider: Provider, target: Target
     ) -> EmbedRequest:
-        if all(isinstance(each, str) for each in request.inputs):
-            return request
         facts = provider.capabilities(target.model)
         # Each alone: a batch may hold more images than a conversation.
         inputs: list[EmbedInput] = [
