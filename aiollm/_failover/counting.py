@@ -171,13 +171,13 @@ class _Counting:
         """Return a count, from which the estimates of later calls learn."""
         if count.certainty == "exact":
             line = self._gate.line(count.target, self._opener.providers[count.target])
-            line.estimate.learn_input(self._opener.size, count.tokens)
+            line.estimate.learn_input(self._opener.size_at(line), count.tokens)
         return count
 
     def _estimated(self, target: Target) -> TokenCount:
         line = self._gate.line(target, self._opener.providers[target])
         line.learn_always()
-        tokens, _ = line.estimate.reserve(self._opener.request, self._opener.size)
+        tokens, _ = line.estimate.reserve(self._opener.request, self._opener.size_at(line))
         return TokenCount(math.ceil(tokens), "estimated", target)
 
 

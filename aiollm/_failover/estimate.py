@@ -8,6 +8,7 @@ counted as so many bytes of text; what a target counts is learnt from its answer
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -200,6 +201,30 @@ def size_of(request: AnyRequest) -> float:
         if isinstance(tool, Tool):
             size += _text(tool.description) + _json(tool.parameters)
     return size if request.output is None else size + _schema(request.output)
+
+
+def measure(request: AnyRequest) -> tuple[float, int, float]:
+    """Return the size of a request, the number of images in its messages, and their size."""
+    size = size_of(request)
+    if not isinstance(request, Request) or not (images := int(total(request, _images_in))):
+        return size, 0, 0.0
+    return size, images, total(request, _size_of_images)
+
+
+def _images_in(message: Message) -> float:
+    return float(sum(1 for _ in _images(message)))
+
+
+def _size_of_images(message: Message) -> float:
+    return sum(map(_part, _images(message)))
+
+
+def _images(message: Message) -> Iterator[ImagePart]:
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            yield part
+        elif isinstance(part, ToolResultPart):
+            yield from (each for each in part.content if isinstance(each, ImagePart))
 
 
 def size_of_message(message: Message) -> float:

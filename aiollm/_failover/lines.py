@@ -245,7 +245,7 @@ class Line:
             for kind, meter in each.items():
                 units = 1.0
                 if kind != "requests":
-                    units = self.estimate.share(kind, demand.request, demand.size)
+                    units = self.estimate.share(kind, demand.request, demand.size_at(self))
                     if units > meter.limit >= self._least(kind, demand):
                         units = meter.limit  # the estimate may be too high: wait for all of it
                 yield kind, meter, units
@@ -257,7 +257,7 @@ class Line:
         return slots.held / (max(1, int(slots.limit)) * weight)
 
     def _least(self, kind: Kind, demand: Demand) -> float:
-        return self.estimate.least(kind, demand.request, demand.size)
+        return self.estimate.least(kind, demand.request, demand.size_at(self))
 
     def never_fits(self, demand: Demand) -> BusyError | None:
         """Return the error of a request that exceeds a limit by itself, None for any other."""
@@ -278,7 +278,7 @@ class Line:
         """Correct what was booked for tokens by what was used."""
         if usage.certainty == "missing":
             return
-        self.estimate.learn(demand.size, usage)
+        self.estimate.learn(demand.size_at(self), usage)
         for kind, meter, units in booked:
             if kind != "requests":
                 meter.settle(units, used(kind, usage))

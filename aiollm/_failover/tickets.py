@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from aiollm.types import Target
 
 if TYPE_CHECKING:
     from aiollm._failover.estimate import AnyRequest
+    from aiollm.provider import Provider
 
 LineT = TypeVar("LineT")
 
@@ -49,6 +50,13 @@ class Patience(msgspec.Struct):
         self.recovering = self.recovering + seconds if recovers else 0.0
 
 
+class Place(Protocol):
+    """Where a request goes to."""
+
+    provider: Provider
+    target: Target
+
+
 class Demand:
     """What a call asks of limits: its request, measured once and only where tokens count."""
 
@@ -56,16 +64,24 @@ class Demand:
 
     def __init__(self, request: AnyRequest) -> None:
         self.request = request
-        self._size: float | None = None
+        self._size: tuple[float, int, float] | None = None
 
-    @property
-    def size(self) -> float:
-        """The bytes of text in the request, files counted as if they were text."""
+    def size_at(self, place: Place) -> float:
+        """Return the bytes of text in the request, files counted as if they were text.
+
+        Images that the target is not sent, because they are too many for it, are left out.
+        """
         if self._size is None:
-            from aiollm._failover.estimate import size_of  # for token limits alone
+            from aiollm._failover.estimate import measure  # for token limits alone
 
-            self._size = size_of(self.request)
-        return self._size
+            self._size = measure(self.request)
+        size, images, their_size = self._size
+        if not images:
+            return size
+        facts = place.provider.capabilities(place.target.model)
+        most = facts.max_images_per_request if facts.images else 0
+        left_out = 0 if most is None else max(0, images - most)
+        return size - their_size * left_out / images
 
 
 class Ticket(Generic[LineT]):

@@ -17,6 +17,7 @@ from aiollm import (
     Limits,
     Price,
     Registry,
+    Request,
     Timeouts,
     user,
 )
@@ -140,3 +141,15 @@ async def test_limits_are_learnt_though_images_were_left_out(serve):
         response = await reg.generate("box/m", user("what?", PIXEL, PIXEL))
         assert len(response.warnings) == 1
         assert reg.limits()[0].learnt == {"requests": 60}
+
+
+@pytest.mark.parametrize(
+    ("facts", "options"),
+    [({"max_images_per_request": 5}, {}), ({"images": False}, {"on_unsupported": "drop"})],
+)
+async def test_images_that_a_target_is_not_sent_take_nothing_of_its_limits(facts, options):
+    asked = Request([user("see", PIXEL) for _ in range(50)], max_output_tokens=50)
+    async with Registry(env={}, retries=0) as reg:
+        reg.register("fake", FakeProvider().provider(facts=facts), limits=Limits(tpm=20_000))
+        await reg.generate("fake/m", asked, **options)
+        assert reg.limits()[0].used["tokens"] < 6_000
