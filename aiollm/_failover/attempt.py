@@ -13,6 +13,7 @@ from aiollm._failover.call import Call
 from aiollm._failover.deadlines import AttemptDeadlines, is_total
 from aiollm._failover.health import without_frames
 from aiollm._failover.openers import Batches, Preparing, close_now
+from aiollm._http.unsent import is_unsent
 from aiollm._wire.batch import Batch
 from aiollm.errors import (
     ConfigError,
@@ -208,7 +209,7 @@ class ActiveAttempt:
         if isinstance(error, Exception):
             self._fail(error)
             return not moves_on or self._call.ends_with(error)
-        self.close("abandoned")
+        self.close("abandoned", was_sent=not is_unsent(error))
         self._call.opener.forget(error)
         return True
 
@@ -328,7 +329,9 @@ class ActiveAttempt:
         self.is_released = True  # as `close` does, but what became of it is booked
         deadlines.stop()
 
-    def close(self, outcome: Outcome, error: Exception | None = None) -> None:
+    def close(
+        self, outcome: Outcome, error: Exception | None = None, *, was_sent: bool = True
+    ) -> None:
         """Release everything and book the outcome unless there is one; idempotent."""
         if self.is_released:
             return
@@ -336,7 +339,8 @@ class ActiveAttempt:
         self.answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches
-        was_sent = batches is not None and not self._deadlines.is_held and not _never_left(error)
+        is_open = batches is not None and not self._deadlines.is_held
+        was_sent = was_sent and is_open and not _never_left(error)
         if batches is not None:
             self._batches = None
             close_now(batches)

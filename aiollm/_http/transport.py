@@ -24,6 +24,7 @@ from aiollm._http.pieces import Pieces, has_bytes, in_pieces
 from aiollm._http.receiving import SendNotes
 from aiollm._http.repeated import RepeatedResponse, Repeater
 from aiollm._http.translation import FOREIGN, translate
+from aiollm._http.unsent import note_unsent
 from aiollm._time_limits import TimeLimit
 from aiollm._wire.body import Body
 from aiollm._wire.redaction import forget_variables
@@ -286,6 +287,8 @@ class HttpTransport:
         except BaseException as error:
             # A cancellation passes aiohttp's frames, whose variables hold the headers.
             forget_variables(error)
+            if not sent.began:
+                note_unsent(error)
             raise
         if not stale:
             try:

@@ -153,3 +153,32 @@ async def test_images_that_a_target_is_not_sent_take_nothing_of_its_limits(facts
         reg.register("fake", FakeProvider().provider(facts=facts), limits=Limits(tpm=20_000))
         await reg.generate("fake/m", asked, **options)
         assert reg.limits()[0].used["tokens"] < 6_000
+
+
+@pytest.mark.parametrize("spec", ["box/m", "box/m|fake/m"])
+async def test_who_leaves_before_there_is_a_connection_gets_everything_back(spec):
+    """The caller, or a race that another target wins, while TLS is not agreed on yet."""
+    begun, gate, budget = asyncio.Event(), Gate(), Budget(usd=100)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    env = {"LLM_BOX": f"openai://key@127.0.0.1:{port}/v1?rpm=600&tpm=20000"}
+    async with server, Registry(env=env, prices={"*": Price(1, 1)}, stagger=0) as reg:
+        reg.register("fake", FakeProvider([gate, "won"]).provider())
+        call = asyncio.ensure_future(reg.generate(spec, "hi", budget=budget))
+        await begun.wait()
+        if spec == "box/m":
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert (budget.spent, budget.reserved) == (0, 0)
+        else:
+            gate.open()
+            assert (await call).cost.lost == 0
+        (limits,) = [each for each in reg.limits() if each.target.provider == "box"]
+        assert limits.used == {"requests": 0.0, "tokens": 0.0}
