@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
+from aiollm._http.unsent import note_unsent
 from aiollm._settings.network import with_query
 from aiollm.provider import HttpRequest, Provider, Reply
 
@@ -47,7 +48,11 @@ class Access:
 
         assert isinstance(token, DynamicToken)
         tokens = self._shared.open_tokens()
-        secret = await tokens.get(token, connect)
+        try:
+            secret = await tokens.get(token, connect)
+        except BaseException as error:
+            note_unsent(error)
+            raise
         headers = request.headers
         request = replace(request, headers=with_token(headers, secret))
         reply = await self._send(request, connect)

@@ -1,4 +1,4 @@
-"""Cancellations that came before a connection was there, so before any byte of a request."""
+"""Cancellations that came before there was a connection, and so before any byte of a request."""
 
 from __future__ import annotations
 

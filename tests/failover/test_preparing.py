@@ -182,3 +182,22 @@ async def test_who_leaves_before_there_is_a_connection_gets_everything_back(spec
             assert (await call).cost.lost == 0
         (limits,) = [each for each in reg.limits() if each.target.provider == "box"]
         assert limits.used == {"requests": 0.0, "tokens": 0.0}
+
+
+async def test_who_leaves_before_there_is_a_token_gets_everything_back():
+    gate, budget = Gate(), Budget(usd=100)
+
+    async def token() -> str:
+        await gate.passes()
+        return "key"
+
+    async with Registry(env={}, prices={"*": Price(1, 1)}) as reg:
+        limits = Limits(rpm=600, tpm=20_000)
+        reg.register("box", "openai+http://127.0.0.1:9/v1", token=token, limits=limits)
+        call = asyncio.ensure_future(reg.generate("box/m", "hi", budget=budget))
+        await gate.reached()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert reg.limits()[0].used == {"requests": 0.0, "tokens": 0.0}
+        assert (budget.spent, budget.reserved) == (0, 0)
