@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from aiollm._bulk.source import RowToAsk
-from aiollm._failover.health import is_connection_failure
+from aiollm._failover.breaker import is_connection_failure
 from aiollm.errors import (
     BudgetError,
     BusyError,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiollm.errors import DeadlineError
+from aiollm.errors import ConnectError, DeadlineError
 
 LATENCIES = 64
 """First-output latencies remembered per target."""
@@ -42,6 +42,12 @@ def hang_of(error: BaseException, seconds: float, *, answered: bool) -> float:
     ):
         return min(seconds, error.after or seconds)
     return 0.0 if answered else seconds
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    return isinstance(error, ConnectError) or (
+        isinstance(error, DeadlineError) and error.which == "connect"
+    )
 
 
 class SharedOpening:

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
-from aiollm._failover.breaker import Breaker, SharedState, hang_of
+from aiollm._failover.breaker import Breaker, SharedState, hang_of, is_connection_failure
 from aiollm._failover.jitter import uniform
 from aiollm.errors import (
-    ConnectError,
-    DeadlineError,
     LLMError,
     LocalError,
     ProtocolError,
@@ -138,8 +136,9 @@ class Permit:
         stated, is_unreachable = stated_wait(error), is_connection_failure(error)
         if not is_unreachable:
             self._recover(self._host)
-        now, is_telling = self._health.clock(), bool(stated or is_unreachable)
-        if self._breaker.is_stray(now, is_telling=is_telling) and not _is_long(error):
+        is_telling = bool(stated or is_unreachable)
+        is_stray = self._breaker.is_stray(self._health.clock(), is_telling=is_telling)
+        if is_stray and not _is_long(error):
             self.pause = stated
             return ()
         hang = self.hang(error, had_output=had_output)
@@ -413,12 +412,6 @@ def _get(breakers: OrderedDict[K, Breaker], key: K) -> Breaker:
     else:
         breakers.move_to_end(key)
     return breaker
-
-
-def is_connection_failure(error: BaseException) -> bool:
-    return isinstance(error, ConnectError) or (
-        isinstance(error, DeadlineError) and error.which == "connect"
-    )
 
 
 def without_frames(error: Exception) -> Exception:

@@ -189,15 +189,12 @@ class Pace:
             self._refusals += 1
         self._in_vain += in_vain
         retry_after = min(MAX_RETRY_AFTER, self._believed(retry_after))
-        if self.is_shared:
-            retry_after = max(TELLING, retry_after)
         if self.meter is not None and now < self._cut_at + SOON:
             # An exact Retry-After may be 50 ms: measured over that, any pace is too high.
             retry_after = max(retry_after, self._cut_at + SOON - now)
             self._is_soon = True
-        self.is_active = True
         self._refused_at = self._grown_at = now
-        self.blocked_until = max(self.blocked_until, now + retry_after)
+        self.pause(now + retry_after)
         self._measured_until = self.blocked_until
         return self.blocked_until - now
 
@@ -206,7 +203,7 @@ class Pace:
             return _backoff(self._refusals)
         if retry_after < FIRST_BACKOFF and self._in_vain > BELIEVED:
             return _backoff(self._in_vain - BELIEVED)
-        return retry_after
+        return max(TELLING if self.is_shared else 0.0, retry_after)
 
     def pause(self, until: float) -> None:
         """Let nothing go before that time, which says nothing of the pace."""

@@ -68,8 +68,7 @@ class RandomRefusals:
             self._needed *= 2  # each time that it was wrong has cost refusals
             return Speed(max(self._kept.limit, taken), self._kept.burst)
         if self._sent > MEMORY:
-            self._sent /= 2
-            self._refused /= 2
+            self._sent, self._refused = self._sent / 2, self._refused / 2
         return Speed(min(2 * now.limit, FASTEST), 2 * now.burst)
 
     def _suspected(self, now: Speed, sent: float, refused: float, explained: float) -> Speed | None:

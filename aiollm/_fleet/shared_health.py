@@ -15,13 +15,12 @@ from typing import Any
 import msgspec
 
 from aiollm import errors
-from aiollm._failover.breaker import Breaker, SharedState
+from aiollm._failover.breaker import Breaker, SharedState, is_connection_failure
 from aiollm._failover.gate import Gate
 from aiollm._failover.health import (
     MISCONFIGURED_PROBE_EVERY,
     PROBE_EVERY,
     PROBE_LEASE,
-    is_connection_failure,
     stated_wait,
 )
 from aiollm._failover.lines import Line

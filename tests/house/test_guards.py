@@ -73,7 +73,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("made_up")
     guards = (ROOT / "tests/conftest.py").read_text()
     # Each leak is waited for; the clean test leaves nothing that has to go.
-    (folder / "conftest.py").write_text(re.sub(r"(?m)^GRACE = .*", "GRACE = 0.5", guards))
+    (folder / "conftest.py").write_text(re.sub(r"(?m)^LOOKS = .*", "LOOKS = 50", guards))
     for number, test in enumerate([*LEAKS.values(), CLEAN]):
         (folder / f"test_made_up_{number}.py").write_text(IMPORTS + test)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
