@@ -2,7 +2,8 @@
 
 `python benchmarks/fleet.py [case ...]` prints counts and ratios; it starts a `redis-server` of its
 own. The provider counts as that of `crowd.py`: a token bucket of one second's worth. The cases:
-`rate` (declared, in a fleet and without one), `slots`, `opening` (how long until the others know),
+`load` (what 100 members take of the server, idle and for each call under three limits), `rate`
+(declared, in a fleet and without one), `slots`, `opening` (how long until the others know),
 `killed` (a process with all slots dies), `away` (Redis dies and comes back in mid-run), `counting`
 (200 members ask for three times a token limit, of providers that count in three ways), `faults`
 (what goes wrong with Redis in mid-run, and what callers see of it).
@@ -24,8 +25,8 @@ from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from aiollm import BusyError, FailoverError, Registry
-from aiollm.testing import Answer, FaultServer, Gate, Pause, chat
+from aiollm import BusyError, FailoverError, Limits, Registry
+from aiollm.testing import Answer, FakeProvider, FaultServer, Gate, Pause, chat
 
 HERE = Path(__file__).parent
 spec = importlib.util.spec_from_file_location("crowd", HERE / "crowd.py")
@@ -41,6 +42,9 @@ TOKENS = 20_000.0
 ANSWER_TOKENS = 100
 
 SECONDS = 60.0
+
+MEMBERS, CALLS_EACH, IDLE = 100, 100, 20.0
+"""Of `load`; `IDLE` in seconds."""
 
 WELL = {"choices": [{"index": 0, "message": {"content": "ok"}, "finish_reason": "stop"}]}
 
@@ -296,6 +300,46 @@ FAULTS = {
 }
 
 
+def _info(url: str) -> tuple[float, int]:
+    """Return the CPU seconds that the server has taken, and the bytes that it holds."""
+    found = subprocess.run(
+        ["redis-cli", "-u", url, "INFO"], capture_output=True, text=True, check=True
+    )
+    info = dict(line.split(":", 1) for line in found.stdout.splitlines() if ":" in line)
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"]), int(info["used_memory"])
+
+
+async def load(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        _, empty = _info(url)
+        regs = []
+        for _ in range(MEMBERS):
+            reg = await stack.enter_async_context(
+                Registry(env={}, fleet=f"{url}?namespace=load&timeout=1")
+            )
+            limits = Limits(rpm=9e6, tpm=9e8, max_concurrency=10_000)
+            reg.register("a", FakeProvider(default="ok").provider(), limits=limits)
+            await reg.generate("a/m", "hi")
+            regs.append(reg)
+        before, held = _info(url)
+        await asyncio.sleep(IDLE)
+        idle = _info(url)[0] - before
+        before, _ = _info(url)
+        await asyncio.gather(*(_ask(reg, CALLS_EACH) for reg in regs))
+        asked = _info(url)[0] - before
+    print(
+        f"load: a member takes {idle / IDLE / MEMBERS * 1e3:.2f} ms of the server's CPU a second "
+        f"and {(held - empty) / MEMBERS / 1024:.0f} KiB of its memory, a call under three limits "
+        f"{asked / MEMBERS / CALLS_EACH * 1e6:.0f} us",
+        flush=True,
+    )
+
+
+async def _ask(reg: Registry, calls: int) -> None:
+    for _ in range(calls):
+        await reg.generate("a/m", "hi")
+
+
 async def rate(url: str) -> None:
     for name, fleet in (("fleet", url), ("each alone", "")):
         limiter = crowd.Limiter(RATE)
@@ -450,7 +494,7 @@ class Redis:
 async def main(names: list[str]) -> None:
     redis = Redis()
     url = f"redis://127.0.0.1:{redis.port}/0"
-    cases = {"rate": rate, "slots": slots, "opening": opening, "killed": killed}
+    cases = {"load": load, "rate": rate, "slots": slots, "opening": opening, "killed": killed}
     cases |= {"counting": counting, "faults": faults}
     try:
         for name, case in cases.items():
