@@ -48,3 +48,38 @@ def test_a_thousand_calls_at_once_are_all_answered(failure: str, share: float) -
         assert failed <= 1.2 * share * (service.accepted + failed) + 10
 
     in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("slots", [16, None])
+def test_nobody_is_asked_before_the_time_that_a_stray_failure_states(slots: int | None) -> None:
+    """Also where nobody waits and nothing else bounds the target; the line is open after it."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        service = Service(loop, 1e6, answers_in=0.1)
+        takes, begun, fails = service.stream, list[float](), False
+
+        async def stream(*args: object):
+            begun.append(loop.now)
+            if fails:
+                raise OverloadedError("busy", status=503, retry_after=2.0)
+            async for batch in takes(*args):
+                yield batch
+
+        async def ask(count: int) -> list[str]:
+            return [await outcome(reg, retries=0) for _ in range(count)]
+
+        service.stream = stream
+        async with service.registry(limits=Limits(max_concurrency=slots)) as reg:
+            for _ in range(2):  # the first time it is set aside, and answers its probe
+                assert await ask(10) == ["ok"] * 10
+                fails = True
+                assert await ask(1) == ["OverloadedError"]
+                fails = False
+            (state,) = reg.health()
+            assert state.state == "healthy"
+            (limits,) = reg.limits()
+            assert limits.blocked_for == 2.0
+            assert await asyncio.gather(*(outcome(reg) for _ in range(8))) == ["ok"] * 8
+        assert begun[-8:] == [pytest.approx(begun[-9] + 2.0)] * 8
+
+    in_virtual_time(scenario)
