@@ -214,10 +214,7 @@ class ActiveAttempt:
         return True
 
     async def _step(self) -> Sequence[Item] | None:
-        """Return the next batch, None where it has to be waited for.
-
-        Raises: what the stream raises, StopAsyncIteration.
-        """
+        """Return the next batch, None where it has to be waited for. Raises: as the stream."""
         batches = self._batches
         if batches is None:
             batches = self._batches = self._call.opener.open(self.target, self._call.prefix)
@@ -229,7 +226,9 @@ class ActiveAttempt:
                 return got if type(got) is Batch else await got
             if type(batch) is Preparing:
                 self._deadlines.hold()
-                return await anext(batches)
+                batch = await anext(batches)
+                self._admission.permit.begin()
+                return batch
         return batch if self._is_answered else self._note_life(batch)
 
     def _note_life(self, batch: Sequence[Item]) -> Sequence[Item]:
@@ -311,7 +310,7 @@ class ActiveAttempt:
         record, call = self.record, self._call
         record.first_output = now - call.started
         seconds = record.first_output - record.started
-        closed = self._admission.first_output(seconds)
+        closed = self._admission.first_output(now - self._deadlines.started)
         if call.emit is not None:
             from aiollm.events import FirstOutput, TargetClosed  # for hooks alone
 
@@ -339,12 +338,11 @@ class ActiveAttempt:
         self.answer = _NO_ANSWER
         self._deadlines.stop()
         batches = self._batches
-        is_open = batches is not None and not self._deadlines.is_held
-        was_sent = was_sent and is_open and not _never_left(error)
+        never_left = batches is None or self._deadlines.is_held or _never_left(error)
         if batches is not None:
             self._batches = None
             close_now(batches)
-        self._book(outcome, error, was_sent=was_sent)
+        self._book(outcome, error, was_sent=was_sent and not never_left)
 
     def _book(
         self,

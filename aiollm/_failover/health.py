@@ -94,6 +94,10 @@ class Permit:
             host.probe = self
             self.is_probe = True
 
+    def begin(self) -> None:
+        """Note that the request goes only now: what it took to prepare is not the target's time."""
+        self.started = self._health.clock()
+
     def first_output(self, seconds: float) -> bool:
         """Note the latency of the first output; return whether it closed a breaker.
 

@@ -18,6 +18,7 @@ from aiollm import (
     Price,
     Registry,
     Request,
+    ServerError,
     Timeouts,
     user,
 )
@@ -87,6 +88,23 @@ def test_they_begin_when_the_images_are_ready():
         assert isinstance(caught.value.last, DeadlineError)
         assert caught.value.last.which == "first_output"
         assert loop.now == pytest.approx(2010.0, abs=1.0)
+
+    in_virtual_time(scenario)
+
+
+def test_a_failure_after_it_sets_the_target_aside_for_no_longer_and_an_answer_was_no_later():
+    """Else a blip costs a crowd with images as long as its images have waited for a process."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        fake = FakeProvider([Pause(2.0), "slow"], ServerError("down", status=503))
+        async with later(loop, registry(fake, 1000.0)) as reg:
+            await KINDS["chat"](reg)
+            (health,) = reg.health()
+            assert health.first_output == pytest.approx(2.0, abs=0.1)
+            with pytest.raises(FailoverError):
+                await KINDS["chat"](reg)
+            (health,) = reg.health()
+            assert 0.4 < health.reopens_in <= 1.0
 
     in_virtual_time(scenario)
 
